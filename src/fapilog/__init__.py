@@ -1,0 +1,66 @@
+"""
+An audit trail that proves itself, and tells the right people at once.
+
+`AuditTrail` stores events in a hash chain, and announces those that meet its `CompliancePolicy` on the signal
+`compliance_alert`. From there each goes to the `AlertDispatcher`, and to whoever else listens.
+"""
+
+from __future__ import annotations
+
+from .core.alerting import (
+    AlertDispatcher,
+    DeliveryReport,
+    NoopAlertDispatcher,
+    alert_dispatched,
+    alert_failed,
+    compliance_alert,
+)
+from .core.audit import (
+    AuditChainVerificationResult,
+    AuditEvent,
+    AuditEventType,
+    AuditLogLevel,
+    AuditTrail,
+    ChainStatus,
+    ComplianceLevel,
+    CompliancePolicy,
+)
+from .core.errors import (
+    AlertBufferFullError,
+    AlertCancelledError,
+    AlertStoppedError,
+    AlertTimeoutError,
+    AuditStorageError,
+    DeliveryError,
+    FapilogError,
+)
+from .core.events import ErrorDetails
+from .core.files import FileStorage
+from .core.storage import AuditStorage
+
+__all__ = [
+    "AlertBufferFullError",
+    "AlertCancelledError",
+    "AlertDispatcher",
+    "AlertStoppedError",
+    "AlertTimeoutError",
+    "AuditChainVerificationResult",
+    "AuditEvent",
+    "AuditEventType",
+    "AuditLogLevel",
+    "AuditStorage",
+    "AuditStorageError",
+    "AuditTrail",
+    "ChainStatus",
+    "ComplianceLevel",
+    "CompliancePolicy",
+    "DeliveryError",
+    "DeliveryReport",
+    "ErrorDetails",
+    "FapilogError",
+    "FileStorage",
+    "NoopAlertDispatcher",
+    "alert_dispatched",
+    "alert_failed",
+    "compliance_alert",
+]

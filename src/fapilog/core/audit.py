@@ -1,0 +1,591 @@
+"""
+The audit trail: stores events in a hash chain, and announces those that someone must be told of.
+
+    async with AuditTrail(CompliancePolicy(level=ComplianceLevel.HIPAA), Path("audit"), dispatcher) as trail:
+        await trail.log_security_event(AuditEventType.AUTHENTICATION_FAILED, "wrong password", user_id="alice")
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import os
+import warnings
+import weakref
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import anyio
+import anyio.lowlevel
+
+from . import chain
+from .alerting import AlertDispatcher, NoopAlertDispatcher
+from .background import Background, finish
+from .chain import AuditChainVerificationResult, Chain, ChainError, ChainStatus
+from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member, text
+from .files import FileStorage
+from .forwarding import AlertForwarder
+from .policy import CompliancePolicy
+from .signals import Announcer, compliance_alert
+from .storage import AuditStorage, EventFilter
+
+__all__ = [
+    "AuditChainVerificationResult",
+    "AuditEvent",
+    "AuditEventType",
+    "AuditLogLevel",
+    "AuditTrail",
+    "ChainStatus",
+    "ComplianceLevel",
+    "CompliancePolicy",
+]
+
+_logger: Final = logging.getLogger("fapilog")
+
+_ERROR_LEVELS: Final = frozenset({AuditLogLevel.ERROR, AuditLogLevel.CRITICAL})
+_SECURITY_TYPES: Final = frozenset(
+    {
+        AuditEventType.AUTHENTICATION_FAILED,
+        AuditEventType.AUTHORIZATION_FAILED,
+        AuditEventType.SECURITY_VIOLATION,
+    }
+)
+_DATA_TYPES: Final = {
+    "read": AuditEventType.DATA_ACCESS,
+    "write": AuditEventType.DATA_MODIFICATION,
+    "update": AuditEventType.DATA_MODIFICATION,
+    "delete": AuditEventType.DATA_DELETION,
+    "export": AuditEventType.DATA_EXPORT,
+}
+
+
+class AuditTrail:
+    """
+    Records events, and announces those that meet the policy.
+
+    An event's id is returned when the event is stored, and only then. An alert never delays, stops or changes that:
+    what a dispatcher or a receiver does wrong is logged (logger "fapilog") and reported on `alert_failed`.
+
+    Use it as an asynchronous context manager, or call `start` and `stop` from one task. While it is started, alerts
+    are sent in the background. Without that, each is sent before `log_event` returns, contained and timed all the same.
+    It belongs to one event loop at a time; other threads go through `anyio.from_thread`.
+
+    Args:
+        policy: Which events alert; by default `CompliancePolicy()`.
+        storage_path: The directory of the trail; by default ``audit_logs``.
+        alert_dispatcher: Gets the alerts; by default they go nowhere. If it is an asynchronous context manager, it is
+            entered on start, and left on stop after the last alert.
+        storage: Keeps the events, instead of files in *storage_path*.
+        durability: "fsync": stored means on the disk. "write": in the operating system's hands. See `FileStorage`.
+        alert_timeout: Seconds that the dispatcher, or an asynchronous receiver, may take for one alert.
+        alert_concurrency: Alerts that are sent at once.
+        alert_buffer: Alerts that may wait; more fail at once. Also the number of calls of asynchronous receivers that
+            may be under way.
+        stop_timeout: Seconds that `stop` waits for the alerts, and then for the dispatcher to be left.
+
+    Raises:
+        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, or *policy* is no policy.
+        ValueError: A number is out of range, or both *storage* and *storage_path* are given.
+    """
+
+    def __init__(
+        self,
+        policy: CompliancePolicy | None = None,
+        storage_path: Path | None = None,
+        alert_dispatcher: AlertDispatcher | None = None,
+        *,
+        storage: AuditStorage | None = None,
+        durability: Literal["fsync", "write"] = "fsync",
+        alert_timeout: float = 30.0,
+        alert_concurrency: int = 8,
+        alert_buffer: int = 1000,
+        stop_timeout: float = 10.0,
+    ) -> None:
+        if policy is not None and not isinstance(policy, CompliancePolicy):
+            raise TypeError(f"policy: expected a CompliancePolicy; got {type(policy).__qualname__}")
+        if storage is not None and storage_path is not None:
+            raise ValueError("storage, storage_path: expected one of them; got both")
+        _require("alert_timeout", alert_timeout, above=0)
+        _require("alert_concurrency", alert_concurrency, at_least=1)
+        _require("alert_buffer", alert_buffer, at_least=1)
+        _require("stop_timeout", stop_timeout, at_least=0)
+        self.policy = CompliancePolicy() if policy is None else policy
+        self._storage: AuditStorage = (
+            FileStorage(Path("audit_logs") if storage_path is None else storage_path, durability=durability)
+            if storage is None
+            else storage
+        )
+        self._dispatcher = _checked(NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher)
+        self._stop_timeout = stop_timeout
+        self._alert_timeout = alert_timeout
+        self._background = Background()
+        self._announcer = Announcer(self._background, timeout=alert_timeout, limit=alert_buffer)
+        self._forwarder = AlertForwarder(
+            self._dispatcher,
+            policy=self.policy,
+            background=self._background,
+            announcer=self._announcer,
+            timeout=alert_timeout,
+            concurrency=alert_concurrency,
+            buffer=alert_buffer,
+        )
+        self._hostname = os.uname().nodename
+        self._started_by: int | None = None
+        self._total_events = self._error_events = self._security_events = 0
+        # The forwarder does not know the trail, so the signal's strong reference does not keep the trail alive.
+        compliance_alert.connect(self._forwarder.receive, sender=self, weak=False)
+        _all_trails.add(self)
+
+    # -- life
+
+    async def start(self) -> None:
+        """
+        Send alerts in the background from now on.
+
+        Nothing happens if it is started already. The storage is not touched: what is wrong with it is raised by the
+        first `log_event`.
+
+        Raises:
+            Exception: What entering the dispatcher raised; the trail is then not started.
+        """
+        if self._started_by is not None:
+            return
+        await self._background.enter()
+        try:
+            if isinstance(self._dispatcher, AbstractAsyncContextManager):
+                await self._background.hold(self._dispatcher)
+        except BaseException:
+            await self._background.leave(timeout=0)
+            raise
+        self._forwarder.at_home()
+        self._started_by = anyio.get_current_task().id
+
+    async def stop(self) -> None:
+        """
+        Send the alerts that wait, for `stop_timeout` seconds at most, report the rest as failed, and close the files.
+
+        Shielded from cancellation as long as that takes. Nothing happens if it is stopped already. It may be started
+        again.
+
+        Raises:
+            RuntimeError: Called by another task than the one that called `start`.
+        """
+        if self._started_by not in (None, anyio.get_current_task().id):
+            raise RuntimeError("stop() must be called by the task that called start(); `async with` sees to that")
+        try:
+            await self._background.leave(timeout=self._stop_timeout)
+        finally:
+            self._started_by = None
+            self._forwarder.give_up()
+            with anyio.move_on_after(self._stop_timeout, shield=True):
+                # For the asynchronous receivers of what was given up.
+                await self._background.settle()
+                await self._storage.aclose()
+
+    async def drain(self) -> None:
+        """Wait until every alert has been sent or has failed, and every asynchronous receiver has returned."""
+        await self._background.settle()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def __del__(self) -> None:
+        if getattr(self, "_started_by", None) is not None:
+            warnings.warn(f"{self!r} was started and not stopped", ResourceWarning, source=self, stacklevel=1)
+
+    def __repr__(self) -> str:
+        return f"<AuditTrail in {self._storage!r}>"
+
+    # -- recording
+
+    async def log_event(
+        self,
+        event_type: AuditEventType,
+        message: str,
+        *,
+        log_level: AuditLogLevel = AuditLogLevel.INFO,
+        component: str | None = None,
+        operation: str | None = None,
+        error: BaseException | None = None,
+        user_id: str | None = None,
+        session_id: str | None = None,
+        request_id: str | None = None,
+        client_ip: str | None = None,
+        user_agent: str | None = None,
+        contains_pii: bool = False,
+        contains_phi: bool = False,
+        data_classification: str | None = None,
+        regulatory_tags: Iterable[str] | None = None,
+        **metadata: Any,
+    ) -> str:
+        """
+        Store an event, announce it if the policy says so, and return its id.
+
+        Returning means that it is stored. A caller that is cancelled while it waits may find its event stored or not;
+        if it is stored and alerts, it is announced.
+
+        Args:
+            event_type: What happened.
+            message: What happened, in words.
+            log_level: How severe it is.
+            component: The part of the service that it happened in.
+            operation: What that part was doing.
+            error: The exception behind it.
+            user_id: Who did it.
+            session_id: In which session.
+            request_id: In which request.
+            client_ip: From which address.
+            user_agent: With which program.
+            contains_pii: Whether the event contains personal data.
+            contains_phi: Whether the event contains health data.
+            data_classification: For example "confidential".
+            regulatory_tags: Tags of your own.
+            **metadata: Anything else. ``metadata={...}`` is merged into it; of a key that is given both ways, the value
+                from there is kept under "metadata".
+
+        Returns:
+            The event id, or "" if the policy is disabled.
+
+        Raises:
+            AuditStorageError: The event is not stored.
+            ValueError: An unknown event type or log level.
+        """
+        if not self.policy.enabled:
+            return ""
+        event = AuditEvent(
+            event_type=member(AuditEventType, event_type, "event_type"),
+            log_level=member(AuditLogLevel, log_level, "log_level"),
+            message=message,
+            component=component,
+            operation=operation,
+            user_id=user_id,
+            session_id=session_id,
+            request_id=request_id,
+            client_ip=client_ip,
+            user_agent=user_agent,
+            hostname=self._hostname,
+            process_id=os.getpid(),
+            error=None if error is None else ErrorDetails.of(error),
+            data_classification=data_classification,
+            contains_pii=bool(contains_pii),
+            contains_phi=bool(contains_phi),
+            compliance_level=self.policy.level,
+            regulatory_tags=() if regulatory_tags is None else tuple(regulatory_tags),
+            metadata=_merged(metadata) if "metadata" in metadata else metadata,
+        )
+        if self.policy.alerts_on(event):
+            # To its end even if the caller is cancelled: what is stored must be announced.
+            await finish(self._store_and_announce, event)
+            if self._background.entered:
+                # Lets the forwarder run, so that a tight loop does not fill its buffer.
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+            else:
+                await self._background.settle()
+        else:
+            await self._storage.append(event)
+            self._count(event)
+        return event.event_id
+
+    async def log_error(
+        self, error: BaseException, *, operation: str | None = None, component: str | None = None, **metadata: Any
+    ) -> str:
+        """
+        Record that *error* happened, with its type, text and traceback, at level error.
+
+        Args:
+            error: Any exception.
+            operation: What was being done.
+            component: By which part of the service.
+            **metadata: As of `log_event`; a keyword of that method, such as *user_id* or *log_level*, means the same.
+
+        Returns:
+            The event id, or "" if the policy is disabled.
+
+        Raises:
+            AuditStorageError: The event is not stored.
+        """
+        return await self.log_event(
+            AuditEventType.ERROR_OCCURRED,
+            f"Error occurred: {text(error)}",
+            **_keywords(
+                metadata, log_level=AuditLogLevel.ERROR, error=error, operation=operation, component=component
+            ),
+        )
+
+    async def log_security_event(
+        self,
+        event_type: AuditEventType,
+        message: str,
+        *,
+        user_id: str | None = None,
+        client_ip: str | None = None,
+        user_agent: str | None = None,
+        **metadata: Any,
+    ) -> str:
+        """
+        Record a security event, at level security.
+
+        Args:
+            event_type: What happened.
+            message: What happened, in words.
+            user_id: Who did it.
+            client_ip: From which address.
+            user_agent: With which program.
+            **metadata: As of `log_event`; a keyword of that method, such as *component*, means the same.
+
+        Returns:
+            The event id, or "" if the policy is disabled.
+
+        Raises:
+            AuditStorageError: The event is not stored.
+            ValueError: An unknown event type.
+        """
+        return await self.log_event(
+            event_type,
+            message,
+            **_keywords(
+                metadata,
+                log_level=AuditLogLevel.SECURITY,
+                user_id=user_id,
+                client_ip=client_ip,
+                user_agent=user_agent,
+            ),
+        )
+
+    async def log_data_access(
+        self,
+        resource: str,
+        operation: str,
+        *,
+        user_id: str | None = None,
+        data_classification: str | None = None,
+        contains_pii: bool = False,
+        contains_phi: bool = False,
+        **metadata: Any,
+    ) -> str:
+        """
+        Record that data were read, changed, deleted or exported.
+
+        Args:
+            resource: Which data; kept in the metadata.
+            operation: "read", "write", "update", "delete" or "export" decide on the event type; anything else is an
+                access.
+            user_id: Who did it.
+            data_classification: For example "confidential".
+            contains_pii: Whether the event contains personal data.
+            contains_phi: Whether the event contains health data.
+            **metadata: As of `log_event`; a keyword of that method, such as *client_ip*, means the same.
+
+        Returns:
+            The event id, or "" if the policy is disabled.
+
+        Raises:
+            AuditStorageError: The event is not stored.
+        """
+        return await self.log_event(
+            _DATA_TYPES.get(text(operation).lower(), AuditEventType.DATA_ACCESS),
+            f"Data {text(operation)} on resource: {text(resource)}",
+            **_keywords(
+                metadata,
+                operation=operation,
+                user_id=user_id,
+                data_classification=data_classification,
+                contains_pii=contains_pii,
+                contains_phi=contains_phi,
+                resource=resource,
+            ),
+        )
+
+    # -- reading
+
+    async def get_events(
+        self,
+        *,
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+        event_type: AuditEventType | None = None,
+        log_level: AuditLogLevel | None = None,
+        user_id: str | None = None,
+        component: str | None = None,
+        limit: int = 100,
+    ) -> list[AuditEvent]:
+        """
+        Return stored events that meet all conditions, the newest first.
+
+        Args:
+            start_time: Not before this time; with a time zone.
+            end_time: Not after this time; with a time zone.
+            event_type: Of this type.
+            log_level: Of this level.
+            user_id: By this user.
+            component: In this component.
+            limit: At most so many.
+
+        Raises:
+            AuditStorageError: The trail can't be read.
+            ValueError: A time without zone, an unknown type or level, or a negative limit.
+        """
+        for name, time in (("start_time", start_time), ("end_time", end_time)):
+            if time is not None and time.tzinfo is None:
+                raise ValueError(f"{name}: expected a datetime with a time zone; got {time!r}")
+        _require("limit", limit, at_least=0)
+        wanted = EventFilter(
+            start_time=start_time,
+            end_time=end_time,
+            event_type=None if event_type is None else member(AuditEventType, event_type, "event_type"),
+            log_level=None if log_level is None else member(AuditLogLevel, log_level, "log_level"),
+            user_id=None if user_id is None else text(user_id),
+            component=None if component is None else text(component),
+        )
+        return await self._storage.find(wanted, limit)
+
+    async def get_statistics(self) -> dict[str, Any]:
+        """
+        Return what this trail did since it was made.
+
+        Returns:
+            ``total_events`` stored; ``error_events`` and ``security_events`` among them; ``alerts``: how many were
+            ``dispatched``, ``failed``, or are ``waiting``; ``policy``: its ``compliance_level`` and whether it is
+            ``enabled``.
+        """
+        return {
+            "total_events": self._total_events,
+            "error_events": self._error_events,
+            "security_events": self._security_events,
+            "alerts": {
+                "dispatched": self._forwarder.dispatched,
+                "failed": self._forwarder.failed,
+                "waiting": self._forwarder.waiting,
+            },
+            "policy": {"compliance_level": self.policy.level.value, "enabled": self.policy.enabled},
+        }
+
+    @classmethod
+    def verify_chain(cls, events: Iterable[AuditEvent]) -> AuditChainVerificationResult:
+        """
+        Check *events*, given from the first of the trail on and in order, as `verify_chain_from_storage` would.
+
+        What is wrong is returned, not raised. The newest events may be missing: a chain can't tell.
+        """
+        walk = Chain()
+        try:
+            walk.follow_events(events)
+        except ChainError as damage:
+            return AuditChainVerificationResult(
+                valid=False,
+                events_checked=walk.sequence_number + 1,
+                first_invalid_sequence=walk.sequence_number + 1,
+                error_message=str(damage),
+                status=damage.status,
+            )
+        return AuditChainVerificationResult(valid=True, events_checked=walk.sequence_number)
+
+    async def verify_chain_from_storage(self) -> AuditChainVerificationResult:
+        """
+        Check every stored event, beside whatever is being written.
+
+        What is wrong is returned, not raised. Events cut off the very end can't be seen from inside a chain.
+        """
+        return await self._storage.verify()
+
+    # -- announcing
+
+    async def _send_compliance_alert(self, event: AuditEvent) -> None:
+        """
+        Announce *event* on `compliance_alert`.
+
+        A subclass may override it. The override is then called for each alert instead; it is contained and timed like
+        an asynchronous receiver, and nothing is announced unless it awaits this one.
+        """
+        severity = event.log_level.value
+        self._announcer.announce(
+            compliance_alert, self, event=event, severity=severity, channel=self.policy.channel_for(severity)
+        )
+
+    async def _store_and_announce(self, event: AuditEvent) -> None:
+        stored = chain.sealed(event, await self._storage.append(event))
+        self._count(stored)
+        if getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert:
+            await self._send_compliance_alert(stored)
+        else:
+            self._announcer.call(self._send_compliance_alert, stored)
+
+    def _count(self, event: AuditEvent) -> None:
+        self._total_events += 1
+        self._error_events += event.event_type is AuditEventType.ERROR_OCCURRED or event.log_level in _ERROR_LEVELS
+        self._security_events += event.log_level is AuditLogLevel.SECURITY or event.event_type in _SECURITY_TYPES
+
+    def _forget(self) -> None:
+        self._background.forget()
+        self._forwarder.forget()
+        self._started_by = None
+
+
+def _checked(dispatcher: AlertDispatcher) -> AlertDispatcher:
+    """Return *dispatcher* if its `send_alert` is asynchronous."""
+    send = getattr(dispatcher, "send_alert", None)
+    while isinstance(send, functools.partial):
+        send = send.func
+    if (
+        isinstance(dispatcher, type)
+        or not callable(send)
+        or not (inspect.iscoroutinefunction(send) or inspect.iscoroutinefunction(type(send).__call__))
+    ):
+        got = f"the class {dispatcher.__qualname__}" if isinstance(dispatcher, type) else type(dispatcher).__qualname__
+        raise TypeError(
+            "alert_dispatcher: expected an object with "
+            f"`async def send_alert(event, *, severity, channel=None)`; got {got}"
+        )
+    return dispatcher
+
+
+def _require(name: str, value: float, *, above: float | None = None, at_least: float | None = None) -> None:
+    if above is not None and not value > above:
+        raise ValueError(f"{name}: expected more than {above}; got {value!r}")
+    if at_least is not None and not value >= at_least:
+        raise ValueError(f"{name}: expected at least {at_least}; got {value!r}")
+
+
+def _merged(given: dict[str, Any]) -> dict[str, Any]:
+    """Merge the keyword *metadata* into the others, without losing a value."""
+    others = {key: value for key, value in given.items() if key != "metadata"}
+    mapping = given["metadata"]
+    if not isinstance(mapping, Mapping):
+        return given
+    taken = {key: value for key, value in mapping.items() if key in others}
+    if taken and "metadata" in mapping:
+        taken["metadata"] = mapping["metadata"]
+    return {**mapping, **others, **({"metadata": taken} if taken else {})}
+
+
+def _keywords(given: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """Return the keywords for `log_event`: *fields*, or what was *given* in their place, and the rest as metadata."""
+    keywords = {**fields, **given}
+    clashing = {key: keywords.pop(key) for key in ("event_type", "message") if key in keywords}
+    if clashing:
+        mapping = keywords.get("metadata", {})
+        keywords["metadata"] = {**clashing, **mapping} if isinstance(mapping, Mapping) else {**clashing, "metadata": mapping}
+    return keywords
+
+
+_all_trails: Final[weakref.WeakSet[AuditTrail]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # The parent's tasks and alerts stay the parent's.
+    for trail in list(_all_trails):
+        trail._forget()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,237 @@
+"""
+Sealing a record into the chain, and checking a chain.
+
+A record is one line of JSON. Its last members are its place in the chain, and the checksum is the SHA-256 of the very
+bytes that are stored: the line up to `,"checksum":"`, closed with `}`. So checking needs a hash and a slice, and no
+canonical form that two encoders could disagree about:
+
+    printf '%s}' "$(sed -n 3p audit_2026-01-31.jsonl | sed 's/,"checksum":"[0-9a-f]*"}$//')" | sha256sum
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+import msgspec
+
+from .events import AuditEvent
+
+__all__ = ["AuditChainVerificationResult", "Chain", "ChainError", "ChainStatus", "Seal", "body", "incomplete", "seal", "sealed"]
+
+_encode: Final = msgspec.json.Encoder().encode
+
+# A record's first and last bytes. Inside a JSON string a quote is escaped, so the last ones can't be part of one.
+_START: Final = b'{"v":1,'
+_UNSEALED_END: Final = b',"sequence_number":null,"previous_hash":null,"checksum":null}'
+_CHECKSUM_END: Final = len(b',"checksum":"') + 64 + len(b'"}')
+_SEAL_ANYWHERE: Final = re.compile(
+    rb',"sequence_number":([1-9][0-9]*),"previous_hash":(?:null|"([0-9a-f]{64})"),"checksum":"([0-9a-f]{64})"\}'
+)
+_SEAL: Final = re.compile(_SEAL_ANYWHERE.pattern + rb"\Z")
+_LONGEST_SEAL: Final = 256
+_VERSION: Final = re.compile(rb'\{"v":([0-9]+),')
+
+
+class Seal(NamedTuple):
+    """
+    An event's place in the chain.
+
+    Attributes:
+        sequence_number: Counted from 1 without gaps.
+        previous_hash: The checksum of the record before it; None for the first.
+        checksum: SHA-256 of the record up to its checksum, in hex.
+    """
+
+    sequence_number: int
+    previous_hash: str | None
+    checksum: str
+
+
+class ChainStatus(str, Enum):
+    """What a verification found."""
+
+    OK = "ok"
+    """Every record is as it was stored, and none is missing between the first and the last."""
+    TORN_TAIL = "torn tail"
+    """The chain is intact; a crash left an incomplete record behind it, or did once, and it was set aside."""
+    ALTERED = "altered"
+    """A record's bytes are not those that were stored."""
+    GAP = "gap"
+    """A record is missing, or is not in its place."""
+    BROKEN_LINK = "broken link"
+    """A record does not follow the one before it: one of the two was replaced."""
+    UNREADABLE = "unreadable"
+    """Something is no record, has an unknown format, or could not be read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditChainVerificationResult:
+    """
+    What verifying a trail found.
+
+    Attributes:
+        valid: Whether the chain is intact.
+        events_checked: How many records were looked at, the invalid one included.
+        first_invalid_sequence: Which sequence number is the first that is not as it should be; None if all are.
+        error_message: What is wrong, and in which file and line; also tells of an incomplete record that was set aside.
+        status: What kind of thing is wrong.
+        set_aside: Files that hold what crashes left of incomplete records.
+    """
+
+    valid: bool
+    events_checked: int
+    first_invalid_sequence: int | None = None
+    error_message: str | None = None
+    status: ChainStatus = ChainStatus.OK
+    set_aside: tuple[str, ...] = ()
+
+
+class ChainError(Exception):
+    """Raised at the first record that does not belong where it stands."""
+
+    def __init__(self, status: ChainStatus, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def body(event: AuditEvent) -> bytes:
+    """Return the record of *event* up to the place where its seal begins."""
+    if event.sequence_number is not None or event.previous_hash is not None or event.checksum is not None:
+        event = msgspec.structs.replace(event, sequence_number=None, previous_hash=None, checksum=None)
+    return _encode(event)[: -len(_UNSEALED_END)]
+
+
+def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[bytes, Seal]:
+    """Return the line to store for *body*, its newline included, and its seal."""
+    line = body + _link(sequence_number, previous_hash)
+    checksum = sha256(line + b"}").hexdigest()
+    return b'%b,"checksum":"%b"}\n' % (line, checksum.encode()), Seal(sequence_number, previous_hash, checksum)
+
+
+def sealed(event: AuditEvent, seal: Seal) -> AuditEvent:
+    """Return *event* with its place in the chain."""
+    return msgspec.structs.replace(event, **seal._asdict())
+
+
+def _link(sequence_number: int, previous_hash: str | None) -> bytes:
+    previous = b"null" if previous_hash is None else b'"%b"' % previous_hash.encode()
+    return b',"sequence_number":%d,"previous_hash":%b' % (sequence_number, previous)
+
+
+class Chain:
+    """
+    A walk along a chain.
+
+    Attributes:
+        sequence_number: Of the last record that was followed; 0 before the first.
+        checksum: Of that record; None before the first.
+    """
+
+    def __init__(self, sequence_number: int = 0, checksum: str | None = None) -> None:
+        self.sequence_number = sequence_number
+        self.checksum = checksum
+
+    @classmethod
+    def before(cls, line: bytes) -> Chain:
+        """
+        Start anywhere: return the chain that *line* follows by its own account.
+
+        Raises:
+            ChainError: *line* is no record.
+        """
+        stated = _stated(line)
+        return cls(stated.sequence_number - 1, stated.previous_hash)
+
+    def follow(self, lines: Iterable[bytes]) -> None:
+        """
+        Check that *lines*, given without their newlines, are the next records.
+
+        Raises:
+            ChainError: One is not. The chain then stands at the last one that is.
+        """
+        sequence_number, checksum = self.sequence_number, self.checksum
+        try:
+            for line in lines:
+                # All that is expected of an intact record is known beforehand but for its content.
+                if not (
+                    line.endswith(_link(sequence_number + 1, checksum), 0, -_CHECKSUM_END)
+                    and line.startswith(_START)
+                    and (found := sha256(line[:-_CHECKSUM_END] + b"}").hexdigest()).encode() == line[-66:-2]
+                    and line.endswith(b'"}')
+                    and line[-_CHECKSUM_END:-66] == b',"checksum":"'
+                ):
+                    raise _diagnosis(line, sequence_number, checksum)
+                sequence_number += 1
+                checksum = found
+        finally:
+            self.sequence_number, self.checksum = sequence_number, checksum
+
+    def follow_events(self, events: Iterable[AuditEvent]) -> None:
+        """
+        Check that *events* are the next records, by the bytes that they were stored as.
+
+        Raises:
+            ChainError: One is not. The chain then stands at the last one that is.
+        """
+        self.follow(_encode(event) for event in events)
+
+
+def _is_intact(line: bytes) -> bool:
+    """Return whether *line*, given without its newline, is a whole record, wherever its place may be."""
+    try:
+        Chain.before(line).follow([line])
+    except ChainError:
+        return False
+    return True
+
+
+def _stated(line: bytes) -> Seal:
+    """Return the seal that *line* claims to have."""
+    version = _VERSION.match(line)
+    found = _SEAL.search(line, max(0, len(line) - _LONGEST_SEAL))
+    if version is None or found is None:
+        raise ChainError(ChainStatus.UNREADABLE, "this is not a record of the trail")
+    if version[1] != b"1":
+        raise ChainError(ChainStatus.UNREADABLE, f"the record has format {version[1].decode()}, which is not known")
+    previous = found[2]
+    return Seal(int(found[1]), previous.decode() if previous is not None else None, found[3].decode())
+
+
+def _diagnosis(line: bytes, sequence_number: int, checksum: str | None) -> ChainError:
+    """Return what is wrong with *line*, which is not the record that should follow."""
+    try:
+        stated = _stated(line)
+    except ChainError as error:
+        return error
+    expected = sequence_number + 1
+    if sha256(line[:-_CHECKSUM_END] + b"}").hexdigest() != stated.checksum:
+        return ChainError(ChainStatus.ALTERED, f"record {expected} was altered: its checksum is of other bytes")
+    if stated.sequence_number != expected:
+        return ChainError(ChainStatus.GAP, f"record {expected} is expected here, and it is record {stated.sequence_number}")
+    if expected == 1:
+        return ChainError(ChainStatus.BROKEN_LINK, "record 1 claims to follow another")
+    return ChainError(
+        ChainStatus.BROKEN_LINK,
+        f"record {expected} does not follow record {sequence_number}: one of them was replaced",
+    )
+
+
+def incomplete(fragment: bytes) -> bool:
+    """
+    Return whether *fragment*, which no newline ends, is what a crash leaves of a record; if not, it is a whole one.
+
+    Raises:
+        ChainError: It is a whole record and something more, which no crash leaves.
+    """
+    if _is_intact(fragment):
+        return False
+    for found in _SEAL_ANYWHERE.finditer(fragment):
+        # Some file systems fill up with zeros what a power cut kept from the disk.
+        if _is_intact(fragment[: found.end()]) and fragment[found.end() :].strip(b"\0"):
+            raise ChainError(ChainStatus.ALTERED, "the record is whole, but something else than a newline ends it")
+    return True

@@ -1,0 +1,70 @@
+"""
+What this package raises.
+
+FapilogError
+├── AuditStorageError            the event is not stored
+└── DeliveryError                the alert was not delivered
+    ├── AlertTimeoutError        the dispatcher took longer than `alert_timeout`
+    ├── AlertBufferFullError     more alerts were waiting than `alert_buffer`
+    ├── AlertCancelledError      the dispatcher cancelled the task it was called in
+    └── AlertStoppedError        the trail was stopped first
+
+The messages are made here, hold no secret and nothing of the event but its place in the trail, so they may be printed.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AlertBufferFullError",
+    "AlertCancelledError",
+    "AlertStoppedError",
+    "AlertTimeoutError",
+    "AuditStorageError",
+    "DeliveryError",
+    "FapilogError",
+]
+
+
+class FapilogError(Exception):
+    """Base of all errors of this package."""
+
+
+class AuditStorageError(FapilogError):
+    """Raised when an event could not be stored, or the trail could not be read. The message names the file and why."""
+
+
+class DeliveryError(FapilogError):
+    """
+    Raised when an alert was not delivered.
+
+    A dispatcher may raise it or any other exception. The text of a `DeliveryError` is logged, so it must hold no
+    secret; of any other exception only the type is logged, since its text may hold the address of a webhook.
+    """
+
+
+class AlertTimeoutError(DeliveryError):
+    """Reported when the dispatcher did not return in time."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(f"the dispatcher did not return within {timeout:g} s")
+
+
+class AlertBufferFullError(DeliveryError):
+    """Reported when too many alerts were already waiting."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} alerts were waiting already")
+
+
+class AlertCancelledError(DeliveryError):
+    """Reported when the dispatcher ended its own task, or the caller of `log_event` was cancelled while sending."""
+
+    def __init__(self) -> None:
+        super().__init__("the dispatcher was cancelled")
+
+
+class AlertStoppedError(DeliveryError):
+    """Reported when the trail was stopped before the alert was delivered."""
+
+    def __init__(self) -> None:
+        super().__init__("the trail was stopped first")

@@ -1,0 +1,319 @@
+"""
+What the trail records: `AuditEvent`, its enums, and how any value becomes a part of it.
+
+An event is immutable all the way down, and every event can be stored: what JSON can't say is turned into text when
+the event is made, not when it is written.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+import traceback
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final, NoReturn, Self, TypeVar
+
+import msgspec
+from msgspec.structs import force_setattr
+
+__all__ = ["AuditEvent", "AuditEventType", "AuditLogLevel", "ComplianceLevel", "ErrorDetails"]
+
+# Deeper than any hand-written metadata; readers such as jq and browsers still follow.
+MAX_DEPTH: Final = 64
+# More than fit into a record that can be stored.
+MAX_VALUES: Final = 500_000
+# The end of a traceback says what happened; a deep recursion must not fill the disk.
+MAX_TRACEBACK: Final = 32_768
+
+
+class AuditEventType(str, Enum):
+    """What happened."""
+
+    ERROR_OCCURRED = "error_occurred"
+    ERROR_RECOVERED = "error_recovered"
+    ERROR_ESCALATED = "error_escalated"
+    AUTHENTICATION_FAILED = "authentication_failed"
+    AUTHORIZATION_FAILED = "authorization_failed"
+    SECURITY_VIOLATION = "security_violation"
+    SYSTEM_STARTUP = "system_startup"
+    SYSTEM_SHUTDOWN = "system_shutdown"
+    COMPONENT_FAILURE = "component_failure"
+    COMPONENT_RECOVERY = "component_recovery"
+    DATA_ACCESS = "data_access"
+    DATA_MODIFICATION = "data_modification"
+    DATA_DELETION = "data_deletion"
+    DATA_EXPORT = "data_export"
+    CONFIG_CHANGED = "config_changed"
+    PLUGIN_LOADED = "plugin_loaded"
+    PLUGIN_UNLOADED = "plugin_unloaded"
+    COMPLIANCE_CHECK = "compliance_check"
+    AUDIT_LOG_ACCESS = "audit_log_access"
+    RETENTION_POLICY_APPLIED = "retention_policy_applied"
+
+
+class AuditLogLevel(str, Enum):
+    """How severe it is. Its value is the severity that a dispatcher is given."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+    SECURITY = "security"
+
+
+class ComplianceLevel(str, Enum):
+    """The regulation that the service is under."""
+
+    NONE = "none"
+    BASIC = "basic"
+    SOX = "sox"
+    HIPAA = "hipaa"
+    GDPR = "gdpr"
+    PCI_DSS = "pci_dss"
+    SOC2 = "soc2"
+    ISO27001 = "iso27001"
+
+
+E = TypeVar("E", bound=Enum)
+
+
+def member(kind: type[E], value: object, name: str) -> E:
+    """
+    Return the member of the enum *kind* that *value* is or names.
+
+    Raises:
+        ValueError: There is none. The message says what *name* takes and what came.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        expected = ", ".join(str(each.value) for each in kind)
+        raise ValueError(f"{name}: expected one of {expected}; got {value!r}") from None
+
+
+class ErrorDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    An exception, as it is kept in an event.
+
+    Attributes:
+        type: Qualified name of its class.
+        message: Its text.
+        traceback: As Python prints it, with causes; of a very long one only the end.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: object) -> Self:
+        """Describe *error*; what is no exception is described by its type and text."""
+        kind = type(error)
+        lines = traceback.format_exception(error) if isinstance(error, BaseException) else []
+        return cls(
+            type=kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
+            message=text(error),
+            traceback=text("".join(lines)[-MAX_TRACEBACK:]),
+        )
+
+
+class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1):
+    """
+    One event of the trail.
+
+    Nobody can change an event, its metadata included: every receiver of an alert sees what was stored. The metadata
+    are JSON values. Whatever else is given becomes one when the event is made: what msgspec can encode (dates, UUIDs,
+    decimals, enums, dataclasses) as msgspec encodes it, NaN, infinities and everything else as its `repr`, and a lone
+    surrogate in any text as its escape.
+
+    Attributes:
+        event_id: UUID, as 36 characters of text. The same in every alert about the event.
+        timestamp: When it happened; aware, in UTC.
+        event_type: What happened.
+        log_level: How severe it is.
+        message: What happened, in words.
+        component: The part of the service that it happened in.
+        operation: What that part was doing.
+        user_id: Who did it.
+        session_id: In which session.
+        request_id: In which request.
+        client_ip: From which address.
+        user_agent: With which program.
+        hostname: The machine that recorded it.
+        process_id: The process that recorded it.
+        error: The exception behind it, if there is one.
+        data_classification: For example "public", "internal", "confidential", "restricted".
+        contains_pii: Whether it contains personal data.
+        contains_phi: Whether it contains health data.
+        compliance_level: The level of the policy in force.
+        regulatory_tags: Tags of your own, for example the number of a requirement.
+        metadata: Everything else that was given.
+        sequence_number: Its place in the chain, counted from 1; None until it is stored.
+        previous_hash: The checksum of the event before it; None for the first, and until it is stored.
+        checksum: SHA-256 of the stored bytes up to the checksum, in hex; None until it is stored.
+    """
+
+    event_id: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
+    timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+    event_type: AuditEventType
+    log_level: AuditLogLevel = AuditLogLevel.INFO
+    message: str
+    component: str | None = None
+    operation: str | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    request_id: str | None = None
+    client_ip: str | None = None
+    user_agent: str | None = None
+    hostname: str | None = None
+    process_id: int | None = None
+    error: ErrorDetails | None = None
+    data_classification: str | None = None
+    contains_pii: bool = False
+    contains_phi: bool = False
+    compliance_level: ComplianceLevel = ComplianceLevel.BASIC
+    regulatory_tags: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = msgspec.field(default_factory=lambda: NO_METADATA)
+    sequence_number: int | None = None
+    previous_hash: str | None = None
+    checksum: str | None = None
+
+    def __post_init__(self) -> None:
+        """Make what was given storable, and immutable; raise ValueError for a naive timestamp."""
+        if self.timestamp.tzinfo is not UTC:
+            if self.timestamp.tzinfo is None:
+                raise ValueError(f"timestamp: expected a datetime with a time zone; got {self.timestamp!r}")
+            force_setattr(self, "timestamp", self.timestamp.astimezone(UTC))
+        for name in _TEXTS:
+            value = getattr(self, name)
+            if value is not None and (type(value) is not str or not value.isascii()):
+                force_setattr(self, name, text(value))
+        if type(self.metadata) is not FrozenDict:
+            force_setattr(self, "metadata", frozen_mapping(self.metadata))
+        if self.regulatory_tags != ():
+            force_setattr(self, "regulatory_tags", tags(self.regulatory_tags))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+_TEXTS: Final = tuple(
+    field.name for field in msgspec.structs.fields(AuditEvent) if field.type in (str, str | None)
+)
+
+
+def text(value: object) -> str:
+    """Return *value* as text that UTF-8 can carry, whatever its `str` does."""
+    try:
+        given = value if type(value) is str else str(value)
+    except Exception:
+        given = f"<{type(value).__qualname__} without text>"
+    return given.encode("utf-8", "backslashreplace").decode() if not given.isascii() else given
+
+
+def tags(given: Iterable[object]) -> tuple[str, ...]:
+    """Return *given* as a tuple of texts; a single text is a single tag."""
+    return (text(given),) if isinstance(given, str) else tuple(text(each) for each in given)
+
+
+def _refuse(self: object, *args: object, **kwargs: object) -> NoReturn:
+    raise TypeError("the metadata of an audit event can't be changed; change a copy of it")
+
+
+# Subclasses of dict and list, and not a mapping proxy and tuples, so that every JSON library takes them as they are
+# and they equal what was logged.
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that refuses to change."""
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
+
+class FrozenList(list[Any]):
+    """A list that refuses to change."""
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = clear = extend = insert = pop = _refuse  # type: ignore[assignment]
+    remove = reverse = sort = _refuse  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenList, (list(self),)
+
+
+NO_METADATA: Final = FrozenDict()
+
+
+def frozen_mapping(given: Mapping[Any, Any]) -> FrozenDict:
+    """
+    Return *given* as JSON values that can't be changed.
+
+    Raises:
+        ValueError: It holds more values than an event can, or a container that holds itself so often that it would.
+    """
+    return _Freezer().mapping(given)
+
+
+class _Freezer:
+    """One walk through one event's metadata; the number of values is counted, since references may share them."""
+
+    def __init__(self) -> None:
+        self._parents: list[int] = []
+        self._values = 0
+
+    def mapping(self, given: Mapping[Any, Any]) -> FrozenDict:
+        self._parents.append(id(given))
+        frozen = FrozenDict({_key(key): self._value(value) for key, value in given.items()})
+        self._parents.pop()
+        return frozen
+
+    def _sequence(self, given: Iterable[Any]) -> FrozenList:
+        self._parents.append(id(given))
+        frozen = FrozenList([self._value(each) for each in given])
+        self._parents.pop()
+        return frozen
+
+    def _value(self, value: object) -> Any:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise ValueError(f"metadata: expected at most {MAX_VALUES} values; got more")
+        if value is None or type(value) is bool or type(value) is int:
+            return value
+        if type(value) is str:
+            return text(value)
+        if type(value) is float:
+            return value if math.isfinite(value) else repr(value)
+        if len(self._parents) >= MAX_DEPTH or id(value) in self._parents:
+            return text(reprlib.repr(value))
+        if isinstance(value, dict):
+            return self.mapping(value)
+        if isinstance(value, list | tuple | set | frozenset):
+            return self._sequence(value)
+        return self._foreign(value)
+
+    def _foreign(self, value: object) -> Any:
+        try:
+            plain = msgspec.to_builtins(value, enc_hook=_repr)
+        except Exception:
+            return _repr(value)
+        self._parents.append(id(value))
+        frozen = self._value(plain)
+        self._parents.pop()
+        return frozen
+
+
+def _key(key: object) -> str:
+    return text(key) if isinstance(key, str | int | float) else _repr(key)
+
+
+def _repr(value: object) -> str:
+    try:
+        return text(repr(value))
+    except Exception:
+        return f"<{type(value).__qualname__} without repr>"

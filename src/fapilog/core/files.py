@@ -1,0 +1,608 @@
+"""
+The chain in files: JSON Lines, one file for each UTC day, shared by all processes that write to the directory.
+
+`TrailFiles` does the work, with calls that block; `FileStorage` makes them where they can't block the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import re
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Literal
+
+import anyio
+import anyio.lowlevel
+import msgspec
+from anyio import to_thread
+
+from . import chain
+from .chain import AuditChainVerificationResult, Chain, ChainError, ChainStatus, Seal
+from .errors import AuditStorageError
+from .events import AuditEvent
+from .groupcommit import GroupCommit
+from .storage import EventFilter
+
+__all__ = ["MAX_RECORD_BYTES", "FileStorage", "TrailFiles"]
+
+MAX_RECORD_BYTES: Final = 1 << 20
+"""The longest record that is stored, and so the most that a reader must hold at once."""
+
+# How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
+# that a start does not take longer every day.
+CHECKED_BYTES: Final = 16 << 20
+BLOCK_BYTES: Final = 1 << 16
+# How often a caller that appends without ever waiting lets other tasks run.
+APPENDS_PER_YIELD: Final = 32
+
+_NAME: Final = re.compile(r"audit_\d{4}-\d\d-\d\d\.jsonl")
+_SET_ASIDE: Final = re.compile(_NAME.pattern + r"\.torn-\d+-[0-9a-f]+")
+
+_logger: Final = logging.getLogger("fapilog")
+_decode: Final = msgspec.json.Decoder(AuditEvent).decode
+
+
+def utc_now() -> datetime:
+    """Return the time that decides which day's file is written to."""
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class _End:
+    """Where the trail ends, as far as this process knows."""
+
+    name: str
+    size: int
+    chain: Chain
+    directory_mtime: int
+
+
+class TrailFiles:
+    """
+    The files of one trail.
+
+    All methods block. Those that write are called by one thread at a time; those that read may run beside them, in any
+    process. The lock is taken on the directory itself, so there is no lock file that someone could delete, and a
+    process that dies gives it up.
+
+    Args:
+        directory: Where the files are; made when the first record is stored.
+        durable: Whether `append` returns only after the records are on the disk.
+        now: Tells the time.
+    """
+
+    def __init__(self, directory: Path, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
+        self.directory = directory
+        self._durable = durable
+        self._now = now
+        self._lock_fd: int | None = None
+        self._fd: int | None = None
+        self._end: _End | None = None
+
+    def append(self, bodies: list[bytes]) -> list[Seal]:
+        """
+        Store a record for each of *bodies* and return their seals.
+
+        Raises:
+            AuditStorageError: None of them is stored. The next append continues the chain where it was.
+        """
+        try:
+            if self._lock_fd is None:
+                _make_directory(self.directory)
+                self._lock_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+            with _locked(self._lock_fd, fcntl.LOCK_EX):
+                if not self._is_up_to_date():
+                    self._catch_up()
+                self._begin_day()
+                return self._write(bodies)
+        except ChainError as damage:
+            raise AuditStorageError(f"{self.directory}: {damage}; nothing is appended") from damage
+        except OSError as error:
+            self._release()
+            raise self._cannot("append to", error) from error
+
+    def append_at_once(self, body: bytes) -> Seal | None:
+        """
+        Store a record for *body* if that takes nothing but handing it to the operating system, else return None.
+
+        Raises:
+            AuditStorageError: It is not stored.
+        """
+        if self._lock_fd is None or self._end is None or self._today() > self._end.name:
+            return None
+        try:
+            with _locked(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return self._write([body])[0] if self._is_up_to_date() else None
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            self._release()
+            raise self._cannot("append to", error) from error
+
+    def close(self) -> None:
+        """Close the files and forget where the trail ends; the next append looks again."""
+        self._release()
+        self._end = None
+
+    def verify(self) -> AuditChainVerificationResult:
+        """Check every record; what is wrong is returned, not raised."""
+        walk = Chain()
+        aside: tuple[str, ...] = ()
+        try:
+            names = self._names()
+            aside = tuple(sorted(filter(_SET_ASIDE.fullmatch, os.listdir(self.directory)))) if names else ()
+            for name in names:
+                self._verify_file(name, walk, is_last=name == names[-1])
+        except ChainError as damage:
+            torn = damage.status is ChainStatus.TORN_TAIL
+            return AuditChainVerificationResult(
+                valid=torn,
+                events_checked=walk.sequence_number + (not torn),
+                first_invalid_sequence=None if torn else walk.sequence_number + 1,
+                error_message=str(damage),
+                status=damage.status,
+                set_aside=aside,
+            )
+        except OSError as error:
+            return AuditChainVerificationResult(
+                valid=False,
+                events_checked=walk.sequence_number,
+                error_message=str(self._cannot("read", error)),
+                status=ChainStatus.UNREADABLE,
+            )
+        return AuditChainVerificationResult(
+            valid=True,
+            events_checked=walk.sequence_number,
+            error_message=f"incomplete records were set aside in {', '.join(aside)}" if aside else None,
+            status=ChainStatus.TORN_TAIL if aside else ChainStatus.OK,
+            set_aside=aside,
+        )
+
+    def newest_first(self) -> Iterator[AuditEvent]:
+        """
+        Yield the events from the last to the first, reading no more than is asked for.
+
+        Raises:
+            AuditStorageError: A file can't be read, or a line is no record.
+        """
+        try:
+            for name in reversed(self._names()):
+                with self._reading(name) as fd:
+                    for offset, line in _lines_backwards(fd):
+                        try:
+                            yield _decode(line)
+                        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                            place = f"{self.directory / name}, line {_line_number(fd, offset)}"
+                            raise AuditStorageError(f"{place}: not a record: {error}") from error
+        except ChainError as damage:
+            raise AuditStorageError(f"{self.directory}: {damage}") from damage
+        except OSError as error:
+            raise self._cannot("read", error) from error
+
+    # What follows is called with the lock held.
+
+    def _is_up_to_date(self) -> bool:
+        """Return whether nobody else appended, made a file or took ours away since we looked."""
+        if self._fd is None or self._end is None:
+            return False
+        file = os.fstat(self._fd)
+        return (
+            file.st_size == self._end.size
+            and file.st_nlink > 0
+            and os.stat(self.directory).st_mtime_ns == self._end.directory_mtime
+        )
+
+    def _catch_up(self) -> None:
+        """Check what was appended since we looked, or at first the end of the trail, and open its last file."""
+        self._close_file()
+        directory = os.stat(self.directory)
+        if self._lock_fd is not None and not os.path.samestat(directory, os.fstat(self._lock_fd)):
+            raise OSError(errno.ESTALE, "the directory was replaced by another")
+        names = self._names()
+        first, offset, walk = self._where_to_check(names)
+        size = 0
+        for index in range(first, len(names)):
+            fd = self._fd = os.open(self.directory / names[index], os.O_RDWR | os.O_APPEND)
+            walk, size, rest = _follow(fd, names[index], offset, walk)
+            if rest:
+                if any(os.stat(self.directory / later).st_size for later in names[index + 1 :]):
+                    raise _torn_in_the_middle(fd, names[index], size)
+                size = self._mend(fd, names[index], size, rest, walk)
+            if index < len(names) - 1:
+                self._close_file()
+            offset = 0
+        if walk is None:
+            raise ChainError(ChainStatus.UNREADABLE, "no record was found")
+        self._end = _End(names[-1] if names else "", size, walk, os.stat(self.directory).st_mtime_ns)
+
+    def _where_to_check(self, names: list[str]) -> tuple[int, int, Chain | None]:
+        """Return the index of a file, the offset in it to check from, and the chain up to there if that is known."""
+        known = self._end
+        if known is not None and known.name:
+            if known.name not in names:
+                raise ChainError(
+                    ChainStatus.GAP, f"{known.name} is gone; it held records up to {known.chain.sequence_number}"
+                )
+            index = names.index(known.name)
+            sizes = [os.stat(self.directory / name).st_size for name in names[index:]]
+            if sizes[0] < known.size:
+                raise ChainError(
+                    ChainStatus.GAP, f"{known.name} was cut: it has {sizes[0]} bytes, and {known.size} were stored"
+                )
+            if sum(sizes) - known.size <= CHECKED_BYTES:
+                return index, known.size, Chain(known.chain.sequence_number, known.chain.checksum)
+        index, beyond = len(names), -CHECKED_BYTES
+        while index > 0 and beyond < 0:
+            index -= 1
+            beyond += os.stat(self.directory / names[index]).st_size
+        return index, max(0, beyond), Chain() if index == 0 and beyond <= 0 else None
+
+    def _mend(self, fd: int, name: str, offset: int, rest: bytes, walk: Chain | None) -> int:
+        """Complete or set aside *rest*, which a crash left at *offset* behind the last whole record; return the size."""
+        if _is_whole(fd, name, offset, rest, walk):
+            _write_all(fd, b"\n")
+            _sync(fd)
+            return offset + len(rest) + 1
+        # Named by what it holds: should we crash here too, the next attempt writes the same file again.
+        aside = f"{name}.torn-{offset}-{sha256(rest).hexdigest()[:16]}"
+        with _closing(os.open(self.directory / aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)) as aside_fd:
+            _write_all(aside_fd, rest)
+            os.fsync(aside_fd)
+        self._sync_directory()
+        os.ftruncate(fd, offset)
+        _sync(fd)
+        _logger.warning("an incomplete record of %d bytes in %s was set aside in %s", len(rest), name, aside)
+        return offset
+
+    def _begin_day(self) -> None:
+        """Go on to today's file; never back to an older one, whatever the clock does."""
+        end, today = self._end, self._today()
+        if end is None or today <= end.name:
+            return
+        if self._fd is not None:
+            # Also if nothing else is durable: a power cut must not take the end of one file and leave the next.
+            _sync(self._fd)
+        self._close_file()
+        self._fd = os.open(self.directory / today, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        self._sync_directory()
+        self._end = _End(today, 0, end.chain, os.stat(self.directory).st_mtime_ns)
+
+    def _write(self, bodies: list[bytes]) -> list[Seal]:
+        fd, end = self._fd, self._end
+        assert fd is not None and end is not None  # noqa: S101 - the callers opened the file
+        sequence_number, checksum = end.chain.sequence_number, end.chain.checksum
+        lines: list[bytes] = []
+        seals: list[Seal] = []
+        for body in bodies:
+            line, seal = chain.seal(body, sequence_number + 1, checksum)
+            sequence_number, _, checksum = seal
+            lines.append(line)
+            seals.append(seal)
+        data = b"".join(lines)
+        try:
+            _write_all(fd, data)
+            if self._durable:
+                _sync(fd)
+        except OSError:
+            # What is there of it must not be taken for stored. That goes for a failed sync too: the pages count as
+            # clean after it, and only writing them anew makes them dirty again.
+            # https://wiki.postgresql.org/wiki/Fsync_Errors
+            os.ftruncate(fd, end.size)
+            raise
+        end.size += len(data)
+        end.chain.sequence_number, end.chain.checksum = sequence_number, checksum
+        return seals
+
+    # What follows needs no lock.
+
+    def _verify_file(self, name: str, walk: Chain, *, is_last: bool) -> None:
+        start = Chain(walk.sequence_number, walk.checksum)
+        with self._reading(name) as fd:
+            try:
+                _, size, rest = _follow(fd, name, 0, walk)
+                if not rest:
+                    return
+            except ChainError:
+                if not is_last:
+                    raise
+                # Under our eyes a writer may have taken back records whose sync failed: look again, without writers.
+                walk.sequence_number, walk.checksum = start.sequence_number, start.checksum
+                size = 0
+            with self._without_writers():
+                _, size, rest = _follow(fd, name, size, walk)
+                if not rest:
+                    return
+                if not is_last:
+                    raise _torn_in_the_middle(fd, name, size)
+                if not _is_whole(fd, name, size, rest, walk):
+                    raise ChainError(
+                        ChainStatus.TORN_TAIL, f"{name} ends with {len(rest)} bytes of an incomplete record"
+                    )
+
+    @contextlib.contextmanager
+    def _without_writers(self) -> Iterator[None]:
+        with _closing(os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)) as fd, _locked(fd, fcntl.LOCK_SH):
+            yield
+
+    def _reading(self, name: str) -> contextlib.AbstractContextManager[int]:
+        return _closing(os.open(self.directory / name, os.O_RDONLY))
+
+    def _names(self) -> list[str]:
+        """Return the names of the trail's files, the oldest first."""
+        try:
+            return sorted(filter(_NAME.fullmatch, os.listdir(self.directory)))
+        except FileNotFoundError:
+            return []
+
+    def _today(self) -> str:
+        return self._now().strftime("audit_%Y-%m-%d.jsonl")
+
+    def _sync_directory(self) -> None:
+        with _closing(os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
+            os.fsync(fd)
+
+    def _close_file(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _release(self) -> None:
+        self._close_file()
+        fd, self._lock_fd = self._lock_fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _cannot(self, what: str, error: OSError) -> AuditStorageError:
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            return AuditStorageError(f"cannot {what} {self.directory}: expected a directory, found something else")
+        return AuditStorageError(f"cannot {what} {self.directory}: {error.strerror or error}")
+
+
+class FileStorage:
+    """
+    The chain in JSON Lines files: ``audit_YYYY-MM-DD.jsonl`` in one directory, for one process or many.
+
+    Args:
+        directory: Where the files are; made (mode 0700) when the first event is stored. A local file system: the lock
+            and the order of writes are not to be relied on over NFS.
+        durability: "fsync": an event counts as stored when it is on the disk. All callers that wait share one sync.
+            "write": when the operating system has it; a crash of the process loses nothing, one of the machine may
+            lose the last events. The write is then made where `append` is called, which takes microseconds; what may
+            take longer is done in a worker thread.
+        now: Tells the time, which decides on the day's file.
+
+    Raises:
+        ValueError: An unknown *durability*.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        durability: Literal["fsync", "write"] = "fsync",
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        if durability not in ("fsync", "write"):
+            raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
+        self._files = TrailFiles(Path(directory), durable=durability == "fsync", now=now)
+        self._at_once = durability == "write"
+        self._commits = GroupCommit(self._files.append)
+        self._appends = 0
+        _all_storages.add(self)
+
+    def __repr__(self) -> str:
+        return f"<FileStorage {str(self._files.directory)!r}>"
+
+    async def append(self, event: AuditEvent) -> Seal:
+        """
+        Store *event* as the next of the chain.
+
+        A caller that is cancelled while it waits for its turn has stored nothing; later, it may have.
+
+        Raises:
+            AuditStorageError: It is not stored: the directory can't be written to, the trail is damaged, or the record
+                would be longer than `MAX_RECORD_BYTES`.
+        """
+        body = chain.body(event)
+        if len(body) > MAX_RECORD_BYTES - 512:
+            raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(body)}")
+        if self._at_once and not self._commits.busy and (seal := self._files.append_at_once(body)):
+            self._appends += 1
+            if self._appends % APPENDS_PER_YIELD == 0:
+                await anyio.lowlevel.cancel_shielded_checkpoint()
+            return seal
+        return await self._commits.submit(body)
+
+    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+        """
+        Return the newest *limit* events that are wanted, the newest first.
+
+        Reads backwards from the end and stops when it has them; memory does not grow with the trail.
+
+        Raises:
+            AuditStorageError: A file can't be read, or a line on the way is no record.
+        """
+        return await to_thread.run_sync(self._find, wanted, limit, limiter=anyio.CapacityLimiter(1))
+
+    async def verify(self) -> AuditChainVerificationResult:
+        """Check the whole chain, reading it in blocks; may run beside writers in any process."""
+        return await to_thread.run_sync(self._files.verify, limiter=anyio.CapacityLimiter(1))
+
+    async def aclose(self) -> None:
+        """Close the files; the next append opens them again."""
+        await self._commits.settle()
+        self._files.close()
+
+    def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+        found: list[AuditEvent] = []
+        if limit > 0:
+            with contextlib.closing(self._files.newest_first()) as events:
+                for event in filter(wanted.matches, events):
+                    found.append(event)
+                    if len(found) == limit:
+                        break
+        return found
+
+    def _forget(self) -> None:
+        self._files.close()
+        self._commits = GroupCommit(self._files.append)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_files"):
+            self._files.close()
+
+
+_all_storages: Final[weakref.WeakSet[FileStorage]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    # A lock belongs to the open directory, which a forked child has in common with its parent: closed without being
+    # unlocked, it stays the parent's.
+    for storage in list(_all_storages):
+        storage._forget()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+
+def _follow(fd: int, name: str, offset: int, walk: Chain | None) -> tuple[Chain | None, int, bytes]:
+    """
+    Check the records of a file from *offset* on.
+
+    Args:
+        fd: The file.
+        name: Its name, for the message.
+        offset: Where to begin; without *walk*, at the first line that begins there or later.
+        walk: The chain up to there; None to believe the first record.
+
+    Returns:
+        The chain up to the last whole record, if there is one; the offset behind that; what is there without a newline.
+
+    Raises:
+        ChainError: A record is not as it should be; the message names file and line.
+    """
+    skips = walk is None and offset > 0
+    offset -= skips
+    rest = b""
+    while block := os.pread(fd, BLOCK_BYTES, offset + len(rest)):
+        *lines, end = (rest + block).split(b"\n")
+        behind = offset + len(rest) + len(block) - len(end)
+        if skips and lines:
+            offset += len(lines.pop(0)) + 1
+            skips = False
+        if lines:
+            before = 0
+            try:
+                if walk is None:
+                    walk = Chain.before(lines[0])
+                before = walk.sequence_number
+                walk.follow(lines)
+            except ChainError as damage:
+                good = walk.sequence_number - before if walk is not None else 0
+                raise _placed(damage, fd, name, offset + sum(len(line) + 1 for line in lines[:good])) from None
+        offset, rest = behind, end
+        if len(rest) > MAX_RECORD_BYTES:
+            raise _placed(ChainError(ChainStatus.UNREADABLE, "longer than a record can be"), fd, name, offset)
+    return walk, offset, rest
+
+
+def _lines_backwards(fd: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file from the last to the first, with their offsets; not what no newline ends."""
+    offset = os.fstat(fd).st_size
+    rest: bytes | None = None
+    while offset > 0:
+        size = min(BLOCK_BYTES, offset)
+        offset -= size
+        block = os.pread(fd, size, offset)
+        first, *lines = (block if rest is None else block + rest).split(b"\n")
+        if rest is None:
+            # The last piece is behind the last newline: empty, or a record that is being written.
+            first, *lines = (first, *lines[:-1]) if lines else (b"",)
+        position = offset + len(first) + 1 + sum(len(line) + 1 for line in lines)
+        for line in reversed(lines):
+            position -= len(line) + 1
+            yield position, line
+        rest = first
+        if len(rest) > MAX_RECORD_BYTES:
+            raise _placed(ChainError(ChainStatus.UNREADABLE, "longer than a record can be"), fd, "a file", offset)
+    if rest:
+        yield 0, rest
+
+
+def _is_whole(fd: int, name: str, offset: int, rest: bytes, walk: Chain | None) -> bool:
+    """Return whether *rest*, which a file ends with, is the next record and lacks only its newline."""
+    try:
+        if chain.incomplete(rest):
+            return False
+        (walk or Chain.before(rest)).follow([rest])
+    except ChainError as damage:
+        raise _placed(damage, fd, name, offset) from None
+    return True
+
+
+def _torn_in_the_middle(fd: int, name: str, offset: int) -> ChainError:
+    return _placed(ChainError(ChainStatus.UNREADABLE, "the record is incomplete, and others follow"), fd, name, offset)
+
+
+def _placed(damage: ChainError, fd: int, name: str, offset: int) -> ChainError:
+    """Return *damage* with the file and the line that begins at *offset*."""
+    return ChainError(damage.status, f"{name}, line {_line_number(fd, offset)}: {damage}")
+
+
+def _line_number(fd: int, offset: int) -> int:
+    """Return the number of the line that begins at *offset*, counted from 1."""
+    blocks = (os.pread(fd, min(BLOCK_BYTES, offset - start), start) for start in range(0, offset, BLOCK_BYTES))
+    return 1 + sum(block.count(b"\n") for block in blocks)
+
+
+def _make_directory(directory: Path) -> None:
+    """Make *directory*, mode 0700, and what is missing above it, so that a power cut does not take it away again."""
+    missing = [directory, *directory.parents]
+    missing = missing[: next(index for index, path in enumerate(missing) if path.is_dir())]
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError) if path.is_dir() else contextlib.nullcontext():
+            os.mkdir(path, 0o700)
+        with _closing(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)) as fd:
+            os.fsync(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _sync(fd: int) -> None:
+    """Return when the data of a file, and its size, are on the disk."""
+    if hasattr(fcntl, "F_FULLFSYNC"):
+        # On macOS fsync leaves the data in the drive's cache: "man 2 fsync".
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(fd)
+
+
+@contextlib.contextmanager
+def _locked(fd: int, how: int) -> Iterator[None]:
+    fcntl.flock(fd, how)
+    try:
+        yield
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def _closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,193 @@
+"""From the signal to the dispatcher: bounded, isolated and timed."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+from anyio import from_thread
+
+from .alerting import AlertDispatcher, DeliveryReport
+from .background import Background
+from .errors import (
+    AlertBufferFullError,
+    AlertCancelledError,
+    AlertStoppedError,
+    AlertTimeoutError,
+    DeliveryError,
+)
+from .events import AuditEvent, text
+from .policy import CompliancePolicy
+from .signals import Announcer, alert_dispatched, alert_failed
+
+__all__ = ["AlertForwarder"]
+
+_logger: Final = logging.getLogger("fapilog")
+
+
+@dataclass(frozen=True, slots=True)
+class _Home:
+    thread: int
+    token: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Alert:
+    sender: object
+    event: AuditEvent
+    severity: str
+    channel: str | None
+    announced: float
+
+
+class AlertForwarder:
+    """
+    Receives `compliance_alert` and hands each alert to the dispatcher.
+
+    Every alert that is received ends in exactly one report, on `alert_dispatched` or on `alert_failed`. While the trail
+    is started, alerts wait in a bounded buffer, and up to *concurrency* of them are sent at once. While it is not, the
+    alert is sent by whoever settles the background next: the call of `log_event` that it is for.
+
+    Args:
+        dispatcher: Gets the alerts.
+        policy: Says what of an event the dispatcher gets.
+        background: Runs the sends.
+        announcer: Sends the reports.
+        timeout: Seconds that the dispatcher may take for one alert.
+        concurrency: Alerts that are sent at once.
+        buffer: Alerts that may wait; more fail.
+        clock: Tells the seconds that reports are made of.
+    """
+
+    def __init__(
+        self,
+        dispatcher: AlertDispatcher,
+        *,
+        policy: CompliancePolicy,
+        background: Background,
+        announcer: Announcer,
+        timeout: float,
+        concurrency: int,
+        buffer: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._policy = policy
+        self._background = background
+        self._announcer = announcer
+        self._timeout = timeout
+        self._concurrency = concurrency
+        self._limit = buffer
+        self._clock = clock
+        self._buffer: deque[_Alert] = deque()
+        self._lanes = 0
+        self._home: _Home | None = None
+        self._received = 0
+        self.dispatched = 0
+        self.failed = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many alerts have no report yet."""
+        return self._received - self.dispatched - self.failed
+
+    def at_home(self) -> None:
+        """Remember the event loop that this is called in: alerts from other threads are taken there."""
+        self._home = _Home(threading.get_ident(), anyio.lowlevel.current_token())
+
+    def receive(self, sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:
+        """Take one alert. Called by the signal, from any thread; never waits for the dispatcher."""
+        alert = _Alert(sender, event, severity, channel, self._clock())
+        home = self._home
+        if home is None or home.thread == threading.get_ident():
+            self._accept(alert)
+        else:
+            from_thread.run_sync(self._accept, alert, token=home.token)
+
+    def give_up(self) -> None:
+        """Fail what still waits, since the trail was stopped."""
+        self._home = None
+        while self._buffer:
+            alert = self._buffer.popleft()
+            self._report(alert, self._clock(), AlertStoppedError())
+
+    def forget(self) -> None:
+        """Drop what waits, in a forked child: it is the parent's to send."""
+        self._buffer.clear()
+        self._home = None
+        self._lanes = self._received = self.dispatched = self.failed = 0
+
+    def _accept(self, alert: _Alert) -> None:
+        self._received += 1
+        if max(len(self._buffer), self._background.kept) >= self._limit:
+            self._report(alert, self._clock(), AlertBufferFullError(self._limit))
+        elif self._background.entered:
+            self._buffer.append(alert)
+            self._open_lane()
+        else:
+            self._background.start_soon(functools.partial(self._send, alert))
+
+    def _open_lane(self) -> None:
+        if self._lanes < self._concurrency and self._background.entered:
+            self._lanes += 1
+            self._background.start_soon(self._lane)
+
+    async def _lane(self) -> None:
+        """Send alerts one after the other, as long as there are any."""
+        try:
+            while self._buffer:
+                await self._send(self._buffer.popleft())
+        finally:
+            self._lanes -= 1
+            if self._buffer:
+                # A dispatcher ended this task, not the alerts.
+                self._open_lane()
+
+    async def _send(self, alert: _Alert) -> None:
+        began = self._clock()
+        error: Exception | None = AlertTimeoutError(self._timeout)
+        try:
+            with anyio.move_on_after(self._timeout):
+                await self._dispatcher.send_alert(
+                    self._policy.for_dispatch(alert.event), severity=alert.severity, channel=alert.channel
+                )
+                error = None
+        except Exception as raised:
+            error = raised
+        except BaseException:
+            stopped = self._background.leaving
+            self._report(alert, began, AlertStoppedError() if stopped else AlertCancelledError())
+            raise
+        self._report(alert, began, error)
+
+    def _report(self, alert: _Alert, began: float, error: Exception | None) -> None:
+        report = DeliveryReport(
+            event=alert.event,
+            severity=alert.severity,
+            channel=alert.channel,
+            waited=began - alert.announced,
+            took=self._clock() - began,
+            error=error,
+        )
+        if error is None:
+            self.dispatched += 1
+            self._announcer.announce(alert_dispatched, alert.sender, report=report)
+            return
+        self.failed += 1
+        # The text of a foreign exception may hold the address of a webhook, which is a secret.
+        reason = text(error) if isinstance(error, DeliveryError) else type(error).__qualname__
+        _logger.error(
+            "the alert about event %s (record %s) was not delivered: %s",
+            alert.event.event_id,
+            alert.event.sequence_number,
+            reason,
+        )
+        self._announcer.announce(alert_failed, alert.sender, report=report)

@@ -1,0 +1,96 @@
+"""Which events alert, how severe they are, and on which channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+import msgspec
+
+from .events import NO_METADATA, AuditEvent, AuditLogLevel, ComplianceLevel, member
+
+__all__ = ["CompliancePolicy"]
+
+_NO_CHANNELS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class CompliancePolicy:
+    """
+    What the trail records and announces.
+
+    An event alerts, with `real_time_alerts`, if at least one of these holds:
+
+    - its log level is critical, and `alert_on_critical_errors` is on;
+    - its log level is security, and `alert_on_security_events` is on;
+    - it contains personal data, and the level is GDPR;
+    - it contains health data, and the level is HIPAA.
+
+    Args:
+        level: The regulation that the service is under; it is recorded with each event.
+        enabled: Whether events are stored at all.
+        real_time_alerts: Whether any event alerts.
+        alert_on_critical_errors: Whether critical events alert.
+        alert_on_security_events: Whether security events alert.
+        hipaa_minimum_necessary:
+            Hand the dispatcher only what an on-call person needs to find the record: what kind of event, how severe,
+            when, in which component, and where in the chain. Receivers in this process still get the whole event.
+        alert_channel: The channel that a dispatcher is told; None leaves it to the dispatcher.
+        alert_channels: Other channels for some severities, for example ``{"critical": "#on-call"}``.
+
+    Raises:
+        ValueError: An unknown level, or an unknown severity in *alert_channels*.
+    """
+
+    level: ComplianceLevel = ComplianceLevel.BASIC
+    enabled: bool = True
+    _: KW_ONLY
+    real_time_alerts: bool = True
+    alert_on_critical_errors: bool = True
+    alert_on_security_events: bool = True
+    hipaa_minimum_necessary: bool = False
+    alert_channel: str | None = None
+    alert_channels: Mapping[str, str] = field(default_factory=lambda: _NO_CHANNELS)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "level", member(ComplianceLevel, self.level, "level"))
+        channels = {
+            member(AuditLogLevel, severity, "alert_channels").value: channel
+            for severity, channel in self.alert_channels.items()
+        }
+        object.__setattr__(self, "alert_channels", MappingProxyType(channels))
+
+    def alerts_on(self, event: AuditEvent) -> bool:
+        """Return whether *event* is one that someone must be told of at once."""
+        return self.real_time_alerts and (
+            (event.log_level is AuditLogLevel.CRITICAL and self.alert_on_critical_errors)
+            or (event.log_level is AuditLogLevel.SECURITY and self.alert_on_security_events)
+            or (event.contains_pii and self.level is ComplianceLevel.GDPR)
+            or (event.contains_phi and self.level is ComplianceLevel.HIPAA)
+        )
+
+    def channel_for(self, severity: str) -> str | None:
+        """Return the channel for alerts of *severity*; None leaves it to the dispatcher."""
+        return self.alert_channels.get(severity, self.alert_channel)
+
+    def for_dispatch(self, event: AuditEvent) -> AuditEvent:
+        """Return what a dispatcher is handed of *event*: all of it, or the minimum necessary."""
+        if not self.hipaa_minimum_necessary:
+            return event
+        # 45 CFR 164.502(b): "reasonable efforts to limit protected health information to the minimum necessary".
+        return msgspec.structs.replace(
+            event,
+            message="",
+            user_id=None,
+            session_id=None,
+            request_id=None,
+            client_ip=None,
+            user_agent=None,
+            hostname=None,
+            process_id=None,
+            error=None,
+            regulatory_tags=(),
+            metadata=NO_METADATA,
+        )

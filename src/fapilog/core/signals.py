@@ -1,0 +1,120 @@
+"""The signals that the trail sends, and a way to send them in which no receiver can hurt anyone."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import PurePath
+from typing import Any, Final
+
+import anyio
+import blinker
+
+from .background import Background
+
+__all__ = ["Announcer", "alert_dispatched", "alert_failed", "compliance_alert"]
+
+_logger: Final = logging.getLogger("fapilog")
+_namespace: Final = blinker.Namespace()
+
+compliance_alert: Final = _namespace.signal(
+    "compliance_alert",
+    """
+    Sent when an event was stored that someone must be told of.
+
+    The sender is the `AuditTrail`; a receiver is called as ``receiver(trail, event=..., severity=..., channel=...)``.
+    It may be a function, a coroutine function or any callable object. Connect it with or without ``sender=trail``, and
+    keep a reference to it or connect with ``weak=False``.
+    """,
+)
+alert_dispatched: Final = _namespace.signal(
+    "alert_dispatched",
+    """Sent when the dispatcher has taken an alert: ``receiver(trail, report=...)``, with a `DeliveryReport`.""",
+)
+alert_failed: Final = _namespace.signal(
+    "alert_failed",
+    """Sent when an alert was not delivered: ``receiver(trail, report=...)``, with a `DeliveryReport`.""",
+)
+
+
+class Announcer:
+    """
+    Sends signals for one sender.
+
+    Each receiver is called, whatever the others do. What one raises is logged with its name, and neither its text nor
+    its arguments: they may hold secrets or personal data. What an asynchronous receiver returns is awaited in the
+    background, for *timeout* seconds at most.
+
+    Args:
+        background: Runs the asynchronous receivers.
+        timeout: Seconds that one call of an asynchronous receiver may take.
+        limit: Calls of asynchronous receivers that may be under way; more are skipped, and that is logged.
+    """
+
+    def __init__(self, background: Background, *, timeout: float, limit: int) -> None:
+        self._background = background
+        self._timeout = timeout
+        self._limit = limit
+        self._under_way = 0
+        self._muted: set[str] = set()
+
+    def announce(self, signal: blinker.NamedSignal, sender: object, /, **details: Any) -> None:
+        """Call the receivers of *signal* for *sender* with *details*; raises nothing that they raise."""
+        if not signal.receivers:
+            return
+        if signal.is_muted:
+            if signal.name not in self._muted:
+                self._muted.add(signal.name)
+                _logger.warning("the signal %s is muted: nothing is announced on it", signal.name)
+            return
+        self._muted.discard(signal.name)
+        for receiver in tuple(signal.receivers_for(sender)):
+            self.call(receiver, sender, **details)
+
+    def call(self, receiver: Callable[..., object], /, *args: Any, **details: Any) -> None:
+        """Call *receiver* as one of a signal's: contained, and in the background if it is asynchronous."""
+        try:
+            result = receiver(*args, **details)
+        except Exception as error:
+            _log_failure(receiver, error)
+        else:
+            # Looked at is what comes back and not the receiver: a partial or an object with an asynchronous __call__
+            # does not look asynchronous.
+            if result is not None and inspect.isawaitable(result):
+                self._await_soon(receiver, result)
+
+    def _await_soon(self, receiver: object, result: Awaitable[object]) -> None:
+        if self._under_way >= self._limit:
+            _logger.error("receiver %s is skipped: %d calls are under way", _name(receiver), self._limit)
+            if inspect.iscoroutine(result):
+                result.close()
+            return
+        self._under_way += 1
+        self._background.start_soon(functools.partial(self._await, receiver, result))
+
+    async def _await(self, receiver: object, result: Awaitable[object]) -> None:
+        try:
+            with anyio.fail_after(self._timeout):
+                await result
+        except Exception as error:
+            _log_failure(receiver, error)
+        finally:
+            self._under_way -= 1
+
+
+def _log_failure(receiver: object, error: Exception) -> None:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{PurePath(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}" if trace is not None else "?"
+    _logger.error("receiver %s raised %s (%s)", _name(receiver), type(error).__qualname__, place)
+
+
+def _name(receiver: object) -> str:
+    """Return what to call *receiver* in a log: no `repr`, which may show what it holds."""
+    while isinstance(receiver, functools.partial):
+        receiver = receiver.func
+    named = receiver if hasattr(receiver, "__qualname__") else type(receiver)
+    return f"{named.__module__}.{named.__qualname__}"
