@@ -12,8 +12,7 @@ import inspect
 import logging
 import os
 import warnings
-import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +28,7 @@ from .background import Background, finish
 from .chain import AuditChainVerificationResult, Chain, ChainError, ChainStatus
 from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member, text
 from .files import FileStorage
+from .fork import call_in_child
 from .forwarding import AlertForwarder
 from .policy import CompliancePolicy
 from .signals import Announcer, compliance_alert
@@ -139,7 +139,7 @@ class AuditTrail:
         self._total_events = self._error_events = self._security_events = 0
         # The forwarder does not know the trail, so the signal's strong reference does not keep the trail alive.
         compliance_alert.connect(self._forwarder.receive, sender=self, weak=False)
-        _all_trails.add(self)
+        call_in_child(self._forget)
 
     # -- life
 
@@ -318,9 +318,7 @@ class AuditTrail:
         return await self.log_event(
             AuditEventType.ERROR_OCCURRED,
             f"Error occurred: {text(error)}",
-            **_keywords(
-                metadata, log_level=AuditLogLevel.ERROR, error=error, operation=operation, component=component
-            ),
+            **_keywords(metadata, log_level=AuditLogLevel.ERROR, error=error, operation=operation, component=component),
         )
 
     async def log_security_event(
@@ -491,13 +489,18 @@ class AuditTrail:
             )
         return AuditChainVerificationResult(valid=True, events_checked=walk.sequence_number)
 
-    async def verify_chain_from_storage(self) -> AuditChainVerificationResult:
+    async def verify_chain_from_storage(
+        self, progress: Callable[[int], None] | None = None
+    ) -> AuditChainVerificationResult:
         """
         Check every stored event, beside whatever is being written.
 
         What is wrong is returned, not raised. Events cut off the very end can't be seen from inside a chain.
+
+        Args:
+            progress: Called now and then, in a worker thread, with how many events were checked so far.
         """
-        return await self._storage.verify()
+        return await self._storage.verify(progress)
 
     # -- announcing
 
@@ -527,6 +530,7 @@ class AuditTrail:
         self._security_events += event.log_level is AuditLogLevel.SECURITY or event.event_type in _SECURITY_TYPES
 
     def _forget(self) -> None:
+        # In a forked child: the parent's tasks and alerts stay the parent's.
         self._background.forget()
         self._forwarder.forget()
         self._started_by = None
@@ -559,10 +563,10 @@ def _require(name: str, value: float, *, above: float | None = None, at_least: f
 
 def _merged(given: dict[str, Any]) -> dict[str, Any]:
     """Merge the keyword *metadata* into the others, without losing a value."""
-    others = {key: value for key, value in given.items() if key != "metadata"}
-    mapping = given["metadata"]
+    mapping = given.get("metadata")
     if not isinstance(mapping, Mapping):
         return given
+    others = {key: value for key, value in given.items() if key != "metadata"}
     taken = {key: value for key, value in mapping.items() if key in others}
     if taken and "metadata" in mapping:
         taken["metadata"] = mapping["metadata"]
@@ -574,18 +578,6 @@ def _keywords(given: dict[str, Any], **fields: Any) -> dict[str, Any]:
     keywords = {**fields, **given}
     clashing = {key: keywords.pop(key) for key in ("event_type", "message") if key in keywords}
     if clashing:
-        mapping = keywords.get("metadata", {})
-        keywords["metadata"] = {**clashing, **mapping} if isinstance(mapping, Mapping) else {**clashing, "metadata": mapping}
+        nested = {"metadata": keywords["metadata"]} if "metadata" in keywords else {}
+        keywords["metadata"] = _merged(clashing | nested)
     return keywords
-
-
-_all_trails: Final[weakref.WeakSet[AuditTrail]] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    # The parent's tasks and alerts stay the parent's.
-    for trail in list(_all_trails):
-        trail._forget()  # noqa: SLF001
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
 
@@ -29,7 +29,7 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: TaskGroup | None = None
-        self._kept: deque[Callable[[], Awaitable[object]]] = deque()
+        self._kept: deque[Callable[[], Coroutine[Any, Any, object]]] = deque()
         self._running: set[anyio.CancelScope] = set()
         self._idle: anyio.Event | None = None
         self._held: _Held | None = None
@@ -86,7 +86,7 @@ class Background:
             self.leaving = False
             self._held = None
 
-    def start_soon(self, call: Callable[[], Awaitable[object]]) -> None:
+    def start_soon(self, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Run *call* soon, or keep it for `settle`."""
         if self._tasks is None:
             self._kept.append(call)
@@ -115,7 +115,7 @@ class Background:
             self._idle = self._idle or anyio.Event()
             await self._idle.wait()
 
-    async def _run(self, call: Callable[[], Awaitable[object]], scope: anyio.CancelScope) -> None:
+    async def _run(self, call: Callable[[], Coroutine[Any, Any, object]], scope: anyio.CancelScope) -> None:
         try:
             with scope:
                 await _alone(call)
@@ -146,7 +146,8 @@ class _Held:
         except Exception as error:
             if not entered:
                 raise
-            _logger.error("leaving %s raised %s", type(self._manager).__qualname__, type(error).__qualname__)
+            # Not its text or traceback, which may hold secrets.
+            _logger.error("leaving %s raised %s", type(self._manager).__qualname__, type(error).__qualname__)  # noqa: TRY400
         finally:
             self._left.set()
 
@@ -157,7 +158,7 @@ class _Held:
         self._scope.cancel()
 
 
-async def _alone(call: Callable[[], Awaitable[object]]) -> None:
+async def _alone(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Await *call* in a task group of its own, so that a call which cancels the task it runs in ends alone."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)

@@ -21,7 +21,17 @@ import msgspec
 
 from .events import AuditEvent
 
-__all__ = ["AuditChainVerificationResult", "Chain", "ChainError", "ChainStatus", "Seal", "body", "incomplete", "seal", "sealed"]
+__all__ = [
+    "AuditChainVerificationResult",
+    "Chain",
+    "ChainError",
+    "ChainStatus",
+    "Seal",
+    "body",
+    "incomplete",
+    "seal",
+    "sealed",
+]
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -165,7 +175,7 @@ class Chain:
                     and line.endswith(b'"}')
                     and line[-_CHECKSUM_END:-66] == b',"checksum":"'
                 ):
-                    raise _diagnosis(line, sequence_number, checksum)
+                    raise _diagnosis(line, sequence_number)
                 sequence_number += 1
                 checksum = found
         finally:
@@ -202,7 +212,7 @@ def _stated(line: bytes) -> Seal:
     return Seal(int(found[1]), previous.decode() if previous is not None else None, found[3].decode())
 
 
-def _diagnosis(line: bytes, sequence_number: int, checksum: str | None) -> ChainError:
+def _diagnosis(line: bytes, sequence_number: int) -> ChainError:
     """Return what is wrong with *line*, which is not the record that should follow."""
     try:
         stated = _stated(line)
@@ -212,7 +222,7 @@ def _diagnosis(line: bytes, sequence_number: int, checksum: str | None) -> Chain
     if sha256(line[:-_CHECKSUM_END] + b"}").hexdigest() != stated.checksum:
         return ChainError(ChainStatus.ALTERED, f"record {expected} was altered: its checksum is of other bytes")
     if stated.sequence_number != expected:
-        return ChainError(ChainStatus.GAP, f"record {expected} is expected here, and it is record {stated.sequence_number}")
+        return ChainError(ChainStatus.GAP, f"record {expected} should be here, and this is {stated.sequence_number}")
     if expected == 1:
         return ChainError(ChainStatus.BROKEN_LINK, "record 1 claims to follow another")
     return ChainError(

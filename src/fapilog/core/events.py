@@ -95,6 +95,36 @@ def member(kind: type[E], value: object, name: str) -> E:
         raise ValueError(f"{name}: expected one of {expected}; got {value!r}") from None
 
 
+def _refuse(*_: object, **__: object) -> NoReturn:
+    raise TypeError("the metadata of an audit event can't be changed; change a copy of it")
+
+
+# Subclasses of dict and list, and not a mapping proxy and tuples, so that every JSON library takes them as they are
+# and they equal what was logged.
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that refuses to change."""
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
+
+class FrozenList(list[Any]):
+    """A list that refuses to change."""
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = clear = extend = insert = pop = _refuse
+    remove = reverse = sort = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenList, (list(self),)
+
+
+NO_METADATA: Final = FrozenDict()
+
+
 class ErrorDetails(msgspec.Struct, frozen=True, kw_only=True):
     """
     An exception, as it is kept in an event.
@@ -201,9 +231,7 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1
         return self
 
 
-_TEXTS: Final = tuple(
-    field.name for field in msgspec.structs.fields(AuditEvent) if field.type in (str, str | None)
-)
+_TEXTS: Final = tuple(field.name for field in msgspec.structs.fields(AuditEvent) if field.type in (str, str | None))
 
 
 def text(value: object) -> str:
@@ -218,36 +246,6 @@ def text(value: object) -> str:
 def tags(given: Iterable[object]) -> tuple[str, ...]:
     """Return *given* as a tuple of texts; a single text is a single tag."""
     return (text(given),) if isinstance(given, str) else tuple(text(each) for each in given)
-
-
-def _refuse(self: object, *args: object, **kwargs: object) -> NoReturn:
-    raise TypeError("the metadata of an audit event can't be changed; change a copy of it")
-
-
-# Subclasses of dict and list, and not a mapping proxy and tuples, so that every JSON library takes them as they are
-# and they equal what was logged.
-
-
-class FrozenDict(dict[str, Any]):
-    """A dict that refuses to change."""
-
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenDict, (dict(self),)
-
-
-class FrozenList(list[Any]):
-    """A list that refuses to change."""
-
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = append = clear = extend = insert = pop = _refuse  # type: ignore[assignment]
-    remove = reverse = sort = _refuse  # type: ignore[assignment]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenList, (list(self),)
-
-
-NO_METADATA: Final = FrozenDict()
 
 
 def frozen_mapping(given: Mapping[Any, Any]) -> FrozenDict:
@@ -269,9 +267,14 @@ class _Freezer:
 
     def mapping(self, given: Mapping[Any, Any]) -> FrozenDict:
         self._parents.append(id(given))
-        frozen = FrozenDict({_key(key): self._value(value) for key, value in given.items()})
+        frozen: dict[str, Any] = {}
+        for key, value in given.items():
+            name = key if type(key) is str and key.isascii() else _key(key)
+            while name in frozen:  # the number 1 and the text "1", say
+                name += "_"
+            frozen[name] = self._value(value)
         self._parents.pop()
-        return frozen
+        return FrozenDict(frozen)
 
     def _sequence(self, given: Iterable[Any]) -> FrozenList:
         self._parents.append(id(given))
@@ -289,15 +292,15 @@ class _Freezer:
             return text(value)
         if type(value) is float:
             return value if math.isfinite(value) else repr(value)
+        return self._container(value)
+
+    def _container(self, value: object) -> Any:
         if len(self._parents) >= MAX_DEPTH or id(value) in self._parents:
             return text(reprlib.repr(value))
         if isinstance(value, dict):
             return self.mapping(value)
         if isinstance(value, list | tuple | set | frozenset):
             return self._sequence(value)
-        return self._foreign(value)
-
-    def _foreign(self, value: object) -> Any:
         try:
             plain = msgspec.to_builtins(value, enc_hook=_repr)
         except Exception:

@@ -12,8 +12,7 @@ import fcntl
 import logging
 import os
 import re
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -29,6 +28,7 @@ from . import chain
 from .chain import AuditChainVerificationResult, Chain, ChainError, ChainStatus, Seal
 from .errors import AuditStorageError
 from .events import AuditEvent
+from .fork import call_in_child
 from .groupcommit import GroupCommit
 from .storage import EventFilter
 
@@ -133,15 +133,15 @@ class TrailFiles:
         self._release()
         self._end = None
 
-    def verify(self) -> AuditChainVerificationResult:
-        """Check every record; what is wrong is returned, not raised."""
+    def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        """Check every record, telling *progress* how many so far; what is wrong is returned, not raised."""
         walk = Chain()
         aside: tuple[str, ...] = ()
         try:
             names = self._names()
             aside = tuple(sorted(filter(_SET_ASIDE.fullmatch, os.listdir(self.directory)))) if names else ()
             for name in names:
-                self._verify_file(name, walk, is_last=name == names[-1])
+                self._verify_file(name, walk, progress, is_last=name == names[-1])
         except ChainError as damage:
             torn = damage.status is ChainStatus.TORN_TAIL
             return AuditChainVerificationResult(
@@ -167,7 +167,7 @@ class TrailFiles:
             set_aside=aside,
         )
 
-    def newest_first(self) -> Iterator[AuditEvent]:
+    def newest_first(self) -> Generator[AuditEvent, None, None]:
         """
         Yield the events from the last to the first, reading no more than is asked for.
 
@@ -247,7 +247,7 @@ class TrailFiles:
         return index, max(0, beyond), Chain() if index == 0 and beyond <= 0 else None
 
     def _mend(self, fd: int, name: str, offset: int, rest: bytes, walk: Chain | None) -> int:
-        """Complete or set aside *rest*, which a crash left at *offset* behind the last whole record; return the size."""
+        """Complete or set aside *rest*, left by a crash behind the last whole record; return the file's new size."""
         if _is_whole(fd, name, offset, rest, walk):
             _write_all(fd, b"\n")
             _sync(fd)
@@ -278,7 +278,8 @@ class TrailFiles:
 
     def _write(self, bodies: list[bytes]) -> list[Seal]:
         fd, end = self._fd, self._end
-        assert fd is not None and end is not None  # noqa: S101 - the callers opened the file
+        assert fd is not None  # noqa: S101 - opened by the callers
+        assert end is not None  # noqa: S101
         sequence_number, checksum = end.chain.sequence_number, end.chain.checksum
         lines: list[bytes] = []
         seals: list[Seal] = []
@@ -304,11 +305,11 @@ class TrailFiles:
 
     # What follows needs no lock.
 
-    def _verify_file(self, name: str, walk: Chain, *, is_last: bool) -> None:
+    def _verify_file(self, name: str, walk: Chain, progress: Callable[[int], None] | None, *, is_last: bool) -> None:
         start = Chain(walk.sequence_number, walk.checksum)
         with self._reading(name) as fd:
             try:
-                _, size, rest = _follow(fd, name, 0, walk)
+                _, size, rest = _follow(fd, name, 0, walk, progress)
                 if not rest:
                     return
             except ChainError:
@@ -318,7 +319,7 @@ class TrailFiles:
                 walk.sequence_number, walk.checksum = start.sequence_number, start.checksum
                 size = 0
             with self._without_writers():
-                _, size, rest = _follow(fd, name, size, walk)
+                _, size, rest = _follow(fd, name, size, walk, progress)
                 if not rest:
                     return
                 if not is_last:
@@ -329,7 +330,7 @@ class TrailFiles:
                     )
 
     @contextlib.contextmanager
-    def _without_writers(self) -> Iterator[None]:
+    def _without_writers(self) -> Generator[None, None, None]:
         with _closing(os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)) as fd, _locked(fd, fcntl.LOCK_SH):
             yield
 
@@ -397,7 +398,7 @@ class FileStorage:
         self._at_once = durability == "write"
         self._commits = GroupCommit(self._files.append)
         self._appends = 0
-        _all_storages.add(self)
+        call_in_child(self._forget)
 
     def __repr__(self) -> str:
         return f"<FileStorage {str(self._files.directory)!r}>"
@@ -433,9 +434,14 @@ class FileStorage:
         """
         return await to_thread.run_sync(self._find, wanted, limit, limiter=anyio.CapacityLimiter(1))
 
-    async def verify(self) -> AuditChainVerificationResult:
-        """Check the whole chain, reading it in blocks; may run beside writers in any process."""
-        return await to_thread.run_sync(self._files.verify, limiter=anyio.CapacityLimiter(1))
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        """
+        Check the whole chain, reading it in blocks; may run beside writers in any process.
+
+        Args:
+            progress: Called in a worker thread, every few hundred records, with how many were checked so far.
+        """
+        return await to_thread.run_sync(self._files.verify, progress, limiter=anyio.CapacityLimiter(1))
 
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""
@@ -453,6 +459,8 @@ class FileStorage:
         return found
 
     def _forget(self) -> None:
+        # In a forked child. The lock belongs to the open directory, which parent and child have in common: closed
+        # without being unlocked, it stays the parent's.
         self._files.close()
         self._commits = GroupCommit(self._files.append)
 
@@ -461,21 +469,9 @@ class FileStorage:
             self._files.close()
 
 
-_all_storages: Final[weakref.WeakSet[FileStorage]] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    # A lock belongs to the open directory, which a forked child has in common with its parent: closed without being
-    # unlocked, it stays the parent's.
-    for storage in list(_all_storages):
-        storage._forget()  # noqa: SLF001
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-
-def _follow(fd: int, name: str, offset: int, walk: Chain | None) -> tuple[Chain | None, int, bytes]:
+def _follow(
+    fd: int, name: str, offset: int, walk: Chain | None, progress: Callable[[int], None] | None = None
+) -> tuple[Chain | None, int, bytes]:
     """
     Check the records of a file from *offset* on.
 
@@ -484,6 +480,7 @@ def _follow(fd: int, name: str, offset: int, walk: Chain | None) -> tuple[Chain 
         name: Its name, for the message.
         offset: Where to begin; without *walk*, at the first line that begins there or later.
         walk: The chain up to there; None to believe the first record.
+        progress: Told the last sequence number after each block.
 
     Returns:
         The chain up to the last whole record, if there is one; the offset behind that; what is there without a newline.
@@ -507,6 +504,8 @@ def _follow(fd: int, name: str, offset: int, walk: Chain | None) -> tuple[Chain 
                     walk = Chain.before(lines[0])
                 before = walk.sequence_number
                 walk.follow(lines)
+                if progress is not None:
+                    progress(walk.sequence_number)
             except ChainError as damage:
                 good = walk.sequence_number - before if walk is not None else 0
                 raise _placed(damage, fd, name, offset + sum(len(line) + 1 for line in lines[:good])) from None
@@ -592,7 +591,7 @@ def _sync(fd: int) -> None:
 
 
 @contextlib.contextmanager
-def _locked(fd: int, how: int) -> Iterator[None]:
+def _locked(fd: int, how: int) -> Generator[None, None, None]:
     fcntl.flock(fd, how)
     try:
         yield
@@ -601,7 +600,7 @@ def _locked(fd: int, how: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _closing(fd: int) -> Iterator[int]:
+def _closing(fd: int) -> Generator[int, None, None]:
     try:
         yield fd
     finally:

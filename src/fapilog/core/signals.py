@@ -116,5 +116,5 @@ def _name(receiver: object) -> str:
     """Return what to call *receiver* in a log: no `repr`, which may show what it holds."""
     while isinstance(receiver, functools.partial):
         receiver = receiver.func
-    named = receiver if hasattr(receiver, "__qualname__") else type(receiver)
-    return f"{named.__module__}.{named.__qualname__}"
+    named = getattr(receiver, "__qualname__", type(receiver).__qualname__)
+    return f"{receiver.__module__}.{named}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -66,8 +67,12 @@ class AuditStorage(Protocol):
         """Return the newest *limit* events that are wanted, the newest first."""
         ...
 
-    async def verify(self) -> AuditChainVerificationResult:
-        """Check the whole chain; what is wrong with it is returned, not raised."""
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        """
+        Check the whole chain; what is wrong with it is returned, not raised.
+
+        *progress*, if given, is called now and then with how many events were checked so far, in any thread.
+        """
         ...
 
     async def aclose(self) -> None:
