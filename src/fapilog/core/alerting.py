@@ -13,12 +13,14 @@ __all__ = [
     "AlertDispatcher",
     "DeliveryReport",
     "NoopAlertDispatcher",
+    "Outcome",
     "alert_dispatched",
     "alert_failed",
     "compliance_alert",
 ]
 
 Outcome = Literal["dispatched", "error", "timeout", "buffer_full", "cancelled", "stopped"]
+"""What became of an alert, in a few words that are fit for a metric's label."""
 
 
 class AlertDispatcher(Protocol):

@@ -19,7 +19,23 @@ from typing import Any, Final, NoReturn, Self, TypeVar
 import msgspec
 from msgspec.structs import force_setattr
 
-__all__ = ["AuditEvent", "AuditEventType", "AuditLogLevel", "ComplianceLevel", "ErrorDetails"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_TRACEBACK",
+    "MAX_VALUES",
+    "NO_METADATA",
+    "AuditEvent",
+    "AuditEventType",
+    "AuditLogLevel",
+    "ComplianceLevel",
+    "ErrorDetails",
+    "FrozenDict",
+    "FrozenList",
+    "frozen_mapping",
+    "member",
+    "tags",
+    "text",
+]
 
 # Deeper than any hand-written metadata; readers such as jq and browsers still follow.
 MAX_DEPTH: Final = 64

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,17 +33,17 @@ from .fork import call_in_child
 from .groupcommit import GroupCommit
 from .storage import EventFilter
 
-__all__ = ["MAX_RECORD_BYTES", "FileStorage", "TrailFiles"]
+__all__ = ["MAX_RECORD_BYTES", "FileStorage", "TrailFiles", "utc_now"]
 
 MAX_RECORD_BYTES: Final = 1 << 20
 """The longest record that is stored, and so the most that a reader must hold at once."""
 
 # How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
 # that a start does not take longer every day.
-CHECKED_BYTES: Final = 16 << 20
-BLOCK_BYTES: Final = 1 << 16
+_CHECKED_BYTES: Final = 16 << 20
+_BLOCK_BYTES: Final = 1 << 16
 # How often a caller that appends without ever waiting lets other tasks run.
-APPENDS_PER_YIELD: Final = 32
+_APPENDS_PER_YIELD: Final = 32
 
 _NAME: Final = re.compile(r"audit_\d{4}-\d\d-\d\d\.jsonl")
 _SET_ASIDE: Final = re.compile(_NAME.pattern + r"\.torn-\d+-[0-9a-f]+")
@@ -70,9 +71,9 @@ class TrailFiles:
     """
     The files of one trail.
 
-    All methods block. Those that write are called by one thread at a time; those that read may run beside them, in any
-    process. The lock is taken on the directory itself, so there is no lock file that someone could delete, and a
-    process that dies gives it up.
+    All methods block, and may be called by any thread of any process. Writers exclude each other with a lock on the
+    directory itself, so there is no lock file that someone could delete, and a process that dies gives it up. Readers
+    run beside them.
 
     Args:
         directory: Where the files are; made when the first record is stored.
@@ -84,6 +85,9 @@ class TrailFiles:
         self.directory = directory
         self._durable = durable
         self._now = now
+        # The lock on the directory keeps processes apart, and this one the threads of a process: an event loop that
+        # ends may leave a thread behind in the middle of a write.
+        self._mutex = threading.Lock()
         self._lock_fd: int | None = None
         self._fd: int | None = None
         self._end: _End | None = None
@@ -95,20 +99,21 @@ class TrailFiles:
         Raises:
             AuditStorageError: None of them is stored. The next append continues the chain where it was.
         """
-        try:
-            if self._lock_fd is None:
-                _make_directory(self.directory)
-                self._lock_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-            with _locked(self._lock_fd, fcntl.LOCK_EX):
-                if not self._is_up_to_date():
-                    self._catch_up()
-                self._begin_day()
-                return self._write(bodies)
-        except ChainError as damage:
-            raise AuditStorageError(f"{self.directory}: {damage}; nothing is appended") from damage
-        except OSError as error:
-            self._release()
-            raise self._cannot("append to", error) from error
+        with self._mutex:
+            try:
+                if self._lock_fd is None:
+                    _make_directory(self.directory)
+                    self._lock_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+                with _locked(self._lock_fd, fcntl.LOCK_EX):
+                    if not self._is_up_to_date():
+                        self._catch_up()
+                    self._begin_day()
+                    return self._write(bodies)
+            except ChainError as damage:
+                raise AuditStorageError(f"{self.directory}: {damage}; nothing is appended") from damage
+            except OSError as error:
+                self._release()
+                raise self._cannot("append to", error) from error
 
     def append_at_once(self, body: bytes) -> Seal | None:
         """
@@ -117,9 +122,11 @@ class TrailFiles:
         Raises:
             AuditStorageError: It is not stored.
         """
-        if self._lock_fd is None or self._end is None or self._today() > self._end.name:
+        if not self._mutex.acquire(blocking=False):
             return None
         try:
+            if self._lock_fd is None or self._end is None or self._today() > self._end.name:
+                return None
             with _locked(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 return self._write([body])[0] if self._is_up_to_date() else None
         except BlockingIOError:
@@ -127,11 +134,28 @@ class TrailFiles:
         except OSError as error:
             self._release()
             raise self._cannot("append to", error) from error
+        finally:
+            self._mutex.release()
 
     def close(self) -> None:
         """Close the files and forget where the trail ends; the next append looks again."""
+        with self._mutex:
+            self._release()
+            self._end = None
+
+    def forget(self) -> None:
+        """
+        Become as new, in a forked child.
+
+        The lock belongs to the open directory, which parent and child have in common: closed without being unlocked,
+        it stays the parent's.
+        """
+        self._mutex = threading.Lock()
         self._release()
         self._end = None
+
+    def __del__(self) -> None:
+        self._release()
 
     def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """Check every record, telling *progress* how many so far; what is wrong is returned, not raised."""
@@ -238,9 +262,9 @@ class TrailFiles:
                 raise ChainError(
                     ChainStatus.GAP, f"{known.name} was cut: it has {sizes[0]} bytes, and {known.size} were stored"
                 )
-            if sum(sizes) - known.size <= CHECKED_BYTES:
+            if sum(sizes) - known.size <= _CHECKED_BYTES:
                 return index, known.size, Chain(known.chain.sequence_number, known.chain.checksum)
-        index, beyond = len(names), -CHECKED_BYTES
+        index, beyond = len(names), -_CHECKED_BYTES
         while index > 0 and beyond < 0:
             index -= 1
             beyond += os.stat(self.directory / names[index]).st_size
@@ -418,7 +442,7 @@ class FileStorage:
             raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(body)}")
         if self._at_once and not self._commits.busy and (seal := self._files.append_at_once(body)):
             self._appends += 1
-            if self._appends % APPENDS_PER_YIELD == 0:
+            if self._appends % _APPENDS_PER_YIELD == 0:
                 await anyio.lowlevel.cancel_shielded_checkpoint()
             return seal
         return await self._commits.submit(body)
@@ -446,7 +470,7 @@ class FileStorage:
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""
         await self._commits.settle()
-        self._files.close()
+        await to_thread.run_sync(self._files.close, limiter=anyio.CapacityLimiter(1))
 
     def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
         found: list[AuditEvent] = []
@@ -459,14 +483,8 @@ class FileStorage:
         return found
 
     def _forget(self) -> None:
-        # In a forked child. The lock belongs to the open directory, which parent and child have in common: closed
-        # without being unlocked, it stays the parent's.
-        self._files.close()
+        self._files.forget()
         self._commits = GroupCommit(self._files.append)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_files"):
-            self._files.close()
 
 
 def _follow(
@@ -491,7 +509,7 @@ def _follow(
     skips = walk is None and offset > 0
     offset -= skips
     rest = b""
-    while block := os.pread(fd, BLOCK_BYTES, offset + len(rest)):
+    while block := os.pread(fd, _BLOCK_BYTES, offset + len(rest)):
         *lines, end = (rest + block).split(b"\n")
         behind = offset + len(rest) + len(block) - len(end)
         if skips and lines:
@@ -518,23 +536,26 @@ def _follow(
 def _lines_backwards(fd: int) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of a file from the last to the first, with their offsets; not what no newline ends."""
     offset = os.fstat(fd).st_size
-    rest: bytes | None = None
+    rest = b""
+    seen_newline = False
     while offset > 0:
-        size = min(BLOCK_BYTES, offset)
+        size = min(_BLOCK_BYTES, offset)
         offset -= size
-        block = os.pread(fd, size, offset)
-        first, *lines = (block if rest is None else block + rest).split(b"\n")
-        if rest is None:
-            # The last piece is behind the last newline: empty, or a record that is being written.
-            first, *lines = (first, *lines[:-1]) if lines else (b"",)
-        position = offset + len(first) + 1 + sum(len(line) + 1 for line in lines)
+        rest, *lines = (os.pread(fd, size, offset) + rest).split(b"\n")
+        if not seen_newline:
+            if not lines:
+                rest = b""
+                continue
+            # Behind the last newline is nothing, or a record that is being written.
+            lines.pop()
+            seen_newline = True
+        position = offset + len(rest) + 1 + sum(len(line) + 1 for line in lines)
         for line in reversed(lines):
             position -= len(line) + 1
             yield position, line
-        rest = first
         if len(rest) > MAX_RECORD_BYTES:
             raise _placed(ChainError(ChainStatus.UNREADABLE, "longer than a record can be"), fd, "a file", offset)
-    if rest:
+    if seen_newline:
         yield 0, rest
 
 
@@ -560,19 +581,22 @@ def _placed(damage: ChainError, fd: int, name: str, offset: int) -> ChainError:
 
 def _line_number(fd: int, offset: int) -> int:
     """Return the number of the line that begins at *offset*, counted from 1."""
-    blocks = (os.pread(fd, min(BLOCK_BYTES, offset - start), start) for start in range(0, offset, BLOCK_BYTES))
+    blocks = (os.pread(fd, min(_BLOCK_BYTES, offset - start), start) for start in range(0, offset, _BLOCK_BYTES))
     return 1 + sum(block.count(b"\n") for block in blocks)
 
 
 def _make_directory(directory: Path) -> None:
     """Make *directory*, mode 0700, and what is missing above it, so that a power cut does not take it away again."""
-    missing = [directory, *directory.parents]
-    missing = missing[: next(index for index, path in enumerate(missing) if path.is_dir())]
-    for path in reversed(missing):
-        with contextlib.suppress(FileExistsError) if path.is_dir() else contextlib.nullcontext():
-            os.mkdir(path, 0o700)
-        with _closing(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)) as fd:
-            os.fsync(fd)
+    if directory.is_dir():
+        return
+    _make_directory(directory.parent)
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        if not directory.is_dir():  # else another process was faster
+            raise
+    with _closing(os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY)) as fd:
+        os.fsync(fd)
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -1,0 +1,66 @@
+# On a fresh machine: `make demo` and `make test`. Everything lives in .venv and .envs; `make clean` removes both.
+
+.PHONY: help demo test check docs bench torture test-wheel test-pythons clean
+.DEFAULT_GOAL := help
+
+# The Python that .venv is made with; empty: the first one that will do.
+PYTHON ?=
+# How long each torture test goes on.
+TORTURE_SECONDS ?= 60
+
+bin := .venv/bin
+python := $(bin)/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/has-demo ## run the demonstration
+	$(bin)/fapilog demo
+
+test: .venv/has-dev ## run the tests on asyncio and trio, with coverage
+	@rm -f .coverage .coverage.*
+	$(python) -m coverage run -m pytest
+	@$(python) -m coverage combine --quiet
+	$(python) -m coverage report
+
+check: .venv/has-dev ## lint, types, docs, examples, structure
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	PATH="$(CURDIR)/$(bin):$$PATH" basedpyright
+	PATH="$(CURDIR)/$(bin):$$PATH" basedpyright --verifytypes fapilog --ignoreexternal
+	$(MAKE) docs
+	$(python) -m pytest -q docs README.md tests/test_structure.py
+
+docs: .venv/has-dev ## build the docs into docs/_build
+	$(python) -m sphinx -E -n -W --keep-going -q -b html docs docs/_build
+
+bench: .venv/has-dev ## measure against the peers
+	$(python) -m benchmarks
+
+torture: .venv/has-dev ## run the long campaigns, each for TORTURE_SECONDS
+	$(python) -m pytest -m torture -o faulthandler_timeout=0 --torture-seconds $(TORTURE_SECONDS) tests
+
+test-wheel: .venv/has-dev ## run the tests against the built wheel, without extras and with all
+	bash .ci/test-wheel $(python)
+
+test-pythons: .venv/has-dev ## run the tests on every other CPython that this machine has
+	bash .ci/test-pythons $(python)
+
+clean: ## remove everything that make has made
+	rm -rf .venv .envs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache dist docs/_build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/has-pip:
+	python=$$(bash .ci/find-python $(PYTHON)) && "$$python" -m venv --clear .venv
+	$(python) -m pip install -qq --upgrade pip  # --group needs pip 25.1
+	@touch $@
+
+.venv/has-demo: .venv/has-pip pyproject.toml
+	$(python) -m pip install -qq --editable '.[cli]'
+	@touch $@
+
+.venv/has-dev: .venv/has-pip pyproject.toml
+	$(python) -m pip install -qq --editable '.[all]' --group dev
+	@touch .venv/has-demo $@

@@ -1,0 +1,50 @@
+"""
+Run the Python examples of the docs and the README.
+
+The ``python`` blocks of a page run from top to bottom in one namespace and one empty directory, as if the reader had
+saved the page as a script. An ``output`` block after one of them is what it printed; ``...`` stands for any text.
+"""
+
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from doctest import ELLIPSIS, OutputChecker
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from sybil import Example, Sybil
+from sybil.evaluators.python import PythonEvaluator
+from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+_run = PythonEvaluator()
+
+
+def _python(example: Example) -> None:
+    with redirect_stdout(StringIO()) as printed:
+        _run(example)
+    example.namespace["printed"] = printed.getvalue()
+
+
+def _output(example: Example) -> str | None:
+    expected, printed = str(example.parsed), str(example.namespace["printed"])
+    if OutputChecker().check_output(expected, printed, ELLIPSIS):
+        return None
+    return f"Expected:\n{expected}\nPrinted:\n{printed}"
+
+
+@pytest.fixture(scope="module")
+def empty_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Be in an empty directory while the examples of one page run."""
+    path = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        yield path
+
+
+pytest_collect_file = Sybil(
+    parsers=[CodeBlockParser("python", _python), CodeBlockParser("output", _output), SkipParser()],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
+    setup=lambda namespace: namespace.update(__name__="__main__"),
+    teardown=dict.clear,  # drops the receivers that the page has connected
+    fixtures=["empty_directory"],
+).pytest()

@@ -1,0 +1,83 @@
+"""Every async test runs on asyncio and on trio, with a clock that jumps, and may not block the event loop."""
+
+import itertools
+import time
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import BlockBuster, BlockBusterFunction
+from hypothesis import settings
+
+from tests.clock import jumping_backend, stop_clock_in_threads
+
+# Calls to the disk that blockbuster does not know of by itself.
+_DISK = ("os.open", "os.fsync", "os.fdatasync", "os.ftruncate", "os.pread", "os.pwrite", "fcntl.flock", "fcntl.lockf")
+
+# Functions in which fapilog may block the loop, by the end of their file's path; each with its reason.
+MAY_BLOCK: dict[str, set[str]] = {
+    # What a handler of the application does is the application's choice.
+    "logging/__init__.py": {"callHandlers"},
+}
+
+# On a busy machine an example takes as long as it takes.
+settings.register_profile("fapilog", deadline=None)
+settings.load_profile("fapilog")
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
+    """Run the test on both backends; time jumps unless the test is marked ``real_time``."""
+    name: str = request.param
+    if request.node.get_closest_marker("real_time"):
+        return name
+    stop_clock_in_threads(monkeypatch)
+    return jumping_backend(name)
+
+
+@pytest.fixture(scope="session")
+def _blockbuster() -> BlockBuster:
+    watch = BlockBuster("fapilog")
+    for name in _DISK:
+        watch.functions[name] = BlockBusterFunction(None, name, scanned_modules="fapilog")
+    for function in watch.functions.values():
+        for file, names in MAY_BLOCK.items():
+            function.can_block_in(file, names)
+    return watch
+
+
+@pytest.fixture(autouse=True)
+def _nothing_blocks(request: pytest.FixtureRequest, _blockbuster: BlockBuster) -> Iterator[None]:
+    """Fail the test where fapilog blocks asyncio's loop; blockbuster can't see trio's."""
+    node = request.node
+    jumps = "anyio_backend" in request.fixturenames and request.getfixturevalue("anyio_backend_name") == "asyncio"
+    if not jumps or node.get_closest_marker("real_time") or node.get_closest_marker("may_block"):
+        yield
+        return
+    _blockbuster.activate()
+    try:
+        yield
+    finally:
+        _blockbuster.deactivate()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the torture tests."""
+    group = parser.getgroup("torture")
+    group.addoption("--torture-seconds", type=float, default=60.0, help="how long each torture test goes on")
+    group.addoption("--torture-round", type=int, default=0, help="the first round, to repeat one that failed")
+
+
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Count rounds until `--torture-seconds` are over, at least one; seed what is random with the number."""
+    option = request.config.option
+    end = time.monotonic() + option.torture_seconds
+
+    def count() -> Iterator[int]:
+        for number in itertools.count(option.torture_round):
+            print(f"round {number}")  # noqa: T201  shown when the test fails, for --torture-round
+            yield number
+            if time.monotonic() >= end:
+                return
+
+    return count()

@@ -1,0 +1,186 @@
+"""The rules that hold for all modules: who imports whom, what is public, and what is said about it."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+import fapilog
+
+ROOT = Path(fapilog.__file__).parent
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+PUBLIC = [path for path in MODULES if not any(re.match(r"_(?!_init__)", part) for part in path.parts)]
+
+HERE = Path(__file__).parent
+TESTS = sorted(path.relative_to(HERE) for path in HERE.rglob("test_*.py"))
+
+FOLDERS = {"core", "providers", "delivery", "observers", "storage", "testing"}
+MAY_IMPORT = {folder: {"core", folder} for folder in FOLDERS} | {
+    "__init__": {"core"},
+    "__main__": {"cli"},
+    "cli": {"fapilog", "cli", *FOLDERS},
+}
+CORE_MAY_IMPORT = sys.stdlib_module_names | {"anyio", "blinker", "msgspec", "fapilog"}
+
+# `import fapilog` pays for none of these.
+EXTRAS = {
+    "apprise",
+    "httpx2",
+    "opentelemetry",
+    "prometheus_client",
+    "psycopg",
+    "rich",
+    "sqlite3",
+    "stamina",
+    "typer",
+}
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
+
+
+def area(path: Path) -> str:
+    """Return the folder, or the module at the top, that *path* belongs to."""
+    return path.parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the full name of every module, and of every name taken from one, that *path* imports."""
+    package = ("fapilog", *path.parent.parts)
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - (node.level - 1)] if node.level else ()
+            module = ".".join([*base, *filter(None, [node.module])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def imported_areas(path: Path) -> Iterator[str]:
+    """Yield which of our areas *path* imports from; "fapilog" stands for the names at the top."""
+    for name in imported(path):
+        top, _, rest = name.partition(".")
+        if top == "fapilog":
+            first = rest.partition(".")[0]
+            yield first if first in FOLDERS | {"cli"} else "fapilog"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_imports_point_inwards(path: Path) -> None:
+    """A folder imports only from core and from itself; the command line may import all."""
+    assert set(imported_areas(path)) <= MAY_IMPORT[area(path)]
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if area(path) == "core"], ids=str)
+def test_core_needs_three_libraries(path: Path) -> None:
+    """The core imports blinker, anyio, msgspec and the standard library, nothing else."""
+    assert {name.partition(".")[0] for name in imported(path)} <= CORE_MAY_IMPORT
+
+
+def test_importing_loads_no_extra() -> None:
+    """A fresh `import fapilog` loads no library of an extra."""
+    script = "import sys, fapilog; print(*{name.partition('.')[0] for name in sys.modules})"
+    # Coverage starts in children by its environment, and loads sqlite3 itself.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    child = subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True)
+    assert not EXTRAS & set(child.stdout.split())
+
+
+def is_type_variable(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and ast.unparse(value.func) in {"TypeVar", "ParamSpec", "TypeVarTuple"}
+
+
+def bound(body: Iterable[ast.AST]) -> Iterator[tuple[str, bool]]:
+    """Yield each name that *body* binds, and whether it is only imported."""
+    for node in body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name, False
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                yield from ((alias.asname or alias.name.partition(".")[0], True) for alias in names)
+            case ast.Assign(targets=targets, value=value) if not is_type_variable(value):
+                written = [name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+                yield from ((name.id, False) for name in written if isinstance(name.ctx, ast.Store))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name, False
+            case ast.If() | ast.Try() | ast.ExceptHandler():
+                yield from bound(ast.iter_child_nodes(node))
+            case _:
+                pass
+
+
+def exported(module: ast.Module) -> list[str]:
+    """Return what `__all__` lists; nothing where there is none."""
+    for node in module.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=value):
+                return list(ast.literal_eval(value))
+            case _:
+                pass
+    return []
+
+
+@pytest.mark.parametrize("path", PUBLIC, ids=str)
+def test_all_lists_what_is_public(path: Path) -> None:
+    """`__all__` lists every public name that a module defines, and beyond these only names that it imports."""
+    module = parsed(path)
+    names = dict(bound(module.body))
+    own = {name for name, is_imported in names.items() if not is_imported and not name.startswith("_")}
+    listed = exported(module)
+    assert own <= set(listed) <= names.keys()
+    assert len(listed) == len(set(listed))
+
+
+def test_the_front_page_is_sorted_and_whole() -> None:
+    """`fapilog.__all__` is sorted, and each of its names is there."""
+    assert list(fapilog.__all__) == sorted(fapilog.__all__)
+    assert not [name for name in fapilog.__all__ if not hasattr(fapilog, name)]
+
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def definitions(body: Iterable[ast.AST], prefix: str = "") -> Iterator[tuple[str, Definition]]:
+    """Yield the classes and functions of *body* and the methods of its classes, each with its dotted name."""
+    for node in body:
+        if isinstance(node, Definition):
+            yield prefix + node.name, node
+        if isinstance(node, ast.ClassDef):
+            yield from definitions(node.body, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.If | ast.Try | ast.ExceptHandler):
+            yield from definitions(ast.iter_child_nodes(node), prefix)
+
+
+def is_variant(node: Definition) -> bool:
+    """Tell whether *node* is an overload or a setter, which its main form speaks for."""
+    return any(
+        ast.unparse(decorator).endswith(("overload", ".setter", ".deleter")) for decorator in node.decorator_list
+    )
+
+
+@pytest.mark.parametrize("path", PUBLIC, ids=str)
+def test_everything_public_is_described(path: Path) -> None:
+    """Every public module, class, function and method has a docstring."""
+    module = parsed(path)
+    public = [(name, node) for name, node in definitions(module.body) if not re.search(r"(^|\.)_", name)]
+    missing = [name for name, node in public if not is_variant(node) and not ast.get_docstring(node)]
+    assert ast.get_docstring(module)
+    assert not missing
+
+
+def is_one_sentence(text: str) -> bool:
+    return re.match(r"[^a-z\s]", text) is not None and text.endswith(".") and not re.search(r"[.!?]\s+[A-Z]|\n\n", text)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=str)
+def test_tests_say_one_sentence(path: Path) -> None:
+    """The docstring of every test is one sentence."""
+    module = ast.parse((HERE / path).read_text(encoding="utf-8"))
+    tests = [(name, node) for name, node in definitions(module.body) if node.name.startswith("test_")]
+    assert not [name for name, node in tests if not is_one_sentence(ast.get_docstring(node) or "")]
