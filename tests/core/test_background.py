@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from fapilog.core.background import Background, finish
+from fapilog.core.background import Background, in_own_task
 
 
 async def wait_then(done: list[str], name: str, *, seconds: float = 0) -> None:
@@ -172,15 +171,16 @@ async def test_what_is_held_may_own_tasks() -> None:
 async def test_an_error_on_entering_is_raised() -> None:
     """What entering a held context manager raises comes out of `hold`."""
 
-    @asynccontextmanager
-    async def manager() -> Any:
-        raise ValueError("no such host")
-        yield
+    class Manager:
+        async def __aenter__(self) -> None:
+            raise ValueError("no such host")
+
+        async def __aexit__(self, *_: object) -> None: ...
 
     background = Background()
     await background.enter()
     with pytest.raises(ValueError, match="no such host"):
-        await background.hold(manager())
+        await background.hold(Manager())
     await background.leave(timeout=1)
 
 
@@ -226,42 +226,42 @@ async def add(left: int, right: int) -> int:
     return left + right
 
 
-async def test_finish_returns_and_raises() -> None:
-    """`finish` returns what the call returns, and raises what it raises, as it is."""
+async def test_a_task_of_its_own_returns_and_raises() -> None:
+    """A call in a task of its own returns and raises as it would in the caller's."""
 
     async def fail() -> None:
         raise ValueError("v")
 
-    assert await finish(add, 1, 2) == 3
+    assert await in_own_task(add, 1, 2) == 3
     with pytest.raises(ValueError, match="v"):
-        await finish(fail)
+        await in_own_task(fail)
 
 
-async def test_finish_lets_a_cancellation_pass_afterwards() -> None:
-    """Cancelled meanwhile, the call is done to its end, and then the caller is cancelled."""
+async def shielded_then_not(done: list[str]) -> None:
+    """Do something that must be done, and then something that need not."""
+    with anyio.CancelScope(shield=True):
+        await wait_then(done, "must", seconds=5)
+    await wait_then(done, "need not", seconds=5)
+
+
+async def test_what_is_shielded_is_done_when_the_caller_is_cancelled() -> None:
+    """Cancelled meanwhile, the call does what it shields and nothing more, and the cancellation passes."""
     done: list[str] = []
     with anyio.move_on_after(1) as scope:
-        await finish(wait_then_late(done))
-        await anyio.lowlevel.checkpoint()
-        done.append("never")
+        await in_own_task(shielded_then_not, done)
     assert scope.cancelled_caught
-    assert done == ["a"]
-
-
-def wait_then_late(done: list[str]) -> Callable[[], Awaitable[None]]:
-    """Return a call that takes five seconds."""
-    return functools.partial(wait_then, done, "a", seconds=5)
+    assert done == ["must"]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_finish_withstands_the_cancelling_of_its_task() -> None:
-    """Cancelling its task as asyncio does, at any time, does not stop the call either."""
+async def test_what_is_shielded_withstands_the_cancelling_of_the_task() -> None:
+    """Cancelling the caller's task as asyncio does, at any time, does not stop what is shielded either."""
     for when in range(4):
         done: list[str] = []
-        task = asyncio.ensure_future(finish(wait_then_late(done)))
+        task = asyncio.ensure_future(in_own_task(shielded_then_not, done))
         for _ in range(when):
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert done == (["a"] if when else [])
+        assert done == (["must"] if when else [])

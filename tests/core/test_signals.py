@@ -2,7 +2,7 @@
 
 import functools
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -18,9 +18,9 @@ class Sender:
 
 
 @pytest.fixture
-def signal() -> Iterator[blinker.NamedSignal]:
+def signal() -> blinker.NamedSignal:
     """Return a signal of its own for the test."""
-    yield blinker.NamedSignal("test")
+    return blinker.NamedSignal("test")
 
 
 @pytest.fixture
@@ -61,7 +61,12 @@ async def test_receivers_of_every_shape(
 ) -> None:
     """Functions, coroutine functions, objects with an asynchronous __call__ and partials of it are all called."""
     calls, sender = Calls(), Sender()
-    receivers = [calls.plain, calls.coroutine, AsyncCallable(calls), functools.partial(AsyncCallable(calls), value=2)]
+    receivers: list[Callable[..., object]] = [
+        calls.plain,
+        calls.coroutine,
+        AsyncCallable(calls),
+        functools.partial(AsyncCallable(calls), value=2),
+    ]
     signal.connect(receivers[0])
     signal.connect(receivers[1], sender=sender)
     signal.connect(receivers[2])

@@ -24,7 +24,7 @@ import anyio.lowlevel
 
 from . import chain
 from .alerting import AlertDispatcher, NoopAlertDispatcher
-from .background import Background, finish
+from .background import Background, in_own_task
 from .chain import AuditChainVerificationResult, Chain, ChainError, ChainStatus
 from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member, text
 from .files import FileStorage
@@ -137,8 +137,8 @@ class AuditTrail:
         self._hostname = os.uname().nodename
         self._started_by: int | None = None
         self._total_events = self._error_events = self._security_events = 0
-        # The forwarder does not know the trail, so the signal's strong reference does not keep the trail alive.
-        compliance_alert.connect(self._forwarder.receive, sender=self, weak=False)
+        # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
+        compliance_alert.connect(self._forwarder.receive, sender=self)
         call_in_child(self._forget)
 
     # -- life
@@ -285,13 +285,8 @@ class AuditTrail:
             metadata=_merged(metadata) if "metadata" in metadata else metadata,
         )
         if self.policy.alerts_on(event):
-            # To its end even if the caller is cancelled: what is stored must be announced.
-            await finish(self._store_and_announce, event)
-            if self._background.entered:
-                # Lets the forwarder run, so that a tight loop does not fill its buffer.
-                await anyio.lowlevel.cancel_shielded_checkpoint()
-            else:
-                await self._background.settle()
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            await in_own_task(self._store_and_announce, event)
         else:
             await self._storage.append(event)
             self._count(event)
@@ -517,12 +512,19 @@ class AuditTrail:
         )
 
     async def _store_and_announce(self, event: AuditEvent) -> None:
-        stored = chain.sealed(event, await self._storage.append(event))
-        self._count(stored)
-        if getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert:
-            await self._send_compliance_alert(stored)
-        else:
-            self._announcer.call(self._send_compliance_alert, stored)
+        # Whatever happens to the caller meanwhile: what is stored must be announced.
+        with anyio.CancelScope(shield=True):
+            stored = chain.sealed(event, await self._storage.append(event))
+            self._count(stored)
+            if getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert:
+                await self._send_compliance_alert(stored)
+            else:
+                self._announcer.call(self._send_compliance_alert, stored)
+            if self._background.entered:
+                # Lets the forwarder run, so that a tight loop does not fill its buffer.
+                await anyio.lowlevel.checkpoint()
+        if not self._background.entered:
+            await self._background.settle()
 
     def _count(self, event: AuditEvent) -> None:
         self._total_events += 1

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-__all__ = ["Background", "finish"]
+__all__ = ["Background", "in_own_task"]
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class Background:
         while self._tasks is None and self._kept:
             calls = tuple(self._kept)
             self._kept.clear()
-            async with anyio.create_task_group() as tasks:
+            async with _task_group() as tasks:
                 for call in calls:
                     tasks.start_soon(_alone, call)
 
@@ -160,31 +160,41 @@ class _Held:
 
 async def _alone(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Await *call* in a task group of its own, so that a call which cancels the task it runs in ends alone."""
-    async with anyio.create_task_group() as tasks:
+    async with _task_group() as tasks:
         tasks.start_soon(call)
 
 
-async def finish(call: Callable[..., Awaitable[T]], *args: Any) -> T:
+async def in_own_task(call: Callable[..., Awaitable[T]], *args: Any) -> T:
     """
-    Await ``call(*args)`` to its end, whatever happens to the caller meanwhile; a cancellation passes afterwards.
+    Return what ``await call(*args)`` returns, or raise what it raises.
 
-    asyncio's own `Task.cancel` reaches into a shielded scope of the task itself, hence the second task.
+    When the caller is cancelled, the call is: but what it shields it has shielded. In the caller's own task it could
+    not, since asyncio's `Task.cancel` reaches into a shielded scope.
     """
     results: list[T] = []
     errors: list[Exception] = []
 
     async def run() -> None:
-        with anyio.CancelScope(shield=True):
-            try:
-                results.append(await call(*args))
-            except Exception as error:
-                errors.append(error)
+        try:
+            results.append(await call(*args))
+        except Exception as error:
+            errors.append(error)
 
-    async with anyio.create_task_group() as tasks:
+    async with _task_group() as tasks:
         tasks.start_soon(run)
     if errors:
         raise errors[0]
     return results[0]
+
+
+@asynccontextmanager
+async def _task_group() -> AsyncGenerator[TaskGroup, None]:
+    """Be a task group that raises a single exception as itself."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            yield tasks
+    except BaseExceptionGroup as group:
+        raise _only_one(group) from None
 
 
 def _only_one(group: BaseExceptionGroup[BaseException]) -> BaseException:

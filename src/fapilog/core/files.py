@@ -42,7 +42,7 @@ MAX_RECORD_BYTES: Final = 1 << 20
 # that a start does not take longer every day.
 _CHECKED_BYTES: Final = 16 << 20
 _BLOCK_BYTES: Final = 1 << 16
-# How often a caller that appends without ever waiting lets other tasks run.
+# How often a caller that appends without ever waiting lets other tasks run, and can be cancelled.
 _APPENDS_PER_YIELD: Final = 32
 
 _NAME: Final = re.compile(r"audit_\d{4}-\d\d-\d\d\.jsonl")
@@ -440,11 +440,12 @@ class FileStorage:
         body = chain.body(event)
         if len(body) > MAX_RECORD_BYTES - 512:
             raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(body)}")
-        if self._at_once and not self._commits.busy and (seal := self._files.append_at_once(body)):
+        if self._at_once:
             self._appends += 1
             if self._appends % _APPENDS_PER_YIELD == 0:
-                await anyio.lowlevel.cancel_shielded_checkpoint()
-            return seal
+                await anyio.lowlevel.checkpoint()
+            if not self._commits.busy and (seal := self._files.append_at_once(body)):
+                return seal
         return await self._commits.submit(body)
 
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:

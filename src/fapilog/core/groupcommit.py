@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 from anyio import to_thread
 
-from .background import finish
+from .background import in_own_task
 from .errors import AuditStorageError
 
 __all__ = ["GroupCommit"]
@@ -59,6 +60,7 @@ class GroupCommit(Generic[Item, Result]):
         Raises:
             Exception: What the commit raised.
         """
+        await anyio.lowlevel.checkpoint_if_cancelled()
         place: _Place[Item, Result] = _Place(item)
         self._waiting[place] = None
         try:
@@ -84,7 +86,7 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting.clear()
         self._finished = anyio.Event()
         try:
-            await finish(self._run_in_thread, batch)
+            await in_own_task(self._run_in_thread, batch)
         finally:
             for place in batch:
                 if not place.results and place.error is None:
@@ -94,10 +96,12 @@ class GroupCommit(Generic[Item, Result]):
 
     async def _run_in_thread(self, batch: list[_Place[Item, Result]]) -> None:
         try:
-            # A thread limiter of its own: the default one's tokens may all be taken by the application.
-            results = await to_thread.run_sync(
-                self._commit, [place.item for place in batch], limiter=anyio.CapacityLimiter(1)
-            )
+            # The thread can't be stopped, and its results are other callers' too. The limiter is its own: the tokens of
+            # the default one may all be taken by the application.
+            with anyio.CancelScope(shield=True):
+                results = await to_thread.run_sync(
+                    self._commit, [place.item for place in batch], limiter=anyio.CapacityLimiter(1)
+                )
         except Exception as error:
             for place in batch:
                 place.error = error
