@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -102,9 +102,12 @@ class Background:
         while self._tasks is None and self._kept:
             calls = tuple(self._kept)
             self._kept.clear()
-            async with _task_group() as tasks:
-                for call in calls:
-                    tasks.start_soon(_alone, call)
+            try:
+                async with anyio.create_task_group() as tasks:
+                    for call in calls:
+                        tasks.start_soon(_alone, call)
+            except BaseExceptionGroup as group:
+                raise _only_one(group) from None
 
     def forget(self) -> None:
         """Become as new, in a forked child: its calls are the parent's to run."""
@@ -160,7 +163,7 @@ class _Held:
 
 async def _alone(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Await *call* in a task group of its own, so that a call which cancels the task it runs in ends alone."""
-    async with _task_group() as tasks:
+    async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)
 
 
@@ -180,21 +183,14 @@ async def in_own_task(call: Callable[..., Awaitable[T]], *args: Any) -> T:
         except Exception as error:
             errors.append(error)
 
-    async with _task_group() as tasks:
-        tasks.start_soon(run)
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+    except BaseExceptionGroup as group:
+        raise _only_one(group) from None
     if errors:
         raise errors[0]
     return results[0]
-
-
-@asynccontextmanager
-async def _task_group() -> AsyncGenerator[TaskGroup, None]:
-    """Be a task group that raises a single exception as itself."""
-    try:
-        async with anyio.create_task_group() as tasks:
-            yield tasks
-    except BaseExceptionGroup as group:
-        raise _only_one(group) from None
 
 
 def _only_one(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -15,7 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Literal
@@ -83,8 +83,11 @@ class TrailFiles:
 
     def __init__(self, directory: Path, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
         self.directory = directory
+        self._path = os.fspath(directory)
         self._durable = durable
         self._now = now
+        self._day = 0
+        self._day_name = ""
         # The lock on the directory keeps processes apart, and this one the threads of a process: an event loop that
         # ends may leave a thread behind in the middle of a write.
         self._mutex = threading.Lock()
@@ -127,8 +130,11 @@ class TrailFiles:
         try:
             if self._lock_fd is None or self._end is None or self._today() > self._end.name:
                 return None
-            with _locked(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
                 return self._write([body])[0] if self._is_up_to_date() else None
+            finally:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -218,17 +224,15 @@ class TrailFiles:
         """Return whether nobody else appended, made a file or took ours away since we looked."""
         if self._fd is None or self._end is None:
             return False
-        file = os.fstat(self._fd)
         return (
-            file.st_size == self._end.size
-            and file.st_nlink > 0
-            and os.stat(self.directory).st_mtime_ns == self._end.directory_mtime
+            os.lseek(self._fd, 0, os.SEEK_END) == self._end.size
+            and os.stat(self._path).st_mtime_ns == self._end.directory_mtime
         )
 
     def _catch_up(self) -> None:
         """Check what was appended since we looked, or at first the end of the trail, and open its last file."""
         self._close_file()
-        directory = os.stat(self.directory)
+        directory = os.stat(self._path)
         if self._lock_fd is not None and not os.path.samestat(directory, os.fstat(self._lock_fd)):
             raise OSError(errno.ESTALE, "the directory was replaced by another")
         names = self._names()
@@ -246,7 +250,7 @@ class TrailFiles:
             offset = 0
         if walk is None:
             raise ChainError(ChainStatus.UNREADABLE, "no record was found")
-        self._end = _End(names[-1] if names else "", size, walk, os.stat(self.directory).st_mtime_ns)
+        self._end = _End(names[-1] if names else "", size, walk, os.stat(self._path).st_mtime_ns)
 
     def _where_to_check(self, names: list[str]) -> tuple[int, int, Chain | None]:
         """Return the index of a file, the offset in it to check from, and the chain up to there if that is known."""
@@ -298,7 +302,7 @@ class TrailFiles:
         self._close_file()
         self._fd = os.open(self.directory / today, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         self._sync_directory()
-        self._end = _End(today, 0, end.chain, os.stat(self.directory).st_mtime_ns)
+        self._end = _End(today, 0, end.chain, os.stat(self._path).st_mtime_ns)
 
     def _write(self, bodies: list[bytes]) -> list[Seal]:
         fd, end = self._fd, self._end
@@ -369,7 +373,12 @@ class TrailFiles:
             return []
 
     def _today(self) -> str:
-        return self._now().strftime("audit_%Y-%m-%d.jsonl")
+        """Return the name of today's file; made once a day, since `strftime` takes as long as writing a record."""
+        day = self._now().toordinal()
+        if day != self._day:
+            self._day = day
+            self._day_name = date.fromordinal(day).strftime("audit_%Y-%m-%d.jsonl")
+        return self._day_name
 
     def _sync_directory(self) -> None:
         with _closing(os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
@@ -470,7 +479,6 @@ class FileStorage:
 
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""
-        await self._commits.settle()
         await to_thread.run_sync(self._files.close, limiter=anyio.CapacityLimiter(1))
 
     def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
@@ -601,9 +609,9 @@ def _make_directory(directory: Path) -> None:
 
 
 def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, data[written:])
 
 
 def _sync(fd: int) -> None:

@@ -21,20 +21,21 @@ Result = TypeVar("Result")
 class _Place(Generic[Item, Result]):
     """One caller's place in a commit."""
 
-    __slots__ = ("error", "item", "results")
+    __slots__ = ("error", "item", "results", "woken")
 
     def __init__(self, item: Item) -> None:
         self.item = item
         self.results: list[Result] = []
         self.error: Exception | None = None
+        self.woken = anyio.Event()
 
 
 class GroupCommit(Generic[Item, Result]):
     """
     Commits items in a worker thread, one batch at a time.
 
-    There is no background task and no queue but the callers themselves: whoever finds no commit running runs the next
-    one, for all that wait.
+    There is no background task and no queue but the callers themselves. One of them leads: it commits the items of all
+    that wait, wakes them, and makes the first that came meanwhile the next leader.
 
     Args:
         commit: Called in a worker thread with a batch; returns the result of each item, in order, or raises for all.
@@ -43,12 +44,12 @@ class GroupCommit(Generic[Item, Result]):
     def __init__(self, commit: Callable[[list[Item]], list[Result]]) -> None:
         self._commit = commit
         self._waiting: dict[_Place[Item, Result], None] = {}
-        self._finished: anyio.Event | None = None
+        self._leader: _Place[Item, Result] | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a commit runs or anyone waits for one."""
-        return self._finished is not None or bool(self._waiting)
+        return self._leader is not None
 
     async def submit(self, item: Item) -> Result:
         """
@@ -63,38 +64,27 @@ class GroupCommit(Generic[Item, Result]):
         await anyio.lowlevel.checkpoint_if_cancelled()
         place: _Place[Item, Result] = _Place(item)
         self._waiting[place] = None
+        if self._leader is None:
+            self._leader = place
         try:
-            while not place.results:
-                if place.error is not None:
-                    # A new one for each caller: an exception collects the traceback of each place that raises it.
-                    raise type(place.error)(*place.error.args) from place.error
-                if self._finished is None:
-                    await self._run()
-                else:
-                    await self._finished.wait()
+            if self._leader is not place:
+                await place.woken.wait()
+            if self._leader is place:
+                await in_own_task(self._lead)
         finally:
             self._waiting.pop(place, None)
+            if self._leader is place:
+                self._leader = next(iter(self._waiting), None)
+                if self._leader is not None:
+                    self._leader.woken.set()
+        if place.error is not None:
+            # A new one for each caller: an exception collects the traceback of every place that raises it.
+            raise type(place.error)(*place.error.args) from place.error
         return place.results[0]
 
-    async def settle(self) -> None:
-        """Wait until no commit runs and nobody waits for one."""
-        while self._finished is not None:
-            await self._finished.wait()
-
-    async def _run(self) -> None:
+    async def _lead(self) -> None:
         batch = list(self._waiting)
         self._waiting.clear()
-        self._finished = anyio.Event()
-        try:
-            await in_own_task(self._run_in_thread, batch)
-        finally:
-            for place in batch:
-                if not place.results and place.error is None:
-                    place.error = AuditStorageError("interrupted while storing: the event may be stored or not")
-            self._finished.set()
-            self._finished = None
-
-    async def _run_in_thread(self, batch: list[_Place[Item, Result]]) -> None:
         try:
             # The thread can't be stopped, and its results are other callers' too. The limiter is its own: the tokens of
             # the default one may all be taken by the application.
@@ -102,9 +92,15 @@ class GroupCommit(Generic[Item, Result]):
                 results = await to_thread.run_sync(
                     self._commit, [place.item for place in batch], limiter=anyio.CapacityLimiter(1)
                 )
+            for place, result in zip(batch, results, strict=True):
+                place.results.append(result)
         except Exception as error:
             for place in batch:
                 place.error = error
-        else:
-            for place, result in zip(batch, results, strict=True):
-                place.results.append(result)
+        except BaseException:
+            for place in batch:
+                place.error = AuditStorageError("interrupted while storing: the event may be stored or not")
+            raise
+        finally:
+            for place in batch:
+                place.woken.set()
