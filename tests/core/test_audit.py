@@ -732,7 +732,7 @@ async def test_a_cancelled_caller_is_cancelled(trail: AuditTrail, recorder: Reco
     assert len(recorder.messages) == len(await trail.get_events())
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 @started_or_not
 async def test_task_cancel_loses_no_alert(trail: AuditTrail, recorder: Recorder, *, started: bool) -> None:
     """However a task is cancelled while it logs, what it stored is announced, and the chain stays whole."""
@@ -751,7 +751,7 @@ async def test_task_cancel_loses_no_alert(trail: AuditTrail, recorder: Recorder,
     assert (await trail.verify_chain_from_storage()).valid
 
 
-@pytest.mark.parametrize("anyio_backend", ["trio"])
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 async def test_exits_pass_through_a_receiver(trail: AuditTrail, error: type[BaseException]) -> None:
     """KeyboardInterrupt in a receiver is not contained: the event is stored, and the program ends."""

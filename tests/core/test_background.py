@@ -93,7 +93,7 @@ async def test_cancellation_outside_does_not_reach_the_calls() -> None:
 
 
 @pytest.mark.parametrize("entered", [True, False])
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_a_call_that_cancels_its_task_ends_alone(*, entered: bool) -> None:
     """A call that raises CancelledError, or cancels the task it is in, takes no other call and no caller with it."""
     done: list[str] = []
@@ -120,7 +120,7 @@ async def test_a_call_that_cancels_its_task_ends_alone(*, entered: bool) -> None
     assert done == ["a", "b"]
 
 
-@pytest.mark.parametrize("anyio_backend", ["trio"])
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
 async def test_keyboard_interrupt_passes_through() -> None:
     """A KeyboardInterrupt in a call comes out where the background is left, as itself."""
 
@@ -134,7 +134,7 @@ async def test_keyboard_interrupt_passes_through() -> None:
         await background.leave(timeout=1)
 
 
-@pytest.mark.parametrize("anyio_backend", ["trio"])
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
 async def test_several_exceptions_stay_a_group() -> None:
     """More than one exception that is nobody's to handle comes out as a group."""
 
@@ -253,7 +253,7 @@ async def test_what_is_shielded_is_done_when_the_caller_is_cancelled() -> None:
     assert done == ["must"]
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_what_is_shielded_withstands_the_cancelling_of_the_task() -> None:
     """Cancelling the caller's task as asyncio does, at any time, does not stop what is shielded either."""
     for when in range(4):

@@ -224,7 +224,7 @@ async def test_a_cancelled_caller_is_reported() -> None:
     assert rig.outcomes == {"1": "cancelled"}
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 @pytest.mark.parametrize("how", ["raises", "cancels"])
 async def test_a_dispatcher_that_cancels_itself(how: str, *, started: bool) -> None:
     """A dispatcher that ends its own task fails its own alert only."""
@@ -262,7 +262,7 @@ async def test_a_dispatcher_that_ignores_cancellation_has_delivered() -> None:
     assert rig.outcomes == {"1": "dispatched"}
 
 
-@pytest.mark.parametrize("anyio_backend", ["trio"])
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
 async def test_keyboard_interrupt_in_a_dispatcher_passes_through() -> None:
     """KeyboardInterrupt is not a dispatcher's failure: it comes out, and the alert is reported."""
     rig = Rig(Dispatcher(always=KeyboardInterrupt()))

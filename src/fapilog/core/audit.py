@@ -114,7 +114,7 @@ class AuditTrail:
         _require("alert_concurrency", alert_concurrency, at_least=1)
         _require("alert_buffer", alert_buffer, at_least=1)
         _require("stop_timeout", stop_timeout, at_least=0)
-        self.policy = CompliancePolicy() if policy is None else policy
+        self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
         self._storage: AuditStorage = (
             FileStorage(Path("audit_logs") if storage_path is None else storage_path, durability=durability)
             if storage is None

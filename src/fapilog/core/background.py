@@ -33,7 +33,7 @@ class Background:
         self._running: set[anyio.CancelScope] = set()
         self._idle: anyio.Event | None = None
         self._held: _Held | None = None
-        self.leaving = False
+        self.leaving: bool = False
 
     @property
     def entered(self) -> bool:

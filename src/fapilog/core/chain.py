@@ -143,8 +143,8 @@ class Chain:
     """
 
     def __init__(self, sequence_number: int = 0, checksum: str | None = None) -> None:
-        self.sequence_number = sequence_number
-        self.checksum = checksum
+        self.sequence_number: int = sequence_number
+        self.checksum: str | None = checksum
 
     @classmethod
     def before(cls, line: bytes) -> Chain:

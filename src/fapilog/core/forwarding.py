@@ -91,8 +91,8 @@ class AlertForwarder:
         self._lanes = 0
         self._home: _Home | None = None
         self._received = 0
-        self.dispatched = 0
-        self.failed = 0
+        self.dispatched: int = 0
+        self.failed: int = 0
 
     @property
     def waiting(self) -> int:

@@ -92,8 +92,8 @@ class GroupCommit(Generic[Item, Result]):
                 results = await to_thread.run_sync(
                     self._commit, [place.item for place in batch], limiter=anyio.CapacityLimiter(1)
                 )
-            for place, result in zip(batch, results, strict=True):
-                place.results.append(result)
+                for place, result in zip(batch, results, strict=True):
+                    place.results.append(result)
         except Exception as error:
             for place in batch:
                 place.error = error

@@ -1,0 +1,17 @@
+"""The `fapilog` command: `demo` shows the trail at work, `verify` checks one. Its libraries are the extra ``cli``."""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command; without the libraries of the extra, say how to get them and exit with 2."""
+    try:
+        from .commands import app  # noqa: PLC0415 - only here, so that there is an answer where a library is missing
+    except ModuleNotFoundError as missing:
+        if (missing.name or "fapilog").startswith("fapilog"):
+            raise
+        sys.stderr.write(f'fapilog: this needs {missing.name}, which comes with: pip install "fapilog[cli]"\n')
+        sys.exit(2)
+    app(prog_name="fapilog")

@@ -1,0 +1,126 @@
+"""The commands, as typer takes them."""
+
+import contextlib
+import functools
+import importlib.util
+import shlex
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import anyio
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+
+from .. import AuditChainVerificationResult, AuditTrail
+from .demo import REQUESTS, run
+from .screen import Output, Screen, verdict
+
+__all__ = ["app", "demo", "verify"]
+
+_NOT_AS_IT_SHOULD_BE: Final = 1
+_CANNOT: Final = 2
+_INTERRUPTED: Final = 130
+
+app: Final = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    # A traceback with the values of variables may show somebody's data.
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _fapilog() -> None:
+    """A hash-chained, durable audit trail that alerts."""
+
+
+@app.command()
+def demo(
+    *,
+    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="What it runs on.")] = "asyncio",
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, writable=True, help="Leave the trail in DIR: empty, or new."),
+    ] = None,
+) -> None:
+    """
+    See a trail at work.
+
+    A small HIPAA service on loopback handles a few hundred requests; its alerts go to an HTTP receiver and to a log.
+    Then its trail is verified, one byte of it is changed, and it is verified again. That takes some seconds, and
+    leaves nothing behind unless --keep is given.
+
+    Exit code: 0 if everything was as it should be, 1 if not, 130 if it was interrupted.
+    """
+    if importlib.util.find_spec(backend) is None:
+        raise typer.BadParameter(f"needs the package of that name: pip install {backend}", param_hint="--backend")
+    screen = Screen(Output(), requests=REQUESTS)
+    with _directory(keep) as directory:
+        as_it_should_be = anyio.run(functools.partial(run, screen, directory), backend=backend)
+    if as_it_should_be is None:
+        raise typer.Exit(_INTERRUPTED)
+    if keep is None:
+        screen.heading(f"The trail was in {directory}. Try: fapilog demo --keep DIR, then fapilog verify DIR")
+    else:
+        screen.heading(f"The trail is in {directory}. Try: fapilog verify {shlex.quote(str(directory))}")
+    raise typer.Exit(0 if as_it_should_be else _NOT_AS_IT_SHOULD_BE)
+
+
+@contextlib.contextmanager
+def _directory(keep: Path | None) -> Generator[Path, None, None]:
+    """Yield an empty directory: *keep*, or one that is gone afterwards."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="fapilog-") as name:
+            yield Path(name)
+        return
+    try:
+        keep.mkdir(mode=0o700, parents=True, exist_ok=True)
+        empty = not any(keep.iterdir())
+    except OSError as error:
+        raise typer.BadParameter(f"{keep}: {error.strerror}", param_hint="--keep") from error
+    if not empty:
+        # It might be a trail, and the demonstration damages it.
+        raise typer.BadParameter(f"{keep} is not empty", param_hint="--keep")
+    yield keep
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
+) -> None:
+    """
+    Check whether a trail is intact.
+
+    Says what is wrong with it and where. It may be written to meanwhile. Records that were cut off its very end can't
+    be seen from inside a chain.
+
+    Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
+    """
+    result = anyio.run(_verify, directory)
+    if result.valid and not any(directory.glob("audit_*.jsonl")):
+        typer.echo(f"fapilog: there is no trail in {directory}", err=True)
+        raise typer.Exit(_CANNOT)
+    if as_json:
+        typer.echo(msgspec.json.encode(result))
+    else:
+        Output().print(verdict(result), soft_wrap=True)
+    could_not_read = not result.valid and result.first_invalid_sequence is None
+    raise typer.Exit(_CANNOT if could_not_read else 0 if result.valid else _NOT_AS_IT_SHOULD_BE)
+
+
+async def _verify(directory: Path) -> AuditChainVerificationResult:
+    # Not on the output: that may be piped while somebody watches.
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
+        task = progress.add_task("", total=None)
+        return await AuditTrail(storage_path=directory).verify_chain_from_storage(
+            lambda checked: progress.update(task, completed=checked)
+        )

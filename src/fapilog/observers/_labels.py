@@ -1,0 +1,23 @@
+"""What alerts are told apart by: few values, and none that came from outside."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+__all__ = ["SECONDS", "label"]
+
+# From a dispatcher in the process to the end of a full buffer that waits for one that hangs.
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
+def label(kind: type[Enum], value: object) -> str:
+    """
+    Return *value* as one of the values of *kind*, or "other".
+
+    Anyone may send `compliance_alert` by hand, with any severity and about any event.
+    """
+    try:
+        return str(kind(value).value)
+    except ValueError:
+        return "other"

@@ -1,0 +1,427 @@
+"""
+For your tests: a dispatcher that remembers what it was given, and a check of any dispatcher against the contract.
+
+Both work on asyncio and on trio, with any test runner.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import logging
+import math
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import anyio
+import msgspec
+
+from .core.alerting import AlertDispatcher
+from .core.audit import AuditTrail
+from .core.errors import DeliveryError
+from .core.events import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
+
+__all__ = ["RecordedAlert", "RecordingDispatcher", "check_dispatcher"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedAlert:
+    """
+    One call of a `RecordingDispatcher`.
+
+    Attributes:
+        event: As it was given.
+        severity: As it was given.
+        channel: As it was given; None if it was left out.
+    """
+
+    event: AuditEvent
+    severity: str
+    channel: str | None
+
+
+class RecordingDispatcher:
+    """
+    Remembers every alert when it is called, then does as it is told.
+
+    Args:
+        wait: Awaited in each call: ``anyio.sleep_forever`` makes it hang, the `wait` of an `anyio.Event` makes it wait
+            for you.
+        error: Raised by each call, after the wait.
+
+    Attributes:
+        alerts: What came, in the order of the calls.
+        wait: As above; it may be changed between calls.
+        error: As above; it may be changed between calls.
+    """
+
+    def __init__(
+        self, *, wait: Callable[[], Awaitable[object]] | None = None, error: BaseException | None = None
+    ) -> None:
+        self.alerts: list[RecordedAlert] = []
+        self.wait = wait
+        self.error = error
+        self._came: anyio.Event | None = None
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Remember the alert, then wait and raise if told to."""
+        self.alerts.append(RecordedAlert(event=event, severity=severity, channel=channel))
+        if self._came is not None:
+            self._came.set()
+            self._came = None
+        if self.wait is not None:
+            await self.wait()
+        if self.error is not None:
+            raise self.error
+
+    async def wait_for(self, count: int) -> list[RecordedAlert]:
+        """
+        Wait until *count* alerts have come since this dispatcher was made, and return all that have.
+
+        There is no limit in time; `anyio.fail_after` sets one.
+        """
+        while len(self.alerts) < count:
+            self._came = self._came or anyio.Event()
+            await self._came.wait()
+        return list(self.alerts)
+
+
+async def check_dispatcher(
+    make: Callable[[], AlertDispatcher],
+    *,
+    failing: Callable[[], AlertDispatcher] | None = None,
+    secrets: Iterable[str] = (),
+    timeout: float = 10.0,
+) -> None:
+    """
+    Check that a dispatcher keeps the contract of `AlertDispatcher`; return if it does.
+
+    - An `AuditTrail` takes it, and `send_alert` takes what the trail gives: the event by position, *severity* and
+      *channel* by name, and *channel* may be left out.
+    - It delivers every type of event at every severity, and returns None.
+    - Whatever text an event holds, it delivers the alert, or raises `DeliveryError`: nobody may be able to stop the
+      alert about themselves.
+    - It does not change the event.
+    - Calls overlap.
+    - Wherever a call waits, cancellation ends it, and passes; the dispatcher works afterwards.
+    - With *failing*: it raises when the other side does not take the alert.
+    - With *secrets*: neither its `repr` and `str`, nor its exceptions and what is behind them, nor what is logged shows
+      one of them. For this the root logger is set to DEBUG meanwhile.
+
+    It runs on the event loop that it is called in; run it on asyncio and on trio if you support both. A call that
+    shields itself from cancellation for ever makes it hang.
+
+    Args:
+        make: Makes a dispatcher whose other side takes alerts, such as a fake; each part of the check has one of its
+            own. An asynchronous context manager is entered first and left afterwards.
+        failing: Makes one whose other side takes no alert.
+        secrets: Parts of what *make* and *failing* put into a dispatcher that nobody may see.
+        timeout: Seconds that a call may take, and that it may take to end when it is cancelled.
+
+    Raises:
+        AssertionError: It does not. The message says what was expected.
+    """
+    hidden = tuple(secrets)
+    with _hidden_in_logs(hidden):
+        for clause in _CLAUSES:
+            await _check(make(), clause, hidden, timeout)
+        if failing is not None:
+            await _check(failing(), _raises_if_not_delivered, hidden, timeout)
+
+
+async def _check(
+    dispatcher: AlertDispatcher,
+    clause: Callable[[_Subject], Awaitable[None]],
+    secrets: tuple[str, ...],
+    timeout: float,
+) -> None:
+    failure: AssertionError | None = None
+    manager = dispatcher if isinstance(dispatcher, AbstractAsyncContextManager) else nullcontext()
+    async with manager:
+        try:
+            await clause(_Subject(dispatcher, secrets, timeout))
+            _require_hidden(secrets, [repr(dispatcher), str(dispatcher)], "the repr or str of the dispatcher")
+        except AssertionError as error:
+            # Raised outside, where no task group of the dispatcher wraps it.
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+class _Subject:
+    """The dispatcher that is checked, and what is asked of each call of it."""
+
+    def __init__(self, dispatcher: AlertDispatcher, secrets: tuple[str, ...], timeout: float) -> None:
+        self.dispatcher = dispatcher
+        self.timeout = timeout
+        self._secrets = secrets
+
+    def call(self, event: AuditEvent, **channel: str | None) -> Coroutine[Any, Any, object]:
+        """Call the dispatcher about *event*, as the trail does."""
+        return self.dispatcher.send_alert(event, severity=event.log_level.value, **channel)
+
+    async def outcome(self, event: AuditEvent, **channel: str | None) -> Exception | None:
+        """Send *event*, and return what was raised; fail on what no call may do."""
+        before = msgspec.json.encode(event)
+        returned: object = None
+        raised: Exception | None = None
+        with anyio.move_on_after(self.timeout) as limit:
+            try:
+                returned = await self.call(event, **channel)
+            except Exception as error:
+                raised = error
+            except (KeyboardInterrupt, anyio.get_cancelled_exc_class()):
+                raise
+            except BaseException as error:
+                self.fail("raise nothing but exceptions of class Exception", because=error)
+        if limit.cancelled_caught:
+            self.fail(f"return within {self.timeout:g} s")
+        if returned is not None:
+            self.fail(f"return None, and not a {type(returned).__qualname__}")
+        if msgspec.json.encode(event) != before:
+            self.fail("leave the event as it is")
+        if raised is not None:
+            _require_hidden(self._secrets, _printed(raised), "an exception")
+        return raised
+
+    async def deliver(self, event: AuditEvent, **channel: str | None) -> None:
+        """Send *event*, and fail if anything is raised."""
+        error = await self.outcome(event, **channel)
+        if error is not None:
+            self.fail(f"deliver an alert of type {event.event_type.value} and severity {event.log_level.value}", error)
+
+    def fail(self, expected: str, because: BaseException | None = None) -> NoReturn:
+        """Say what `send_alert` should do, and what it raised instead."""
+        if because is None:
+            raise AssertionError(f"send_alert should {expected}")
+        _require_hidden(self._secrets, _printed(because), "an exception")
+        raise AssertionError(f"send_alert should {expected}; it raised {type(because).__qualname__}") from because
+
+
+async def _is_taken_by_the_trail(subject: _Subject) -> None:
+    try:
+        AuditTrail(alert_dispatcher=subject.dispatcher)
+    except TypeError as error:
+        raise AssertionError(str(error)) from None
+    parameters = inspect.signature(subject.dispatcher.send_alert)
+    for keywords in ({"severity": "info", "channel": None}, {"severity": "info"}):
+        try:
+            parameters.bind(_event(), **keywords)
+        except TypeError as error:
+            raise AssertionError(
+                f"send_alert should take (event, *, severity, channel=None); given {' and '.join(keywords)}: {error}"
+            ) from None
+
+
+async def _delivers_every_kind(subject: _Subject) -> None:
+    channels: Iterator[dict[str, str | None]] = itertools.cycle(({}, {"channel": None}, {"channel": "#on-call"}))
+    for event_type, log_level in itertools.product(AuditEventType, AuditLogLevel):
+        await subject.deliver(_event(event_type, log_level), **next(channels))
+
+
+async def _delivers_any_text(subject: _Subject) -> None:
+    for words in _WORDS:
+        error = await subject.outcome(_event(words=words))
+        if error is not None and not isinstance(error, DeliveryError):
+            subject.fail(f"deliver an alert that says {words[:30]!r}, or refuse it with a DeliveryError", error)
+
+
+async def _overlaps(subject: _Subject) -> None:
+    failures: list[AssertionError] = []
+
+    async def deliver(number: int) -> None:
+        try:
+            await subject.deliver(_event(words=f"overlapping call {number}"))
+        except AssertionError as failure:
+            failures.append(failure)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(_CALLS_AT_ONCE):
+            tasks.start_soon(deliver, number)
+    if failures:
+        raise AssertionError(f"calls should overlap; of {_CALLS_AT_ONCE} at once one failed") from failures[0]
+
+
+async def _lets_cancellation_pass(subject: _Subject) -> None:
+    for wait in range(_MOST_WAITS):
+        call = _Cancelled(subject.call(_event()), wait)
+        error: Exception | None = None
+        began = anyio.current_time()
+        with anyio.move_on_after(subject.timeout) as limit:
+            try:
+                with call.scope:
+                    await call
+            except Exception as raised:
+                error = raised
+        if error is not None:
+            subject.fail("let a cancellation pass", error)
+        if call.deaf or limit.cancelled_caught or anyio.current_time() - began > subject.timeout:
+            subject.fail(f"end within {subject.timeout:g} s when it is cancelled")
+        if call.told and not call.scope.cancelled_caught:
+            subject.fail("let a cancellation pass, and not return as if the alert were delivered")
+        await subject.deliver(_event(words="after a cancellation"))
+        if not call.scope.cancel_called:
+            return
+
+
+async def _raises_if_not_delivered(subject: _Subject) -> None:
+    if await subject.outcome(_event()) is None:
+        subject.fail("raise if the other side does not take the alert: returning means that it has it")
+
+
+_CLAUSES: Final = (
+    _is_taken_by_the_trail,
+    _delivers_every_kind,
+    _delivers_any_text,
+    _overlaps,
+    _lets_cancellation_pass,
+)
+
+# As many as a trail makes by default.
+_CALLS_AT_ONCE: Final = 8
+# Of a call that waits more often, only the first waits are tried.
+_MOST_WAITS: Final = 100
+# A call that was cancelled is told again whenever it waits; one that is told so often will not listen.
+_MOST_TELLINGS: Final = 100
+
+_WORDS: Final = (
+    "",
+    "\x00 and \x1b[31m and \x7f",
+    "half a pair \ud83d",
+    "one\r\nBcc: everyone@example.com\n\n.\n",
+    "\u202eright to left, \u2028 and \ufeff",
+    "<!channel> <@U123> @everyone &amp; </b><script>alert(1)</script>",
+    "%s %(name)s %n {0} {name} ${name} {{ name }} `id` $(id) \\",
+    "\"quoted\" and 'quoted'; -- ]]> */",
+    "\U0001f9d1\u200d\U0001f692 e\u0301 \uffff",
+    "long " * 20_000,
+)
+
+
+def _event(
+    event_type: AuditEventType = AuditEventType.SECURITY_VIOLATION,
+    log_level: AuditLogLevel = AuditLogLevel.CRITICAL,
+    words: str = "someone opened the safe",
+) -> AuditEvent:
+    """Return a stored event that says *words* wherever an event can say anything."""
+    return AuditEvent(
+        event_type=event_type,
+        log_level=log_level,
+        message=words,
+        component=words,
+        operation=words,
+        user_id=words,
+        session_id=words,
+        request_id=words,
+        client_ip=words,
+        user_agent=words,
+        error=ErrorDetails.of(ValueError(words)),
+        data_classification=words,
+        regulatory_tags=(words,),
+        metadata={words: words, "nested": {"list": [words, 1, None, 0.5, True]}},
+        sequence_number=1,
+        checksum="0" * 64,
+    )
+
+
+class _Cancelled:
+    """
+    A call that is cancelled while it waits, to be awaited inside of its `scope`.
+
+    Attributes:
+        scope: Is cancelled when the call waits.
+        told: Whether the call was told so, there and then.
+        deaf: Whether it was told again and again, and went on.
+    """
+
+    def __init__(self, call: Coroutine[Any, Any, object], wait: int) -> None:
+        self._call = call
+        self._wait = wait
+        self._tellings = 0
+        self.scope = anyio.CancelScope()
+        self.told = False
+        self.deaf = False
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Stand between the call and the event loop, any event loop: a call yields when it waits."""
+        step = functools.partial(self._call.send, None)
+        for wait in itertools.count():
+            try:
+                request = step()
+            except StopIteration:
+                return
+            reached = wait == self._wait and self._cancel()
+            try:
+                answer = yield request
+            except BaseException as raised:
+                error: object = raised
+                step = functools.partial(self._call.throw, raised)
+            else:
+                # Trio does not throw an error, but answers with it, as an `outcome.Error`.
+                error = getattr(answer, "error", None)
+                step = functools.partial(self._call.send, answer)
+            if self.scope.cancel_called and isinstance(error, anyio.get_cancelled_exc_class()):
+                self.told |= reached
+                self._tellings += 1
+                if self._tellings > _MOST_TELLINGS:
+                    self.deaf = True
+                    self._call.close()
+                    raise error
+
+    def _cancel(self) -> bool:
+        """Cancel the call, and return whether that reaches it: not behind a shield, nor where it cancelled itself."""
+        before = anyio.current_effective_deadline()
+        self.scope.cancel()
+        return before > -math.inf and anyio.current_effective_deadline() == -math.inf
+
+
+def _printed(error: BaseException) -> Iterator[str]:
+    """Yield what anything that reports *error* may print, of what is behind it too."""
+    yield "".join(traceback.format_exception(error))
+    behind: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while behind:
+        each = behind.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield from (str(each), repr(each))
+        behind += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+
+
+def _require_hidden(secrets: tuple[str, ...], texts: Iterable[str], where: str) -> None:
+    for text, (number, secret) in itertools.product(texts, enumerate(secrets, 1)):
+        if secret in text:
+            raise AssertionError(f"secrets should stay hidden; {where} shows number {number} of them")
+
+
+@contextmanager
+def _hidden_in_logs(secrets: tuple[str, ...]) -> Generator[None]:
+    if not secrets:
+        yield
+        return
+    handler = _ToList()
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+    for name, text in handler.texts:
+        _require_hidden(secrets, [text], f"a record of the logger {name}")
+
+
+class _ToList(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[tuple[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts += [(record.name, self.format(record)), (record.name, repr(vars(record)))]

@@ -1,0 +1,376 @@
+"""The command, as people run it: in a terminal, in a pipe, and without its extra."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import anyio
+import pytest
+
+from fapilog import AuditEventType, AuditTrail
+from fapilog.cli import main
+from fapilog.cli.clinic import LOOPBACK, OnCall, Request, serve
+from fapilog.testing import check_dispatcher
+
+LIBRARIES = ("typer", "rich", "prometheus_client")
+
+needs_extra = pytest.mark.skipif(not all(map(find_spec, LIBRARIES)), reason="needs the extra cli")
+
+COMMAND = [sys.executable, "-m", "fapilog"]
+NOT_VALID = re.compile(r"NOT VALID: (audit_\S+\.jsonl), line (\d+): record (\d+) was altered")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """Return the directory where the command puts what is temporary."""
+    path = tmp_path / "temporary"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def environment(empty: Path) -> dict[str, str]:
+    """Return the environment of somebody who asked for nothing special."""
+    asked_for = {"CLICOLOR", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+    usual = {name: value for name, value in os.environ.items() if name not in asked_for}
+    return {**usual, "TMPDIR": str(empty), "TERM": "xterm-256color"}
+
+
+def piped(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the command with its output piped; it may take as long as the demonstration promises."""
+    return subprocess.run([*COMMAND, *arguments], env=env, capture_output=True, text=True, timeout=20, check=False)
+
+
+class Terminal:
+    """A terminal of 24 lines that the command runs in, and what it shows."""
+
+    def __init__(self, *arguments: str, env: dict[str, str]) -> None:
+        self._fd, inner = pty.openpty()
+        termios.tcsetwinsize(inner, (24, 80))
+        self.process = subprocess.Popen([*COMMAND, *arguments], env=env, stdin=inner, stdout=inner, stderr=inner)
+        os.close(inner)
+        self.shown = ""
+
+    def read_until(self, text: str) -> None:
+        """Read until *text* is shown."""
+        for piece in self._pieces():
+            self.shown += piece
+            if text in self.shown:
+                return
+        raise AssertionError(f"{text!r} was not shown in {self.shown!r}")
+
+    def read_to_the_end(self) -> int:
+        """Read until the command ends, and return its exit code."""
+        self.shown += "".join(self._pieces())
+        os.close(self._fd)
+        return self.process.wait(timeout=20)
+
+    def _pieces(self) -> Iterator[str]:
+        while True:
+            try:
+                piece = os.read(self._fd, 65_536)
+            except OSError:  # how Linux tells the end
+                return
+            if not piece:
+                return
+            yield piece.decode(errors="replace")
+
+
+def colours(shown: str) -> set[str]:
+    """Return the codes for colours, of the foreground and the background, that *shown* holds."""
+    codes = (code for group in re.findall(r"\x1b\[([\d;]+)m", shown) for code in group.split(";"))
+    return {code for code in codes if re.fullmatch(r"[349]\d|10\d", code)}
+
+
+# -- the demonstration
+
+
+@needs_extra
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_demo_is_plain_text_when_piped(backend: str, environment: dict[str, str], empty: Path) -> None:
+    """Piped, the demonstration runs to its end, prints lines without control characters, and leaves nothing behind."""
+    done = piped("demo", "--backend", backend, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(character.isprintable() for line in done.stdout.split("\n") for character in line)
+    assert done.stdout.isascii()
+    assert "valid: 365 records" in done.stdout
+    assert NOT_VALID.search(done.stdout)
+    assert list(empty.iterdir()) == []
+
+
+@needs_extra
+def test_demo_tells_of_every_alert(environment: dict[str, str]) -> None:
+    """Each alert comes to the receiver and to the log, and says what happened and where to look, and nothing else."""
+    done = piped("demo", env=environment)
+    assert "364 requests: 326 answered, 23 refused, 15 failed" in done.stdout
+    assert "89 alerts: 89 at the receiver, 89 in the log" in done.stdout
+    assert re.search(r"authentication_failed +security +dispatched +23 ", done.stdout)
+    (alert,) = re.findall(r"^ *(\{.*\})$", done.stdout, re.MULTILINE)
+    assert json.loads(alert).keys() == {"record", "severity", "type", "id"}
+    assert "/patients/" not in done.stdout
+
+
+@needs_extra
+def test_demo_names_the_record_that_it_altered(environment: dict[str, str], tmp_path: Path) -> None:
+    """Kept, the trail has one byte changed in the very record that both verdicts name, and is valid without that."""
+    kept = tmp_path / "kept"
+    verdict = NOT_VALID.search(piped("demo", "--keep", str(kept), env=environment).stdout)
+    assert verdict
+    again = piped("verify", str(kept), env=environment)
+    assert again.returncode == 1
+    assert again.stdout.startswith(verdict[0])
+
+    file, line = kept / verdict[1], int(verdict[2])
+    lines = file.read_bytes().splitlines(keepends=True)
+    assert b'"user_id":"jim"' in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(b'"user_id":"jim"', b'"user_id":"kim"')
+    file.write_bytes(b"".join(lines))
+    assert piped("verify", str(kept), env=environment).returncode == 0
+
+
+@needs_extra
+def test_demo_touches_no_other_trail(environment: dict[str, str], tmp_path: Path) -> None:
+    """A directory with anything in it is refused, and stays as it is."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "audit_2026-01-31.jsonl").write_text("a trail")
+    done = piped("demo", "--keep", str(tmp_path / "kept"), env=environment)
+    assert done.returncode == 2
+    assert "is not empty" in done.stderr
+    assert [path.read_text() for path in (tmp_path / "kept").iterdir()] == ["a trail"]
+
+
+@needs_extra
+def test_demo_says_where_it_cannot_keep(environment: dict[str, str], tmp_path: Path) -> None:
+    """A directory that can't be made is an error that says why."""
+    (tmp_path / "file").touch()
+    done = piped("demo", "--keep", str(tmp_path / "file" / "kept"), env=environment)
+    assert done.returncode == 2
+    assert "Not a directory" in done.stderr
+
+
+@needs_extra
+def test_demo_is_live_and_in_colour_on_a_terminal(environment: dict[str, str], empty: Path) -> None:
+    """On a terminal the demonstration is drawn in colour with progress bars, and gives the cursor back."""
+    terminal = Terminal("demo", env=environment)
+    terminal.read_until("posted to whoever is on call")
+    assert terminal.read_to_the_end() == 0
+    assert colours(terminal.shown)
+    assert "365/365" in terminal.shown
+    assert "NOT VALID" in terminal.shown
+    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")
+    assert list(empty.iterdir()) == []
+
+
+@needs_extra
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_demo_ends_cleanly_on_a_signal(
+    backend: str, number: signal.Signals, environment: dict[str, str], empty: Path
+) -> None:
+    """A signal ends the demonstration at once, without a word, and nothing is left behind."""
+    terminal = Terminal("demo", "--backend", backend, env={**environment, "NO_COLOR": "1"})
+    terminal.read_until("fapilog.alert_dispatched")
+    terminal.process.send_signal(number)
+    assert terminal.read_to_the_end() == 130
+    assert "365/365" not in terminal.shown
+    assert "Traceback" not in terminal.shown
+    assert "not delivered" not in terminal.shown
+    assert not colours(terminal.shown)
+    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")
+    assert list(empty.iterdir()) == []
+
+
+@needs_extra
+def test_demo_draws_nothing_on_a_dumb_terminal(environment: dict[str, str]) -> None:
+    """A terminal that can't be drawn on gets plain lines."""
+    terminal = Terminal("demo", env={**environment, "TERM": "dumb"})
+    assert terminal.read_to_the_end() == 0
+    assert "\x1b" not in terminal.shown
+
+
+@needs_extra
+def test_demo_goes_on_when_nobody_reads(environment: dict[str, str], empty: Path) -> None:
+    """Where its reader goes away, as `head` does, the demonstration ends without a word and leaves nothing behind."""
+    command = [*COMMAND, "demo"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=20) == 0
+    assert list(empty.iterdir()) == []
+
+
+# -- verifying a trail
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
+    """Run the command in this process, and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["fapilog", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Path:
+    """Return the directory of a trail with three records."""
+
+    async def write() -> None:
+        async with AuditTrail(storage_path=tmp_path / "trail") as trail:
+            for number in range(3):
+                await trail.log_event(AuditEventType.DATA_ACCESS, f"reading {number}")
+
+    anyio.run(write)
+    return tmp_path / "trail"
+
+
+def file_of(trail: Path) -> Path:
+    (file,) = trail.glob("audit_*.jsonl")
+    return file
+
+
+@needs_extra
+def test_verify_accepts_an_intact_trail(
+    trail: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An intact trail is valid, and the exit code is 0."""
+    assert run_main(monkeypatch, "verify", trail) == 0
+    assert capsys.readouterr() == ("valid: 3 records, none altered, none missing in between\n", "")
+
+
+@needs_extra
+def test_verify_tells_of_a_torn_tail(
+    trail: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a crash left at the very end is told, and the trail is valid."""
+    with file_of(trail).open("ab") as file:
+        file.write(b'{"v":1,"event_id":')
+    assert run_main(monkeypatch, "verify", trail) == 0
+    assert re.fullmatch(r"valid: 3 records, .*; audit_.* 18 bytes of an incomplete record\n", capsys.readouterr().out)
+
+
+@needs_extra
+def test_verify_names_an_altered_record(
+    trail: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trail with an altered record is not valid, the record is named, and the exit code is 1."""
+    file_of(trail).write_bytes(file_of(trail).read_bytes().replace(b"reading 1", b"reading 7"))
+    assert run_main(monkeypatch, "verify", trail) == 1
+    verdict = NOT_VALID.match(capsys.readouterr().out)
+    assert verdict
+    assert verdict[3] == "2"
+
+
+@needs_extra
+def test_verify_prints_json(trail: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --json the verdict is one JSON object, and the exit code is the same."""
+    assert run_main(monkeypatch, "verify", "--json", trail) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "valid": True,
+        "events_checked": 3,
+        "first_invalid_sequence": None,
+        "error_message": None,
+        "status": "ok",
+        "set_aside": [],
+    }
+    file_of(trail).write_bytes(file_of(trail).read_bytes().replace(b"reading 1", b"reading 7"))
+    assert run_main(monkeypatch, "verify", "--json", trail) == 1
+    assert json.loads(capsys.readouterr().out).items() >= {"first_invalid_sequence": 2, "status": "altered"}.items()
+
+
+@needs_extra
+def test_verify_finds_no_trail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A directory without a trail, or none at all, is not called valid: the exit code is 2."""
+    assert run_main(monkeypatch, "verify", tmp_path) == 2
+    assert capsys.readouterr() == ("", f"fapilog: there is no trail in {tmp_path}\n")
+    assert run_main(monkeypatch, "verify", tmp_path / "nowhere") == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+@needs_extra
+def test_verify_says_what_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trail that can't be read is neither valid nor altered: the exit code is 2, and the reason is printed."""
+    (tmp_path / "audit_2026-01-31.jsonl").mkdir()
+    assert run_main(monkeypatch, "verify", tmp_path) == 2
+    assert "Is a directory" in capsys.readouterr().out
+
+
+@needs_extra
+def test_verify_is_in_colour_on_a_terminal(trail: Path, environment: dict[str, str]) -> None:
+    """On a terminal the verdict has a colour."""
+    terminal = Terminal("verify", str(trail), env=environment)
+    assert terminal.read_to_the_end() == 0
+    assert colours(terminal.shown)
+
+
+@needs_extra
+def test_help_tells_the_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of each command tells its exit codes."""
+    for command in ("demo", "verify"):
+        assert run_main(monkeypatch, command, "--help") == 0
+        assert "Exit code: 0" in capsys.readouterr().out
+
+
+# -- what is missing
+
+
+def without(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command where *module* can't be imported."""
+    script = f"import sys; sys.modules[{module!r}] = None; from fapilog.cli import main; main()"
+    return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_says_how_to_get_the_extra(library: str) -> None:
+    """Without a library of the extra, the command says in one line how to get it, and exits with 2."""
+    done = without(library, "--help")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r'fapilog: .* pip install "fapilog\[cli\]"\n', done.stderr)
+
+
+@needs_extra
+def test_says_how_to_get_trio() -> None:
+    """Without trio, its backend is refused with what to install."""
+    done = without("trio", "demo", "--backend", "trio")
+    assert done.returncode == 2
+    assert "pip install trio" in done.stderr
+
+
+@needs_extra
+def test_an_error_of_our_own_is_not_a_missing_extra() -> None:
+    """If one of our own modules is missing, that is what is said."""
+    assert "ModuleNotFoundError" in without("fapilog.cli.demo").stderr
+
+
+# -- the dispatcher that people copy
+
+
+@pytest.mark.real_time
+async def test_the_dispatcher_of_the_demo_keeps_the_contract() -> None:
+    """It delivers what its receiver takes, raises when that refuses, and lets cancellation pass."""
+
+    async def take(_request: Request) -> int:
+        return 204
+
+    async def refuse(_request: Request) -> int:
+        return 503
+
+    async with anyio.create_task_group() as receivers:
+        taking = await receivers.start(serve, take)
+        refusing = await receivers.start(serve, refuse)
+        await check_dispatcher(lambda: OnCall(LOOPBACK, taking), failing=lambda: OnCall(LOOPBACK, refusing))
+        receivers.cancel_scope.cancel()
