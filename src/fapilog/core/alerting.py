@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from .errors import AlertBufferFullError, AlertCancelledError, AlertStoppedError, AlertTimeoutError
 from .events import AuditEvent
@@ -53,8 +54,7 @@ class NoopAlertDispatcher:
         """Return at once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryReport:
+class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
     """
     What became of one alert.
 

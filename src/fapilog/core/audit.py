@@ -47,13 +47,11 @@ __all__ = [
 
 _logger: Final = logging.getLogger("fapilog")
 
-_ERROR_LEVELS: Final = frozenset({AuditLogLevel.ERROR, AuditLogLevel.CRITICAL})
-_SECURITY_TYPES: Final = frozenset(
-    {
-        AuditEventType.AUTHENTICATION_FAILED,
-        AuditEventType.AUTHORIZATION_FAILED,
-        AuditEventType.SECURITY_VIOLATION,
-    }
+_ERROR_LEVELS: Final = (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL)
+_SECURITY_TYPES: Final = (
+    AuditEventType.AUTHENTICATION_FAILED,
+    AuditEventType.AUTHORIZATION_FAILED,
+    AuditEventType.SECURITY_VIOLATION,
 )
 _DATA_TYPES: Final = {
     "read": AuditEventType.DATA_ACCESS,
@@ -139,7 +137,7 @@ class AuditTrail:
         self._total_events = self._error_events = self._security_events = 0
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
         compliance_alert.connect(self._forwarder.receive, sender=self)
-        call_in_child(self._forget)
+        call_in_child(self, AuditTrail._forget)
 
     # -- life
 

@@ -6,10 +6,12 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup, TaskStatus
 
 __all__ = ["Background", "in_own_task"]
 

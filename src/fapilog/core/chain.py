@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -79,8 +78,7 @@ class ChainStatus(str, Enum):
     """Something is no record, has an unknown format, or could not be read."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AuditChainVerificationResult:
+class AuditChainVerificationResult(msgspec.Struct, frozen=True, kw_only=True):
     """
     What verifying a trail found.
 

@@ -114,7 +114,7 @@ def member(kind: type[E], value: object, name: str) -> E:
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
-    raise TypeError("the metadata of an audit event can't be changed; change a copy of it")
+    raise TypeError("this can't be changed; change a copy of it")
 
 
 # Subclasses of dict and list, and not a mapping proxy and tuples, so that every JSON library takes them as they are

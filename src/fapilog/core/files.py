@@ -14,7 +14,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -41,7 +40,9 @@ MAX_RECORD_BYTES: Final = 1 << 20
 # How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
 # that a start does not take longer every day.
 _CHECKED_BYTES: Final = 16 << 20
-_BLOCK_BYTES: Final = 1 << 16
+# A reader's thread gives up the interpreter lock while it reads a block. Reading a much smaller one is over before the
+# event loop's thread has woken up, which would then have to wait for its turn again and again.
+_BLOCK_BYTES: Final = 1 << 18
 # How often a caller that appends without ever waiting lets other tasks run, and can be cancelled.
 _APPENDS_PER_YIELD: Final = 32
 
@@ -57,14 +58,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(slots=True)
-class _End:
+class _End(msgspec.Struct):
     """Where the trail ends, as far as this process knows."""
 
     name: str
     size: int
     chain: Chain
-    directory_mtime: int
+    directory_ctime: int
 
 
 class TrailFiles:
@@ -83,7 +83,6 @@ class TrailFiles:
 
     def __init__(self, directory: Path, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
         self.directory = directory
-        self._path = os.fspath(directory)
         self._durable = durable
         self._now = now
         self._day = 0
@@ -221,18 +220,18 @@ class TrailFiles:
     # What follows is called with the lock held.
 
     def _is_up_to_date(self) -> bool:
-        """Return whether nobody else appended, made a file or took ours away since we looked."""
-        if self._fd is None or self._end is None:
+        """Return whether nobody else appended, made or removed a file, or moved the directory, since we looked."""
+        if self._lock_fd is None or self._fd is None or self._end is None:
             return False
         return (
             os.lseek(self._fd, 0, os.SEEK_END) == self._end.size
-            and os.stat(self._path).st_mtime_ns == self._end.directory_mtime
+            and os.fstat(self._lock_fd).st_ctime_ns == self._end.directory_ctime
         )
 
     def _catch_up(self) -> None:
         """Check what was appended since we looked, or at first the end of the trail, and open its last file."""
         self._close_file()
-        directory = os.stat(self._path)
+        directory = os.stat(self.directory)
         if self._lock_fd is not None and not os.path.samestat(directory, os.fstat(self._lock_fd)):
             raise OSError(errno.ESTALE, "the directory was replaced by another")
         names = self._names()
@@ -250,7 +249,7 @@ class TrailFiles:
             offset = 0
         if walk is None:
             raise ChainError(ChainStatus.UNREADABLE, "no record was found")
-        self._end = _End(names[-1] if names else "", size, walk, os.stat(self._path).st_mtime_ns)
+        self._end = _End(names[-1] if names else "", size, walk, os.stat(self.directory).st_ctime_ns)
 
     def _where_to_check(self, names: list[str]) -> tuple[int, int, Chain | None]:
         """Return the index of a file, the offset in it to check from, and the chain up to there if that is known."""
@@ -302,7 +301,7 @@ class TrailFiles:
         self._close_file()
         self._fd = os.open(self.directory / today, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         self._sync_directory()
-        self._end = _End(today, 0, end.chain, os.stat(self._path).st_mtime_ns)
+        self._end = _End(today, 0, end.chain, os.stat(self.directory).st_ctime_ns)
 
     def _write(self, bodies: list[bytes]) -> list[Seal]:
         fd, end = self._fd, self._end
@@ -431,7 +430,7 @@ class FileStorage:
         self._at_once = durability == "write"
         self._commits = GroupCommit(self._files.append)
         self._appends = 0
-        call_in_child(self._forget)
+        call_in_child(self, FileStorage._forget)
 
     def __repr__(self) -> str:
         return f"<FileStorage {str(self._files.directory)!r}>"

@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 __all__ = ["call_in_child"]
 
-_methods: Final[set[weakref.WeakMethod[Callable[[], Any]]]] = set()
+T = TypeVar("T")
+
+_methods: Final[weakref.WeakKeyDictionary[Any, Callable[[Any], object]]] = weakref.WeakKeyDictionary()
 
 
-def call_in_child(method: Callable[[], Any]) -> None:
-    """Call *method*, which is bound, in every child that is forked from now on, as long as its object lives."""
-    _methods.add(weakref.WeakMethod(method, _methods.discard))
+def call_in_child(owner: T, method: Callable[[T], object]) -> None:
+    """Call ``method(owner)`` in every child that is forked from now on, as long as *owner* lives."""
+    _methods[owner] = method
 
 
 def _call_all() -> None:
-    for reference in tuple(_methods):
-        method = reference()
-        if method is not None:
-            method()
+    for owner, method in list(_methods.items()):
+        method(owner)
 
 
 os.register_at_fork(after_in_child=_call_all)

@@ -8,12 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import anyio
 import anyio.lowlevel
-from anyio import from_thread
 
 from .alerting import AlertDispatcher, DeliveryReport
 from .background import Background
@@ -33,14 +31,12 @@ __all__ = ["AlertForwarder"]
 _logger: Final = logging.getLogger("fapilog")
 
 
-@dataclass(frozen=True, slots=True)
-class _Home:
+class _Home(NamedTuple):
     thread: int
     token: Any
 
 
-@dataclass(frozen=True, slots=True)
-class _Alert:
+class _Alert(NamedTuple):
     sender: object
     event: AuditEvent
     severity: str
@@ -110,6 +106,9 @@ class AlertForwarder:
         if home is None or home.thread == threading.get_ident():
             self._accept(alert)
         else:
+            # Seldom needed, and it takes longer to import than the rest of this package.
+            from anyio import from_thread  # noqa: PLC0415
+
             from_thread.run_sync(self._accept, alert, token=home.token)
 
     def give_up(self) -> None:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
-from types import MappingProxyType
-from typing import Final
 
 import msgspec
+from msgspec.structs import force_setattr
 
-from .events import NO_METADATA, AuditEvent, AuditLogLevel, ComplianceLevel, member
+from .events import NO_METADATA, AuditEvent, AuditLogLevel, ComplianceLevel, FrozenDict, member
 
 __all__ = ["CompliancePolicy"]
 
-_NO_CHANNELS: Final[Mapping[str, str]] = MappingProxyType({})
 
-
-@dataclass(frozen=True)
-class CompliancePolicy:
+class CompliancePolicy(msgspec.Struct, frozen=True):
     """
     What the trail records and announces.
 
@@ -46,21 +41,21 @@ class CompliancePolicy:
 
     level: ComplianceLevel = ComplianceLevel.BASIC
     enabled: bool = True
-    _: KW_ONLY
     real_time_alerts: bool = True
     alert_on_critical_errors: bool = True
     alert_on_security_events: bool = True
     hipaa_minimum_necessary: bool = False
     alert_channel: str | None = None
-    alert_channels: Mapping[str, str] = field(default_factory=lambda: _NO_CHANNELS)
+    alert_channels: Mapping[str, str] = msgspec.field(default_factory=FrozenDict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "level", member(ComplianceLevel, self.level, "level"))
+        """Check the names, and make the channels immutable."""
+        force_setattr(self, "level", member(ComplianceLevel, self.level, "level"))
         channels = {
             member(AuditLogLevel, severity, "alert_channels").value: channel
             for severity, channel in self.alert_channels.items()
         }
-        object.__setattr__(self, "alert_channels", MappingProxyType(channels))
+        force_setattr(self, "alert_channels", FrozenDict(channels))
 
     def alerts_on(self, event: AuditEvent) -> bool:
         """Return whether *event* is one that someone must be told of at once."""
