@@ -147,7 +147,7 @@ async def test_task_cancel_at_any_time(disk: Disk) -> None:
             for _ in range(ticks):
                 await asyncio.sleep(0)
             tasks[victim].cancel()
-            done, pending = await asyncio.wait(tasks, timeout=60)
+            _, pending = await asyncio.wait(tasks, timeout=60)
             assert not pending
             for number, task in enumerate(tasks):
                 assert (task.cancelled() and number == victim) or task.result() == 2 * number

@@ -6,8 +6,14 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from .errors import AlertBufferFullError, AlertCancelledError, AlertStoppedError, AlertTimeoutError
-from .events import AuditEvent
+from .errors import (
+    AlertBufferFullError,
+    AlertCancelledError,
+    AlertStoppedError,
+    AlertTimeoutError,
+    DeliveryError,
+)
+from .events import AuditEvent, text
 from .signals import alert_dispatched, alert_failed, compliance_alert
 
 __all__ = [
@@ -64,7 +70,7 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
         channel: As the dispatcher was told.
         waited: Seconds from the announcement to the call of the dispatcher, or to the failure if it was not called.
         took: Seconds that the call took; 0 if there was none.
-        error: Why it failed; None if the dispatcher took it. Its text may hold secrets unless it is a `DeliveryError`.
+        error: Why it failed; None if the dispatcher took it. Its text and traceback may hold secrets: print `reason`.
     """
 
     event: AuditEvent
@@ -73,6 +79,18 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
     waited: float
     took: float
     error: Exception | None
+
+    @property
+    def reason(self) -> str | None:
+        """
+        Why it failed, in words that may be printed; None if the dispatcher took it.
+
+        The text of a `DeliveryError`; of any other exception only the type, since its text may hold the address of a
+        webhook, which is a secret.
+        """
+        if self.error is None:
+            return None
+        return text(self.error) if isinstance(self.error, DeliveryError) else type(self.error).__qualname__
 
     @property
     def outcome(self) -> Outcome:

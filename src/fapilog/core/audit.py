@@ -183,6 +183,7 @@ class AuditTrail:
             with anyio.move_on_after(self._stop_timeout, shield=True):
                 # For the asynchronous receivers of what was given up.
                 await self._background.settle()
+            with anyio.CancelScope(shield=True):
                 await self._storage.aclose()
 
     async def drain(self) -> None:

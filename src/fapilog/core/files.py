@@ -112,6 +112,7 @@ class TrailFiles:
                     self._begin_day()
                     return self._write(bodies)
             except ChainError as damage:
+                self._release()
                 raise AuditStorageError(f"{self.directory}: {damage}; nothing is appended") from damage
             except OSError as error:
                 self._release()

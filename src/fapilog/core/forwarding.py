@@ -20,9 +20,8 @@ from .errors import (
     AlertCancelledError,
     AlertStoppedError,
     AlertTimeoutError,
-    DeliveryError,
 )
-from .events import AuditEvent, text
+from .events import AuditEvent
 from .policy import CompliancePolicy
 from .signals import Announcer, alert_dispatched, alert_failed
 
@@ -109,14 +108,18 @@ class AlertForwarder:
             # Seldom needed, and it takes longer to import than the rest of this package.
             from anyio import from_thread  # noqa: PLC0415
 
-            from_thread.run_sync(self._accept, alert, token=home.token)
+            try:
+                from_thread.run_sync(self._accept, alert, token=home.token)
+            except RuntimeError:  # the event loop is gone, and the trail was not stopped
+                self._received += 1
+                self._report(alert, AlertStoppedError())
 
     def give_up(self) -> None:
         """Fail what still waits, since the trail was stopped."""
         self._home = None
         while self._buffer:
             alert = self._buffer.popleft()
-            self._report(alert, self._clock(), AlertStoppedError())
+            self._report(alert, AlertStoppedError())
 
     def forget(self) -> None:
         """Drop what waits, in a forked child: it is the parent's to send."""
@@ -127,7 +130,7 @@ class AlertForwarder:
     def _accept(self, alert: _Alert) -> None:
         self._received += 1
         if max(len(self._buffer), self._background.kept) >= self._limit:
-            self._report(alert, self._clock(), AlertBufferFullError(self._limit))
+            self._report(alert, AlertBufferFullError(self._limit))
         elif self._background.entered:
             self._buffer.append(alert)
             self._open_lane()
@@ -163,17 +166,18 @@ class AlertForwarder:
             error = raised
         except BaseException:
             stopped = self._background.leaving
-            self._report(alert, began, AlertStoppedError() if stopped else AlertCancelledError())
+            self._report(alert, AlertStoppedError() if stopped else AlertCancelledError(), began=began)
             raise
-        self._report(alert, began, error)
+        self._report(alert, error, began=began)
 
-    def _report(self, alert: _Alert, began: float, error: Exception | None) -> None:
+    def _report(self, alert: _Alert, error: Exception | None, *, began: float | None = None) -> None:
+        now = self._clock()
         report = DeliveryReport(
             event=alert.event,
             severity=alert.severity,
             channel=alert.channel,
-            waited=began - alert.announced,
-            took=self._clock() - began,
+            waited=(now if began is None else began) - alert.announced,
+            took=0.0 if began is None else now - began,
             error=error,
         )
         if error is None:
@@ -181,12 +185,10 @@ class AlertForwarder:
             self._announcer.announce(alert_dispatched, alert.sender, report=report)
             return
         self.failed += 1
-        # The text of a foreign exception may hold the address of a webhook, which is a secret.
-        reason = text(error) if isinstance(error, DeliveryError) else type(error).__qualname__
         _logger.error(
             "the alert about event %s (record %s) was not delivered: %s",
             alert.event.event_id,
             alert.event.sequence_number,
-            reason,
+            report.reason,
         )
         self._announcer.announce(alert_failed, alert.sender, report=report)

@@ -15,8 +15,7 @@ import logging
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
-from ..core.errors import DeliveryError
-from ..core.events import AuditEvent, AuditEventType, AuditLogLevel, text
+from ..core.events import AuditEvent, AuditEventType, AuditLogLevel
 from ._connection import Connection
 from ._labels import label
 
@@ -37,8 +36,8 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
 
     All have ``fapilog_event_id``, ``fapilog_event_type``, ``fapilog_sequence_number``, ``fapilog_severity`` and
     ``fapilog_channel``. The last two also have ``fapilog_outcome`` (as `DeliveryReport.outcome`), ``fapilog_waited``
-    and ``fapilog_took`` in seconds, and ``fapilog_error``: None, or the text of a `DeliveryError`, or the type of any
-    other exception, whose text may hold a secret. Nothing else of the event is logged; the trail has it.
+    and ``fapilog_took`` in seconds, and ``fapilog_error`` (as `DeliveryReport.reason`). Nothing else of
+    the event is logged; the trail has it.
 
     The trail logs a failed alert itself too, in words, on the logger "fapilog". Each connection logs on its own:
     connected twice, every alert is logged twice.
@@ -57,7 +56,7 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
             "fapilog_outcome": report.outcome,
             "fapilog_waited": report.waited,
             "fapilog_took": report.took,
-            "fapilog_error": _reason(report.error),
+            "fapilog_error": report.reason,
         }
         if report.error is None:
             log.info("fapilog.alert_dispatched", extra=extra)
@@ -75,9 +74,3 @@ def _alert(event: AuditEvent, severity: str, channel: str | None) -> dict[str, o
         "fapilog_severity": label(AuditLogLevel, severity),
         "fapilog_channel": channel,
     }
-
-
-def _reason(error: Exception | None) -> str | None:
-    if error is None:
-        return None
-    return text(error) if isinstance(error, DeliveryError) else type(error).__qualname__

@@ -1,0 +1,185 @@
+"""Alerts as metrics for Prometheus."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("prometheus_client")
+
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from fapilog import (
+    AlertBufferFullError,
+    AlertCancelledError,
+    AlertStoppedError,
+    AlertTimeoutError,
+    AuditEvent,
+    AuditEventType,
+    AuditLogLevel,
+    AuditTrail,
+)
+from fapilog.observers import metrics
+from fapilog.testing import RecordingDispatcher
+from tests.observers.alerts import EVENT, PRIVATE, announce, finish
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """Return a registry of its own for the test."""
+    return CollectorRegistry()
+
+
+def count(registry: CollectorRegistry, name: str, **labels: str) -> float:
+    """Return the value of a series, 0 if there is none."""
+    return registry.get_sample_value(name, labels) or 0.0
+
+
+def test_counts_announcements(registry: CollectorRegistry) -> None:
+    """Each announcement is counted, by severity and type of event."""
+    with metrics.connect(registry=registry):
+        announce()
+        announce()
+        announce(severity="critical")
+
+        name, event_type = "fapilog_alerts_announced_total", "authentication_failed"
+        assert count(registry, name, severity="security", event_type=event_type) == 2
+        assert count(registry, name, severity="critical", event_type=event_type) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, "dispatched"),
+        (OSError("SECRET"), "error"),
+        (AlertTimeoutError(30), "timeout"),
+        (AlertBufferFullError(1000), "buffer_full"),
+        (AlertCancelledError(), "cancelled"),
+        (AlertStoppedError(), "stopped"),
+    ],
+)
+def test_counts_what_became_of_each(registry: CollectorRegistry, error: Exception | None, outcome: str) -> None:
+    """Each alert that has ended is counted, by severity, type of event and outcome."""
+    with metrics.connect(registry=registry):
+        finish(error=error)
+
+        labels = {"severity": "security", "event_type": "authentication_failed", "outcome": outcome}
+        assert count(registry, "fapilog_alerts_finished_total", **labels) == 1
+        assert count(registry, "fapilog_alerts_announced_total", **labels) == 0
+
+
+def test_measures_seconds(registry: CollectorRegistry) -> None:
+    """The seconds that alerts waited and took are in the bucket that they belong to, and in the sum."""
+    with metrics.connect(registry=registry):
+        finish(waited=0.2, took=31.0, error=AlertTimeoutError(30))
+
+        labels = {"severity": "security", "outcome": "timeout"}
+        assert count(registry, "fapilog_alert_waited_seconds_sum", **labels) == 0.2
+        assert count(registry, "fapilog_alert_waited_seconds_bucket", le="0.1", **labels) == 0
+        assert count(registry, "fapilog_alert_waited_seconds_bucket", le="0.25", **labels) == 1
+        assert count(registry, "fapilog_alert_took_seconds_sum", **labels) == 31.0
+        assert count(registry, "fapilog_alert_took_seconds_bucket", le="30.0", **labels) == 0
+        assert count(registry, "fapilog_alert_took_seconds_bucket", le="60.0", **labels) == 1
+
+
+def test_labels_are_bounded(registry: CollectorRegistry) -> None:
+    """Whatever severities and types are made up by hand, they are one series, and nothing of an event is a label."""
+    with metrics.connect(registry=registry):
+        for number in range(100):
+            odd = AuditEvent(event_type=f"made up {number}", message="")  # type: ignore[arg-type]
+            announce(event=odd, severity=f"made up {number}")
+        finish(error=OSError(PRIVATE))
+
+        exposed = generate_latest(registry).decode()
+        assert count(registry, "fapilog_alerts_announced_total", severity="other", event_type="other") == 100
+        assert "made up" not in exposed
+        assert PRIVATE not in exposed
+        assert EVENT.event_id not in exposed
+
+
+def test_every_severity_and_type_has_its_label(registry: CollectorRegistry) -> None:
+    """Each of our severities and types is counted under its own name."""
+    with metrics.connect(registry=registry):
+        for level in AuditLogLevel:
+            for event_type in AuditEventType:
+                announce(event=AuditEvent(event_type=event_type, message=""), severity=level.value)
+
+        families = {
+            family.name: family for family in text_string_to_metric_families(generate_latest(registry).decode())
+        }
+        samples = [
+            sample
+            for sample in families["fapilog_alerts_announced"].samples
+            if sample.name == "fapilog_alerts_announced_total"
+        ]
+        assert len(samples) == len(AuditLogLevel) * len(AuditEventType)
+        assert {sample.value for sample in samples} == {1.0}
+
+
+def test_goes_to_the_default_registry() -> None:
+    """Without a registry it is the one that prometheus_client serves, for as long as the connection lasts."""
+    with metrics.connect():
+        finish()
+        assert b"fapilog_alerts_finished_total" in generate_latest(REGISTRY)
+    assert b"fapilog" not in generate_latest(REGISTRY)
+
+
+def test_twice_in_one_registry_is_refused(registry: CollectorRegistry) -> None:
+    """A second connection in one registry is an error that says what to do, and the first goes on."""
+    with metrics.connect(registry=registry):
+        with pytest.raises(ValueError, match=r"^registry: .* connect once without sender; .* disconnect the earlier"):
+            metrics.connect(registry=registry)
+        announce()
+        labels = {"severity": "security", "event_type": "authentication_failed"}
+        assert count(registry, "fapilog_alerts_announced_total", **labels) == 1
+
+
+def test_refused_leaves_nothing(registry: CollectorRegistry) -> None:
+    """Where one of the names is taken, none of the others is registered."""
+    taken = Gauge("fapilog_alert_took_seconds", "Not ours.", registry=registry)
+    with pytest.raises(ValueError, match="registry"):
+        metrics.connect(registry=registry)
+    registry.unregister(taken)
+    assert generate_latest(registry) == b""
+
+
+def test_connects_anew(registry: CollectorRegistry) -> None:
+    """After `disconnect` the registry takes a new connection, which counts from zero."""
+    with metrics.connect(registry=registry):
+        announce()
+    with metrics.connect(registry=registry):
+        announce()
+        labels = {"severity": "security", "event_type": "authentication_failed"}
+        assert count(registry, "fapilog_alerts_announced_total", **labels) == 1
+
+
+def test_two_trails_two_registries() -> None:
+    """Each trail can be counted in a registry of its own."""
+    trails, registries = (AuditTrail(), AuditTrail()), (CollectorRegistry(), CollectorRegistry())
+    labels = {"severity": "security", "event_type": "authentication_failed", "outcome": "dispatched"}
+    with (
+        metrics.connect(sender=trails[0], registry=registries[0]),
+        metrics.connect(sender=trails[1], registry=registries[1]),
+    ):
+        finish(trails[1])
+        finish(trails[1])
+        finish(trails[0])
+        counts = [count(registry, "fapilog_alerts_finished_total", **labels) for registry in registries]
+    assert counts == [1, 2]
+
+
+@pytest.mark.real_time
+async def test_the_alerts_of_a_trail(tmp_path: Path, registry: CollectorRegistry) -> None:
+    """What a trail announces and what becomes of it are counted alike."""
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=RecordingDispatcher())
+    with metrics.connect(sender=trail, registry=registry):
+        async with trail:
+            for _ in range(5):
+                await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "the door is open")
+            await trail.log_event(AuditEventType.SYSTEM_STARTUP, "not an alert")
+        labels = {"severity": "security", "event_type": "security_violation"}
+        assert count(registry, "fapilog_alerts_announced_total", **labels) == 5
+        assert count(registry, "fapilog_alerts_finished_total", **labels, outcome="dispatched") == 5
+        times = {"severity": "security", "outcome": "dispatched"}
+        assert count(registry, "fapilog_alert_waited_seconds_count", **times) == 5
+        assert count(registry, "fapilog_alert_took_seconds_count", **times) == 5

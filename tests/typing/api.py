@@ -1,0 +1,287 @@
+"""
+What users write, for the type checkers: never run.
+
+Where a line must be refused, it is ignored with a code: a checker that accepts the line reports the comment instead.
+"""
+
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportUnusedFunction=false, reportUnusedClass=false
+
+from pathlib import Path
+from typing import Any, Literal, Self, assert_type
+
+import anyio
+from blinker import NamedSignal
+from opentelemetry.metrics import get_meter_provider
+from prometheus_client import CollectorRegistry
+
+from fapilog import (
+    AlertDispatcher,
+    AuditChainVerificationResult,
+    AuditEvent,
+    AuditEventType,
+    AuditLogLevel,
+    AuditStorage,
+    AuditTrail,
+    ChainStatus,
+    ComplianceLevel,
+    CompliancePolicy,
+    DeliveryError,
+    DeliveryReport,
+    FileStorage,
+    NoopAlertDispatcher,
+    alert_dispatched,
+    alert_failed,
+    compliance_alert,
+)
+from fapilog.core.alerting import AlertDispatcher as SameAlertDispatcher
+from fapilog.core.audit import AuditEvent as SameAuditEvent
+from fapilog.core.audit import AuditTrail as SameAuditTrail
+from fapilog.core.chain import Seal
+from fapilog.core.storage import EventFilter
+from fapilog.observers import logs, metrics, otel
+from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
+
+# -- dispatchers
+
+
+class Pager:
+    """What most people write."""
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        raise DeliveryError("nobody is there")
+
+
+class Generous:
+    """Takes more than it is given."""
+
+    async def send_alert(
+        self, event: AuditEvent, *, severity: str = "info", channel: str | None = None, urgent: bool = False
+    ) -> None:
+        """Send it somewhere."""
+
+
+class Wrapper:
+    """Has the same shape inside and outside, and something to open."""
+
+    def __init__(self, *, inner: AlertDispatcher) -> None:
+        self._inner = inner
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close it."""
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        assert_type(await self._inner.send_alert(event, severity=severity, channel=channel), None)
+
+
+class Synchronous:
+    """Is not asynchronous."""
+
+    def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Block the event loop."""
+
+
+class Demanding:
+    """Can't do without a channel."""
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str) -> None:
+        """Send it there."""
+
+
+class Nameless:
+    """Calls the severity something else."""
+
+    async def send_alert(self, event: AuditEvent, *, level: str, channel: str | None = None) -> None:
+        """Send it somewhere."""
+
+
+class Telling:
+    """Returns how it went."""
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> bool:
+        return True
+
+
+pager: AlertDispatcher = Pager()
+generous: AlertDispatcher = Generous()
+wrapper: AlertDispatcher = Wrapper(inner=Wrapper(inner=pager))
+noop: AlertDispatcher = NoopAlertDispatcher()
+recording: AlertDispatcher = RecordingDispatcher()
+same: SameAlertDispatcher = pager
+
+synchronous: AlertDispatcher = Synchronous()  # type: ignore[assignment]
+demanding: AlertDispatcher = Demanding()  # type: ignore[assignment]
+nameless: AlertDispatcher = Nameless()  # type: ignore[assignment]
+telling: AlertDispatcher = Telling()  # type: ignore[assignment]
+a_class: AlertDispatcher = Pager  # type: ignore[assignment]
+
+
+# -- policies and trails
+
+CompliancePolicy()
+CompliancePolicy(ComplianceLevel.HIPAA)
+CompliancePolicy(
+    level=ComplianceLevel.GDPR, enabled=False, alert_channel="#ops", alert_channels={"critical": "#on-call"}
+)
+CompliancePolicy("hipaa")  # type: ignore[arg-type]
+CompliancePolicy(encrypt_audit_logs=True)  # type: ignore[call-arg]
+
+AuditTrail()
+AuditTrail(CompliancePolicy(), Path("audit"), pager)
+AuditTrail(alert_dispatcher=Wrapper(inner=Pager()), alert_timeout=5, alert_concurrency=1, alert_buffer=10)
+AuditTrail(storage=FileStorage(Path("audit"), durability="write"), stop_timeout=1.5)
+AuditTrail(storage_path=Path("audit"), durability="write")
+AuditTrail(durability="sometimes")  # type: ignore[arg-type]
+AuditTrail(alert_dispatcher=Synchronous())  # type: ignore[arg-type]
+AuditTrail(alert_dispatcher=Pager)  # type: ignore[arg-type]
+AuditTrail(None, None, None, FileStorage(Path("audit")))  # type: ignore[call-arg]
+
+
+async def records(trail: AuditTrail) -> None:
+    async with trail as entered:
+        assert_type(entered, AuditTrail)
+    async with SameAuditTrail() as other:
+        assert_type(other, AuditTrail)
+
+    assert_type(
+        await trail.log_event(
+            AuditEventType.CONFIG_CHANGED,
+            "the limit was raised",
+            log_level=AuditLogLevel.WARNING,
+            component="limits",
+            operation="raise",
+            error=ValueError(),
+            user_id="alice",
+            session_id=None,
+            request_id="r-1",
+            client_ip="192.0.2.1",
+            user_agent="curl",
+            contains_pii=True,
+            contains_phi=False,
+            data_classification="internal",
+            regulatory_tags=["SOX-404"],
+            old=10,
+            new={"limit": 20},
+        ),
+        str,
+    )
+    assert_type(await trail.log_error(KeyboardInterrupt(), operation="boot", component="kernel", user_id="root"), str)
+    assert_type(
+        await trail.log_security_event(
+            AuditEventType.AUTHENTICATION_FAILED, "wrong password", user_id="alice", tries=3
+        ),
+        str,
+    )
+    assert_type(await trail.log_data_access("patients/7", "read", contains_phi=True, client_ip="192.0.2.1"), str)
+    await trail.log_event(AuditEventType.DATA_ACCESS)  # type: ignore[call-arg]
+    await trail.log_event("data_access", "read")  # type: ignore[arg-type]
+    await trail.log_error("not an exception")  # type: ignore[arg-type]
+
+
+async def reads(trail: AuditTrail) -> None:
+    assert_type(await trail.get_events(event_type=AuditEventType.DATA_ACCESS, limit=10), list[AuditEvent])
+    assert_type(await trail.get_statistics(), dict[str, Any])
+    verdict = await trail.verify_chain_from_storage()
+    assert_type(verdict, AuditChainVerificationResult)
+    assert_type(AuditTrail.verify_chain(await trail.get_events()), AuditChainVerificationResult)
+    assert_type(verdict.valid, bool)
+    assert_type(verdict.first_invalid_sequence, int | None)
+    assert_type(verdict.status, ChainStatus)
+    await trail.get_events(limit="all")  # type: ignore[arg-type]
+
+
+def sees(event: SameAuditEvent) -> None:
+    assert_type(event, AuditEvent)
+    assert_type(event.event_type, AuditEventType)
+    assert_type(event.log_level, AuditLogLevel)
+    assert_type(event.event_id, str)
+    assert_type(event.sequence_number, int | None)
+    assert_type(event.metadata["anything"], Any)
+    event.message = "something else"  # type: ignore[misc]
+    event.metadata["more"] = 1  # type: ignore[index]
+    AuditEvent(message="without a type")  # type: ignore[call-arg]
+
+
+class Legacy(AuditTrail):
+    """A subclass as they were written for the earlier fapilog."""
+
+    async def _send_compliance_alert(self, event: AuditEvent) -> None:
+        await super()._send_compliance_alert(event)
+
+
+class Memory:
+    """A storage that keeps nothing."""
+
+    async def append(self, event: AuditEvent) -> Seal:
+        return Seal(sequence_number=1, previous_hash=None, checksum="")
+
+    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+        return []
+
+    async def verify(self, progress: object = None) -> AuditChainVerificationResult:
+        return AuditChainVerificationResult(valid=True, events_checked=0)
+
+    async def aclose(self) -> None:
+        """Close nothing."""
+
+
+storage: AuditStorage = Memory()
+not_a_storage: AuditStorage = Pager()  # type: ignore[assignment]
+AuditTrail(storage=Memory())
+
+
+# -- signals
+
+assert_type(compliance_alert, NamedSignal)
+assert_type(alert_dispatched, NamedSignal)
+assert_type(alert_failed, NamedSignal)
+
+
+@compliance_alert.connect
+def announced(trail: AuditTrail, *, event: AuditEvent, severity: str, channel: str | None) -> None:
+    """Receive from every trail."""
+
+
+@alert_failed.connect
+async def failed(trail: AuditTrail, *, report: DeliveryReport) -> None:
+    assert_type(report.event, AuditEvent)
+    assert_type(report.waited, float)
+    assert_type(report.error, Exception | None)
+    assert_type(report.outcome, Literal["dispatched", "error", "timeout", "buffer_full", "cancelled", "stopped"])
+    report.took = 0  # type: ignore[misc]
+
+
+# What is connected keeps its own type.
+announced(AuditTrail(), event=AuditEvent(event_type=AuditEventType.DATA_ACCESS, message=""), severity="", channel=None)
+announced(AuditTrail())  # type: ignore[call-arg]
+compliance_alert.connect(announced, sender=AuditTrail(), weak=False)
+
+
+# -- observers
+
+assert_type(logs.connect(), logs.Connection)
+assert_type(logs.connect(sender=AuditTrail(), logger="shop.alerts"), logs.Connection)
+assert_type(metrics.connect(registry=CollectorRegistry()), metrics.Connection)
+assert_type(otel.connect(meter_provider=get_meter_provider()).disconnect(), None)
+logs.connect(sender="all of them")  # type: ignore[arg-type]
+metrics.connect(AuditTrail())  # type: ignore[call-arg]
+
+with logs.connect() as connection, metrics.connect(), otel.connect():
+    assert_type(connection, logs.Connection)
+
+
+# -- testing
+
+
+async def tests() -> None:
+    await check_dispatcher(NoopAlertDispatcher)
+    await check_dispatcher(lambda: Wrapper(inner=Pager()), failing=Pager, secrets=["token"], timeout=5)
+    await check_dispatcher(Pager())  # type: ignore[arg-type]
+    await check_dispatcher(Synchronous)  # type: ignore[arg-type]
+
+    dispatcher = RecordingDispatcher(wait=anyio.Event().wait, error=DeliveryError())
+    assert_type(await dispatcher.wait_for(2), list[RecordedAlert])
+    assert_type(dispatcher.alerts[0].event, AuditEvent)
+    assert_type(dispatcher.alerts[0].channel, str | None)
