@@ -12,10 +12,16 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+# A single backtick marks code, here as in the docstrings' source.
+default_role = "code"
+
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True}
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 
 # Every reference to fapilog must lead somewhere. Those to other libraries would need their inventories from the
 # network, and the docs are built without one.

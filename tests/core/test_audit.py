@@ -466,6 +466,14 @@ async def test_start_and_stop_again_and_again(trail: AuditTrail, recorder: Recor
     assert (await trail.verify_chain_from_storage()).valid
 
 
+async def test_what_else_the_earlier_trail_had(trail: AuditTrail, tmp_path: Path) -> None:
+    """The attributes `policy` and `storage_path` are there, and `cleanup` stops."""
+    await trail.start()
+    await trail.cleanup()
+    assert not trail._background.entered
+    assert (trail.policy, trail.storage_path) == (CompliancePolicy(), tmp_path / "audit")
+
+
 async def test_stop_in_another_task_is_refused(trail: AuditTrail) -> None:
     """Stopping in another task than the one that started is an error that says so."""
     async with trail:

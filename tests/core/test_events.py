@@ -156,6 +156,7 @@ class Point:
         (math.nan, "nan"),
         (-math.inf, "-inf"),
         (10**40, 10**40),
+        pytest.param(-(10**5000), hex(-(10**5000)), id="endless"),
         ("\ud800", "\\ud800"),
         ({1: "a", (2, 3): "b", None: "c", "\udfff": "d"}, {"1": "a", "(2, 3)": "b", "None": "c", "\\udfff": "d"}),
         ({1: "a", "1": "b"}, {"1": "a", "1_": "b"}),

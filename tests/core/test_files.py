@@ -322,7 +322,7 @@ def test_reading_what_is_no_record_is_an_error(trail: TrailFiles) -> None:
         path.write_bytes(first + junk + second)
         events = trail.newest_first()
         next(events)
-        with pytest.raises(AuditStorageError, match=r"audit_2026-01-31.jsonl, line 2: not a record"):
+        with pytest.raises(AuditStorageError, match=r"audit_2026-01-31.jsonl, line 2: this is not a record"):
             next(events)
 
 

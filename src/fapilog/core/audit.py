@@ -86,6 +86,10 @@ class AuditTrail:
             may be under way.
         stop_timeout: Seconds that `stop` waits for the alerts, and then for the dispatcher to be left.
 
+    Attributes:
+        policy: As given.
+        storage_path: The directory of the trail; None if it is kept by a storage of your own.
+
     Raises:
         TypeError: *alert_dispatcher* has no asynchronous `send_alert`, or *policy* is no policy.
         ValueError: A number is out of range, or both *storage* and *storage_path* are given.
@@ -113,11 +117,11 @@ class AuditTrail:
         _require("alert_buffer", alert_buffer, at_least=1)
         _require("stop_timeout", stop_timeout, at_least=0)
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
-        self._storage: AuditStorage = (
-            FileStorage(Path("audit_logs") if storage_path is None else storage_path, durability=durability)
-            if storage is None
-            else storage
-        )
+        if storage is None:
+            storage_path = Path("audit_logs") if storage_path is None else Path(storage_path)
+            storage = FileStorage(storage_path, durability=durability)
+        self.storage_path: Path | None = storage_path
+        self._storage: AuditStorage = storage
         self._dispatcher = _checked(NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher)
         self._stop_timeout = stop_timeout
         self._alert_timeout = alert_timeout
@@ -185,6 +189,10 @@ class AuditTrail:
                 await self._background.settle()
             with anyio.CancelScope(shield=True):
                 await self._storage.aclose()
+
+    async def cleanup(self) -> None:
+        """Do what `stop` does; the earlier fapilog had this name for it as well."""
+        await self.stop()
 
     async def drain(self) -> None:
         """Wait until every alert has been sent or has failed, and every asynchronous receiver has returned."""
@@ -447,9 +455,9 @@ class AuditTrail:
         Return what this trail did since it was made.
 
         Returns:
-            ``total_events`` stored; ``error_events`` and ``security_events`` among them; ``alerts``: how many were
-            ``dispatched``, ``failed``, or are ``waiting``; ``policy``: its ``compliance_level`` and whether it is
-            ``enabled``.
+            ``total_events`` that were stored, with ``error_events`` and ``security_events`` among them. ``alerts`` that
+            were ``dispatched``, have ``failed``, or are ``waiting``. Of the ``policy`` its ``compliance_level`` and
+            whether it is ``enabled``.
         """
         return {
             "total_events": self._total_events,

@@ -123,7 +123,9 @@ class Background:
     async def _run(self, call: Callable[[], Coroutine[Any, Any, object]], scope: anyio.CancelScope) -> None:
         try:
             with scope:
-                await _alone(call)
+                await call()
+        except anyio.get_cancelled_exc_class():
+            pass  # the call cancelled the task that it runs in, which is this one and ends here, alone
         finally:
             self._running.discard(scope)
             if not self._running and self._idle is not None:

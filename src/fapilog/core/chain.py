@@ -1,11 +1,11 @@
-"""
+r"""
 Sealing a record into the chain, and checking a chain.
 
 A record is one line of JSON. Its last members are its place in the chain, and the checksum is the SHA-256 of the very
 bytes that are stored: the line up to `,"checksum":"`, closed with `}`. So checking needs a hash and a slice, and no
 canonical form that two encoders could disagree about:
 
-    printf '%s}' "$(sed -n 3p audit_2026-01-31.jsonl | sed 's/,"checksum":"[0-9a-f]*"}$//')" | sha256sum
+    sed -n '3s/,"checksum":"[0-9a-f]*"}$/}/p' audit_2026-01-31.jsonl | tr -d '\n' | sha256sum
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ _encode: Final = msgspec.json.Encoder().encode
 # A record's first and last bytes. Inside a JSON string a quote is escaped, so the last ones can't be part of one.
 _START: Final = b'{"v":1,'
 _UNSEALED_END: Final = b',"sequence_number":null,"previous_hash":null,"checksum":null}'
-_CHECKSUM_END: Final = len(b',"checksum":"') + 64 + len(b'"}')
 _SEAL_ANYWHERE: Final = re.compile(
     rb',"sequence_number":([1-9][0-9]*),"previous_hash":(?:null|"([0-9a-f]{64})"),"checksum":"([0-9a-f]{64})"\}'
 )
@@ -66,14 +65,14 @@ class ChainStatus(str, Enum):
 
     OK = "ok"
     """Every record is as it was stored, and none is missing between the first and the last."""
-    TORN_TAIL = "torn tail"
+    TORN_TAIL = "torn_tail"
     """The chain is intact; a crash left an incomplete record behind it, or did once, and it was set aside."""
     ALTERED = "altered"
     """A record's bytes are not those that were stored."""
     GAP = "gap"
     """A record is missing, or is not in its place."""
-    BROKEN_LINK = "broken link"
-    """A record does not follow the one before it: one of the two was replaced."""
+    BROKEN_LINK = "broken_link"
+    """A record does not follow the one before it, so that one of the two was replaced."""
     UNREADABLE = "unreadable"
     """Something is no record, has an unknown format, or could not be read."""
 
@@ -118,7 +117,7 @@ def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[
     """Return the line to store for *body*, its newline included, and its seal."""
     line = body + _link(sequence_number, previous_hash)
     checksum = sha256(line + b"}").hexdigest()
-    return b'%b,"checksum":"%b"}\n' % (line, checksum.encode()), Seal(sequence_number, previous_hash, checksum)
+    return line + _checksum(checksum) + b"\n", Seal(sequence_number, previous_hash, checksum)
 
 
 def sealed(event: AuditEvent, seal: Seal) -> AuditEvent:
@@ -127,8 +126,15 @@ def sealed(event: AuditEvent, seal: Seal) -> AuditEvent:
 
 
 def _link(sequence_number: int, previous_hash: str | None) -> bytes:
-    previous = b"null" if previous_hash is None else b'"%b"' % previous_hash.encode()
-    return b',"sequence_number":%d,"previous_hash":%b' % (sequence_number, previous)
+    previous = "null" if previous_hash is None else f'"{previous_hash}"'
+    return f',"sequence_number":{sequence_number},"previous_hash":{previous}'.encode()
+
+
+def _checksum(checksum: str) -> bytes:
+    return f',"checksum":"{checksum}"}}'.encode()
+
+
+_CHECKSUM_SIZE: Final = len(_checksum("0" * 64))
 
 
 class Chain:
@@ -165,13 +171,10 @@ class Chain:
         sequence_number, checksum = self.sequence_number, self.checksum
         try:
             for line in lines:
-                # All that is expected of an intact record is known beforehand but for its content.
+                found = sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest()
+                # How an intact record ends is known beforehand.
                 if not (
-                    line.endswith(_link(sequence_number + 1, checksum), 0, -_CHECKSUM_END)
-                    and line.startswith(_START)
-                    and (found := sha256(line[:-_CHECKSUM_END] + b"}").hexdigest()).encode() == line[-66:-2]
-                    and line.endswith(b'"}')
-                    and line[-_CHECKSUM_END:-66] == b',"checksum":"'
+                    line.endswith(_link(sequence_number + 1, checksum) + _checksum(found)) and line.startswith(_START)
                 ):
                     raise _diagnosis(line, sequence_number)
                 sequence_number += 1
@@ -217,7 +220,7 @@ def _diagnosis(line: bytes, sequence_number: int) -> ChainError:
     except ChainError as error:
         return error
     expected = sequence_number + 1
-    if sha256(line[:-_CHECKSUM_END] + b"}").hexdigest() != stated.checksum:
+    if sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest() != stated.checksum:
         return ChainError(ChainStatus.ALTERED, f"record {expected} was altered: its checksum is of other bytes")
     if stated.sequence_number != expected:
         return ChainError(ChainStatus.GAP, f"record {expected} should be here, and this is {stated.sequence_number}")

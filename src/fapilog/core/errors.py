@@ -30,7 +30,12 @@ class FapilogError(Exception):
 
 
 class AuditStorageError(FapilogError):
-    """Raised when an event could not be stored, or the trail could not be read. The message names the file and why."""
+    """
+    Raised when an event could not be stored, or the trail could not be read.
+
+    The message names the place and the reason. In two cases it says that the event may be stored all the same: the disk
+    failed to write it and then failed to take it back, or the event loop was ended in the middle.
+    """
 
 
 class DeliveryError(FapilogError):

@@ -21,6 +21,7 @@ from msgspec.structs import force_setattr
 
 __all__ = [
     "MAX_DEPTH",
+    "MAX_INT_BITS",
     "MAX_TRACEBACK",
     "MAX_VALUES",
     "NO_METADATA",
@@ -41,6 +42,8 @@ __all__ = [
 MAX_DEPTH: Final = 64
 # More than fit into a record that can be stored.
 MAX_VALUES: Final = 500_000
+# As many as the exponent of a JSON number that others read as a double may say.
+MAX_INT_BITS: Final = 1024
 # The end of a traceback says what happened; a deep recursion must not fill the disk.
 MAX_TRACEBACK: Final = 32_768
 
@@ -184,8 +187,8 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1
 
     Nobody can change an event, its metadata included: every receiver of an alert sees what was stored. The metadata
     are JSON values. Whatever else is given becomes one when the event is made: what msgspec can encode (dates, UUIDs,
-    decimals, enums, dataclasses) as msgspec encodes it, NaN, infinities and everything else as its `repr`, and a lone
-    surrogate in any text as its escape.
+    decimals, enums, dataclasses) as msgspec encodes it, NaN, infinities and everything else as its `repr`, an integer
+    of more than 1024 bits as hexadecimal text, and a lone surrogate in any text as its escape.
 
     Attributes:
         event_id: UUID, as 36 characters of text. The same in every alert about the event.
@@ -273,7 +276,7 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1
         return self
 
 
-_TEXTS: Final = tuple(field.name for field in msgspec.structs.fields(AuditEvent) if field.type in (str, str | None))
+_TEXTS: Final = tuple(name for name, kind in AuditEvent.__annotations__.items() if kind in ("str", "str | None"))
 
 
 def _is_plain(*values: str | None) -> bool:
@@ -336,8 +339,11 @@ class _Freezer:
         self._values += 1
         if self._values > MAX_VALUES:
             raise ValueError(f"metadata: expected at most {MAX_VALUES} values; got more")
-        if value is None or type(value) is bool or type(value) is int:
+        if value is None or type(value) is bool:
             return value
+        if type(value) is int:
+            # Python refuses to make decimal text of very long ones, and most readers of JSON can't take them.
+            return value if value.bit_length() <= MAX_INT_BITS else hex(value)
         if type(value) is str:
             return text(value)
         if type(value) is float:

@@ -125,23 +125,22 @@ class TrailFiles:
         Raises:
             AuditStorageError: It is not stored.
         """
-        if not self._mutex.acquire(blocking=False):
+        if self._mutex.locked():
             return None
-        try:
+        with self._mutex:
             if self._lock_fd is None or self._end is None or self._today() > self._end.name:
                 return None
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return self._write([body])[0] if self._is_up_to_date() else None
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                self._release()
+                raise self._cannot("append to", error) from error
             finally:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            self._release()
-            raise self._cannot("append to", error) from error
-        finally:
-            self._mutex.release()
+                if self._lock_fd is not None:
+                    fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the files and forget where the trail ends; the next append looks again."""
@@ -211,8 +210,8 @@ class TrailFiles:
                         try:
                             yield _decode(line)
                         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                            place = f"{self.directory / name}, line {_line_number(fd, offset)}"
-                            raise AuditStorageError(f"{place}: not a record: {error}") from error
+                            damage = ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail: {error}")
+                            raise _placed(damage, fd, name, offset) from error
         except ChainError as damage:
             raise AuditStorageError(f"{self.directory}: {damage}") from damage
         except OSError as error:
@@ -321,11 +320,15 @@ class TrailFiles:
             _write_all(fd, data)
             if self._durable:
                 _sync(fd)
-        except OSError:
+        except OSError as error:
             # What is there of it must not be taken for stored. That goes for a failed sync too: the pages count as
             # clean after it, and only writing them anew makes them dirty again.
             # https://wiki.postgresql.org/wiki/Fsync_Errors
-            os.ftruncate(fd, end.size)
+            try:
+                os.ftruncate(fd, end.size)
+            except OSError as second:
+                both = f"{error.strerror}; whether it is stored all the same shows later, for taking it back failed too"
+                raise OSError(second.errno, both) from error
             raise
         end.size += len(data)
         end.chain.sequence_number, end.chain.checksum = sequence_number, checksum

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 
 import msgspec
-from msgspec.structs import force_setattr
 
 from .events import NO_METADATA, AuditEvent, AuditLogLevel, ComplianceLevel, FrozenDict, member
 
 __all__ = ["CompliancePolicy"]
 
 
-class CompliancePolicy(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class CompliancePolicy:
     """
     What the trail records and announces.
 
@@ -41,21 +42,22 @@ class CompliancePolicy(msgspec.Struct, frozen=True):
 
     level: ComplianceLevel = ComplianceLevel.BASIC
     enabled: bool = True
+    _: KW_ONLY
     real_time_alerts: bool = True
     alert_on_critical_errors: bool = True
     alert_on_security_events: bool = True
     hipaa_minimum_necessary: bool = False
     alert_channel: str | None = None
-    alert_channels: Mapping[str, str] = msgspec.field(default_factory=FrozenDict)
+    alert_channels: Mapping[str, str] = field(default_factory=FrozenDict)
 
     def __post_init__(self) -> None:
         """Check the names, and make the channels immutable."""
-        force_setattr(self, "level", member(ComplianceLevel, self.level, "level"))
+        object.__setattr__(self, "level", member(ComplianceLevel, self.level, "level"))
         channels = {
             member(AuditLogLevel, severity, "alert_channels").value: channel
             for severity, channel in self.alert_channels.items()
         }
-        force_setattr(self, "alert_channels", FrozenDict(channels))
+        object.__setattr__(self, "alert_channels", FrozenDict(channels))
 
     def alerts_on(self, event: AuditEvent) -> bool:
         """Return whether *event* is one that someone must be told of at once."""

@@ -1,0 +1,248 @@
+"""
+The docs can be followed, and their tables say what is there.
+
+The Python examples of each page are run by the conftest.py in the directory above.
+"""
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+
+import fapilog
+from fapilog import AuditEvent, AuditEventType, ChainStatus, testing
+from fapilog.core import alerting, chain, errors, events, files
+from tests.test_structure import PUBLIC
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+# A fenced block, and what stands before it since the last one.
+BLOCK = re.compile(r"(?P<before>.*?)^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+NAMED = re.compile(r"(Save this as )?`(\w+\.py)`:\s*\Z")
+
+
+def blocks(page: str) -> list[tuple[str, str, str]]:
+    """Return the language and the code of each block of *page*, and what stands before it."""
+    found = BLOCK.finditer((DOCS / page).read_text(encoding="utf-8"))
+    return [(block["language"], block["code"], block["before"]) for block in found]
+
+
+def table(page: str, first_column: str) -> list[list[str]]:
+    """Return the rows of the table in *page* whose first column is headed *first_column*, without backticks."""
+    _, _, rest = (DOCS / page).read_text(encoding="utf-8").partition(f"\n| {first_column} |")
+    rows = rest.partition("\n\n")[0].splitlines()[2:]
+    assert rows, f"{page} has no table of {first_column}"
+    return [[cell.strip().replace("`", "") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def in_shell(script: str, directory: Path) -> str:
+    """Return what *script* prints, run in *directory* with this Python as `python`."""
+    if shutil.which("sha256sum") is None:
+        script = script.replace("sha256sum", "shasum -a 256")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    shell = ["sh", "-c", script]
+    run = subprocess.run(
+        shell, cwd=directory, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True
+    )
+    assert run.stderr == ""
+    return run.stdout
+
+
+def write_trail(directory: Path, *messages: str, now: datetime | None = None) -> Path:
+    """Store an event for each of *messages*, and return the file."""
+    trail = files.TrailFiles(directory, durable=False, now=lambda: now or datetime(2026, 1, 31, tzinfo=UTC))
+    trail.append(
+        [chain.body(AuditEvent(event_type=AuditEventType.CONFIG_CHANGED, message=message)) for message in messages]
+    )
+    trail.close()
+    [file] = directory.glob("audit_*.jsonl")
+    return file
+
+
+@pytest.mark.parametrize("page", ["tutorial.md", "how-to/run-several-workers.md"])
+def test_a_reader_sees_what_the_page_shows(page: str, tmp_path: Path) -> None:
+    """Whoever saves the scripts of a page, and runs them and its commands in order, gets the output that is shown."""
+    printed, compared = "", 0
+    for language, code, before in blocks(page):
+        name = NAMED.search(before)
+        if language == "python" and name:
+            (tmp_path / name[2]).write_text(code, encoding="utf-8")
+            printed = "" if name[1] else in_shell(f"python {name[2]}", tmp_path)
+        elif language == "sh":
+            printed = in_shell(code, tmp_path)
+        elif language in {"output", "text"}:
+            assert OutputChecker().check_output(code, printed, ELLIPSIS | NORMALIZE_WHITESPACE), (
+                f"shown:\n{code}\nprinted:\n{printed}"
+            )
+            compared += 1
+    assert compared
+
+
+def shell_block(page: str, containing: str) -> str:
+    """Return the one block of shell commands in *page* that contains a text."""
+    [code] = [code for language, code, _ in blocks(page) if language == "sh" and containing in code]
+    return code
+
+
+def test_a_shell_computes_the_checksum_of_a_record(tmp_path: Path) -> None:
+    """The command in the docs prints the checksum that is stored, also of text that a shell might take for its own."""
+    lines = write_trail(tmp_path / "audit", "a", "$(b) `b` \\n %s \"'*? ü", "c").read_text().splitlines()
+    printed = in_shell(shell_block("how-to/verify-and-recover.md", "sed"), tmp_path)
+    assert printed.split()[0] == msgspec.json.decode(lines[1])["checksum"]
+
+
+def test_the_command_in_the_source_computes_the_checksum_too(tmp_path: Path) -> None:
+    """The command in the docstring of the module that seals records is right."""
+    lines = write_trail(tmp_path, "a", "b", "c").read_text().splitlines()
+    [command] = re.findall(r"^ +(sed .*)$", chain.__doc__ or "", re.MULTILINE)
+    assert in_shell(command, tmp_path).split()[0] == msgspec.json.decode(lines[2])["checksum"]
+
+
+TAMPERED: dict[str, Callable[[list[str]], list[str]]] = {
+    "edited": lambda lines: [lines[0], lines[1].replace('"b"', '"x"'), *lines[2:]],
+    "removed": lambda lines: [lines[0], *lines[2:]],
+    "removed at the front": lambda lines: lines[1:],
+    "swapped": lambda lines: [lines[0], lines[2], lines[1], lines[3]],
+    "repeated": lambda lines: [*lines[:2], *lines[1:]],
+    "replaced by something else": lambda lines: [lines[0], "something else", *lines[2:]],
+}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_a_shell_finds_what_a_verification_finds(how: str, tmp_path: Path) -> None:
+    """The script in the docs names the same record as `verify_chain_from_storage`, and none if all is well."""
+    file = write_trail(tmp_path / "audit", "a", "b", "c", "d")
+    script = shell_block("how-to/verify-and-recover.md", "while")
+    assert in_shell(script, tmp_path) == ""
+
+    file.write_text("".join(f"{line}\n" for line in TAMPERED[how](file.read_text().splitlines())), encoding="utf-8")
+    first = files.TrailFiles(tmp_path / "audit", durable=False).verify().first_invalid_sequence
+    assert in_shell(script, tmp_path) == f"record {first} is not as it was stored\n"
+
+
+def test_an_anchor_shows_that_the_trail_was_made_anew(tmp_path: Path) -> None:
+    """A checksum that was kept elsewhere is found in the trail it is from, and not in a forged one that verifies."""
+    script = shell_block("how-to/verify-and-recover.md", "CHECKSUM")
+    file = write_trail(tmp_path / "audit", "a", "b", "c")
+    command = script.replace("CHECKSUM", msgspec.json.decode(file.read_text().splitlines()[1])["checksum"])
+    assert in_shell(command, tmp_path) == "1\n"
+
+    file.unlink()
+    write_trail(tmp_path / "audit", "a", "x", "c")
+    assert files.TrailFiles(tmp_path / "audit", durable=False).verify().valid
+    assert in_shell(f"{command.strip()} || true", tmp_path) == "0\n"
+
+
+def test_the_examples_for_pytest_pass(tmp_path: Path) -> None:
+    """The fixtures and tests that the docs show run on both backends."""
+    conftest, test, own_test = (
+        code for _, code, before in blocks("how-to/test-your-alerting.md") if "<!-- skip: next -->" in before
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\nanyio_mode = auto\nfilterwarnings = error\n")
+    (tmp_path / "conftest.py").write_text(conftest)
+    (tmp_path / "test_login.py").write_text(test)
+    (tmp_path / "pager.py").write_text("from fapilog import NoopAlertDispatcher as Pager\n")
+    (tmp_path / "test_pager.py").write_text(own_test)
+    assert "4 passed" in in_shell("python -m pytest -q -p no:cacheprovider", tmp_path)
+
+
+def test_the_table_of_members_is_the_record() -> None:
+    """The reference names every member of a record, in order, and says rightly which can be null."""
+    rows = table("reference/record.md", "member")
+    stored = msgspec.json.decode(msgspec.json.encode(AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="")))
+    assert [row[0] for row in rows] == list(stored)
+
+    may_be_null = {field.name for field in msgspec.structs.fields(AuditEvent) if type(None) in get_args(field.type)}
+    # What the storage fills in is null only until then.
+    assert {row[0] for row in rows if "null" in row[1]} == may_be_null - {"sequence_number", "checksum"}
+
+
+def test_the_table_of_limits_has_the_numbers() -> None:
+    """The limits in the reference are those in the code."""
+    limits = [row[1] for row in table("reference/record.md", "what")[:4]]
+    assert limits == ["1 MiB", "500 000", "64", "the last 32 768 characters"]
+    assert (files.MAX_RECORD_BYTES, events.MAX_VALUES, events.MAX_DEPTH, events.MAX_TRACEBACK) == (
+        1 << 20,
+        500_000,
+        64,
+        32_768,
+    )
+
+
+def test_the_table_of_verdicts_is_complete() -> None:
+    """The page about verifying says what to do about every status."""
+    rows = table("how-to/verify-and-recover.md", "status")
+    assert [row[0] for row in rows] == [status.value for status in ChainStatus]
+
+
+def test_the_tables_of_outcomes_are_complete() -> None:
+    """The reference says what every outcome of an alert means, and the how-to names all values of the label."""
+    rows = table("reference/errors.md", "error")
+    assert {row[1] for row in rows} == set(get_args(alerting.Outcome)) - {"dispatched"}
+    text = (DOCS / "how-to/observe-alerts.md").read_text(encoding="utf-8")
+    assert all(f'"{outcome}"' in text for outcome in get_args(alerting.Outcome))
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("reference/api.md", [*fapilog.__all__, *testing.__all__]),
+        ("reference/errors.md", errors.__all__),
+        ("reference/signals.md", ["compliance_alert", "alert_dispatched", "alert_failed"]),
+    ],
+)
+def test_a_reference_is_complete(page: str, names: list[str]) -> None:
+    """No public name is missing from the page that lists its kind."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
+
+
+def test_every_observer_is_in_the_reference() -> None:
+    """The reference shows how to connect each observer."""
+    text = (DOCS / "reference/api.md").read_text(encoding="utf-8")
+    modules = [path.stem for path in PUBLIC if path.parts[0] == "observers" and path.stem != "__init__"]
+    assert modules
+    assert [name for name in modules if f"fapilog.observers.{name}.connect" not in text] == []
+
+
+def test_every_command_and_option_is_in_the_reference() -> None:
+    """The reference names every command of the command line, with its arguments and options."""
+    typer = pytest.importorskip("typer")
+    commands = importlib.import_module("fapilog.cli.commands")
+    text = (DOCS / "reference/cli.md").read_text(encoding="utf-8")
+    for name, command in typer.main.get_command(commands.app).commands.items():
+        assert f"## `fapilog {name}" in text
+        assert [each.opts for each in command.params if (each.metavar or each.opts[-1]) not in text] == []
+
+
+def test_the_story_points_at_what_is_there() -> None:
+    """Every file and folder that the map of the requirements names exists."""
+    text = (DOCS / "explanation/story.md").read_text(encoding="utf-8")
+    paths = [path for path in re.findall(r"`([\w./]+)`", text) if "/" in path or path.endswith((".md", ".toml"))]
+    assert paths
+    # The package may be installed elsewhere.
+    package = Path(fapilog.__file__).parent
+    places = [
+        package / path.removeprefix("src/fapilog/") if path.startswith("src/fapilog/") else ROOT / path
+        for path in paths
+    ]
+    assert [place for place in places if not place.exists()] == []
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    """Every file that the README links to is there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
