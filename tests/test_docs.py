@@ -21,7 +21,7 @@ import pytest
 
 import fapilog
 from fapilog import AuditEvent, AuditEventType, ChainStatus, testing
-from fapilog.core import alerting, chain, errors, events, files
+from fapilog.core import alerting, chain, errors, events, files, values
 from tests.test_structure import PUBLIC
 
 ROOT = Path(__file__).parents[1]
@@ -172,7 +172,7 @@ def test_the_table_of_limits_has_the_numbers() -> None:
     """The limits in the reference are those in the code."""
     limits = [row[1] for row in table("reference/record.md", "what")[:4]]
     assert limits == ["1 MiB", "500 000", "64", "the last 32 768 characters"]
-    assert (files.MAX_RECORD_BYTES, events.MAX_VALUES, events.MAX_DEPTH, events.MAX_TRACEBACK) == (
+    assert (files.MAX_RECORD_BYTES, values.MAX_VALUES, values.MAX_DEPTH, events.MAX_TRACEBACK) == (
         1 << 20,
         500_000,
         64,

@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import IntEnum
 from typing import Any
 
 import msgspec
@@ -132,6 +133,25 @@ def test_copies_and_pickles() -> None:
     assert copy.deepcopy(made.metadata) == made.metadata
 
 
+class Markup(str):
+    """A str of somebody's own, as template engines have."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "<b>"
+
+
+class Meters(float):
+    """A float of somebody's own, as numpy has."""
+
+
+class Colour(IntEnum):
+    """A number with a name."""
+
+    RED = 1
+
+
 @dataclass
 class Point:
     """What msgspec can encode, with something inside that it can't."""
@@ -158,6 +178,9 @@ class Point:
         (10**40, 10**40),
         pytest.param(-(10**5000), hex(-(10**5000)), id="endless"),
         ("\ud800", "\\ud800"),
+        (Markup("x" * 100), "x" * 100),
+        (Meters(1.5), 1.5),
+        (Colour.RED, 1),
         ({1: "a", (2, 3): "b", None: "c", "\udfff": "d"}, {"1": "a", "(2, 3)": "b", "None": "c", "\\udfff": "d"}),
         ({1: "a", "1": "b"}, {"1": "a", "1_": "b"}),
     ],

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, FileStorage
-from fapilog.core import chain, files
+from fapilog.core import chain, files, lines
 from fapilog.core.files import TrailFiles
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -286,8 +286,8 @@ def test_a_crash_right_after_midnight(trail: TrailFiles, clock: Clock) -> None:
 
 def test_a_line_longer_than_a_record_is_damage(trail: TrailFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers hold no more than a record at once, and say where there is more."""
-    monkeypatch.setattr(files, "MAX_RECORD_BYTES", 2000)
-    monkeypatch.setattr(files, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(lines, "MAX_RECORD_BYTES", 2000)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 1000)
     trail.append([body()])
     path = trail.directory / "audit_2026-01-31.jsonl"
     with path.open("ab") as file:
@@ -309,7 +309,7 @@ def test_reading_backwards_across_blocks_and_files(
     with (trail.directory / "audit_2026-02-02.jsonl").open("ab") as file:
         file.write(b"x" * 700)
     for size in (100, 512, 1000, 5000, 1 << 18):
-        monkeypatch.setattr(files, "_BLOCK_BYTES", size)
+        monkeypatch.setattr(lines, "_BLOCK_BYTES", size)
         assert [int(event.message) for event in trail.newest_first()] == list(reversed(range(40)))
 
 

@@ -13,8 +13,9 @@ from .errors import (
     AlertTimeoutError,
     DeliveryError,
 )
-from .events import AuditEvent, text
+from .events import AuditEvent
 from .signals import alert_dispatched, alert_failed, compliance_alert
+from .values import text
 
 __all__ = [
     "AlertDispatcher",

@@ -26,13 +26,14 @@ from . import chain
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .background import Background, in_own_task
 from .chain import AuditChainVerificationResult, Chain, ChainError, ChainStatus
-from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member, text
+from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member
 from .files import FileStorage
 from .fork import call_in_child
 from .forwarding import AlertForwarder
 from .policy import CompliancePolicy
 from .signals import Announcer, compliance_alert
 from .storage import AuditStorage, EventFilter
+from .values import text
 
 __all__ = [
     "AuditChainVerificationResult",

@@ -1,49 +1,29 @@
-"""
-What the trail records: `AuditEvent`, its enums, and how any value becomes a part of it.
-
-An event is immutable all the way down, and every event can be stored: what JSON can't say is turned into text when
-the event is made, not when it is written.
-"""
+"""What the trail records: `AuditEvent` and its enums."""
 
 from __future__ import annotations
 
-import math
 import os
-import reprlib
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 from msgspec.structs import force_setattr
 
+from .values import NO_METADATA, FrozenDict, frozen_mapping, tags, text
+
 __all__ = [
-    "MAX_DEPTH",
-    "MAX_INT_BITS",
     "MAX_TRACEBACK",
-    "MAX_VALUES",
-    "NO_METADATA",
     "AuditEvent",
     "AuditEventType",
     "AuditLogLevel",
     "ComplianceLevel",
     "ErrorDetails",
-    "FrozenDict",
-    "FrozenList",
-    "frozen_mapping",
     "member",
-    "tags",
-    "text",
 ]
 
-# Deeper than any hand-written metadata; readers such as jq and browsers still follow.
-MAX_DEPTH: Final = 64
-# More than fit into a record that can be stored.
-MAX_VALUES: Final = 500_000
-# As many as the exponent of a JSON number that others read as a double may say.
-MAX_INT_BITS: Final = 1024
 # The end of a traceback says what happened; a deep recursion must not fill the disk.
 MAX_TRACEBACK: Final = 32_768
 
@@ -114,38 +94,6 @@ def member(kind: type[E], value: object, name: str) -> E:
     except ValueError:
         expected = ", ".join(str(each.value) for each in kind)
         raise ValueError(f"{name}: expected one of {expected}; got {value!r}") from None
-
-
-def _refuse(*_: object, **__: object) -> NoReturn:
-    raise TypeError("this can't be changed; change a copy of it")
-
-
-# Subclasses of dict and list, and not a mapping proxy and tuples, so that every JSON library takes them as they are
-# and they equal what was logged.
-
-
-class FrozenDict(dict[str, Any]):
-    """A dict that refuses to change."""
-
-    if not TYPE_CHECKING:  # to type checkers it is a dict like any other
-        __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenDict, (dict(self),)
-
-
-class FrozenList(list[Any]):
-    """A list that refuses to change."""
-
-    if not TYPE_CHECKING:
-        __setitem__ = __delitem__ = __iadd__ = __imul__ = append = clear = extend = insert = pop = _refuse
-        remove = reverse = sort = _refuse
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FrozenList, (list(self),)
-
-
-NO_METADATA: Final = FrozenDict()
 
 
 class ErrorDetails(msgspec.Struct, frozen=True, kw_only=True):
@@ -285,94 +233,3 @@ def _is_plain(*values: str | None) -> bool:
         return "".join([value for value in values if value is not None]).isascii()
     except TypeError:
         return False
-
-
-def text(value: object) -> str:
-    """Return *value* as text that UTF-8 can carry, whatever its `str` does."""
-    try:
-        given = value if type(value) is str else str(value)
-    except Exception:
-        given = f"<{type(value).__qualname__} without text>"
-    return given.encode("utf-8", "backslashreplace").decode() if not given.isascii() else given
-
-
-def tags(given: Iterable[object]) -> tuple[str, ...]:
-    """Return *given* as a tuple of texts; a single text is a single tag."""
-    return (text(given),) if isinstance(given, str) else tuple(text(each) for each in given)
-
-
-def frozen_mapping(given: Mapping[Any, Any]) -> FrozenDict:
-    """
-    Return *given* as JSON values that can't be changed.
-
-    Raises:
-        ValueError: It holds more values than an event can, or a container that holds itself so often that it would.
-    """
-    return _Freezer().mapping(given) if given else NO_METADATA
-
-
-class _Freezer:
-    """One walk through one event's metadata; the number of values is counted, since references may share them."""
-
-    def __init__(self) -> None:
-        self._parents: list[int] = []
-        self._values = 0
-
-    def mapping(self, given: Mapping[Any, Any]) -> FrozenDict:
-        self._parents.append(id(given))
-        frozen: dict[str, Any] = {}
-        for key, value in given.items():
-            name = key if type(key) is str and key.isascii() else _key(key)
-            while name in frozen:  # the number 1 and the text "1", say
-                name += "_"
-            frozen[name] = self._value(value)
-        self._parents.pop()
-        return FrozenDict(frozen)
-
-    def _sequence(self, given: Iterable[Any]) -> FrozenList:
-        self._parents.append(id(given))
-        frozen = FrozenList([self._value(each) for each in given])
-        self._parents.pop()
-        return frozen
-
-    def _value(self, value: object) -> Any:
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise ValueError(f"metadata: expected at most {MAX_VALUES} values; got more")
-        if value is None or type(value) is bool:
-            return value
-        if type(value) is int:
-            # Python refuses to make decimal text of very long ones, and most readers of JSON can't take them.
-            return value if value.bit_length() <= MAX_INT_BITS else hex(value)
-        if type(value) is str:
-            return text(value)
-        if type(value) is float:
-            return value if math.isfinite(value) else repr(value)
-        return self._container(value)
-
-    def _container(self, value: object) -> Any:
-        if len(self._parents) >= MAX_DEPTH or id(value) in self._parents:
-            return text(reprlib.repr(value))
-        if isinstance(value, dict):
-            return self.mapping(value)
-        if isinstance(value, list | tuple | set | frozenset):
-            return self._sequence(value)
-        try:
-            plain = msgspec.to_builtins(value, enc_hook=_repr)
-        except Exception:
-            return _repr(value)
-        self._parents.append(id(value))
-        frozen = self._value(plain)
-        self._parents.pop()
-        return frozen
-
-
-def _key(key: object) -> str:
-    return text(key) if isinstance(key, str | int | float) else _repr(key)
-
-
-def _repr(value: object) -> str:
-    try:
-        return text(repr(value))
-    except Exception:
-        return f"<{type(value).__qualname__} without repr>"

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from datetime import UTC, date, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -30,19 +30,14 @@ from .errors import AuditStorageError
 from .events import AuditEvent
 from .fork import call_in_child
 from .groupcommit import GroupCommit
+from .lines import MAX_RECORD_BYTES, Lines
 from .storage import EventFilter
 
 __all__ = ["MAX_RECORD_BYTES", "FileStorage", "TrailFiles", "utc_now"]
 
-MAX_RECORD_BYTES: Final = 1 << 20
-"""The longest record that is stored, and so the most that a reader must hold at once."""
-
 # How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
 # that a start does not take longer every day.
 _CHECKED_BYTES: Final = 16 << 20
-# A reader's thread gives up the interpreter lock while it reads a block. Reading a much smaller one is over before the
-# event loop's thread has woken up, which would then have to wait for its turn again and again.
-_BLOCK_BYTES: Final = 1 << 18
 # How often a caller that appends without ever waiting lets other tasks run, and can be cancelled.
 _APPENDS_PER_YIELD: Final = 32
 
@@ -206,12 +201,13 @@ class TrailFiles:
         try:
             for name in reversed(self._names()):
                 with self._reading(name) as fd:
-                    for offset, line in _lines_backwards(fd):
+                    lines = Lines(fd, name)
+                    for offset, line in lines.backwards():
                         try:
                             yield _decode(line)
                         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                             damage = ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail: {error}")
-                            raise _placed(damage, fd, name, offset) from error
+                            raise lines.placed(damage, offset) from error
         except ChainError as damage:
             raise AuditStorageError(f"{self.directory}: {damage}") from damage
         except OSError as error:
@@ -238,13 +234,20 @@ class TrailFiles:
         first, offset, walk = self._where_to_check(names)
         size = 0
         for index in range(first, len(names)):
-            fd = self._fd = os.open(self.directory / names[index], os.O_RDWR | os.O_APPEND)
-            walk, size, rest = _follow(fd, names[index], offset, walk)
+            name, later = names[index], names[index + 1 :]
+            fd = self._fd = os.open(self.directory / name, os.O_RDWR | os.O_APPEND)
+            lines = Lines(fd, name)
+            walk, size, rest = lines.follow(offset, walk)
             if rest:
-                if any(os.stat(self.directory / later).st_size for later in names[index + 1 :]):
-                    raise _torn_in_the_middle(fd, names[index], size)
-                size = self._mend(fd, names[index], size, rest, walk)
-            if index < len(names) - 1:
+                if any(os.stat(self.directory / each).st_size for each in later):
+                    raise lines.placed(_torn_in_the_middle(), size)
+                if lines.lack_only_newline(size, rest, walk):
+                    _write_all(fd, b"\n")
+                    size += len(rest) + 1
+                else:
+                    self._set_aside(fd, name, size, rest)
+                _sync(fd)
+            if later:
                 self._close_file()
             offset = 0
         if walk is None:
@@ -273,12 +276,8 @@ class TrailFiles:
             beyond += os.stat(self.directory / names[index]).st_size
         return index, max(0, beyond), Chain() if index == 0 and beyond <= 0 else None
 
-    def _mend(self, fd: int, name: str, offset: int, rest: bytes, walk: Chain | None) -> int:
-        """Complete or set aside *rest*, left by a crash behind the last whole record; return the file's new size."""
-        if _is_whole(fd, name, offset, rest, walk):
-            _write_all(fd, b"\n")
-            _sync(fd)
-            return offset + len(rest) + 1
+    def _set_aside(self, fd: int, name: str, offset: int, rest: bytes) -> None:
+        """Put *rest*, which a crash left at *offset* of a file, into a file of its own, and cut it off."""
         # Named by what it holds: should we crash here too, the next attempt writes the same file again.
         aside = f"{name}.torn-{offset}-{sha256(rest).hexdigest()[:16]}"
         with _closing(os.open(self.directory / aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)) as aside_fd:
@@ -286,9 +285,7 @@ class TrailFiles:
             os.fsync(aside_fd)
         self._sync_directory()
         os.ftruncate(fd, offset)
-        _sync(fd)
         _logger.warning("an incomplete record of %d bytes in %s was set aside in %s", len(rest), name, aside)
-        return offset
 
     def _begin_day(self) -> None:
         """Go on to today's file; never back to an older one, whatever the clock does."""
@@ -339,8 +336,9 @@ class TrailFiles:
     def _verify_file(self, name: str, walk: Chain, progress: Callable[[int], None] | None, *, is_last: bool) -> None:
         start = Chain(walk.sequence_number, walk.checksum)
         with self._reading(name) as fd:
+            lines = Lines(fd, name)
             try:
-                _, size, rest = _follow(fd, name, 0, walk, progress)
+                _, size, rest = lines.follow(0, walk, progress)
                 if not rest:
                     return
             except ChainError:
@@ -350,12 +348,12 @@ class TrailFiles:
                 walk.sequence_number, walk.checksum = start.sequence_number, start.checksum
                 size = 0
             with self._without_writers():
-                _, size, rest = _follow(fd, name, size, walk, progress)
+                _, size, rest = lines.follow(size, walk, progress)
                 if not rest:
                     return
                 if not is_last:
-                    raise _torn_in_the_middle(fd, name, size)
-                if not _is_whole(fd, name, size, rest, walk):
+                    raise lines.placed(_torn_in_the_middle(), size)
+                if not lines.lack_only_newline(size, rest, walk):
                     raise ChainError(
                         ChainStatus.TORN_TAIL, f"{name} ends with {len(rest)} bytes of an incomplete record"
                     )
@@ -499,102 +497,8 @@ class FileStorage:
         self._commits = GroupCommit(self._files.append)
 
 
-def _follow(
-    fd: int, name: str, offset: int, walk: Chain | None, progress: Callable[[int], None] | None = None
-) -> tuple[Chain | None, int, bytes]:
-    """
-    Check the records of a file from *offset* on.
-
-    Args:
-        fd: The file.
-        name: Its name, for the message.
-        offset: Where to begin; without *walk*, at the first line that begins there or later.
-        walk: The chain up to there; None to believe the first record.
-        progress: Told the last sequence number after each block.
-
-    Returns:
-        The chain up to the last whole record, if there is one; the offset behind that; what is there without a newline.
-
-    Raises:
-        ChainError: A record is not as it should be; the message names file and line.
-    """
-    skips = walk is None and offset > 0
-    offset -= skips
-    rest = b""
-    while block := os.pread(fd, _BLOCK_BYTES, offset + len(rest)):
-        *lines, end = (rest + block).split(b"\n")
-        behind = offset + len(rest) + len(block) - len(end)
-        if skips and lines:
-            offset += len(lines.pop(0)) + 1
-            skips = False
-        if lines:
-            before = 0
-            try:
-                if walk is None:
-                    walk = Chain.before(lines[0])
-                before = walk.sequence_number
-                walk.follow(lines)
-                if progress is not None:
-                    progress(walk.sequence_number)
-            except ChainError as damage:
-                good = walk.sequence_number - before if walk is not None else 0
-                raise _placed(damage, fd, name, offset + sum(len(line) + 1 for line in lines[:good])) from None
-        offset, rest = behind, end
-        if len(rest) > MAX_RECORD_BYTES:
-            raise _placed(ChainError(ChainStatus.UNREADABLE, "longer than a record can be"), fd, name, offset)
-    return walk, offset, rest
-
-
-def _lines_backwards(fd: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file from the last to the first, with their offsets; not what no newline ends."""
-    offset = os.fstat(fd).st_size
-    rest = b""
-    seen_newline = False
-    while offset > 0:
-        size = min(_BLOCK_BYTES, offset)
-        offset -= size
-        rest, *lines = (os.pread(fd, size, offset) + rest).split(b"\n")
-        if not seen_newline:
-            if not lines:
-                rest = b""
-                continue
-            # Behind the last newline is nothing, or a record that is being written.
-            lines.pop()
-            seen_newline = True
-        position = offset + len(rest) + 1 + sum(len(line) + 1 for line in lines)
-        for line in reversed(lines):
-            position -= len(line) + 1
-            yield position, line
-        if len(rest) > MAX_RECORD_BYTES:
-            raise _placed(ChainError(ChainStatus.UNREADABLE, "longer than a record can be"), fd, "a file", offset)
-    if seen_newline:
-        yield 0, rest
-
-
-def _is_whole(fd: int, name: str, offset: int, rest: bytes, walk: Chain | None) -> bool:
-    """Return whether *rest*, which a file ends with, is the next record and lacks only its newline."""
-    try:
-        if chain.incomplete(rest):
-            return False
-        (walk or Chain.before(rest)).follow([rest])
-    except ChainError as damage:
-        raise _placed(damage, fd, name, offset) from None
-    return True
-
-
-def _torn_in_the_middle(fd: int, name: str, offset: int) -> ChainError:
-    return _placed(ChainError(ChainStatus.UNREADABLE, "the record is incomplete, and others follow"), fd, name, offset)
-
-
-def _placed(damage: ChainError, fd: int, name: str, offset: int) -> ChainError:
-    """Return *damage* with the file and the line that begins at *offset*."""
-    return ChainError(damage.status, f"{name}, line {_line_number(fd, offset)}: {damage}")
-
-
-def _line_number(fd: int, offset: int) -> int:
-    """Return the number of the line that begins at *offset*, counted from 1."""
-    blocks = (os.pread(fd, min(_BLOCK_BYTES, offset - start), start) for start in range(0, offset, _BLOCK_BYTES))
-    return 1 + sum(block.count(b"\n") for block in blocks)
+def _torn_in_the_middle() -> ChainError:
+    return ChainError(ChainStatus.UNREADABLE, "the record is incomplete, and others follow")
 
 
 def _make_directory(directory: Path) -> None:

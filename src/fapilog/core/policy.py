@@ -7,7 +7,8 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import msgspec
 
-from .events import NO_METADATA, AuditEvent, AuditLogLevel, ComplianceLevel, FrozenDict, member
+from .events import AuditEvent, AuditLogLevel, ComplianceLevel, member
+from .values import NO_METADATA, FrozenDict
 
 __all__ = ["CompliancePolicy"]
 
