@@ -59,7 +59,7 @@ class _End(msgspec.Struct):
     name: str
     size: int
     chain: Chain
-    directory_ctime: int
+    directory: tuple[int, int, int]
 
 
 class TrailFiles:
@@ -78,6 +78,7 @@ class TrailFiles:
 
     def __init__(self, directory: Path, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
         self.directory = directory
+        self._path = os.fspath(directory)
         self._durable = durable
         self._now = now
         self._day = 0
@@ -217,12 +218,17 @@ class TrailFiles:
 
     def _is_up_to_date(self) -> bool:
         """Return whether nobody else appended, made or removed a file, or moved the directory, since we looked."""
-        if self._lock_fd is None or self._fd is None or self._end is None:
+        if self._fd is None or self._end is None:
             return False
         return (
             os.lseek(self._fd, 0, os.SEEK_END) == self._end.size
-            and os.fstat(self._lock_fd).st_ctime_ns == self._end.directory_ctime
+            and self._state() == self._end.directory
         )
+
+    def _state(self) -> tuple[int, int, int]:
+        """Return what is another when a file is made or removed, or the directory, or one above it, is moved."""
+        found = os.stat(self._path)
+        return found.st_dev, found.st_ino, found.st_ctime_ns
 
     def _catch_up(self) -> None:
         """Check what was appended since we looked, or at first the end of the trail, and open its last file."""
@@ -252,7 +258,7 @@ class TrailFiles:
             offset = 0
         if walk is None:
             raise ChainError(ChainStatus.UNREADABLE, "no record was found")
-        self._end = _End(names[-1] if names else "", size, walk, os.stat(self.directory).st_ctime_ns)
+        self._end = _End(names[-1] if names else "", size, walk, self._state())
 
     def _where_to_check(self, names: list[str]) -> tuple[int, int, Chain | None]:
         """Return the index of a file, the offset in it to check from, and the chain up to there if that is known."""
@@ -296,9 +302,14 @@ class TrailFiles:
             # Also if nothing else is durable: a power cut must not take the end of one file and leave the next.
             _sync(self._fd)
         self._close_file()
-        self._fd = os.open(self.directory / today, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            self._fd = os.open(self.directory / today, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            # Another process was faster, within one tick of the clock that tells when the directory changed.
+            self._catch_up()
+            return
         self._sync_directory()
-        self._end = _End(today, 0, end.chain, os.stat(self.directory).st_ctime_ns)
+        self._end = _End(today, 0, end.chain, self._state())
 
     def _write(self, bodies: list[bytes]) -> list[Seal]:
         fd, end = self._fd, self._end

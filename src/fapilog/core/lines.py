@@ -14,6 +14,7 @@ __all__ = ["MAX_RECORD_BYTES", "Lines"]
 MAX_RECORD_BYTES: Final = 1 << 20
 """The longest record that is stored, and so the most that a reader must hold at once."""
 
+_MAX_ZEROS: Final = 64 << 20
 # A reader's thread gives up the interpreter lock while it reads a block. Reading a much smaller one is over before the
 # event loop's thread has woken up, which would then have to wait for its turn again and again.
 _BLOCK_BYTES: Final = 1 << 18
@@ -127,5 +128,8 @@ class Lines:
         return walk
 
     def _limit(self, rest: bytes, offset: int) -> None:
-        if len(rest) > MAX_RECORD_BYTES:
+        if len(rest) <= MAX_RECORD_BYTES:
+            return
+        # After a power cut some file systems have the size of all that was written at once, and zeros for its bytes.
+        if len(rest.rstrip(b"\0")) > MAX_RECORD_BYTES or len(rest) > _MAX_ZEROS:
             raise self.placed(ChainError(ChainStatus.UNREADABLE, "longer than a record can be"), offset)
