@@ -220,10 +220,7 @@ class TrailFiles:
         """Return whether nobody else appended, made or removed a file, or moved the directory, since we looked."""
         if self._fd is None or self._end is None:
             return False
-        return (
-            os.lseek(self._fd, 0, os.SEEK_END) == self._end.size
-            and self._state() == self._end.directory
-        )
+        return os.lseek(self._fd, 0, os.SEEK_END) == self._end.size and self._state() == self._end.directory
 
     def _state(self) -> tuple[int, int, int]:
         """Return what is another when a file is made or removed, or the directory, or one above it, is moved."""
@@ -258,7 +255,11 @@ class TrailFiles:
             offset = 0
         if walk is None:
             raise ChainError(ChainStatus.UNREADABLE, "no record was found")
-        self._end = _End(names[-1] if names else "", size, walk, self._state())
+        name = names[-1] if names else ""
+        if name and (self._end is None or self._end.name != name):
+            # Whoever made the file may have died before this.
+            self._sync_directory()
+        self._end = _End(name, size, walk, self._state())
 
     def _where_to_check(self, names: list[str]) -> tuple[int, int, Chain | None]:
         """Return the index of a file, the offset in it to check from, and the chain up to there if that is known."""
