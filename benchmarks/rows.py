@@ -1,0 +1,254 @@
+"""What is compared with what, and what is asked of it."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+__all__ = ["PEER", "Row", "Subject", "rows"]
+
+PEER: Final = "fapilog==0.3.5"
+"""The last release of the earlier fapilog that has `fapilog.core.audit`. It runs on asyncio only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """
+    Something that is measured, in a process of its own.
+
+    Attributes:
+        what: For the reader.
+        function: "module:function" in this package.
+        arguments: Its keywords.
+        is_earlier: Whether fapilog is the earlier one there.
+    """
+
+    what: str
+    function: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    is_earlier: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """
+    A line of the table for each backend.
+
+    Attributes:
+        name: For ``--only``.
+        unit: Of both figures.
+        ours: The subject that the row is about.
+        peer: What it is compared with.
+        at_least: Ours divided by the peer's must not be below.
+        at_most: It must not be above.
+        at_most_more: Ours minus the peer's must not be above.
+        rounds: How often both are measured, in turn.
+        backends: Where both are measured.
+    """
+
+    name: str
+    unit: str
+    ours: Subject
+    peer: Subject
+    at_least: float | None = None
+    at_most: float | None = None
+    at_most_more: float | None = None
+    rounds: int = 11
+    backends: tuple[str, ...] = ("asyncio", "trio")
+
+
+def rows(*, quick: bool) -> list[Row]:
+    """Return all rows; with *quick*, with fewer events."""
+    events, large = (1_000, 100_000) if quick else (5_000, 1_000_000)
+    return [
+        *_storing(events),
+        *_verifying(20_000, large),
+        *_announcing(events),
+        *_hanging(events // 5),
+        Row(
+            name="import",
+            unit="ms",
+            ours=Subject(what="import fapilog", function="imports:imported", arguments={"modules": "fapilog"}),
+            peer=Subject(
+                what="import blinker, anyio, msgspec",
+                function="imports:imported",
+                arguments={"modules": "blinker, anyio, msgspec"},
+            ),
+            at_most=1.3,
+            rounds=31,
+            backends=("asyncio",),
+        ),
+    ]
+
+
+def _storing(events: int) -> list[Row]:
+    written = Subject(
+        what='log_event, durability="write", one caller',
+        function="throughput:logged",
+        arguments={"events": events, "durability": "write"},
+    )
+    earlier = Subject(
+        what="the earlier fapilog, which never syncs",
+        function="throughput:logged",
+        arguments={"events": events},
+        is_earlier=True,
+    )
+    return [
+        Row(name="write", unit="events/s", ours=written, peer=earlier, at_least=6),
+        Row(
+            name="write-logging",
+            unit="events/s",
+            ours=written,
+            peer=Subject(
+                what="logging.FileHandler, lines as long",
+                function="throughput:logged_by_stdlib",
+                arguments={"events": events},
+            ),
+        ),
+        Row(
+            name="fsync-100",
+            unit="events/s",
+            ours=Subject(
+                what='log_event, durability="fsync", 100 callers',
+                function="throughput:logged",
+                arguments={"events": events, "callers": 100, "durability": "fsync"},
+            ),
+            peer=earlier,
+            at_least=2,
+        ),
+        Row(
+            name="fsync-1",
+            unit="µs",
+            ours=Subject(
+                what='log_event, durability="fsync", one caller, median',
+                function="latency:logged",
+                arguments={"events": events // 10},
+            ),
+            peer=Subject(
+                what="one thread hop that writes and syncs the same bytes, median",
+                function="latency:written",
+                arguments={"events": events // 10},
+            ),
+            at_most=1.5,
+        ),
+    ]
+
+
+def _verifying(records: int, large: int) -> list[Row]:
+    return [
+        Row(
+            name="verify",
+            unit="records/s",
+            ours=Subject(
+                what="verify_chain_from_storage", function="verification:verified", arguments={"records": records}
+            ),
+            peer=Subject(
+                what="the earlier fapilog, the same events",
+                function="verification:verified",
+                arguments={"records": records},
+                is_earlier=True,
+            ),
+            at_least=12,
+        ),
+        Row(
+            name="verify-memory",
+            unit="MiB",
+            ours=Subject(
+                what=f"peak memory after verifying {large:,} records",
+                function="verification:peak_memory",
+                arguments={"records": large},
+            ),
+            peer=Subject(
+                what=f"after {large // 100:,}",
+                function="verification:peak_memory",
+                arguments={"records": large // 100},
+            ),
+            at_most_more=20,
+            rounds=1,
+        ),
+        Row(
+            name="verify-gap",
+            unit="ms",
+            ours=Subject(
+                what=f"longest gap between ticks of 10 ms while {large:,} records are verified",
+                function="verification:longest_gap",
+                arguments={"records": large},
+            ),
+            peer=Subject(
+                what="while nothing is done",
+                function="verification:longest_gap",
+                arguments={"records": large, "idle": True},
+            ),
+            rounds=3,
+        ),
+    ]
+
+
+def _announcing(times: int) -> list[Row]:
+    def ours(what: str, receiver: str, **arguments: Any) -> Subject:
+        arguments = {"times": times, "receiver": receiver, **arguments}
+        return Subject(what=f"announcing to {what}", function="announcing:announced", arguments=arguments)
+
+    def blinker(receiver: str) -> Subject:
+        arguments = {"times": times, "receiver": receiver}
+        return Subject(what="blinker's send_async", function="announcing:sent_by_blinker", arguments=arguments)
+
+    return [
+        Row(
+            name="announce-function",
+            unit="µs",
+            ours=ours("one function", "function", batch=times),
+            peer=blinker("function"),
+            at_most=2.5,
+            rounds=21,
+        ),
+        Row(
+            name="announce-coroutine",
+            unit="µs",
+            ours=ours("one coroutine function, until it has run", "coroutine"),
+            peer=blinker("coroutine"),
+            at_most=2.5,
+            rounds=21,
+        ),
+        Row(
+            name="announce-coroutine-caller",
+            unit="µs",
+            ours=ours("one coroutine function, until the caller goes on", "coroutine", batch=500, until_run=False),
+            peer=blinker("coroutine"),
+            rounds=21,
+        ),
+        Row(
+            name="announce-none",
+            unit="µs",
+            ours=ours("nobody", "none", times=20 * times, batch=20 * times),
+            peer=Subject(
+                what="calling a method that does nothing",
+                function="announcing:called",
+                arguments={"times": 20 * times},
+            ),
+            at_most=1.5,
+            rounds=21,
+            backends=("asyncio",),
+        ),
+    ]
+
+
+def _hanging(events: int) -> list[Row]:
+    def subject(what: str, **arguments: Any) -> Subject:
+        return Subject(what=what, function="latency:logged_alerting", arguments={"events": events, **arguments})
+
+    return [
+        Row(
+            name=f"hang-{durability}-{buffer}",
+            unit="µs",
+            ours=subject(
+                f'p99 of log_event, durability="{durability}", the dispatcher hangs, {how}',
+                durability=durability,
+                alert_buffer=size,
+                hangs=True,
+            ),
+            peer=subject("no dispatcher", durability=durability, alert_buffer=size, hangs=False),
+            at_most=1.2,
+            rounds=21,
+        )
+        for durability in ("write", "fsync")
+        for buffer, size, how in (("waiting", 2 * events, "alerts wait"), ("full", 10, "the buffer is full"))
+    ]
