@@ -20,7 +20,7 @@ demo: .venv/has-demo ## run the demonstration
 
 test: .venv/has-dev ## run the tests on asyncio and trio, with coverage
 	@rm -f .coverage .coverage.*
-	$(python) -m coverage run -m pytest
+	$(python) -m coverage run -m pytest -n auto --maxprocesses 4 --dist loadfile
 	@$(python) -m coverage combine --quiet
 	$(python) -m coverage report
 
