@@ -77,8 +77,9 @@ class TrailFiles:
     """
 
     def __init__(self, directory: Path, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
-        self.directory = directory
-        self._path = os.fspath(directory)
+        # A daemon that changes to another directory does not take the trail with it.
+        self.directory = directory.absolute()
+        self._path = os.fspath(self.directory)
         self._durable = durable
         self._now = now
         self._day = 0
