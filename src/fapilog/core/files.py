@@ -350,6 +350,7 @@ class TrailFiles:
         start = Chain(walk.sequence_number, walk.checksum)
         with self._reading(name) as fd:
             lines = Lines(fd, name)
+            size, rest = 0, b""
             try:
                 _, size, rest = lines.follow(0, walk, progress)
                 if not rest:
@@ -357,16 +358,20 @@ class TrailFiles:
             except ChainError:
                 if not is_last:
                     raise
-                # Under our eyes a writer may have taken back records whose sync failed: look again, without writers.
-                walk.sequence_number, walk.checksum = start.sequence_number, start.checksum
-                size = 0
+                walk.go_back_to(start)
+            # A record may be being written, or records may have been taken back under our eyes since their sync failed:
+            # look again without writers, if need be from the beginning of the file.
             with self._without_writers():
-                _, size, rest = lines.follow(size, walk, progress)
-                if not rest:
-                    return
-                if not is_last:
+                try:
+                    _, size, rest = lines.follow(size, walk, progress)
+                except ChainError:
+                    if not size:
+                        raise
+                    walk.go_back_to(start)
+                    _, size, rest = lines.follow(0, walk, progress)
+                if rest and not is_last:
                     raise lines.placed(_torn_in_the_middle(), size)
-                if not lines.lack_only_newline(size, rest, walk):
+                if rest and not lines.lack_only_newline(size, rest, walk):
                     raise ChainError(
                         ChainStatus.TORN_TAIL, f"{name} ends with {len(rest)} bytes of an incomplete record"
                     )
