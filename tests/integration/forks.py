@@ -1,0 +1,178 @@
+"""
+Forks while a trail is in use, and logs on both sides.
+
+    python forks.py SCENE DIRECTORY asyncio|trio
+
+Ends with 0 if all went well. Prints the ids of the events that are stored.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import multiprocessing
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from fapilog.core.audit import AuditEventType, AuditTrail
+from fapilog.core.events import AuditEvent
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+BACKEND = sys.argv[3]
+
+
+async def log(trail: AuditTrail, who: str, count: int = 1) -> None:
+    """Log *count* events, and print their ids."""
+    for number in range(count):
+        event_id = await trail.log_event(AuditEventType.DATA_ACCESS, f"{who} {number}")
+        os.write(1, f"{event_id}\n".encode())
+
+
+def run(trail: AuditTrail, who: str, count: int = 1) -> None:
+    """Log in an event loop of its own."""
+    anyio.run(functools.partial(log, trail, who, count), backend=BACKEND)
+
+
+def is_locked(directory: Path) -> bool:
+    """Tell whether someone holds the trail's lock."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def wait_for(pid: int) -> None:
+    """Wait for a child that must end well."""
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def in_child(call: Callable[[], None]) -> int:
+    """Call *call* in a forked child; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            call()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def held(directory: Path) -> None:
+    """Fork while a thread of the parent is writing, and so holds the lock."""
+    trail = AuditTrail(storage_path=directory)
+    run(trail, "parent")
+    write, inside, go_on = os.write, threading.Event(), threading.Event()
+
+    def slow_write(fd: int, data: ReadableBuffer) -> int:
+        if bytes(data)[:5] == b'{"v":':
+            inside.set()
+            go_on.wait()
+        return write(fd, data)
+
+    os.write = slow_write
+    thread = threading.Thread(target=run, args=(trail, "parent in a thread"))
+    thread.start()
+    inside.wait()
+
+    wait_for(in_child(lambda: None))
+    assert is_locked(directory), "a child that ended has taken the parent's lock with it"
+
+    checked, tell_checked = os.pipe()
+
+    def child() -> None:
+        os.write = write
+        assert is_locked(directory), "a child has the parent's lock"
+        os.write(tell_checked, b"x")
+        run(trail, "child")  # waits for the parent to give up the lock
+        run(trail, "child again", 10)
+
+    pid = in_child(child)
+    os.read(checked, 1)
+    assert is_locked(directory), "a child has unlocked the parent's lock"
+    os.write = write
+    go_on.set()
+    thread.join()
+    run(trail, "parent again", 10)
+    wait_for(pid)
+    run(trail, "parent at last")
+
+
+class AlertFile:
+    """Appends a line for each alert to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Write one line."""
+        os.write(self._fd, f"{os.getpid()} {event.process_id} {event.event_id}\n".encode())
+
+
+async def serve(trail: AuditTrail, who: str) -> None:
+    """Be a worker: log with the trail started, now and then something that alerts."""
+    async with trail:
+        for number in range(20):
+            event_id = await trail.log_security_event(AuditEventType.AUTHENTICATION_FAILED, f"{who} {number}")
+            os.write(1, f"{event_id}\n".encode())
+            await log(trail, who)
+
+
+def preload(directory: Path) -> None:
+    """Make a trail and use it, then fork workers that use it too, as `gunicorn --preload` does."""
+    trail = AuditTrail(storage_path=directory / "trail", alert_dispatcher=AlertFile(directory / "alerts"))
+    anyio.run(serve, trail, "before", backend=BACKEND)
+    fork = multiprocessing.get_context("fork")
+    workers = [
+        fork.Process(target=anyio.run, args=(serve, trail, f"worker {number}"), kwargs={"backend": BACKEND})
+        for number in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    anyio.run(serve, trail, "parent", backend=BACKEND)
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+
+
+def running(directory: Path) -> None:
+    """Fork where an event loop runs and the trail is started."""
+
+    async def main() -> None:
+        trail = AuditTrail(storage_path=directory / "trail", alert_dispatcher=AlertFile(directory / "alerts"))
+        async with trail:
+            await log(trail, "parent")
+
+            def child() -> None:
+                thread = threading.Thread(target=anyio.run, args=(serve, trail, "child"), kwargs={"backend": BACKEND})
+                thread.start()
+                thread.join()
+
+            pid = in_child(child)
+            for number in range(20):
+                event_id = await trail.log_security_event(AuditEventType.AUTHENTICATION_FAILED, f"parent {number}")
+                os.write(1, f"{event_id}\n".encode())
+            await anyio.to_thread.run_sync(wait_for, pid)
+
+    anyio.run(main, backend=BACKEND)
+
+
+if __name__ == "__main__":
+    {"held": held, "preload": preload, "running": running}[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,67 @@
+"""
+Logs events in a loop that is interrupted, as by Ctrl-C, at random moments, again and again.
+
+    python interrupted.py DIRECTORY asyncio|trio fsync|write
+
+Prints the ids of the events that are stored.
+"""
+
+import contextlib
+import faulthandler
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+
+from fapilog.core.audit import AuditEventType, AuditTrail
+
+INTERRUPTS = 200
+
+
+class Interrupter:
+    """Sends one SIGINT to this process, a moment after each time that it is asked to."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Semaphore(0)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def soon(self) -> None:
+        """Send one within a millisecond."""
+        self._asked.release()
+
+    def _run(self) -> None:
+        chance = random.Random(0)  # noqa: S311
+        while self._asked.acquire():
+            time.sleep(chance.random() / 1000)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+async def work(trail: AuditTrail, interrupter: Interrupter, ids: list[str]) -> None:
+    """Log until interrupted."""
+    interrupter.soon()
+    while True:
+        ids.append(await trail.log_event(AuditEventType.DATA_ACCESS, "m"))
+        await anyio.lowlevel.checkpoint()
+
+
+def main(directory: str, backend: str, durability: str) -> None:
+    """Work and be interrupted."""
+    trail = AuditTrail(storage_path=Path(directory), durability="fsync" if durability == "fsync" else "write")
+    interrupter = Interrupter()
+    ids: list[str] = []
+    for _ in range(INTERRUPTS):
+        with contextlib.suppress(KeyboardInterrupt):
+            anyio.run(work, trail, interrupter, ids, backend=backend)
+    anyio.run(trail.stop, backend=backend)
+    print(*ids)  # noqa: T201
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(40, exit=True)
+    main(*sys.argv[1:])

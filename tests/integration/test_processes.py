@@ -1,0 +1,200 @@
+"""Several processes on one trail: forked ones, and readers beside writers."""
+
+import errno
+import fcntl
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self
+
+import anyio
+import pytest
+
+from fapilog.core.audit import AuditTrail, ChainStatus
+from fapilog.core.errors import AuditStorageError
+from fapilog.core.files import TrailFiles
+from tests.torture.appender import bodies
+from tests.torture.oracle import records
+from tests.torture.writers import listen, writer
+
+FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
+
+backends = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+
+def play(scene: str, directory: Path, backend: str) -> list[str]:
+    """Run a scene of `forks.py`, which ends well; return the ids that it has printed, on both sides of the forks."""
+    script = Path(__file__).with_name("forks.py")
+    played = subprocess.run(
+        [sys.executable, str(script), scene, str(directory), backend],
+        check=False, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert played.returncode == 0, played.stderr
+    return played.stdout.split()
+
+
+def check(directory: Path, ids: list[str]) -> list[dict[str, object]]:
+    """Expect a valid trail of exactly the events with *ids*; return its records."""
+    assert TrailFiles(directory, durable=False).verify().valid
+    found = records(directory)
+    assert Counter(record["event_id"] for record in found) == Counter(ids)
+    return found
+
+
+@backends
+def test_a_child_does_not_share_the_lock(tmp_path: Path, backend: str) -> None:
+    """Forked while its parent holds the lock, a child neither has it nor takes it away, and both go on."""
+    check(tmp_path, play("held", tmp_path, backend))
+
+
+@backends
+@pytest.mark.parametrize("scene", ["preload", "running"])
+def test_a_trail_is_used_before_and_after_a_fork(tmp_path: Path, scene: str, backend: str) -> None:
+    """A trail that was made before a fork works on both sides of it: one chain, each alert sent by its own process."""
+    found = check(tmp_path / "trail", play(scene, tmp_path, backend))
+    alerts = [line.split() for line in (tmp_path / "alerts").read_text().splitlines()]
+    assert all(sender == author for sender, author, _ in alerts)
+    alerting = [record["event_id"] for record in found if record["log_level"] == "security"]
+    assert Counter(event_id for _, _, event_id in alerts) == Counter(alerting)
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("durability", ["fsync", "write"])
+async def test_readers_beside_writers(tmp_path: Path, durability: str, anyio_backend_name: str) -> None:
+    """Beside two processes that write, each verification is valid and each reader gets the newest events, in order."""
+    rounds = 0
+
+    async def verify(trail: AuditTrail) -> None:
+        checked = 0
+        while rounds < 30:
+            result = await trail.verify_chain_from_storage()
+            assert result.valid, result
+            assert result.events_checked >= checked
+            checked = result.events_checked
+
+    async def read(trail: AuditTrail) -> None:
+        while rounds < 30:
+            events = await trail.get_events(limit=50)
+            for newer, older in itertools.pairwise(events):
+                assert newer.sequence_number is not None
+                assert older.sequence_number == newer.sequence_number - 1
+                assert newer.previous_hash == older.checksum
+
+    with ExitStack() as stack:
+        writers = [stack.enter_context(writer(tmp_path, anyio_backend_name, durability)) for _ in range(2)]
+        trail = AuditTrail(storage_path=tmp_path)
+        async with anyio.create_task_group() as tasks:
+            for task in (verify, verify, read, read):
+                tasks.start_soon(task, trail)
+            while rounds < 30:
+                enough = {each: len(each.stored) + 10 for each in writers}
+                await anyio.to_thread.run_sync(
+                    listen,
+                    writers,
+                    lambda: all(len(each.stored) >= enough[each] for each in writers),  # noqa: B023
+                )
+                rounds += 1
+        for each in writers:
+            each.stop()
+    assert len(await trail.get_events(limit=1_000_000)) >= 600
+
+
+class Unsteady:
+    """
+    Two threads that write, each with files of its own as a process has, while a test looks on.
+
+    A day lasts for twenty batches, and on a failing disk every third sync fails.
+    """
+
+    def __init__(self, directory: Path, *, fails: bool) -> None:
+        self.directory = directory
+        self.stored: list[str] = []
+        self._batches = itertools.count(1)
+        self._syncs = itertools.count(1)
+        self._fails = fails
+        self._over = False
+        self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(2)]
+
+    def sync(self, fd: int) -> None:
+        """Stand in for fdatasync."""
+        if self._fails and next(self._syncs) % 3 == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def do_not_sync(self, fd: int) -> None:
+        """Stand in for fsync."""
+
+    def _write(self, thread: int) -> None:
+        batch = 0
+        files = TrailFiles(self.directory, durable=True, now=lambda: FIRST_DAY + timedelta(days=batch // 20))
+        while not self._over:
+            batch = next(self._batches)
+            ids = [f"{thread} {batch} {number} {'x' * (number * 3_000)}" for number in range(3)]
+            try:
+                files.append(bodies(ids, FIRST_DAY))
+            except AuditStorageError:
+                assert self._fails
+            else:
+                self.stored += ids
+        files.close()
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._over = True
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("disk", ["good", "failing"])
+def test_readers_beside_unsteady_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str) -> None:
+    """Where days end every moment, and what was written is taken back, a verification beside it is always valid."""
+    fails = disk == "failing"
+    writers = Unsteady(tmp_path, fails=fails)
+    monkeypatch.setattr(os, "fdatasync", writers.sync)
+    monkeypatch.setattr(os, "fsync", writers.do_not_sync)
+    with writers:
+        reader = TrailFiles(tmp_path, durable=False)
+        checked = 0
+        while len(writers.stored) < 3_000:
+            result = reader.verify()
+            assert result.status is ChainStatus.OK, result
+            # Those whose sync failed may have been seen.
+            assert result.events_checked >= checked - 6 * fails
+            checked = result.events_checked
+            newest = [event.sequence_number or 0 for event in itertools.islice(reader.newest_first(), 100)]
+            assert newest == list(range(max(newest, default=0), max(newest, default=0) - len(newest), -1))
+    assert sorted(record["event_id"] for record in records(tmp_path)) == sorted(writers.stored)
+
+
+@pytest.mark.parametrize("seen", [b"", b"\n", b'{"v":1,', b"\n{}\n"], ids=["end", "line", "piece", "other"])
+def test_what_a_reader_saw_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bytes) -> None:
+    """Where records that a verification has seen are taken back under its eyes, it goes by what is there in the end."""
+    files = TrailFiles(tmp_path, durable=False)
+    files.append(bodies(["one", "two"], FIRST_DAY))
+    (path,) = tmp_path.iterdir()
+    kept = path.stat().st_size
+    files.append(bodies(["taken back", "this too"], FIRST_DAY))
+    before = path.read_bytes() + seen
+    path.write_bytes(before)
+    flock = fcntl.flock
+
+    def take_back(fd: int, how: int) -> None:
+        """Do what a writer does before it gives the lock to a reader."""
+        if how & fcntl.LOCK_SH and path.read_bytes() == before:
+            os.truncate(path, kept)
+            TrailFiles(tmp_path, durable=False).append(bodies(["longer than those before", "last"], FIRST_DAY))
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", take_back)
+    result = files.verify()
+    files.close()
+    assert (result.valid, result.events_checked) == (True, 4), result

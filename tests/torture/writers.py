@@ -1,0 +1,73 @@
+"""Processes that run `writer.py`."""
+
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["Writer", "listen", "writer"]
+
+WRITER = Path(__file__).with_name("writer.py")
+
+
+class Writer:
+    """A process that writes, and the ids of the events that it says are stored."""
+
+    def __init__(self, directory: Path, backend: str, durability: str) -> None:
+        # Coverage would make it slow, and is lost with the kill.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+        command = [sys.executable, str(WRITER), str(directory), backend, durability]
+        self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.stored: list[str] = []
+        self._partial = b""
+
+    @property
+    def output(self) -> int:
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+    def read(self) -> bool:
+        """Take what it has printed; return whether there may be more."""
+        data = os.read(self.output, 1 << 16)
+        *ids, self._partial = (self._partial + data).split(b"\n")
+        self.stored += [event_id.decode() for event_id in ids]
+        return bool(data)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._finish()
+
+    def stop(self) -> None:
+        """Let it end by itself, with nothing to complain about."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self._finish()
+        assert self.process.returncode == 0
+
+    def _finish(self) -> None:
+        while self.read():
+            pass
+        self.process.wait()
+
+
+@contextmanager
+def writer(directory: Path, backend: str, durability: str) -> Generator[Writer]:
+    started = Writer(directory, backend, durability)
+    with started.process:
+        try:
+            yield started
+        finally:
+            started.process.kill()
+
+
+def listen(writers: list[Writer], until: Callable[[], bool]) -> None:
+    """Read what *writers* print, as it comes."""
+    with selectors.DefaultSelector() as selector:
+        for each in writers:
+            selector.register(each.output, selectors.EVENT_READ, each)
+        while not until():
+            for key, _ in selector.select():
+                assert key.data.read(), "a writer ended by itself"
