@@ -78,7 +78,7 @@ class TrailFiles:
 
     def __init__(self, directory: Path, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
         # A daemon that changes to another directory does not take the trail with it.
-        self.directory = directory.absolute()
+        self.directory: Path = directory.absolute()
         self._path = os.fspath(self.directory)
         self._durable = durable
         self._now = now
@@ -125,10 +125,11 @@ class TrailFiles:
         if self._mutex.locked():
             return None
         with self._mutex:
-            if self._lock_fd is None or self._end is None or self._today() > self._end.name:
+            lock_fd = self._lock_fd
+            if lock_fd is None or self._end is None or self._today() > self._end.name:
                 return None
             try:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return self._write([body])[0] if self._is_up_to_date() else None
             except BlockingIOError:
                 return None
@@ -136,8 +137,8 @@ class TrailFiles:
                 self._release()
                 raise self._cannot("append to", error) from error
             finally:
-                if self._lock_fd is not None:
-                    fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+                if self._lock_fd == lock_fd:  # else it is closed
+                    fcntl.flock(lock_fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Close the files and forget where the trail ends; the next append looks again."""
