@@ -39,8 +39,9 @@ docs: .venv/has-dev ## build the docs into docs/_build
 bench: .venv/has-dev ## measure against the peers
 	$(python) -m benchmarks
 
-torture: .venv/has-dev ## run the long campaigns, each for TORTURE_SECONDS
-	$(python) -m pytest -m torture -o faulthandler_timeout=0 --torture-seconds $(TORTURE_SECONDS) tests
+torture: .venv/has-dev ## kill, tear, flip and fill up, in long campaigns of TORTURE_SECONDS each
+	$(python) -m pytest -m torture -n auto --maxprocesses 4 -o faulthandler_timeout=0 \
+		--torture-seconds $(TORTURE_SECONDS) tests
 
 test-wheel: .venv/has-dev ## run the tests against the built wheel, without extras and with all
 	bash .ci/test-wheel $(python)

@@ -1,6 +1,8 @@
 """What the surroundings can do to a trail: it says so, and what is stored stays."""
 
+import contextlib
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -200,6 +202,41 @@ async def test_the_directory_is_replaced(tmp_path: Path, durability: Durability)
             with pytest.raises(AuditStorageError, match=f"{path}: "):
                 await log(trail)
         assert stored(path) == before
+
+
+def test_the_lock_is_that_of_the_directory_in_its_place(tmp_path: Path) -> None:
+    """Once the directory was replaced, its writers keep apart by a lock on the new one."""
+    path = tmp_path / "trail"
+    body = b'{"v":1,"event_id":"one"'
+    writer = TrailFiles(path, durable=False)
+    writer.append([body])
+    path.rename(tmp_path / "original")
+    shutil.copytree(tmp_path / "original", path)
+    with contextlib.suppress(AuditStorageError):  # once, perhaps
+        writer.append([body])
+    writer.append([body])
+    fd = os.open(path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    assert writer.append_at_once(body) is None
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    assert writer.append_at_once(body) is not None
+    os.close(fd)
+    writer.close()
+
+
+def test_what_is_made_is_there_after_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is made for the first event, the directory that holds it is synced before the event counts as stored."""
+    synced: set[int] = set()
+
+    def sync(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    files = TrailFiles(tmp_path / "a" / "b" / "trail", durable=True)
+    files.append([b'{"v":1,"event_id":"one"'])
+    files.close()
+    holders = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "trail"]
+    assert {path.stat().st_ino for path in holders} <= synced
 
 
 @durabilities

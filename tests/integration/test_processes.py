@@ -191,10 +191,11 @@ def test_what_a_reader_saw_is_taken_back(tmp_path: Path, monkeypatch: pytest.Mon
         """Do what a writer does before it gives the lock to a reader."""
         if how & fcntl.LOCK_SH and path.read_bytes() == before:
             os.truncate(path, kept)
-            TrailFiles(tmp_path, durable=False).append(bodies(["longer than those before", "last"], FIRST_DAY))
+            TrailFiles(tmp_path, durable=False).append(bodies(["longer than those before", "and", "more"], FIRST_DAY))
         flock(fd, how)
 
     monkeypatch.setattr(fcntl, "flock", take_back)
     result = files.verify()
     files.close()
-    assert (result.valid, result.events_checked) == (True, 4), result
+    # At the end of a line there is no reason to look twice.
+    assert (result.valid, result.events_checked) == (True, 5 if seen else 4), result

@@ -59,6 +59,7 @@ def test_damage_in_blocks_of_any_size(directory: Path, monkeypatch: pytest.Monke
         assert files.verify() == verdict
 
 
+@pytest.mark.usefixtures("without_syncs")
 @pytest.mark.parametrize("piece", [0, 200])
 def test_a_start_that_checks_any_part(directory: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     """However little of the end a start checks, it goes on with the same chain, and sets the same piece aside."""

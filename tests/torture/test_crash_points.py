@@ -72,6 +72,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path / "trail"
 
 
+@pytest.mark.usefixtures("without_syncs")
 @pytest.mark.parametrize("today", [30, 31], ids=["same day", "at midnight"])
 def test_a_record_cut_anywhere_is_set_aside(directory: Path, today: int) -> None:
     """Wherever a crash cut the last record, all others stay valid, and the next writer keeps the piece and goes on."""
@@ -106,6 +107,7 @@ def test_a_whole_record_without_its_newline_is_kept(directory: Path, today: int)
     assert not set_aside(directory)
 
 
+@pytest.mark.usefixtures("without_syncs")
 def test_zeros_for_the_rest_of_a_record_are_set_aside(directory: Path) -> None:
     """A power cut may leave zeros where the rest of the last record would be; they are set aside with it."""
     whole = (directory / YESTERDAY).read_bytes()

@@ -215,6 +215,13 @@ def test_half_a_line_at_the_very_end_is_what_a_crash_leaves(bench: Bench, trail:
         bench.reports({**trail, SECOND_DAY: trail[SECOND_DAY] + garbage}, at=RECORDS + 1)
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n"], ids=["no newline", "newline", "newlines"])
+def test_more_than_a_record_can_be_is_reported(bench: Bench, trail: Trail, end: bytes) -> None:
+    """What is longer than any record was not left by a crash, newline or not; a reader does not take all of it in."""
+    result = bench.reports({**trail, SECOND_DAY: trail[SECOND_DAY] + b"x" * (3 << 20) + end}, at=RECORDS + 1)
+    assert result.status is ChainStatus.UNREADABLE
+
+
 # -- each record
 
 
@@ -267,13 +274,15 @@ def test_a_record_edited_and_hashed_again_is_reported(bench: Bench, trail: Trail
 
 
 def test_a_place_edited_and_hashed_again_is_reported(bench: Bench, trail: Trail) -> None:
-    """A record with another sequence number or previous hash is reported, its checksum right or not."""
+    """A record with another format, sequence number or previous hash is reported, though its checksum is right."""
     for number, line in enumerate(lines(trail), 1):
         for pattern, other, status in (
             (rb'"sequence_number":\d', b'"sequence_number":7', ChainStatus.GAP),
             (rb'"sequence_number":\d', b'"sequence_number":0', ChainStatus.UNREADABLE),
             (rb'"sequence_number":\d', b'"sequence_number":0%d' % number, ChainStatus.UNREADABLE),
             (rb'"previous_hash":("[^"]*"|null)', b'"previous_hash":"%b"' % (b"0" * 64), ChainStatus.BROKEN_LINK),
+            (rb'^{"v":1,', b'{"v":2,', ChainStatus.UNREADABLE),
+            (rb'^{"v":1,', b'{ "v":1,', ChainStatus.UNREADABLE),
         ):
             edited = rehashed(re.sub(pattern, other, line))
             tampered = [*lines(trail)[: number - 1], edited, *lines(trail)[number:]]

@@ -1,0 +1,24 @@
+"""What several torture tests need."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the tests of this folder, the short ones too, to `make torture`."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.torture)
+
+
+@pytest.fixture
+def without_syncs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sync nothing: for tests that set a thousand pieces aside, and are not about what is on the disk."""
+
+    def do_nothing(fd: int) -> None:
+        pass
+
+    monkeypatch.setattr(os, "fsync", do_nothing)
+    monkeypatch.setattr(os, "fdatasync", do_nothing)
