@@ -271,30 +271,6 @@ def errors(call: Call) -> Iterator[int]:
         yield errno.ENOSPC
 
 
-def try_errors(stage: Stage, calls: list[Call]) -> None:
-    """Let each of *calls* fail, once."""
-    for call in calls:
-        for error in errors(call):
-            played = stage.play(f"{call.name}:error={errno.errorcode[error]}:when={call.number}")
-            assert not check(stage, played), "it was refused, and yet is there"
-            refusals = [line for line in played.stdout.splitlines() if line.startswith("refused")]
-            assert len(refusals) == 1
-            assert refusals[0].endswith(f"DIRECTORY: {os.strerror(error)}")
-
-
-def try_kills(stage: Stage, calls: list[Call]) -> None:
-    """Let the process be killed in each of *calls*."""
-    for call in calls:
-        played = stage.play(f"{call.name}:signal=KILL:when={call.number}")
-        assert not ids(played, "refused")
-        # What was under way may be there, but no more than one batch of it.
-        assert len(check(stage, played)) <= 2
-
-
-# One in so many, for a short run.
-SAMPLE = 5
-
-
 def test_the_stage_shows_the_work(strace: str, beginning: str, tmp_path: Path) -> None:
     """The calls that are made to fail are those that writing a trail takes."""
     names = Counter(call.name for call in Stage(strace, beginning, tmp_path).calls)
@@ -305,33 +281,28 @@ def test_the_stage_shows_the_work(strace: str, beginning: str, tmp_path: Path) -
     assert names["ftruncate"] == (beginning == "torn")
 
 
-def test_a_failing_call_is_refused_and_made_good(strace: str, beginning: str, tmp_path: Path) -> None:
+def test_each_failing_call_is_refused_and_made_good(strace: str, beginning: str, tmp_path: Path) -> None:
     """An error of the operating system is told to the caller, nothing of the event is left, and the next is stored."""
     stage = Stage(strace, beginning, tmp_path)
-    try_errors(stage, stage.calls[::SAMPLE])
+    for call in stage.calls:
+        for error in errors(call):
+            played = stage.play(f"{call.name}:error={errno.errorcode[error]}:when={call.number}")
+            assert not check(stage, played), "it was refused, and yet is there"
+            refusals = [line for line in played.stdout.splitlines() if line.startswith("refused")]
+            assert len(refusals) == 1
+            assert refusals[0].endswith(f"DIRECTORY: {os.strerror(error)}")
 
 
-def test_killed_in_a_call(strace: str, beginning: str, tmp_path: Path) -> None:
+def test_killed_in_each_call(strace: str, beginning: str, tmp_path: Path) -> None:
     """Killed in a call to the operating system, a writer leaves a valid trail that has all it said was stored."""
     stage = Stage(strace, beginning, tmp_path)
-    try_kills(stage, stage.calls[1::SAMPLE])
+    for call in stage.calls:
+        played = stage.play(f"{call.name}:signal=KILL:when={call.number}")
+        assert not ids(played, "refused")
+        # What was under way may be there, but no more than one batch of it.
+        assert len(check(stage, played)) <= 2
 
 
-@pytest.mark.torture
-def test_each_failing_call_is_refused_and_made_good(strace: str, beginning: str, tmp_path: Path) -> None:
-    """As the short one, for every call that is made."""
-    stage = Stage(strace, beginning, tmp_path)
-    try_errors(stage, stage.calls)
-
-
-@pytest.mark.torture
-def test_killed_in_each_call(strace: str, beginning: str, tmp_path: Path) -> None:
-    """As the short one, for every call that is made."""
-    stage = Stage(strace, beginning, tmp_path)
-    try_kills(stage, stage.calls)
-
-
-@pytest.mark.torture
 @pytest.mark.parametrize("second", ["error=EIO", "signal=KILL"])
 def test_taking_back_fails_too(strace: str, tmp_path: Path, second: str) -> None:
     """A write or a sync fails, and so does taking it back: what was refused may be there, but all else holds."""

@@ -155,18 +155,8 @@ class Trail(RuleBasedStateMachine):
         return len(list(self.directory.glob("*.torn-*")))
 
 
-def run(seed: int, examples: int) -> None:
-    chosen = settings(max_examples=examples, stateful_step_count=40, database=None, deadline=None)
-    run_state_machine_as_test(hypothesis.seed(seed)(Trail), settings=chosen)
-
-
-def test_whatever_happens() -> None:
+def test_whatever_happens(rounds: Iterator[int]) -> None:
     """After any sequence of appends, failures, crashes and clocks, a trail is valid and has what was stored."""
-    run(0, 40)
-
-
-@pytest.mark.torture
-def test_whatever_happens_for_long(rounds: Iterator[int]) -> None:
-    """As the short one, with other sequences each round."""
+    chosen = settings(max_examples=50, stateful_step_count=40, database=None, deadline=None)
     for number in rounds:
-        run(number, 200)
+        run_state_machine_as_test(hypothesis.seed(number)(Trail), settings=chosen)

@@ -159,7 +159,18 @@ def test_without_syncs_a_power_cut_takes_the_last_events(disk: Disk) -> None:
     assert check(disk)
 
 
-@pytest.mark.torture
+def test_a_durable_writer_saves_what_others_wrote(disk: Disk) -> None:
+    """What was only written, today or the day before, is on the disk as soon as a durable event behind it is."""
+    for day, durable in ((29, False), (30, True), (30, False), (31, False), (31, True)):
+        noon = datetime(2026, 1, day, tzinfo=UTC)
+        writer = TrailFiles(disk.directory, durable=durable, now=lambda: noon)  # noqa: B023
+        disk.append(writer, f"{day} {durable}")
+        writer.close()
+        if not durable:
+            disk.cuts.pop()
+    assert not check(disk)
+
+
 @pytest.mark.parametrize("durable", [True, False], ids=["fsync", "write"])
 def test_a_power_cut_at_any_moment(disk: Disk, monkeypatch: pytest.MonkeyPatch, durable: bool) -> None:  # noqa: FBT001
     """Cut after any call to the disk, the trail is valid and goes on, and what was stored durably is there."""
