@@ -121,7 +121,7 @@ def test_goes_to_the_default_registry() -> None:
     with metrics.connect():
         finish()
         assert b"fapilog_alerts_finished_total" in generate_latest(REGISTRY)
-    assert b"fapilog" not in generate_latest(REGISTRY)
+    assert b"fapilog_alert" not in generate_latest(REGISTRY)
 
 
 def test_twice_in_one_registry_is_refused(registry: CollectorRegistry) -> None:
