@@ -25,7 +25,9 @@ napoleon_use_ivar = True
 
 # Every reference to fapilog must lead somewhere. Those to other libraries would need their inventories from the
 # network, and the docs are built without one.
-_others = sorted(sys.stdlib_module_names | {"anyio", "blinker", "msgspec", "opentelemetry", "prometheus_client"})
+_others = sorted(
+    sys.stdlib_module_names | {"anyio", "blinker", "httpx2", "msgspec", "opentelemetry", "prometheus_client"}
+)
 nitpick_ignore_regex = [("py:.*", rf"({'|'.join(_others)})(\..*)?")]
 
 html_theme = "furo"

@@ -30,9 +30,12 @@ from .core.errors import (
     AlertCancelledError,
     AlertStoppedError,
     AlertTimeoutError,
+    AmbiguousDeliveryError,
     AuditStorageError,
     DeliveryError,
     FapilogError,
+    PermanentDeliveryError,
+    TransientDeliveryError,
 )
 from .core.events import ErrorDetails
 from .core.files import FileStorage
@@ -44,6 +47,7 @@ __all__ = [
     "AlertDispatcher",
     "AlertStoppedError",
     "AlertTimeoutError",
+    "AmbiguousDeliveryError",
     "AuditChainVerificationResult",
     "AuditEvent",
     "AuditEventType",
@@ -60,6 +64,8 @@ __all__ = [
     "FapilogError",
     "FileStorage",
     "NoopAlertDispatcher",
+    "PermanentDeliveryError",
+    "TransientDeliveryError",
     "alert_dispatched",
     "alert_failed",
     "compliance_alert",

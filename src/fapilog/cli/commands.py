@@ -18,8 +18,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from .. import AuditChainVerificationResult, AuditTrail
 from .demo import REQUESTS, run
 from .screen import Output, Screen, verdict
+from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
 
-__all__ = ["app", "demo", "verify"]
+__all__ = ["app", "demo", "send_test", "verify"]
 
 _NOT_AS_IT_SHOULD_BE: Final = 1
 _CANNOT: Final = 2
@@ -124,3 +125,28 @@ async def _verify(directory: Path) -> AuditChainVerificationResult:
         return await AuditTrail(storage_path=directory).verify_chain_from_storage(
             lambda checked: progress.update(task, completed=checked)
         )
+
+
+@app.command()
+def send_test(
+    *,
+    to: Annotated[Destination, typer.Option(help="Where to.", show_default=False)],
+    severity: Annotated[Severity, typer.Option(help="How severe it claims to be.")] = "info",
+    allow_http: Annotated[bool, typer.Option("--allow-http", help="Let an address be http: and not loopback.")] = False,
+) -> None:
+    """
+    Send one test alert, and say what became of it.
+
+    Addresses and credentials come from environment variables, such as FAPILOG_SLACK_WEBHOOK_URL; the reference of the
+    command line lists them. It is sent once: nothing tries again.
+
+    Exit code: 0 if the other side has it, 1 if not, or if nobody knows, 2 if it could not be tried.
+    """
+    try:
+        dispatcher = dispatcher_for(to, allow_http=allow_http)
+    except CannotSendError as error:
+        typer.echo(f"fapilog: {error}", err=True)
+        raise typer.Exit(_CANNOT) from None
+    has_it, words = anyio.run(send, dispatcher, to, severity)
+    typer.echo(words)
+    raise typer.Exit(0 if has_it else _NOT_AS_IT_SHOULD_BE)

@@ -4,6 +4,9 @@ What this package raises.
 FapilogError
 ├── AuditStorageError            the event is not stored
 └── DeliveryError                the alert was not delivered
+    ├── TransientDeliveryError   trying again may help
+    ├── PermanentDeliveryError   trying again will not help
+    ├── AmbiguousDeliveryError   nobody knows: it may have arrived
     ├── AlertTimeoutError        the dispatcher took longer than `alert_timeout`
     ├── AlertBufferFullError     more alerts were waiting than `alert_buffer`
     ├── AlertCancelledError      the dispatcher cancelled the task it was called in
@@ -19,9 +22,12 @@ __all__ = [
     "AlertCancelledError",
     "AlertStoppedError",
     "AlertTimeoutError",
+    "AmbiguousDeliveryError",
     "AuditStorageError",
     "DeliveryError",
     "FapilogError",
+    "PermanentDeliveryError",
+    "TransientDeliveryError",
 ]
 
 
@@ -44,6 +50,32 @@ class DeliveryError(FapilogError):
 
     A dispatcher may raise it or any other exception. The text of a `DeliveryError` is logged, so it must hold no
     secret; of any other exception only the type is logged, since its text may hold the address of a webhook.
+    """
+
+
+class TransientDeliveryError(DeliveryError):
+    """
+    Raised when the alert did not arrive, and may arrive if it is sent again.
+
+    Args:
+        message: What happened; it holds no secret.
+        retry_after: Seconds to wait first, if the other side told; None leaves it to the caller.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PermanentDeliveryError(DeliveryError):
+    """Raised when the alert did not arrive, and will not until someone changes something. The message says what."""
+
+
+class AmbiguousDeliveryError(DeliveryError):
+    """
+    Raised when the alert may have arrived: it was sent, and no answer came.
+
+    Sent again, people may see it twice, except where the other side drops duplicates by their key.
     """
 
 

@@ -1,8 +1,4 @@
-"""
-For your tests: a dispatcher that remembers what it was given, and a check of any dispatcher against the contract.
-
-Both work on asyncio and on trio, with any test runner.
-"""
+"""A check of any dispatcher against the contract."""
 
 from __future__ import annotations
 
@@ -14,80 +10,17 @@ import math
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import anyio
 import msgspec
 
-from .core.alerting import AlertDispatcher
-from .core.audit import AuditTrail
-from .core.errors import DeliveryError
-from .core.events import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
+from ..core.alerting import AlertDispatcher
+from ..core.audit import AuditTrail
+from ..core.errors import DeliveryError
+from ..core.events import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
 
-__all__ = ["RecordedAlert", "RecordingDispatcher", "check_dispatcher"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedAlert:
-    """
-    One call of a `RecordingDispatcher`.
-
-    Attributes:
-        event: As it was given.
-        severity: As it was given.
-        channel: As it was given; None if it was left out.
-    """
-
-    event: AuditEvent
-    severity: str
-    channel: str | None
-
-
-class RecordingDispatcher:
-    """
-    Remembers every alert when it is called, then does as it is told.
-
-    Args:
-        wait: Awaited in each call: ``anyio.sleep_forever`` makes it hang, the `wait` of an `anyio.Event` makes it wait
-            for you.
-        error: Raised by each call, after the wait.
-
-    Attributes:
-        alerts: What came, in the order of the calls.
-        wait: As above; it may be changed between calls.
-        error: As above; it may be changed between calls.
-    """
-
-    def __init__(
-        self, *, wait: Callable[[], Awaitable[object]] | None = None, error: BaseException | None = None
-    ) -> None:
-        self.alerts: list[RecordedAlert] = []
-        self.wait = wait
-        self.error = error
-        self._came: anyio.Event | None = None
-
-    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Remember the alert, then wait and raise if told to."""
-        self.alerts.append(RecordedAlert(event=event, severity=severity, channel=channel))
-        if self._came is not None:
-            self._came.set()
-            self._came = None
-        if self.wait is not None:
-            await self.wait()
-        if self.error is not None:
-            raise self.error
-
-    async def wait_for(self, count: int) -> list[RecordedAlert]:
-        """
-        Wait until *count* alerts have come since this dispatcher was made, and return all that have.
-
-        There is no limit in time; `anyio.fail_after` sets one.
-        """
-        while len(self.alerts) < count:
-            self._came = self._came or anyio.Event()
-            await self._came.wait()
-        return list(self.alerts)
+__all__ = ["Subject", "an_event", "check", "check_dispatcher", "hidden_in_logs", "printed"]
 
 
 async def check_dispatcher(
@@ -102,7 +35,7 @@ async def check_dispatcher(
 
     - An `AuditTrail` takes it, and `send_alert` takes what the trail gives: the event by position, *severity* and
       *channel* by name, and *channel* may be left out.
-    - It delivers every type of event at every severity, and returns None.
+    - It delivers every type of event, and at every severity, and returns None.
     - Whatever text an event holds, it delivers the alert, or raises `DeliveryError`: nobody may be able to stop the
       alert about themselves.
     - It does not change the event.
@@ -126,24 +59,25 @@ async def check_dispatcher(
         AssertionError: It does not. The message says what was expected.
     """
     hidden = tuple(secrets)
-    with _hidden_in_logs(hidden):
+    with hidden_in_logs(hidden):
         for clause in _CLAUSES:
-            await _check(make(), clause, hidden, timeout)
+            await check(make(), clause, hidden, timeout)
         if failing is not None:
-            await _check(failing(), _raises_if_not_delivered, hidden, timeout)
+            await check(failing(), _raises_if_not_delivered, hidden, timeout)
 
 
-async def _check(
+async def check(
     dispatcher: AlertDispatcher,
-    clause: Callable[[_Subject], Awaitable[None]],
+    clause: Callable[[Subject], Awaitable[None]],
     secrets: tuple[str, ...],
     timeout: float,
 ) -> None:
+    """Enter *dispatcher*, check one clause of it, and leave it."""
     failure: AssertionError | None = None
     manager = dispatcher if isinstance(dispatcher, AbstractAsyncContextManager) else nullcontext()
     async with manager:
         try:
-            await clause(_Subject(dispatcher, secrets, timeout))
+            await clause(Subject(dispatcher, secrets, timeout))
             _require_hidden(secrets, [repr(dispatcher), str(dispatcher)], "the repr or str of the dispatcher")
         except AssertionError as error:
             # Raised outside, where no task group of the dispatcher wraps it.
@@ -152,7 +86,7 @@ async def _check(
         raise failure
 
 
-class _Subject:
+class Subject:
     """The dispatcher that is checked, and what is asked of each call of it."""
 
     def __init__(self, dispatcher: AlertDispatcher, secrets: tuple[str, ...], timeout: float) -> None:
@@ -185,7 +119,7 @@ class _Subject:
         if msgspec.json.encode(event) != before:
             self.fail("leave the event as it is")
         if raised is not None:
-            _require_hidden(self._secrets, _printed(raised), "an exception")
+            _require_hidden(self._secrets, printed(raised), "an exception")
         return raised
 
     async def deliver(self, event: AuditEvent, **channel: str | None) -> None:
@@ -198,11 +132,11 @@ class _Subject:
         """Say what `send_alert` should do, and what it raised instead."""
         if because is None:
             raise AssertionError(f"send_alert should {expected}")
-        _require_hidden(self._secrets, _printed(because), "an exception")
+        _require_hidden(self._secrets, printed(because), "an exception")
         raise AssertionError(f"send_alert should {expected}; it raised {type(because).__qualname__}") from because
 
 
-async def _is_taken_by_the_trail(subject: _Subject) -> None:
+async def _is_taken_by_the_trail(subject: Subject) -> None:
     try:
         AuditTrail(alert_dispatcher=subject.dispatcher)
     except TypeError as error:
@@ -210,32 +144,32 @@ async def _is_taken_by_the_trail(subject: _Subject) -> None:
     parameters = inspect.signature(subject.dispatcher.send_alert)
     for keywords in ({"severity": "info", "channel": None}, {"severity": "info"}):
         try:
-            parameters.bind(_event(), **keywords)
+            parameters.bind(an_event(), **keywords)
         except TypeError as error:
             raise AssertionError(
                 f"send_alert should take (event, *, severity, channel=None); given {' and '.join(keywords)}: {error}"
             ) from None
 
 
-async def _delivers_every_kind(subject: _Subject) -> None:
+async def _delivers_every_kind(subject: Subject) -> None:
     channels: Iterator[dict[str, str | None]] = itertools.cycle(({}, {"channel": None}, {"channel": "#on-call"}))
-    for event_type, log_level in itertools.product(AuditEventType, AuditLogLevel):
-        await subject.deliver(_event(event_type, log_level), **next(channels))
+    for event_type, log_level in zip(AuditEventType, itertools.cycle(AuditLogLevel), strict=False):
+        await subject.deliver(an_event(event_type, log_level), **next(channels))
 
 
-async def _delivers_any_text(subject: _Subject) -> None:
+async def _delivers_any_text(subject: Subject) -> None:
     for words in _WORDS:
-        error = await subject.outcome(_event(words=words))
+        error = await subject.outcome(an_event(words=words))
         if error is not None and not isinstance(error, DeliveryError):
             subject.fail(f"deliver an alert that says {words[:30]!r}, or refuse it with a DeliveryError", error)
 
 
-async def _overlaps(subject: _Subject) -> None:
+async def _overlaps(subject: Subject) -> None:
     failures: list[AssertionError] = []
 
     async def deliver(number: int) -> None:
         try:
-            await subject.deliver(_event(words=f"overlapping call {number}"))
+            await subject.deliver(an_event(words=f"overlapping call {number}"))
         except AssertionError as failure:
             failures.append(failure)
 
@@ -246,9 +180,9 @@ async def _overlaps(subject: _Subject) -> None:
         raise AssertionError(f"calls should overlap; of {_CALLS_AT_ONCE} at once one failed") from failures[0]
 
 
-async def _lets_cancellation_pass(subject: _Subject) -> None:
+async def _lets_cancellation_pass(subject: Subject) -> None:
     for wait in range(_MOST_WAITS):
-        call = _Cancelled(subject.call(_event()), wait)
+        call = _Cancelled(subject.call(an_event()), wait)
         error: Exception | None = None
         with anyio.move_on_after(subject.timeout) as limit:
             try:
@@ -262,13 +196,13 @@ async def _lets_cancellation_pass(subject: _Subject) -> None:
             subject.fail(f"end within {subject.timeout:g} s when it is cancelled")
         if call.told and not call.scope.cancelled_caught:
             subject.fail("let a cancellation pass, and not return as if the alert were delivered")
-        await subject.deliver(_event(words="after a cancellation"))
+        await subject.deliver(an_event(words="after a cancellation"))
         if not call.scope.cancel_called:
             return
 
 
-async def _raises_if_not_delivered(subject: _Subject) -> None:
-    if await subject.outcome(_event()) is None:
+async def _raises_if_not_delivered(subject: Subject) -> None:
+    if await subject.outcome(an_event()) is None:
         subject.fail("raise if the other side does not take the alert: returning means that it has it")
 
 
@@ -296,12 +230,13 @@ _WORDS: Final = (
     "<!channel> <@U123> @everyone &amp; </b><script>alert(1)</script>",
     "%s %(name)s %n {0} {name} ${name} {{ name }} `id` $(id) \\",
     "\"quoted\" and 'quoted'; -- ]]> */",
+    "[look](https://evil.example) https://evil.example/ `code` *bold* _it_ ~no~ \n# head\n- item\n> said",
     "\U0001f9d1\u200d\U0001f692 e\u0301 \uffff",
     "long " * 20_000,
 )
 
 
-def _event(
+def an_event(
     event_type: AuditEventType = AuditEventType.SECURITY_VIOLATION,
     log_level: AuditLogLevel = AuditLogLevel.CRITICAL,
     words: str = "someone opened the safe",
@@ -378,7 +313,7 @@ class _Cancelled:
         return before > -math.inf and anyio.current_effective_deadline() == -math.inf
 
 
-def _printed(error: BaseException) -> Iterator[str]:
+def printed(error: BaseException) -> Iterator[str]:
     """Yield what anything that reports *error* may print, of what is behind it too."""
     yield "".join(traceback.format_exception(error))
     behind: list[BaseException | None] = [error]
@@ -399,7 +334,7 @@ def _require_hidden(secrets: tuple[str, ...], texts: Iterable[str], where: str) 
 
 
 @contextmanager
-def _hidden_in_logs(secrets: tuple[str, ...]) -> Generator[None]:
+def hidden_in_logs(secrets: tuple[str, ...]) -> Generator[None]:
     if not secrets:
         yield
         return

@@ -1,0 +1,220 @@
+"""
+Try again where that may help.
+
+    from fapilog.delivery.retry import Retrying
+
+    trail = AuditTrail(alert_dispatcher=Retrying(slack), alert_timeout=65.0)
+
+Needs the extra ``retry``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+import msgspec
+import stamina
+import stamina.instrumentation
+
+from ..core.alerting import AlertDispatcher
+from ..core.errors import AmbiguousDeliveryError, TransientDeliveryError
+from ..core.events import AuditEvent
+from ..core.values import text
+
+__all__ = ["Attempt", "Retrying"]
+
+# stamina loads what it tells of retries, such as prometheus_client, when it is first asked for: here, where no event
+# loop waits for it, and not at the first retry.
+stamina.instrumentation.get_on_retry_hooks()
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+
+# Seconds. What asks for more, such as a clock that is wrong, would stop all alerts for as long.
+_LONGEST_PAUSE: Final = 3600.0
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One try to deliver an alert.
+
+    Attributes:
+        event: The event that it is about.
+        severity: As the dispatcher was told.
+        channel: As the dispatcher was told.
+        number: Counted from 1.
+        took: Seconds that the call of the dispatcher took.
+        error: Why it failed; None if the dispatcher took the alert. Its text may hold secrets unless it is a
+            `DeliveryError`.
+        wait: Seconds until the next try; None if there is none.
+    """
+
+    event: AuditEvent
+    severity: str
+    channel: str | None
+    number: int
+    took: float
+    error: Exception | None
+    wait: float | None
+
+
+class Retrying:
+    """
+    Sends an alert again after a `TransientDeliveryError`, and after nothing else.
+
+    An `AmbiguousDeliveryError` is not tried again: people may have seen the alert. When the tries or the time are over,
+    the last error is raised.
+
+    The wait before try n + 1 is ``min(wait_max, wait_initial * 2 ** (n - 1))``, plus up to *wait_jitter* at random. If
+    the error says how long to wait, that counts instead, plus up to *wait_jitter*, and no alert goes to *inner* before,
+    whatever it is about: give each target a `Retrying` of its own. A wait that would end after *timeout* is not begun.
+
+    In an `AuditTrail`, let *alert_timeout* be longer than *timeout*. If *inner* is an asynchronous context manager, it
+    is entered and left with this.
+
+    Args:
+        inner: Makes one try each time it is called.
+        attempts: Tries for one alert, the first included.
+        timeout: Seconds for one alert, all tries and waits together; a try under way is then cancelled.
+        wait_initial: Seconds before the second try.
+        wait_max: The most seconds between two tries, unless the error says more.
+        wait_jitter: The most seconds that are added at random.
+        on_attempt: Called after each try; what it raises is logged by its type.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        inner: AlertDispatcher,
+        *,
+        attempts: int = 4,
+        timeout: float = 60.0,
+        wait_initial: float = 0.5,
+        wait_max: float = 30.0,
+        wait_jitter: float = 1.0,
+        on_attempt: Callable[[Attempt], None] | None = None,
+    ) -> None:
+        if attempts < 1:
+            raise ValueError(f"attempts: expected at least 1; got {attempts!r}")
+        if not timeout > 0:
+            raise ValueError(f"timeout: expected a number above 0; got {timeout!r}")
+        for name, value in (("wait_initial", wait_initial), ("wait_max", wait_max), ("wait_jitter", wait_jitter)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}: expected a number of seconds from 0 on; got {value!r}")
+        self._inner = inner
+        self._attempts = attempts
+        self._timeout = timeout
+        self._wait_initial = wait_initial
+        self._wait_max = wait_max
+        self._wait_jitter = wait_jitter
+        self._on_attempt = on_attempt
+        # On the event loop's clock.
+        self._paused_until = -math.inf
+
+    async def __aenter__(self) -> Self:
+        await self._manager().__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._manager().__aexit__(kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<Retrying {self._inner!r}>"
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Hand the alert to *inner*, again and again if need be."""
+        end = anyio.current_time() + self._timeout
+        number = 0
+        wait: float | None = None
+
+        async def attempt() -> None:
+            nonlocal number, wait
+            wait = None
+            await self._wait_out_the_pause(end)
+            number += 1
+            began = anyio.current_time()
+            error = await self._try_once(end, event, severity, channel)
+            now = anyio.current_time()
+            wait = self._wait_after(error, number)
+            if wait is not None and now + wait >= end:
+                wait = None
+            self._report(
+                Attempt(
+                    event=event,
+                    severity=severity,
+                    channel=channel,
+                    number=number,
+                    took=now - began,
+                    error=error,
+                    wait=wait,
+                )
+            )
+            if error is not None:
+                raise error
+
+        def next_wait(_: Exception) -> float | bool:
+            return False if wait is None else wait
+
+        # stamina's own timeout counts on another clock, and does not look at the wait ahead.
+        async for retry in stamina.retry_context(next_wait, attempts=self._attempts, timeout=None):
+            with retry:
+                await attempt()
+
+    async def _try_once(self, end: float, event: AuditEvent, severity: str, channel: str | None) -> Exception | None:
+        """Call *inner* until the time is over, and return what it raised."""
+        with anyio.CancelScope(deadline=end):
+            try:
+                await self._inner.send_alert(event, severity=severity, channel=channel)
+            except Exception as error:
+                return error
+            return None
+        return AmbiguousDeliveryError(f"the last try was cancelled; all of them took {self._timeout:g} s")
+
+    async def _wait_out_the_pause(self, end: float) -> None:
+        """Wait as long as the target has asked for, of this alert or another; raise if that is too long."""
+        while (pause := self._paused_until - anyio.current_time()) > 0:
+            if self._paused_until >= end:
+                raise TransientDeliveryError(f"the target asked for a pause of {pause:.0f} s more", retry_after=pause)
+            await anyio.sleep(pause + self._jitter())
+
+    def _wait_after(self, error: Exception | None, number: int) -> float | None:
+        """Return the seconds to wait after *error*, and note the pause that it asks for; None if it is the last try."""
+        if not isinstance(error, TransientDeliveryError):
+            return None
+        wait = min(self._wait_max, self._wait_initial * 2.0 ** min(number - 1, 100))
+        # Whatever a stranger's dispatcher put there: NaN is not at least 0.
+        if error.retry_after is not None and error.retry_after >= 0:
+            wait = min(error.retry_after, _LONGEST_PAUSE)
+            self._paused_until = max(self._paused_until, anyio.current_time() + wait)
+        return wait + self._jitter() if number < self._attempts else None
+
+    def _jitter(self) -> float:
+        return random.uniform(0, self._wait_jitter)  # noqa: S311  spreads load
+
+    def _report(self, attempt: Attempt) -> None:
+        if attempt.wait is not None:
+            _logger.warning(
+                "try %d to deliver the alert about event %s failed, the next is in %.1f s: %s",
+                attempt.number,
+                attempt.event.event_id,
+                attempt.wait,
+                text(attempt.error),
+            )
+        if self._on_attempt is not None:
+            try:
+                self._on_attempt(attempt)
+            except Exception as error:
+                _logger.error("on_attempt raised %s", type(error).__qualname__)  # noqa: TRY400  no text, no traceback
+
+    def _manager(self) -> AbstractAsyncContextManager[object]:
+        return self._inner if isinstance(self._inner, AbstractAsyncContextManager) else nullcontext()

@@ -1,0 +1,12 @@
+"""
+Where alerts can go: one module a destination, each an extra of the same name.
+
+Import a dispatcher from its module, for example ``from fapilog.providers.webhook import WebhookDispatcher``.
+"""
+
+from __future__ import annotations
+
+from ._alert import Disclosure
+from ._secret import SecretSource
+
+__all__ = ["Disclosure", "SecretSource"]

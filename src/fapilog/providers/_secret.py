@@ -1,0 +1,78 @@
+"""Secrets, given as text or by a callable, that nobody prints by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..core.errors import PermanentDeliveryError, TransientDeliveryError
+
+__all__ = ["Secret", "SecretSource"]
+
+SecretSource = str | Callable[[], str]
+"""
+A secret as text, or what returns it.
+
+A callable is called for each attempt, so that a file, the environment or a vault can change it. It is called on the
+event loop: it must return at once. Space around the secret, such as the end of a file's line, is left out.
+"""
+
+
+class Secret:
+    """
+    A secret of a dispatcher; its `repr` shows the name alone.
+
+    Args:
+        source: The secret, or what returns it.
+        name: The option that it came by.
+        check: Says what is expected of it, if it is not what was given; None if all is well.
+
+    Raises:
+        TypeError: *source* is neither text nor callable.
+        ValueError: It is text, and empty or not what *check* expects. The text is not in the message.
+    """
+
+    def __init__(self, source: SecretSource, name: str, *, check: Callable[[str], str | None] = lambda _: None) -> None:
+        self._source = source
+        self._name = name
+        self._check = check
+        if isinstance(source, str):
+            complaint = self._complaint(source.strip())
+            if complaint is not None:
+                raise ValueError(complaint)
+        elif not callable(source):
+            raise TypeError(f"{name}: expected text, or what returns it when it is called")
+
+    def __repr__(self) -> str:
+        return f"<secret {self._name}>"
+
+    def reveal(self) -> str:
+        """
+        Return the secret as it is now.
+
+        Raises:
+            TransientDeliveryError: The callable raised; its text is not in the message, nor behind it.
+            PermanentDeliveryError: It returned something else than is expected.
+        """
+        if isinstance(self._source, str):
+            return self._source.strip()
+        value: object = None
+        failure: str | None = None
+        try:
+            value = self._source()
+        except Exception as error:
+            failure = type(error).__qualname__
+        # Raised out here, where the foreign error is not behind it.
+        if failure is not None:
+            raise TransientDeliveryError(f"{self._name}: what should return it raised {failure}")
+        if not isinstance(value, str):
+            raise PermanentDeliveryError(f"{self._name}: expected text; got a {type(value).__qualname__}")
+        complaint = self._complaint(value.strip())
+        if complaint is not None:
+            raise PermanentDeliveryError(complaint)
+        return value.strip()
+
+    def _complaint(self, value: str) -> str | None:
+        if not value:
+            return f"{self._name}: expected text; got an empty one"
+        complaint = self._check(value)
+        return None if complaint is None else f"{self._name}: expected {complaint}"

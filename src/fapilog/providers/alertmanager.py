@@ -1,0 +1,159 @@
+"""
+Send alerts to Prometheus Alertmanager, or to what speaks its API v2.
+
+Needs the extra ``alertmanager``.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import anyio
+import httpx2
+import msgspec
+
+from ..core.errors import DeliveryError, PermanentDeliveryError
+from ..core.events import AuditEvent
+from ..core.values import text
+from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, one_line
+from ._http import Answer, HttpDispatcher
+from ._secret import Secret, SecretSource
+from ._several import Several
+
+__all__ = ["AlertmanagerDispatcher"]
+
+# Alertmanager has no limits of its own; the receivers behind it have.
+_MAX_LABEL: Final = 200  # characters
+_MAX_ANNOTATIONS: Final = 15_000  # bytes
+
+
+class AlertmanagerDispatcher(HttpDispatcher):
+    """
+    Posts each alert to every replica of an Alertmanager, by its API v2.
+
+    The labels identify it: `alertname`, `severity`, `event_type`, `component`, `channel` and `event_key`, which is
+    the same for the same event, whenever, by whichever process and to whichever replica it is sent; so it is one alert,
+    however often it is posted. The annotations describe it: `summary`, `description`, and every field that may leave.
+
+    Any 2xx means that the replica has the alert in its memory: whom it tells, and when, is up to its configuration, and
+    a replica that is restarted before it has told anyone forgets it.
+
+    If some replicas have the alert and others do not, one error is raised that tells of both, and when the same
+    dispatcher is called again for the event, it posts only to those that lack it.
+
+    Args:
+        urls: The addresses of all replicas, never of a load balancer before them; without ``/api/v2/alerts``. They may
+            begin with a name and a password: ``https://user:password@host``.
+        duration: Seconds until the alert ends by itself, since an event has no end. Longer than the `group_interval` of
+            the routes, 5 minutes by default: of an alert that ends sooner, Alertmanager may tell nobody. Shorter than
+            their `repeat_interval`, 4 hours by default: else it tells of it again.
+        labels: Further labels, the same for all alerts; or other values for ``alertname``.
+        disclosure: How much of an event is sent.
+        link: The way to a record, for example ``https://audit.example.com/{event_id}``.
+        timeout: Seconds for one attempt.
+        client: Sends the requests; it stays yours to close. None makes one.
+        allow_http: Whether an address may begin with ``http:`` and not be this machine's.
+
+    Raises:
+        ValueError: One of them is not what is expected. No secret is in the message.
+    """
+
+    def __init__(
+        self,
+        *,
+        urls: Sequence[SecretSource],
+        duration: float = 3600.0,
+        labels: Mapping[str, str] | None = None,
+        disclosure: Disclosure = Disclosure.STANDARD,
+        link: str | None = None,
+        timeout: float = 10.0,
+        client: httpx2.AsyncClient | None = None,
+        allow_http: bool = False,
+    ) -> None:
+        super().__init__("alertmanager", timeout=timeout, client=client, allow_http=allow_http)
+        self._render = Renderer(disclosure, link)
+        if isinstance(urls, str) or not urls:
+            raise ValueError("urls: expected a list of at least one address")
+        self._urls = [self._address(url, f"urls[{number}]") for number, url in enumerate(urls)]
+        # A year is enough for anyone, and what datetime can add.
+        if not 0 < duration <= 31_536_000:  # noqa: PLR2004
+            raise ValueError(f"duration: expected seconds above 0, at most a year; got {duration!r}")
+        self._duration = timedelta(seconds=duration)
+        self._labels = dict(labels or {})
+        for name, value in self._labels.items():
+            # https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels; "__" is for Prometheus itself.
+            if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name) or name in _OWN or not isinstance(value, str):
+                raise ValueError(f"labels: expected names of further labels, with texts; got {name!r}")
+        self._several = Several("alertmanager", "replicas")
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Post the alert once to each replica that lacks it, to all of them at the same time."""
+        content = self._content(self._render(event, severity), dedup_key(event.event_id), channel)
+        failures: dict[int, DeliveryError] = {}
+
+        async def post(number: int) -> None:
+            try:
+                await self._post_to(self._urls[number], content)
+            except DeliveryError as error:
+                failures[number] = error
+            else:
+                self._several.delivered(event, severity, channel, number)
+
+        async with anyio.create_task_group() as tasks:
+            for number in self._several.lacking(event, severity, channel, range(len(self._urls))):
+                tasks.start_soon(post, number)
+        self._several.finish(event, severity, channel, failures, len(self._urls))
+
+    async def _post_to(self, url: Secret, content: bytes) -> None:
+        address = url.reveal().rstrip("/").removesuffix("/api/v2/alerts") + "/api/v2/alerts"
+        await self._post(address, content, {"content-type": "application/json"}, judge=_judge)
+
+    def _complaint(self, address: str) -> str | None:
+        return super()._complaint(address) or ("an address without ? and #" if re.search("[?#]", address) else None)
+
+    def _content(self, alert: Alert, key: str, channel: str | None) -> bytes:
+        details = dict(alert.details)
+        labels = {
+            "alertname": "fapilog",
+            **self._labels,
+            "severity": alert.severity,
+            "event_type": details.pop("event_type"),
+            "component": details.pop("component", ""),
+            "channel": channel or "",
+            "event_key": key,
+        }
+        details.pop("message", None)
+        now = datetime.fromtimestamp(time.time(), UTC)
+        annotations = {"summary": alert.title, "description": alert.message or "", **details}
+        content = {
+            # Empty labels are removed over there: docs/alerts_api.md of Alertmanager.
+            "labels": {name: label for name, value in labels.items() if (label := _label(name, value))},
+            "annotations": fit({name: _words(value) for name, value in annotations.items() if value}, _MAX_ANNOTATIONS),
+            "startsAt": min(now, datetime.fromisoformat(details["timestamp"])).isoformat(),
+            # From now on, and not from then: an alert that comes late would have ended before anyone was told.
+            "endsAt": (now + self._duration).isoformat(),
+        }
+        if alert.link is not None:
+            content["generatorURL"] = alert.link
+        return msgspec.json.encode([content])
+
+
+_OWN: Final = {"severity", "event_type", "component", "channel", "event_key"}
+
+
+def _label(name: str, value: str) -> str:
+    return cut(one_line(text(value)), name, max_characters=_MAX_LABEL)
+
+
+def _words(value: object) -> str:
+    return clean(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+
+
+def _judge(answer: Answer) -> None:
+    # Alertmanager answers 200 without a body. A page for people is that of something before it, such as a login.
+    if answer.is_success and answer.body.lstrip().startswith(b"<"):
+        raise PermanentDeliveryError("alertmanager: a web page answered, not an Alertmanager; check the address")

@@ -1,0 +1,93 @@
+"""Print alerts: the dispatcher to start with, or to pipe into a program of yours. Needs no extra."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+from typing import Final, TextIO
+
+import anyio.to_thread
+import msgspec
+
+from ..core.errors import PermanentDeliveryError
+from ..core.events import AuditEvent
+from ..core.values import text
+from ._alert import Alert, Disclosure, Renderer, clean, one_line
+
+__all__ = ["ConsoleDispatcher"]
+
+_COLORS: Final = {"warning": "33", "error": "31", "critical": "1;31", "security": "1;35"}
+
+
+class ConsoleDispatcher:
+    """
+    Prints each alert: in words on a terminal, as a line of JSON elsewhere.
+
+    On a terminal the title is coloured, unless ``NO_COLOR`` is in the environment. Printed means delivered.
+
+    Args:
+        stream: Where to; None is `sys.stdout` as it is when the alert comes.
+        disclosure: How much of an event is printed.
+        link: The way to a record, for example ``https://audit.example.com/{event_id}``.
+
+    Raises:
+        ValueError: One of them is not what is expected.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        disclosure: Disclosure = Disclosure.STANDARD,
+        link: str | None = None,
+    ) -> None:
+        self._stream = stream
+        self._render = Renderer(disclosure, link)
+        self._lock = threading.Lock()
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Print the alert."""
+        stream = self._stream or sys.stdout
+        alert = self._render(event, severity)
+        channel = channel and text(channel)
+        # In a thread, since a pipe that nobody reads blocks.
+        write = functools.partial(self._write, stream, alert, channel)
+        if not await anyio.to_thread.run_sync(write, abandon_on_cancel=True):
+            raise PermanentDeliveryError("console: the stream takes nothing more; it is closed or broken")
+
+    def _write(self, stream: TextIO, alert: Alert, channel: str | None) -> bool:
+        with self._lock:
+            try:
+                words = _pretty(alert, channel) if stream.isatty() else _json(alert, channel)
+                encoding = getattr(stream, "encoding", None) or "utf-8"
+                stream.write(words.encode(encoding, "backslashreplace").decode(encoding))
+                stream.flush()
+            except (OSError, ValueError):
+                return False
+        return True
+
+
+def _json(alert: Alert, channel: str | None) -> str:
+    parts = {
+        "title": alert.title,
+        "severity": alert.severity,
+        "channel": channel,
+        "link": alert.link,
+    } | alert.details
+    return msgspec.json.encode({name: value for name, value in parts.items() if value is not None}).decode() + "\n"
+
+
+def _pretty(alert: Alert, channel: str | None) -> str:
+    color = None if "NO_COLOR" in os.environ else _COLORS.get(alert.severity)
+    lines = [f"\x1b[{color}m{alert.title}\x1b[0m" if color else alert.title]
+    if alert.message:
+        lines += [f"  {line}" for line in alert.message.splitlines()]
+    shown = {name: value for name, value in alert.details.items() if name not in {"event_type", "log_level", "message"}}
+    shown |= {name: value for name, value in (("channel", channel), ("link", alert.link)) if value}
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        words = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        lines.append(f"  {name:<{width}}  {one_line(clean(words))}")
+    return "\n".join(lines) + "\n\n"

@@ -1,0 +1,149 @@
+"""
+Alert by Jira Service Management (JSM) Operations, or by Opsgenie, which it succeeds.
+
+Needs the extra ``opsgenie``. Opsgenie's API works until 2027-04-05; JSM's is the same at another address.
+https://developer.atlassian.com/cloud/jira/service-desk-ops/rest/v2/api-group-integration-events/
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+from ..core.errors import PermanentDeliveryError
+from ..core.events import AuditEvent
+from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, one_line
+from ._http import Answer, HttpDispatcher
+from ._incident import incident_of, is_recovery
+from ._secret import Secret, SecretSource
+
+__all__ = ["OpsgenieDispatcher"]
+
+# P1 is the highest, P5 "informational"; https://docs.opsgenie.com/docs/alert-api
+_PRIORITIES: Final = {"debug": "P5", "info": "P5", "warning": "P3", "error": "P2", "critical": "P1", "security": "P1"}
+
+# https://docs.opsgenie.com/docs/alert-api#create-alert: characters, but for the number of tags.
+_MAX_MESSAGE: Final = 130
+_MAX_DESCRIPTION: Final = 15_000
+_MAX_ENTITY: Final = 512
+_MAX_TAGS: Final = 20
+_MAX_TAG: Final = 50
+# All names and values together.
+_MAX_DETAILS: Final = 8_000
+
+# "HTML formatting for the message values is also supported" (https://docs.opsgenie.com/docs/alerts-and-alert-fields),
+# yet a text message shows an escaped "&lt;" as it is. These look right in both.
+_LEFT: Final = "\u2039"
+_RIGHT: Final = "\u203a"
+
+
+class OpsgenieDispatcher(HttpDispatcher):
+    """
+    Creates an alert in Jira Service Management Operations, or in Opsgenie, for each event.
+
+    Events of type ``error_recovered`` and ``component_recovery`` whose metadata name an ``incident`` close what an
+    event with the same `incident` has created, or the event which has it as its id. Without an `incident` they create
+    an alert, like any other event.
+
+    ``alias`` is made of the API key and of the `incident`, or else of the event's id, and is the same in every
+    process: while the alert is open, what is sent again raises its count and notifies nobody. Once it is closed, the
+    same alias creates a new one. With another API key it is another alias.
+
+    The 202 means that the request was taken, and will be processed; it can still fail there. Whether it did is at
+    ``/v2/alerts/requests/`` and its id, and in the log of the integration.
+
+    Event type, severity, channel and regulatory tags become tags, which its policies can route by.
+
+    Args:
+        api_key: The key of an API integration; an API token of a person is something else.
+        base_url: Where it is: ``https://api.opsgenie.com`` for Opsgenie in the US, ``https://api.eu.opsgenie.com`` in
+            the EU. JSM has one address for both.
+        disclosure: How much of an event is sent.
+        link: The way to a record, for example ``https://audit.example.com/{event_id}``.
+        timeout: Seconds for one attempt.
+        client: Sends the requests; it stays yours to close. None makes one.
+        allow_http: Whether *base_url* may begin with ``http:`` and not be this machine's.
+
+    Raises:
+        ValueError: One of them is not what is expected. No secret is in the message.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: SecretSource,
+        base_url: SecretSource = "https://api.atlassian.com/jsm/ops/integration",
+        disclosure: Disclosure = Disclosure.STANDARD,
+        link: str | None = None,
+        timeout: float = 10.0,
+        client: httpx2.AsyncClient | None = None,
+        allow_http: bool = False,
+    ) -> None:
+        super().__init__("opsgenie", timeout=timeout, client=client, allow_http=allow_http)
+        self._render = Renderer(disclosure, link)
+        self._url = self._address(base_url, "base_url")
+        self._api_key = Secret(api_key, "api_key", check=_complaint)
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Create the alert, or close it; once."""
+        api_key = self._api_key.reveal()
+        # Aliases count for the whole account: the teams of two keys must both be told.
+        alias = dedup_key(incident_of(event) or event.event_id, api_key)
+        alert = self._render(event, severity)
+        address = self._url.reveal().rstrip("/") + "/v2/alerts"
+        if is_recovery(event):
+            # JSM takes it too, although its reference leaves it out: https://jira.atlassian.com/browse/JSDCLOUD-14179
+            address += f"/{alias}/close?identifierType=alias"
+            content: dict[str, Any] = {"source": "fapilog", "note": _text(alert.title)}
+        else:
+            content = {"alias": alias, "source": "fapilog", **_create(alert, channel)}
+        await self._post(
+            address,
+            msgspec.json.encode(content),
+            {"content-type": "application/json", "authorization": f"GenieKey {api_key}"},
+            judge=_judge,
+        )
+
+
+def _create(alert: Alert, channel: str | None) -> dict[str, Any]:
+    """Return the part of the request that says what happened."""
+    details = {
+        "link": alert.link,
+        **{name: _text(_words(value)) for name, value in alert.details.items() if name != "message"},
+    }
+    tags = [alert.details["event_type"], alert.severity, channel or "", *alert.details.get("regulatory_tags", ())]
+    content = {
+        "message": cut(_text(alert.title), "message", max_characters=_MAX_MESSAGE),
+        "description": cut(_text(alert.message or ""), "description", max_characters=_MAX_DESCRIPTION),
+        "priority": _PRIORITIES.get(alert.severity, "P1"),
+        "tags": [cut(tag, "tag", max_characters=_MAX_TAG) for tag in map(_tag, tags) if tag][:_MAX_TAGS],
+        "entity": cut(_tag(alert.details.get("component", "")), "entity", max_characters=_MAX_ENTITY),
+        "details": fit({name: value for name, value in details.items() if value}, _MAX_DETAILS),
+    }
+    return {name: value for name, value in content.items() if value}
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _text(given: str) -> str:
+    return clean(given).replace("<", _LEFT).replace(">", _RIGHT)
+
+
+def _tag(given: str) -> str:
+    return _text(one_line(given))
+
+
+def _judge(answer: Answer) -> None:
+    # Beside `requestId` there are `took`, and `result`: "Request will be processed".
+    if answer.is_success and not answer.json().get("requestId"):
+        raise PermanentDeliveryError(
+            f"opsgenie: status {answer.status}, but the answer is not Opsgenie's; check base_url"
+        )
+
+
+def _complaint(key: str) -> str | None:
+    return None if key.isascii() and key.isprintable() and " " not in key else "printable ASCII without spaces"

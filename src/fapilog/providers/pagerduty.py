@@ -1,0 +1,163 @@
+"""
+Page people by PagerDuty, over its Events API v2.
+
+Needs the extra ``pagerduty``. https://developer.pagerduty.com/docs/events-api-v2-overview
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+from ..core.errors import PermanentDeliveryError
+from ..core.events import AuditEvent
+from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, one_line
+from ._http import Answer, HttpDispatcher
+from ._incident import incident_of, is_recovery
+from ._secret import Secret, SecretSource
+
+__all__ = ["PagerDutyDispatcher"]
+
+# The four that it knows; https://developer.pagerduty.com/docs/send-alert-event
+_SEVERITIES: Final = {
+    "debug": "info",
+    "info": "info",
+    "warning": "warning",
+    "error": "error",
+    "critical": "critical",
+    "security": "critical",
+}
+_KEY_CHARACTERS: Final = 32
+_MAX_SUMMARY: Final = 1024
+# Of the other texts no limit is told; this is ours.
+_MAX_TEXT: Final = 255
+# An event may have 512 KB; the rest of it gets 12 of them.
+# https://developer.pagerduty.com/docs/events-api-v2-overview#size-limits
+_MAX_DETAILS: Final = 500_000
+
+
+class PagerDutyDispatcher(HttpDispatcher):
+    """
+    Sends each alert as an event of the Events API v2.
+
+    Events of type ``error_recovered`` and ``component_recovery`` whose metadata name an ``incident`` resolve what an
+    event with the same `incident` has opened, or the event which has it as its id. Without an `incident` they open an
+    alert, like any other event.
+
+    ``dedup_key`` is made of the `incident`, or else of the event's id, and is the same in every process: while the
+    alert is open, what is sent again is logged there and pages nobody. Once it is resolved, the same key opens a new
+    one.
+
+    PagerDuty's 202 means that it has taken the event, and will process it; who is paged and when, its service and its
+    rules decide. It drops a resolve for which nothing is open.
+
+    The channel becomes ``custom_details.channel``, which its event rules can route by.
+
+    Args:
+        routing_key: The integration key of a service or an orchestration: 32 characters.
+        base_url: Where PagerDuty is; in the EU ``https://events.eu.pagerduty.com``.
+        disclosure: How much of an event is sent.
+        link: The way to a record, for example ``https://audit.example.com/{event_id}``.
+        timeout: Seconds for one attempt.
+        client: Sends the requests; it stays yours to close. None makes one.
+        allow_http: Whether *base_url* may begin with ``http:`` and not be this machine's.
+
+    Raises:
+        ValueError: One of them is not what is expected. No secret is in the message.
+    """
+
+    def __init__(
+        self,
+        *,
+        routing_key: SecretSource,
+        # EU: https://support.pagerduty.com/docs/service-regions
+        base_url: SecretSource = "https://events.pagerduty.com",
+        disclosure: Disclosure = Disclosure.STANDARD,
+        link: str | None = None,
+        timeout: float = 10.0,
+        client: httpx2.AsyncClient | None = None,
+        allow_http: bool = False,
+    ) -> None:
+        super().__init__("pagerduty", timeout=timeout, client=client, allow_http=allow_http)
+        self._render = Renderer(disclosure, link)
+        self._url = self._address(base_url, "base_url")
+        self._routing_key = Secret(routing_key, "routing_key", check=_complaint)
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Send the event once: a trigger, or a resolve."""
+        # The routing key needs no part in it: keys count for one routing key.
+        # https://developer.pagerduty.com/docs/send-alert-event
+        key = dedup_key(incident_of(event) or event.event_id)
+        content: dict[str, Any] = {"routing_key": self._routing_key.reveal(), "dedup_key": key}
+        if is_recovery(event):
+            content["event_action"] = "resolve"
+        else:
+            content |= _trigger(self._render(event, severity), channel)
+        await self._post(
+            self._url.reveal().rstrip("/") + "/v2/enqueue",
+            msgspec.json.encode(content),
+            {"content-type": "application/json"},
+            judge=_judge,
+        )
+
+
+def _trigger(alert: Alert, channel: str | None) -> dict[str, Any]:
+    """Return the part of the event that says what happened."""
+    details = _cleaned(alert.details if channel is None else {**alert.details, "channel": channel})
+    message = f": {one_line(alert.message)}" if alert.message else ""
+    payload = {
+        "summary": cut(alert.title + message, "summary", max_characters=_MAX_SUMMARY),
+        # It must say something.
+        "source": _text(alert, "hostname") or _text(alert, "component") or "fapilog",
+        "severity": _SEVERITIES.get(alert.severity, "critical"),
+        "timestamp": alert.details["timestamp"],
+        "component": _text(alert, "component"),
+        "class": alert.details["event_type"],
+        "custom_details": fit(details, _MAX_DETAILS),
+    }
+    trigger: dict[str, Any] = {
+        "event_action": "trigger",
+        "payload": {name: value for name, value in payload.items() if value},
+    }
+    if alert.link is not None:
+        trigger["links"] = [{"href": alert.link, "text": "The record"}]
+    return trigger
+
+
+def _text(alert: Alert, name: str) -> str:
+    return cut(one_line(alert.details.get(name, "")), name, max_characters=_MAX_TEXT)
+
+
+def _cleaned(value: Any) -> Any:
+    """Return JSON values with clean texts."""
+    match value:
+        case str():
+            return clean(value)
+        case Mapping():
+            return {clean(name): _cleaned(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_cleaned(each) for each in value]
+        case _:
+            return value
+
+
+def _judge(answer: Answer) -> None:
+    said = answer.json()
+    if answer.is_success and said.get("status") != "success":
+        raise PermanentDeliveryError(
+            f"pagerduty: status {answer.status}, but the answer is not PagerDuty's; check base_url"
+        )
+    # Its `errors` are then such as "Length of 'routing_key' is incorrect (should be 32 characters)".
+    if answer.status == HTTPStatus.BAD_REQUEST and "routing_key" in str(said.get("errors")):
+        raise PermanentDeliveryError(
+            "pagerduty: the routing key was refused; use the integration key of an Events API v2 integration"
+        )
+
+
+def _complaint(key: str) -> str | None:
+    # https://developer.pagerduty.com/docs/events-api-v2-overview
+    return None if len(key) == _KEY_CHARACTERS else f"{_KEY_CHARACTERS} characters"

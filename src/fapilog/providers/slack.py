@@ -1,0 +1,217 @@
+"""
+Post alerts to a Slack channel, by an incoming webhook or as a bot.
+
+Needs the extra ``slack``. https://docs.slack.dev/messaging
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+from ..core.errors import AmbiguousDeliveryError, PermanentDeliveryError, TransientDeliveryError
+from ..core.events import AuditEvent
+from ._alert import Alert, Disclosure, Renderer, clean, cut, fit
+from ._http import Answer, HttpDispatcher
+from ._secret import Secret, SecretSource
+
+__all__ = ["SlackDispatcher"]
+
+# Characters; https://docs.slack.dev/reference/block-kit/blocks
+_MAX_HEADER: Final = 150
+_MAX_SECTION: Final = 3000
+_MAX_FIELD: Final = 2000
+_FIELDS_IN_A_SECTION: Final = 10
+# Of the notification; ours.
+_MAX_TEXT: Final = 1000
+# Bytes, ours too. Blocks of together 13 200 characters are refused (https://github.com/slackapi/bolt-js/issues/2509),
+# and `chat.postMessage` answers with the message, in which a byte may have become five ("&amp;", "\u2026"): the answer
+# must still be short enough to be read.
+_MAX_MESSAGE_BYTES: Final = 6000
+_MAX_FIELDS_BYTES: Final = 4000
+
+# What Slack says in words, as `error` or as the whole body. https://docs.slack.dev/reference/methods/chat.postMessage
+# and https://docs.slack.dev/changelog/2016-05-17-changes-to-errors-for-incoming-webhooks; those of webhooks that are
+# on neither page were seen: https://routeforms.com/tools/slack-webhook-error-decoder
+_THROTTLED: Final = {"ratelimited", "rate_limited", "message_limit_exceeded"}
+_PASSING: Final = {"service_unavailable", "team_added_to_org", "org_login_required", "request_timeout"}
+# "It's possible some aspect of the operation succeeded before the error was raised."
+_AMBIGUOUS: Final = {"fatal_error", "internal_error"}
+_DEAD: Final = "the webhook or token is dead; make a new one in Slack, and configure it here"
+_NO_CHANNEL: Final = "the channel is not there, or archived; choose another, or make a new webhook"
+_NOT_INVITED: Final = "the bot is not in the channel; invite it there"
+_NOT_ALLOWED: Final = "it may not post there; change the app's scopes, or the settings of the workspace or channel"
+_REFUSED: Final = "the message was refused; report it with this word"
+_ADVICE: Final = {
+    "account_inactive": _DEAD,
+    "invalid_auth": _DEAD,
+    "invalid_token": _DEAD,
+    "no_active_hooks": _DEAD,
+    "no_service": _DEAD,
+    "no_team": _DEAD,
+    "not_authed": _DEAD,
+    "team_disabled": _DEAD,
+    "token_expired": _DEAD,
+    "token_revoked": _DEAD,
+    "user_not_found": _DEAD,
+    "channel_is_archived": _NO_CHANNEL,
+    "channel_not_found": _NO_CHANNEL,
+    "is_archived": _NO_CHANNEL,
+    "not_in_channel": _NOT_INVITED,
+    "access_denied": _NOT_ALLOWED,
+    "action_prohibited": _NOT_ALLOWED,
+    "ekm_access_denied": _NOT_ALLOWED,
+    "missing_scope": _NOT_ALLOWED,
+    "no_permission": _NOT_ALLOWED,
+    "restricted_action": _NOT_ALLOWED,
+    "restricted_action_read_only_channel": _NOT_ALLOWED,
+    "invalid_arguments": _REFUSED,
+    "invalid_blocks": _REFUSED,
+    "invalid_blocks_format": _REFUSED,
+    "invalid_payload": _REFUSED,
+    "missing_text_or_fallback_or_attachments": _REFUSED,
+    "msg_blocks_too_long": _REFUSED,
+    "msg_too_long": _REFUSED,
+    "no_text": _REFUSED,
+}
+
+
+class SlackDispatcher(HttpDispatcher):
+    """
+    Posts each alert as a message.
+
+    Give a *webhook_url*, which posts to the one channel that it was made for, whatever the policy says; or a bot's
+    *token* and a *channel*, which is for alerts to which the policy gives none.
+
+    Returning means that Slack has the message. Slack has no key to drop duplicates by: after an
+    `AmbiguousDeliveryError`, what is sent again may be seen twice.
+
+    Args:
+        webhook_url: An incoming webhook. Who knows it can post.
+        token: A bot's token, ``xoxb-...``, with the scope ``chat:write``. The bot must be in the channel, or have
+            ``chat:write.public``.
+        channel: A channel's id or name, where *token* is given.
+        base_url: Where the API is that *token* is for; for GovSlack ``https://slack-gov.com/api``.
+        disclosure: How much of an event is sent.
+        link: The way to a record, for example ``https://audit.example.com/{event_id}``.
+        timeout: Seconds for one attempt.
+        client: Sends the requests; it stays yours to close. None makes one.
+        allow_http: Whether the address may begin with ``http:`` and not be this machine's.
+
+    Raises:
+        ValueError: One of them is not what is expected, or they are not of one way. No secret is in the message.
+    """
+
+    def __init__(
+        self,
+        *,
+        webhook_url: SecretSource | None = None,
+        token: SecretSource | None = None,
+        channel: str | None = None,
+        base_url: SecretSource = "https://slack.com/api",
+        disclosure: Disclosure = Disclosure.STANDARD,
+        link: str | None = None,
+        timeout: float = 10.0,
+        client: httpx2.AsyncClient | None = None,
+        allow_http: bool = False,
+    ) -> None:
+        super().__init__("slack", timeout=timeout, client=client, allow_http=allow_http)
+        if (webhook_url is None) == (token is None) or (token is None) == bool(channel):
+            raise ValueError("webhook_url, token: expected either webhook_url, or token and channel")
+        self._render = Renderer(disclosure, link)
+        self._token = None if token is None else Secret(token, "token", check=_complaint)
+        self._channel = channel
+        if webhook_url is not None:
+            self._url = self._address(webhook_url, "webhook_url")
+        else:
+            self._url = self._address(base_url, "base_url")
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Post the message once."""
+        content = _message(self._render(event, severity))
+        headers = {"content-type": "application/json; charset=utf-8"}
+        address = self._url.reveal()
+        if self._token is not None:
+            content["channel"] = channel or self._channel
+            headers["authorization"] = f"Bearer {self._token.reveal()}"
+            address = address.rstrip("/") + "/chat.postMessage"
+        await self._post(address, msgspec.json.encode(content), headers, judge=self._judge)
+
+    def _judge(self, answer: Answer) -> None:
+        said = answer.json()
+        word = said.get("error")
+        if not isinstance(word, str):
+            word = answer.body.decode("ascii", "replace").strip()
+        if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+            return
+        if word in _THROTTLED:
+            failure = self._failure(answer._replace(status=HTTPStatus.TOO_MANY_REQUESTS))
+            raise TransientDeliveryError(f"slack: {word}", retry_after=getattr(failure, "retry_after", None))
+        if word in _PASSING:
+            raise TransientDeliveryError(f"slack: {word}")
+        if word in _AMBIGUOUS:
+            raise AmbiguousDeliveryError(f"slack: {word}; it may have been posted")
+        if word in _ADVICE:
+            raise PermanentDeliveryError(f"slack: {word}: {_ADVICE[word]}")
+        if not answer.is_success or said.get("ok") is True or (word == "ok" and self._token is None):
+            return
+        if said.get("ok") is False:
+            raise PermanentDeliveryError("slack: the message was refused, with a word that is not known here")
+        raise PermanentDeliveryError(f"slack: status {answer.status}, but the answer is not Slack's; check the address")
+
+
+def _message(alert: Alert) -> dict[str, Any]:
+    summary = f"{alert.title}\n{alert.message}" if alert.message else alert.title
+    return {
+        # Notifications show this, and clients that can't show blocks. Any text can mention people or hide a link
+        # unless it is escaped: https://docs.slack.dev/messaging/formatting-message-text#escaping
+        "text": _escaped(summary),
+        "mrkdwn": False,
+        "blocks": list(_blocks(alert)),
+        # Otherwise Slack would visit whatever links are in the message.
+        "unfurl_links": False,
+        "unfurl_media": False,
+    }
+
+
+def _blocks(alert: Alert) -> Iterator[dict[str, Any]]:
+    yield {"type": "header", "text": _plain(cut(alert.title, "header", max_characters=_MAX_HEADER))}
+    if alert.message and alert.message.strip():
+        message = cut(alert.message, "message", max_characters=_MAX_SECTION, max_bytes=_MAX_MESSAGE_BYTES)
+        yield {"type": "section", "text": _plain(message)}
+    # The title has said these, and the message is above.
+    said = {"event_type", "log_level", "message"}
+    fields = fit({name: _words(value) for name, value in alert.details.items() if name not in said}, _MAX_FIELDS_BYTES)
+    shown = [_plain(cut(f"{name}\n{words}", name, max_characters=_MAX_FIELD)) for name, words in fields.items()]
+    for first in range(0, len(shown), _FIELDS_IN_A_SECTION):
+        yield {"type": "section", "fields": shown[first : first + _FIELDS_IN_A_SECTION]}
+    if alert.link is not None:
+        address = _entities(alert.link).replace("|", "%7C")
+        yield {"type": "section", "text": {"type": "mrkdwn", "text": f"<{address}|The record>"}}
+
+
+def _words(value: Any) -> str:
+    return clean(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+
+
+def _plain(words: str) -> dict[str, Any]:
+    """Return a text object in which nothing is markup."""
+    return {"type": "plain_text", "text": words, "emoji": False}
+
+
+def _escaped(words: str) -> str:
+    """Return *words* as text for `text`, within its limit, which does not cut an entity in two."""
+    return re.sub("&[a-z]*…$", "…", cut(_entities(words), "text", max_characters=_MAX_TEXT))
+
+
+def _entities(words: str) -> str:
+    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _complaint(token: str) -> str | None:
+    return None if token.isascii() and token.isprintable() and " " not in token else "printable ASCII without spaces"

@@ -1,0 +1,128 @@
+"""
+Send alerts to any address that takes Standard Webhooks.
+
+Needs the extra ``webhook``. The other side verifies each with a library of https://www.standardwebhooks.com.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import httpx2
+import msgspec
+
+from ..core.events import AuditEvent
+from ..core.values import text
+from ._alert import Alert, Disclosure, Renderer, dedup_key, fit
+from ._http import HttpDispatcher
+from ._secret import Secret, SecretSource
+
+__all__ = ["WebhookDispatcher"]
+
+# "We recommend ... keeping it under 20kb"; spec/standard-webhooks.md, Payload size.
+_MAX_BYTES: Final = 20_000
+_KEY_BYTES: Final = range(24, 65)
+_RESERVED: Final = {"content-type", "content-length", "host", "webhook-id", "webhook-timestamp", "webhook-signature"}
+
+
+class WebhookDispatcher(HttpDispatcher):
+    """
+    Posts each alert as a Standard Webhook, version 1.0, signed with HMAC-SHA256 (``v1``).
+
+    The body is JSON: `type` ("audit." and the type of the event), `timestamp` (when it happened) and `data` (severity,
+    channel, title, link, and the fields that may leave). ``webhook-id`` is the same for the same event and address,
+    whenever and by whichever process it is sent: a receiver drops what it has seen before.
+
+    Any 2xx means that the receiver has the alert.
+
+    Args:
+        url: Where to.
+        secret: ``whsec_`` and 24 to 64 bytes in base64, as the receiver has it; several sign with each, so that one
+            can be exchanged while both are accepted.
+        headers: Further headers, such as ``Authorization``.
+        disclosure: How much of an event is sent.
+        link: The way to a record, for example ``https://audit.example.com/{event_id}``.
+        timeout: Seconds for one attempt.
+        client: Sends the requests; it stays yours to close. None makes one.
+        allow_http: Whether *url* may begin with ``http:`` and not be this machine's.
+
+    Raises:
+        ValueError: One of them is not what is expected. No secret is in the message.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: SecretSource,
+        secret: SecretSource | Sequence[SecretSource],
+        headers: Mapping[str, SecretSource] | None = None,
+        disclosure: Disclosure = Disclosure.STANDARD,
+        link: str | None = None,
+        timeout: float = 10.0,
+        client: httpx2.AsyncClient | None = None,
+        allow_http: bool = False,
+    ) -> None:
+        super().__init__("webhook", timeout=timeout, client=client, allow_http=allow_http)
+        self._render = Renderer(disclosure, link)
+        self._url = self._address(url, "url")
+        sources = [secret] if isinstance(secret, str) or callable(secret) else secret
+        self._secrets = [Secret(each, "secret", check=_complaint) for each in sources]
+        if not self._secrets:
+            raise ValueError("secret: expected at least one")
+        self._headers = {name: Secret(value, f"header {name}") for name, value in (headers or {}).items()}
+        for name in self._headers:
+            if name.lower() in _RESERVED or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+                raise ValueError(f"headers: expected names of further headers; got {name!r}")
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Post the alert once."""
+        url = self._url.reveal()
+        content = _content(self._render(event, severity), channel and text(channel))
+        key = dedup_key(event.event_id, url)
+        now = str(int(time.time()))
+        signed = f"{key}.{now}.".encode() + content
+        await self._post(
+            url,
+            content,
+            {
+                **{name: value.reveal() for name, value in self._headers.items()},
+                "content-type": "application/json",
+                "webhook-id": key,
+                "webhook-timestamp": now,
+                "webhook-signature": " ".join(_signature(each.reveal(), signed) for each in self._secrets),
+            },
+        )
+
+
+def _content(alert: Alert, channel: str | None) -> bytes:
+    """Return the body; its `data` leave a quarter of the limit to what is around them."""
+    data = {"severity": alert.severity, "channel": channel, "title": alert.title, "link": alert.link}
+    data |= alert.details
+    content = {
+        "type": f"audit.{alert.details['event_type']}",
+        "timestamp": alert.details["timestamp"],
+        "data": fit({name: value for name, value in data.items() if value is not None}, _MAX_BYTES * 3 // 4),
+    }
+    return msgspec.json.encode(content)
+
+
+def _complaint(secret: str) -> str | None:
+    return None if len(_key(secret)) in _KEY_BYTES else "whsec_ and 24 to 64 bytes in base64"
+
+
+def _key(secret: str) -> bytes:
+    try:
+        return base64.b64decode(secret.removeprefix("whsec_"), validate=True) if secret.startswith("whsec_") else b""
+    except binascii.Error:
+        return b""
+
+
+def _signature(secret: str, signed: bytes) -> str:
+    return "v1," + base64.b64encode(hmac.digest(_key(secret), signed, hashlib.sha256)).decode()

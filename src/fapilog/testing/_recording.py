@@ -1,0 +1,74 @@
+"""A dispatcher that remembers what it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import anyio
+
+from ..core.events import AuditEvent
+
+__all__ = ["RecordedAlert", "RecordingDispatcher"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedAlert:
+    """
+    One call of a `RecordingDispatcher`.
+
+    Attributes:
+        event: As it was given.
+        severity: As it was given.
+        channel: As it was given; None if it was left out.
+    """
+
+    event: AuditEvent
+    severity: str
+    channel: str | None
+
+
+class RecordingDispatcher:
+    """
+    Remembers every alert when it is called, then does as it is told.
+
+    Args:
+        wait: Awaited in each call: ``anyio.sleep_forever`` makes it hang, the `wait` of an `anyio.Event` makes it wait
+            for you.
+        error: Raised by each call, after the wait.
+
+    Attributes:
+        alerts: What came, in the order of the calls.
+        wait: As above; it may be changed between calls.
+        error: As above; it may be changed between calls.
+    """
+
+    def __init__(
+        self, *, wait: Callable[[], Awaitable[object]] | None = None, error: BaseException | None = None
+    ) -> None:
+        self.alerts: list[RecordedAlert] = []
+        self.wait = wait
+        self.error = error
+        self._came: anyio.Event | None = None
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Remember the alert, then wait and raise if told to."""
+        self.alerts.append(RecordedAlert(event=event, severity=severity, channel=channel))
+        if self._came is not None:
+            self._came.set()
+            self._came = None
+        if self.wait is not None:
+            await self.wait()
+        if self.error is not None:
+            raise self.error
+
+    async def wait_for(self, count: int) -> list[RecordedAlert]:
+        """
+        Wait until *count* alerts have come since this dispatcher was made, and return all that have.
+
+        There is no limit in time; `anyio.fail_after` sets one.
+        """
+        while len(self.alerts) < count:
+            self._came = self._came or anyio.Event()
+            await self._came.wait()
+        return list(self.alerts)

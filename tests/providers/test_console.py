@@ -1,0 +1,108 @@
+"""The console: words for people, JSON for programs."""
+
+import io
+import json
+import threading
+
+import anyio
+import pytest
+
+from fapilog import PermanentDeliveryError
+from fapilog.providers import Disclosure
+from fapilog.providers.console import ConsoleDispatcher
+from fapilog.testing import check_dispatcher
+from tests.providers.conftest import an_event
+
+pytestmark = pytest.mark.real_time
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+async def test_a_pipe_gets_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where no terminal is, each alert is a line of JSON on standard output."""
+    dispatcher = ConsoleDispatcher(link="https://audit/{event_id}")
+    await dispatcher.send_alert(an_event(message="two\nlines \u2028"), severity="security", channel="#on-call")
+    await dispatcher.send_alert(an_event(), severity="info")
+    first, second, rest = capsys.readouterr().out.split("\n")
+    alert = json.loads(first)
+    assert alert["title"] == "SECURITY authentication_failed in auth"
+    assert (alert["channel"], alert["link"]) == ("#on-call", f"https://audit/{an_event().event_id}")
+    assert alert["message"] == "two\nlines \u2028"
+    assert "channel" not in json.loads(second)
+    assert not rest
+
+
+async def test_a_terminal_gets_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal an alert is a title in colour and a line for each field."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    terminal = Terminal()
+    await ConsoleDispatcher(terminal).send_alert(an_event(), severity="security")
+    title, message, *fields = terminal.getvalue().splitlines()
+    assert title == "\x1b[1;35mSECURITY authentication_failed in auth\x1b[0m"
+    assert message == "  five wrong passwords in a row"
+    assert "  sequence_number      12" in fields
+
+
+async def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NO_COLOR in the environment, and at severities that need none, there is no colour."""
+    terminal = Terminal()
+    await ConsoleDispatcher(terminal).send_alert(an_event(), severity="info")
+    monkeypatch.setenv("NO_COLOR", "")
+    await ConsoleDispatcher(terminal).send_alert(an_event(), severity="critical")
+    assert "\x1b" not in terminal.getvalue()
+
+
+async def test_an_event_cannot_control_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Escapes in an event reach the terminal as text, and can't forge a line of another field."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    words = "\x1b]0;title\x07\x1b[2J\r\u202e\nchecksum forged"
+    event = an_event(message=words, component=words, user_id=words, metadata={words: words})
+    await ConsoleDispatcher(terminal, disclosure=Disclosure.FULL).send_alert(event, severity="security", channel=words)
+    printed = terminal.getvalue()
+    assert not set(printed) & {"\x1b", "\x07", "\r", "\u202e"}
+    assert not [line for line in printed.splitlines() if line.startswith("checksum")]
+
+
+async def test_any_encoding_is_served() -> None:
+    """What a stream's encoding lacks is escaped."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    await ConsoleDispatcher(stream).send_alert(an_event(message="naïve ☃"), severity="info")
+    assert rb"na\xefve \u2603" in raw.getvalue()
+
+
+async def test_a_closed_stream_is_permanent() -> None:
+    """What can't be printed is not delivered."""
+    stream = io.StringIO()
+    stream.close()
+    with pytest.raises(PermanentDeliveryError, match="closed"):
+        await ConsoleDispatcher(stream).send_alert(an_event(), severity="info")
+
+
+async def test_a_stuck_pipe_holds_nobody_up() -> None:
+    """A stream that blocks neither blocks the event loop nor cancellation."""
+    release = threading.Event()
+
+    class Stuck(io.StringIO):
+        def write(self, words: str, /) -> int:
+            release.wait(10)
+            return len(words)
+
+    try:
+        with anyio.move_on_after(0.1) as limit:
+            await ConsoleDispatcher(Stuck()).send_alert(an_event(), severity="info")
+        assert limit.cancelled_caught
+    finally:
+        release.set()
+
+
+async def test_it_keeps_the_contract() -> None:
+    """It is a dispatcher as the contract says, on a terminal and on a pipe."""
+    closed = io.StringIO()
+    closed.close()
+    await check_dispatcher(lambda: ConsoleDispatcher(Terminal()))
+    await check_dispatcher(lambda: ConsoleDispatcher(io.StringIO()), failing=lambda: ConsoleDispatcher(closed))

@@ -1,0 +1,362 @@
+"""The one POST: what each thing that can happen to it means, and that it keeps its secrets."""
+
+import logging
+import ssl
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import anyio
+import pytest
+
+from fapilog import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from tests.providers.origin import SECRET_PATH, Answer, Fault, Origin
+
+httpx2 = pytest.importorskip("httpx2")
+trustme = pytest.importorskip("trustme")
+
+from fapilog.providers._http import _LOGGERS, HttpDispatcher, _read  # noqa: E402  needs httpx2
+from fapilog.providers._http import Answer as Seen  # noqa: E402
+
+pytestmark = pytest.mark.real_time
+
+
+class Poster(HttpDispatcher):
+    def __init__(
+        self,
+        *,
+        timeout: float = 10.0,
+        client: Any = None,
+        judge: Callable[[Seen], None] | None = None,
+    ) -> None:
+        super().__init__("vendor", timeout=timeout, client=client, allow_http=False)
+        self.judge = judge
+
+    async def post(self, url: str, content: bytes = b"{}", headers: dict[str, str] | None = None) -> None:
+        await self._post(url, content, headers or {}, judge=self.judge)
+
+
+async def failure_of(poster: Poster, url: str) -> DeliveryError:
+    async with poster:
+        with pytest.raises(DeliveryError) as caught:
+            await poster.post(url)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    return caught.value
+
+
+STATUSES = [
+    *((status, TransientDeliveryError) for status in (408, 425, 429, 500, 501, 502, 503, 504, 599)),
+    *((status, PermanentDeliveryError) for status in (300, 301, 302, 303, 304, 307, 308)),
+    *((status, PermanentDeliveryError) for status in (400, 401, 402, 403, 404, 405, 409, 410, 413, 418, 422, 451, 499)),
+]
+
+
+@pytest.mark.parametrize(("status", "kind"), STATUSES)
+async def test_the_status_decides(origin: Origin, status: int, kind: type[DeliveryError]) -> None:
+    """Every status but 2xx raises the error of its kind, with the status in its text and no word of the body."""
+    origin.script(Answer(status, b"" if status == 304 else b"the body", {"location": f"{origin.base_url}/other"}))
+    error = await failure_of(Poster(), origin.url)
+    assert type(error) is kind
+    assert f"vendor: status {status}" in str(error)
+    assert "the body" not in str(error)
+    assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+async def test_a_2xx_is_taken(origin: Origin, status: int) -> None:
+    """Any 2xx means that the other side has it."""
+    origin.script(Answer(status, b""))
+    async with Poster() as poster:
+        await poster.post(origin.url, b"bytes as they are", {"x-one": "1"})
+    [request] = origin.requests
+    assert (request.method, request.path, request.body) == ("POST", SECRET_PATH, b"bytes as they are")
+    assert (request.headers["x-one"], request.headers["content-length"]) == ("1", "17")
+
+
+WORDS = {
+    301: "not followed",
+    401: "check the key",
+    404: "create it anew",
+    410: "gone for good; create a new one",
+}
+
+
+@pytest.mark.parametrize(("status", "words"), WORDS.items())
+async def test_a_refusal_says_what_to_do(origin: Origin, status: int, words: str) -> None:
+    """What is permanent says what to change."""
+    origin.script(Answer(status))
+    assert words in str(await failure_of(Poster(), origin.url))
+
+
+def date(**later: float) -> str:
+    return format_datetime(datetime.now(UTC).replace(microsecond=0) + timedelta(**later), usegmt=True)
+
+
+PAUSES = [
+    ({"retry-after": "7"}, 7.0),
+    ({"retry-after": " 0.75 "}, 0.75),
+    ({"retry-after": "0"}, 0.0),
+    ({"retry-after": date(seconds=90), "date": date()}, 90.0),
+    ({"retry-after": "Wed, 21 Oct 2015 07:30:00 GMT", "date": "Wed, 21 Oct 2015 07:28:00 GMT"}, 120.0),
+    ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+    *(({"retry-after": bad}, None) for bad in ("", "-1", "nan", "inf", "1e9", "soon", "1_0", "0x10", "9" * 400)),
+    ({"retry-after": "Wed, 99 Oct 99999999 07:28:00 GMT"}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("headers", "seconds"), PAUSES)
+async def test_retry_after_is_read(origin: Origin, status: int, headers: dict[str, str], seconds: float | None) -> None:
+    """Retry-After counts as seconds, with a fraction or without, and as a date by the other side's clock."""
+    origin.script(Answer(status, headers=headers))
+    error = await failure_of(Poster(), origin.url)
+    assert isinstance(error, TransientDeliveryError)
+    assert error.retry_after == (30.0 if seconds is None and status == 429 else seconds)
+
+
+async def test_a_date_without_a_clock_counts_from_now(origin: Origin) -> None:
+    """Where the answer has no Date, a Retry-After that is a date counts from this machine's time."""
+    origin.script(Answer(503, headers={"retry-after": date(seconds=60)}))
+    error = await failure_of(Poster(), origin.url)
+    assert isinstance(error, TransientDeliveryError)
+    assert error.retry_after is not None
+    assert 50 < error.retry_after <= 60
+
+
+FAULTS: list[tuple[Fault, bool, type[DeliveryError] | None]] = [
+    # The fault, whether the body is judged, and what is raised.
+    ("hang_before_reading", False, AmbiguousDeliveryError),
+    ("hang_before_answering", False, AmbiguousDeliveryError),
+    ("reset_before_answering", False, AmbiguousDeliveryError),
+    ("close_before_answering", False, AmbiguousDeliveryError),
+    ("half_closed", False, AmbiguousDeliveryError),
+    ("not_http", False, AmbiguousDeliveryError),
+    *((fault, True, AmbiguousDeliveryError) for fault in ("hang_in_body", "reset_in_body", "close_in_body", "drip")),
+    # The status alone says that it has arrived.
+    *((fault, False, None) for fault in ("hang_in_body", "reset_in_body", "close_in_body", "drip")),
+]
+
+
+@pytest.mark.parametrize(("fault", "judged", "kind"), FAULTS)
+async def test_a_fault_after_the_request_is_ambiguous(
+    origin: Origin, *, fault: Fault, judged: bool, kind: type[DeliveryError] | None
+) -> None:
+    """Once the request is written, only an answer tells: without one, or a part that is needed, it may have arrived."""
+    origin.script(Answer(200, b"ok" * 50, fault=fault))
+    poster = Poster(timeout=0.5, judge=(lambda _: None) if judged else None)
+    began = time.monotonic()
+    if kind is None:
+        async with poster:
+            await poster.post(origin.url)
+    else:
+        assert type(await failure_of(poster, origin.url)) is kind
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("fault", ["hang_in_body", "reset_in_body", "close_in_body"])
+async def test_a_refusal_with_half_a_body_is_a_refusal(origin: Origin, fault: Fault) -> None:
+    """A status that refuses counts, whatever becomes of the body."""
+    origin.script(Answer(401, b"ok" * 50, fault=fault))
+    assert isinstance(await failure_of(Poster(timeout=0.5, judge=lambda _: None), origin.url), PermanentDeliveryError)
+
+
+async def test_no_connection_is_transient() -> None:
+    """A port where nobody listens did not take the alert."""
+    with Origin() as gone:
+        url = gone.url
+    assert "no connection (ConnectError)" in str(await failure_of(Poster(), url))
+
+
+async def test_no_name_is_transient() -> None:
+    """A host without an address did not take the alert."""
+    error = await failure_of(Poster(), f"https://nowhere.invalid{SECRET_PATH}")
+    assert type(error) is TransientDeliveryError
+
+
+async def test_no_tls_is_transient(origin: Origin) -> None:
+    """A server that speaks no TLS did not take the alert."""
+    error = await failure_of(Poster(), origin.url.replace("http:", "https:"))
+    assert type(error) is TransientDeliveryError
+    assert not origin.requests
+
+
+async def test_a_stranger_s_certificate_is_transient() -> None:
+    """A server with a certificate of nobody we know is not told the alert."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with Origin(context) as origin:
+        error = await failure_of(Poster(), origin.url)
+        assert type(error) is TransientDeliveryError
+        assert not origin.requests
+
+
+async def test_a_client_of_ones_own_brings_its_certificates() -> None:
+    """A client that is passed in sends the request, and is not closed."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    with Origin(context) as origin:
+        async with httpx2.AsyncClient(verify=trusting, follow_redirects=True, timeout=0.001) as client:
+            async with Poster(client=client) as poster:
+                await poster.post(origin.url)
+            assert not client.is_closed
+            origin.script(Answer(307, headers={"location": "/other"}))
+            assert "not followed" in str(await failure_of(Poster(client=client), origin.url))
+        assert [request.path for request in origin.requests] == [SECRET_PATH, SECRET_PATH]
+
+
+async def test_what_cannot_be_sent_is_permanent(origin: Origin) -> None:
+    """A request that HTTP does not allow is refused here, without its text."""
+    async with Poster() as poster:
+        with pytest.raises(PermanentDeliveryError, match="can't be sent") as caught:
+            await poster.post(origin.url, headers={"authorization": "two\r\nlines"})
+    assert "lines" not in str(caught.value)
+    assert caught.value.__context__ is None
+    assert not origin.requests
+
+
+async def test_a_body_is_read_within_bounds(origin: Origin) -> None:
+    """Of a huge body 64 KiB are kept; where it is needed that is not enough, else the status counts."""
+    origin.script(Answer(200, b"x" * 50_000_000))
+    async with Poster() as poster:
+        await poster.post(origin.url)
+    assert type(await failure_of(Poster(judge=lambda _: None), origin.url)) is AmbiguousDeliveryError
+
+
+async def test_a_body_without_end_takes_no_memory() -> None:
+    """Of what comes beyond the bound nothing is kept."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(300):
+            yield bytes(100_000)
+
+    tracemalloc.start()
+    try:
+        answer = await _read(httpx2.Response(400, content=parts()), Seen(400, {}, b"", whole=False))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (len(answer.body), answer.whole) == (65_536, False)
+    assert peak < 3_000_000
+
+
+async def test_a_packed_body_is_not_unpacked(origin: Origin) -> None:
+    """A body that is compressed all the same is not read; it may be a bomb."""
+    origin.script(Answer(200, b"\x1f\x8b", {"content-encoding": "gzip"}))
+    assert type(await failure_of(Poster(judge=lambda _: None), origin.url)) is AmbiguousDeliveryError
+    assert origin.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_the_body_has_its_say(origin: Origin) -> None:
+    """A judge sees each answer first, with its body, and what it raises is raised."""
+    seen: list[Seen] = []
+
+    def judge(answer: Seen) -> None:
+        seen.append(answer)
+        if answer.json().get("ok") is not True:
+            raise PermanentDeliveryError("vendor: says no")
+
+    origin.script(Answer(200, b'{"ok":true}'), Answer(200, b'{"ok":false}'), Answer(403, b"[1]"), Answer(500, b"\xff"))
+    async with Poster(judge=judge) as poster:
+        await poster.post(origin.url)
+        for _ in range(3):
+            with pytest.raises(PermanentDeliveryError, match="says no"):
+                await poster.post(origin.url)
+    assert [(answer.status, answer.whole) for answer in seen] == [(200, True), (200, True), (403, True), (500, True)]
+
+
+async def test_connections_are_kept(origin: Origin) -> None:
+    """Entered, a dispatcher sends all its alerts over one connection; not entered, each has its own."""
+    poster = Poster()
+    async with poster, poster:
+        for _ in range(5):
+            await poster.post(origin.url)
+    assert origin.connections == 1
+    for _ in range(2):
+        await poster.post(origin.url)
+    assert origin.connections == 3
+
+
+async def test_alerts_share_a_client(origin: Origin) -> None:
+    """Fifty alerts are on their way at once."""
+    async with Poster() as poster, anyio.create_task_group() as tasks:
+        for _ in range(50):
+            tasks.start_soon(poster.post, origin.url)
+    assert len(origin.requests) == 50
+
+
+async def test_cancellation_passes(origin: Origin) -> None:
+    """A cancelled post ends at once, and the dispatcher works afterwards."""
+    origin.script(Answer(fault="hang_before_answering"), Answer())
+    async with Poster() as poster:
+        with anyio.move_on_after(0.2) as limit:
+            await poster.post(origin.url)
+        assert limit.cancelled_caught
+        await poster.post(origin.url)
+
+
+# Not written where a traceback would show the line.
+SECRET_BODY = b"s3cr3t-b0dy"
+TOKEN = "Bearer t0k3n"
+
+SPILLS = [
+    Answer(200),
+    Answer(302, headers={"location": SECRET_PATH}),
+    Answer(400, b"no such path: " + SECRET_PATH.encode(), {"x-echo": TOKEN + SECRET_PATH}),
+    Answer(429, headers={"retry-after": SECRET_PATH}),
+    *(Answer(fault=fault) for fault in ("hang_before_answering", "reset_before_answering", "hang_in_body", "not_http")),
+]
+
+
+@pytest.mark.parametrize("answer", SPILLS)
+async def test_no_secret_is_said(origin: Origin, answer: Answer, everything_said: Callable[..., str]) -> None:
+    """Neither the address nor a header is in any log at DEBUG, in what is printed, in the error or behind it."""
+    origin.script(answer)
+    raised: list[Exception] = []
+    async with Poster(timeout=0.3) as poster:
+        try:
+            await poster.post(origin.url, SECRET_BODY, {"authorization": TOKEN})
+        except DeliveryError as error:
+            raised.append(error)
+    said = everything_said(*raised)
+    assert "s3cr3t" not in said
+    assert "t0k3n" not in said
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "https://nowhere.invalid", "https://127.0.0.1:9"])
+async def test_no_secret_is_said_without_a_connection(url: str, everything_said: Callable[..., str]) -> None:
+    """A host that can't be reached gives nothing away either."""
+    error = await failure_of(Poster(), url + SECRET_PATH)
+    assert "s3cr3t" not in everything_said(error)
+
+
+async def test_other_requests_are_still_logged(origin: Origin, everything_said: Callable[..., str]) -> None:
+    """Only what a dispatcher sends is kept out of the logs of httpx2."""
+    async with Poster() as poster, httpx2.AsyncClient() as other:
+        await poster.post(origin.url)
+        await other.post(f"{origin.base_url}/someone-else")
+    assert "/someone-else" in everything_said()
+
+
+def test_every_logger_on_the_way_is_muted() -> None:
+    """No logger of httpx2 or httpcore2 is missing in the list."""
+    on_the_way = {
+        name
+        for name, logger in logging.Logger.manager.loggerDict.items()
+        if name.startswith(("httpx2", "httpcore2", "hpack")) and isinstance(logger, logging.Logger)
+    }
+    assert on_the_way <= set(_LOGGERS)
+
+
+def test_a_timeout_is_checked() -> None:
+    """A timeout that is not above zero is refused."""
+    for timeout in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match="timeout: expected a number above 0"):
+            Poster(timeout=timeout)

@@ -1,0 +1,536 @@
+"""Mail, to a real server with TLS and passwords, and to one that does everything wrong."""
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import SMTP
+from html.parser import HTMLParser
+from typing import Any, Literal, cast
+
+import anyio
+import anyio.to_thread
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fapilog import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from fapilog.providers import Disclosure
+from fapilog.providers.smtp import EmailDispatcher
+from fapilog.testing import check_dispatcher
+from tests.providers.conftest import an_event
+
+aiosmtpd = pytest.importorskip("aiosmtpd.smtp")
+trustme = pytest.importorskip("trustme")
+
+pytestmark = [
+    pytest.mark.real_time,
+    # It is the server's, on the loopback.
+    pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning"),
+]
+
+SENDER = "audit@example.com"
+OPS, BOSS, GONE = "ops@example.com", "boss@example.com", "gone@example.com"
+PASSWORD = "p4ssw0rd"
+WRONG_PASSWORD = "n0t-it"
+HEADERS = [
+    "Subject",
+    "From",
+    "To",
+    "Date",
+    "Message-ID",
+    "Auto-Submitted",
+    "MIME-Version",
+    "Content-Type",
+]
+
+
+class Server:
+    """
+    A real mail server: aiosmtpd, in a thread with an event loop.
+
+    Attributes:
+        mails: The recipients and the content of each mail that was taken.
+        refusals: The reply to RCPT for a recipient, if it is not 250.
+        reply: To the content.
+        port: On the loopback.
+    """
+
+    def __init__(self, tls: Literal["starttls", "implicit", "none"], context: ssl.SSLContext, *, login: bool) -> None:
+        self.mails: list[tuple[list[str], bytes]] = []
+        self.refusals: dict[str, str] = {}
+        self.reply = "250 taken"
+        self.port = 0
+        self._implicit = context if tls == "implicit" else None
+        self._options = {
+            "hostname": "mail.example.com",
+            "tls_context": context if tls == "starttls" else None,
+            "require_starttls": tls == "starttls",
+            "auth_required": login,
+            "auth_exclude_mechanism": () if login else ("LOGIN", "PLAIN"),
+            "auth_require_tls": tls == "starttls",
+            "authenticator": self._authenticate,
+        }
+
+    @contextmanager
+    def running(self) -> Iterator["Server"]:
+        """Serve until this is left."""
+        started = threading.Event()
+        thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)))
+        thread.start()
+        try:
+            assert started.wait(10)
+            yield self
+        finally:
+            self._loop.call_soon_threadsafe(self._stop.set)
+            thread.join(10)
+            assert not thread.is_alive()
+
+    async def _serve(self, started: threading.Event) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await self._loop.create_server(
+            lambda: aiosmtpd.SMTP(self, **self._options), "127.0.0.1", 0, ssl=self._implicit
+        )
+        self.port = server.sockets[0].getsockname()[1]
+        started.set()
+        await self._stop.wait()
+        server.close()
+
+    def _authenticate(self, server: object, session: object, envelope: object, mechanism: str, data: Any) -> Any:
+        is_right = (data.login, data.password) == (b"user", PASSWORD.encode())
+        return aiosmtpd.AuthResult(success=is_right, handled=False)
+
+    async def handle_RCPT(  # noqa: N802  aiosmtpd's name
+        self, server: object, session: object, envelope: Any, address: str, options: object
+    ) -> str:
+        if address not in self.refusals:
+            envelope.rcpt_tos.append(address)
+        return self.refusals.get(address, "250 ok")
+
+    async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:  # noqa: N802
+        if self.reply.startswith("2"):
+            self.mails.append((list(envelope.rcpt_tos), envelope.original_content))
+        return self.reply
+
+
+class Certificates:
+    def __init__(self) -> None:
+        authority = trustme.CA()
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost", "127.0.0.1").configure_cert(self.server)
+        self.client = ssl.create_default_context()
+        authority.configure_trust(self.client)
+
+
+@pytest.fixture(scope="session")
+def certificates() -> Certificates:
+    return Certificates()
+
+
+@pytest.fixture
+def server(certificates: Certificates) -> Iterator[Server]:
+    """Run a server without TLS or passwords."""
+    with Server("none", certificates.server, login=False).running() as running:
+        yield running
+
+
+def to(server: Server, **options: Any) -> EmailDispatcher:
+    return EmailDispatcher(
+        **{"host": "127.0.0.1", "port": server.port, "tls": "none", "sender": SENDER, "recipients": [OPS], **options}
+    )
+
+
+def parsed(content: bytes) -> EmailMessage:
+    return message_from_bytes(content, policy=SMTP)
+
+
+def parts(mail: EmailMessage) -> tuple[str, str]:
+    plain, markup = mail.iter_parts()
+    assert (plain.get_content_type(), markup.get_content_type()) == ("text/plain", "text/html")
+    return plain.get_content(), markup.get_content()
+
+
+async def test_what_is_sent(server: Server) -> None:
+    """A mail has the headers that it needs, says in plain text and in HTML what may leave, and goes to all."""
+    dispatcher = to(server, recipients=[OPS, BOSS, OPS], link="https://audit/{sequence_number}?a=1&b=2")
+    await dispatcher.send_alert(an_event(), severity="security", channel="#on-call")
+    [(recipients, content)] = server.mails
+    assert recipients == [OPS, BOSS]
+    mail = parsed(content)
+    assert mail.keys() == HEADERS
+    assert mail["Subject"] == "SECURITY authentication_failed in auth"
+    assert mail["From"] == SENDER
+    assert mail["To"] == f"{OPS}, {BOSS}"
+    assert mail["Auto-Submitted"] == "auto-generated"
+    plain, markup = parts(mail)
+    for text in (plain, markup):
+        assert "five wrong passwords in a row" in text
+        assert "#on-call" in text
+        assert "web-1" in text
+        assert "u-17" not in text
+    assert "https://audit/12?a=1&b=2" in plain
+    assert '<a href="https://audit/12?a=1&amp;b=2">' in markup
+
+
+async def test_the_message_id_is_that_of_the_event(server: Server) -> None:
+    """It is the same for the same event, by any dispatcher that writes to the same people, and not for others."""
+    for recipients in ([OPS], [OPS], [BOSS]):
+        await to(server, recipients=recipients).send_alert(an_event(), severity="info")
+    await to(server).send_alert(an_event(event_id="another"), severity="info")
+    first, again, other_people, other_event = [parsed(content)["Message-ID"] for _, content in server.mails]
+    assert first == again
+    assert first.endswith("@example.com>")
+    assert len({first, other_people, other_event}) == 3
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit", "none"])
+async def test_it_encrypts_and_logs_in(
+    certificates: Certificates, tls: Literal["starttls", "implicit", "none"], everything_said: Callable[..., str]
+) -> None:
+    """With STARTTLS, with TLS from the start, and on this machine without, the mail comes after the login."""
+    with Server(tls, certificates.server, login=True).running() as server:
+        options = {"tls": tls, "tls_context": certificates.client, "username": "user"}
+        await to(server, **options, password=lambda: PASSWORD).send_alert(an_event(), severity="info")
+        assert len(server.mails) == 1
+        with pytest.raises(PermanentDeliveryError, match=r"login was refused for good \(status 535\)") as caught:
+            await to(server, **options, password=WRONG_PASSWORD).send_alert(an_event(), severity="info")
+        assert len(server.mails) == 1
+    said = everything_said(caught.value)
+    assert PASSWORD not in said
+    assert WRONG_PASSWORD not in said
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+async def test_a_stranger_gets_nothing(certificates: Certificates, tls: Literal["starttls", "implicit"]) -> None:
+    """A server whose certificate is of nobody we know is told neither the password nor the alert."""
+    with Server(tls, certificates.server, login=False).running() as server:
+        dispatcher = to(server, tls=tls, username="user", password=PASSWORD)
+        with pytest.raises(TransientDeliveryError, match="SSLCertVerificationError"):
+            await dispatcher.send_alert(an_event(), severity="info")
+        assert not server.mails
+
+
+async def test_it_does_not_go_on_without_tls(server: Server, certificates: Certificates) -> None:
+    """A server that offers no STARTTLS gets no mail, and one that offers no login neither."""
+    for options in ({"tls": "starttls"}, {"username": "user", "password": PASSWORD}):
+        with pytest.raises(PermanentDeliveryError, match=r"offers no (STARTTLS|way to log in)"):
+            await to(server, **options).send_alert(an_event(), severity="info")
+    with (
+        Server("starttls", certificates.server, login=True).running() as strict,
+        pytest.raises(PermanentDeliveryError, match=r"MAIL was refused for good \(status 530\)"),
+    ):
+        await to(strict).send_alert(an_event(), severity="info")
+    assert not server.mails
+
+
+async def test_a_retry_goes_to_those_that_lack_it(server: Server) -> None:
+    """Refused recipients do not keep the mail from the others, who do not get it again."""
+    server.refusals = {BOSS: "450 later", GONE: "550 no such user"}
+    dispatcher = to(server, recipients=[OPS, BOSS, GONE])
+    with pytest.raises(TransientDeliveryError) as caught:
+        await dispatcher.send_alert(an_event(), severity="info")
+    assert str(caught.value) == (
+        "smtp: 1 of 3 recipients have the alert; not number 2: RCPT was refused for now (status 450); "
+        "not number 3: RCPT was refused for good (status 550); check the address"
+    )
+    server.refusals = {GONE: "550 no such user"}
+    with pytest.raises(PermanentDeliveryError, match="2 of 3 recipients have the alert; not number 3"):
+        await dispatcher.send_alert(an_event(), severity="info")
+    server.refusals = {}
+    await dispatcher.send_alert(an_event(), severity="info")
+    assert [recipients for recipients, _ in server.mails] == [[OPS], [BOSS], [GONE]]
+    mails = [parsed(content) for _, content in server.mails]
+    assert len({(mail["Message-ID"], mail["To"]) for mail in mails}) == 1
+
+
+async def test_all_refused_is_no_mail(server: Server) -> None:
+    """If every recipient is refused, no content is sent."""
+    server.refusals = dict.fromkeys([OPS, BOSS], "550 no")
+    with pytest.raises(PermanentDeliveryError, match="0 of 2 recipients"):
+        await to(server, recipients=[OPS, BOSS]).send_alert(an_event(), severity="info")
+    assert not server.mails
+
+
+async def test_what_failed_alike_is_told_once(server: Server) -> None:
+    """Recipients that lack the mail for the same reason are counted together."""
+    recipients = [f"user{number}@example.com" for number in range(12)]
+    server.refusals = dict.fromkeys(recipients[2:], "550 no") | {recipients[5]: "450 later"}
+    with pytest.raises(TransientDeliveryError, match=r"2 of 12 .* not number 3, 4, 5, 7, 8, .*; not number 6: RCPT"):
+        await to(server, recipients=recipients).send_alert(an_event(), severity="info")
+
+
+@pytest.mark.parametrize(("reply", "kind"), [("451 later", TransientDeliveryError), ("554 no", PermanentDeliveryError)])
+async def test_the_content_is_refused(server: Server, reply: str, kind: type[DeliveryError]) -> None:
+    """What the server says to the whole mail counts for every recipient."""
+    server.reply = reply
+    with pytest.raises(kind, match=f"status {reply[:3]}"):
+        await to(server, recipients=[OPS, BOSS]).send_alert(an_event(), severity="info")
+
+
+class Script:
+    """
+    A server that answers line for line, and then hangs or closes.
+
+    Attributes:
+        heard: What came.
+        gate: Must be set before the greeting is said; it is.
+        gone: Is set when the client goes away from a server that hangs.
+        port: On the loopback.
+    """
+
+    def __init__(self, replies: dict[str, str], *, then_close: bool) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.gone = threading.Event()
+        self.heard = b""
+        self._replies = {"greeting": "220 hi", "ehlo": "250 hi", "mail": "250", "rcpt": "250", "data": "354"} | replies
+        self._then_close = then_close
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    @contextmanager
+    def running(self) -> Iterator["Script"]:
+        thread = threading.Thread(target=self._serve)
+        thread.start()
+        try:
+            yield self
+        finally:
+            thread.join(10)
+            assert not thread.is_alive()
+
+    def _serve(self) -> None:
+        with self._listener, self._listener.accept()[0] as connection, connection.makefile("rb") as lines:
+            self.gate.wait(10)
+            step = "greeting"
+            while (reply := self._replies.get(step)) is not None:
+                connection.sendall(f"{reply}\r\n".encode() if reply else b"")
+                line = lines.readline()
+                self.heard += line
+                step = line[:4].strip().decode().lower()
+                if self._replies.get("data") == reply:
+                    while (line := lines.readline()) not in (b".\r\n", b""):
+                        self.heard += line
+                    step = "content"
+            if not self._then_close:
+                with suppress(OSError):
+                    self.heard += lines.read()
+                self.gone.set()
+
+
+SCRIPTS: list[tuple[dict[str, str], type[DeliveryError], str]] = [
+    ({"greeting": "421 busy"}, TransientDeliveryError, "status 421"),
+    ({"greeting": "554 not for you"}, PermanentDeliveryError, "status 554"),
+    ({"greeting": "HTTP/1.1 400 Bad Request"}, TransientDeliveryError, "status -1"),
+    ({"greeting": "2" * 10_000}, PermanentDeliveryError, "status 500"),
+    ({"mail": "451 later"}, TransientDeliveryError, "MAIL was refused for now"),
+    ({"mail": "550 not you"}, PermanentDeliveryError, "MAIL was refused for good"),
+    ({"mail": "what?"}, TransientDeliveryError, "as no mail server"),
+    ({"data": "451 later", "quit": "221"}, TransientDeliveryError, "DATA was refused for now"),
+    ({"content": "?"}, AmbiguousDeliveryError, "sent, but there was no answer"),
+    ({"content": "2" * 10_000}, AmbiguousDeliveryError, "sent, but there was no answer"),
+]
+
+
+@pytest.mark.parametrize(("replies", "kind", "words"), SCRIPTS)
+async def test_every_reply_has_a_meaning(replies: dict[str, str], kind: type[DeliveryError], words: str) -> None:
+    """4yz is for now, 5yz for good, and what is no reply is neither; after the mail it leaves open what happened."""
+    with Script(replies, then_close=True).running() as server:
+        with pytest.raises(kind, match=words) as caught:
+            await to(cast("Server", server)).send_alert(an_event(), severity="info")
+        assert caught.value.__context__ is None
+
+
+STEPS = ["greeting", "ehlo", "mail", "rcpt", "data"]
+
+
+@pytest.mark.parametrize("then_close", [True, False])
+@pytest.mark.parametrize("step", STEPS)
+async def test_lost_before_the_mail(step: str, then_close: bool) -> None:  # noqa: FBT001  a parameter of the test
+    """A server that closes or hangs before the content did not get the alert."""
+    script = Script({}, then_close=then_close)
+    del script._replies[step]
+    with script.running() as server:
+        dispatcher = to(cast("Server", server), timeout=10.0 if then_close else 0.3, recipients=[OPS, BOSS])
+        with pytest.raises(TransientDeliveryError, match="0 of 2"):
+            await dispatcher.send_alert(an_event(), severity="info")
+    assert b"five wrong" not in script.heard
+
+
+@pytest.mark.parametrize("then_close", [True, False])
+async def test_lost_after_the_mail(then_close: bool) -> None:  # noqa: FBT001
+    """A server that closes or hangs after the final dot may have taken the mail."""
+    with Script({}, then_close=then_close).running() as server:
+        dispatcher = to(cast("Server", server), timeout=10.0 if then_close else 0.5)
+        with pytest.raises(AmbiguousDeliveryError):
+            await dispatcher.send_alert(an_event(), severity="info")
+    assert b"five wrong" in server.heard
+
+
+async def test_goodbye_does_not_matter() -> None:
+    """Once the server has the mail, what it does with the connection changes nothing."""
+    with Script({"content": "250 taken"}, then_close=False).running() as server:
+        await to(cast("Server", server), timeout=0.5).send_alert(an_event(), severity="info")
+
+
+async def test_a_cancelled_call_sends_nothing_later() -> None:
+    """A thread that is left behind while it connects goes on, but does not send the mail."""
+    with Script({"content": "250"}, then_close=False).running() as server:
+        server.gate.clear()
+        with anyio.move_on_after(0.3) as limit:
+            await to(cast("Server", server)).send_alert(an_event(), severity="info")
+        assert limit.cancelled_caught
+        server.gate.set()
+        assert await anyio.to_thread.run_sync(server.gone.wait, 10)
+    assert b"rcpt" in server.heard
+    assert b"five wrong" not in server.heard
+
+
+async def test_a_cancelled_call_leaves_nothing_behind() -> None:
+    """A thread that is left behind while it waits for an answer loses its connection at once."""
+    script = Script({}, then_close=False)
+    del script._replies["rcpt"]
+    with script.running() as server:
+        with anyio.move_on_after(0.3):
+            await to(cast("Server", server)).send_alert(an_event(), severity="info")
+        assert await anyio.to_thread.run_sync(server.gone.wait, 10)
+
+
+async def test_nobody_listens() -> None:
+    """No connection is transient."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    dispatcher = EmailDispatcher(host="127.0.0.1", port=port, tls="none", sender=SENDER, recipients=[OPS])
+    with pytest.raises(TransientDeliveryError, match="ConnectionRefusedError"):
+        await dispatcher.send_alert(an_event(), severity="info")
+
+
+async def test_a_single_dot_does_not_end_it(server: Server) -> None:
+    """Lines that begin with dots arrive as they are."""
+    message = "\n.\n..\n.end\nQUIT\n"
+    await to(server).send_alert(an_event(message=f"begin{message}"), severity="info")
+    [(_, content)] = server.mails
+    assert f"begin{message}".strip() in parts(parsed(content))[0].replace("\r\n", "\n")
+
+
+HEADER_TRICKS = [
+    "x\r\nBcc: everyone@example.com",
+    "x\nBcc: everyone@example.com\n\nbody",
+    "=?utf-8?q?x=0D=0ABcc:_everyone@example.com?=",
+    "=?utf-8?b?DQpCY2M6IGV2ZXJ5b25lQGV4YW1wbGUuY29t?=",
+    "=?=?utf-8?q?=0D=0ABcc:_e@example.com?=?=",
+    "é\u2028Bcc: everyone@example.com\x85Cc: x\x0bTo: y\x0cFrom: z",
+    "x" * 5000,
+    "é" * 5000,
+]
+
+
+@pytest.mark.parametrize("words", HEADER_TRICKS)
+async def test_an_event_adds_no_headers(server: Server, words: str) -> None:
+    """Line ends, plain or encoded, do not make headers, and the subject has its limit."""
+    event = an_event(component=words, message=words)
+    await to(server).send_alert(event, severity="info")
+    [(recipients, content)] = server.mails
+    assert recipients == [OPS]
+    mail = parsed(content)
+    assert mail.keys() == HEADERS
+    assert len(mail["Subject"]) <= 151
+    head = content.partition(b"\r\n\r\n")[0]
+    assert b"\nBcc" not in head
+    assert max(map(len, content.split(b"\r\n"))) <= 998
+
+
+class Elements(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found |= {tag, *(name for name, _ in attrs)}
+
+
+PLAIN_ELEMENTS = {"meta", "charset", "h3", "p", "style", "table", "tr", "td"}
+
+
+@settings(max_examples=300)
+@given(
+    words=st.text(max_size=300) | st.text("=?utf-8qb\r\n:. <>&'\"/script\0\u2028é\U0001f9d1", max_size=60),
+    severity=st.sampled_from(["info", "critical"]),
+)
+def test_hostile_text_is_text(words: str, severity: str) -> None:
+    """Whatever an event says, the mail is ASCII in short lines, has the same headers, and its HTML our elements."""
+    event = an_event(message=words, component=words, operation=words, user_id=words, metadata={words: words})
+    dispatcher = EmailDispatcher(host="mail", sender=SENDER, recipients=[OPS], disclosure=Disclosure.FULL)
+    content = dispatcher._content(dispatcher._render(event, severity), "<id@example.com>", words)
+    assert content.isascii()
+    assert content.replace(b"\r\n", b"").count(b"\r") == content.replace(b"\r\n", b"").count(b"\n") == 0
+    assert max(map(len, content.split(b"\r\n"))) <= 998
+    mail = parsed(content)
+    assert mail.keys() == HEADERS
+    assert not mail.defects
+    assert mail["Subject"].startswith(f"{severity.upper()} authentication_failed")
+    plain, markup = parts(mail)
+    assert plain.startswith(f"{severity.upper()} authentication_failed")
+    elements = Elements()
+    elements.feed(markup)
+    assert elements.found <= PLAIN_ELEMENTS
+
+
+async def test_a_huge_event_is_cut(server: Server) -> None:
+    """A mail stays small, however much an event says."""
+    words = "\U0001f9d1" * 300_000
+    event = an_event(message=words, metadata={"words": words})
+    await to(server, disclosure=Disclosure.FULL).send_alert(event, severity="info")
+    assert len(server.mails[0][1]) < 150_000
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"host": ""}, "host: expected"),
+    ({"host": "mail example"}, "host: expected"),
+    ({"port": 0}, "port: expected"),
+    ({"port": 65_536}, "port: expected"),
+    ({"tls": "ssl"}, "tls: expected one of"),
+    ({"recipients": []}, "recipients: expected a list"),
+    ({"recipients": OPS}, "recipients: expected a list"),
+    *(
+        ({name: value if name == "sender" else [value]}, f"{name}: expected an address")
+        for name in ("sender", "recipients")
+        for value in ("ops", "a@b\r\nRCPT TO:<c@d>", "a@b>", "<a@b>", "é@b", "a@b c@d", "@b", "a@", "a@b,c@d", "a@b\n")
+    ),
+    ({"username": "user"}, "expected both or neither"),
+    ({"password": PASSWORD}, "expected both or neither"),
+    ({"username": "user", "password": PASSWORD, "tls": "none"}, "sent in the clear"),
+    ({"username": "user", "password": PASSWORD + "é"}, "password: expected ASCII"),
+    ({"timeout": 0}, "timeout: expected"),
+    ({"timeout": float("nan")}, "timeout: expected"),
+    ({"disclosure": "all"}, "disclosure: expected"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD)
+def test_options_are_checked(options: dict[str, Any], words: str) -> None:
+    """A wrong option is refused at once, by its name and without the password."""
+    with pytest.raises(ValueError, match=words) as caught:
+        EmailDispatcher(**{"host": "mail.example.com", "sender": SENDER, "recipients": [OPS], **options})
+    assert PASSWORD not in str(caught.value)
+
+
+@pytest.mark.parametrize(("tls", "port"), [("starttls", 587), ("implicit", 465), ("none", 25)])
+def test_the_port_follows_tls(tls: Literal["starttls", "implicit", "none"], port: int) -> None:
+    """Each way has the port that is registered for it."""
+    assert EmailDispatcher(host="localhost", sender=SENDER, recipients=[OPS], tls=tls)._port == port
+
+
+async def test_it_keeps_the_contract(server: Server, certificates: Certificates) -> None:
+    """The dispatcher passes the kit, encrypted and logged in, and its password stays hidden."""
+    with Server("starttls", certificates.server, login=True).running() as strict:
+        options = {"tls": "starttls", "tls_context": certificates.client, "username": "user"}
+        await check_dispatcher(
+            lambda: to(strict, **options, password=PASSWORD),
+            failing=lambda: to(strict, **options, password=WRONG_PASSWORD),
+            secrets=[PASSWORD, WRONG_PASSWORD],
+        )

@@ -1,0 +1,197 @@
+"""Webhooks, verified by the reference library as a receiver would."""
+
+import base64
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fapilog import AuditEventType, PermanentDeliveryError
+from fapilog.core.values import text
+from fapilog.providers import Disclosure
+from fapilog.testing import check_dispatcher
+from tests.providers.conftest import an_event
+from tests.providers.origin import SECRET_PATH, Answer, Origin, Request
+
+pytest.importorskip("httpx2")
+standardwebhooks = pytest.importorskip("standardwebhooks")
+
+from fapilog.providers._alert import Renderer  # noqa: E402
+from fapilog.providers.webhook import WebhookDispatcher, _content  # noqa: E402  needs httpx2
+
+pytestmark = pytest.mark.real_time
+
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+OTHER_SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
+
+
+def verified(request: Request, secret: str = SECRET) -> dict[str, Any]:
+    """Return the payload, as a receiver with *secret* takes it."""
+    payload: dict[str, Any] = standardwebhooks.Webhook(secret).verify(request.body, request.headers)
+    return payload
+
+
+async def test_a_receiver_verifies_it(origin: Origin) -> None:
+    """What is posted passes the reference library, and has type, timestamp and data."""
+    async with WebhookDispatcher(url=origin.url, secret=SECRET, link="https://audit/{sequence_number}") as dispatcher:
+        event = an_event(timestamp=datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC))
+        await dispatcher.send_alert(event, severity="security", channel="#on-call")
+    [request] = origin.requests
+    payload = verified(request)
+    assert (request.method, request.path) == ("POST", SECRET_PATH)
+    assert request.headers["content-type"] == "application/json"
+    assert list(payload) == ["type", "timestamp", "data"]
+    assert payload["type"] == "audit.authentication_failed"
+    assert payload["timestamp"] == "2026-02-03T04:05:06Z"
+    assert (
+        payload["data"].items()
+        >= {
+            "severity": "security",
+            "channel": "#on-call",
+            "title": "SECURITY authentication_failed in auth",
+            "link": "https://audit/12",
+            "message": "five wrong passwords in a row",
+            "sequence_number": 12,
+        }.items()
+    )
+    assert "user_id" not in payload["data"]
+
+
+async def test_a_changed_body_is_not_verified(origin: Origin) -> None:
+    """The signature covers the body and the id."""
+    async with WebhookDispatcher(url=origin.url, secret=SECRET) as dispatcher:
+        await dispatcher.send_alert(an_event(), severity="security")
+    [request] = origin.requests
+    for changed in (request.body + b" ", request.body):
+        headers = request.headers | ({} if changed != request.body else {"webhook-id": "other"})
+        with pytest.raises(standardwebhooks.WebhookVerificationError):
+            standardwebhooks.Webhook(SECRET).verify(changed, headers)
+
+
+async def test_several_secrets_sign(origin: Origin) -> None:
+    """While a secret is exchanged, receivers with the old and with the new one verify."""
+    async with WebhookDispatcher(url=origin.url, secret=[SECRET, lambda: OTHER_SECRET]) as dispatcher:
+        await dispatcher.send_alert(an_event(), severity="security")
+    [request] = origin.requests
+    assert verified(request, SECRET) == verified(request, OTHER_SECRET)
+
+
+async def test_the_id_is_stable(origin: Origin) -> None:
+    """The id is that of event and address, whoever sends it and however often."""
+    for url in (origin.url, origin.url, origin.base_url):
+        for event_id in ("one", "two"):
+            async with WebhookDispatcher(url=url, secret=SECRET) as dispatcher:
+                await dispatcher.send_alert(an_event(event_id=event_id), severity="security")
+    ids = [request.headers["webhook-id"] for request in origin.requests]
+    assert ids[:2] == ids[2:4]
+    assert len(set(ids)) == 4
+
+
+async def test_secrets_rotate(origin: Origin) -> None:
+    """Address, secret and headers that are callables are asked for each alert."""
+    paths, secrets = iter(["/one", "/two"]), iter([SECRET, OTHER_SECRET])
+    dispatcher = WebhookDispatcher(
+        url=lambda: origin.base_url + next(paths),
+        secret=lambda: next(secrets),
+        headers={"Authorization": lambda: "Bearer t0k3n", "X-Team": "security"},
+    )
+    async with dispatcher:
+        for _ in range(2):
+            await dispatcher.send_alert(an_event(), severity="security")
+    first, second = origin.requests
+    assert (first.path, second.path) == ("/one", "/two")
+    verified(first, SECRET)
+    verified(second, OTHER_SECRET)
+    assert (first.headers["authorization"], first.headers["x-team"]) == ("Bearer t0k3n", "security")
+
+
+BAD_URLS = [
+    *("http://example.com/s3cr3t", "ftp://x/s3cr3t", "/s3cr3t", "https:///s3cr3t", "https://[s3cr3t", ""),
+    *("http://127.0.0.1.example.com/s3cr3t", "http://localhost.example.com/", "http://10.0.0.1/"),
+]
+BAD_SECRETS = ["s3cr3t", "whsec_s3cr3t", SECRET[6:], "whsec_" + "A" * 28, "whsec_" + "A" * 88]
+BAD_HEADERS = ["Webhook-Id", "content-type", "Host", "two words", "x:y", ""]
+BAD_OPTIONS: list[dict[str, Any]] = [
+    *({"url": url} for url in BAD_URLS),
+    *({"secret": secret} for secret in BAD_SECRETS),
+    *({"headers": {name: "x"}} for name in BAD_HEADERS),
+    {"secret": []},
+    {"headers": {"X-Empty": ""}},
+    {"timeout": 0},
+    {"link": "audit"},
+    {"disclosure": "all"},
+]
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS)
+def test_options_are_checked(options: dict[str, Any]) -> None:
+    """What is not what is expected is refused at construction, without a secret in the message or behind it."""
+    with pytest.raises(ValueError, match=r"^[\w -]+: expected") as caught:
+        WebhookDispatcher(**{"url": "https://example.com/hook", "secret": SECRET} | options)
+    assert "s3cr3t" not in str(caught.value)
+    assert "s3cr3t" not in repr(caught.value.__context__)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/x", "http://127.1.2.3/x", "http://[::1]:80/x", "http://localhost/x"])
+def test_this_machine_needs_no_tls(url: str) -> None:
+    """Plain http is allowed to the loopback, and elsewhere if one says so."""
+    WebhookDispatcher(url=url, secret=SECRET)
+    WebhookDispatcher(url="http://collector.internal/x", secret=SECRET, allow_http=True)
+
+
+async def test_an_address_that_turns_bad_is_refused(origin: Origin) -> None:
+    """What a callable returns is checked like a text."""
+    dispatcher = WebhookDispatcher(url=lambda: "http://example.com/s3cr3t", secret=SECRET)
+    with pytest.raises(PermanentDeliveryError, match="url: expected https:"):
+        await dispatcher.send_alert(an_event(), severity="security")
+
+
+async def test_it_keeps_the_contract(origin: Origin) -> None:
+    """It is a dispatcher as the contract says, and gives no secret away."""
+
+    def refused() -> WebhookDispatcher:
+        return WebhookDispatcher(url=refusing.url, secret=SECRET)
+
+    with Origin() as refusing:
+        refusing.script(Answer(410))
+        await check_dispatcher(
+            lambda: WebhookDispatcher(url=origin.url, secret=SECRET, headers={"Authorization": "Bearer t0k3n"}),
+            failing=refused,
+            secrets=[SECRET_PATH, SECRET, SECRET[6:], "t0k3n"],
+        )
+
+
+hostile = st.text(st.characters(), max_size=200)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(hostile, st.integers(1, 2000), st.sampled_from(AuditEventType), st.sampled_from(Disclosure))
+def test_any_payload_is_small(words: str, times: int, event_type: AuditEventType, disclosure: Disclosure) -> None:
+    """Whatever an event says, the body is JSON of less than 20 kB, and its type is of letters, digits, _ and dots."""
+    event = an_event(
+        event_type=event_type, message=words * times, component=words * times, metadata={words: words * times}
+    )
+    content = _content(Renderer(disclosure, None)(event, "critical"), text(words * times))
+    assert len(content) < 20_000
+    payload = json.loads(content)
+    assert payload["type"].replace(".", "").replace("_", "").isalnum()
+
+
+async def test_no_secret_is_said(origin: Origin, everything_said: Callable[..., str]) -> None:
+    """Nothing that is logged or raised shows the address or the secret."""
+    origin.script(Answer(500), Answer(401), Answer(200))
+    raised: list[Exception] = []
+    async with WebhookDispatcher(url=origin.url, secret=SECRET) as dispatcher:
+        for _ in range(3):
+            try:
+                await dispatcher.send_alert(an_event(), severity="security")
+            except Exception as error:
+                raised.append(error)
+        said = everything_said(*raised) + repr(vars(dispatcher))
+    assert len(raised) == 2
+    assert SECRET_PATH not in said
+    assert SECRET[6:] not in said
