@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from .core.alerting import (
     AlertDispatcher,
+    Announcement,
     DeliveryReport,
     NoopAlertDispatcher,
+    Resumable,
+    alert_attempted,
     alert_dispatched,
     alert_failed,
     compliance_alert,
@@ -25,6 +28,7 @@ from .core.audit import (
     ComplianceLevel,
     CompliancePolicy,
 )
+from .core.chain import ChainHead
 from .core.errors import (
     AlertBufferFullError,
     AlertCancelledError,
@@ -48,6 +52,7 @@ __all__ = [
     "AlertStoppedError",
     "AlertTimeoutError",
     "AmbiguousDeliveryError",
+    "Announcement",
     "AuditChainVerificationResult",
     "AuditEvent",
     "AuditEventType",
@@ -55,6 +60,7 @@ __all__ = [
     "AuditStorage",
     "AuditStorageError",
     "AuditTrail",
+    "ChainHead",
     "ChainStatus",
     "ComplianceLevel",
     "CompliancePolicy",
@@ -65,7 +71,9 @@ __all__ = [
     "FileStorage",
     "NoopAlertDispatcher",
     "PermanentDeliveryError",
+    "Resumable",
     "TransientDeliveryError",
+    "alert_attempted",
     "alert_dispatched",
     "alert_failed",
     "compliance_alert",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
+from .chain import ChainHead
 from .errors import (
     AlertBufferFullError,
     AlertCancelledError,
@@ -14,17 +17,22 @@ from .errors import (
     DeliveryError,
 )
 from .events import AuditEvent
-from .signals import alert_dispatched, alert_failed, compliance_alert
+from .signals import alert_attempted, alert_dispatched, alert_failed, compliance_alert
 from .values import text
 
 __all__ = [
     "AlertDispatcher",
+    "Announcement",
     "DeliveryReport",
     "NoopAlertDispatcher",
     "Outcome",
+    "Owner",
+    "Resumable",
+    "alert_attempted",
     "alert_dispatched",
     "alert_failed",
     "compliance_alert",
+    "owner",
 ]
 
 Outcome = Literal["dispatched", "error", "timeout", "buffer_full", "cancelled", "stopped"]
@@ -61,9 +69,89 @@ class NoopAlertDispatcher:
         """Return at once."""
 
 
+class Announcement(NamedTuple):
+    """
+    One alert, as it was announced.
+
+    Attributes:
+        event: The event that it is about.
+        severity: As a dispatcher is told.
+        channel: As a dispatcher is told.
+    """
+
+    event: AuditEvent
+    severity: str
+    channel: str | None
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """
+    A dispatcher that keeps what it has taken, so that after a crash the trail can hand it what it lacks.
+
+    When the trail is started it calls `resume_from`, and then, in the background and for some hundred events at a time,
+    `lacking` and `resumed_to`: whatever a dispatcher lacks of the alerts since its mark it is handed by `send_alert`.
+    The same happens when more alerts came than the trail's buffer holds. Only the trail's own dispatcher is asked; one
+    that wraps others may pass the calls on to them.
+    """
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it keeps anything; if not, the trail treats it as a dispatcher like any other."""
+        ...
+
+    async def resume_from(self, head: ChainHead) -> ChainHead:
+        """
+        Return its mark: every alert about an event up to there it has, or had, or need not have.
+
+        Args:
+            head: The newest event of the trail. One that has no mark yet takes this one: what happened before it was
+                there is not for it.
+        """
+        ...
+
+    async def lacking(self, alerts: Sequence[Announcement]) -> list[Announcement]:
+        """Return those of *alerts* that it should be handed: they are after its mark, and it has not taken them."""
+        ...
+
+    async def resumed_to(self, mark: ChainHead) -> None:
+        """Take *mark* as its own: it lacks nothing up to there. An older one than it has changes nothing."""
+        ...
+
+
+class Owner(Protocol):
+    """
+    What a dispatcher may tell the trail that it belongs to. None of these calls waits or raises.
+
+    Found in `owner`, by a dispatcher that is entered as an asynchronous context manager, while it is entered.
+    """
+
+    def attempted(self, report: DeliveryReport) -> None:
+        """Announce *report*, about one attempt to deliver an alert, on `alert_attempted`."""
+        ...
+
+    def failing(self, what: str, cause: str) -> None:
+        """
+        Say that *what* does not work; people are alerted once, until it is said to be working.
+
+        Args:
+            what: One of few names, such as "the outbox slack".
+            cause: In words, without a secret.
+        """
+        ...
+
+    def working(self, what: str) -> None:
+        """Say that *what* works; if it was said to be failing, people are told that it has recovered."""
+        ...
+
+
+owner: Final[ContextVar[Owner | None]] = ContextVar("fapilog_owner", default=None)
+"""The trail that enters a dispatcher, or None."""
+
+
 class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What became of one alert.
+    What became of one alert, or of one attempt to deliver it.
 
     Attributes:
         event: The event that it is about.
@@ -72,6 +160,8 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
         waited: Seconds from the announcement to the call of the dispatcher, or to the failure if it was not called.
         took: Seconds that the call took; 0 if there was none.
         error: Why it failed; None if the dispatcher took it. Its text and traceback may hold secrets: print `reason`.
+        target: On `alert_attempted`, what was tried: the name of an outbox, or of a dispatcher; else None.
+        attempt: On `alert_attempted`, which attempt it was, counted from 1; else 1.
     """
 
     event: AuditEvent
@@ -80,6 +170,8 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
     waited: float
     took: float
     error: Exception | None
+    target: str | None = None
+    attempt: int = 1
 
     @property
     def reason(self) -> str | None:

@@ -24,6 +24,7 @@ __all__ = [
     "AuditChainVerificationResult",
     "Chain",
     "ChainError",
+    "ChainHead",
     "ChainStatus",
     "Seal",
     "body",
@@ -58,6 +59,19 @@ class Seal(NamedTuple):
     sequence_number: int
     previous_hash: str | None
     checksum: str
+
+
+class ChainHead(NamedTuple):
+    """
+    Up to where a chain goes, or went at some time.
+
+    Attributes:
+        sequence_number: Of the newest event; 0 if there is none.
+        checksum: Of that event; None if there is none.
+    """
+
+    sequence_number: int
+    checksum: str | None
 
 
 class ChainStatus(str, Enum):

@@ -14,7 +14,7 @@ import blinker
 
 from .background import Background
 
-__all__ = ["Announcer", "alert_dispatched", "alert_failed", "compliance_alert"]
+__all__ = ["Announcer", "alert_attempted", "alert_dispatched", "alert_failed", "compliance_alert"]
 
 _logger: Final = logging.getLogger("fapilog")
 _namespace: Final = blinker.Namespace()
@@ -36,6 +36,13 @@ alert_dispatched: Final = _namespace.signal(
 alert_failed: Final = _namespace.signal(
     "alert_failed",
     """Sent when an alert was not delivered: ``receiver(trail, report=...)``, with a `DeliveryReport`.""",
+)
+alert_attempted: Final = _namespace.signal(
+    "alert_attempted",
+    """
+    Sent for each attempt of a dispatcher that makes several: ``receiver(trail, report=...)``, with a `DeliveryReport`
+    whose `target` and `attempt` say which.
+    """,
 )
 
 
