@@ -38,6 +38,7 @@ from .core.errors import (
     AuditStorageError,
     DeliveryError,
     FapilogError,
+    OutboxError,
     PermanentDeliveryError,
     TransientDeliveryError,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "FapilogError",
     "FileStorage",
     "NoopAlertDispatcher",
+    "OutboxError",
     "PermanentDeliveryError",
     "Resumable",
     "TransientDeliveryError",

@@ -100,13 +100,14 @@ class Resumable(Protocol):
         """Whether it keeps anything; if not, the trail treats it as a dispatcher like any other."""
         ...
 
-    async def resume_from(self, head: ChainHead) -> ChainHead:
+    async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
         """
         Return its mark: every alert about an event up to there it has, or had, or need not have.
 
         Args:
             head: The newest event of the trail. One that has no mark yet takes this one: what happened before it was
                 there is not for it.
+            anew: Whether to take *head* in any case: the mark is not of this trail.
         """
         ...
 

@@ -3,6 +3,7 @@ What this package raises.
 
 FapilogError
 ├── AuditStorageError            the event is not stored
+├── OutboxError                  the file of an outbox can't be used
 └── DeliveryError                the alert was not delivered
     ├── TransientDeliveryError   trying again may help
     ├── PermanentDeliveryError   trying again will not help
@@ -26,6 +27,7 @@ __all__ = [
     "AuditStorageError",
     "DeliveryError",
     "FapilogError",
+    "OutboxError",
     "PermanentDeliveryError",
     "TransientDeliveryError",
 ]
@@ -42,6 +44,10 @@ class AuditStorageError(FapilogError):
     The message names the place and the reason. In two cases it says that the event may be stored all the same: the disk
     failed to write it and then failed to take it back, or the event loop was ended in the middle.
     """
+
+
+class OutboxError(FapilogError):
+    """Raised when the file of an outbox could not be read or written. The message names the file and the reason."""
 
 
 class DeliveryError(FapilogError):

@@ -1,0 +1,385 @@
+"""
+Lose no alert: keep each in a file until it is delivered, however long that takes.
+
+    from fapilog.delivery.outbox import Outbox
+
+    trail = AuditTrail(alert_dispatcher=Outbox(slack, Path("alerts.db"), name="slack"))
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self, TypeVar, cast
+
+import anyio
+from anyio import to_thread
+
+from ..core.alerting import AlertDispatcher, Announcement, Owner, owner
+from ..core.background import Background
+from ..core.chain import ChainHead
+from ..core.errors import FapilogError
+from ..core.events import AuditEvent
+from ..core.fork import call_in_child
+from ..core.groupcommit import GroupCommit
+from ._sending import Sender
+from .outboxfile import OutboxAlert, OutboxAttempt, OutboxFile, OutboxState, Table
+
+__all__ = ["SCHEDULE", "Outbox", "OutboxAlert", "OutboxAttempt", "OutboxState"]
+
+T = TypeVar("T")
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+
+SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+"""Seconds between the attempts, about three days in all; much as the Standard Webhooks specification has it."""
+
+# Alerts that were sent past the file, and are to be noted in it when it can be used again.
+_MOST_DIRECT: Final = 1000
+
+
+class Outbox:
+    """
+    Takes each alert into a file, and sends it from there until it is delivered or refused.
+
+    `send_alert` returns when the alert is on the disk; the same event is taken once. While the outbox is entered, as an
+    asynchronous context manager, up to *concurrency* alerts are sent at once, the oldest first. In an `AuditTrail` that
+    is done for you. Not entered, `send_alert` also makes the first attempt before it returns.
+
+    What becomes of an attempt decides on the next:
+
+    - `TransientDeliveryError`, `AmbiguousDeliveryError`, any other exception, and no outcome within *timeout*: again
+      after the next wait of the *schedule*, a fifth more or less. When that is used up, the alert is dead.
+    - `TransientDeliveryError` with `retry_after`: again after that many seconds and a little more, and no other alert
+      goes to *inner* before. It does not use up the schedule, unless it goes on for longer than all of it.
+    - `PermanentDeliveryError`: the alert is dead.
+
+    A dead alert is kept with its history until it is retried or discarded. While three attempts in a row have failed,
+    one is made at a time; when one succeeds, all that wait are due, the oldest first, and more are sent at once again.
+
+    An alert arrives at least once. It may arrive twice after an attempt of which nobody knows the outcome: it was
+    ambiguous, or the process died in it, or stood still for longer than *lease*. Its event, and so the key that a
+    provider derives from it, is the same each time.
+
+    It is `Resumable`: when the trail is started, or more alerts came than its buffer holds, it hands over every alert
+    that the outbox lacks since it was first used. So no alert is lost whose event is stored, whenever the process is
+    killed. What happened before the outbox was there is not for it. One name is for one trail.
+
+    Several processes may share the file; each alert is sent by one of them. Several outboxes may, with a name each.
+
+    A file that can't be used does not stop an alert: it is sent directly, once, by the call that brought it, which
+    raises if that fails. That is logged, and the trail's `Owner` is told. The file is never deleted; a damaged one is
+    renamed to ``NAME.corrupt-…``.
+
+    Order matters: what is around an outbox sees alerts as taken when they are on the disk; what is in it sees each
+    attempt. ``Outbox(FanOut([a, b]))`` tries both again until both have the alert, and
+    ``FanOut([Outbox(a, path, name="a"), Outbox(b, path, name="b")])`` gives each its own schedule, history and pauses.
+
+    Args:
+        inner: Makes one attempt each time it is called. If it is an asynchronous context manager, it is entered and
+            left with this.
+        path: The file, made when it is first used: mode 0600, on a local file system. It holds what *inner* is given
+            of each event that is not delivered.
+        name: What to call this outbox, in the file, in logs and metrics.
+        schedule: Seconds between the attempts.
+        concurrency: Alerts that are sent at once, by this process.
+        timeout: Seconds for one attempt.
+        keep: Seconds that receipts of delivered alerts are kept.
+        old_after: Seconds after which an alert that waits is a reason to alert.
+        lease: Seconds after which another process takes over what one that died was sending.
+        stop_timeout: Seconds that leaving it waits for alerts that are due.
+        now: Tells the time, in seconds since 1970.
+
+    Attributes:
+        name: As given.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        inner: AlertDispatcher,
+        path: Path | str,
+        *,
+        name: str = "alerts",
+        schedule: Sequence[float] = SCHEDULE,
+        concurrency: int = 8,
+        timeout: float = 30.0,
+        keep: float = 90 * 86_400.0,
+        old_after: float = 900.0,
+        lease: float = 15.0,
+        stop_timeout: float = 5.0,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        if not name or not name.isprintable():
+            raise ValueError(f"name: expected printable text; got {name!r}")
+        if concurrency < 1:
+            raise ValueError(f"concurrency: expected at least 1; got {concurrency!r}")
+        for option, value in (("timeout", timeout), ("keep", keep), ("old_after", old_after), ("lease", lease)):
+            if not value > 0:
+                raise ValueError(f"{option}: expected a number of seconds above 0; got {value!r}")
+        for option, value in (("stop_timeout", stop_timeout), *(("schedule", wait) for wait in schedule)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{option}: expected numbers of seconds from 0 on; got {value!r}")
+        self.name: str = name
+        self._inner = inner
+        self._stop_timeout = stop_timeout
+        self._now = now
+        self._file = OutboxFile(Path(path))
+        self._sender = Sender(
+            name,
+            inner,
+            do=self._do,
+            tell=self._tell,
+            schedule=tuple(schedule),
+            concurrency=concurrency,
+            timeout=timeout,
+            keep=keep,
+            old_after=old_after,
+            lease=lease,
+            now=now,
+        )
+        self._commits: GroupCommit[Callable[[Table], Any], Any] = GroupCommit(self._file.run)
+        self._background = Background()
+        self._owner: Owner | None = None
+        self._broken = False
+        self._mark: ChainHead | None = None
+        self._direct: deque[_Direct] = deque(maxlen=_MOST_DIRECT)
+        call_in_child(self, Outbox._forget)
+
+    @property
+    def state(self) -> OutboxState:
+        """How much is in it, as it was about a second ago, or when this process last did something with it."""
+        return self._sender.state
+
+    def __repr__(self) -> str:
+        return f"<Outbox {self.name!r} around {self._inner!r}>"
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        await self._manager().__aenter__()
+        self._owner = self._sender.owner = owner.get()
+        await self._background.enter()
+        self._background.start_soon(lambda: self._sender.work(self._background))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._sender.leave()
+        try:
+            await self._background.leave(timeout=self._stop_timeout)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._sender.put_back()
+                await to_thread.run_sync(self._file.close, limiter=anyio.CapacityLimiter(1))
+            self._owner = self._sender.owner = None
+        return await self._manager().__aexit__(kind, error, trace)
+
+    def _manager(self) -> AbstractAsyncContextManager[object]:
+        return self._inner if isinstance(self._inner, AbstractAsyncContextManager) else nullcontext()
+
+    def _forget(self) -> None:
+        # In a forked child: what the parent is sending, it sends.
+        self._file.forget()
+        self._sender.forget()
+        self._background.forget()
+        self._commits = GroupCommit(self._file.run)
+        self._owner = None
+        self._broken = False
+        self._direct.clear()
+
+    # -- taking alerts
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """
+        Keep the alert; return when it is on the disk.
+
+        A caller that is cancelled meanwhile may find it kept or not.
+
+        Raises:
+            Exception: The file can't be used, and what sending the alert directly raised.
+        """
+        alert = Announcement(event, severity, channel)
+        now = self._now()
+        try:
+            await self._do(lambda table: table.put(self.name, alert, now))
+        except FapilogError:
+            await self._send_directly(alert)
+        else:
+            if self._background.entered:
+                self._sender.poke()
+            else:
+                await self._sender.attempt_at_once(event.event_id)
+
+    async def _send_directly(self, alert: Announcement) -> None:
+        began_at, began = self._now(), anyio.current_time()
+        await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
+        self._direct.append(_Direct(alert, began_at, anyio.current_time() - began))
+
+    # -- resuming
+
+    @property
+    def resumes(self) -> bool:
+        """True: it keeps what it has taken."""
+        return True
+
+    async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
+        """
+        Return the mark; that of a new outbox, or for another trail *anew*, is *head*.
+
+        Raises:
+            OutboxError: The file can't be used.
+        """
+        # That of this process, if a damaged file took its own along.
+        first = self._mark or head
+
+        def begin(table: Table) -> ChainHead:
+            if anew or table.mark(self.name) is None:
+                table.set_mark(self.name, head if anew else first, back=anew)
+            return cast(ChainHead, table.mark(self.name))
+
+        self._mark = await self._do(begin)
+        return self._mark
+
+    async def lacking(self, alerts: Sequence[Announcement]) -> list[Announcement]:
+        """
+        Return those of *alerts* that are after the mark and have not come.
+
+        Raises:
+            OutboxError: The file can't be used.
+        """
+        direct = {each.alert.event.event_id for each in self._direct}
+        ids = [alert.event.event_id for alert in alerts]
+        mark, having = await self._do(lambda table: (table.mark(self.name), table.having(self.name, ids)))
+        first = 0 if mark is None else mark.sequence_number
+        return [
+            alert
+            for alert in alerts
+            if (alert.event.sequence_number or math.inf) > first and alert.event.event_id not in having | direct
+        ]
+
+    async def resumed_to(self, mark: ChainHead) -> None:
+        """
+        Move the mark on.
+
+        Raises:
+            OutboxError: The file can't be used.
+        """
+        await self._do(lambda table: table.set_mark(self.name, mark))
+        if self._mark is None or mark.sequence_number > self._mark.sequence_number:
+            self._mark = mark
+
+    # -- receipts
+
+    async def pending(self, limit: int = 100) -> list[OutboxAlert]:
+        """
+        Return the oldest *limit* alerts that wait or are being sent.
+
+        Raises:
+            OutboxError: The file can't be used; so for all methods here.
+        """
+        return await self._do(lambda table: table.alerts(self.name, "pending", limit=limit))
+
+    async def dead(self, limit: int = 100) -> list[OutboxAlert]:
+        """Return the oldest *limit* alerts that were refused or given up on."""
+        return await self._do(lambda table: table.alerts(self.name, "dead", limit=limit))
+
+    async def find(self, event_id: str) -> OutboxAlert | None:
+        """Return the alert about an event; None if there is none, or no longer."""
+        found = await self._do(lambda table: table.alerts(self.name, event_id=event_id))
+        return found[0] if found else None
+
+    async def history(self, event_id: str) -> list[OutboxAttempt]:
+        """Return the attempts to deliver the alert about an event, the first of them first; of very many the last."""
+        return await self._do(lambda table: table.attempts(self.name, event_id))
+
+    async def retry(self, event_ids: Iterable[str] | None = None) -> int:
+        """
+        Make alerts due now, on a new schedule, and return how many.
+
+        Args:
+            event_ids: The events that they are about; they may be dead, discarded or waiting. None: all that are dead.
+        """
+        now, ids = self._now(), None if event_ids is None else list(event_ids)
+        count = await self._do(lambda table: table.retry(self.name, ids, now))
+        self._sender.poke()
+        return count
+
+    async def discard(self, event_ids: Iterable[str], *, reason: str) -> int:
+        """
+        Give up alerts that are dead or pending, and return how many; they are kept, with the *reason*.
+
+        Args:
+            event_ids: The events that they are about.
+            reason: Why, in words.
+
+        Raises:
+            ValueError: There is no reason.
+        """
+        if not reason.strip():
+            raise ValueError("reason: expected words; got none")
+        now, ids = self._now(), list(event_ids)
+        count = await self._do(lambda table: table.discard(self.name, ids, reason, now))
+        self._sender.poke()
+        return count
+
+    # -- the file
+
+    async def _do(self, call: Callable[[Table], T]) -> T:
+        """Make *call* in a transaction with others that wait, and keep account of whether the file can be used."""
+        what = f"the file of the outbox {self.name}"
+        try:
+            result: T = await self._commits.submit(call)
+        except FapilogError as error:
+            if not self._broken:
+                self._broken = True
+                _logger.error("the outbox %s can't use its file: %s", self.name, error)  # noqa: TRY400  it says all
+            self._tell(what, str(error))
+            raise
+        if self._broken:
+            self._broken = False
+            _logger.warning("the outbox %s can use its file again", self.name)
+            self._tell(what, None)
+        if self._direct:
+            await self._note_direct()
+        return result
+
+    async def _note_direct(self) -> None:
+        """Note what was sent past the file, so that it is not sent again, and has its receipt."""
+        direct = list(self._direct)
+        self._direct.clear()
+
+        def note(table: Table) -> None:
+            for each in direct:
+                table.put_delivered(self.name, *each)
+
+        try:
+            await self._do(note)
+        except BaseException:
+            self._direct.extendleft(reversed(direct))
+            raise
+
+    def _tell(self, what: str, cause: str | None) -> None:
+        """Tell the trail that *what* fails, or that it works."""
+        if self._owner is not None:
+            if cause is None:
+                self._owner.working(what)
+            else:
+                self._owner.failing(what, cause)
+
+
+class _Direct(NamedTuple):
+    """An alert that was sent past the file."""
+
+    alert: Announcement
+    began_at: float
+    took: float

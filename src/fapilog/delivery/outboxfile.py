@@ -1,0 +1,692 @@
+"""
+The file of an outbox: what waits, what was delivered, what could not be, and each attempt, in SQLite.
+
+`OutboxFile` does the work, with calls that block; `fapilog.delivery.outbox` makes them where they can't block the event
+loop, and the command line as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from ..core.alerting import Announcement
+from ..core.chain import ChainHead
+from ..core.errors import OutboxError
+from ..core.events import AuditEvent
+from ..core.values import text
+
+__all__ = [
+    "AttemptOutcome",
+    "Claim",
+    "Ending",
+    "OutboxAlert",
+    "OutboxAttempt",
+    "OutboxFile",
+    "OutboxState",
+    "Status",
+    "Table",
+]
+
+T = TypeVar("T")
+
+Status = Literal["pending", "delivered", "dead", "discarded"]
+AttemptOutcome = Literal["delivered", "transient", "throttled", "ambiguous", "permanent", "error", "interrupted"]
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+_decode: Final = msgspec.json.Decoder(AuditEvent).decode
+
+# "fapi", so that `file` and SQLite's own tools tell whose it is: https://www.sqlite.org/fileformat.html#application_id
+_APPLICATION_ID: Final = 0x66617069
+_VERSION: Final = 1
+# Seconds that a call waits for another process to finish its own.
+_BUSY_TIMEOUT: Final = 10.0
+# The attempts that are kept of one alert; one that is throttled for days makes thousands.
+_MOST_ATTEMPTS: Final = 100
+_PRUNED_AT_ONCE: Final = 1000
+_MAX_INTEGER: Final = 2**63 - 1
+
+_SCHEMA: Final = """
+CREATE TABLE outboxes (
+    name TEXT PRIMARY KEY,
+    sequence_number INTEGER,  -- the mark: what is about events up to here has come
+    checksum TEXT,
+    paused_until REAL NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE alerts (
+    id INTEGER PRIMARY KEY,
+    outbox TEXT NOT NULL,
+    event_id TEXT NOT NULL,
+    sequence_number INTEGER,
+    event_type TEXT NOT NULL,
+    severity TEXT NOT NULL,
+    channel TEXT,
+    event BLOB,  -- JSON, gone once it is delivered
+    status TEXT NOT NULL DEFAULT 'pending',
+    came_at REAL NOT NULL,
+    since REAL NOT NULL,  -- when its schedule began
+    due_at REAL NOT NULL,  -- of one that is being sent: when somebody else may take it
+    lease TEXT,  -- who is sending it
+    attempts INTEGER NOT NULL DEFAULT 0,
+    failures INTEGER NOT NULL DEFAULT 0,  -- the attempts that count against the schedule
+    reason TEXT,
+    ended_at REAL,
+    UNIQUE (outbox, event_id)
+);
+CREATE INDEX due ON alerts (outbox, due_at, id) WHERE status = 'pending';
+CREATE INDEX waiting ON alerts (outbox, came_at) WHERE status = 'pending';
+CREATE INDEX ended ON alerts (outbox, status, ended_at) WHERE status <> 'pending';
+CREATE TABLE attempts (
+    alert INTEGER NOT NULL REFERENCES alerts ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    began_at REAL NOT NULL,
+    took REAL,
+    outcome TEXT,  -- NULL while it is under way
+    reason TEXT,
+    PRIMARY KEY (alert, number)
+) WITHOUT ROWID;
+"""
+
+
+class OutboxAlert(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One alert in an outbox.
+
+    Attributes:
+        outbox: The name of the outbox.
+        event_id: The event that it is about.
+        sequence_number: That event's place in the trail; None if it has none.
+        event_type: What happened.
+        severity: As the dispatcher is told.
+        channel: As the dispatcher is told.
+        status: "pending": it waits, or is being sent. "delivered": the dispatcher has taken it. "dead": it was refused,
+            or failed until its schedule was over. "discarded": somebody has given it up.
+        came_at: When it came into the outbox.
+        due_at: When the next attempt is due; of one that is being sent, when another process may take it over; None if
+            there is none.
+        ended_at: When it was delivered, died or was discarded; None while it is pending.
+        attempts: How many were begun.
+        reason: Why it was not delivered, or why it was discarded; None otherwise.
+    """
+
+    outbox: str
+    event_id: str
+    sequence_number: int | None
+    event_type: str
+    severity: str
+    channel: str | None
+    status: Status
+    came_at: datetime
+    due_at: datetime | None
+    ended_at: datetime | None
+    attempts: int
+    reason: str | None
+
+
+class OutboxAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One attempt to deliver an alert.
+
+    Attributes:
+        number: Counted from 1.
+        began_at: When it was taken up.
+        took: Seconds; None if nobody knows.
+        outcome: "delivered"; "transient", "throttled" (told how long to wait) and "permanent" failures; "ambiguous": it
+            may have arrived; "error": anything else was raised; "interrupted": the process ended, or was stopped,
+            before there was an outcome; None while it is under way.
+        reason: In words that may be printed; None if it was delivered.
+    """
+
+    number: int
+    began_at: datetime
+    took: float | None
+    outcome: AttemptOutcome | None
+    reason: str | None
+
+
+class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What is in an outbox.
+
+    Attributes:
+        pending: Alerts that are not delivered yet.
+        oldest: When the oldest of them came, in seconds since 1970; None if there is none.
+        dead: Alerts that were refused or given up on, and that nobody has retried or discarded.
+    """
+
+    pending: int = 0
+    oldest: float | None = None
+    dead: int = 0
+
+
+class Claim(NamedTuple):
+    """
+    An alert that was taken out to be sent.
+
+    Attributes:
+        id: Its number in the file.
+        alert: What to send.
+        came_at: When it came, in seconds since 1970, as all times here.
+        since: When its schedule began.
+        attempt: Which attempt this is.
+        failures: How many attempts have counted against its schedule.
+        until: When somebody else may take it.
+    """
+
+    id: int
+    alert: Announcement
+    came_at: float
+    since: float
+    attempt: int
+    failures: int
+    until: float
+
+
+class Ending(NamedTuple):
+    """
+    How an attempt ended.
+
+    Attributes:
+        claim: What was attempted.
+        began_at: When.
+        took: Seconds; None if it was never begun.
+        outcome: See `OutboxAttempt`.
+        reason: See `OutboxAttempt`.
+        status: What the alert is now.
+        due_at: When to try again, if it is pending.
+        failures: How many attempts have counted against its schedule.
+    """
+
+    claim: Claim
+    began_at: float
+    took: float | None
+    outcome: AttemptOutcome
+    reason: str | None
+    status: Status
+    due_at: float
+    failures: int
+
+
+class OutboxFile:
+    """
+    A file with one or several outboxes in it.
+
+    All methods block. One thread at a time may use it; other processes, and other objects for the same file, may at the
+    same time. It is made, mode 0600, when it is first used. It is never deleted: one that is no database, or a damaged
+    one, is renamed to ``NAME.corrupt-…`` and a new one takes its place.
+
+    Args:
+        path: Where it is: a local file system, as SQLite's locks can't be relied on over NFS.
+        must_exist: Whether to raise instead of making it.
+    """
+
+    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
+        self.path: Path = path.absolute()
+        self._must_exist = must_exist
+        self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+
+    def run(self, calls: Sequence[Callable[[Table], T]], *, writes: bool = True) -> list[T]:
+        """
+        Make *calls* in one transaction, and return what they return; it is on the disk by then.
+
+        Args:
+            calls: Called with the tables.
+            writes: Whether they may change anything.
+
+        Raises:
+            OutboxError: None of them had an effect. The message names the file and the reason.
+        """
+        try:
+            with self._errors():
+                connection = self._opened()
+                connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+                try:
+                    table = Table(connection)
+                    results = [call(table) for call in calls]
+                    connection.execute("COMMIT")
+                except BaseException:
+                    _roll_back(connection)
+                    raise
+                return results
+        except _CorruptError as corrupt:
+            inode = self._inode
+            self.close()
+            if not self._must_exist:
+                self._set_aside(inode)
+            raise OutboxError(*corrupt.args) from corrupt
+        except OutboxError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close it; the next call opens it again."""
+        connection, self._connection, self._inode = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def forget(self) -> None:
+        """Become as new, in a forked child: https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_."""
+        if self._connection is not None:
+            _parents.append(self._connection)
+        self._connection = self._inode = None
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is not None and self._inode == _inode(self.path):
+            return self._connection
+        if self._connection is not None:
+            _logger.error("the outbox file %s was replaced or removed while it was in use", self.path)
+            self.close()
+        if self._must_exist and not self.path.exists():
+            raise OutboxError(f"{self.path}: there is no such file")
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
+        with _locked(self.path.parent):
+            _make(self.path)
+            self._inode = _inode(self.path)
+            connection = self._connection = sqlite3.connect(
+                self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            self._prepare(connection)
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make the tables of a new file; raise if it is somebody else's, or of another version."""
+        application, version = _number(connection, "application_id"), _number(connection, "user_version")
+        if (application, version) == (_APPLICATION_ID, _VERSION):
+            return
+        if application or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            got = f"version {version}" if application == _APPLICATION_ID else "another database"
+            raise OutboxError(f"{self.path}: expected an outbox of version {_VERSION}; got {got}")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+    @contextlib.contextmanager
+    def _errors(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutboxError(f"{self.path}: {error.strerror or error}") from error
+        except sqlite3.Error as error:
+            corrupt = getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+            raise (_CorruptError if corrupt else OutboxError)(f"{self.path}: {error}") from error
+
+    def _set_aside(self, inode: tuple[int, int] | None) -> None:
+        """Rename a damaged file, with what belongs to it, unless somebody has done so meanwhile."""
+        with self._errors(), _locked(self.path.parent):
+            if inode is None or inode != _inode(self.path):
+                return
+            aside = f"{self.path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+            for suffix in ("-wal", "-shm", ""):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        _logger.critical("the outbox file %s is damaged; it was set aside as %s", self.path, aside)
+
+
+class Table:
+    """
+    What is in a file, within one transaction.
+
+    Times are seconds since 1970. Where *outbox* may be None, that is every outbox in the file.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def put(self, outbox: str, alert: Announcement, now: float) -> bool:
+        """Keep *alert*, due at once; return whether it is new: each event is taken once."""
+        event = alert.event
+        done = self._connection.execute(
+            "INSERT INTO alerts (outbox, event_id, sequence_number, event_type, severity, channel, event, came_at,"
+            " since, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (
+                outbox,
+                event.event_id,
+                event.sequence_number if (event.sequence_number or 0) <= _MAX_INTEGER else None,
+                text(getattr(event.event_type, "value", event.event_type)),
+                text(alert.severity),
+                None if alert.channel is None else text(alert.channel),
+                msgspec.json.encode(event),
+                now,
+                now,
+                now,
+            ),
+        )
+        return done.rowcount == 1
+
+    def put_delivered(self, outbox: str, alert: Announcement, began_at: float, took: float) -> None:
+        """Note that *alert* was delivered past the outbox, unless the outbox has sent it itself."""
+        self.put(outbox, alert, began_at)
+        found = self._connection.execute(
+            "SELECT id, attempts + 1 FROM alerts"
+            " WHERE outbox = ? AND event_id = ? AND status = 'pending' AND lease IS NULL",
+            (outbox, alert.event.event_id),
+        ).fetchone()
+        if found is not None:
+            id_, number = found
+            self._connection.execute(
+                "UPDATE alerts SET status = 'delivered', ended_at = ?, attempts = ?, event = NULL, reason = NULL"
+                " WHERE id = ?",
+                (began_at + took, number, id_),
+            )
+            self._connection.execute(
+                "INSERT INTO attempts VALUES (?, ?, ?, ?, 'delivered', ?)",
+                (id_, number, began_at, took, "sent directly, for the outbox could not be used"),
+            )
+
+    def claim(
+        self, outbox: str, lease: str, now: float, until: float, limit: int, *, event_id: str | None = None
+    ) -> list[Claim]:
+        """
+        Take out up to *limit* alerts that are due, the longest due first; nobody else gets them before *until*.
+
+        Args:
+            outbox: Whose.
+            lease: Who takes them.
+            now: The time.
+            until: When others may take them.
+            limit: How many at most.
+            event_id: Only the alert about this event.
+        """
+        if limit <= 0 or self._paused_until(outbox) > now:
+            return []
+        rows = self._connection.execute(
+            "SELECT id, event, severity, channel, came_at, since, attempts, failures, lease FROM alerts"
+            " WHERE outbox = ? AND status = 'pending' AND due_at <= ? AND event_id = coalesce(?, event_id)"
+            # What one is sending is not taken over by itself, however late it is.
+            " AND lease IS NOT ? ORDER BY due_at, id LIMIT ?",
+            (outbox, now, event_id, lease, limit),
+        ).fetchall()
+        claims: list[Claim] = []
+        for id_, stored, severity, channel, came_at, since, attempts, failures, left in rows:
+            if left is not None:
+                self._connection.execute(
+                    "UPDATE attempts SET outcome = 'interrupted', reason = ? WHERE alert = ? AND outcome IS NULL",
+                    ("nobody knows: the process ended, or lost its lease, before there was an outcome", id_),
+                )
+            try:
+                event = _decode(stored)
+            except (msgspec.MsgspecError, ValueError) as error:
+                # It must not stand in the way of the others for ever.
+                self._connection.execute(
+                    "UPDATE alerts SET status = 'dead', lease = NULL, ended_at = ?, reason = ? WHERE id = ?",
+                    (now, f"the event in the outbox can't be read ({type(error).__qualname__})", id_),
+                )
+                continue
+            claim = Claim(id_, Announcement(event, severity, channel), came_at, since, attempts + 1, failures, until)
+            self._take_out(claim, lease, now)
+            claims.append(claim)
+        return claims
+
+    def give_back(self, claims: Iterable[Claim], lease: str, now: float) -> None:
+        """Make *claims*, none of which was begun, due again, as if they had not been taken out."""
+        for claim in claims:
+            done = self._connection.execute(
+                "UPDATE alerts SET lease = NULL, due_at = ?, attempts = attempts - 1 WHERE id = ? AND lease = ?",
+                (min(now, claim.until), claim.id, lease),
+            )
+            if done.rowcount:
+                self._connection.execute(
+                    "DELETE FROM attempts WHERE alert = ? AND number = ?", (claim.id, claim.attempt)
+                )
+
+    def renew(self, claims: Iterable[Claim], lease: str, until: float) -> None:
+        """Keep *claims* from others until then."""
+        for claim in claims:
+            self._connection.execute(
+                "UPDATE alerts SET due_at = ? WHERE id = ? AND lease = ?", (until, claim.id, lease)
+            )
+
+    def end(self, ending: Ending, lease: str, now: float) -> None:
+        """Note how an attempt ended; an alert that somebody else has taken over is theirs, unless it is delivered."""
+        claim = ending.claim
+        self._connection.execute(
+            "UPDATE attempts SET began_at = ?, took = ?, outcome = ?, reason = ? WHERE alert = ? AND number = ?",
+            (ending.began_at, ending.took, ending.outcome, ending.reason, claim.id, claim.attempt),
+        )
+        delivered = ending.status == "delivered"
+        self._connection.execute(
+            "UPDATE alerts SET status = ?, due_at = ?, lease = NULL, failures = ?, reason = ?, ended_at = ?,"
+            " event = CASE WHEN ? THEN NULL ELSE event END WHERE id = ? AND status = 'pending' AND (lease = ? OR ?)",
+            (
+                ending.status,
+                ending.due_at,
+                ending.failures,
+                ending.reason,
+                None if ending.status == "pending" else now,
+                delivered,
+                claim.id,
+                lease,
+                delivered,
+            ),
+        )
+
+    def pause(self, outbox: str, until: float) -> None:
+        """Let nobody claim anything before *until*."""
+        self._connection.execute(
+            "INSERT INTO outboxes (name, paused_until) VALUES (?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET paused_until = max(paused_until, excluded.paused_until)",
+            (outbox, until),
+        )
+
+    def bring_forward(self, outbox: str, now: float) -> None:
+        """Make all that wait for their next attempt due now."""
+        self._connection.execute(
+            "UPDATE alerts SET due_at = ? WHERE outbox = ? AND status = 'pending' AND lease IS NULL AND due_at > ?",
+            (now, outbox, now),
+        )
+
+    def mend_times(self, outbox: str, now: float, longest: float) -> None:
+        """Make due now what is due later than any wait is long: the clock was wrong when that was written."""
+        self._connection.execute(
+            "UPDATE alerts SET due_at = ? WHERE outbox = ? AND status = 'pending' AND due_at > ?",
+            (now, outbox, now + longest),
+        )
+        self._connection.execute(
+            "UPDATE outboxes SET paused_until = ? WHERE name = ? AND paused_until > ?", (now, outbox, now + longest)
+        )
+
+    def next_due(self, outbox: str, lease: str) -> float | None:
+        """Return when there is something to claim for *lease*; None if nothing else is pending."""
+        row = self._connection.execute(
+            "SELECT due_at FROM alerts WHERE outbox = ? AND status = 'pending' AND lease IS NOT ?"
+            " ORDER BY due_at LIMIT 1",
+            (outbox, lease),
+        ).fetchone()
+        return None if row is None else max(row[0], self._paused_until(outbox))
+
+    def state(self, outbox: str) -> OutboxState:
+        """Return how much is in it."""
+        pending, oldest = self._connection.execute(
+            "SELECT count(*), min(came_at) FROM alerts WHERE outbox = ? AND status = 'pending'", (outbox,)
+        ).fetchone()
+        (dead,) = self._connection.execute(
+            "SELECT count(*) FROM alerts WHERE outbox = ? AND status = 'dead'", (outbox,)
+        ).fetchone()
+        return OutboxState(pending=pending, oldest=oldest, dead=dead)
+
+    def prune(self, outbox: str, before: float) -> bool:
+        """Remove some of what was delivered before that time; return whether there may be more."""
+        done = self._connection.execute(
+            "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts"
+            " WHERE outbox = ? AND status = 'delivered' AND ended_at < ? LIMIT ?)",
+            (outbox, before, _PRUNED_AT_ONCE),
+        )
+        return done.rowcount == _PRUNED_AT_ONCE
+
+    def mark(self, outbox: str) -> ChainHead | None:
+        """Return up to where in the trail everything has come; None for an outbox that is new."""
+        row = self._connection.execute(
+            "SELECT sequence_number, checksum FROM outboxes WHERE name = ?", (outbox,)
+        ).fetchone()
+        return None if row is None or row[0] is None else ChainHead(*row)
+
+    def set_mark(self, outbox: str, mark: ChainHead, *, back: bool = False) -> None:
+        """Move the mark on, and never back unless *back*."""
+        self._connection.execute(
+            "INSERT INTO outboxes (name, sequence_number, checksum) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
+            " SET sequence_number = excluded.sequence_number, checksum = excluded.checksum"
+            " WHERE ? OR sequence_number IS NULL OR sequence_number < excluded.sequence_number",
+            (outbox, *mark, back),
+        )
+
+    def having(self, outbox: str, event_ids: Iterable[str]) -> set[str]:
+        """Return those of *event_ids* that have come, whatever became of them."""
+        found = "SELECT 1 FROM alerts WHERE outbox = ? AND event_id = ?"
+        return {each for each in event_ids if self._connection.execute(found, (outbox, each)).fetchone()}
+
+    def alerts(
+        self, outbox: str | None = None, status: Status | None = None, *, event_id: str | None = None, limit: int = 100
+    ) -> list[OutboxAlert]:
+        """Return alerts, in the order in which they came, *limit* at most."""
+        conditions = {"outbox": outbox, "status": status, "event_id": event_id}
+        given = {name: value for name, value in conditions.items() if value is not None}
+        where = " AND ".join(f"{name} = ?" for name in given) or "TRUE"
+        rows = self._connection.execute(
+            "SELECT outbox, event_id, sequence_number, event_type, severity, channel, status, came_at, due_at,"  # noqa: S608
+            f" ended_at, attempts, reason FROM alerts WHERE {where} ORDER BY id LIMIT ?",
+            (*given.values(), limit),
+        )
+        return [_alert(*row) for row in rows]
+
+    def attempts(self, outbox: str, event_id: str) -> list[OutboxAttempt]:
+        """Return the attempts to deliver the alert about an event, the first of them first."""
+        rows = self._connection.execute(
+            "SELECT number, began_at, took, outcome, a.reason FROM attempts AS a JOIN alerts ON alerts.id = alert"
+            " WHERE outbox = ? AND event_id = ? ORDER BY number",
+            (outbox, event_id),
+        )
+        return [
+            OutboxAttempt(number=number, began_at=_time(began_at), took=took, outcome=outcome, reason=reason)
+            for number, began_at, took, outcome, reason in rows
+        ]
+
+    def retry(self, outbox: str | None, event_ids: Iterable[str] | None, now: float) -> int:
+        """Make alerts that are dead, discarded or waiting due now, on a new schedule; None: all that are dead."""
+        new = (
+            "UPDATE alerts SET status = 'pending', due_at = ?, since = ?, failures = 0, ended_at = NULL, reason = NULL"
+            " WHERE event IS NOT NULL AND"
+        )
+        if event_ids is None:
+            return self._in_outbox(f"{new} status = 'dead'", (now, now), outbox)
+        which = "event_id = ? AND lease IS NULL"
+        return sum(self._in_outbox(f"{new} {which}", (now, now, each), outbox) for each in event_ids)
+
+    def discard(self, outbox: str | None, event_ids: Iterable[str], reason: str, now: float) -> int:
+        """Give up alerts that are dead or pending; they are kept, with the *reason*."""
+        done = "UPDATE alerts SET status = 'discarded', ended_at = ?, reason = ?"
+        which = "WHERE event_id = ? AND status IN ('dead', 'pending')"
+        return sum(self._in_outbox(f"{done} {which}", (now, text(reason), each), outbox) for each in event_ids)
+
+    def _take_out(self, claim: Claim, lease: str, now: float) -> None:
+        self._connection.execute(
+            "UPDATE alerts SET lease = ?, due_at = ?, attempts = ? WHERE id = ?",
+            (lease, claim.until, claim.attempt, claim.id),
+        )
+        self._connection.execute(
+            "INSERT INTO attempts (alert, number, began_at) VALUES (?, ?, ?)", (claim.id, claim.attempt, now)
+        )
+        if claim.attempt > _MOST_ATTEMPTS:
+            self._connection.execute(
+                "DELETE FROM attempts WHERE alert = ? AND number <= ?", (claim.id, claim.attempt - _MOST_ATTEMPTS)
+            )
+
+    def _in_outbox(self, statement: str, values: tuple[object, ...], outbox: str | None) -> int:
+        if outbox is not None:
+            statement, values = f"{statement} AND outbox = ?", (*values, outbox)
+        return self._connection.execute(statement, values).rowcount
+
+    def _paused_until(self, outbox: str) -> float:
+        row = self._connection.execute("SELECT paused_until FROM outboxes WHERE name = ?", (outbox,)).fetchone()
+        return 0.0 if row is None else float(row[0])
+
+
+class _CorruptError(OutboxError):
+    """Raised when the file is no database, or a damaged one."""
+
+
+_parents: Final[list[sqlite3.Connection]] = []
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # SQLite may have done so by itself, and an error here says less than the one before.
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("ROLLBACK")
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _make(path: Path) -> None:
+    """Make the file, for nobody else's eyes, so that a power cut does not take it away again."""
+    # Never opened if it is there: closing any descriptor of it would give up the locks that SQLite holds in this
+    # process. https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Be the only one, of all processes, to make or to rename an outbox in *directory*."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _alert(*row: Any) -> OutboxAlert:
+    outbox, event_id, number, event_type, severity, channel, status, came_at, due_at, ended_at, attempts, reason = row
+    return OutboxAlert(
+        outbox=outbox,
+        event_id=event_id,
+        sequence_number=number,
+        event_type=event_type,
+        severity=severity,
+        channel=channel,
+        status=status,
+        came_at=_time(came_at),
+        due_at=_time(due_at) if status == "pending" else None,
+        ended_at=None if ended_at is None else _time(ended_at),
+        attempts=attempts,
+        reason=reason,
+    )

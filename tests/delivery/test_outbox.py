@@ -1,0 +1,776 @@
+"""The outbox: what it takes is sent, again and again if need be, and what became of it is known."""
+
+import itertools
+import sqlite3
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from fapilog import (
+    AmbiguousDeliveryError,
+    ChainHead,
+    DeliveryReport,
+    NoopAlertDispatcher,
+    OutboxError,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+)
+from fapilog.core.alerting import Announcement, owner
+from fapilog.delivery.outbox import SCHEDULE, Outbox, OutboxState
+from fapilog.testing import RecordingDispatcher, check_dispatcher
+
+from .scripted import Scripted, an_event
+
+BUSY = TransientDeliveryError("busy")
+DAY = 86_400.0
+
+
+def clock() -> float:
+    """Tell the seconds since 1970, by the clock that jumps."""
+    return 1_750_000_000.0 + anyio.current_time()
+
+
+def make(inner: Any, path: Path, **options: Any) -> Outbox:
+    """Return an outbox whose clock jumps."""
+    return Outbox(inner, path / "alerts.db", **{"now": clock, "lease": 600.0} | options)
+
+
+class Told:
+    """An owner that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.reports: list[DeliveryReport] = []
+        self.failures: dict[str, str] = {}
+        self.recovered: list[str] = []
+
+    def attempted(self, report: DeliveryReport) -> None:
+        self.reports.append(report)
+
+    def failing(self, what: str, cause: str) -> None:
+        self.failures.setdefault(what, cause)
+
+    def working(self, what: str) -> None:
+        if self.failures.pop(what, None) is not None:
+            self.recovered.append(what)
+
+
+@asynccontextmanager
+async def owned(outbox: Outbox) -> AsyncIterator[Told]:
+    """Enter *outbox* as a trail does."""
+    told = Told()
+    token = owner.set(told)
+    try:
+        await outbox.__aenter__()
+    finally:
+        owner.reset(token)
+    try:
+        yield told
+    finally:
+        await outbox.__aexit__(None, None, None)
+
+
+async def until(condition: Callable[[], object], *, step: float = 1.0) -> None:
+    """Let time pass until *condition* holds."""
+    with anyio.fail_after(40 * DAY):
+        while not condition():  # noqa: ASYNC110  the clock jumps
+            await anyio.sleep(step)
+
+
+def glob(directory: Path, pattern: str) -> list[Path]:
+    return sorted(directory.glob(pattern))
+
+
+async def statuses(outbox: Outbox, *events: Any) -> list[str | None]:
+    found = [await outbox.find(event.event_id) for event in events]
+    return [None if each is None else each.status for each in found]
+
+
+# -- sending
+
+
+async def test_it_sends_what_it_takes(tmp_path: Path) -> None:
+    """What was taken is sent in the background, with the event, severity and channel that came, and has a receipt."""
+    inner = RecordingDispatcher()
+    event = an_event(message="opened", contains_phi=True, metadata={"door": 3})
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(event, severity="critical", channel="#on-call")
+        [alert] = await inner.wait_for(1)
+        assert (alert.event, alert.severity, alert.channel) == (event, "critical", "#on-call")
+    found = await outbox.find(event.event_id)
+    assert found is not None
+    assert (found.status, found.attempts, found.reason, found.due_at) == ("delivered", 1, None, None)
+    assert (found.sequence_number, found.event_type) == (1, "security_violation")
+    [attempt] = await outbox.history(event.event_id)
+    assert (attempt.number, attempt.outcome, attempt.reason, attempt.took) == (1, "delivered", None, 0)
+
+
+async def test_taking_does_not_wait_for_sending(tmp_path: Path) -> None:
+    """`send_alert` returns while the other side hangs."""
+    async with make(RecordingDispatcher(wait=anyio.sleep_forever), tmp_path, stop_timeout=0) as outbox:
+        began = anyio.current_time()
+        await outbox.send_alert(an_event(), severity="critical")
+        assert anyio.current_time() == began
+    assert await statuses(outbox, an_event()) == ["pending"]
+
+
+async def test_the_same_event_is_taken_once(tmp_path: Path) -> None:
+    """However often an event is handed over, during and after its delivery, it is sent once."""
+    inner = Scripted()
+    async with make(inner, tmp_path) as outbox:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(lambda: outbox.send_alert(an_event(), severity="critical"))
+        await until(lambda: inner.calls)
+        await outbox.send_alert(an_event(), severity="critical")
+    assert len(inner.calls) == 1
+
+
+async def test_the_schedule_is_kept(tmp_path: Path) -> None:
+    """After each failure comes the next wait of the schedule, a fifth more or less, and after the last the end."""
+    inner = Scripted(BUSY)
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: outbox.state.dead, step=60.0)
+        times = inner.times(an_event().event_id)
+        waits = [later - earlier for earlier, later in itertools.pairwise(times)]
+        assert len(waits) == len(SCHEDULE)
+        assert all(0.79 * due <= wait <= 1.21 * due for wait, due in zip(waits, SCHEDULE, strict=True))
+        assert len({round(wait / due, 3) for wait, due in zip(waits, SCHEDULE, strict=True)}) > 5
+        [dead] = await outbox.dead()
+        assert (dead.event_id, dead.attempts, dead.reason) == (an_event().event_id, 12, "busy")
+        history = await outbox.history(dead.event_id)
+        assert [each.outcome for each in history] == ["transient"] * 12
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "reason"),
+    [
+        (TransientDeliveryError("busy"), "transient", "busy"),
+        (AmbiguousDeliveryError("no answer"), "ambiguous", "no answer"),
+        (ValueError("t0k3n"), "error", "ValueError"),
+    ],
+)
+async def test_what_may_help_is_tried_again(tmp_path: Path, error: Exception, outcome: str, reason: str) -> None:
+    """A failure that is not permanent is tried again, and its reason is kept unless it may hold a secret."""
+    inner = Scripted(error, None)
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: len(inner.calls) == 2)
+    first, second = await outbox.history(an_event().event_id)
+    assert (first.outcome, first.reason, second.outcome, second.reason) == (outcome, reason, "delivered", None)
+
+
+async def test_an_attempt_that_hangs_is_ended(tmp_path: Path) -> None:
+    """An attempt without an outcome within *timeout* is ambiguous, and tried again."""
+    inner = RecordingDispatcher(wait=anyio.sleep_forever)
+    async with make(inner, tmp_path, timeout=20.0) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await inner.wait_for(1)
+        await anyio.sleep(20)
+        inner.wait = None
+        await inner.wait_for(2)
+    first, _ = await outbox.history(an_event().event_id)
+    assert (first.outcome, first.reason, first.took) == ("ambiguous", "no outcome within 20 s", 20.0)
+
+
+async def test_what_is_refused_is_dead_at_once(tmp_path: Path) -> None:
+    """A `PermanentDeliveryError` makes a dead letter after one attempt, with its reason; the others go on."""
+    bad = an_event(1)
+    inner = Scripted(answer=lambda event: PermanentDeliveryError("gone") if event.event_id == bad.event_id else None)
+    async with make(inner, tmp_path) as outbox:
+        for number in range(1, 4):
+            await outbox.send_alert(an_event(number), severity="critical")
+        await until(lambda: outbox.state == OutboxState(dead=1))
+    [dead] = await outbox.dead()
+    assert (dead.event_id, dead.status, dead.attempts, dead.reason) == (bad.event_id, "dead", 1, "gone")
+    assert len(inner.times(bad.event_id)) == 1
+
+
+async def test_a_pause_holds_for_the_whole_target(tmp_path: Path) -> None:
+    """After a Retry-After nothing goes out before it is over, and it does not use up the schedule."""
+    throttled = TransientDeliveryError("slowly", retry_after=100.0)
+    inner = Scripted(*[throttled] * 20, None)
+    async with make(inner, tmp_path, concurrency=1) as outbox:
+        for number in range(1, 4):
+            await outbox.send_alert(an_event(number), severity="critical")
+        await until(lambda: len(inner.calls) == 23)
+    times = [call.at for call in inner.calls]
+    assert all(later - earlier >= 100 for earlier, later in itertools.pairwise(times[:21]))
+    assert await statuses(outbox, *map(an_event, (1, 2, 3))) == ["delivered"] * 3
+    outcomes = {each.outcome for each in await outbox.history(an_event(1).event_id)}
+    assert outcomes == {"throttled", "delivered"}
+
+
+async def test_a_pause_outlives_a_restart(tmp_path: Path) -> None:
+    """A pause holds for the next process too."""
+    inner = Scripted(TransientDeliveryError("slowly", retry_after=1000.0), None)
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(an_event(1), severity="critical")
+        await until(lambda: inner.calls)
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(an_event(2), severity="critical")
+        await until(lambda: len(inner.calls) == 3)
+    assert inner.calls[1].at - inner.calls[0].at >= 1000
+
+
+async def test_throttled_for_longer_than_the_schedule(tmp_path: Path) -> None:
+    """An alert that is throttled for longer than the whole schedule is dead."""
+    inner = Scripted(TransientDeliveryError("slowly", retry_after=30.0))
+    async with make(inner, tmp_path, schedule=[10.0, 100.0]) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: outbox.state.dead)
+        assert 4 <= len(inner.calls) <= 6
+
+
+@pytest.mark.parametrize("nonsense", [float("nan"), -5.0])
+async def test_a_pause_that_makes_no_sense(tmp_path: Path, nonsense: float) -> None:
+    """What is no number of seconds counts as if nothing was asked for."""
+    inner = Scripted(TransientDeliveryError("slowly", retry_after=nonsense), None)
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: len(inner.calls) == 2)
+    assert 4 <= inner.calls[1].at - inner.calls[0].at <= 6
+
+
+async def test_it_is_bounded_and_concurrent(tmp_path: Path) -> None:
+    """As many as *concurrency* are sent at once, and no more."""
+    inner = Scripted()
+    inner.delay = 1.0
+    async with make(inner, tmp_path, concurrency=5) as outbox:
+        for number in range(1, 51):
+            await outbox.send_alert(an_event(number), severity="critical")
+        await until(lambda: len(inner.calls) == 50)
+    assert inner.most_at_once == 5
+    assert inner.ids == [an_event(number).event_id for number in range(1, 51)]
+
+
+async def test_days_of_outage(tmp_path: Path) -> None:
+    """After days without the other side, one success brings all that wait, the oldest first, and few at a time."""
+    inner = Scripted(BUSY)
+    events = [an_event(number) for number in range(1, 101)]
+    async with make(inner, tmp_path) as outbox:
+        for event in events:
+            await outbox.send_alert(event, severity="critical")
+            await anyio.sleep(600)
+        await anyio.sleep(2 * DAY)
+        assert outbox.state.pending == 100
+        assert inner.most_at_once <= 8
+        before, inner.outcomes, inner.delay, inner.most_at_once = len(inner.calls), [None], 1.0, 0
+        await until(lambda: not outbox.state.pending)
+        back = inner.calls[before:]
+        assert len(back) == 100
+        # The probe is whichever was due; then all others in the order in which they came.
+        assert [call.event_id for call in back[1:]] == [
+            event.event_id for event in events if event.event_id != back[0].event_id
+        ]
+        assert back[-1].at - back[0].at < 60
+        assert [sum(call.at == at for call in back) for at in sorted({call.at for call in back})][:4] == [1, 2, 4, 8]
+    assert not await outbox.dead()
+
+
+async def test_a_poisoned_alert_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    """An alert that always fails is tried by its schedule, however many others succeed."""
+    bad = an_event(1)
+    inner = Scripted(answer=lambda event: BUSY if event.event_id == bad.event_id else None)
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(bad, severity="critical")
+        for number in range(2, 200):
+            await outbox.send_alert(an_event(number), severity="critical")
+            await anyio.sleep(5)
+        assert len(inner.times(bad.event_id)) <= 6
+        assert len(inner.calls) - len(inner.times(bad.event_id)) == 198
+
+
+# -- life
+
+
+async def test_not_entered_it_makes_the_first_attempt(tmp_path: Path) -> None:
+    """Without `async with`, an alert is sent before `send_alert` returns, or else waits for the next start."""
+    inner = Scripted(None, BUSY, None)
+    outbox = make(inner, tmp_path)
+    await outbox.send_alert(an_event(1), severity="critical")
+    await outbox.send_alert(an_event(2), severity="critical")
+    assert inner.ids == [an_event(1).event_id, an_event(2).event_id]
+    assert await statuses(outbox, an_event(1), an_event(2)) == ["delivered", "pending"]
+    async with outbox:
+        await until(lambda: len(inner.calls) == 3)
+    assert await statuses(outbox, an_event(2)) == ["delivered"]
+
+
+async def test_leaving_sends_what_is_due(tmp_path: Path) -> None:
+    """A short-lived process leaves nothing behind that could be sent at once."""
+    inner = Scripted()
+    inner.delay = 1.0
+    async with make(inner, tmp_path, concurrency=3) as outbox:
+        for number in range(1, 10):
+            await outbox.send_alert(an_event(number), severity="critical")
+    assert len(inner.calls) == 9
+    assert not await outbox.pending()
+
+
+async def test_leaving_has_a_limit(tmp_path: Path) -> None:
+    """After *stop_timeout* the rest stays, with its attempts, for the next start."""
+    inner = Scripted()
+    inner.delay = 10.0
+    async with make(inner, tmp_path, concurrency=2, stop_timeout=25.0) as outbox:
+        for number in range(1, 10):
+            await outbox.send_alert(an_event(number), severity="critical")
+        began = anyio.current_time()
+    assert anyio.current_time() - began == pytest.approx(25.0)
+    pending = await outbox.pending()
+    assert len(pending) == 5
+    assert [each.attempts for each in pending] == [1, 1, 0, 0, 0]
+    [interrupted] = await outbox.history(pending[0].event_id)
+    assert interrupted.outcome == "interrupted"
+    inner.delay = 0
+    async with outbox:
+        await until(lambda: not outbox.state.pending)
+    assert len(inner.calls) == 6 + 5
+
+
+async def test_the_inner_one_is_entered_and_left(tmp_path: Path) -> None:
+    """What *inner* opens is open while alerts are sent, and closed with the outbox."""
+    inner = Scripted()
+    outbox = make(inner, tmp_path)
+    async with outbox:
+        assert inner.entered == 1
+    assert not inner.entered
+    assert repr(outbox).startswith("<Outbox 'alerts' around <")
+
+
+async def test_what_the_block_raises_passes(tmp_path: Path) -> None:
+    """An exception in the block over an outbox comes out as it is."""
+    with pytest.raises(ZeroDivisionError):
+        async with make(NoopAlertDispatcher(), tmp_path):
+            raise ZeroDivisionError
+
+
+# -- several
+
+
+async def test_another_takes_over_when_the_lease_ends(tmp_path: Path) -> None:
+    """What one that died was sending is sent by another when the lease is over, and the attempt is kept as unknown."""
+    dead, alive = RecordingDispatcher(wait=anyio.sleep_forever), Scripted()
+    first = make(dead, tmp_path, lease=60.0, timeout=1e6, stop_timeout=0)
+    second = make(alive, tmp_path, lease=60.0)
+    async with first:
+        await first.send_alert(an_event(), severity="critical")
+        await dead.wait_for(1)
+        await anyio.sleep(1)
+        # As if it had died: it does not renew the lease any more.
+        first._sender._next_renewal = float("inf")
+        async with second:
+            began = anyio.current_time()
+            await until(lambda: alive.calls)
+            assert 50 <= alive.calls[0].at - began <= 121
+            await until(lambda: not second.state.pending)
+    assert await statuses(second, an_event()) == ["delivered"]
+    unknown, delivered = await second.history(an_event().event_id)
+    assert (unknown.outcome, delivered.outcome) == ("interrupted", "delivered")
+
+
+async def test_a_lease_is_renewed(tmp_path: Path) -> None:
+    """An attempt that takes longer than a lease is not made twice."""
+    slow, other = Scripted(), Scripted()
+    slow.delay = 1000.0
+    first, second = make(slow, tmp_path, lease=15.0, timeout=2000.0), make(other, tmp_path, lease=15.0)
+    async with first:
+        await first.send_alert(an_event(), severity="critical")
+        await until(lambda: slow.calls)
+        async with second:
+            await anyio.sleep(1500)
+            assert not other.calls
+    assert await statuses(first, an_event()) == ["delivered"]
+
+
+async def test_each_alert_is_sent_by_one(tmp_path: Path) -> None:
+    """Of several outboxes with one name, each alert is sent by one."""
+    inner = Scripted()
+    inner.delay = 0.5
+    async with make(inner, tmp_path) as first, make(inner, tmp_path) as second:
+        for number in range(1, 101):
+            await (first if number % 2 else second).send_alert(an_event(number), severity="critical")
+        await until(lambda: len(inner.calls) >= 100)
+        await anyio.sleep(2000)
+    assert len(inner.calls) == len(set(inner.ids)) == 100
+
+
+async def test_names_keep_outboxes_apart(tmp_path: Path) -> None:
+    """Two outboxes in one file have their own alerts, marks and pauses."""
+    slow, fast = Scripted(TransientDeliveryError("slowly", retry_after=1e4)), Scripted()
+    async with make(slow, tmp_path, name="slow") as first, make(fast, tmp_path, name="fast") as second:
+        for outbox in (first, second):
+            await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: fast.calls and slow.calls)
+        assert await first.resume_from(ChainHead(5, "a")) == ChainHead(5, "a")
+        assert await second.resume_from(ChainHead(7, "b")) == ChainHead(7, "b")
+        await second.resumed_to(ChainHead(9, "c"))
+        assert await first.resume_from(ChainHead(20, "d")) == ChainHead(5, "a")
+        assert await second.resume_from(ChainHead(20, "d")) == ChainHead(9, "c")
+    assert (len(await first.pending()), len(await second.pending())) == (1, 0)
+
+
+# -- resuming
+
+
+async def test_the_mark(tmp_path: Path) -> None:
+    """A new outbox begins at the head of the trail, lacks what came after its mark, and its mark never goes back."""
+    outbox = make(NoopAlertDispatcher(), tmp_path)
+    assert outbox.resumes
+    alerts = [Announcement(an_event(number), "critical", None) for number in range(1, 11)]
+    assert await outbox.resume_from(ChainHead(4, "x")) == ChainHead(4, "x")
+    await outbox.send_alert(an_event(6), severity="critical")
+    assert [alert.event.sequence_number for alert in await outbox.lacking(alerts)] == [5, 7, 8, 9, 10]
+    await outbox.resumed_to(ChainHead(8, "y"))
+    await outbox.resumed_to(ChainHead(2, "z"))
+    assert await make(NoopAlertDispatcher(), tmp_path).resume_from(ChainHead(10, "w")) == ChainHead(8, "y")
+    assert [alert.event.sequence_number for alert in await outbox.lacking(alerts)] == [9, 10]
+    assert await outbox.resume_from(ChainHead(3, "v"), anew=True) == ChainHead(3, "v")
+
+
+# -- receipts
+
+
+async def test_retrying(tmp_path: Path) -> None:
+    """A dead or discarded alert is sent again when somebody asks for it, on a new schedule; a delivered one is not."""
+    inner = Scripted(PermanentDeliveryError("gone"))
+    async with make(inner, tmp_path) as outbox:
+        for number in (1, 2, 3):
+            await outbox.send_alert(an_event(number), severity="critical")
+        await until(lambda: outbox.state.dead == 3)
+        assert await outbox.discard([an_event(3).event_id], reason="handled by phone") == 1
+        inner.outcomes = [BUSY, None]
+        assert await outbox.retry([an_event(1).event_id, "unknown"]) == 1
+        await until(lambda: len(inner.times(an_event(1).event_id)) == 3)
+        assert await outbox.retry() == 1
+        await until(lambda: outbox.state == OutboxState())
+        assert await outbox.retry([an_event(3).event_id]) == 1
+        await until(lambda: len(inner.times(an_event(3).event_id)) == 2)
+        assert await outbox.retry([an_event(1).event_id]) == 0
+    assert await statuses(outbox, *map(an_event, (1, 2, 3))) == ["delivered"] * 3
+
+
+async def test_discarding(tmp_path: Path) -> None:
+    """A discarded alert is kept with the reason, and is not sent."""
+    inner = Scripted(BUSY)
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: inner.calls)
+        assert await outbox.discard([an_event().event_id], reason="a drill") == 1
+        assert await outbox.discard([an_event().event_id], reason="again") == 0
+        await anyio.sleep(10 * DAY)
+    found = await outbox.find(an_event().event_id)
+    assert found is not None
+    assert (found.status, found.reason, len(inner.calls)) == ("discarded", "a drill", 1)
+    with pytest.raises(ValueError, match="reason: expected words"):
+        await outbox.discard([an_event().event_id], reason=" ")
+
+
+async def test_receipts_are_pruned(tmp_path: Path) -> None:
+    """What was delivered longer ago than *keep* is removed with its attempts; what is dead or discarded is kept."""
+    inner = Scripted(None, PermanentDeliveryError("gone"), PermanentDeliveryError("gone"), None)
+    async with make(inner, tmp_path, keep=30 * DAY, concurrency=1) as outbox:
+        for number in (1, 2, 3):
+            await outbox.send_alert(an_event(number), severity="critical")
+        await until(lambda: outbox.state.dead == 2)
+        await outbox.discard([an_event(3).event_id], reason="a drill")
+        await anyio.sleep(29 * DAY)
+        assert await statuses(outbox, an_event(1)) == ["delivered"]
+        await anyio.sleep(2 * DAY)
+        assert await statuses(outbox, *map(an_event, (1, 2, 3))) == [None, "dead", "discarded"]
+        assert await outbox.history(an_event(1).event_id) == []
+
+
+async def test_what_is_delivered_is_not_kept(tmp_path: Path) -> None:
+    """The file holds no more of a delivered event than its receipt."""
+    async with make(Scripted(), tmp_path) as outbox:
+        await outbox.send_alert(an_event(message="p4tient"), severity="critical")
+        await until(lambda: not outbox.state.pending)
+    with sqlite3.connect(tmp_path / "alerts.db") as connection:
+        assert connection.execute("SELECT event FROM alerts").fetchall() == [(None,)]
+    connection.close()
+
+
+async def test_only_the_last_attempts_are_kept(tmp_path: Path) -> None:
+    """Of an alert that is tried very often the last hundred attempts are kept."""
+    inner = Scripted(*[TransientDeliveryError("slowly", retry_after=1.0)] * 150, None)
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: len(inner.calls) == 151)
+    assert [each.number for each in await outbox.history(an_event().event_id)] == list(range(52, 152))
+
+
+async def test_a_clock_that_was_wrong(tmp_path: Path) -> None:
+    """What was due in a far future, by a clock that was wrong, is sent."""
+    inner = Scripted(BUSY, None)
+    wrong = 40 * 365 * DAY
+    async with Outbox(inner, tmp_path / "alerts.db", now=lambda: clock() + wrong) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: inner.calls)
+    async with make(inner, tmp_path) as outbox:
+        await until(lambda: len(inner.calls) == 2)
+    assert await statuses(outbox, an_event()) == ["delivered"]
+
+
+# -- what is told
+
+
+async def test_each_attempt_is_reported(tmp_path: Path) -> None:
+    """The owner is told of each attempt: of what, which one, how long it waited, and what came of it."""
+    inner = Scripted(BUSY, None)
+    outbox = make(inner, tmp_path, name="slack")
+    async with owned(outbox) as told:
+        await outbox.send_alert(an_event(), severity="critical", channel="#x")
+        await until(lambda: len(inner.calls) == 2)
+    first, second = told.reports
+    assert (first.target, first.attempt, first.outcome, first.reason) == ("slack", 1, "error", "busy")
+    assert (second.target, second.attempt, second.outcome, second.reason) == ("slack", 2, "dispatched", None)
+    assert (first.event.event_id, first.severity, first.channel) == (an_event().event_id, "critical", "#x")
+    assert first.waited == 0
+    assert 4 <= second.waited <= 6
+
+
+async def test_dead_letters_are_told_of(tmp_path: Path) -> None:
+    """The owner is told when an alert is given up, and when none is left that was."""
+    inner = Scripted(PermanentDeliveryError("gone"), None)
+    outbox = make(inner, tmp_path, name="slack")
+    async with owned(outbox) as told:
+        await outbox.send_alert(an_event(), severity="critical")
+        what = "dead alerts in the outbox slack"
+        await until(lambda: told.failures)
+        assert told.failures == {what: f"event {an_event().event_id}: gone"}
+        await outbox.retry()
+        await until(lambda: told.recovered)
+        assert told.recovered == [what]
+
+
+async def test_age_is_told_of(tmp_path: Path) -> None:
+    """The owner is told when the oldest alert has waited too long, and when it does not any more."""
+    inner = Scripted(BUSY)
+    outbox = make(inner, tmp_path, name="slack", old_after=300.0)
+    async with owned(outbox) as told:
+        await outbox.send_alert(an_event(), severity="critical")
+        await anyio.sleep(290)
+        assert not told.failures
+        await until(lambda: told.failures)
+        assert list(told.failures) == ["the age of the outbox slack"]
+        inner.outcomes = [None]
+        await until(lambda: told.recovered)
+
+
+async def test_the_log_shows_no_secret(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says which attempt of which alert failed, and holds the text of our errors only."""
+    inner = Scripted(ValueError("t0k3n"), BUSY, PermanentDeliveryError("gone"))
+    async with make(inner, tmp_path, name="slack") as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: outbox.state.dead)
+    assert "t0k3n" not in caplog.text
+    messages = [record.getMessage() for record in caplog.records if record.name == "fapilog.delivery"]
+    assert len(messages) == 3
+    assert "in attempt 1" in messages[0]
+    assert messages[0].endswith("ValueError")
+    assert messages[2] == f"the outbox slack gives up the alert about event {an_event().event_id} after attempt 3: gone"
+
+
+# -- a file that can't be used
+
+
+async def test_a_file_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the file can't be used, an alert goes out directly, once; it is noted in the file when that works again."""
+    inner = Scripted()
+    path = tmp_path / "alerts.db"
+    path.mkdir()
+    outbox = make(inner, tmp_path, name="slack")
+    async with owned(outbox) as told:
+        for number in (1, 2):
+            await outbox.send_alert(an_event(number), severity="critical")
+        assert inner.ids == [an_event(1).event_id, an_event(2).event_id]
+        assert list(told.failures) == ["the file of the outbox slack"]
+        path.rmdir()
+        await until(lambda: told.recovered)
+        await outbox.send_alert(an_event(1), severity="critical")
+        await outbox.send_alert(an_event(3), severity="critical")
+        await until(lambda: len(inner.calls) == 3)
+    assert len(inner.calls) == 3
+    [attempt] = await outbox.history(an_event(1).event_id)
+    assert attempt.reason == "sent directly, for the outbox could not be used"
+    assert len([record for record in caplog.records if "can't use its file" in record.getMessage()]) == 1
+
+
+async def test_sending_directly_may_fail(tmp_path: Path) -> None:
+    """Where the file can't be used and sending directly fails, the caller is told."""
+    (tmp_path / "alerts.db").mkdir()
+    outbox = make(Scripted(BUSY), tmp_path)
+    with pytest.raises(TransientDeliveryError):
+        await outbox.send_alert(an_event(), severity="critical")
+    with pytest.raises(OutboxError, match=r"alerts\.db"):
+        await outbox.pending()
+
+
+async def test_a_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A file that is no database is renamed, the alert goes out, the next is kept in a new file, and the mark stays."""
+    inner = Scripted()
+    path = tmp_path / "alerts.db"
+    outbox = make(inner, tmp_path)
+    await outbox.resume_from(ChainHead(7, "x"))
+    outbox._file.close()
+    damaged = b"no database" * 1000
+    path.write_bytes(damaged)
+    await outbox.send_alert(an_event(1), severity="critical")
+    await outbox.send_alert(an_event(2), severity="critical")
+    assert inner.ids == [an_event(1).event_id, an_event(2).event_id]
+    [aside] = glob(tmp_path, "alerts.db.corrupt-*[0-9]")
+    assert aside.read_bytes() == damaged
+    assert f"set aside as {aside}" in caplog.text
+    assert await outbox.resume_from(ChainHead(9, "y")) == ChainHead(7, "x")
+    assert await statuses(outbox, an_event(1), an_event(2)) == ["delivered", "delivered"]
+
+
+async def test_another_database_is_left_alone(tmp_path: Path) -> None:
+    """Somebody else's database is refused, and stays as it is."""
+    path = tmp_path / "alerts.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.commit()
+    connection.close()
+    inner = Scripted()
+    outbox = make(inner, tmp_path)
+    await outbox.send_alert(an_event(), severity="critical")
+    assert len(inner.calls) == 1
+    with pytest.raises(OutboxError, match="expected an outbox of version 1; got another database"):
+        await outbox.pending()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+    connection.close()
+
+
+async def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    """An outbox that a later version made is refused."""
+    outbox = make(Scripted(), tmp_path)
+    await outbox.send_alert(an_event(), severity="critical")
+    outbox._file.close()
+    connection = sqlite3.connect(tmp_path / "alerts.db")
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    with pytest.raises(OutboxError, match="got version 2"):
+        await outbox.pending()
+
+
+async def test_a_file_that_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An outbox whose file was removed under it goes on with a new one, and nothing is written to the old."""
+    inner = Scripted()
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(an_event(1), severity="critical")
+        await until(lambda: not outbox.state.pending and inner.calls)
+        await anyio.sleep(5)
+        for path in glob(tmp_path, "alerts.db*"):
+            path.unlink()
+        await outbox.send_alert(an_event(2), severity="critical")
+        await until(lambda: len(inner.calls) == 2)
+    assert "was replaced or removed while it was in use" in caplog.text
+    assert await statuses(outbox, an_event(1), an_event(2)) == [None, "delivered"]
+
+
+async def test_a_record_that_cannot_be_read(tmp_path: Path) -> None:
+    """An alert whose event can't be read is dead, and the others are sent."""
+    inner = Scripted(BUSY)
+    outbox = make(inner, tmp_path)
+    for number in (1, 2):
+        await outbox.send_alert(an_event(number), severity="critical")
+    outbox._file.close()
+    connection = sqlite3.connect(tmp_path / "alerts.db")
+    connection.execute("UPDATE alerts SET event = 'no event', due_at = 0 WHERE id = 1")
+    connection.commit()
+    connection.close()
+    inner.outcomes = [None]
+    async with outbox:
+        await until(lambda: len(inner.calls) == 3)
+    [dead] = await outbox.dead()
+    assert (dead.event_id, dead.reason) == (an_event(1).event_id, "the event in the outbox can't be read (DecodeError)")
+
+
+async def test_what_ended_is_noted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file fails after an alert was sent, its delivery is noted when the file works again."""
+    inner = Scripted()
+    inner.delay = 10.0
+    async with make(inner, tmp_path) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: inner.calls)
+        run = outbox._file.run
+        failures: list[int] = []
+
+        def fail(*args: Any, **options: Any) -> Any:
+            failures.append(1)
+            if len(failures) < 5:
+                raise OutboxError("disk I/O error")
+            return run(*args, **options)
+
+        monkeypatch.setattr(outbox._commits, "_commit", fail)
+        await until(lambda: len(failures) > 5)
+    assert len(inner.calls) == 1
+    assert await statuses(outbox, an_event()) == ["delivered"]
+
+
+async def test_leaving_with_a_broken_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An outbox whose file fails can be left, and says what it can't note."""
+    inner = Scripted()
+    async with make(inner, tmp_path) as outbox:
+
+        def fail(*args: Any) -> Any:
+            raise OutboxError("disk I/O error")
+
+        outbox._commits._commit = fail
+        await outbox.send_alert(an_event(), severity="critical")
+    assert "can't note how 0 attempts ended" in caplog.text
+
+
+def test_the_file_is_for_nobody_else(tmp_path: Path) -> None:
+    """The file and what belongs to it can be read by their owner alone, and missing folders are made."""
+
+    async def main() -> None:
+        async with Outbox(NoopAlertDispatcher(), tmp_path / "new" / "folder" / "alerts.db") as outbox:
+            await outbox.send_alert(an_event(), severity="critical")
+            made = list((tmp_path / "new" / "folder").iterdir())
+            assert len(made) == 3
+            assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600}
+
+    anyio.run(main)
+
+
+# -- options, contract
+
+
+BAD_OPTIONS: list[dict[str, Any]] = [
+    {"name": ""},
+    {"name": "a\nb"},
+    {"concurrency": 0},
+    {"timeout": 0},
+    {"keep": float("nan")},
+    {"old_after": -1},
+    {"lease": 0},
+    {"stop_timeout": -1},
+    {"schedule": [1.0, -1.0]},
+    {"schedule": [float("inf")]},
+]
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS, ids=str)
+def test_options_are_checked(tmp_path: Path, options: dict[str, Any]) -> None:
+    """An option out of range is refused at construction."""
+    with pytest.raises(ValueError, match=r"^\w+: expected"):
+        Outbox(NoopAlertDispatcher(), tmp_path / "alerts.db", **options)
+
+
+async def test_it_keeps_the_contract(tmp_path: Path) -> None:
+    """It is a dispatcher as the contract says; it fails where neither the file nor the other side can be used."""
+    numbers = iter(range(1000))
+    (tmp_path / "folder").mkdir()
+    await check_dispatcher(
+        lambda: Outbox(RecordingDispatcher(), tmp_path / f"{next(numbers)}.db", now=clock),
+        failing=lambda: Outbox(Scripted(BUSY), tmp_path / "folder", now=clock),
+    )
