@@ -25,6 +25,7 @@ from fapilog import (
     AuditLogLevel,
     AuditStorageError,
     AuditTrail,
+    ChainHead,
     ChainStatus,
     ComplianceLevel,
     CompliancePolicy,
@@ -842,6 +843,15 @@ async def test_queries_are_checked(trail: AuditTrail, wanted: Any, message: str)
         await trail.get_events(**wanted)
 
 
+async def test_the_head_is_the_newest_event(trail: AuditTrail) -> None:
+    """`head` tells number and checksum of the newest event; of an empty trail 0 and None."""
+    assert await trail.head() == ChainHead(0, None)
+    for number in range(3):
+        await trail.log_event(AuditEventType.DATA_ACCESS, str(number))
+        (newest,) = await trail.get_events(limit=1)
+        assert await trail.head() == ChainHead(number + 1, newest.checksum)
+
+
 async def test_verifying_events_in_memory(trail: AuditTrail) -> None:
     """`verify_chain` gives the verdict of the storage from the events themselves."""
     for number in range(5):
@@ -879,6 +889,9 @@ async def test_a_storage_of_ones_own(recorder: Recorder, tmp_path: Path) -> None
         async def find(self, wanted: Any, limit: int) -> list[AuditEvent]:
             calls.append("find")
             return await self.inner.find(wanted, limit)
+
+        async def read(self, after: int, limit: int) -> list[AuditEvent]:
+            raise NotImplementedError
 
         async def verify(self, progress: Callable[[int], None] | None = None) -> Any:
             calls.append("verify")

@@ -93,8 +93,9 @@ def test_modes(trail: TrailFiles) -> None:
 def test_an_empty_directory_is_a_valid_trail(trail: TrailFiles) -> None:
     """A trail with nothing in it, or that is not there yet, is valid and has no events."""
     assert trail.verify().valid
-    assert list(trail.newest_first()) == []
+    assert list(trail.newest_first()) == trail.read(0, 10) == []
     trail.directory.mkdir()
+    assert list(trail.newest_first()) == trail.read(0, 10) == []
     assert (trail.verify().valid, trail.verify().events_checked) == (True, 0)
     (trail.directory / "notes.txt").write_text("not ours")
     trail.append([body()])
@@ -326,6 +327,134 @@ def test_reading_what_is_no_record_is_an_error(trail: TrailFiles) -> None:
             next(events)
 
 
+@pytest.mark.parametrize("block", [11, 100, 512, 5000, 1 << 18])
+@pytest.mark.parametrize("torn", [b"", b"x" * 700, b"\0" * 5000], ids=["whole", "torn", "zeros"])
+def test_reading_forwards_from_anywhere(
+    trail: TrailFiles, clock: Clock, monkeypatch: pytest.MonkeyPatch, block: int, torn: bytes
+) -> None:
+    """A page holds the oldest events after a number, wherever files and blocks end and whatever is empty or torn."""
+    for number in range(20):
+        clock.now = NOON + timedelta(days=2 * (number // 6))
+        trail.append([body(metadata={"x": "y" * (number * 997 % 1500)})])
+    events = list(trail.newest_first())[::-1]
+    for day in ("2026-01-01", "2026-02-01", "2026-03-01"):
+        (trail.directory / f"audit_{day}.jsonl").touch()
+    with (trail.directory / "audit_2026-02-06.jsonl").open("ab") as file:
+        file.write(torn)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", block)
+    for limit in (-1, 0, 1, 3, 100) if block > 11 else (3,):
+        for after in range(-1, 23):
+            assert trail.read(after, limit) == events[max(0, after) :][: max(0, limit)]
+
+
+def test_a_trail_that_lost_its_oldest_files_is_read_from_where_it_begins(trail: TrailFiles, clock: Clock) -> None:
+    """Where the first events were archived elsewhere, the oldest that are there come first."""
+    for days in range(3):
+        clock.now = NOON + timedelta(days=days)
+        trail.append([body() for _ in range(3)])
+    (trail.directory / "audit_2026-01-31.jsonl").unlink()
+    assert [event.sequence_number for event in trail.read(1, 4)] == [4, 5, 6, 7]
+
+
+def test_a_page_takes_no_longer_in_a_long_trail(
+    trail: TrailFiles, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of a long trail is found without reading what is in front of it or behind it."""
+    for days in range(64):
+        clock.now = NOON + timedelta(days=days)
+        trail.append([body() for _ in range(64)])
+    blocks = 0
+    real = os.pread
+
+    def count(fd: int, size: int, offset: int) -> bytes:
+        nonlocal blocks
+        blocks += 1
+        return real(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", count)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 1000)
+    for after in range(0, 64 * 64, 509):
+        blocks = 0
+        assert [event.sequence_number for event in trail.read(after, 2)] == [after + 1, after + 2]
+        assert blocks < 60
+
+
+@pytest.mark.parametrize("size", [files.MAX_RECORD_BYTES - 1000, 300_000])
+def test_long_records_are_read_forwards(trail: TrailFiles, size: int) -> None:
+    """Records as long as they can be are found like any others."""
+    trail.append([body(f"{number} {'x' * size}") for number in range(5)])
+    for after in range(6):
+        assert [event.message[:1] for event in trail.read(after, 2)] == ["0", "1", "2", "3", "4"][after : after + 2]
+
+
+def test_reading_forwards_over_what_is_no_record_is_an_error(
+    trail: TrailFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that is no event is named with its file and number, wherever the reading begins."""
+    trail.append([body() for _ in range(4)])
+    path = trail.directory / "audit_2026-01-31.jsonl"
+    first, second, *others = path.read_bytes().splitlines(keepends=True)
+    for block in (100, 1 << 18):
+        monkeypatch.setattr(lines, "_BLOCK_BYTES", block)
+        for junk in (b"{}\n", b"\xff\n", b"\n", second.replace(b'"message":"m"', b'"message":777')):
+            path.write_bytes(first + junk + b"".join(others))
+            with pytest.raises(AuditStorageError, match=r"audit_2026-01-31.jsonl, line 2: this is not a record"):
+                trail.read(1, 10)
+    monkeypatch.setattr(lines, "MAX_RECORD_BYTES", 2000)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 1000)
+    path.write_bytes(first + b"x" * 5000 + b"\n")
+    with pytest.raises(AuditStorageError, match=r"audit_2026-01-31.jsonl, line 2: longer than a record can be"):
+        trail.read(1, 10)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(AuditStorageError, match=r"cannot read .*: Is a directory"):
+        trail.read(1, 10)
+
+
+def test_what_may_be_taken_back_is_not_read(trail: TrailFiles) -> None:
+    """A record that was written and not yet synced is waited for, and is not there if its sync fails."""
+    trail.append([body(), body()])
+    path = trail.directory / "audit_2026-01-31.jsonl"
+    synced = path.stat().st_size
+    trail.append([body()])
+    trail.close()
+    real = fcntl.flock
+
+    def take_back(fd: int, how: int) -> None:
+        if how == fcntl.LOCK_SH:
+            os.truncate(path, synced)
+        real(fd, how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fcntl, "flock", take_back)
+        assert [event.sequence_number for event in trail.read(0, 10)] == [1, 2]
+
+
+def test_what_is_read_is_on_the_disk(trail: TrailFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed writer has written and not synced is synced by the reader, or not returned."""
+    trail.append([body()])
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files, "_sync", fail)
+    with pytest.raises(AuditStorageError, match=r"cannot read .*: Input/output error"):
+        trail.read(0, 10)
+    assert len(TrailFiles(trail.directory, durable=False).read(0, 10)) == 1
+
+
+async def test_the_storage_is_read_page_by_page(tmp_path: Path) -> None:
+    """A storage that is not there yet has nothing to read, and then each page begins where the last one ended."""
+    storage = FileStorage(tmp_path / "audit")
+    assert await storage.read(0, 10) == []
+    for _ in range(5):
+        await storage.append(AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m"))
+    assert [event.sequence_number for event in await storage.read(0, 3)] == [1, 2, 3]
+    assert [event.sequence_number for event in await storage.read(3, 3)] == [4, 5]
+    assert await storage.read(5, 3) == []
+    await storage.aclose()
+
+
 async def test_a_record_that_is_too_long_is_refused(tmp_path: Path) -> None:
     """An event longer than a record can be is an error that says how long it may be, and nothing is stored."""
     storage = FileStorage(tmp_path / "audit")
@@ -408,6 +537,7 @@ class OneTrail(RuleBasedStateMachine):
         verdict = self.writers[1].verify()
         assert verdict.valid, verdict
         read = [event.message for event in self.writers[1].newest_first()][::-1]
+        assert [event.message for event in self.writers[1].read(0, 1000)] == read
         # The last record may lack its newline until the next writer adds it.
         assert read in (self.stored, self.stored[:-1])
         if verdict.status is ChainStatus.OK:

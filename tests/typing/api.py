@@ -22,6 +22,7 @@ from fapilog import (
     AuditLogLevel,
     AuditStorage,
     AuditTrail,
+    ChainHead,
     ChainStatus,
     ComplianceLevel,
     CompliancePolicy,
@@ -182,6 +183,7 @@ async def records(trail: AuditTrail) -> None:
 
 async def reads(trail: AuditTrail) -> None:
     assert_type(await trail.get_events(event_type=AuditEventType.DATA_ACCESS, limit=10), list[AuditEvent])
+    assert_type(await trail.head(), ChainHead)
     assert_type(await trail.get_statistics(), dict[str, Any])
     verdict = await trail.verify_chain_from_storage()
     assert_type(verdict, AuditChainVerificationResult)
@@ -218,6 +220,9 @@ class Memory:
         return Seal(sequence_number=1, previous_hash=None, checksum="")
 
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+        return []
+
+    async def read(self, after: int, limit: int) -> list[AuditEvent]:
         return []
 
     async def verify(self, progress: object = None) -> AuditChainVerificationResult:

@@ -25,7 +25,7 @@ import anyio.lowlevel
 from . import chain
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .background import Background, in_own_task
-from .chain import AuditChainVerificationResult, Chain, ChainError, ChainStatus
+from .chain import AuditChainVerificationResult, Chain, ChainError, ChainHead, ChainStatus
 from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member
 from .files import FileStorage
 from .fork import call_in_child
@@ -450,6 +450,17 @@ class AuditTrail:
             component=None if component is None else text(component),
         )
         return await self._storage.find(wanted, limit)
+
+    async def head(self) -> ChainHead:
+        """
+        Return up to where the chain goes: the number and the checksum of the newest event.
+
+        Raises:
+            AuditStorageError: The trail can't be read.
+        """
+        for event in await self._storage.find(EventFilter(), 1):
+            return ChainHead(event.sequence_number or 0, event.checksum)
+        return ChainHead(0, None)
 
     async def get_statistics(self) -> dict[str, Any]:
         """

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import logging
 import os
 import re
+import sys
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Generator
 from datetime import UTC, date, datetime
 from hashlib import sha256
@@ -206,15 +209,39 @@ class TrailFiles:
                 with self._reading(name) as fd:
                     lines = Lines(fd, name)
                     for offset, line in lines.backwards():
-                        try:
-                            yield _decode(line)
-                        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                            damage = ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail: {error}")
-                            raise lines.placed(damage, offset) from error
+                        yield _event(lines, offset, line)
         except ChainError as damage:
             raise AuditStorageError(f"{self.directory}: {damage}") from damage
         except OSError as error:
             raise self._cannot("read", error) from error
+
+    def read(self, after: int, limit: int) -> list[AuditEvent]:
+        """
+        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
+
+        Raises:
+            AuditStorageError: A file can't be read, or a line on the way is no record.
+        """
+        found: list[AuditEvent] = []
+        try:
+            names, end = self._stored()
+            first = bisect_right(range(len(names)), after + 1, key=lambda index: self._first_number(names[index:])) - 1
+            for name in names[max(0, first) :]:
+                if len(found) >= limit:
+                    break
+                with self._reading(name) as fd:
+                    lines = Lines(fd, name)
+                    is_last = name == names[-1]
+                    records = lines.after(after, end if is_last else lines.end())
+                    found += (_event(lines, *record) for record in itertools.islice(records, limit - len(found)))
+                    if is_last and self._durable:
+                        # A writer that was killed has left this to the next one.
+                        _sync(fd)
+        except ChainError as damage:
+            raise AuditStorageError(f"{self.directory}: {damage}") from damage
+        except OSError as error:
+            raise self._cannot("read", error) from error
+        return found
 
     # What follows is called with the lock held.
 
@@ -377,6 +404,33 @@ class TrailFiles:
                         ChainStatus.TORN_TAIL, f"{name} ends with {len(rest)} bytes of an incomplete record"
                     )
 
+    def _stored(self) -> tuple[list[str], int]:
+        """
+        Return the names of the files up to the last that holds records, and the offset behind those in that one.
+
+        They are there to stay. What a writer has written and not synced is not among them, for it may take that back.
+        """
+        if not self._names():
+            return [], 0
+        with self._without_writers():
+            names = self._names()
+            while names:
+                with self._reading(names[-1]) as fd:
+                    end = Lines(fd, names[-1]).end()
+                if end:
+                    return names, end
+                names.pop()
+        return [], 0
+
+    def _first_number(self, names: list[str]) -> int:
+        """Return the sequence number of the first record in the files with *names*; a large one if there is none."""
+        for name in names:
+            with self._reading(name) as fd:
+                lines = Lines(fd, name)
+                for record in lines.forwards(0, lines.end()):
+                    return lines.number(*record)
+        return sys.maxsize
+
     @contextlib.contextmanager
     def _without_writers(self) -> Generator[None, None, None]:
         with _closing(os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)) as fd, _locked(fd, fcntl.LOCK_SH):
@@ -488,6 +542,18 @@ class FileStorage:
         """
         return await to_thread.run_sync(self._find, wanted, limit, limiter=anyio.CapacityLimiter(1))
 
+    async def read(self, after: int, limit: int) -> list[AuditEvent]:
+        """
+        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
+
+        Finds its way to them without reading the trail from the beginning; memory does not grow with the trail. Waits
+        until a commit that is under way in any process is over.
+
+        Raises:
+            AuditStorageError: A file can't be read, or a line on the way is no record.
+        """
+        return await to_thread.run_sync(self._files.read, after, limit, limiter=anyio.CapacityLimiter(1))
+
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """
         Check the whole chain, reading it in blocks; may run beside writers in any process.
@@ -514,6 +580,14 @@ class FileStorage:
     def _forget(self) -> None:
         self._files.forget()
         self._commits = GroupCommit(self._files.append)
+
+
+def _event(lines: Lines, offset: int, line: bytes) -> AuditEvent:
+    try:
+        return _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        damage = ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail: {error}")
+        raise lines.placed(damage, offset) from error
 
 
 def _torn_in_the_middle() -> ChainError:

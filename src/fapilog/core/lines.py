@@ -1,7 +1,8 @@
-"""Reading the records of one file: forwards to check them, backwards to find them."""
+"""Reading the records of one file: forwards to check them or from some record on, backwards to find them."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -91,6 +92,59 @@ class Lines:
             self._limit(rest, offset)
         if seen_newline:
             yield 0, rest
+
+    def end(self) -> int:
+        """Return the offset behind the last newline; what is there is a record that is being written, or torn."""
+        offset = os.fstat(self._fd).st_size
+        while offset > 0:
+            start = max(0, offset - _BLOCK_BYTES)
+            behind = 1 + os.pread(self._fd, offset - start, start).rfind(b"\n")
+            if behind:
+                return start + behind
+            offset = start
+        return 0
+
+    def forwards(self, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines from *offset* to *end*, with their offsets."""
+        rest = b""
+        while block := os.pread(self._fd, min(_BLOCK_BYTES, end - offset - len(rest)), offset + len(rest)):
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                yield offset, line
+                offset += len(line) + 1
+            self._limit(rest, offset)
+
+    def after(self, sequence_number: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """
+        Yield the records up to *end* that come after the one with *sequence_number*, with their offsets.
+
+        Raises:
+            ChainError: A line on the way is no record; the message names file and line.
+        """
+        # The first that is wanted begins at *low* or later, and no later than the first line behind *high*.
+        low, high = 0, end
+        while high - low > _BLOCK_BYTES:
+            middle = (low + high) // 2
+            behind = next(itertools.islice(self.forwards(middle, end), 1, None), None)
+            if behind is None or self.number(*behind) > sequence_number:
+                high = middle
+            else:
+                low = behind[0]
+        for offset, line in self.forwards(low, end):
+            if self.number(offset, line) > sequence_number:
+                yield offset, line
+
+    def number(self, offset: int, line: bytes) -> int:
+        """
+        Return the sequence number of the record at *offset*, by its own account.
+
+        Raises:
+            ChainError: It is no record; the message names file and line.
+        """
+        try:
+            return Chain.before(line).sequence_number + 1
+        except ChainError as damage:
+            raise self.placed(damage, offset) from None
 
     def lack_only_newline(self, offset: int, rest: bytes, walk: Chain | None) -> bool:
         """

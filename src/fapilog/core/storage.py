@@ -67,6 +67,15 @@ class AuditStorage(Protocol):
         """Return the newest *limit* events that are wanted, the newest first."""
         ...
 
+    async def read(self, after: int, limit: int) -> list[AuditEvent]:
+        """
+        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
+
+        Only events that are there to stay: none whose `append` may still raise, so that its place would be free again.
+        Called page by page, it costs no more at the end of a long chain than at its beginning.
+        """
+        ...
+
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """
         Check the whole chain; what is wrong with it is returned, not raised.
