@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 
@@ -72,15 +72,13 @@ class Scripted:
         return [call.at for call in self.calls if call.event_id == event_id]
 
 
-def an_event(number: int = 1, **fields: object) -> AuditEvent:
+def an_event(number: int = 1, **fields: Any) -> AuditEvent:
     """Return a stored event."""
-    return AuditEvent(  # type: ignore[misc]
-        **{
-            "event_id": f"00000000-0000-4000-8000-{number:012}",
-            "event_type": AuditEventType.SECURITY_VIOLATION,
-            "message": "someone opened the safe",
-            "sequence_number": number,
-            "checksum": f"{number:064x}",
-        }
-        | fields
-    )
+    defaults: dict[str, Any] = {
+        "event_id": f"00000000-0000-4000-8000-{number:012}",
+        "event_type": AuditEventType.SECURITY_VIOLATION,
+        "message": "someone opened the safe",
+        "sequence_number": number,
+        "checksum": f"{number:064x}",
+    }
+    return AuditEvent(**defaults | fields)

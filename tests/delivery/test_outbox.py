@@ -37,7 +37,8 @@ def clock() -> float:
 
 def make(inner: Any, path: Path, **options: Any) -> Outbox:
     """Return an outbox whose clock jumps."""
-    return Outbox(inner, path / "alerts.db", **{"now": clock, "lease": 600.0} | options)
+    defaults: dict[str, Any] = {"now": clock, "lease": 600.0}
+    return Outbox(inner, path / "alerts.db", **defaults | options)
 
 
 class Told:

@@ -23,14 +23,15 @@ import anyio
 import anyio.lowlevel
 
 from . import chain
-from .alerting import AlertDispatcher, NoopAlertDispatcher
+from .alerting import AlertDispatcher, NoopAlertDispatcher, Resumable
 from .background import Background, in_own_task
-from .chain import AuditChainVerificationResult, Chain, ChainError, ChainHead, ChainStatus
+from .chain import AuditChainVerificationResult, Chain, ChainError, ChainHead, ChainStatus, Seal
 from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member
 from .files import FileStorage
 from .fork import call_in_child
 from .forwarding import AlertForwarder
 from .policy import CompliancePolicy
+from .resuming import Resumption
 from .signals import Announcer, compliance_alert
 from .storage import AuditStorage, EventFilter
 from .values import text
@@ -139,6 +140,9 @@ class AuditTrail:
         )
         self._hostname = os.uname().nodename
         self._started_by: int | None = None
+        self._resumption: Resumption | None = None
+        self._unannounced: set[str] = set()
+        self._announced: anyio.Event | None = None
         self._total_events = self._error_events = self._security_events = 0
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
         compliance_alert.connect(self._forwarder.receive, sender=self)
@@ -159,13 +163,16 @@ class AuditTrail:
         if self._started_by is not None:
             return
         await self._background.enter()
+        self._forwarder.at_home()
         try:
             if isinstance(self._dispatcher, AbstractAsyncContextManager):
                 await self._background.hold(self._dispatcher)
+            if isinstance(self._dispatcher, Resumable) and self._dispatcher.resumes:
+                await self._resume(self._dispatcher)
         except BaseException:
+            self._forwarder.give_up()
             await self._background.leave(timeout=0)
             raise
-        self._forwarder.at_home()
         self._started_by = anyio.get_current_task().id
 
     async def stop(self) -> None:
@@ -180,8 +187,14 @@ class AuditTrail:
         """
         if self._started_by not in (None, anyio.get_current_task().id):
             raise RuntimeError("stop() must be called by the task that called start(); `async with` sees to that")
+        began = anyio.current_time()
         try:
-            await self._background.leave(timeout=self._stop_timeout)
+            if self._resumption is not None:
+                with anyio.move_on_after(self._stop_timeout, shield=True):
+                    await self._resumption.idle()
+                self._resumption.close()
+                self._resumption = None
+            await self._background.leave(timeout=max(0.0, self._stop_timeout - (anyio.current_time() - began)))
         finally:
             self._started_by = None
             self._forwarder.give_up()
@@ -197,6 +210,8 @@ class AuditTrail:
 
     async def drain(self) -> None:
         """Wait until every alert has been sent or has failed, and every asynchronous receiver has returned."""
+        if self._resumption is not None:
+            await self._resumption.idle()
         await self._background.settle()
 
     async def __aenter__(self) -> Self:
@@ -296,8 +311,7 @@ class AuditTrail:
             await anyio.lowlevel.checkpoint_if_cancelled()
             await in_own_task(self._store_and_announce, event)
         else:
-            await self._storage.append(event)
-            self._count(event)
+            await self._stored(event)
         return event.event_id
 
     async def log_error(
@@ -533,17 +547,75 @@ class AuditTrail:
     async def _store_and_announce(self, event: AuditEvent) -> None:
         # Whatever happens to the caller meanwhile: what is stored must be announced.
         with anyio.CancelScope(shield=True):
-            stored = chain.sealed(event, await self._storage.append(event))
-            self._count(stored)
-            if getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert:
-                await self._send_compliance_alert(stored)
-            else:
-                self._announcer.call(self._send_compliance_alert, stored)
+            self._unannounced.add(event.event_id)
+            try:
+                stored = chain.sealed(event, await self._stored(event))
+                if self._announces_itself():
+                    await self._send_compliance_alert(stored)
+                else:
+                    self._announcer.call(self._send_compliance_alert, stored)
+            finally:
+                self._unannounced.discard(event.event_id)
+                if self._announced is not None:
+                    self._announced.set()
+                    self._announced = None
             if self._background.entered:
                 # Lets the forwarder run, so that a tight loop does not fill its buffer.
                 await anyio.lowlevel.checkpoint()
         if not self._background.entered:
             await self._background.settle()
+
+    def _announces_itself(self) -> bool:
+        """Whether no subclass has an announcement of its own."""
+        return getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert
+
+    async def _resume(self, dispatcher: Resumable) -> None:
+        resumption = Resumption(
+            dispatcher,
+            storage=self._storage,
+            head=self.head,
+            policy=self.policy,
+            forwarder=self._forwarder,
+            announce=self._announce_again,
+            receive=self._receive_again,
+            announced=self._all_announced,
+            failing=self._ignore,
+            working=lambda: None,
+        )
+        await self._background.hold(resumption)
+        self._resumption = resumption
+
+    def _ignore(self, cause: str) -> None:
+        pass
+
+    async def _announce_again(self, event: AuditEvent) -> None:
+        """Announce an event of an earlier run."""
+        try:
+            with anyio.move_on_after(self._alert_timeout):
+                await self._send_compliance_alert(event)
+        except Exception as error:
+            # Of a subclass.
+            _logger.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)  # noqa: TRY400
+
+    def _receive_again(self, event: AuditEvent) -> None:
+        """Give the forwarder an event that was announced, and found no room."""
+        severity = event.log_level.value
+        self._forwarder.receive(self, event=event, severity=severity, channel=self.policy.channel_for(severity))
+
+    async def _all_announced(self) -> None:
+        """Wait until each event that is being stored now has been announced."""
+        before = set(self._unannounced)
+        while before & self._unannounced:
+            self._announced = self._announced or anyio.Event()
+            await self._announced.wait()
+
+    async def _stored(self, event: AuditEvent) -> Seal:
+        """Store *event*, count it, and return its place in the chain."""
+        seal = await self._storage.append(event)
+        if self._resumption is not None:
+            self._resumption.stored(seal.sequence_number)
+        self._count(event)
+        return seal
 
     def _count(self, event: AuditEvent) -> None:
         self._total_events += 1
@@ -554,7 +626,8 @@ class AuditTrail:
         # In a forked child: the parent's tasks and alerts stay the parent's.
         self._background.forget()
         self._forwarder.forget()
-        self._started_by = None
+        self._started_by = self._resumption = None
+        self._unannounced.clear()
 
 
 def _checked(dispatcher: AlertDispatcher) -> AlertDispatcher:

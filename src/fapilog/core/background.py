@@ -34,7 +34,7 @@ class Background:
         self._kept: deque[Callable[[], Coroutine[Any, Any, object]]] = deque()
         self._running: set[anyio.CancelScope] = set()
         self._idle: anyio.Event | None = None
-        self._held: _Held | None = None
+        self._held: list[_Held] = []
         self.leaving: bool = False
 
     @property
@@ -56,17 +56,22 @@ class Background:
             self.start_soon(self._kept.popleft())
 
     async def hold(self, manager: AbstractAsyncContextManager[object]) -> None:
-        """Enter *manager*, in a task of its own, until all calls are done; raise what entering it raises."""
+        """
+        Enter *manager*, in a task of its own, until all calls are done; raise what entering it raises.
+
+        The one that was entered last is left first.
+        """
         assert self._tasks is not None  # noqa: S101 - entered first
-        self._held = _Held(manager)
-        await self._tasks.start(self._held.run)
+        held = _Held(manager)
+        await self._tasks.start(held.run)
+        self._held.append(held)
 
     async def leave(self, *, timeout: float) -> None:
         """
         Wait until no call is left, cancel those that are after *timeout* seconds, then leave what is held.
 
-        The wait is shielded from cancellation, and what is held has *timeout* seconds as well. A call that can't be
-        cancelled, such as one that waits for a thread, is waited for: no task is left behind.
+        The wait is shielded from cancellation, and each that is held has *timeout* seconds as well. A call that can't
+        be cancelled, such as one that waits for a thread, is waited for: no task is left behind.
         """
         if self._tasks is None:
             return
@@ -79,14 +84,14 @@ class Background:
                 scope.cancel()
             with anyio.CancelScope(shield=True):
                 await self._wait_until_idle()
-                if self._held is not None:
-                    await self._held.release(timeout)
+                while self._held:
+                    await self._held.pop().release(timeout)
             await tasks.__aexit__(None, None, None)
         except BaseExceptionGroup as group:
             raise _only_one(group) from None
         finally:
             self.leaving = False
-            self._held = None
+            self._held.clear()
 
     def start_soon(self, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Run *call* soon, or keep it for `settle`."""

@@ -6,8 +6,8 @@ import functools
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -51,6 +51,9 @@ class AlertForwarder:
     is started, alerts wait in a bounded buffer, and up to *concurrency* of them are sent at once. While it is not, the
     alert is sent by whoever settles the background next: the call of `log_event` that it is for.
 
+    If somebody sees to what is `missed`, an alert that finds the buffer full has no report yet: it will be received
+    again.
+
     Args:
         dispatcher: Gets the alerts.
         policy: Says what of an event the dispatcher gets.
@@ -60,6 +63,11 @@ class AlertForwarder:
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait; more fail.
         clock: Tells the seconds that reports are made of.
+
+    Attributes:
+        dispatched: How many alerts the dispatcher has taken.
+        failed: How many it has not.
+        missed: Told of each event of the trail whose alert found the buffer full, or has failed; None for nobody.
     """
 
     def __init__(
@@ -85,14 +93,34 @@ class AlertForwarder:
         self._buffer: deque[_Alert] = deque()
         self._lanes = 0
         self._home: _Home | None = None
-        self._received = 0
+        self._in_hand: Counter[str] = Counter()
+        self._changed: anyio.Event | None = None
         self.dispatched: int = 0
         self.failed: int = 0
+        self.missed: Callable[[AuditEvent], None] | None = None
 
     @property
     def waiting(self) -> int:
         """How many alerts have no report yet."""
-        return self._received - self.dispatched - self.failed
+        return self._in_hand.total()
+
+    def in_hand(self) -> frozenset[str]:
+        """Return the ids of the events whose alerts have no report yet."""
+        return frozenset(self._in_hand)
+
+    async def until_done(self, event_ids: Collection[str]) -> None:
+        """Wait until the alerts about all these events have a report."""
+        while any(event_id in self._in_hand for event_id in event_ids):
+            await self._change()
+
+    async def until_room(self) -> None:
+        """Wait until the buffer is not full."""
+        while len(self._buffer) >= self._limit:
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed = self._changed or anyio.Event()
+        await self._changed.wait()
 
     def at_home(self) -> None:
         """Remember the event loop that this is called in: alerts from other threads are taken there."""
@@ -111,7 +139,7 @@ class AlertForwarder:
             try:
                 from_thread.run_sync(self._accept, alert, token=home.token)
             except RuntimeError:  # the event loop is gone, and the trail was not stopped
-                self._received += 1
+                self._in_hand[event.event_id] += 1
                 self._report(alert, AlertStoppedError())
 
     def give_up(self) -> None:
@@ -124,12 +152,17 @@ class AlertForwarder:
     def forget(self) -> None:
         """Drop what waits, in a forked child: it is the parent's to send."""
         self._buffer.clear()
-        self._home = None
-        self._lanes = self._received = self.dispatched = self.failed = 0
+        self._home = self.missed = None
+        self._in_hand.clear()
+        self._lanes = self.dispatched = self.failed = 0
 
     def _accept(self, alert: _Alert) -> None:
-        self._received += 1
-        if max(len(self._buffer), self._background.kept) >= self._limit:
+        is_full = max(len(self._buffer), self._background.kept) >= self._limit
+        if is_full and self.missed is not None and alert.event.sequence_number is not None:
+            self.missed(alert.event)
+            return
+        self._in_hand[alert.event.event_id] += 1
+        if is_full:
             self._report(alert, AlertBufferFullError(self._limit))
         elif self._background.entered:
             self._buffer.append(alert)
@@ -180,6 +213,7 @@ class AlertForwarder:
             took=0.0 if began is None else now - began,
             error=error,
         )
+        self._put_down(alert.event.event_id)
         if error is None:
             self.dispatched += 1
             self._announcer.announce(alert_dispatched, alert.sender, report=report)
@@ -192,3 +226,13 @@ class AlertForwarder:
             report.reason,
         )
         self._announcer.announce(alert_failed, alert.sender, report=report)
+        if self.missed is not None and alert.event.sequence_number is not None:
+            self.missed(alert.event)
+
+    def _put_down(self, event_id: str) -> None:
+        self._in_hand[event_id] -= 1
+        if not self._in_hand[event_id]:
+            del self._in_hand[event_id]
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
