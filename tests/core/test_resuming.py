@@ -22,6 +22,7 @@ from fapilog import (
     alert_failed,
     compliance_alert,
 )
+from fapilog.core.episodes import is_own
 
 
 class Keeper:
@@ -32,11 +33,15 @@ class Keeper:
         self.mark: ChainHead | None = None
         self.resumes = True
         self.calls = 0
+        self.own: list[str | None] = []
         self.error: Exception | None = None
         self.gate: anyio.Event | None = None
         self.asked = 0
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        if is_own(event):
+            self.own.append(event.operation)
+            return
         self.calls += 1
         if self.gate is not None:
             await self.gate.wait()
@@ -317,6 +322,7 @@ async def test_a_mark_that_cannot_be_had(tmp_path: Path, caplog: pytest.LogCaptu
         await trail.drain()
         await anyio.sleep(100)
         assert sorted(keeper.messages) == ["one", "two"]
+        assert keeper.own == ["handing over alerts from the trail"] * 2
     assert "alerts can't be handed over from the trail: RuntimeError" in caplog.text
     assert "t0k3n" not in caplog.text
 
@@ -358,8 +364,9 @@ async def test_another_trail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     async with AuditTrail(storage_path=tmp_path / "two", alert_dispatcher=keeper) as trail:
         await trail.drain()
     assert keeper.messages == ["a", "b", "c", "y", "z"]
+    assert keeper.own == ["the end of the trail"]
     [record] = [record for record in caplog.records if record.levelname == "CRITICAL"]
-    assert record.getMessage().startswith("record 5 of the trail is not the one that the dispatcher knows")
+    assert "record 5 is not the one that the dispatcher knows" in record.getMessage()
 
 
 async def test_events_that_do_not_alert(tmp_path: Path) -> None:

@@ -23,15 +23,16 @@ import anyio
 import anyio.lowlevel
 
 from . import chain
-from .alerting import AlertDispatcher, NoopAlertDispatcher, Resumable
+from .alerting import AlertDispatcher, NoopAlertDispatcher, Resumable, owner
 from .background import Background, in_own_task
 from .chain import AuditChainVerificationResult, Chain, ChainError, ChainHead, ChainStatus, Seal
+from .episodes import STORING, DispatcherOwner, Episodes
 from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member
 from .files import FileStorage
 from .fork import call_in_child
 from .forwarding import AlertForwarder
 from .policy import CompliancePolicy
-from .resuming import Resumption
+from .resuming import Resumption, Unannounced
 from .signals import Announcer, compliance_alert
 from .storage import AuditStorage, EventFilter
 from .values import text
@@ -74,6 +75,8 @@ class AuditTrail:
     Use it as an asynchronous context manager, or call `start` and `stop` from one task. While it is started, alerts
     are sent in the background. Without that, each is sent before `log_event` returns, contained and timed all the same.
     It belongs to one event loop at a time; other threads go through `anyio.from_thread`.
+
+    When storing, verifying or alerting itself fails, an alert about that goes out, once until it works again.
 
     Args:
         policy: Which events alert; by default `CompliancePolicy()`.
@@ -129,6 +132,7 @@ class AuditTrail:
         self._alert_timeout = alert_timeout
         self._background = Background()
         self._announcer = Announcer(self._background, timeout=alert_timeout, limit=alert_buffer)
+        self._episodes = Episodes(self.policy, self._background, announce=self._announce, store=self._store)
         self._forwarder = AlertForwarder(
             self._dispatcher,
             policy=self.policy,
@@ -137,12 +141,12 @@ class AuditTrail:
             timeout=alert_timeout,
             concurrency=alert_concurrency,
             buffer=alert_buffer,
+            reported=self._episodes.reported,
         )
         self._hostname = os.uname().nodename
         self._started_by: int | None = None
         self._resumption: Resumption | None = None
-        self._unannounced: set[str] = set()
-        self._announced: anyio.Event | None = None
+        self._unannounced = Unannounced()
         self._total_events = self._error_events = self._security_events = 0
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
         compliance_alert.connect(self._forwarder.receive, sender=self)
@@ -166,7 +170,11 @@ class AuditTrail:
         self._forwarder.at_home()
         try:
             if isinstance(self._dispatcher, AbstractAsyncContextManager):
-                await self._background.hold(self._dispatcher)
+                token = owner.set(DispatcherOwner(self, self._announcer, self._episodes))
+                try:
+                    await self._background.hold(self._dispatcher)
+                finally:
+                    owner.reset(token)
             if isinstance(self._dispatcher, Resumable) and self._dispatcher.resumes:
                 await self._resume(self._dispatcher)
         except BaseException:
@@ -311,7 +319,7 @@ class AuditTrail:
             await anyio.lowlevel.checkpoint_if_cancelled()
             await in_own_task(self._store_and_announce, event)
         else:
-            await self._stored(event)
+            await self._store_quietly(event)
         return event.event_id
 
     async def log_error(
@@ -528,7 +536,15 @@ class AuditTrail:
         Args:
             progress: Called now and then, in a worker thread, with how many events were checked so far.
         """
-        return await self._storage.verify(progress)
+        try:
+            result = await self._storage.verify(progress)
+        except Exception as error:
+            self._episodes.verifying_failed(error)
+            await self._settle()
+            raise
+        self._episodes.verified(result)
+        await self._settle()
+        return result
 
     # -- announcing
 
@@ -539,35 +555,79 @@ class AuditTrail:
         A subclass may override it. The override is then called for each alert instead; it is contained and timed like
         an asynchronous receiver, and nothing is announced unless it awaits this one.
         """
+        self._emit(event)
+
+    def _announce(self, event: AuditEvent) -> None:
+        """Call `_send_compliance_alert`: at once, or in the background if it was overridden."""
+        try:
+            if getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert:
+                self._emit(event)
+            else:
+                self._announcer.call(self._send_compliance_alert, event)
+        finally:
+            self._unannounced.discard(event.event_id)
+
+    def _emit(self, event: AuditEvent) -> None:
         severity = event.log_level.value
         self._announcer.announce(
             compliance_alert, self, event=event, severity=severity, channel=self.policy.channel_for(severity)
         )
 
     async def _store_and_announce(self, event: AuditEvent) -> None:
-        # Whatever happens to the caller meanwhile: what is stored must be announced.
-        with anyio.CancelScope(shield=True):
+        try:
+            # Whatever happens to the caller meanwhile: what is stored must be announced.
+            with anyio.CancelScope(shield=True):
+                self._announce(chain.sealed(event, await self._append(event, announced=True)))
+                if self._background.entered:
+                    # Lets the forwarder run, so that a tight loop does not fill its buffer.
+                    await anyio.lowlevel.checkpoint()
+        except Exception:
+            await self._settle()
+            raise
+        await self._settle()
+
+    async def _store_quietly(self, event: AuditEvent) -> None:
+        try:
+            await self._append(event, announced=False)
+        except Exception:
+            await self._settle()
+            raise
+        if self._background.kept:
+            # An episode is over.
+            await self._settle()
+
+    async def _append(self, event: AuditEvent, *, announced: bool) -> Seal:
+        """Store and count *event*; people are told when that fails, and when it works again."""
+        try:
+            seal = await self._append_silently(event, announced=announced)
+        except Exception as error:
+            self._episodes.storing_failed(error)
+            raise
+        self._episodes.working(STORING)
+        return seal
+
+    async def _append_silently(self, event: AuditEvent, *, announced: bool) -> Seal:
+        """Store and count *event*; *announced*: whether `_announce` is called next."""
+        if announced:
             self._unannounced.add(event.event_id)
-            try:
-                stored = chain.sealed(event, await self._stored(event))
-                if self._announces_itself():
-                    await self._send_compliance_alert(stored)
-                else:
-                    self._announcer.call(self._send_compliance_alert, stored)
-            finally:
-                self._unannounced.discard(event.event_id)
-                if self._announced is not None:
-                    self._announced.set()
-                    self._announced = None
-            if self._background.entered:
-                # Lets the forwarder run, so that a tight loop does not fill its buffer.
-                await anyio.lowlevel.checkpoint()
+        try:
+            seal = await self._storage.append(event)
+        except BaseException:
+            self._unannounced.discard(event.event_id)
+            raise
+        self._count(event)
+        if self._resumption is not None:
+            self._resumption.stored(seal.sequence_number)
+        return seal
+
+    async def _store(self, event: AuditEvent) -> AuditEvent:
+        """Store *event*, which is announced next, and return it with its place in the chain."""
+        return chain.sealed(event, await self._append_silently(event, announced=True))
+
+    async def _settle(self) -> None:
+        """Not started, send here what there is to send."""
         if not self._background.entered:
             await self._background.settle()
-
-    def _announces_itself(self) -> bool:
-        """Whether no subclass has an announcement of its own."""
-        return getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert
 
     async def _resume(self, dispatcher: Resumable) -> None:
         resumption = Resumption(
@@ -578,15 +638,11 @@ class AuditTrail:
             forwarder=self._forwarder,
             announce=self._announce_again,
             receive=self._receive_again,
-            announced=self._all_announced,
-            failing=self._ignore,
-            working=lambda: None,
+            unannounced=self._unannounced,
+            episodes=self._episodes,
         )
         await self._background.hold(resumption)
         self._resumption = resumption
-
-    def _ignore(self, cause: str) -> None:
-        pass
 
     async def _announce_again(self, event: AuditEvent) -> None:
         """Announce an event of an earlier run."""
@@ -602,21 +658,6 @@ class AuditTrail:
         severity = event.log_level.value
         self._forwarder.receive(self, event=event, severity=severity, channel=self.policy.channel_for(severity))
 
-    async def _all_announced(self) -> None:
-        """Wait until each event that is being stored now has been announced."""
-        before = set(self._unannounced)
-        while before & self._unannounced:
-            self._announced = self._announced or anyio.Event()
-            await self._announced.wait()
-
-    async def _stored(self, event: AuditEvent) -> Seal:
-        """Store *event*, count it, and return its place in the chain."""
-        seal = await self._storage.append(event)
-        if self._resumption is not None:
-            self._resumption.stored(seal.sequence_number)
-        self._count(event)
-        return seal
-
     def _count(self, event: AuditEvent) -> None:
         self._total_events += 1
         self._error_events += event.event_type is AuditEventType.ERROR_OCCURRED or event.log_level in _ERROR_LEVELS
@@ -626,8 +667,9 @@ class AuditTrail:
         # In a forked child: the parent's tasks and alerts stay the parent's.
         self._background.forget()
         self._forwarder.forget()
+        self._episodes.forget()
         self._started_by = self._resumption = None
-        self._unannounced.clear()
+        self._unannounced.forget()
 
 
 def _checked(dispatcher: AlertDispatcher) -> AlertDispatcher:

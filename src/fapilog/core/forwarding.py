@@ -62,6 +62,7 @@ class AlertForwarder:
         timeout: Seconds that the dispatcher may take for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait; more fail.
+        reported: Called with each report, and with the time on *clock* at which its alert was announced.
         clock: Tells the seconds that reports are made of.
 
     Attributes:
@@ -80,6 +81,7 @@ class AlertForwarder:
         timeout: float,
         concurrency: int,
         buffer: int,
+        reported: Callable[[DeliveryReport, float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dispatcher = dispatcher
@@ -89,6 +91,7 @@ class AlertForwarder:
         self._timeout = timeout
         self._concurrency = concurrency
         self._limit = buffer
+        self._reported = reported
         self._clock = clock
         self._buffer: deque[_Alert] = deque()
         self._lanes = 0
@@ -217,17 +220,19 @@ class AlertForwarder:
         if error is None:
             self.dispatched += 1
             self._announcer.announce(alert_dispatched, alert.sender, report=report)
-            return
-        self.failed += 1
-        _logger.error(
-            "the alert about event %s (record %s) was not delivered: %s",
-            alert.event.event_id,
-            alert.event.sequence_number,
-            report.reason,
-        )
-        self._announcer.announce(alert_failed, alert.sender, report=report)
-        if self.missed is not None and alert.event.sequence_number is not None:
-            self.missed(alert.event)
+        else:
+            self.failed += 1
+            _logger.error(
+                "the alert about event %s (record %s) was not delivered: %s",
+                alert.event.event_id,
+                alert.event.sequence_number,
+                report.reason,
+            )
+            self._announcer.announce(alert_failed, alert.sender, report=report)
+            if self.missed is not None and alert.event.sequence_number is not None:
+                self.missed(alert.event)
+        if self._reported is not None:
+            self._reported(report, alert.announced)
 
     def _put_down(self, event_id: str) -> None:
         self._in_hand[event_id] -= 1

@@ -11,6 +11,7 @@ import anyio
 
 from .alerting import Announcement, Resumable
 from .chain import ChainHead
+from .episodes import END, RESUMING, Episodes
 from .errors import DeliveryError, FapilogError
 from .events import AuditEvent
 from .forwarding import AlertForwarder
@@ -20,7 +21,7 @@ from .storage import AuditStorage
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-__all__ = ["Resumption"]
+__all__ = ["Resumption", "Unannounced"]
 
 _logger: Final = logging.getLogger("fapilog")
 
@@ -31,6 +32,37 @@ _MARK_EVERY: Final = 10_000
 # Seconds until the next attempt to hand over what could not be, the second and so on twice as long.
 _WAIT: Final = 15.0
 _LONGEST_WAIT: Final = 300.0
+
+
+class Unannounced:
+    """The events that are stored, or are about to be, and are announced next."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._changed: anyio.Event | None = None
+
+    def add(self, event_id: str) -> None:
+        """Note an event before it is stored."""
+        self._ids.add(event_id)
+
+    def discard(self, event_id: str) -> None:
+        """Note that an event was announced, or will not be."""
+        self._ids.discard(event_id)
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def wait(self) -> None:
+        """Wait until every event that is here now is not any more."""
+        before = set(self._ids)
+        while before & self._ids:
+            self._changed = self._changed or anyio.Event()
+            await self._changed.wait()
+
+    def forget(self) -> None:
+        """Become as new, in a forked child."""
+        self._ids.clear()
+        self._changed = None
 
 
 class Resumption:
@@ -51,9 +83,8 @@ class Resumption:
         forwarder: Hands them over, and tells when it is full.
         announce: Announces an event of an earlier run, which nobody in this process has been told of.
         receive: Gives the forwarder an event that was announced before.
-        announced: Waits until all events that are stored so far have been announced.
-        failing: Called with the reason when something can't be handed over.
-        working: Called when everything has been.
+        unannounced: The events that are about to be announced.
+        episodes: Take what is failing and what works.
     """
 
     def __init__(
@@ -66,9 +97,8 @@ class Resumption:
         forwarder: AlertForwarder,
         announce: Callable[[AuditEvent], Awaitable[None]],
         receive: Callable[[AuditEvent], None],
-        announced: Callable[[], Awaitable[None]],
-        failing: Callable[[str], None],
-        working: Callable[[], None],
+        unannounced: Unannounced,
+        episodes: Episodes,
     ) -> None:
         self._dispatcher = dispatcher
         self._storage = storage
@@ -77,9 +107,8 @@ class Resumption:
         self._forwarder = forwarder
         self._announce = announce
         self._receive = receive
-        self._announced = announced
-        self._failing = failing
-        self._working = working
+        self._unannounced = unannounced
+        self._episodes = episodes
         self._head: ChainHead | None = None
         self._mark: ChainHead | None = None
         self._wanted = anyio.Event()
@@ -95,7 +124,7 @@ class Resumption:
         try:
             await self._find_mark()
         except Exception as error:
-            self._failing(self._complain(error))
+            self._complain(error)
             self._want()
         else:
             if self._mark != self._head:
@@ -120,13 +149,13 @@ class Resumption:
             try:
                 await self._catch_up()
             except Exception as error:
-                self._failing(self._complain(error))
+                self._complain(error)
                 self._done.set()
                 await anyio.sleep(wait)
                 wait = min(wait * 2, _LONGEST_WAIT)
                 self._wanted.set()
             else:
-                self._working()
+                self._episodes.working(RESUMING)
                 wait = _WAIT
                 if not self._wanted.is_set():
                     self._done.set()
@@ -163,11 +192,11 @@ class Resumption:
         while await self._hand_over_page():
             pass
 
-    def _complain(self, error: Exception) -> str:
+    def _complain(self, error: Exception) -> None:
         # Its text only if it is ours: another's may hold a secret.
         reason = str(error) if isinstance(error, FapilogError) else type(error).__qualname__
         _logger.error("alerts can't be handed over from the trail: %s", reason)
-        return reason
+        self._episodes.failing(RESUMING, reason)
 
     async def _find_mark(self) -> None:
         head = await self._read_head()
@@ -175,10 +204,11 @@ class Resumption:
         if mark.sequence_number:
             found = await self._storage.read(mark.sequence_number - 1, 1)
             if [event.checksum for event in found] != [mark.checksum]:
-                message = (
-                    "record %d of the trail is not the one that the dispatcher knows: it was cut, or is another trail"
+                cause = (
+                    f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"
                 )
-                _logger.critical(message, mark.sequence_number)
+                _logger.critical("the end of the trail: %s", cause)
+                self._episodes.failing(END, cause)
                 mark = await self._dispatcher.resume_from(head, anew=True)
         self._head, self._mark = head, mark
 
@@ -189,7 +219,7 @@ class Resumption:
         if not page:
             return False
         # What is stored and not yet announced would be taken for something that was forgotten.
-        await self._announced()
+        await self._unannounced.wait()
         alerts = {event.event_id: event for event in page if self._policy.alerts_on(event)}
         in_hand = self._forwarder.in_hand()
         self._page, self._missed = frozenset(alerts), set()
