@@ -280,7 +280,7 @@ async def test_a_storage_that_takes_all_but_the_recovery(disk: Disk, dispatcher:
 
 
 async def test_a_storage_that_fails_while_the_recovery_is_stored(disk: Disk, dispatcher: Dispatcher) -> None:
-    """If the storage fails anew before the recovery is stored, the old episode ends, and a new one is on."""
+    """If the storage fails anew before the recovery is stored, the old episode ends, and a new one is open."""
     gate = anyio.Event()
 
     class Gated(Disk):

@@ -18,7 +18,7 @@ from typing import Literal
 
 import pytest
 
-from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus
+from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus, CompliancePolicy
 from fapilog.core.errors import AuditStorageError
 from fapilog.core.files import MAX_RECORD_BYTES, TrailFiles
 from tests.torture.oracle import records
@@ -26,6 +26,8 @@ from tests.torture.oracle import records
 pytestmark = pytest.mark.real_time
 
 Durability = Literal["fsync", "write"]
+# What the trail tells and stores of its own failures has tests of its own.
+QUIET = CompliancePolicy(real_time_alerts=False)
 durabilities = pytest.mark.parametrize("durability", ["fsync", "write"])
 
 
@@ -54,7 +56,7 @@ async def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     """A storage path that is a file is told to the caller, also by reading, and the file stays as it is."""
     path = tmp_path / "trail"
     path.write_bytes(b"mine")
-    async with AuditTrail(storage_path=path) as trail:
+    async with AuditTrail(QUIET, storage_path=path) as trail:
         for _ in range(2):
             with pytest.raises(AuditStorageError, match=f"{path}: expected a directory, found something else"):
                 await log(trail)
@@ -71,7 +73,7 @@ async def test_a_path_that_is_a_file(tmp_path: Path) -> None:
 async def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     """A file where a parent directory should be is told to the caller."""
     (tmp_path / "file").touch()
-    trail = AuditTrail(storage_path=tmp_path / "file" / "deep" / "trail")
+    trail = AuditTrail(QUIET, storage_path=tmp_path / "file" / "deep" / "trail")
     with pytest.raises(AuditStorageError, match="expected a directory, found something else"):
         await log(trail)
     (tmp_path / "file").unlink()
@@ -84,11 +86,11 @@ async def test_nobody_else_may_read(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
         path = tmp_path / "new" / "trail"
-        async with AuditTrail(storage_path=path) as trail:
+        async with AuditTrail(QUIET, storage_path=path) as trail:
             await log(trail)
         (file,) = path.iterdir()
         os.truncate(file, file.stat().st_size - 9)
-        async with AuditTrail(storage_path=path) as trail:
+        async with AuditTrail(QUIET, storage_path=path) as trail:
             await log(trail)
     finally:
         os.umask(umask)
@@ -104,7 +106,7 @@ from pathlib import Path
 
 import anyio
 
-from fapilog import AuditEventType, AuditTrail
+from fapilog import AuditEventType, AuditTrail, CompliancePolicy
 from fapilog.core.errors import AuditStorageError
 
 
@@ -119,7 +121,7 @@ async def attempt(call, *args):
 
 async def main(trail):
     path = Path(trail)
-    trail = AuditTrail(storage_path=path)
+    trail = AuditTrail(CompliancePolicy(real_time_alerts=False), path)
     path.chmod(0o500)
     await attempt(trail.log_event, AuditEventType.DATA_ACCESS, "m")
     path.chmod(0o700)
@@ -166,7 +168,7 @@ def test_an_unwritable_directory() -> None:
 async def test_the_directory_is_removed(tmp_path: Path) -> None:
     """Where the directory is gone while it is in use, events are refused: a new one would forget what was stored."""
     path = tmp_path / "trail"
-    async with AuditTrail(storage_path=path) as trail:
+    async with AuditTrail(QUIET, storage_path=path) as trail:
         await log(trail)
         await log(trail)
         path.rename(tmp_path / "away")
@@ -185,7 +187,7 @@ async def test_the_directory_is_removed(tmp_path: Path) -> None:
 async def test_the_directory_is_replaced(tmp_path: Path, durability: Durability) -> None:
     """With a copy of the directory in its place the chain goes on there; with another trail's, events are refused."""
     path = tmp_path / "trail"
-    async with AuditTrail(storage_path=path, durability=durability) as trail:
+    async with AuditTrail(QUIET, storage_path=path, durability=durability) as trail:
         await log(trail)
         await log(trail)
         path.rename(tmp_path / "original")
@@ -194,7 +196,7 @@ async def test_the_directory_is_replaced(tmp_path: Path, durability: Durability)
         assert len(stored(path)) == 3
         assert len(stored(tmp_path / "original")) == 2
         shutil.rmtree(path)
-        async with AuditTrail(storage_path=path) as other:
+        async with AuditTrail(QUIET, storage_path=path) as other:
             for _ in range(5):
                 await log(other)
         before = stored(path)
@@ -202,6 +204,61 @@ async def test_the_directory_is_replaced(tmp_path: Path, durability: Durability)
             with pytest.raises(AuditStorageError, match=f"{path}: "):
                 await log(trail)
         assert stored(path) == before
+
+
+FULL = """
+import resource
+import sys
+from pathlib import Path
+
+import anyio
+
+from fapilog import AuditEventType, AuditStorageError, AuditTrail
+
+
+class Pager:
+    async def send_alert(self, event, *, severity, channel=None):
+        print("alert", severity, event.event_type.value, event.sequence_number, event.metadata["incident"], flush=True)
+
+
+async def main():
+    async with AuditTrail(None, Path(sys.argv[1]), Pager(), durability=sys.argv[3]) as trail:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+        refused = 0
+        while refused < 5:
+            try:
+                await trail.log_event(AuditEventType.DATA_ACCESS, "m" * 1_000)
+            except AuditStorageError:
+                refused += 1
+        await trail.drain()
+        print("full", flush=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        for _ in range(3):
+            await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+        await trail.drain()
+        (recovery,) = await trail.get_events(component="audit_trail")
+        print("stored", recovery.sequence_number, recovery.metadata["incident"])
+        assert recovery.metadata["cause"].endswith(sys.argv[4])
+        assert recovery.metadata["started"] < recovery.metadata["ended"]
+        assert (await trail.verify_chain_from_storage()).valid
+
+
+anyio.run(main, backend=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@durabilities
+def test_a_full_disk_is_told_at_once(tmp_path: Path, backend: str, durability: Durability) -> None:
+    """While the kernel takes no byte more, one alert says so, and when it does again one says that, and is stored."""
+    command = [sys.executable, "-c", FULL, str(tmp_path), backend, durability, os.strerror(errno.EFBIG)]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    failure, full, recovery, in_trail = (line.split() for line in lines)
+    assert failure[:4] == ["alert", "critical", "component_failure", "None"]
+    assert full == ["full"]
+    assert recovery[:3] == ["alert", "info", "component_recovery"]
+    assert failure[4] == recovery[4]
+    assert in_trail == ["stored", *recovery[3:]]
 
 
 def test_the_lock_is_that_of_the_directory_in_its_place(tmp_path: Path) -> None:
@@ -243,7 +300,7 @@ def test_what_is_made_is_there_after_a_power_cut(tmp_path: Path, monkeypatch: py
 async def test_a_directory_above_is_replaced(tmp_path: Path, durability: Durability) -> None:
     """Where a directory above is moved away, no event is said to be stored that is not to be found at the path."""
     path = tmp_path / "parent" / "trail"
-    async with AuditTrail(storage_path=path, durability=durability) as trail:
+    async with AuditTrail(QUIET, storage_path=path, durability=durability) as trail:
         await log(trail)
         await log(trail)
         path.parent.rename(tmp_path / "away")
@@ -265,8 +322,8 @@ async def test_a_relative_path_stays_where_it_was(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     async with (
-        AuditTrail(storage_path=Path("trail"), durability=durability) as trail,
-        AuditTrail(storage_path=Path("unused"), durability=durability) as unused,
+        AuditTrail(QUIET, storage_path=Path("trail"), durability=durability) as trail,
+        AuditTrail(QUIET, storage_path=Path("unused"), durability=durability) as unused,
     ):
         ids = [await log(trail)]
         monkeypatch.chdir(tmp_path / "elsewhere")
@@ -397,7 +454,7 @@ def shorten(file: Path) -> None:
 @pytest.mark.parametrize("harm", [remove, empty, cut, cut_a_little, shorten])
 async def test_the_newest_file_is_harmed(tmp_path: Path, harm: Callable[[Path], None], durability: Durability) -> None:
     """Where the newest file loses what this process stored in it, events are refused, file and loss are named."""
-    async with AuditTrail(storage_path=tmp_path, durability=durability) as trail:
+    async with AuditTrail(QUIET, storage_path=tmp_path, durability=durability) as trail:
         for _ in range(3):
             await log(trail)
         path = newest(tmp_path)
@@ -416,7 +473,7 @@ async def test_the_newest_file_is_harmed(tmp_path: Path, harm: Callable[[Path], 
 @durabilities
 async def test_the_newest_file_is_replaced_by_a_copy(tmp_path: Path, durability: Durability) -> None:
     """Where a copy takes the place of the newest file, as when a backup is put back, the chain goes on there."""
-    async with AuditTrail(storage_path=tmp_path, durability=durability) as trail:
+    async with AuditTrail(QUIET, storage_path=tmp_path, durability=durability) as trail:
         await log(trail)
         await log(trail)
         path = newest(tmp_path)
@@ -429,7 +486,7 @@ async def test_the_newest_file_is_replaced_by_a_copy(tmp_path: Path, durability:
 
 async def test_another_writer_went_on_after_a_cut(tmp_path: Path) -> None:
     """Where the end was cut off and a process that began later went on without it, the one that knows of it refuses."""
-    async with AuditTrail(storage_path=tmp_path) as trail, AuditTrail(storage_path=tmp_path) as later:
+    async with AuditTrail(QUIET, storage_path=tmp_path) as trail, AuditTrail(QUIET, storage_path=tmp_path) as later:
         for _ in range(3):
             await log(trail)
         cut(newest(tmp_path))
@@ -447,7 +504,7 @@ async def test_another_writer_went_on_after_a_cut(tmp_path: Path) -> None:
 @durabilities
 async def test_the_longest_record(tmp_path: Path, durability: Durability) -> None:
     """Events up to a mebibyte are stored and found; a longer one is refused with its length, and takes no place."""
-    async with AuditTrail(storage_path=tmp_path, durability=durability) as trail:
+    async with AuditTrail(QUIET, storage_path=tmp_path, durability=durability) as trail:
         first = await log(trail, "x" * (MAX_RECORD_BYTES - 2_000))
         for size in (MAX_RECORD_BYTES, 5 * MAX_RECORD_BYTES):
             with pytest.raises(AuditStorageError, match=f"at most {MAX_RECORD_BYTES} bytes"):

@@ -3,7 +3,8 @@ Logs events with a limit on the size of files until one is refused, and more onc
 
     python limited.py DIRECTORY asyncio|trio fsync|write
 
-The kernel writes what fits and refuses the rest, as on a full disk. Prints "stored" or "refused" for each event.
+The kernel writes what fits and refuses the rest, as on a full disk. Prints "stored" or "refused" for each event, and
+"recovered" for each that the trail stores of itself.
 """
 
 import resource
@@ -38,6 +39,8 @@ async def main(directory: str, durability: str) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     for number in range(30, 35):
         await call(number)
+    for event in await trail.get_events(component="audit_trail"):
+        print("recovered", event.sequence_number, event.event_id)  # noqa: T201
     await trail.stop()
 
 

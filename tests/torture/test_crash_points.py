@@ -24,6 +24,7 @@ from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus
 from fapilog.core.chain import Seal
 from fapilog.core.errors import AuditStorageError
 from fapilog.core.files import TrailFiles
+from fapilog.testing import RecordingDispatcher
 
 from .appender import bodies
 from .oracle import records
@@ -333,6 +334,8 @@ def test_a_record_that_fits_in_part(tmp_path: Path, backend: str, durability: st
     refusals = {message for what, _, message in rows if what == "refused"}
     assert refusals == {f"cannot append to {tmp_path}: {os.strerror(errno.EFBIG)}"}
     assert {number for what, number, _ in rows if what == "stored"} >= {str(number) for number in range(30, 35)}
+    # What the trail stored of itself, since it works again.
+    accepted |= {event_id for what, _, event_id in rows if what == "recovered"}
     assert set(stored(tmp_path)) == accepted
     assert TrailFiles(tmp_path, durable=False).verify().status is ChainStatus.OK
 
@@ -356,11 +359,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.real_time
 @pytest.mark.parametrize("durability", ["fsync", "write"])
 async def test_a_full_disk(small_disk: Path, durability: Literal["fsync", "write"]) -> None:
-    """On a full disk events are refused with the reason, nothing stored is lost, and with room again it goes on."""
+    """On a full disk events are refused and that is alerted, nothing stored is lost, and with room again it goes on."""
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(16 << 10))
     accepted = []
-    async with AuditTrail(storage_path=small_disk / "trail", durability=durability) as trail:
+    dispatcher = RecordingDispatcher()
+    async with AuditTrail(None, small_disk / "trail", dispatcher, durability=durability) as trail:
         with pytest.raises(AuditStorageError, match=os.strerror(errno.ENOSPC)):  # noqa: PT012
             while True:
                 accepted.append(await trail.log_event(AuditEventType.DATA_ACCESS, "m" * 1_000))
@@ -368,8 +372,15 @@ async def test_a_full_disk(small_disk: Path, durability: Literal["fsync", "write
             with pytest.raises(AuditStorageError, match=os.strerror(errno.ENOSPC)):
                 await trail.log_event(AuditEventType.DATA_ACCESS, "m" * 10_000)
         assert (await trail.verify_chain_from_storage()).valid
+        await trail.drain()
+        (failure,) = dispatcher.alerts
+        assert failure.event.metadata["cause"].endswith(os.strerror(errno.ENOSPC))
         ballast.unlink()
         accepted.append(await trail.log_event(AuditEventType.DATA_ACCESS, "m" * 1_000))
+        await trail.drain()
+        (_, recovery) = dispatcher.alerts
+        assert recovery.event.metadata["incident"] == failure.event.metadata["incident"]
+        accepted.append(recovery.event.event_id)
         assert (await trail.verify_chain_from_storage()).status is ChainStatus.OK
         assert (await trail.get_statistics())["total_events"] == len(accepted)
     assert stored(small_disk / "trail") == accepted
@@ -377,7 +388,7 @@ async def test_a_full_disk(small_disk: Path, durability: Literal["fsync", "write
 
 @pytest.mark.real_time
 async def test_a_disk_that_is_full_from_the_start(small_disk: Path) -> None:
-    """Without room for the first byte the first event is refused; with room, it is the first of the chain."""
+    """Without room for the first byte the first event is refused; with room, one is the first of the chain."""
     ballast = small_disk / "ballast"
     with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
@@ -387,8 +398,10 @@ async def test_a_disk_that_is_full_from_the_start(small_disk: Path) -> None:
             with pytest.raises(AuditStorageError, match=os.strerror(errno.ENOSPC)):
                 await trail.log_event(AuditEventType.DATA_ACCESS, "m")
         ballast.unlink()
-        await trail.log_event(AuditEventType.DATA_ACCESS, "m")
-        assert (await trail.verify_chain_from_storage()).events_checked == 1
+        event_id = await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+        assert stored(small_disk / "trail")[0] == event_id
+        await trail.drain()
+        assert (await trail.verify_chain_from_storage()).events_checked == 2
 
 
 @pytest.mark.real_time
