@@ -911,6 +911,57 @@ async def test_a_storage_of_ones_own(recorder: Recorder, tmp_path: Path) -> None
     assert recorder.messages == ["m"]
 
 
+async def test_the_head_of_the_chain(trail: AuditTrail) -> None:
+    """The head is the newest event's number and checksum, also of a trail without any."""
+    assert await trail.head() == ChainHead(0, None)
+    for _ in range(3):
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+    (newest,) = await trail.get_events(limit=1)
+    assert await trail.head() == ChainHead(3, newest.checksum)
+
+
+async def test_a_trail_holds_its_heads(trail: AuditTrail, tmp_path: Path) -> None:
+    """Every head that a trail had it holds; none that it had not, nor one that was cut off, replaced or altered."""
+    heads = [await trail.head()]
+    for number in range(1, 6):
+        await trail.log_event(AuditEventType.DATA_ACCESS, f"event {number}")
+        heads.append(await trail.head())
+    assert [await trail.holds(head) for head in heads] == [True] * 6
+    assert not await trail.holds(ChainHead(6, heads[5].checksum))
+    assert not await trail.holds(ChainHead(4, heads[5].checksum))
+    assert not await trail.holds(ChainHead(3, None))
+
+    def rewrite(lines: list[str]) -> None:
+        file.write_text("".join(lines))
+
+    (file,) = (tmp_path / "audit").glob("audit_*.jsonl")
+    lines = file.read_text().splitlines(keepends=True)
+    rewrite(lines[:3])
+    assert [await trail.holds(head) for head in heads] == [True] * 4 + [False] * 2
+    rewrite(lines[3:])
+    assert not await trail.holds(heads[2])
+    rewrite([*lines[:3], lines[3].replace("event 4", "event 9"), lines[4]])
+    assert [await trail.holds(head) for head in heads] == [True] * 4 + [False, True]
+
+
+async def test_a_head_is_found_beside_writers(trail: AuditTrail) -> None:
+    """Events that are stored while a record is looked for do not hide it."""
+    head = ChainHead(0, None)
+    for _ in range(2):
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+        head = head if head.sequence_number else await trail.head()
+    find = trail._storage.find
+
+    async def find_and_log(wanted: Any, limit: int) -> list[AuditEvent]:
+        found = await find(wanted, limit)
+        if limit < 5:
+            await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+        return found
+
+    trail._storage.find = find_and_log  # type: ignore[method-assign]
+    assert await trail.holds(head)
+
+
 async def test_verification_tells_its_progress(trail: AuditTrail) -> None:
     """A verification tells how many events it has checked."""
     for number in range(1000):

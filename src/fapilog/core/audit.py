@@ -475,7 +475,10 @@ class AuditTrail:
 
     async def head(self) -> ChainHead:
         """
-        Return up to where the chain goes: the number and the checksum of the newest event.
+        Return the number and the checksum of the newest stored event.
+
+        Kept where nobody who can write to the trail can write, they prove later that it was not cut or made anew; see
+        `holds`.
 
         Raises:
             AuditStorageError: The trail can't be read.
@@ -483,6 +486,31 @@ class AuditTrail:
         for event in await self._storage.find(EventFilter(), 1):
             return ChainHead(event.sequence_number or 0, event.checksum)
         return ChainHead(0, None)
+
+    async def holds(self, head: ChainHead) -> bool:
+        """
+        Return whether the record that was the newest when *head* was taken is there, and as it was.
+
+        If so, and if a verification finds the trail valid, every record up to that one is as it was then: its checksum
+        depends on all that come before. If not, the trail was cut off before that record, or made anew.
+
+        Args:
+            head: As `head` returned it at some time; that of an empty trail is in every trail.
+
+        Raises:
+            AuditStorageError: The trail can't be read.
+        """
+        number = head.sequence_number
+        if number < 1:
+            return True
+        records = await self._storage.read(number - 1, 1)
+        if [record.checksum for record in records] != [head.checksum]:
+            return False
+        try:
+            Chain(number - 1, records[0].previous_hash).follow_events(records)
+        except ChainError:  # it only claims to have that checksum
+            return False
+        return True
 
     async def get_statistics(self) -> dict[str, Any]:
         """
@@ -634,6 +662,7 @@ class AuditTrail:
             dispatcher,
             storage=self._storage,
             head=self.head,
+            holds=self.holds,
             policy=self.policy,
             forwarder=self._forwarder,
             announce=self._announce_again,

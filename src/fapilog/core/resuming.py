@@ -79,6 +79,7 @@ class Resumption:
         dispatcher: Keeps alerts.
         storage: Has the events.
         head: Returns up to where they go.
+        holds: Returns whether they went so far once.
         policy: Says which of them alert.
         forwarder: Hands them over, and tells when it is full.
         announce: Announces an event of an earlier run, which nobody in this process has been told of.
@@ -93,6 +94,7 @@ class Resumption:
         *,
         storage: AuditStorage,
         head: Callable[[], Awaitable[ChainHead]],
+        holds: Callable[[ChainHead], Awaitable[bool]],
         policy: CompliancePolicy,
         forwarder: AlertForwarder,
         announce: Callable[[AuditEvent], Awaitable[None]],
@@ -103,6 +105,7 @@ class Resumption:
         self._dispatcher = dispatcher
         self._storage = storage
         self._read_head = head
+        self._holds = holds
         self._policy = policy
         self._forwarder = forwarder
         self._announce = announce
