@@ -1,5 +1,6 @@
 """Which events alert, and where they go."""
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -29,11 +30,23 @@ def event(**fields: Any) -> AuditEvent:
         ({"level": "hipaa"}, {"contains_pii": True}, False),
         ({"real_time_alerts": False}, {"log_level": "critical"}, False),
         ({"real_time_alerts": False, "level": "hipaa"}, {"contains_phi": True}, False),
+        ({}, {"event_type": "error_recovered", "metadata": {"incident": "db-1"}}, True),
+        ({}, {"event_type": "component_recovery", "metadata": {"incident": 0}, "log_level": "debug"}, True),
+        ({"alert_on_critical_errors": False}, {"event_type": "error_recovered", "metadata": {"incident": "1"}}, True),
+        ({}, {"event_type": "error_recovered"}, False),
+        ({}, {"event_type": "error_recovered", "metadata": {"incident": ""}}, False),
+        ({}, {"event_type": "error_recovered", "metadata": {"incident": True}}, False),
+        ({}, {"event_type": "component_failure", "metadata": {"incident": "db-1"}}, False),
+        ({"real_time_alerts": False}, {"event_type": "error_recovered", "metadata": {"incident": "db-1"}}, False),
     ],
 )
 def test_which_events_alert(policy: dict[str, Any], fields: dict[str, Any], *, alerts: bool) -> None:
-    """An event alerts by its level, or by the data it contains under the regulation that is about them."""
-    fields = {**fields, "log_level": AuditLogLevel(fields.get("log_level", "info"))}
+    """An event alerts by its level, by the data it contains under the regulation about them, or as a recovery."""
+    fields = {
+        **fields,
+        "event_type": AuditEventType(fields.get("event_type", "data_access")),
+        "log_level": AuditLogLevel(fields.get("log_level", "info")),
+    }
     assert CompliancePolicy(**policy).alerts_on(event(**fields)) is alerts
 
 
@@ -106,3 +119,12 @@ def test_minimum_necessary() -> None:
     assert (cut.component, cut.operation, cut.contains_phi) == ("ward", "read", True)
     text = repr(cut).lower()
     assert not any(private in text for private in ("alice", "192.0.2.1", "'ua'", "'s'", "'r'"))
+
+
+def test_minimum_necessary_keeps_the_incident_hashed() -> None:
+    """Of the metadata the incident alone is left, as a hash, and stays the same if it is taken again."""
+    policy = CompliancePolicy(hipaa_minimum_necessary=True)
+    cut = policy.for_dispatch(event(metadata={"incident": "patient-42", "patient": "Alice"}))
+    assert cut.metadata == {"incident": f"sha256:{hashlib.sha256(b'patient-42').hexdigest()}"}
+    assert policy.for_dispatch(cut) == cut
+    assert policy.for_dispatch(event(metadata={"incident": ["patient-42"]})).metadata == {}

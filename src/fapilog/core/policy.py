@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import msgspec
 
 from .events import AuditEvent, AuditLogLevel, ComplianceLevel, member
+from .incidents import incident_of, is_recovery
 from .values import NO_METADATA, FrozenDict
 
 __all__ = ["CompliancePolicy"]
@@ -23,7 +24,9 @@ class CompliancePolicy:
     - its log level is critical, and `alert_on_critical_errors` is on;
     - its log level is security, and `alert_on_security_events` is on;
     - it contains personal data, and the level is GDPR;
-    - it contains health data, and the level is HIPAA.
+    - it contains health data, and the level is HIPAA;
+    - it ends an incident: its type is error_recovered or component_recovery, and its metadata name the ``incident``,
+      as text or as a whole number. What people were told of they are told the end of, at whatever log level.
 
     Args:
         level: The regulation that the service is under; it is recorded with each event.
@@ -33,7 +36,8 @@ class CompliancePolicy:
         alert_on_security_events: Whether security events alert.
         hipaa_minimum_necessary:
             Hand the dispatcher only what an on-call person needs to find the record: what kind of event, how severe,
-            when, in which component, and where in the chain. Receivers in this process still get the whole event.
+            when, in which component, and where in the chain. Of the metadata it gets the ``incident`` alone, hashed, so
+            that a recovery still ends what it should. Receivers in this process still get the whole event.
         alert_channel: The channel that a dispatcher is told; None leaves it to the dispatcher.
         alert_channels: Other channels for some severities, for example ``{"critical": "#on-call"}``.
 
@@ -67,6 +71,7 @@ class CompliancePolicy:
             or (event.log_level is AuditLogLevel.SECURITY and self.alert_on_security_events)
             or (event.contains_pii and self.level is ComplianceLevel.GDPR)
             or (event.contains_phi and self.level is ComplianceLevel.HIPAA)
+            or is_recovery(event)
         )
 
     def channel_for(self, severity: str) -> str | None:
@@ -77,6 +82,7 @@ class CompliancePolicy:
         """Return what a dispatcher is handed of *event*: all of it, or the minimum necessary."""
         if not self.hipaa_minimum_necessary:
             return event
+        incident = incident_of(event)
         # 45 CFR 164.502(b): "reasonable efforts to limit protected health information to the minimum necessary".
         return msgspec.structs.replace(
             event,
@@ -90,5 +96,5 @@ class CompliancePolicy:
             process_id=None,
             error=None,
             regulatory_tags=(),
-            metadata=NO_METADATA,
+            metadata=NO_METADATA if incident is None else FrozenDict(incident=incident),
         )

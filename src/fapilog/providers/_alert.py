@@ -182,7 +182,7 @@ def dedup_key(name: str, *target: str) -> str:
     It is the same after a restart and in every process, and tells nothing of what it is made of.
 
     Args:
-        name: What the alert is about: the event id, or that of an incident.
+        name: What the alert is about: the event's id, or `subject_of` it where incidents are opened and closed.
         *target: Where it goes, as far as two dispatchers may send the same to one receiver.
     """
     parts = "".join(f"{len(part)}:{part}" for part in (name, *target))

@@ -14,9 +14,9 @@ import msgspec
 
 from ..core.errors import PermanentDeliveryError
 from ..core.events import AuditEvent
+from ..core.incidents import is_recovery, subject_of
 from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, one_line
 from ._http import Answer, HttpDispatcher
-from ._incident import incident_of, is_recovery
 from ._secret import Secret, SecretSource
 
 __all__ = ["OpsgenieDispatcher"]
@@ -90,7 +90,7 @@ class OpsgenieDispatcher(HttpDispatcher):
         """Create the alert, or close it; once."""
         api_key = self._api_key.reveal()
         # Aliases count for the whole account: the teams of two keys must both be told.
-        alias = dedup_key(incident_of(event) or event.event_id, api_key)
+        alias = dedup_key(subject_of(event), api_key)
         alert = self._render(event, severity)
         address = self._url.reveal().rstrip("/") + "/v2/alerts"
         if is_recovery(event):

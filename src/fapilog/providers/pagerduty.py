@@ -15,9 +15,9 @@ import msgspec
 
 from ..core.errors import PermanentDeliveryError
 from ..core.events import AuditEvent
+from ..core.incidents import is_recovery, subject_of
 from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, one_line
 from ._http import Answer, HttpDispatcher
-from ._incident import incident_of, is_recovery
 from ._secret import Secret, SecretSource
 
 __all__ = ["PagerDutyDispatcher"]
@@ -91,7 +91,7 @@ class PagerDutyDispatcher(HttpDispatcher):
         """Send the event once: a trigger, or a resolve."""
         # The routing key needs no part in it: keys count for one routing key.
         # https://developer.pagerduty.com/docs/send-alert-event
-        key = dedup_key(incident_of(event) or event.event_id)
+        key = dedup_key(subject_of(event))
         content: dict[str, Any] = {"routing_key": self._routing_key.reveal(), "dedup_key": key}
         if is_recovery(event):
             content["event_action"] = "resolve"

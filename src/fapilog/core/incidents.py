@@ -1,0 +1,44 @@
+"""Which events are about one incident, and which of them end it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+from .events import AuditEvent, AuditEventType
+
+__all__ = ["incident_of", "is_recovery", "subject_of"]
+
+# A tuple, in which a member is found without its hash, which for an enum is slow: each event is looked at.
+_RECOVERIES: Final = (AuditEventType.ERROR_RECOVERED, AuditEventType.COMPONENT_RECOVERY)
+_HASHED: Final = re.compile("sha256:[0-9a-f]{64}")
+
+
+def incident_of(event: AuditEvent) -> str | None:
+    """
+    Return the incident that *event*'s metadata name as ``incident``, hashed; None if they name none.
+
+    It is text or a whole number: what one part of a service calls it, or the id of the event that began it. The hash is
+    the same if it is taken of a hash, so that an event from which the rest was taken away is about the same incident.
+    """
+    incident = event.metadata.get("incident")
+    return _hashed(str(incident)) if type(incident) in {str, int} and incident != "" else None
+
+
+def subject_of(event: AuditEvent) -> str:
+    """
+    Return what *event* is about, hashed: its incident, or else itself.
+
+    So an event without an incident is about the same as one that names it by its id.
+    """
+    return incident_of(event) or _hashed(event.event_id)
+
+
+def is_recovery(event: AuditEvent) -> bool:
+    """Whether *event* ends the incident that it names; one that names none can't, and is an event like any other."""
+    return event.event_type in _RECOVERIES and incident_of(event) is not None
+
+
+def _hashed(name: str) -> str:
+    return name if _HASHED.fullmatch(name) else f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
