@@ -113,7 +113,7 @@ async def test_the_key_is_that_of_the_event(replicas: list[Origin]) -> None:
 
 async def test_a_retry_goes_to_those_that_failed(replicas: list[Origin]) -> None:
     """Each replica is posted to whatever the others do, and those that have the alert do not get it again."""
-    replicas[0].script(Answer(503, headers={"retry-after": "7"}), Answer(400), Answer())
+    replicas[0].script(Answer(503, headers={"retry-after": "7"}), Answer(401), Answer())
     replicas[2].script(Answer(fault="reset_before_answering"), Answer())
     async with at(replicas) as dispatcher:
         with pytest.raises(TransientDeliveryError) as caught:
@@ -123,7 +123,7 @@ async def test_a_retry_goes_to_those_that_failed(replicas: list[Origin]) -> None
         assert "not number 3: sent, but there was no answer" in str(caught.value)
         assert caught.value.retry_after == 7
         assert caught.value.__context__ is None
-        with pytest.raises(PermanentDeliveryError, match=r"2 of 3 .* number 1: status 400"):
+        with pytest.raises(PermanentDeliveryError, match=r"2 of 3 .* number 1: status 401"):
             await dispatcher.send_alert(an_event(), severity="info")
         await dispatcher.send_alert(an_event(), severity="info")
         assert [len(replica.requests) for replica in replicas] == [3, 1, 2]
@@ -229,7 +229,7 @@ def test_hostile_text_fits(words: str) -> None:
     """Whatever an event says, the labels have one line and their limit, and all of it stays small."""
     event = an_event(message=words, component=words, operation=words, metadata={words: [words] * 20})
     dispatcher = AlertmanagerDispatcher(urls=["https://am"], disclosure=Disclosure.FULL)
-    content = dispatcher._content(dispatcher._render(event, "info"), "key", words)
+    content = dispatcher._content(dispatcher._render(event, "info"), "key", words, datetime.now(UTC))
     assert len(content) < 20_000
     [alert] = json.loads(content)
     assert all(0 < len(value) <= 200 for value in alert["labels"].values())

@@ -18,7 +18,7 @@ from tests.providers.origin import SECRET_PATH, Answer, Fault, Origin
 httpx2 = pytest.importorskip("httpx2")
 trustme = pytest.importorskip("trustme")
 
-from fapilog.providers._http import _LOGGERS, HttpDispatcher, _read  # noqa: E402  needs httpx2
+from fapilog.providers._http import _LOGGERS, HttpDispatcher, PayloadRefusedError, _read  # noqa: E402  needs httpx2
 from fapilog.providers._http import Answer as Seen  # noqa: E402
 
 pytestmark = pytest.mark.real_time
@@ -51,7 +51,8 @@ async def failure_of(poster: Poster, url: str) -> DeliveryError:
 STATUSES = [
     *((status, TransientDeliveryError) for status in (408, 425, 429, 500, 501, 502, 503, 504, 599)),
     *((status, PermanentDeliveryError) for status in (300, 301, 302, 303, 304, 307, 308)),
-    *((status, PermanentDeliveryError) for status in (400, 401, 402, 403, 404, 405, 409, 410, 413, 418, 422, 451, 499)),
+    *((status, PermanentDeliveryError) for status in (401, 402, 403, 404, 405, 409, 410, 418, 451, 499)),
+    *((status, PayloadRefusedError) for status in (400, 413, 422)),
 ]
 
 

@@ -16,7 +16,18 @@ import msgspec
 from ..core.events import AuditEvent, ErrorDetails, member
 from ..core.values import text
 
-__all__ = ["Alert", "Disclosure", "Renderer", "clean", "cut", "dedup_key", "disclosure_table", "fit", "one_line"]
+__all__ = [
+    "Alert",
+    "Disclosure",
+    "Renderer",
+    "clean",
+    "cut",
+    "dedup_key",
+    "disclosure_table",
+    "fit",
+    "least",
+    "one_line",
+]
 
 _logger: Final = logging.getLogger("fapilog.providers")
 
@@ -124,29 +135,38 @@ class Renderer:
         level = self._disclosure
         if level is not _FULL and (event.contains_pii or event.contains_phi):
             level = _MINIMAL
-        details: dict[str, Any] = {}
-        for name in _SHOWN[level]:
-            value = _plain(getattr(event, name))
-            if value is not None:
-                details[name] = value
-        if "message" in details and level is not _FULL and event.error is not None and event.error.message:
-            # `log_error` makes its message of the error's text, which is for FULL.
-            details["message"] = event.message.replace(event.error.message, event.error.type)
-        severity = text(severity)
-        words = [cut(one_line(severity), "severity", max_characters=20).upper(), event.event_type.value]
-        if event.component:
-            words += ["in", cut(one_line(event.component), "component", max_characters=100)]
-        return Alert(
-            title=one_line(" ".join(words)),
-            severity=severity,
-            message=clean(details["message"]) if details.get("message") else None,
-            link=self._link and self._filled(self._link, event),
-            details=details,
-        )
+        return _alert(event, severity, level, self._link and self._filled(self._link, event))
 
     def _filled(self, link: str, event: AuditEvent) -> str:
         number = "" if event.sequence_number is None else str(event.sequence_number)
         return link.format(event_id=quote(event.event_id, safe=""), sequence_number=number)
+
+
+def least(event: AuditEvent, severity: str) -> Alert:
+    """Return the least that can be said of *event*, for who refuses more: MINIMAL, and no link."""
+    return _alert(event, severity, _MINIMAL, None)
+
+
+def _alert(event: AuditEvent, severity: str, level: Disclosure, link: str | None) -> Alert:
+    details: dict[str, Any] = {}
+    for name in _SHOWN[level]:
+        value = _plain(getattr(event, name))
+        if value is not None:
+            details[name] = value
+    if "message" in details and level is not _FULL and event.error is not None and event.error.message:
+        # `log_error` makes its message of the error's text, which is for FULL.
+        details["message"] = event.message.replace(event.error.message, event.error.type)
+    severity = text(severity)
+    words = [cut(one_line(severity), "severity", max_characters=20).upper(), event.event_type.value]
+    if event.component:
+        words += ["in", cut(one_line(event.component), "component", max_characters=100)]
+    return Alert(
+        title=one_line(" ".join(words)),
+        severity=severity,
+        message=clean(details["message"]) if details.get("message") else None,
+        link=link,
+        details=details,
+    )
 
 
 def _plain(value: object) -> Any:

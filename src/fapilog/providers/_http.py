@@ -12,8 +12,12 @@ What is seen                                            What is raised
 408, 425, 5xx                                           TransientDeliveryError
 no connection: refused, DNS, TLS, or not in time        TransientDeliveryError
 sent, then a reset, no answer, half an answer           AmbiguousDeliveryError
+400, 413, 422                                           PayloadRefusedError
 3xx, which is never followed, and every other status    PermanentDeliveryError that says what to do
 ======================================================= ==================================================
+
+An alert whose content is refused is posted once more with the least that can be said of it: better that people are
+called and have to look than that nobody is.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import ipaddress
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -39,7 +43,9 @@ import msgspec
 from ..core.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ._secret import Secret, SecretSource
 
-__all__ = ["Answer", "HttpDispatcher"]
+__all__ = ["Answer", "HttpDispatcher", "PayloadRefusedError"]
+
+_logger: Final = logging.getLogger("fapilog.providers")
 
 # No vendor answers with more than a few hundred bytes.
 _MAX_BODY: Final = 65_536
@@ -96,6 +102,10 @@ class Answer(NamedTuple):
             return msgspec.json.decode(self.body, type=dict[str, Any])
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return {}
+
+
+class PayloadRefusedError(PermanentDeliveryError):
+    """Raised when the other side refused what was sent, and not who sent it or where to."""
 
 
 class HttpDispatcher:
@@ -155,6 +165,31 @@ class HttpDispatcher:
         if url.scheme == "http" and not self._allow_http and not _is_loopback(url.host):
             return "https:, or this machine, or allow_http=True"
         return None
+
+    async def _post_or_less(
+        self, post: Callable[[bytes], Awaitable[None]], whole: bytes, less: Callable[[], bytes]
+    ) -> None:
+        """
+        Post an alert; if its content is refused, once more with less, unless there is no less to say.
+
+        Args:
+            post: Posts a content, as `_post` does.
+            whole: The content.
+            less: Returns one that says the `least`, with the same key.
+
+        Raises:
+            DeliveryError: As *post* does; where nothing is left to leave out, a PermanentDeliveryError.
+        """
+        refusal = await _refusal(post, whole)
+        if refusal is None:
+            return
+        content = less()
+        if content == whole:
+            raise PermanentDeliveryError(refusal)
+        again = await _refusal(post, content)
+        if again is not None:
+            raise PermanentDeliveryError(f"{again}; with less in it, it was refused again")
+        _logger.warning("%s; what was taken says only what happened, and where in the trail it is", refusal)
 
     async def _post(
         self,
@@ -235,17 +270,32 @@ class HttpDispatcher:
             return None
         where = f"{self._name}: status {status}"
         if status in _TRANSIENT or httpx2.codes.is_server_error(status):
-            retry_after = _retry_after(answer.headers)
-            if retry_after is None and status == HTTPStatus.TOO_MANY_REQUESTS:
-                retry_after = _PAUSE_AFTER_429
-            pause = "" if retry_after is None else f", to be tried again in {retry_after:g} s"
-            return TransientDeliveryError(f"{where}{pause}", retry_after=retry_after)
+            return self._later(answer, f"status {status}", throttled=status == HTTPStatus.TOO_MANY_REQUESTS)
         if httpx2.codes.is_redirect(status):
             return PermanentDeliveryError(f"{where}: a redirect, which is not followed; configure the new address")
-        return PermanentDeliveryError(f"{where}: {_ADVICE.get(status, 'the alert was refused')}")
+        kind = PayloadRefusedError if status in _REFUSED else PermanentDeliveryError
+        return kind(f"{where}: {_ADVICE.get(status, 'the alert was refused')}")
+
+    def _later(self, answer: Answer, seen: str, *, throttled: bool) -> TransientDeliveryError:
+        """Return that it may be tried again, and when, after an *answer* in which this was *seen*."""
+        retry_after = _retry_after(answer.headers)
+        if retry_after is None and throttled:
+            retry_after = _PAUSE_AFTER_429
+        pause = "" if retry_after is None else f", to be tried again in {retry_after:g} s"
+        return TransientDeliveryError(f"{self._name}: {seen}{pause}", retry_after=retry_after)
+
+
+async def _refusal(post: Callable[[bytes], Awaitable[None]], content: bytes) -> str | None:
+    """Post *content*; return why it was refused, None if it was taken."""
+    try:
+        await post(content)
+    except PayloadRefusedError as error:
+        return str(error)
+    return None
 
 
 _TRANSIENT: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+_REFUSED: Final = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY}
 
 _ADVICE: Final = {
     400: "the alert was refused as malformed; check the options, and report it if they are right",

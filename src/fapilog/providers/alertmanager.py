@@ -19,7 +19,7 @@ import msgspec
 from ..core.errors import DeliveryError, PermanentDeliveryError
 from ..core.events import AuditEvent
 from ..core.values import text
-from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, one_line
+from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, least, one_line
 from ._http import Answer, HttpDispatcher
 from ._secret import Secret, SecretSource
 from ._several import Several
@@ -40,7 +40,8 @@ class AlertmanagerDispatcher(HttpDispatcher):
     however often it is posted. The annotations describe it: `summary`, `description`, and every field that may leave.
 
     Any 2xx means that the replica has the alert in its memory: whom it tells, and when, is up to its configuration, and
-    a replica that is restarted before it has told anyone forgets it.
+    a replica that is restarted before it has told anyone forgets it. An alert that a replica refuses as invalid or too
+    large (400, 413, 422) is posted to it once more, with the same labels, as MINIMAL and without the link.
 
     If some replicas have the alert and others do not, one error is raised that tells of both, and when the same
     dispatcher is called again for the event, it posts only to those that lack it.
@@ -91,13 +92,20 @@ class AlertmanagerDispatcher(HttpDispatcher):
         self._several = Several("alertmanager", "replicas")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Post the alert once to each replica that lacks it, to all of them at the same time."""
-        content = self._content(self._render(event, severity), dedup_key(event.event_id), channel)
+        """Post the alert to each replica that lacks it, to all of them at the same time."""
+        now = datetime.fromtimestamp(time.time(), UTC)
         failures: dict[int, DeliveryError] = {}
+
+        def content(alert: Alert) -> bytes:
+            return self._content(alert, dedup_key(event.event_id), channel, now)
+
+        whole = content(self._render(event, severity))
 
         async def post(number: int) -> None:
             try:
-                await self._post_to(self._urls[number], content)
+                await self._post_or_less(
+                    lambda body: self._post_to(self._urls[number], body), whole, lambda: content(least(event, severity))
+                )
             except DeliveryError as error:
                 failures[number] = error
             else:
@@ -115,7 +123,7 @@ class AlertmanagerDispatcher(HttpDispatcher):
     def _complaint(self, address: str) -> str | None:
         return super()._complaint(address) or ("an address without ? and #" if re.search("[?#]", address) else None)
 
-    def _content(self, alert: Alert, key: str, channel: str | None) -> bytes:
+    def _content(self, alert: Alert, key: str, channel: str | None, now: datetime) -> bytes:
         details = dict(alert.details)
         labels = {
             "alertname": "fapilog",
@@ -127,7 +135,6 @@ class AlertmanagerDispatcher(HttpDispatcher):
             "event_key": key,
         }
         details.pop("message", None)
-        now = datetime.fromtimestamp(time.time(), UTC)
         annotations = {"summary": alert.title, "description": alert.message or "", **details}
         content = {
             # Empty labels are removed over there: docs/alerts_api.md of Alertmanager.

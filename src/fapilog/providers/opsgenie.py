@@ -15,7 +15,7 @@ import msgspec
 from ..core.errors import PermanentDeliveryError
 from ..core.events import AuditEvent
 from ..core.incidents import is_recovery, subject_of
-from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, one_line
+from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, least, one_line
 from ._http import Answer, HttpDispatcher
 from ._secret import Secret, SecretSource
 
@@ -52,7 +52,8 @@ class OpsgenieDispatcher(HttpDispatcher):
     same alias creates a new one. With another API key it is another alias.
 
     The 202 means that the request was taken, and will be processed; it can still fail there. Whether it did is at
-    ``/v2/alerts/requests/`` and its id, and in the log of the integration.
+    ``/v2/alerts/requests/`` and its id, and in the log of the integration. An alert that it refuses as invalid or too
+    large (400, 413, 422) is sent once more, with the same ``alias``, as MINIMAL and without the link.
 
     Event type, severity, channel and regulatory tags become tags, which its policies can route by.
 
@@ -87,23 +88,24 @@ class OpsgenieDispatcher(HttpDispatcher):
         self._api_key = Secret(api_key, "api_key", check=_complaint)
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Create the alert, or close it; once."""
+        """Create the alert once, or close it; create it once more with less in it if that is refused."""
         api_key = self._api_key.reveal()
         # Aliases count for the whole account: the teams of two keys must both be told.
         alias = dedup_key(subject_of(event), api_key)
-        alert = self._render(event, severity)
         address = self._url.reveal().rstrip("/") + "/v2/alerts"
         if is_recovery(event):
             # JSM takes it too, although its reference leaves it out: https://jira.atlassian.com/browse/JSDCLOUD-14179
             address += f"/{alias}/close?identifierType=alias"
-            content: dict[str, Any] = {"source": "fapilog", "note": _text(alert.title)}
-        else:
-            content = {"alias": alias, "source": "fapilog", **_create(alert, channel)}
-        await self._post(
-            address,
-            msgspec.json.encode(content),
-            {"content-type": "application/json", "authorization": f"GenieKey {api_key}"},
-            judge=_judge,
+        headers = {"content-type": "application/json", "authorization": f"GenieKey {api_key}"}
+
+        def content(alert: Alert) -> bytes:
+            what = {"note": _text(alert.title)} if is_recovery(event) else {"alias": alias, **_create(alert, channel)}
+            return msgspec.json.encode({"source": "fapilog", **what})
+
+        await self._post_or_less(
+            lambda body: self._post(address, body, headers, judge=_judge),
+            content(self._render(event, severity)),
+            lambda: content(least(event, severity)),
         )
 
 

@@ -16,7 +16,8 @@ import msgspec
 from ..core.errors import PermanentDeliveryError
 from ..core.events import AuditEvent
 from ..core.incidents import is_recovery, subject_of
-from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, one_line
+from ..core.values import text
+from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, least, one_line
 from ._http import Answer, HttpDispatcher
 from ._secret import Secret, SecretSource
 
@@ -53,7 +54,8 @@ class PagerDutyDispatcher(HttpDispatcher):
     one.
 
     PagerDuty's 202 means that it has taken the event, and will process it; who is paged and when, its service and its
-    rules decide. It drops a resolve for which nothing is open.
+    rules decide. It drops a resolve for which nothing is open. An event that it refuses as invalid or too large (400,
+    413) is sent once more, with the same ``dedup_key``, as MINIMAL and without the link.
 
     The channel becomes ``custom_details.channel``, which its event rules can route by.
 
@@ -88,26 +90,28 @@ class PagerDutyDispatcher(HttpDispatcher):
         self._routing_key = Secret(routing_key, "routing_key", check=_complaint)
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Send the event once: a trigger, or a resolve."""
+        """Send the event once, a trigger or a resolve; a trigger once more with less in it if that is refused."""
         # The routing key needs no part in it: keys count for one routing key.
         # https://developer.pagerduty.com/docs/send-alert-event
         key = dedup_key(subject_of(event))
-        content: dict[str, Any] = {"routing_key": self._routing_key.reveal(), "dedup_key": key}
-        if is_recovery(event):
-            content["event_action"] = "resolve"
-        else:
-            content |= _trigger(self._render(event, severity), channel)
-        await self._post(
-            self._url.reveal().rstrip("/") + "/v2/enqueue",
-            msgspec.json.encode(content),
-            {"content-type": "application/json"},
-            judge=_judge,
+        keys = {"routing_key": self._routing_key.reveal(), "dedup_key": key}
+        address = self._url.reveal().rstrip("/") + "/v2/enqueue"
+        headers = {"content-type": "application/json"}
+
+        def content(alert: Alert) -> bytes:
+            action = {"event_action": "resolve"} if is_recovery(event) else _trigger(alert, channel)
+            return msgspec.json.encode(keys | action)
+
+        await self._post_or_less(
+            lambda body: self._post(address, body, headers, judge=_judge),
+            content(self._render(event, severity)),
+            lambda: content(least(event, severity)),
         )
 
 
 def _trigger(alert: Alert, channel: str | None) -> dict[str, Any]:
     """Return the part of the event that says what happened."""
-    details = _cleaned(alert.details if channel is None else {**alert.details, "channel": channel})
+    details = _cleaned(alert.details if channel is None else {**alert.details, "channel": text(channel)})
     message = f": {one_line(alert.message)}" if alert.message else ""
     payload = {
         "summary": cut(alert.title + message, "summary", max_characters=_MAX_SUMMARY),

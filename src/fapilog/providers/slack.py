@@ -14,10 +14,11 @@ from typing import Any, Final
 import httpx2
 import msgspec
 
-from ..core.errors import AmbiguousDeliveryError, PermanentDeliveryError, TransientDeliveryError
+from ..core.errors import AmbiguousDeliveryError, PermanentDeliveryError
 from ..core.events import AuditEvent
-from ._alert import Alert, Disclosure, Renderer, clean, cut, fit
-from ._http import Answer, HttpDispatcher
+from ..core.values import text
+from ._alert import Alert, Disclosure, Renderer, clean, cut, fit, least
+from ._http import Answer, HttpDispatcher, PayloadRefusedError
 from ._secret import Secret, SecretSource
 
 __all__ = ["SlackDispatcher"]
@@ -89,7 +90,8 @@ class SlackDispatcher(HttpDispatcher):
     *token* and a *channel*, which is for alerts to which the policy gives none.
 
     Returning means that Slack has the message. Slack has no key to drop duplicates by: after an
-    `AmbiguousDeliveryError`, what is sent again may be seen twice.
+    `AmbiguousDeliveryError`, what is sent again may be seen twice. A message that Slack refuses for what is in it is
+    posted once more as plain text, with the title and the place in the chain alone.
 
     Args:
         webhook_url: An incoming webhook. Who knows it can post.
@@ -132,15 +134,19 @@ class SlackDispatcher(HttpDispatcher):
             self._url = self._address(base_url, "base_url")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Post the message once."""
-        content = _message(self._render(event, severity))
+        """Post the message once; once more as text alone if it is refused."""
+        to: dict[str, Any] = {}
         headers = {"content-type": "application/json; charset=utf-8"}
         address = self._url.reveal()
         if self._token is not None:
-            content["channel"] = channel or self._channel
+            to = {"channel": text(channel or self._channel)}
             headers["authorization"] = f"Bearer {self._token.reveal()}"
             address = address.rstrip("/") + "/chat.postMessage"
-        await self._post(address, msgspec.json.encode(content), headers, judge=self._judge)
+        await self._post_or_less(
+            lambda body: self._post(address, body, headers, judge=self._judge),
+            msgspec.json.encode(_message(self._render(event, severity)) | to),
+            lambda: msgspec.json.encode(_text_alone(least(event, severity)) | to),
+        )
 
     def _judge(self, answer: Answer) -> None:
         said = answer.json()
@@ -149,15 +155,13 @@ class SlackDispatcher(HttpDispatcher):
             word = answer.body.decode("ascii", "replace").strip()
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             return
-        if word in _THROTTLED:
-            failure = self._failure(answer._replace(status=HTTPStatus.TOO_MANY_REQUESTS))
-            raise TransientDeliveryError(f"slack: {word}", retry_after=getattr(failure, "retry_after", None))
-        if word in _PASSING:
-            raise TransientDeliveryError(f"slack: {word}")
+        if word in _THROTTLED | _PASSING:
+            raise self._later(answer, word, throttled=word in _THROTTLED)
         if word in _AMBIGUOUS:
             raise AmbiguousDeliveryError(f"slack: {word}; it may have been posted")
         if word in _ADVICE:
-            raise PermanentDeliveryError(f"slack: {word}: {_ADVICE[word]}")
+            kind = PayloadRefusedError if _ADVICE[word] is _REFUSED else PermanentDeliveryError
+            raise kind(f"slack: {word}: {_ADVICE[word]}")
         if not answer.is_success or said.get("ok") is True or (word == "ok" and self._token is None):
             return
         if said.get("ok") is False:
@@ -167,12 +171,22 @@ class SlackDispatcher(HttpDispatcher):
 
 def _message(alert: Alert) -> dict[str, Any]:
     summary = f"{alert.title}\n{alert.message}" if alert.message else alert.title
+    return {**_text(summary), "blocks": list(_blocks(alert))}
+
+
+def _text_alone(alert: Alert) -> dict[str, Any]:
+    """Return the message without blocks, for which Slack has many more rules than for text."""
+    said = {"event_type", "log_level", "component"}
+    place = [f"{name}: {_words(value)}" for name, value in alert.details.items() if name not in said]
+    return _text("\n".join([alert.title, *place]))
+
+
+def _text(words: str) -> dict[str, Any]:
     return {
         # Notifications show this, and clients that can't show blocks. Any text can mention people or hide a link
         # unless it is escaped: https://docs.slack.dev/messaging/formatting-message-text#escaping
-        "text": _escaped(summary),
+        "text": _escaped(words),
         "mrkdwn": False,
-        "blocks": list(_blocks(alert)),
         # Otherwise Slack would visit whatever links are in the message.
         "unfurl_links": False,
         "unfurl_media": False,

@@ -20,7 +20,7 @@ import msgspec
 
 from ..core.events import AuditEvent
 from ..core.values import text
-from ._alert import Alert, Disclosure, Renderer, dedup_key, fit
+from ._alert import Alert, Disclosure, Renderer, dedup_key, fit, least
 from ._http import HttpDispatcher
 from ._secret import Secret, SecretSource
 
@@ -40,7 +40,8 @@ class WebhookDispatcher(HttpDispatcher):
     channel, title, link, and the fields that may leave). ``webhook-id`` is the same for the same event and address,
     whenever and by whichever process it is sent: a receiver drops what it has seen before.
 
-    Any 2xx means that the receiver has the alert.
+    Any 2xx means that the receiver has the alert. One that is answered with 400, 413 or 422 is posted once more, with
+    the same ``webhook-id``, as MINIMAL and without the link.
 
     Args:
         url: Where to.
@@ -82,10 +83,17 @@ class WebhookDispatcher(HttpDispatcher):
                 raise ValueError(f"headers: expected names of further headers; got {name!r}")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Post the alert once."""
+        """Post the alert once; once more with less in it if that is refused."""
         url = self._url.reveal()
-        content = _content(self._render(event, severity), channel and text(channel))
         key = dedup_key(event.event_id, url)
+        channel = channel and text(channel)
+        await self._post_or_less(
+            lambda content: self._sign_and_post(url, key, content),
+            _content(self._render(event, severity), channel),
+            lambda: _content(least(event, severity), channel),
+        )
+
+    async def _sign_and_post(self, url: str, key: str, content: bytes) -> None:
         now = str(int(time.time()))
         signed = f"{key}.{now}.".encode() + content
         await self._post(

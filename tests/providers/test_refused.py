@@ -1,0 +1,190 @@
+"""Alerts that are refused for what is in them, by each provider over HTTP."""
+
+import base64
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import pytest
+
+from fapilog import AlertDispatcher, AuditEventType, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from tests.providers.conftest import an_event
+from tests.providers.origin import Answer, Origin, Request
+
+pytest.importorskip("httpx2")
+
+from fapilog.providers.alertmanager import AlertmanagerDispatcher
+from fapilog.providers.opsgenie import OpsgenieDispatcher
+from fapilog.providers.pagerduty import PagerDutyDispatcher
+from fapilog.providers.slack import SlackDispatcher
+from fapilog.providers.webhook import WebhookDispatcher
+
+pytestmark = pytest.mark.real_time
+
+LINK = "https://audit.example.com/{event_id}"
+
+
+class Provider(NamedTuple):
+    """
+    What a provider sends to, and how.
+
+    Attributes:
+        make: Makes a dispatcher for an address.
+        refusals: What the other side answers when it is the content that it refuses.
+        taken: What it answers when it takes an alert.
+        key: Returns what it knows an alert again by; None where it has nothing for that.
+    """
+
+    make: Callable[[str], AlertDispatcher]
+    refusals: list[Answer]
+    taken: Answer
+    key: Callable[[Request], Any] = lambda _: None
+
+
+def said_by_slack(word: str) -> Answer:
+    return Answer(200, json.dumps({"ok": False, "error": word}).encode())
+
+
+PROVIDERS = {
+    "webhook": Provider(
+        lambda url: WebhookDispatcher(url=url, secret="whsec_" + base64.b64encode(bytes(32)).decode(), link=LINK),
+        [Answer(400), Answer(413), Answer(422)],
+        Answer(204, b""),
+        lambda request: request.headers["webhook-id"],
+    ),
+    "slack": Provider(
+        lambda url: SlackDispatcher(webhook_url=url, link=LINK),
+        [Answer(400, b"invalid_payload"), Answer(400, b"invalid_blocks"), Answer(413)],
+        Answer(),
+    ),
+    "slack, a bot": Provider(
+        lambda url: SlackDispatcher(token="xoxb-1", channel="C1", base_url=url, link=LINK),
+        [
+            said_by_slack(word)
+            for word in ("invalid_blocks", "msg_too_long", "msg_blocks_too_long", "invalid_arguments")
+        ],
+        Answer(200, b'{"ok":true}'),
+        lambda request: request.json()["channel"],
+    ),
+    "pagerduty": Provider(
+        lambda url: PagerDutyDispatcher(routing_key="0" * 32, base_url=url, link=LINK),
+        [Answer(400, b'{"status":"invalid event","errors":["\'payload.timestamp\' is not a timestamp"]}'), Answer(413)],
+        Answer(202, b'{"status":"success"}'),
+        lambda request: request.json()["dedup_key"],
+    ),
+    "opsgenie": Provider(
+        lambda url: OpsgenieDispatcher(api_key="k", base_url=url, link=LINK),
+        [Answer(400), Answer(413), Answer(422, b'{"message":"Request body is not processable"}')],
+        Answer(202, b'{"requestId":"1"}'),
+        lambda request: request.json()["alias"],
+    ),
+    "alertmanager": Provider(
+        lambda url: AlertmanagerDispatcher(urls=[url], link=LINK),
+        [Answer(400), Answer(413)],
+        Answer(),
+        lambda request: request.json()[0]["labels"],
+    ),
+}
+CASES = [
+    pytest.param(each, answer, id=f"{name}, {number}")
+    for name, each in PROVIDERS.items()
+    for number, answer in enumerate(each.refusals, 1)
+]
+EACH = [pytest.param(each, id=name) for name, each in PROVIDERS.items()]
+
+
+async def failure(provider: Provider, origin: Origin) -> DeliveryError:
+    with pytest.raises(DeliveryError) as caught:
+        await provider.make(origin.base_url).send_alert(an_event(), severity="security", channel="#on-call")
+    assert caught.value.__context__ is None
+    return caught.value
+
+
+@pytest.mark.parametrize(("provider", "refusal"), CASES)
+async def test_less_is_taken(
+    origin: Origin, provider: Provider, refusal: Answer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is refused for its content is sent once more, with the same key and little in it, and that is logged."""
+    origin.script(refusal, provider.taken)
+    await provider.make(origin.base_url).send_alert(an_event(), severity="security", channel="#on-call")
+    whole, less = origin.requests
+    assert whole.path == less.path
+    assert provider.key(whole) == provider.key(less)
+    for words in ("five wrong passwords", "web-1", "audit.example.com"):
+        assert words in whole.body.decode()
+        assert words not in less.body.decode()
+    for words in ("SECURITY authentication_failed in auth", an_event().event_id, "2" * 64, "12"):
+        assert words in less.body.decode()
+    [record] = [each for each in caplog.records if each.name == "fapilog.providers"]
+    assert "says only what happened, and where in the trail it is" in record.getMessage()
+
+
+@pytest.mark.parametrize(("provider", "refusal"), CASES)
+async def test_less_is_refused(origin: Origin, provider: Provider, refusal: Answer) -> None:
+    """What is refused again is not sent a third time, and the error says so."""
+    origin.script(refusal)
+    error = await failure(provider, origin)
+    assert type(error) is PermanentDeliveryError
+    assert str(error).endswith("; with less in it, it was refused again")
+    assert len(origin.requests) == 2
+
+
+@pytest.mark.parametrize("provider", EACH)
+async def test_the_second_fails_as_it_fails(origin: Origin, provider: Provider) -> None:
+    """If the second meets anything else, that is what is raised."""
+    origin.script(provider.refusals[0], Answer(503, headers={"retry-after": "7"}))
+    error = await failure(provider, origin)
+    assert isinstance(error, TransientDeliveryError)
+    assert error.retry_after == 7
+    assert len(origin.requests) == 2
+
+
+@pytest.mark.parametrize("answer", [Answer(401), Answer(404), Answer(503), Answer(fault="close_before_answering")])
+@pytest.mark.parametrize("provider", EACH)
+async def test_other_failures_are_not_about_the_content(origin: Origin, provider: Provider, answer: Answer) -> None:
+    """What is refused or lost for another reason is sent once."""
+    origin.script(answer)
+    await failure(provider, origin)
+    assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize("name", ["pagerduty", "opsgenie"])
+async def test_of_a_recovery_there_is_no_less(origin: Origin, name: str) -> None:
+    """A recovery says nothing that could be left out, and is sent once."""
+    provider = PROVIDERS[name]
+    origin.script(provider.refusals[0])
+    event = an_event(event_type=AuditEventType.ERROR_RECOVERED, metadata={"incident": "db-1"})
+    with pytest.raises(PermanentDeliveryError, match="status 400") as caught:
+        await provider.make(origin.base_url).send_alert(event, severity="info")
+    assert type(caught.value) is PermanentDeliveryError
+    assert len(origin.requests) == 1
+
+
+async def test_slack_gets_text_alone(origin: Origin) -> None:
+    """The second message to Slack has no blocks, which have most of the rules, and its text is escaped."""
+    origin.script(Answer(400, b"invalid_blocks"), Answer())
+    event = an_event(component="<!channel>", timestamp=datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC))
+    await SlackDispatcher(webhook_url=origin.url).send_alert(event, severity="security")
+    assert json.loads(origin.requests[1].body) == {
+        "text": "SECURITY authentication_failed in &lt;!channel&gt;\n"
+        "timestamp: 2026-02-03T04:05:06Z\n"
+        f"event_id: {event.event_id}\nsequence_number: 12\nchecksum: {'2' * 64}",
+        "mrkdwn": False,
+        "unfurl_links": False,
+        "unfurl_media": False,
+    }
+
+
+async def test_each_replica_is_asked_for_itself(origin: Origin) -> None:
+    """One Alertmanager that refuses the alert gets less, the other all of it, and both the same labels."""
+    with Origin() as strict:
+        strict.script(Answer(400), Answer())
+        dispatcher = AlertmanagerDispatcher(urls=[origin.url, strict.url], link=LINK)
+        await dispatcher.send_alert(an_event(), severity="security")
+        [whole] = origin.requests
+        assert len(strict.requests) == 2
+        assert strict.requests[0].body == whole.body
+        less = strict.requests[1].json()[0]
+    assert less["labels"] == whole.json()[0]["labels"]
+    assert "description" not in less["annotations"]
