@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 
 from fapilog import AmbiguousDeliveryError, AuditEvent, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from fapilog.providers import Disclosure
+from fapilog.providers._alert import Alert
 from fapilog.testing import Limit, check_dispatcher, check_provider
 from fapilog.testing import Request as Seen
 from tests.providers.conftest import an_event
+from tests.providers.hostile import check_many, is_clean
 from tests.providers.origin import SECRET_PATH, Answer, Origin, Request
 
 pytest.importorskip("httpx2")
@@ -383,3 +385,18 @@ async def test_the_real_one_takes_any_text(real: list[str], origin: Origin, even
         await dispatcher.send_alert(event, severity="info", channel=event.message)
     [told] = await notified(origin, 1)
     assert told["alerts"][0]["labels"]["event_type"] == "authentication_failed"
+
+
+def check_hostile(alert: Alert, channel: str | None) -> None:
+    """Fail unless labels are lines within their limit, and the texts are clean."""
+    content = AlertmanagerDispatcher(urls=["https://am"])._content(alert, "key", channel, datetime.now(UTC))
+    assert len(content) < 20_000
+    [posted] = json.loads(content)
+    assert all(0 < len(value) <= 200 and is_clean(value, set()) for value in posted["labels"].values())
+    assert all(isinstance(value, str) and is_clean(value) for value in posted["annotations"].values())
+    assert posted["startsAt"] < posted["endsAt"]
+
+
+def test_hostile_alerts() -> None:
+    """Three hundred hostile alerts become what the other side takes; `make torture` tries 10,000."""
+    check_many(check_hostile, 300)

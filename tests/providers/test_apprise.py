@@ -13,12 +13,13 @@ from fapilog import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryErro
 from fapilog.providers import Disclosure
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
+from tests.providers.hostile import check_many, is_clean
 from tests.providers.origin import SECRET_PATH, Answer, Origin
 
 apprise = pytest.importorskip("apprise")
 requests = pytest.importorskip("requests")
 
-from fapilog.providers._alert import Renderer  # noqa: E402
+from fapilog.providers._alert import Alert, Renderer  # noqa: E402
 from fapilog.providers.apprise import AppriseDispatcher, _body, _service  # noqa: E402  needs apprise
 
 pytestmark = pytest.mark.real_time
@@ -321,3 +322,17 @@ async def test_it_keeps_the_contract(origin: Origin, other: Origin) -> None:
         failing=lambda: AppriseDispatcher(urls=[address(other)]),
         secrets=[SECRET_PATH],
     )
+
+
+def check_hostile(alert: Alert, channel: str | None) -> None:
+    """Fail unless the text is small and clean, and mentions nobody."""
+    body = _body(alert)
+    assert len(body.encode()) < 40_000
+    own = body.replace(alert.link or "\n\n", "", 1)
+    assert not [mark for mark in ("@everyone", "@here", "<!", "<@", "<h", "<s", "<a") if mark in own]
+    assert is_clean(body)
+
+
+def test_hostile_alerts() -> None:
+    """Three hundred hostile alerts become what the other side takes; `make torture` tries 10,000."""
+    check_many(check_hostile, 300)

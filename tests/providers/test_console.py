@@ -8,10 +8,13 @@ import anyio
 import pytest
 
 from fapilog import PermanentDeliveryError
+from fapilog.core.values import text
 from fapilog.providers import Disclosure
-from fapilog.providers.console import ConsoleDispatcher
+from fapilog.providers._alert import Alert
+from fapilog.providers.console import ConsoleDispatcher, _json, _pretty
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
+from tests.providers.hostile import check_many, is_clean
 
 pytestmark = pytest.mark.real_time
 
@@ -106,3 +109,20 @@ async def test_it_keeps_the_contract() -> None:
     closed.close()
     await check_dispatcher(lambda: ConsoleDispatcher(Terminal()))
     await check_dispatcher(lambda: ConsoleDispatcher(io.StringIO()), failing=lambda: ConsoleDispatcher(closed))
+
+
+def check_hostile(alert: Alert, channel: str | None) -> None:
+    """Fail unless JSON is one line, and words for a terminal are clean and forge no other field."""
+    channel = channel and text(channel)
+    [line, rest] = _json(alert, channel).split("\n")
+    assert json.loads(line)["title"] == alert.title
+    assert not rest
+    colour = ("\x1b[33m", "\x1b[31m", "\x1b[1;31m", "\x1b[1;35m")
+    title, *lines = _pretty(alert, channel).split("\n")
+    assert is_clean(title.removeprefix(next(filter(title.startswith, colour), "")).removesuffix("\x1b[0m"), set())
+    assert all(is_clean(each) and each[:2] in {"  ", ""} for each in lines)
+
+
+def test_hostile_alerts() -> None:
+    """Three hundred hostile alerts become what the other side takes; `make torture` tries 10,000."""
+    check_many(check_hostile, 300)

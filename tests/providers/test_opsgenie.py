@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from fapilog import (
@@ -16,13 +17,16 @@ from fapilog import (
     TransientDeliveryError,
 )
 from fapilog.providers import Disclosure
+from fapilog.providers._alert import Alert
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
+from tests.providers.hostile import check_many, is_clean
+from tests.providers.hostile import texts as texts_in
 from tests.providers.origin import Answer, Origin
 
 pytest.importorskip("httpx2")
 
-from fapilog.providers.opsgenie import OpsgenieDispatcher
+from fapilog.providers.opsgenie import OpsgenieDispatcher, _create
 
 pytestmark = pytest.mark.real_time
 
@@ -267,3 +271,21 @@ async def test_it_keeps_the_contract(opsgenie: Origin, everything_said: Callable
             lambda: to(opsgenie, disclosure=Disclosure.FULL), failing=lambda: to(down), secrets=[KEY, "s3cr3t"]
         )
     assert "s3cr3t" not in everything_said()
+
+
+def check_hostile(alert: Alert, channel: str | None) -> None:
+    """Fail unless the request is within all limits, and its texts are clean and have no markup."""
+    request = json.loads(msgspec.json.encode(_create(alert, channel)))
+    assert 0 < len(request["message"]) <= 130
+    assert len(request.get("description", "")) <= 15_000
+    assert len(request.get("entity", "")) <= 512
+    assert len(request["tags"]) <= 20
+    assert all(0 < len(tag) <= 50 for tag in request["tags"])
+    assert sum(len(name) + len(value) for name, value in request["details"].items()) <= 8000
+    assert request["priority"] in {"P1", "P2", "P3", "P4", "P5"}
+    assert all(is_clean(words) and not {"<", ">"} & set(words) for words in texts_in(request))
+
+
+def test_hostile_alerts() -> None:
+    """Three hundred hostile alerts become what the other side takes; `make torture` tries 10,000."""
+    check_many(check_hostile, 300)

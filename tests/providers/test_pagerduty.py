@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
+import msgspec
 import pytest
 
 from fapilog import (
@@ -23,13 +24,16 @@ from fapilog import (
     TransientDeliveryError,
 )
 from fapilog.providers import Disclosure
+from fapilog.providers._alert import Alert
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
+from tests.providers.hostile import check_many, is_clean
+from tests.providers.hostile import texts as texts_in
 from tests.providers.origin import Answer, Origin
 
 httpx2 = pytest.importorskip("httpx2")
 
-from fapilog.providers.pagerduty import PagerDutyDispatcher  # noqa: E402  needs httpx2
+from fapilog.providers.pagerduty import PagerDutyDispatcher, _trigger  # noqa: E402  needs httpx2
 
 pytestmark = pytest.mark.real_time
 
@@ -200,7 +204,7 @@ async def test_a_trail_opens_and_resolves(
             AuditEventType.COMPONENT_FAILURE,
             "the archive is down",
             log_level=AuditLogLevel.CRITICAL,
-            **({"incident": incident} if incident else {}),
+            metadata={"incident": incident} if incident else {},
         )
         await trail.drain()
         await trail.log_event(AuditEventType.COMPONENT_RECOVERY, "it is back", incident=incident or failure)
@@ -345,3 +349,21 @@ async def test_it_keeps_the_contract(pagerduty: Origin, everything_said: Callabl
             lambda: to(pagerduty, disclosure=Disclosure.FULL), failing=lambda: to(down), secrets=[KEY, "s3cr3t"]
         )
     assert "s3cr3t" not in everything_said()
+
+
+def check_hostile(alert: Alert, channel: str | None) -> None:
+    """Fail unless the event is within all limits, and its texts are clean."""
+    content = msgspec.json.encode(_trigger(alert, channel))
+    assert len(content) <= 511_000  # the keys come to it
+    trigger = json.loads(content)
+    payload = trigger["payload"]
+    assert 0 < len(payload["summary"]) <= 1024
+    assert 0 < len(payload["source"]) <= 255
+    assert payload["severity"] in {"info", "warning", "error", "critical"}
+    assert all(is_clean(payload[name], set()) for name in ("summary", "source", "class"))
+    assert all(map(is_clean, texts_in(trigger)))
+
+
+def test_hostile_alerts() -> None:
+    """Three hundred hostile alerts become what the other side takes; `make torture` tries 10,000."""
+    check_many(check_hostile, 300)

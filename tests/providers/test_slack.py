@@ -21,6 +21,8 @@ from fapilog import (
 from fapilog.providers import Disclosure
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
+from tests.providers.hostile import check_many, is_clean
+from tests.providers.hostile import texts as texts_in
 from tests.providers.origin import Answer, Origin
 
 pytest.importorskip("httpx2")
@@ -28,8 +30,8 @@ slack_sdk = pytest.importorskip("slack_sdk")
 
 from slack_sdk.models.blocks import Block  # noqa: E402
 
-from fapilog.providers._alert import Renderer  # noqa: E402
-from fapilog.providers.slack import _ADVICE, SlackDispatcher, _message  # noqa: E402  needs httpx2
+from fapilog.providers._alert import Alert, Renderer  # noqa: E402
+from fapilog.providers.slack import _ADVICE, SlackDispatcher, _message, _text_alone  # noqa: E402  needs httpx2
 
 pytestmark = pytest.mark.real_time
 
@@ -387,3 +389,20 @@ def test_an_event_without_words_is_a_message() -> None:
     event = AuditEvent(event_type=AuditEventType.SYSTEM_STARTUP, log_level=AuditLogLevel.INFO, message=" ")
     sent = _message(Renderer(Disclosure.STANDARD, None)(event, "info"))
     check(sent)
+
+
+def check_hostile(alert: Alert, channel: str | None) -> None:
+    """Fail unless Slack takes the message, all is plain text but the link, and the text is escaped."""
+    message: dict[str, Any] = json.loads(json.dumps(_message(alert)))
+    check(message)
+    assert [each["type"] for each in texts(message)].count("mrkdwn") == (alert.link is not None)
+    for each in (message, _text_alone(alert)):
+        assert not {"<", ">"} & set(each["text"])
+        assert "&" not in each["text"].replace("&amp;", "").replace("&lt;", "").replace("&gt;", "")
+        assert 0 < len(each["text"]) <= 1000
+        assert all(map(is_clean, texts_in(each)))
+
+
+def test_hostile_alerts() -> None:
+    """Three hundred hostile alerts become what the other side takes; `make torture` tries 10,000."""
+    check_many(check_hostile, 300)

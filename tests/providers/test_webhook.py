@@ -15,12 +15,13 @@ from fapilog.core.values import text
 from fapilog.providers import Disclosure
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
+from tests.providers.hostile import check_many
 from tests.providers.origin import SECRET_PATH, Answer, Origin, Request
 
 pytest.importorskip("httpx2")
 standardwebhooks = pytest.importorskip("standardwebhooks")
 
-from fapilog.providers._alert import Renderer  # noqa: E402
+from fapilog.providers._alert import Alert, Renderer  # noqa: E402
 from fapilog.providers.webhook import WebhookDispatcher, _content  # noqa: E402  needs httpx2
 
 pytestmark = pytest.mark.real_time
@@ -195,3 +196,17 @@ async def test_no_secret_is_said(origin: Origin, everything_said: Callable[..., 
     assert len(raised) == 2
     assert SECRET_PATH not in said
     assert SECRET[6:] not in said
+
+
+def check_hostile(alert: Alert, channel: str | None) -> None:
+    """Fail unless the body is JSON of less than 20 kB, of a type that the specification allows."""
+    content = _content(alert, channel and text(channel))
+    assert len(content) < 20_000
+    payload = json.loads(content)
+    assert payload.keys() == {"type", "timestamp", "data"}
+    assert payload["type"].replace(".", "").replace("_", "").isalnum()
+
+
+def test_hostile_alerts() -> None:
+    """Three hundred hostile alerts become what the other side takes; `make torture` tries 10,000."""
+    check_many(check_hostile, 300)

@@ -81,7 +81,7 @@ def valid_for_slack(request: Request) -> None:
     message = request.json()
     assert not [mark for mark in ("<!", "<@", "</", "<s") if mark in message["text"]]
     assert len(message["text"]) <= 4000
-    for block in message["blocks"]:
+    for block in message.get("blocks", ()):
         for text in (block.get("text"), *block.get("fields", ())):
             assert text is None or text["type"] == "plain_text"
 
@@ -198,10 +198,18 @@ async def test_apprise() -> None:
     answers = [*(Answer(status) for status in (301, 302, 303, 307, 308, 400, 401, 403, 404, 410, 413, 429, 503))]
     faults: list[Fault] = ["reset_before_answering", "close_before_answering", "half_closed", "not_http"]
     faults += ["reset_in_body", "close_in_body"]
+
+    def valid(request: Request) -> None:
+        sent = request.json()
+        assert "\n" not in sent["title"]
+        assert len(request.body) < 100_000
+        assert not [mark for mark in ("<!", "<@", "@everyone") if mark in sent["title"] + sent["message"]]
+
     await check_provider(
         lambda url: apprise.AppriseDispatcher(urls=[f"{url.replace('http', 'json')}/{SECRET}"], timeout=0.5),
         outcomes=[(answer, TransientDeliveryError) for answer in [*answers, *(Answer(fault=each) for each in faults)]],
         severity=lambda request: ["info", "warning", "failure"].index(request.json()["type"]),
+        valid=valid,
         secrets=[SECRET],
         timeout=3.0,
     )

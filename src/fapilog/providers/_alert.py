@@ -94,6 +94,10 @@ def disclosure_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+# Characters; what browsers and servers take.
+_MAX_LINK: Final = 2000
+
+
 class Alert(NamedTuple):
     """
     What a dispatcher may say of an event.
@@ -102,7 +106,7 @@ class Alert(NamedTuple):
         title: One line: how severe, what, and where; "SECURITY authentication_failed in auth".
         severity: As the dispatcher was told.
         message: What happened, in words; None if it may not leave. No control characters but line ends and tabs.
-        link: The way to the record; None if no template was given.
+        link: The way to the record; None if no template was given, or it became too long.
         details: Every field that may leave and has a value, the message included, as JSON values in the order in which
             to show them. Their texts are as they were recorded: `clean` or escape them.
     """
@@ -137,9 +141,11 @@ class Renderer:
             level = _MINIMAL
         return _alert(event, severity, level, self._link and self._filled(self._link, event))
 
-    def _filled(self, link: str, event: AuditEvent) -> str:
+    def _filled(self, link: str, event: AuditEvent) -> str | None:
         number = "" if event.sequence_number is None else str(event.sequence_number)
-        return link.format(event_id=quote(event.event_id, safe=""), sequence_number=number)
+        filled = link.format(event_id=quote(event.event_id, safe=""), sequence_number=number)
+        # A trail's ids are UUIDs; one that someone else made up must not make the alert too large.
+        return filled if len(filled) <= _MAX_LINK else None
 
 
 def least(event: AuditEvent, severity: str) -> Alert:
