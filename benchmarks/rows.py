@@ -63,6 +63,8 @@ def rows(*, quick: bool) -> list[Row]:
         *_verifying(20_000, large),
         *_announcing(events),
         *_hanging(events // 5),
+        *_delivering(events // 5),
+        *_rendering(events),
         Row(
             name="import",
             unit="ms",
@@ -251,4 +253,45 @@ def _hanging(events: int) -> list[Row]:
         )
         for durability in ("write", "fsync")
         for buffer, size, how in (("waiting", 2 * events, "alerts wait"), ("full", 10, "the buffer is full"))
+    ]
+
+
+def _delivering(alerts: int) -> list[Row]:
+    def row(provider: str, name: str, how: str, *, at_most: float | None, **arguments: Any) -> Row:
+        arguments = {"provider": provider, "alerts": alerts, **arguments}
+        return Row(
+            name=name,
+            unit="µs",
+            ours=Subject(what=f"an alert by {provider}{how}", function="providing:delivered", arguments=arguments),
+            peer=Subject(what=f"httpx2 posts the same bytes{how}", function="providing:posted", arguments=arguments),
+            at_most=at_most,
+            rounds=21,
+        )
+
+    return [
+        *(
+            row(provider, f"deliver-{provider}", ", one after the other", at_most=1.25)
+            for provider in ("webhook", "slack", "pagerduty", "opsgenie", "alertmanager")
+        ),
+        row("webhook", "deliver-50", ", 50 at once", at_most=None, at_once=50),
+    ]
+
+
+def _rendering(alerts: int) -> list[Row]:
+    return [
+        Row(
+            name=f"render-{provider}",
+            unit="µs",
+            ours=Subject(
+                what=f"writing an alert for {provider}",
+                function="providing:rendered",
+                arguments={"provider": provider, "alerts": alerts},
+            ),
+            peer=Subject(
+                what="msgspec writes the event as JSON", function="providing:encoded", arguments={"alerts": alerts}
+            ),
+            at_most_more=100,
+            backends=("asyncio",),
+        )
+        for provider in ("webhook", "slack", "pagerduty", "opsgenie", "alertmanager", "email", "apprise", "console")
     ]

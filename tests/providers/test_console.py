@@ -7,7 +7,7 @@ import threading
 import anyio
 import pytest
 
-from fapilog import PermanentDeliveryError
+from fapilog import AuditLogLevel, PermanentDeliveryError
 from fapilog.core.values import text
 from fapilog.providers import Disclosure
 from fapilog.providers._alert import Alert
@@ -84,6 +84,31 @@ async def test_a_closed_stream_is_permanent() -> None:
     stream.close()
     with pytest.raises(PermanentDeliveryError, match="closed"):
         await ConsoleDispatcher(stream).send_alert(an_event(), severity="info")
+
+
+async def test_a_broken_pipe_is_permanent() -> None:
+    """A reader that has gone gets nothing more, and what is behind the error gives nothing away."""
+
+    class Broken(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError("s3cr3t")
+
+    with pytest.raises(PermanentDeliveryError, match="broken") as caught:
+        await ConsoleDispatcher(Broken()).send_alert(an_event(), severity="info")
+    assert caught.value.__context__ is None
+
+
+async def test_an_alert_is_known_again() -> None:
+    """A line of JSON has the severity as it was told and the id of the event, the same whoever prints it."""
+    for level in AuditLogLevel:
+        event, printed = an_event(log_level=level), []
+        for _ in range(2):
+            stream = io.StringIO()
+            await ConsoleDispatcher(stream).send_alert(event, severity=level.value)
+            printed.append(json.loads(stream.getvalue()))
+        assert printed[0] == printed[1]
+        assert (printed[0]["severity"], printed[0]["event_id"]) == (level.value, event.event_id)
+        assert printed[0]["title"].startswith(level.value.upper())
 
 
 async def test_a_stuck_pipe_holds_nobody_up() -> None:

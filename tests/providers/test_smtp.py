@@ -18,7 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fapilog import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from fapilog import (
+    AmbiguousDeliveryError,
+    AuditEventType,
+    AuditLogLevel,
+    DeliveryError,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+)
 from fapilog.providers import Disclosure
 from fapilog.providers._alert import Alert
 from fapilog.providers.smtp import EmailDispatcher
@@ -345,6 +352,55 @@ async def test_every_reply_has_a_meaning(replies: dict[str, str], kind: type[Del
         with pytest.raises(kind, match=words) as caught:
             await to(cast("Server", server)).send_alert(an_event(), severity="info")
         assert caught.value.__context__ is None
+
+
+# RFC 5321, 4.2.3, and 454 and 530, 535, 538 of RFC 4954.
+REPLIES = [
+    *((code, TransientDeliveryError) for code in (421, 450, 451, 452, 454, 455)),
+    *((code, PermanentDeliveryError) for code in (500, 501, 502, 503, 504, 530, 535, 538)),
+    *((code, PermanentDeliveryError) for code in (550, 551, 552, 553, 554, 555)),
+]
+
+
+@pytest.mark.parametrize("step", ["greeting", "mail", "rcpt", "data", "content"])
+@pytest.mark.parametrize(("code", "kind"), REPLIES)
+async def test_every_code_has_a_meaning(step: str, code: int, kind: type[DeliveryError]) -> None:
+    """Whatever is refused, 4yz is for now and 5yz for good, and the error tells the code but not the words."""
+    with Script({step: f"{code} s3cr3t"}, then_close=True).running() as server, pytest.raises(DeliveryError) as caught:
+        await to(cast("Server", server)).send_alert(an_event(), severity="info")
+    assert type(caught.value) is kind
+    assert f"status {code}" in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+async def test_the_severity_comes_first(server: Server) -> None:
+    """The subject begins with the severity, each of the six a word of its own."""
+    for level in AuditLogLevel:
+        await to(server).send_alert(an_event(log_level=level), severity=level.value)
+    subjects = [parsed(content)["Subject"] for _, content in server.mails]
+    assert subjects == [f"{level.value.upper()} authentication_failed in auth" for level in AuditLogLevel]
+
+
+async def test_the_longest_subject_is_whole(server: Server) -> None:
+    """A title as long as they come is not cut, and folded so that no line is too long."""
+    longest = max(AuditEventType, key=lambda each: len(each.value))
+    event = an_event(event_type=longest, component=(words := "\u00e9" * 100))
+    await to(server).send_alert(event, severity="s" * 20)
+    [(_, content)] = server.mails
+    assert parsed(content)["Subject"] == f"{'S' * 20} {longest.value} in {words}"
+    assert max(map(len, content.split(b"\r\n"))) <= 78
+
+
+@pytest.mark.parametrize("length", [14_000, 15_001])
+async def test_fields_have_15000_bytes(server: Server, length: int) -> None:
+    """What fits is whole; the longest of what does not ends in an ellipsis, and the rest is still there."""
+    await to(server).send_alert(an_event(message="m" * length), severity="info")
+    plain, markup = parts(parsed(server.mails[0][1]))
+    for said in (plain, markup):
+        assert ("m" * length in said) == (length <= 15_000)
+        assert ("m…" in said) == (length > 15_000)
+        assert an_event().event_id in said
 
 
 STEPS = ["greeting", "ehlo", "mail", "rcpt", "data"]
