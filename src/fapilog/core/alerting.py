@@ -14,11 +14,10 @@ from .errors import (
     AlertCancelledError,
     AlertStoppedError,
     AlertTimeoutError,
-    DeliveryError,
+    reason,
 )
 from .events import AuditEvent
 from .signals import alert_attempted, alert_dispatched, alert_failed, compliance_alert
-from .values import text
 
 __all__ = [
     "AlertDispatcher",
@@ -182,9 +181,7 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
         The text of a `DeliveryError`; of any other exception only the type, since its text may hold the address of a
         webhook, which is a secret.
         """
-        if self.error is None:
-            return None
-        return text(self.error) if isinstance(self.error, DeliveryError) else type(self.error).__qualname__
+        return None if self.error is None else reason(self.error)
 
     @property
     def outcome(self) -> Outcome:

@@ -18,6 +18,8 @@ The messages are made here, hold no secret and nothing of the event but its plac
 
 from __future__ import annotations
 
+from .values import text
+
 __all__ = [
     "AlertBufferFullError",
     "AlertCancelledError",
@@ -30,6 +32,7 @@ __all__ = [
     "OutboxError",
     "PermanentDeliveryError",
     "TransientDeliveryError",
+    "reason",
 ]
 
 
@@ -111,3 +114,13 @@ class AlertStoppedError(DeliveryError):
 
     def __init__(self) -> None:
         super().__init__("the trail was stopped first")
+
+
+def reason(error: Exception) -> str:
+    """
+    Return why an alert was not delivered, in words that may be printed.
+
+    The text of a `DeliveryError`; of any other exception only the type, since its text may hold the address of a
+    webhook, which is a secret.
+    """
+    return text(error) if isinstance(error, DeliveryError) else type(error).__qualname__

@@ -18,11 +18,11 @@ import msgspec
 
 from ..core.errors import DeliveryError, PermanentDeliveryError
 from ..core.events import AuditEvent
+from ..core.several import Several
 from ..core.values import text
 from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, least, one_line
 from ._http import Answer, HttpDispatcher
 from ._secret import Secret, SecretSource
-from ._several import Several
 
 __all__ = ["AlertmanagerDispatcher"]
 

@@ -27,10 +27,10 @@ import msgspec
 
 from ..core.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..core.events import AuditEvent
+from ..core.several import Several
 from ..core.values import text
 from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, one_line
 from ._secret import Secret, SecretSource
-from ._several import Several
 
 __all__ = ["EmailDispatcher"]
 

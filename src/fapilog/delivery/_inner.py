@@ -1,0 +1,129 @@
+"""The dispatchers inside of another: entered, called and resumed with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Final
+
+import anyio
+
+from ..core.alerting import AlertDispatcher, Announcement, Resumable
+from ..core.chain import ChainHead
+from ..core.errors import AmbiguousDeliveryError
+
+__all__ = [
+    "Managers",
+    "checked",
+    "deliver",
+    "key",
+    "kinds",
+    "lacked_by",
+    "positive",
+    "resume_from",
+    "resumed_to",
+    "resuming",
+]
+
+
+class Managers:
+    """
+    Enters those of some dispatchers that are asynchronous context managers, in order, and leaves them.
+
+    When entering one fails, those that were entered are left. May be entered again while it is entered, if they may.
+    """
+
+    def __init__(self, dispatchers: Iterable[AlertDispatcher]) -> None:
+        self._managers: Final = [each for each in dispatchers if isinstance(each, AbstractAsyncContextManager)]
+        self._stacks: list[AsyncExitStack] = []
+
+    async def enter(self) -> AsyncExitStack:
+        """Enter them, and return what will be left first when they are: further things can be put on it."""
+        async with AsyncExitStack() as stack:
+            for manager in self._managers:
+                await stack.enter_async_context(manager)
+            self._stacks.append(stack.pop_all())
+        return self._stacks[-1]
+
+    async def leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Leave all, whatever one of them raises."""
+        return await self._stacks.pop().__aexit__(kind, error, trace)
+
+
+def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
+    """Return *dispatchers* as a list; raise ValueError if there is none, or one twice."""
+    given = list(dispatchers)
+    if not given:
+        raise ValueError("dispatchers: expected at least one; got none")
+    if len({id(each) for each in given}) < len(given):
+        raise ValueError("dispatchers: expected each once; got one of them twice")
+    return given
+
+
+def positive(name: str, seconds: float) -> float:
+    """Return *seconds*; raise ValueError if they are not above 0."""
+    if not seconds > 0:
+        raise ValueError(f"{name}: expected a number above 0; got {seconds!r}")
+    return seconds
+
+
+def kinds(dispatchers: Iterable[AlertDispatcher]) -> list[str]:
+    """Return the names of the types, which are what may be said of a stranger's dispatcher."""
+    return [type(each).__qualname__ for each in dispatchers]
+
+
+async def deliver(dispatcher: AlertDispatcher, alert: Announcement, timeout: float | None) -> Exception | None:
+    """
+    Hand *alert* to *dispatcher* once, and return why it may not have it; None if it has.
+
+    Args:
+        dispatcher: Runs in a task of its own, which it may cancel.
+        alert: What it is given.
+        timeout: Seconds that it may take before it is cancelled; None for no limit.
+    """
+    outcome: Exception | None = AmbiguousDeliveryError("it cancelled its own task")
+
+    async def send() -> None:
+        nonlocal outcome
+        with anyio.move_on_after(timeout) as limit:
+            try:
+                await dispatcher.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
+                outcome = None
+            except Exception as error:
+                outcome = error
+        if limit.cancelled_caught:
+            outcome = AmbiguousDeliveryError(f"it did not return within {timeout:g} s")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send)
+    return outcome
+
+
+def resuming(dispatchers: Iterable[AlertDispatcher]) -> list[Resumable]:
+    """Return those that keep what they have taken."""
+    return [each for each in dispatchers if isinstance(each, Resumable) and each.resumes]
+
+
+async def resume_from(dispatchers: Iterable[AlertDispatcher], head: ChainHead) -> ChainHead:
+    """Ask all that resume for their marks, and return the oldest."""
+    marks = [await each.resume_from(head) for each in resuming(dispatchers)]
+    return min(marks, key=lambda mark: mark.sequence_number, default=head)
+
+
+async def resumed_to(dispatchers: Iterable[AlertDispatcher], mark: ChainHead) -> None:
+    """Tell all that resume."""
+    for each in resuming(dispatchers):
+        await each.resumed_to(mark)
+
+
+def key(alert: Announcement) -> tuple[str, str, str | None]:
+    """Return what tells *alert* from others."""
+    return alert.event.event_id, alert.severity, alert.channel
+
+
+async def lacked_by(dispatcher: Resumable, alerts: Sequence[Announcement]) -> set[tuple[str, str, str | None]]:
+    """Return the keys of those of *alerts* that *dispatcher* lacks."""
+    return {key(alert) for alert in await dispatcher.lacking(alerts)}

@@ -1,0 +1,122 @@
+"""
+Send each alert to several dispatchers.
+
+    from fapilog.delivery.fanout import FanOut
+
+    trail = AuditTrail(alert_dispatcher=FanOut([pagerduty, Retrying(slack), email], timeout=20.0))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from ..core.alerting import AlertDispatcher, Announcement, Resumable
+from ..core.chain import ChainHead
+from ..core.events import AuditEvent
+from ..core.several import Several
+from ._inner import Managers, checked, deliver, key, kinds, lacked_by, positive, resume_from, resumed_to, resuming
+
+__all__ = ["FanOut"]
+
+
+class FanOut:
+    """
+    Sends each alert to all of its dispatchers at the same time.
+
+    One that fails, hangs or cancels its own task does not touch the others. Returning means that all of them have the
+    alert. If the call fails or is cancelled, those that had taken the alert by then are remembered, and when the same
+    `FanOut` is called again for it (the same event, severity and channel), it goes only to the others. The memory is
+    for the thousand newest alerts that only some have, and ends with the process.
+
+    What is outside and what is inside makes a difference:
+
+    - ``FanOut([Retrying(a), Retrying(b)])`` tries each again by itself, with its own pauses;
+      ``Retrying(FanOut([a, b]))`` pauses for both.
+    - ``FanOut([Outbox(a), Outbox(b)])`` keeps an alert for each until it has it, also across a restart;
+      ``Outbox(FanOut([a, b]))`` keeps it once, and after a restart a retry goes to both.
+
+    If some of the dispatchers keep what they take (`Resumable`), so does this: the trail is asked for what any of them
+    lacks. What is handed on then goes to those that lack it, and to those that keep nothing, which may get it again.
+
+    If dispatchers are asynchronous context managers, they are entered and left with this.
+
+    Args:
+        dispatchers: At least one, and each once.
+        timeout: Seconds that each may take before it is cancelled, so that one that hangs does not hold the outcome of
+            all; None sets no limit. In an `AuditTrail`, let *alert_timeout* be longer.
+
+    Raises:
+        ValueError: No dispatcher, one twice, or a number out of range.
+    """
+
+    def __init__(self, dispatchers: Iterable[AlertDispatcher], *, timeout: float | None = None) -> None:
+        self._dispatchers = checked(dispatchers)
+        self._timeout = None if timeout is None else positive("timeout", timeout)
+        self._managers = Managers(self._dispatchers)
+        self._several = Several("fan-out", "dispatchers", kinds=kinds(self._dispatchers))
+
+    async def __aenter__(self) -> Self:
+        await self._managers.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._managers.leave(kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<FanOut {self._dispatchers!r}>"
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """
+        Send the alert to each dispatcher that lacks it.
+
+        Raises:
+            DeliveryError: Not all have it; the message says who has, who has not, and why. It is transient if any
+                dispatcher's error is, asking for the longest pause of all; else permanent if all are; else ambiguous.
+                What is no `DeliveryError` is named by its type, and so is who exceeds *timeout*: both are ambiguous. Of
+                a single dispatcher, its own `DeliveryError`.
+        """
+        failures: dict[int, Exception] = {}
+
+        async def send(number: int) -> None:
+            error = await deliver(self._dispatchers[number], Announcement(event, severity, channel), self._timeout)
+            if error is None:
+                self._several.delivered(event, severity, channel, number)
+            else:
+                failures[number] = error
+
+        async with anyio.create_task_group() as tasks:
+            for number in self._several.lacking(event, severity, channel, range(len(self._dispatchers))):
+                tasks.start_soon(send, number)
+        self._several.finish(event, severity, channel, failures, len(self._dispatchers))
+
+    @property
+    def resumes(self) -> bool:
+        """Whether any of the dispatchers does."""
+        return bool(resuming(self._dispatchers))
+
+    async def resume_from(self, head: ChainHead) -> ChainHead:
+        """Return the oldest mark of those that resume; what one of them raises is raised."""
+        return await resume_from(self._dispatchers, head)
+
+    async def lacking(self, alerts: Sequence[Announcement]) -> list[Announcement]:
+        """Return those of *alerts* that any of those that resume lacks, and remember who does not."""
+        lacked: dict[int, set[tuple[str, str, str | None]]] = {}
+        for number, dispatcher in enumerate(self._dispatchers):
+            if isinstance(dispatcher, Resumable) and dispatcher.resumes:
+                lacked[number] = await lacked_by(dispatcher, alerts)
+        wanted = [alert for alert in alerts if any(key(alert) in keys for keys in lacked.values())]
+        for alert in wanted:
+            for number, keys in lacked.items():
+                if key(alert) not in keys:
+                    self._several.delivered(alert.event, alert.severity, alert.channel, number)
+        return wanted
+
+    async def resumed_to(self, mark: ChainHead) -> None:
+        """Tell all that resume."""
+        await resumed_to(self._dispatchers, mark)
