@@ -1,0 +1,190 @@
+"""
+Send each alert to one of several dispatchers.
+
+    from fapilog.delivery.route import Route, when
+
+    trail = AuditTrail(
+        alert_dispatcher=Route(
+            {
+                when(severity="critical"): pagerduty,
+                when(channel="#dba"): slack_dba,
+                when(component=["db", "cache"], event_type=AuditEventType.COMPONENT_FAILURE): opsgenie,
+                lambda event, severity, channel: "vip" in event.regulatory_tags: FanOut([pagerduty, email]),
+            },
+            default=slack,
+        )
+    )
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import TracebackType
+from typing import Final, Self, TypeAlias
+
+from ..core.alerting import AlertDispatcher, Announcement, Resumable
+from ..core.chain import ChainHead
+from ..core.events import AuditEvent, AuditEventType, AuditLogLevel, member
+from ._inner import Managers, key, lacked_by, resume_from, resumed_to, resuming
+
+__all__ = ["Condition", "Route", "when"]
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+
+Condition: TypeAlias = Callable[[AuditEvent, str, str | None], bool]
+"""What decides on a route: called with the event, the severity and the channel, it returns whether they take it."""
+
+
+def when(
+    *,
+    severity: str | Collection[str] | None = None,
+    event_type: AuditEventType | Collection[AuditEventType] | None = None,
+    component: str | Collection[str] | None = None,
+    channel: str | Collection[str] | None = None,
+) -> Condition:
+    """
+    Return the condition that an alert has all that is given here; of several values of one kind, any.
+
+    Args:
+        severity: One of the six severities, or several of them: ``["critical", "security"]``.
+        event_type: What happened.
+        component: The part of the service, as it is recorded.
+        channel: The channel that the policy chose.
+
+    Raises:
+        ValueError: Nothing is given, or an unknown severity or type.
+    """
+    wanted: dict[str, list[str]] = {}
+    if severity is not None:
+        wanted["severity"] = [member(AuditLogLevel, each, "severity").value for each in _each(severity)]
+    if event_type is not None:
+        wanted["event_type"] = [member(AuditEventType, each, "event_type") for each in _each(event_type)]
+    if component is not None:
+        wanted["component"] = _each(component)
+    if channel is not None:
+        wanted["channel"] = _each(channel)
+    if not wanted or not all(wanted.values()):
+        raise ValueError("when: expected at least one severity, event_type, component or channel; got none")
+    return _When(wanted)
+
+
+def _each(given: str | Collection[str]) -> list[str]:
+    return [given] if isinstance(given, str) else list(given)
+
+
+class _When:
+    """Compared by identity: of two that ask for the same, as keys of a mapping, the first counts."""
+
+    def __init__(self, wanted: Mapping[str, Collection[str]]) -> None:
+        self._wanted = wanted
+
+    def __call__(self, event: AuditEvent, severity: str, channel: str | None) -> bool:
+        has = {
+            "severity": severity,
+            "event_type": event.event_type,
+            "component": event.component,
+            "channel": channel,
+        }
+        return all(has[name] in values for name, values in self._wanted.items())
+
+    def __repr__(self) -> str:
+        words = (f"{name}={'|'.join(str.__str__(each) for each in values)}" for name, values in self._wanted.items())
+        return f"when({', '.join(words)})"
+
+
+class Route:
+    """
+    Sends each alert to the dispatcher of the first condition that it meets.
+
+    The conditions are asked in the order in which they are written. Alerts that meet none go to *default*: there is no
+    alert that goes nowhere, unless you say so with a `NoopAlertDispatcher`. A condition that raises is logged by the
+    type of what it raised, and counts as not met. Returning means that the dispatcher of the route has the alert, and
+    what it raises is raised.
+
+    A dispatcher may be in several routes. To send to several at once, give a route a `FanOut`; to send to the next when
+    one fails, a `Fallback`. Around a `Route`, a `Digest` counts alerts of all routes; inside, those of one.
+    An `Outbox` around it keeps alerts for all, and the route is chosen at each try; ``Route({...: Outbox(a)},
+    default=Outbox(b))`` gives each its own order and pauses.
+
+    If dispatchers keep what they take (`Resumable`), so does this: each is asked for the alerts of its own routes.
+
+    If dispatchers are asynchronous context managers, they are entered and left with this.
+
+    Args:
+        routes: Dispatchers by what sends alerts to them: `when`, or any function of the event, the severity and the
+            channel. It is called in the event loop, for each alert that no condition before it takes: it must not
+            block, nor be asynchronous.
+        default: Gets the rest.
+
+    Raises:
+        TypeError: A condition can't be called, or *default* is None.
+    """
+
+    def __init__(self, routes: Mapping[Condition, AlertDispatcher], *, default: AlertDispatcher) -> None:
+        for condition in routes:
+            if not callable(condition):
+                raise TypeError(f'routes: expected conditions such as when(severity="critical"); got {condition!r}')
+        # Whoever writes None for "nowhere" finds out here, and not at the first alert.
+        if default is None:
+            raise TypeError("default: expected a dispatcher, such as NoopAlertDispatcher(); got None")
+        self._routes = dict(routes)
+        self._default = default
+        # Each once.
+        self._dispatchers = list({id(each): each for each in (*routes.values(), default)}.values())
+        self._managers = Managers(self._dispatchers)
+
+    async def __aenter__(self) -> Self:
+        await self._managers.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._managers.leave(kind, error, trace)
+
+    def __repr__(self) -> str:
+        routes = (f"{condition!r}: {dispatcher!r}" for condition, dispatcher in self._routes.items())
+        return f"<Route {', '.join([*routes, f'default: {self._default!r}'])}>"
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Hand the alert to the dispatcher of its route."""
+        await self._way(event, severity, channel).send_alert(event, severity=severity, channel=channel)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether any of the dispatchers does."""
+        return bool(resuming(self._dispatchers))
+
+    async def resume_from(self, head: ChainHead) -> ChainHead:
+        """Return the oldest mark of those that resume; what one of them raises is raised."""
+        return await resume_from(self._dispatchers, head)
+
+    async def lacking(self, alerts: Sequence[Announcement]) -> list[Announcement]:
+        """Return those of *alerts* that the dispatcher of their route resumes and lacks."""
+        lacked: set[tuple[str, str, str | None]] = set()
+        ways = [self._way(*alert) for alert in alerts]
+        for dispatcher in self._dispatchers:
+            own = [alert for alert, way in zip(alerts, ways, strict=True) if way is dispatcher]
+            if own and isinstance(dispatcher, Resumable) and dispatcher.resumes:
+                lacked |= await lacked_by(dispatcher, own)
+        return [alert for alert in alerts if key(alert) in lacked]
+
+    async def resumed_to(self, mark: ChainHead) -> None:
+        """Tell all that resume."""
+        await resumed_to(self._dispatchers, mark)
+
+    def _way(self, event: AuditEvent, severity: str, channel: str | None) -> AlertDispatcher:
+        for number, (condition, dispatcher) in enumerate(self._routes.items(), 1):
+            try:
+                if condition(event, severity, channel):
+                    return dispatcher
+            except Exception as error:
+                # Not its text or traceback, which may hold what is in the event.
+                _logger.error(  # noqa: TRY400
+                    "condition %d of a route raised %s for event %s, and counts as not met",
+                    number,
+                    type(error).__qualname__,
+                    event.event_id,
+                )
+        return self._default
