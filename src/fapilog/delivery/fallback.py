@@ -1,0 +1,126 @@
+"""
+Send each alert to the first of several dispatchers that takes it.
+
+    from fapilog.delivery.fallback import Fallback
+
+    trail = AuditTrail(alert_dispatcher=Fallback([pagerduty, slack, email], timeout=8.0))
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+
+from ..core.alerting import AlertDispatcher, Announcement, DeliveryReport, Owner, owner
+from ..core.errors import reason
+from ..core.events import AuditEvent
+from ..core.several import combined
+from ._inner import Managers, checked, deliver, kinds, positive
+
+__all__ = ["Fallback"]
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+
+
+class Fallback:
+    """
+    Hands each alert to its dispatchers in order, until one takes it.
+
+    The next gets its turn when one raises an `Exception`, or takes longer than *timeout* seconds and is cancelled.
+    Returning means that one of them has the alert; when that is not the first, a warning is logged which says who has
+    it, and who failed and why. One that failed may have it as well: after an `AmbiguousDeliveryError` or a timeout, two
+    people may be told of the same. When the same `Fallback` is called again for an alert, it begins with the first.
+
+    In a trail, each attempt is announced on `alert_attempted`: its `target` is the name of the dispatcher's type, and
+    its `attempt` the place of the dispatcher in the order.
+
+    What is outside and what is inside makes a difference: ``Fallback([Retrying(a), b])`` goes on to b when the tries at
+    a are over; ``Retrying(Fallback([a, b]))`` tries b before it tries a again. An `Outbox` belongs around it, or
+    in its last place: it takes every alert, so what comes after it gets none.
+
+    If dispatchers are asynchronous context managers, all are entered and left with this.
+
+    Args:
+        dispatchers: In the order in which to ask; at least one, and each once.
+        timeout: Seconds that each may take. In an `AuditTrail`, let *alert_timeout* be longer than all together.
+
+    Raises:
+        ValueError: No dispatcher, one twice, or a number out of range.
+    """
+
+    def __init__(self, dispatchers: Iterable[AlertDispatcher], *, timeout: float = 10.0) -> None:
+        self._dispatchers = checked(dispatchers)
+        self._kinds = kinds(self._dispatchers)
+        self._timeout = positive("timeout", timeout)
+        self._managers = Managers(self._dispatchers)
+        self._owner: Owner | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._managers.enter()
+        self._owner = owner.get()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._owner = None
+        return await self._managers.leave(kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<Fallback {self._dispatchers!r}>"
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """
+        Hand the alert to one after the other until one takes it.
+
+        Cancelled, it asks no other.
+
+        Raises:
+            DeliveryError: None took it; the message says why. It is transient if any dispatcher's error is, asking for
+                the longest pause of all; else permanent if all are; else ambiguous. What is no `DeliveryError` is named
+                by its type, and so is who exceeds *timeout*: both are ambiguous. Of a single dispatcher, its own
+                `DeliveryError`.
+        """
+        alert = Announcement(event, severity, channel)
+        called = anyio.current_time()
+        failures: dict[int, Exception] = {}
+        for number, dispatcher in enumerate(self._dispatchers):
+            began = anyio.current_time()
+            error = await deliver(dispatcher, alert, self._timeout)
+            self._report(alert, number, error, waited=began - called, took=anyio.current_time() - began)
+            if error is None:
+                if failures:
+                    self._log(event, number, failures)
+                return
+            failures[number] = error
+        raise combined("fallback", "dispatchers", failures, len(self._dispatchers), kinds=self._kinds)
+
+    def _report(self, alert: Announcement, number: int, error: Exception | None, *, waited: float, took: float) -> None:
+        if self._owner is not None:
+            self._owner.attempted(
+                DeliveryReport(
+                    event=alert.event,
+                    severity=alert.severity,
+                    channel=alert.channel,
+                    waited=waited,
+                    took=took,
+                    error=error,
+                    target=self._kinds[number],
+                    attempt=number + 1,
+                )
+            )
+
+    def _log(self, event: AuditEvent, number: int, failures: dict[int, Exception]) -> None:
+        words = (f"number {place + 1} ({self._kinds[place]}): {reason(error)}" for place, error in failures.items())
+        _logger.warning(
+            "the alert about event %s (record %s) went to number %d (%s), after others failed: %s",
+            event.event_id,
+            event.sequence_number,
+            number + 1,
+            self._kinds[number],
+            "; ".join(words),
+        )

@@ -1,0 +1,163 @@
+"""The next one when one fails: in which order, when, and what is said of it."""
+
+import anyio
+import pytest
+
+from fapilog import (
+    AlertDispatcher,
+    AmbiguousDeliveryError,
+    DeliveryError,
+    DeliveryReport,
+    NoopAlertDispatcher,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+)
+from fapilog.core.alerting import Resumable, owner
+from fapilog.delivery.fallback import Fallback
+from fapilog.testing import RecordingDispatcher, check_dispatcher
+from tests.delivery.fakes import Managed, event
+
+GONE = PermanentDeliveryError("gone")
+BUSY = TransientDeliveryError("busy", retry_after=7.0)
+
+
+async def test_the_first_takes_it_and_no_other_is_asked(caplog: pytest.LogCaptureFixture) -> None:
+    """As long as the first takes alerts, the others get none, and nothing is logged."""
+    first, second = RecordingDispatcher(), RecordingDispatcher()
+    await Fallback([first, second]).send_alert(event(), severity="critical", channel="#on-call")
+    [alert] = first.alerts
+    assert (alert.event, alert.severity, alert.channel) == (event(), "critical", "#on-call")
+    assert not second.alerts
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("error", [GONE, BUSY, AmbiguousDeliveryError("no answer"), ValueError("t0k3n")])
+async def test_the_next_is_asked_when_one_fails(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """After any exception the next gets the alert, as it is, and one warning says who has it and who failed why."""
+    first, second, third = RecordingDispatcher(error=error), RecordingDispatcher(), RecordingDispatcher()
+    await Fallback([first, second, third]).send_alert(event(7), severity="critical", channel="#on-call")
+    [alert] = second.alerts
+    assert (alert.event, alert.severity, alert.channel) == (event(7), "critical", "#on-call")
+    assert (len(first.alerts), len(third.alerts)) == (1, 0)
+    [record] = caplog.records
+    why = str(error) if isinstance(error, DeliveryError) else "ValueError"
+    assert (record.name, record.levelname) == ("fapilog.delivery", "WARNING")
+    assert record.getMessage() == (
+        f"the alert about event {event(7).event_id} (record 7) went to number 2 (RecordingDispatcher), "
+        f"after others failed: number 1 (RecordingDispatcher): {why}"
+    )
+
+
+async def test_the_next_is_asked_when_one_is_too_slow() -> None:
+    """Who takes longer than its time is cancelled; the others each have their own."""
+    slow, last = RecordingDispatcher(wait=anyio.sleep_forever), RecordingDispatcher(wait=lambda: anyio.sleep(9))
+    began = anyio.current_time()
+    await Fallback([slow, last]).send_alert(event(), severity="info")
+    assert anyio.current_time() - began == pytest.approx(19)
+
+
+async def test_if_all_fail_one_error_tells_of_all() -> None:
+    """The error names each and its reason, and is transient if one is."""
+    inner = [RecordingDispatcher(error=GONE), RecordingDispatcher(error=BUSY), Managed(error=ValueError("t0k3n"))]
+    with pytest.raises(TransientDeliveryError) as caught:
+        await Fallback(inner).send_alert(event(), severity="info")
+    assert caught.value.retry_after == 7.0
+    assert str(caught.value) == (
+        "fallback: 0 of 3 dispatchers have the alert; not number 1 (RecordingDispatcher): gone; "
+        "not number 2 (RecordingDispatcher): busy; not number 3 (Managed): ValueError"
+    )
+
+
+async def test_a_retry_begins_with_the_first() -> None:
+    """The next call asks from the first on again, whatever happened before."""
+    first, second = RecordingDispatcher(error=BUSY), RecordingDispatcher()
+    fallback = Fallback([first, second])
+    await fallback.send_alert(event(), severity="info")
+    first.error = None
+    await fallback.send_alert(event(), severity="info")
+    assert (len(first.alerts), len(second.alerts)) == (2, 1)
+
+
+async def test_a_cancelled_call_asks_no_other() -> None:
+    """Cancellation from outside passes, and is no reason to try the next."""
+    second = RecordingDispatcher()
+    with anyio.move_on_after(5) as limit:
+        await Fallback([RecordingDispatcher(wait=anyio.sleep_forever), second]).send_alert(event(), severity="info")
+    assert limit.cancelled_caught
+    assert not second.alerts
+
+
+class Trail:
+    """Hears what a dispatcher tells its owner."""
+
+    def __init__(self) -> None:
+        self.reports: list[DeliveryReport] = []
+
+    def attempted(self, report: DeliveryReport) -> None:
+        self.reports.append(report)
+
+    def failing(self, what: str, cause: str) -> None:
+        raise AssertionError(what)
+
+    def working(self, what: str) -> None:
+        raise AssertionError(what)
+
+
+async def test_each_attempt_is_announced() -> None:
+    """The trail hears of each attempt: at what, the how manyth, when, how long, and how it ended."""
+    fallback = Fallback([Managed(error=GONE), RecordingDispatcher(wait=lambda: anyio.sleep(12)), RecordingDispatcher()])
+    trail = Trail()
+    token = owner.set(trail)
+    async with fallback:
+        owner.reset(token)
+        await fallback.send_alert(event(), severity="critical", channel="#on-call")
+    await fallback.send_alert(event(2), severity="critical")
+    assert [(each.target, each.attempt, each.outcome, each.waited, each.took) for each in trail.reports] == [
+        ("Managed", 1, "error", 0, 0),
+        ("RecordingDispatcher", 2, "error", 0, pytest.approx(10)),
+        ("RecordingDispatcher", 3, "dispatched", pytest.approx(10), 0),
+    ]
+    assert all((each.event, each.severity, each.channel) == (event(), "critical", "#on-call") for each in trail.reports)
+
+
+async def test_all_are_entered_and_left() -> None:
+    """What the dispatchers open is there when their turn comes, and is closed; also when one can't be opened."""
+    inner = [Managed(), Managed()]
+    async with Fallback([inner[0], NoopAlertDispatcher(), inner[1]]):
+        assert [each.entered for each in inner] == [1, 1]
+    assert [each.left for each in inner] == [1, 1]
+    with pytest.raises(OSError, match="no"):
+        await Fallback([inner[0], Managed(refuses=True)]).__aenter__()
+    assert inner[0].left == 2
+
+
+async def test_it_does_not_resume() -> None:
+    """Nobody can say who lacks an alert, so it keeps nothing."""
+    assert not isinstance(Fallback([NoopAlertDispatcher()]), Resumable)
+
+
+def test_it_shows_what_is_in_it() -> None:
+    """Its repr is made of those of the dispatchers."""
+    assert repr(Fallback([NoopAlertDispatcher()])).startswith("<Fallback [<fapilog.core.alerting.Noop")
+
+
+SAME = NoopAlertDispatcher()
+
+
+@pytest.mark.parametrize(
+    ("dispatchers", "timeout"), [([], 1.0), ([SAME, SAME], 1.0), ([SAME], 0), ([SAME], float("nan"))]
+)
+def test_options_are_checked(dispatchers: list[AlertDispatcher], timeout: float) -> None:
+    """No dispatcher, one twice, and a time out of range are refused at construction."""
+    with pytest.raises(ValueError, match=r"^\w+: expected"):
+        Fallback(dispatchers, timeout=timeout)
+
+
+@pytest.mark.real_time
+async def test_it_keeps_the_contract() -> None:
+    """It is a dispatcher as the contract says."""
+    await check_dispatcher(
+        lambda: Fallback([RecordingDispatcher(error=ValueError("t0k3n")), Managed()]),
+        failing=lambda: Fallback([Managed(error=ValueError("t0k3n")), Managed(error=GONE)]),
+        secrets=["t0k3n"],
+    )
