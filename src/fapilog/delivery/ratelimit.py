@@ -1,0 +1,112 @@
+"""
+Send no more alerts than a target bears.
+
+    from fapilog.delivery.ratelimit import RateLimit
+
+    trail = AuditTrail(alert_dispatcher=RateLimit(slack, rate=1.0, burst=5))
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+import anyio
+
+from ..core.alerting import AlertDispatcher
+from ..core.errors import TransientDeliveryError
+from ..core.events import AuditEvent
+from ._inner import Managers, positive
+
+__all__ = ["RateLimit"]
+
+
+class RateLimit:
+    """
+    Hands on *burst* alerts at once and *rate* a second after that, in the order in which they came.
+
+    In any t seconds, *inner* is called ``burst + rate * t`` times at most. An alert waits for its turn. If that would
+    take longer than *max_wait*, `send_alert` raises `TransientDeliveryError` at once, with the seconds until then as
+    its `retry_after`: nothing is dropped, and nothing waits here that something around it could keep. A waiter that is
+    cancelled gives its turn to the next.
+
+    What is outside and what is inside makes a difference: ``Retrying(RateLimit(a))`` counts each try, and waits until
+    there is a turn; ``RateLimit(Retrying(a))`` counts alerts, however often each is tried. An `Outbox` around it keeps
+    what has no turn yet. One `RateLimit` may be in several places, to share its turns: the limits of most targets are
+    for all that comes from you.
+
+    If *inner* is an asynchronous context manager, it is entered and left with this.
+
+    Args:
+        inner: Gets the alerts in their turn.
+        rate: Alerts a second; below 1 for less than one a second.
+        burst: Alerts that may go at once after a time without any.
+        max_wait: The most seconds that an alert waits for its turn. In an `AuditTrail`, let *alert_timeout* be longer.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    def __init__(self, inner: AlertDispatcher, *, rate: float, burst: int, max_wait: float = 5.0) -> None:
+        if not positive("rate", rate) < math.inf:
+            raise ValueError(f"rate: expected a finite number above 0; got {rate!r}")
+        if burst < 1:
+            raise ValueError(f"burst: expected at least 1; got {burst!r}")
+        if not max_wait >= 0:
+            raise ValueError(f"max_wait: expected a number of seconds from 0 on; got {max_wait!r}")
+        self._inner = inner
+        self._managers = Managers([inner])
+        self._interval = 1 / rate
+        self._burst = burst
+        self._max_wait = max_wait
+        # When all of the burst will be there again, on the event loop's clock: a bucket of tokens, told by one number.
+        self._full_at = -math.inf
+        self._waiting: deque[anyio.Event] = deque()
+
+    async def __aenter__(self) -> Self:
+        await self._managers.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._managers.leave(kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<RateLimit {self._inner!r}>"
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """
+        Hand the alert to *inner* when it is its turn.
+
+        Raises:
+            TransientDeliveryError: Its turn would come after *max_wait*.
+        """
+        await self._wait_for_a_turn()
+        await self._inner.send_alert(event, severity=severity, channel=channel)
+
+    async def _wait_for_a_turn(self) -> None:
+        wait = self._next_turn(len(self._waiting)) - anyio.current_time()
+        if wait > self._max_wait:
+            raise TransientDeliveryError(f"rate limit: the next turn is in {wait:.1f} s", retry_after=wait)
+        turn = anyio.Event()
+        self._waiting.append(turn)
+        try:
+            if self._waiting[0] is not turn:
+                await turn.wait()
+            await anyio.sleep_until(self._next_turn(0))
+            self._full_at = max(self._full_at, anyio.current_time()) + self._interval
+        finally:
+            self._waiting.remove(turn)
+            if self._waiting:
+                self._waiting[0].set()
+
+    def _next_turn(self, ahead: int) -> float:
+        """Return when it is the turn of one that has *ahead* others before it."""
+        now = anyio.current_time()
+        # Never more than what the burst takes to come back, whatever clock it was written down by: that of an earlier
+        # event loop, say.
+        self._full_at = min(self._full_at, now + self._burst * self._interval)
+        return max(now, max(now, self._full_at) + (ahead + 1 - self._burst) * self._interval)
