@@ -58,7 +58,7 @@ class Keeping(RecordingDispatcher):
         self.mark = None if mark is None else ChainHead(mark, f"{mark:064x}")
         self.resumes = resumes
 
-    async def resume_from(self, head: ChainHead) -> ChainHead:
+    async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
         await anyio.lowlevel.checkpoint()
         self.mark = self.mark or head
         return self.mark

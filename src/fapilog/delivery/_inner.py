@@ -107,9 +107,9 @@ def resuming(dispatchers: Iterable[AlertDispatcher]) -> list[Resumable]:
     return [each for each in dispatchers if isinstance(each, Resumable) and each.resumes]
 
 
-async def resume_from(dispatchers: Iterable[AlertDispatcher], head: ChainHead) -> ChainHead:
+async def resume_from(dispatchers: Iterable[AlertDispatcher], head: ChainHead, *, anew: bool) -> ChainHead:
     """Ask all that resume for their marks, and return the oldest."""
-    marks = [await each.resume_from(head) for each in resuming(dispatchers)]
+    marks = [await each.resume_from(head, anew=anew) for each in resuming(dispatchers)]
     return min(marks, key=lambda mark: mark.sequence_number, default=head)
 
 

@@ -100,9 +100,9 @@ class FanOut:
         """Whether any of the dispatchers does."""
         return bool(resuming(self._dispatchers))
 
-    async def resume_from(self, head: ChainHead) -> ChainHead:
+    async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
         """Return the oldest mark of those that resume; what one of them raises is raised."""
-        return await resume_from(self._dispatchers, head)
+        return await resume_from(self._dispatchers, head, anew=anew)
 
     async def lacking(self, alerts: Sequence[Announcement]) -> list[Announcement]:
         """Return those of *alerts* that any of those that resume lacks, and remember who does not."""
