@@ -1,25 +1,25 @@
-"""Processes that run `writer.py`."""
+"""Processes that run `writer.py` or `alerter.py`."""
 
 import os
 import selectors
 import subprocess
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-__all__ = ["Writer", "listen", "writer"]
+__all__ = ["Writer", "alerter", "listen", "writer"]
 
-WRITER = Path(__file__).with_name("writer.py")
+HERE = Path(__file__).parent
 
 
 class Writer:
     """A process that writes, and the ids of the events that it says are stored."""
 
-    def __init__(self, directory: Path, backend: str, durability: str) -> None:
+    def __init__(self, script: str, *arguments: str) -> None:
         # Coverage would make it slow, and is lost with the kill.
         env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-        command = [sys.executable, str(WRITER), str(directory), backend, durability]
+        command = [sys.executable, str(HERE / script), *arguments]
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.stored: list[str] = []
         self._partial = b""
@@ -54,13 +54,23 @@ class Writer:
 
 
 @contextmanager
-def writer(directory: Path, backend: str, durability: str) -> Generator[Writer]:
-    started = Writer(directory, backend, durability)
+def _started(script: str, *arguments: str) -> Generator[Writer]:
+    started = Writer(script, *arguments)
     with started.process:
         try:
             yield started
         finally:
             started.process.kill()
+
+
+def writer(directory: Path, backend: str, durability: str) -> AbstractContextManager[Writer]:
+    """Start a process that writes to a trail."""
+    return _started("writer.py", str(directory), backend, durability)
+
+
+def alerter(directory: Path, backend: str, url: str, mode: str) -> AbstractContextManager[Writer]:
+    """Start a process that alerts through an outbox."""
+    return _started("alerter.py", str(directory), backend, url, mode)
 
 
 def listen(writers: list[Writer], until: Callable[[], bool]) -> None:

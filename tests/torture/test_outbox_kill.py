@@ -1,0 +1,120 @@
+"""Alerting processes are killed with SIGKILL wherever they happen to be: each alert whose event is stored arrives."""
+
+import random
+import shutil
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from fapilog.delivery.outboxfile import OutboxFile, Table
+from fapilog.testing import Answer, Origin, Request
+
+from .writers import Writer, alerter, listen
+
+KILLINGS = 5
+
+ANSWERS = [
+    *[Answer(200)] * 12,
+    *[Answer(202)] * 2,
+    *[Answer(500)] * 2,
+    Answer(429, headers={"retry-after": "0.05"}),
+    Answer(fault="reset_before_answering"),
+    Answer(fault="close_before_answering"),
+    Answer(fault="hang_before_answering"),
+]
+
+
+class _Requests(list[Request]):
+    """Knows which request each thread has read last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.here = threading.local()
+
+    def append(self, request: Request) -> None:
+        self.here.last = request
+        super().append(request)
+
+
+class Moody(Origin):
+    """Answers at random, and notes which alerts it has certainly taken."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__()
+        self.requests = self._requests = _Requests()
+        self._chance = chance
+        self.is_well = False
+        self.taken: Counter[str] = Counter()
+
+    def _next(self) -> Answer:
+        answer = Answer(200) if self.is_well else self._chance.choice(ANSWERS)
+        if not answer.fault and answer.status < 300:
+            self.taken[event_of(self._requests.here.last)] += 1
+        return answer
+
+
+def event_of(request: Request) -> str:
+    event_id: str = request.json()["data"]["event_id"]
+    return event_id
+
+
+def check(directory: Path, origin: Moody, stored: set[str]) -> None:
+    """Everything stored has arrived, always with one key, and twice only after an attempt that nobody knows about."""
+    keys: defaultdict[str, set[str]] = defaultdict(set)
+    for request in origin.requests:
+        keys[event_of(request)].add(request.headers["webhook-id"])
+    assert not stored - origin.taken.keys()
+    assert {len(each) for each in keys.values()} == {1}
+    assert len({key for each in keys.values() for key in each}) == len(keys)
+    twice = [event_id for event_id, count in origin.taken.items() if count > 1]
+
+    def attempts(table: Table) -> dict[str, list[str | None]]:
+        return {event_id: [each.outcome for each in table.attempts("alerts", event_id)] for event_id in twice}
+
+    file = OutboxFile(directory / "alerts.db", must_exist=True)
+    [outcomes] = file.run([attempts])
+    file.close()
+    for event_id, found in outcomes.items():
+        unknown = sum(outcome in {"ambiguous", "interrupted"} for outcome in found)
+        assert origin.taken[event_id] <= 1 + unknown, (event_id, found)
+
+
+def run_round(directory: Path, backend: str, processes: int, number: int) -> None:
+    """Let some alert; kill one, start another, and so on; then let all come to their end, and the outbox be emptied."""
+    chance = random.Random(number)  # noqa: S311
+    everyone: list[Writer] = []
+    with ExitStack() as stack, Moody(chance) as origin:
+        alive: list[Writer] = []
+        for _ in range(KILLINGS):
+            while len(alive) < processes:
+                started = stack.enter_context(alerter(directory, backend, origin.base_url, "log"))
+                alive.append(started)
+                everyone.append(started)
+            before = {each: len(each.stored) for each in alive}
+            listen(alive, lambda: all(len(each.stored) > before[each] for each in alive))  # noqa: B023
+            victim = chance.choice(alive)
+            enough = len(victim.stored) + chance.randrange(60)
+            listen(alive, lambda: len(victim.stored) >= enough)  # noqa: B023
+            victim.kill()
+            alive.remove(victim)
+        for each in alive:
+            each.stop()
+        origin.is_well = True
+        last = stack.enter_context(alerter(directory, backend, origin.base_url, "drain"))
+        assert last.process.wait() == 0
+        check(directory, origin, {event_id for each in everyone for event_id in each.stored})
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("processes", [1, 4])
+def test_killed_alerters_lose_nothing(tmp_path: Path, backend: str, processes: int, rounds: Iterator[int]) -> None:
+    """Each alert whose event was stored arrives, with one key, twice only if nobody knows about an attempt."""
+    for number in rounds:
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        run_round(directory, backend, processes, number)
+        shutil.rmtree(directory)
