@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fapilog import AuditEvent, AuditEventType, CompliancePolicy
 from fapilog.core.values import text
 from fapilog.providers import Disclosure
-from fapilog.providers._alert import FIELDS, Renderer, clean, cut, dedup_key, disclosure_table, fit, one_line
+from fapilog.providers._alert import FIELDS, Renderer, clean, cut, dedup_key, disclosure_table, fit, least, one_line
 from tests.providers.conftest import an_event
 
 PRIVATE = {"user_id", "session_id", "client_ip", "user_agent", "error", "metadata", "process_id", "previous_hash"}
@@ -87,6 +87,21 @@ def test_the_title_says_what_and_where() -> None:
     assert render(an_event(component=None), "info").title == "INFO authentication_failed"
     longest = max(AuditEventType, key=lambda each: len(each.value))
     assert len(render(an_event(event_type=longest, component="x\n\u2028" * 1000), "y" * 100).title) <= 160
+
+
+def test_a_link_has_2000_characters() -> None:
+    """A link that an id made longer is left out; cut, it would lead nowhere."""
+    render = Renderer(Disclosure.STANDARD, "https://audit.example.com/{event_id}")
+    room = 2000 - len("https://audit.example.com/")
+    assert render(an_event(event_id="i" * room), "info").link == "https://audit.example.com/" + "i" * room
+    assert render(an_event(event_id="i" * (room + 1)), "info").link is None
+
+
+def test_the_least_says_where_to_look() -> None:
+    """The least that can be said is what MINIMAL says, without the link, whatever else is allowed."""
+    alert = least(an_event(), "security")
+    assert alert == Renderer(Disclosure.MINIMAL, None)(an_event(), "security")
+    assert (alert.message, alert.link) == (None, None)
 
 
 def test_the_link_leads_to_the_record() -> None:

@@ -122,6 +122,12 @@ async def test_details_are_those_of_the_level(pagerduty: Origin) -> None:
     assert full["payload"]["custom_details"]["metadata"] == {"attempts": 5}
 
 
+async def test_any_channel_can_be_sent(pagerduty: Origin) -> None:
+    """A lone surrogate in a policy's channel is sent as its escape."""
+    await to(pagerduty).send_alert(an_event(), severity="security", channel="#\ud83d")
+    assert json.loads(pagerduty.requests[0].body)["payload"]["custom_details"]["channel"] == "#\\ud83d"
+
+
 async def test_minimal_has_no_host_to_name(pagerduty: Origin) -> None:
     """Where the machine may not be told, the component is the source; without one it is fapilog."""
     body = await sent(pagerduty, an_event(), disclosure=Disclosure.MINIMAL)

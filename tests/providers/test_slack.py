@@ -103,7 +103,7 @@ async def test_links_are_not_unfolded(origin: Origin) -> None:
     assert (sent["unfurl_links"], sent["unfurl_media"], sent["mrkdwn"]) == (False, False, False)
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "C1"), ("#security", "#security")])
+@pytest.mark.parametrize(("given", "expected"), [(None, "C1"), ("#security", "#security"), ("\ud83d", "\\ud83d")])
 async def test_a_bot_posts_to_the_channel_of_the_policy(origin: Origin, given: str | None, expected: str) -> None:
     """The channel of the alert comes first, then the dispatcher's."""
     origin.script(OK)
