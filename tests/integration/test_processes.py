@@ -1,5 +1,6 @@
 """Several processes on one trail: forked ones, and readers beside writers."""
 
+import contextlib
 import errno
 import fcntl
 import itertools
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Self
 
 import anyio
+import msgspec
 import pytest
 
 from fapilog.core.audit import AuditTrail, ChainStatus
 from fapilog.core.errors import AuditStorageError
-from fapilog.core.files import TrailFiles
+from fapilog.core.files import FileStorage, TrailFiles
+from fapilog.core.storage import EventFilter
 from tests.torture.appender import bodies
 from tests.torture.oracle import records
 from tests.torture.writers import listen, writer
@@ -199,3 +202,79 @@ def test_what_a_reader_saw_is_taken_back(tmp_path: Path, monkeypatch: pytest.Mon
     files.close()
     # At the end of a line there is no reason to look twice.
     assert (result.valid, result.events_checked) == (True, 5 if seen else 4), result
+
+
+class TakesBack:
+    """
+    A writer in a thread whose first sync fails, so that it takes back what it has written, and writes other records.
+
+    The sync fails when a reader has read its *after*-th block without the lock, and then the reader goes on when all
+    that is done; or when a reader waits for the lock.
+    """
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+        self._files = TrailFiles(directory, durable=True, now=lambda: FIRST_DAY)
+        self._files.append(bodies(["one", "two"], FIRST_DAY))
+        self._written, self._fails = threading.Event(), threading.Event()
+        self._reads = itertools.count(1)
+        self._locked_out = False
+        self._thread = threading.Thread(target=self._write)
+        pread, flock = os.pread, fcntl.flock
+
+        def sync(fd: int) -> None:
+            if not self._written.is_set():
+                self._written.set()
+                self._fails.wait()
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def read(fd: int, size: int, offset: int) -> bytes:
+            block = pread(fd, size, offset)
+            if self._is_reader() and not self._locked_out and next(self._reads) == after:
+                self.end()
+            return block
+
+        def lock(fd: int, how: int) -> None:
+            if how & fcntl.LOCK_SH:
+                self._fails.set()
+            flock(fd, how)
+            if self._is_reader():
+                self._locked_out = bool(how & fcntl.LOCK_SH)
+
+        monkeypatch.setattr(os, "fdatasync", sync)
+        monkeypatch.setattr(os, "pread", read)
+        monkeypatch.setattr(fcntl, "flock", lock)
+        self._thread.start()
+        self._written.wait()
+
+    def _is_reader(self) -> bool:
+        return threading.current_thread() is not self._thread
+
+    def _write(self) -> None:
+        with contextlib.suppress(AuditStorageError):
+            self._files.append(bodies(["taken back", "this too"], FIRST_DAY))
+        self._files.append(bodies(["longer than those before", "and", "more"], FIRST_DAY))
+        self._files.close()
+
+    def end(self) -> None:
+        self._fails.set()
+        self._thread.join()
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("after", range(1, 13))
+@pytest.mark.parametrize("way", ["backwards", "forwards"])
+async def test_what_would_be_found_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, way: str
+) -> None:
+    """Where records are taken back while someone searches or reads, only those that stay are found, all in order."""
+    writer = TakesBack(tmp_path, monkeypatch, after=after)
+    monkeypatch.setattr("fapilog.core.lines._BLOCK_BYTES", 100)
+    storage = FileStorage(tmp_path)
+    try:
+        found = await (storage.read(0, 10) if way == "forwards" else storage.find(EventFilter(), 10))
+    finally:
+        writer.end()
+    stored = (tmp_path / "audit_2026-01-01.jsonl").read_bytes().splitlines()
+    assert len(stored) == 5
+    lines = [msgspec.json.encode(event) for event in (found if way == "forwards" else reversed(found))]
+    assert lines in (stored[:2], stored)

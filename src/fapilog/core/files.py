@@ -71,7 +71,7 @@ class TrailFiles:
 
     All methods block, and may be called by any thread of any process. Writers exclude each other with a lock on the
     directory itself, so there is no lock file that someone could delete, and a process that dies gives it up. Readers
-    run beside them.
+    run beside them; but they ask under the lock up to where the records are there to stay.
 
     Args:
         directory: Where the files are; made when the first record is stored.
@@ -199,17 +199,18 @@ class TrailFiles:
 
     def newest_first(self) -> Generator[AuditEvent, None, None]:
         """
-        Yield the events from the last to the first, reading no more than is asked for.
+        Yield the events from the last that is there to stay to the first, reading no more than is asked for.
 
         Raises:
             AuditStorageError: A file can't be read, or a line is no record.
         """
         try:
-            for name in reversed(self._names()):
+            names, end = self._stored()
+            for name in reversed(names):
                 with self._reading(name) as fd:
                     lines = Lines(fd, name)
-                    for offset, line in lines.backwards():
-                        yield _event(lines, offset, line)
+                    for record in lines.backwards(end if name == names[-1] else lines.end()):
+                        yield _event(lines, *record)
         except ChainError as damage:
             raise AuditStorageError(f"{self.directory}: {damage}") from damage
         except OSError as error:
@@ -535,7 +536,8 @@ class FileStorage:
         """
         Return the newest *limit* events that are wanted, the newest first.
 
-        Reads backwards from the end and stops when it has them; memory does not grow with the trail.
+        Reads backwards from the end and stops when it has them; memory does not grow with the trail. Waits until a
+        commit that is under way in any process is over.
 
         Raises:
             AuditStorageError: A file can't be read, or a line on the way is no record.

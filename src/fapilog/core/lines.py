@@ -69,39 +69,30 @@ class Lines:
             self._limit(rest, offset)
         return walk, offset, rest
 
-    def backwards(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines from the last to the first, with their offsets; not what no newline ends."""
-        offset = os.fstat(self._fd).st_size
+    def backwards(self, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines from *end*, which is behind a newline, to the first, with their offsets."""
+        offset = end - 1
         rest = b""
-        seen_newline = False
         while offset > 0:
             size = min(_BLOCK_BYTES, offset)
             offset -= size
             rest, *lines = (os.pread(self._fd, size, offset) + rest).split(b"\n")
-            if not seen_newline:
-                if not lines:
-                    rest = b""
-                    continue
-                # Behind the last newline is nothing, or a record that is being written.
-                lines.pop()
-                seen_newline = True
             position = offset + len(rest) + 1 + sum(len(line) + 1 for line in lines)
             for line in reversed(lines):
                 position -= len(line) + 1
                 yield position, line
             self._limit(rest, offset)
-        if seen_newline:
+        if end:
             yield 0, rest
 
     def end(self) -> int:
         """Return the offset behind the last newline; what is there is a record that is being written, or torn."""
         offset = os.fstat(self._fd).st_size
         while offset > 0:
-            start = max(0, offset - _BLOCK_BYTES)
-            behind = 1 + os.pread(self._fd, offset - start, start).rfind(b"\n")
-            if behind:
-                return start + behind
-            offset = start
+            size = min(_BLOCK_BYTES, offset)
+            offset -= size
+            if behind := os.pread(self._fd, size, offset).rfind(b"\n") + 1:
+                return offset + behind
         return 0
 
     def forwards(self, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
