@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Final
@@ -38,13 +38,14 @@ class Managers:
         self._managers: Final = [each for each in dispatchers if isinstance(each, AbstractAsyncContextManager)]
         self._stacks: list[AsyncExitStack] = []
 
-    async def enter(self) -> AsyncExitStack:
-        """Enter them, and return what will be left first when they are: further things can be put on it."""
+    async def enter(self, then: Callable[[AsyncExitStack], Awaitable[None]] | None = None) -> None:
+        """Enter them; then await *then*, which may put on the stack what is to be left before they are."""
         async with AsyncExitStack() as stack:
             for manager in self._managers:
                 await stack.enter_async_context(manager)
+            if then is not None:
+                await then(stack)
             self._stacks.append(stack.pop_all())
-        return self._stacks[-1]
 
     async def leave(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,0 +1,430 @@
+"""
+Turn a storm of alerts into a first alert and a summary.
+
+    from fapilog.delivery.digest import Digest
+
+    trail = AuditTrail(alert_dispatcher=Digest(Outbox(slack, "outbox.db"), window=60.0))
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import math
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable, Iterable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from hashlib import sha256, shake_256
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import anyio
+
+from ..core.alerting import AlertDispatcher, Announcement, Owner, owner
+from ..core.background import Background
+from ..core.errors import PermanentDeliveryError, TransientDeliveryError, reason
+from ..core.events import AuditEvent, AuditLogLevel, member
+from ._inner import Managers, deliver, kinds, positive
+
+__all__ = ["Digest", "digest_of"]
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+
+# Ids that a summary spells out; its digest is of all.
+_IDS_SHOWN: Final = 20
+# Characters of a component that count: longer ones, ten thousand times, would fill the memory.
+_COMPONENT: Final = 200
+# Seconds between two tries to send a summary, unless the target asks for more, and the most that it may ask for.
+_FIRST_WAIT: Final = 1.0
+_LONGEST_WAIT: Final = 60.0
+_LONGEST_PAUSE: Final = 3600.0
+# The key of the window that all keys share for which there is no room.
+_OTHERS: Final = object()
+# Of the ids that summaries have.
+_NAMESPACE: Final = uuid.UUID("5b8f1c0e-6a0c-5c43-9a37-6d1d1f3e7a52")
+# Bytes of the numbers that are summed up. With the 32 of a SHA-256 other ids with the same sum could be found:
+# Wagner, "A Generalized Birthday Problem", 2002.
+_WIDTH: Final = 256
+
+
+def digest_of(event_ids: Iterable[str]) -> str:
+    """
+    Return the digest of a set of event ids, whatever their order: 64 hexadecimal digits.
+
+    It is the SHA-256 of a sum: each id's SHAKE-256, of 256 bytes, taken as a big-endian number, added up modulo
+    2 ** 2048. So it can be kept up with each alert, in constant memory, and alerts need not come in the order in which
+    their events were stored.
+    """
+    return _digest(sum(map(_number, event_ids)))
+
+
+def _number(event_id: str) -> int:
+    return int.from_bytes(shake_256(event_id.encode()).digest(_WIDTH), "big")
+
+
+def _digest(total: int) -> str:
+    return sha256((total % 256**_WIDTH).to_bytes(_WIDTH, "big")).hexdigest()
+
+
+class Digest:
+    """
+    Hands on the first alerts of a kind at once, and counts the rest into one summary.
+
+    The first alert of a key opens a window of *window* seconds. The first *burst* alerts in it go to *inner* as they
+    come, and what it raises is raised; one that fails or is cancelled gives its place to the next, or to its own retry.
+    All others are counted: `send_alert` returns, and says by that only that the alert is counted. When the window
+    closes, what was counted goes to *inner* as one summary. The next alert of the key opens a new window. So of each
+    key *burst* alerts and one summary go out in a window at most.
+
+    A summary is an `AuditEvent` that is not in the trail. It has the type, component, machine and process of the first
+    alert that it counts, the highest level and severity of all, and the sequence number and checksum of the newest
+    event; nothing that may be personal is in it. Its message says how many there were, the first and last time and
+    record, the ids of the first 20, and `digest_of` all ids. The same is in its metadata, as `count`, `first_time`,
+    `last_time`, `first_sequence_number`, `last_sequence_number`, `event_ids` and `ids_sha256`. To prove what it counts,
+    take from the trail the events of that kind and process between the two records, leave out those that were sent by
+    themselves, and compare `digest_of` their ids. Its own id is made of that digest, and is the same in each try.
+
+    Summaries are sent one after the other. One that fails is tried again, with waits that grow from 1 to 60 seconds,
+    until it goes out, is refused by a `PermanentDeliveryError`, or the digest is left. Leaving closes all windows and
+    sends what it can within *stop_timeout*. Each summary that is given up is logged as an error, with its count and
+    records. In a trail, people are alerted once when summaries fail.
+
+    What is counted is in memory: a crash loses the counts of open windows, and the events are in the trail. So put an
+    `Outbox` inside, which keeps summaries: ``Digest(Outbox(a))``. A `Route` or `FanOut` inside sends summaries as it
+    sends alerts; ``FanOut([Digest(a), b])`` sums up for a only. A `Retrying` belongs inside too.
+
+    Not entered as an asynchronous context manager, it hands on every alert, as there is nobody to close a window. If
+    *inner* is one, it is entered and left with this.
+
+    Args:
+        inner: Gets the alerts and the summaries.
+        window: Seconds from the first alert of a key to its summary.
+        burst: Alerts of a key in a window that go at once; 0 for summaries only.
+        key: Called with event, severity and channel; what is equal is counted together. None stands for the event's
+            type and component, the severity and the channel. It is called in the event loop and must not block; where
+            it raises, which is logged by type, or returns what can't be hashed, the key is that of None.
+        bypass: Severities whose alerts all go at once, uncounted; for example ``["critical"]``.
+        max_keys: Windows that are open at a time. Alerts of further keys share one more window; its summary says so,
+            and goes where the first of them would have. Also the number of summaries that may wait to be sent.
+        timeout: Seconds that *inner* may take for a summary.
+        stop_timeout: Seconds for what is left when this is left. Let a trail's *stop_timeout* be longer.
+
+    Raises:
+        ValueError: A number is out of range, or an unknown severity.
+    """
+
+    def __init__(
+        self,
+        inner: AlertDispatcher,
+        *,
+        window: float = 60.0,
+        burst: int = 1,
+        key: Callable[[AuditEvent, str, str | None], Hashable] | None = None,
+        bypass: Collection[str] = (),
+        max_keys: int = 10_000,
+        timeout: float = 30.0,
+        stop_timeout: float = 5.0,
+    ) -> None:
+        if not positive("window", window) < math.inf:
+            raise ValueError(f"window: expected a finite number of seconds; got {window!r}")
+        if burst < 0:
+            raise ValueError(f"burst: expected at least 0; got {burst!r}")
+        if max_keys < 1:
+            raise ValueError(f"max_keys: expected at least 1; got {max_keys!r}")
+        if not stop_timeout >= 0:
+            raise ValueError(f"stop_timeout: expected a number of seconds from 0 on; got {stop_timeout!r}")
+        self._inner = inner
+        self._window = window
+        self._burst = burst
+        self._key = key
+        self._bypass = frozenset(member(AuditLogLevel, each, "bypass").value for each in bypass)
+        self._max_keys = max_keys
+        self._timeout = positive("timeout", timeout)
+        self._stop_timeout = stop_timeout
+        self._managers = Managers([inner])
+        self._background = Background()
+        self._counts = False
+        self._leaving = False
+        # In the order in which they close, since all are open for the same time.
+        self._windows: OrderedDict[Hashable, _Window] = OrderedDict()
+        # A heap: the next one due first.
+        self._waiting: list[_Summary] = []
+        self._made = 0
+        self._wake = anyio.Event()
+        self._owner: Owner | None = None
+        self._name = f"the digest for {kinds([inner])[0]}"
+        self._failing = False
+
+    async def __aenter__(self) -> Self:
+        await self._managers.enter(self._start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        return await self._managers.leave(kind, error, trace)
+
+    def __repr__(self) -> str:
+        return f"<Digest {self._inner!r}>"
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """Hand the alert to *inner*, and raise what that raises; or count it, which raises nothing and never waits."""
+        if not self._counts or severity in self._bypass:
+            await self._inner.send_alert(event, severity=severity, channel=channel)
+            return
+        alert = Announcement(event, severity, channel)
+        window = self._window_of(alert)
+        if window.sent >= self._burst:
+            window.count(alert)
+            return
+        window.sent += 1
+        try:
+            await self._inner.send_alert(event, severity=severity, channel=channel)
+        except BaseException:
+            # Otherwise its own retry would be counted, and nobody told at once.
+            window.sent -= 1
+            raise
+
+    def _window_of(self, alert: Announcement) -> _Window:
+        self._close_due()
+        key = self._key_of(alert)
+        if key not in self._windows and len(self._windows) >= self._max_keys:
+            key = _OTHERS
+        window = self._windows.get(key)
+        if window is None:
+            window = self._windows[key] = _Window(anyio.current_time() + self._window, others=key is _OTHERS)
+            if len(self._windows) == 1:
+                self._wake.set()
+        return window
+
+    def _key_of(self, alert: Announcement) -> Hashable:
+        if self._key is not None:
+            try:
+                key = self._key(*alert)
+                hash(key)
+            except Exception as error:
+                # Not its text or traceback, which may hold what is in the event.
+                _logger.error("key raised %s for event %s", type(error).__qualname__, alert.event.event_id)  # noqa: TRY400
+            else:
+                return key
+        component = alert.event.component
+        return alert.event.event_type, component and component[:_COMPONENT], alert.severity, alert.channel
+
+    def _close_due(self) -> None:
+        now = anyio.current_time()
+        while self._windows and next(iter(self._windows.values())).closes <= now:
+            self._close_first()
+
+    def _close_first(self) -> None:
+        _, window = self._windows.popitem(last=False)
+        if window.counted is None:
+            return
+        self._made += 1
+        summary = _Summary(
+            due=anyio.current_time(),
+            number=self._made,
+            tries=0,
+            alert=window.counted.summary(self._window, others=window.others),
+            counted=window.counted,
+        )
+        # One more than there are keys: the window that the others share. On leaving, all had their room as windows.
+        if len(self._waiting) > self._max_keys and not self._leaving:
+            self._give_up(summary, f"{len(self._waiting)} summaries are waiting already")
+        else:
+            heapq.heappush(self._waiting, summary)
+
+    async def _keep_closing(self) -> None:
+        """Close windows and send summaries, each when it is due, until all is done and this is left."""
+        while self._waiting or not self._leaving:
+            self._close_due()
+            now = anyio.current_time()
+            if self._waiting and self._waiting[0].due <= now:
+                await self._send_next()
+            else:
+                closes = next(iter(self._windows.values())).closes if self._windows else math.inf
+                due = self._waiting[0].due if self._waiting else math.inf
+                with anyio.move_on_after(min(closes, due) - now):
+                    await self._wake.wait()
+                self._wake = anyio.Event()
+
+    async def _send_next(self) -> None:
+        summary = heapq.heappop(self._waiting)
+        try:
+            error = await deliver(self._inner, summary.alert, self._timeout)
+        except BaseException:
+            heapq.heappush(self._waiting, summary)
+            raise
+        if error is None:
+            self._say_it_works()
+        elif isinstance(error, PermanentDeliveryError):
+            self._give_up(summary, reason(error))
+            self._say_it_fails(error)
+        else:
+            self._try_again(summary, error)
+            self._say_it_fails(error)
+
+    def _try_again(self, summary: _Summary, error: Exception) -> None:
+        wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(summary.tries, 100))
+        if isinstance(error, TransientDeliveryError) and error.retry_after is not None:
+            wait = min(_LONGEST_PAUSE, max(wait, error.retry_after))
+        _logger.warning(
+            "a summary of %s, was not sent; the next try is in %.1f s: %s", summary.counted, wait, reason(error)
+        )
+        heapq.heappush(self._waiting, summary._replace(due=anyio.current_time() + wait, tries=summary.tries + 1))
+
+    def _give_up(self, summary: _Summary, why: str) -> None:
+        _logger.error("a summary of %s, is lost: %s", summary.counted, why)
+
+    def _say_it_fails(self, error: Exception) -> None:
+        self._failing = True
+        if self._owner is not None:
+            self._owner.failing(self._name, reason(error))
+
+    def _say_it_works(self) -> None:
+        # Not while others are waiting for another try: it would be said in turns, and people would hear each.
+        if self._failing and not any(summary.tries for summary in self._waiting):
+            self._failing = False
+            if self._owner is not None:
+                self._owner.working(self._name)
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        if not self._background.entered:
+            await self._background.enter()
+            stack.push_async_callback(self._stop)
+            self._owner = owner.get()
+            self._wake = anyio.Event()
+            self._background.start_soon(self._keep_closing)
+            self._counts = True
+
+    async def _stop(self) -> None:
+        """Close all windows, send what can be sent in time, and say what could not."""
+        self._counts, self._leaving = False, True
+        while self._windows:
+            self._close_first()
+        self._waiting = [summary._replace(due=-math.inf) for summary in self._waiting]
+        heapq.heapify(self._waiting)
+        self._wake.set()
+        try:
+            await self._background.leave(timeout=self._stop_timeout)
+        finally:
+            for summary in self._waiting:
+                self._give_up(summary, "the digest was left")
+            self._waiting.clear()
+            self._leaving = self._failing = False
+            self._owner = None
+
+
+class _Window:
+    """What came for one key since its first alert, until `closes` on the event loop's clock."""
+
+    __slots__ = ("closes", "counted", "others", "sent")
+
+    def __init__(self, closes: float, *, others: bool) -> None:
+        self.closes = closes
+        self.others = others
+        self.sent = 0
+        self.counted: _Counted | None = None
+
+    def count(self, alert: Announcement) -> None:
+        """Count *alert*."""
+        if self.counted is None:
+            self.counted = _Counted(alert)
+        self.counted.add(alert)
+
+
+class _Summary(NamedTuple):
+    due: float
+    number: int
+    tries: int
+    alert: Announcement
+    counted: _Counted
+
+
+class _Counted:
+    """Alerts, in memory that does not grow with their number: of the events, only what a summary says."""
+
+    def __init__(self, first: Announcement) -> None:
+        event = first.event
+        self._like: dict[str, Any] = {
+            "event_type": event.event_type,
+            "component": event.component and event.component[:_COMPONENT],
+            "hostname": event.hostname,
+            "process_id": event.process_id,
+            "compliance_level": event.compliance_level,
+        }
+        self._level = event.log_level
+        self._severity = first.severity
+        self._channel = first.channel
+        self._times: tuple[datetime, datetime] = (event.timestamp, event.timestamp)
+        self._first_record: int | None = None
+        self._last_record: int | None = None
+        self._checksum: str | None = None
+        self._ids: list[str] = []
+        self._total = 0
+        self.number = 0
+
+    def add(self, alert: Announcement) -> None:
+        event = alert.event
+        self.number += 1
+        self._total += _number(event.event_id)
+        if len(self._ids) < _IDS_SHOWN:
+            self._ids.append(event.event_id)
+        self._level = max(self._level, event.log_level, key=_rank)
+        self._severity = max(self._severity, alert.severity, key=_rank)
+        self._times = (min(self._times[0], event.timestamp), max(self._times[1], event.timestamp))
+        record = event.sequence_number
+        if record is not None:
+            self._first_record = record if self._first_record is None else min(self._first_record, record)
+            if self._last_record is None or record >= self._last_record:
+                self._last_record, self._checksum = record, event.checksum
+
+    def __str__(self) -> str:
+        return f"{self.number} {'alerts' if self.number > 1 else 'alert'}, {self._records}"
+
+    @property
+    def _records(self) -> str:
+        known = self._first_record is not None
+        return f"records {self._first_record} to {self._last_record}" if known else "not in the trail"
+
+    def summary(self, window: float, *, others: bool) -> Announcement:
+        """Return the alert that stands for all; of *others*, if they are of several kinds."""
+        digest = _digest(self._total)
+        event = AuditEvent(
+            **self._like | ({"component": None} if others else {}),
+            event_id=str(uuid.uuid5(_NAMESPACE, digest)),
+            timestamp=self._times[1],
+            log_level=self._level,
+            message=self._words(window, digest, others=others),
+            metadata={
+                "count": self.number,
+                "first_time": self._times[0],
+                "last_time": self._times[1],
+                "first_sequence_number": self._first_record,
+                "last_sequence_number": self._last_record,
+                "event_ids": self._ids,
+                "ids_sha256": digest,
+            },
+            sequence_number=self._last_record,
+            checksum=self._checksum,
+        )
+        return Announcement(event, self._severity, self._channel)
+
+    def _words(self, window: float, digest: str, *, others: bool) -> str:
+        several = self.number > 1
+        kind = "of kinds for which there was no room" if others else "of this kind"
+        first, last = (f"{time:%Y-%m-%d %H:%M:%S}" for time in self._times)
+        more = self.number - len(self._ids)
+        return (
+            f"{self.number} more {'alerts' if several else 'alert'} {kind} within {window:g} s, counted and not sent "
+            f"{'one by one' if several else 'by itself'}: {first} to {last} UTC, {self._records}. "
+            f"Events: {', '.join(self._ids)}{f' and {more} more' if more else ''}. Digest of their ids: {digest}"
+        )
+
+
+_SEVERITIES: Final = [level.value for level in AuditLogLevel]
+
+
+def _rank(severity: str) -> int:
+    return _SEVERITIES.index(severity) if severity in _SEVERITIES else -1
