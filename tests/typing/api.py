@@ -35,10 +35,16 @@ from fapilog import (
     compliance_alert,
 )
 from fapilog.core.alerting import AlertDispatcher as SameAlertDispatcher
+from fapilog.core.alerting import Resumable
 from fapilog.core.audit import AuditEvent as SameAuditEvent
 from fapilog.core.audit import AuditTrail as SameAuditTrail
 from fapilog.core.chain import Seal
 from fapilog.core.storage import EventFilter
+from fapilog.delivery.digest import Digest, digest_of
+from fapilog.delivery.fallback import Fallback
+from fapilog.delivery.fanout import FanOut
+from fapilog.delivery.ratelimit import RateLimit
+from fapilog.delivery.route import Condition, Route, when
 from fapilog.observers import logs, metrics, otel
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
 
@@ -117,6 +123,65 @@ demanding: AlertDispatcher = Demanding()  # type: ignore[assignment]
 nameless: AlertDispatcher = Nameless()  # type: ignore[assignment]
 telling: AlertDispatcher = Telling()  # type: ignore[assignment]
 a_class: AlertDispatcher = Pager  # type: ignore[assignment]
+
+
+# -- wrappers
+
+
+def about_vips(event: AuditEvent, severity: str, channel: str | None) -> bool:
+    return "vip" in event.regulatory_tags
+
+
+def of_a_user(event: AuditEvent, severity: str, channel: str | None) -> str | None:
+    return event.user_id
+
+
+tree: AlertDispatcher = FanOut(
+    [
+        Digest(RateLimit(Pager(), rate=1, burst=5), window=60, key=of_a_user, bypass=["critical"]),
+        Route(
+            {
+                when(severity="critical"): Fallback([Pager(), Generous()], timeout=8),
+                when(channel="#dba", component=["db", "cache"]): FanOut((Pager(), generous), timeout=None),
+                when(event_type=AuditEventType.DATA_EXPORT): RecordingDispatcher(),
+                about_vips: wrapper,
+                lambda event, severity, channel: event.contains_phi and channel is None: noop,
+            },
+            default=NoopAlertDispatcher(),
+        ),
+    ]
+)
+AuditTrail(alert_dispatcher=tree)
+resumable: Resumable = FanOut([pager])
+also_resumable: Resumable = Route({}, default=pager)
+condition: Condition = when(severity=AuditLogLevel.CRITICAL)
+routes: dict[Condition, AlertDispatcher] = {when(severity="critical"): Pager(), about_vips: noop}
+Route(routes, default=pager)
+assert_type(digest_of(["an id"]), str)
+assert_type(condition(AuditEvent(event_type=AuditEventType.DATA_ACCESS, message=""), "info", None), bool)
+
+FanOut(Pager())  # type: ignore[arg-type]
+FanOut([Synchronous()])  # type: ignore[list-item]
+FanOut([pager], 5.0)  # type: ignore[call-arg]
+Fallback([pager, Pager])  # type: ignore[list-item]
+Route({when(severity="critical"): pager})  # type: ignore[call-arg]
+Route({when(severity="critical"): pager}, default=None)  # type: ignore[arg-type]
+Route({"critical": pager}, default=noop)  # type: ignore[dict-item]
+Route({when(severity="critical"): Synchronous()}, default=noop)  # type: ignore[dict-item]
+when(severity=1)  # type: ignore[arg-type]
+RateLimit(pager)  # type: ignore[call-arg]
+Digest(pager, 60.0)  # type: ignore[call-arg]
+Digest(pager, key="user_id")  # type: ignore[arg-type]
+not_resumable: Resumable = Fallback([pager])  # type: ignore[assignment]
+
+
+async def enters_wrappers() -> None:
+    async with FanOut([pager]) as fan_out, Digest(pager) as digest, RateLimit(pager, rate=0.5, burst=1) as limit:
+        assert_type(fan_out, FanOut)
+        assert_type(digest, Digest)
+        assert_type(
+            await limit.send_alert(AuditEvent(event_type=AuditEventType.DATA_ACCESS, message=""), severity=""), None
+        )
 
 
 # -- policies and trails

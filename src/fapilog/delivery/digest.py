@@ -18,9 +18,10 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from hashlib import sha256, shake_256
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import anyio
+import msgspec
 
 from ..core.alerting import AlertDispatcher, Announcement, Owner, owner
 from ..core.background import Background
@@ -347,13 +348,16 @@ class _Counted:
 
     def __init__(self, first: Announcement) -> None:
         event = first.event
-        self._like: dict[str, Any] = {
-            "event_type": event.event_type,
-            "component": event.component and event.component[:_COMPONENT],
-            "hostname": event.hostname,
-            "process_id": event.process_id,
-            "compliance_level": event.compliance_level,
-        }
+        self._like = AuditEvent(
+            event_id="",
+            timestamp=event.timestamp,
+            event_type=event.event_type,
+            message="",
+            component=event.component and event.component[:_COMPONENT],
+            hostname=event.hostname,
+            process_id=event.process_id,
+            compliance_level=event.compliance_level,
+        )
         self._level = event.log_level
         self._severity = first.severity
         self._channel = first.channel
@@ -391,8 +395,9 @@ class _Counted:
     def summary(self, window: float, *, others: bool) -> Announcement:
         """Return the alert that stands for all; of *others*, if they are of several kinds."""
         digest = _digest(self._total)
-        event = AuditEvent(
-            **self._like | ({"component": None} if others else {}),
+        event = msgspec.structs.replace(
+            self._like,
+            component=None if others else self._like.component,
             event_id=str(uuid.uuid5(_NAMESPACE, digest)),
             timestamp=self._times[1],
             log_level=self._level,

@@ -118,7 +118,7 @@ class Route:
         default: Gets the rest.
 
     Raises:
-        TypeError: A condition can't be called, or *default* is None.
+        TypeError: A condition can't be called, or *default* is no dispatcher.
     """
 
     def __init__(self, routes: Mapping[Condition, AlertDispatcher], *, default: AlertDispatcher) -> None:
@@ -126,8 +126,8 @@ class Route:
             if not callable(condition):
                 raise TypeError(f'routes: expected conditions such as when(severity="critical"); got {condition!r}')
         # Whoever writes None for "nowhere" finds out here, and not at the first alert.
-        if default is None:
-            raise TypeError("default: expected a dispatcher, such as NoopAlertDispatcher(); got None")
+        if not hasattr(default, "send_alert"):
+            raise TypeError(f"default: expected a dispatcher, such as NoopAlertDispatcher(); got {default!r}")
         self._routes = dict(routes)
         self._default = default
         # Each once.

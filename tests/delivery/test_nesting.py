@@ -1,0 +1,139 @@
+"""Wrappers inside of wrappers: the contract, what is entered, and an alert's way through all of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from fapilog import AlertDispatcher, AuditEventType, AuditTrail, PermanentDeliveryError, TransientDeliveryError
+from fapilog.delivery.digest import Digest
+from fapilog.delivery.fallback import Fallback
+from fapilog.delivery.fanout import FanOut
+from fapilog.delivery.ratelimit import RateLimit
+from fapilog.delivery.route import Route, when
+from fapilog.testing import RecordingDispatcher, check_dispatcher
+from tests.delivery.fakes import Managed, event
+
+Leaf = Callable[[], AlertDispatcher]
+
+
+def retrying(inner: AlertDispatcher) -> AlertDispatcher:
+    """Return one without waits; it needs stamina."""
+    retry = pytest.importorskip("fapilog.delivery.retry", exc_type=ImportError)
+    wrapped: AlertDispatcher = retry.Retrying(inner, wait_initial=0, wait_jitter=0)
+    return wrapped
+
+
+def limited(inner: AlertDispatcher) -> RateLimit:
+    return RateLimit(inner, rate=500.0, burst=2)
+
+
+def digest(inner: AlertDispatcher) -> Digest:
+    return Digest(inner, window=0.02)
+
+
+def fast(*inner: AlertDispatcher) -> Fallback:
+    return Fallback(inner, timeout=2.0)
+
+
+NESTED: dict[str, Callable[[Leaf], AlertDispatcher]] = {
+    "fan-out of all": lambda leaf: FanOut([limited(leaf()), digest(leaf()), fast(leaf(), leaf()), leaf()]),
+    "digest of a fan-out": lambda leaf: digest(FanOut([leaf(), leaf()], timeout=2.0)),
+    "digest of a limit of a fallback": lambda leaf: digest(limited(fast(leaf(), leaf()))),
+    "limit of a digest": lambda leaf: limited(digest(leaf())),
+    "digest of a digest": lambda leaf: digest(digest(leaf())),
+    "route of all": lambda leaf: Route(
+        {when(severity=["critical", "error"]): FanOut([leaf(), limited(leaf())]), when(channel="#on-call"): leaf()},
+        default=digest(limited(leaf())),
+    ),
+    "fallback of a route and a fan-out": lambda leaf: fast(
+        Route({when(severity="critical"): leaf()}, default=leaf()), FanOut([leaf(), leaf()])
+    ),
+    "fan-out of routes": lambda leaf: FanOut(
+        [Route({when(channel="#on-call"): leaf()}, default=leaf()), Route({}, default=limited(leaf()))]
+    ),
+    "tries around a fan-out": lambda leaf: retrying(FanOut([leaf(), leaf()])),
+    "fan-out of tries": lambda leaf: FanOut([retrying(leaf()), retrying(limited(leaf()))]),
+    "digest of tries of a limit": lambda leaf: digest(retrying(limited(leaf()))),
+}
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("make", NESTED.values(), ids=NESTED)
+async def test_nested_wrappers_keep_the_contract(make: Callable[[Leaf], AlertDispatcher]) -> None:
+    """Whatever is around what, it is a dispatcher as the contract says."""
+    inner: list[Managed] = []
+
+    def leaf() -> Managed:
+        inner.append(Managed())
+        inner[-1].wait = lambda: anyio.sleep(0.001)
+        return inner[-1]
+
+    await check_dispatcher(
+        lambda: make(leaf), failing=lambda: make(lambda: Managed(error=PermanentDeliveryError("gone")))
+    )
+    assert all(each.entered == each.left for each in inner)
+
+
+@pytest.mark.parametrize("make", NESTED.values(), ids=NESTED)
+async def test_all_is_entered_and_left_however_deep(make: Callable[[Leaf], AlertDispatcher]) -> None:
+    """Every dispatcher in a tree is entered once and left once; where one can't be entered, the others are left."""
+    inner: list[Managed] = []
+
+    def leaf() -> Managed:
+        inner.append(Managed())
+        return inner[-1]
+
+    whole = make(leaf)
+    async with whole:  # type: ignore[attr-defined]
+        assert [(each.entered, each.left) for each in inner] == [(1, 0)] * len(inner)
+    assert [(each.entered, each.left) for each in inner] == [(1, 1)] * len(inner)
+
+    inner.clear()
+    broken = make(leaf)
+    inner[-1].refuses = True
+    with pytest.raises(OSError, match="no"):
+        await broken.__aenter__()  # type: ignore[attr-defined]
+    assert all(each.entered == each.left for each in inner)
+    await broken.send_alert(event(), severity="critical")
+
+
+async def test_a_fan_out_inside_of_tries_sends_twice_to_nobody() -> None:
+    """Tries around a fan-out reach only those that lack the alert."""
+    good, bad = RecordingDispatcher(), RecordingDispatcher(error=TransientDeliveryError("busy"))
+    dispatcher = retrying(FanOut([good, bad]))
+    with pytest.raises(TransientDeliveryError):
+        await dispatcher.send_alert(event(), severity="critical")
+    assert (len(good.alerts), len(bad.alerts)) == (1, 4)
+
+
+async def test_a_digest_sends_its_summary_by_the_route_of_the_alerts() -> None:
+    """With a route inside, the summary goes where the alerts that it counts would have gone."""
+    dba, others = RecordingDispatcher(), RecordingDispatcher()
+    async with Digest(Route({when(component="db"): dba}, default=others)) as digest:
+        for number in range(1, 5):
+            await digest.send_alert(event(number, component="db"), severity="critical")
+            await digest.send_alert(event(number + 10), severity="critical")
+    assert [alert.event.metadata.get("count") for alert in dba.alerts] == [None, 3]
+    assert [alert.event.metadata.get("count") for alert in others.alerts] == [None, 3]
+
+
+@pytest.mark.real_time
+async def test_a_trail_sends_through_all_of_them(tmp_path: Path) -> None:
+    """An `AuditTrail` enters the whole tree, what is in two places twice, and gets out what was counted on stop."""
+    pager, chat = Managed(error=PermanentDeliveryError("gone")), Managed()
+    tree = FanOut(
+        [
+            Digest(RateLimit(chat, rate=100.0, burst=10), window=3600.0),
+            Route({when(severity="security"): Fallback([pager, chat])}, default=pager),
+        ]
+    )
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=tree) as trail:
+        for number in range(5):
+            await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, f"someone opened safe {number}")
+        await trail.drain()
+        assert (await trail.get_statistics())["alerts"] == {"dispatched": 5, "failed": 0, "waiting": 0}
+        assert (len(pager.alerts), len(chat.alerts)) == (5, 6)
+    assert [alert.event.metadata.get("count") for alert in chat.alerts] == [None] * 6 + [4]
+    assert (pager.entered, pager.left, chat.entered, chat.left) == (2, 2, 2, 2)
