@@ -189,7 +189,6 @@ class Outbox:
 
     def _forget(self) -> None:
         # In a forked child: what the parent is sending, it sends.
-        self._file.forget()
         self._sender.forget()
         self._background.forget()
         self._commits = GroupCommit(self._file.run)

@@ -12,6 +12,8 @@ import fcntl
 import logging
 import os
 import sqlite3
+import threading
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -220,9 +222,9 @@ class OutboxFile:
     """
     A file with one or several outboxes in it.
 
-    All methods block. One thread at a time may use it; other processes, and other objects for the same file, may at the
-    same time. It is made, mode 0600, when it is first used. It is never deleted: one that is no database, or a damaged
-    one, is renamed to ``NAME.corrupt-…`` and a new one takes its place.
+    All methods block, and while one is at work so does a fork. Threads, other processes and other objects for the same
+    file may use it at the same time. It is made, mode 0600, when it is first used. It is never deleted: one that is no
+    database, or a damaged one, is renamed to ``NAME.corrupt-…`` and a new one takes its place.
 
     Args:
         path: Where it is: a local file system, as SQLite's locks can't be relied on over NFS.
@@ -230,10 +232,15 @@ class OutboxFile:
     """
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
-        self.path: Path = path.absolute()
-        self._must_exist = must_exist
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
+        self.path: Path = path.absolute()
+        self._must_exist = must_exist
+        self._lock = threading.Lock()
+        _files.add(self)
+
+    def __del__(self) -> None:
+        self._close()
 
     def run(self, calls: Sequence[Callable[[Table], T]], *, writes: bool = True) -> list[T]:
         """
@@ -246,47 +253,55 @@ class OutboxFile:
         Raises:
             OutboxError: None of them had an effect. The message names the file and the reason.
         """
-        try:
-            with self._errors():
-                connection = self._opened()
-                connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-                try:
-                    table = Table(connection)
-                    results = [call(table) for call in calls]
-                    connection.execute("COMMIT")
-                except BaseException:
-                    _roll_back(connection)
-                    raise
-                return results
-        except _CorruptError as corrupt:
-            inode = self._inode
-            self.close()
-            if not self._must_exist:
-                self._set_aside(inode)
-            raise OutboxError(*corrupt.args) from corrupt
-        except OutboxError:
-            self.close()
-            raise
+        with self._lock:
+            try:
+                with self._errors():
+                    connection = self._opened()
+                    connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+                    try:
+                        table = Table(connection)
+                        results = [call(table) for call in calls]
+                        connection.execute("COMMIT")
+                    except BaseException:
+                        _roll_back(connection)
+                        raise
+                    return results
+            except _CorruptError as corrupt:
+                inode = self._inode
+                self._close()
+                if not self._must_exist:
+                    self._set_aside(inode)
+                raise OutboxError(*corrupt.args) from corrupt
+            except OutboxError:
+                self._close()
+                raise
 
     def close(self) -> None:
         """Close it; the next call opens it again."""
+        with self._lock:
+            self._close()
+
+    def before_fork(self) -> None:
+        """Close it, and let nobody open it before `after_fork`."""
+        self._lock.acquire()
+        self._close()
+
+    def after_fork(self) -> None:
+        """Let it be used again, in the parent and in the child."""
+        self._lock.release()
+
+    def _close(self) -> None:
         connection, self._connection, self._inode = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
-
-    def forget(self) -> None:
-        """Become as new, in a forked child: https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_."""
-        if self._connection is not None:
-            _parents.append(self._connection)
-        self._connection = self._inode = None
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is not None and self._inode == _inode(self.path):
             return self._connection
         if self._connection is not None:
             _logger.error("the outbox file %s was replaced or removed while it was in use", self.path)
-            self.close()
+            self._close()
         if self._must_exist and not self.path.exists():
             raise OutboxError(f"{self.path}: there is no such file")
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -625,7 +640,29 @@ class _CorruptError(OutboxError):
     """Raised when the file is no database, or a damaged one."""
 
 
-_parents: Final[list[sqlite3.Connection]] = []
+# SQLite keeps account of the locks that a process has on a file. A child takes its parent's for its own, and has none:
+# the parent would remove the log that the child writes to. So no file is open while the process is forked.
+# https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
+_files: Final[weakref.WeakSet[OutboxFile]] = weakref.WeakSet()
+_forking: Final = threading.Lock()
+_stopped: Final[list[OutboxFile]] = []
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    _stopped.extend(_files)
+    for file in _stopped:
+        file.before_fork()
+
+
+def _after_fork() -> None:
+    for file in _stopped:
+        file.after_fork()
+    _stopped.clear()
+    _forking.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
