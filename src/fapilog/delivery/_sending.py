@@ -91,7 +91,7 @@ class Sender:
         self._lease = uuid.uuid4().hex
         self._side = _OtherSide(self._concurrency)
         self._claimed: deque[Claim] = deque()
-        self._held: dict[int, Claim] = {}
+        self._held: dict[str, Claim] = {}
         self._returned: list[Claim] = []
         self._endings: list[Ending] = []
         self._paused_until = -math.inf
@@ -163,7 +163,7 @@ class Sender:
         """
         answer = await self._say(self._work_at(self._now(), room=self._room()))
         for claim in answer.claims:
-            self._held[claim.id] = claim
+            self._held[claim.event_id] = claim
             self._claimed.append(claim)
         while self._lanes < min(self._side.lanes, len(self._claimed)) and background.entered:
             self._lanes += 1
@@ -188,6 +188,7 @@ class Sender:
             until=now + self._lease_seconds,
             endings=self._endings,
             returned=self._returned,
+            held=set(self._held),
             renewed=list(self._held.values()) if now >= self._next_renewal else [],
             paused_until=self._paused_until,
             recovered=self._side.recovered,
@@ -209,8 +210,8 @@ class Sender:
             self._side.recovered = False
         if work.renewed:
             self._next_renewal = work.now + self._lease_seconds / 3
-            renewed = (claim for claim in work.renewed if claim.id in self._held)
-            self._held |= {claim.id: claim._replace(until=work.until) for claim in renewed}
+            for event_id in self._held.keys() & answer.renewed:
+                self._held[event_id] = self._held[event_id]._replace(until=work.until)
         if work.pruned_before is not None:
             self._next_pruning = work.now + (0.0 if answer.more_to_prune else _PRUNE_EVERY)
         if answer.state is not None:
@@ -235,7 +236,7 @@ class Sender:
         try:
             while self._claimed and self._lanes <= self._side.lanes:
                 claim = self._claimed.popleft()
-                if self._paused_until <= self._now() < self._held[claim.id].until:
+                if self._paused_until <= self._now() < self._held[claim.event_id].until:
                     await self._attempt(claim)
                 else:
                     self._return(claim)
@@ -244,7 +245,7 @@ class Sender:
             self.poke()
 
     def _return(self, claim: Claim) -> None:
-        self._held.pop(claim.id, None)
+        self._held.pop(claim.event_id, None)
         self._returned.append(claim)
 
     async def _attempt(self, claim: Claim) -> None:
@@ -261,7 +262,7 @@ class Sender:
         except Exception as raised:
             error, has_ended = raised, True
         finally:
-            self._held.pop(claim.id, None)
+            self._held.pop(claim.event_id, None)
             if not has_ended:
                 reason = "nobody knows: the attempt was stopped before there was an outcome"
                 took = anyio.current_time() - began
@@ -332,6 +333,7 @@ class _Answer(NamedTuple):
     """What the file has to say."""
 
     claims: list[Claim]
+    renewed: set[str]
     due: float | None
     state: OutboxState | None
     more_to_prune: bool
@@ -346,6 +348,7 @@ class _Work(NamedTuple):
     until: float
     endings: list[Ending]
     returned: list[Claim]
+    held: set[str]
     renewed: list[Claim]
     paused_until: float
     recovered: bool
@@ -356,9 +359,9 @@ class _Work(NamedTuple):
 
     def do(self, table: Table) -> _Answer:
         for ending in self.endings:
-            table.end(ending, self.lease, self.now)
-        table.give_back(self.returned, self.lease, self.now)
-        table.renew(self.renewed, self.lease, self.until)
+            table.end(self.outbox, ending, self.lease, self.now)
+        table.give_back(self.outbox, self.returned, self.lease, self.now)
+        renewed = table.renew(self.outbox, self.renewed, self.lease, self.until)
         if self.paused_until > self.now:
             table.pause(self.outbox, self.paused_until)
         if self.recovered:
@@ -367,9 +370,10 @@ class _Work(NamedTuple):
         if self.pruned_before is not None:
             table.mend_times(self.outbox, self.now, self.longest_wait)
             more_to_prune = table.prune(self.outbox, self.pruned_before)
-        claims = table.claim(self.outbox, self.lease, self.now, self.until, self.room)
+        claims = table.claim(self.outbox, self.lease, self.now, self.until, self.room, held=self.held)
         state = table.state(self.outbox) if self.wants_state else None
-        return _Answer(claims, table.next_due(self.outbox, self.lease), state, more_to_prune)
+        due = table.next_due(self.outbox, self.held.union(claim.event_id for claim in claims))
+        return _Answer(claims, renewed, due, state, more_to_prune)
 
 
 class _OtherSide:

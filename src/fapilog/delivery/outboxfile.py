@@ -14,8 +14,9 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
@@ -175,7 +176,6 @@ class Claim(NamedTuple):
     An alert that was taken out to be sent.
 
     Attributes:
-        id: Its number in the file.
         alert: What to send.
         came_at: When it came, in seconds since 1970, as all times here.
         since: When its schedule began.
@@ -184,13 +184,17 @@ class Claim(NamedTuple):
         until: When somebody else may take it.
     """
 
-    id: int
     alert: Announcement
     came_at: float
     since: float
     attempt: int
     failures: int
     until: float
+
+    @property
+    def event_id(self) -> str:
+        """The event that it is about: that is what an alert is known by, in whatever file."""
+        return self.alert.event.event_id
 
 
 class Ending(NamedTuple):
@@ -410,7 +414,15 @@ class Table:
             )
 
     def claim(
-        self, outbox: str, lease: str, now: float, until: float, limit: int, *, event_id: str | None = None
+        self,
+        outbox: str,
+        lease: str,
+        now: float,
+        until: float,
+        limit: int,
+        *,
+        event_id: str | None = None,
+        held: Collection[str] = (),
     ) -> list[Claim]:
         """
         Take out up to *limit* alerts that are due, the longest due first; nobody else gets them before *until*.
@@ -422,18 +434,20 @@ class Table:
             until: When others may take them.
             limit: How many at most.
             event_id: Only the alert about this event.
+            held: The events whose alerts they have already: these are not taken over, however late they are.
         """
         if limit <= 0 or self._paused_until(outbox) > now:
             return []
-        rows = self._connection.execute(
-            "SELECT id, event, severity, channel, came_at, since, attempts, failures, lease FROM alerts"
+        due = self._connection.execute(
+            "SELECT id, event_id, event, severity, channel, came_at, since, attempts, failures, lease FROM alerts"
             " WHERE outbox = ? AND status = 'pending' AND due_at <= ? AND event_id = coalesce(?, event_id)"
-            # What one is sending is not taken over by itself, however late it is.
-            " AND lease IS NOT ? ORDER BY due_at, id LIMIT ?",
-            (outbox, now, event_id, lease, limit),
-        ).fetchall()
+            " ORDER BY due_at, id",
+            (outbox, now, event_id),
+        )
+        rows = list(islice((row for row in due if row[1] not in held), limit))
+        due.close()
         claims: list[Claim] = []
-        for id_, stored, severity, channel, came_at, since, attempts, failures, left in rows:
+        for id_, _, stored, severity, channel, came_at, since, attempts, failures, left in rows:
             if left is not None:
                 self._connection.execute(
                     "UPDATE attempts SET outcome = 'interrupted', reason = ? WHERE alert = ? AND outcome IS NULL",
@@ -441,60 +455,59 @@ class Table:
                 )
             try:
                 event = _decode(stored)
-            except (msgspec.MsgspecError, ValueError) as error:
+            except Exception as error:
                 # It must not stand in the way of the others for ever.
                 self._connection.execute(
                     "UPDATE alerts SET status = 'dead', lease = NULL, ended_at = ?, reason = ? WHERE id = ?",
                     (now, f"the event in the outbox can't be read ({type(error).__qualname__})", id_),
                 )
                 continue
-            claim = Claim(id_, Announcement(event, severity, channel), came_at, since, attempts + 1, failures, until)
-            self._take_out(claim, lease, now)
+            claim = Claim(Announcement(event, severity, channel), came_at, since, attempts + 1, failures, until)
+            self._take_out(id_, claim, lease, now)
             claims.append(claim)
         return claims
 
-    def give_back(self, claims: Iterable[Claim], lease: str, now: float) -> None:
+    def give_back(self, outbox: str, claims: Iterable[Claim], lease: str, now: float) -> None:
         """Make *claims*, none of which was begun, due again, as if they had not been taken out."""
         for claim in claims:
+            id_ = self._place(outbox, claim)
             done = self._connection.execute(
                 "UPDATE alerts SET lease = NULL, due_at = ?, attempts = attempts - 1 WHERE id = ? AND lease = ?",
-                (min(now, claim.until), claim.id, lease),
+                (min(now, claim.until), id_, lease),
             )
             if done.rowcount:
-                self._connection.execute(
-                    "DELETE FROM attempts WHERE alert = ? AND number = ?", (claim.id, claim.attempt)
-                )
+                self._connection.execute("DELETE FROM attempts WHERE alert = ? AND number = ?", (id_, claim.attempt))
 
-    def renew(self, claims: Iterable[Claim], lease: str, until: float) -> None:
-        """Keep *claims* from others until then."""
-        for claim in claims:
-            self._connection.execute(
-                "UPDATE alerts SET due_at = ? WHERE id = ? AND lease = ?", (until, claim.id, lease)
-            )
+    def renew(self, outbox: str, claims: Iterable[Claim], lease: str, until: float) -> set[str]:
+        """Keep *claims* from others until then; return the events of those that others have not got already."""
+        statement = "UPDATE alerts SET due_at = ? WHERE outbox = ? AND event_id = ? AND lease = ?"
+        return {
+            claim.event_id
+            for claim in claims
+            if self._connection.execute(statement, (until, outbox, claim.event_id, lease)).rowcount
+        }
 
-    def end(self, ending: Ending, lease: str, now: float) -> None:
+    def end(self, outbox: str, ending: Ending, lease: str, now: float) -> None:
         """Note how an attempt ended; an alert that somebody else has taken over is theirs, unless it is delivered."""
         claim = ending.claim
+        id_ = self._place(outbox, claim)
         self._connection.execute(
-            "UPDATE attempts SET began_at = ?, took = ?, outcome = ?, reason = ? WHERE alert = ? AND number = ?",
-            (ending.began_at, ending.took, ending.outcome, ending.reason, claim.id, claim.attempt),
+            "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
+            (id_, claim.attempt, ending.began_at, ending.took, ending.outcome, ending.reason),
         )
-        delivered = ending.status == "delivered"
-        self._connection.execute(
-            "UPDATE alerts SET status = ?, due_at = ?, lease = NULL, failures = ?, reason = ?, ended_at = ?,"
-            " event = CASE WHEN ? THEN NULL ELSE event END WHERE id = ? AND status = 'pending' AND (lease = ? OR ?)",
-            (
-                ending.status,
-                ending.due_at,
-                ending.failures,
-                ending.reason,
-                None if ending.status == "pending" else now,
-                delivered,
-                claim.id,
-                lease,
-                delivered,
-            ),
-        )
+        if ending.status == "delivered":
+            self._connection.execute(
+                "UPDATE alerts SET status = 'delivered', lease = NULL, event = NULL, reason = NULL, ended_at = ?,"
+                " attempts = max(attempts, ?), failures = ? WHERE id = ? AND status <> 'delivered'",
+                (now, claim.attempt, ending.failures, id_),
+            )
+        else:
+            ended_at = None if ending.status == "pending" else now
+            self._connection.execute(
+                "UPDATE alerts SET status = ?, due_at = ?, lease = NULL, failures = ?, reason = ?, ended_at = ?"
+                " WHERE id = ? AND status = 'pending' AND lease = ?",
+                (ending.status, ending.due_at, ending.failures, ending.reason, ended_at, id_, lease),
+            )
 
     def pause(self, outbox: str, until: float) -> None:
         """Let nobody claim anything before *until*."""
@@ -521,14 +534,14 @@ class Table:
             "UPDATE outboxes SET paused_until = ? WHERE name = ? AND paused_until > ?", (now, outbox, now + longest)
         )
 
-    def next_due(self, outbox: str, lease: str) -> float | None:
-        """Return when there is something to claim for *lease*; None if nothing else is pending."""
-        row = self._connection.execute(
-            "SELECT due_at FROM alerts WHERE outbox = ? AND status = 'pending' AND lease IS NOT ?"
-            " ORDER BY due_at LIMIT 1",
-            (outbox, lease),
-        ).fetchone()
-        return None if row is None else max(row[0], self._paused_until(outbox))
+    def next_due(self, outbox: str, held: Collection[str] = ()) -> float | None:
+        """Return when there is something to claim for one who has *held*; None if nothing else is pending."""
+        pending = self._connection.execute(
+            "SELECT due_at, event_id FROM alerts WHERE outbox = ? AND status = 'pending' ORDER BY due_at", (outbox,)
+        )
+        due = next((due_at for due_at, event_id in pending if event_id not in held), None)
+        pending.close()
+        return None if due is None else max(due, self._paused_until(outbox))
 
     def state(self, outbox: str) -> OutboxState:
         """Return how much is in it."""
@@ -613,18 +626,27 @@ class Table:
         which = "WHERE event_id = ? AND status IN ('dead', 'pending')"
         return sum(self._in_outbox(f"{done} {which}", (now, text(reason), each), outbox) for each in event_ids)
 
-    def _take_out(self, claim: Claim, lease: str, now: float) -> None:
+    def _take_out(self, id_: int, claim: Claim, lease: str, now: float) -> None:
         self._connection.execute(
             "UPDATE alerts SET lease = ?, due_at = ?, attempts = ? WHERE id = ?",
-            (lease, claim.until, claim.attempt, claim.id),
+            (lease, claim.until, claim.attempt, id_),
         )
         self._connection.execute(
-            "INSERT INTO attempts (alert, number, began_at) VALUES (?, ?, ?)", (claim.id, claim.attempt, now)
+            "INSERT OR REPLACE INTO attempts (alert, number, began_at) VALUES (?, ?, ?)", (id_, claim.attempt, now)
         )
         if claim.attempt > _MOST_ATTEMPTS:
             self._connection.execute(
-                "DELETE FROM attempts WHERE alert = ? AND number <= ?", (claim.id, claim.attempt - _MOST_ATTEMPTS)
+                "DELETE FROM attempts WHERE alert = ? AND number <= ?", (id_, claim.attempt - _MOST_ATTEMPTS)
             )
+
+    def _place(self, outbox: str, claim: Claim) -> int:
+        """Return the number of the alert that was taken out; in a file that was made since, put it in."""
+        found = "SELECT id FROM alerts WHERE outbox = ? AND event_id = ?"
+        row = self._connection.execute(found, (outbox, claim.event_id)).fetchone()
+        if row is None:
+            self.put(outbox, claim.alert, claim.came_at)
+            row = self._connection.execute(found, (outbox, claim.event_id)).fetchone()
+        return int(row[0])
 
     def _in_outbox(self, statement: str, values: tuple[object, ...], outbox: str | None) -> int:
         if outbox is not None:
