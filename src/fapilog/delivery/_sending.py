@@ -125,6 +125,9 @@ class Sender:
                 wait = await self._exchange(background)
             except FapilogError:
                 wait = _MENDING
+            except Exception:
+                _logger.exception("the outbox %s goes on after what should not happen", self._name)
+                wait = _MENDING
             if self._leaving and not self._held and wait > 0:
                 return
             with anyio.move_on_after(wait):
@@ -252,35 +255,44 @@ class Sender:
         """Send it once; whatever happens, how it ended is noted in `_endings`."""
         event, severity, channel = claim.alert
         began_at, began = self._now(), anyio.current_time()
-        error: Exception | None = AmbiguousDeliveryError(f"no outcome within {self._timeout:g} s")
-        has_ended = False
+        interrupted = AmbiguousDeliveryError("nobody knows: the attempt was stopped before there was an outcome")
+        error: Exception | None = interrupted
         try:
             with anyio.move_on_after(self._timeout):
                 await self._inner.send_alert(event, severity=severity, channel=channel)
                 error = None
-            has_ended = True
+            if error is not None:
+                error = AmbiguousDeliveryError(f"no outcome within {self._timeout:g} s")
         except Exception as raised:
-            error, has_ended = raised, True
+            error = raised
         finally:
+            # Also where the attempt is cancelled: by who leaves the outbox, or by the dispatcher itself.
             self._held.pop(claim.event_id, None)
-            if not has_ended:
-                reason = "nobody knows: the attempt was stopped before there was an outcome"
-                took = anyio.current_time() - began
-                ending = Ending(claim, began_at, took, "interrupted", reason, "pending", self._now(), claim.failures)
-                self._endings.append(ending)
+            took = anyio.current_time() - began
+            if error is not interrupted:
+                verdict = self._verdict(claim, error)
+            elif self._leaving:
+                verdict = _Verdict("interrupted", "pending", 0.0, claim.failures)
+            else:
+                verdict = self._verdict(claim, error)._replace(outcome="interrupted")
+            self._note(claim, began_at, took, error, verdict)
+
+    def _note(self, claim: Claim, began_at: float, took: float, error: Exception | None, verdict: _Verdict) -> None:
+        """Remember how an attempt ended until the file is told, and tell the owner."""
+        event, severity, channel = claim.alert
         report = DeliveryReport(
             event=event,
             severity=severity,
             channel=channel,
             waited=max(0.0, began_at - claim.came_at),
-            took=anyio.current_time() - began,
+            took=took,
             error=error,
             target=self._name,
             attempt=claim.attempt,
         )
-        outcome, status, wait, failures = self._verdict(claim, error)
+        outcome, status, wait, failures = verdict
         due_at = self._now() + wait
-        self._endings.append(Ending(claim, began_at, report.took, outcome, report.reason, status, due_at, failures))
+        self._endings.append(Ending(claim, began_at, took, outcome, report.reason, status, due_at, failures))
         self._tell_of(report, status, wait)
         self.poke()
 

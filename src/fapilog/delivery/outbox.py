@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
@@ -146,12 +145,12 @@ class Outbox:
             lease=lease,
             now=now,
         )
-        self._commits: GroupCommit[Callable[[Table], Any], Any] = GroupCommit(self._file.run)
+        self._commits: GroupCommit[Callable[[Table], Any], Any] = GroupCommit(self._commit)
         self._background = Background()
         self._owner: Owner | None = None
         self._broken = False
         self._mark: ChainHead | None = None
-        self._direct: deque[_Direct] = deque(maxlen=_MOST_DIRECT)
+        self._direct: dict[str, _Direct] = {}
         call_in_child(self, Outbox._forget)
 
     @property
@@ -191,7 +190,7 @@ class Outbox:
         # In a forked child: what the parent is sending, it sends.
         self._sender.forget()
         self._background.forget()
-        self._commits = GroupCommit(self._file.run)
+        self._commits = GroupCommit(self._commit)
         self._owner = None
         self._broken = False
         self._direct.clear()
@@ -212,6 +211,13 @@ class Outbox:
         try:
             await self._do(lambda table: table.put(self.name, alert, now))
         except FapilogError:
+            direct = await self._send_directly(alert)
+            self._direct[event.event_id] = direct
+            while len(self._direct) > _MOST_DIRECT:
+                del self._direct[next(iter(self._direct))]
+        except Exception as error:
+            # Not noted later: what the file can't take would stand in the way of all that it can.
+            _logger.error("the outbox %s can't keep an alert (%s)", self.name, type(error).__qualname__)  # noqa: TRY400
             await self._send_directly(alert)
         else:
             if self._background.entered:
@@ -219,10 +225,10 @@ class Outbox:
             else:
                 await self._sender.attempt_at_once(event.event_id)
 
-    async def _send_directly(self, alert: Announcement) -> None:
+    async def _send_directly(self, alert: Announcement) -> _Direct:
         began_at, began = self._now(), anyio.current_time()
         await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
-        self._direct.append(_Direct(alert, began_at, anyio.current_time() - began))
+        return _Direct(alert, began_at, anyio.current_time() - began)
 
     # -- resuming
 
@@ -256,7 +262,7 @@ class Outbox:
         Raises:
             OutboxError: The file can't be used.
         """
-        direct = {each.alert.event.event_id for each in self._direct}
+        direct = self._direct.keys()
         ids = [alert.event.event_id for alert in alerts]
         mark, having = await self._do(lambda table: (table.mark(self.name), table.having(self.name, ids)))
         first = 0 if mark is None else mark.sequence_number
@@ -336,36 +342,46 @@ class Outbox:
     async def _do(self, call: Callable[[Table], T]) -> T:
         """Make *call* in a transaction with others that wait, and keep account of whether the file can be used."""
         what = f"the file of the outbox {self.name}"
+        direct = list(self._direct.values())
+
+        def note_and_call(table: Table) -> T:
+            # First, so that nothing is sent again that was sent past the file, and it has its receipt.
+            for each in direct:
+                table.put_delivered(self.name, *each)
+            return call(table)
+
         try:
-            result: T = await self._commits.submit(call)
+            result: T | _Refused = await self._commits.submit(note_and_call if direct else call)
+            if isinstance(result, _Refused):
+                raise result.error
         except FapilogError as error:
             if not self._broken:
                 self._broken = True
                 _logger.error("the outbox %s can't use its file: %s", self.name, error)  # noqa: TRY400  it says all
             self._tell(what, str(error))
             raise
+        for each in direct:
+            self._direct.pop(each.alert.event.event_id, None)
         if self._broken:
             self._broken = False
             _logger.warning("the outbox %s can use its file again", self.name)
             self._tell(what, None)
-        if self._direct:
-            await self._note_direct()
         return result
 
-    async def _note_direct(self) -> None:
-        """Note what was sent past the file, so that it is not sent again, and has its receipt."""
-        direct = list(self._direct)
-        self._direct.clear()
-
-        def note(table: Table) -> None:
-            for each in direct:
-                table.put_delivered(self.name, *each)
-
+    def _commit(self, calls: list[Callable[[Table], Any]]) -> list[Any]:
+        """Make *calls* in one transaction; if one of them is at fault and not the file, each in its own."""
         try:
-            await self._do(note)
-        except BaseException:
-            self._direct.extendleft(reversed(direct))
+            return self._file.run(calls)
+        except FapilogError:
             raise
+        except Exception:
+            return [self._commit_alone(call) for call in calls]
+
+    def _commit_alone(self, call: Callable[[Table], Any]) -> Any:
+        try:
+            return self._file.run([call])[0]
+        except Exception as error:
+            return _Refused(error)
 
     def _tell(self, what: str, cause: str | None) -> None:
         """Tell the trail that *what* fails, or that it works."""
@@ -382,3 +398,9 @@ class _Direct(NamedTuple):
     alert: Announcement
     began_at: float
     took: float
+
+
+class _Refused(NamedTuple):
+    """Instead of a result: what the call raised."""
+
+    error: Exception

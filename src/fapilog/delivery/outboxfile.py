@@ -13,6 +13,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -269,6 +270,7 @@ class OutboxFile:
                     except BaseException:
                         _roll_back(connection)
                         raise
+                    self._check_unmoved()
                     return results
             except _CorruptError as corrupt:
                 inode = self._inode
@@ -299,6 +301,10 @@ class OutboxFile:
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+
+    def _check_unmoved(self) -> None:
+        if self._inode != _inode(self.path):
+            raise OutboxError(f"{self.path}: it was replaced or removed while it was in use")
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is not None and self._inode == _inode(self.path):
@@ -381,7 +387,7 @@ class Table:
             (
                 outbox,
                 event.event_id,
-                event.sequence_number if (event.sequence_number or 0) <= _MAX_INTEGER else None,
+                event.sequence_number if abs(event.sequence_number or 0) <= _MAX_INTEGER else None,
                 text(getattr(event.event_type, "value", event.event_type)),
                 text(alert.severity),
                 None if alert.channel is None else text(alert.channel),
@@ -394,18 +400,17 @@ class Table:
         return done.rowcount == 1
 
     def put_delivered(self, outbox: str, alert: Announcement, began_at: float, took: float) -> None:
-        """Note that *alert* was delivered past the outbox, unless the outbox has sent it itself."""
+        """Note that *alert* was delivered past the outbox, unless that is over for it."""
         self.put(outbox, alert, began_at)
         found = self._connection.execute(
-            "SELECT id, attempts + 1 FROM alerts"
-            " WHERE outbox = ? AND event_id = ? AND status = 'pending' AND lease IS NULL",
+            "SELECT id, attempts + 1 FROM alerts WHERE outbox = ? AND event_id = ? AND status = 'pending'",
             (outbox, alert.event.event_id),
         ).fetchone()
         if found is not None:
             id_, number = found
             self._connection.execute(
-                "UPDATE alerts SET status = 'delivered', ended_at = ?, attempts = ?, event = NULL, reason = NULL"
-                " WHERE id = ?",
+                "UPDATE alerts SET status = 'delivered', lease = NULL, ended_at = ?, attempts = ?, event = NULL,"
+                " reason = NULL WHERE id = ?",
                 (began_at + took, number, id_),
             )
             self._connection.execute(
@@ -622,7 +627,7 @@ class Table:
 
     def discard(self, outbox: str | None, event_ids: Iterable[str], reason: str, now: float) -> int:
         """Give up alerts that are dead or pending; they are kept, with the *reason*."""
-        done = "UPDATE alerts SET status = 'discarded', ended_at = ?, reason = ?"
+        done = "UPDATE alerts SET status = 'discarded', lease = NULL, ended_at = ?, reason = ?"
         which = "WHERE event_id = ? AND status IN ('dead', 'pending')"
         return sum(self._in_outbox(f"{done} {which}", (now, text(reason), each), outbox) for each in event_ids)
 
@@ -723,10 +728,22 @@ def _locked(directory: Path) -> Iterator[None]:
     """Be the only one, of all processes, to make or to rename an outbox in *directory*."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        give_up_at = time.monotonic() + _BUSY_TIMEOUT
+        while not _lock(fd):
+            if time.monotonic() > give_up_at:
+                raise OutboxError(f"{directory}: another process keeps it locked")
+            time.sleep(0.02)
         yield
     finally:
         os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _time(seconds: float) -> datetime:
