@@ -1,4 +1,4 @@
-"""The `fapilog` command: a demonstration, a check of a trail, a test alert. Its libraries are the extra ``cli``."""
+"""The `fapilog` command: a demonstration, checks of a trail and of alerts. Its libraries are the extra ``cli``."""
 
 import sys
 

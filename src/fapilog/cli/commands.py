@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from .. import AuditChainVerificationResult, AuditTrail
+from .alerts import alerts
 from .demo import REQUESTS, run
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
@@ -33,6 +34,7 @@ app: Final = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(alerts, name="alerts")
 
 
 @app.callback()

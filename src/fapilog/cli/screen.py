@@ -26,6 +26,7 @@ _OTHER_ROWS: Final = 9
 _MOST_LINES: Final = 12
 _REQUESTS_A_LINE: Final = 52
 _INDENT: Final = 2
+_WIDE: Final = 10_000
 
 
 class Output(Console):
@@ -38,6 +39,16 @@ class Output(Console):
         """Be quiet from now on, where rich would end the process."""
         with suppress(SystemExit):
             super().on_broken_pipe()
+
+    def show(self, shown: RenderableType) -> None:
+        """Print a table, or several; off a terminal a row is one line, however long, without blanks at its end."""
+        if self.is_terminal:
+            self.print(shown)
+            return
+        self.width = _WIDE
+        with self.capture() as capture:
+            self.print(shown)
+        self.out("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 class Screen:

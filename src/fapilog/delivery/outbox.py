@@ -292,11 +292,11 @@ class Outbox:
         Raises:
             OutboxError: The file can't be used; so for all methods here.
         """
-        return await self._do(lambda table: table.alerts(self.name, "pending", limit=limit))
+        return await self._do(lambda table: table.alerts(self.name, ["pending"], limit=limit))
 
     async def dead(self, limit: int = 100) -> list[OutboxAlert]:
         """Return the oldest *limit* alerts that were refused or given up on."""
-        return await self._do(lambda table: table.alerts(self.name, "dead", limit=limit))
+        return await self._do(lambda table: table.alerts(self.name, ["dead"], limit=limit))
 
     async def find(self, event_id: str) -> OutboxAlert | None:
         """Return the alert about an event; None if there is none, or no longer."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import sqlite3
@@ -312,29 +313,47 @@ class OutboxFile:
         if self._connection is not None:
             _logger.error("the outbox file %s was replaced or removed while it was in use", self.path)
             self._close()
-        if self._must_exist and not self.path.exists():
-            raise OutboxError(f"{self.path}: there is no such file")
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._must_exist:
+            self._check_access()
+        else:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
         with _locked(self.path.parent):
-            _make(self.path)
+            if not self._must_exist:
+                _make(self.path)
             self._inode = _inode(self.path)
             connection = self._connection = sqlite3.connect(
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
+            # Before anything is changed: it may be somebody else's.
+            is_new = self._is_new(connection)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
-            self._prepare(connection)
+            if is_new:
+                self._make_tables(connection)
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Make the tables of a new file; raise if it is somebody else's, or of another version."""
+    def _check_access(self) -> None:
+        if not self.path.is_file():
+            raise OutboxError(f"{self.path}: there is no such file")
+        # SQLite would read some that it may not write, and leave files beside them that their owner can't use.
+        if not os.access(self.path, os.R_OK | os.W_OK):
+            raise OutboxError(f"{self.path}: expected a file that may be read and written; this one may not be")
+
+    def _is_new(self, connection: sqlite3.Connection) -> bool:
+        """Return whether the tables are to be made; raise if it is somebody else's, or of another version."""
         application, version = _number(connection, "application_id"), _number(connection, "user_version")
         if (application, version) == (_APPLICATION_ID, _VERSION):
-            return
-        if application or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            got = f"version {version}" if application == _APPLICATION_ID else "another database"
-            raise OutboxError(f"{self.path}: expected an outbox of version {_VERSION}; got {got}")
+            return False
+        is_empty = not application and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if is_empty and not self._must_exist:
+            return True
+        got = "an empty file" if is_empty else "another database"
+        if application == _APPLICATION_ID:
+            got = f"version {version}"
+        raise OutboxError(f"{self.path}: expected an outbox of version {_VERSION}; got {got}")
+
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             for statement in _SCHEMA.split(";"):
@@ -588,17 +607,29 @@ class Table:
         found = "SELECT 1 FROM alerts WHERE outbox = ? AND event_id = ?"
         return {each for each in event_ids if self._connection.execute(found, (outbox, each)).fetchone()}
 
+    def outboxes(self) -> list[str]:
+        """Return the names of the outboxes in the file, sorted."""
+        rows = self._connection.execute("SELECT name FROM outboxes UNION SELECT outbox FROM alerts ORDER BY 1")
+        return [name for (name,) in rows]
+
     def alerts(
-        self, outbox: str | None = None, status: Status | None = None, *, event_id: str | None = None, limit: int = 100
+        self,
+        outbox: str | None = None,
+        statuses: Sequence[Status] = (),
+        *,
+        event_id: str | None = None,
+        limit: int = 100,
     ) -> list[OutboxAlert]:
-        """Return alerts, in the order in which they came, *limit* at most."""
-        conditions = {"outbox": outbox, "status": status, "event_id": event_id}
-        given = {name: value for name, value in conditions.items() if value is not None}
-        where = " AND ".join(f"{name} = ?" for name in given) or "TRUE"
+        """Return alerts of one of *statuses*, or of any, in the order in which they came, *limit* at most."""
+        conditions = {"outbox = ?": outbox, "event_id = ?": event_id}
+        given = {condition: [value] for condition, value in conditions.items() if value is not None}
+        if statuses:
+            given[f"status IN ({', '.join('?' * len(statuses))})"] = list(statuses)
+        where = " AND ".join(given) or "TRUE"
         rows = self._connection.execute(
             "SELECT outbox, event_id, sequence_number, event_type, severity, channel, status, came_at, due_at,"  # noqa: S608
             f" ended_at, attempts, reason FROM alerts WHERE {where} ORDER BY id LIMIT ?",
-            (*given.values(), limit),
+            (*itertools.chain(*given.values()), limit),
         )
         return [_alert(*row) for row in rows]
 
@@ -627,6 +658,7 @@ class Table:
 
     def discard(self, outbox: str | None, event_ids: Iterable[str], reason: str, now: float) -> int:
         """Give up alerts that are dead or pending; they are kept, with the *reason*."""
+        # Without its lease: whoever is sending it may find it discarded, and it can be retried.
         done = "UPDATE alerts SET status = 'discarded', lease = NULL, ended_at = ?, reason = ?"
         which = "WHERE event_id = ? AND status IN ('dead', 'pending')"
         return sum(self._in_outbox(f"{done} {which}", (now, text(reason), each), outbox) for each in event_ids)

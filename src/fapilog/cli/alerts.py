@@ -1,0 +1,205 @@
+"""`fapilog alerts`: what is in the file of an outbox, and what to do about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeVar, get_args
+
+import typer
+
+from .. import OutboxError
+from ..delivery.outboxfile import OutboxFile, Status, Table
+from .receipts import as_json, listing, plain, receipts
+from .screen import Output
+
+__all__ = ["alerts", "discard", "list_", "retry", "show"]
+
+T = TypeVar("T")
+
+_NOT_THERE: Final = 1
+_CANNOT: Final = 2
+# Of an alert that could not be retried or discarded.
+_WHY_NOT: Final[dict[str, str]] = {
+    "pending": "it is being sent",
+    "delivered": "it was delivered",
+    "discarded": "it was discarded already",
+}
+
+_File = Annotated[Path, typer.Argument(metavar="FILE", help="The file of the outbox.", show_default=False)]
+_Outbox = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Only this outbox, where a file has several.", show_default=False)
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each alert.")]
+
+alerts: Final = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@alerts.callback()
+def _alerts() -> None:
+    """
+    See what an outbox has delivered and what not, and act on it.
+
+    The service may run meanwhile.
+    """
+
+
+@alerts.command("list")
+def list_(
+    file: _File,
+    *,
+    status: Annotated[
+        Literal[Status, "all"] | None, typer.Option(help="Which alerts.", show_default="pending and dead")
+    ] = None,
+    outbox: _Outbox = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most: those that came first.")] = 100,
+    as_lines_of_json: _Json = False,
+) -> None:
+    """
+    List the alerts that are not delivered, or others.
+
+    Exit code: 0, whatever there is; 2 if the file can't be used.
+    """
+    statuses = _statuses(status)
+    # One more, to tell whether there are more.
+    found = _transact(file, outbox, lambda table: table.alerts(outbox, statuses, limit=limit + 1))
+    shown = found[:limit]
+    if as_lines_of_json:
+        for alert in shown:
+            typer.echo(as_json(alert))
+    elif shown:
+        output = Output()
+        output.show(listing(shown, datetime.now(UTC), wide=not output.is_terminal))
+    else:
+        typer.echo(f"no alerts are {' or '.join(statuses)}" if status != "all" else "no alerts")
+    if len(found) > limit:
+        typer.echo(f"fapilog: there are more than {limit}; --limit shows them", err=True)
+
+
+@alerts.command()
+def show(
+    file: _File,
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event that it is about.")],
+    *,
+    as_lines_of_json: _Json = False,
+) -> None:
+    """
+    Show the alert about an event, and each attempt to deliver it, in every outbox of the file.
+
+    Exit code: 0 if there is one, 1 if not, 2 if the file can't be used.
+    """
+    found = _transact(
+        file,
+        None,
+        lambda table: [(each, table.attempts(each.outbox, event_id)) for each in table.alerts(event_id=event_id)],
+    )
+    if not found:
+        typer.echo(f"fapilog: {plain(event_id)}: there is no such alert", err=True)
+        raise typer.Exit(_NOT_THERE)
+    if as_lines_of_json:
+        for alert, attempts in found:
+            typer.echo(as_json(alert, attempts))
+    else:
+        Output().show(receipts(found, datetime.now(UTC)))
+
+
+@alerts.command()
+def retry(
+    file: _File,
+    event_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="EVENT_ID", help="The events that they are about.")
+    ] = None,
+    *,
+    all_dead: Annotated[bool, typer.Option("--all-dead", help="All alerts that are dead.")] = False,
+    outbox: _Outbox = None,
+) -> None:
+    """
+    Make alerts due now, on a new schedule.
+
+    Those that are named may be dead, discarded or waiting. The service sends them, within seconds if it runs; what may
+    have arrived already is sent again.
+
+    Exit code: 0 if it is done, 1 if one that was named can't be retried, 2 if the file can't be used.
+    """
+    if bool(event_ids) == all_dead:
+        raise typer.BadParameter("expected either EVENT_ID or --all-dead")
+    now = time.time()
+    if event_ids:
+        _change(file, outbox, event_ids, lambda table, each: table.retry(outbox, [each], now), "due now")
+    else:
+        _say(_transact(file, outbox, lambda table: table.retry(outbox, None, now), writes=True), "due now")
+
+
+@alerts.command()
+def discard(
+    file: _File,
+    event_ids: Annotated[list[str], typer.Argument(metavar="EVENT_ID", help="The events that they are about.")],
+    *,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept with them.", show_default=False)],
+    outbox: _Outbox = None,
+) -> None:
+    """
+    Give up alerts that are dead or pending.
+
+    They stay in the file, with the reason, and can be retried.
+
+    Exit code: 0 if it is done, 1 if one of them can't be discarded, 2 if the file can't be used.
+    """
+    if not reason.strip():
+        raise typer.BadParameter("expected words", param_hint="--reason")
+    now = time.time()
+    _change(file, outbox, event_ids, lambda table, each: table.discard(outbox, [each], reason, now), "discarded")
+
+
+def _statuses(status: Literal[Status, "all"] | None) -> list[Status]:
+    if status is None:
+        return ["pending", "dead"]
+    return list(get_args(Status)) if status == "all" else [status]
+
+
+def _transact(file: Path, outbox: str | None, call: Callable[[Table], T], *, writes: bool = False) -> T:
+    """Return what *call* returns, made in a transaction; where the file can't be used, say why and exit with 2."""
+
+    def checked(table: Table) -> T:
+        names = table.outboxes()
+        if outbox is not None and outbox not in names:
+            raise OutboxError(f"{file}: there is no outbox {outbox}; there is: {', '.join(names) or 'none'}")
+        return call(table)
+
+    opened = OutboxFile(file, must_exist=True)
+    try:
+        [result] = opened.run([checked], writes=writes)
+    except OutboxError as error:
+        typer.echo(f"fapilog: {plain(str(error))}", err=True)
+        raise typer.Exit(_CANNOT) from None
+    finally:
+        opened.close()
+    return result
+
+
+def _change(
+    file: Path, outbox: str | None, event_ids: Sequence[str], change: Callable[[Table, str], int], done: str
+) -> None:
+    """Make *change* to the alerts that are named, and say how many there were; exit with 1 if one was left out."""
+
+    def change_all(table: Table) -> tuple[int, dict[str, str]]:
+        counts = {each: change(table, each) for each in dict.fromkeys(event_ids)}
+        return sum(counts.values()), {each: _why_not(table, outbox, each) for each in counts if not counts[each]}
+
+    count, failures = _transact(file, outbox, change_all, writes=True)
+    _say(count, done)
+    for event_id, why in failures.items():
+        typer.echo(f"fapilog: {plain(event_id)}: {why}", err=True)
+    if failures:
+        raise typer.Exit(_NOT_THERE)
+
+
+def _why_not(table: Table, outbox: str | None, event_id: str) -> str:
+    found = table.alerts(outbox, event_id=event_id, limit=1)
+    return _WHY_NOT.get(found[0].status, plain(found[0].status)) if found else "there is no such alert"
+
+
+def _say(count: int, done: str) -> None:
+    typer.echo(f"1 alert is {done}" if count == 1 else f"{count} alerts are {done}")
