@@ -221,9 +221,11 @@ def test_every_command_and_option_is_in_the_reference() -> None:
     typer = pytest.importorskip("typer")
     commands = importlib.import_module("fapilog.cli.commands")
     text = (DOCS / "reference/cli.md").read_text(encoding="utf-8")
-    for name, command in typer.main.get_command(commands.app).commands.items():
+    waiting = list(typer.main.get_command(commands.app).commands.items())
+    for name, command in waiting:
         assert f"## `fapilog {name}" in text
         assert [each.opts for each in command.params if (each.metavar or each.opts[-1]) not in text] == []
+        waiting += [(f"{name} {inner}", each) for inner, each in getattr(command, "commands", {}).items()]
 
 
 def test_the_story_points_at_what_is_there() -> None:

@@ -472,6 +472,21 @@ async def test_discarding(tmp_path: Path) -> None:
         await outbox.discard([an_event().event_id], reason=" ")
 
 
+async def test_discarding_what_is_being_sent(tmp_path: Path) -> None:
+    """An alert that is discarded while it is being sent stays discarded when that fails, and can be retried."""
+    inner = RecordingDispatcher(wait=anyio.sleep_forever)
+    async with make(inner, tmp_path, timeout=20.0) as outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await inner.wait_for(1)
+        assert await outbox.discard([an_event().event_id], reason="a drill") == 1
+        await anyio.sleep(60)
+        assert await statuses(outbox, an_event()) == ["discarded"]
+        inner.wait = None
+        assert await outbox.retry([an_event().event_id]) == 1
+        await inner.wait_for(2)
+    assert await statuses(outbox, an_event()) == ["delivered"]
+
+
 async def test_receipts_are_pruned(tmp_path: Path) -> None:
     """What was delivered longer ago than *keep* is removed with its attempts; what is dead or discarded is kept."""
     inner = Scripted(None, PermanentDeliveryError("gone"), PermanentDeliveryError("gone"), None)
@@ -639,15 +654,14 @@ async def test_another_database_is_left_alone(tmp_path: Path) -> None:
     connection.execute("CREATE TABLE theirs (x)")
     connection.commit()
     connection.close()
+    before = path.read_bytes()
     inner = Scripted()
     outbox = make(inner, tmp_path)
     await outbox.send_alert(an_event(), severity="critical")
     assert len(inner.calls) == 1
     with pytest.raises(OutboxError, match="expected an outbox of version 1; got another database"):
         await outbox.pending()
-    connection = sqlite3.connect(path)
-    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
-    connection.close()
+    assert path.read_bytes() == before
 
 
 async def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
