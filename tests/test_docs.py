@@ -199,7 +199,7 @@ def test_the_tables_of_outcomes_are_complete() -> None:
     [
         ("reference/api.md", [*fapilog.__all__, *testing.__all__]),
         ("reference/errors.md", errors.__all__),
-        ("reference/signals.md", ["compliance_alert", "alert_dispatched", "alert_failed"]),
+        ("reference/signals.md", ["compliance_alert", "alert_attempted", "alert_dispatched", "alert_failed"]),
     ],
 )
 def test_a_reference_is_complete(page: str, names: list[str]) -> None:

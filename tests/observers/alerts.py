@@ -5,6 +5,7 @@ from fapilog import (
     AuditEventType,
     AuditLogLevel,
     DeliveryReport,
+    alert_attempted,
     alert_dispatched,
     alert_failed,
     compliance_alert,
@@ -55,5 +56,29 @@ def finish(
         sender,
         report=DeliveryReport(
             event=EVENT, severity=severity, channel="#on-call", waited=waited, took=took, error=error
+        ),
+    )
+
+
+def attempt(
+    sender: object = None,
+    *,
+    target: str | None = "slack",
+    number: int = 2,
+    severity: str = "security",
+    error: Exception | None = None,
+) -> None:
+    """Send `alert_attempted`."""
+    alert_attempted.send(
+        sender,
+        report=DeliveryReport(
+            event=EVENT,
+            severity=severity,
+            channel="#on-call",
+            waited=0.25,
+            took=1.5,
+            error=error,
+            target=target,
+            attempt=number,
         ),
     )

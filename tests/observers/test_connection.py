@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditTrail, alert_dispatched, alert_failed, compliance_alert
+from fapilog import AuditTrail, alert_attempted, alert_dispatched, alert_failed, compliance_alert
 from fapilog.observers import logs
 from fapilog.observers._connection import Connection
-from tests.observers.alerts import announce, finish
+from tests.observers.alerts import announce, attempt, finish
 
-SIGNALS = (compliance_alert, alert_dispatched, alert_failed)
+SIGNALS = (compliance_alert, alert_attempted, alert_dispatched, alert_failed)
 
 
 class Heard(list[str]):
@@ -22,11 +22,18 @@ class Heard(list[str]):
         def announced(_sender: object, **_alert: Any) -> None:
             self.append("announced")
 
+        def attempted(_sender: object, **_alert: Any) -> None:
+            self.append("attempted")
+
         def finished(_sender: object, **_alert: Any) -> None:
             self.append("finished")
 
         return Connection(
-            sender, announced=announced, finished=finished, disconnected=lambda: self.append("disconnected")
+            sender,
+            announced=announced,
+            attempted=attempted,
+            finished=finished,
+            disconnected=lambda: self.append("disconnected"),
         )
 
 
@@ -36,13 +43,14 @@ def heard() -> Heard:
     return Heard()
 
 
-def test_hears_all_three_signals(heard: Heard) -> None:
-    """An announcement, a success and a failure are heard, in their order."""
+def test_hears_all_four_signals(heard: Heard) -> None:
+    """An announcement, an attempt, a success and a failure are heard, in their order."""
     with heard.connect():
         announce()
+        attempt()
         finish()
         finish(error=OSError())
-    assert heard == ["announced", "finished", "finished", "disconnected"]
+    assert heard == ["announced", "attempted", "finished", "finished", "disconnected"]
 
 
 def test_lasts_without_its_handle(heard: Heard) -> None:
@@ -70,7 +78,7 @@ def test_leaves_nothing_behind(heard: Heard) -> None:
     trail = AuditTrail()
     before = [dict(signal.receivers) for signal in SIGNALS]
     with heard.connect(), heard.connect(trail):
-        assert [len(signal.receivers) - len(old) for signal, old in zip(SIGNALS, before, strict=True)] == [2, 2, 2]
+        assert [len(signal.receivers) - len(old) for signal, old in zip(SIGNALS, before, strict=True)] == [2] * 4
     assert [dict(signal.receivers) for signal in SIGNALS] == before
 
 
@@ -85,11 +93,11 @@ def test_hears_one_trail(heard: Heard) -> None:
     """Connected to one trail, alerts of others are not heard."""
     mine, other = AuditTrail(), AuditTrail()
     with heard.connect(mine):
-        announce(other)
-        finish(other)
-        announce(mine)
-        finish(mine)
-    assert heard == ["announced", "finished", "disconnected"]
+        for sender in (other, mine):
+            announce(sender)
+            attempt(sender)
+            finish(sender)
+    assert heard == ["announced", "attempted", "finished", "disconnected"]
 
 
 def test_connections_are_apart(heard: Heard) -> None:

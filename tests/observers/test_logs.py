@@ -12,7 +12,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditTrail, DeliveryError
 from fapilog.observers import logs
-from tests.observers.alerts import EVENT, PRIVATE, announce, finish
+from tests.observers.alerts import EVENT, PRIVATE, announce, attempt, finish
 
 
 @contextmanager
@@ -91,6 +91,32 @@ def test_what_is_known_is_in_extra(logged: Records) -> None:
     ]
 
 
+def test_an_attempt(logged: Records) -> None:
+    """Each attempt is a record that says of what, which one it was and how it ended, a warning if it failed."""
+    with logs.connect():
+        attempt(error=DeliveryError("busy"))
+        attempt(number=3)
+    assert logged.lines == [("WARNING", "fapilog.alert_attempted"), ("INFO", "fapilog.alert_attempted")]
+    assert logged.extras[0] == {
+        "fapilog_event_id": EVENT.event_id,
+        "fapilog_event_type": "authentication_failed",
+        "fapilog_sequence_number": 7,
+        "fapilog_severity": "security",
+        "fapilog_channel": "#on-call",
+        "fapilog_outcome": "error",
+        "fapilog_waited": 0.25,
+        "fapilog_took": 1.5,
+        "fapilog_error": "busy",
+        "fapilog_target": "slack",
+        "fapilog_attempt": 2,
+    }
+    assert logged.extras[1] == logged.extras[0] | {
+        "fapilog_outcome": "dispatched",
+        "fapilog_error": None,
+        "fapilog_attempt": 3,
+    }
+
+
 @pytest.mark.parametrize(
     ("error", "shown"),
     [
@@ -111,6 +137,7 @@ def test_nothing_private_is_logged(logged: Records) -> None:
         announce()
         finish()
         finish(error=ConnectionError("SECRET"))
+        attempt(error=ConnectionError("SECRET"))
     everything = "".join(f"{logging.Formatter().format(record)} {vars(record)}" for record in logged.records)
     assert EVENT.event_id in everything
     assert PRIVATE not in everything

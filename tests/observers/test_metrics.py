@@ -1,5 +1,6 @@
 """Alerts as metrics for Prometheus."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from fapilog import (
 )
 from fapilog.observers import metrics
 from fapilog.testing import RecordingDispatcher
-from tests.observers.alerts import EVENT, PRIVATE, announce, finish
+from tests.observers.alerts import EVENT, PRIVATE, announce, attempt, finish
+from tests.observers.outboxes import Counted, kept, sent
 
 
 @pytest.fixture
@@ -80,6 +82,64 @@ def test_measures_seconds(registry: CollectorRegistry) -> None:
         assert count(registry, "fapilog_alert_took_seconds_sum", **labels) == 31.0
         assert count(registry, "fapilog_alert_took_seconds_bucket", le="30.0", **labels) == 0
         assert count(registry, "fapilog_alert_took_seconds_bucket", le="60.0", **labels) == 1
+
+
+def test_counts_attempts(registry: CollectorRegistry) -> None:
+    """Each attempt is counted, by target and outcome."""
+    with metrics.connect(registry=registry):
+        attempt(error=OSError(PRIVATE))
+        attempt(error=OSError(PRIVATE))
+        attempt()
+        attempt(target="pager")
+        attempt(target=None)
+
+        name = "fapilog_alert_attempts_total"
+        assert count(registry, name, target="slack", outcome="error") == 2
+        assert count(registry, name, target="slack", outcome="dispatched") == 1
+        assert count(registry, name, target="pager", outcome="dispatched") == 1
+        assert count(registry, name, target="other", outcome="dispatched") == 1
+        assert PRIVATE not in generate_latest(registry).decode()
+
+
+def gauges(registry: CollectorRegistry, outbox: str) -> tuple[float | None, ...]:
+    """Return what is measured of an outbox: pending, the age of the oldest, dead."""
+    names = ("pending", "oldest_pending_seconds", "dead")
+    return tuple(registry.get_sample_value(f"fapilog_outbox_{name}", {"outbox": outbox}) for name in names)
+
+
+def test_measures_outboxes(registry: CollectorRegistry) -> None:
+    """What is in an outbox is read when the metrics are asked for, and a clock that went back makes no age below 0."""
+    slack, pager = Counted("slack"), Counted("pager")
+    with metrics.connect(registry=registry, outboxes=[slack, pager]):
+        assert gauges(registry, "slack") == (0, 0, 0)
+        slack.pending, slack.oldest, slack.dead = 3, time.time() - 60, 2
+        pager.pending, pager.oldest = 1, time.time() + 60
+        pending, age, dead = gauges(registry, "slack")
+        assert (pending, dead) == (3, 2)
+        assert age is not None
+        assert 60 <= age < 90
+        assert gauges(registry, "pager") == (1, 0, 0)
+    assert generate_latest(registry) == b""
+
+
+def test_outboxes_are_told_apart(registry: CollectorRegistry) -> None:
+    """Two outboxes of one name are refused, and nothing is registered."""
+    with pytest.raises(ValueError, match=r"^outboxes: expected names of their own; got several that are called slack$"):
+        metrics.connect(registry=registry, outboxes=[Counted("slack"), Counted("pager"), Counted("slack")])
+    assert generate_latest(registry) == b""
+
+
+@pytest.mark.real_time
+async def test_the_state_of_an_outbox(tmp_path: Path, registry: CollectorRegistry) -> None:
+    """What a real outbox keeps is pending and has an age, what is refused is dead, and what is delivered is neither."""
+    async with kept(tmp_path) as outbox:
+        with metrics.connect(registry=registry, outboxes=[outbox]):
+            pending, age, dead = gauges(registry, "slack")
+            assert (pending, dead) == (1, 1)
+            assert age is not None
+            assert 100 <= age < 200
+            await sent(outbox)
+            assert gauges(registry, "slack") == (0, 0, 0)
 
 
 def test_labels_are_bounded(registry: CollectorRegistry) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,18 @@ import pytest
 pytest.importorskip("opentelemetry.sdk.metrics")
 
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, NumberDataPoint
+from opentelemetry.sdk.metrics.export import (
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    Metric,
+    NumberDataPoint,
+)
 
 from fapilog import AlertTimeoutError, AuditEvent, AuditEventType, AuditTrail
 from fapilog.observers import otel
 from fapilog.testing import RecordingDispatcher
-from tests.observers.alerts import EVENT, PRIVATE, announce, finish
+from tests.observers.alerts import EVENT, PRIVATE, announce, attempt, finish
+from tests.observers.outboxes import Counted, kept, sent
 
 ABOUT = {"fapilog.severity": "security", "fapilog.event_type": "authentication_failed"}
 
@@ -78,6 +85,79 @@ def test_measures_seconds(meters: Meters) -> None:
     assert waited.explicit_bounds[waited.bucket_counts.index(1)] == 0.25
     assert took.explicit_bounds[took.bucket_counts.index(1)] == 60
     assert meters.metrics()["fapilog.alert.took"].unit == "s"
+
+
+def test_counts_attempts(meters: Meters) -> None:
+    """Each attempt is counted, by target and outcome."""
+    with otel.connect(meter_provider=meters.provider):
+        attempt(error=OSError(PRIVATE))
+        attempt()
+        attempt()
+        attempt(target=None)
+    assert meters.counts("fapilog.alert.attempts") == [
+        ({"fapilog.target": "slack", "fapilog.outcome": "error"}, 1),
+        ({"fapilog.target": "slack", "fapilog.outcome": "dispatched"}, 2),
+        ({"fapilog.target": "other", "fapilog.outcome": "dispatched"}, 1),
+    ]
+
+
+def gauges(meters: Meters) -> dict[str, list[tuple[Any, float]]]:
+    """Return what is measured of each outbox."""
+    names = [name for name in meters.metrics() if name.startswith("fapilog.outbox.")]
+    return {name.rpartition(".")[2]: [(*at.values(), value) for at, value in meters.counts(name)] for name in names}
+
+
+def test_measures_outboxes(meters: Meters) -> None:
+    """What is in each outbox is read when the metrics are collected, and no more after `disconnect`."""
+    slack, pager = Counted("slack"), Counted("pager")
+    with otel.connect(meter_provider=meters.provider, outboxes=[slack, pager]):
+        slack.pending, slack.dead = 3, 2
+        assert gauges(meters) == {
+            "pending": [("slack", 3), ("pager", 0)],
+            "oldest_pending": [("slack", 0), ("pager", 0)],
+            "dead": [("slack", 2), ("pager", 0)],
+        }
+        assert meters.metrics()["fapilog.outbox.oldest_pending"].unit == "s"
+        slack.oldest = time.time() - 60
+        [(_, age), _] = gauges(meters)["oldest_pending"]
+        assert 60 <= age < 90
+    assert gauges(meters) == {}
+
+
+def test_each_connection_has_its_outboxes(meters: Meters) -> None:
+    """Outboxes are measured while their connection lasts, in its provider, whichever connection was the first."""
+    other = Meters()
+    with (
+        otel.connect(meter_provider=meters.provider, outboxes=[Counted("pager")]),
+        otel.connect(meter_provider=other.provider, outboxes=[Counted("mail")]),
+    ):
+        with otel.connect(meter_provider=meters.provider, outboxes=[Counted("slack")]):
+            assert gauges(meters)["dead"] == [("pager", 0), ("slack", 0)]
+        assert gauges(meters)["dead"] == [("pager", 0)]
+        assert gauges(other)["dead"] == [("mail", 0)]
+    with otel.connect(meter_provider=meters.provider, outboxes=[Counted("slack")]):
+        assert gauges(meters)["dead"] == [("slack", 0)]
+    other.provider.shutdown()
+
+
+def test_outboxes_are_told_apart(meters: Meters) -> None:
+    """Two outboxes of one name are refused, and nothing is connected."""
+    with pytest.raises(ValueError, match=r"^outboxes: expected names of their own; got several that are called slack$"):
+        otel.connect(meter_provider=meters.provider, outboxes=[Counted("slack"), Counted("slack")])
+    announce()
+    assert meters.metrics() == {}
+
+
+@pytest.mark.real_time
+async def test_the_state_of_an_outbox(tmp_path: Path, meters: Meters) -> None:
+    """What a real outbox keeps is pending, what is refused is dead, and what is delivered is neither."""
+    async with kept(tmp_path) as outbox:
+        with otel.connect(meter_provider=meters.provider, outboxes=[outbox]):
+            measured = gauges(meters)
+            assert (measured["pending"], measured["dead"]) == ([("slack", 1)], [("slack", 1)])
+            assert 100 <= measured["oldest_pending"][0][1] < 200
+            await sent(outbox)
+            assert set(map(tuple, gauges(meters).values())) == {(("slack", 0),)}
 
 
 def test_attributes_are_bounded(meters: Meters) -> None:

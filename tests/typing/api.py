@@ -45,6 +45,7 @@ from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.route import Condition, Route, when
+from fapilog.delivery.outbox import Outbox
 from fapilog.observers import logs, metrics, otel
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
 
@@ -335,6 +336,12 @@ assert_type(logs.connect(), logs.Connection)
 assert_type(logs.connect(sender=AuditTrail(), logger="shop.alerts"), logs.Connection)
 assert_type(metrics.connect(registry=CollectorRegistry()), metrics.Connection)
 assert_type(otel.connect(meter_provider=get_meter_provider()).disconnect(), None)
+metrics.connect(outboxes=[Outbox(pager, "alerts.db", name="pager")])
+otel.connect(outboxes=(Outbox(pager, Path("alerts.db")), Outbox(noop, "alerts.db", name="none")))
+watched: metrics.HasState = Outbox(pager, "alerts.db")
+also_watched: otel.HasState = watched
+metrics.connect(outboxes=[pager])  # type: ignore[list-item]
+otel.connect(outboxes=Outbox(pager, "alerts.db"))  # type: ignore[arg-type]
 logs.connect(sender="all of them")  # type: ignore[arg-type]
 metrics.connect(AuditTrail())  # type: ignore[call-arg]
 

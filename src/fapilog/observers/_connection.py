@@ -9,7 +9,7 @@ from typing import Self
 
 import blinker
 
-from ..core.alerting import alert_dispatched, alert_failed, compliance_alert
+from ..core.alerting import alert_attempted, alert_dispatched, alert_failed, compliance_alert
 from ..core.audit import AuditTrail
 
 __all__ = ["Connection"]
@@ -28,6 +28,7 @@ class Connection:
         sender: AuditTrail | None,
         *,
         announced: Callable[..., None],
+        attempted: Callable[..., None],
         finished: Callable[..., None],
         disconnected: Callable[[], None] = lambda: None,
     ) -> None:
@@ -35,6 +36,7 @@ class Connection:
         self._undo.callback(disconnected)
         for signal, receiver in (
             (compliance_alert, announced),
+            (alert_attempted, attempted),
             (alert_dispatched, finished),
             (alert_failed, finished),
         ):

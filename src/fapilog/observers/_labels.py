@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-__all__ = ["SECONDS", "label"]
+__all__ = ["OTHER", "SECONDS", "label"]
+
+OTHER: Final = "other"
 
 # From a dispatcher in the process to the end of a full buffer that waits for one that hangs.
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -20,4 +22,4 @@ def label(kind: type[Enum], value: object) -> str:
     try:
         return str(kind(value).value)
     except ValueError:
-        return "other"
+        return OTHER

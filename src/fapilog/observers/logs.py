@@ -30,14 +30,16 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
     Message                      Level   When
     ============================ ======= ================================================
     ``fapilog.alert_announced``  DEBUG   An event was stored that someone must be told of
+    ``fapilog.alert_attempted``  INFO    One attempt of several has delivered the alert
+    ``fapilog.alert_attempted``  WARNING One attempt of several has failed
     ``fapilog.alert_dispatched`` INFO    The dispatcher has taken the alert
     ``fapilog.alert_failed``     ERROR   The alert was not delivered
     ============================ ======= ================================================
 
     All have ``fapilog_event_id``, ``fapilog_event_type``, ``fapilog_sequence_number``, ``fapilog_severity`` and
-    ``fapilog_channel``. The last two also have ``fapilog_outcome`` (as `DeliveryReport.outcome`), ``fapilog_waited``
-    and ``fapilog_took`` in seconds, and ``fapilog_error`` (as `DeliveryReport.reason`). Nothing else of
-    the event is logged; the trail has it.
+    ``fapilog_channel``. All but the first also have ``fapilog_outcome`` (as `DeliveryReport.outcome`),
+    ``fapilog_waited`` and ``fapilog_took`` in seconds, and ``fapilog_error`` (as `DeliveryReport.reason`). Attempts
+    have ``fapilog_target`` and ``fapilog_attempt`` too. Nothing else of the event is logged; the trail has it.
 
     The trail logs a failed alert itself too, in words, on the logger "fapilog". Each connection logs on its own:
     connected twice, every alert is logged twice.
@@ -51,19 +53,27 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
     def announced(_sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:
         log.debug("fapilog.alert_announced", extra=_alert(event, severity, channel))
 
-    def finished(_sender: object, *, report: DeliveryReport) -> None:
-        extra = _alert(report.event, report.severity, report.channel) | {
-            "fapilog_outcome": report.outcome,
-            "fapilog_waited": report.waited,
-            "fapilog_took": report.took,
-            "fapilog_error": report.reason,
-        }
-        if report.error is None:
-            log.info("fapilog.alert_dispatched", extra=extra)
-        else:
-            log.error("fapilog.alert_failed", extra=extra)
+    def attempted(_sender: object, *, report: DeliveryReport) -> None:
+        level = logging.INFO if report.error is None else logging.WARNING
+        which = {"fapilog_target": report.target, "fapilog_attempt": report.attempt}
+        log.log(level, "fapilog.alert_attempted", extra=_ending(report) | which)
 
-    return Connection(sender, announced=announced, finished=finished)
+    def finished(_sender: object, *, report: DeliveryReport) -> None:
+        if report.error is None:
+            log.info("fapilog.alert_dispatched", extra=_ending(report))
+        else:
+            log.error("fapilog.alert_failed", extra=_ending(report))
+
+    return Connection(sender, announced=announced, attempted=attempted, finished=finished)
+
+
+def _ending(report: DeliveryReport) -> dict[str, object]:
+    return _alert(report.event, report.severity, report.channel) | {
+        "fapilog_outcome": report.outcome,
+        "fapilog_waited": report.waited,
+        "fapilog_took": report.took,
+        "fapilog_error": report.reason,
+    }
 
 
 def _alert(event: AuditEvent, severity: str, channel: str | None) -> dict[str, object]:

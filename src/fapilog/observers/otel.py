@@ -10,29 +10,44 @@ Needs the extra ``otel``.
 
 from __future__ import annotations
 
-from opentelemetry.metrics import MeterProvider, get_meter
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
 from ..core.events import AuditEvent, AuditEventType, AuditLogLevel
 from ._connection import Connection
-from ._labels import SECONDS, label
+from ._labels import OTHER, SECONDS, label
+from ._outboxes import GAUGES, Gauge, HasState, told_apart
 
-__all__ = ["Connection", "connect"]
+__all__ = ["Connection", "HasState", "connect"]
 
 
-def connect(*, sender: AuditTrail | None = None, meter_provider: MeterProvider | None = None) -> Connection:
+def connect(
+    *,
+    sender: AuditTrail | None = None,
+    meter_provider: MeterProvider | None = None,
+    outboxes: Iterable[HasState] = (),
+) -> Connection:
     """
     Count every alert from now on.
 
-    ============================ ======= ============================================================
-    Instrument                   Unit    Attributes
-    ============================ ======= ============================================================
-    ``fapilog.alerts.announced`` {alert} ``fapilog.severity``, ``fapilog.event_type``
-    ``fapilog.alerts.finished``  {alert} ``fapilog.severity``, ``fapilog.event_type``, ``fapilog.outcome``
-    ``fapilog.alert.waited``     s       ``fapilog.severity``, ``fapilog.outcome``
-    ``fapilog.alert.took``       s       ``fapilog.severity``, ``fapilog.outcome``
-    ============================ ======= ============================================================
+    ================================= ========= =================================================================
+    Instrument                        Unit      Attributes
+    ================================= ========= =================================================================
+    ``fapilog.alerts.announced``      {alert}   ``fapilog.severity``, ``fapilog.event_type``
+    ``fapilog.alerts.finished``       {alert}   ``fapilog.severity``, ``fapilog.event_type``, ``fapilog.outcome``
+    ``fapilog.alert.waited``          s         ``fapilog.severity``, ``fapilog.outcome``
+    ``fapilog.alert.took``            s         ``fapilog.severity``, ``fapilog.outcome``
+    ``fapilog.alert.attempts``        {attempt} ``fapilog.target``, ``fapilog.outcome``
+    ``fapilog.outbox.pending``        {alert}   ``fapilog.outbox``
+    ``fapilog.outbox.oldest_pending`` s         ``fapilog.outbox``
+    ``fapilog.outbox.dead``           {alert}   ``fapilog.outbox``
+    ================================= ========= =================================================================
 
     They mean the same as those of `fapilog.observers.metrics`; through a Prometheus exporter the metrics also have
     the same names. Each connection counts on its own: connected twice, every alert is counted twice.
@@ -40,7 +55,13 @@ def connect(*, sender: AuditTrail | None = None, meter_provider: MeterProvider |
     Args:
         sender: The trail whose alerts are counted; None counts those of all trails.
         meter_provider: Where the metrics go; by default to the global provider, which may also be set later.
+        outboxes: Whose state is measured.
+
+    Raises:
+        ValueError: Two *outboxes* have the same name.
     """
+    given = told_apart(outboxes)
+    watched = _watched_by(meter_provider)
     meter = get_meter("fapilog", meter_provider=meter_provider)
     announcements = meter.create_counter("fapilog.alerts.announced", "{alert}", "Alerts that were announced.")
     endings = meter.create_counter("fapilog.alerts.finished", "{alert}", "Alerts that were dispatched or have failed.")
@@ -57,8 +78,16 @@ def connect(*, sender: AuditTrail | None = None, meter_provider: MeterProvider |
         explicit_bucket_boundaries_advisory=SECONDS,
     )
 
+    attempts = meter.create_counter("fapilog.alert.attempts", "{attempt}", "Attempts to deliver alerts.")
+    for gauge in GAUGES:
+        name = f"fapilog.outbox.{gauge.name}"
+        meter.create_observable_gauge(name, [_reader(gauge, watched)], gauge.unit, gauge.description)
+
     def announced(_sender: object, *, event: AuditEvent, severity: str, **_others: object) -> None:
         announcements.add(1, _severity(severity) | _event_type(event))
+
+    def attempted(_sender: object, *, report: DeliveryReport) -> None:
+        attempts.add(1, {"fapilog.target": report.target or OTHER, "fapilog.outcome": report.outcome})
 
     def finished(_sender: object, *, report: DeliveryReport) -> None:
         attributes = {**_severity(report.severity), "fapilog.outcome": report.outcome}
@@ -66,7 +95,32 @@ def connect(*, sender: AuditTrail | None = None, meter_provider: MeterProvider |
         waited.record(report.waited, attributes)
         took.record(report.took, attributes)
 
-    return Connection(sender, announced=announced, finished=finished)
+    watched.append(given)
+    return Connection(
+        sender,
+        announced=announced,
+        attempted=attempted,
+        finished=finished,
+        disconnected=lambda: watched.remove(given),
+    )
+
+
+# What the connections of each provider watch. Of instruments with the same name a provider keeps the first, with its
+# callback, and for good: so that is one that reads whatever is watched at the time.
+_watched: Final[WeakKeyDictionary[MeterProvider, list[list[HasState]]]] = WeakKeyDictionary()
+_watched_globally: Final[list[list[HasState]]] = []
+
+
+def _watched_by(provider: MeterProvider | None) -> list[list[HasState]]:
+    return _watched_globally if provider is None else _watched.setdefault(provider, [])
+
+
+def _reader(gauge: Gauge, watched: Iterable[Iterable[HasState]]) -> Callable[[CallbackOptions], list[Observation]]:
+    def read(_options: CallbackOptions) -> list[Observation]:
+        outboxes = chain.from_iterable(tuple(watched))
+        return [Observation(gauge.read(outbox.state), {"fapilog.outbox": outbox.name}) for outbox in outboxes]
+
+    return read
 
 
 def _severity(severity: str) -> dict[str, str]:
