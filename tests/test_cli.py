@@ -289,6 +289,37 @@ def test_verify_prints_json(trail: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 
 @needs_extra
+def test_verify_holds_a_trail_against_a_head(
+    trail: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A trail that has the record of the head is valid; once that is cut off, or the checksum is another, it is not."""
+    lines = file_of(trail).read_bytes().splitlines(keepends=True)
+    checksum = json.loads(lines[2])["checksum"]
+    for head in ("0:none", f"3:{checksum}"):
+        assert run_main(monkeypatch, "verify", "--head", head, trail) == 0
+        assert capsys.readouterr().out.startswith("valid: 3 records")
+    assert run_main(monkeypatch, "verify", "--head", f"2:{checksum}", trail) == 1
+    file_of(trail).write_bytes(b"".join(lines[:2]))
+    assert run_main(monkeypatch, "verify", trail) == 0
+    capsys.readouterr()
+    assert run_main(monkeypatch, "verify", "--json", "--head", f"3:{checksum}", trail) == 1
+    assert json.loads(capsys.readouterr().out).items() >= {"first_invalid_sequence": 3, "status": "gap"}.items()
+    file_of(trail).unlink()
+    assert run_main(monkeypatch, "verify", "--head", f"3:{checksum}", trail) == 1
+    assert capsys.readouterr().out.startswith("NOT VALID: record 3 is not there, or not with that checksum")
+
+
+@needs_extra
+@pytest.mark.parametrize("head", ["3", "3:", "3:abc", "x:" + "0" * 64, "0:" + "0" * 64, "-1:none"])
+def test_verify_refuses_what_is_no_head(
+    head: str, trail: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is no number and checksum is an error of the command line."""
+    assert run_main(monkeypatch, "verify", f"--head={head}", trail) == 2
+    assert "expected a number and a checksum" in " ".join(capsys.readouterr().err.split())
+
+
+@needs_extra
 def test_verify_finds_no_trail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib.util
+import re
 import shlex
 import tempfile
 from collections.abc import Generator
@@ -15,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from .. import AuditChainVerificationResult, AuditTrail
+from .. import AuditChainVerificationResult, AuditTrail, ChainHead, ChainStatus
 from .alerts import alerts
 from .demo import REQUESTS, run
 from .screen import Output, Screen, verdict
@@ -96,17 +97,21 @@ def _directory(keep: Path | None) -> Generator[Path, None, None]:
 def verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)],
     *,
+    head: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER:CHECKSUM", help="A head that it had, for example that of a heartbeat."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdict as JSON.")] = False,
 ) -> None:
     """
     Check whether a trail is intact.
 
     Says what is wrong with it and where. It may be written to meanwhile. Records that were cut off its very end can't
-    be seen from inside a chain.
+    be seen from inside a chain; with --head it is also checked whether the trail still has that record.
 
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
-    result = anyio.run(_verify, directory)
+    result = anyio.run(_verify, directory, None if head is None else _head(head))
     if result.valid and not any(directory.glob("audit_*.jsonl")):
         typer.echo(f"fapilog: there is no trail in {directory}", err=True)
         raise typer.Exit(_CANNOT)
@@ -118,15 +123,31 @@ def verify(
     raise typer.Exit(_CANNOT if could_not_read else 0 if result.valid else _NOT_AS_IT_SHOULD_BE)
 
 
-async def _verify(directory: Path) -> AuditChainVerificationResult:
+def _head(given: str) -> ChainHead:
+    found = re.fullmatch(r"0:none|([1-9][0-9]{0,18}):([0-9a-f]{64})", given)
+    if found is None:
+        raise typer.BadParameter("expected a number and a checksum with a colon between", param_hint="--head")
+    return ChainHead(0, None) if found[1] is None else ChainHead(int(found[1]), found[2])
+
+
+async def _verify(directory: Path, head: ChainHead | None) -> AuditChainVerificationResult:
     # Not on the output: that may be piped while somebody watches.
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("", total=None)
-        return await AuditTrail(storage_path=directory).verify_chain_from_storage(
-            lambda checked: progress.update(task, completed=checked)
-        )
+        trail = AuditTrail(storage_path=directory)
+        result = await trail.verify_chain_from_storage(lambda checked: progress.update(task, completed=checked))
+    if not result.valid or head is None or await trail.holds(head):
+        return result
+    return msgspec.structs.replace(
+        result,
+        valid=False,
+        first_invalid_sequence=head.sequence_number,
+        error_message=f"record {head.sequence_number} is not there, or not with that checksum: "
+        "the trail was cut off before it, or made anew",
+        status=ChainStatus.GAP,
+    )
 
 
 @app.command()
