@@ -1,5 +1,6 @@
 """What of the trail fails is told once, and that it works again as well."""
 
+import asyncio
 import gc
 import logging
 import os
@@ -614,6 +615,24 @@ async def test_stopping_is_no_failure(disk: Disk) -> None:
         for message in ("rude", "polite", "waiting"):
             await log(trail, message, alerts=True)
     assert kinds(announced) == ["data_access"] * 3
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_dispatcher_that_cancels_its_task_fails(disk: Disk) -> None:
+    """A dispatcher that ends the task it is called in has failed, and that is told."""
+
+    class Quitting(Dispatcher):
+        async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+            await super().send_alert(event, severity=severity, channel=channel)
+            if event.event_type is not FAILURE:
+                raise asyncio.CancelledError
+
+    async with trail_of(disk, dispatcher := Quitting()) as trail:
+        for _ in range(3):
+            await log(trail, alerts=True)
+            await trail.drain()
+        (failure,) = dispatcher.own
+        assert failure.metadata["cause"].startswith("the dispatcher was cancelled (event ")
 
 
 async def test_a_cancelled_caller_is_no_failure_of_the_dispatcher(disk: Disk) -> None:
