@@ -69,7 +69,14 @@ class Keeper:
 
     @property
     def messages(self) -> list[str]:
-        return [alert.event.message for alert in self.kept.values()]
+        return [alert.event.message for alert in self.kept.values() if not is_own(alert.event)]
+
+    @property
+    def own(self) -> list[tuple[str, str | None]]:
+        """What the trail said of itself."""
+        return [
+            (alert.event.event_type.value, alert.event.operation) for alert in self.kept.values() if is_own(alert.event)
+        ]
 
 
 class Seen:
@@ -342,10 +349,12 @@ async def test_a_trail_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(trail._storage, "read", fail)
     async with trail:
         await trail.drain()
-        assert not keeper.kept
+        assert keeper.messages == []
+        assert keeper.own == [("component_failure", "handing over from the trail")]
         monkeypatch.setattr(trail._storage, "read", read)
         await anyio.sleep(100)
         assert keeper.messages == ["one"]
+        assert keeper.own[1:] == [("component_recovery", "handing over from the trail")]
 
 
 async def test_another_trail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
