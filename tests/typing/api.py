@@ -43,9 +43,9 @@ from fapilog.core.storage import EventFilter
 from fapilog.delivery.digest import Digest, digest_of
 from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
+from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.route import Condition, Route, when
-from fapilog.delivery.outbox import Outbox
 from fapilog.observers import logs, metrics, otel
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
 

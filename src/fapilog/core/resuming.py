@@ -204,15 +204,11 @@ class Resumption:
     async def _find_mark(self) -> None:
         head = await self._read_head()
         mark = await self._dispatcher.resume_from(head)
-        if mark.sequence_number:
-            found = await self._storage.read(mark.sequence_number - 1, 1)
-            if [event.checksum for event in found] != [mark.checksum]:
-                cause = (
-                    f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"
-                )
-                _logger.critical("the end of the trail: %s", cause)
-                self._episodes.failing(END, cause)
-                mark = await self._dispatcher.resume_from(head, anew=True)
+        if not await self._holds(mark):
+            cause = f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"
+            _logger.critical("the end of the trail: %s", cause)
+            self._episodes.failing(END, cause)
+            mark = await self._dispatcher.resume_from(head, anew=True)
         self._head, self._mark = head, mark
 
     async def _hand_over_page(self) -> bool:
