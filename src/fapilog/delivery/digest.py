@@ -27,6 +27,7 @@ from ..core.alerting import AlertDispatcher, Announcement, Owner, owner
 from ..core.background import Background
 from ..core.errors import PermanentDeliveryError, TransientDeliveryError, reason
 from ..core.events import AuditEvent, AuditLogLevel, member
+from ..core.fork import call_in_child
 from ._inner import Managers, deliver, kinds, positive
 
 __all__ = ["Digest", "digest_of"]
@@ -92,9 +93,10 @@ class Digest:
     sends what it can within *stop_timeout*. Each summary that is given up is logged as an error, with its count and
     records. In a trail, people are alerted once when summaries fail.
 
-    What is counted is in memory: a crash loses the counts of open windows, and the events are in the trail. So put an
-    `Outbox` inside, which keeps summaries: ``Digest(Outbox(a))``. A `Route` or `FanOut` inside sends summaries as it
-    sends alerts; ``FanOut([Digest(a), b])`` sums up for a only. A `Retrying` belongs inside too.
+    What is counted is in memory: a crash loses the counts of open windows, and the events are in the trail. An `Outbox`
+    inside keeps summaries until they are sent, but the trail can't ask it what it lacks: what a digest counted it
+    never had. One outside, ``Outbox(Digest(a))``, can be asked, and keeps no summary. A `Route` or `FanOut` inside
+    sends summaries as it sends alerts; ``FanOut([Digest(a), b])`` sums up for a only. A `Retrying` belongs inside.
 
     Not entered as an asynchronous context manager, it hands on every alert, as there is nobody to close a window. If
     *inner* is one, it is entered and left with this.
@@ -157,6 +159,7 @@ class Digest:
         self._owner: Owner | None = None
         self._name = f"the digest for {kinds([inner])[0]}"
         self._failing = False
+        call_in_child(self, Digest._forget)
 
     async def __aenter__(self) -> Self:
         await self._managers.enter(self._start)
@@ -315,6 +318,14 @@ class Digest:
             self._waiting.clear()
             self._leaving = self._failing = False
             self._owner = None
+
+    def _forget(self) -> None:
+        """Count nothing in a forked child: what was counted is the parent's to send, and so is the task that sends."""
+        self._background.forget()
+        self._windows.clear()
+        self._waiting.clear()
+        self._counts = self._leaving = self._failing = False
+        self._owner = None
 
 
 class _Window:

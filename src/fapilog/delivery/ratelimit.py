@@ -18,6 +18,7 @@ import anyio
 from ..core.alerting import AlertDispatcher
 from ..core.errors import TransientDeliveryError
 from ..core.events import AuditEvent
+from ..core.fork import call_in_child
 from ._inner import Managers, positive
 
 __all__ = ["RateLimit"]
@@ -64,6 +65,8 @@ class RateLimit:
         # When all of the burst will be there again, on the event loop's clock: a bucket of tokens, told by one number.
         self._full_at = -math.inf
         self._waiting: deque[anyio.Event] = deque()
+        # In a forked child nobody would ever give up the turns that the parent's alerts wait for.
+        call_in_child(self, lambda limit: limit._waiting.clear())  # noqa: SLF001
 
     async def __aenter__(self) -> Self:
         await self._managers.enter()
