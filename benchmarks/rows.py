@@ -65,6 +65,7 @@ def rows(*, quick: bool) -> list[Row]:
         *_hanging(events // 5),
         *_delivering(events // 5),
         *_rendering(events),
+        *_keeping(events, large),
         Row(
             name="import",
             unit="ms",
@@ -274,6 +275,53 @@ def _delivering(alerts: int) -> list[Row]:
             for provider in ("webhook", "slack", "pagerduty", "opsgenie", "alertmanager")
         ),
         row("webhook", "deliver-50", ", 50 at once", at_once=50),
+    ]
+
+
+def _keeping(alerts: int, large: int) -> list[Row]:
+    """Return the rows about the outbox."""
+    return [
+        Row(
+            name="outbox-take",
+            unit="alerts/s",
+            ours=Subject(what="Outbox, 100 callers", function="outboxing:taken", arguments={"alerts": alerts}),
+            peer=Subject(
+                what="sqlite3, a commit for each", function="outboxing:committed", arguments={"alerts": alerts // 10}
+            ),
+            at_least=2,
+        ),
+        Row(
+            name="outbox-take-beside",
+            unit="alerts/s",
+            ours=Subject(
+                what=f"Outbox, {large:,} pending",
+                function="outboxing:taken",
+                arguments={"alerts": alerts, "pending": large},
+            ),
+            peer=Subject(what="Outbox, none pending", function="outboxing:taken", arguments={"alerts": alerts}),
+            at_least=0.8,
+        ),
+        Row(
+            name="outbox-send",
+            unit="alerts/s",
+            ours=Subject(
+                what="Outbox(webhook), backlog", function="outboxing:drained", arguments={"alerts": 2 * alerts}
+            ),
+            peer=Subject(
+                what="httpx2, as many at once", function="outboxing:posted_at_once", arguments={"alerts": 2 * alerts}
+            ),
+            at_least=0.8,
+            rounds=5,
+        ),
+        Row(
+            name="outbox-start",
+            unit="ms",
+            ours=Subject(
+                what=f"Outbox, {large:,} receipts", function="outboxing:started", arguments={"delivered": large}
+            ),
+            peer=Subject(what="Outbox, empty", function="outboxing:started", arguments={"delivered": 0}),
+            at_most_more=50,
+        ),
     ]
 
 

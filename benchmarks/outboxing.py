@@ -1,0 +1,153 @@
+"""Taking alerts into an outbox and sending them, beside SQLite and httpx2 doing no more than that."""
+
+import base64
+import sqlite3
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, Final
+
+import anyio
+import httpx2
+import msgspec
+
+from fapilog import AuditEvent, NoopAlertDispatcher
+from fapilog.core.alerting import Announcement
+from fapilog.delivery.outbox import Outbox
+from fapilog.delivery.outboxfile import Ending, OutboxFile, Table
+from fapilog.providers.webhook import WebhookDispatcher
+
+from .providing import an_event_each, origin, requests_of
+
+__all__ = ["committed", "drained", "posted_at_once", "started", "taken"]
+
+_AT_ONCE: Final = 8
+_CALLERS: Final = 100
+_SECRET: Final = "whsec_" + base64.b64encode(bytes(32)).decode()
+
+
+def taken(backend: str, directory: str, *, alerts: int, pending: int = 0) -> Iterator[float]:
+    """Yield the alerts a second that 100 tasks get into an outbox, in which *pending* wait already."""
+    with TemporaryDirectory(dir=directory) as folder:
+        path = Path(folder, "alerts.db")
+        fill(path, pending)
+        # Nothing is sent meanwhile, so that it is only the taking that is measured.
+        OutboxFile(path).run([lambda table: table.pause("alerts", time.time() + 3600)])
+
+        async def run(events: list[AuditEvent]) -> float:
+            waiting = iter(events)
+
+            async def send(outbox: Outbox) -> None:
+                for event in waiting:
+                    await outbox.send_alert(event, severity="security")
+
+            async with Outbox(NoopAlertDispatcher(), path) as outbox:
+                began = perf_counter()
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(_CALLERS):
+                        tasks.start_soon(send, outbox)
+                return perf_counter() - began
+
+        while True:
+            yield alerts / anyio.run(run, an_event_each(alerts), backend=backend)
+
+
+def committed(_backend: str, directory: str, *, alerts: int) -> Iterator[float]:
+    """Yield the alerts a second that SQLite takes, each with a commit of its own, as durable as those of the outbox."""
+    with TemporaryDirectory(dir=directory) as folder:
+        connection = sqlite3.connect(Path(folder, "alerts.db"), isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("CREATE TABLE alerts (event_id TEXT PRIMARY KEY, event BLOB)")
+        while True:
+            events = an_event_each(alerts)
+            began = perf_counter()
+            for event in events:
+                connection.execute("INSERT INTO alerts VALUES (?, ?)", (event.event_id, msgspec.json.encode(event)))
+            yield alerts / (perf_counter() - began)
+
+
+def drained(backend: str, directory: str, *, alerts: int) -> Iterator[float]:
+    """Yield the alerts a second that an outbox with a backlog sends to a webhook."""
+    with origin("ok") as url, TemporaryDirectory(dir=directory) as folder:
+
+        async def run(path: Path) -> float:
+            outbox = Outbox(make_webhook(url), path, concurrency=_AT_ONCE, stop_timeout=3600)
+            began = perf_counter()
+            async with outbox:
+                pass  # leaving sends what is due
+            took = perf_counter() - began
+            assert not await outbox.pending()
+            return took
+
+        for number in count():
+            path = Path(folder, f"{number}.db")
+            fill(path, alerts)
+            yield alerts / anyio.run(run, path, backend=backend)
+
+
+def posted_at_once(backend: str, _directory: str, *, alerts: int) -> Iterator[float]:
+    """Yield the posts a second of as many tasks with httpx2, of the same bytes to the same server."""
+    with origin("ok") as url:
+        requests = anyio.run(partial(requests_of, make_webhook, url, "ok", 100))
+
+        async def run() -> float:
+            numbers = iter(range(alerts))
+
+            async def post(client: httpx2.AsyncClient) -> None:
+                for number in numbers:
+                    address, content, headers = requests[number % 100]
+                    (await client.post(address, content=content, headers=headers)).raise_for_status()
+
+            async with httpx2.AsyncClient() as client:
+                began = perf_counter()
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(_AT_ONCE):
+                        tasks.start_soon(post, client)
+                return perf_counter() - began
+
+        while True:
+            yield alerts / anyio.run(run, backend=backend)
+
+
+def started(backend: str, directory: str, *, delivered: int) -> Iterator[float]:
+    """Yield the milliseconds until an outbox, with as many receipts in it, is entered and has taken one alert."""
+    with TemporaryDirectory(dir=directory) as folder:
+        path = Path(folder, "alerts.db")
+        fill(path, delivered, delivered=True)
+
+        async def run() -> float:
+            [event] = an_event_each(1)
+            began = perf_counter()
+            async with Outbox(NoopAlertDispatcher(), path) as outbox:
+                await outbox.send_alert(event, severity="security")
+                return perf_counter() - began
+
+        while True:
+            yield anyio.run(run, backend=backend) * 1e3
+
+
+def make_webhook(url: str, **options: Any) -> WebhookDispatcher:
+    """Return a dispatcher to *url*."""
+    return WebhookDispatcher(url=url, secret=_SECRET, **options)
+
+
+def fill(path: Path, alerts: int, *, delivered: bool = False) -> None:
+    """Put *alerts* into the outbox at *path*."""
+    file = OutboxFile(path)
+    for first in range(0, alerts, 10_000):
+        file.run([partial(_put, min(10_000, alerts - first), delivered)])
+    file.close()
+
+
+def _put(alerts: int, delivered: bool, table: Table) -> None:  # noqa: FBT001
+    now = time.time()
+    for event in an_event_each(alerts):
+        table.put("alerts", Announcement(event, "security", None), now)
+    if delivered:
+        for claim in table.claim("alerts", "benchmark", now, now + 60, alerts):
+            table.end("alerts", Ending(claim, now, 0.01, "delivered", None, "delivered", now, 0), "benchmark", now)
