@@ -64,7 +64,7 @@ def rows(*, quick: bool) -> list[Row]:
         *_announcing(events),
         *_hanging(events // 5),
         *_delivering(events // 5),
-        *_rendering(events),
+        *_rendering(events // 5),
         *_keeping(events, large),
         Row(
             name="import",
