@@ -99,8 +99,9 @@ def test_a_link_has_2000_characters() -> None:
 
 def test_the_least_says_where_to_look() -> None:
     """The least that can be said is what MINIMAL says, without the link, whatever else is allowed."""
-    alert = least(an_event(), "security")
-    assert alert == Renderer(Disclosure.MINIMAL, None)(an_event(), "security")
+    event = an_event()
+    alert = least(event, "security")
+    assert alert == Renderer(Disclosure.MINIMAL, None)(event, "security")
     assert (alert.message, alert.link) == (None, None)
 
 
