@@ -52,6 +52,8 @@ async def work(trail: AuditTrail, interrupter: Interrupter, ids: list[str]) -> N
 
 def main(directory: str, backend: str, durability: str) -> None:
     """Work and be interrupted."""
+    # A shell starts what runs in its background with SIGINT ignored, and so does what that starts: nothing would end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     trail = AuditTrail(storage_path=Path(directory), durability="fsync" if durability == "fsync" else "write")
     interrupter = Interrupter()
     ids: list[str] = []
