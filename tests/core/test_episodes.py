@@ -33,6 +33,7 @@ from fapilog import (
 from fapilog.core.alerting import Owner, owner
 from fapilog.core.background import Background
 from fapilog.core.episodes import MOST_OPEN, STORING, VERIFICATION, Episodes, Part
+from fapilog.core.incidents import is_recovery, subject_of
 
 FAILURE, RECOVERY = AuditEventType.COMPONENT_FAILURE, AuditEventType.COMPONENT_RECOVERY
 
@@ -370,7 +371,7 @@ async def test_they_go_to_the_channel_of_their_severity(disk: Disk) -> None:
 
 
 async def test_minimum_necessary(disk: Disk, dispatcher: Dispatcher) -> None:
-    """The dispatcher is told what part fails, and no cause; receivers and the trail have all of it."""
+    """The dispatcher is told what fails, which failure is over, and no cause; receivers and the trail have all."""
     announced: list[AuditEvent] = []
 
     def note(_: object, *, event: AuditEvent, **__: object) -> None:
@@ -386,6 +387,9 @@ async def test_minimum_necessary(disk: Disk, dispatcher: Dispatcher) -> None:
         (stored,) = await trail.get_events(component="audit_trail")
     assert [(event.component, event.operation) for event in dispatcher.taken] == [("audit_trail", "storing events")] * 2
     assert "PRIVATE" not in repr(dispatcher.taken)
+    failure, recovery = dispatcher.taken
+    assert is_recovery(recovery)
+    assert subject_of(recovery) == subject_of(failure)
     assert stored == announced[1]
     assert [event.metadata["cause"] for event in announced] == ["PRIVATE", "PRIVATE"]
 
