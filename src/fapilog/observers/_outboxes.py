@@ -59,14 +59,22 @@ class Gauge(NamedTuple):
     read: Callable[[State], float]
 
 
+def _pending(state: State) -> float:
+    return state.pending
+
+
+def _dead(state: State) -> float:
+    return state.dead
+
+
 def _age(state: State) -> float:
     return 0.0 if state.oldest is None else max(0.0, time.time() - state.oldest)
 
 
 GAUGES: Final = (
-    Gauge("pending", "{alert}", "Alerts that are not delivered yet.", lambda state: state.pending),
+    Gauge("pending", "{alert}", "Alerts that are not delivered yet.", _pending),
     Gauge("oldest_pending", "s", "Time since the oldest alert that is not delivered yet came.", _age),
-    Gauge("dead", "{alert}", "Alerts that were refused or given up on.", lambda state: state.dead),
+    Gauge("dead", "{alert}", "Alerts that were refused or given up on.", _dead),
 )
 
 

@@ -22,9 +22,9 @@ from ..core.audit import AuditTrail
 from ..core.events import AuditEvent, AuditEventType, AuditLogLevel
 from ._connection import Connection
 from ._labels import OTHER, SECONDS, label
-from ._outboxes import GAUGES, Gauge, HasState, told_apart
+from ._outboxes import GAUGES, Gauge, HasState, State, told_apart
 
-__all__ = ["Connection", "HasState", "connect"]
+__all__ = ["Connection", "HasState", "State", "connect"]
 
 
 def connect(
