@@ -14,6 +14,12 @@ from tests.observers.alerts import announce, attempt, finish
 SIGNALS = (compliance_alert, alert_attempted, alert_dispatched, alert_failed)
 
 
+def receivers() -> list[dict[Any, Any]]:
+    """Return what each signal has connected, without what only waits to be collected."""
+    gc.collect()
+    return [dict(signal.receivers) for signal in SIGNALS]
+
+
 class Heard(list[str]):
     """What an observer was told, by its name."""
 
@@ -76,10 +82,10 @@ def test_hears_nothing_after_disconnect(heard: Heard) -> None:
 def test_leaves_nothing_behind(heard: Heard) -> None:
     """The signals keep no receiver of a connection that has ended, whether or not it was for one sender."""
     trail = AuditTrail()
-    before = [dict(signal.receivers) for signal in SIGNALS]
+    before = receivers()
     with heard.connect(), heard.connect(trail):
         assert [len(signal.receivers) - len(old) for signal, old in zip(SIGNALS, before, strict=True)] == [2] * 4
-    assert [dict(signal.receivers) for signal in SIGNALS] == before
+    assert receivers() == before
 
 
 def test_ends_with_an_error(heard: Heard) -> None:
@@ -113,9 +119,9 @@ def test_connections_are_apart(heard: Heard) -> None:
 def test_importing_is_not_connecting(name: str) -> None:
     """Importing an observer connects nothing."""
     module = pytest.importorskip(f"fapilog.observers.{name}")
-    before = [dict(signal.receivers) for signal in SIGNALS]
+    before = receivers()
     importlib.reload(module)
-    assert [dict(signal.receivers) for signal in SIGNALS] == before
+    assert receivers() == before
 
 
 def test_the_handle_is_public() -> None:

@@ -234,7 +234,7 @@ class Outbox:
 
     @property
     def resumes(self) -> bool:
-        """True: it keeps what it has taken."""
+        """Whether it keeps what it has taken; it does."""
         return True
 
     async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
