@@ -15,6 +15,7 @@ import anyio
 from ..core.alerting import AlertDispatcher, DeliveryReport, Owner
 from ..core.background import Background
 from ..core.errors import AmbiguousDeliveryError, FapilogError, PermanentDeliveryError, TransientDeliveryError
+from ..core.events import AuditEvent
 from .outboxfile import AttemptOutcome, Claim, Ending, OutboxState, Status, Table
 
 __all__ = ["Sender"]
@@ -133,13 +134,13 @@ class Sender:
             with anyio.move_on_after(wait):
                 await wake.wait()
 
-    async def attempt_at_once(self, event_id: str) -> None:
-        """Send the alert about an event here and now, if it is due."""
+    async def attempt_at_once(self, event: AuditEvent) -> None:
+        """Send the alert about *event* here and now, if it is due."""
         now = self._now()
         until = now + max(self._timeout, self._lease_seconds)
         name, lease = self._name, self._lease
         try:
-            for claim in await self._do(lambda table: table.claim(name, lease, now, until, 1, event_id=event_id)):
+            for claim in await self._do(lambda table: table.claim(name, lease, now, until, 1, event=event)):
                 await self._attempt(claim)
         finally:
             with anyio.CancelScope(shield=True):

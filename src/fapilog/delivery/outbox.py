@@ -223,7 +223,7 @@ class Outbox:
             if self._background.entered:
                 self._sender.poke()
             else:
-                await self._sender.attempt_at_once(event.event_id)
+                await self._sender.attempt_at_once(event)
 
     async def _send_directly(self, alert: Announcement) -> _Direct:
         began_at, began = self._now(), anyio.current_time()
@@ -263,8 +263,8 @@ class Outbox:
             OutboxError: The file can't be used.
         """
         direct = self._direct.keys()
-        ids = [alert.event.event_id for alert in alerts]
-        mark, having = await self._do(lambda table: (table.mark(self.name), table.having(self.name, ids)))
+        events = [alert.event for alert in alerts]
+        mark, having = await self._do(lambda table: (table.mark(self.name), table.having(self.name, events)))
         first = 0 if mark is None else mark.sequence_number
         return [
             alert

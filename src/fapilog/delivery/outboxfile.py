@@ -60,22 +60,27 @@ _MOST_ATTEMPTS: Final = 100
 _PRUNED_AT_ONCE: Final = 1000
 _MAX_INTEGER: Final = 2**63 - 1
 
-_SCHEMA: Final = """
+_SCHEMA: Final = (
+    """
 CREATE TABLE outboxes (
     name TEXT PRIMARY KEY,
     sequence_number INTEGER,  -- the mark: what is about events up to here has come
     checksum TEXT,
-    paused_until REAL NOT NULL DEFAULT 0
-) WITHOUT ROWID;
+    paused_until REAL NOT NULL DEFAULT 0,
+    pending INTEGER NOT NULL DEFAULT 0,  -- how many there are, since counting takes a while
+    dead INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID
+    """,
+    """
 CREATE TABLE alerts (
     id INTEGER PRIMARY KEY,
     outbox TEXT NOT NULL,
     event_id TEXT NOT NULL,
-    sequence_number INTEGER,
+    sequence_number INTEGER NOT NULL,  -- 0: it has none
     event_type TEXT NOT NULL,
     severity TEXT NOT NULL,
     channel TEXT,
-    event BLOB,  -- JSON, gone once it is delivered
+    event BLOB,  -- JSON; gone once it is delivered
     status TEXT NOT NULL DEFAULT 'pending',
     came_at REAL NOT NULL,
     since REAL NOT NULL,  -- when its schedule began
@@ -85,11 +90,15 @@ CREATE TABLE alerts (
     failures INTEGER NOT NULL DEFAULT 0,  -- the attempts that count against the schedule
     reason TEXT,
     ended_at REAL,
-    UNIQUE (outbox, event_id)
-);
-CREATE INDEX due ON alerts (outbox, due_at, id) WHERE status = 'pending';
-CREATE INDEX waiting ON alerts (outbox, came_at) WHERE status = 'pending';
-CREATE INDEX ended ON alerts (outbox, status, ended_at) WHERE status <> 'pending';
+    -- An event has one number, and new ones have the highest: their place in the index is at its end, and not anywhere,
+    -- as that of a random id would be.
+    UNIQUE (outbox, sequence_number, event_id)
+)
+    """,
+    "CREATE INDEX due ON alerts (outbox, due_at, id) WHERE status = 'pending'",
+    "CREATE INDEX by_status ON alerts (outbox, status, came_at)",
+    "CREATE INDEX delivered ON alerts (outbox, ended_at) WHERE status = 'delivered'",
+    """
 CREATE TABLE attempts (
     alert INTEGER NOT NULL REFERENCES alerts ON DELETE CASCADE,
     number INTEGER NOT NULL,
@@ -98,8 +107,27 @@ CREATE TABLE attempts (
     outcome TEXT,  -- NULL while it is under way
     reason TEXT,
     PRIMARY KEY (alert, number)
-) WITHOUT ROWID;
-"""
+) WITHOUT ROWID
+    """,
+    """
+CREATE TRIGGER came AFTER INSERT ON alerts BEGIN
+    INSERT INTO outboxes (name, pending) VALUES (new.outbox, 1)
+        ON CONFLICT (name) DO UPDATE SET pending = pending + 1;
+END
+    """,
+    """
+CREATE TRIGGER changed AFTER UPDATE OF status ON alerts WHEN old.status <> new.status BEGIN
+    UPDATE outboxes SET
+        pending = pending + (new.status = 'pending') - (old.status = 'pending'),
+        dead = dead + (new.status = 'dead') - (old.status = 'dead')
+    WHERE name = new.outbox;
+END
+    """,
+)
+
+
+# Where only the id of an event is known: looked for in an index, which is much smaller than the table.
+_ABOUT: Final = "id IN (SELECT id FROM alerts WHERE event_id = ?)"
 
 
 class OutboxAlert(msgspec.Struct, frozen=True, kw_only=True):
@@ -356,7 +384,7 @@ class OutboxFile:
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            for statement in _SCHEMA.split(";"):
+            for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {_VERSION}")
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -406,7 +434,7 @@ class Table:
             (
                 outbox,
                 event.event_id,
-                event.sequence_number if abs(event.sequence_number or 0) <= _MAX_INTEGER else None,
+                _sequence_number(event),
                 text(getattr(event.event_type, "value", event.event_type)),
                 text(alert.severity),
                 None if alert.channel is None else text(alert.channel),
@@ -422,8 +450,8 @@ class Table:
         """Note that *alert* was delivered past the outbox, unless that is over for it."""
         self.put(outbox, alert, began_at)
         found = self._connection.execute(
-            "SELECT id, attempts + 1 FROM alerts WHERE outbox = ? AND event_id = ? AND status = 'pending'",
-            (outbox, alert.event.event_id),
+            "SELECT id, attempts + 1 FROM alerts WHERE id = ? AND status = 'pending'",
+            (self._find(outbox, alert.event),),
         ).fetchone()
         if found is not None:
             id_, number = found
@@ -445,7 +473,7 @@ class Table:
         until: float,
         limit: int,
         *,
-        event_id: str | None = None,
+        event: AuditEvent | None = None,
         held: Collection[str] = (),
     ) -> list[Claim]:
         """
@@ -457,16 +485,15 @@ class Table:
             now: The time.
             until: When others may take them.
             limit: How many at most.
-            event_id: Only the alert about this event.
+            event: Only the alert about this event.
             held: The events whose alerts they have already: these are not taken over, however late they are.
         """
         if limit <= 0 or self._paused_until(outbox) > now:
             return []
         due = self._connection.execute(
             "SELECT id, event_id, event, severity, channel, came_at, since, attempts, failures, lease FROM alerts"
-            " WHERE outbox = ? AND status = 'pending' AND due_at <= ? AND event_id = coalesce(?, event_id)"
-            " ORDER BY due_at, id",
-            (outbox, now, event_id),
+            " WHERE outbox = ? AND status = 'pending' AND due_at <= ? AND id = coalesce(?, id) ORDER BY due_at, id",
+            (outbox, now, None if event is None else self._find(outbox, event) or 0),
         )
         rows = list(islice((row for row in due if row[1] not in held), limit))
         due.close()
@@ -478,7 +505,7 @@ class Table:
                     ("nobody knows: the process ended, or lost its lease, before there was an outcome", id_),
                 )
             try:
-                event = _decode(stored)
+                decoded = _decode(stored)
             except Exception as error:
                 # It must not stand in the way of the others for ever.
                 self._connection.execute(
@@ -486,7 +513,7 @@ class Table:
                     (now, f"the event in the outbox can't be read ({type(error).__qualname__})", id_),
                 )
                 continue
-            claim = Claim(Announcement(event, severity, channel), came_at, since, attempts + 1, failures, until)
+            claim = Claim(Announcement(decoded, severity, channel), came_at, since, attempts + 1, failures, until)
             self._take_out(id_, claim, lease, now)
             claims.append(claim)
         return claims
@@ -504,11 +531,11 @@ class Table:
 
     def renew(self, outbox: str, claims: Iterable[Claim], lease: str, until: float) -> set[str]:
         """Keep *claims* from others until then; return the events of those that others have not got already."""
-        statement = "UPDATE alerts SET due_at = ? WHERE outbox = ? AND event_id = ? AND lease = ?"
+        statement = "UPDATE alerts SET due_at = ? WHERE id = ? AND lease = ?"
         return {
             claim.event_id
             for claim in claims
-            if self._connection.execute(statement, (until, outbox, claim.event_id, lease)).rowcount
+            if self._connection.execute(statement, (until, self._find(outbox, claim.alert.event), lease)).rowcount
         }
 
     def end(self, outbox: str, ending: Ending, lease: str, now: float) -> None:
@@ -569,13 +596,13 @@ class Table:
 
     def state(self, outbox: str) -> OutboxState:
         """Return how much is in it."""
-        pending, oldest = self._connection.execute(
-            "SELECT count(*), min(came_at) FROM alerts WHERE outbox = ? AND status = 'pending'", (outbox,)
+        counts = self._connection.execute("SELECT pending, dead FROM outboxes WHERE name = ?", (outbox,)).fetchone()
+        if counts is None:
+            return OutboxState()
+        (oldest,) = self._connection.execute(
+            "SELECT min(came_at) FROM alerts WHERE outbox = ? AND status = 'pending'", (outbox,)
         ).fetchone()
-        (dead,) = self._connection.execute(
-            "SELECT count(*) FROM alerts WHERE outbox = ? AND status = 'dead'", (outbox,)
-        ).fetchone()
-        return OutboxState(pending=pending, oldest=oldest, dead=dead)
+        return OutboxState(pending=counts[0], oldest=oldest, dead=counts[1])
 
     def prune(self, outbox: str, before: float) -> bool:
         """Remove some of what was delivered before that time; return whether there may be more."""
@@ -602,10 +629,9 @@ class Table:
             (outbox, *mark, back),
         )
 
-    def having(self, outbox: str, event_ids: Iterable[str]) -> set[str]:
-        """Return those of *event_ids* that have come, whatever became of them."""
-        found = "SELECT 1 FROM alerts WHERE outbox = ? AND event_id = ?"
-        return {each for each in event_ids if self._connection.execute(found, (outbox, each)).fetchone()}
+    def having(self, outbox: str, events: Iterable[AuditEvent]) -> set[str]:
+        """Return the ids of those of *events* that have come, whatever became of them."""
+        return {event.event_id for event in events if self._find(outbox, event) is not None}
 
     def outboxes(self) -> list[str]:
         """Return the names of the outboxes in the file, sorted."""
@@ -621,14 +647,14 @@ class Table:
         limit: int = 100,
     ) -> list[OutboxAlert]:
         """Return alerts of one of *statuses*, or of any, in the order in which they came, *limit* at most."""
-        conditions = {"outbox = ?": outbox, "event_id = ?": event_id}
+        conditions = {"outbox = ?": outbox, _ABOUT: event_id}
         given = {condition: [value] for condition, value in conditions.items() if value is not None}
         if statuses:
             given[f"status IN ({', '.join('?' * len(statuses))})"] = list(statuses)
         where = " AND ".join(given) or "TRUE"
         rows = self._connection.execute(
             "SELECT outbox, event_id, sequence_number, event_type, severity, channel, status, came_at, due_at,"  # noqa: S608
-            f" ended_at, attempts, reason FROM alerts WHERE {where} ORDER BY id LIMIT ?",
+            f" ended_at, attempts, reason FROM alerts WHERE {where} ORDER BY came_at, id LIMIT ?",
             (*itertools.chain(*given.values()), limit),
         )
         return [_alert(*row) for row in rows]
@@ -636,8 +662,8 @@ class Table:
     def attempts(self, outbox: str, event_id: str) -> list[OutboxAttempt]:
         """Return the attempts to deliver the alert about an event, the first of them first."""
         rows = self._connection.execute(
-            "SELECT number, began_at, took, outcome, a.reason FROM attempts AS a JOIN alerts ON alerts.id = alert"
-            " WHERE outbox = ? AND event_id = ? ORDER BY number",
+            "SELECT number, began_at, took, outcome, a.reason FROM attempts AS a JOIN alerts ON alerts.id = alert"  # noqa: S608
+            f" WHERE outbox = ? AND alerts.{_ABOUT} ORDER BY number",
             (outbox, event_id),
         )
         return [
@@ -653,14 +679,14 @@ class Table:
         )
         if event_ids is None:
             return self._in_outbox(f"{new} status = 'dead'", (now, now), outbox)
-        which = "event_id = ? AND lease IS NULL"
+        which = f"{_ABOUT} AND lease IS NULL"
         return sum(self._in_outbox(f"{new} {which}", (now, now, each), outbox) for each in event_ids)
 
     def discard(self, outbox: str | None, event_ids: Iterable[str], reason: str, now: float) -> int:
         """Give up alerts that are dead or pending; they are kept, with the *reason*."""
         # Without its lease: whoever is sending it may find it discarded, and it can be retried.
         done = "UPDATE alerts SET status = 'discarded', lease = NULL, ended_at = ?, reason = ?"
-        which = "WHERE event_id = ? AND status IN ('dead', 'pending')"
+        which = f"WHERE {_ABOUT} AND status IN ('dead', 'pending')"
         return sum(self._in_outbox(f"{done} {which}", (now, text(reason), each), outbox) for each in event_ids)
 
     def _take_out(self, id_: int, claim: Claim, lease: str, now: float) -> None:
@@ -678,12 +704,20 @@ class Table:
 
     def _place(self, outbox: str, claim: Claim) -> int:
         """Return the number of the alert that was taken out; in a file that was made since, put it in."""
-        found = "SELECT id FROM alerts WHERE outbox = ? AND event_id = ?"
-        row = self._connection.execute(found, (outbox, claim.event_id)).fetchone()
-        if row is None:
+        id_ = self._find(outbox, claim.alert.event)
+        if id_ is None:
             self.put(outbox, claim.alert, claim.came_at)
-            row = self._connection.execute(found, (outbox, claim.event_id)).fetchone()
-        return int(row[0])
+            id_ = self._find(outbox, claim.alert.event)
+        assert id_ is not None  # noqa: S101 - put there
+        return id_
+
+    def _find(self, outbox: str, event: AuditEvent) -> int | None:
+        """Return the number of the alert about *event*; None if there is none."""
+        row = self._connection.execute(
+            "SELECT id FROM alerts WHERE outbox = ? AND sequence_number = ? AND event_id = ?",
+            (outbox, _sequence_number(event), event.event_id),
+        ).fetchone()
+        return None if row is None else int(row[0])
 
     def _in_outbox(self, statement: str, values: tuple[object, ...], outbox: str | None) -> int:
         if outbox is not None:
@@ -778,6 +812,12 @@ def _lock(fd: int) -> bool:
     return True
 
 
+def _sequence_number(event: AuditEvent) -> int:
+    """Return the event's place in the trail; 0 if it has none, or one that SQLite can't keep."""
+    number = event.sequence_number or 0
+    return number if abs(number) <= _MAX_INTEGER else 0
+
+
 def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
@@ -787,7 +827,7 @@ def _alert(*row: Any) -> OutboxAlert:
     return OutboxAlert(
         outbox=outbox,
         event_id=event_id,
-        sequence_number=number,
+        sequence_number=number or None,
         event_type=event_type,
         severity=severity,
         channel=channel,
