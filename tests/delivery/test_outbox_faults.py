@@ -1,22 +1,51 @@
 """An outbox whose file, process or other side fails: every alert arrives, and none twice without a reason."""
 
 import asyncio
+import fcntl
+import gc
+import itertools
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
-from fapilog import TransientDeliveryError
+from fapilog import AuditEvent, NoopAlertDispatcher, TransientDeliveryError
 from fapilog.core.alerting import Announcement
-from fapilog.delivery.outbox import Outbox
-from fapilog.delivery.outboxfile import Table
+from fapilog.delivery import outboxfile
+from fapilog.delivery.outbox import Outbox, OutboxState
+from fapilog.delivery.outboxfile import OutboxFile, Table
 from fapilog.testing import RecordingDispatcher
 
+from .failing import Disk, Fails, database_error, nothing
 from .scripted import Scripted, an_event
-from .test_outbox import glob, make, statuses, until
+from .test_outbox import glob, make, owned, statuses, until
 
 BUSY = TransientDeliveryError("busy")
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """What is between every outbox and its file."""
+    return Disk(monkeypatch)
+
+
+@pytest.fixture
+def first(anyio_backend_name: str) -> int:
+    """Which statement fails first: each backend takes every other."""
+    return 1 if anyio_backend_name == "asyncio" else 2
 
 
 # -- another file, another process
@@ -131,3 +160,321 @@ async def test_a_dispatcher_that_is_cancelled(tmp_path: Path) -> None:
         await until(lambda: outbox.state.dead)
     assert len(inner.calls) == 3
     assert [each.outcome for each in await outbox.history(an_event().event_id)] == ["interrupted"] * 3
+
+
+# -- each statement
+
+IO_ERROR = database_error("disk I/O error", sqlite3.SQLITE_IOERR)
+FULL = database_error("database or disk is full", sqlite3.SQLITE_FULL)
+LOCKED = database_error("database is locked", sqlite3.SQLITE_BUSY)
+CORRUPT = database_error("database disk image is malformed", sqlite3.SQLITE_CORRUPT)
+
+
+def nth(wanted: int, error: Exception, *, more: int = 0) -> Fails:
+    """Return what lets the statement with that number, and so many more, fail."""
+    return lambda number, statement: error if wanted <= number <= wanted + more else None
+
+
+async def play(disk: Disk, path: Path, fails: Fails, fails_after: Fails = nothing) -> Counter[str]:
+    """Take up two alerts that were left, and take three more, while *disk* fails; return how often each was sent."""
+    inner = Scripted(BUSY, BUSY, None)
+    disk.work()
+    for number in (1, 2):
+        await make(inner, path).send_alert(an_event(number), severity="critical")
+    inner.calls.clear()
+    inner.delay = 0.1
+    disk.count, disk.fails, disk.fails_after = 0, fails, fails_after
+    async with make(inner, path, concurrency=2) as outbox:
+        for number in (3, 4, 5):
+            await outbox.send_alert(an_event(number), severity="critical")
+            await anyio.sleep(0.15)
+        await anyio.sleep(60)
+    made = disk.count
+    disk.work()
+    async with make(inner, path) as outbox:
+        await anyio.sleep(1000)
+        assert outbox.state == OutboxState()
+    disk.count = made
+    return Counter(inner.ids)
+
+
+EACH_ONCE = Counter(an_event(number).event_id for number in range(1, 6))
+
+
+async def test_a_statement_fails(tmp_path: Path, disk: Disk, first: int) -> None:
+    """Whichever statement fails, each alert is sent, and once."""
+    for wanted in itertools.count(first, 2):
+        error = (IO_ERROR, FULL, LOCKED)[wanted % 3]
+        assert await play(disk, tmp_path / str(wanted), nth(wanted, error)) == EACH_ONCE, wanted
+        if disk.count < wanted:
+            break
+    assert wanted > 50
+
+
+async def test_all_statements_fail_for_a_while(tmp_path: Path, disk: Disk, first: int) -> None:
+    """From whichever statement on the file fails for a while, each alert is sent, and once."""
+    for wanted in itertools.count(first, 4):
+        assert await play(disk, tmp_path / str(wanted), nth(wanted, IO_ERROR, more=8)) == EACH_ONCE, wanted
+        if disk.count < wanted:
+            break
+
+
+async def test_a_commit_that_succeeds_is_said_to_have_failed(tmp_path: Path, disk: Disk) -> None:
+    """Where a commit takes place and an error comes back, each alert is sent, and once."""
+    for wanted in itertools.count(1):
+        commits = itertools.count(1)
+
+        def fails_after(
+            number: int, statement: str, wanted: int = wanted, commits: Iterator[int] = commits
+        ) -> Exception | None:
+            return IO_ERROR if statement == "COMMIT" and next(commits) == wanted else None
+
+        assert await play(disk, tmp_path / str(wanted), nothing, fails_after) == EACH_ONCE, wanted
+        if next(commits) <= wanted:
+            break
+
+
+def set_aside(path: Path) -> set[str]:
+    """Return the events of the alerts that wait in the files that were set aside."""
+    files = [OutboxFile(file) for file in glob(path, "alerts.db.corrupt-*[0-9]")]
+    return {alert.event_id for file in files for alert in file.run([lambda table: table.alerts(status="pending")])[0]}
+
+
+async def test_a_statement_finds_the_file_damaged(tmp_path: Path, disk: Disk, first: int) -> None:
+    """Whichever statement finds the file damaged, each alert is sent, or is in a file that was set aside."""
+    for wanted in itertools.count(first, 2):
+        path = tmp_path / str(wanted)
+        sent = await play(disk, path, nth(wanted, CORRUPT))
+        left = await anyio.to_thread.run_sync(set_aside, path)
+        assert sent.keys() | left == EACH_ONCE.keys(), wanted
+        assert max(sent.values()) == 1, wanted
+        if disk.count < wanted:
+            break
+
+
+# -- the caller, the process
+
+
+@pytest.mark.parametrize("entered", [True, False], ids=["entered", "not entered"])
+async def test_a_caller_that_is_cancelled(tmp_path: Path, *, entered: bool) -> None:
+    """Wherever the caller is cancelled, its alert is sent or not; twice only after an attempt that was cut off."""
+    inner = Scripted()
+    outbox = make(inner, tmp_path, schedule=[10.0])
+    async with outbox if entered else nullcontext():
+        for number in range(1, 60):
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(partial(outbox.send_alert, an_event(number), severity="critical"))
+                    for _ in range(number // 2):
+                        await anyio.lowlevel.checkpoint()
+                    scope.cancel()
+            await outbox.send_alert(an_event(1000 + number), severity="critical")
+    async with outbox:
+        await anyio.sleep(1000)
+        assert outbox.state == OutboxState()
+    sent = Counter(inner.ids)
+    assert all(sent[an_event(1000 + number).event_id] == 1 for number in range(1, 60))
+    for number in range(1, 60):
+        outcomes = [attempt.outcome for attempt in await outbox.history(an_event(number).event_id)]
+        assert len(outcomes) == sent[an_event(number).event_id]
+        assert outcomes in ([], ["delivered"], ["interrupted", "delivered"])
+
+
+async def test_forgetting_to_leave_is_loud(tmp_path: Path) -> None:
+    """An outbox that is collected without having been left warns."""
+    outbox = make(NoopAlertDispatcher(), tmp_path)
+    background = outbox._background
+    await background.enter()
+    with pytest.warns(ResourceWarning, match=r"<Outbox 'alerts' .*> was entered and not left"):  # noqa: PT031
+        del outbox
+        gc.collect()
+    await background.leave(timeout=0)
+
+
+async def test_an_outbox_that_nobody_keeps_is_collected(tmp_path: Path) -> None:
+    """One that is not needed any more goes, with its file and what it is around, entered before or not."""
+    for entered in (True, False):
+        inner = Scripted()
+        outbox = make(inner, tmp_path)
+        async with outbox if entered else nullcontext():
+            await outbox.send_alert(an_event(1 + entered), severity="critical")
+        kept = weakref.ref(outbox), weakref.ref(outbox._file), weakref.ref(inner)
+        del outbox, inner
+        for _ in range(10):  # the loop lets go of tasks that are done
+            await anyio.lowlevel.checkpoint()
+            gc.collect()
+        assert [reference() for reference in kept] == [None] * 3
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_fork_in_the_middle(tmp_path: Path, backend: str) -> None:
+    """A child sends nothing that its parent sends, and what it takes is kept, although the parent closes the file."""
+    script = Path(__file__).with_name("forker.py")
+    command = [sys.executable, str(script), str(tmp_path), backend]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=50)
+    assert sorted(done.stdout.splitlines()) == [
+        "child sends after",
+        "child sends before",
+        "child took after",
+        "child took before",
+        "parent sends first",
+        "parent took first",
+    ]
+    file = OutboxFile(tmp_path / "alerts.db")
+    [alerts] = file.run([lambda table: table.alerts(status="pending")])
+    file.close()
+    assert [(alert.event_id, alert.attempts) for alert in alerts] == [("first", 1), ("before", 1), ("after", 1)]
+
+
+# -- a file that is locked, full or read-only
+
+
+async def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody keeps the file locked, alerts go out directly, once; then they are noted."""
+    monkeypatch.setattr(outboxfile, "_BUSY_TIMEOUT", 0.05)
+    inner = Scripted()
+    outbox = make(inner, tmp_path)
+    async with owned(outbox) as told:
+        await outbox.send_alert(an_event(1), severity="critical")
+        await until(lambda: inner.calls)
+        other = sqlite3.connect(outbox._file.path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        for number in (2, 3):
+            await outbox.send_alert(an_event(number), severity="critical")
+        assert [cause.rpartition(": ")[2] for cause in told.failures.values()] == ["database is locked"]
+        other.close()
+        await until(lambda: told.recovered)
+        assert await statuses(outbox, *map(an_event, (1, 2, 3))) == ["delivered"] * 3
+    assert Counter(inner.ids) == Counter(an_event(number).event_id for number in (1, 2, 3))
+
+
+async def test_a_locked_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody keeps the folder locked, the file can't be opened, and alerts go out directly, once."""
+    monkeypatch.setattr(outboxfile, "_BUSY_TIMEOUT", 0.05)
+    inner = Scripted()
+    fd = await anyio.to_thread.run_sync(os.open, tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        async with make(inner, tmp_path) as outbox:
+            await outbox.send_alert(an_event(), severity="critical")
+            assert inner.ids == [an_event().event_id]
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            await anyio.sleep(10)
+            assert await statuses(outbox, an_event()) == ["delivered"]
+    finally:
+        os.close(fd)
+    assert len(inner.calls) == 1
+
+
+def mounted(*options: str) -> bool:
+    """Run mount; return whether it could."""
+    mount = shutil.which("mount")
+    command = [] if mount is None else [mount, *options]
+    return bool(command) and not subprocess.run(command, check=False, capture_output=True).returncode
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MiB, twice of what SQLite lets its log grow to; only root may have one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if not mounted("-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)):
+        pytest.skip("no disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)  # noqa: S607
+
+
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Fill *disk* to the last byte."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(65_536)):
+            pass
+    yield
+    ballast.unlink()
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond *size*; the kernel writes what fits."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def send_with_and_without_room(path: Path, no_room: AbstractContextManager[None]) -> None:
+    """Check that each alert is sent once, and noted, also those that come while there is no room."""
+    inner = Scripted()
+    events = [an_event(number, message="m" * 100_000) for number in range(1, 31)]
+    outbox = make(inner, path)
+    async with owned(outbox) as told:
+        for event in events[:10]:
+            await outbox.send_alert(event, severity="critical")
+        await until(lambda: len(inner.calls) == 10)
+        with no_room:
+            for event in events[10:]:
+                await outbox.send_alert(event, severity="critical")
+            await anyio.sleep(60)
+            assert told.failures
+        await until(lambda: told.recovered)
+        assert await statuses(outbox, *events) == ["delivered"] * 30
+    assert Counter(inner.ids) == Counter(event.event_id for event in events)
+
+
+@pytest.mark.may_block
+async def test_a_full_disk(small_disk: Path) -> None:
+    """While the disk is full, alerts go out directly, once; with room they are noted."""
+    await send_with_and_without_room(small_disk, full(small_disk))
+
+
+@pytest.mark.may_block
+async def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    """While the file can't grow, alerts go out directly, once; when it can they are noted."""
+    await send_with_and_without_room(tmp_path, limited(500_000))
+
+
+@pytest.mark.may_block
+async def test_no_room_for_what_nobody_takes(small_disk: Path) -> None:
+    """With the disk full and the other side down the caller is told; what was kept is sent when it is back."""
+    inner = Scripted(BUSY)
+    kept: list[AuditEvent] = []
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(5 << 20))
+    async with make(inner, small_disk) as outbox:
+        with pytest.raises(TransientDeliveryError):  # noqa: PT012
+            while True:
+                event = an_event(1 + len(kept), message="m" * 200_000)
+                await outbox.send_alert(event, severity="critical")
+                kept.append(event)
+        assert kept
+        inner.outcomes = [None]
+        inner.calls.clear()
+        await anyio.sleep(100)
+        ballast.unlink()
+        await anyio.sleep(1000)
+        assert await statuses(outbox, *kept) == ["delivered"] * len(kept)
+    assert Counter(inner.ids) == Counter(event.event_id for event in kept)
+
+
+@pytest.mark.may_block
+async def test_a_disk_that_is_read_only(small_disk: Path) -> None:
+    """While the disk is read-only, alerts go out directly, once; what was kept is sent when it is not any more."""
+    inner = Scripted(BUSY, None)
+    before = make(inner, small_disk)
+    await before.send_alert(an_event(1), severity="critical")
+    before._file.close()
+    assert mounted("-o", "remount,ro", str(small_disk))
+    outbox = make(inner, small_disk)
+    async with owned(outbox) as told:
+        await outbox.send_alert(an_event(2), severity="critical")
+        assert inner.ids == [an_event(1).event_id, an_event(2).event_id]
+        assert mounted("-o", "remount,rw", str(small_disk))
+        await until(lambda: told.recovered)
+        await until(lambda: len(inner.calls) == 3)
+        await anyio.sleep(10)
+        assert await statuses(outbox, *map(an_event, (1, 2))) == ["delivered"] * 2
+    assert len(inner.calls) == 3

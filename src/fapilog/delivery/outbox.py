@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
@@ -157,6 +158,10 @@ class Outbox:
     def state(self) -> OutboxState:
         """How much is in it, as it was about a second ago, or when this process last did something with it."""
         return self._sender.state
+
+    def __del__(self) -> None:
+        if hasattr(self, "_background") and self._background.entered:
+            warnings.warn(f"{self!r} was entered and not left", ResourceWarning, source=self, stacklevel=1)
 
     def __repr__(self) -> str:
         return f"<Outbox {self.name!r} around {self._inner!r}>"
