@@ -109,6 +109,12 @@ class Sender:
         if self._wake is not None:
             self._wake.set()
 
+    def enter(self) -> None:
+        """Let `work` go on until `leave` is called."""
+        self._leaving = False
+        # What was left behind the last time is taken over like that of any other process.
+        self._lease = uuid.uuid4().hex
+
     def leave(self) -> None:
         """Let `work` end when nothing is due."""
         self._leaving = True
@@ -116,9 +122,6 @@ class Sender:
 
     async def work(self, background: Background) -> None:
         """Send what is due, in tasks of *background*, until `leave` is called and nothing is due."""
-        self._leaving = False
-        # What was left behind the last time is taken over like that of any other process.
-        self._lease = uuid.uuid4().hex
         while True:
             # Made before the exchange, so that nothing that happens meanwhile is missed.
             wake = self._wake = anyio.Event()

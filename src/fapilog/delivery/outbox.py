@@ -172,6 +172,7 @@ class Outbox:
         await self._manager().__aenter__()
         self._owner = self._sender.owner = owner.get()
         await self._background.enter()
+        self._sender.enter()
         self._background.start_soon(lambda: self._sender.work(self._background))
         return self
 

@@ -400,19 +400,28 @@ class OutboxFile:
         except OSError as error:
             raise OutboxError(f"{self.path}: {error.strerror or error}") from error
         except sqlite3.Error as error:
-            corrupt = getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-            raise (_CorruptError if corrupt else OutboxError)(f"{self.path}: {error}") from error
+            raise (_CorruptError if _is_corrupt(error) else OutboxError)(f"{self.path}: {error}") from error
 
     def _set_aside(self, inode: tuple[int, int] | None) -> None:
         """Rename a damaged file, with what belongs to it, unless somebody has done so meanwhile."""
         with self._errors(), _locked(self.path.parent):
-            if inode is None or inode != _inode(self.path):
+            if inode is None or inode != _inode(self.path) or not self._is_damaged():
                 return
             aside = f"{self.path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
             for suffix in ("-wal", "-shm", ""):
                 with contextlib.suppress(FileNotFoundError):
                     Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
         _logger.critical("the outbox file %s is damaged; it was set aside as %s", self.path, aside)
+
+    def _is_damaged(self) -> bool:
+        """Look through all of it: SQLite also says "malformed" where the disk failed to read, once."""
+        with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT, isolation_level=None)) as connection:
+            try:
+                return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",))
+            except sqlite3.DatabaseError as error:
+                if _is_corrupt(error):
+                    return True
+                raise
 
 
 class Table:
@@ -756,6 +765,10 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+def _is_corrupt(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
