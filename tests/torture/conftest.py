@@ -1,6 +1,8 @@
 """What several torture tests need."""
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.torture)
+
+
+@pytest.fixture(scope="session")
+def strace() -> str:
+    """The path of strace, where it is installed and may trace."""
+    path = shutil.which("strace")
+    if path is None or subprocess.run([path, "-qq", "-e", "trace=none", "true"], check=False).returncode:
+        pytest.skip("no strace that may trace")
+    return path
 
 
 @pytest.fixture

@@ -182,15 +182,6 @@ class Call(NamedTuple):
     arguments: str
 
 
-@pytest.fixture(scope="module")
-def strace() -> str:
-    """The path of strace, where it is installed and may trace."""
-    path = shutil.which("strace")
-    if path is None or subprocess.run([path, "-qq", "-e", "trace=none", "true"], check=False).returncode:
-        pytest.skip("no strace that may trace")
-    return path
-
-
 @pytest.fixture(params=BEGINNINGS)
 def beginning(request: pytest.FixtureRequest) -> str:
     """What the trail is like at first."""
