@@ -268,7 +268,8 @@ async def test_a_caller_that_is_cancelled(tmp_path: Path, *, entered: bool) -> N
     assert all(sent[an_event(1000 + number).event_id] == 1 for number in range(1, 60))
     for number in range(1, 60):
         outcomes = [attempt.outcome for attempt in await outbox.history(an_event(number).event_id)]
-        assert len(outcomes) == sent[an_event(number).event_id]
+        # One that was cut off may not have got as far as the other side.
+        assert outcomes.count("delivered") <= sent[an_event(number).event_id] <= len(outcomes)
         assert outcomes in ([], ["delivered"], ["interrupted", "delivered"])
 
 
@@ -313,7 +314,7 @@ def test_a_fork_in_the_middle(tmp_path: Path, backend: str) -> None:
         "parent took first",
     ]
     file = OutboxFile(tmp_path / "alerts.db")
-    [alerts] = file.run([lambda table: table.alerts(status="pending")])
+    [alerts] = file.run([lambda table: table.alerts(statuses=["pending"])])
     file.close()
     assert [(alert.event_id, alert.attempts) for alert in alerts] == [("first", 1), ("before", 1), ("after", 1)]
 

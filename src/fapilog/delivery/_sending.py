@@ -55,6 +55,7 @@ class Sender:
     Attributes:
         state: How much was in the outbox when it was last looked at.
         owner: Is told of each attempt.
+        passed_by: The events whose alerts are sent past the file, and so not from there.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Sender:
         """Become as new, in a forked child: what the parent is sending, it sends."""
         self.state: OutboxState = OutboxState()
         self.owner: Owner | None = None
+        self.passed_by: set[str] = set()
         self._lease = uuid.uuid4().hex
         self._side = _OtherSide(self._concurrency)
         self._claimed: deque[Claim] = deque()
@@ -195,7 +197,7 @@ class Sender:
             until=now + self._lease_seconds,
             endings=self._endings,
             returned=self._returned,
-            held=set(self._held),
+            held=self._held.keys() | self.passed_by,
             renewed=list(self._held.values()) if now >= self._next_renewal else [],
             paused_until=self._paused_until,
             recovered=self._side.recovered,

@@ -217,10 +217,16 @@ class Outbox:
         try:
             await self._do(lambda table: table.put(self.name, alert, now))
         except FapilogError:
-            direct = await self._send_directly(alert)
+            # It may be in the file all the same, where the worker would find it.
+            self._sender.passed_by.add(event.event_id)
+            try:
+                direct = await self._send_directly(alert)
+            except BaseException:
+                self._sender.passed_by.discard(event.event_id)
+                raise
             self._direct[event.event_id] = direct
             while len(self._direct) > _MOST_DIRECT:
-                del self._direct[next(iter(self._direct))]
+                self._forget_direct(next(iter(self._direct)))
         except Exception as error:
             # Not noted later: what the file can't take would stand in the way of all that it can.
             _logger.error("the outbox %s can't keep an alert (%s)", self.name, type(error).__qualname__)  # noqa: TRY400
@@ -235,6 +241,10 @@ class Outbox:
         began_at, began = self._now(), anyio.current_time()
         await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
         return _Direct(alert, began_at, anyio.current_time() - began)
+
+    def _forget_direct(self, event_id: str) -> None:
+        self._direct.pop(event_id, None)
+        self._sender.passed_by.discard(event_id)
 
     # -- resuming
 
@@ -367,7 +377,7 @@ class Outbox:
             self._tell(what, str(error))
             raise
         for each in direct:
-            self._direct.pop(each.alert.event.event_id, None)
+            self._forget_direct(each.alert.event.event_id)
         if self._broken:
             self._broken = False
             _logger.warning("the outbox %s can use its file again", self.name)
