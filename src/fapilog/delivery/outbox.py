@@ -214,28 +214,27 @@ class Outbox:
         """
         alert = Announcement(event, severity, channel)
         now = self._now()
+        # A commit of which an error is told may have taken place: until that is known, the worker is not to find it.
+        self._sender.passed_by.add(event.event_id)
         try:
             await self._do(lambda table: table.put(self.name, alert, now))
         except FapilogError:
-            # It may be in the file all the same, where the worker would find it.
-            self._sender.passed_by.add(event.event_id)
-            try:
-                direct = await self._send_directly(alert)
-            except BaseException:
-                self._sender.passed_by.discard(event.event_id)
-                raise
-            self._direct[event.event_id] = direct
+            self._direct[event.event_id] = await self._send_directly(alert)
             while len(self._direct) > _MOST_DIRECT:
                 self._forget_direct(next(iter(self._direct)))
+            return
         except Exception as error:
             # Not noted later: what the file can't take would stand in the way of all that it can.
             _logger.error("the outbox %s can't keep an alert (%s)", self.name, type(error).__qualname__)  # noqa: TRY400
             await self._send_directly(alert)
+            return
+        finally:
+            if event.event_id not in self._direct:
+                self._sender.passed_by.discard(event.event_id)
+        if self._background.entered:
+            self._sender.poke()
         else:
-            if self._background.entered:
-                self._sender.poke()
-            else:
-                await self._sender.attempt_at_once(event)
+            await self._sender.attempt_at_once(event)
 
     async def _send_directly(self, alert: Announcement) -> _Direct:
         began_at, began = self._now(), anyio.current_time()
