@@ -1,6 +1,6 @@
 # On a fresh machine: `make demo` and `make test`. Everything lives in .venv and .envs; `make clean` removes both.
 
-.PHONY: help demo test check docs bench torture test-wheel test-pythons clean
+.PHONY: help demo test check docs bench torture test-wheel clean
 .DEFAULT_GOAL := help
 
 # The Python that .venv is made with; empty: the first one that will do.
@@ -43,11 +43,8 @@ torture: .venv/has-dev ## kill, tear, flip and fill up, in long campaigns of TOR
 	$(python) -m pytest -m torture -n auto --maxprocesses 4 -o faulthandler_timeout=0 \
 		--torture-seconds $(TORTURE_SECONDS) tests
 
-test-wheel: .venv/has-dev ## run the tests against the built wheel, without extras and with all
+test-wheel: .venv/has-dev ## run the tests against the built wheel: without extras, and with all on every other CPython here
 	bash .ci/test-wheel $(python)
-
-test-pythons: .venv/has-dev ## run the tests on every other CPython that this machine has
-	bash .ci/test-pythons $(python)
 
 clean: ## remove everything that make has made
 	rm -rf .venv .envs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache dist docs/_build

@@ -120,9 +120,9 @@ Check = Callable[[Alert, str | None], None]
 """Renders an alert for a channel, and fails unless what comes out is as it must be."""
 
 
-def check_many(check: Check, count: int) -> None:
-    """Check *count* alerts, each whole and with the least in it; a failure tells the number of the alert."""
-    for number in range(count):
+def check_many(check: Check, count: int, *, first: int = 0) -> None:
+    """Check *count* alerts from number *first* on, each whole and with the least in it; a failure tells the number of the alert."""
+    for number in range(first, first + count):
         event, severity, channel, disclosure = hostile_alert(number)
         link = "https://audit.example.com/{event_id}?n={sequence_number}" if number % 2 else None
         try:
