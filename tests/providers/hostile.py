@@ -121,7 +121,7 @@ Check = Callable[[Alert, str | None], None]
 
 
 def check_many(check: Check, count: int, *, first: int = 0) -> None:
-    """Check *count* alerts from number *first* on, each whole and with the least in it; a failure tells the number of the alert."""
+    """Check *count* alerts from number *first* on, each whole and with the least in it; a failure tells which."""
     for number in range(first, first + count):
         event, severity, channel, disclosure = hostile_alert(number)
         link = "https://audit.example.com/{event_id}?n={sequence_number}" if number % 2 else None
