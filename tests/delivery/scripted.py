@@ -1,5 +1,6 @@
 """A dispatcher that answers by a script, and events for it."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -66,6 +67,11 @@ class Scripted:
     def ids(self) -> list[str]:
         """The events that it was called about."""
         return [call.event_id for call in self.calls]
+
+    @property
+    def waits(self) -> list[float]:
+        """Seconds between the calls."""
+        return [round(later.at - earlier.at, 6) for earlier, later in itertools.pairwise(self.calls)]
 
     def times(self, event_id: str) -> list[float]:
         """When it was called about an event."""

@@ -1,8 +1,6 @@
 """Trying again: when, how long, how often, and when not."""
 
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import anyio
 import pytest
@@ -23,37 +21,10 @@ stamina = pytest.importorskip("stamina")
 
 from fapilog.delivery.retry import Attempt, Retrying  # noqa: E402  needs stamina
 
+from .scripted import Scripted  # noqa: E402
+
 EVENT = AuditEvent(event_type=AuditEventType.SECURITY_VIOLATION, message="someone opened the safe")
 BUSY = TransientDeliveryError("busy")
-
-
-class Scripted:
-    """Raises one after the other, and takes the alert where None is; remembers when it was called."""
-
-    def __init__(self, *outcomes: Exception | None) -> None:
-        self.outcomes = list(outcomes)
-        self.calls: list[float] = []
-        self.entered = 0
-
-    async def __aenter__(self) -> Self:
-        self.entered += 1
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.entered -= 1
-
-    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        self.calls.append(anyio.current_time())
-        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
-        if outcome is not None:
-            raise outcome
-
-    @property
-    def waits(self) -> list[float]:
-        """Seconds between the calls."""
-        return [round(later - earlier, 6) for earlier, later in zip(self.calls, self.calls[1:], strict=False)]
 
 
 def steady(inner: AlertDispatcher, **options: float) -> Retrying:

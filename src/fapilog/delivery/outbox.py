@@ -13,7 +13,6 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar, cast
@@ -28,6 +27,7 @@ from ..core.errors import FapilogError
 from ..core.events import AuditEvent
 from ..core.fork import call_in_child
 from ..core.groupcommit import GroupCommit
+from ._inner import Managers
 from ._sending import Sender
 from .outboxfile import OutboxAlert, OutboxAttempt, OutboxFile, OutboxState, Table
 
@@ -130,6 +130,7 @@ class Outbox:
                 raise ValueError(f"{option}: expected numbers of seconds from 0 on; got {value!r}")
         self.name: str = name
         self._inner = inner
+        self._managers = Managers([inner])
         self._stop_timeout = stop_timeout
         self._now = now
         self._file = OutboxFile(Path(path))
@@ -169,7 +170,7 @@ class Outbox:
     # -- life
 
     async def __aenter__(self) -> Self:
-        await self._manager().__aenter__()
+        await self._managers.enter()
         self._owner = self._sender.owner = owner.get()
         await self._background.enter()
         self._sender.enter()
@@ -187,10 +188,7 @@ class Outbox:
                 await self._sender.put_back()
                 await to_thread.run_sync(self._file.close, limiter=anyio.CapacityLimiter(1))
             self._owner = self._sender.owner = None
-        return await self._manager().__aexit__(kind, error, trace)
-
-    def _manager(self) -> AbstractAsyncContextManager[object]:
-        return self._inner if isinstance(self._inner, AbstractAsyncContextManager) else nullcontext()
+        return await self._managers.leave(kind, error, trace)
 
     def _forget(self) -> None:
         # In a forked child: what the parent is sending, it sends.

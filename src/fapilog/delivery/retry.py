@@ -14,7 +14,6 @@ import logging
 import math
 import random
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
 from types import TracebackType
 from typing import Final, Self
 
@@ -27,6 +26,7 @@ from ..core.alerting import AlertDispatcher
 from ..core.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..core.events import AuditEvent
 from ..core.values import text
+from ._inner import Managers
 
 __all__ = ["Attempt", "Retrying"]
 
@@ -110,6 +110,7 @@ class Retrying:
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name}: expected a number of seconds from 0 on; got {value!r}")
         self._inner = inner
+        self._managers = Managers([inner])
         self._attempts = attempts
         self._timeout = timeout
         self._wait_initial = wait_initial
@@ -120,13 +121,13 @@ class Retrying:
         self._paused_until = -math.inf
 
     async def __aenter__(self) -> Self:
-        await self._manager().__aenter__()
+        await self._managers.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        return await self._manager().__aexit__(kind, error, trace)
+        return await self._managers.leave(kind, error, trace)
 
     def __repr__(self) -> str:
         return f"<Retrying {self._inner!r}>"
@@ -215,6 +216,3 @@ class Retrying:
                 self._on_attempt(attempt)
             except Exception as error:
                 _logger.error("on_attempt raised %s", type(error).__qualname__)  # noqa: TRY400  no text, no traceback
-
-    def _manager(self) -> AbstractAsyncContextManager[object]:
-        return self._inner if isinstance(self._inner, AbstractAsyncContextManager) else nullcontext()
