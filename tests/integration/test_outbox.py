@@ -1,0 +1,116 @@
+"""A trail, an outbox, observers: an alert from the event to the receipt."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from fapilog import (
+    AuditEventType,
+    AuditTrail,
+    DeliveryReport,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+    alert_attempted,
+    alert_dispatched,
+)
+from fapilog.core.episodes import is_own
+from fapilog.delivery.fanout import FanOut
+from fapilog.delivery.outbox import Outbox
+
+from ..delivery.scripted import Scripted
+
+
+def now() -> float:
+    return 1_750_000_000.0 + anyio.current_time()
+
+
+async def alarm(trail: AuditTrail, message: str = "m") -> str:
+    return await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, message)
+
+
+async def test_attempts_reach_the_observers(tmp_path: Path) -> None:
+    """The trail reports once that the outbox has the alert, and then each attempt of the outbox, until it arrived."""
+    taken: list[DeliveryReport] = []
+    tried: list[DeliveryReport] = []
+
+    def take(_: AuditTrail, *, report: DeliveryReport) -> None:
+        taken.append(report)
+
+    def attempt(_: AuditTrail, *, report: DeliveryReport) -> None:
+        tried.append(report)
+
+    inner = Scripted(TransientDeliveryError("busy"), None)
+    outbox = Outbox(inner, tmp_path / "alerts.db", name="slack", now=now)
+    async with AuditTrail(storage_path=tmp_path / "trail", alert_dispatcher=outbox) as trail:
+        alert_dispatched.connect(take, sender=trail)
+        alert_attempted.connect(attempt, sender=trail)
+        event_id = await alarm(trail)
+        await anyio.sleep(60)
+    assert [(report.event.event_id, report.outcome) for report in taken] == [(event_id, "dispatched")]
+    assert [(report.target, report.attempt, report.outcome) for report in tried] == [
+        ("slack", 1, "error"),
+        ("slack", 2, "dispatched"),
+    ]
+
+
+async def test_metrics_see_all_of_it(tmp_path: Path) -> None:
+    """The metrics count the attempts, and show what is pending and dead in the outbox."""
+    prometheus_client = pytest.importorskip("prometheus_client")
+    from fapilog.observers import metrics  # noqa: PLC0415  needs the extra
+
+    registry = prometheus_client.CollectorRegistry()
+    inner = Scripted(TransientDeliveryError("busy"))
+    outbox = Outbox(inner, tmp_path / "alerts.db", name="slack", now=now)
+    async with AuditTrail(storage_path=tmp_path / "trail", alert_dispatcher=outbox) as trail:
+        with metrics.connect(sender=trail, registry=registry, outboxes=[outbox]):
+            await alarm(trail)
+            await anyio.sleep(300)
+            labels = {"target": "slack", "outcome": "error"}
+            tried = registry.get_sample_value("fapilog_alert_attempts_total", labels)
+            assert tried == len(inner.calls) >= 3
+            assert registry.get_sample_value("fapilog_outbox_pending", {"outbox": "slack"}) == 1
+            inner.outcomes = [PermanentDeliveryError("gone")]
+            await anyio.sleep(3600)
+            # It, and what tells of that.
+            assert registry.get_sample_value("fapilog_outbox_dead", {"outbox": "slack"}) == 2
+
+
+async def test_a_dead_alert_is_told_of_once(tmp_path: Path) -> None:
+    """When the outbox gives up alerts people are told once, and again when all of them were seen to."""
+    inner = Scripted(answer=lambda event: None if is_own(event) else PermanentDeliveryError("gone"))
+    outbox = Outbox(inner, tmp_path / "alerts.db", now=now)
+    async with AuditTrail(storage_path=tmp_path / "trail", alert_dispatcher=outbox) as trail:
+        ids = [await alarm(trail) for _ in range(20)]
+        await anyio.sleep(60)
+        dead = await outbox.dead()
+        assert [alert.event_id for alert in dead] == ids
+        told = [event_id for event_id in inner.ids if event_id not in ids]
+        assert len(told) == 1
+        await outbox.discard(ids, reason="a drill")
+        await anyio.sleep(60)
+        [recovery] = [event for event in await trail.get_events() if is_own(event)]
+        assert recovery.event_type is AuditEventType.COMPONENT_RECOVERY
+        assert recovery.event_id in inner.ids
+        assert len([event_id for event_id in inner.ids if event_id not in ids]) == 2
+
+
+async def test_outboxes_side_by_side(tmp_path: Path) -> None:
+    """Each of two outboxes in one file gets what it lacks after a crash, whatever becomes of it in the other."""
+    path = tmp_path / "alerts.db"
+    good, bad = Scripted(), Scripted(PermanentDeliveryError("gone"))
+
+    def trail() -> AuditTrail:
+        both = FanOut([Outbox(good, path, name="good", now=now), Outbox(bad, path, name="bad", now=now)])
+        return AuditTrail(storage_path=tmp_path / "trail", alert_dispatcher=both)
+
+    async with trail():
+        pass
+    ids = [await alarm(AuditTrail(storage_path=tmp_path / "trail")) for _ in range(3)]  # a process that is killed
+    async with trail() as last:
+        await last.drain()
+        await anyio.sleep(60)
+    assert sorted(event_id for event_id in good.ids if event_id in ids) == sorted(ids)
+    assert sorted(event_id for event_id in bad.ids if event_id in ids) == sorted(ids)
+    dead = await Outbox(bad, path, name="bad", now=now).dead()
+    assert {alert.event_id for alert in dead} >= set(ids)
