@@ -17,6 +17,8 @@ _DISK = ("os.open", "os.fsync", "os.fdatasync", "os.ftruncate", "os.pread", "os.
 MAY_BLOCK: dict[str, set[str]] = {
     # What a handler of the application does is the application's choice.
     "logging/__init__.py": {"callHandlers"},
+    # Of the tests themselves, now and then.
+    "coverage/collector.py": {"lock_data"},
     # With durability="write" the page cache takes the record in microseconds; a thread would take a hundred.
     # To make a path absolute asks the kernel, and no disk, for the current directory.
     "fapilog/core/files.py": {"append_at_once", "__init__"},
