@@ -27,7 +27,7 @@ _LONGEST_PAUSE: Final = 86_400.0
 # So many attempts that fail one after the other mean that the other side is down, and not that it dislikes an alert.
 _DOWN: Final = 3
 # Alerts that are claimed for each that is being sent, so that none waits for the file.
-_AHEAD: Final = 4
+_AHEAD: Final = 8
 # Seconds until a file that can't be used is tried again.
 _MENDING: Final = 5.0
 # Seconds between two looks at how much is in the outbox, and two at what may be pruned.

@@ -507,6 +507,7 @@ class Table:
         rows = list(islice((row for row in due if row[1] not in held), limit))
         due.close()
         claims: list[Claim] = []
+        ids: list[int] = []
         for id_, _, stored, severity, channel, came_at, since, attempts, failures, left in rows:
             if left is not None:
                 self._connection.execute(
@@ -522,9 +523,11 @@ class Table:
                     (now, f"the event in the outbox can't be read ({type(error).__qualname__})", id_),
                 )
                 continue
-            claim = Claim(Announcement(decoded, severity, channel), came_at, since, attempts + 1, failures, until)
-            self._take_out(id_, claim, lease, now)
-            claims.append(claim)
+            ids.append(id_)
+            claims.append(
+                Claim(Announcement(decoded, severity, channel), came_at, since, attempts + 1, failures, until)
+            )
+        self._take_out(ids, lease, now, until)
         return claims
 
     def give_back(self, outbox: str, claims: Iterable[Claim], lease: str, now: float) -> None:
@@ -698,18 +701,23 @@ class Table:
         which = f"WHERE {_ABOUT} AND status IN ('dead', 'pending')"
         return sum(self._in_outbox(f"{done} {which}", (now, text(reason), each), outbox) for each in event_ids)
 
-    def _take_out(self, id_: int, claim: Claim, lease: str, now: float) -> None:
+    def _take_out(self, ids: list[int], lease: str, now: float, until: float) -> None:
+        # All at once: with each statement the thread gives up the interpreter's lock, and waits for it again.
+        which = f"IN ({', '.join('?' * len(ids))})"
         self._connection.execute(
-            "UPDATE alerts SET lease = ?, due_at = ?, attempts = ? WHERE id = ?",
-            (lease, claim.until, claim.attempt, id_),
+            f"UPDATE alerts SET lease = ?, due_at = ?, attempts = attempts + 1 WHERE id {which}",  # noqa: S608
+            (lease, until, *ids),
         )
         self._connection.execute(
-            "INSERT OR REPLACE INTO attempts (alert, number, began_at) VALUES (?, ?, ?)", (id_, claim.attempt, now)
+            "INSERT OR REPLACE INTO attempts (alert, number, began_at)"  # noqa: S608
+            f" SELECT id, attempts, ? FROM alerts WHERE id {which}",
+            (now, *ids),
         )
-        if claim.attempt > _MOST_ATTEMPTS:
-            self._connection.execute(
-                "DELETE FROM attempts WHERE alert = ? AND number <= ?", (id_, claim.attempt - _MOST_ATTEMPTS)
-            )
+        self._connection.execute(
+            f"DELETE FROM attempts WHERE alert {which}"  # noqa: S608
+            " AND number <= (SELECT attempts - ? FROM alerts WHERE id = alert)",
+            (*ids, _MOST_ATTEMPTS),
+        )
 
     def _place(self, outbox: str, claim: Claim) -> int:
         """Return the number of the alert that was taken out; in a file that was made since, put it in."""
