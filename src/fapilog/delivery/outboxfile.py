@@ -267,14 +267,13 @@ class OutboxFile:
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
         self._connection: sqlite3.Connection | None = None
+        # Keeps the connection alive until it is closed: collected with this, it might warn first that it is open.
+        self._closes: weakref.finalize[[sqlite3.Connection], OutboxFile] | None = None
         self._inode: tuple[int, int] | None = None
         self.path: Path = path.absolute()
         self._must_exist = must_exist
         self._lock = threading.Lock()
         _files.add(self)
-
-    def __del__(self) -> None:
-        self._close()
 
     def run(self, calls: Sequence[Callable[[Table], T]], *, writes: bool = True) -> list[T]:
         """
@@ -326,10 +325,9 @@ class OutboxFile:
         self._lock.release()
 
     def _close(self) -> None:
-        connection, self._connection, self._inode = self._connection, None, None
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
+        closes, self._closes, self._connection, self._inode = self._closes, None, None, None
+        if closes is not None:
+            closes()
 
     def _check_unmoved(self) -> None:
         if self._inode != _inode(self.path):
@@ -353,6 +351,7 @@ class OutboxFile:
             connection = self._connection = sqlite3.connect(
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
+            self._closes = weakref.finalize(self, _close, connection)
             # Before anything is changed: it may be somebody else's.
             is_new = self._is_new(connection)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -777,6 +776,11 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 def _is_corrupt(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _close(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
