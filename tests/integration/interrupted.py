@@ -46,8 +46,8 @@ class Interrupter:
         while self._asked.acquire():
             time.sleep(chance.random() / 500)
             os.kill(os.getpid(), signal.SIGINT)
-            # On asyncio the first one only cancels the main task. Once in some ten thousand times that is lost, where it
-            # comes while a task group of anyio ends, and the work goes on; people press the keys again.
+            # On asyncio the first one only cancels the main task. Once in some ten thousand times that is lost, perhaps
+            # where it comes while a task group of anyio ends, and the work goes on; people press the keys again.
             while not self._ended.wait(0.5):
                 os.kill(os.getpid(), signal.SIGINT)
 
