@@ -5,6 +5,8 @@
 
 # The Python that .venv is made with; empty: the first one that will do.
 PYTHON ?=
+# Which other Pythons test-wheel runs on: empty for all that are here, or "newest".
+PYTHONS ?=
 # How long each torture test goes on.
 TORTURE_SECONDS ?= 60
 
@@ -44,7 +46,7 @@ torture: .venv/has-dev ## kill, tear, flip and fill up, in long campaigns of TOR
 		--torture-seconds $(TORTURE_SECONDS) tests
 
 test-wheel: .venv/has-dev ## run the tests against the built wheel: without extras, and with all on every other CPython here
-	bash .ci/test-wheel $(python)
+	bash .ci/test-wheel $(python) $(PYTHONS)
 
 clean: ## remove everything that make has made
 	rm -rf .venv .envs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache dist docs/_build
