@@ -86,6 +86,7 @@ async def test_what_others_took_over_meanwhile_is_theirs(tmp_path: Path) -> None
         for number in (1, 2, 3):
             await first.send_alert(an_event(number), severity="critical")
         await until(lambda: len(first._sender._held) == 3)
+        await anyio.sleep(5)  # it has renewed its leases, and is idle
         first._sender._next_renewal = float("inf")
         async with make(other, tmp_path, lease=60.0):
             await until(lambda: len(other.calls) == 3)
@@ -330,6 +331,17 @@ async def test_leaving_at_once(tmp_path: Path) -> None:
         pass
     assert len(inner.calls) == 1
     assert anyio.current_time() - began == 1.0
+
+
+async def test_leaving_as_soon_as_it_is_taken(tmp_path: Path) -> None:
+    """What was taken is sent before an outbox is left, whatever it was doing when it came."""
+    for number in range(1, 60):
+        inner = Scripted()
+        async with make(inner, tmp_path) as outbox:
+            for _ in range(number):
+                await anyio.lowlevel.checkpoint()
+            await outbox.send_alert(an_event(number), severity="critical")
+        assert inner.ids == [an_event(number).event_id]
 
 
 # -- a file that is locked, full or read-only

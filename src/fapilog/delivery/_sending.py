@@ -134,7 +134,8 @@ class Sender:
             except Exception:
                 _logger.exception("the outbox %s goes on after what should not happen", self._name)
                 wait = _MENDING
-            if self._leaving and not self._held and wait > 0:
+            # What came during the exchange is not in its answer.
+            if self._leaving and not self._held and wait > 0 and not wake.is_set():
                 return
             with anyio.move_on_after(wait):
                 await wake.wait()
