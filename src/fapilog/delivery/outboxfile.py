@@ -526,7 +526,8 @@ class Table:
             claims.append(
                 Claim(Announcement(decoded, severity, channel), came_at, since, attempts + 1, failures, until)
             )
-        self._take_out(ids, lease, now, until)
+        if ids:
+            self._take_out(ids, lease, now, until)
         return claims
 
     def give_back(self, outbox: str, claims: Iterable[Claim], lease: str, now: float) -> None:
