@@ -132,7 +132,7 @@ async def test_the_same_event_is_taken_once(tmp_path: Path) -> None:
 
 
 async def test_the_schedule_is_kept(tmp_path: Path) -> None:
-    """After each failure comes the next wait of the schedule, a fifth more or less, and after the last the end."""
+    """After each failure comes the next wait of the schedule, up to a fifth more, and after the last the end."""
     inner = Scripted(BUSY)
     async with make(inner, tmp_path) as outbox:
         await outbox.send_alert(an_event(), severity="critical")
@@ -140,7 +140,7 @@ async def test_the_schedule_is_kept(tmp_path: Path) -> None:
         times = inner.times(an_event().event_id)
         waits = [later - earlier for earlier, later in itertools.pairwise(times)]
         assert len(waits) == len(SCHEDULE)
-        assert all(0.79 * due <= wait <= 1.21 * due for wait, due in zip(waits, SCHEDULE, strict=True))
+        assert all(due <= wait <= 1.21 * due for wait, due in zip(waits, SCHEDULE, strict=True))
         assert len({round(wait / due, 3) for wait, due in zip(waits, SCHEDULE, strict=True)}) > 5
         [dead] = await outbox.dead()
         assert (dead.event_id, dead.attempts, dead.reason) == (an_event().event_id, 12, "busy")
@@ -251,14 +251,14 @@ async def test_it_is_bounded_and_concurrent(tmp_path: Path) -> None:
 
 
 async def test_days_of_outage(tmp_path: Path) -> None:
-    """After days without the other side, one success brings all that wait, the oldest first, and few at a time."""
+    """After three days without the other side, one success brings all that wait, the oldest first, a few at a time."""
     inner = Scripted(BUSY)
     events = [an_event(number) for number in range(1, 101)]
     async with make(inner, tmp_path) as outbox:
         for event in events:
             await outbox.send_alert(event, severity="critical")
             await anyio.sleep(600)
-        await anyio.sleep(2 * DAY)
+        await anyio.sleep(3 * DAY - 600 * len(events))
         assert outbox.state.pending == 100
         assert inner.most_at_once <= 8
         before, inner.outcomes, inner.delay, inner.most_at_once = len(inner.calls), [None], 1.0, 0

@@ -320,7 +320,8 @@ class Sender:
         self._side.failed()
         if claim.failures >= len(self._schedule):
             return _Verdict(_outcome(error), "dead", 0.0, claim.failures + 1)
-        wait = self._schedule[claim.failures] * random.uniform(0.8, 1.2)  # noqa: S311  spreads load
+        # Never less than the schedule: whoever can do without alerts for all of it is to lose none.
+        wait = self._schedule[claim.failures] * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
         return _Verdict(_outcome(error), "pending", wait, claim.failures + 1)
 
     def _tell_of(self, report: DeliveryReport, status: Status, wait: float) -> None:

@@ -38,7 +38,7 @@ T = TypeVar("T")
 _logger: Final = logging.getLogger("fapilog.delivery")
 
 SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
-"""Seconds between the attempts, about three days in all; much as the Standard Webhooks specification has it."""
+"""Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
 
 # Alerts that were sent past the file, and are to be noted in it when it can be used again.
 _MOST_DIRECT: Final = 1000
@@ -55,7 +55,8 @@ class Outbox:
     What becomes of an attempt decides on the next:
 
     - `TransientDeliveryError`, `AmbiguousDeliveryError`, any other exception, and no outcome within *timeout*: again
-      after the next wait of the *schedule*, a fifth more or less. When that is used up, the alert is dead.
+      after the next wait of the *schedule*, and up to a fifth more. When that is used up, the alert is dead: by default
+      after three days at the earliest.
     - `TransientDeliveryError` with `retry_after`: again after that many seconds and a little more, and no other alert
       goes to *inner* before. It does not use up the schedule, unless it goes on for longer than all of it.
     - `PermanentDeliveryError`: the alert is dead.
