@@ -18,7 +18,7 @@ from ..core.errors import AmbiguousDeliveryError, FapilogError, PermanentDeliver
 from ..core.events import AuditEvent
 from .outboxfile import AttemptOutcome, Claim, Ending, OutboxState, Status, Table
 
-__all__ = ["Sender"]
+__all__ = ["Sender", "Terms"]
 
 _logger: Final = logging.getLogger("fapilog.delivery")
 
@@ -35,6 +35,18 @@ _STATE_EVERY: Final = 1.0
 _PRUNE_EVERY: Final = 3600.0
 
 
+class Terms(NamedTuple):
+    """On what terms an outbox sends; all are explained at `Outbox`."""
+
+    schedule: tuple[float, ...]
+    concurrency: int
+    timeout: float
+    keep: float
+    old_after: float
+    lease: float
+    now: Callable[[], float]
+
+
 class Sender:
     """
     Takes alerts out of an outbox, sends them, and notes what became of them.
@@ -42,15 +54,9 @@ class Sender:
     Args:
         name: Which outbox.
         inner: Makes one attempt each time it is called.
+        terms: When it is called, and how often.
         do: Makes a call in a transaction on the file.
         tell: Tells the trail that something fails, and why, or that it works.
-        schedule: As of `Outbox`; so for all that follow.
-        concurrency: See there.
-        timeout: See there.
-        keep: See there.
-        old_after: See there.
-        lease: See there.
-        now: See there.
 
     Attributes:
         state: How much was in the outbox when it was last looked at.
@@ -62,28 +68,17 @@ class Sender:
         self,
         name: str,
         inner: AlertDispatcher,
+        terms: Terms,
         *,
         do: Callable[[Callable[[Table], Any]], Awaitable[Any]],
         tell: Callable[[str, str | None], None],
-        schedule: tuple[float, ...],
-        concurrency: int,
-        timeout: float,
-        keep: float,
-        old_after: float,
-        lease: float,
-        now: Callable[[], float],
     ) -> None:
         self._name = name
         self._inner = inner
+        self._terms = terms
         self._do = do
         self._tell = tell
-        self._schedule = schedule
-        self._concurrency = concurrency
-        self._timeout = timeout
-        self._keep = keep
-        self._old_after = old_after
-        self._lease_seconds = lease
-        self._now = now
+        self._now = terms.now
         self.forget()
 
     def forget(self) -> None:
@@ -92,7 +87,7 @@ class Sender:
         self.owner: Owner | None = None
         self.passed_by: set[str] = set()
         self._lease = uuid.uuid4().hex
-        self._side = _OtherSide(self._concurrency)
+        self._side = _OtherSide(self._terms.concurrency)
         self._claimed: deque[Claim] = deque()
         self._held: dict[str, Claim] = {}
         self._returned: list[Claim] = []
@@ -143,7 +138,7 @@ class Sender:
     async def attempt_at_once(self, event: AuditEvent) -> None:
         """Send the alert about *event* here and now, if it is due."""
         now = self._now()
-        until = now + max(self._timeout, self._lease_seconds)
+        until = now + max(self._terms.timeout, self._terms.lease)
         name, lease = self._name, self._lease
         try:
             for claim in await self._do(lambda table: table.claim(name, lease, now, until, 1, event=event)):
@@ -179,7 +174,7 @@ class Sender:
             self._lanes += 1
             background.start_soon(self._lane)
         # Other processes may leave something behind, and what is held must be kept.
-        look = self._lease_seconds / (3 if self._held else 1)
+        look = self._terms.lease / (3 if self._held else 1)
         if self._is_stale:
             look = min(look, _STATE_EVERY)
         if answer.due is None or self._room() <= 0:
@@ -195,7 +190,7 @@ class Sender:
             outbox=self._name,
             lease=self._lease,
             now=now,
-            until=now + self._lease_seconds,
+            until=now + self._terms.lease,
             endings=self._endings,
             returned=self._returned,
             held=self._held.keys() | self.passed_by,
@@ -203,8 +198,8 @@ class Sender:
             paused_until=self._paused_until,
             recovered=self._side.recovered,
             wants_state=now >= self._next_state,
-            pruned_before=now - self._keep if now >= self._next_pruning else None,
-            longest_wait=1.5 * max(_LONGEST_PAUSE, self._lease_seconds, *self._schedule),
+            pruned_before=now - self._terms.keep if now >= self._next_pruning else None,
+            longest_wait=1.5 * max(_LONGEST_PAUSE, self._terms.lease, *self._terms.schedule),
             room=room,
         )
 
@@ -219,7 +214,7 @@ class Sender:
         if work.recovered:
             self._side.recovered = False
         if work.renewed:
-            self._next_renewal = work.now + self._lease_seconds / 3
+            self._next_renewal = work.now + self._terms.lease / 3
             for event_id in self._held.keys() & answer.renewed:
                 self._held[event_id] = self._held[event_id]._replace(until=work.until)
         if work.pruned_before is not None:
@@ -233,8 +228,9 @@ class Sender:
         self._is_stale = False
         self._next_state = now + _STATE_EVERY
         age = 0.0 if state.oldest is None else now - state.oldest
-        old = f"the oldest of {state.pending} alerts has waited for {age:.0f} s" if age > self._old_after else None
-        self._tell(f"the age of the outbox {self._name}", old)
+        is_old = age > self._terms.old_after
+        cause = f"the oldest of {state.pending} alerts has waited for {age:.0f} s" if is_old else None
+        self._tell(f"the age of the outbox {self._name}", cause)
         if self._has_dead and not state.dead:
             self._has_dead = False
             self._tell(f"dead alerts in the outbox {self._name}", None)
@@ -265,11 +261,11 @@ class Sender:
         interrupted = AmbiguousDeliveryError("nobody knows: the attempt was stopped before there was an outcome")
         error: Exception | None = interrupted
         try:
-            with anyio.move_on_after(self._timeout):
+            with anyio.move_on_after(self._terms.timeout):
                 await self._inner.send_alert(event, severity=severity, channel=channel)
                 error = None
             if error is not None:
-                error = AmbiguousDeliveryError(f"no outcome within {self._timeout:g} s")
+                error = AmbiguousDeliveryError(f"no outcome within {self._terms.timeout:g} s")
         except Exception as raised:
             error = raised
         finally:
@@ -314,14 +310,14 @@ class Sender:
         if pause is not None:
             self._side.throttled()
             self._paused_until = max(self._paused_until, self._now() + pause)
-            is_over = self._now() - claim.since > sum(self._schedule)
+            is_over = self._now() - claim.since > sum(self._terms.schedule)
             wait = pause + random.uniform(0, max(1.0, pause / 10))  # noqa: S311  spreads load
             return _Verdict("throttled", "dead" if is_over else "pending", wait, claim.failures)
         self._side.failed()
-        if claim.failures >= len(self._schedule):
+        if claim.failures >= len(self._terms.schedule):
             return _Verdict(_outcome(error), "dead", 0.0, claim.failures + 1)
         # Never less than the schedule: whoever can do without alerts for all of it is to lose none.
-        wait = self._schedule[claim.failures] * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
+        wait = self._terms.schedule[claim.failures] * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
         return _Verdict(_outcome(error), "pending", wait, claim.failures + 1)
 
     def _tell_of(self, report: DeliveryReport, status: Status, wait: float) -> None:

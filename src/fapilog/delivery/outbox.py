@@ -28,7 +28,7 @@ from ..core.events import AuditEvent
 from ..core.fork import call_in_child
 from ..core.groupcommit import GroupCommit
 from ._inner import Managers
-from ._sending import Sender
+from ._sending import Sender, Terms
 from .outboxfile import OutboxAlert, OutboxAttempt, OutboxFile, OutboxState, Table
 
 __all__ = ["SCHEDULE", "Outbox", "OutboxAlert", "OutboxAttempt", "OutboxState"]
@@ -135,19 +135,8 @@ class Outbox:
         self._stop_timeout = stop_timeout
         self._now = now
         self._file = OutboxFile(Path(path))
-        self._sender = Sender(
-            name,
-            inner,
-            do=self._do,
-            tell=self._tell,
-            schedule=tuple(schedule),
-            concurrency=concurrency,
-            timeout=timeout,
-            keep=keep,
-            old_after=old_after,
-            lease=lease,
-            now=now,
-        )
+        terms = Terms(tuple(schedule), concurrency, timeout, keep, old_after, lease, now)
+        self._sender = Sender(name, inner, terms, do=self._do, tell=self._tell)
         self._commits: GroupCommit[Callable[[Table], Any], Any] = GroupCommit(self._commit)
         self._background = Background()
         self._owner: Owner | None = None
