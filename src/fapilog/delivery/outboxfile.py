@@ -97,7 +97,6 @@ CREATE TABLE alerts (
     """,
     "CREATE INDEX due ON alerts (outbox, due_at, id) WHERE status = 'pending'",
     "CREATE INDEX by_status ON alerts (outbox, status, came_at)",
-    "CREATE INDEX delivered ON alerts (outbox, ended_at) WHERE status = 'delivered'",
     """
 CREATE TABLE attempts (
     alert INTEGER NOT NULL REFERENCES alerts ON DELETE CASCADE,
@@ -522,6 +521,9 @@ class Table:
                     (now, f"the event in the outbox can't be read ({type(error).__qualname__})", id_),
                 )
                 continue
+            if attempts >= _MOST_ATTEMPTS:
+                last = attempts + 1 - _MOST_ATTEMPTS
+                self._connection.execute("DELETE FROM attempts WHERE alert = ? AND number <= ?", (id_, last))
             ids.append(id_)
             claims.append(
                 Claim(Announcement(decoded, severity, channel), came_at, since, attempts + 1, failures, until)
@@ -620,8 +622,9 @@ class Table:
         """Remove some of what was delivered before that time; return whether there may be more."""
         done = self._connection.execute(
             "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts"
-            " WHERE outbox = ? AND status = 'delivered' AND ended_at < ? LIMIT ?)",
-            (outbox, before, _PRUNED_AT_ONCE),
+            # What was delivered before came before: that has an index.
+            " WHERE outbox = ? AND status = 'delivered' AND came_at < ? AND ended_at < ? LIMIT ?)",
+            (outbox, before, before, _PRUNED_AT_ONCE),
         )
         return done.rowcount == _PRUNED_AT_ONCE
 
@@ -712,11 +715,6 @@ class Table:
             "INSERT OR REPLACE INTO attempts (alert, number, began_at)"  # noqa: S608
             f" SELECT id, attempts, ? FROM alerts WHERE id {which}",
             (now, *ids),
-        )
-        self._connection.execute(
-            f"DELETE FROM attempts WHERE alert {which}"  # noqa: S608
-            " AND number <= (SELECT attempts - ? FROM alerts WHERE id = alert)",
-            (*ids, _MOST_ATTEMPTS),
         )
 
     def _place(self, outbox: str, claim: Claim) -> int:
