@@ -219,12 +219,19 @@ def test_deep_metadata_are_cut() -> None:
     assert _decode(_encode(made)) == made
 
 
-@pytest.mark.parametrize("value", [42, uuid.UUID(int=1), "\ud800", Broken(), ""])
+@pytest.mark.parametrize("value", [42, uuid.UUID(int=1), "\ud800", Broken(), "", b"x"])
 def test_fields_of_text_hold_text(value: Any) -> None:
     """A user id that is a number, a UUID or broken text is stored as text."""
     made = event(user_id=value, message=value)
     assert isinstance(made.user_id, str)
     assert isinstance(made.message, str)
+    assert _decode(_encode(made)) == made
+
+
+def test_what_is_always_there_is_text() -> None:
+    """An event without a message, or an id, can be stored and read again."""
+    made = event(event_id=None, message=None)
+    assert (made.event_id, made.message, made.user_id) == ("None", "None", None)
     assert _decode(_encode(made)) == made
 
 
@@ -254,6 +261,15 @@ def test_anything_can_be_an_error(error: object) -> None:
     """Groups, exits, and things that are no exceptions at all can be described."""
     details = ErrorDetails.of(error)
     assert details.type.endswith(type(error).__qualname__)
+    assert _decode(_encode(event(error=details))).error == details
+
+
+@pytest.mark.parametrize("name", ["type", "message", "traceback"])
+@pytest.mark.parametrize("value", ["a\ud800b", 42, None, Broken(), ""])
+def test_details_made_by_hand_hold_text(name: str, value: Any) -> None:
+    """Details of an error that somebody fills in are stored as text, whatever they are."""
+    details = ErrorDetails(**{"type": "ValueError", "message": "bad", name: value})
+    assert isinstance(getattr(details, name), str)
     assert _decode(_encode(event(error=details))).error == details
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from fapilog import AuditEventType, ChainHead, TransientDeliveryError
+from fapilog import AuditEventType, ChainHead, ErrorDetails, TransientDeliveryError
 from fapilog.core.alerting import Announcement
 from fapilog.delivery.outbox import Outbox
 from fapilog.testing import RecordingDispatcher
@@ -41,6 +41,7 @@ async def test_strings(tmp_path: Path, given: str) -> None:
         client_ip=given,
         checksum=given,
         regulatory_tags=(given,),
+        error=ErrorDetails(type=given, message=given, traceback=given),
         metadata={given: [given]},
     )
     async with make(inner, tmp_path) as outbox:

@@ -100,6 +100,8 @@ class ErrorDetails(msgspec.Struct, frozen=True, kw_only=True):
     """
     An exception, as it is kept in an event.
 
+    Whatever is given becomes text, with a lone surrogate as its escape.
+
     Attributes:
         type: Qualified name of its class.
         message: Its text.
@@ -110,6 +112,11 @@ class ErrorDetails(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     traceback: str = ""
 
+    def __post_init__(self) -> None:
+        """Make what was given storable."""
+        for name in self.__struct_fields__:
+            force_setattr(self, name, text(getattr(self, name)))
+
     @classmethod
     def of(cls, error: object) -> Self:
         """Describe *error*; what is no exception is described by its type and text."""
@@ -118,7 +125,7 @@ class ErrorDetails(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             type=kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
             message=text(error),
-            traceback=text("".join(lines)[-MAX_TRACEBACK:]),
+            traceback="".join(lines)[-MAX_TRACEBACK:],
         )
 
 
@@ -211,9 +218,9 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1
             self.previous_hash,
             self.checksum,
         ):
-            for name in _TEXTS:
+            for name, may_be_none in _TEXTS.items():
                 value = getattr(self, name)
-                if value is not None:
+                if value is not None or not may_be_none:
                     force_setattr(self, name, text(value))
         if type(self.metadata) is not FrozenDict:
             force_setattr(self, "metadata", frozen_mapping(self.metadata))
@@ -224,12 +231,14 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1
         return self
 
 
-_TEXTS: Final = tuple(name for name, kind in AuditEvent.__annotations__.items() if kind in ("str", "str | None"))
+_TEXTS: Final = {
+    name: kind != "str" for name, kind in AuditEvent.__annotations__.items() if kind in ("str", "str | None")
+}
 
 
-def _is_plain(*values: str | None) -> bool:
-    """Return whether all *values* are certain to be texts that UTF-8 can carry, or None."""
+def _is_plain(event_id: str, message: str, *others: str | None) -> bool:
+    """Return whether all are certain to be texts that UTF-8 can carry; the *others* may be None."""
     try:
-        return "".join([value for value in values if value is not None]).isascii()
+        return "".join([event_id, message, *[value for value in others if value is not None]]).isascii()
     except TypeError:
         return False
