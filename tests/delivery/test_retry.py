@@ -186,6 +186,28 @@ async def test_a_try_that_failed_is_logged(caplog: pytest.LogCaptureFixture) -> 
     assert message == f"try 1 to deliver the alert about event {EVENT.event_id} failed, the next is in 0.5 s: busy"
 
 
+@pytest.mark.parametrize("hook", ["LoggingOnRetryHook", "StructlogOnRetryHook"])
+async def test_what_stamina_says_is_no_secret(
+    hook: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a wait, stamina tells the logs the text of the error, which is none, and nothing of the alert or the cause."""
+    pytest.importorskip("structlog")
+    error = TransientDeliveryError("busy")
+    error.__cause__ = ValueError("https://hooks.example.com/t0k3n")
+    event = AuditEvent(event_type=AuditEventType.SECURITY_VIOLATION, message="pr1vate", user_id="pr1vate")
+    hooks = stamina.instrumentation.get_on_retry_hooks()
+    stamina.instrumentation.set_on_retry_hooks([getattr(stamina.instrumentation, hook)])
+    try:
+        await steady(Scripted(error, None)).send_alert(event, severity="info", channel="#pr1vate")
+    finally:
+        stamina.instrumentation.set_on_retry_hooks(hooks)
+    said = capsys.readouterr().out + "".join(str(vars(record)) for record in caplog.records)
+    assert "stamina.retry_scheduled" in said
+    assert "TransientDeliveryError('busy')" in said
+    assert "t0k3n" not in said
+    assert "pr1vate" not in said
+
+
 async def test_the_inner_one_is_entered_and_left() -> None:
     """What *inner* opens is closed with it, also when a trail does both; what opens nothing is taken as it is."""
     inner = Scripted(None)
