@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import logging
+import math
 import os
+import reprlib
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args
 
 import msgspec
 
@@ -59,6 +62,11 @@ _BUSY_TIMEOUT: Final = 10.0
 _MOST_ATTEMPTS: Final = 100
 _PRUNED_AT_ONCE: Final = 1000
 _MAX_INTEGER: Final = 2**63 - 1
+# Seconds from 1970 to where `datetime` begins and ends.
+_FIRST_TIME: Final = -62_135_596_800.0
+_LAST_TIME: Final = 253_402_300_799.0
+# Stands for a time that can't be read.
+_NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _SCHEMA: Final = (
     """
@@ -148,6 +156,8 @@ class OutboxAlert(msgspec.Struct, frozen=True, kw_only=True):
         ended_at: When it was delivered, died or was discarded; None while it is pending.
         attempts: How many were begun.
         reason: Why it was not delivered, or why it was discarded; None otherwise.
+        unreadable: What of it is damaged in the file, with what was found there. Such a time is here in 1970, or None;
+            such a number is 0.
     """
 
     outbox: str
@@ -162,6 +172,7 @@ class OutboxAlert(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: datetime | None
     attempts: int
     reason: str | None
+    unreadable: Mapping[str, str] = {}
 
 
 class OutboxAttempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +187,7 @@ class OutboxAttempt(msgspec.Struct, frozen=True, kw_only=True):
             may have arrived; "error": anything else was raised; "interrupted": the process ended, or was stopped,
             before there was an outcome; None while it is under way.
         reason: In words that may be printed; None if it was delivered.
+        unreadable: As of `OutboxAlert`.
     """
 
     number: int
@@ -183,6 +195,7 @@ class OutboxAttempt(msgspec.Struct, frozen=True, kw_only=True):
     took: float | None
     outcome: AttemptOutcome | None
     reason: str | None
+    unreadable: Mapping[str, str] = {}
 
 
 class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
@@ -351,6 +364,8 @@ class OutboxFile:
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
             self._closes = weakref.finalize(self, _close, connection)
+            # What is no UTF-8 is no reason not to read the rest.
+            connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
             # Before anything is changed: it may be somebody else's.
             is_new = self._is_new(connection)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -468,7 +483,7 @@ class Table:
                 (began_at + took, number, id_),
             )
             self._connection.execute(
-                "INSERT INTO attempts VALUES (?, ?, ?, ?, 'delivered', ?)",
+                "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, 'delivered', ?)",
                 (id_, number, began_at, took, "sent directly, for the outbox could not be used"),
             )
 
@@ -498,7 +513,8 @@ class Table:
         if limit <= 0 or self._paused_until(outbox) > now:
             return []
         due = self._connection.execute(
-            "SELECT id, event_id, event, severity, channel, came_at, since, attempts, failures, lease FROM alerts"
+            "SELECT id, event_id, sequence_number, event, lease, severity, channel, came_at, since, attempts, failures"
+            " FROM alerts"
             " WHERE outbox = ? AND status = 'pending' AND due_at <= ? AND id = coalesce(?, id) ORDER BY due_at, id",
             (outbox, now, None if event is None else self._find(outbox, event) or 0),
         )
@@ -506,28 +522,34 @@ class Table:
         due.close()
         claims: list[Claim] = []
         ids: list[int] = []
-        for id_, _, stored, severity, channel, came_at, since, attempts, failures, left in rows:
+        for id_, event_id, number, stored, left, *found in rows:
             if left is not None:
                 self._connection.execute(
                     "UPDATE attempts SET outcome = 'interrupted', reason = ? WHERE alert = ? AND outcome IS NULL",
                     ("nobody knows: the process ended, or lost its lease, before there was an outcome", id_),
                 )
-            try:
-                decoded = _decode(stored)
-            except Exception as error:
+            event_or_why = _read(stored, event_id, number)
+            if isinstance(event_or_why, str):
                 # It must not stand in the way of the others for ever.
                 self._connection.execute(
                     "UPDATE alerts SET status = 'dead', lease = NULL, ended_at = ?, reason = ? WHERE id = ?",
-                    (now, f"the event in the outbox can't be read ({type(error).__qualname__})", id_),
+                    (now, event_or_why, id_),
                 )
                 continue
+            sound = _sound(found, now)
+            if sound != tuple(found):
+                self._connection.execute(
+                    "UPDATE alerts SET severity = ?, channel = ?, came_at = ?, since = ?, attempts = ?, failures = ?"
+                    " WHERE id = ?",
+                    (*sound, id_),
+                )
+            severity, channel, came_at, since, attempts, failures = sound
             if attempts >= _MOST_ATTEMPTS:
                 last = attempts + 1 - _MOST_ATTEMPTS
                 self._connection.execute("DELETE FROM attempts WHERE alert = ? AND number <= ?", (id_, last))
             ids.append(id_)
-            claims.append(
-                Claim(Announcement(decoded, severity, channel), came_at, since, attempts + 1, failures, until)
-            )
+            alert = Announcement(event_or_why, severity, channel)
+            claims.append(Claim(alert, came_at, since, attempts + 1, failures, until))
         if ids:
             self._take_out(ids, lease, now, until)
         return claims
@@ -604,7 +626,7 @@ class Table:
         pending = self._connection.execute(
             "SELECT due_at, event_id FROM alerts WHERE outbox = ? AND status = 'pending' ORDER BY due_at", (outbox,)
         )
-        due = next((due_at for due_at, event_id in pending if event_id not in held), None)
+        due = next((due_at for due_at, event_id in pending if event_id not in held and _is_time(due_at)), None)
         pending.close()
         return None if due is None else max(due, self._paused_until(outbox))
 
@@ -614,9 +636,11 @@ class Table:
         if counts is None:
             return OutboxState()
         (oldest,) = self._connection.execute(
-            "SELECT min(came_at) FROM alerts WHERE outbox = ? AND status = 'pending'", (outbox,)
+            "SELECT min(came_at) FROM alerts WHERE outbox = ? AND status = 'pending' AND came_at BETWEEN ? AND ?",
+            (outbox, _FIRST_TIME, _LAST_TIME),
         ).fetchone()
-        return OutboxState(pending=counts[0], oldest=oldest, dead=counts[1])
+        pending, dead = (count if _is_count(count) else 0 for count in counts)
+        return OutboxState(pending=pending, oldest=oldest, dead=dead)
 
     def prune(self, outbox: str, before: float) -> bool:
         """Remove some of what was delivered before that time; return whether there may be more."""
@@ -633,14 +657,16 @@ class Table:
         row = self._connection.execute(
             "SELECT sequence_number, checksum FROM outboxes WHERE name = ?", (outbox,)
         ).fetchone()
-        return None if row is None or row[0] is None else ChainHead(*row)
+        if row is None or not isinstance(row[0], int):
+            return None
+        return ChainHead(row[0], None if row[1] is None else text(row[1]))
 
     def set_mark(self, outbox: str, mark: ChainHead, *, back: bool = False) -> None:
         """Move the mark on, and never back unless *back*."""
         self._connection.execute(
             "INSERT INTO outboxes (name, sequence_number, checksum) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
             " SET sequence_number = excluded.sequence_number, checksum = excluded.checksum"
-            " WHERE ? OR sequence_number IS NULL OR sequence_number < excluded.sequence_number",
+            " WHERE ? OR typeof(sequence_number) <> 'integer' OR sequence_number < excluded.sequence_number",
             (outbox, *mark, back),
         )
 
@@ -651,7 +677,7 @@ class Table:
     def outboxes(self) -> list[str]:
         """Return the names of the outboxes in the file, sorted."""
         rows = self._connection.execute("SELECT name FROM outboxes UNION SELECT outbox FROM alerts ORDER BY 1")
-        return [name for (name,) in rows]
+        return [text(name) for (name,) in rows]
 
     def alerts(
         self,
@@ -672,7 +698,7 @@ class Table:
             f" ended_at, attempts, reason FROM alerts WHERE {where} ORDER BY came_at, id LIMIT ?",
             (*itertools.chain(*given.values()), limit),
         )
-        return [_alert(*row) for row in rows]
+        return [_alert(_Row(rows.description, row)) for row in rows]
 
     def attempts(self, outbox: str, event_id: str) -> list[OutboxAttempt]:
         """Return the attempts to deliver the alert about an event, the first of them first."""
@@ -681,10 +707,7 @@ class Table:
             f" WHERE outbox = ? AND alerts.{_ABOUT} ORDER BY number",
             (outbox, event_id),
         )
-        return [
-            OutboxAttempt(number=number, began_at=_time(began_at), took=took, outcome=outcome, reason=reason)
-            for number, began_at, took, outcome, reason in rows
-        ]
+        return [_attempt(_Row(rows.description, row)) for row in rows]
 
     def retry(self, outbox: str | None, event_ids: Iterable[str] | None, now: float) -> int:
         """Make alerts that are dead, discarded or waiting due now, on a new schedule; None: all that are dead."""
@@ -741,7 +764,7 @@ class Table:
 
     def _paused_until(self, outbox: str) -> float:
         row = self._connection.execute("SELECT paused_until FROM outboxes WHERE name = ?", (outbox,)).fetchone()
-        return 0.0 if row is None else float(row[0])
+        return float(row[0]) if row is not None and _is_time(row[0]) else 0.0
 
 
 class _CorruptError(OutboxError):
@@ -842,23 +865,109 @@ def _sequence_number(event: AuditEvent) -> int:
     return number if abs(number) <= _MAX_INTEGER else 0
 
 
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+# -- reading what may be damaged
 
 
-def _alert(*row: Any) -> OutboxAlert:
-    outbox, event_id, number, event_type, severity, channel, status, came_at, due_at, ended_at, attempts, reason = row
+def _read(stored: Any, event_id: object, number: object) -> AuditEvent | str:
+    """Return the event of an alert, or why it can't be read; of another event, how it ended would never be found."""
+    try:
+        event = _decode(stored)
+    except Exception as error:
+        return f"the event in the outbox can't be read ({type(error).__qualname__})"
+    if (event.event_id, _sequence_number(event)) != (event_id, number):
+        return "the event in the outbox is not the one that the alert is about"
+    return event
+
+
+def _sound(found: Sequence[Any], now: float) -> tuple[str, str | None, float, float, int, int]:
+    """Return what an alert can be sent with, for the part of its row that says how."""
+    severity, channel, came_at, since, attempts, failures = found
+    return (
+        text(severity),
+        None if channel is None else text(channel),
+        came_at if _is_time(came_at) else now,
+        since if _is_time(since) else now,
+        attempts if _is_count(attempts) else 0,
+        failures if _is_count(failures) else 0,
+    )
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, float) and _FIRST_TIME <= value <= _LAST_TIME
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def _is_count(value: object) -> bool:
+    # Of which there is a next one.
+    return isinstance(value, int) and 0 <= value < _MAX_INTEGER
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+class _Row:
+    """
+    A row, whatever is in it.
+
+    Attributes:
+        unreadable: The columns that did not hold what they should, with what they held.
+    """
+
+    def __init__(self, columns: Iterable[Sequence[Any]], values: Iterable[object]) -> None:
+        self._values = dict(zip((name for name, *_ in columns), values, strict=True))
+        self.unreadable: dict[str, str] = {}
+
+    def read(self, column: str, is_right: Callable[[object], bool], otherwise: Any, *, or_none: bool = False) -> Any:
+        """Return the value of *column* if it is what it should be."""
+        value = self._values[column]
+        if is_right(value) or (or_none and value is None):
+            return value
+        self.unreadable[column] = reprlib.repr(value)
+        return otherwise
+
+    def text(self, column: str, *, or_none: bool = False) -> Any:
+        """Return text."""
+        return self.read(column, _is_text, text(self._values[column]), or_none=or_none)
+
+    def time(self, column: str, *, or_none: bool = False) -> datetime | None:
+        """Return a time; None if there is none."""
+        seconds = self.read(column, _is_time, None, or_none=or_none)
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _alert(row: _Row) -> OutboxAlert:
+    status = row.read("status", get_args(Status).__contains__, row.text("status"))
     return OutboxAlert(
-        outbox=outbox,
-        event_id=event_id,
-        sequence_number=number or None,
-        event_type=event_type,
-        severity=severity,
-        channel=channel,
+        outbox=row.text("outbox"),
+        event_id=row.text("event_id"),
+        sequence_number=row.read("sequence_number", _is_integer, None) or None,
+        event_type=row.text("event_type"),
+        severity=row.text("severity"),
+        channel=row.text("channel", or_none=True),
         status=status,
-        came_at=_time(came_at),
-        due_at=_time(due_at) if status == "pending" else None,
-        ended_at=None if ended_at is None else _time(ended_at),
-        attempts=attempts,
-        reason=reason,
+        came_at=row.time("came_at") or _NO_TIME,
+        due_at=row.time("due_at") if status == "pending" else None,
+        ended_at=row.time("ended_at", or_none=True),
+        attempts=row.read("attempts", _is_count, 0),
+        reason=row.text("reason", or_none=True),
+        unreadable=row.unreadable,
+    )
+
+
+def _attempt(row: _Row) -> OutboxAttempt:
+    return OutboxAttempt(
+        number=row.read("number", _is_integer, 0),
+        began_at=row.time("began_at") or _NO_TIME,
+        took=row.read("took", _is_duration, None, or_none=True),
+        outcome=row.read("outcome", get_args(AttemptOutcome).__contains__, None, or_none=True),
+        reason=row.text("reason", or_none=True),
+        unreadable=row.unreadable,
     )
