@@ -1,5 +1,6 @@
 """`fapilog alerts`: what is in the file of an outbox is shown and changed, whatever is in it, and whoever uses it."""
 
+import io
 import json
 import os
 import re
@@ -9,11 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given, settings
 
 from fapilog import AmbiguousDeliveryError, PermanentDeliveryError, TransientDeliveryError
 from fapilog.core.alerting import Announcement
@@ -21,14 +25,15 @@ from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.outboxfile import OutboxFile
 from fapilog.testing import RecordingDispatcher
 from tests.delivery.scripted import Scripted, an_event
+from tests.delivery.spoiled import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoils
 from tests.test_cli import Terminal, colours
 
 typer_testing = pytest.importorskip("typer.testing")
-pytest.importorskip("rich")
+Console = pytest.importorskip("rich.console").Console
 pytest.importorskip("prometheus_client")
 
 from fapilog.cli.commands import app  # noqa: E402  needs the extra
-from fapilog.cli.receipts import duration  # noqa: E402  needs the extra
+from fapilog.cli.receipts import duration, listing  # noqa: E402  needs the extra
 
 pytestmark = pytest.mark.real_time
 
@@ -452,6 +457,132 @@ def test_an_outbox_that_is_not_there(file: Path) -> None:
         code, out, err = run(command, file, "--outbox", "slak", *arguments)
         assert (code, out) == (2, "")
         assert err == f"fapilog: {file}: there is no outbox slak; there is: pager, slack\n"
+
+
+# -- a file that is damaged, or made by somebody who means no good
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Return a file with an alert of which hardly anything can be read, and two that are as they should be."""
+    path = tmp_path / "alerts.db"
+    an_outbox(path, time.time(), "slack")
+    spoil(
+        path,
+        [
+            Spoilt("came_at", 1e300),
+            Spoilt("status", "lost\x1b[2J"),
+            Spoilt("attempts", "many"),
+            Spoilt("ended_at", b"\x1b"),
+            Spoilt("reason", b"gone\xff", as_text=True),
+            Spoilt("took", "long", "attempts"),
+            Spoilt("began_at", float("inf"), "attempts"),
+            Spoilt("outcome", "\x1b[2J", "attempts"),
+        ],
+    )
+    return path
+
+
+def test_what_can_not_be_read_is_listed(damaged: Path) -> None:
+    """An alert of which a part can't be read is listed with the rest, and with what is wrong; so are all others."""
+    code, out, err = run("list", damaged, "--status", "all")
+    assert (code, err) == (0, "")
+    _, *rows, last = out.splitlines()
+    assert [row.split()[0] for row in rows] == [event.event_id for event in GOOD]
+    event, outbox, status, age, severity, attempts, reason = re.split(r"\s{2,}", last)
+    assert (event, outbox, age, severity, attempts) == (SPOILED.event_id, "slack", "unknown", "critical", "unknown")
+    assert status == "lost\ufffd[2J"
+    assert reason == (
+        "gone\ufffd; can't be read: status ('lost\\x1b[2J'), came_at (1e+300), ended_at (b'\\x1b'), attempts ('many')"
+    )
+
+
+def test_what_can_not_be_read_is_shown(damaged: Path) -> None:
+    """An alert is shown with what can't be read of it, and of each attempt."""
+    code, out, err = run("show", damaged, SPOILED.event_id)
+    assert (code, err) == (0, "")
+    assert re.search(r"^came +unknown$", out, re.MULTILINE)
+    assert re.search(r"^status +lost\ufffd\[2J$", out, re.MULTILINE)
+    assert re.search(r"^can't be read +status \('lost.*\), came_at \(1e\+300\), ended_at", out, re.MULTILINE)
+    reason = r"gone; can't be read: began_at \(inf\), took \('long'\), outcome"
+    assert re.search(rf"^1 +unknown +unknown +unknown +{reason}", out, re.MULTILINE)
+    assert out.replace("\n", "").isprintable()
+
+
+def test_what_can_not_be_read_is_in_the_json(damaged: Path) -> None:
+    """In lines of JSON, too, what can't be read is named, and they are JSON."""
+    found = shown(damaged, 2)
+    assert [(each["status"], sorted(each["unreadable"])) for each in found] == [
+        ("lost\x1b[2J", ["attempts", "came_at", "ended_at", "status"])
+    ]
+    assert [sorted(each["unreadable"]) for each in found[0]["history"]] == [["began_at", "outcome", "took"]]
+
+
+def test_what_can_not_be_read_on_a_terminal(damaged: Path) -> None:
+    """Where there is less room, what can't be read stands below."""
+    alerts = OutboxFile(damaged).run([lambda table: table.alerts(event_id=SPOILED.event_id)])[0]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(listing(alerts, datetime.now(UTC), wide=False))
+    assert "critical, unknown attempts: gone" in console.export_text()
+
+
+def test_it_is_retried_and_discarded_all_the_same(damaged: Path) -> None:
+    """Of an alert whose status is none, retrying makes it due, and it can be discarded then."""
+    assert run("discard", damaged, SPOILED.event_id, "--reason", "x") == (
+        1,
+        "0 alerts are discarded\n",
+        f"fapilog: {SPOILED.event_id}: its status is lost\ufffd[2J\n",
+    )
+    assert run("retry", damaged, SPOILED.event_id) == (0, "1 alert is due now\n", "")
+    assert run("discard", damaged, SPOILED.event_id, "--reason", "x") == (0, "1 alert is discarded\n", "")
+
+
+def test_an_alert_without_its_event(file: Path) -> None:
+    """A dead alert whose event is gone from the file can't be retried, and that is said."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("UPDATE alerts SET event = NULL WHERE event_id = ?", (number(1),))
+    assert run("retry", file, number(1)) == (
+        1,
+        "0 alerts are due now\n",
+        f"fapilog: {number(1)}: its event is not in the file\n",
+    )
+
+
+def test_arguments_that_are_not_utf8(file: Path) -> None:
+    """An event or an outbox that is named in bytes that are no text is not there."""
+    for command, *options in (["show"], ["retry"], ["discard", "--reason", "x"]):
+        code, _, err = run(command, file, *options, "\udcff")
+        assert (code, err) == (1, "fapilog: \\udcff: there is no such alert\n")
+    code, _, err = run("list", file, "--outbox", "\udcff")
+    assert (code, err) == (2, f"fapilog: {file}: there is no outbox \\udcff; there is: pager, slack\n")
+
+
+@settings(max_examples=60)
+@given(spoils)
+def test_whatever_is_in_one_row_the_others_are_there(spoilt: list[Spoilt]) -> None:
+    """Any values in any columns of an alert, and of its attempt, are shown without harm, and so are the others."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "alerts.db"
+        an_outbox(path, time.time(), "slack")
+        spoil(path, spoilt)
+        for options in ([], ["--status", "all"]):
+            code, out, err = run("list", path, *options)
+            assert (code, err) == (0, "")
+            assert out.replace("\n", "").isprintable()
+            assert all(event.event_id in out for event in GOOD)
+            for line in run("list", path, *options, "--json")[1].splitlines():
+                json.loads(line, parse_constant=pytest.fail)
+        for event in (SPOILED, *GOOD):
+            for options in ([], ["--json"]):
+                code, out, _ = run("show", path, event.event_id, *options)
+                assert code == 0 or event is SPOILED
+                assert out.replace("\n", "").isprintable()
+        for command in (["retry"], ["discard", "--reason", "a drill"]):
+            code, out, err = run(command[0], path, *command[1:], SPOILED.event_id, GOOD[0].event_id)
+            assert code in {0, 1}
+            assert (out + err).replace("\n", "").isprintable()
+        assert run("retry", path, "--all-dead")[0] == 0
+        assert run("list", path, "--outbox", "no\x1b")[0] == 2
 
 
 # -- beside a service

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar, get_args
+from typing import Annotated, Final, Literal, TypeVar
 
 import typer
 
 from .. import OutboxError
+from ..core.values import text
 from ..delivery.outboxfile import OutboxFile, Status, Table
 from .receipts import as_json, listing, plain, receipts
 from .screen import Output
@@ -24,13 +25,16 @@ _CANNOT: Final = 2
 # Of an alert that could not be retried or discarded.
 _WHY_NOT: Final[dict[str, str]] = {
     "pending": "it is being sent",
+    "dead": "its event is not in the file",
     "delivered": "it was delivered",
     "discarded": "it was discarded already",
 }
 
 _File = Annotated[Path, typer.Argument(metavar="FILE", help="The file of the outbox.", show_default=False)]
+# Bytes that are no text come as lone surrogates, which the file can't be asked for.
 _Outbox = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Only this outbox, where a file has several.", show_default=False)
+    str | None,
+    typer.Option(metavar="NAME", parser=text, help="Only this outbox, where a file has several.", show_default=False),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each alert.")]
 
@@ -81,7 +85,7 @@ def list_(
 @alerts.command()
 def show(
     file: _File,
-    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event that it is about.")],
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", parser=text, help="The event that it is about.")],
     *,
     as_lines_of_json: _Json = False,
 ) -> None:
@@ -109,7 +113,7 @@ def show(
 def retry(
     file: _File,
     event_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="EVENT_ID", help="The events that they are about.")
+        list[str] | None, typer.Argument(metavar="EVENT_ID", parser=text, help="The events that they are about.")
     ] = None,
     *,
     all_dead: Annotated[bool, typer.Option("--all-dead", help="All alerts that are dead.")] = False,
@@ -135,7 +139,9 @@ def retry(
 @alerts.command()
 def discard(
     file: _File,
-    event_ids: Annotated[list[str], typer.Argument(metavar="EVENT_ID", help="The events that they are about.")],
+    event_ids: Annotated[
+        list[str], typer.Argument(metavar="EVENT_ID", parser=text, help="The events that they are about.")
+    ],
     *,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept with them.", show_default=False)],
     outbox: _Outbox = None,
@@ -156,7 +162,8 @@ def discard(
 def _statuses(status: Literal[Status, "all"] | None) -> list[Status]:
     if status is None:
         return ["pending", "dead"]
-    return list(get_args(Status)) if status == "all" else [status]
+    # Of a damaged file also those whose status is none.
+    return [] if status == "all" else [status]
 
 
 def _transact(file: Path, outbox: str | None, call: Callable[[Table], T], *, writes: bool = False) -> T:
@@ -198,7 +205,10 @@ def _change(
 
 def _why_not(table: Table, outbox: str | None, event_id: str) -> str:
     found = table.alerts(outbox, event_id=event_id, limit=1)
-    return _WHY_NOT.get(found[0].status, plain(found[0].status)) if found else "there is no such alert"
+    if not found:
+        return "there is no such alert"
+    status = found[0].status
+    return _WHY_NOT.get(status, f"its status is {plain(status)}")
 
 
 def _say(count: int, done: str) -> None:

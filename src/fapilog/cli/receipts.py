@@ -51,8 +51,8 @@ def listing(alerts: Iterable[OutboxAlert], now: datetime, *, wide: bool) -> Tabl
             event if wide else Text("\n").join([event, _text(_below(alert), style="dim")]),
             _text(alert.outbox),
             _status(alert),
-            _text(duration((now - alert.came_at).total_seconds())),
-            *((_text(alert.severity), _text(alert.attempts), _text(alert.reason or "")) if wide else ()),
+            _text(_or_unknown(alert, "came_at", duration((now - alert.came_at).total_seconds()))),
+            *((_text(alert.severity), _text(_or_unknown(alert, "attempts")), _text(_why(alert))) if wide else ()),
         )
     return table
 
@@ -72,11 +72,11 @@ def _receipt(alert: OutboxAlert, attempts: Sequence[OutboxAttempt], now: datetim
     table = _table("attempt", "began", "seconds", "outcome", "reason")
     for attempt in attempts:
         table.add_row(
-            _text(attempt.number),
-            _text(_time(attempt.began_at)),
+            _text(_or_unknown(attempt, "number")),
+            _text(_or_unknown(attempt, "began_at", _time(attempt.began_at))),
             _text("unknown" if attempt.took is None else f"{attempt.took:.3f}"),
-            _text(attempt.outcome or "under way"),
-            _text(attempt.reason or ""),
+            _text(_or_unknown(attempt, "outcome", attempt.outcome or "under way")),
+            _text(_why(attempt)),
         )
     return Group(fields, "", table)
 
@@ -88,8 +88,24 @@ def as_json(alert: OutboxAlert, attempts: Iterable[OutboxAttempt] | None = None)
 
 
 def _below(alert: OutboxAlert) -> str:
-    attempts = "1 attempt" if alert.attempts == 1 else f"{alert.attempts} attempts"
-    return ": ".join([f"{alert.severity}, {attempts}", *filter(None, [alert.reason])])
+    number = _or_unknown(alert, "attempts")
+    attempts = "1 attempt" if number == "1" else f"{number} attempts"
+    return ": ".join([f"{alert.severity}, {attempts}", *filter(None, [_why(alert)])])
+
+
+def _or_unknown(shown: OutboxAlert | OutboxAttempt, name: str, value: str | None = None) -> str:
+    """Return *value*, or without one what *name* is, unless the file is damaged there."""
+    return "unknown" if name in shown.unreadable else str(getattr(shown, name)) if value is None else value
+
+
+def _why(shown: OutboxAlert | OutboxAttempt) -> str:
+    """Return the reason, and what of the rest can't be read."""
+    damage = f"can't be read: {_damage(shown)}" if shown.unreadable else None
+    return "; ".join(filter(None, [shown.reason, damage]))
+
+
+def _damage(shown: OutboxAlert | OutboxAttempt) -> str:
+    return ", ".join(f"{name} ({found})" for name, found in shown.unreadable.items())
 
 
 def _fields(alert: OutboxAlert, attempts: Sequence[OutboxAttempt], now: datetime) -> Iterator[tuple[str, Text]]:
@@ -101,7 +117,7 @@ def _fields(alert: OutboxAlert, attempts: Sequence[OutboxAttempt], now: datetime
     if alert.sequence_number is not None:
         yield "record", _text(alert.sequence_number)
     yield "outbox", _text(alert.outbox)
-    yield "came", _text(_time_and_age(alert.came_at, now))
+    yield "came", _text(_or_unknown(alert, "came_at", _time_and_age(alert.came_at, now)))
     yield "status", _status(alert)
     if alert.ended_at is not None:
         yield "since", _text(_time_and_age(alert.ended_at, now))
@@ -109,6 +125,8 @@ def _fields(alert: OutboxAlert, attempts: Sequence[OutboxAttempt], now: datetime
         yield "next", _text(_next(alert.due_at, attempts, now))
     if alert.reason is not None:
         yield "reason", _text(alert.reason)
+    if alert.unreadable:
+        yield "can't be read", _text(_damage(alert))
 
 
 def _next(due_at: datetime, attempts: Sequence[OutboxAttempt], now: datetime) -> str:
