@@ -111,8 +111,10 @@ async def test_text_that_is_not_utf8(tmp_path: Path, column: str) -> None:
 
 
 @pytest.mark.parametrize(("column", "value"), [("event_id", "another"), ("event_id", b"x"), ("sequence_number", 77)])
-async def test_an_event_in_the_wrong_place(tmp_path: Path, column: str, value: object) -> None:
-    """An alert whose event is another than its row says is dead, and not sent again and again."""
+async def test_an_event_in_the_wrong_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, column: str, value: object
+) -> None:
+    """An alert whose event is another than its row says is dead, which is logged, and not sent again and again."""
     await spoiled(tmp_path, Spoilt(column, value))
     inner = Scripted()
     async with make(inner, tmp_path) as outbox:
@@ -120,6 +122,8 @@ async def test_an_event_in_the_wrong_place(tmp_path: Path, column: str, value: o
         assert Counter(inner.ids) == Counter(each.event_id for each in GOOD)
         [dead] = await outbox.dead()
     assert dead.reason == "the event in the outbox is not the one that the alert is about"
+    logged = value if column == "event_id" else SPOILED.event_id
+    assert f"the outbox alerts gives up the alert about event {logged!r}: {dead.reason}" in caplog.text
 
 
 async def test_what_can_not_be_read_is_marked(tmp_path: Path) -> None:

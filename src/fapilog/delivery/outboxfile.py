@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import itertools
 import logging
 import math
@@ -365,7 +364,7 @@ class OutboxFile:
             )
             self._closes = weakref.finalize(self, _close, connection)
             # What is no UTF-8 is no reason not to read the rest.
-            connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
+            connection.text_factory = lambda stored: stored.decode("utf-8", "replace")
             # Before anything is changed: it may be somebody else's.
             is_new = self._is_new(connection)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -535,6 +534,7 @@ class Table:
                     "UPDATE alerts SET status = 'dead', lease = NULL, ended_at = ?, reason = ? WHERE id = ?",
                     (now, event_or_why, id_),
                 )
+                _logger.error("the outbox %s gives up the alert about event %r: %s", outbox, event_id, event_or_why)
                 continue
             sound = _sound(found, now)
             if sound != tuple(found):
