@@ -363,8 +363,7 @@ class OutboxFile:
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
             self._closes = weakref.finalize(self, _close, connection)
-            # What is no UTF-8 is no reason not to read the rest.
-            connection.text_factory = lambda stored: stored.decode("utf-8", "replace")
+            connection.text_factory = _utf8
             # Before anything is changed: it may be somebody else's.
             is_new = self._is_new(connection)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -866,6 +865,11 @@ def _sequence_number(event: AuditEvent) -> int:
 
 
 # -- reading what may be damaged
+
+
+def _utf8(stored: bytes) -> str:
+    """Return text, of whatever bytes: SQLite's own way fails for the whole row, and with it for all others."""
+    return stored.decode("utf-8", "replace")
 
 
 def _read(stored: Any, event_id: object, number: object) -> AuditEvent | str:
