@@ -18,7 +18,9 @@ import msgspec
 from fapilog import AuditEvent, NoopAlertDispatcher
 from fapilog.core.alerting import Announcement
 from fapilog.delivery.outbox import Outbox
-from fapilog.delivery.outboxfile import Ending, OutboxFile, Table
+from fapilog.delivery.outboxfile import OutboxFile
+from fapilog.delivery.outboxrows import Ending
+from fapilog.delivery.outboxtable import Table
 from fapilog.providers.webhook import WebhookDispatcher
 
 from .providing import an_event_each, origin, requests_of

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from fapilog import PermanentDeliveryError
 from fapilog.core.alerting import Announcement
-from fapilog.delivery.outboxfile import Ending, OutboxFile, Table
+from fapilog.delivery.outboxfile import OutboxFile
+from fapilog.delivery.outboxrows import Ending
+from fapilog.delivery.outboxtable import Table
 
 from .scripted import an_event
 

@@ -26,7 +26,8 @@ from fapilog import AuditEvent, NoopAlertDispatcher, OutboxError, TransientDeliv
 from fapilog.core.alerting import Announcement
 from fapilog.delivery import outboxfile
 from fapilog.delivery.outbox import Outbox, OutboxState
-from fapilog.delivery.outboxfile import OutboxFile, Table
+from fapilog.delivery.outboxfile import OutboxFile
+from fapilog.delivery.outboxtable import Table
 from fapilog.testing import RecordingDispatcher
 
 from .failing import Disk, Fails, database_error, nothing

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fapilog.delivery.outboxfile import OutboxFile, Table
+from fapilog.delivery.outboxfile import OutboxFile
+from fapilog.delivery.outboxtable import Table
 from fapilog.testing import Answer, Origin, Request
 
 from .writers import Writer, alerter, listen

@@ -12,7 +12,9 @@ import typer
 
 from .. import OutboxError
 from ..core.values import text
-from ..delivery.outboxfile import OutboxFile, Status, Table
+from ..delivery.outboxfile import OutboxFile
+from ..delivery.outboxrows import Status
+from ..delivery.outboxtable import Table
 from .receipts import as_json, listing, plain, receipts
 from .screen import Output
 

@@ -16,7 +16,8 @@ from ..core.alerting import AlertDispatcher, DeliveryReport, Owner
 from ..core.background import Background
 from ..core.errors import AmbiguousDeliveryError, FapilogError, PermanentDeliveryError, TransientDeliveryError
 from ..core.events import AuditEvent
-from .outboxfile import AttemptOutcome, Claim, Ending, OutboxState, Status, Table
+from .outboxrows import AttemptOutcome, Claim, Ending, OutboxState, Status
+from .outboxtable import Table
 
 __all__ = ["Sender", "Terms"]
 

@@ -29,7 +29,9 @@ from ..core.fork import call_in_child
 from ..core.groupcommit import GroupCommit
 from ._inner import Managers
 from ._sending import Sender, Terms
-from .outboxfile import OutboxAlert, OutboxAttempt, OutboxFile, OutboxState, Table
+from .outboxfile import OutboxFile
+from .outboxrows import OutboxAlert, OutboxAttempt, OutboxState
+from .outboxtable import Table
 
 __all__ = ["SCHEDULE", "Outbox", "OutboxAlert", "OutboxAttempt", "OutboxState"]
 
