@@ -306,7 +306,7 @@ def test_the_digest_tells_sets_apart() -> None:
 
 
 class Trail:
-    """Hears what a dispatcher tells its owner."""
+    """Hears what a dispatcher tells its owner that it did not know."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[str, ...]] = []
@@ -318,7 +318,8 @@ class Trail:
         self.heard.append((what, cause))
 
     def working(self, what: str) -> None:
-        self.heard.append((what,))
+        if self.heard and self.heard[-1] != (what,):
+            self.heard.append((what,))
 
 
 @pytest.mark.parametrize("error", [BUSY, AmbiguousDeliveryError("no answer"), ValueError("t0k3n")])

@@ -141,7 +141,11 @@ class Owner(Protocol):
         ...
 
     def working(self, what: str) -> None:
-        """Say that *what* works; if it was said to be failing, people are told that it has recovered."""
+        """
+        Say that *what* works; if it was said to be failing, people are told that it has recovered.
+
+        Say so also where nothing has failed: a process before this one may have said that it does.
+        """
         ...
 
 

@@ -31,6 +31,7 @@ from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, 
 from .files import FileStorage
 from .fork import call_in_child
 from .forwarding import AlertForwarder
+from .openincidents import IncidentFiles
 from .policy import CompliancePolicy
 from .resuming import Resumption, Unannounced
 from .signals import Announcer, compliance_alert
@@ -76,7 +77,8 @@ class AuditTrail:
     are sent in the background. Without that, each is sent before `log_event` returns, contained and timed all the same.
     It belongs to one event loop at a time; other threads go through `anyio.from_thread`.
 
-    When storing, verifying or alerting itself fails, an alert about that goes out, once until it works again.
+    When storing, verifying or alerting itself fails, an alert about that goes out, once until it works again. In the
+    directory of the trail that outlives a restart.
 
     Args:
         policy: Which events alert; by default `CompliancePolicy()`.
@@ -132,7 +134,13 @@ class AuditTrail:
         self._alert_timeout = alert_timeout
         self._background = Background()
         self._announcer = Announcer(self._background, timeout=alert_timeout, limit=alert_buffer)
-        self._episodes = Episodes(self.policy, self._background, announce=self._announce, store=self._store)
+        self._episodes = Episodes(
+            self.policy,
+            self._background,
+            announce=self._announce,
+            store=self._store,
+            files=None if storage_path is None else IncidentFiles(storage_path),
+        )
         self._forwarder = AlertForwarder(
             self._dispatcher,
             policy=self.policy,
@@ -156,10 +164,10 @@ class AuditTrail:
 
     async def start(self) -> None:
         """
-        Send alerts in the background from now on.
+        Send alerts in the background from now on, and go on with the incidents that a process before has left open.
 
-        Nothing happens if it is started already. The storage is not touched: what is wrong with it is raised by the
-        first `log_event`.
+        Nothing happens if it is started already. What is wrong with the storage is raised by the first `log_event`, and
+        not here.
 
         Raises:
             Exception: What entering the dispatcher raised; the trail is then not started.
@@ -169,6 +177,8 @@ class AuditTrail:
         await self._background.enter()
         self._forwarder.at_home()
         try:
+            # First, for the dispatcher may say at once that something fails, or works.
+            await self._episodes.enter()
             if isinstance(self._dispatcher, AbstractAsyncContextManager):
                 token = owner.set(DispatcherOwner(self, self._announcer, self._episodes))
                 try:
@@ -179,7 +189,11 @@ class AuditTrail:
                 await self._resume(self._dispatcher)
         except BaseException:
             self._forwarder.give_up()
-            await self._background.leave(timeout=0)
+            try:
+                await self._background.leave(timeout=0)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._episodes.leave()
             raise
         self._started_by = anyio.get_current_task().id
 
@@ -210,6 +224,7 @@ class AuditTrail:
                 # For the asynchronous receivers of what was given up.
                 await self._background.settle()
             with anyio.CancelScope(shield=True):
+                await self._episodes.leave()
                 await self._storage.aclose()
 
     async def cleanup(self) -> None:

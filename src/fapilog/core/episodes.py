@@ -10,19 +10,23 @@ import functools
 import logging
 import os
 import time
+import uuid
 import weakref
-from collections.abc import Callable, Coroutine
-from datetime import datetime
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import UTC, datetime, timedelta
 from types import MethodType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
+import anyio
 import msgspec
+from anyio import to_thread
 
 from .alerting import DeliveryReport
 from .background import Background
 from .chain import AuditChainVerificationResult
 from .errors import AuditStorageError
 from .events import AuditEvent, AuditEventType, AuditLogLevel
+from .openincidents import LONGEST_TEXT, IncidentFiles, OpenIncident
 from .policy import CompliancePolicy
 from .signals import Announcer, alert_attempted
 from .values import text
@@ -40,10 +44,14 @@ __all__ = [
     "is_own",
 ]
 
+T = TypeVar("T")
+
 _logger: Final = logging.getLogger("fapilog")
 
 # What dispatchers call their parts is theirs to choose; a name that changes all the time must not fill the memory.
 MOST_OPEN: Final = 100
+# What a dispatcher once called a part may be gone with the configuration, and then nobody says that it works.
+_LONGEST: Final = timedelta(days=30)
 
 
 class Part(NamedTuple):
@@ -55,7 +63,7 @@ class Part(NamedTuple):
         what: What it does, or the name of a part; becomes the operation of the events.
     """
 
-    component: str
+    component: Literal["audit_trail", "alert_delivery"]
     what: str
 
 
@@ -77,10 +85,13 @@ _WORDS: Final = {
 
 
 class _Episode(NamedTuple):
+    """What an episode's events tell, its beginning on the clock, and whether it began in another process."""
+
     incident: str
     cause: str
     started: datetime
     clock: float
+    is_inherited: bool = False
 
 
 class Episodes:
@@ -92,13 +103,18 @@ class Episodes:
     `component_recovery` is stored, where the storage takes it, and announced. Both name the same ``incident``. What
     becomes of these alerts neither begins nor ends an episode.
 
-    Nothing here waits or raises. Nothing is told unless the policy is enabled, with `real_time_alerts`.
+    With *files*, what is open outlives the process: the next one goes on with it, tells of no second beginning, and
+    ends it when the part works there.
+
+    Nothing here raises, and nothing but `enter` and `leave` waits. Nothing is told unless the policy is enabled, with
+    `real_time_alerts`.
 
     Args:
         policy: Says whether anything is told.
         background: Runs the storing of the recoveries.
         announce: Announces an event; a bound method, which is held weakly, as its object holds this one.
         store: Stores an event and returns it with its place in the chain; likewise.
+        files: Keep for the next process what is open while this is entered; None if nothing does.
         clock: Tells the seconds that an episode lasts.
     """
 
@@ -109,19 +125,45 @@ class Episodes:
         *,
         announce: Callable[[AuditEvent], None],
         store: Callable[[AuditEvent], Coroutine[Any, Any, AuditEvent]],
+        files: IncidentFiles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy = policy
         self._background = background
         self._announce = _weak(announce)
         self._store = _weak(store)
+        self._files = files
         self._clock = clock
-        self._open: dict[Part, _Episode] = {}
+        # There may be several of a part: processes that are gone had one each.
+        self._open: dict[Part, tuple[_Episode, ...]] = {}
+        # What the next process is to know of: until the recovery is told, it may have to tell it.
+        self._untold: dict[str, OpenIncident] = {}
+        self._is_keeping = self._is_saving = False
         self._last_undelivered = 0.0
+
+    async def enter(self) -> None:
+        """Go on with what processes that are gone have left open, and keep what is open for the next one."""
+        if self._files is not None and self._is_told:
+            found = await _in_thread(self._files.take_over)
+            self._adopt(found)
+            self._is_keeping = True
+            if found or self._untold:
+                self._keep()
+
+    async def leave(self) -> None:
+        """Leave what is open to the next process, which may be this one; what can't be left stays here."""
+        if self._files is None:
+            return
+        if self._is_keeping:
+            left = tuple(self._untold.values())
+            self._become_new()
+            if not await _in_thread(functools.partial(self._files.save, lambda: left)):
+                self._adopt(left)
+        await _in_thread(self._files.close)
 
     def failing(self, part: Part, cause: str) -> None:
         """Begin an episode of *part* unless one has begun. *cause* holds no secret."""
-        if part in self._open or not (self._policy.enabled and self._policy.real_time_alerts):
+        if self._is_open(part) or not self._is_told:
             return
         if len(self._open) >= MOST_OPEN:
             _logger.error("%d episodes are open; nobody is told that %s is failing: %s", MOST_OPEN, part.what, cause)
@@ -130,14 +172,17 @@ class Episodes:
             part, AuditEventType.COMPONENT_FAILURE, f"{_words(part)[0]}: {cause}", log_level=AuditLogLevel.CRITICAL
         )
         episode = _Episode(failure.event_id, cause, failure.timestamp, self._clock())
-        self._open[part] = episode
+        self._open[part] = (*self._open.get(part, ()), episode)
         self._tell(msgspec.structs.replace(failure, metadata=_metadata(episode)))
+        if part != END:  # no start of a process proves that it is over, and another cut is to be told of
+            self._untold[episode.incident] = _open_incident(part, episode)
+            self._keep()
 
     def working(self, part: Part) -> None:
         """End the episode of *part*, if there is one."""
         # The second look is for a thread that was faster.
-        if self._open and (episode := self._open.pop(part, None)):
-            self._background.start_soon(functools.partial(self._recover, part, episode))
+        if self._open and (episodes := self._open.pop(part, None)):
+            self._background.start_soon(functools.partial(self._recover, part, episodes))
 
     def storing_failed(self, error: Exception) -> None:
         """Note that the storage did not take an event."""
@@ -177,30 +222,80 @@ class Episodes:
 
     def forget(self) -> None:
         """Forget all episodes, in a forked child: they are the parent's."""
+        self._become_new()
+        if self._files is not None:
+            self._files.forget()
+
+    @property
+    def _is_told(self) -> bool:
+        return self._policy.enabled and self._policy.real_time_alerts
+
+    def _is_open(self, part: Part) -> bool:
+        # Whoever has tampered with the records may have put a file beside them which says that this is known.
+        return any(part != VERIFICATION or not each.is_inherited for each in self._open.get(part, ()))
+
+    def _become_new(self) -> None:
         self._open.clear()
+        self._untold.clear()
+        self._is_keeping = self._is_saving = False
+
+    def _adopt(self, found: Iterable[OpenIncident]) -> None:
+        """Go on with the newest of *found*, as many as may be open."""
+        now = datetime.now(UTC)
+        for each in sorted(found, key=lambda found: found.started, reverse=True):
+            part, incident = Part(each.component, each.what), str(each.incident)
+            if part == END or incident in self._untold:
+                continue
+            if abs(now - each.started) > _LONGEST or len(self._untold) >= MOST_OPEN:
+                _logger.warning(
+                    "incident %s is left open: since %s, %s has not worked: %s",
+                    *(incident, each.started, part.what, each.cause),
+                )
+                continue
+            # On this clock it began before the process did.
+            clock = self._clock() - max(0.0, (now - each.started).total_seconds())
+            episode = _Episode(incident, each.cause, each.started, clock, is_inherited=True)
+            self._open[part] = (*self._open.get(part, ()), episode)
+            self._untold[incident] = each
+
+    def _keep(self) -> None:
+        """Have the files say soon what is open now."""
+        if self._is_keeping and not self._is_saving:
+            self._is_saving = True
+            self._background.start_soon(self._save)
+
+    async def _save(self) -> None:
+        # What changes from here on is saved by another call.
+        self._is_saving = False
+        if self._files is not None:
+            await _in_thread(functools.partial(self._files.save, lambda: tuple(self._untold.values())[:MOST_OPEN]))
 
     def _is_the_dispatchers(self, report: DeliveryReport) -> bool:
         # Not started, it is the caller of `log_event` who was cancelled.
         return report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.entered)
 
-    async def _recover(self, part: Part, episode: _Episode) -> None:
-        recovery = self._recovery(part, episode)
-        store = self._store()
-        try:
-            if store is not None:
-                recovery = await store(recovery)
-        except Exception as error:
-            if part == STORING and part not in self._open:
-                # It is not over: another event was taken, and this one is not.
-                self._open[part] = episode
-                return
-            self.storing_failed(error)
-            self._tell(recovery)
-        except BaseException:
-            self._tell(recovery)
-            raise
-        else:
-            self._tell(recovery)
+    async def _recover(self, part: Part, episodes: tuple[_Episode, ...]) -> None:
+        for number, episode in enumerate(episodes):
+            recovery = self._recovery(part, episode)
+            store = self._store()
+            try:
+                if store is not None:
+                    recovery = await store(recovery)
+            except Exception as error:
+                if part == STORING and part not in self._open:
+                    # It is not over: another event was taken, and this one is not.
+                    self._open[part] = episodes[number:]
+                    return
+                self.storing_failed(error)
+            except BaseException:
+                self._tell_recovery(recovery, episode)
+                raise
+            self._tell_recovery(recovery, episode)
+
+    def _tell_recovery(self, recovery: AuditEvent, episode: _Episode) -> None:
+        self._tell(recovery)
+        if self._untold.pop(episode.incident, None):
+            self._keep()
 
     def _recovery(self, part: Part, episode: _Episode) -> AuditEvent:
         seconds = round(self._clock() - episode.clock, 3)
@@ -270,6 +365,15 @@ def _words(part: Part) -> tuple[str, str]:
 
 def _metadata(episode: _Episode) -> dict[str, Any]:
     return {"incident": episode.incident, "cause": episode.cause, "started": episode.started.isoformat()}
+
+
+def _open_incident(part: Part, episode: _Episode) -> OpenIncident:
+    what, cause = part.what[:LONGEST_TEXT], episode.cause[:LONGEST_TEXT]
+    return OpenIncident(part.component, what, uuid.UUID(episode.incident), cause, episode.started)
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    return await to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
 
 
 def _printable(error: Exception) -> str:

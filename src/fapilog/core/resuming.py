@@ -132,6 +132,8 @@ class Resumption:
         else:
             if self._mark != self._head:
                 self._want()
+            else:
+                self._episodes.working(RESUMING)
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._run)

@@ -98,7 +98,6 @@ class Sender:
         self._wake: anyio.Event | None = None
         self._leaving = False
         self._is_stale = False
-        self._has_dead = False
         self._next_state = self._next_renewal = self._next_pruning = -math.inf
 
     def poke(self) -> None:
@@ -232,8 +231,7 @@ class Sender:
         is_old = age > self._terms.old_after
         cause = f"the oldest of {state.pending} alerts has waited for {age:.0f} s" if is_old else None
         self._tell(f"the age of the outbox {self._name}", cause)
-        if self._has_dead and not state.dead:
-            self._has_dead = False
+        if not state.dead and all(ending.status != "dead" for ending in self._endings):
             self._tell(f"dead alerts in the outbox {self._name}", None)
 
     # -- sending
@@ -326,7 +324,6 @@ class Sender:
         if status == "dead":
             message = "the outbox %s gives up the alert about event %s after attempt %d: %s"
             _logger.error(message, self._name, event_id, report.attempt, report.reason)
-            self._has_dead = True
             self._tell(f"dead alerts in the outbox {self._name}", f"event {event_id}: {report.reason}")
         elif status == "pending":
             message = (

@@ -158,7 +158,6 @@ class Digest:
         self._wake = anyio.Event()
         self._owner: Owner | None = None
         self._name = f"the digest for {kinds([inner])[0]}"
-        self._failing = False
         call_in_child(self, Digest._forget)
 
     async def __aenter__(self) -> Self:
@@ -282,16 +281,13 @@ class Digest:
         _logger.error("a summary of %s, is lost: %s", summary.counted, why)
 
     def _say_it_fails(self, error: Exception) -> None:
-        self._failing = True
         if self._owner is not None:
             self._owner.failing(self._name, reason(error))
 
     def _say_it_works(self) -> None:
         # Not while others are waiting for another try: it would be said in turns, and people would hear each.
-        if self._failing and not any(summary.tries for summary in self._waiting):
-            self._failing = False
-            if self._owner is not None:
-                self._owner.working(self._name)
+        if self._owner is not None and not any(summary.tries for summary in self._waiting):
+            self._owner.working(self._name)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         if not self._background.entered:
@@ -316,7 +312,7 @@ class Digest:
             for summary in self._waiting:
                 self._give_up(summary, "the digest was left")
             self._waiting.clear()
-            self._leaving = self._failing = False
+            self._leaving = False
             self._owner = None
 
     def _forget(self) -> None:
@@ -324,7 +320,7 @@ class Digest:
         self._background.forget()
         self._windows.clear()
         self._waiting.clear()
-        self._counts = self._leaving = self._failing = False
+        self._counts = self._leaving = False
         self._owner = None
 
 

@@ -370,7 +370,8 @@ class Outbox:
         if self._broken:
             self._broken = False
             _logger.warning("the outbox %s can use its file again", self.name)
-            self._tell(what, None)
+        # In any case: it may be an earlier process that has said that it does not.
+        self._tell(what, None)
         return result
 
     def _commit(self, calls: list[Callable[[Table], Any]]) -> list[Any]:
