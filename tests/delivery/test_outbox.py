@@ -567,6 +567,27 @@ async def test_dead_letters_are_told_of(tmp_path: Path) -> None:
         assert told.recovered == [what]
 
 
+async def test_a_look_that_is_too_old_to_see_a_dead_alert(tmp_path: Path) -> None:
+    """A look at the file that began before an alert was dead, and ends after, does not say that none is."""
+    gate = anyio.Event()
+    inner = RecordingDispatcher(wait=gate.wait, error=PermanentDeliveryError("gone"))
+    outbox = make(inner, tmp_path, name="slack", timeout=DAY, lease=60.0)
+    async with owned(outbox) as told:
+
+        async def late(call: Callable[[Any], Any]) -> Any:
+            answer = await outbox._do(call)
+            if inner.alerts and not gate.is_set():
+                gate.set()
+                await until(lambda: told.failures)
+            return answer
+
+        outbox._sender._do = late
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: outbox.state.dead)
+        assert list(told.failures) == ["dead alerts in the outbox slack"]
+        assert told.recovered == []
+
+
 async def test_age_is_told_of(tmp_path: Path) -> None:
     """The owner is told when the oldest alert has waited too long, and when it does not any more."""
     inner = Scripted(BUSY)

@@ -12,6 +12,7 @@ import fcntl
 import functools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -23,6 +24,7 @@ import anyio
 import anyio.to_thread
 
 from fapilog.core.audit import AuditEventType, AuditTrail
+from fapilog.core.episodes import STORING
 from fapilog.core.events import AuditEvent
 
 if TYPE_CHECKING:
@@ -174,5 +176,68 @@ def running(directory: Path) -> None:
     anyio.run(main, backend=BACKEND)
 
 
+async def fail(trail: AuditTrail) -> None:
+    """Have an incident open, and kept in a file."""
+    await trail.log_event(AuditEventType.DATA_ACCESS, "so that there is a directory")
+    trail._episodes.failing(STORING, "full")
+    await trail.drain()
+
+
+def incidents(directory: Path) -> list[bool]:
+    """Tell of each file of incidents whether someone holds it."""
+    return [is_locked(path) for path in directory.glob("incidents-*")]
+
+
+def failing(directory: Path) -> None:
+    """Fork while something is failing in the parent; the child uses the trail too."""
+
+    async def main() -> None:
+        trail = AuditTrail(storage_path=directory)
+        async with trail:
+            await fail(trail)
+
+            def child() -> None:
+                assert incidents(directory) == [True], "a child has taken the parent's lock with it"
+                thread = threading.Thread(target=anyio.run, args=(serve, trail, "child"), kwargs={"backend": BACKEND})
+                thread.start()
+                thread.join()
+
+            await anyio.to_thread.run_sync(wait_for, in_child(child))
+            assert incidents(directory) == [True], "a child that ended has done away with the parent's file"
+            assert not await trail.get_events(component="audit_trail"), "a child has told of the parent's recovery"
+            await log(trail, "parent")
+            await trail.drain()
+            assert len(await trail.get_events(component="audit_trail")) == 1
+            assert incidents(directory) == []
+
+    anyio.run(main, backend=BACKEND)
+
+
+def orphaned(directory: Path) -> None:
+    """Fork while something is failing, and be killed while the child lives on."""
+    alive, die = os.pipe()
+    forked, tell_forked = os.pipe()
+
+    def live_on() -> None:
+        """Wait until nobody can write to the pipe."""
+        os.write(tell_forked, b"x")
+        os.close(die)
+        os.read(alive, 1)
+
+    async def main() -> None:
+        trail = AuditTrail(storage_path=directory)
+        async with trail:
+            await fail(trail)
+            assert incidents(directory) == [True]
+            in_child(live_on)
+            os.read(forked, 1)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = in_child(lambda: anyio.run(main, backend=BACKEND))
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert incidents(directory) == [False], "the child has kept the lock of its parent, which is gone"
+
+
 if __name__ == "__main__":
-    {"held": held, "preload": preload, "running": running}[sys.argv[1]](Path(sys.argv[2]))
+    scenes = {"held": held, "preload": preload, "running": running, "failing": failing, "orphaned": orphaned}
+    scenes[sys.argv[1]](Path(sys.argv[2]))

@@ -6,13 +6,16 @@ import anyio
 import pytest
 
 from fapilog import (
+    AuditEvent,
     AuditEventType,
+    AuditLogLevel,
     AuditTrail,
     DeliveryReport,
     PermanentDeliveryError,
     TransientDeliveryError,
     alert_attempted,
     alert_dispatched,
+    compliance_alert,
 )
 from fapilog.core.episodes import is_own
 from fapilog.delivery.fanout import FanOut
@@ -93,6 +96,71 @@ async def test_a_dead_alert_is_told_of_once(tmp_path: Path) -> None:
         assert recovery.event_type is AuditEventType.COMPONENT_RECOVERY
         assert recovery.event_id in inner.ids
         assert len([event_id for event_id in inner.ids if event_id not in ids]) == 2
+
+
+async def test_dead_alerts_outlive_a_restart(tmp_path: Path) -> None:
+    """What was dead before a restart, and seen to after it, is one incident: one failure in all runs, one recovery."""
+    inner = Scripted(answer=lambda event: None if is_own(event) else PermanentDeliveryError("gone"))
+
+    def make() -> tuple[Outbox, AuditTrail]:
+        outbox = Outbox(inner, tmp_path / "alerts.db", now=now)
+        return outbox, AuditTrail(storage_path=tmp_path / "trail", alert_dispatcher=outbox)
+
+    ids = []
+    for _ in range(3):
+        outbox, trail = make()
+        async with trail:
+            ids.append(await alarm(trail))
+            await anyio.sleep(60)
+            assert len(inner.ids) == len(ids) + 1
+    outbox, trail = make()
+    async with trail:
+        await anyio.sleep(60)
+        assert len(inner.ids) == len(ids) + 1
+        await outbox.discard(ids, reason="a drill")
+        await anyio.sleep(60)
+        [recovery] = [event for event in await trail.get_events() if is_own(event)]
+    assert recovery.operation == "dead alerts in the outbox alerts"
+    [failure, told] = [event_id for event_id in inner.ids if event_id not in ids]
+    assert recovery.metadata["incident"] == failure
+    assert recovery.event_id == told
+
+
+async def test_a_file_that_is_repaired_before_a_restart(tmp_path: Path) -> None:
+    """An outbox that could not use its file, or grew old, says at the next start that this is over."""
+    inner = Scripted(answer=lambda event: TransientDeliveryError("down") if down else None)
+    path, down = tmp_path / "alerts.db", True
+    told: list[AuditEvent] = []
+
+    def take(_: object, *, event: AuditEvent, **__: object) -> None:
+        told.append(event)
+
+    def make() -> AuditTrail:
+        outbox = Outbox(inner, path, now=now, old_after=300.0)
+        trail = AuditTrail(storage_path=tmp_path / "trail", alert_dispatcher=outbox)
+        compliance_alert.connect(take, sender=trail, weak=False)
+        return trail
+
+    async with make() as trail:
+        await alarm(trail)
+        await anyio.sleep(1000)
+    path.rename(tmp_path / "aside.db")
+    path.mkdir()
+    async with make() as trail:
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+        await trail.drain()
+    path.rmdir()
+    down = False
+    (tmp_path / "aside.db").rename(path)
+    async with make() as trail:
+        await anyio.sleep(60_000)
+        await trail.drain()
+    own = [event for event in told if is_own(event)]
+    failures = {event.operation: event.event_id for event in own if event.log_level is AuditLogLevel.CRITICAL}
+    recoveries = {event.operation: event.metadata["incident"] for event in own if event.log_level is AuditLogLevel.INFO}
+    assert failures == recoveries
+    assert {"the file of the outbox alerts", "the age of the outbox alerts"} <= failures.keys()
+    assert len(own) == 2 * len(failures)
 
 
 async def test_outboxes_side_by_side(tmp_path: Path) -> None:

@@ -18,13 +18,15 @@ import anyio
 import msgspec
 import pytest
 
-from fapilog.core.audit import AuditTrail, ChainStatus
+from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus
 from fapilog.core.errors import AuditStorageError
 from fapilog.core.files import FileStorage, TrailFiles
+from fapilog.core.openincidents import IncidentFiles
 from fapilog.core.storage import EventFilter
+from fapilog.testing import RecordingDispatcher
 from tests.torture.appender import bodies
 from tests.torture.oracle import records
-from tests.torture.writers import listen, writer
+from tests.torture.writers import failing, listen, writer
 
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -65,6 +67,34 @@ def test_a_trail_is_used_before_and_after_a_fork(tmp_path: Path, scene: str, bac
     assert all(sender == author for sender, author, _ in alerts)
     alerting = [record["event_id"] for record in found if record["log_level"] == "security"]
     assert Counter(event_id for _, _, event_id in alerts) == Counter(alerting)
+
+
+@backends
+@pytest.mark.parametrize("scene", ["failing", "orphaned"])
+def test_what_fails_in_a_parent_is_its_own(tmp_path: Path, scene: str, backend: str) -> None:
+    """A child neither ends what is failing in its parent, nor keeps others from it when the parent is gone."""
+    play(scene, tmp_path, backend)
+
+
+@pytest.mark.real_time
+async def test_what_a_killed_process_told_of_is_over(tmp_path: Path, anyio_backend_name: str) -> None:
+    """Two are killed while they can't store events, one lives; the next to start tells that it is over for the two."""
+    with ExitStack() as stack:
+        writers = [stack.enter_context(failing(tmp_path, anyio_backend_name)) for _ in range(3)]
+        await anyio.to_thread.run_sync(listen, writers, lambda: all(each.stored for each in writers))
+        incidents = [each.stored[0] for each in writers]
+        for each in writers[:2]:
+            each.kill()
+        dispatcher = RecordingDispatcher()
+        async with AuditTrail(storage_path=tmp_path, alert_dispatcher=dispatcher) as trail:
+            await trail.log_event(AuditEventType.DATA_ACCESS, "the disk has room again")
+            await trail.drain()
+        recoveries = [alert.event.metadata for alert in dispatcher.alerts]
+        assert sorted(each["incident"] for each in recoveries) == sorted(incidents[:2])
+        assert {"File too large" in each["cause"] for each in recoveries} == {True}
+        writers[2].stop()
+    assert len(IncidentFiles(tmp_path).take_over()) == 1
+    assert (await trail.verify_chain_from_storage()).valid
 
 
 @pytest.mark.real_time

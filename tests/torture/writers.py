@@ -1,4 +1,4 @@
-"""Processes that run `writer.py` or `alerter.py`."""
+"""Processes that run `writer.py`, `alerter.py` or `failing.py`."""
 
 import os
 import selectors
@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-__all__ = ["Writer", "alerter", "listen", "writer"]
+__all__ = ["Writer", "alerter", "failing", "listen", "writer"]
 
 HERE = Path(__file__).parent
 
@@ -71,6 +71,11 @@ def writer(directory: Path, backend: str, durability: str) -> AbstractContextMan
 def alerter(directory: Path, backend: str, url: str, mode: str) -> AbstractContextManager[Writer]:
     """Start a process that alerts through an outbox."""
     return _started("alerter.py", str(directory), backend, url, mode)
+
+
+def failing(directory: Path, backend: str) -> AbstractContextManager[Writer]:
+    """Start a process that can't store events, and prints the incident."""
+    return _started("failing.py", str(directory), backend)
 
 
 def listen(writers: list[Writer], until: Callable[[], bool]) -> None:

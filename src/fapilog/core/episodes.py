@@ -260,15 +260,14 @@ class Episodes:
 
     def _keep(self) -> None:
         """Have the files say soon what is open now."""
-        if self._is_keeping and not self._is_saving:
+        if self._files is not None and self._is_keeping and not self._is_saving:
             self._is_saving = True
-            self._background.start_soon(self._save)
+            self._background.start_soon(functools.partial(self._save, self._files))
 
-    async def _save(self) -> None:
+    async def _save(self, files: IncidentFiles) -> None:
         # What changes from here on is saved by another call.
         self._is_saving = False
-        if self._files is not None:
-            await _in_thread(functools.partial(self._files.save, lambda: tuple(self._untold.values())[:MOST_OPEN]))
+        await _in_thread(functools.partial(files.save, lambda: tuple(self._untold.values())[:MOST_OPEN]))
 
     def _is_the_dispatchers(self, report: DeliveryReport) -> bool:
         # Not started, it is the caller of `log_event` who was cancelled.
@@ -294,8 +293,8 @@ class Episodes:
 
     def _tell_recovery(self, recovery: AuditEvent, episode: _Episode) -> None:
         self._tell(recovery)
-        if self._untold.pop(episode.incident, None):
-            self._keep()
+        self._untold.pop(episode.incident, None)
+        self._keep()
 
     def _recovery(self, part: Part, episode: _Episode) -> AuditEvent:
         seconds = round(self._clock() - episode.clock, 3)
