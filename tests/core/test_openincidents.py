@@ -108,9 +108,11 @@ def killed(directory: Path, target: Path) -> Path:
     return target
 
 
-def an_incident(part: Part = STORING, number: int = 1, ago: timedelta = timedelta(minutes=5)) -> OpenIncident:
+def an_incident(
+    part: Part = STORING, number: int = 1, ago: timedelta = timedelta(minutes=5), *, told: bool = True
+) -> OpenIncident:
     started = datetime.now(UTC) - ago
-    return OpenIncident(part.component, part.what, uuid.UUID(int=number), "full", started)
+    return OpenIncident(part.component, part.what, uuid.UUID(int=number), "full", started, told)
 
 
 def leave_behind(directory: Path, *incidents: OpenIncident) -> None:
@@ -198,6 +200,24 @@ async def test_a_dispatcher_that_fails_in_one_run_and_works_in_the_next(tmp_path
     assert second.kinds == [("recovery", "dispatching alerts")]
     assert recovery.metadata.items() >= failure.metadata.items()
     assert failure.metadata["cause"].startswith("slack: invalid_auth")
+
+
+async def test_what_nobody_could_be_told_of_is_announced_again(tmp_path: Path) -> None:
+    """A failure of which the alert was not delivered is announced in the next run too, if it goes on, as it began."""
+    async with run_of(tmp_path) as first:
+        await first.log()
+        first.dispatcher.error = DeliveryError("down")
+        await first.fail_to_store()
+    async with run_of(tmp_path) as second:
+        await second.fail_to_store()
+        await second.fail_to_store()
+    async with run_of(tmp_path) as third:
+        await third.fail_to_store()
+        await third.log()
+    assert (first.kinds, second.kinds) == ([("failure", "storing events")], [("failure", "storing events")])
+    assert first.own[0].metadata == second.own[0].metadata
+    assert third.kinds == [("recovery", "storing events")]
+    assert third.own[0].metadata.items() >= first.own[0].metadata.items()
 
 
 async def test_a_verification_that_fails_in_one_run_and_passes_in_the_next(tmp_path: Path) -> None:
@@ -478,7 +498,7 @@ async def test_a_storage_of_ones_own(tmp_path: Path) -> None:
 
 GOOD = json.loads(
     '{"component": "audit_trail", "what": "storing events", "incident": "00000000-0000-0000-0000-000000000001",'
-    ' "cause": "full", "started": "2026-01-01T00:00:00Z"}'
+    ' "cause": "full", "started": "2026-01-01T00:00:00Z", "told": true}'
 )
 
 
@@ -510,6 +530,7 @@ HOSTILE = {
         ("started", "2026-01-01T00:00:00"),
         ("started", 1e300),
         ("started", "0000-00-00T00:00:00Z"),
+        ("told", 1),
     ]
 }
 
@@ -823,6 +844,28 @@ async def test_a_start_that_fails(tmp_path: Path) -> None:
     assert len(found_in(tmp_path)) == 1
 
 
+async def test_an_event_that_looks_like_ours(tmp_path: Path) -> None:
+    """An event of the application that is made like one of the trail's own, whatever it calls its incident, is sent."""
+    async with run_of(tmp_path) as run:
+        for incident in (["x"], {}, None, 7, "x"):
+            await run.trail.log_event(
+                FAILURE, "m", log_level=AuditLogLevel.CRITICAL, component="audit_trail", incident=incident
+            )
+        await run.trail.drain()
+        assert (await run.trail.get_statistics())["alerts"] == {"dispatched": 5, "failed": 0, "waiting": 0}
+
+
+async def test_parts_that_go_on_are_not_counted_twice(tmp_path: Path) -> None:
+    """Where as many episodes are open as may be, one that goes on is still announced if it was not."""
+    parts = [Part("alert_delivery", f"part {number}") for number in range(MOST_OPEN)]
+    leave_behind(tmp_path, *(an_incident(part, uuid.uuid4().int, told=False) for part in parts))
+    async with run_of(tmp_path) as run:
+        run.trail._episodes.failing(parts[0], "c")
+        run.trail._episodes.failing(STORING, "c")
+        await run.trail.drain()
+        assert run.kinds == [("failure", "part 0")]
+
+
 async def test_nobody_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the file takes, `log_event` returns at once, and what changes meanwhile is written next."""
     writing, gate = threading.Event(), threading.Event()
@@ -847,7 +890,7 @@ async def test_nobody_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.Mon
             run.trail._episodes.failing(Part("alert_delivery", f"part {number}"), "c")
         gate.set()
         await run.trail.drain()
-        assert writes == [1, 51]
+        assert writes[:2] == [1, 51]
         run.disk = None
         assert len(found_in(killed(tmp_path, tmp_path / "killed"))) == 51
 

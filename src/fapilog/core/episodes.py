@@ -85,13 +85,13 @@ _WORDS: Final = {
 
 
 class _Episode(NamedTuple):
-    """What an episode's events tell, its beginning on the clock, and whether it began in another process."""
+    """What an episode's events tell, its beginning on the clock, and whether a failure that goes on is no news."""
 
     incident: str
     cause: str
     started: datetime
     clock: float
-    is_inherited: bool = False
+    is_known: bool = True
 
 
 class Episodes:
@@ -103,8 +103,8 @@ class Episodes:
     `component_recovery` is stored, where the storage takes it, and announced. Both name the same ``incident``. What
     becomes of these alerts neither begins nor ends an episode.
 
-    With *files*, what is open outlives the process: the next one goes on with it, tells of no second beginning, and
-    ends it when the part works there.
+    With *files*, what is open outlives the process: the next one goes on with it, tells of no second beginning if the
+    first was told, and ends it when the part works there.
 
     Nothing here raises, and nothing but `enter` and `leave` waits. Nothing is told unless the policy is enabled, with
     `real_time_alerts`.
@@ -136,8 +136,8 @@ class Episodes:
         self._clock = clock
         # There may be several of a part: processes that are gone had one each.
         self._open: dict[Part, tuple[_Episode, ...]] = {}
-        # What the next process is to know of: until the recovery is told, it may have to tell it.
-        self._untold: dict[str, OpenIncident] = {}
+        # What the next process is to know of, by its id: until the recovery is told, it may have to tell it.
+        self._incidents: dict[str, OpenIncident] = {}
         self._is_keeping = self._is_saving = False
         self._last_undelivered = 0.0
 
@@ -147,7 +147,7 @@ class Episodes:
             found = await _in_thread(self._files.take_over)
             self._adopt(found)
             self._is_keeping = True
-            if found or self._untold:
+            if found or self._incidents:
                 self._keep()
 
     async def leave(self) -> None:
@@ -155,7 +155,7 @@ class Episodes:
         if self._files is None:
             return
         if self._is_keeping:
-            left = tuple(self._untold.values())
+            left = tuple(self._incidents.values())
             self._become_new()
             if not await _in_thread(functools.partial(self._files.save, lambda: left)):
                 self._adopt(left)
@@ -163,19 +163,25 @@ class Episodes:
 
     def failing(self, part: Part, cause: str) -> None:
         """Begin an episode of *part* unless one has begun. *cause* holds no secret."""
-        if self._is_open(part) or not self._is_told:
+        former = self._open.get(part, ())
+        if any(each.is_known for each in former) or not self._is_told:
             return
-        if len(self._open) >= MOST_OPEN:
+        if len(self._open) >= MOST_OPEN and not former:
             _logger.error("%d episodes are open; nobody is told that %s is failing: %s", MOST_OPEN, part.what, cause)
             return
         failure = self._event(
             part, AuditEventType.COMPONENT_FAILURE, f"{_words(part)[0]}: {cause}", log_level=AuditLogLevel.CRITICAL
         )
-        episode = _Episode(failure.event_id, cause, failure.timestamp, self._clock())
-        self._open[part] = (*self._open.get(part, ()), episode)
+        if former and part != VERIFICATION:
+            # It goes on, and who should have been told may not have been.
+            episode = former[0]._replace(is_known=True)
+            self._open[part] = (episode, *former[1:])
+        else:
+            episode = _Episode(failure.event_id, cause, failure.timestamp, self._clock())
+            self._open[part] = (*former, episode)
         self._tell(msgspec.structs.replace(failure, metadata=_metadata(episode)))
         if part != END:  # no start of a process proves that it is over, and another cut is to be told of
-            self._untold[episode.incident] = _open_incident(part, episode)
+            self._incidents.setdefault(episode.incident, _open_incident(part, episode))
             self._keep()
 
     def working(self, part: Part) -> None:
@@ -208,7 +214,11 @@ class Episodes:
         Alerts are delivered again when one is that was announced after the last that was not: those that already wait
         when the buffer is full, say, prove nothing, and would have an episode end and begin with every alert.
         """
-        if is_own(report.event) or self._background.leaving:
+        if is_own(report.event):
+            if report.error is None:
+                self._was_told(report.event)
+            return
+        if self._background.leaving:
             return
         if report.error is None:
             if announced >= self._last_undelivered:
@@ -230,13 +240,15 @@ class Episodes:
     def _is_told(self) -> bool:
         return self._policy.enabled and self._policy.real_time_alerts
 
-    def _is_open(self, part: Part) -> bool:
-        # Whoever has tampered with the records may have put a file beside them which says that this is known.
-        return any(part != VERIFICATION or not each.is_inherited for each in self._open.get(part, ()))
+    def _was_told(self, event: AuditEvent) -> None:
+        incident = str(event.metadata["incident"])
+        if kept := self._incidents.get(incident):
+            self._incidents[incident] = msgspec.structs.replace(kept, told=True)
+            self._keep()
 
     def _become_new(self) -> None:
         self._open.clear()
-        self._untold.clear()
+        self._incidents.clear()
         self._is_keeping = self._is_saving = False
 
     def _adopt(self, found: Iterable[OpenIncident]) -> None:
@@ -244,9 +256,9 @@ class Episodes:
         now = datetime.now(UTC)
         for each in sorted(found, key=lambda found: found.started, reverse=True):
             part, incident = Part(each.component, each.what), str(each.incident)
-            if part == END or incident in self._untold:
+            if part == END or incident in self._incidents:
                 continue
-            if abs(now - each.started) > _LONGEST or len(self._untold) >= MOST_OPEN:
+            if abs(now - each.started) > _LONGEST or len(self._incidents) >= MOST_OPEN:
                 _logger.warning(
                     "incident %s is left open: since %s, %s has not worked: %s",
                     *(incident, each.started, part.what, each.cause),
@@ -254,9 +266,11 @@ class Episodes:
                 continue
             # On this clock it began before the process did.
             clock = self._clock() - max(0.0, (now - each.started).total_seconds())
-            episode = _Episode(incident, each.cause, each.started, clock, is_inherited=True)
+            # Whoever has tampered with the records may have put a file beside them which says that this is known.
+            is_known = each.told and part != VERIFICATION
+            episode = _Episode(incident, each.cause, each.started, clock, is_known)
             self._open[part] = (*self._open.get(part, ()), episode)
-            self._untold[incident] = each
+            self._incidents[incident] = each
 
     def _keep(self) -> None:
         """Have the files say soon what is open now."""
@@ -267,7 +281,7 @@ class Episodes:
     async def _save(self, files: IncidentFiles) -> None:
         # What changes from here on is saved by another call.
         self._is_saving = False
-        await _in_thread(functools.partial(files.save, lambda: tuple(self._untold.values())[:MOST_OPEN]))
+        await _in_thread(functools.partial(files.save, lambda: tuple(self._incidents.values())[:MOST_OPEN]))
 
     def _is_the_dispatchers(self, report: DeliveryReport) -> bool:
         # Not started, it is the caller of `log_event` who was cancelled.
@@ -293,7 +307,7 @@ class Episodes:
 
     def _tell_recovery(self, recovery: AuditEvent, episode: _Episode) -> None:
         self._tell(recovery)
-        self._untold.pop(episode.incident, None)
+        self._incidents.pop(episode.incident, None)
         self._keep()
 
     def _recovery(self, part: Part, episode: _Episode) -> AuditEvent:
@@ -368,7 +382,7 @@ def _metadata(episode: _Episode) -> dict[str, Any]:
 
 def _open_incident(part: Part, episode: _Episode) -> OpenIncident:
     what, cause = part.what[:LONGEST_TEXT], episode.cause[:LONGEST_TEXT]
-    return OpenIncident(part.component, what, uuid.UUID(episode.incident), cause, episode.started)
+    return OpenIncident(part.component, what, uuid.UUID(episode.incident), cause, episode.started, told=False)
 
 
 async def _in_thread(call: Callable[[], T]) -> T:

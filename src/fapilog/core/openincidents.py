@@ -50,6 +50,7 @@ class OpenIncident(msgspec.Struct, frozen=True):
         incident: The id of the event that said so.
         cause: Why.
         started: Since when.
+        told: Whether the dispatcher has taken the alert about it.
     """
 
     component: Literal["audit_trail", "alert_delivery"]
@@ -57,6 +58,7 @@ class OpenIncident(msgspec.Struct, frozen=True):
     incident: uuid.UUID
     cause: _Text
     started: Annotated[datetime, msgspec.Meta(tz=True)]
+    told: bool
 
 
 _decode: Final = msgspec.json.Decoder(list[OpenIncident]).decode
