@@ -847,7 +847,8 @@ async def test_a_start_that_fails(tmp_path: Path) -> None:
 async def test_an_event_that_looks_like_ours(tmp_path: Path) -> None:
     """An event of the application that is made like one of the trail's own, whatever it calls its incident, is sent."""
     async with run_of(tmp_path) as run:
-        for incident in (["x"], {}, None, 7, "x"):
+        incidents: list[Any] = [["x"], {}, None, 7, "x"]
+        for incident in incidents:
             await run.trail.log_event(
                 FAILURE, "m", log_level=AuditLogLevel.CRITICAL, component="audit_trail", incident=incident
             )
