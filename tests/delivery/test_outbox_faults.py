@@ -222,6 +222,25 @@ async def test_all_statements_fail_for_a_while(tmp_path: Path, disk: Disk, first
             break
 
 
+async def test_a_file_that_can_only_be_read(tmp_path: Path, disk: Disk) -> None:
+    """As long as nothing can be written, people are told once that the file fails, and not that it works."""
+    inner = Scripted(BUSY)
+    outbox = make(inner, tmp_path)
+    async with owned(outbox) as told:
+        await outbox.send_alert(an_event(1), severity="critical")
+        await until(lambda: inner.calls)
+        disk.fails = lambda _, statement: FULL if statement.startswith(("INSERT", "UPDATE", "DELETE")) else None
+        for number in (2, 3, 4):
+            with pytest.raises(TransientDeliveryError):
+                await outbox.send_alert(an_event(number), severity="critical")
+            await anyio.sleep(10)
+        assert [each.event_id for each in await outbox.pending()] == [an_event(1).event_id]
+        assert list(told.failures) == ["the file of the outbox alerts"]
+        assert not told.recovered
+        disk.work()
+        await until(lambda: told.recovered)
+
+
 async def test_a_commit_that_succeeds_is_said_to_have_failed(tmp_path: Path, disk: Disk) -> None:
     """Where a commit takes place and an error comes back, each alert is sent, and once."""
     for wanted in itertools.count(1):

@@ -103,8 +103,9 @@ async def test_words_that_are_none(tmp_path: Path, column: str, value: bytes) ->
 async def test_text_that_is_not_utf8(tmp_path: Path, column: str) -> None:
     """Text that is no UTF-8 keeps no alert from being sent, nor from being looked at."""
     await spoiled(tmp_path, Spoilt(column, b"caf\xe9", as_text=True))
-    async with make(Scripted(), tmp_path) as outbox:
-        assert len(await outbox.pending()) == 3
+    outbox = make(Scripted(), tmp_path)
+    assert len(await outbox.pending()) == 3
+    async with outbox:
         await anyio.sleep(10)
         assert await statuses(outbox, *GOOD) == ["delivered"] * 2
         assert await statuses(outbox, SPOILED) == ["dead" if column == "event" else "delivered"]

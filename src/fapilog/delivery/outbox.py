@@ -8,6 +8,7 @@ Lose no alert: keep each in a file until it is delivered, however long that take
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -142,7 +143,8 @@ class Outbox:
         self._commits: GroupCommit[Callable[[Table], Any], Any] = GroupCommit(self._commit)
         self._background = Background()
         self._owner: Owner | None = None
-        self._broken = False
+        # None: not known yet.
+        self._works: bool | None = None
         self._mark: ChainHead | None = None
         self._direct: dict[str, _Direct] = {}
         call_in_child(self, Outbox._forget)
@@ -188,7 +190,7 @@ class Outbox:
         self._background.forget()
         self._commits = GroupCommit(self._commit)
         self._owner = None
-        self._broken = False
+        self._works = None
         self._direct.clear()
 
     # -- taking alerts
@@ -212,6 +214,9 @@ class Outbox:
             self._direct[event.event_id] = await self._send_directly(alert)
             while len(self._direct) > _MOST_DIRECT:
                 self._forget_direct(next(iter(self._direct)))
+            if self._works:
+                # It has come to work again meanwhile.
+                self._sender.poke()
             return
         except Exception as error:
             # Not noted later: what the file can't take would stand in the way of all that it can.
@@ -297,20 +302,20 @@ class Outbox:
         Raises:
             OutboxError: The file can't be used; so for all methods here.
         """
-        return await self._do(lambda table: table.alerts(self.name, ["pending"], limit=limit))
+        return await self._look(lambda table: table.alerts(self.name, ["pending"], limit=limit))
 
     async def dead(self, limit: int = 100) -> list[OutboxAlert]:
         """Return the oldest *limit* alerts that were refused or given up on."""
-        return await self._do(lambda table: table.alerts(self.name, ["dead"], limit=limit))
+        return await self._look(lambda table: table.alerts(self.name, ["dead"], limit=limit))
 
     async def find(self, event_id: str) -> OutboxAlert | None:
         """Return the alert about an event; None if there is none, or no longer."""
-        found = await self._do(lambda table: table.alerts(self.name, event_id=event_id))
+        found = await self._look(lambda table: table.alerts(self.name, event_id=event_id))
         return found[0] if found else None
 
     async def history(self, event_id: str) -> list[OutboxAttempt]:
         """Return the attempts to deliver the alert about an event, the first of them first; of very many the last."""
-        return await self._do(lambda table: table.attempts(self.name, event_id))
+        return await self._look(lambda table: table.attempts(self.name, event_id))
 
     async def retry(self, event_ids: Iterable[str] | None = None) -> int:
         """
@@ -344,32 +349,42 @@ class Outbox:
 
     # -- the file
 
+    async def _look(self, call: Callable[[Table], T]) -> T:
+        """Make *call*, which changes nothing: a disk that is full allows it, and so it proves nothing."""
+        run = functools.partial(self._file.run, [call], writes=False)
+        return (await to_thread.run_sync(run, limiter=anyio.CapacityLimiter(1)))[0]
+
     async def _do(self, call: Callable[[Table], T]) -> T:
         """Make *call* in a transaction with others that wait, and keep account of whether the file can be used."""
         what = f"the file of the outbox {self.name}"
         direct = list(self._direct.values())
 
-        def note_and_call(table: Table) -> T:
+        def prove_and_call(table: Table) -> T:
+            # A disk that is full can be read: only a write shows that the file works.
+            table.touch(self.name)
             # First, so that nothing is sent again that was sent past the file, and it has its receipt.
             for each in direct:
                 table.put_delivered(self.name, *each)
             return call(table)
 
         try:
-            result: T | _Refused = await self._commits.submit(note_and_call if direct else call)
+            result: T | _Refused = await self._commits.submit(call if self._works and not direct else prove_and_call)
             if isinstance(result, _Refused):
                 raise result.error
         except FapilogError as error:
-            if not self._broken:
-                self._broken = True
+            if self._works is not False:
+                self._works = False
                 _logger.error("the outbox %s can't use its file: %s", self.name, error)  # noqa: TRY400  it says all
             self._tell(what, str(error))
             raise
         for each in direct:
             self._forget_direct(each.alert.event.event_id)
-        if self._broken:
-            self._broken = False
+        if self._direct:
+            # Sent past the file since this call was made.
+            self._sender.poke()
+        if self._works is False:
             _logger.warning("the outbox %s can use its file again", self.name)
+        self._works = True
         # In any case: it may be an earlier process that has said that it does not.
         self._tell(what, None)
         return result

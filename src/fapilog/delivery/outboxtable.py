@@ -256,6 +256,12 @@ class Table:
                 (ending.status, ending.due_at, ending.failures, ending.reason, ended_at, id_, lease),
             )
 
+    def touch(self, outbox: str) -> None:
+        """Change nothing, and write that to the disk."""
+        self._connection.execute(
+            "INSERT INTO outboxes (name) VALUES (?) ON CONFLICT (name) DO UPDATE SET pending = pending", (outbox,)
+        )
+
     def pause(self, outbox: str, until: float) -> None:
         """Let nobody claim anything before *until*."""
         self._connection.execute(
