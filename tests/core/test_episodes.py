@@ -171,6 +171,18 @@ async def test_a_storage_that_fails_and_works_again(
     assert kinds(stored).count("component_failure") == 0
 
 
+async def test_a_cause_that_would_fill_a_record(disk: Disk, dispatcher: Dispatcher) -> None:
+    """However much a storage says of its failure, the recovery can be stored."""
+    async with trail_of(disk, dispatcher) as trail:
+        disk.error = AuditStorageError("full " * 1_000_000)
+        await log_in_vain(trail)
+        disk.error = None
+        await log(trail)
+        await trail.drain()
+    assert kinds(dispatcher.own) == ["component_failure", "component_recovery"]
+    assert len(dispatcher.own[1].message or "") < 2000
+
+
 @started_or_not
 async def test_the_alert_of_what_was_stored_comes_before_the_recovery(
     disk: Disk, dispatcher: Dispatcher, *, started: bool

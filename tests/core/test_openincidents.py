@@ -35,7 +35,7 @@ from fapilog import (
     FileStorage,
 )
 from fapilog.core.background import Background
-from fapilog.core.episodes import END, MOST_OPEN, STORING, VERIFICATION, Episodes, Part
+from fapilog.core.episodes import END, MOST_OPEN, STORING, VERIFICATION, DispatcherOwner, Episodes, Part
 from fapilog.core.files import TrailFiles
 from fapilog.core.incidents import subject_of
 from fapilog.core.openincidents import LONGEST_TEXT, IncidentFiles, OpenIncident
@@ -901,8 +901,9 @@ async def test_long_texts_are_cut(tmp_path: Path) -> None:
     cause = "\x00\N{SNOWMAN}" * LONGEST_TEXT
     async with run_of(tmp_path) as first:
         await first.log()
+        owner = DispatcherOwner(first.trail, first.trail._announcer, first.trail._episodes)
         for number in range(MOST_OPEN):
-            first.trail._episodes.failing(Part("alert_delivery", f"{number:03}{cause}"), cause)
+            owner.failing(f"{number:03}{cause}", cause)
     found = found_in(tmp_path)
     assert len({each.what for each in found}) == MOST_OPEN
     assert {each.cause for each in found} == {cause[:LONGEST_TEXT]}

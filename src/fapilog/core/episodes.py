@@ -169,6 +169,8 @@ class Episodes:
         if len(self._open) >= MOST_OPEN and not former:
             _logger.error("%d episodes are open; nobody is told that %s is failing: %s", MOST_OPEN, part.what, cause)
             return
+        # The recovery repeats it, and has to fit into a record.
+        cause = cause[:LONGEST_TEXT]
         failure = self._event(
             part, AuditEventType.COMPONENT_FAILURE, f"{_words(part)[0]}: {cause}", log_level=AuditLogLevel.CRITICAL
         )
@@ -360,16 +362,21 @@ class DispatcherOwner:
 
     def failing(self, what: str, cause: str) -> None:
         """Begin an episode of *what*, unless one has begun."""
-        self._episodes.failing(Part("alert_delivery", text(what)), text(cause))
+        self._episodes.failing(_part(what), text(cause))
 
     def working(self, what: str) -> None:
         """End the episode of *what*, if there is one."""
-        self._episodes.working(Part("alert_delivery", text(what)))
+        self._episodes.working(_part(what))
 
 
 def is_own(event: AuditEvent) -> bool:
     """Return whether *event* is about an episode."""
     return event.event_type in _TYPES and event.component in _COMPONENTS and "incident" in event.metadata
+
+
+def _part(what: str) -> Part:
+    """Return what a dispatcher calls *what*."""
+    return Part("alert_delivery", text(what)[:LONGEST_TEXT])
 
 
 def _words(part: Part) -> tuple[str, str]:
@@ -381,8 +388,8 @@ def _metadata(episode: _Episode) -> dict[str, Any]:
 
 
 def _open_incident(part: Part, episode: _Episode) -> OpenIncident:
-    what, cause = part.what[:LONGEST_TEXT], episode.cause[:LONGEST_TEXT]
-    return OpenIncident(part.component, what, uuid.UUID(episode.incident), cause, episode.started, told=False)
+    incident = uuid.UUID(episode.incident)
+    return OpenIncident(part.component, part.what, incident, episode.cause, episode.started, told=False)
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
