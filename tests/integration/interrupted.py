@@ -30,16 +30,24 @@ class Interrupter:
     def __init__(self) -> None:
         self._asked = threading.Semaphore(0)
         self._ended = threading.Event()
+        self._idle = threading.Event()
         threading.Thread(target=self._run, daemon=True).start()
 
     def soon(self) -> None:
         """Send one within two milliseconds."""
         self._ended.clear()
+        self._idle.clear()
         self._asked.release()
 
-    def ended(self) -> None:
-        """Send no other."""
-        self._ended.set()
+    def end(self) -> None:
+        """Send no other, and wait for those that were sent."""
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                self._ended.set()
+                self._idle.wait()
+                # What was sent before is raised by the next line of Python at the latest.
+                time.sleep(0)
+                return
 
     def _run(self) -> None:
         chance = random.Random(0)  # noqa: S311
@@ -50,6 +58,7 @@ class Interrupter:
             # where it comes while a task group of anyio ends, and the work goes on; people press the keys again.
             while not self._ended.wait(0.5):
                 os.kill(os.getpid(), signal.SIGINT)
+            self._idle.set()
 
 
 async def work(trail: AuditTrail, interrupter: Interrupter, ids: list[str]) -> None:
@@ -70,7 +79,7 @@ def main(directory: str, backend: str, durability: str) -> None:
     for _ in range(INTERRUPTS):
         with contextlib.suppress(KeyboardInterrupt):
             anyio.run(work, trail, interrupter, ids, backend=backend)
-        interrupter.ended()
+        interrupter.end()
     ids.append(anyio.run(trail.log_event, AuditEventType.DATA_ACCESS, "last", backend=backend))
     anyio.run(trail.stop, backend=backend)
     print(*ids)  # noqa: T201
