@@ -67,9 +67,10 @@ class Client:
         self.events: dict[str, str] = {}
         self.refused: set[str] = set()
 
-    async def call(self, address: str, numbers: Iterator[int]) -> None:
-        """Send requests over one connection that is kept open, with others, until *numbers* are used up."""
-        async with httpx2.AsyncClient(base_url=address, timeout=60) as http:
+    async def call(self, address: str, numbers: Iterator[int], connections: int) -> None:
+        """Send requests, with others, over as many *connections* as are kept open, until *numbers* are used up."""
+        limits = httpx2.Limits(max_keepalive_connections=connections)
+        async with httpx2.AsyncClient(base_url=address, timeout=60, limits=limits) as http:
             for number in numbers:
                 await self._send(http, number)
 
@@ -95,8 +96,9 @@ async def test_four_workers_share_a_trail(tmp_path: Path) -> None:
     numbers = iter(range(REQUESTS))
     with service(tmp_path / "trail", tmp_path / "alerts") as address:
         async with anyio.create_task_group() as tasks:
-            for _ in range(CALLERS):
-                tasks.start_soon(client.call, address, numbers)
+            for caller in range(CALLERS):
+                # A worker takes all connections that wait; of a thousand that come one by one it can't take all.
+                tasks.start_soon(client.call, address, numbers, caller % 2)
     async with AuditTrail(storage_path=tmp_path / "trail") as trail:
         result = await trail.verify_chain_from_storage()
     assert result.valid
