@@ -54,8 +54,8 @@ def taken(backend: str, directory: str, *, alerts: int, pending: int = 0) -> Ite
                         tasks.start_soon(send, outbox)
                 return perf_counter() - began
 
-        while True:
-            yield alerts / anyio.run(run, an_event_each(alerts), backend=backend)
+        for first in count(pending + 1, alerts):
+            yield alerts / anyio.run(run, an_event_each(alerts, first=first), backend=backend)
 
 
 def committed(_backend: str, directory: str, *, alerts: int) -> Iterator[float]:
@@ -141,14 +141,14 @@ def make_webhook(url: str, **options: Any) -> WebhookDispatcher:
 def fill(path: Path, alerts: int, *, delivered: bool = False) -> None:
     """Put *alerts* into the outbox at *path*."""
     file = OutboxFile(path)
-    for first in range(0, alerts, 10_000):
-        file.run([partial(_put, min(10_000, alerts - first), delivered)])
+    for first in range(1, alerts + 1, 10_000):
+        file.run([partial(_put, first, min(10_000, alerts + 1 - first), delivered)])
     file.close()
 
 
-def _put(alerts: int, delivered: bool, table: Table) -> None:  # noqa: FBT001
+def _put(first: int, alerts: int, delivered: bool, table: Table) -> None:  # noqa: FBT001
     now = time.time()
-    for event in an_event_each(alerts):
+    for event in an_event_each(alerts, first=first):
         table.put("alerts", Announcement(event, "security", None), now)
     if delivered:
         for claim in table.claim("alerts", "benchmark", now, now + 60, alerts):

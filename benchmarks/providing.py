@@ -156,8 +156,8 @@ def encoded(_backend: str, _directory: str, *, alerts: int) -> Iterator[float]:
         yield (process_time() - began) / alerts * 1e6
 
 
-def an_event_each(count: int) -> list[AuditEvent]:
-    """Return *count* events as they are stored."""
+def an_event_each(count: int, *, first: int = 1) -> list[AuditEvent]:
+    """Return *count* events as they are stored, the first of them as record *first*."""
     return [
         AuditEvent(
             event_type=AuditEventType.AUTHENTICATION_FAILED,
@@ -170,7 +170,7 @@ def an_event_each(count: int) -> list[AuditEvent]:
             metadata={name: call.pop(name) for name in ("patient", "fields")},
             **call,
         )
-        for number, call in enumerate(accesses(count), 1)
+        for number, call in enumerate(accesses(count), first)
     ]
 
 
