@@ -269,6 +269,29 @@ async def test_a_statement_finds_the_file_damaged(tmp_path: Path, disk: Disk, fi
 # -- the caller, the process
 
 
+async def test_a_backlog_takes_few_transactions(tmp_path: Path, disk: Disk) -> None:
+    """While there are alerts to send, how the attempts ended is noted of many at once, and within a moment."""
+    before = make(Scripted(BUSY), tmp_path)
+    events = [an_event(number) for number in range(1, 201)]
+    for event in events:
+        await before.send_alert(event, severity="critical")
+    await before.retry(event.event_id for event in events)
+    inner = Scripted()
+    inner.delay = 0.001
+    commits: list[int] = []
+
+    def count(number: int, statement: str) -> None:
+        if statement == "COMMIT":
+            commits.append(number)
+
+    disk.fails = count
+    async with make(inner, tmp_path) as outbox:
+        await until(lambda: len(inner.calls) == 200)
+        await anyio.sleep(0.06)
+        assert not await outbox.pending()
+        assert len(commits) < 20
+
+
 @pytest.mark.parametrize("entered", [True, False], ids=["entered", "not entered"])
 async def test_a_caller_that_is_cancelled(tmp_path: Path, *, entered: bool) -> None:
     """Wherever the caller is cancelled, its alert is sent or not; twice only after an attempt that was cut off."""

@@ -28,7 +28,9 @@ _LONGEST_PAUSE: Final = 86_400.0
 # So many attempts that fail one after the other mean that the other side is down, and not that it dislikes an alert.
 _DOWN: Final = 3
 # Alerts that are claimed for each that is being sent, so that none waits for the file.
-_AHEAD: Final = 8
+_AHEAD: Final = 16
+# Seconds that the file waits for how attempts ended, as long as there are others to make.
+_UNHURRIED: Final = 0.05
 # Seconds until a file that can't be used is tried again.
 _MENDING: Final = 5.0
 # Seconds between two looks at how much is in the outbox, and two at what may be pruned.
@@ -96,6 +98,7 @@ class Sender:
         self._paused_until = -math.inf
         self._lanes = 0
         self._wake: anyio.Event | None = None
+        self._all_begun = anyio.Event()
         self._leaving = False
         self._is_stale = False
         self._next_state = self._next_renewal = self._next_pruning = -math.inf
@@ -134,6 +137,7 @@ class Sender:
                 return
             with anyio.move_on_after(wait):
                 await wake.wait()
+            await self._let_lanes_work()
 
     async def attempt_at_once(self, event: AuditEvent) -> None:
         """Send the alert about *event* here and now, if it is due."""
@@ -234,6 +238,13 @@ class Sender:
         if not state.dead and all(ending.status != "dead" for ending in self._endings):
             self._tell(f"dead alerts in the outbox {self._name}", None)
 
+    async def _let_lanes_work(self) -> None:
+        """Wait a little while all of them have something to send: SQLite's thread and theirs slow each other down."""
+        self._all_begun = anyio.Event()
+        if self._claimed and self._lanes >= self._side.lanes:
+            with anyio.move_on_after(_UNHURRIED):
+                await self._all_begun.wait()
+
     # -- sending
 
     async def _lane(self) -> None:
@@ -241,6 +252,8 @@ class Sender:
         try:
             while self._claimed and self._lanes <= self._side.lanes:
                 claim = self._claimed.popleft()
+                if not self._claimed:
+                    self._all_begun.set()
                 if self._paused_until <= self._now() < self._held[claim.event_id].until:
                     await self._attempt(claim)
                 else:
