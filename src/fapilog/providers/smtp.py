@@ -17,8 +17,8 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
+from email import policy
 from email.header import Header
-from email.policy import default as POLICY  # noqa: N812  a constant
 from email.utils import formatdate
 from typing import Final, Literal
 
@@ -204,7 +204,7 @@ Content-Transfer-Encoding: quoted-printable
 
 
 def _header(name: str, value: str) -> str:
-    folded: str = POLICY.fold(*POLICY.header_store_parse(name, value))
+    folded: str = policy.default.fold(*policy.default.header_store_parse(name, value))
     return folded
 
 
