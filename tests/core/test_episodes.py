@@ -34,6 +34,7 @@ from fapilog.core.alerting import Owner, owner
 from fapilog.core.background import Background
 from fapilog.core.episodes import MOST_OPEN, STORING, VERIFICATION, Episodes, Part
 from fapilog.core.incidents import is_recovery, subject_of
+from fapilog.core.openincidents import IncidentFiles
 
 FAILURE, RECOVERY = AuditEventType.COMPONENT_FAILURE, AuditEventType.COMPONENT_RECOVERY
 
@@ -776,7 +777,7 @@ async def test_an_owner_that_is_gone(disk: Disk) -> None:
 class Rig:
     """Episodes with a clock that jumps, and what they announced."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: IncidentFiles | None = None) -> None:
         self.background = Background()
         self.announced: list[AuditEvent] = []
         self.episodes = Episodes(
@@ -784,6 +785,7 @@ class Rig:
             self.background,
             announce=self.announced.append,
             store=self.store,
+            files=files,
             clock=anyio.current_time,
         )
 

@@ -34,12 +34,13 @@ from fapilog import (
     DeliveryError,
     FileStorage,
 )
-from fapilog.core.background import Background
-from fapilog.core.episodes import END, MOST_OPEN, STORING, VERIFICATION, DispatcherOwner, Episodes, Part
+from fapilog.core.episodes import END, MOST_OPEN, STORING, VERIFICATION, DispatcherOwner, Part
 from fapilog.core.files import TrailFiles
 from fapilog.core.incidents import subject_of
 from fapilog.core.openincidents import LONGEST_TEXT, IncidentFiles, OpenIncident
 from fapilog.testing import RecordingDispatcher
+
+from .test_episodes import Rig
 
 T = TypeVar("T")
 
@@ -716,32 +717,12 @@ async def test_a_directory_that_can_not_be_read(
     for call in ("pathlib.Path.iterdir", "os.fstat"):
         with monkeypatch.context() as patch:
             patch.setattr(call, refuse(number))
-            await IncidentsOnly(tmp_path).run()
+            rig = Rig(IncidentFiles(tmp_path))
+            await rig.background.enter()
+            await rig.episodes.enter()
+            await rig.background.leave(timeout=1)
+            await rig.episodes.leave()
     assert caplog.text.count(os.strerror(number)) == 2
-
-
-class IncidentsOnly:
-    """Episodes on their own, entered and left."""
-
-    def __init__(self, directory: Path) -> None:
-        self.background = Background()
-        self.announced: list[AuditEvent] = []
-        self.episodes = Episodes(
-            CompliancePolicy(),
-            self.background,
-            announce=self.announced.append,
-            store=self.store,
-            files=IncidentFiles(directory),
-        )
-
-    async def store(self, event: AuditEvent) -> AuditEvent:
-        return event
-
-    async def run(self) -> None:
-        await self.background.enter()
-        await self.episodes.enter()
-        await self.background.leave(timeout=1)
-        await self.episodes.leave()
 
 
 @pytest.mark.parametrize("where", ["missing", "file", "file/below"])
