@@ -9,11 +9,12 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
+from anyio import to_thread
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup, TaskStatus
 
-__all__ = ["Background", "in_own_task"]
+__all__ = ["Background", "in_own_task", "in_thread"]
 
 T = TypeVar("T")
 
@@ -174,6 +175,15 @@ async def _alone(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Await *call* in a task group of its own, so that a call which cancels the task it runs in ends alone."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(call)
+
+
+async def in_thread(call: Callable[..., T], *args: Any) -> T:
+    """
+    Return what ``call(*args)`` returns in a worker thread, or raise what it raises.
+
+    The limiter is its own: the tokens of the default one may all be taken by the application.
+    """
+    return await to_thread.run_sync(call, *args, limiter=anyio.CapacityLimiter(1))
 
 
 async def in_own_task(call: Callable[..., Awaitable[T]], *args: Any) -> T:

@@ -15,14 +15,12 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from types import MethodType
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple
 
-import anyio
 import msgspec
-from anyio import to_thread
 
 from .alerting import DeliveryReport
-from .background import Background
+from .background import Background, in_thread
 from .chain import AuditChainVerificationResult
 from .errors import AuditStorageError
 from .events import AuditEvent, AuditEventType, AuditLogLevel
@@ -43,8 +41,6 @@ __all__ = [
     "Part",
     "is_own",
 ]
-
-T = TypeVar("T")
 
 _logger: Final = logging.getLogger("fapilog")
 
@@ -144,7 +140,7 @@ class Episodes:
     async def enter(self) -> None:
         """Go on with what processes that are gone have left open, and keep what is open for the next one."""
         if self._files is not None and self._is_told:
-            found = await _in_thread(self._files.take_over)
+            found = await in_thread(self._files.take_over)
             self._adopt(found)
             self._is_keeping = True
             if found or self._incidents:
@@ -157,9 +153,9 @@ class Episodes:
         if self._is_keeping:
             left = tuple(self._incidents.values())
             self._become_new()
-            if not await _in_thread(functools.partial(self._files.save, lambda: left)):
+            if not await in_thread(self._files.save, lambda: left):
                 self._adopt(left)
-        await _in_thread(self._files.close)
+        await in_thread(self._files.close)
 
     def failing(self, part: Part, cause: str) -> None:
         """Begin an episode of *part* unless one has begun. *cause* holds no secret."""
@@ -256,7 +252,7 @@ class Episodes:
     def _adopt(self, found: Iterable[OpenIncident]) -> None:
         """Go on with the newest of *found*, as many as may be open."""
         now = datetime.now(UTC)
-        for each in sorted(found, key=lambda found: found.started, reverse=True):
+        for each in sorted(found, key=lambda each: each.started, reverse=True):
             part, incident = Part(each.component, each.what), str(each.incident)
             if part == END or incident in self._incidents:
                 continue
@@ -283,7 +279,7 @@ class Episodes:
     async def _save(self, files: IncidentFiles) -> None:
         # What changes from here on is saved by another call.
         self._is_saving = False
-        await _in_thread(functools.partial(files.save, lambda: tuple(self._incidents.values())[:MOST_OPEN]))
+        await in_thread(files.save, lambda: tuple(self._incidents.values())[:MOST_OPEN])
 
     def _is_the_dispatchers(self, report: DeliveryReport) -> bool:
         # Not started, it is the caller of `log_event` who was cancelled.
@@ -390,10 +386,6 @@ def _metadata(episode: _Episode) -> dict[str, Any]:
 def _open_incident(part: Part, episode: _Episode) -> OpenIncident:
     incident = uuid.UUID(episode.incident)
     return OpenIncident(part.component, part.what, incident, episode.cause, episode.started, told=False)
-
-
-async def _in_thread(call: Callable[[], T]) -> T:
-    return await to_thread.run_sync(call, limiter=anyio.CapacityLimiter(1))
 
 
 def _printable(error: Exception) -> str:

@@ -25,9 +25,9 @@ from typing import Final, Literal
 import anyio
 import anyio.lowlevel
 import msgspec
-from anyio import to_thread
 
 from . import chain
+from .background import in_thread
 from .chain import AuditChainVerificationResult, Chain, ChainError, ChainStatus, Seal
 from .errors import AuditStorageError
 from .events import AuditEvent
@@ -36,7 +36,7 @@ from .groupcommit import GroupCommit
 from .lines import MAX_RECORD_BYTES, Lines
 from .storage import EventFilter
 
-__all__ = ["MAX_RECORD_BYTES", "FileStorage", "TrailFiles", "utc_now"]
+__all__ = ["MAX_RECORD_BYTES", "FileStorage", "TrailFiles", "sync_directory", "utc_now"]
 
 # How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
 # that a start does not take longer every day.
@@ -288,7 +288,7 @@ class TrailFiles:
         name = names[-1] if names else ""
         if name and (self._end is None or self._end.name != name):
             # Whoever made the file may have died before this.
-            self._sync_directory()
+            sync_directory(self.directory)
         self._end = _End(name, size, walk, self._state())
 
     def _where_to_check(self, names: list[str]) -> tuple[int, int, Chain | None]:
@@ -320,7 +320,7 @@ class TrailFiles:
         with _closing(os.open(self.directory / aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)) as aside_fd:
             _write_all(aside_fd, rest)
             os.fsync(aside_fd)
-        self._sync_directory()
+        sync_directory(self.directory)
         os.ftruncate(fd, offset)
         _logger.warning("an incomplete record of %d bytes in %s was set aside in %s", len(rest), name, aside)
 
@@ -339,7 +339,7 @@ class TrailFiles:
             # Another process was faster, within one tick of the clock that tells when the directory changed.
             self._catch_up()
             return
-        self._sync_directory()
+        sync_directory(self.directory)
         self._end = _End(today, 0, end.chain, self._state())
 
     def _write(self, bodies: list[bytes]) -> list[Seal]:
@@ -455,10 +455,6 @@ class TrailFiles:
             self._day_name = date.fromordinal(day).strftime("audit_%Y-%m-%d.jsonl")
         return self._day_name
 
-    def _sync_directory(self) -> None:
-        with _closing(os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
-            os.fsync(fd)
-
     def _close_file(self) -> None:
         fd, self._fd = self._fd, None
         if fd is not None:
@@ -542,7 +538,7 @@ class FileStorage:
         Raises:
             AuditStorageError: A file can't be read, or a line on the way is no record.
         """
-        return await to_thread.run_sync(self._find, wanted, limit, limiter=anyio.CapacityLimiter(1))
+        return await in_thread(self._find, wanted, limit)
 
     async def read(self, after: int, limit: int) -> list[AuditEvent]:
         """
@@ -554,7 +550,7 @@ class FileStorage:
         Raises:
             AuditStorageError: A file can't be read, or a line on the way is no record.
         """
-        return await to_thread.run_sync(self._files.read, after, limit, limiter=anyio.CapacityLimiter(1))
+        return await in_thread(self._files.read, after, limit)
 
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """
@@ -563,11 +559,11 @@ class FileStorage:
         Args:
             progress: Called in a worker thread, every few hundred records, with how many were checked so far.
         """
-        return await to_thread.run_sync(self._files.verify, progress, limiter=anyio.CapacityLimiter(1))
+        return await in_thread(self._files.verify, progress)
 
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""
-        await to_thread.run_sync(self._files.close, limiter=anyio.CapacityLimiter(1))
+        await in_thread(self._files.close)
 
     def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
         found: list[AuditEvent] = []
@@ -596,6 +592,12 @@ def _torn_in_the_middle() -> ChainError:
     return ChainError(ChainStatus.UNREADABLE, "the record is incomplete, and others follow")
 
 
+def sync_directory(directory: Path) -> None:
+    """Have a power cut not take away what was made in *directory*, or renamed there."""
+    with _closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
+        os.fsync(fd)
+
+
 def _make_directory(directory: Path) -> None:
     """Make *directory*, mode 0700, and what is missing above it, so that a power cut does not take it away again."""
     if directory.is_dir():
@@ -606,8 +608,7 @@ def _make_directory(directory: Path) -> None:
     except FileExistsError:
         if not directory.is_dir():  # else another process was faster
             raise
-    with _closing(os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY)) as fd:
-        os.fsync(fd)
+    sync_directory(directory.parent)
 
 
 def _write_all(fd: int, data: bytes) -> None:

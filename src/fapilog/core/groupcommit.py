@@ -7,9 +7,8 @@ from typing import Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio import to_thread
 
-from .background import in_own_task
+from .background import in_own_task, in_thread
 from .errors import AuditStorageError
 
 __all__ = ["GroupCommit"]
@@ -86,12 +85,9 @@ class GroupCommit(Generic[Item, Result]):
         batch = list(self._waiting)
         self._waiting.clear()
         try:
-            # The thread can't be stopped, and its results are other callers' too. The limiter is its own: the tokens of
-            # the default one may all be taken by the application.
+            # The thread can't be stopped, and its results are other callers' too.
             with anyio.CancelScope(shield=True):
-                results = await to_thread.run_sync(
-                    self._commit, [place.item for place in batch], limiter=anyio.CapacityLimiter(1)
-                )
+                results = await in_thread(self._commit, [place.item for place in batch])
                 for place, result in zip(batch, results, strict=True):
                     place.results.append(result)
         except Exception as error:

@@ -22,6 +22,8 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
+from .files import sync_directory
+
 __all__ = ["LONGEST_TEXT", "IncidentFiles", "OpenIncident"]
 
 _logger: Final = logging.getLogger("fapilog")
@@ -171,7 +173,7 @@ class IncidentFiles:
                     file.write(msgspec.json.encode(incidents))
                 os.fsync(held.fd)
                 new.rename(held.path)
-                self._sync_directory()
+                sync_directory(self._directory)
             except BaseException:
                 self._let_go(held)
                 for path in (new, held.path):
@@ -180,13 +182,6 @@ class IncidentFiles:
         for each in former:
             each.path.unlink(missing_ok=True)
             self._let_go(each)
-
-    def _sync_directory(self) -> None:
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def _hold(self, path: Path, fd: int) -> _Held:
         held = _Held(path, fd)

@@ -19,10 +19,9 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar, cast
 
 import anyio
-from anyio import to_thread
 
 from ..core.alerting import AlertDispatcher, Announcement, Owner, owner
-from ..core.background import Background
+from ..core.background import Background, in_thread
 from ..core.chain import ChainHead
 from ..core.errors import FapilogError
 from ..core.events import AuditEvent
@@ -180,7 +179,7 @@ class Outbox:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._sender.put_back()
-                await to_thread.run_sync(self._file.close, limiter=anyio.CapacityLimiter(1))
+                await in_thread(self._file.close)
             self._owner = self._sender.owner = None
         return await self._managers.leave(kind, error, trace)
 
@@ -352,7 +351,7 @@ class Outbox:
     async def _look(self, call: Callable[[Table], T]) -> T:
         """Make *call*, which changes nothing: a disk that is full allows it, and so it proves nothing."""
         run = functools.partial(self._file.run, [call], writes=False)
-        return (await to_thread.run_sync(run, limiter=anyio.CapacityLimiter(1)))[0]
+        return (await in_thread(run))[0]
 
     async def _do(self, call: Callable[[Table], T]) -> T:
         """Make *call* in a transaction with others that wait, and keep account of whether the file can be used."""

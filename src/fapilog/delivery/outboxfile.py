@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from ..core.errors import OutboxError
+from ..core.files import sync_directory
 from .outboxtable import SCHEMA, Table
 
 __all__ = ["OutboxFile"]
@@ -270,11 +271,7 @@ def _make(path: Path) -> None:
     # process. https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_directory(path.parent)
 
 
 @contextlib.contextmanager
