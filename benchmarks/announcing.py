@@ -8,8 +8,8 @@ import anyio
 import blinker
 
 from fapilog.core.audit import AuditEvent, AuditEventType
-from fapilog.core.background import Background
 from fapilog.core.signals import Announcer
+from fapilog.tasks.background import Background
 
 __all__ = ["announced", "called", "sent_by_blinker"]
 

@@ -16,11 +16,11 @@ import httpx2
 import msgspec
 
 from fapilog import AuditEvent, NoopAlertDispatcher
-from fapilog.core.alerting import Announcement
+from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox
-from fapilog.delivery.outboxfile import OutboxFile
-from fapilog.delivery.outboxrows import Ending
-from fapilog.delivery.outboxtable import Table
+from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._rows import Ending
+from fapilog.delivery.outbox._table import Table
 from fapilog.providers.webhook import WebhookDispatcher
 
 from .providing import an_event_each, origin, requests_of
@@ -149,7 +149,7 @@ def fill(path: Path, alerts: int, *, delivered: bool = False) -> None:
 def _put(first: int, alerts: int, delivered: bool, table: Table) -> None:  # noqa: FBT001
     now = time.time()
     for event in an_event_each(alerts, first=first):
-        table.put("alerts", Announcement(event, "security", None), now)
+        table.put("alerts", Alert(event, "security", None), now)
     if delivered:
         for claim in table.claim("alerts", "benchmark", now, now + 60, alerts):
             table.end("alerts", Ending(claim, now, 0.01, "delivered", None, "delivered", now, 0), "benchmark", now)

@@ -16,7 +16,7 @@ import msgspec
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel
 from fapilog.providers import Disclosure
-from fapilog.providers._alert import Alert, Renderer
+from fapilog.providers._rendering import Rendered, Renderer
 from fapilog.providers.alertmanager import AlertmanagerDispatcher
 from fapilog.providers.apprise import _body
 from fapilog.providers.console import _json
@@ -52,7 +52,7 @@ _email: Final = EmailDispatcher(host="mail", sender="audit@example.com", recipie
 _alertmanager: Final = AlertmanagerDispatcher(urls=["https://am"])
 _NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
-_RENDERERS: Final[dict[str, Callable[[Alert], object]]] = {
+_RENDERERS: Final[dict[str, Callable[[Rendered], object]]] = {
     "webhook": lambda alert: _content(alert, None),
     "slack": lambda alert: msgspec.json.encode(_message(alert)),
     "pagerduty": lambda alert: msgspec.json.encode(_trigger(alert, None)),

@@ -76,7 +76,7 @@ async def _longest_gap(work: Callable[[], Awaitable[None]]) -> float:
 
 def large_trail(directory: Path, records: int) -> Path:
     """Return the directory of a trail of *records*; made if it is not there, faster than `log_event` would."""
-    from fapilog.core.chain import body, seal  # noqa: PLC0415 - the peer has no such module
+    from fapilog.record.chain import body, seal  # noqa: PLC0415 - the peer has no such module
 
     path = directory / f"trail-of-{records}"
     if not path.exists():

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given, settings
 
 from fapilog import AmbiguousDeliveryError, PermanentDeliveryError, TransientDeliveryError
-from fapilog.core.alerting import Announcement
+from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox
-from fapilog.delivery.outboxfile import OutboxFile
+from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.testing import RecordingDispatcher
 from tests.delivery.scripted import Scripted, an_event
 from tests.delivery.spoiled import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoils
@@ -250,7 +250,7 @@ def test_it_shows_what_comes_next(file: Path) -> None:
 def test_it_shows_an_attempt_under_way(tmp_path: Path) -> None:
     """An alert that nobody has tried to send, and an attempt without an outcome, are shown as such."""
     file, now = OutboxFile(tmp_path / "alerts.db"), time.time()
-    file.run([lambda table: table.put("slack", Announcement(an_event(), "critical", None), now)])
+    file.run([lambda table: table.put("slack", Alert(an_event(), "critical", None), now)])
     assert "never attempted" in run("show", file.path, number(1))[1]
     file.run([lambda table: table.claim("slack", "lease", now, now + 60, 1)])
     out = run("show", file.path, number(1))[1]
@@ -270,7 +270,7 @@ def test_hostile_text(tmp_path: Path) -> None:
     """Text in the file can't control a terminal, is no markup, and forges no line."""
     file = OutboxFile(tmp_path / "alerts.db")
     event = an_event(event_id=f"id {HOSTILE}")
-    file.run([lambda table: table.put(HOSTILE, Announcement(event, HOSTILE, HOSTILE), time.time())])
+    file.run([lambda table: table.put(HOSTILE, Alert(event, HOSTILE, HOSTILE), time.time())])
     file.run([lambda table: table.discard(None, [event.event_id], HOSTILE, time.time())])
     lines = {"list": 2, "show": 12}
     for command, arguments in {"list": ["--status", "all"], "show": [event.event_id]}.items():
@@ -393,7 +393,7 @@ def a_later_version(path: Path) -> None:
 
 def a_damaged_outbox(path: Path) -> None:
     file = OutboxFile(path)
-    file.run([lambda table: table.put("slack", Announcement(an_event(), "critical", None), time.time())])
+    file.run([lambda table: table.put("slack", Alert(an_event(), "critical", None), time.time())])
     file.close()
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
 

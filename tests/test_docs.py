@@ -21,7 +21,9 @@ import pytest
 
 import fapilog
 from fapilog import AuditEvent, AuditEventType, ChainStatus, testing
-from fapilog.core import alerting, chain, errors, events, files, values
+from fapilog.core import alerting
+from fapilog.record import chain, errors, events, values
+from fapilog.storage import files
 from tests.test_structure import PUBLIC
 
 ROOT = Path(__file__).parents[1]

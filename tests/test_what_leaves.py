@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fapilog.providers._alert import disclosure_table
+from fapilog.providers._rendering import disclosure_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "what-leaves-the-process.md"
 

@@ -8,11 +8,11 @@ An audit trail that proves itself, and tells the right people at once.
 from __future__ import annotations
 
 from .core.alerting import (
+    Alert,
     AlertDispatcher,
-    Announcement,
     DeliveryReport,
+    DurableDispatcher,
     NoopAlertDispatcher,
-    Resumable,
     alert_attempted,
     alert_dispatched,
     alert_failed,
@@ -28,8 +28,8 @@ from .core.audit import (
     ComplianceLevel,
     CompliancePolicy,
 )
-from .core.chain import ChainHead
-from .core.errors import (
+from .record.chain import ChainHead
+from .record.errors import (
     AlertBufferFullError,
     AlertCancelledError,
     AlertStoppedError,
@@ -42,18 +42,18 @@ from .core.errors import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from .core.events import ErrorDetails
-from .core.files import FileStorage
-from .core.storage import AuditStorage
+from .record.events import ErrorDetails
+from .storage.files import FileStorage
+from .storage.protocol import AuditStorage
 
 __all__ = [
+    "Alert",
     "AlertBufferFullError",
     "AlertCancelledError",
     "AlertDispatcher",
     "AlertStoppedError",
     "AlertTimeoutError",
     "AmbiguousDeliveryError",
-    "Announcement",
     "AuditChainVerificationResult",
     "AuditEvent",
     "AuditEventType",
@@ -67,13 +67,13 @@ __all__ = [
     "CompliancePolicy",
     "DeliveryError",
     "DeliveryReport",
+    "DurableDispatcher",
     "ErrorDetails",
     "FapilogError",
     "FileStorage",
     "NoopAlertDispatcher",
     "OutboxError",
     "PermanentDeliveryError",
-    "Resumable",
     "TransientDeliveryError",
     "alert_attempted",
     "alert_dispatched",

@@ -23,9 +23,9 @@ from fapilog import (
     alert_dispatched,
     alert_failed,
 )
-from fapilog.core.background import Background
-from fapilog.core.forwarding import AlertForwarder
+from fapilog.core._forwarding import AlertForwarder
 from fapilog.core.signals import Announcer
+from fapilog.tasks.background import Background
 
 
 class Sender:

@@ -9,8 +9,8 @@ import anyio
 import blinker
 import pytest
 
-from fapilog.core.background import Background
 from fapilog.core.signals import Announcer, alert_dispatched, alert_failed, compliance_alert
+from fapilog.tasks.background import Background
 
 
 class Sender:

@@ -9,8 +9,8 @@ import anyio
 import anyio.lowlevel
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel
-from fapilog.core.alerting import Announcement
-from fapilog.core.chain import ChainHead
+from fapilog.core.alerting import Alert
+from fapilog.record.chain import ChainHead
 from fapilog.testing import RecordingDispatcher
 
 
@@ -63,7 +63,7 @@ class Keeping(RecordingDispatcher):
         self.mark = self.mark or head
         return self.mark
 
-    async def lacking(self, alerts: Sequence[Announcement]) -> list[Announcement]:
+    async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
         await anyio.lowlevel.checkpoint()
         assert self.mark is not None
         taken = {alert.event.event_id for alert in self.alerts}

@@ -9,10 +9,10 @@ from typing import Final, NamedTuple
 from hypothesis import strategies as st
 
 from fapilog import PermanentDeliveryError
-from fapilog.core.alerting import Announcement
-from fapilog.delivery.outboxfile import OutboxFile
-from fapilog.delivery.outboxrows import Ending
-from fapilog.delivery.outboxtable import Table
+from fapilog.core.alerting import Alert
+from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._rows import Ending
+from fapilog.delivery.outbox._table import Table
 
 from .scripted import an_event
 
@@ -66,7 +66,7 @@ def an_outbox(path: Path, now: float, name: str = "alerts") -> None:
 
     def fill(table: Table) -> None:
         for event in (SPOILED, *GOOD):
-            table.put(name, Announcement(event, "critical", "#on-call"), now)
+            table.put(name, Alert(event, "critical", "#on-call"), now)
         [claim] = table.claim(name, "theirs", now, now + 60, 1, event=SPOILED)
         ending = Ending(claim, now, 0.1, "permanent", str(PermanentDeliveryError("gone")), "dead", now, 1)
         table.end(name, ending, "theirs", now)

@@ -20,7 +20,7 @@ from fapilog import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from fapilog.core.alerting import Resumable, owner
+from fapilog.core.alerting import DurableDispatcher, reporter
 from fapilog.delivery.digest import Digest, digest_of
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
 from tests.delivery.fakes import Managed, event
@@ -326,9 +326,9 @@ class Trail:
 async def test_a_summary_that_fails_is_sent_again(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     """It is tried again with growing waits, as the same event, until it is taken; the trail hears of both."""
     inner, trail = RecordingDispatcher(), Trail()
-    token = owner.set(trail)
+    token = reporter.set(trail)
     async with Digest(inner, window=10.0) as digest:
-        owner.reset(token)
+        reporter.reset(token)
         await storm(digest, range(1, 4))
         inner.error = error
         await anyio.sleep(10 + 1 + 2 + 4 + 1)
@@ -369,9 +369,9 @@ async def test_waits_have_a_limit_and_heed_the_target() -> None:
 async def test_a_summary_that_is_refused_is_lost_loudly(caplog: pytest.LogCaptureFixture) -> None:
     """After a permanent error it is not sent again, and an error names how many alerts and which records."""
     inner, trail = RecordingDispatcher(), Trail()
-    token = owner.set(trail)
+    token = reporter.set(trail)
     async with Digest(inner, window=10.0) as digest:
-        owner.reset(token)
+        reporter.reset(token)
         await storm(digest, range(1, 4))
         inner.error = PermanentDeliveryError("gone")
         await anyio.sleep(100)
@@ -407,9 +407,9 @@ async def test_one_target_that_recovers_does_not_speak_for_another() -> None:
             if event.component == "cache" and len(self.alerts) < 15:
                 raise BUSY
 
-    token = owner.set(trail)
+    token = reporter.set(trail)
     async with Digest(Half(), window=10.0, burst=0) as digest:
-        owner.reset(token)
+        reporter.reset(token)
         await storm(digest, range(1, 3), component="cache")
         for number in range(10, 30):
             await storm(digest, range(number, number + 1))
@@ -584,7 +584,7 @@ async def test_every_alert_is_told_of_once(steps: list[tuple[int, int, bool]], b
 def test_it_does_not_resume_and_shows_what_is_in_it() -> None:
     """It can't say what it lacks, since what it counted the inner one never had; its repr is made of that one's."""
     digest = Digest(NoopAlertDispatcher())
-    assert not isinstance(digest, Resumable)
+    assert not isinstance(digest, DurableDispatcher)
     assert repr(digest).startswith("<Digest <fapilog.core.alerting.NoopAlertDispatcher")
 
 

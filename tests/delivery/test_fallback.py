@@ -12,7 +12,7 @@ from fapilog import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from fapilog.core.alerting import Resumable, owner
+from fapilog.core.alerting import DurableDispatcher, reporter
 from fapilog.delivery.fallback import Fallback
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 from tests.delivery.fakes import Managed, event
@@ -107,9 +107,9 @@ async def test_each_attempt_is_announced() -> None:
     """The trail hears of each attempt: at what, the how manyth, when, how long, and how it ended."""
     fallback = Fallback([Managed(error=GONE), RecordingDispatcher(wait=lambda: anyio.sleep(12)), RecordingDispatcher()])
     trail = Trail()
-    token = owner.set(trail)
+    token = reporter.set(trail)
     async with fallback:
-        owner.reset(token)
+        reporter.reset(token)
         await fallback.send_alert(event(), severity="critical", channel="#on-call")
     await fallback.send_alert(event(2), severity="critical")
     assert [(each.target, each.attempt, each.outcome, each.waited, each.took) for each in trail.reports] == [
@@ -133,7 +133,7 @@ async def test_all_are_entered_and_left() -> None:
 
 async def test_it_does_not_resume() -> None:
     """Nobody can say who lacks an alert, so it keeps nothing."""
-    assert not isinstance(Fallback([NoopAlertDispatcher()]), Resumable)
+    assert not isinstance(Fallback([NoopAlertDispatcher()]), DurableDispatcher)
 
 
 def test_it_shows_what_is_in_it() -> None:

@@ -16,9 +16,9 @@ from fapilog import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from fapilog.core.alerting import Announcement, Resumable
-from fapilog.core.chain import ChainHead
+from fapilog.core.alerting import Alert, DurableDispatcher
 from fapilog.delivery.fanout import FanOut
+from fapilog.record.chain import ChainHead
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 from tests.delivery.fakes import Keeping, Managed, event
 
@@ -205,12 +205,12 @@ async def test_it_may_be_entered_again_while_it_is() -> None:
     assert inner.left == 2
 
 
-ALERTS = [Announcement(event(number), "security", None) for number in range(1, 8)]
+ALERTS = [Alert(event(number), "security", None) for number in range(1, 8)]
 
 
 async def test_it_resumes_if_one_of_them_does() -> None:
     """The trail is told whether any of the dispatchers keeps what it takes."""
-    assert isinstance(FanOut([NoopAlertDispatcher()]), Resumable)
+    assert isinstance(FanOut([NoopAlertDispatcher()]), DurableDispatcher)
     assert not FanOut([NoopAlertDispatcher(), Keeping(resumes=False)]).resumes
     assert FanOut([NoopAlertDispatcher(), FanOut([Keeping()])]).resumes
 

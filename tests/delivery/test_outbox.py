@@ -20,7 +20,7 @@ from fapilog import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from fapilog.core.alerting import Announcement, owner
+from fapilog.core.alerting import Alert, reporter
 from fapilog.delivery.outbox import SCHEDULE, Outbox, OutboxState
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 
@@ -64,11 +64,11 @@ class Told:
 async def owned(outbox: Outbox) -> AsyncIterator[Told]:
     """Enter *outbox* as a trail does."""
     told = Told()
-    token = owner.set(told)
+    token = reporter.set(told)
     try:
         await outbox.__aenter__()
     finally:
-        owner.reset(token)
+        reporter.reset(token)
     try:
         yield told
     finally:
@@ -423,7 +423,7 @@ async def test_the_mark(tmp_path: Path) -> None:
     """A new outbox begins at the head of the trail, lacks what came after its mark, and its mark never goes back."""
     outbox = make(NoopAlertDispatcher(), tmp_path)
     assert outbox.resumes
-    alerts = [Announcement(an_event(number), "critical", None) for number in range(1, 11)]
+    alerts = [Alert(an_event(number), "critical", None) for number in range(1, 11)]
     assert await outbox.resume_from(ChainHead(4, "x")) == ChainHead(4, "x")
     await outbox.send_alert(an_event(6), severity="critical")
     assert [alert.event.sequence_number for alert in await outbox.lacking(alerts)] == [5, 7, 8, 9, 10]

@@ -23,11 +23,10 @@ import anyio.to_thread
 import pytest
 
 from fapilog import AuditEvent, NoopAlertDispatcher, OutboxError, TransientDeliveryError
-from fapilog.core.alerting import Announcement
-from fapilog.delivery import outboxfile
-from fapilog.delivery.outbox import Outbox, OutboxState
-from fapilog.delivery.outboxfile import OutboxFile
-from fapilog.delivery.outboxtable import Table
+from fapilog.core.alerting import Alert
+from fapilog.delivery.outbox import Outbox, OutboxState, _file
+from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._table import Table
 from fapilog.testing import RecordingDispatcher
 
 from .failing import Disk, Fails, database_error, nothing
@@ -140,7 +139,7 @@ async def test_what_the_file_cannot_take_goes_out_directly(tmp_path: Path, monke
     inner = Scripted()
     put = Table.put
 
-    def fail(table: Table, outbox: str, alert: Announcement, now: float) -> bool:
+    def fail(table: Table, outbox: str, alert: Alert, now: float) -> bool:
         if alert.event.event_id == an_event(1).event_id:
             raise MemoryError
         return put(table, outbox, alert, now)
@@ -392,7 +391,7 @@ async def test_leaving_as_soon_as_it_is_taken(tmp_path: Path) -> None:
 
 async def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody keeps the file locked, alerts go out directly, once; then they are noted."""
-    monkeypatch.setattr(outboxfile, "_BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(_file, "_BUSY_TIMEOUT", 0.05)
     inner = Scripted()
     outbox = make(inner, tmp_path)
     async with owned(outbox) as told:
@@ -411,7 +410,7 @@ async def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_a_locked_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While somebody keeps the folder locked, the file can't be opened, and alerts go out directly, once."""
-    monkeypatch.setattr(outboxfile, "_BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(_file, "_BUSY_TIMEOUT", 0.05)
     inner = Scripted()
     fd = await anyio.to_thread.run_sync(os.open, tmp_path, os.O_RDONLY)
     try:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from fapilog import AuditEventType, ChainHead, ErrorDetails, TransientDeliveryError
-from fapilog.core.alerting import Announcement
+from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox
 from fapilog.testing import RecordingDispatcher
 
@@ -99,7 +99,7 @@ async def test_sequence_numbers(tmp_path: Path, number: int) -> None:
     event = an_event(1, sequence_number=number, metadata={"n": number, "float": 5e-324})
     async with make(inner, tmp_path) as outbox:
         await outbox.send_alert(event, severity="critical")
-        assert await outbox.lacking([Announcement(event, "critical", None)]) == []
+        assert await outbox.lacking([Alert(event, "critical", None)]) == []
         await anyio.sleep(10)
     assert inner.ids == [event.event_id]
     assert await statuses(outbox, event) == ["delivered"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from fapilog import ChainHead
-from fapilog.core.alerting import Announcement
+from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox, OutboxAlert, OutboxState
 from fapilog.testing import RecordingDispatcher
 from tests.clock import jumping_backend, stop_clock_in_threads
@@ -164,7 +164,7 @@ async def test_what_is_kept_of_an_outbox(tmp_path: Path, column: str, value: obj
     async with make(Scripted(), tmp_path) as outbox:
         mark = await outbox.resume_from(head)
         assert mark == head or column == "checksum"
-        assert await outbox.lacking([Announcement(an_event(9), "critical", None)])
+        assert await outbox.lacking([Alert(an_event(9), "critical", None)])
         await outbox.resumed_to(ChainHead(6, "6" * 64))
         await anyio.sleep(10)
         assert await statuses(outbox, SPOILED, *GOOD) == ["delivered"] * 3
@@ -176,7 +176,7 @@ async def test_a_receipt_that_is_there_already(tmp_path: Path) -> None:
     """What was sent past the file is noted in it, also where an attempt with its number is noted already."""
     await spoiled(tmp_path, Spoilt("attempts", 0))
     outbox = make(Scripted(), tmp_path)
-    alert, now = Announcement(SPOILED, "critical", None), clock()
+    alert, now = Alert(SPOILED, "critical", None), clock()
     await outbox._do(lambda table: table.put_delivered("alerts", alert, now, 0.1))
     assert (await found(outbox)).status == "delivered"
 

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, NoopAlertDispatcher, PermanentDeliveryError
-from fapilog.core.alerting import Announcement, Resumable
-from fapilog.core.chain import ChainHead
+from fapilog.core.alerting import Alert, DurableDispatcher
 from fapilog.delivery.route import Condition, Route, when
+from fapilog.record.chain import ChainHead
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 from tests.delivery.fakes import Keeping, Managed, event
 
@@ -133,11 +133,11 @@ async def test_each_is_asked_for_the_alerts_of_its_own_routes() -> None:
         },
         default=even,
     )
-    assert isinstance(route, Resumable)
+    assert isinstance(route, DurableDispatcher)
     assert route.resumes
     assert not Route({when(channel="#plain"): plain}, default=NoopAlertDispatcher()).resumes
     assert (await route.resume_from(ChainHead(8, "8"))).sequence_number == 1
-    alerts = [Announcement(event(number), "security", "#plain" if number > 6 else None) for number in range(2, 9)]
+    alerts = [Alert(event(number), "security", "#plain" if number > 6 else None) for number in range(2, 9)]
     wanted = await route.lacking(alerts)
     assert [alert.event.sequence_number for alert in wanted] == [3, 5, 6]
     for alert in wanted:

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
+from fapilog.core._health import STORING
 from fapilog.core.audit import AuditEventType, AuditTrail
-from fapilog.core.episodes import STORING
-from fapilog.core.events import AuditEvent
+from fapilog.record.events import AuditEvent
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -19,8 +19,8 @@ from typing import Literal
 import pytest
 
 from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus, CompliancePolicy
-from fapilog.core.errors import AuditStorageError
-from fapilog.core.files import MAX_RECORD_BYTES, TrailFiles
+from fapilog.record.errors import AuditStorageError
+from fapilog.storage.files import MAX_RECORD_BYTES, TrailFiles
 from tests.torture.oracle import records
 
 pytestmark = pytest.mark.real_time
@@ -107,7 +107,7 @@ from pathlib import Path
 import anyio
 
 from fapilog import AuditEventType, AuditTrail, CompliancePolicy
-from fapilog.core.errors import AuditStorageError
+from fapilog.record.errors import AuditStorageError
 
 
 async def attempt(call, *args):

@@ -11,8 +11,8 @@ from blockbuster import BlockingError
 
 from fapilog import AuditEvent
 from fapilog.core.audit import AuditEventType, AuditTrail
-from fapilog.core.errors import AuditStorageError
-from fapilog.core.files import FileStorage, TrailFiles
+from fapilog.record.errors import AuditStorageError
+from fapilog.storage.files import FileStorage, TrailFiles
 
 
 class Silent:

@@ -17,7 +17,7 @@ from fapilog import (
     alert_dispatched,
     compliance_alert,
 )
-from fapilog.core.episodes import is_own
+from fapilog.core._health import is_own
 from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox import Outbox
 

@@ -18,11 +18,11 @@ import anyio
 import msgspec
 import pytest
 
+from fapilog.core._incidentfiles import IncidentFiles
 from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus
-from fapilog.core.errors import AuditStorageError
-from fapilog.core.files import FileStorage, TrailFiles
-from fapilog.core.openincidents import IncidentFiles
-from fapilog.core.storage import EventFilter
+from fapilog.record.errors import AuditStorageError
+from fapilog.storage.files import FileStorage, TrailFiles
+from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
 from tests.torture.appender import bodies
 from tests.torture.oracle import records
@@ -298,7 +298,7 @@ async def test_what_would_be_found_is_taken_back(
 ) -> None:
     """Where records are taken back while someone searches or reads, only those that stay are found, all in order."""
     writer = TakesBack(tmp_path, monkeypatch, after=after)
-    monkeypatch.setattr("fapilog.core.lines._BLOCK_BYTES", 100)
+    monkeypatch.setattr("fapilog.storage._lines._BLOCK_BYTES", 100)
     storage = FileStorage(tmp_path)
     try:
         found = await (storage.read(0, 10) if way == "forwards" else storage.find(EventFilter(), 10))

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
 from fapilog.providers import Disclosure
-from fapilog.providers._alert import Alert, Renderer, least
+from fapilog.providers._rendering import Rendered, Renderer, least
 from tests.providers.conftest import an_event
 
 __all__ = ["Check", "Hostile", "check_many", "hostile_alert", "is_clean", "texts"]
@@ -116,7 +116,7 @@ def hostile_alert(number: int) -> Hostile:
     )
 
 
-Check = Callable[[Alert, str | None], None]
+Check = Callable[[Rendered, str | None], None]
 """Renders an alert for a channel, and fails unless what comes out is as it must be."""
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from fapilog import AmbiguousDeliveryError, AuditEvent, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from fapilog.providers import Disclosure
-from fapilog.providers._alert import Alert
+from fapilog.providers._rendering import Rendered
 from fapilog.testing import Limit, check_dispatcher, check_provider
 from fapilog.testing import Request as Seen
 from tests.providers.conftest import an_event
@@ -387,7 +387,7 @@ async def test_the_real_one_takes_any_text(real: list[str], origin: Origin, even
     assert told["alerts"][0]["labels"]["event_type"] == "authentication_failed"
 
 
-def check_hostile(alert: Alert, channel: str | None) -> None:
+def check_hostile(alert: Rendered, channel: str | None) -> None:
     """Fail unless labels are lines within their limit, and the texts are clean."""
     content = AlertmanagerDispatcher(urls=["https://am"])._content(alert, "key", channel, datetime.now(UTC))
     assert len(content) < 20_000

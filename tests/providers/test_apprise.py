@@ -19,7 +19,7 @@ from tests.providers.origin import SECRET_PATH, Answer, Origin
 apprise = pytest.importorskip("apprise")
 requests = pytest.importorskip("requests")
 
-from fapilog.providers._alert import Alert, Renderer  # noqa: E402
+from fapilog.providers._rendering import Rendered, Renderer  # noqa: E402
 from fapilog.providers.apprise import AppriseDispatcher, _body, _service  # noqa: E402  needs apprise
 
 pytestmark = pytest.mark.real_time
@@ -324,7 +324,7 @@ async def test_it_keeps_the_contract(origin: Origin, other: Origin) -> None:
     )
 
 
-def check_hostile(alert: Alert, channel: str | None) -> None:
+def check_hostile(alert: Rendered, channel: str | None) -> None:
     """Fail unless the text is small and clean, and mentions nobody."""
     body = _body(alert)
     # A control and an "@" become three and four bytes.

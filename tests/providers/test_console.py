@@ -8,10 +8,10 @@ import anyio
 import pytest
 
 from fapilog import AuditLogLevel, PermanentDeliveryError
-from fapilog.core.values import text
 from fapilog.providers import Disclosure
-from fapilog.providers._alert import Alert
+from fapilog.providers._rendering import Rendered
 from fapilog.providers.console import ConsoleDispatcher, _json, _pretty
+from fapilog.record.values import text
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
 from tests.providers.hostile import check_many, is_clean
@@ -136,7 +136,7 @@ async def test_it_keeps_the_contract() -> None:
     await check_dispatcher(lambda: ConsoleDispatcher(io.StringIO()), failing=lambda: ConsoleDispatcher(closed))
 
 
-def check_hostile(alert: Alert, channel: str | None) -> None:
+def check_hostile(alert: Rendered, channel: str | None) -> None:
     """Fail unless JSON is one line, and words for a terminal are clean and forge no other field."""
     channel = channel and text(channel)
     [line, rest] = _json(alert, channel).split("\n")

@@ -17,7 +17,7 @@ from fapilog import (
     TransientDeliveryError,
 )
 from fapilog.providers import Disclosure
-from fapilog.providers._alert import Alert
+from fapilog.providers._rendering import Rendered
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
 from tests.providers.hostile import check_many, is_clean
@@ -273,7 +273,7 @@ async def test_it_keeps_the_contract(opsgenie: Origin, everything_said: Callable
     assert "s3cr3t" not in everything_said()
 
 
-def check_hostile(alert: Alert, channel: str | None) -> None:
+def check_hostile(alert: Rendered, channel: str | None) -> None:
     """Fail unless the request is within all limits, and its texts are clean and have no markup."""
     request = json.loads(msgspec.json.encode(_create(alert, channel)))
     assert 0 < len(request["message"]) <= 130

@@ -24,7 +24,7 @@ from fapilog import (
     TransientDeliveryError,
 )
 from fapilog.providers import Disclosure
-from fapilog.providers._alert import Alert
+from fapilog.providers._rendering import Rendered
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
 from tests.providers.hostile import check_many, is_clean
@@ -357,7 +357,7 @@ async def test_it_keeps_the_contract(pagerduty: Origin, everything_said: Callabl
     assert "s3cr3t" not in everything_said()
 
 
-def check_hostile(alert: Alert, channel: str | None) -> None:
+def check_hostile(alert: Rendered, channel: str | None) -> None:
     """Fail unless the event is within all limits, and its texts are clean."""
     content = msgspec.json.encode(_trigger(alert, channel))
     assert len(content) <= 511_000  # the keys come to it

@@ -30,7 +30,7 @@ slack_sdk = pytest.importorskip("slack_sdk")
 
 from slack_sdk.models.blocks import Block  # noqa: E402
 
-from fapilog.providers._alert import Alert, Renderer  # noqa: E402
+from fapilog.providers._rendering import Rendered, Renderer  # noqa: E402
 from fapilog.providers.slack import _ADVICE, SlackDispatcher, _message, _text_alone  # noqa: E402  needs httpx2
 
 pytestmark = pytest.mark.real_time
@@ -391,7 +391,7 @@ def test_an_event_without_words_is_a_message() -> None:
     check(sent)
 
 
-def check_hostile(alert: Alert, channel: str | None) -> None:
+def check_hostile(alert: Rendered, channel: str | None) -> None:
     """Fail unless Slack takes the message, all is plain text but the link, and the text is escaped."""
     message: dict[str, Any] = json.loads(json.dumps(_message(alert)))
     check(message)

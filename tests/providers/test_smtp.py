@@ -27,10 +27,10 @@ from fapilog import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from fapilog.core import values
 from fapilog.providers import Disclosure
-from fapilog.providers._alert import Alert, clean, one_line
+from fapilog.providers._rendering import Rendered, clean, one_line
 from fapilog.providers.smtp import EmailDispatcher
+from fapilog.record import values
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
 from tests.providers.hostile import check_many
@@ -545,7 +545,7 @@ ANY_WORDS = st.text(st.characters(codec=None), max_size=300) | st.text(
 )
 
 
-def written(message: str, component: str) -> tuple[Alert, EmailMessage]:
+def written(message: str, component: str) -> tuple[Rendered, EmailMessage]:
     """Return an alert about an event that says so, and what a parser makes of its mail."""
     dispatcher = EmailDispatcher(host="mail", sender=SENDER, recipients=[OPS, BOSS], disclosure=Disclosure.FULL)
     alert = dispatcher._render(an_event(message=message, component=component), "info")
@@ -660,7 +660,7 @@ async def test_it_keeps_the_contract(server: Server, certificates: Certificates)
         )
 
 
-def check_hostile(alert: Alert, channel: str | None) -> None:
+def check_hostile(alert: Rendered, channel: str | None) -> None:
     """Fail unless the mail is ASCII in short lines, with our headers and our elements alone."""
     content = EmailDispatcher(host="mail", sender=SENDER, recipients=[OPS])._content(alert, "<id@example.com>", channel)
     assert content.isascii()

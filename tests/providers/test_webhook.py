@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fapilog import AuditEventType, PermanentDeliveryError
-from fapilog.core.values import text
 from fapilog.providers import Disclosure
+from fapilog.record.values import text
 from fapilog.testing import check_dispatcher
 from tests.providers.conftest import an_event
 from tests.providers.hostile import check_many
@@ -21,7 +21,7 @@ from tests.providers.origin import SECRET_PATH, Answer, Origin, Request
 pytest.importorskip("httpx2")
 standardwebhooks = pytest.importorskip("standardwebhooks")
 
-from fapilog.providers._alert import Alert, Renderer  # noqa: E402
+from fapilog.providers._rendering import Rendered, Renderer  # noqa: E402
 from fapilog.providers.webhook import WebhookDispatcher, _content  # noqa: E402  needs httpx2
 
 pytestmark = pytest.mark.real_time
@@ -198,7 +198,7 @@ async def test_no_secret_is_said(origin: Origin, everything_said: Callable[..., 
     assert SECRET[6:] not in said
 
 
-def check_hostile(alert: Alert, channel: str | None) -> None:
+def check_hostile(alert: Rendered, channel: str | None) -> None:
     """Fail unless the body is JSON of less than 20 kB, of a type that the specification allows."""
     content = _content(alert, channel and text(channel))
     assert len(content) < 20_000

@@ -10,10 +10,10 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fapilog.core import chain
-from fapilog.core.errors import AuditStorageError
-from fapilog.core.events import AuditEvent, AuditEventType
-from fapilog.core.files import TrailFiles
+from fapilog.record import chain
+from fapilog.record.errors import AuditStorageError
+from fapilog.record.events import AuditEvent, AuditEventType
+from fapilog.storage.files import TrailFiles
 
 DAYS = [datetime(2026, 1, day, 12, tzinfo=UTC) for day in (30, 31)]
 

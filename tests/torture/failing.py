@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from fapilog.core.audit import AuditEventType, AuditTrail
-from fapilog.core.errors import AuditStorageError
+from fapilog.record.errors import AuditStorageError
 from fapilog.testing import RecordingDispatcher
 
 # Of each file: more than a file of incidents has.

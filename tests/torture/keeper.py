@@ -13,8 +13,7 @@ from pathlib import Path
 import anyio
 
 from fapilog import AuditEvent, AuditEventType
-from fapilog.delivery import _sending
-from fapilog.delivery.outbox import Outbox
+from fapilog.delivery.outbox import Outbox, _sender
 
 __all__ = ["Noting", "keep"]
 
@@ -41,5 +40,5 @@ async def keep(outbox: Outbox, *event_ids: str) -> None:
 
 
 if __name__ == "__main__":
-    _sending._MENDING = 0.05  # type: ignore[misc]  # there are hundreds of runs
+    _sender._MENDING = 0.05  # type: ignore[misc]  # there are hundreds of runs
     anyio.run(keep, Outbox(Noting(Path(sys.argv[2])), Path(sys.argv[1]) / "alerts.db"), "one", "two")

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 
 from fapilog.core.audit import AuditEventType, AuditTrail
-from fapilog.core.errors import AuditStorageError
+from fapilog.record.errors import AuditStorageError
 
 LIMIT = 10_000
 

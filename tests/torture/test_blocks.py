@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from fapilog.core.errors import AuditStorageError
-from fapilog.core.files import TrailFiles
+from fapilog.record.errors import AuditStorageError
+from fapilog.storage.files import TrailFiles
 
 from .appender import bodies
 from .oracle import records
 
-BLOCK = "fapilog.core.lines._BLOCK_BYTES"
-CHECKED = "fapilog.core.files._CHECKED_BYTES"
+BLOCK = "fapilog.storage._lines._BLOCK_BYTES"
+CHECKED = "fapilog.storage.files._CHECKED_BYTES"
 
 
 @pytest.fixture

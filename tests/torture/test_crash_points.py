@@ -21,9 +21,9 @@ from typing import Literal, NamedTuple
 import pytest
 
 from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus
-from fapilog.core.chain import Seal
-from fapilog.core.errors import AuditStorageError
-from fapilog.core.files import TrailFiles
+from fapilog.record.chain import Seal
+from fapilog.record.errors import AuditStorageError
+from fapilog.storage.files import TrailFiles
 from fapilog.testing import RecordingDispatcher
 
 from .appender import bodies

@@ -15,10 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from fapilog.core import chain
 from fapilog.core.audit import ChainStatus
-from fapilog.core.errors import AuditStorageError
-from fapilog.core.files import TrailFiles
+from fapilog.record import chain
+from fapilog.record.errors import AuditStorageError
+from fapilog.storage.files import TrailFiles
 
 from .appender import bodies
 from .oracle import lines, records

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fapilog.delivery.outboxfile import OutboxFile
-from fapilog.delivery.outboxtable import Table
+from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._table import Table
 from fapilog.testing import Answer, Origin, Request
 
 from .writers import Writer, alerter, listen

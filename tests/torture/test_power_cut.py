@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fapilog.core.files import TrailFiles
+from fapilog.storage.files import TrailFiles
 
 from .appender import bodies
 from .oracle import records

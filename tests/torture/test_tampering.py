@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fapilog.core import chain
 from fapilog.core.audit import AuditChainVerificationResult, AuditEvent, AuditEventType, AuditTrail, ChainStatus
-from fapilog.core.errors import AuditStorageError
-from fapilog.core.files import TrailFiles
+from fapilog.record import chain
+from fapilog.record.errors import AuditStorageError
+from fapilog.storage.files import TrailFiles
 
 FIRST_DAY = "audit_2026-01-30.jsonl"
 SECOND_DAY = "audit_2026-01-31.jsonl"

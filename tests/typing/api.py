@@ -35,11 +35,9 @@ from fapilog import (
     compliance_alert,
 )
 from fapilog.core.alerting import AlertDispatcher as SameAlertDispatcher
-from fapilog.core.alerting import Resumable
+from fapilog.core.alerting import DurableDispatcher
 from fapilog.core.audit import AuditEvent as SameAuditEvent
 from fapilog.core.audit import AuditTrail as SameAuditTrail
-from fapilog.core.chain import Seal
-from fapilog.core.storage import EventFilter
 from fapilog.delivery.digest import Digest, digest_of
 from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
@@ -47,6 +45,8 @@ from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.route import Condition, Route, when
 from fapilog.observers import logs, metrics, otel
+from fapilog.record.chain import Seal
+from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
 
 # -- dispatchers
@@ -153,8 +153,8 @@ tree: AlertDispatcher = FanOut(
     ]
 )
 AuditTrail(alert_dispatcher=tree)
-resumable: Resumable = FanOut([pager])
-also_resumable: Resumable = Route({}, default=pager)
+resumable: DurableDispatcher = FanOut([pager])
+also_resumable: DurableDispatcher = Route({}, default=pager)
 condition: Condition = when(severity=AuditLogLevel.CRITICAL)
 routes: dict[Condition, AlertDispatcher] = {when(severity="critical"): Pager(), about_vips: noop}
 Route(routes, default=pager)
@@ -173,7 +173,7 @@ when(severity=1)  # type: ignore[arg-type]
 RateLimit(pager)  # type: ignore[call-arg]
 Digest(pager, 60.0)  # type: ignore[call-arg]
 Digest(pager, key="user_id")  # type: ignore[arg-type]
-not_resumable: Resumable = Fallback([pager])  # type: ignore[assignment]
+not_resumable: DurableDispatcher = Fallback([pager])  # type: ignore[assignment]
 
 
 async def enters_wrappers() -> None:

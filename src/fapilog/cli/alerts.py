@@ -11,10 +11,10 @@ from typing import Annotated, Final, Literal, TypeVar
 import typer
 
 from .. import OutboxError
-from ..core.values import text
-from ..delivery.outboxfile import OutboxFile
-from ..delivery.outboxrows import Status
-from ..delivery.outboxtable import Table
+from ..delivery.outbox._file import OutboxFile
+from ..delivery.outbox._rows import Status
+from ..delivery.outbox._table import Table
+from ..record.values import text
 from .receipts import as_json, listing, plain, receipts
 from .screen import Output
 

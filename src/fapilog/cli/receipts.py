@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..delivery.outboxrows import OutboxAlert, OutboxAttempt
+from ..delivery.outbox._rows import OutboxAlert, OutboxAttempt
 
 __all__ = ["as_json", "duration", "listing", "plain", "receipts"]
 

@@ -8,30 +8,30 @@ from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from .chain import ChainHead
-from .errors import (
+from ..record.chain import ChainHead
+from ..record.errors import (
     AlertBufferFullError,
     AlertCancelledError,
     AlertStoppedError,
     AlertTimeoutError,
     reason,
 )
-from .events import AuditEvent
+from ..record.events import AuditEvent
 from .signals import alert_attempted, alert_dispatched, alert_failed, compliance_alert
 
 __all__ = [
+    "Alert",
     "AlertDispatcher",
-    "Announcement",
     "DeliveryReport",
+    "DurableDispatcher",
     "NoopAlertDispatcher",
     "Outcome",
-    "Owner",
-    "Resumable",
+    "Reporter",
     "alert_attempted",
     "alert_dispatched",
     "alert_failed",
     "compliance_alert",
-    "owner",
+    "reporter",
 ]
 
 Outcome = Literal["dispatched", "error", "timeout", "buffer_full", "cancelled", "stopped"]
@@ -68,7 +68,7 @@ class NoopAlertDispatcher:
         """Return at once."""
 
 
-class Announcement(NamedTuple):
+class Alert(NamedTuple):
     """
     One alert, as it was announced.
 
@@ -82,9 +82,14 @@ class Announcement(NamedTuple):
     severity: str
     channel: str | None
 
+    @property
+    def key(self) -> tuple[str, str, str | None]:
+        """The event's id, the severity and the channel, which tell this alert from all others."""
+        return self.event.event_id, self.severity, self.channel
+
 
 @runtime_checkable
-class Resumable(Protocol):
+class DurableDispatcher(Protocol):
     """
     A dispatcher that keeps what it has taken, so that after a crash the trail can hand it what it lacks.
 
@@ -110,7 +115,7 @@ class Resumable(Protocol):
         """
         ...
 
-    async def lacking(self, alerts: Sequence[Announcement]) -> list[Announcement]:
+    async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Return those of *alerts* that it should be handed: they are after its mark, and it has not taken them."""
         ...
 
@@ -119,11 +124,11 @@ class Resumable(Protocol):
         ...
 
 
-class Owner(Protocol):
+class Reporter(Protocol):
     """
     What a dispatcher may tell the trail that it belongs to. None of these calls waits or raises.
 
-    Found in `owner`, by a dispatcher that is entered as an asynchronous context manager, while it is entered.
+    Found in `reporter`, by a dispatcher that is entered as an asynchronous context manager, while it is entered.
     """
 
     def attempted(self, report: DeliveryReport) -> None:
@@ -149,7 +154,7 @@ class Owner(Protocol):
         ...
 
 
-owner: Final[ContextVar[Owner | None]] = ContextVar("fapilog_owner", default=None)
+reporter: Final[ContextVar[Reporter | None]] = ContextVar("fapilog_reporter", default=None)
 """The trail that enters a dispatcher, or None."""
 
 

@@ -22,21 +22,21 @@ from typing import Any, Final, Literal, Self
 import anyio
 import anyio.lowlevel
 
-from . import chain
-from .alerting import AlertDispatcher, NoopAlertDispatcher, Resumable, owner
-from .background import Background, in_own_task
-from .chain import AuditChainVerificationResult, Chain, ChainError, ChainHead, ChainStatus, Seal
-from .episodes import STORING, DispatcherOwner, Episodes
-from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member
-from .files import FileStorage
-from .fork import call_in_child
-from .forwarding import AlertForwarder
-from .openincidents import IncidentFiles
+from ..record import chain
+from ..record.chain import AuditChainVerificationResult, Chain, ChainError, ChainHead, ChainStatus, Seal
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member
+from ..record.values import text
+from ..storage.files import FileStorage
+from ..storage.protocol import AuditStorage, EventFilter
+from ..tasks.background import Background, in_own_task
+from ..tasks.fork import call_in_child
+from ._catchup import CatchUp, Unannounced
+from ._forwarding import AlertForwarder
+from ._health import STORING, Episodes, TrailReporter
+from ._incidentfiles import IncidentFiles
+from .alerting import AlertDispatcher, DurableDispatcher, NoopAlertDispatcher, reporter
 from .policy import CompliancePolicy
-from .resuming import Resumption, Unannounced
 from .signals import Announcer, compliance_alert
-from .storage import AuditStorage, EventFilter
-from .values import text
 
 __all__ = [
     "AuditChainVerificationResult",
@@ -153,7 +153,7 @@ class AuditTrail:
         )
         self._hostname = os.uname().nodename
         self._started_by: int | None = None
-        self._resumption: Resumption | None = None
+        self._resumption: CatchUp | None = None
         self._unannounced = Unannounced()
         self._total_events = self._error_events = self._security_events = 0
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
@@ -180,12 +180,12 @@ class AuditTrail:
             # First, for the dispatcher may say at once that something fails, or works.
             await self._episodes.enter()
             if isinstance(self._dispatcher, AbstractAsyncContextManager):
-                token = owner.set(DispatcherOwner(self, self._announcer, self._episodes))
+                token = reporter.set(TrailReporter(self, self._announcer, self._episodes))
                 try:
                     await self._background.hold(self._dispatcher)
                 finally:
-                    owner.reset(token)
-            if isinstance(self._dispatcher, Resumable) and self._dispatcher.resumes:
+                    reporter.reset(token)
+            if isinstance(self._dispatcher, DurableDispatcher) and self._dispatcher.resumes:
                 await self._resume(self._dispatcher)
         except BaseException:
             self._forwarder.give_up()
@@ -611,10 +611,7 @@ class AuditTrail:
             self._unannounced.discard(event.event_id)
 
     def _emit(self, event: AuditEvent) -> None:
-        severity = event.log_level.value
-        self._announcer.announce(
-            compliance_alert, self, event=event, severity=severity, channel=self.policy.channel_for(severity)
-        )
+        self._announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
 
     async def _store_and_announce(self, event: AuditEvent) -> None:
         try:
@@ -672,8 +669,8 @@ class AuditTrail:
         if not self._background.entered:
             await self._background.settle()
 
-    async def _resume(self, dispatcher: Resumable) -> None:
-        resumption = Resumption(
+    async def _resume(self, dispatcher: DurableDispatcher) -> None:
+        resumption = CatchUp(
             dispatcher,
             storage=self._storage,
             head=self.head,
@@ -699,8 +696,7 @@ class AuditTrail:
 
     def _receive_again(self, event: AuditEvent) -> None:
         """Give the forwarder an event that was announced, and found no room."""
-        severity = event.log_level.value
-        self._forwarder.receive(self, event=event, severity=severity, channel=self.policy.channel_for(severity))
+        self._forwarder.receive(self, **self.policy.alert_about(event)._asdict())
 
     def _count(self, event: AuditEvent) -> None:
         self._total_events += 1

@@ -7,9 +7,10 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import msgspec
 
-from .events import AuditEvent, AuditLogLevel, ComplianceLevel, member
-from .incidents import incident_of, is_recovery
-from .values import NO_METADATA, FrozenDict
+from ..record.events import AuditEvent, AuditLogLevel, ComplianceLevel, member
+from ..record.incidents import incident_of, is_recovery
+from ..record.values import NO_METADATA, FrozenDict
+from .alerting import Alert
 
 __all__ = ["CompliancePolicy"]
 
@@ -77,6 +78,11 @@ class CompliancePolicy:
     def channel_for(self, severity: str) -> str | None:
         """Return the channel for alerts of *severity*; None leaves it to the dispatcher."""
         return self.alert_channels.get(severity, self.alert_channel)
+
+    def alert_about(self, event: AuditEvent) -> Alert:
+        """Return the alert about *event*: its log level is the severity, which decides on the channel."""
+        severity = event.log_level.value
+        return Alert(event, severity, self.channel_for(severity))
 
     def for_dispatch(self, event: AuditEvent) -> AuditEvent:
         """Return what a dispatcher is handed of *event*: all of it, or the minimum necessary."""

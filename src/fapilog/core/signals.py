@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 import blinker
 
-from .background import Background
+from ..tasks.background import Background
 
 __all__ = ["Announcer", "alert_attempted", "alert_dispatched", "alert_failed", "compliance_alert"]
 

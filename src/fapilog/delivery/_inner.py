@@ -9,17 +9,16 @@ from typing import Final
 
 import anyio
 
-from ..core.alerting import AlertDispatcher, Announcement, Resumable
-from ..core.chain import ChainHead
-from ..core.errors import AmbiguousDeliveryError
+from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
+from ..record.chain import ChainHead
+from ..record.errors import AmbiguousDeliveryError
 
 __all__ = [
     "Managers",
     "checked",
     "deliver",
-    "key",
     "kinds",
-    "lacked_by",
+    "missing_from",
     "positive",
     "resume_from",
     "resumed_to",
@@ -76,7 +75,7 @@ def kinds(dispatchers: Iterable[AlertDispatcher]) -> list[str]:
     return [type(each).__qualname__ for each in dispatchers]
 
 
-async def deliver(dispatcher: AlertDispatcher, alert: Announcement, timeout: float | None) -> Exception | None:
+async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | None) -> Exception | None:
     """
     Hand *alert* to *dispatcher* once, and return why it may not have it; None if it has.
 
@@ -103,9 +102,9 @@ async def deliver(dispatcher: AlertDispatcher, alert: Announcement, timeout: flo
     return outcome
 
 
-def resuming(dispatchers: Iterable[AlertDispatcher]) -> list[Resumable]:
+def resuming(dispatchers: Iterable[AlertDispatcher]) -> list[DurableDispatcher]:
     """Return those that keep what they have taken."""
-    return [each for each in dispatchers if isinstance(each, Resumable) and each.resumes]
+    return [each for each in dispatchers if isinstance(each, DurableDispatcher) and each.resumes]
 
 
 async def resume_from(dispatchers: Iterable[AlertDispatcher], head: ChainHead, *, anew: bool) -> ChainHead:
@@ -120,11 +119,6 @@ async def resumed_to(dispatchers: Iterable[AlertDispatcher], mark: ChainHead) ->
         await each.resumed_to(mark)
 
 
-def key(alert: Announcement) -> tuple[str, str, str | None]:
-    """Return what tells *alert* from others."""
-    return alert.event.event_id, alert.severity, alert.channel
-
-
-async def lacked_by(dispatcher: Resumable, alerts: Sequence[Announcement]) -> set[tuple[str, str, str | None]]:
+async def missing_from(dispatcher: DurableDispatcher, alerts: Sequence[Alert]) -> set[tuple[str, str, str | None]]:
     """Return the keys of those of *alerts* that *dispatcher* lacks."""
-    return {key(alert) for alert in await dispatcher.lacking(alerts)}
+    return {alert.key for alert in await dispatcher.lacking(alerts)}

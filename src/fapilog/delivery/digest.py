@@ -23,11 +23,11 @@ from typing import Final, NamedTuple, Self
 import anyio
 import msgspec
 
-from ..core.alerting import AlertDispatcher, Announcement, Owner, owner
-from ..core.background import Background
-from ..core.errors import PermanentDeliveryError, TransientDeliveryError, reason
-from ..core.events import AuditEvent, AuditLogLevel, member
-from ..core.fork import call_in_child
+from ..core.alerting import Alert, AlertDispatcher, Reporter, reporter
+from ..record.errors import PermanentDeliveryError, TransientDeliveryError, reason
+from ..record.events import AuditEvent, AuditLogLevel, member
+from ..tasks.background import Background
+from ..tasks.fork import call_in_child
 from ._inner import Managers, deliver, kinds, positive
 
 __all__ = ["Digest", "digest_of"]
@@ -156,7 +156,7 @@ class Digest:
         self._waiting: list[_Summary] = []
         self._made = 0
         self._wake = anyio.Event()
-        self._owner: Owner | None = None
+        self._reporter: Reporter | None = None
         self._name = f"the digest for {kinds([inner])[0]}"
         call_in_child(self, Digest._forget)
 
@@ -177,7 +177,7 @@ class Digest:
         if not self._counts or severity in self._bypass:
             await self._inner.send_alert(event, severity=severity, channel=channel)
             return
-        alert = Announcement(event, severity, channel)
+        alert = Alert(event, severity, channel)
         window = self._window_of(alert)
         if window.sent >= self._burst:
             window.count(alert)
@@ -190,7 +190,7 @@ class Digest:
             window.sent -= 1
             raise
 
-    def _window_of(self, alert: Announcement) -> _Window:
+    def _window_of(self, alert: Alert) -> _Window:
         self._close_due()
         key = self._key_of(alert)
         if key not in self._windows and len(self._windows) >= self._max_keys:
@@ -202,7 +202,7 @@ class Digest:
                 self._wake.set()
         return window
 
-    def _key_of(self, alert: Announcement) -> Hashable:
+    def _key_of(self, alert: Alert) -> Hashable:
         if self._key is not None:
             try:
                 key = self._key(*alert)
@@ -281,19 +281,19 @@ class Digest:
         _logger.error("a summary of %s, is lost: %s", summary.counted, why)
 
     def _say_it_fails(self, error: Exception) -> None:
-        if self._owner is not None:
-            self._owner.failing(self._name, reason(error))
+        if self._reporter is not None:
+            self._reporter.failing(self._name, reason(error))
 
     def _say_it_works(self) -> None:
         # Not while others are waiting for another try: it would be said in turns, and people would hear each.
-        if self._owner is not None and not any(summary.tries for summary in self._waiting):
-            self._owner.working(self._name)
+        if self._reporter is not None and not any(summary.tries for summary in self._waiting):
+            self._reporter.working(self._name)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         if not self._background.entered:
             await self._background.enter()
             stack.push_async_callback(self._stop)
-            self._owner = owner.get()
+            self._reporter = reporter.get()
             self._wake = anyio.Event()
             self._background.start_soon(self._keep_closing)
             self._counts = True
@@ -313,7 +313,7 @@ class Digest:
                 self._give_up(summary, "the digest was left")
             self._waiting.clear()
             self._leaving = False
-            self._owner = None
+            self._reporter = None
 
     def _forget(self) -> None:
         """Count nothing in a forked child: what was counted is the parent's to send, and so is the task that sends."""
@@ -321,7 +321,7 @@ class Digest:
         self._windows.clear()
         self._waiting.clear()
         self._counts = self._leaving = False
-        self._owner = None
+        self._reporter = None
 
 
 class _Window:
@@ -335,7 +335,7 @@ class _Window:
         self.sent = 0
         self.counted: _Counted | None = None
 
-    def count(self, alert: Announcement) -> None:
+    def count(self, alert: Alert) -> None:
         """Count *alert*."""
         if self.counted is None:
             self.counted = _Counted(alert)
@@ -346,14 +346,14 @@ class _Summary(NamedTuple):
     due: float
     number: int
     tries: int
-    alert: Announcement
+    alert: Alert
     counted: _Counted
 
 
 class _Counted:
     """Alerts, in memory that does not grow with their number: of the events, only what a summary says."""
 
-    def __init__(self, first: Announcement) -> None:
+    def __init__(self, first: Alert) -> None:
         event = first.event
         self._like = AuditEvent(
             event_id="",
@@ -376,7 +376,7 @@ class _Counted:
         self._total = 0
         self.number = 0
 
-    def add(self, alert: Announcement) -> None:
+    def add(self, alert: Alert) -> None:
         event = alert.event
         self.number += 1
         self._total += _number(event.event_id)
@@ -399,7 +399,7 @@ class _Counted:
         known = self._first_record is not None
         return f"records {self._first_record} to {self._last_record}" if known else "not in the trail"
 
-    def summary(self, window: float, *, others: bool) -> Announcement:
+    def summary(self, window: float, *, others: bool) -> Alert:
         """Return the alert that stands for all; of *others*, if they are of several kinds."""
         digest = _digest(self._total)
         event = msgspec.structs.replace(
@@ -421,7 +421,7 @@ class _Counted:
             sequence_number=self._last_record,
             checksum=self._checksum,
         )
-        return Announcement(event, self._severity, self._channel)
+        return Alert(event, self._severity, self._channel)
 
     def _words(self, window: float, digest: str, *, others: bool) -> str:
         several = self.number > 1

@@ -15,10 +15,10 @@ from typing import Final, Self
 
 import anyio
 
-from ..core.alerting import AlertDispatcher, Announcement, DeliveryReport, Owner, owner
-from ..core.errors import reason
-from ..core.events import AuditEvent
-from ..core.several import combined
+from ..core.alerting import Alert, AlertDispatcher, DeliveryReport, Reporter, reporter
+from ..core.partial import combined
+from ..record.errors import reason
+from ..record.events import AuditEvent
 from ._inner import Managers, checked, deliver, kinds, positive
 
 __all__ = ["Fallback"]
@@ -57,17 +57,17 @@ class Fallback:
         self._kinds = kinds(self._dispatchers)
         self._timeout = positive("timeout", timeout)
         self._managers = Managers(self._dispatchers)
-        self._owner: Owner | None = None
+        self._reporter: Reporter | None = None
 
     async def __aenter__(self) -> Self:
         await self._managers.enter()
-        self._owner = owner.get()
+        self._reporter = reporter.get()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self._owner = None
+        self._reporter = None
         return await self._managers.leave(kind, error, trace)
 
     def __repr__(self) -> str:
@@ -85,7 +85,7 @@ class Fallback:
                 by its type, and so is who exceeds *timeout*: both are ambiguous. Of a single dispatcher, its own
                 `DeliveryError`.
         """
-        alert = Announcement(event, severity, channel)
+        alert = Alert(event, severity, channel)
         called = anyio.current_time()
         failures: dict[int, Exception] = {}
         for number, dispatcher in enumerate(self._dispatchers):
@@ -99,9 +99,9 @@ class Fallback:
             failures[number] = error
         raise combined("fallback", "dispatchers", failures, len(self._dispatchers), kinds=self._kinds)
 
-    def _report(self, alert: Announcement, number: int, error: Exception | None, *, waited: float, took: float) -> None:
-        if self._owner is not None:
-            self._owner.attempted(
+    def _report(self, alert: Alert, number: int, error: Exception | None, *, waited: float, took: float) -> None:
+        if self._reporter is not None:
+            self._reporter.attempted(
                 DeliveryReport(
                     event=alert.event,
                     severity=alert.severity,

@@ -14,11 +14,11 @@ from typing import Self
 
 import anyio
 
-from ..core.alerting import AlertDispatcher, Announcement, Resumable
-from ..core.chain import ChainHead
-from ..core.events import AuditEvent
-from ..core.several import Several
-from ._inner import Managers, checked, deliver, key, kinds, lacked_by, positive, resume_from, resumed_to, resuming
+from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
+from ..core.partial import PartialDelivery
+from ..record.chain import ChainHead
+from ..record.events import AuditEvent
+from ._inner import Managers, checked, deliver, kinds, missing_from, positive, resume_from, resumed_to, resuming
 
 __all__ = ["FanOut"]
 
@@ -39,8 +39,9 @@ class FanOut:
     - ``FanOut([Outbox(a), Outbox(b)])`` keeps an alert for each until it has it, also across a restart;
       ``Outbox(FanOut([a, b]))`` keeps it once, and after a restart a retry goes to both.
 
-    If some of the dispatchers keep what they take (`Resumable`), so does this: the trail is asked for what any of them
-    lacks. What is handed on then goes to those that lack it, and to those that keep nothing, which may get it again.
+    If some of the dispatchers keep what they take (`DurableDispatcher`), so does this: the trail is asked for what any
+    of them lacks. An alert that comes from the trail then goes to the dispatchers that lack it, and to those that keep
+    nothing, which may get it again.
 
     If dispatchers are asynchronous context managers, they are entered and left with this.
 
@@ -57,7 +58,7 @@ class FanOut:
         self._dispatchers = checked(dispatchers)
         self._timeout = None if timeout is None else positive("timeout", timeout)
         self._managers = Managers(self._dispatchers)
-        self._several = Several("fan-out", "dispatchers", kinds=kinds(self._dispatchers))
+        self._several = PartialDelivery("fan-out", "dispatchers", kinds=kinds(self._dispatchers))
 
     async def __aenter__(self) -> Self:
         await self._managers.enter()
@@ -84,7 +85,7 @@ class FanOut:
         failures: dict[int, Exception] = {}
 
         async def send(number: int) -> None:
-            error = await deliver(self._dispatchers[number], Announcement(event, severity, channel), self._timeout)
+            error = await deliver(self._dispatchers[number], Alert(event, severity, channel), self._timeout)
             if error is None:
                 self._several.delivered(event, severity, channel, number)
             else:
@@ -104,16 +105,16 @@ class FanOut:
         """Return the oldest mark of those that resume; what one of them raises is raised."""
         return await resume_from(self._dispatchers, head, anew=anew)
 
-    async def lacking(self, alerts: Sequence[Announcement]) -> list[Announcement]:
+    async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Return those of *alerts* that any of those that resume lacks, and remember who does not."""
         lacked: dict[int, set[tuple[str, str, str | None]]] = {}
         for number, dispatcher in enumerate(self._dispatchers):
-            if isinstance(dispatcher, Resumable) and dispatcher.resumes:
-                lacked[number] = await lacked_by(dispatcher, alerts)
-        wanted = [alert for alert in alerts if any(key(alert) in keys for keys in lacked.values())]
+            if isinstance(dispatcher, DurableDispatcher) and dispatcher.resumes:
+                lacked[number] = await missing_from(dispatcher, alerts)
+        wanted = [alert for alert in alerts if any(alert.key in keys for keys in lacked.values())]
         for alert in wanted:
             for number, keys in lacked.items():
-                if key(alert) not in keys:
+                if alert.key not in keys:
                     self._several.delivered(alert.event, alert.severity, alert.channel, number)
         return wanted
 

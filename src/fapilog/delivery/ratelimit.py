@@ -16,9 +16,9 @@ from typing import Self
 import anyio
 
 from ..core.alerting import AlertDispatcher
-from ..core.errors import TransientDeliveryError
-from ..core.events import AuditEvent
-from ..core.fork import call_in_child
+from ..record.errors import TransientDeliveryError
+from ..record.events import AuditEvent
+from ..tasks.fork import call_in_child
 from ._inner import Managers, positive
 
 __all__ = ["RateLimit"]

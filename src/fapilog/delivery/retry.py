@@ -23,9 +23,9 @@ import stamina
 import stamina.instrumentation
 
 from ..core.alerting import AlertDispatcher
-from ..core.errors import AmbiguousDeliveryError, TransientDeliveryError
-from ..core.events import AuditEvent
-from ..core.values import text
+from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
+from ..record.events import AuditEvent
+from ..record.values import text
 from ._inner import Managers
 
 __all__ = ["Attempt", "Retrying"]

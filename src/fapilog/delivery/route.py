@@ -23,10 +23,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from ..core.alerting import AlertDispatcher, Announcement, Resumable
-from ..core.chain import ChainHead
-from ..core.events import AuditEvent, AuditEventType, AuditLogLevel, member
-from ._inner import Managers, key, lacked_by, resume_from, resumed_to, resuming
+from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
+from ..record.chain import ChainHead
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
+from ._inner import Managers, missing_from, resume_from, resumed_to, resuming
 
 __all__ = ["Condition", "Route", "when"]
 
@@ -107,7 +107,8 @@ class Route:
     An `Outbox` around it keeps alerts for all, and the route is chosen at each try; ``Route({...: Outbox(a)},
     default=Outbox(b))`` gives each its own order and pauses.
 
-    If dispatchers keep what they take (`Resumable`), so does this: each is asked for the alerts of its own routes.
+    If dispatchers keep what they take (`DurableDispatcher`), so does this: each is asked for the alerts of its own
+    routes.
 
     If dispatchers are asynchronous context managers, they are entered and left with this.
 
@@ -160,15 +161,15 @@ class Route:
         """Return the oldest mark of those that resume; what one of them raises is raised."""
         return await resume_from(self._dispatchers, head, anew=anew)
 
-    async def lacking(self, alerts: Sequence[Announcement]) -> list[Announcement]:
+    async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Return those of *alerts* that the dispatcher of their route resumes and lacks."""
         lacked: set[tuple[str, str, str | None]] = set()
         ways = [self._way(*alert) for alert in alerts]
         for dispatcher in self._dispatchers:
             own = [alert for alert, way in zip(alerts, ways, strict=True) if way is dispatcher]
-            if own and isinstance(dispatcher, Resumable) and dispatcher.resumes:
-                lacked |= await lacked_by(dispatcher, own)
-        return [alert for alert in alerts if key(alert) in lacked]
+            if own and isinstance(dispatcher, DurableDispatcher) and dispatcher.resumes:
+                lacked |= await missing_from(dispatcher, own)
+        return [alert for alert in alerts if alert.key in lacked]
 
     async def resumed_to(self, mark: ChainHead) -> None:
         """Tell all that resume."""

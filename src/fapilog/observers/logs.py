@@ -15,7 +15,7 @@ import logging
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
-from ..core.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 from ._connection import Connection
 from ._labels import label
 

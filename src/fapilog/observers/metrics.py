@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
-from ..core.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 from ._connection import Connection
 from ._labels import OTHER, SECONDS, label
 from ._outboxes import GAUGES, HasState, State, told_apart

@@ -19,7 +19,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
-from ..core.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 from ._connection import Connection
 from ._labels import OTHER, SECONDS, label
 from ._outboxes import GAUGES, Gauge, HasState, State, told_apart

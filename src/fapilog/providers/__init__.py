@@ -6,7 +6,7 @@ Import a dispatcher from its module, for example ``from fapilog.providers.webhoo
 
 from __future__ import annotations
 
-from ._alert import Disclosure
+from ._rendering import Disclosure
 from ._secret import SecretSource
 
 __all__ = ["Disclosure", "SecretSource"]

@@ -40,7 +40,7 @@ import anyio.to_thread
 import httpx2
 import msgspec
 
-from ..core.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ._secret import Secret, SecretSource
 
 __all__ = ["Answer", "HttpDispatcher", "PayloadRefusedError"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..core.errors import PermanentDeliveryError, TransientDeliveryError
+from ..record.errors import PermanentDeliveryError, TransientDeliveryError
 
 __all__ = ["Secret", "SecretSource"]
 

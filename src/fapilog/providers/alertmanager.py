@@ -16,12 +16,12 @@ import anyio
 import httpx2
 import msgspec
 
-from ..core.errors import DeliveryError, PermanentDeliveryError
-from ..core.events import AuditEvent
-from ..core.several import Several
-from ..core.values import text
-from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, least, one_line
+from ..core.partial import PartialDelivery
+from ..record.errors import DeliveryError, PermanentDeliveryError
+from ..record.events import AuditEvent
+from ..record.values import text
 from ._http import Answer, HttpDispatcher
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, least, one_line
 from ._secret import Secret, SecretSource
 
 __all__ = ["AlertmanagerDispatcher"]
@@ -89,14 +89,14 @@ class AlertmanagerDispatcher(HttpDispatcher):
             # https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels; "__" is for Prometheus itself.
             if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name) or name in _OWN or not isinstance(value, str):
                 raise ValueError(f"labels: expected names of further labels, with texts; got {name!r}")
-        self._several = Several("alertmanager", "replicas")
+        self._several = PartialDelivery("alertmanager", "replicas")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the alert to each replica that lacks it, to all of them at the same time."""
         now = datetime.fromtimestamp(time.time(), UTC)
         failures: dict[int, DeliveryError] = {}
 
-        def content(alert: Alert) -> bytes:
+        def content(alert: Rendered) -> bytes:
             return self._content(alert, dedup_key(event.event_id), channel, now)
 
         whole = content(self._render(event, severity))
@@ -127,7 +127,7 @@ class AlertmanagerDispatcher(HttpDispatcher):
     def _complaint(self, address: str) -> str | None:
         return super()._complaint(address) or ("an address without ? and #" if re.search("[?#]", address) else None)
 
-    def _content(self, alert: Alert, key: str, channel: str | None, now: datetime) -> bytes:
+    def _content(self, alert: Rendered, key: str, channel: str | None, now: datetime) -> bytes:
         details = dict(alert.details)
         labels = {
             "alertname": "fapilog",

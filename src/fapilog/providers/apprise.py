@@ -20,11 +20,11 @@ import anyio.to_thread
 import apprise
 import msgspec
 
-from ..core.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
-from ..core.events import AuditEvent
-from ..core.several import Several
-from ..core.values import text
-from ._alert import Alert, Disclosure, Renderer, clean, cut, fit, one_line
+from ..core.partial import PartialDelivery
+from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from ..record.events import AuditEvent
+from ..record.values import text
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, one_line
 from ._secret import Secret, SecretSource
 
 __all__ = ["AppriseDispatcher"]
@@ -106,7 +106,7 @@ class AppriseDispatcher:
                 raise ValueError(f"urls[{number}]: expected {_EXPECTED}")
         self._render = Renderer(disclosure, link)
         self._timeout = timeout
-        self._several = Several("apprise", "addresses")
+        self._several = PartialDelivery("apprise", "addresses")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the alert once to each address that lacks it."""
@@ -141,7 +141,7 @@ class AppriseDispatcher:
                 tasks.start_soon(send, number)
         self._several.finish(event, severity, channel, failures, total)
 
-    async def _send(self, url: str, alert: Alert) -> DeliveryError | None:
+    async def _send(self, url: str, alert: Rendered) -> DeliveryError | None:
         """Return why the alert was not sent, or None."""
         with anyio.move_on_after(self._timeout):
             send = functools.partial(_notify, url, alert)
@@ -149,7 +149,7 @@ class AppriseDispatcher:
         return AmbiguousDeliveryError(f"apprise: not within {self._timeout:g} s; it may still be sent")
 
 
-def _notify(url: str, alert: Alert) -> DeliveryError | None:
+def _notify(url: str, alert: Rendered) -> DeliveryError | None:
     try:
         with _muted():
             service = _service(url)
@@ -191,7 +191,7 @@ _KINDS: Final = {
 }
 
 
-def _body(alert: Alert) -> str:
+def _body(alert: Rendered) -> str:
     details = fit(dict(alert.details), _MAX_BYTES)
     message = clean(details.pop("message", ""))
     rows = "\n".join(f"{name}: {_words(value)}" for name, value in details.items())

@@ -11,10 +11,10 @@ from typing import Final, TextIO
 import anyio.to_thread
 import msgspec
 
-from ..core.errors import PermanentDeliveryError
-from ..core.events import AuditEvent
-from ..core.values import text
-from ._alert import Alert, Disclosure, Renderer, clean, one_line
+from ..record.errors import PermanentDeliveryError
+from ..record.events import AuditEvent
+from ..record.values import text
+from ._rendering import Disclosure, Rendered, Renderer, clean, one_line
 
 __all__ = ["ConsoleDispatcher"]
 
@@ -57,7 +57,7 @@ class ConsoleDispatcher:
         if not await anyio.to_thread.run_sync(write, abandon_on_cancel=True):
             raise PermanentDeliveryError("console: the stream takes nothing more; it is closed or broken")
 
-    def _write(self, stream: TextIO, alert: Alert, channel: str | None) -> bool:
+    def _write(self, stream: TextIO, alert: Rendered, channel: str | None) -> bool:
         with self._lock:
             try:
                 words = _pretty(alert, channel) if stream.isatty() else _json(alert, channel)
@@ -69,7 +69,7 @@ class ConsoleDispatcher:
         return True
 
 
-def _json(alert: Alert, channel: str | None) -> str:
+def _json(alert: Rendered, channel: str | None) -> str:
     parts = {
         "title": alert.title,
         "severity": alert.severity,
@@ -79,7 +79,7 @@ def _json(alert: Alert, channel: str | None) -> str:
     return msgspec.json.encode({name: value for name, value in parts.items() if value is not None}).decode() + "\n"
 
 
-def _pretty(alert: Alert, channel: str | None) -> str:
+def _pretty(alert: Rendered, channel: str | None) -> str:
     color = None if "NO_COLOR" in os.environ else _COLORS.get(alert.severity)
     lines = [f"\x1b[{color}m{alert.title}\x1b[0m" if color else alert.title]
     if alert.message:

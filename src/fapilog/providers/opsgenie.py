@@ -12,11 +12,11 @@ from typing import Any, Final
 import httpx2
 import msgspec
 
-from ..core.errors import PermanentDeliveryError
-from ..core.events import AuditEvent
-from ..core.incidents import is_recovery, subject_of
-from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, least, one_line
+from ..record.errors import PermanentDeliveryError
+from ..record.events import AuditEvent
+from ..record.incidents import is_recovery, subject_of
 from ._http import Answer, HttpDispatcher
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, least, one_line
 from ._secret import Secret, SecretSource
 
 __all__ = ["OpsgenieDispatcher"]
@@ -98,7 +98,7 @@ class OpsgenieDispatcher(HttpDispatcher):
             address += f"/{alias}/close?identifierType=alias"
         headers = {"content-type": "application/json", "authorization": f"GenieKey {api_key}"}
 
-        def content(alert: Alert) -> bytes:
+        def content(alert: Rendered) -> bytes:
             what = {"note": _text(alert.title)} if is_recovery(event) else {"alias": alias, **_create(alert, channel)}
             return msgspec.json.encode({"source": "fapilog", **what})
 
@@ -109,7 +109,7 @@ class OpsgenieDispatcher(HttpDispatcher):
         )
 
 
-def _create(alert: Alert, channel: str | None) -> dict[str, Any]:
+def _create(alert: Rendered, channel: str | None) -> dict[str, Any]:
     """Return the part of the request that says what happened."""
     details = {
         "link": alert.link,

@@ -13,12 +13,12 @@ from typing import Any, Final
 import httpx2
 import msgspec
 
-from ..core.errors import PermanentDeliveryError
-from ..core.events import AuditEvent
-from ..core.incidents import is_recovery, subject_of
-from ..core.values import text
-from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, least, one_line
+from ..record.errors import PermanentDeliveryError
+from ..record.events import AuditEvent
+from ..record.incidents import is_recovery, subject_of
+from ..record.values import text
 from ._http import Answer, HttpDispatcher
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, least, one_line
 from ._secret import Secret, SecretSource
 
 __all__ = ["PagerDutyDispatcher"]
@@ -98,7 +98,7 @@ class PagerDutyDispatcher(HttpDispatcher):
         address = self._url.reveal().rstrip("/") + "/v2/enqueue"
         headers = {"content-type": "application/json"}
 
-        def content(alert: Alert) -> bytes:
+        def content(alert: Rendered) -> bytes:
             action = {"event_action": "resolve"} if is_recovery(event) else _trigger(alert, channel)
             return msgspec.json.encode(keys | action)
 
@@ -109,7 +109,7 @@ class PagerDutyDispatcher(HttpDispatcher):
         )
 
 
-def _trigger(alert: Alert, channel: str | None) -> dict[str, Any]:
+def _trigger(alert: Rendered, channel: str | None) -> dict[str, Any]:
     """Return the part of the event that says what happened."""
     details = _cleaned(alert.details if channel is None else {**alert.details, "channel": text(channel)})
     message = f": {one_line(alert.message)}" if alert.message else ""
@@ -132,7 +132,7 @@ def _trigger(alert: Alert, channel: str | None) -> dict[str, Any]:
     return trigger
 
 
-def _text(alert: Alert, name: str) -> str:
+def _text(alert: Rendered, name: str) -> str:
     return cut(one_line(alert.details.get(name, "")), name, max_characters=_MAX_TEXT)
 
 

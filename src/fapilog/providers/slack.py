@@ -14,11 +14,11 @@ from typing import Any, Final
 import httpx2
 import msgspec
 
-from ..core.errors import AmbiguousDeliveryError, PermanentDeliveryError
-from ..core.events import AuditEvent
-from ..core.values import text
-from ._alert import Alert, Disclosure, Renderer, clean, cut, fit, least
+from ..record.errors import AmbiguousDeliveryError, PermanentDeliveryError
+from ..record.events import AuditEvent
+from ..record.values import text
 from ._http import Answer, HttpDispatcher, PayloadRefusedError
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, least
 from ._secret import Secret, SecretSource
 
 __all__ = ["SlackDispatcher"]
@@ -169,12 +169,12 @@ class SlackDispatcher(HttpDispatcher):
         raise PermanentDeliveryError(f"slack: status {answer.status}, but the answer is not Slack's; check the address")
 
 
-def _message(alert: Alert) -> dict[str, Any]:
+def _message(alert: Rendered) -> dict[str, Any]:
     summary = f"{alert.title}\n{alert.message}" if alert.message else alert.title
     return {**_text(summary), "blocks": list(_blocks(alert))}
 
 
-def _text_alone(alert: Alert) -> dict[str, Any]:
+def _text_alone(alert: Rendered) -> dict[str, Any]:
     """Return the message without blocks, for which Slack has many more rules than for text."""
     said = {"event_type", "log_level", "component"}
     place = [f"{name}: {_words(value)}" for name, value in alert.details.items() if name not in said]
@@ -193,7 +193,7 @@ def _text(words: str) -> dict[str, Any]:
     }
 
 
-def _blocks(alert: Alert) -> Iterator[dict[str, Any]]:
+def _blocks(alert: Rendered) -> Iterator[dict[str, Any]]:
     yield {"type": "header", "text": _plain(cut(alert.title, "header", max_characters=_MAX_HEADER))}
     if alert.message and alert.message.strip():
         message = cut(alert.message, "message", max_characters=_MAX_SECTION, max_bytes=_MAX_MESSAGE_BYTES)

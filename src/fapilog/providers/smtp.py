@@ -26,11 +26,11 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from ..core.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
-from ..core.events import AuditEvent
-from ..core.several import Several
-from ..core.values import text
-from ._alert import Alert, Disclosure, Renderer, clean, cut, dedup_key, fit, one_line
+from ..core.partial import PartialDelivery
+from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from ..record.events import AuditEvent
+from ..record.values import text
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, one_line
 from ._secret import Secret, SecretSource
 
 __all__ = ["EmailDispatcher"]
@@ -121,7 +121,7 @@ class EmailDispatcher:
         self._tls_context = tls_context
         self._render = Renderer(disclosure, link)
         self._timeout = timeout
-        self._several = Several("smtp", "recipients")
+        self._several = PartialDelivery("smtp", "recipients")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the mail once to each recipient that lacks it."""
@@ -155,7 +155,7 @@ class EmailDispatcher:
         key = dedup_key(event.event_id, self._sender, *self._recipients)
         return f"<{key}@{self._sender.rpartition('@')[2]}>"
 
-    def _content(self, alert: Alert, message_id: str, channel: str | None) -> bytes:
+    def _content(self, alert: Rendered, message_id: str, channel: str | None) -> bytes:
         """Return the mail as it is sent, but for the dots."""
         details = {**alert.details, **({"channel": text(channel)} if channel else {})}
         # Cleaned first: a control becomes nine characters in a mail.

@@ -18,10 +18,10 @@ from typing import Final
 import httpx2
 import msgspec
 
-from ..core.events import AuditEvent
-from ..core.values import text
-from ._alert import Alert, Disclosure, Renderer, dedup_key, fit, least
+from ..record.events import AuditEvent
+from ..record.values import text
 from ._http import HttpDispatcher
+from ._rendering import Disclosure, Rendered, Renderer, dedup_key, fit, least
 from ._secret import Secret, SecretSource
 
 __all__ = ["WebhookDispatcher"]
@@ -109,7 +109,7 @@ class WebhookDispatcher(HttpDispatcher):
         )
 
 
-def _content(alert: Alert, channel: str | None) -> bytes:
+def _content(alert: Rendered, channel: str | None) -> bytes:
     """Return the body; its `data` leave a quarter of the limit to what is around them."""
     data = {"severity": alert.severity, "channel": channel, "title": alert.title, "link": alert.link}
     data |= alert.details

@@ -17,8 +17,8 @@ import msgspec
 
 from ..core.alerting import AlertDispatcher
 from ..core.audit import AuditTrail
-from ..core.errors import DeliveryError
-from ..core.events import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
+from ..record.errors import DeliveryError
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
 
 __all__ = ["Subject", "an_event", "check", "check_dispatcher", "hidden_in_logs", "printed"]
 

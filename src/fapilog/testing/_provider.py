@@ -13,8 +13,8 @@ from typing import Final, TypeVar
 import msgspec
 
 from ..core.alerting import AlertDispatcher
-from ..core.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
-from ..core.events import AuditEvent, AuditLogLevel
+from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from ..record.events import AuditEvent, AuditLogLevel
 from ._contract import Subject, an_event, check, check_dispatcher, hidden_in_logs
 from ._origin import Answer, Fault, Origin, Request
 

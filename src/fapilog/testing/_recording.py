@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from ..core.events import AuditEvent
+from ..record.events import AuditEvent
 
 __all__ = ["RecordedAlert", "RecordingDispatcher"]
 

@@ -1,0 +1,248 @@
+"""From the trail to the dispatcher: whatever one that keeps alerts lacks of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import anyio
+
+from ..record.chain import ChainHead
+from ..record.errors import DeliveryError, FapilogError
+from ..record.events import AuditEvent
+from ..storage.protocol import AuditStorage
+from ._forwarding import AlertForwarder
+from ._health import END, RESUMING, Episodes
+from .alerting import DurableDispatcher
+from .policy import CompliancePolicy
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+__all__ = ["CatchUp", "Unannounced"]
+
+_logger: Final = logging.getLogger("fapilog")
+
+# Events that are read at once.
+_PAGE: Final = 250
+# Events after which the mark is moved on, so that a start after a crash has no more than these to look through.
+_MARK_EVERY: Final = 10_000
+# Seconds until the next attempt to hand over what could not be, the second and so on twice as long.
+_WAIT: Final = 15.0
+_LONGEST_WAIT: Final = 300.0
+
+
+class Unannounced:
+    """The events that are stored, or are about to be, and are announced next."""
+
+    def __init__(self) -> None:
+        self._ids: set[str] = set()
+        self._changed: anyio.Event | None = None
+
+    def add(self, event_id: str) -> None:
+        """Note an event before it is stored."""
+        self._ids.add(event_id)
+
+    def discard(self, event_id: str) -> None:
+        """Note that an event was announced, or will not be."""
+        self._ids.discard(event_id)
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    async def wait(self) -> None:
+        """Wait until every event that is here now is not any more."""
+        before = set(self._ids)
+        while before & self._ids:
+            self._changed = self._changed or anyio.Event()
+            await self._changed.wait()
+
+    def forget(self) -> None:
+        """Become as new, in a forked child."""
+        self._ids.clear()
+        self._changed = None
+
+
+class CatchUp:
+    """
+    Hands a dispatcher that keeps alerts what it lacks.
+
+    The trail is the queue: an alert that never came to the dispatcher, for the process was killed or the forwarder's
+    buffer was full, is found there again. Up to the dispatcher's mark it has everything; from there on the events are
+    read page by page, those that alert and that it lacks are handed over, and the mark is moved on.
+
+    Enter it, as an asynchronous context manager, while the dispatcher is entered.
+
+    Args:
+        dispatcher: Keeps alerts.
+        storage: Has the events.
+        head: Returns up to where they go.
+        holds: Returns whether they went so far once.
+        policy: Says which of them alert.
+        forwarder: Hands them over, and tells when it is full.
+        announce: Announces an event of an earlier run, which nobody in this process has been told of.
+        receive: Gives the forwarder an event that was announced before.
+        unannounced: The events that are about to be announced.
+        episodes: Take what is failing and what works.
+    """
+
+    def __init__(
+        self,
+        dispatcher: DurableDispatcher,
+        *,
+        storage: AuditStorage,
+        head: Callable[[], Awaitable[ChainHead]],
+        holds: Callable[[ChainHead], Awaitable[bool]],
+        policy: CompliancePolicy,
+        forwarder: AlertForwarder,
+        announce: Callable[[AuditEvent], Awaitable[None]],
+        receive: Callable[[AuditEvent], None],
+        unannounced: Unannounced,
+        episodes: Episodes,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._storage = storage
+        self._read_head = head
+        self._holds = holds
+        self._policy = policy
+        self._forwarder = forwarder
+        self._announce = announce
+        self._receive = receive
+        self._unannounced = unannounced
+        self._episodes = episodes
+        self._head: ChainHead | None = None
+        self._mark: ChainHead | None = None
+        self._wanted = anyio.Event()
+        self._done = anyio.Event()
+        self._done.set()
+        self._page: frozenset[str] = frozenset()
+        self._missed: set[str] = set()
+        self._tasks: TaskGroup | None = None
+
+    async def __aenter__(self) -> Self:
+        """Find out where to go on, and hand over in the background from then on. What fails is tried again."""
+        self._forwarder.missed = self._miss
+        try:
+            await self._find_mark()
+        except Exception as error:
+            self._complain(error)
+            self._want()
+        else:
+            if self._mark != self._head:
+                self._want()
+            else:
+                self._episodes.working(RESUMING)
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._run)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._tasks is not None  # noqa: S101 - entered
+        self.close()
+        await self._tasks.__aexit__(None, None, None)
+
+    async def _run(self) -> None:
+        wait = _WAIT
+        while True:
+            await self._wanted.wait()
+            self._wanted = anyio.Event()
+            try:
+                await self._catch_up()
+            except Exception as error:
+                self._complain(error)
+                self._done.set()
+                await anyio.sleep(wait)
+                wait = min(wait * 2, _LONGEST_WAIT)
+                self._wanted.set()
+            else:
+                self._episodes.working(RESUMING)
+                wait = _WAIT
+                if not self._wanted.is_set():
+                    self._done.set()
+
+    async def idle(self) -> None:
+        """Wait until nothing is lacking, or an attempt to hand it over has failed."""
+        await self._done.wait()
+
+    def stored(self, sequence_number: int) -> None:
+        """Take note of how far the trail has come."""
+        if self._mark is not None and sequence_number - self._mark.sequence_number >= _MARK_EVERY:
+            self._want()
+
+    def close(self) -> None:
+        """Hand nothing over any more."""
+        self._forwarder.missed = None
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
+
+    def _want(self) -> None:
+        if self._done.is_set():
+            self._done = anyio.Event()
+        self._wanted.set()
+
+    def _miss(self, event: AuditEvent) -> None:
+        """Take note of an alert that the forwarder could not take, or not deliver."""
+        if event.event_id in self._page:
+            self._missed.add(event.event_id)
+        self._want()
+
+    async def _catch_up(self) -> None:
+        if self._mark is None:
+            await self._find_mark()
+        while await self._hand_over_page():
+            pass
+
+    def _complain(self, error: Exception) -> None:
+        # Its text only if it is ours: another's may hold a secret.
+        reason = str(error) if isinstance(error, FapilogError) else type(error).__qualname__
+        _logger.error("alerts can't be handed over from the trail: %s", reason)
+        self._episodes.failing(RESUMING, reason)
+
+    async def _find_mark(self) -> None:
+        head = await self._read_head()
+        mark = await self._dispatcher.resume_from(head)
+        if not await self._holds(mark):
+            cause = f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"
+            _logger.critical("the end of the trail: %s", cause)
+            self._episodes.failing(END, cause)
+            mark = await self._dispatcher.resume_from(head, anew=True)
+        self._head, self._mark = head, mark
+
+    async def _hand_over_page(self) -> bool:
+        """Hand over what is lacking of the next page, and return whether there may be more."""
+        assert self._mark is not None  # noqa: S101 - found first
+        page = await self._storage.read(self._mark.sequence_number, _PAGE)
+        if not page:
+            return False
+        # What is stored and not yet announced would be taken for something that was forgotten.
+        await self._unannounced.wait()
+        alerts = {event.event_id: event for event in page if self._policy.alerts_on(event)}
+        in_hand = self._forwarder.in_hand()
+        self._page, self._missed = frozenset(alerts), set()
+        for event_id in await self._lacking(alerts.values()):
+            if event_id not in in_hand:
+                await self._hand_over(alerts[event_id])
+        await self._forwarder.until_done(self._page)
+        if await self._lacking(alerts[event_id] for event_id in self._missed):
+            raise DeliveryError("the dispatcher did not take them")
+        self._mark = ChainHead(page[-1].sequence_number or 0, page[-1].checksum)
+        await self._dispatcher.resumed_to(self._mark)
+        return True
+
+    async def _lacking(self, events: Iterable[AuditEvent]) -> list[str]:
+        """Return the ids of those of *events* that the dispatcher lacks."""
+        alerts = [self._policy.alert_about(self._policy.for_dispatch(event)) for event in events]
+        return [alert.event.event_id for alert in await self._dispatcher.lacking(alerts)] if alerts else []
+
+    async def _hand_over(self, event: AuditEvent) -> None:
+        await self._forwarder.until_room()
+        assert self._head is not None  # noqa: S101 - found first
+        if (event.sequence_number or 0) <= self._head.sequence_number:
+            await self._announce(event)
+        else:
+            self._receive(event)

@@ -1,0 +1,12 @@
+"""
+Lose no alert: keep each in a file until it is delivered, however long that takes.
+
+    from fapilog.delivery.outbox import Outbox
+
+    trail = AuditTrail(alert_dispatcher=Outbox(slack, Path("alerts.db"), name="slack"))
+"""
+
+from ._outbox import SCHEDULE, Outbox
+from ._rows import OutboxAlert, OutboxAttempt, OutboxState
+
+__all__ = ["SCHEDULE", "Outbox", "OutboxAlert", "OutboxAttempt", "OutboxState"]

@@ -1,0 +1,302 @@
+"""
+The file of an outbox, in SQLite: opened, made, locked, and set aside if it is damaged.
+
+`OutboxFile` makes calls on the tables, and blocks; `fapilog.delivery.outbox` has it do so where that can't block the
+event loop, and the command line as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, TypeVar
+
+from ...record.errors import OutboxError
+from ...storage.files import sync_directory
+from ._table import SCHEMA, Table
+
+__all__ = ["OutboxFile"]
+
+T = TypeVar("T")
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+
+# "fapi", so that `file` and SQLite's own tools tell whose it is: https://www.sqlite.org/fileformat.html#application_id
+_APPLICATION_ID: Final = 0x66617069
+_VERSION: Final = 1
+# Seconds that a call waits for another process to finish its own.
+_BUSY_TIMEOUT: Final = 10.0
+
+
+class OutboxFile:
+    """
+    A file with one or several outboxes in it.
+
+    All methods block, and while one is at work so does a fork. Threads, other processes and other objects for the same
+    file may use it at the same time. It is made, mode 0600, when it is first used. It is never deleted: one that is no
+    database, or a damaged one, is renamed to ``NAME.corrupt-…`` and a new one takes its place.
+
+    Args:
+        path: Where it is: a local file system, as SQLite's locks can't be relied on over NFS.
+        must_exist: Whether to raise instead of making it.
+    """
+
+    def __init__(self, path: Path, *, must_exist: bool = False) -> None:
+        self._connection: sqlite3.Connection | None = None
+        # Keeps the connection alive until it is closed: collected with this, it might warn first that it is open.
+        self._closes: weakref.finalize[[sqlite3.Connection], OutboxFile] | None = None
+        self._inode: tuple[int, int] | None = None
+        self.path: Path = path.absolute()
+        self._must_exist = must_exist
+        self._lock = threading.Lock()
+        _files.add(self)
+
+    def run(self, calls: Sequence[Callable[[Table], T]], *, writes: bool = True) -> list[T]:
+        """
+        Make *calls* in one transaction, and return what they return; it is on the disk by then.
+
+        Args:
+            calls: Called with the tables.
+            writes: Whether they may change anything.
+
+        Raises:
+            OutboxError: None of them had an effect. The message names the file and the reason.
+        """
+        with self._lock:
+            try:
+                with self._errors():
+                    connection = self._opened()
+                    connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+                    try:
+                        table = Table(connection)
+                        results = [call(table) for call in calls]
+                        connection.execute("COMMIT")
+                    except BaseException:
+                        _roll_back(connection)
+                        raise
+                    self._check_unmoved()
+                    return results
+            except _CorruptError as corrupt:
+                inode = self._inode
+                self._close()
+                if not self._must_exist:
+                    self._set_aside(inode)
+                raise OutboxError(*corrupt.args) from corrupt
+            except OutboxError:
+                self._close()
+                raise
+
+    def close(self) -> None:
+        """Close it; the next call opens it again."""
+        with self._lock:
+            self._close()
+
+    def before_fork(self) -> None:
+        """Close it, and let nobody open it before `after_fork`."""
+        self._lock.acquire()
+        self._close()
+
+    def after_fork(self) -> None:
+        """Let it be used again, in the parent and in the child."""
+        self._lock.release()
+
+    def _close(self) -> None:
+        closes, self._closes, self._connection, self._inode = self._closes, None, None, None
+        if closes is not None:
+            closes()
+
+    def _check_unmoved(self) -> None:
+        if self._inode != _inode(self.path):
+            raise OutboxError(f"{self.path}: it was replaced or removed while it was in use")
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is not None and self._inode == _inode(self.path):
+            return self._connection
+        if self._connection is not None:
+            _logger.error("the outbox file %s was replaced or removed while it was in use", self.path)
+            self._close()
+        if self._must_exist:
+            self._check_access()
+        else:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
+        with _locked(self.path.parent):
+            if not self._must_exist:
+                _make(self.path)
+            self._inode = _inode(self.path)
+            connection = self._connection = sqlite3.connect(
+                self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            self._closes = weakref.finalize(self, _close, connection)
+            connection.text_factory = _utf8
+            # Before anything is changed: it may be somebody else's.
+            is_new = self._is_new(connection)
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+            if is_new:
+                self._make_tables(connection)
+        return connection
+
+    def _check_access(self) -> None:
+        if not self.path.is_file():
+            raise OutboxError(f"{self.path}: there is no such file")
+        # SQLite would read some that it may not write, and leave files beside them that their owner can't use.
+        if not os.access(self.path, os.R_OK | os.W_OK):
+            raise OutboxError(f"{self.path}: expected a file that may be read and written; this one may not be")
+
+    def _is_new(self, connection: sqlite3.Connection) -> bool:
+        """Return whether the tables are to be made; raise if it is somebody else's, or of another version."""
+        application, version = _number(connection, "application_id"), _number(connection, "user_version")
+        if (application, version) == (_APPLICATION_ID, _VERSION):
+            return False
+        is_empty = not application and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if is_empty and not self._must_exist:
+            return True
+        got = "an empty file" if is_empty else "another database"
+        if application == _APPLICATION_ID:
+            got = f"version {version}"
+        raise OutboxError(f"{self.path}: expected an outbox of version {_VERSION}; got {got}")
+
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in SCHEMA:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute("COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
+
+    @contextlib.contextmanager
+    def _errors(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutboxError(f"{self.path}: {error.strerror or error}") from error
+        except sqlite3.Error as error:
+            raise (_CorruptError if _is_corrupt(error) else OutboxError)(f"{self.path}: {error}") from error
+
+    def _set_aside(self, inode: tuple[int, int] | None) -> None:
+        """Rename a damaged file, with what belongs to it, unless somebody has done so meanwhile."""
+        with self._errors(), _locked(self.path.parent):
+            if inode is None or inode != _inode(self.path) or not self._is_damaged():
+                return
+            aside = f"{self.path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
+            for suffix in ("-wal", "-shm", ""):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
+        _logger.critical("the outbox file %s is damaged; it was set aside as %s", self.path, aside)
+
+    def _is_damaged(self) -> bool:
+        """Look through all of it: SQLite also says "malformed" where the disk failed to read, once."""
+        with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT, isolation_level=None)) as connection:
+            try:
+                return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",))
+            except sqlite3.DatabaseError as error:
+                if _is_corrupt(error):
+                    return True
+                raise
+
+
+class _CorruptError(OutboxError):
+    """Raised when the file is no database, or a damaged one."""
+
+
+# SQLite keeps account of the locks that a process has on a file. A child takes its parent's for its own, and has none:
+# the parent would remove the log that the child writes to. So no file is open while the process is forked.
+# https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
+_files: Final[weakref.WeakSet[OutboxFile]] = weakref.WeakSet()
+_forking: Final = threading.Lock()
+_stopped: Final[list[OutboxFile]] = []
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    _stopped.extend(_files)
+    for file in _stopped:
+        file.before_fork()
+
+
+def _after_fork() -> None:
+    for file in _stopped:
+        file.after_fork()
+    _stopped.clear()
+    _forking.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+def _is_corrupt(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _close(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # SQLite may have done so by itself, and an error here says less than the one before.
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("ROLLBACK")
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _make(path: Path) -> None:
+    """Make the file, for nobody else's eyes, so that a power cut does not take it away again."""
+    # Never opened if it is there: closing any descriptor of it would give up the locks that SQLite holds in this
+    # process. https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Generator[None]:
+    """Be the only one, of all processes, to make or to rename an outbox in *directory*."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        give_up_at = time.monotonic() + _BUSY_TIMEOUT
+        while not _lock(fd):
+            if time.monotonic() > give_up_at:
+                raise OutboxError(f"{directory}: another process keeps it locked")
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _utf8(stored: bytes) -> str:
+    """Return text, of whatever bytes: SQLite's own way fails for the whole row, and with it for all others."""
+    return stored.decode("utf-8", "replace")

@@ -1,0 +1,428 @@
+"""
+Lose no alert: keep each in a file until it is delivered, however long that takes.
+
+    from fapilog.delivery.outbox import Outbox
+
+    trail = AuditTrail(alert_dispatcher=Outbox(slack, Path("alerts.db"), name="slack"))
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self, TypeVar, cast
+
+import anyio
+
+from ...core.alerting import Alert, AlertDispatcher, Reporter, reporter
+from ...record.chain import ChainHead
+from ...record.errors import FapilogError, OutboxError
+from ...record.events import AuditEvent
+from ...tasks.background import Background, in_thread
+from ...tasks.fork import call_in_child
+from ...tasks.groupcommit import GroupCommit
+from .._inner import Managers
+from ._file import OutboxFile
+from ._rows import OutboxAlert, OutboxAttempt, OutboxState
+from ._sender import Sender, Terms
+from ._table import Table
+
+__all__ = ["SCHEDULE", "Outbox", "OutboxAlert", "OutboxAttempt", "OutboxState"]
+
+T = TypeVar("T")
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+
+SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+"""Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
+
+_INTERRUPTED: Final = OutboxError("interrupted while writing to the outbox: it may be written or not")
+
+# Alerts that were sent past the file, and are to be noted in it when it can be used again.
+_MOST_DIRECT: Final = 1000
+
+
+class Outbox:
+    """
+    Takes each alert into a file, and sends it from there until it is delivered or refused.
+
+    `send_alert` returns when the alert is on the disk; the same event is taken once. While the outbox is entered, as an
+    asynchronous context manager, up to *concurrency* alerts are sent at once, the oldest first. In an `AuditTrail` that
+    is done for you. Not entered, `send_alert` also makes the first attempt before it returns.
+
+    What becomes of an attempt decides on the next:
+
+    - `TransientDeliveryError`, `AmbiguousDeliveryError`, any other exception, and no outcome within *timeout*: again
+      after the next wait of the *schedule*, and up to a fifth more. When that is used up, the alert is dead: by default
+      after three days at the earliest.
+    - `TransientDeliveryError` with `retry_after`: again after that many seconds and a little more, and no other alert
+      goes to *inner* before. It does not use up the schedule, unless it goes on for longer than all of it.
+    - `PermanentDeliveryError`: the alert is dead.
+
+    A dead alert is kept with its history until it is retried or discarded. While three attempts in a row have failed,
+    one is made at a time; when one succeeds, all that wait are due, the oldest first, and more are sent at once again.
+
+    An alert arrives at least once. It may arrive twice after an attempt of which nobody knows the outcome: it was
+    ambiguous, or the process died in it, or stood still for longer than *lease*. Its event, and so the key that a
+    provider derives from it, is the same each time.
+
+    It is a `DurableDispatcher`: when the trail is started, or more alerts came than its buffer holds, the trail sends
+    every alert that the outbox lacks since it was first used. So no alert is lost whose event is stored, whenever the
+    process is killed. Alerts from before the outbox was first used are not sent. One name is for one trail.
+
+    Several processes may share the file; each alert is sent by one of them. Several outboxes may, with a name each.
+
+    A file that can't be used does not stop an alert: it is sent directly, once, by the call that brought it, which
+    raises if that fails. That is logged, and the trail's `Reporter` is told. The file is never deleted; a damaged one
+    is renamed to ``NAME.corrupt-…``.
+
+    Order matters: what is around an outbox sees alerts as taken when they are on the disk; what is in it sees each
+    attempt. ``Outbox(FanOut([a, b]))`` tries both again until both have the alert, and
+    ``FanOut([Outbox(a, path, name="a"), Outbox(b, path, name="b")])`` gives each its own schedule, history and pauses.
+
+    Args:
+        inner: Makes one attempt each time it is called. If it is an asynchronous context manager, it is entered and
+            left with this.
+        path: The file, made when it is first used: mode 0600, on a local file system. It holds what *inner* is given
+            of each event that is not delivered.
+        name: What to call this outbox, in the file, in logs and metrics.
+        schedule: Seconds between the attempts.
+        concurrency: Alerts that are sent at once, by this process.
+        timeout: Seconds for one attempt.
+        keep: Seconds that receipts of delivered alerts are kept.
+        old_after: Seconds after which an alert that waits is a reason to alert.
+        lease: Seconds after which another process takes over what one that died was sending.
+        stop_timeout: Seconds that leaving it waits for alerts that are due.
+        now: Tells the time, in seconds since 1970.
+
+    Attributes:
+        name: As given.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        inner: AlertDispatcher,
+        path: Path | str,
+        *,
+        name: str = "alerts",
+        schedule: Sequence[float] = SCHEDULE,
+        concurrency: int = 8,
+        timeout: float = 30.0,
+        keep: float = 90 * 86_400.0,
+        old_after: float = 900.0,
+        lease: float = 15.0,
+        stop_timeout: float = 5.0,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        if not name or not name.isprintable():
+            raise ValueError(f"name: expected printable text; got {name!r}")
+        if concurrency < 1:
+            raise ValueError(f"concurrency: expected at least 1; got {concurrency!r}")
+        for option, value in (("timeout", timeout), ("keep", keep), ("old_after", old_after), ("lease", lease)):
+            if not value > 0:
+                raise ValueError(f"{option}: expected a number of seconds above 0; got {value!r}")
+        for option, value in (("stop_timeout", stop_timeout), *(("schedule", wait) for wait in schedule)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{option}: expected numbers of seconds from 0 on; got {value!r}")
+        self.name: str = name
+        self._inner = inner
+        self._managers = Managers([inner])
+        self._stop_timeout = stop_timeout
+        self._now = now
+        self._file = OutboxFile(Path(path))
+        terms = Terms(tuple(schedule), concurrency, timeout, keep, old_after, lease, now)
+        self._sender = Sender(name, inner, terms, do=self._do, tell=self._tell)
+        self._commits: GroupCommit[Callable[[Table], Any], Any] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
+        self._background = Background()
+        self._reporter: Reporter | None = None
+        # None: not known yet.
+        self._works: bool | None = None
+        self._mark: ChainHead | None = None
+        self._direct: dict[str, _Direct] = {}
+        call_in_child(self, Outbox._forget)
+
+    @property
+    def state(self) -> OutboxState:
+        """How much is in it, as it was about a second ago, or when this process last did something with it."""
+        return self._sender.state
+
+    def __del__(self) -> None:
+        if hasattr(self, "_background") and self._background.entered:
+            warnings.warn(f"{self!r} was entered and not left", ResourceWarning, source=self, stacklevel=1)
+
+    def __repr__(self) -> str:
+        return f"<Outbox {self.name!r} around {self._inner!r}>"
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        await self._managers.enter()
+        self._reporter = self._sender.reporter = reporter.get()
+        await self._background.enter()
+        self._sender.enter()
+        self._background.start_soon(lambda: self._sender.work(self._background))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        self._sender.leave()
+        try:
+            await self._background.leave(timeout=self._stop_timeout)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._sender.put_back()
+                await in_thread(self._file.close)
+            self._reporter = self._sender.reporter = None
+        return await self._managers.leave(kind, error, trace)
+
+    def _forget(self) -> None:
+        # In a forked child: what the parent is sending, it sends.
+        self._sender.forget()
+        self._background.forget()
+        self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
+        self._reporter = None
+        self._works = None
+        self._direct.clear()
+
+    # -- taking alerts
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        """
+        Keep the alert; return when it is on the disk.
+
+        A caller that is cancelled meanwhile may find it kept or not.
+
+        Raises:
+            Exception: The file can't be used, and what sending the alert directly raised.
+        """
+        alert = Alert(event, severity, channel)
+        now = self._now()
+        # A commit of which an error is told may have taken place: until that is known, the worker is not to find it.
+        self._sender.passed_by.add(event.event_id)
+        try:
+            await self._do(lambda table: table.put(self.name, alert, now))
+        except FapilogError:
+            self._direct[event.event_id] = await self._send_directly(alert)
+            while len(self._direct) > _MOST_DIRECT:
+                self._forget_direct(next(iter(self._direct)))
+            if self._works:
+                # It has come to work again meanwhile.
+                self._sender.poke()
+            return
+        except Exception as error:
+            # Not noted later: what the file can't take would stand in the way of all that it can.
+            _logger.error("the outbox %s can't keep an alert (%s)", self.name, type(error).__qualname__)  # noqa: TRY400
+            await self._send_directly(alert)
+            return
+        finally:
+            if event.event_id not in self._direct:
+                self._sender.passed_by.discard(event.event_id)
+        if self._background.entered:
+            self._sender.poke()
+        else:
+            await self._sender.attempt_at_once(event)
+
+    async def _send_directly(self, alert: Alert) -> _Direct:
+        began_at, began = self._now(), anyio.current_time()
+        await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
+        return _Direct(alert, began_at, anyio.current_time() - began)
+
+    def _forget_direct(self, event_id: str) -> None:
+        self._direct.pop(event_id, None)
+        self._sender.passed_by.discard(event_id)
+
+    # -- resuming
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it keeps what it has taken; it does."""
+        return True
+
+    async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
+        """
+        Return the mark; that of a new outbox, or for another trail *anew*, is *head*.
+
+        Raises:
+            OutboxError: The file can't be used.
+        """
+        # That of this process, if a damaged file took its own along.
+        first = self._mark or head
+
+        def begin(table: Table) -> ChainHead:
+            if anew or table.mark(self.name) is None:
+                table.set_mark(self.name, head if anew else first, back=anew)
+            return cast(ChainHead, table.mark(self.name))
+
+        self._mark = await self._do(begin)
+        return self._mark
+
+    async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
+        """
+        Return those of *alerts* that are after the mark and have not come.
+
+        Raises:
+            OutboxError: The file can't be used.
+        """
+        direct = self._direct.keys()
+        events = [alert.event for alert in alerts]
+        mark, having = await self._do(lambda table: (table.mark(self.name), table.having(self.name, events)))
+        first = 0 if mark is None else mark.sequence_number
+        return [
+            alert
+            for alert in alerts
+            if (alert.event.sequence_number or math.inf) > first and alert.event.event_id not in having | direct
+        ]
+
+    async def resumed_to(self, mark: ChainHead) -> None:
+        """
+        Move the mark on.
+
+        Raises:
+            OutboxError: The file can't be used.
+        """
+        await self._do(lambda table: table.set_mark(self.name, mark))
+        if self._mark is None or mark.sequence_number > self._mark.sequence_number:
+            self._mark = mark
+
+    # -- receipts
+
+    async def pending(self, limit: int = 100) -> list[OutboxAlert]:
+        """
+        Return the oldest *limit* alerts that wait or are being sent.
+
+        Raises:
+            OutboxError: The file can't be used; so for all methods here.
+        """
+        return await self._look(lambda table: table.alerts(self.name, ["pending"], limit=limit))
+
+    async def dead(self, limit: int = 100) -> list[OutboxAlert]:
+        """Return the oldest *limit* alerts that were refused or given up on."""
+        return await self._look(lambda table: table.alerts(self.name, ["dead"], limit=limit))
+
+    async def find(self, event_id: str) -> OutboxAlert | None:
+        """Return the alert about an event; None if there is none, or no longer."""
+        found = await self._look(lambda table: table.alerts(self.name, event_id=event_id))
+        return found[0] if found else None
+
+    async def history(self, event_id: str) -> list[OutboxAttempt]:
+        """Return the attempts to deliver the alert about an event, the first of them first; of very many the last."""
+        return await self._look(lambda table: table.attempts(self.name, event_id))
+
+    async def retry(self, event_ids: Iterable[str] | None = None) -> int:
+        """
+        Make alerts due now, on a new schedule, and return how many.
+
+        Args:
+            event_ids: The events that they are about; they may be dead, discarded or waiting. None: all that are dead.
+        """
+        now, ids = self._now(), None if event_ids is None else list(event_ids)
+        count = await self._do(lambda table: table.retry(self.name, ids, now))
+        self._sender.poke()
+        return count
+
+    async def discard(self, event_ids: Iterable[str], *, reason: str) -> int:
+        """
+        Give up alerts that are dead or pending, and return how many; they are kept, with the *reason*.
+
+        Args:
+            event_ids: The events that they are about.
+            reason: Why, in words.
+
+        Raises:
+            ValueError: There is no reason.
+        """
+        if not reason.strip():
+            raise ValueError("reason: expected words; got none")
+        now, ids = self._now(), list(event_ids)
+        count = await self._do(lambda table: table.discard(self.name, ids, reason, now))
+        self._sender.poke()
+        return count
+
+    # -- the file
+
+    async def _look(self, call: Callable[[Table], T]) -> T:
+        """Make *call*, which changes nothing: a disk that is full allows it, and so it proves nothing."""
+        run = functools.partial(self._file.run, [call], writes=False)
+        return (await in_thread(run))[0]
+
+    async def _do(self, call: Callable[[Table], T]) -> T:
+        """Make *call* in a transaction with others that wait, and keep account of whether the file can be used."""
+        what = f"the file of the outbox {self.name}"
+        direct = list(self._direct.values())
+
+        def prove_and_call(table: Table) -> T:
+            # A disk that is full can be read: only a write shows that the file works.
+            table.touch(self.name)
+            # First, so that nothing is sent again that was sent past the file, and it has its receipt.
+            for each in direct:
+                table.put_delivered(self.name, *each)
+            return call(table)
+
+        try:
+            result: T | _Refused = await self._commits.submit(call if self._works and not direct else prove_and_call)
+            if isinstance(result, _Refused):
+                raise result.error
+        except FapilogError as error:
+            if self._works is not False:
+                self._works = False
+                _logger.error("the outbox %s can't use its file: %s", self.name, error)  # noqa: TRY400  it says all
+            self._tell(what, str(error))
+            raise
+        for each in direct:
+            self._forget_direct(each.alert.event.event_id)
+        if self._direct:
+            # Sent past the file since this call was made.
+            self._sender.poke()
+        if self._works is False:
+            _logger.warning("the outbox %s can use its file again", self.name)
+        self._works = True
+        # In any case: it may be an earlier process that has said that it does not.
+        self._tell(what, None)
+        return result
+
+    def _commit(self, calls: list[Callable[[Table], Any]]) -> list[Any]:
+        """Make *calls* in one transaction; if one of them is at fault and not the file, each in its own."""
+        try:
+            return self._file.run(calls)
+        except FapilogError:
+            raise
+        except Exception:
+            return [self._commit_alone(call) for call in calls]
+
+    def _commit_alone(self, call: Callable[[Table], Any]) -> Any:
+        try:
+            return self._file.run([call])[0]
+        except Exception as error:
+            return _Refused(error)
+
+    def _tell(self, what: str, cause: str | None) -> None:
+        """Tell the trail that *what* fails, or that it works."""
+        if self._reporter is not None:
+            if cause is None:
+                self._reporter.working(what)
+            else:
+                self._reporter.failing(what, cause)
+
+
+class _Direct(NamedTuple):
+    """An alert that was sent past the file."""
+
+    alert: Alert
+    began_at: float
+    took: float
+
+
+class _Refused(NamedTuple):
+    """Instead of a result: what the call raised."""
+
+    error: Exception

@@ -1,0 +1,289 @@
+"""What an outbox keeps of an alert, and what is read of a row, whatever is in it."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+import msgspec
+
+from ...core.alerting import Alert
+from ...record.events import AuditEvent
+from ...record.values import text
+
+__all__ = [
+    "FIRST_TIME",
+    "LAST_TIME",
+    "AttemptOutcome",
+    "Claim",
+    "Ending",
+    "OutboxAlert",
+    "OutboxAttempt",
+    "OutboxState",
+    "Status",
+    "alert_of",
+    "attempt_of",
+    "event_in",
+    "is_count",
+    "is_time",
+    "sequence_number_of",
+    "sound",
+]
+
+Status = Literal["pending", "delivered", "dead", "discarded"]
+AttemptOutcome = Literal["delivered", "transient", "throttled", "ambiguous", "permanent", "error", "interrupted"]
+
+_decode: Final = msgspec.json.Decoder(AuditEvent).decode
+
+_MAX_INTEGER: Final = 2**63 - 1
+# Seconds from 1970 to where `datetime` begins and ends.
+FIRST_TIME: Final = -62_135_596_800.0
+LAST_TIME: Final = 253_402_300_799.0
+# Stands for a time that can't be read.
+_NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class OutboxAlert(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One alert in an outbox.
+
+    Attributes:
+        outbox: The name of the outbox.
+        event_id: The event that it is about.
+        sequence_number: That event's place in the trail; None if it has none.
+        event_type: What happened.
+        severity: As the dispatcher is told.
+        channel: As the dispatcher is told.
+        status: "pending": it waits, or is being sent. "delivered": the dispatcher has taken it. "dead": it was refused,
+            or failed until its schedule was over. "discarded": somebody has given it up.
+        came_at: When it came into the outbox.
+        due_at: When the next attempt is due; of one that is being sent, when another process may take it over; None if
+            there is none.
+        ended_at: When it was delivered, died or was discarded; None while it is pending.
+        attempts: How many were begun.
+        reason: Why it was not delivered, or why it was discarded; None otherwise.
+        unreadable: What of it is damaged in the file, with what was found there. Such a time is here in 1970, or None;
+            such a number is 0.
+    """
+
+    outbox: str
+    event_id: str
+    sequence_number: int | None
+    event_type: str
+    severity: str
+    channel: str | None
+    status: Status
+    came_at: datetime
+    due_at: datetime | None
+    ended_at: datetime | None
+    attempts: int
+    reason: str | None
+    unreadable: Mapping[str, str] = {}
+
+
+class OutboxAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One attempt to deliver an alert.
+
+    Attributes:
+        number: Counted from 1.
+        began_at: When it was taken up.
+        took: Seconds; None if nobody knows.
+        outcome: "delivered"; "transient", "throttled" (told how long to wait) and "permanent" failures; "ambiguous": it
+            may have arrived; "error": anything else was raised; "interrupted": the process ended, or was stopped,
+            before there was an outcome; None while it is under way.
+        reason: In words that may be printed; None if it was delivered.
+        unreadable: As of `OutboxAlert`.
+    """
+
+    number: int
+    began_at: datetime
+    took: float | None
+    outcome: AttemptOutcome | None
+    reason: str | None
+    unreadable: Mapping[str, str] = {}
+
+
+class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What is in an outbox.
+
+    Attributes:
+        pending: Alerts that are not delivered yet.
+        oldest: When the oldest of them came, in seconds since 1970; None if there is none.
+        dead: Alerts that were refused or given up on, and that nobody has retried or discarded.
+    """
+
+    pending: int = 0
+    oldest: float | None = None
+    dead: int = 0
+
+
+class Claim(NamedTuple):
+    """
+    An alert that was taken out to be sent.
+
+    Attributes:
+        alert: What to send.
+        came_at: When it came, in seconds since 1970, as all times here.
+        since: When its schedule began.
+        attempt: Which attempt this is.
+        failures: How many attempts have counted against its schedule.
+        until: When somebody else may take it.
+    """
+
+    alert: Alert
+    came_at: float
+    since: float
+    attempt: int
+    failures: int
+    until: float
+
+    @property
+    def event_id(self) -> str:
+        """The event that it is about: that is what an alert is known by, in whatever file."""
+        return self.alert.event.event_id
+
+
+class Ending(NamedTuple):
+    """
+    How an attempt ended.
+
+    Attributes:
+        claim: What was attempted.
+        began_at: When.
+        took: Seconds; None if it was never begun.
+        outcome: See `OutboxAttempt`.
+        reason: See `OutboxAttempt`.
+        status: What the alert is now.
+        due_at: When to try again, if it is pending.
+        failures: How many attempts have counted against its schedule.
+    """
+
+    claim: Claim
+    began_at: float
+    took: float | None
+    outcome: AttemptOutcome
+    reason: str | None
+    status: Status
+    due_at: float
+    failures: int
+
+
+def sequence_number_of(event: AuditEvent) -> int:
+    """Return the event's place in the trail; 0 if it has none, or one that SQLite can't keep."""
+    number = event.sequence_number or 0
+    return number if abs(number) <= _MAX_INTEGER else 0
+
+
+def event_in(stored: Any, event_id: object, number: object) -> AuditEvent | str:
+    """Return the event of an alert, or why it can't be read; of another event, how it ended would never be found."""
+    try:
+        event = _decode(stored)
+    except Exception as error:
+        return f"the event in the outbox can't be read ({type(error).__qualname__})"
+    if (event.event_id, sequence_number_of(event)) != (event_id, number):
+        return "the event in the outbox is not the one that the alert is about"
+    return event
+
+
+def sound(found: Sequence[Any], now: float) -> tuple[str, str | None, float, float, int, int]:
+    """Return what an alert can be sent with, for the part of its row that says how."""
+    severity, channel, came_at, since, attempts, failures = found
+    return (
+        text(severity),
+        None if channel is None else text(channel),
+        came_at if is_time(came_at) else now,
+        since if is_time(since) else now,
+        attempts if is_count(attempts) else 0,
+        failures if is_count(failures) else 0,
+    )
+
+
+def is_time(value: object) -> bool:
+    """Return whether *value* is a time that `datetime` knows."""
+    return isinstance(value, float) and FIRST_TIME <= value <= LAST_TIME
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def is_count(value: object) -> bool:
+    """Return whether *value* is a number of things, of which there is a next one."""
+    return isinstance(value, int) and 0 <= value < _MAX_INTEGER
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+class _Row:
+    """
+    A row, whatever is in it.
+
+    Attributes:
+        unreadable: The columns that did not hold what they should, with what they held.
+    """
+
+    def __init__(self, columns: Iterable[Sequence[Any]], values: Iterable[object]) -> None:
+        self._values = dict(zip((name for name, *_ in columns), values, strict=True))
+        self.unreadable: dict[str, str] = {}
+
+    def read(self, column: str, is_right: Callable[[object], bool], otherwise: Any, *, or_none: bool = False) -> Any:
+        """Return the value of *column* if it is what it should be."""
+        value = self._values[column]
+        if is_right(value) or (or_none and value is None):
+            return value
+        self.unreadable[column] = reprlib.repr(value)
+        return otherwise
+
+    def text(self, column: str, *, or_none: bool = False) -> Any:
+        """Return text."""
+        return self.read(column, _is_text, text(self._values[column]), or_none=or_none)
+
+    def time(self, column: str, *, or_none: bool = False) -> datetime | None:
+        """Return a time; None if there is none."""
+        seconds = self.read(column, is_time, None, or_none=or_none)
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def alert_of(columns: Iterable[Sequence[Any]], values: Iterable[object]) -> OutboxAlert:
+    """Return what is in a row of an alert; its columns begin with their names."""
+    row = _Row(columns, values)
+    status = row.read("status", get_args(Status).__contains__, row.text("status"))
+    return OutboxAlert(
+        outbox=row.text("outbox"),
+        event_id=row.text("event_id"),
+        sequence_number=row.read("sequence_number", _is_integer, None) or None,
+        event_type=row.text("event_type"),
+        severity=row.text("severity"),
+        channel=row.text("channel", or_none=True),
+        status=status,
+        came_at=row.time("came_at") or _NO_TIME,
+        due_at=row.time("due_at") if status == "pending" else None,
+        ended_at=row.time("ended_at", or_none=True),
+        attempts=row.read("attempts", is_count, 0),
+        reason=row.text("reason", or_none=True),
+        unreadable=row.unreadable,
+    )
+
+
+def attempt_of(columns: Iterable[Sequence[Any]], values: Iterable[object]) -> OutboxAttempt:
+    """Return what is in a row of an attempt; its columns begin with their names."""
+    row = _Row(columns, values)
+    return OutboxAttempt(
+        number=row.read("number", _is_integer, 0),
+        began_at=row.time("began_at") or _NO_TIME,
+        took=row.read("took", _is_duration, None, or_none=True),
+        outcome=row.read("outcome", get_args(AttemptOutcome).__contains__, None, or_none=True),
+        reason=row.text("reason", or_none=True),
+        unreadable=row.unreadable,
+    )

@@ -1,0 +1,260 @@
+"""
+A sign of life, signed, with the head of the chain: silence is noticed, and a cut trail can be proved from outside.
+
+    from fapilog.proof.heartbeat import Heartbeat
+
+    async with AuditTrail(alert_dispatcher=pager) as trail, Heartbeat(trail, webhook, key=key, interval=300):
+        ...
+
+Whoever gets the messages checks them by `verify_heartbeat`, and holds the trail against their heads by
+`AuditTrail.holds`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+import re
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+import msgspec
+
+from ..core.alerting import AlertDispatcher
+from ..core.audit import AuditTrail
+from ..record.chain import ChainHead
+from ..record.errors import AuditStorageError, DeliveryError
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.values import text
+from ..tasks.background import Background
+
+__all__ = ["MIN_KEY_BYTES", "Beat", "Heartbeat", "KeySource", "verify_heartbeat"]
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+
+MIN_KEY_BYTES: Final = 16
+
+KeySource = str | bytes | Callable[[], str | bytes]
+"""
+A key of at least `MIN_KEY_BYTES`, or what returns it: called for each heartbeat, on the event loop, so at once.
+
+Of text the UTF-8 counts, without the space around it, such as the end of a file's line.
+"""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Only characters that no destination escapes, so that the line can be found in whatever an alert was made into.
+_LINE: Final = re.compile(
+    r"(?P<signed>fapilog-heartbeat/1 name=(?P<name>[A-Za-z0-9._-]{1,64}) time=(?P<time>[0-9T:.-]{1,40}Z)"
+    r" interval=(?P<interval>[0-9.e+-]{1,32}) head=(?P<head>0:none|[1-9][0-9]{0,18}:[0-9a-f]{64}|unreadable))"
+    r" signature=(?P<signature>[0-9a-f]{64})",
+    re.ASCII,
+)
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What a heartbeat says.
+
+    Attributes:
+        name: Of the one that sent it.
+        time: When it was made, by the clock of that machine; in UTC. The next is due an *interval* later.
+        interval: Seconds from one to the next.
+        head: The newest record of the trail; None if the trail could not be read.
+    """
+
+    name: str
+    time: datetime
+    interval: float
+    head: ChainHead | None
+
+
+class Heartbeat:
+    """
+    Sends a signed sign of life for a trail every *interval* seconds, the first at once, as long as it is entered.
+
+    Each is an alert about an event of type ``compliance_check`` in the component "heartbeat", which is not stored. Its
+    severity is "info", its `sequence_number` and `checksum` are those of the newest record, and its message is one line
+    that says it all and is signed with HMAC-SHA256. Nothing of what was recorded is in it.
+
+    If the trail can't be read the heartbeat comes without a head; the first such one is "critical". One that can't be
+    sent is logged and left out: it is missed where it should have come. There are never two at a time, and none takes
+    longer than *interval*.
+
+    Args:
+        trail: Whose life it is the sign of; started or not.
+        dispatcher: Takes the heartbeats to whoever notices when they do not come. Another one than the trail has, or
+            one that may be entered twice: if it is an asynchronous context manager, it is entered and left with this.
+        key: What they are signed with.
+        interval: Seconds from one to the next.
+        name: Tells one sender from another: up to 64 of the characters ``A-Z a-z 0-9 . _ -``.
+        channel: Where they should go, as a dispatcher is told; None leaves it to the dispatcher.
+
+    Raises:
+        TypeError: *key* is neither text nor bytes nor callable.
+        ValueError: One of them is not what is expected. The key is not in the message.
+    """
+
+    def __init__(
+        self,
+        trail: AuditTrail,
+        dispatcher: AlertDispatcher,
+        *,
+        key: KeySource,
+        interval: float = 60.0,
+        name: str = "audit_trail",
+        channel: str | None = None,
+    ) -> None:
+        if not 0 < interval < math.inf:
+            raise ValueError(f"interval: expected a number of seconds above 0; got {interval!r}")
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -; got {name!r}")
+        if not callable(key):
+            _revealed(key)
+        self._trail = trail
+        self._dispatcher = dispatcher
+        self._key = key
+        self._interval = float(interval)
+        self._name = name
+        self._channel = channel
+        self._background = Background()
+        self._failed = 0
+        self._unreadable = False
+
+    def __repr__(self) -> str:
+        return f"<Heartbeat {self._name} of {self._trail!r} every {self._interval:g} s>"
+
+    async def __aenter__(self) -> Self:
+        await self._background.enter()
+        try:
+            if isinstance(self._dispatcher, AbstractAsyncContextManager):
+                await self._background.hold(self._dispatcher)
+        except BaseException:
+            await self._background.leave(timeout=0)
+            raise
+        self._background.start_soon(self._run)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._background.leave(timeout=0)
+
+    async def _run(self) -> None:
+        due = anyio.current_time()
+        while True:
+            # In a task of its own: a dispatcher that cancels the task it is called in ends one heartbeat.
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._beat)
+            # By the schedule, which does not drift; what was missed meanwhile is not made up for.
+            late = anyio.current_time() - due
+            due += self._interval * max(1, math.floor(late / self._interval))
+            await anyio.sleep_until(due)
+
+    async def _beat(self) -> None:
+        failure: str | None = f"it took longer than {self._interval:g} s"
+        try:
+            with anyio.move_on_after(self._interval):
+                await self._send(await self._head())
+                failure = None
+        except Exception as error:
+            failure = text(error) if isinstance(error, DeliveryError) else type(error).__qualname__
+        except BaseException:
+            if not self._background.leaving:
+                self._note("it was cancelled")
+            raise
+        self._note(failure)
+
+    async def _head(self) -> ChainHead | None:
+        """Return the head, or None if it can't be read, or not in half of the time that there is."""
+        try:
+            with anyio.move_on_after(self._interval / 2):
+                return await self._trail.head()
+        except Exception as error:
+            reason = text(error) if isinstance(error, AuditStorageError) else type(error).__qualname__
+        else:
+            reason = f"it took longer than {self._interval / 2:g} s"
+        _logger.error("heartbeat %s: the head of the trail can't be read: %s", self._name, reason)
+        return None
+
+    async def _send(self, head: ChainHead | None) -> None:
+        # Once, and not each time: people are called, and would be called again and again.
+        is_news = head is None and not self._unreadable
+        level = AuditLogLevel.CRITICAL if is_news else AuditLogLevel.INFO
+        now = datetime.now(UTC)
+        event = AuditEvent(
+            timestamp=now,
+            event_type=AuditEventType.COMPLIANCE_CHECK,
+            log_level=level,
+            message=self._line(now, head),
+            component="heartbeat",
+            compliance_level=self._trail.policy.level,
+            sequence_number=head.sequence_number if head and head.sequence_number else None,
+            checksum=head.checksum if head else None,
+        )
+        await self._dispatcher.send_alert(event, severity=level.value, channel=self._channel)
+        self._unreadable = head is None
+
+    def _line(self, now: datetime, head: ChainHead | None) -> str:
+        time = now.isoformat(timespec="microseconds").removesuffix("+00:00")
+        where = "unreadable" if head is None else f"{head.sequence_number}:{head.checksum or 'none'}"
+        signed = f"fapilog-heartbeat/1 name={self._name} time={time}Z interval={self._interval!r} head={where}"
+        return f"{signed} signature={_signature(signed, self._key)}"
+
+    def _note(self, failure: str | None) -> None:
+        if failure is not None:
+            self._failed += 1
+            _logger.error("heartbeat %s was not sent, %d in a row: %s", self._name, self._failed, failure)
+        elif self._failed:
+            _logger.warning("heartbeat %s is sent again; %d were not", self._name, self._failed)
+            self._failed = 0
+
+
+def verify_heartbeat(message: str, key: KeySource) -> Beat:
+    """
+    Return what a heartbeat says, if it was signed with *key*.
+
+    When it was made is for the caller to look at: an old heartbeat that is sent again is signed as well.
+
+    Args:
+        message: The event's message, or any text that holds it, such as the body of a mail.
+        key: As the sender has it.
+
+    Raises:
+        TypeError: *key* is neither text nor bytes nor callable.
+        ValueError: There is no heartbeat in *message*, or several, its signature is wrong, or the key is too short.
+    """
+    # A mail may say it twice, as text and as HTML.
+    found = {line[0]: line for line in _LINE.finditer(message)}
+    if len(found) != 1:
+        raise ValueError(f"message: expected one heartbeat; got {len(found)}")
+    [line] = found.values()
+    if not hmac.compare_digest(_signature(line["signed"], key), line["signature"]):
+        raise ValueError("message: the signature is wrong; it was made with another key, or of something else")
+    number, _, checksum = line["head"].partition(":")
+    return Beat(
+        name=line["name"],
+        time=datetime.fromisoformat(line["time"]),
+        interval=float(line["interval"]),
+        head=ChainHead(int(number), None if checksum == "none" else checksum) if checksum else None,
+    )
+
+
+def _signature(signed: str, key: KeySource) -> str:
+    return hmac.new(_revealed(key() if callable(key) else key), signed.encode(), hashlib.sha256).hexdigest()
+
+
+def _revealed(key: str | bytes) -> bytes:
+    """Return the bytes of *key*."""
+    if isinstance(key, str):
+        key = key.strip().encode()
+    if not isinstance(key, bytes):
+        raise TypeError("key: expected text or bytes, or what returns them")
+    if len(key) < MIN_KEY_BYTES:
+        raise ValueError(f"key: expected at least {MIN_KEY_BYTES} bytes; got {len(key)}")
+    return key

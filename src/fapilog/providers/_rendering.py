@@ -1,0 +1,274 @@
+"""What an alert says: how much of the event leaves the process, in which words, and within which limits."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import string
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from ..record.events import AuditEvent, ErrorDetails, member
+from ..record.values import text
+
+__all__ = [
+    "Disclosure",
+    "Rendered",
+    "Renderer",
+    "clean",
+    "cut",
+    "dedup_key",
+    "disclosure_table",
+    "fit",
+    "least",
+    "one_line",
+]
+
+_logger: Final = logging.getLogger("fapilog.providers")
+
+
+class Disclosure(str, Enum):
+    """
+    How much of an event a dispatcher sends away.
+
+    Attributes:
+        MINIMAL: What happened, how severe it is, when, where, and its place in the chain.
+        STANDARD: Also the message, the machine, the request and the classification; the default. An event flagged PII
+            or PHI is cut to MINIMAL.
+        FULL: Also who did it, from where, the metadata and the error; flagged or not.
+    """
+
+    MINIMAL = "minimal"
+    STANDARD = "standard"
+    FULL = "full"
+
+
+_MINIMAL, _STANDARD, _FULL = Disclosure
+
+# Every field of an event with the level that it needs, in the order in which it is shown. The docs' table is made of
+# it, and a test holds that no field of `AuditEvent` is missing.
+FIELDS: Final[Mapping[str, Disclosure]] = {
+    "event_type": _MINIMAL,
+    "log_level": _MINIMAL,
+    "message": _STANDARD,
+    "timestamp": _MINIMAL,
+    "component": _MINIMAL,
+    "operation": _STANDARD,
+    "hostname": _STANDARD,
+    "request_id": _STANDARD,
+    "data_classification": _STANDARD,
+    "compliance_level": _STANDARD,
+    "regulatory_tags": _STANDARD,
+    # They say why there is no message.
+    "contains_pii": _MINIMAL,
+    "contains_phi": _MINIMAL,
+    "event_id": _MINIMAL,
+    "sequence_number": _MINIMAL,
+    "checksum": _MINIMAL,
+    "previous_hash": _FULL,
+    "process_id": _FULL,
+    "user_id": _FULL,
+    "session_id": _FULL,
+    "client_ip": _FULL,
+    "user_agent": _FULL,
+    "error": _FULL,
+    "metadata": _FULL,
+}
+_SHOWN: Final = {
+    level: tuple(name for name, needs in FIELDS.items() if list(Disclosure).index(needs) <= number)
+    for number, level in enumerate(Disclosure)
+}
+
+
+def disclosure_table() -> str:
+    """Return the table "what leaves the process" in Markdown."""
+    lines = [f"| field | {' | '.join(level.value for level in Disclosure)} |", "|---|---|---|---|"]
+    for name in FIELDS:
+        marks = ("yes" if name in _SHOWN[level] else "" for level in Disclosure)
+        lines.append(f"| `{name}` | {' | '.join(marks)} |")
+    return "\n".join(lines) + "\n"
+
+
+# Characters; what browsers and servers take.
+_MAX_LINK: Final = 2000
+
+
+class Rendered(NamedTuple):
+    """
+    What a dispatcher may say of an event.
+
+    Attributes:
+        title: One line: how severe, what, and where; "SECURITY authentication_failed in auth".
+        severity: As the dispatcher was told.
+        message: What happened, in words; None if it may not leave. No control characters but line ends and tabs.
+        link: The way to the record; None if no template was given, or it became too long.
+        details: Every field that may leave and has a value, the message included, as JSON values in the order in which
+            to show them. Their texts are as they were recorded: `clean` or escape them.
+    """
+
+    title: str
+    severity: str
+    message: str | None
+    link: str | None
+    details: dict[str, Any]
+
+
+class Renderer:
+    """
+    Makes the `Alert` of an event.
+
+    Args:
+        disclosure: How much may leave.
+        link: Where a record can be seen, with ``{event_id}`` and ``{sequence_number}`` to be filled in.
+
+    Raises:
+        ValueError: An unknown disclosure, or a template that is no https or http address or names other fields.
+    """
+
+    def __init__(self, disclosure: Disclosure, link: str | None) -> None:
+        self._disclosure = member(Disclosure, disclosure, "disclosure")
+        self._link = None if link is None else _link_template(link)
+
+    def __call__(self, event: AuditEvent, severity: str) -> Rendered:
+        """Return what may be said of *event*."""
+        level = self._disclosure
+        if level is not _FULL and (event.contains_pii or event.contains_phi):
+            level = _MINIMAL
+        return _alert(event, severity, level, self._link and self._filled(self._link, event))
+
+    def _filled(self, link: str, event: AuditEvent) -> str | None:
+        number = "" if event.sequence_number is None else str(event.sequence_number)
+        filled = link.format(event_id=quote(event.event_id, safe=""), sequence_number=number)
+        # A trail's ids are UUIDs; one that someone else made up must not make the alert too large.
+        return filled if len(filled) <= _MAX_LINK else None
+
+
+def least(event: AuditEvent, severity: str) -> Rendered:
+    """Return the least that can be said of *event*, for who refuses more: MINIMAL, and no link."""
+    return _alert(event, severity, _MINIMAL, None)
+
+
+def _alert(event: AuditEvent, severity: str, level: Disclosure, link: str | None) -> Rendered:
+    details: dict[str, Any] = {}
+    for name in _SHOWN[level]:
+        value = _plain(getattr(event, name))
+        if value is not None:
+            details[name] = value
+    if "message" in details and level is not _FULL and event.error is not None and event.error.message:
+        # `log_error` makes its message of the error's text, which is for FULL.
+        details["message"] = event.message.replace(event.error.message, event.error.type)
+    severity = text(severity)
+    words = [cut(one_line(severity), "severity", max_characters=20).upper(), event.event_type.value]
+    if event.component:
+        words += ["in", cut(one_line(event.component), "component", max_characters=100)]
+    return Rendered(
+        title=one_line(" ".join(words)),
+        severity=severity,
+        message=clean(details["message"]) if details.get("message") else None,
+        link=link,
+        details=details,
+    )
+
+
+def _plain(value: object) -> Any:
+    """Return a field's value as JSON values; None for what need not be shown."""
+    if value is None or value is False or value in ("", (), {}):
+        return None
+    if isinstance(value, ErrorDetails):
+        # The trail has the traceback, which is longer than most limits.
+        return {"type": value.type, "message": value.message}
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, dict) else msgspec.to_builtins(value)
+
+
+def _link_template(given: str) -> str:
+    try:
+        fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(given)]
+        scheme = urlsplit(given).scheme
+    except ValueError:
+        raise ValueError("link: expected an https or http address, with braces that match") from None
+    for name, spec, conversion in fields:
+        if name is not None and (name not in {"event_id", "sequence_number"} or spec or conversion):
+            raise ValueError(f"link: expected {{event_id}} or {{sequence_number}}; got {{{name}}}")
+    if scheme not in {"https", "http"} or given != one_line(given) or " " in given:
+        raise ValueError("link: expected an https or http address")
+    return given
+
+
+def dedup_key(name: str, *target: str) -> str:
+    """
+    Return the key by which the other side knows an alert again: 32 hexadecimal digits.
+
+    It is the same after a restart and in every process, and tells nothing of what it is made of.
+
+    Args:
+        name: What the alert is about: the event's id, or `subject_of` it where incidents are opened and closed.
+        *target: Where it goes, as far as two dispatchers may send the same to one receiver.
+    """
+    parts = "".join(f"{len(part)}:{part}" for part in (name, *target))
+    return hashlib.sha256(text(parts).encode()).hexdigest()[:32]
+
+
+# C0 and C1 controls, line and paragraph separators, and what changes the direction of the text around it.
+_CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_SPACES: Final = re.compile(r"\s+")
+
+
+def clean(given: str) -> str:
+    """Return *given* with line feeds as its line ends, and other controls, escapes of terminals too, as U+FFFD."""
+    return _CONTROLS.sub("\ufffd", given.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def one_line(given: str) -> str:
+    """Return *given* as one line without controls."""
+    return _SPACES.sub(" ", clean(_SPACES.sub(" ", given))).strip()
+
+
+def cut(given: str, name: str, *, max_characters: int | None = None, max_bytes: int | None = None) -> str:
+    """
+    Return *given* within a limit; where it was cut, its end is an ellipsis, and the cut is logged without the text.
+
+    Args:
+        given: Any text.
+        name: What to call it in the log.
+        max_characters: The most code points it may have; None for no limit.
+        max_bytes: The most bytes it may have in UTF-8; None for no limit.
+    """
+    kept = given = text(given)
+    if max_characters is not None and len(given) > max_characters:
+        kept = given[: max_characters - 1] + "…" if max_characters > 0 else ""
+    # Four bytes are the most that a code point has.
+    if max_bytes is not None and len(kept) * 4 > max_bytes and len(kept.encode()) > max_bytes:
+        kept = kept.removesuffix("…").encode()[: max(max_bytes - 3, 0)].decode(errors="ignore")
+        kept += "…" if max_bytes >= len("…".encode()) else ""
+    if kept != given:
+        _logger.warning("%s is too long for an alert and was cut; it has %d characters", name, len(given))
+    return kept
+
+
+def fit(details: dict[str, Any], max_bytes: int) -> dict[str, Any]:
+    """
+    Return *details* so that their JSON has at most *max_bytes* bytes.
+
+    The longest field is cut first, to half its length, again and again; one that is not text is cut as its JSON text.
+    """
+    sizes = {name: len(msgspec.json.encode({name: value})) for name, value in details.items()}
+    if sum(sizes.values()) <= max_bytes:
+        return details
+    fitting = dict(details)
+    while sum(sizes.values()) > max_bytes and (long := [name for name in sizes if fitting[name] != "…"]):
+        longest = max(long, key=lambda name: sizes[name])
+        value = fitting[longest]
+        words = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        if value is details[longest]:
+            _logger.warning("%s is too long for an alert and was cut; it has %d characters", longest, len(words))
+        words = words.removesuffix("…")
+        fitting[longest] = words[: len(words) // 2] + "…"
+        sizes[longest] = len(msgspec.json.encode({longest: fitting[longest]}))
+    return fitting

@@ -1,0 +1,89 @@
+"""What the trail asks of the place where it keeps its events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from ..record.chain import AuditChainVerificationResult, Seal
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+
+__all__ = ["AuditStorage", "EventFilter"]
+
+
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Which events are asked for: those that meet all conditions that are not None.
+
+    Attributes:
+        start_time: Not before this time; aware.
+        end_time: Not after this time; aware.
+        event_type: Of this type.
+        log_level: Of this level; no other, also no higher one.
+        user_id: By this user.
+        component: In this component.
+    """
+
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    event_type: AuditEventType | None = None
+    log_level: AuditLogLevel | None = None
+    user_id: str | None = None
+    component: str | None = None
+
+    def matches(self, event: AuditEvent) -> bool:
+        """Return whether *event* is asked for."""
+        return (
+            (self.start_time is None or event.timestamp >= self.start_time)
+            and (self.end_time is None or event.timestamp <= self.end_time)
+            and (self.event_type is None or event.event_type is self.event_type)
+            and (self.log_level is None or event.log_level is self.log_level)
+            and (self.user_id is None or event.user_id == self.user_id)
+            and (self.component is None or event.component == self.component)
+        )
+
+
+class AuditStorage(Protocol):
+    """
+    One chain of events that is kept for ever.
+
+    Calls may overlap. None may block the event loop. Every method raises `AuditStorageError` for what the storage can't
+    do, and its message names the place and the reason.
+    """
+
+    async def append(self, event: AuditEvent) -> Seal:
+        """
+        Store *event* as the next of the chain.
+
+        Returning means that it is stored. Raising `AuditStorageError` means that it is not, and that its place in the
+        chain is free for the next. Cancellation passes; the event may then be stored or not.
+        """
+        ...
+
+    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+        """Return the newest *limit* events that are wanted, the newest first."""
+        ...
+
+    async def read(self, after: int, limit: int) -> list[AuditEvent]:
+        """
+        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
+
+        Only events that are there to stay: none whose `append` may still raise, so that its place would be free again.
+        Called page by page, it costs no more at the end of a long chain than at its beginning.
+        """
+        ...
+
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        """
+        Check the whole chain; what is wrong with it is returned, not raised.
+
+        *progress*, if given, is called now and then with how many events were checked so far, in any thread.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Give up what is held open; the next call takes it up again."""
+        ...

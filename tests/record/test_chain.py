@@ -1,0 +1,138 @@
+"""Sealing and checking records."""
+
+import json
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from fapilog import AuditEvent, AuditEventType, ChainStatus
+from fapilog.record import chain
+from fapilog.record.chain import Chain, ChainError
+
+
+def line(number: int, previous: str | None = None, **fields: Any) -> bytes:
+    """Return a sealed record, without its newline."""
+    event = AuditEvent(**{"event_type": AuditEventType.DATA_ACCESS, "message": "m", **fields})
+    return chain.seal(chain.body(event), number, previous)[0].removesuffix(b"\n")
+
+
+def lines(count: int) -> list[bytes]:
+    """Return the first records of a chain."""
+    found: list[bytes] = []
+    for number in range(1, count + 1):
+        found.append(line(number, json.loads(found[-1])["checksum"] if found else None, metadata={"checksum": "x"}))
+    return found
+
+
+def test_the_record() -> None:
+    """A record is JSON whose first member is the version, and whose last two are the link and the checksum."""
+    first, second = lines(2)
+    names = list(json.loads(second))
+    assert (names[0], names[-3:]) == ("v", ["sequence_number", "previous_hash", "checksum"])
+    assert json.loads(first)["previous_hash"] is None
+    assert json.loads(second)["previous_hash"] == json.loads(first)["checksum"]
+
+
+def test_the_checksum_is_of_the_stored_bytes() -> None:
+    """The checksum is the SHA-256 of the line up to the checksum, closed with a brace."""
+    record = line(1)
+    content, _, rest = record.rpartition(b',"checksum":"')
+    assert sha256(content + b"}").hexdigest().encode() == rest.removesuffix(b'"}')
+
+
+def test_an_intact_chain() -> None:
+    """A chain can be followed in parts, and stands at its last record."""
+    records = lines(5)
+    walk = Chain()
+    walk.follow(records[:2])
+    walk.follow(records[2:])
+    assert walk.sequence_number == 5
+    assert walk.checksum == json.loads(records[-1])["checksum"]
+
+
+def test_a_chain_can_be_followed_from_anywhere() -> None:
+    """A chain that begins before any record follows from there on."""
+    records = lines(5)
+    walk = Chain.before(records[2])
+    walk.follow(records[2:])
+    assert walk.sequence_number == 5
+
+
+def other_version(record: bytes) -> bytes:
+    content = record.replace(b'{"v":1,', b'{"v":2,').rpartition(b',"checksum":"')[0]
+    return content + b',"checksum":"' + sha256(content + b"}").hexdigest().encode() + b'"}'
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        (lambda r: [r[0], r[1].replace(b'"m"', b'"n"'), r[2]], ChainStatus.ALTERED, "record 2 was altered"),
+        (lambda r: [r[0], r[2]], ChainStatus.GAP, "record 2 should be here, and this is 3"),
+        (lambda r: [r[0], r[0], r[1]], ChainStatus.GAP, "record 2 should be here, and this is 1"),
+        (lambda r: [r[0], line(2, "0" * 64)], ChainStatus.BROKEN_LINK, "record 2 does not follow record 1"),
+        (lambda r: [r[0], line(2)], ChainStatus.BROKEN_LINK, "record 2 does not follow record 1"),
+        (lambda r: [line(1, "0" * 64)], ChainStatus.BROKEN_LINK, "record 1 claims to follow another"),
+        (lambda r: [r[0], b""], ChainStatus.UNREADABLE, "not a record"),
+        (lambda r: [r[0], b"\xff\x00"], ChainStatus.UNREADABLE, "not a record"),
+        (lambda r: [r[0], r[1] + b" "], ChainStatus.UNREADABLE, "not a record"),
+        (lambda r: [r[0], r[1] + b"\r"], ChainStatus.UNREADABLE, "not a record"),
+        (lambda r: [r[0], b" " + r[1]], ChainStatus.UNREADABLE, "not a record"),
+        (lambda r: [r[0], r[1].replace(b'{"v":1,', b"{")], ChainStatus.UNREADABLE, "not a record"),
+        (lambda r: [r[0], other_version(r[1])], ChainStatus.UNREADABLE, "format 2, which is not known"),
+    ],
+    ids=[
+        "altered",
+        "removed",
+        "repeated",
+        "other_previous",
+        "no_previous",
+        "false_first",
+        "empty",
+        "binary",
+        "space_behind",
+        "carriage_return",
+        "space_before",
+        "no_version",
+        "other_version",
+    ],
+)
+def test_what_is_wrong_is_told(change: Any, status: ChainStatus, message: str) -> None:
+    """Each kind of damage has its status and a message, and the chain stands at the last good record."""
+    changed = change(lines(3))
+    walk = Chain()
+    with pytest.raises(ChainError, match=message) as caught:
+        walk.follow(changed)
+    assert caught.value.status is status
+    assert walk.sequence_number == len(changed) - (2 if status is ChainStatus.ALTERED or len(changed) == 3 else 1)
+
+
+def test_a_chain_cannot_begin_at_what_is_no_record() -> None:
+    """What is no record can't be where a chain is taken up."""
+    with pytest.raises(ChainError, match="not a record"):
+        Chain.before(b"{}")
+
+
+def test_what_a_crash_leaves() -> None:
+    """Every part of a record is incomplete; a record without its newline is whole; zeros behind it are a crash's."""
+    (record,) = lines(1)
+    assert all(chain.incomplete(record[:length]) for length in range(len(record)))
+    assert not chain.incomplete(record)
+    assert chain.incomplete(record + b"\0" * 4096)
+    assert chain.incomplete(b"\0" * 4096)
+
+
+@pytest.mark.parametrize("rest", [b"\x0b", b" ", b"}", b"\0x"])
+def test_a_whole_record_with_more_behind_is_no_crash(rest: bytes) -> None:
+    """No crash replaces the newline of a record."""
+    (record,) = lines(1)
+    with pytest.raises(ChainError, match="something else than a newline") as caught:
+        chain.incomplete(record + rest)
+    assert caught.value.status is ChainStatus.ALTERED
+
+
+def test_a_stored_event_can_be_stored_again() -> None:
+    """An event that was read from a trail is sealed anew, with its new place only."""
+    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m")
+    _, seal = chain.seal(chain.body(event), 7, "0" * 64)
+    assert chain.body(chain.sealed(event, seal)) == chain.body(event)

@@ -1,0 +1,312 @@
+"""Events: immutable, and always storable."""
+
+import copy
+import json
+import math
+import pickle
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fapilog import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
+from fapilog.record import events
+
+_decode = msgspec.json.Decoder(AuditEvent).decode
+_encode = msgspec.json.encode
+
+
+def event(**fields: Any) -> AuditEvent:
+    """Return an event with *fields*."""
+    return AuditEvent(**{"event_type": AuditEventType.DATA_ACCESS, "message": "read", **fields})
+
+
+class Odd:
+    """Something no encoder knows."""
+
+    def __repr__(self) -> str:
+        return "Odd()"
+
+
+class Broken:
+    """Something that can't even be printed."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+    __str__ = __repr__
+
+
+def test_id_and_time_are_made() -> None:
+    """An event has an id of 36 characters, and the time of its making in UTC."""
+    made = event()
+    assert str(uuid.UUID(made.event_id)) == made.event_id
+    assert made.timestamp.tzinfo is UTC
+    assert datetime.now(UTC) - made.timestamp < timedelta(minutes=1)
+
+
+def test_other_time_zones_become_utc() -> None:
+    """A timestamp in another time zone is the same moment in UTC."""
+    noon = datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2)))
+    assert event(timestamp=noon).timestamp.isoformat() == "2026-01-31T10:00:00+00:00"
+
+
+def test_naive_time_is_refused() -> None:
+    """A timestamp without a time zone is an error that says what came."""
+    with pytest.raises(ValueError, match=r"timestamp: expected a datetime with a time zone; got datetime\.datetime"):
+        event(timestamp=datetime(2026, 1, 31, 12))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "e.message = 'x'",
+        "del e.message",
+        "e.error.message = 'x'",
+        "e.regulatory_tags.append('x')",
+        "m.update(a=1)",
+        "m['a'] = 1",
+        "del m['list']",
+        "m |= {'a': 1}",
+        "m.pop('list')",
+        "m.popitem()",
+        "m.clear()",
+        "m.setdefault('a', 1)",
+        "m['dict'].update(a=1)",
+        "m['list'].append(1)",
+        "m['list'] += [1]",
+        "m['list'] *= 2",
+        "m['list'][0] = 1",
+        "del m['list'][0]",
+        "m['list'].extend([1])",
+        "m['list'].insert(0, 1)",
+        "m['list'].remove(1)",
+        "m['list'].pop()",
+        "m['list'].clear()",
+        "m['list'].sort()",
+        "m['list'].reverse()",
+        "m['list'][1].update(a=1)",
+    ],
+)
+def test_nothing_in_an_event_can_be_changed(change: str) -> None:
+    """Every way to change an event, at any depth, is refused and changes nothing."""
+    made = event(
+        metadata={"list": [1, {"x": 1}], "dict": {"y": 2}},
+        error=ErrorDetails.of(ValueError("v")),
+        regulatory_tags=["pci"],
+    )
+    before = _encode(made)
+    with pytest.raises((TypeError, AttributeError)):
+        exec(change, {"e": made, "m": made.metadata})  # noqa: S102
+    assert _encode(made) == before
+
+
+def test_what_was_given_is_copied() -> None:
+    """Changing the metadata after the event was made does not change the event."""
+    metadata = {"list": [1]}
+    made = event(metadata=metadata)
+    metadata["list"].append(2)
+    assert made.metadata == {"list": [1]}
+
+
+def test_metadata_are_plain_json_to_others() -> None:
+    """Metadata equal what was given and can be handed to any JSON library."""
+    metadata = {"list": [1, {"x": None}], "dict": {"y": 2.5}, "text": "ü"}
+    made = event(metadata=metadata)
+    assert made.metadata == metadata
+    assert json.loads(json.dumps(made.metadata)) == metadata
+
+
+def test_copies_and_pickles() -> None:
+    """An event survives copying and pickling, and so do its metadata."""
+    made = event(metadata={"list": [1, {"x": 1}]}, error=ErrorDetails.of(ValueError("v")))
+    assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301
+    assert copy.deepcopy(made) is made
+    assert copy.deepcopy(made.metadata) == made.metadata
+
+
+class Markup(str):
+    """A str of somebody's own, as template engines have."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "<b>"
+
+
+class Meters(float):
+    """A float of somebody's own, as numpy has."""
+
+
+class Colour(IntEnum):
+    """A number with a name."""
+
+    RED = 1
+
+
+@dataclass
+class Point:
+    """What msgspec can encode, with something inside that it can't."""
+
+    x: int
+    odd: Odd
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (datetime(2026, 1, 31, tzinfo=UTC), "2026-01-31T00:00:00Z"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Decimal("1.50"), "1.50"),
+        (AuditLogLevel.INFO, "info"),
+        (b"\x00\xff", "AP8="),
+        ((1, (2,)), [1, [2]]),
+        (frozenset({1}), [1]),
+        (Point(1, Odd()), {"x": 1, "odd": "Odd()"}),
+        (Odd(), "Odd()"),
+        (Broken(), "<Broken without repr>"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+        (10**40, 10**40),
+        pytest.param(-(10**5000), hex(-(10**5000)), id="endless"),
+        ("\ud800", "\\ud800"),
+        (Markup("x" * 100), "x" * 100),
+        (Meters(1.5), 1.5),
+        (Colour.RED, 1),
+        ({1: "a", (2, 3): "b", None: "c", "\udfff": "d"}, {"1": "a", "(2, 3)": "b", "None": "c", "\\udfff": "d"}),
+        ({1: "a", "1": "b"}, {"1": "a", "1_": "b"}),
+    ],
+)
+def test_any_value_becomes_json(value: object, stored: object) -> None:
+    """A value that JSON lacks is stored as msgspec encodes it, or else as its repr, and nothing is lost."""
+    made = event(metadata={"key": value})
+    assert made.metadata == {"key": stored}
+    assert _decode(_encode(made)) == made
+
+
+def test_metadata_that_contain_themselves_end() -> None:
+    """Metadata that contain themselves are stored up to there."""
+    loop: list[object] = [1]
+    loop.append(loop)
+    made = event(metadata={"loop": loop})
+    assert made.metadata["loop"][0] == 1
+    assert isinstance(made.metadata["loop"][1], str)
+    assert _decode(_encode(made)) == made
+
+
+def test_metadata_that_explode_are_refused() -> None:
+    """A few lists that share each other and unfold to more values than a record holds are an error, not a hang."""
+    shared: list[object] = [1]
+    for _ in range(60):
+        shared = [shared, shared]
+    with pytest.raises(ValueError, match="metadata: expected at most 500000 values; got more"):
+        event(metadata={"shared": shared})
+
+
+def test_deep_metadata_are_cut() -> None:
+    """Metadata deeper than readers follow end in text."""
+    deep: dict[str, object] = {}
+    for _ in range(5000):
+        deep = {"d": deep}
+    made = event(metadata=deep)
+    assert _decode(_encode(made)) == made
+
+
+@pytest.mark.parametrize("value", [42, uuid.UUID(int=1), "\ud800", Broken(), "", b"x"])
+def test_fields_of_text_hold_text(value: Any) -> None:
+    """A user id that is a number, a UUID or broken text is stored as text."""
+    made = event(user_id=value, message=value)
+    assert isinstance(made.user_id, str)
+    assert isinstance(made.message, str)
+    assert _decode(_encode(made)) == made
+
+
+def test_what_is_always_there_is_text() -> None:
+    """An event without a message, or an id, can be stored and read again."""
+    made = event(event_id=None, message=None)
+    assert (made.event_id, made.message, made.user_id) == ("None", "None", None)
+    assert _decode(_encode(made)) == made
+
+
+def test_a_single_tag_is_not_taken_apart() -> None:
+    """Regulatory tags given as one text are one tag."""
+    assert event(regulatory_tags="pci").regulatory_tags == ("pci",)
+    assert event(regulatory_tags=["pci", 10]).regulatory_tags == ("pci", "10")
+
+
+def test_an_exception_is_kept_with_its_causes() -> None:
+    """The details of an exception hold its type, its text, and the traceback with the cause."""
+    try:
+        try:
+            raise KeyError("k")
+        except KeyError as error:
+            raise msgspec.ValidationError("bad") from error
+    except msgspec.ValidationError as error:
+        details = ErrorDetails.of(error)
+    assert details.type == "msgspec.ValidationError"
+    assert details.message == "bad"
+    assert "KeyError: 'k'" in details.traceback
+    assert "direct cause" in details.traceback
+
+
+@pytest.mark.parametrize("error", [ExceptionGroup("g", [ValueError("v")]), KeyboardInterrupt(), Broken(), "text"])
+def test_anything_can_be_an_error(error: object) -> None:
+    """Groups, exits, and things that are no exceptions at all can be described."""
+    details = ErrorDetails.of(error)
+    assert details.type.endswith(type(error).__qualname__)
+    assert _decode(_encode(event(error=details))).error == details
+
+
+@pytest.mark.parametrize("name", ["type", "message", "traceback"])
+@pytest.mark.parametrize("value", ["a\ud800b", 42, None, Broken(), ""])
+def test_details_made_by_hand_hold_text(name: str, value: Any) -> None:
+    """Details of an error that somebody fills in are stored as text, whatever they are."""
+    details = ErrorDetails(**{"type": "ValueError", "message": "bad", name: value})
+    assert isinstance(getattr(details, name), str)
+    assert _decode(_encode(event(error=details))).error == details
+
+
+def test_an_exception_without_text_is_kept() -> None:
+    """An exception whose str fails is described all the same."""
+
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    assert ErrorDetails.of(Mute()).message == "<test_an_exception_without_text_is_kept.<locals>.Mute without text>"
+
+
+def test_of_a_long_traceback_the_end_is_kept() -> None:
+    """A traceback of any length keeps its end, and no more than fits."""
+    try:
+        exec("x = " + "'" + "y" * 100_000 + "'\nraise ValueError('the end')", {})  # noqa: S102
+    except ValueError as error:
+        error.add_note("n" * 100_000)
+        error.add_note("last note")
+        details = ErrorDetails.of(error)
+    assert len(details.traceback) == events.MAX_TRACEBACK
+    assert details.traceback.endswith("last note\n")
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)) | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec=None)) | st.integers(), inner),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(codec=None)), json_like), st.text(st.characters(codec=None)))
+def test_every_event_survives_its_record(metadata: dict[str, Any], message: str) -> None:
+    """Whatever is given, the event that is read back is the one that was written, to the byte."""
+    made = event(metadata=metadata, message=message)
+    record = _encode(made)
+    read = _decode(record)
+    assert read == made
+    assert _encode(read) == record
