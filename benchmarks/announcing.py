@@ -10,6 +10,7 @@ import blinker
 from fapilog.core.audit import AuditEvent, AuditEventType
 from fapilog.core.signals import Announcer
 from fapilog.tasks.background import Background
+from fapilog.tasks.life import Life
 
 __all__ = ["announced", "called", "sent_by_blinker"]
 
@@ -35,7 +36,8 @@ def announced(
 
     async def run() -> float:
         background = Background()
-        await background.enter()
+        life = Life(background.open())
+        await life.enter()
         announcer = Announcer(background, timeout=30, limit=1000)
         signal, sender, details = prepared(receiver)
         took = 0.0
@@ -47,7 +49,7 @@ def announced(
                 await background.settle()
             took += perf_counter() - began
             await background.settle()
-        await background.leave(timeout=1)
+        await life.leave()
         return took
 
     while True:

@@ -1,15 +1,16 @@
 """
 Clocks that jump: where every task waits for a timer, time moves on at once, on asyncio and on trio.
 
-Time stands still while `anyio.to_thread.run_sync` is at work, so that a write to the disk takes no time and no deadline
-passes behind its back. Sockets, subprocesses and threads of one's own are not seen: mark their tests ``real_time``.
+Time stands still while `anyio.to_thread.run_sync` or a group commit is at work, so that a write to the disk takes no
+time and no deadline passes behind its back. Sockets, subprocesses and threads of one's own are not seen: mark their
+tests ``real_time``.
 """
 
 import asyncio
 import math
 import selectors
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 
@@ -17,6 +18,9 @@ import anyio.to_thread
 import pytest
 import trio
 from trio.testing import MockClock
+
+from fapilog.tasks.groupcommit import GroupCommit
+from fapilog.tasks.loops import is_without_loop
 
 __all__ = ["JumpingLoop", "jumping_backend", "stop_clock_in_threads"]
 
@@ -96,15 +100,20 @@ def _stopped_here() -> Iterator[None]:
 
 
 def stop_clock_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make `anyio.to_thread.run_sync` stop the clock that jumps, as long as the caller waits for the thread."""
-    run_sync = anyio.to_thread.run_sync
+    """Make the calls that wait for a thread stop the clock that jumps, as long as they wait."""
+    for owner, name in ((anyio.to_thread, "run_sync"), (GroupCommit, "submit")):
+        monkeypatch.setattr(owner, name, _stopping(getattr(owner, name)))
 
-    @wraps(run_sync)
+
+def _stopping(call: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+    @wraps(call)
     async def stopping(*args: object, **options: object) -> object:
+        if is_without_loop():
+            return await call(*args, **options)
         with _stopped_here():
-            return await run_sync(*args, **options)  # type: ignore[arg-type]
+            return await call(*args, **options)
 
-    monkeypatch.setattr(anyio.to_thread, "run_sync", stopping)
+    return stopping
 
 
 def jumping_backend(name: str) -> tuple[str, dict[str, Callable[[], JumpingLoop] | MockClock]]:

@@ -248,7 +248,7 @@ class Synchronous(Broken):
 class Nameless(Broken):
     """Does not know the name *channel*."""
 
-    says = "severity and channel: got an unexpected keyword argument 'channel'"
+    says = "send_alert takes .* got an unexpected keyword argument 'channel'"
 
     async def send_alert(self, event: AuditEvent, *, severity: str, where: str | None = None) -> Any:  # type: ignore[override]
         pass

@@ -24,8 +24,10 @@ from fapilog import (
     alert_failed,
 )
 from fapilog.core._forwarding import AlertForwarder
+from fapilog.core._health import Episodes
 from fapilog.core.signals import Announcer
 from fapilog.tasks.background import Background
+from tests.running import Running
 
 
 class Sender:
@@ -59,18 +61,33 @@ class Dispatcher:
             self.at_once -= 1
 
 
+def nothing(_: AuditEvent) -> None:
+    """Announce nothing."""
+
+
+async def unused(event: AuditEvent) -> AuditEvent:
+    """Store nothing."""
+    return event
+
+
 class Rig:
     """A forwarder with all that it needs, and the reports that it made."""
 
     def __init__(self, dispatcher: Dispatcher, *, policy: CompliancePolicy | None = None, **options: Any) -> None:
         self.sender = Sender()
         self.background = Background()
+        self.running = Running(self.background)
+        self.is_entered = False
+        self.health = Episodes(
+            CompliancePolicy(real_time_alerts=False), self.background, announce=nothing, store=unused
+        )
         self.reports: list[DeliveryReport] = []
         self.forwarder = AlertForwarder(
             dispatcher,
             policy=policy or CompliancePolicy(),
             background=self.background,
             announcer=Announcer(self.background, timeout=10, limit=100),
+            health=self.health,
             **{"timeout": 10.0, "concurrency": 2, "buffer": 5, "clock": anyio.current_time, **options},
         )
         alert_dispatched.connect(self.note, sender=self.sender)
@@ -89,12 +106,13 @@ class Rig:
         return {report.event.message: report.outcome for report in self.reports}
 
     async def __aenter__(self) -> Self:
-        await self.background.enter()
-        self.forwarder.at_home()
+        await self.running.enter()
+        self.is_entered = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.background.leave(timeout=1)
+        if self.is_entered:
+            await self.running.leave(timeout=1)
         self.forwarder.give_up()
 
 
@@ -262,18 +280,19 @@ async def test_a_dispatcher_that_ignores_cancellation_has_delivered() -> None:
     assert rig.outcomes == {"1": "dispatched"}
 
 
-@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
-async def test_keyboard_interrupt_in_a_dispatcher_passes_through() -> None:
-    """KeyboardInterrupt is not a dispatcher's failure: it comes out, and the alert is reported."""
-    rig = Rig(Dispatcher(always=KeyboardInterrupt()))
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_exit_in_a_dispatcher_ends_the_service(backend: str, error: type[BaseException]) -> None:
+    """KeyboardInterrupt and SystemExit of a dispatcher end the loop at once, and the alert is reported."""
+    rig = Rig(Dispatcher(always=error()))
 
     async def run() -> None:
         async with rig:
             rig.send(1)
-            await anyio.sleep_forever()
+            await anyio.sleep(60)
 
-    with pytest.raises(KeyboardInterrupt):
-        await run()
+    with pytest.raises((error, KeyboardInterrupt)):
+        anyio.run(run, backend=backend)
     assert rig.outcomes == {"1": "cancelled"}
 
 

@@ -39,6 +39,7 @@ from fapilog.core._incidentfiles import LONGEST_TEXT, IncidentFiles, OpenInciden
 from fapilog.record.incidents import subject_of
 from fapilog.storage.files import TrailFiles
 from fapilog.testing import RecordingDispatcher
+from tests.running import Running
 
 from .test_health import Rig
 
@@ -718,9 +719,10 @@ async def test_a_directory_that_can_not_be_read(
         with monkeypatch.context() as patch:
             patch.setattr(call, refuse(number))
             rig = Rig(IncidentFiles(tmp_path))
-            await rig.background.enter()
+            running = Running(rig.background)
+            await running.enter()
             await rig.episodes.enter()
-            await rig.background.leave(timeout=1)
+            await running.leave(timeout=1)
             await rig.episodes.leave()
     assert caplog.text.count(os.strerror(number)) == 2
 

@@ -317,15 +317,11 @@ async def test_a_caller_that_is_cancelled(tmp_path: Path, *, entered: bool) -> N
         assert (outcomes != []) <= sent[an_event(number).event_id] <= len(outcomes)
 
 
-async def test_forgetting_to_leave_is_loud(tmp_path: Path) -> None:
-    """An outbox that is collected without having been left warns."""
-    outbox = make(NoopAlertDispatcher(), tmp_path)
-    background = outbox._background
-    await background.enter()
-    with pytest.warns(ResourceWarning, match=r"<Outbox 'alerts' .*> was entered and not left"):  # noqa: PT031
-        del outbox
-        gc.collect()
-    await background.leave(timeout=0)
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_forgetting_to_leave_is_loud(tmp_path: Path, backend: str) -> None:
+    """An outbox whose event loop ends before it was left warns."""
+    with pytest.warns(ResourceWarning, match=r"<Outbox 'alerts' .*> was not stopped before its event loop ended"):
+        anyio.run(make(NoopAlertDispatcher(), tmp_path).__aenter__, backend=backend)
 
 
 async def test_an_outbox_that_nobody_keeps_is_collected(tmp_path: Path) -> None:

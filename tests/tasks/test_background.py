@@ -1,15 +1,17 @@
-"""Background work: owned, isolated, and done when its owner leaves."""
+"""Background calls: beside the code that starts them, isolated, and done when the background is closed."""
 
 import asyncio
 import functools
-from contextlib import asynccontextmanager
-from typing import Any
+import threading
+from contextvars import ContextVar
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
-from fapilog.tasks.background import Background, in_own_task
+from fapilog.tasks.background import Background
+from tests.running import Running
 
 
 async def wait_then(done: list[str], name: str, *, seconds: float = 0) -> None:
@@ -19,20 +21,21 @@ async def wait_then(done: list[str], name: str, *, seconds: float = 0) -> None:
 
 
 async def test_calls_run_beside_the_code_that_starts_them() -> None:
-    """Entered, a call begins by itself, and leaving waits for it."""
+    """Open, a call begins by itself, and leaving waits for it."""
     done: list[str] = []
     background = Background()
-    await background.enter()
+    running = Running(background)
+    await running.enter()
     background.start_soon(functools.partial(wait_then, done, "a", seconds=5))
     background.start_soon(functools.partial(wait_then, done, "b", seconds=1))
     assert done == []
-    await background.leave(timeout=10)
+    await running.leave(timeout=10)
     assert done == ["b", "a"]
     assert not background.entered
 
 
 async def test_calls_are_kept_until_someone_settles() -> None:
-    """Not entered, calls wait for `settle`, which runs them all at once."""
+    """Not open, calls wait for `settle`, which runs them all at once."""
     done: list[str] = []
     background = Background()
     for name in "abc":
@@ -45,50 +48,85 @@ async def test_calls_are_kept_until_someone_settles() -> None:
     assert anyio.current_time() - began == pytest.approx(5)
 
 
-async def test_kept_calls_run_on_entering() -> None:
-    """What was kept before runs as soon as the background is entered."""
+async def test_collected_calls_belong_to_their_collector() -> None:
+    """Not open, a task that collects its calls runs those, and waits for them, whatever another task settles."""
+    done: list[str] = []
+    background = Background()
+
+    async def collect(name: str) -> None:
+        with background.collecting() as calls:
+            background.start_soon(functools.partial(wait_then, done, name, seconds=5))
+            await anyio.sleep(1)
+            await background.run(calls)
+        assert name in done
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(collect, "a")
+        tasks.start_soon(collect, "b")
+        await anyio.sleep(0.5)
+        await background.settle()
+        assert done == []
+    assert sorted(done) == ["a", "b"]
+
+
+async def test_collected_calls_that_were_not_run_are_kept() -> None:
+    """A collector that is cancelled leaves its calls to the next `settle`."""
+    done: list[str] = []
+    background = Background()
+    with background.collecting():
+        background.start_soon(functools.partial(wait_then, done, "a"))
+    await background.settle()
+    assert done == ["a"]
+
+
+async def test_kept_calls_run_on_opening() -> None:
+    """What was kept before runs as soon as the background is open."""
     done: list[str] = []
     background = Background()
     background.start_soon(functools.partial(wait_then, done, "a"))
-    await background.enter()
+    running = Running(background)
+    await running.enter()
     await background.settle()
     assert done == ["a"]
-    await background.leave(timeout=1)
+    await running.leave(timeout=1)
 
 
 async def test_settle_waits_for_all_that_settle() -> None:
     """Several tasks may wait until no call is left."""
     done: list[str] = []
     background = Background()
-    await background.enter()
+    running = Running(background)
+    await running.enter()
     background.start_soon(functools.partial(wait_then, done, "a", seconds=5))
     async with anyio.create_task_group() as tasks:
         for _ in range(3):
             tasks.start_soon(background.settle)
     assert done == ["a"]
-    await background.leave(timeout=1)
+    await running.leave(timeout=1)
 
 
 async def test_leaving_is_limited() -> None:
     """A call that does not end is cancelled when the time for leaving is over."""
     background = Background()
-    await background.enter()
+    running = Running(background)
+    await running.enter()
     background.start_soon(anyio.sleep_forever)
     began = anyio.current_time()
-    await background.leave(timeout=3)
+    await running.leave(timeout=3)
     assert anyio.current_time() - began == pytest.approx(3)
 
 
 async def test_cancellation_outside_does_not_reach_the_calls() -> None:
-    """Calls go on when the code around the background is cancelled, and leaving still waits for them."""
+    """Calls go on when the code around the background is cancelled."""
     done: list[str] = []
     background = Background()
+    running = Running(background)
     with anyio.CancelScope() as scope:
-        await background.enter()
+        await running.enter()
         background.start_soon(functools.partial(wait_then, done, "a", seconds=5))
         await anyio.lowlevel.checkpoint()
         scope.cancel()
-        await background.leave(timeout=10)
+    await running.leave(timeout=10)
     assert done == ["a"]
 
 
@@ -108,30 +146,37 @@ async def test_a_call_that_cancels_its_task_ends_alone(*, entered: bool) -> None
         await asyncio.sleep(1)
 
     background = Background()
+    running = Running(background)
     if entered:
-        await background.enter()
+        await running.enter()
     for call in (raise_cancelled, cancel_task, functools.partial(wait_then, done, "a")):
         background.start_soon(call)
     await background.settle()
     assert done == ["a"]
     background.start_soon(functools.partial(wait_then, done, "b"))
     await background.settle()
-    await background.leave(timeout=1)
+    if entered:
+        await running.leave(timeout=1)
     assert done == ["a", "b"]
 
 
-@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
-async def test_keyboard_interrupt_passes_through() -> None:
-    """A KeyboardInterrupt in a call comes out where the background is left, as itself."""
+@pytest.mark.parametrize("entered", [True, False])
+async def test_an_exception_is_logged_by_its_type(caplog: pytest.LogCaptureFixture, *, entered: bool) -> None:
+    """What a call raises reaches no other code; the log has its type and not its text."""
 
-    async def interrupt() -> None:
-        raise KeyboardInterrupt
+    async def fail() -> None:
+        raise ValueError("SECRET")
 
     background = Background()
-    await background.enter()
-    background.start_soon(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        await background.leave(timeout=1)
+    running = Running(background)
+    if entered:
+        await running.enter()
+    background.start_soon(fail)
+    await background.settle()
+    if entered:
+        await running.leave(timeout=1)
+    assert "a call in the background raised ValueError" in caplog.text
+    assert "SECRET" not in caplog.text
 
 
 @pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
@@ -149,119 +194,74 @@ async def test_several_exceptions_stay_a_group() -> None:
         await background.settle()
 
 
-async def test_what_is_held_may_own_tasks() -> None:
-    """A held context manager is entered and left in one task, so it may hold a task group open."""
+_request: ContextVar[str] = ContextVar("request", default="none")
+
+
+@pytest.mark.parametrize("entered", [True, False])
+async def test_a_call_runs_in_the_context_it_was_started_in(*, entered: bool) -> None:
+    """Each call sees the context variables of the code that started it, and not those of another call."""
+    seen: list[str] = []
+
+    async def note() -> None:
+        seen.append(_request.get())
+
+    background = Background()
+    running = Running(background)
+    if entered:
+        await running.enter()
+    for name in ("first", "second"):
+        token = _request.set(name)
+        background.start_soon(note)
+        _request.reset(token)
+    await background.settle()
+    if entered:
+        await running.leave(timeout=1)
+    assert sorted(seen) == ["first", "second"]
+
+
+@pytest.mark.real_time
+async def test_calls_from_other_threads_run_in_the_loop() -> None:
+    """Twenty threads start calls at once; all run, in the thread of the loop, in the context of their starter."""
+    threads: list[int] = []
+    seen: list[str] = []
+
+    async def note() -> None:
+        threads.append(threading.get_ident())
+        seen.append(_request.get())
+
+    background = Background()
+    running = Running(background)
+    await running.enter()
+    barrier = threading.Barrier(20)
+
+    def start(number: int) -> None:
+        _request.set(str(number))
+        barrier.wait()
+        for _ in range(50):
+            background.start_soon(note)
+
+    workers = [threading.Thread(target=start, args=[number]) for number in range(20)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        await anyio.to_thread.run_sync(worker.join)
+    await background.settle()
+    await running.leave(timeout=5)
+    assert set(threads) == {threading.get_ident()}
+    assert sorted(seen) == sorted(str(number) for number in range(20) for _ in range(50))
+
+
+def test_a_call_whose_loop_ends_before_its_first_step_is_not_waited_for() -> None:
+    """A task that asyncio cancels before it has begun, as the loop ends, does not hang the background's closing."""
+    background = Background()
     done: list[str] = []
 
-    @asynccontextmanager
-    async def manager() -> Any:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(wait_then, done, "worker")
-            yield
-        done.append("left")
+    async def main() -> None:
+        running = Running(background)
+        await running.enter()
+        for _ in range(10):
+            background.start_soon(functools.partial(wait_then, done, "a", seconds=60))
 
-    background = Background()
-    await background.enter()
-    await background.hold(manager())
-    background.start_soon(functools.partial(wait_then, done, "call", seconds=2))
-    await background.leave(timeout=5)
-    assert done == ["worker", "call", "left"]
-
-
-async def test_an_error_on_entering_is_raised() -> None:
-    """What entering a held context manager raises comes out of `hold`."""
-
-    class Manager:
-        async def __aenter__(self) -> None:
-            raise ValueError("no such host")
-
-        async def __aexit__(self, *_: object) -> None: ...
-
-    background = Background()
-    await background.enter()
-    with pytest.raises(ValueError, match="no such host"):
-        await background.hold(Manager())
-    await background.leave(timeout=1)
-
-
-async def test_an_error_on_leaving_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """What leaving a held context manager raises is logged by its type, without its text."""
-
-    class Manager:
-        async def __aenter__(self) -> None:
-            pass
-
-        async def __aexit__(self, *_: object) -> None:
-            raise ValueError("https://hooks.example/SECRET")
-
-    background = Background()
-    await background.enter()
-    await background.hold(Manager())
-    await background.leave(timeout=1)
-    assert "Manager raised ValueError" in caplog.text
-    assert "SECRET" not in caplog.text
-
-
-async def test_leaving_what_is_held_is_limited() -> None:
-    """A held context manager that hangs on leaving is cancelled in time."""
-
-    class Manager:
-        async def __aenter__(self) -> None:
-            pass
-
-        async def __aexit__(self, *_: object) -> None:
-            await anyio.sleep_forever()
-
-    background = Background()
-    await background.enter()
-    await background.hold(Manager())
-    began = anyio.current_time()
-    await background.leave(timeout=3)
-    assert anyio.current_time() - began == pytest.approx(3)
-
-
-async def add(left: int, right: int) -> int:
-    """Add after a while."""
-    await anyio.sleep(1)
-    return left + right
-
-
-async def test_a_task_of_its_own_returns_and_raises() -> None:
-    """A call in a task of its own returns and raises as it would in the caller's."""
-
-    async def fail() -> None:
-        raise ValueError("v")
-
-    assert await in_own_task(add, 1, 2) == 3
-    with pytest.raises(ValueError, match="v"):
-        await in_own_task(fail)
-
-
-async def shielded_then_not(done: list[str]) -> None:
-    """Do something that must be done, and then something that need not."""
-    with anyio.CancelScope(shield=True):
-        await wait_then(done, "must", seconds=5)
-    await wait_then(done, "need not", seconds=5)
-
-
-async def test_what_is_shielded_is_done_when_the_caller_is_cancelled() -> None:
-    """Cancelled meanwhile, the call does what it shields and nothing more, and the cancellation passes."""
-    done: list[str] = []
-    with anyio.move_on_after(1) as scope:
-        await in_own_task(shielded_then_not, done)
-    assert scope.cancelled_caught
-    assert done == ["must"]
-
-
-@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-async def test_what_is_shielded_withstands_the_cancelling_of_the_task() -> None:
-    """Cancelling the caller's task as asyncio does, at any time, does not stop what is shielded either."""
-    for when in range(4):
-        done: list[str] = []
-        task = asyncio.ensure_future(in_own_task(shielded_then_not, done))
-        for _ in range(when):
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert done == (["must"] if when else [])
+    anyio.run(main)
+    assert done == []
+    assert not background.entered

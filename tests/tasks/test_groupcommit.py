@@ -1,15 +1,18 @@
 """Group commit: shared by all that wait, and not disturbed by those that leave."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from fapilog import AuditStorageError
 from fapilog.tasks.groupcommit import GroupCommit
+from fapilog.tasks.loops import without_loop
 
 
 class Disk:
@@ -63,7 +66,7 @@ async def test_who_comes_meanwhile_shares_the_next_commit(disk: Disk) -> None:
         disk.open.set()
     assert results == {number: 2 * number for number in range(100)}
     assert [len(batch) for batch in disk.batches] == [1, 99]
-    assert not commits.busy
+    await until(lambda: not commits.busy)
 
 
 async def test_a_failed_commit_fails_for_all_that_share_it(disk: Disk) -> None:
@@ -151,22 +154,96 @@ async def test_task_cancel_at_any_time(disk: Disk) -> None:
             assert not pending
             for number, task in enumerate(tasks):
                 assert (task.cancelled() and number == victim) or task.result() == 2 * number
-            assert not commits.busy
+            await until(lambda commits=commits: not commits.busy)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
-async def test_cancelling_every_task_leaves_nobody_in_doubt(disk: Disk) -> None:
-    """When the loop ends and cancels each task, the commit's own too, its callers are told that they can't know."""
+async def test_an_interrupted_commit_leaves_nobody_in_doubt() -> None:
+    """When the thread that commits is interrupted, the callers that share the commit are told that they can't know."""
+    results: dict[int, object] = {}
+
+    def commit(batch: list[int]) -> list[int]:
+        raise KeyboardInterrupt
+
+    commits = GroupCommit(commit, interrupted=AuditStorageError("stored or not"))
+    with pytest.raises(KeyboardInterrupt):
+        without_loop(commits.submit(1))
+    await submit(commits, 2, results)
+    assert results == {2: "stored or not"}
+
+
+@pytest.mark.real_time
+async def test_callers_of_all_kinds_share_a_commit(disk: Disk) -> None:
+    """Threads with an asyncio loop, with a trio loop and without a loop share the commit of this loop's callers."""
     commits = GroupCommit(disk.commit, interrupted=InterruptedError())
     results: dict[int, object] = {}
-    others = asyncio.all_tasks()
-    task = asyncio.ensure_future(submit(commits, 0, results))
-    await until(disk.begun.is_set)
-    other = asyncio.ensure_future(submit(commits, 1, results))
-    await until(lambda: len(commits._waiting) == 1)
-    for each in asyncio.all_tasks() - others - {other}:
-        each.cancel()
+
+    def call(number: int) -> None:
+        match number % 3:
+            case 0:
+                without_loop(submit(commits, number, results))
+            case 1:
+                anyio.run(submit, commits, number, results)
+            case _:
+                anyio.run(submit, commits, number, results, backend="trio")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(submit, commits, 0, results)
+        await anyio.to_thread.run_sync(disk.begun.wait)
+        threads = [threading.Thread(target=call, args=[number]) for number in range(1, 16)]
+        for thread in threads:
+            thread.start()
+        tasks.start_soon(submit, commits, 16, results)
+        await until(lambda: len(commits._waiting) == 16)
+        disk.open.set()
+        for thread in threads:
+            await anyio.to_thread.run_sync(thread.join)
+    assert results == {number: 2 * number for number in range(17)}
+    assert len(disk.batches) == 2
+
+
+@pytest.mark.real_time
+def test_a_loop_that_is_gone_takes_nobody_with_it(disk: Disk) -> None:
+    """A caller whose loop is closed while it waits does not stop the others, and its item is committed or not."""
+    commits = GroupCommit(disk.commit, interrupted=InterruptedError())
+    results: dict[int, object] = {}
+    loop = asyncio.new_event_loop()
+    abandoned = loop.create_task(submit(commits, 1, results))
+    loop.run_until_complete(asyncio.sleep(0))
+    assert disk.begun.wait(10)
+    abandoned._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
     disk.open.set()
-    await asyncio.wait([task, other])
-    assert task.cancelled()
-    assert results == {1: 2}
+    assert without_loop(commits.submit(2)) == 4
+    abandoned.get_coro().close()
+    assert sorted(number for batch in disk.batches for number in batch) == [1, 2]
+
+
+@pytest.mark.may_block
+async def test_without_a_thread_the_caller_commits(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be had, a caller commits in its own thread, and the next tries to have a thread again."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    disk.open.set()
+    commits = GroupCommit(disk.commit, interrupted=InterruptedError())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert await commits.submit(1) == 2
+        assert commits._thread is None
+    assert await commits.submit(2) == 4
+    assert commits._thread is not None
+
+
+@pytest.mark.real_time
+async def test_the_thread_ends_with_its_owner(disk: Disk) -> None:
+    """A group commit that is not needed any more goes, and its thread with it."""
+    disk.open.set()
+    commits = GroupCommit(disk.commit, interrupted=InterruptedError())
+    await commits.submit(1)
+    thread = commits._thread
+    assert thread is not None
+    del commits
+    gc.collect()
+    await anyio.to_thread.run_sync(thread.join, 10)
+    assert not thread.is_alive()

@@ -13,6 +13,7 @@ from ..record.chain import ChainHead
 from ..record.errors import DeliveryError, FapilogError
 from ..record.events import AuditEvent
 from ..storage.protocol import AuditStorage
+from ..tasks.loops import Condition
 from ._forwarding import AlertForwarder
 from ._health import END, RESUMING, Episodes
 from .alerting import DurableDispatcher
@@ -35,11 +36,11 @@ _LONGEST_WAIT: Final = 300.0
 
 
 class Unannounced:
-    """The events that are stored, or are about to be, and are announced next."""
+    """The events that are stored, or are about to be, and are announced next; from any thread."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
-        self._changed: anyio.Event | None = None
+        self._changed = Condition()
 
     def add(self, event_id: str) -> None:
         """Note an event before it is stored."""
@@ -48,21 +49,16 @@ class Unannounced:
     def discard(self, event_id: str) -> None:
         """Note that an event was announced, or will not be."""
         self._ids.discard(event_id)
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+        self._changed.notify()
 
     async def wait(self) -> None:
         """Wait until every event that is here now is not any more."""
-        before = set(self._ids)
-        while before & self._ids:
-            self._changed = self._changed or anyio.Event()
-            await self._changed.wait()
+        before = self._ids.copy()
+        await self._changed.until(lambda: not before & self._ids)
 
     def forget(self) -> None:
         """Become as new, in a forked child."""
-        self._ids.clear()
-        self._changed = None
+        self.__init__()  # type: ignore[misc]
 
 
 class CatchUp:
@@ -114,16 +110,12 @@ class CatchUp:
         self._episodes = episodes
         self._head: ChainHead | None = None
         self._mark: ChainHead | None = None
-        self._wanted = anyio.Event()
-        self._done = anyio.Event()
-        self._done.set()
-        self._page: frozenset[str] = frozenset()
-        self._missed: set[str] = set()
+        self._is_wanted = self._is_running = self._has_failed = False
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
         """Find out where to go on, and hand over in the background from then on. What fails is tried again."""
-        self._forwarder.missed = self._miss
+        self._forwarder.resend(resends=True)
         try:
             await self._find_mark()
         except Exception as error:
@@ -143,53 +135,49 @@ class CatchUp:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._tasks is not None  # noqa: S101 - entered
-        self.close()
+        self._forwarder.resend(resends=False)
+        self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(None, None, None)
 
     async def _run(self) -> None:
         wait = _WAIT
         while True:
-            await self._wanted.wait()
-            self._wanted = anyio.Event()
+            await self._forwarder.changed.until(lambda: self._has_work)
+            self._is_wanted, self._is_running = False, True
+            self._forwarder.watch(())
             try:
                 await self._catch_up()
             except Exception as error:
                 self._complain(error)
-                self._done.set()
+                self._end_attempt(failed=True)
                 await anyio.sleep(wait)
                 wait = min(wait * 2, _LONGEST_WAIT)
-                self._wanted.set()
+                self._has_failed, self._is_wanted = False, True
             else:
                 self._episodes.working(RESUMING)
                 wait = _WAIT
-                if not self._wanted.is_set():
-                    self._done.set()
+                self._end_attempt(failed=False)
 
     async def idle(self) -> None:
         """Wait until nothing is lacking, or an attempt to hand it over has failed."""
-        await self._done.wait()
+        await self._forwarder.changed.until(lambda: self._has_failed or not (self._is_running or self._has_work))
 
     def stored(self, sequence_number: int) -> None:
-        """Take note of how far the trail has come."""
+        """Take note, from any thread, of how far the trail has come."""
         if self._mark is not None and sequence_number - self._mark.sequence_number >= _MARK_EVERY:
             self._want()
 
-    def close(self) -> None:
-        """Hand nothing over any more."""
-        self._forwarder.missed = None
-        if self._tasks is not None:
-            self._tasks.cancel_scope.cancel()
+    @property
+    def _has_work(self) -> bool:
+        return self._is_wanted or self._forwarder.has_missed
 
     def _want(self) -> None:
-        if self._done.is_set():
-            self._done = anyio.Event()
-        self._wanted.set()
+        self._is_wanted = True
+        self._forwarder.changed.notify()
 
-    def _miss(self, event: AuditEvent) -> None:
-        """Take note of an alert that the forwarder could not take, or not deliver."""
-        if event.event_id in self._page:
-            self._missed.add(event.event_id)
-        self._want()
+    def _end_attempt(self, *, failed: bool) -> None:
+        self._is_running, self._has_failed = False, failed
+        self._forwarder.changed.notify()
 
     async def _catch_up(self) -> None:
         if self._mark is None:
@@ -222,13 +210,12 @@ class CatchUp:
         # What is stored and not yet announced would be taken for something that was forgotten.
         await self._unannounced.wait()
         alerts = {event.event_id: event for event in page if self._policy.alerts_on(event)}
-        in_hand = self._forwarder.in_hand()
-        self._page, self._missed = frozenset(alerts), set()
+        in_hand = self._forwarder.watch(alerts)
         for event_id in await self._lacking(alerts.values()):
             if event_id not in in_hand:
                 await self._hand_over(alerts[event_id])
-        await self._forwarder.until_done(self._page)
-        if await self._lacking(alerts[event_id] for event_id in self._missed):
+        missed = await self._forwarder.until_done()
+        if await self._lacking(alerts[event_id] for event_id in missed):
             raise DeliveryError("the dispatcher did not take them")
         self._mark = ChainHead(page[-1].sequence_number or 0, page[-1].checksum)
         await self._dispatcher.resumed_to(self._mark)

@@ -6,12 +6,12 @@ import functools
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection
-from typing import Any, Final, NamedTuple
+from contextvars import Context, copy_context
+from typing import Final
 
 import anyio
-import anyio.lowlevel
 
 from ..record.errors import (
     AlertBufferFullError,
@@ -21,7 +21,9 @@ from ..record.errors import (
 )
 from ..record.events import AuditEvent
 from ..tasks.background import Background
-from .alerting import AlertDispatcher, DeliveryReport
+from ..tasks.loops import Condition
+from ._health import Episodes
+from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Announcer, alert_dispatched, alert_failed
 
@@ -30,17 +32,16 @@ __all__ = ["AlertForwarder"]
 _logger: Final = logging.getLogger("fapilog")
 
 
-class _Home(NamedTuple):
-    thread: int
-    token: Any
+class _Pending:
+    """An alert that has no report yet: its sender, when it was announced, and in which context."""
 
+    __slots__ = ("alert", "announced", "context", "sender")
 
-class _Alert(NamedTuple):
-    sender: object
-    event: AuditEvent
-    severity: str
-    channel: str | None
-    announced: float
+    def __init__(self, sender: object, alert: Alert, announced: float) -> None:
+        self.sender = sender
+        self.alert = alert
+        self.announced = announced
+        self.context: Context = copy_context()
 
 
 class AlertForwarder:
@@ -48,27 +49,28 @@ class AlertForwarder:
     Receives `compliance_alert` and hands each alert to the dispatcher.
 
     Every alert that is received ends in exactly one report, on `alert_dispatched` or on `alert_failed`. While the trail
-    is started, alerts wait in a bounded buffer, and up to *concurrency* of them are sent at once. While it is not, the
-    alert is sent by whoever settles the background next: the call of `log_event` that it is for.
+    is started, alerts wait in a bounded buffer, and up to *concurrency* of them are sent at once, in the trail's event
+    loop. While it is not, the alert is sent by the call of `log_event` that it is for. An alert is sent in the context
+    variables of the code that announced it.
 
-    If somebody sees to what is `missed`, an alert that finds the buffer full has no report yet: it will be received
-    again.
+    While a catch-up resends what the dispatcher lacks (`resend`), an alert that finds the buffer full has no report
+    yet: it will be received again.
 
     Args:
         dispatcher: Gets the alerts.
-        policy: Says what of an event the dispatcher gets.
+        policy: Says how much of an event the dispatcher gets.
         background: Runs the sends.
         announcer: Sends the reports.
+        health: Is told of each report.
         timeout: Seconds that the dispatcher may take for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait; more fail.
-        reported: Called with each report, and with the time on *clock* at which its alert was announced.
         clock: Tells the seconds that reports are made of.
 
     Attributes:
+        changed: Notified when an alert was reported or missed.
         dispatched: How many alerts the dispatcher has taken.
         failed: How many it has not.
-        missed: Told of each event of the trail whose alert found the buffer full, or has failed; None for nobody.
     """
 
     def __init__(
@@ -78,166 +80,199 @@ class AlertForwarder:
         policy: CompliancePolicy,
         background: Background,
         announcer: Announcer,
+        health: Episodes,
         timeout: float,
         concurrency: int,
         buffer: int,
-        reported: Callable[[DeliveryReport, float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._dispatcher = dispatcher
         self._policy = policy
         self._background = background
         self._announcer = announcer
+        self._health = health
         self._timeout = timeout
         self._concurrency = concurrency
         self._limit = buffer
-        self._reported = reported
         self._clock = clock
-        self._buffer: deque[_Alert] = deque()
-        self._lanes = 0
-        self._home: _Home | None = None
-        self._in_hand: Counter[str] = Counter()
-        self._changed: anyio.Event | None = None
+        # Guards all that follows: alerts come from any thread.
+        self._lock = threading.Lock()
+        self._buffer: deque[_Pending] = deque()
+        self._pending: dict[_Pending, None] = {}
+        self._sending = 0
+        # The task of the oldest alert has not begun. The next waits for that: trio begins tasks in any order.
+        self._is_starting = False
+        self._resends = False
+        self._has_missed = False
+        self._watched: frozenset[str] = frozenset()
+        self._missed: set[str] = set()
+        self.changed: Condition = Condition()
         self.dispatched: int = 0
         self.failed: int = 0
-        self.missed: Callable[[AuditEvent], None] | None = None
 
     @property
     def waiting(self) -> int:
         """How many alerts have no report yet."""
-        return self._in_hand.total()
+        return len(self._pending)
 
-    def in_hand(self) -> frozenset[str]:
-        """Return the ids of the events whose alerts have no report yet."""
-        return frozenset(self._in_hand)
+    # -- for the catch-up
 
-    async def until_done(self, event_ids: Collection[str]) -> None:
-        """Wait until the alerts about all these events have a report."""
-        while any(event_id in self._in_hand for event_id in event_ids):
-            await self._change()
+    def resend(self, *, resends: bool) -> None:
+        """Note whether a catch-up resends the alerts that find the buffer full, or fail."""
+        self._resends = resends
+
+    @property
+    def has_missed(self) -> bool:
+        """Whether an alert was missed since `watch` was called."""
+        return self._has_missed
+
+    def watch(self, event_ids: Collection[str]) -> frozenset[str]:
+        """Note from now on which of these events' alerts are missed; return those that have no report yet."""
+        with self._lock:
+            self._watched, self._missed, self._has_missed = frozenset(event_ids), set(), False
+            return frozenset(pending.alert.event.event_id for pending in self._pending)
+
+    async def until_done(self) -> frozenset[str]:
+        """Wait until the alerts about all events that are watched have a report; return those that were missed."""
+        await self.changed.until(lambda: not self._watched & self._without_report())
+        return frozenset(self._missed)
 
     async def until_room(self) -> None:
         """Wait until the buffer is not full."""
-        while len(self._buffer) >= self._limit:
-            await self._change()
+        await self.changed.until(lambda: len(self._buffer) < self._limit)
 
-    async def _change(self) -> None:
-        self._changed = self._changed or anyio.Event()
-        await self._changed.wait()
+    def _without_report(self) -> set[str]:
+        with self._lock:
+            return {pending.alert.event.event_id for pending in self._pending}
 
-    def at_home(self) -> None:
-        """Remember the event loop that this is called in: alerts from other threads are taken there."""
-        self._home = _Home(threading.get_ident(), anyio.lowlevel.current_token())
+    # -- receiving and sending
 
     def receive(self, sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:
-        """Take one alert. Called by the signal, from any thread; never waits for the dispatcher."""
-        alert = _Alert(sender, event, severity, channel, self._clock())
-        home = self._home
-        if home is None or home.thread == threading.get_ident():
-            self._accept(alert)
-        else:
-            # Seldom needed, and it takes longer to import than the rest of this package.
-            from anyio import from_thread  # noqa: PLC0415
-
-            try:
-                from_thread.run_sync(self._accept, alert, token=home.token)
-            except RuntimeError:  # the event loop is gone, and the trail was not stopped
-                self._in_hand[event.event_id] += 1
-                self._report(alert, AlertStoppedError())
+        """Take one alert. Called by the signal, from any thread; never waits for the dispatcher or for a loop."""
+        pending = _Pending(sender, Alert(event, severity, channel), self._clock())
+        is_open = self._background.entered
+        to_send: _Pending | None = pending
+        with self._lock:
+            is_full = max(len(self._buffer), self._background.kept) >= self._limit
+            is_missed = is_full and self._resends and event.sequence_number is not None
+            if is_missed:
+                self._miss(event)
+            else:
+                self._pending[pending] = None
+                if is_open and not is_full:
+                    self._buffer.append(pending)
+                    to_send = self._next()
+        if is_missed:
+            self.changed.notify()
+        elif is_full:
+            self._report(pending, AlertBufferFullError(self._limit))
+        elif to_send is not None:
+            self._start(to_send, self._send_one if is_open else self._send)
 
     def give_up(self) -> None:
-        """Fail what still waits, since the trail was stopped."""
-        self._home = None
-        while self._buffer:
-            alert = self._buffer.popleft()
-            self._report(alert, AlertStoppedError())
+        """Fail the alerts that have no report, since the trail was stopped."""
+        with self._lock:
+            pending = tuple(self._pending)
+            self._buffer.clear()
+            self._sending, self._is_starting = 0, False
+        for each in pending:
+            self._report(each, AlertStoppedError())
 
     def forget(self) -> None:
-        """Drop what waits, in a forked child: it is the parent's to send."""
+        """Drop what waits, in a forked child: the parent sends it."""
+        self._lock = threading.Lock()
+        self.changed = Condition()
         self._buffer.clear()
-        self._home = self.missed = None
-        self._in_hand.clear()
-        self._lanes = self.dispatched = self.failed = 0
+        self._pending.clear()
+        self._sending = self.dispatched = self.failed = 0
+        self._is_starting = self._resends = self._has_missed = False
+        self._watched, self._missed = frozenset(), set()
 
-    def _accept(self, alert: _Alert) -> None:
-        is_full = max(len(self._buffer), self._background.kept) >= self._limit
-        if is_full and self.missed is not None and alert.event.sequence_number is not None:
-            self.missed(alert.event)
-            return
-        self._in_hand[alert.event.event_id] += 1
-        if is_full:
-            self._report(alert, AlertBufferFullError(self._limit))
-        elif self._background.entered:
-            self._buffer.append(alert)
-            self._open_lane()
-        else:
-            self._background.start_soon(functools.partial(self._send, alert))
+    def _next(self) -> _Pending | None:
+        """Return the oldest alert in the buffer if its task may begin; called with the lock held."""
+        if not self._buffer or self._sending >= self._concurrency or self._is_starting:
+            return None
+        self._sending += 1
+        self._is_starting = True
+        return self._buffer[0]
 
-    def _open_lane(self) -> None:
-        if self._lanes < self._concurrency and self._background.entered:
-            self._lanes += 1
-            self._background.start_soon(self._lane)
+    def _start(self, pending: _Pending, send: Callable[[_Pending], object]) -> None:
+        pending.context.run(self._background.start_soon, functools.partial(send, pending))  # type: ignore[arg-type]
 
-    async def _lane(self) -> None:
-        """Send alerts one after the other, as long as there are any."""
+    async def _send_one(self, pending: _Pending) -> None:
+        """Send an alert in a task with the alert's context; such a task begins, and ends, with starting the next."""
+        with self._lock:
+            self._is_starting = False
+            if self._buffer and self._buffer[0] is pending:
+                self._buffer.popleft()
+        self._start_next()
         try:
-            while self._buffer:
-                await self._send(self._buffer.popleft())
+            await self._send(pending)
         finally:
-            self._lanes -= 1
-            if self._buffer:
-                # A dispatcher ended this task, not the alerts.
-                self._open_lane()
+            with self._lock:
+                self._sending = max(0, self._sending - 1)
+            self._start_next()
 
-    async def _send(self, alert: _Alert) -> None:
+    def _start_next(self) -> None:
+        with self._lock:
+            following = self._next() if self._background.entered else None
+        if following is not None:
+            self._start(following, self._send_one)
+
+    async def _send(self, pending: _Pending) -> None:
+        if pending not in self._pending:
+            return  # it was given up before its turn came
+        event, severity, channel = pending.alert
         began = self._clock()
         error: Exception | None = AlertTimeoutError(self._timeout)
         try:
             with anyio.move_on_after(self._timeout):
-                await self._dispatcher.send_alert(
-                    self._policy.for_dispatch(alert.event), severity=alert.severity, channel=alert.channel
-                )
+                await self._dispatcher.send_alert(self._policy.for_dispatch(event), severity=severity, channel=channel)
                 error = None
         except Exception as raised:
             error = raised
         except BaseException:
             stopped = self._background.leaving
-            self._report(alert, AlertStoppedError() if stopped else AlertCancelledError(), began=began)
+            self._report(pending, AlertStoppedError() if stopped else AlertCancelledError(), began=began)
             raise
-        self._report(alert, error, began=began)
+        self._report(pending, error, began=began)
 
-    def _report(self, alert: _Alert, error: Exception | None, *, began: float | None = None) -> None:
+    def _report(self, pending: _Pending, error: Exception | None, *, began: float | None = None) -> None:
+        event, severity, channel = pending.alert
         now = self._clock()
         report = DeliveryReport(
-            event=alert.event,
-            severity=alert.severity,
-            channel=alert.channel,
-            waited=(now if began is None else began) - alert.announced,
+            event=event,
+            severity=severity,
+            channel=channel,
+            waited=(now if began is None else began) - pending.announced,
             took=0.0 if began is None else now - began,
             error=error,
         )
-        self._put_down(alert.event.event_id)
+        with self._lock:
+            if pending not in self._pending:
+                return  # another thread has given it up
+            del self._pending[pending]
+            if error is None:
+                self.dispatched += 1
+            else:
+                self.failed += 1
+                if self._resends and event.sequence_number is not None:
+                    self._miss(event)
         if error is None:
-            self.dispatched += 1
-            self._announcer.announce(alert_dispatched, alert.sender, report=report)
+            self._announcer.announce(alert_dispatched, pending.sender, report=report)
         else:
-            self.failed += 1
             _logger.error(
                 "the alert about event %s (record %s) was not delivered: %s",
-                alert.event.event_id,
-                alert.event.sequence_number,
+                event.event_id,
+                event.sequence_number,
                 report.reason,
             )
-            self._announcer.announce(alert_failed, alert.sender, report=report)
-            if self.missed is not None and alert.event.sequence_number is not None:
-                self.missed(alert.event)
-        if self._reported is not None:
-            self._reported(report, alert.announced)
+            self._announcer.announce(alert_failed, pending.sender, report=report)
+        self.changed.notify()
+        self._health.reported(report, pending.announced)
 
-    def _put_down(self, event_id: str) -> None:
-        self._in_hand[event_id] -= 1
-        if not self._in_hand[event_id]:
-            del self._in_hand[event_id]
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+    def _miss(self, event: AuditEvent) -> None:
+        """Note an alert that the catch-up is to resend; called with the lock held."""
+        self._has_missed = True
+        if event.event_id in self._watched:
+            self._missed.add(event.event_id)

@@ -23,7 +23,8 @@ from ..record.chain import AuditChainVerificationResult
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 from ..record.values import text
-from ..tasks.background import Background, in_thread
+from ..tasks.background import Background
+from ..tasks.loops import in_thread
 from ._incidentfiles import LONGEST_TEXT, IncidentFiles, OpenIncident
 from .alerting import DeliveryReport
 from .policy import CompliancePolicy

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextvars import ContextVar
+from inspect import iscoroutinefunction, signature
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
@@ -32,6 +34,7 @@ __all__ = [
     "alert_failed",
     "compliance_alert",
     "reporter",
+    "require_dispatcher",
 ]
 
 Outcome = Literal["dispatched", "error", "timeout", "buffer_full", "cancelled", "stopped"]
@@ -208,3 +211,31 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
                 return "stopped"
             case _:
                 return "error"
+
+
+def require_dispatcher(name: str, dispatcher: AlertDispatcher) -> AlertDispatcher:
+    """
+    Return *dispatcher* if it can be one.
+
+    Raises:
+        TypeError: It is a class, or has no asynchronous `send_alert` that takes an event, *severity* and *channel*. The
+            message begins with *name*.
+    """
+    send = method = getattr(dispatcher, "send_alert", None)
+    while isinstance(method, functools.partial):
+        method = method.func
+    expected = f"{name}: expected an object with `async def send_alert(event, *, severity, channel=None)`"
+    if isinstance(dispatcher, type):
+        raise TypeError(f"{expected}; got the class {dispatcher.__qualname__}")
+    if not callable(send) or not (iscoroutinefunction(method) or iscoroutinefunction(type(method).__call__)):
+        raise TypeError(f"{expected}; got {type(dispatcher).__qualname__}")
+    try:
+        takes = signature(send)
+    except ValueError:  # of a function that is not written in Python
+        return dispatcher
+    try:
+        takes.bind(None, severity="info", channel=None)
+    except TypeError as error:
+        got = f"{type(dispatcher).__qualname__}, whose send_alert takes {takes}"
+        raise TypeError(f"{expected}; got {got}: {error}") from None
+    return dispatcher

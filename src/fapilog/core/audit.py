@@ -8,35 +8,42 @@ The audit trail: stores events in a hash chain, and announces those that someone
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
+import math
 import os
-import warnings
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
 
 import anyio
 import anyio.lowlevel
 
 from ..record import chain
 from ..record.chain import AuditChainVerificationResult, Chain, ChainError, ChainHead, ChainStatus, Seal
+from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member
 from ..record.values import text
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, EventFilter
-from ..tasks.background import Background, in_own_task
+from ..tasks.background import Background
 from ..tasks.fork import call_in_child
+from ..tasks.life import Life
+from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._catchup import CatchUp, Unannounced
+from ._fields import keywords, merged
 from ._forwarding import AlertForwarder
 from ._health import STORING, Episodes, TrailReporter
 from ._incidentfiles import IncidentFiles
-from .alerting import AlertDispatcher, DurableDispatcher, NoopAlertDispatcher, reporter
+from .alerting import AlertDispatcher, DurableDispatcher, NoopAlertDispatcher, reporter, require_dispatcher
 from .policy import CompliancePolicy
 from .signals import Announcer, compliance_alert
+
+if TYPE_CHECKING:
+    from .sync import SyncAuditTrail
 
 __all__ = [
     "AuditChainVerificationResult",
@@ -50,6 +57,9 @@ __all__ = [
 ]
 
 _logger: Final = logging.getLogger("fapilog")
+
+# Seconds beyond `stop_timeout` that another event loop has to stop the trail.
+_PATIENCE: Final = 20.0
 
 _ERROR_LEVELS: Final = (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL)
 _SECURITY_TYPES: Final = (
@@ -73,9 +83,10 @@ class AuditTrail:
     An event's id is returned when the event is stored, and only then. An alert never delays, stops or changes that:
     what a dispatcher or a receiver does wrong is logged (logger "fapilog") and reported on `alert_failed`.
 
-    Use it as an asynchronous context manager, or call `start` and `stop` from one task. While it is started, alerts
-    are sent in the background. Without that, each is sent before `log_event` returns, contained and timed all the same.
-    It belongs to one event loop at a time; other threads go through `anyio.from_thread`.
+    Use it as an asynchronous context manager, or call `start` and `stop`. While it is started, alerts are sent in the
+    background, in the event loop that it was started in. Without that, each is sent before `log_event` returns,
+    contained and timed all the same. Any task, thread and event loop may call it, and `sync` has the same methods for
+    code without an event loop.
 
     When storing, verifying or alerting itself fails, an alert about that goes out, once until it works again. In the
     directory of the trail that outlives a restart.
@@ -105,7 +116,7 @@ class AuditTrail:
     def __init__(
         self,
         policy: CompliancePolicy | None = None,
-        storage_path: Path | None = None,
+        storage_path: Path | str | None = None,
         alert_dispatcher: AlertDispatcher | None = None,
         *,
         storage: AuditStorage | None = None,
@@ -124,12 +135,15 @@ class AuditTrail:
         _require("alert_buffer", alert_buffer, at_least=1)
         _require("stop_timeout", stop_timeout, at_least=0)
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
+        path = None if storage_path is None else Path(storage_path)
         if storage is None:
-            storage_path = Path("audit_logs") if storage_path is None else Path(storage_path)
-            storage = FileStorage(storage_path, durability=durability)
-        self.storage_path: Path | None = storage_path
+            path = Path("audit_logs") if path is None else path
+            storage = FileStorage(path, durability=durability)
+        self.storage_path: Path | None = path
         self._storage: AuditStorage = storage
-        self._dispatcher = _checked(NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher)
+        self._dispatcher = require_dispatcher(
+            "alert_dispatcher", NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher
+        )
         self._stop_timeout = stop_timeout
         self._alert_timeout = alert_timeout
         self._background = Background()
@@ -139,21 +153,23 @@ class AuditTrail:
             self._background,
             announce=self._announce,
             store=self._store,
-            files=None if storage_path is None else IncidentFiles(storage_path),
+            files=None if path is None else IncidentFiles(path),
         )
         self._forwarder = AlertForwarder(
             self._dispatcher,
             policy=self.policy,
             background=self._background,
             announcer=self._announcer,
+            health=self._episodes,
             timeout=alert_timeout,
             concurrency=alert_concurrency,
             buffer=alert_buffer,
-            reported=self._episodes.reported,
         )
         self._hostname = os.uname().nodename
-        self._started_by: int | None = None
-        self._resumption: CatchUp | None = None
+        # Guards the counters, and which life is the one of now.
+        self._lock = threading.Lock()
+        self._life: Life | None = None
+        self._catch_up: CatchUp | None = None
         self._unannounced = Unannounced()
         self._total_events = self._error_events = self._security_events = 0
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
@@ -164,68 +180,127 @@ class AuditTrail:
 
     async def start(self) -> None:
         """
-        Send alerts in the background from now on, and go on with the incidents that a process before has left open.
+        Send alerts in the background, in this event loop, and take over the open incidents of earlier processes.
 
-        Nothing happens if it is started already. What is wrong with the storage is raised by the first `log_event`, and
-        not here.
+        The background belongs to a task of its own: any task may call `start`, and any other `stop`. Nothing happens if
+        the trail is started already, in this loop or in another. Damage of the storage is raised by the first
+        `log_event`, and not here. A caller that is cancelled meanwhile has not started the trail.
 
         Raises:
             Exception: What entering the dispatcher raised; the trail is then not started.
         """
-        if self._started_by is not None:
-            return
-        await self._background.enter()
-        self._forwarder.at_home()
-        try:
-            # First, for the dispatcher may say at once that something fails, or works.
-            await self._episodes.enter()
-            if isinstance(self._dispatcher, AbstractAsyncContextManager):
-                token = reporter.set(TrailReporter(self, self._announcer, self._episodes))
-                try:
-                    await self._background.hold(self._dispatcher)
-                finally:
-                    reporter.reset(token)
-            if isinstance(self._dispatcher, DurableDispatcher) and self._dispatcher.resumes:
-                await self._resume(self._dispatcher)
-        except BaseException:
-            self._forwarder.give_up()
-            try:
-                await self._background.leave(timeout=0)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self._episodes.leave()
-            raise
-        self._started_by = anyio.get_current_task().id
+        while True:
+            with self._lock:
+                life = self._life
+                if life is None or life.is_over:
+                    break
+            if not life.is_leaving:
+                await life.settled()
+                return
+            await life.leave(patience=self._stop_timeout + _PATIENCE)
+        self._forget_closed_loop()
+        with self._lock:
+            life = self._life = Life(self._started(), owner=self)
+        await life.enter()
 
     async def stop(self) -> None:
         """
         Send the alerts that wait, for `stop_timeout` seconds at most, report the rest as failed, and close the files.
 
-        Shielded from cancellation as long as that takes. Nothing happens if it is stopped already. It may be started
-        again.
+        From any task, loop or thread with a loop. Nothing happens if it is stopped already. It may be started again. A
+        caller that is cancelled meanwhile stops the waiting: the alerts that are not sent are reported as failed, the
+        dispatcher is left, and then the cancellation is raised.
 
         Raises:
-            RuntimeError: Called by another task than the one that called `start`.
+            RuntimeError: The trail was started in another event loop, which does not run.
         """
-        if self._started_by not in (None, anyio.get_current_task().id):
-            raise RuntimeError("stop() must be called by the task that called start(); `async with` sees to that")
-        began = anyio.current_time()
+        life = self._life
+        if life is None:
+            await self._end()
+            return
         try:
-            if self._resumption is not None:
-                with anyio.move_on_after(self._stop_timeout, shield=True):
-                    await self._resumption.idle()
-                self._resumption.close()
-                self._resumption = None
-            await self._background.leave(timeout=max(0.0, self._stop_timeout - (anyio.current_time() - began)))
+            await life.leave(patience=self._stop_timeout + _PATIENCE)
+        except LoopClosedError:
+            self._forget_closed_loop()
+            await self._end()
         finally:
-            self._started_by = None
-            self._forwarder.give_up()
-            with anyio.move_on_after(self._stop_timeout, shield=True):
-                # For the asynchronous receivers of what was given up.
-                await self._background.settle()
+            with self._lock:
+                if self._life is life and life.is_over:
+                    self._life = None
+
+    @asynccontextmanager
+    async def _started(self) -> AsyncIterator[None]:
+        """
+        Be started, in the task of a `Life`.
+
+        In this order: what is failing is known before the dispatcher can say that it fails or works; the dispatcher is
+        entered before an alert is sent, and left after the last. On leaving, alerts have `stop_timeout` seconds, or
+        none if the caller of `stop` was cancelled or the loop ends.
+        """
+        life = self._life
+        assert life is not None  # noqa: S101 - this is what it has entered
+        try:
+            await self._episodes.enter()
+            async with self._dispatcher_entered(life), self._background.open():
+                if isinstance(self._dispatcher, DurableDispatcher) and self._dispatcher.resumes:
+                    async with self._catching_up(self._dispatcher) as catch_up:
+                        yield
+                        began = anyio.current_time()
+                        await life.within(self._stop_timeout, catch_up.idle)
+                else:
+                    yield
+                    began = anyio.current_time()
+                left = max(0.0, self._stop_timeout - (anyio.current_time() - began))
+                await life.within(left, self._background.settle)
+        finally:
             with anyio.CancelScope(shield=True):
-                await self._episodes.leave()
-                await self._storage.aclose()
+                await self._end()
+
+    async def _end(self) -> None:
+        """Report the alerts that are left, run the receivers of the reports, and close the files."""
+        self._forwarder.give_up()
+        with anyio.move_on_after(self._stop_timeout, shield=True):
+            await self._background.settle()
+        self._announcer.give_up()
+        with anyio.CancelScope(shield=True):
+            await self._episodes.leave()
+            await self._storage.aclose()
+
+    @asynccontextmanager
+    async def _dispatcher_entered(self, life: Life) -> AsyncIterator[None]:
+        if not isinstance(self._dispatcher, AbstractAsyncContextManager):
+            yield
+            return
+        # In a task of its own: a dispatcher that fails there, or cancels the task it is in, does not end the trail.
+        own = Life(self._dispatcher, leave_within=self._stop_timeout)
+        token = reporter.set(TrailReporter(self, self._announcer, self._episodes))
+        try:
+            await own.enter()
+        finally:
+            reporter.reset(token)
+        try:
+            yield
+        finally:
+            try:
+                await life.within(math.inf, own.leave)
+            except Exception as error:
+                # Not its text or traceback, which may hold secrets.
+                _logger.error(  # noqa: TRY400
+                    "leaving %s raised %s", type(self._dispatcher).__qualname__, type(error).__qualname__
+                )
+
+    def _forget_closed_loop(self) -> None:
+        """Report the alerts that wait as failed, if the loop of the trail was closed before `stop`."""
+        with self._lock:
+            life = self._life
+            if life is None or not life.is_over:
+                return
+            self._life = None
+        if self._background.entered:
+            _logger.error("%r was not stopped before its event loop was closed: alerts are sent by log_event", self)
+            self._background.forget()
+            self._catch_up = None
+        self._forwarder.give_up()
 
     async def cleanup(self) -> None:
         """Do what `stop` does; the earlier fapilog had this name for it as well."""
@@ -233,9 +308,30 @@ class AuditTrail:
 
     async def drain(self) -> None:
         """Wait until every alert has been sent or has failed, and every asynchronous receiver has returned."""
-        if self._resumption is not None:
-            await self._resumption.idle()
+        if self._catch_up is not None:
+            await self._catch_up.idle()
         await self._background.settle()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the trail is started, or is being started, and not stopped."""
+        life = self._life
+        return life is not None and not life.is_over
+
+    @property
+    def sync(self) -> SyncAuditTrail:
+        """The same methods without ``await``, for synchronous code; see `SyncAuditTrail`."""
+        # It is built on this class.
+        from .sync import SyncAuditTrail  # noqa: PLC0415
+
+        return SyncAuditTrail(self, self._storage, self._background, stop_timeout=self._stop_timeout)
+
+    def __enter__(self) -> NoReturn:
+        """Refuse with words: ``async with`` starts and stops a trail, and ``with trail.sync`` does without a loop."""
+        raise TypeError("an AuditTrail is entered by `async with trail`, or in synchronous code by `with trail.sync`")
+
+    def __exit__(self, *_: object) -> None:
+        """Never called."""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -246,10 +342,6 @@ class AuditTrail:
     ) -> None:
         await self.stop()
 
-    def __del__(self) -> None:
-        if getattr(self, "_started_by", None) is not None:
-            warnings.warn(f"{self!r} was started and not stopped", ResourceWarning, source=self, stacklevel=1)
-
     def __repr__(self) -> str:
         return f"<AuditTrail in {self._storage!r}>"
 
@@ -257,6 +349,7 @@ class AuditTrail:
 
     async def log_event(
         self,
+        /,
         event_type: AuditEventType,
         message: str,
         *,
@@ -328,17 +421,16 @@ class AuditTrail:
             contains_phi=bool(contains_phi),
             compliance_level=self.policy.level,
             regulatory_tags=() if regulatory_tags is None else tuple(regulatory_tags),
-            metadata=_merged(metadata) if "metadata" in metadata else metadata,
+            metadata=merged(metadata) if "metadata" in metadata else metadata,
         )
         if self.policy.alerts_on(event):
-            await anyio.lowlevel.checkpoint_if_cancelled()
-            await in_own_task(self._store_and_announce, event)
+            await self._store_and_announce(event)
         else:
             await self._store_quietly(event)
         return event.event_id
 
     async def log_error(
-        self, error: BaseException, *, operation: str | None = None, component: str | None = None, **metadata: Any
+        self, /, error: BaseException, *, operation: str | None = None, component: str | None = None, **metadata: Any
     ) -> str:
         """
         Record that *error* happened, with its type, text and traceback, at level error.
@@ -358,11 +450,12 @@ class AuditTrail:
         return await self.log_event(
             AuditEventType.ERROR_OCCURRED,
             f"Error occurred: {text(error)}",
-            **_keywords(metadata, log_level=AuditLogLevel.ERROR, error=error, operation=operation, component=component),
+            **keywords(metadata, log_level=AuditLogLevel.ERROR, error=error, operation=operation, component=component),
         )
 
     async def log_security_event(
         self,
+        /,
         event_type: AuditEventType,
         message: str,
         *,
@@ -392,7 +485,7 @@ class AuditTrail:
         return await self.log_event(
             event_type,
             message,
-            **_keywords(
+            **keywords(
                 metadata,
                 log_level=AuditLogLevel.SECURITY,
                 user_id=user_id,
@@ -403,6 +496,7 @@ class AuditTrail:
 
     async def log_data_access(
         self,
+        /,
         resource: str,
         operation: str,
         *,
@@ -434,7 +528,7 @@ class AuditTrail:
         return await self.log_event(
             _DATA_TYPES.get(text(operation).lower(), AuditEventType.DATA_ACCESS),
             f"Data {text(operation)} on resource: {text(resource)}",
-            **_keywords(
+            **keywords(
                 metadata,
                 operation=operation,
                 user_id=user_id,
@@ -579,14 +673,15 @@ class AuditTrail:
         Args:
             progress: Called now and then, in a worker thread, with how many events were checked so far.
         """
-        try:
-            result = await self._storage.verify(progress)
-        except Exception as error:
-            self._episodes.verifying_failed(error)
-            await self._settle()
-            raise
-        self._episodes.verified(result)
-        await self._settle()
+        with self._background.collecting() as calls:
+            try:
+                result = await self._storage.verify(progress)
+                self._episodes.verified(result)
+            except Exception as error:
+                self._episodes.verifying_failed(error)
+                raise
+            finally:
+                await self._background.run(calls)
         return result
 
     # -- announcing
@@ -614,27 +709,35 @@ class AuditTrail:
         self._announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
 
     async def _store_and_announce(self, event: AuditEvent) -> None:
-        try:
-            # Whatever happens to the caller meanwhile: what is stored must be announced.
-            with anyio.CancelScope(shield=True):
-                self._announce(chain.sealed(event, await self._append(event, announced=True)))
-                if self._background.entered:
-                    # Lets the forwarder run, so that a tight loop does not fill its buffer.
-                    await anyio.lowlevel.checkpoint()
-        except Exception:
-            await self._settle()
-            raise
-        await self._settle()
+        if not is_without_loop():
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        if self._life is not None and self._life.is_over:
+            self._forget_closed_loop()
+        with self._background.collecting() as calls:
+            try:
+                # Whatever happens to the caller meanwhile: an event that is stored must be announced.
+                await finished(functools.partial(self._store_then_announce, event))
+            except LoopClosedError as error:
+                raise AuditStorageError("interrupted while storing: the event may be stored or not") from error
+            except Exception:
+                await self._background.run(calls)
+                raise
+            await self._background.run(calls)
+
+    async def _store_then_announce(self, event: AuditEvent) -> None:
+        self._announce(chain.sealed(event, await self._append(event, announced=True)))
+        home = self._background.home
+        if home is not None and home.is_here and not is_without_loop():
+            # Lets the forwarder run, so that a tight loop does not fill its buffer.
+            await anyio.lowlevel.checkpoint()
 
     async def _store_quietly(self, event: AuditEvent) -> None:
         try:
             await self._append(event, announced=False)
-        except Exception:
-            await self._settle()
-            raise
-        if self._background.kept:
-            # An episode is over.
-            await self._settle()
+        finally:
+            if self._background.kept and not self._background.entered:
+                # The alerts of an incident that was opened or resolved.
+                await self._background.run([])
 
     async def _append(self, event: AuditEvent, *, announced: bool) -> Seal:
         """Store and count *event*; people are told when that fails, and when it works again."""
@@ -656,21 +759,17 @@ class AuditTrail:
             self._unannounced.discard(event.event_id)
             raise
         self._count(event)
-        if self._resumption is not None:
-            self._resumption.stored(seal.sequence_number)
+        if self._catch_up is not None:
+            self._catch_up.stored(seal.sequence_number)
         return seal
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store *event*, which is announced next, and return it with its place in the chain."""
         return chain.sealed(event, await self._append_silently(event, announced=True))
 
-    async def _settle(self) -> None:
-        """Not started, send here what there is to send."""
-        if not self._background.entered:
-            await self._background.settle()
-
-    async def _resume(self, dispatcher: DurableDispatcher) -> None:
-        resumption = CatchUp(
+    @asynccontextmanager
+    async def _catching_up(self, dispatcher: DurableDispatcher) -> AsyncIterator[CatchUp]:
+        catch_up = CatchUp(
             dispatcher,
             storage=self._storage,
             head=self.head,
@@ -682,8 +781,12 @@ class AuditTrail:
             unannounced=self._unannounced,
             episodes=self._episodes,
         )
-        await self._background.hold(resumption)
-        self._resumption = resumption
+        async with catch_up:
+            self._catch_up = catch_up
+            try:
+                yield catch_up
+            finally:
+                self._catch_up = None
 
     async def _announce_again(self, event: AuditEvent) -> None:
         """Announce an event of an earlier run."""
@@ -699,35 +802,20 @@ class AuditTrail:
         self._forwarder.receive(self, **self.policy.alert_about(event)._asdict())
 
     def _count(self, event: AuditEvent) -> None:
-        self._total_events += 1
-        self._error_events += event.event_type is AuditEventType.ERROR_OCCURRED or event.log_level in _ERROR_LEVELS
-        self._security_events += event.log_level is AuditLogLevel.SECURITY or event.event_type in _SECURITY_TYPES
+        with self._lock:
+            self._total_events += 1
+            self._error_events += event.event_type is AuditEventType.ERROR_OCCURRED or event.log_level in _ERROR_LEVELS
+            self._security_events += event.log_level is AuditLogLevel.SECURITY or event.event_type in _SECURITY_TYPES
 
     def _forget(self) -> None:
         # In a forked child: the parent's tasks and alerts stay the parent's.
+        self._lock = threading.Lock()
+        self._life = self._catch_up = None
         self._background.forget()
+        self._announcer.forget()
         self._forwarder.forget()
         self._episodes.forget()
-        self._started_by = self._resumption = None
         self._unannounced.forget()
-
-
-def _checked(dispatcher: AlertDispatcher) -> AlertDispatcher:
-    """Return *dispatcher* if its `send_alert` is asynchronous."""
-    send = getattr(dispatcher, "send_alert", None)
-    while isinstance(send, functools.partial):
-        send = send.func
-    if (
-        isinstance(dispatcher, type)
-        or not callable(send)
-        or not (inspect.iscoroutinefunction(send) or inspect.iscoroutinefunction(type(send).__call__))
-    ):
-        got = f"the class {dispatcher.__qualname__}" if isinstance(dispatcher, type) else type(dispatcher).__qualname__
-        raise TypeError(
-            "alert_dispatcher: expected an object with "
-            f"`async def send_alert(event, *, severity, channel=None)`; got {got}"
-        )
-    return dispatcher
 
 
 def _require(name: str, value: float, *, above: float | None = None, at_least: float | None = None) -> None:
@@ -735,25 +823,3 @@ def _require(name: str, value: float, *, above: float | None = None, at_least: f
         raise ValueError(f"{name}: expected more than {above}; got {value!r}")
     if at_least is not None and not value >= at_least:
         raise ValueError(f"{name}: expected at least {at_least}; got {value!r}")
-
-
-def _merged(given: dict[str, Any]) -> dict[str, Any]:
-    """Merge the keyword *metadata* into the others, without losing a value."""
-    mapping = given.get("metadata")
-    if not isinstance(mapping, Mapping):
-        return given
-    others = {key: value for key, value in given.items() if key != "metadata"}
-    taken = {key: value for key, value in mapping.items() if key in others}
-    if taken and "metadata" in mapping:
-        taken["metadata"] = mapping["metadata"]
-    return {**mapping, **others, **({"metadata": taken} if taken else {})}
-
-
-def _keywords(given: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """Return the keywords for `log_event`: *fields*, or what was *given* in their place, and the rest as metadata."""
-    keywords = {**fields, **given}
-    clashing = {key: keywords.pop(key) for key in ("event_type", "message") if key in keywords}
-    if clashing:
-        nested = {"metadata": keywords["metadata"]} if "metadata" in keywords else {}
-        keywords["metadata"] = _merged(clashing | nested)
-    return keywords

@@ -64,7 +64,8 @@ class Announcer:
         self._background = background
         self._timeout = timeout
         self._limit = limit
-        self._under_way = 0
+        # What asynchronous receivers have returned and is not awaited to its end.
+        self._under_way: dict[int, Awaitable[object]] = {}
         self._muted: set[str] = set()
 
     def announce(self, signal: blinker.NamedSignal, sender: object, /, **details: Any) -> None:
@@ -84,7 +85,11 @@ class Announcer:
         """Call *receiver* as one of a signal's: contained, and in the background if it is asynchronous."""
         try:
             result = receiver(*args, **details)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            # CancelledError, GeneratorExit and the panics of extension modules are no Exception; raised by a plain
+            # function they are no cancellation of the caller either.
             _log_failure(receiver, error)
         else:
             # Looked at is what comes back and not the receiver: a partial or an object with an asynchronous __call__
@@ -92,13 +97,21 @@ class Announcer:
             if result is not None and inspect.isawaitable(result):
                 self._await_soon(receiver, result)
 
+    def give_up(self) -> None:
+        """Close the coroutines of receivers that will not be awaited any more, since the event loop has ended."""
+        while self._under_way:
+            _close(self._under_way.popitem()[1])
+
+    def forget(self) -> None:
+        """Forget the calls that are under way, in a forked child: the parent awaits them."""
+        self._under_way = {}
+
     def _await_soon(self, receiver: object, result: Awaitable[object]) -> None:
-        if self._under_way >= self._limit:
+        if len(self._under_way) >= self._limit:
             _logger.error("receiver %s is skipped: %d calls are under way", _name(receiver), self._limit)
-            if inspect.iscoroutine(result):
-                result.close()
+            _close(result)
             return
-        self._under_way += 1
+        self._under_way[id(result)] = result
         self._background.start_soon(functools.partial(self._await, receiver, result))
 
     async def _await(self, receiver: object, result: Awaitable[object]) -> None:
@@ -108,10 +121,15 @@ class Announcer:
         except Exception as error:
             _log_failure(receiver, error)
         finally:
-            self._under_way -= 1
+            self._under_way.pop(id(result), None)
 
 
-def _log_failure(receiver: object, error: Exception) -> None:
+def _close(result: Awaitable[object]) -> None:
+    if inspect.iscoroutine(result):
+        result.close()
+
+
+def _log_failure(receiver: object, error: BaseException) -> None:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next

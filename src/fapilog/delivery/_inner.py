@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from types import TracebackType
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import anyio
@@ -12,6 +11,7 @@ import anyio
 from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
 from ..record.chain import ChainHead
 from ..record.errors import AmbiguousDeliveryError
+from ..tasks.life import Life, enter_all, leave_all
 
 __all__ = [
     "Managers",
@@ -30,27 +30,21 @@ class Managers:
     """
     Enters those of some dispatchers that are asynchronous context managers, in order, and leaves them.
 
-    When entering one fails, those that were entered are left. May be entered again while it is entered, if they may.
+    Each is entered and left in a task of its own, so that any task may enter the wrapper, and any other leave it. When
+    entering one fails, those that were entered are left. May be entered again while it is entered, if they may.
     """
 
     def __init__(self, dispatchers: Iterable[AlertDispatcher]) -> None:
         self._managers: Final = [each for each in dispatchers if isinstance(each, AbstractAsyncContextManager)]
-        self._stacks: list[AsyncExitStack] = []
+        self._entered: list[list[Life]] = []
 
-    async def enter(self, then: Callable[[AsyncExitStack], Awaitable[None]] | None = None) -> None:
-        """Enter them; then await *then*, which may put on the stack what is to be left before they are."""
-        async with AsyncExitStack() as stack:
-            for manager in self._managers:
-                await stack.enter_async_context(manager)
-            if then is not None:
-                await then(stack)
-            self._stacks.append(stack.pop_all())
+    async def enter(self) -> None:
+        """Enter them."""
+        self._entered.append(await enter_all(self._managers))
 
-    async def leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        """Leave all, whatever one of them raises."""
-        return await self._stacks.pop().__aexit__(kind, error, trace)
+    async def leave(self) -> None:
+        """Leave all, the last entered first, whatever one of them raises."""
+        await leave_all(self._entered.pop())
 
 
 def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:

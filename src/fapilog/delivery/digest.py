@@ -13,8 +13,8 @@ import logging
 import math
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable
+from contextlib import asynccontextmanager
 from datetime import datetime
 from hashlib import sha256, shake_256
 from types import TracebackType
@@ -28,6 +28,8 @@ from ..record.errors import PermanentDeliveryError, TransientDeliveryError, reas
 from ..record.events import AuditEvent, AuditLogLevel, member
 from ..tasks.background import Background
 from ..tasks.fork import call_in_child
+from ..tasks.life import Life
+from ..tasks.loops import Event
 from ._inner import Managers, deliver, kinds, positive
 
 __all__ = ["Digest", "digest_of"]
@@ -148,6 +150,8 @@ class Digest:
         self._stop_timeout = stop_timeout
         self._managers = Managers([inner])
         self._background = Background()
+        self._times_entered = 0
+        self._life: Life | None = None
         self._counts = False
         self._leaving = False
         # In the order in which they close, since all are open for the same time.
@@ -155,19 +159,35 @@ class Digest:
         # A heap: the next one due first.
         self._waiting: list[_Summary] = []
         self._made = 0
-        self._wake = anyio.Event()
+        self._wake = Event()
         self._reporter: Reporter | None = None
         self._name = f"the digest for {kinds([inner])[0]}"
         call_in_child(self, Digest._forget)
 
     async def __aenter__(self) -> Self:
-        await self._managers.enter(self._start)
+        await self._managers.enter()
+        self._times_entered += 1
+        if self._times_entered == 1:
+            self._reporter = reporter.get()
+            self._life = Life(self._running())
+            try:
+                await self._life.enter()
+            except BaseException:
+                self._times_entered -= 1
+                with anyio.CancelScope(shield=True):
+                    await self._managers.leave()
+                raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._managers.leave(kind, error, trace)
+    ) -> None:
+        self._times_entered -= 1
+        try:
+            if self._times_entered == 0 and self._life is not None:
+                await self._life.leave()
+        finally:
+            await self._managers.leave()
 
     def __repr__(self) -> str:
         return f"<Digest {self._inner!r}>"
@@ -250,7 +270,7 @@ class Digest:
                 due = self._waiting[0].due if self._waiting else math.inf
                 with anyio.move_on_after(min(closes, due) - now):
                     await self._wake.wait()
-                self._wake = anyio.Event()
+                self._wake = Event()
 
     async def _send_next(self) -> None:
         summary = heapq.heappop(self._waiting)
@@ -269,7 +289,8 @@ class Digest:
             self._say_it_fails(error)
 
     def _try_again(self, summary: _Summary, error: Exception) -> None:
-        wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(summary.tries, 100))
+        # There is no time for a long wait while the digest is left; this summary may have been under way then.
+        wait = _FIRST_WAIT if self._leaving else min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(summary.tries, 100))
         if isinstance(error, TransientDeliveryError) and error.retry_after is not None:
             wait = min(_LONGEST_PAUSE, max(wait, error.retry_after))
         _logger.warning(
@@ -289,35 +310,36 @@ class Digest:
         if self._reporter is not None and not any(summary.tries for summary in self._waiting):
             self._reporter.working(self._name)
 
-    async def _start(self, stack: AsyncExitStack) -> None:
-        if not self._background.entered:
-            await self._background.enter()
-            stack.push_async_callback(self._stop)
-            self._reporter = reporter.get()
-            self._wake = anyio.Event()
-            self._background.start_soon(self._keep_closing)
-            self._counts = True
-
-    async def _stop(self) -> None:
-        """Close all windows, send what can be sent in time, and say what could not."""
-        self._counts, self._leaving = False, True
-        while self._windows:
-            self._close_first()
-        self._waiting = [summary._replace(due=-math.inf) for summary in self._waiting]
-        heapq.heapify(self._waiting)
-        self._wake.set()
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        """Count alerts; in the end close all windows, send what can be sent in time, and say what could not."""
+        life = self._life
+        assert life is not None  # noqa: S101 - this is what it has entered
+        self._wake = Event()
         try:
-            await self._background.leave(timeout=self._stop_timeout)
+            async with self._background.open():
+                self._background.start_soon(self._keep_closing)
+                self._counts = True
+                yield
+                self._counts, self._leaving = False, True
+                while self._windows:
+                    self._close_first()
+                self._waiting = [summary._replace(due=-math.inf) for summary in self._waiting]
+                heapq.heapify(self._waiting)
+                self._wake.set()
+                await life.within(self._stop_timeout, self._background.settle)
         finally:
+            self._counts = self._leaving = False
             for summary in self._waiting:
                 self._give_up(summary, "the digest was left")
             self._waiting.clear()
-            self._leaving = False
             self._reporter = None
 
     def _forget(self) -> None:
         """Count nothing in a forked child: what was counted is the parent's to send, and so is the task that sends."""
         self._background.forget()
+        self._life = None
+        self._times_entered = 0
         self._windows.clear()
         self._waiting.clear()
         self._counts = self._leaving = False

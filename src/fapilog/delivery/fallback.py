@@ -66,9 +66,9 @@ class Fallback:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         self._reporter = None
-        return await self._managers.leave(kind, error, trace)
+        await self._managers.leave()
 
     def __repr__(self) -> str:
         return f"<Fallback {self._dispatchers!r}>"

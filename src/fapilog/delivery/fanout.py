@@ -66,8 +66,8 @@ class FanOut:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._managers.leave(kind, error, trace)
+    ) -> None:
+        await self._managers.leave()
 
     def __repr__(self) -> str:
         return f"<FanOut {self._dispatchers!r}>"

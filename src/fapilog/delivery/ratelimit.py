@@ -74,8 +74,8 @@ class RateLimit:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._managers.leave(kind, error, trace)
+    ) -> None:
+        await self._managers.leave()
 
     def __repr__(self) -> str:
         return f"<RateLimit {self._inner!r}>"

@@ -141,8 +141,8 @@ class Route:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        return await self._managers.leave(kind, error, trace)
+    ) -> None:
+        await self._managers.leave()
 
     def __repr__(self) -> str:
         routes = (f"{condition!r}: {dispatcher!r}" for condition, dispatcher in self._routes.items())

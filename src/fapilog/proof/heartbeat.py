@@ -17,8 +17,8 @@ import hmac
 import logging
 import math
 import re
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
@@ -33,6 +33,7 @@ from ..record.errors import AuditStorageError, DeliveryError
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 from ..record.values import text
 from ..tasks.background import Background
+from ..tasks.life import Life, enter_all, leave_all
 
 __all__ = ["MIN_KEY_BYTES", "Beat", "Heartbeat", "KeySource", "verify_heartbeat"]
 
@@ -123,6 +124,7 @@ class Heartbeat:
         self._name = name
         self._channel = channel
         self._background = Background()
+        self._life: Life | None = None
         self._failed = 0
         self._unreadable = False
 
@@ -130,20 +132,26 @@ class Heartbeat:
         return f"<Heartbeat {self._name} of {self._trail!r} every {self._interval:g} s>"
 
     async def __aenter__(self) -> Self:
-        await self._background.enter()
-        try:
-            if isinstance(self._dispatcher, AbstractAsyncContextManager):
-                await self._background.hold(self._dispatcher)
-        except BaseException:
-            await self._background.leave(timeout=0)
-            raise
-        self._background.start_soon(self._run)
+        self._life = Life(self._running())
+        await self._life.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._background.leave(timeout=0)
+        assert self._life is not None  # noqa: S101 - entered
+        await self._life.leave()
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        managers = [self._dispatcher] if isinstance(self._dispatcher, AbstractAsyncContextManager) else []
+        lives = await enter_all(managers)
+        try:
+            async with self._background.open():
+                self._background.start_soon(self._run)
+                yield
+        finally:
+            await leave_all(lives)
 
     async def _run(self) -> None:
         due = anyio.current_time()

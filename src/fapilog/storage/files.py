@@ -30,9 +30,9 @@ from ..record import chain
 from ..record.chain import AuditChainVerificationResult, Chain, ChainError, ChainStatus, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..tasks.background import in_thread
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
+from ..tasks.loops import in_thread, is_without_loop
 from ._lines import MAX_RECORD_BYTES, Lines
 from .protocol import EventFilter
 
@@ -491,6 +491,9 @@ class FileStorage:
         ValueError: An unknown *durability*.
     """
 
+    #: Without an event loop every method blocks the calling thread, and waits for nothing else.
+    runs_anywhere = True
+
     def __init__(
         self,
         directory: Path | str,
@@ -524,7 +527,7 @@ class FileStorage:
             raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(body)}")
         if self._at_once:
             self._appends += 1
-            if self._appends % _APPENDS_PER_YIELD == 0:
+            if self._appends % _APPENDS_PER_YIELD == 0 and not is_without_loop():
                 await anyio.lowlevel.checkpoint()
             if not self._commits.busy and (seal := self._files.append_at_once(body)):
                 return seal

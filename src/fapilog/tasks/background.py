@@ -1,215 +1,221 @@
-"""Work that runs beside the audited code, and has an owner that waits for it."""
+"""Calls that run beside the audited code, for a trail, an outbox or a wrapper that waits for them in the end."""
 
 from __future__ import annotations
 
+import functools
 import logging
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context, ContextVar, copy_context
+from typing import Any, Final
 
 import anyio
-from anyio import to_thread
 
-if TYPE_CHECKING:
-    from anyio.abc import TaskGroup, TaskStatus
+from .loops import Condition, Loop, LoopClosedError, cancellation_of_this_task, is_without_loop
 
-__all__ = ["Background", "in_own_task", "in_thread"]
-
-T = TypeVar("T")
+__all__ = ["Background", "Call", "Job"]
 
 _logger: Final = logging.getLogger("fapilog")
+
+Call = Callable[[], Coroutine[Any, Any, object]]
+"""A call to be awaited."""
+
+
+class Job:
+    """
+    A call that was started, with the context variables of the code that started it.
+
+    Args:
+        call: To be awaited.
+    """
+
+    __slots__ = ("call", "context", "scope", "task")
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.context: Context = copy_context()
+        self.scope: anyio.CancelScope | None = None
+        self.task: object = None
 
 
 class Background:
     """
     Tasks that can hurt neither the code that starts them nor each other.
 
-    Entered, it runs each call in a task of its own, which the cancellation of the code around it does not reach. Not
-    entered, it keeps the calls, and `settle` runs them where it is awaited. A call handles its own exceptions;
-    `KeyboardInterrupt` and the like pass through.
+    While it is `open`, each call runs in a task of its own in the loop where it was opened, whatever thread starts the
+    call. While it is not, calls are kept: by `collecting` for the code that started them, and otherwise for the next
+    `settle`. An exception of a call is logged, by its type; `KeyboardInterrupt` and `SystemExit` end the loop.
     """
 
     def __init__(self) -> None:
-        self._tasks: TaskGroup | None = None
-        self._kept: deque[Callable[[], Coroutine[Any, Any, object]]] = deque()
-        self._running: set[anyio.CancelScope] = set()
-        self._idle: anyio.Event | None = None
-        self._held: list[_Held] = []
-        self.leaving: bool = False
+        # Guards the two next attributes, so that no call falls between being kept and being run.
+        self._lock = threading.Lock()
+        self._home: Loop | None = None
+        self._kept: deque[Job] = deque()
+        self._jobs: dict[Job, None] = {}
+        self._idle = Condition()
+        self._is_closing = False
+        self._loop_is_ending: Callable[[], bool] = bool
 
     @property
     def entered(self) -> bool:
         """Whether calls are run as they come."""
-        return self._tasks is not None
+        return self._home is not None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether calls are cancelled since this is being closed, or since the loop is ending."""
+        return self._is_closing or self._loop_is_ending()
+
+    @property
+    def home(self) -> Loop | None:
+        """The loop that runs the calls; None while they are kept."""
+        return self._home
 
     @property
     def kept(self) -> int:
-        """How many calls wait for `settle`."""
+        """How many calls wait for `settle`, or for it to be opened."""
         return len(self._kept)
 
-    async def enter(self) -> None:
-        """Run the calls from now on, those that were kept first. To be left by the task that entered."""
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        self._tasks = tasks
-        while self._kept:
-            self.start_soon(self._kept.popleft())
-
-    async def hold(self, manager: AbstractAsyncContextManager[object]) -> None:
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
         """
-        Enter *manager*, in a task of its own, until all calls are done; raise what entering it raises.
+        Run the calls in this loop, those that were kept first; in the end cancel those that still run.
 
-        The one that was entered last is left first.
+        A call that can't be cancelled, such as one that waits for a thread, is waited for: no task is left behind.
         """
-        assert self._tasks is not None  # noqa: S101 - entered first
-        held = _Held(manager)
-        await self._tasks.start(held.run)
-        self._held.append(held)
-
-    async def leave(self, *, timeout: float) -> None:
-        """
-        Wait until no call is left, cancel those that are after *timeout* seconds, then leave what is held.
-
-        The wait is shielded from cancellation, and each that is held has *timeout* seconds as well. A call that can't
-        be cancelled, such as one that waits for a thread, is waited for: no task is left behind.
-        """
-        if self._tasks is None:
-            return
-        with anyio.move_on_after(timeout, shield=True):
-            await self.settle()
-        tasks, self._tasks = self._tasks, None
-        self.leaving = True
+        self._loop_is_ending = cancellation_of_this_task()
+        with self._lock:
+            self._home = Loop.current()
+            kept, self._kept = self._kept, deque()
+            self._jobs.update(dict.fromkeys(kept))
+        for job in kept:
+            self._begin(job)
         try:
-            for scope in self._running:
-                scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await self._wait_until_idle()
-                while self._held:
-                    await self._held.pop().release(timeout)
-            await tasks.__aexit__(None, None, None)
-        except BaseExceptionGroup as group:
-            raise _only_one(group) from None
+            yield
         finally:
-            self.leaving = False
-            self._held.clear()
+            with self._lock:
+                self._home = None
+            self._is_closing = True
+            try:
+                for job in tuple(self._jobs):
+                    if job.scope is not None:
+                        job.scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await self._idle.until(lambda: not self._jobs)
+            finally:
+                self._is_closing, self._loop_is_ending = False, bool
 
-    def start_soon(self, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Run *call* soon, or keep it for `settle`."""
-        if self._tasks is None:
-            self._kept.append(call)
-        else:
-            scope = anyio.CancelScope(shield=True)
-            self._running.add(scope)
-            self._tasks.start_soon(self._run, call, scope)
+    def start_soon(self, call: Call) -> None:
+        """Run *call* soon, or keep it for `settle`. From any thread; never waits and never raises."""
+        collected = _collected.get()
+        self._start(Job(call), self._kept if collected is None else collected)
 
-    async def settle(self) -> None:
-        """Wait until no call is left; not entered, run those that were kept, at once and to their end."""
-        if self._tasks is not None:
-            await self._wait_until_idle()
-        while self._tasks is None and self._kept:
-            calls = tuple(self._kept)
-            self._kept.clear()
+    def _start(self, job: Job, otherwise: list[Job] | deque[Job]) -> None:
+        """Run *job* if this is open, and else add it to *otherwise*."""
+        with self._lock:
+            home = self._home
+            if home is None:
+                otherwise.append(job)
+                return
+            self._jobs[job] = None
+        if home.is_here:
+            self._begin(job)
+            return
+        try:
+            home.call_soon(functools.partial(self._begin, job))
+        except LoopClosedError:
+            self.forget()
+            self._kept.append(job)
+
+    @contextmanager
+    def collecting(self) -> Iterator[list[Job]]:
+        """While it is not open, collect the calls of this task in a list, for `run`; what is left of them is kept."""
+        calls: list[Job] = []
+        token = _collected.set(calls)
+        try:
+            yield calls
+        finally:
+            _collected.reset(token)
+            self._kept.extend(calls)
+
+    async def run(self, collected: list[Job]) -> None:
+        """Run the calls that were *collected*, and those that are kept, at once and to their end."""
+        if is_without_loop() or self._home is not None:
+            # Without an event loop nothing can be run: the calls are kept. Open meanwhile, it runs them by itself.
+            jobs = tuple(collected)
+            collected.clear()
+            for job in jobs:
+                self._start(job, self._kept)
+            return
+        while collected or self._kept:
+            while self._kept:
+                collected.append(self._kept.popleft())
+            jobs = tuple(collected)
+            collected.clear()
             try:
                 async with anyio.create_task_group() as tasks:
-                    for call in calls:
-                        tasks.start_soon(_alone, call)
+                    for job in jobs:
+                        job.context.run(tasks.start_soon, _alone, job)
             except BaseExceptionGroup as group:
                 raise _only_one(group) from None
 
+    async def settle(self) -> None:
+        """Wait until no call is left; not open, run those that are kept, at once and to their end."""
+        if self._home is not None:
+            await self._idle.until(lambda: not self._jobs)
+        await self.run([])
+
     def forget(self) -> None:
-        """Become as new, in a forked child: its calls are the parent's to run."""
+        """Become as new: in a forked child, and when the loop was closed; its calls are nobody's to run."""
         self.__init__()  # type: ignore[misc]
 
-    async def _wait_until_idle(self) -> None:
-        while self._running:
-            self._idle = self._idle or anyio.Event()
-            await self._idle.wait()
+    def _begin(self, job: Job) -> None:
+        home = self._home
+        if home is None or not home.is_here:  # closed meanwhile
+            del self._jobs[job]
+            self._idle.notify()
+            self._kept.append(job)
+            return
+        # In the context of the code that started the call, which is not always the code that runs here now.
+        job.task = home.spawn(
+            functools.partial(self._run, job), ended=functools.partial(self._end, job), context=job.context
+        )
 
-    async def _run(self, call: Callable[[], Coroutine[Any, Any, object]], scope: anyio.CancelScope) -> None:
+    async def _run(self, job: Job) -> None:
         try:
-            with scope:
-                await call()
+            with anyio.CancelScope(shield=True) as job.scope:
+                if self._home is None:
+                    job.scope.cancel()
+                await _contained(job)
         except anyio.get_cancelled_exc_class():
             pass  # the call cancelled the task that it runs in, which is this one and ends here, alone
-        finally:
-            self._running.discard(scope)
-            if not self._running and self._idle is not None:
-                self._idle.set()
-                self._idle = None
+
+    def _end(self, job: Job) -> None:
+        # Not in the body of the task, which asyncio may cancel before its first step.
+        self._jobs.pop(job, None)
+        self._idle.notify()
 
 
-class _Held:
-    """A context manager and the task that it is entered and left in, since it may own tasks and scopes itself."""
-
-    def __init__(self, manager: AbstractAsyncContextManager[object]) -> None:
-        self._manager = manager
-        self._scope = anyio.CancelScope()
-        self._leave = anyio.Event()
-        self._left = anyio.Event()
-
-    async def run(self, *, task_status: TaskStatus[None]) -> None:
-        entered = False
-        try:
-            with self._scope:
-                async with self._manager:
-                    entered = self._scope.shield = True
-                    task_status.started()
-                    await self._leave.wait()
-        except Exception as error:
-            if not entered:
-                raise
-            # Not its text or traceback, which may hold secrets.
-            _logger.error("leaving %s raised %s", type(self._manager).__qualname__, type(error).__qualname__)  # noqa: TRY400
-        finally:
-            self._left.set()
-
-    async def release(self, timeout: float) -> None:
-        self._leave.set()
-        with anyio.move_on_after(timeout):
-            await self._left.wait()
-        self._scope.cancel()
+_collected: Final[ContextVar[list[Job] | None]] = ContextVar("fapilog_collected", default=None)
 
 
-async def _alone(call: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Await *call* in a task group of its own, so that a call which cancels the task it runs in ends alone."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(call)
-
-
-async def in_thread(call: Callable[..., T], *args: Any) -> T:
-    """
-    Return what ``call(*args)`` returns in a worker thread, or raise what it raises.
-
-    The limiter is its own: the tokens of the default one may all be taken by the application.
-    """
-    return await to_thread.run_sync(call, *args, limiter=anyio.CapacityLimiter(1))
-
-
-async def in_own_task(call: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """
-    Return what ``await call(*args)`` returns, or raise what it raises.
-
-    When the caller is cancelled, the call is: but what it shields it has shielded. In the caller's own task it could
-    not, since asyncio's `Task.cancel` reaches into a shielded scope.
-    """
-    results: list[T] = []
-    errors: list[Exception] = []
-
-    async def run() -> None:
-        try:
-            results.append(await call(*args))
-        except Exception as error:
-            errors.append(error)
-
+async def _contained(job: Job) -> None:
+    # Its own calls are not for the list of the code that started it, which may be done with it by then.
+    _collected.set(None)
     try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run)
-    except BaseExceptionGroup as group:
-        raise _only_one(group) from None
-    if errors:
-        raise errors[0]
-    return results[0]
+        await job.call()
+    except Exception as error:
+        # Not its text or traceback, which may hold secrets.
+        _logger.error("a call in the background raised %s", type(error).__qualname__)  # noqa: TRY400
+
+
+async def _alone(job: Job) -> None:
+    """Run a call in a task group of its own, so that a call which cancels the task it runs in ends alone."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_contained, job)
 
 
 def _only_one(group: BaseExceptionGroup[BaseException]) -> BaseException:

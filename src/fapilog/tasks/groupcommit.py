@@ -1,14 +1,18 @@
-"""Group commit: callers that come while a commit runs share the next one."""
+"""Group commit: callers that come while a commit runs share the next one, whatever thread or loop they come from."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import weakref
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from .background import in_own_task, in_thread
+from .loops import Loop, is_without_loop, wake
 
 __all__ = ["GroupCommit"]
 
@@ -17,39 +21,61 @@ Result = TypeVar("Result")
 
 
 class _Place(Generic[Item, Result]):
-    """One caller's place in a commit."""
+    """One caller's place in a commit; *waiter* is None for a thread that commits by itself."""
 
-    __slots__ = ("error", "item", "results", "woken")
+    __slots__ = ("error", "item", "results", "waiter")
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: Item, waiter: tuple[Loop, anyio.Event] | None = None) -> None:
         self.item = item
+        self.waiter = waiter
         self.results: list[Result] = []
         self.error: Exception | None = None
-        self.woken = anyio.Event()
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self.results) or self.error is not None
+
+    def result(self) -> Result:
+        if self.error is not None:
+            # A new one for each caller: an exception collects the traceback of every place that raises it.
+            raise type(self.error)(*self.error.args) from self.error
+        return self.results[0]
 
 
 class GroupCommit(Generic[Item, Result]):
     """
-    Commits items in a worker thread, one batch at a time.
+    Commits items, one batch at a time, for callers in any thread and in any event loop.
 
-    There is no background task and no queue but the callers themselves. One of them leads: it commits the items of all
-    that wait, wakes them, and makes the first that came meanwhile the next leader.
+    Whoever holds the lock commits for all that wait. Callers in an event loop wait for one thread, which is started
+    when it is first needed and sleeps between the commits. Callers without a loop commit in their own thread. A caller
+    that is cancelled, or whose loop or thread ends while it waits, stops no other. Where no thread can be had (a limit
+    on processes is reached, or the interpreter is shutting down), the callers of a loop commit in the loop's thread.
 
     Args:
-        commit: Called in a worker thread with a batch; returns the result of each item, in order, or raises for all.
+        commit: Called with a batch, by one thread at a time; returns the result of each item, in order, or raises for
+            all.
         interrupted: Raised to the callers whose commit was interrupted: their items may be committed or not.
     """
 
     def __init__(self, commit: Callable[[list[Item]], list[Result]], *, interrupted: Exception) -> None:
-        self._interrupted = interrupted
         self._commit = commit
+        self._interrupted = interrupted
+        # Held while a commit runs.
+        self._turn = threading.Lock()
+        # The callers that wait, in a dict, of which one that is cancelled leaves at once.
         self._waiting: dict[_Place[Item, Result], None] = {}
-        self._leader: _Place[Item, Result] | None = None
+        self._is_awake = False
+        # Starts the thread, or tells it that there is something to commit; None ends it.
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        # Between two commits the thread holds nothing but its queue, so that it does not keep this alive.
+        weakref.finalize(self, self._calls.put, None).atexit = False
 
     @property
     def busy(self) -> bool:
-        """Whether a commit runs or anyone waits for one."""
-        return self._leader is not None
+        """Whether a commit runs or a caller waits for one."""
+        return self._turn.locked() or bool(self._waiting)
 
     async def submit(self, item: Item) -> Result:
         """
@@ -61,43 +87,83 @@ class GroupCommit(Generic[Item, Result]):
         Raises:
             Exception: What the commit raised.
         """
+        if is_without_loop():
+            return self._submit_here(item)
         await anyio.lowlevel.checkpoint_if_cancelled()
+        woken = anyio.Event()
+        place: _Place[Item, Result] = _Place(item, (Loop.current(), woken))
+        self._waiting[place] = None
+        if not self._is_awake:
+            # Until the thread looks again, one call is enough for all that come.
+            self._is_awake = True
+            if not self._call_thread():
+                self._commit_waiting()
+        try:
+            await woken.wait()
+        except BaseException:
+            self._waiting.pop(place, None)
+            raise
+        return place.result()
+
+    def _submit_here(self, item: Item) -> Result:
         place: _Place[Item, Result] = _Place(item)
         self._waiting[place] = None
-        if self._leader is None:
-            self._leader = place
         try:
-            if self._leader is not place:
-                await place.woken.wait()
-            if self._leader is place:
-                await in_own_task(self._lead)
-        finally:
-            self._waiting.pop(place, None)
-            if self._leader is place:
-                self._leader = next(iter(self._waiting), None)
-                if self._leader is not None:
-                    self._leader.woken.set()
-        if place.error is not None:
-            # A new one for each caller: an exception collects the traceback of every place that raises it.
-            raise type(place.error)(*place.error.args) from place.error
-        return place.results[0]
-
-    async def _lead(self) -> None:
-        batch = list(self._waiting)
-        self._waiting.clear()
-        try:
-            # The thread can't be stopped, and its results are other callers' too.
-            with anyio.CancelScope(shield=True):
-                results = await in_thread(self._commit, [place.item for place in batch])
-                for place, result in zip(batch, results, strict=True):
-                    place.results.append(result)
-        except Exception as error:
-            for place in batch:
-                place.error = error
+            with self._turn:
+                # Unless a caller that had its turn before has committed it.
+                if not place.is_done:
+                    self._commit_batch()
         except BaseException:
-            for place in batch:
-                place.error = self._interrupted
+            self._waiting.pop(place, None)
             raise
+        return place.result()
+
+    def _call_thread(self) -> bool:
+        """Have the thread commit what waits; return False if there is no thread and none can be had."""
+        with self._starting:
+            if self._thread is None:
+                thread = threading.Thread(target=_make_calls, args=[self._calls], name="fapilog commit", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    return False
+                self._thread = thread
+        self._calls.put(self._commit_waiting)
+        return True
+
+    def _commit_waiting(self) -> None:
+        with self._turn:
+            self._commit_batch()
+
+    def _commit_batch(self) -> None:
+        # Before the batch is taken: whoever comes from here on finds the thread asleep, and wakes it.
+        self._is_awake = False
+        batch: list[_Place[Item, Result]] = []
+        # One by one, as other threads add places and take them back meanwhile; the last comes out first.
+        with contextlib.suppress(KeyError):
+            while True:
+                batch.append(self._waiting.popitem()[0])
+        if not batch:
+            return
+        batch.reverse()
+        error: Exception | None = self._interrupted
+        try:
+            results = self._commit([place.item for place in batch])
+            for place, result in zip(batch, results, strict=True):
+                place.results.append(result)
+            error = None
+        except Exception as raised:
+            error = raised
         finally:
-            for place in batch:
-                place.woken.set()
+            if error is not None:
+                for place in batch:
+                    place.error = error
+            wake([place.waiter for place in batch if place.waiter is not None])
+
+
+def _make_calls(calls: SimpleQueue[Callable[[], object] | None]) -> None:
+    while (call := calls.get()) is not None:
+        # Whatever interrupts a commit is told to its callers.
+        with contextlib.suppress(BaseException):
+            call()
+        del call

@@ -12,8 +12,8 @@ import functools
 import logging
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, TypeVar, cast
@@ -24,9 +24,11 @@ from ...core.alerting import Alert, AlertDispatcher, Reporter, reporter
 from ...record.chain import ChainHead
 from ...record.errors import FapilogError, OutboxError
 from ...record.events import AuditEvent
-from ...tasks.background import Background, in_thread
+from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
+from ...tasks.life import Life
+from ...tasks.loops import in_thread
 from .._inner import Managers
 from ._file import OutboxFile
 from ._rows import OutboxAlert, OutboxAttempt, OutboxState
@@ -143,6 +145,7 @@ class Outbox:
         self._sender = Sender(name, inner, terms, do=self._do, tell=self._tell)
         self._commits: GroupCommit[Callable[[Table], Any], Any] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
         self._background = Background()
+        self._life: Life | None = None
         self._reporter: Reporter | None = None
         # None: not known yet.
         self._works: bool | None = None
@@ -155,10 +158,6 @@ class Outbox:
         """How much is in it, as it was about a second ago, or when this process last did something with it."""
         return self._sender.state
 
-    def __del__(self) -> None:
-        if hasattr(self, "_background") and self._background.entered:
-            warnings.warn(f"{self!r} was entered and not left", ResourceWarning, source=self, stacklevel=1)
-
     def __repr__(self) -> str:
         return f"<Outbox {self.name!r} around {self._inner!r}>"
 
@@ -167,28 +166,46 @@ class Outbox:
     async def __aenter__(self) -> Self:
         await self._managers.enter()
         self._reporter = self._sender.reporter = reporter.get()
-        await self._background.enter()
-        self._sender.enter()
-        self._background.start_soon(lambda: self._sender.work(self._background))
+        self._life = Life(self._running(), owner=self)
+        try:
+            await self._life.enter()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._managers.leave()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        self._sender.leave()
+    ) -> None:
+        assert self._life is not None  # noqa: S101 - entered
         try:
-            await self._background.leave(timeout=self._stop_timeout)
+            await self._life.leave()
+        finally:
+            self._reporter = self._sender.reporter = None
+            await self._managers.leave()
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        life = self._life
+        assert life is not None  # noqa: S101 - this is what it has entered
+        try:
+            async with self._background.open():
+                self._sender.enter()
+                self._background.start_soon(lambda: self._sender.work(self._background))
+                yield
+                self._sender.leave()
+                await life.within(self._stop_timeout, self._background.settle)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._sender.put_back()
                 await in_thread(self._file.close)
-            self._reporter = self._sender.reporter = None
-        return await self._managers.leave(kind, error, trace)
 
     def _forget(self) -> None:
         # In a forked child: what the parent is sending, it sends.
         self._sender.forget()
         self._background.forget()
+        self._life = None
         self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
         self._reporter = None
         self._works = None

@@ -16,6 +16,7 @@ from ...core.alerting import AlertDispatcher, DeliveryReport, Reporter
 from ...record.errors import AmbiguousDeliveryError, FapilogError, PermanentDeliveryError, TransientDeliveryError
 from ...record.events import AuditEvent
 from ...tasks.background import Background
+from ...tasks.loops import Event
 from ._rows import AttemptOutcome, Claim, Ending, OutboxState, Status
 from ._table import Table
 
@@ -97,7 +98,7 @@ class Sender:
         self._endings: list[Ending] = []
         self._paused_until = -math.inf
         self._lanes = 0
-        self._wake: anyio.Event | None = None
+        self._wake: Event | None = None
         self._all_begun = anyio.Event()
         self._leaving = False
         self._is_stale = False
@@ -124,7 +125,7 @@ class Sender:
         """Send what is due, in tasks of *background*, until `leave` is called and nothing is due."""
         while True:
             # Made before the exchange, so that nothing that happens meanwhile is missed.
-            wake = self._wake = anyio.Event()
+            wake = self._wake = Event()
             try:
                 wait = await self._exchange(background)
             except FapilogError:
@@ -133,7 +134,7 @@ class Sender:
                 _logger.exception("the outbox %s goes on after what should not happen", self._name)
                 wait = _MENDING
             # What came during the exchange is not in its answer.
-            if self._leaving and not self._held and wait > 0 and not wake.is_set():
+            if self._leaving and not self._held and wait > 0 and not wake.is_set:
                 return
             with anyio.move_on_after(wait):
                 await wake.wait()

@@ -1,0 +1,193 @@
+"""
+The trail for synchronous code: the same methods without ``await``.
+
+    trail = AuditTrail(storage_path="audit", alert_dispatcher=pager)
+    trail.sync.log_event(AuditEventType.DATA_EXPORT, "nightly export", user_id="cron")
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from types import FrameType, TracebackType
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
+
+import anyio
+
+from ..storage.protocol import AuditStorage
+from ..tasks.background import Background
+from ..tasks.loops import Loop, without_loop
+from ..tasks.portal import Portal
+from .audit import AuditTrail
+
+__all__ = ["SyncAuditTrail", "exit_on_sigterm"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_METHODS: Final = ("log_event", "log_error", "log_security_event", "log_data_access", "get_events")
+
+
+def _without_await(
+    method: Callable[Concatenate[AuditTrail, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SyncAuditTrail, P], T]:
+    """Return *method* as one of `SyncAuditTrail`, run in the calling thread."""
+
+    @functools.wraps(method)
+    def call(self: SyncAuditTrail, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        # By its name: a subclass of the trail may override it.
+        bound: Callable[P, Coroutine[Any, Any, T]] = getattr(self._trail, method.__name__)
+        return self._call(functools.partial(bound, *args, **kwargs))
+
+    return cast("Callable[Concatenate[SyncAuditTrail, P], T]", call)
+
+
+class SyncAuditTrail:
+    """
+    The methods of a trail without ``await``, for Django, Flask, Celery, scripts and any other synchronous code.
+
+    Found as `AuditTrail.sync`; any thread may use it. A record is committed in the calling thread, together with the
+    records of the callers that wait at the same time. An alert goes to the event loop that the trail is started in. If
+    it is not started, the first alert starts it, in one background thread that serves the whole process; there the
+    dispatcher is entered and retries are made. When the interpreter exits, the trail is stopped, which takes
+    `stop_timeout` seconds at most. SIGTERM ends a plain script at once, without that: see `exit_on_sigterm`.
+
+    Called in a thread whose event loop runs, the methods that record and read block that loop for as long as they
+    take; those that wait for alerts refuse.
+
+    With a storage of your own, whose `runs_anywhere` is not true, and with a subclass that overrides a method, the
+    methods run in the event loop of the background thread while the calling thread waits.
+    """
+
+    def __init__(
+        self, trail: AuditTrail, storage: AuditStorage, background: Background, *, stop_timeout: float
+    ) -> None:
+        self._trail = trail
+        self._storage = storage
+        self._background = background
+        self._stop_timeout = stop_timeout
+
+    def __repr__(self) -> str:
+        return f"<{self._trail!r} without await>"
+
+    log_event = _without_await(AuditTrail.log_event)
+    log_error = _without_await(AuditTrail.log_error)
+    log_security_event = _without_await(AuditTrail.log_security_event)
+    log_data_access = _without_await(AuditTrail.log_data_access)
+    get_events = _without_await(AuditTrail.get_events)
+    get_statistics = _without_await(AuditTrail.get_statistics)
+    head = _without_await(AuditTrail.head)
+    holds = _without_await(AuditTrail.holds)
+    verify_chain_from_storage = _without_await(AuditTrail.verify_chain_from_storage)
+
+    def start(self) -> None:
+        """
+        Send alerts in the background from now on. Nothing happens if the trail is started already.
+
+        Raises:
+            Exception: What entering the dispatcher raised.
+            RuntimeError: The interpreter is exiting, or no thread can be started.
+        """
+        if not self._background.entered:
+            self._portal().run(self._trail.start)
+
+    def stop(self) -> None:
+        """
+        Stop the trail, as `AuditTrail.stop` does, in whatever event loop it is started in.
+
+        Raises:
+            RuntimeError: This thread runs that event loop, which would wait for itself; use ``await trail.stop()``.
+        """
+        self._wait_for(self._trail.stop)
+
+    def drain(self) -> None:
+        """
+        Wait until every alert has been sent or has failed.
+
+        Raises:
+            RuntimeError: This thread runs the event loop that sends the alerts; use ``await trail.drain()``.
+        """
+        self._wait_for(self._trail.drain)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _call(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a recording or reading method here, or in the background thread if it can't run without a loop."""
+        if not self._runs_here:
+            self.start()
+            return self._portal().run(call)
+        try:
+            return without_loop(call())
+        finally:
+            if self._background.kept and not self._trail.is_started:
+                self._send_kept()
+
+    @property
+    def _runs_here(self) -> bool:
+        kind = type(self._trail)
+        return getattr(self._storage, "runs_anywhere", False) and all(
+            getattr(kind, name) is getattr(AuditTrail, name) for name in _METHODS
+        )
+
+    def _send_kept(self) -> None:
+        """Have the alerts that wait sent: start the trail in the background thread, and do not wait for it."""
+        portal = Portal.of_process()
+        if portal is None:
+            # The interpreter is exiting, or no thread can be had: nobody else will send them.
+            if not Loop.runs_here():
+                anyio.run(self._background.settle)
+            return
+        portal.stop_at_exit(self._trail, within=self._stop_timeout)
+        portal.start_soon(self._trail.start)
+
+    def _wait_for(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        if self._background.kept:
+            self.start()
+        home = self._background.home
+        if home is not None:
+            home.run(call)
+        elif self._trail.is_started:
+            self._portal().run(call)
+        else:
+            without_loop(call())
+
+    def _portal(self) -> Portal:
+        portal = Portal.of_process()
+        if portal is None:
+            raise RuntimeError("the trail can't be started: the interpreter is exiting, or no thread can be started")
+        portal.stop_at_exit(self._trail, within=self._stop_timeout)
+        return portal
+
+
+def exit_on_sigterm() -> None:
+    """
+    Have SIGTERM end the interpreter as `sys.exit` does, so that trails are stopped and no alert in memory is lost.
+
+    For a script or a worker that you run yourself, under systemd, Docker or Kubernetes: by default SIGTERM ends Python
+    at once, and nothing that was to be done at the exit is done. Call it once, in the main thread, early. A handler
+    that the application or its server has installed stays, and nothing happens. The exit code is 143, as of a process
+    that SIGTERM has ended.
+
+    Raises:
+        ValueError: This is not the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError("exit_on_sigterm() must be called in the main thread")
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _exit)
+
+
+def _exit(number: int, _: FrameType | None) -> None:
+    # A second signal, while the exit goes on, ends it at once.
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)

@@ -1,0 +1,202 @@
+"""A context manager that any task may enter, and any other task, loop or thread may leave."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import anyio
+
+from .loops import Event, Loop, LoopClosedError, uninterrupted
+
+__all__ = ["Life", "enter_all", "leave_all"]
+
+
+class Life:
+    """
+    An asynchronous context manager, entered and left in a task of its own.
+
+    Cancel scopes and task groups belong to the task that entered them. Frameworks start and stop a service in two tasks
+    (pytest-asyncio's fixtures, Sanic's listeners, notebook cells), and then what was entered in the first can't be left
+    in the second. So a task of its own, which belongs to the event loop, enters the manager, waits, and leaves it.
+
+    A life is lived once. When its loop ends first, asyncio and trio cancel the task, and the manager is left with no
+    time to lose: `within` returns at once from then on.
+
+    Args:
+        manager: Entered by `enter`, left by `leave`.
+        leave_within: Seconds after which leaving the manager is cancelled, or at once when it is hurried. None if the
+            manager limits itself, by `within`.
+        owner: Named in a `ResourceWarning` if the loop ends before `leave` was called; None for no warning.
+    """
+
+    def __init__(
+        self,
+        manager: AbstractAsyncContextManager[object],
+        *,
+        leave_within: float | None = None,
+        owner: object = None,
+    ) -> None:
+        self._manager = manager
+        self._leave_within = leave_within
+        self._owner = owner
+        self._loop: Loop | None = None
+        self._task: object = None
+        self._scope: anyio.CancelScope | None = None
+        self._patience: anyio.CancelScope | None = None
+        self._is_hurried = False
+        # Entered, or ended before it was.
+        self._settled = Event()
+        self._leave = Event()
+        self._ended = Event()
+        self._was_entered = False
+        self._error: Exception | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the manager was left, or could not be entered, or the loop was closed around it."""
+        return self._ended.is_set or (self._loop is not None and self._loop.is_closed)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether `leave` was called."""
+        return self._leave.is_set
+
+    async def enter(self) -> None:
+        """
+        Enter the manager. A caller that is cancelled meanwhile has it left again, as far as it was entered.
+
+        Raises:
+            Exception: What entering the manager raised.
+            RuntimeError: Entering it was cancelled, by itself or since the loop ended.
+        """
+        self._loop = Loop.current()
+        self._task = self._loop.spawn(self._run, ended=self._end)
+        try:
+            await self._settled.wait()
+        except BaseException:
+            self._leave.set()
+            self.hurry()
+            if self._scope is not None and not self._was_entered:
+                self._scope.cancel()
+            await uninterrupted(self._ended.wait)
+            raise
+        self._raise_unless(entered=True)
+
+    async def settled(self) -> None:
+        """Wait until the manager is entered, by another task, or could not be."""
+        await self._settled.wait()
+        self._raise_unless(entered=True)
+
+    async def leave(self, *, patience: float = 60.0) -> None:
+        """
+        Have the manager left, and return when it is. May be called again, and in any loop.
+
+        A caller that is cancelled meanwhile hurries the leaving, waits for its end, and is cancelled then.
+
+        Args:
+            patience: Seconds to wait for another loop than this one.
+
+        Raises:
+            Exception: What leaving the manager raised.
+            LoopClosedError: The loop was closed before the manager was left.
+            RuntimeError: The loop of the manager does not run.
+        """
+        assert self._loop is not None  # noqa: S101 - entered first
+        self._leave.set()
+        if not self._ended.is_set and self._loop.is_closed:
+            raise LoopClosedError("the event loop was closed first")
+        limit = None if self._loop.is_here else patience
+        with anyio.move_on_after(limit) as waiting:
+            try:
+                await self._ended.wait()
+            except anyio.get_cancelled_exc_class():
+                if waiting.cancelled_caught or waiting.cancel_called:
+                    raise
+                self.hurry()
+                if self._loop.is_here:
+                    await uninterrupted(self._ended.wait)
+                raise
+        if waiting.cancelled_caught:
+            raise RuntimeError(f"the event loop that it was started in has not answered for {patience:g} s")
+        self._raise_unless(entered=False)
+
+    def hurry(self) -> None:
+        """Have `within` return at once, and cancel the leaving if its time is limited; from any thread."""
+        self._is_hurried = True
+        if self._loop is not None:
+            with contextlib.suppress(LoopClosedError):
+                self._loop.call_soon(self._cut_short)
+
+    def _cut_short(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        if self._leave_within is not None and self._leave.is_set and self._scope is not None:
+            self._scope.cancel()
+
+    async def within(self, seconds: float, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Await ``call()`` for *seconds* at most, or until the leaving is hurried; no other cancellation reaches it."""
+        with anyio.move_on_after(0 if self._is_hurried else seconds, shield=True) as self._patience:
+            await call()
+        self._patience = None
+
+    async def _run(self) -> None:
+        with anyio.CancelScope() as self._scope:
+            if self._leave.is_set:
+                self._scope.cancel()
+            try:
+                async with self._manager:
+                    self._was_entered = True
+                    self._settled.set()
+                    try:
+                        await self._leave.wait()
+                    except anyio.get_cancelled_exc_class():
+                        self._is_hurried = True
+                    # From here on only the time that leaving may take ends it.
+                    self._scope.shield = True
+                    if self._leave_within is not None:
+                        self._scope.deadline = anyio.current_time() + self._leave_within
+                if self._owner is not None and not self._leave.is_set:
+                    message = f"{self._owner!r} was not stopped before its event loop ended"
+                    warnings.warn(message, ResourceWarning, source=self._owner, stacklevel=1)
+            except Exception as error:
+                self._error = error
+
+    def _end(self) -> None:
+        self._task = None
+        self._ended.set()
+        self._settled.set()
+
+    def _raise_unless(self, *, entered: bool) -> None:
+        if self._error is not None and self._was_entered is not entered:
+            raise self._error
+        if entered and not self._was_entered:
+            raise RuntimeError(f"entering {type(self._manager).__qualname__} was cancelled")
+
+
+async def enter_all(managers: Iterable[AbstractAsyncContextManager[object]]) -> list[Life]:
+    """Enter all, one after the other; when one can't be entered, leave the others and raise its exception."""
+    lives: list[Life] = []
+    try:
+        for manager in managers:
+            life = Life(manager, leave_within=math.inf)
+            await life.enter()
+            lives.append(life)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await leave_all(lives)
+        raise
+    return lives
+
+
+async def leave_all(lives: Sequence[Life]) -> None:
+    """Leave all, the last entered first, whatever one of them raises; then raise that."""
+    if lives:
+        try:
+            await lives[-1].leave()
+        finally:
+            await leave_all(lives[:-1])

@@ -1,0 +1,419 @@
+"""
+Crossing between threads and event loops: schedule a call in a loop, wake its tasks, wait for a thread or for none.
+
+This is the one module that tells asyncio from trio: anyio starts tasks only inside of a task group, whose host is one
+certain task, and it has no way to schedule a call in another thread's loop without waiting for the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context, copy_context
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+import anyio.lowlevel
+from anyio import to_thread
+
+__all__ = [
+    "Condition",
+    "Event",
+    "Loop",
+    "LoopClosedError",
+    "cancellation_of_this_task",
+    "finished",
+    "in_thread",
+    "is_without_loop",
+    "uninterrupted",
+    "wake",
+    "without_loop",
+]
+
+T = TypeVar("T")
+
+# Seconds between two looks at whether a loop that a thread waits for has been closed.
+_LOOK_EVERY: Final = 0.5
+
+
+class LoopClosedError(RuntimeError):
+    """Raised when a call is scheduled in an event loop that has ended."""
+
+
+class Loop:
+    """
+    An event loop, of asyncio or of trio. Two of them are equal if they are the same loop.
+
+    Args:
+        native: An asyncio event loop or a `trio.lowlevel.TrioToken`.
+    """
+
+    __slots__ = ("_native",)
+
+    def __init__(self, native: Any) -> None:
+        self._native = native
+
+    @classmethod
+    def current(cls) -> Self:
+        """Return the loop that runs in this thread; raises RuntimeError if there is none."""
+        native = _running()
+        if native is None:
+            raise RuntimeError("no event loop runs in this thread")
+        return cls(native)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Loop) and self._native is other._native
+
+    def __hash__(self) -> int:
+        return id(self._native)
+
+    @staticmethod
+    def runs_here() -> bool:
+        """Whether any event loop runs in this thread."""
+        return _running() is not None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the loop that runs in this thread."""
+        return _running() is self._native
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the loop has ended for good."""
+        try:
+            return bool(self._native.is_closed())
+        except AttributeError:
+            pass
+        try:
+            self._native.run_sync_soon(_nothing)
+        except RuntimeError:
+            return True
+        return False
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        """
+        Have the loop make *call* soon. May be called by any thread, and never waits.
+
+        Raises:
+            LoopClosedError: The loop has ended.
+        """
+        schedule = getattr(self._native, "call_soon_threadsafe", None) or self._native.run_sync_soon
+        try:
+            schedule(call)
+        except RuntimeError as error:
+            raise LoopClosedError("the event loop is closed") from error
+
+    def spawn(
+        self,
+        call: Callable[[], Coroutine[Any, Any, object]],
+        *,
+        ended: Callable[[], object],
+        context: Context | None = None,
+    ) -> object:
+        """
+        Run ``await call()`` in a task of its own, which belongs to this loop and to no other task.
+
+        To be called in this loop. When asyncio's loop ends it cancels the task; when trio's main task ends, the scopes
+        around the task are cancelled. KeyboardInterrupt and SystemExit end the loop: asyncio lets them out of the loop
+        itself, and trio's main task gets a KeyboardInterrupt, as if the user had pressed Ctrl-C.
+
+        Args:
+            call: Handles its own exceptions.
+            ended: Called once when the task has ended, even if it was cancelled before its first step.
+            context: The context variables of the task; by default a copy of the caller's.
+
+        Returns:
+            A reference to keep until *ended* is called: asyncio itself holds tasks weakly.
+        """
+        context = copy_context() if context is None else context
+        if hasattr(self._native, "call_soon_threadsafe"):
+            task = self._native.create_task(call(), context=context)
+            task.add_done_callback(lambda done: (ended(), done.cancelled() or done.exception()))
+            return task
+
+        trio = sys.modules["trio"]  # whose loop runs
+
+        async def run() -> None:
+            try:
+                await call()
+            except (KeyboardInterrupt, SystemExit):
+                # Raised from here it would be an internal error of trio, which abandons every task.
+                if threading.current_thread() is not threading.main_thread():
+                    raise
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                ended()
+
+        return trio.lowlevel.spawn_system_task(run, context=context)
+
+    def run(self, call: Callable[[], Coroutine[Any, Any, T]], *, timeout: float | None = None) -> T:
+        """
+        Run ``await call()`` in a task of this loop while this thread waits, and return its result.
+
+        Raises:
+            Exception: What *call* raised.
+            LoopClosedError: The loop has ended, before or meanwhile.
+            RuntimeError: The loop runs in this very thread, which would wait for itself for ever.
+            TimeoutError: *timeout* seconds are over; the task goes on.
+        """
+        if self.is_here:
+            raise RuntimeError("this thread runs the event loop that it would wait for; use `await` here")
+        ended = threading.Event()
+        results: list[T] = []
+        errors: list[BaseException] = [LoopClosedError("the event loop ended")]
+        tasks: list[object] = []
+        context = copy_context()
+
+        async def run() -> None:
+            try:
+                results.append(await call())
+            except Exception as error:
+                errors[0] = error
+
+        self.call_soon(lambda: tasks.append(self.spawn(run, ended=ended.set, context=context)))
+        waited = 0.0
+        while not ended.wait(_LOOK_EVERY if timeout is None else min(_LOOK_EVERY, timeout - waited)):
+            waited += _LOOK_EVERY
+            if timeout is not None and waited >= timeout:
+                raise TimeoutError(f"the event loop did not finish the call within {timeout:g} s")
+            if self.is_closed and not ended.is_set():
+                break
+        if results:
+            return results[0]
+        raise errors[0]
+
+
+def _running() -> Any:
+    """
+    Return the asyncio loop or the trio token of this thread; None if neither runs here.
+
+    A library that is not imported runs nowhere, and importing it would take longer than the rest of this package.
+    anyio's own `current_token` knows tasks only, and not the callbacks of asyncio's loop.
+    """
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return trio.lowlevel.current_trio_token()
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None:
+        with contextlib.suppress(RuntimeError):
+            return asyncio.get_running_loop()
+    return None
+
+
+def cancellation_of_this_task() -> Callable[[], bool]:
+    """
+    Return a function that tells whether this task is being cancelled, for asyncio's tasks to ask.
+
+    When its loop ends, asyncio cancels all tasks in one go. So a task that is cancelled can tell by another one, which
+    nobody else cancels, that the loop is ending. trio ends the scopes around the tasks instead, from the outside in.
+    """
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or not hasattr(_running(), "call_soon_threadsafe"):
+        return bool
+    task = asyncio.current_task()
+    return lambda: task.cancelling() > 0
+
+
+class Event:
+    """
+    An event that is set once, by any thread, and waited for in any loop.
+
+    A waiter whose loop has ended meanwhile disturbs no other waiter.
+    """
+
+    __slots__ = ("_is_set", "_lock", "_waiting")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_set = False
+        self._waiting: list[tuple[Loop, anyio.Event]] = []
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Wake every waiter; does nothing if it is set already."""
+        with self._lock:
+            self._is_set = True
+            waiting, self._waiting = self._waiting, []
+        wake(waiting)
+
+    async def wait(self) -> None:
+        """Return when the event is set."""
+        waiter = Loop.current(), anyio.Event()
+        with self._lock:
+            if not self._is_set:
+                self._waiting.append(waiter)
+        if self._is_set:
+            await anyio.lowlevel.checkpoint()
+            return
+        try:
+            await waiter[1].wait()
+        finally:
+            with self._lock, contextlib.suppress(ValueError):
+                self._waiting.remove(waiter)
+
+
+def wake(waiting: list[tuple[Loop, anyio.Event]]) -> None:
+    """Set the events of all *waiting*, each in its own loop, with one call for each loop."""
+    by_loop: dict[Loop, list[anyio.Event]] = {}
+    for loop, event in waiting:
+        by_loop.setdefault(loop, []).append(event)
+    for loop, events in by_loop.items():
+        if loop.is_here:
+            _set_all(events)
+        else:
+            # Where the loop has ended, nobody waits any more.
+            with contextlib.suppress(LoopClosedError):
+                loop.call_soon(lambda events=events: _set_all(events))  # type: ignore[misc]
+
+
+class Condition:
+    """Wakes those that wait for something to become true, in whatever thread and loop they wait."""
+
+    __slots__ = ("_event", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._event: Event | None = None
+
+    def notify(self) -> None:
+        """Have every waiter look again; cheap where there is none."""
+        if self._event is not None:
+            with self._lock:
+                event, self._event = self._event, None
+            if event is not None:
+                event.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Return when *holds* returns True; it is asked at first, and after each `notify`."""
+        while True:
+            # Registered before the question: a change between the two must not be missed.
+            with self._lock:
+                event = self._event = self._event or Event()
+            if holds():
+                return
+            await event.wait()
+
+
+async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """
+    Return the result of ``await call()``, which is finished even if the caller is cancelled meanwhile.
+
+    The call runs in a task of its own, since asyncio's `Task.cancel` reaches into a shielded scope. A caller that is
+    cancelled waits for the call all the same, and the cancellation is raised afterwards.
+
+    Raises:
+        BaseException: What *call* raised.
+        LoopClosedError: The loop was ended, and with it the call.
+    """
+    if is_without_loop():
+        return await call()
+    results: list[T] = []
+    errors: list[BaseException] = [LoopClosedError("the event loop ended")]
+
+    async def run() -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                results.append(await call())
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:
+                # KeyboardInterrupt too: it is the caller's.
+                errors[0] = error
+
+    ended = anyio.Event()
+    task = Loop.current().spawn(run, ended=ended.set)
+    await uninterrupted(ended.wait)
+    del task
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    if results:
+        return results[0]
+    raise errors[0]
+
+
+async def uninterrupted(wait: Callable[[], Awaitable[object]]) -> None:
+    """Await ``wait()`` until it returns, however often the caller is cancelled; then raise the cancellation."""
+    cancelled: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while True:
+            try:
+                await wait()
+                break
+            except anyio.get_cancelled_exc_class() as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
+
+
+class _Thread(threading.local):
+    without_loop = False
+
+
+_thread: Final = _Thread()
+
+
+def is_without_loop() -> bool:
+    """Whether this thread runs a coroutine by `without_loop`, so that waiting means to block the thread."""
+    return _thread.without_loop
+
+
+def without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """
+    Run *coroutine* to its end in this thread, without an event loop, and return its result.
+
+    So that there is one implementation of everything, and not a synchronous twin of each method: whatever the coroutine
+    awaits looks at `is_without_loop`, and blocks this thread where it would let a loop run otherwise.
+
+    Raises:
+        BaseException: What *coroutine* raised.
+        RuntimeError: It waits for an event loop all the same.
+    """
+    before, _thread.without_loop = _thread.without_loop, True
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        _thread.without_loop = before
+    coroutine.close()
+    raise RuntimeError(f"{coroutine!r} waits for an event loop, and there is none")
+
+
+async def in_thread(call: Callable[..., T], *args: Any) -> T:
+    """
+    Return the result of ``call(*args)`` in a worker thread, or raise what it raises.
+
+    The limiter is its own: the tokens of the default one may all be taken by the application. Where no thread can be
+    had (a limit on processes is reached, or the interpreter is shutting down), the call is made in this thread.
+    """
+    if is_without_loop():
+        return call(*args)
+    has_begun = False
+
+    def run() -> T:
+        nonlocal has_begun
+        has_begun = True
+        return call(*args)
+
+    try:
+        return await to_thread.run_sync(run, limiter=anyio.CapacityLimiter(1))
+    except RuntimeError:
+        if has_begun:
+            raise
+        return call(*args)
+
+
+def _set_all(events: list[anyio.Event]) -> None:
+    for event in events:
+        event.set()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,152 @@
+"""One thread with one event loop for the whole process, for callers that have no event loop of their own."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol, TypeVar
+
+import anyio
+
+from .loops import Event, Loop, LoopClosedError
+
+__all__ = ["Portal", "Stoppable"]
+
+T = TypeVar("T")
+
+_logger: Final = logging.getLogger("fapilog")
+
+
+class Stoppable(Protocol):
+    """A service to be stopped when the interpreter exits."""
+
+    async def stop(self) -> None:
+        """Stop; cancelled, finish with no time to lose."""
+        ...
+
+
+class Portal:
+    """
+    The thread and its loop. It is made when it is first needed, and belongs to the process: a forked child has none.
+
+    When the interpreter exits, the services that were given to `stop_at_exit` are stopped before the loop ends.
+    """
+
+    def __init__(self) -> None:
+        self._ready = threading.Event()
+        self._end = Event()
+        self._loop: Loop | None = None
+        self._to_stop: weakref.WeakKeyDictionary[Stoppable, float] = weakref.WeakKeyDictionary()
+        self._tasks: dict[object, object] = {}
+        self._thread = threading.Thread(target=self._run_loop, name="fapilog portal", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self._loop is None:
+            raise RuntimeError("the event loop of the background thread could not be started")
+
+    @staticmethod
+    def of_process() -> Portal | None:
+        """Return the portal of this process; None if it was closed, or if no thread can be had for it."""
+        with _lock:
+            if _state.portal is None and not _state.is_closed:
+                try:
+                    _state.portal = Portal()
+                except RuntimeError:
+                    return None
+                atexit.register(_close)
+            return _state.portal
+
+    def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run ``await call()`` in the loop while this thread waits, as `Loop.run` does."""
+        return self._running().run(call)
+
+    def start_soon(self, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Run ``await call()`` in the loop soon; an exception is logged, by its type. Never waits and never raises."""
+        loop = self._running()
+        key = object()
+
+        async def run() -> None:
+            try:
+                await call()
+            except Exception as error:
+                # Not its text or traceback, which may hold secrets.
+                _logger.error("a call in the background thread raised %s", type(error).__qualname__)  # noqa: TRY400
+
+        def begin() -> None:
+            self._tasks[key] = loop.spawn(run, ended=lambda: self._tasks.pop(key, None))
+
+        with contextlib.suppress(LoopClosedError):
+            loop.call_soon(begin)
+
+    def stop_at_exit(self, service: Stoppable, *, within: float) -> None:
+        """Stop *service*, which is held weakly, when the interpreter exits, for *within* seconds at most."""
+        self._to_stop[service] = within
+
+    def close(self) -> None:
+        """Stop the services, all at once, and end the loop; called when the interpreter exits."""
+        limit = max(self._to_stop.values(), default=0.0)
+        with contextlib.suppress(LoopClosedError, TimeoutError):
+            self._running().run(self._finish, timeout=limit + 1.0)
+        self._end.set()
+        # It may wait for a thread of a dispatcher that nothing can cancel; as a daemon it does not keep the process.
+        self._thread.join(1.0)
+
+    async def _finish(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            for service, within in tuple(self._to_stop.items()):
+                tasks.start_soon(_stop, service, within)
+
+    def _running(self) -> Loop:
+        assert self._loop is not None  # noqa: S101 - set before the constructor returns
+        return self._loop
+
+    def _run_loop(self) -> None:
+        try:
+            anyio.run(self._run)
+        finally:
+            self._ready.set()
+
+    async def _run(self) -> None:
+        self._loop = Loop.current()
+        self._ready.set()
+        await self._end.wait()
+
+
+class _State:
+    portal: Portal | None = None
+    is_closed = False
+
+
+_state: Final = _State()
+_lock = threading.Lock()
+
+
+async def _stop(service: Stoppable, within: float) -> None:
+    try:
+        with anyio.move_on_after(within):
+            await service.stop()
+    except Exception as error:
+        _logger.error("stopping %s at the exit raised %s", type(service).__qualname__, type(error).__qualname__)  # noqa: TRY400
+
+
+def _close() -> None:
+    with _lock:
+        portal, _state.portal = _state.portal, None
+        _state.is_closed = True
+    if portal is not None:
+        portal.close()
+
+
+def _forget() -> None:
+    # In a forked child the thread is gone, and the lock may be one that another thread held.
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    _state.portal = None
+
+
+os.register_at_fork(after_in_child=_forget)

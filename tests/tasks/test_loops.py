@@ -1,0 +1,293 @@
+"""Crossing between threads and event loops."""
+
+import asyncio
+import functools
+import threading
+import time
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+import trio
+
+from fapilog.tasks.loops import (
+    Condition,
+    Event,
+    Loop,
+    LoopClosedError,
+    finished,
+    in_thread,
+    is_without_loop,
+    without_loop,
+)
+
+
+@pytest.mark.real_time
+async def test_an_event_wakes_every_loop() -> None:
+    """Tasks of this loop, of an asyncio loop and of a trio loop in other threads wait for one event."""
+    event = Event()
+    woken: list[str] = []
+    threads: list[threading.Thread] = []
+
+    async def wait(name: str) -> None:
+        await event.wait()
+        woken.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        for backend in ("asyncio", "trio"):
+            threads.append(threading.Thread(target=functools.partial(anyio.run, wait, backend, backend=backend)))
+            threads[-1].start()
+        tasks.start_soon(wait, "here")
+        while len(event._waiting) < 3:
+            await anyio.lowlevel.checkpoint()
+        event.set()
+    for thread in threads:
+        await anyio.to_thread.run_sync(thread.join)
+    assert sorted(woken) == ["asyncio", "here", "trio"]
+    await event.wait()
+
+
+async def test_a_waiter_whose_loop_has_ended_disturbs_no_other() -> None:
+    """Setting an event skips the waiters of closed loops, and those that were cancelled."""
+    event = Event()
+    event._waiting.append((closed_loop(), anyio.Event()))
+    with anyio.move_on_after(1):
+        await event.wait()
+    assert len(event._waiting) == 1
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(event.wait)
+        await anyio.lowlevel.checkpoint()
+        event.set()
+
+
+def closed_loop() -> Loop:
+    """Return an asyncio loop that was closed."""
+    loop = asyncio.new_event_loop()
+    loop.close()
+    return Loop(loop)
+
+
+def ended_trio() -> Loop:
+    """Return a trio loop that has ended."""
+
+    async def current() -> Loop:
+        return Loop.current()
+
+    return trio.run(current)
+
+
+@pytest.mark.parametrize("ended", [closed_loop, ended_trio])
+def test_a_loop_that_has_ended_refuses_calls(ended: object) -> None:
+    """Scheduling a call in a loop that has ended raises, and the loop says that it is closed."""
+    loop = ended()  # type: ignore[operator]
+    assert loop.is_closed
+    with pytest.raises(LoopClosedError):
+        loop.call_soon(print)
+    with pytest.raises(LoopClosedError):
+        loop.run(anyio.lowlevel.checkpoint)
+
+
+async def test_a_condition_is_asked_again_after_each_notification() -> None:
+    """A waiter returns when the condition holds, and not before."""
+    condition = Condition()
+    values: list[int] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(condition.until, lambda: len(values) == 3)
+        for number in range(3):
+            await anyio.sleep(1)
+            values.append(number)
+            condition.notify()
+    condition.notify()
+    await condition.until(lambda: True)
+
+
+@pytest.mark.real_time
+async def test_a_notification_from_a_thread_is_not_missed() -> None:
+    """However the threads are scheduled, a waiter sees the last change."""
+    condition = Condition()
+    for _ in range(200):
+        done: list[int] = []
+
+        def finish(done: list[int] = done) -> None:
+            done.append(1)
+            condition.notify()
+
+        thread = threading.Thread(target=finish)
+        thread.start()
+        with anyio.fail_after(10):
+            await condition.until(lambda done=done: bool(done))  # type: ignore[misc]
+        thread.join()
+
+
+@pytest.mark.real_time
+async def test_a_thread_waits_for_a_call_in_a_loop() -> None:
+    """Another thread gets the result of a call in this loop, or its exception, and this thread is refused."""
+    here = Loop.current()
+
+    async def double(number: int) -> int:
+        await anyio.sleep(0.001)
+        return 2 * number
+
+    async def fail() -> None:
+        raise ValueError("v")
+
+    def in_the_thread() -> None:
+        assert here.run(lambda: double(2)) == 4
+        with pytest.raises(ValueError, match="v"):
+            here.run(fail)
+        with pytest.raises(TimeoutError, match=r"within 0\.01 s"):
+            here.run(lambda: anyio.sleep(1), timeout=0.01)
+
+    await anyio.to_thread.run_sync(in_the_thread)
+    with pytest.raises(RuntimeError, match="use `await` here"):
+        here.run(fail)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_thread_does_not_wait_for_a_loop_that_ends(backend: str) -> None:
+    """When the loop ends while another thread waits for a call in it, that thread gets an error."""
+    errors: list[BaseException] = []
+
+    async def main() -> None:
+        here = Loop.current()
+        began = threading.Event()
+
+        async def hang() -> None:
+            began.set()
+            await anyio.sleep_forever()
+
+        def wait() -> None:
+            try:
+                here.run(hang)
+            except LoopClosedError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        threads.append(thread)
+        while not began.is_set():
+            await anyio.lowlevel.checkpoint()
+
+    threads: list[threading.Thread] = []
+    anyio.run(main, backend=backend)
+    threads[0].join(10)
+    assert len(errors) == 1
+
+
+async def add(left: int, right: int) -> int:
+    """Add after a while."""
+    await anyio.sleep(1)
+    return left + right
+
+
+async def test_a_call_that_is_finished_returns_and_raises() -> None:
+    """A call returns and raises as it would in the caller's task, KeyboardInterrupt too."""
+
+    async def fail(error: BaseException) -> None:
+        raise error
+
+    assert await finished(lambda: add(1, 2)) == 3
+    for error in (ValueError("v"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            await finished(lambda error=error: fail(error))  # type: ignore[misc]
+
+
+async def test_a_call_is_finished_when_the_caller_is_cancelled() -> None:
+    """Cancelled meanwhile, the caller waits for the call, and the cancellation passes."""
+    done: list[str] = []
+
+    async def work() -> None:
+        await anyio.sleep(5)
+        done.append("done")
+
+    with anyio.move_on_after(1) as scope:
+        await finished(work)
+    assert scope.cancelled_caught
+    assert done == ["done"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_call_is_finished_when_the_task_is_cancelled() -> None:
+    """Cancelling the caller's task as asyncio does, at any time and often, does not stop the call either."""
+    for when in range(1, 5):
+        done: list[str] = []
+
+        async def work(done: list[str] = done) -> None:
+            await anyio.sleep(5)
+            done.append("done")
+
+        task = asyncio.ensure_future(finished(work))
+        for _ in range(when):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert done == ["done"]
+
+
+def test_a_coroutine_runs_without_a_loop() -> None:
+    """What waits for nothing but this thread runs to its end in it, and returns or raises as with a loop."""
+
+    async def ask() -> tuple[bool, int]:
+        return is_without_loop(), await in_thread(threading.get_ident)
+
+    async def fail() -> None:
+        raise ValueError("v")
+
+    assert without_loop(ask()) == (True, threading.get_ident())
+    assert not is_without_loop()
+    with pytest.raises(ValueError, match="v"):
+        without_loop(fail())
+    assert without_loop(finished(ask)) == (True, threading.get_ident())
+
+
+def test_a_coroutine_that_needs_a_loop_is_refused() -> None:
+    """What waits for a loop all the same raises RuntimeError, and is closed."""
+
+    class Suspended:
+        def __await__(self) -> object:
+            yield
+
+    async def suspend() -> None:
+        await Suspended()  # type: ignore[misc]
+
+    with pytest.raises(RuntimeError, match="waits for an event loop"):
+        without_loop(suspend())
+
+
+@pytest.mark.may_block
+async def test_where_no_thread_can_be_had_the_call_is_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a limit on threads a call is made in the loop's own thread; its own RuntimeError stays what it is."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def fail() -> None:
+        raise RuntimeError("of the call")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        patch.setattr(trio.lowlevel, "start_thread_soon", lambda *_: refuse(threading.current_thread()))
+        patch.setattr("trio._threads.start_thread_soon", lambda *_: refuse(threading.current_thread()))
+        # A worker thread of another test may be idle.
+        ident = await in_thread(threading.get_ident)
+        assert isinstance(ident, int)
+        with pytest.raises(RuntimeError, match="of the call"):
+            await in_thread(fail)
+
+
+def test_time_is_not_needed_to_be_woken() -> None:
+    """A task that waits for an event of another thread is woken at once, and not at its next look."""
+
+    async def main() -> float:
+        event = Event()
+        timer = threading.Timer(0.05, event.set)
+        timer.start()
+        began = time.monotonic()
+        await event.wait()
+        return time.monotonic() - began
+
+    assert anyio.run(main) < 5
