@@ -28,6 +28,7 @@ from .core.audit import (
     ComplianceLevel,
     CompliancePolicy,
 )
+from .core.sync import SyncAuditTrail, exit_on_sigterm
 from .record.chain import ChainHead
 from .record.errors import (
     AlertBufferFullError,
@@ -74,9 +75,11 @@ __all__ = [
     "NoopAlertDispatcher",
     "OutboxError",
     "PermanentDeliveryError",
+    "SyncAuditTrail",
     "TransientDeliveryError",
     "alert_attempted",
     "alert_dispatched",
     "alert_failed",
     "compliance_alert",
+    "exit_on_sigterm",
 ]

@@ -155,9 +155,11 @@ class Background:
                 collected.append(self._kept.popleft())
             jobs = tuple(collected)
             collected.clear()
+            here = Loop.current()
             try:
                 async with anyio.create_task_group() as tasks:
                     for job in jobs:
+                        here.adopt(job.context)
                         job.context.run(tasks.start_soon, _alone, job)
             except BaseExceptionGroup as group:
                 raise _only_one(group) from None

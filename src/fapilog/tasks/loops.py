@@ -106,6 +106,13 @@ class Loop:
         except RuntimeError as error:
             raise LoopClosedError("the event loop is closed") from error
 
+    def adopt(self, context: Context) -> None:
+        """Have *context*, which may come from a thread with a loop of the other kind, name the library of this loop."""
+        sniffio = sys.modules.get("sniffio")
+        if sniffio is not None:
+            is_asyncio = hasattr(self._native, "call_soon_threadsafe")
+            context.run(sniffio.current_async_library_cvar.set, "asyncio" if is_asyncio else "trio")
+
     def spawn(
         self,
         call: Callable[[], Coroutine[Any, Any, object]],
@@ -129,6 +136,7 @@ class Loop:
             A reference to keep until *ended* is called: asyncio itself holds tasks weakly.
         """
         context = copy_context() if context is None else context
+        self.adopt(context)
         if hasattr(self._native, "call_soon_threadsafe"):
             task = self._native.create_task(call(), context=context)
             task.add_done_callback(lambda done: (ended(), done.cancelled() or done.exception()))

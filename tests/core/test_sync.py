@@ -1,0 +1,382 @@
+"""The trail without await: in scripts, threads and synchronous views."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Self
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    AuditStorageError,
+    AuditTrail,
+    ChainHead,
+    FileStorage,
+    alert_dispatched,
+    compliance_alert,
+    exit_on_sigterm,
+)
+from fapilog.delivery.outbox import Outbox
+from fapilog.record.chain import Seal
+from fapilog.tasks.portal import Portal
+from fapilog.testing import RecordingDispatcher
+
+pytestmark = pytest.mark.real_time
+
+ROOT = Path(__file__).parents[2]
+
+
+def alert(trail: AuditTrail, message: str = "m") -> str:
+    """Log an event that alerts."""
+    return trail.sync.log_security_event(AuditEventType.SECURITY_VIOLATION, message)
+
+
+class Pager(RecordingDispatcher):
+    """Remembers the threads in which it is entered, called and left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[str] = []
+
+    async def __aenter__(self) -> Self:
+        self.threads.append(f"entered in {threading.current_thread().name}")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.threads.append(f"left in {threading.current_thread().name}")
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        await anyio.sleep(0.001)
+        await super().send_alert(event, severity=severity, channel=channel)
+
+
+@pytest.fixture
+def pager() -> Pager:
+    """Return a dispatcher that remembers."""
+    return Pager()
+
+
+@pytest.fixture
+def trail(tmp_path: Path, pager: Pager) -> AuditTrail:
+    """Return a trail that is not started."""
+    return AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=pager)
+
+
+def test_every_method_is_there_without_await(trail: AuditTrail) -> None:
+    """Recording, reading, verifying and counting give what the methods with await give."""
+    sync = trail.sync
+    ids = [
+        sync.log_event(AuditEventType.SYSTEM_STARTUP, "ready", component="service"),
+        sync.log_error(ValueError("v"), operation="sum"),
+        sync.log_security_event(AuditEventType.AUTHENTICATION_FAILED, "wrong password", user_id="mallory"),
+        sync.log_data_access("patient/42", "read", user_id="alice"),
+    ]
+    assert [event.event_id for event in sync.get_events()] == ids[::-1]
+    head = sync.head()
+    assert head.sequence_number == 4
+    assert sync.holds(head)
+    assert not sync.holds(ChainHead(4, "0" * 64))
+    assert sync.verify_chain_from_storage().valid
+    assert sync.get_statistics()["total_events"] == 4
+    assert anyio.run(trail.get_statistics) == sync.get_statistics()
+    sync.stop()
+
+
+def test_the_record_is_committed_in_the_calling_thread(tmp_path: Path) -> None:
+    """No other thread is needed to store a record, and none is started for it."""
+    trail = AuditTrail(storage_path=tmp_path / "audit")
+    before = threading.active_count()
+    trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
+    assert threading.active_count() == before
+
+
+def test_the_first_alert_starts_the_trail_in_the_background(trail: AuditTrail, pager: Pager) -> None:
+    """Alerts are sent in one thread of the process, where the dispatcher is entered, and later left."""
+    assert not trail.is_started
+    for number in range(20):
+        alert(trail, str(number))
+    trail.sync.drain()
+    assert sorted(int(sent.event.message) for sent in pager.alerts) == list(range(20))
+    assert trail.is_started
+    trail.sync.stop()
+    assert pager.threads == ["entered in fapilog portal", "left in fapilog portal"]
+    assert not trail.is_started
+    alert(trail, "started again")
+    trail.sync.stop()
+    assert len(pager.threads) == 4
+    assert len(pager.alerts) == 21
+
+
+def test_it_is_a_context_manager(trail: AuditTrail, pager: Pager) -> None:
+    """Entered, it is started; left, every alert is sent."""
+    with trail.sync as sync:
+        assert trail.is_started
+        sync.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
+        sync.start()
+    assert len(pager.alerts) == 1
+    assert not trail.is_started
+
+
+def test_with_in_place_of_async_with_is_refused(trail: AuditTrail) -> None:
+    """Entering the trail itself without async says what to write."""
+    with pytest.raises(TypeError, match=r"`async with trail`, or in synchronous code by `with trail\.sync`"):
+        trail.__enter__()
+
+
+_user: ContextVar[str] = ContextVar("user", default="nobody")
+
+
+@pytest.mark.parametrize("where", ["portal", "loop"])
+async def test_the_callers_context_reaches_receivers_and_dispatcher(tmp_path: Path, where: str) -> None:
+    """Receivers, awaited ones too, and the dispatcher see the context variables of the thread that logs."""
+    seen: list[str] = []
+
+    class Reading:
+        async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+            seen.append(f"dispatcher: {_user.get()}")
+
+    def plain(_: object, **__: Any) -> None:
+        seen.append(f"plain: {_user.get()}")
+
+    async def awaited(_: object, **__: Any) -> None:
+        seen.append(f"awaited: {_user.get()}")
+
+    def reported(_: object, **__: Any) -> None:
+        seen.append(f"report: {_user.get()}")
+
+    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=Reading())
+    compliance_alert.connect(plain, sender=trail)
+    compliance_alert.connect(awaited, sender=trail)
+    alert_dispatched.connect(reported, sender=trail)
+
+    def log(user: str) -> None:
+        _user.set(user)
+        alert(trail)
+
+    if where == "loop":
+        await trail.start()
+    for user in ("alice", "bob"):
+        await anyio.to_thread.run_sync(log, user)
+    await anyio.to_thread.run_sync(trail.sync.drain)
+    await trail.stop()
+    kinds = ("plain", "awaited", "dispatcher", "report")
+    assert sorted(seen) == sorted(f"{kind}: {user}" for kind in kinds for user in ("alice", "bob"))
+
+
+async def test_alerts_go_to_the_loop_that_the_trail_is_started_in(trail: AuditTrail, pager: Pager) -> None:
+    """Threads hand their alerts to the loop; twenty at once lose none."""
+    async with trail, anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(anyio.to_thread.run_sync, alert, trail, str(number))
+    assert len(pager.alerts) == 20
+    assert pager.threads == ["entered in MainThread", "left in MainThread"]
+
+
+async def test_a_busy_loop_delays_no_thread(trail: AuditTrail, pager: Pager) -> None:
+    """While the loop of the trail is blocked, another thread logs an alert and goes on."""
+    async with trail:
+        thread = threading.Thread(target=alert, args=[trail])
+        thread.start()
+        thread.join(10)  # in the loop's own thread, which nothing else can use meanwhile
+        assert not thread.is_alive()
+        assert pager.alerts == []
+    assert len(pager.alerts) == 1
+
+
+async def test_where_a_loop_runs_it_records_and_refuses_to_wait(trail: AuditTrail, pager: Pager) -> None:
+    """In a thread whose loop runs, a record is stored and its alert sent; what would wait for that loop is refused."""
+    async with trail:
+        alert(trail)
+        assert trail.sync.get_events()[0].message == "m"
+        for refused in (trail.sync.drain, trail.sync.stop):
+            with pytest.raises(RuntimeError, match="use `await` here"):
+                refused()
+    assert len(pager.alerts) == 1
+
+
+async def test_where_a_loop_runs_a_trail_that_is_not_started_works_too(trail: AuditTrail, pager: Pager) -> None:
+    """In a thread whose loop runs, a trail that is not started hands its alerts to the background thread."""
+    alert(trail)
+    await anyio.to_thread.run_sync(trail.sync.stop)
+    assert pager.threads == ["entered in fapilog portal", "left in fapilog portal"]
+    assert len(pager.alerts) == 1
+
+
+async def test_await_and_sync_meet(trail: AuditTrail, pager: Pager) -> None:
+    """What was started in the background thread takes the alerts of this loop too, and this loop may stop it."""
+    trail.sync.start()
+    await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "awaited")
+    await trail.start()
+    await trail.drain()
+    assert len(pager.alerts) == 1
+    await trail.stop()
+    assert pager.threads == ["entered in fapilog portal", "left in fapilog portal"]
+
+
+def test_a_dispatcher_that_can_not_be_entered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Starting raises what entering raised; an alert is reported as failed in the end, and logging goes on."""
+
+    class Refusing(RecordingDispatcher):
+        async def __aenter__(self) -> None:
+            raise OSError("no such host")
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=Refusing())
+    with pytest.raises(OSError, match="no such host"):
+        trail.sync.start()
+    alert(trail)
+    with pytest.raises(OSError, match="no such host"):
+        trail.sync.stop()
+    alert(trail, "still stored")
+    assert [event.message for event in trail.sync.get_events()] == ["still stored", "m"]
+    anyio.run(trail.stop)
+    assert "raised OSError" in caplog.text
+
+
+class LoopStorage(FileStorage):
+    """Needs an event loop, as a storage over a network would."""
+
+    runs_anywhere = False
+
+    async def append(self, event: AuditEvent) -> Seal:
+        await asyncio.sleep(0.001)
+        return await super().append(event)
+
+
+def test_a_storage_that_needs_a_loop_gets_one(tmp_path: Path, pager: Pager) -> None:
+    """With a storage of one's own the methods run in the background thread while the caller waits."""
+    trail = AuditTrail(storage=LoopStorage(tmp_path / "audit"), alert_dispatcher=pager)
+    alert(trail)
+    assert trail.sync.get_events()[0].message == "m"
+    trail.sync.stop()
+    assert len(pager.alerts) == 1
+
+
+def test_a_subclass_that_overrides_a_method_is_called(tmp_path: Path) -> None:
+    """An override with await of its own is what `sync` runs."""
+
+    class Mine(AuditTrail):
+        async def log_event(self, *args: Any, **kwargs: Any) -> str:
+            await asyncio.sleep(0.001)
+            return await super().log_event(*args, **{**kwargs, "component": "mine"})
+
+    trail = Mine(storage_path=tmp_path / "audit")
+    trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
+    assert trail.sync.get_events()[0].component == "mine"
+    trail.sync.stop()
+
+
+def test_an_event_that_is_not_stored_raises(tmp_path: Path) -> None:
+    """A storage that can't store raises AuditStorageError, as with await; the failure is announced."""
+    (tmp_path / "file").touch()
+    pager = Pager()
+    trail = AuditTrail(storage_path=tmp_path / "file", alert_dispatcher=pager)
+    with pytest.raises(AuditStorageError, match="expected a directory"):
+        trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
+    trail.sync.stop()
+    assert [sent.event.event_type for sent in pager.alerts] == [AuditEventType.COMPONENT_FAILURE]
+
+
+def test_without_a_background_thread_the_caller_sends(
+    trail: AuditTrail, pager: Pager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the background thread can't be had, the alert is sent before the call returns; starting says so."""
+    monkeypatch.setattr(Portal, "of_process", staticmethod(lambda: None))
+    alert(trail)
+    assert len(pager.alerts) == 1
+    with pytest.raises(RuntimeError, match="the trail can't be started"):
+        trail.sync.start()
+
+
+def run(how: str, directory: Path, *, timeout: float = 30.0) -> "subprocess.CompletedProcess[str]":
+    """Run the script that ends in this way."""
+    return subprocess.run(
+        [sys.executable, "-m", "tests.programs.sync_script", how, str(directory)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def delivered(directory: Path) -> list[str]:
+    """Return the messages of the alerts that the script has delivered."""
+    return [line.rpartition(" ")[0] for line in (directory / "alerts").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "expected"),
+    [
+        ("end", 0, ["first"]),
+        ("drain", 0, ["first"]),
+        ("stop", 0, ["first", "second"]),
+        ("raise", 1, ["first"]),
+        ("late", 0, ["at the exit", "first"]),
+        ("sigterm", 128 + signal.SIGTERM, ["first"]),
+        ("fork", 0, ["child", "first", "parent"]),
+        ("threads", 0, ["first", *sorted(f"thread {number}" for number in range(20))]),
+    ],
+)
+def test_a_script_that_ends_loses_no_alert(tmp_path: Path, how: str, code: int, expected: list[str]) -> None:
+    """However a plain script ends, its alerts are delivered first, each once."""
+    ended = run(how, tmp_path)
+    assert ended.returncode == code, ended.stderr
+    assert sorted(delivered(tmp_path)) == sorted(expected), ended.stderr
+    trail = AuditTrail(storage_path=tmp_path / "audit")
+    assert trail.sync.verify_chain_from_storage().valid
+    assert len(trail.sync.get_events()) == len(expected)
+
+
+def test_a_script_with_an_outbox_keeps_what_it_could_not_deliver(tmp_path: Path) -> None:
+    """An alert whose first attempt failed waits in the outbox when the script ends, and after it the next script."""
+    for _ in range(2):
+        ended = run("outbox", tmp_path)
+        assert ended.returncode == 0, ended.stderr
+    waiting = anyio.run(Outbox(RecordingDispatcher(), tmp_path / "alerts.db").pending)
+    assert [(alert.sequence_number, alert.attempts) for alert in waiting] == [(1, 1)]
+    assert delivered(tmp_path) == ["first"]
+
+
+def test_a_script_with_a_dispatcher_that_hangs_ends(tmp_path: Path) -> None:
+    """The exit takes no longer than the time to stop, and the alert is reported in the log."""
+    began = time.monotonic()
+    ended = run("hanging", tmp_path)
+    assert ended.returncode == 0
+    assert time.monotonic() - began < 10
+    assert "the trail was stopped first" in ended.stderr
+
+
+def test_exit_on_sigterm_leaves_other_handlers_alone() -> None:
+    """A handler that is installed stays; another thread is refused."""
+
+    def mine(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        exit_on_sigterm()
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    errors: list[ValueError] = []
+
+    def call() -> None:
+        try:
+            exit_on_sigterm()
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert "main thread" in str(errors[0])

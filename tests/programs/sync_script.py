@@ -1,0 +1,86 @@
+"""
+A plain script that logs without an event loop, and ends in one of several ways.
+
+    python -m tests.programs.sync_script HOW DIRECTORY
+
+Writes a line to ``DIRECTORY/alerts`` for each alert that its dispatcher has delivered.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import anyio
+
+from fapilog import AuditEvent, AuditEventType, AuditTrail, exit_on_sigterm
+from fapilog.delivery.outbox import Outbox
+from fapilog.record.errors import TransientDeliveryError
+
+HOW, DIRECTORY = sys.argv[1], Path(sys.argv[2])
+
+
+class File:
+    """Delivers into a file, in a moment; how often it fails first, or whether it hangs, depends on how."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        self.calls += 1
+        if HOW == "hanging":
+            await anyio.sleep_forever()
+        if HOW == "outbox" and not (DIRECTORY / "failed").exists():
+            (DIRECTORY / "failed").touch()
+            raise TransientDeliveryError("busy")
+        await anyio.sleep(0.05)
+        with (DIRECTORY / "alerts").open("a") as file:
+            file.write(f"{event.message} {os.getpid()}\n")
+
+
+def main() -> None:  # noqa: C901  one way to end after the other
+    """Log, and end."""
+    pager = File()
+    dispatcher = Outbox(pager, DIRECTORY / "alerts.db", schedule=[60, 60]) if HOW == "outbox" else pager
+    trail = AuditTrail(
+        storage_path=DIRECTORY / "audit", alert_dispatcher=dispatcher, stop_timeout=0.5 if HOW == "hanging" else 5
+    )
+
+    def log(message: str) -> None:
+        trail.sync.log_security_event(AuditEventType.SECURITY_VIOLATION, message)
+
+    if HOW == "late":
+        atexit.register(log, "at the exit")
+    if HOW == "sigterm":
+        exit_on_sigterm()
+    log("first")
+    if HOW == "fork":
+        pid = os.fork()
+        log("child" if pid == 0 else "parent")
+        if pid == 0:
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+    if HOW == "threads":
+        threads = [threading.Thread(target=log, args=[f"thread {number}"]) for number in range(20)]
+        for thread in threads:
+            thread.start()
+    if HOW == "drain":
+        trail.sync.drain()
+        assert trail.sync.get_statistics()["alerts"]["dispatched"] == 1
+    if HOW == "stop":
+        with trail.sync:
+            log("second")
+        assert not trail.is_started
+    if HOW == "sigterm":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    if HOW == "raise":
+        raise RuntimeError("the script failed")
+
+
+main()
