@@ -259,12 +259,12 @@ class AuditTrail:
     async def _end(self) -> None:
         """Report the alerts that are left, run the receivers of the reports, and close the files."""
         self._forwarder.give_up()
-        with anyio.move_on_after(self._stop_timeout, shield=True):
-            await self._background.settle()
+        if not is_without_loop():
+            with anyio.move_on_after(self._stop_timeout, shield=True):
+                await self._background.settle()
         self._announcer.give_up()
-        with anyio.CancelScope(shield=True):
-            await self._episodes.leave()
-            await self._storage.aclose()
+        await self._episodes.leave()
+        await self._storage.aclose()
 
     @asynccontextmanager
     async def _dispatcher_entered(self, life: Life) -> AsyncIterator[None]:
