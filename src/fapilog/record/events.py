@@ -129,9 +129,22 @@ class ErrorDetails(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+# Hexadecimal digits for the next ids. Each call of `os.urandom` gives up the interpreter lock, and a thread that takes
+# it would commit the first event of many that are being logged, alone. A list, whose `pop` any thread may call.
+_digits: Final[list[str]] = []
+_IDS_AT_ONCE: Final = 256
+# Otherwise a forked child would give the ids that its parent gives.
+os.register_at_fork(after_in_child=_digits.clear)
+
+
 def _random_uuid() -> str:
     """Return a random UUID, version 4 of RFC 9562, as text; `uuid.uuid4` takes longer than the rest of the event."""
-    digits = os.urandom(16).hex()
+    try:
+        digits = _digits.pop()
+    except IndexError:
+        random = os.urandom(16 * _IDS_AT_ONCE).hex()
+        _digits.extend(random[start : start + 32] for start in range(32, len(random), 32))
+        digits = random[:32]
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 

@@ -96,8 +96,14 @@ class GroupCommit(Generic[Item, Result]):
         if not self._is_awake:
             # Until the thread looks again, one call is enough for all that come.
             self._is_awake = True
-            if not self._call_thread():
-                self._commit_waiting()
+            try:
+                if not self._call_thread():
+                    self._commit_waiting()
+            except BaseException:
+                # Interrupted by Ctrl-C in between: the next caller has to call the thread.
+                self._is_awake = False
+                self._waiting.pop(place, None)
+                raise
         try:
             await woken.wait()
         except BaseException:

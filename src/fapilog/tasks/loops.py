@@ -70,6 +70,11 @@ class Loop:
     def __hash__(self) -> int:
         return id(self._native)
 
+    @property
+    def is_asyncio(self) -> bool:
+        """Whether this is a loop of asyncio, or of a library with the same interface, and not of trio."""
+        return hasattr(self._native, "call_soon_threadsafe")
+
     @staticmethod
     def runs_here() -> bool:
         """Whether any event loop runs in this thread."""
@@ -83,10 +88,8 @@ class Loop:
     @property
     def is_closed(self) -> bool:
         """Whether the loop has ended for good."""
-        try:
+        if self.is_asyncio:
             return bool(self._native.is_closed())
-        except AttributeError:
-            pass
         try:
             self._native.run_sync_soon(_nothing)
         except RuntimeError:
@@ -100,7 +103,7 @@ class Loop:
         Raises:
             LoopClosedError: The loop has ended.
         """
-        schedule = getattr(self._native, "call_soon_threadsafe", None) or self._native.run_sync_soon
+        schedule = self._native.call_soon_threadsafe if self.is_asyncio else self._native.run_sync_soon
         try:
             schedule(call)
         except RuntimeError as error:
@@ -110,8 +113,7 @@ class Loop:
         """Have *context*, which may come from a thread with a loop of the other kind, name the library of this loop."""
         sniffio = sys.modules.get("sniffio")
         if sniffio is not None:
-            is_asyncio = hasattr(self._native, "call_soon_threadsafe")
-            context.run(sniffio.current_async_library_cvar.set, "asyncio" if is_asyncio else "trio")
+            context.run(sniffio.current_async_library_cvar.set, "asyncio" if self.is_asyncio else "trio")
 
     def spawn(
         self,
@@ -137,7 +139,7 @@ class Loop:
         """
         context = copy_context() if context is None else context
         self.adopt(context)
-        if hasattr(self._native, "call_soon_threadsafe"):
+        if self.is_asyncio:
             task = self._native.create_task(call(), context=context)
             task.add_done_callback(lambda done: (ended(), done.cancelled() or done.exception()))
             return task
@@ -313,7 +315,7 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     Return the result of ``await call()``, which is finished even if the caller is cancelled meanwhile.
 
-    The call runs in a task of its own, since asyncio's `Task.cancel` reaches into a shielded scope. A caller that is
+    On asyncio the call runs in a task of its own, since `Task.cancel` reaches into a shielded scope. A caller that is
     cancelled waits for the call all the same, and the cancellation is raised afterwards.
 
     Raises:
@@ -322,6 +324,12 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     if is_without_loop():
         return await call()
+    here = Loop.current()
+    if not here.is_asyncio:
+        with anyio.CancelScope(shield=True):
+            result = await call()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        return result
     results: list[T] = []
     errors: list[BaseException] = [LoopClosedError("the event loop ended")]
 
@@ -336,7 +344,7 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
                 errors[0] = error
 
     ended = anyio.Event()
-    task = Loop.current().spawn(run, ended=ended.set)
+    task = here.spawn(run, ended=ended.set)
     await uninterrupted(ended.wait)
     del task
     await anyio.lowlevel.checkpoint_if_cancelled()
