@@ -24,6 +24,7 @@ from fapilog import AuditEvent, AuditEventType, ChainStatus, testing
 from fapilog.core import alerting
 from fapilog.record import chain, errors, events, values
 from fapilog.storage import files
+from tests.storage.trailfiles import TrailFiles
 from tests.test_structure import PUBLIC
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +66,7 @@ def in_shell(script: str, directory: Path) -> str:
 
 def write_trail(directory: Path, *messages: str, now: datetime | None = None) -> Path:
     """Store an event for each of *messages*, and return the file."""
-    trail = files.TrailFiles(directory, durable=False, now=lambda: now or datetime(2026, 1, 31, tzinfo=UTC))
+    trail = TrailFiles(directory, durable=False, now=lambda: now or datetime(2026, 1, 31, tzinfo=UTC))
     trail.append(
         [chain.body(AuditEvent(event_type=AuditEventType.CONFIG_CHANGED, message=message)) for message in messages]
     )
@@ -133,7 +134,7 @@ def test_a_shell_finds_what_a_verification_finds(how: str, tmp_path: Path) -> No
     assert in_shell(script, tmp_path) == ""
 
     file.write_text("".join(f"{line}\n" for line in TAMPERED[how](file.read_text().splitlines())), encoding="utf-8")
-    first = files.TrailFiles(tmp_path / "audit", durable=False).verify().first_invalid_sequence
+    first = TrailFiles(tmp_path / "audit", durable=False).verify().first_invalid_sequence
     assert in_shell(script, tmp_path) == f"record {first} is not as it was stored\n"
 
 
@@ -146,7 +147,7 @@ def test_an_anchor_shows_that_the_trail_was_made_anew(tmp_path: Path) -> None:
 
     file.unlink()
     write_trail(tmp_path / "audit", "a", "x", "c")
-    assert files.TrailFiles(tmp_path / "audit", durable=False).verify().valid
+    assert TrailFiles(tmp_path / "audit", durable=False).verify().valid
     assert in_shell(f"{command.strip()} || true", tmp_path) == "0\n"
 
 

@@ -37,9 +37,9 @@ from fapilog import (
 from fapilog.core._health import END, MOST_OPEN, STORING, VERIFICATION, Part, TrailReporter
 from fapilog.core._incidentfiles import LONGEST_TEXT, IncidentFiles, OpenIncident
 from fapilog.record.incidents import subject_of
-from fapilog.storage.files import TrailFiles
 from fapilog.testing import RecordingDispatcher
 from tests.running import Running
+from tests.storage.trailfiles import TrailFiles
 
 from .test_health import Rig
 

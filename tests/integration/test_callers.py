@@ -15,7 +15,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog.core.audit import AuditEventType, AuditLogLevel, AuditTrail, ChainStatus
-from fapilog.storage.files import TrailFiles
+from tests.storage.trailfiles import TrailFiles
 from tests.torture.oracle import records
 
 pytestmark = pytest.mark.real_time

@@ -12,7 +12,8 @@ from blockbuster import BlockingError
 from fapilog import AuditEvent
 from fapilog.core.audit import AuditEventType, AuditTrail
 from fapilog.record.errors import AuditStorageError
-from fapilog.storage.files import FileStorage, TrailFiles
+from fapilog.storage.files import FileStorage
+from tests.storage.trailfiles import TrailFiles
 
 
 class Silent:

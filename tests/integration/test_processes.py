@@ -21,9 +21,10 @@ import pytest
 from fapilog.core._incidentfiles import IncidentFiles
 from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus
 from fapilog.record.errors import AuditStorageError
-from fapilog.storage.files import FileStorage, TrailFiles
+from fapilog.storage.files import FileStorage
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
+from tests.storage.trailfiles import TrailFiles
 from tests.torture.appender import bodies
 from tests.torture.oracle import records
 from tests.torture.writers import failing, listen, writer

@@ -8,7 +8,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, ChainStatus
 from fapilog.record import chain
-from fapilog.record.chain import Chain, ChainError
+from fapilog.record.chain import EMPTY, ChainError
 
 
 def line(number: int, previous: str | None = None, **fields: Any) -> bytes:
@@ -42,21 +42,19 @@ def test_the_checksum_is_of_the_stored_bytes() -> None:
 
 
 def test_an_intact_chain() -> None:
-    """A chain can be followed in parts, and stands at its last record."""
+    """A chain can be followed in parts, and its head is its last record."""
     records = lines(5)
-    walk = Chain()
-    walk.follow(records[:2])
-    walk.follow(records[2:])
-    assert walk.sequence_number == 5
-    assert walk.checksum == json.loads(records[-1])["checksum"]
+    middle = chain.follow(EMPTY, records[:2])
+    head = chain.follow(middle, records[2:])
+    assert head.sequence_number == 5
+    assert head.checksum == json.loads(records[-1])["checksum"]
+    assert (EMPTY, middle.sequence_number) == ((0, None), 2)
 
 
 def test_a_chain_can_be_followed_from_anywhere() -> None:
-    """A chain that begins before any record follows from there on."""
+    """A chain can be followed from before any record on."""
     records = lines(5)
-    walk = Chain.before(records[2])
-    walk.follow(records[2:])
-    assert walk.sequence_number == 5
+    assert chain.follow(chain.head_before(records[2]), records[2:]).sequence_number == 5
 
 
 def other_version(record: bytes) -> bytes:
@@ -98,19 +96,20 @@ def other_version(record: bytes) -> bytes:
     ],
 )
 def test_what_is_wrong_is_told(change: Any, status: ChainStatus, message: str) -> None:
-    """Each kind of damage has its status and a message, and the chain stands at the last good record."""
+    """Each kind of damage has its status and a message, and the head up to which the chain holds."""
     changed = change(lines(3))
-    walk = Chain()
     with pytest.raises(ChainError, match=message) as caught:
-        walk.follow(changed)
+        chain.follow(EMPTY, changed)
     assert caught.value.status is status
-    assert walk.sequence_number == len(changed) - (2 if status is ChainStatus.ALTERED or len(changed) == 3 else 1)
+    good = len(changed) - (2 if status is ChainStatus.ALTERED or len(changed) == 3 else 1)
+    assert caught.value.head == chain.follow(EMPTY, changed[:good])
+    assert caught.value.head.sequence_number == good
 
 
 def test_a_chain_cannot_begin_at_what_is_no_record() -> None:
     """What is no record can't be where a chain is taken up."""
     with pytest.raises(ChainError, match="not a record"):
-        Chain.before(b"{}")
+        chain.head_before(b"{}")
 
 
 def test_what_a_crash_leaves() -> None:

@@ -19,8 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, FileStorage
 from fapilog.record import chain
 from fapilog.storage import _lines as lines
-from fapilog.storage import files
-from fapilog.storage.files import TrailFiles
+from fapilog.storage import _reader, _writer, files
+
+from .trailfiles import TrailFiles
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -149,10 +150,10 @@ def test_only_the_end_of_a_large_trail_is_checked_on_opening(
     path = trail.directory / "audit_2026-01-31.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"sequence_number":3,', b'"sequence_number":8,'))
     for limit in (2 * size, 5 * size, 10 * size, 25 * size):
-        monkeypatch.setattr(files, "_CHECKED_BYTES", limit)
+        monkeypatch.setattr(_writer, "_CHECKED_BYTES", limit)
         trail.append([body()])
         trail.close()
-    monkeypatch.setattr(files, "_CHECKED_BYTES", 100 * size)
+    monkeypatch.setattr(_writer, "_CHECKED_BYTES", 100 * size)
     with pytest.raises(AuditStorageError, match="line 3: record 3 was altered"):
         trail.append([body()])
     verdict = trail.verify()
@@ -166,7 +167,7 @@ def test_a_writer_far_behind_checks_the_end_only(
     other = TrailFiles(tmp_path / "audit", durable=False, now=lambda: NOON)
     trail.append([body()])
     other.append([body() for _ in range(50)])
-    monkeypatch.setattr(files, "_CHECKED_BYTES", 5000)
+    monkeypatch.setattr(_writer, "_CHECKED_BYTES", 5000)
     trail.append([body()])
     assert trail.verify().events_checked == 52
     other.close()
@@ -439,7 +440,7 @@ def test_what_is_read_is_on_the_disk(trail: TrailFiles, monkeypatch: pytest.Monk
     def fail(fd: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(files, "_sync", fail)
+    monkeypatch.setattr(_reader, "sync", fail)
     with pytest.raises(AuditStorageError, match=r"cannot read .*: Input/output error"):
         trail.read(0, 10)
     assert len(TrailFiles(trail.directory, durable=False).read(0, 10)) == 1
@@ -473,7 +474,7 @@ async def test_the_storage_says_where_it_is(tmp_path: Path) -> None:
 
 def test_a_set_aside_file_is_logged_on_the_documented_logger() -> None:
     """What the storage has to say goes to the logger "fapilog"."""
-    assert files._logger is logging.getLogger("fapilog")
+    assert _writer._logger is logging.getLogger("fapilog")
 
 
 class OneTrail(RuleBasedStateMachine):
@@ -514,7 +515,8 @@ class OneTrail(RuleBasedStateMachine):
     @rule(part=st.floats(0, 1, exclude_max=True), zeros=st.integers(0, 5))
     def crash_while_writing(self, part: float, zeros: int) -> None:
         writer = self.writers[0]
-        if writer._end is None or not writer._end.name:
+        end = writer.writer._end
+        if end is None or not end.name:
             return
         newest = max(path for path in writer.directory.iterdir() if path.suffix == ".jsonl")
         record = body("torn")

@@ -13,7 +13,7 @@ from pathlib import Path
 from fapilog.record import chain
 from fapilog.record.errors import AuditStorageError
 from fapilog.record.events import AuditEvent, AuditEventType
-from fapilog.storage.files import TrailFiles
+from fapilog.storage._writer import TrailWriter
 
 DAYS = [datetime(2026, 1, day, 12, tzinfo=UTC) for day in (30, 31)]
 
@@ -29,7 +29,7 @@ def bodies(ids: list[str], time: datetime) -> list[bytes]:
 def main(directory: Path) -> None:
     """Append, and say what became of it."""
     today = DAYS[0]
-    files = TrailFiles(directory, durable=True, now=lambda: today)
+    files = TrailWriter(directory, durable=True, now=lambda: today)
     for today in DAYS:
         for batch in (["one"], ["two", "three"]):
             for attempt in ("first", "second"):

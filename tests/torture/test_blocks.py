@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from fapilog.record.errors import AuditStorageError
-from fapilog.storage.files import TrailFiles
+from tests.storage.trailfiles import TrailFiles
 
 from .appender import bodies
 from .oracle import records
 
 BLOCK = "fapilog.storage._lines._BLOCK_BYTES"
-CHECKED = "fapilog.storage.files._CHECKED_BYTES"
+CHECKED = "fapilog.storage._writer._CHECKED_BYTES"
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ import pytest
 from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus
 from fapilog.record.chain import Seal
 from fapilog.record.errors import AuditStorageError
-from fapilog.storage.files import TrailFiles
 from fapilog.testing import RecordingDispatcher
+from tests.storage.trailfiles import TrailFiles
 
 from .appender import bodies
 from .oracle import records

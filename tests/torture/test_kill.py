@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fapilog.storage.files import TrailFiles
+from tests.storage.trailfiles import TrailFiles
 
 from .oracle import lines, records
 from .writers import Writer, listen, writer

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from fapilog.core.audit import ChainStatus
 from fapilog.record import chain
 from fapilog.record.errors import AuditStorageError
-from fapilog.storage.files import TrailFiles
+from tests.storage.trailfiles import TrailFiles
 
 from .appender import bodies
 from .oracle import lines, records

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fapilog.storage.files import TrailFiles
+from tests.storage.trailfiles import TrailFiles
 
 from .appender import bodies
 from .oracle import records

@@ -23,12 +23,12 @@ import anyio
 import anyio.lowlevel
 
 from ..record import chain
-from ..record.chain import AuditChainVerificationResult, Chain, ChainError, ChainHead, ChainStatus, Seal
+from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member
 from ..record.values import text
 from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage, EventFilter
+from ..storage.protocol import AuditStorage, EventFilter, head_of, holds
 from ..tasks.background import Background
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
@@ -592,9 +592,7 @@ class AuditTrail:
         Raises:
             AuditStorageError: The trail can't be read.
         """
-        for event in await self._storage.find(EventFilter(), 1):
-            return ChainHead(event.sequence_number or 0, event.checksum)
-        return ChainHead(0, None)
+        return await head_of(self._storage)
 
     async def holds(self, head: ChainHead) -> bool:
         """
@@ -609,17 +607,7 @@ class AuditTrail:
         Raises:
             AuditStorageError: The trail can't be read.
         """
-        number = head.sequence_number
-        if number < 1:
-            return True
-        records = await self._storage.read(number - 1, 1)
-        if [record.checksum for record in records] != [head.checksum]:
-            return False
-        try:
-            Chain(number - 1, records[0].previous_hash).follow_events(records)
-        except ChainError:  # it only claims to have that checksum
-            return False
-        return True
+        return await holds(self._storage, head)
 
     async def get_statistics(self) -> dict[str, Any]:
         """
@@ -649,18 +637,18 @@ class AuditTrail:
 
         What is wrong is returned, not raised. The newest events may be missing: a chain can't tell.
         """
-        walk = Chain()
         try:
-            walk.follow_events(events)
+            head = chain.follow_events(chain.EMPTY, events)
         except ChainError as damage:
+            first_invalid = damage.head.sequence_number + 1
             return AuditChainVerificationResult(
                 valid=False,
-                events_checked=walk.sequence_number + 1,
-                first_invalid_sequence=walk.sequence_number + 1,
+                events_checked=first_invalid,
+                first_invalid_sequence=first_invalid,
                 error_message=str(damage),
                 status=damage.status,
             )
-        return AuditChainVerificationResult(valid=True, events_checked=walk.sequence_number)
+        return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number)
 
     async def verify_chain_from_storage(
         self, progress: Callable[[int], None] | None = None

@@ -21,13 +21,16 @@ import msgspec
 from .events import AuditEvent
 
 __all__ = [
+    "EMPTY",
     "AuditChainVerificationResult",
-    "Chain",
     "ChainError",
     "ChainHead",
     "ChainStatus",
     "Seal",
     "body",
+    "follow",
+    "follow_events",
+    "head_before",
     "incomplete",
     "seal",
     "sealed",
@@ -74,6 +77,10 @@ class ChainHead(NamedTuple):
     checksum: str | None
 
 
+EMPTY: Final = ChainHead(0, None)
+"""The head of a chain without records."""
+
+
 class ChainStatus(str, Enum):
     """What a verification found."""
 
@@ -113,11 +120,18 @@ class AuditChainVerificationResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChainError(Exception):
-    """Raised at the first record that does not belong where it stands."""
+    """
+    Raised at the first record that does not belong where it stands.
 
-    def __init__(self, status: ChainStatus, message: str) -> None:
+    Attributes:
+        status: The kind of damage.
+        head: The last record up to which the chain was followed and holds; `EMPTY` if none was followed.
+    """
+
+    def __init__(self, status: ChainStatus, message: str, head: ChainHead = EMPTY) -> None:
         super().__init__(message)
-        self.status = status
+        self.status: ChainStatus = status
+        self.head: ChainHead = head
 
 
 def body(event: AuditEvent) -> bytes:
@@ -151,69 +165,49 @@ def _checksum(checksum: str) -> bytes:
 _CHECKSUM_SIZE: Final = len(_checksum("0" * 64))
 
 
-class Chain:
+def follow(head: ChainHead, lines: Iterable[bytes]) -> ChainHead:
     """
-    A walk along a chain.
+    Check that *lines*, given without their newlines, are the records that follow *head*, and return the new head.
 
-    Attributes:
-        sequence_number: Of the last record that was followed; 0 before the first.
-        checksum: Of that record; None before the first.
+    Raises:
+        ChainError: A line is not the next record. The error's head is the last record that is.
     """
+    sequence_number, checksum = head
+    for line in lines:
+        found = sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest()
+        # How an intact record ends is known beforehand.
+        if not (line.endswith(_link(sequence_number + 1, checksum) + _checksum(found)) and line.startswith(_START)):
+            raise _diagnosis(line, ChainHead(sequence_number, checksum))
+        sequence_number += 1
+        checksum = found
+    return ChainHead(sequence_number, checksum)
 
-    def __init__(self, sequence_number: int = 0, checksum: str | None = None) -> None:
-        self.sequence_number: int = sequence_number
-        self.checksum: str | None = checksum
 
-    @classmethod
-    def before(cls, line: bytes) -> Chain:
-        """
-        Start anywhere: return the chain that *line* follows by its own account.
+def follow_events(head: ChainHead, events: Iterable[AuditEvent]) -> ChainHead:
+    """
+    Check that *events* follow *head*, by the bytes that they were stored as, and return the new head.
 
-        Raises:
-            ChainError: *line* is no record.
-        """
-        stated = _stated(line)
-        return cls(stated.sequence_number - 1, stated.previous_hash)
+    Raises:
+        ChainError: An event is not the next one. The error's head is the last event that is.
+    """
+    return follow(head, (_encode(event) for event in events))
 
-    def go_back_to(self, other: Chain) -> None:
-        """Stand where *other* stands."""
-        self.sequence_number, self.checksum = other.sequence_number, other.checksum
 
-    def follow(self, lines: Iterable[bytes]) -> None:
-        """
-        Check that *lines*, given without their newlines, are the next records.
+def head_before(line: bytes) -> ChainHead:
+    """
+    Return the head that the record *line* claims to follow, to follow a chain from there.
 
-        Raises:
-            ChainError: One is not. The chain then stands at the last one that is.
-        """
-        sequence_number, checksum = self.sequence_number, self.checksum
-        try:
-            for line in lines:
-                found = sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest()
-                # How an intact record ends is known beforehand.
-                if not (
-                    line.endswith(_link(sequence_number + 1, checksum) + _checksum(found)) and line.startswith(_START)
-                ):
-                    raise _diagnosis(line, sequence_number)
-                sequence_number += 1
-                checksum = found
-        finally:
-            self.sequence_number, self.checksum = sequence_number, checksum
-
-    def follow_events(self, events: Iterable[AuditEvent]) -> None:
-        """
-        Check that *events* are the next records, by the bytes that they were stored as.
-
-        Raises:
-            ChainError: One is not. The chain then stands at the last one that is.
-        """
-        self.follow(_encode(event) for event in events)
+    Raises:
+        ChainError: *line* is no record.
+    """
+    stated = _stated(line)
+    return ChainHead(stated.sequence_number - 1, stated.previous_hash)
 
 
 def _is_intact(line: bytes) -> bool:
     """Return whether *line*, given without its newline, is a whole record, wherever its place may be."""
     try:
-        Chain.before(line).follow([line])
+        follow(head_before(line), [line])
     except ChainError:
         return False
     return True
@@ -231,23 +225,24 @@ def _stated(line: bytes) -> Seal:
     return Seal(int(found[1]), previous.decode() if previous is not None else None, found[3].decode())
 
 
-def _diagnosis(line: bytes, sequence_number: int) -> ChainError:
-    """Return what is wrong with *line*, which is not the record that should follow."""
+def _diagnosis(line: bytes, head: ChainHead) -> ChainError:
+    """Return the reason why *line* is not the record that follows *head*."""
     try:
         stated = _stated(line)
     except ChainError as error:
-        return error
-    expected = sequence_number + 1
+        return ChainError(error.status, str(error), head)
+    expected = head.sequence_number + 1
     if sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest() != stated.checksum:
-        return ChainError(ChainStatus.ALTERED, f"record {expected} was altered: its checksum is of other bytes")
+        return ChainError(ChainStatus.ALTERED, f"record {expected} was altered: its checksum is of other bytes", head)
     if stated.sequence_number != expected:
-        return ChainError(ChainStatus.GAP, f"record {expected} should be here, and this is {stated.sequence_number}")
-    if expected == 1:
-        return ChainError(ChainStatus.BROKEN_LINK, "record 1 claims to follow another")
-    return ChainError(
-        ChainStatus.BROKEN_LINK,
-        f"record {expected} does not follow record {sequence_number}: one of them was replaced",
+        message = f"record {expected} should be here, and this is {stated.sequence_number}"
+        return ChainError(ChainStatus.GAP, message, head)
+    message = (
+        "record 1 claims to follow another"
+        if expected == 1
+        else f"record {expected} does not follow record {head.sequence_number}: one of them was replaced"
     )
+    return ChainError(ChainStatus.BROKEN_LINK, message, head)
 
 
 def incomplete(fragment: bytes) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..record import chain
-from ..record.chain import Chain, ChainError, ChainStatus
+from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus
 
 __all__ = ["MAX_RECORD_BYTES", "Lines"]
 
@@ -35,39 +35,49 @@ class Lines:
         self._name = name
 
     def follow(
-        self, offset: int, walk: Chain | None, progress: Callable[[int], None] | None = None
-    ) -> tuple[Chain | None, int, bytes]:
+        self, offset: int, head: ChainHead, progress: Callable[[int], None] | None = None
+    ) -> tuple[ChainHead, int, bytes]:
         """
-        Check the records from *offset* on.
+        Check that the records from *offset* on follow *head*.
 
         Args:
-            offset: Where to begin; without *walk*, at the first line that begins there or later.
-            walk: The chain up to there; None to believe the first record.
-            progress: Told the last sequence number after each block.
+            offset: Where a record begins, or the file ends.
+            head: Of the chain up to there.
+            progress: Called after each block with the last sequence number.
 
         Returns:
-            The chain up to the last whole record, if there is one; the offset behind that; what is there without a
-            newline.
+            The head after the last whole record, the offset behind that record, and the bytes from there to the end of
+            the file, which no newline ends.
 
         Raises:
-            ChainError: A record is not as it should be; the message names file and line.
+            ChainError: A record does not belong where it stands; the message names file and line.
         """
-        skips = walk is None and offset > 0
-        offset -= skips
         rest = b""
         while block := os.pread(self._fd, _BLOCK_BYTES, offset + len(rest)):
             *lines, end = (rest + block).split(b"\n")
             behind = offset + len(rest) + len(block) - len(end)
-            if skips and lines:
-                offset += len(lines.pop(0)) + 1
-                skips = False
             if lines:
-                walk = self._follow_block(lines, offset, walk)
+                head = self._follow_block(lines, offset, head)
                 if progress is not None:
-                    progress(walk.sequence_number)
+                    progress(head.sequence_number)
             offset, rest = behind, end
-            self._limit(rest, offset)
-        return walk, offset, rest
+            self._limit(rest, offset, head)
+        return head, offset, rest
+
+    def follow_rest(self, offset: int, head: ChainHead, rest: bytes) -> ChainHead | None:
+        """
+        Check *rest*, the bytes from *offset* to the end of the file, which no newline ends.
+
+        Returns:
+            The head after *rest*, if that is the next record and lacks only its newline; None if a crash left *rest*.
+
+        Raises:
+            ChainError: *rest* is neither; the message names file and line.
+        """
+        try:
+            return None if chain.incomplete(rest) else chain.follow(head, [rest])
+        except ChainError as damage:
+            raise self.placed(ChainError(damage.status, str(damage), head), offset) from None
 
     def backwards(self, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield the lines from *end*, which is behind a newline, to the first, with their offsets."""
@@ -105,6 +115,14 @@ class Lines:
                 offset += len(line) + 1
             self._limit(rest, offset)
 
+    def first_from(self, offset: int, end: int) -> tuple[int, bytes] | None:
+        """Return the first line that begins at *offset* or later, and is whole before *end*, with its own offset."""
+        if offset > end:
+            return None
+        # A line begins at *offset* if the byte in front of it is a newline.
+        lines = self.forwards(max(0, offset - 1), end)
+        return next(itertools.islice(lines, min(1, offset), None), None)
+
     def after(self, sequence_number: int, end: int) -> Iterator[tuple[int, bytes]]:
         """
         Yield the records up to *end* that come after the one with *sequence_number*, with their offsets.
@@ -112,69 +130,54 @@ class Lines:
         Raises:
             ChainError: A line on the way is no record; the message names file and line.
         """
-        # The first that is wanted begins at *low* or later, and no later than the first line behind *high*.
+        # The first wanted record begins at *low* or later, and no later than the first line after *high*.
         low, high = 0, end
         while high - low > _BLOCK_BYTES:
             middle = (low + high) // 2
-            behind = next(itertools.islice(self.forwards(middle, end), 1, None), None)
-            if behind is None or self.number(*behind) > sequence_number:
+            behind = self.first_from(middle + 1, end)
+            if behind is None or self.head_before(*behind).sequence_number >= sequence_number:
                 high = middle
             else:
                 low = behind[0]
         for offset, line in self.forwards(low, end):
-            if self.number(offset, line) > sequence_number:
+            if self.head_before(offset, line).sequence_number >= sequence_number:
                 yield offset, line
 
-    def number(self, offset: int, line: bytes) -> int:
+    def head_before(self, offset: int, line: bytes) -> ChainHead:
         """
-        Return the sequence number of the record at *offset*, by its own account.
+        Return the head that the record *line*, which begins at *offset*, claims to follow.
 
         Raises:
-            ChainError: It is no record; the message names file and line.
+            ChainError: *line* is no record; the message names file and line.
         """
         try:
-            return Chain.before(line).sequence_number + 1
+            return chain.head_before(line)
         except ChainError as damage:
             raise self.placed(damage, offset) from None
-
-    def lack_only_newline(self, offset: int, rest: bytes, walk: Chain | None) -> bool:
-        """
-        Return whether *rest*, which the file ends with, is the next record but for its newline; else a crash left it.
-
-        Raises:
-            ChainError: It is neither; the message names file and line.
-        """
-        try:
-            if chain.incomplete(rest):
-                return False
-            (walk or Chain.before(rest)).follow([rest])
-        except ChainError as damage:
-            raise self.placed(damage, offset) from None
-        return True
 
     def placed(self, damage: ChainError, offset: int) -> ChainError:
-        """Return *damage* with the file, and the line that begins at *offset*."""
+        """Return *damage* with the file, and the number of the line that begins at *offset*."""
         blocks = (
             os.pread(self._fd, min(_BLOCK_BYTES, offset - start), start) for start in range(0, offset, _BLOCK_BYTES)
         )
         number = 1 + sum(block.count(b"\n") for block in blocks)
-        return ChainError(damage.status, f"{self._name}, line {number}: {damage}")
+        return ChainError(damage.status, f"{self._name}, line {number}: {damage}", damage.head)
 
-    def _follow_block(self, lines: list[bytes], offset: int, walk: Chain | None) -> Chain:
-        before = 0
+    def torn_in_the_middle(self, offset: int, head: ChainHead) -> ChainError:
+        """Return the damage of a file that ends, from *offset* on, in an incomplete record while others follow."""
+        message = "the record is incomplete, and others follow"
+        return self.placed(ChainError(ChainStatus.UNREADABLE, message, head), offset)
+
+    def _follow_block(self, lines: list[bytes], offset: int, head: ChainHead) -> ChainHead:
         try:
-            if walk is None:
-                walk = Chain.before(lines[0])
-            before = walk.sequence_number
-            walk.follow(lines)
+            return chain.follow(head, lines)
         except ChainError as damage:
-            good = 0 if walk is None else walk.sequence_number - before
+            good = damage.head.sequence_number - head.sequence_number
             raise self.placed(damage, offset + sum(len(line) + 1 for line in lines[:good])) from None
-        return walk
 
-    def _limit(self, rest: bytes, offset: int) -> None:
+    def _limit(self, rest: bytes, offset: int, head: ChainHead = EMPTY) -> None:
         if len(rest) <= MAX_RECORD_BYTES:
             return
         # After a power cut some file systems have the size of all that was written at once, and zeros for its bytes.
         if len(rest.rstrip(b"\0")) > MAX_RECORD_BYTES or len(rest) > _MAX_ZEROS:
-            raise self.placed(ChainError(ChainStatus.UNREADABLE, "longer than a record can be"), offset)
+            raise self.placed(ChainError(ChainStatus.UNREADABLE, "longer than a record can be", head), offset)

@@ -8,10 +8,10 @@ from typing import Protocol
 
 import msgspec
 
-from ..record.chain import AuditChainVerificationResult, Seal
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow_events
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 
-__all__ = ["AuditStorage", "EventFilter"]
+__all__ = ["AuditStorage", "EventFilter", "head_of", "holds"]
 
 
 class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,3 +87,35 @@ class AuditStorage(Protocol):
     async def aclose(self) -> None:
         """Give up what is held open; the next call takes it up again."""
         ...
+
+
+async def head_of(storage: AuditStorage) -> ChainHead:
+    """
+    Return the number and the checksum of the newest event in *storage*.
+
+    Raises:
+        AuditStorageError: The storage can't be read.
+    """
+    for event in await storage.find(EventFilter(), 1):
+        return ChainHead(event.sequence_number or 0, event.checksum)
+    return EMPTY
+
+
+async def holds(storage: AuditStorage, head: ChainHead) -> bool:
+    """
+    Return whether *storage* holds the record that was the newest when *head* was taken, unchanged.
+
+    Raises:
+        AuditStorageError: The storage can't be read.
+    """
+    number = head.sequence_number
+    if number < 1:
+        return True
+    records = await storage.read(number - 1, 1)
+    if [record.checksum for record in records] != [head.checksum]:
+        return False
+    try:
+        follow_events(ChainHead(number - 1, records[0].previous_hash), records)
+    except ChainError:  # the record only claims to have that checksum
+        return False
+    return True

@@ -1,0 +1,213 @@
+"""Reading a trail from its files. Needs no writer, and runs beside the writers of all processes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from bisect import bisect_right
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
+from ..record.errors import AuditStorageError
+from ..record.events import AuditEvent
+from ._directory import cannot, files_set_aside, names, reading, sync, without_writers
+from ._lines import Lines
+from .protocol import EventFilter
+
+__all__ = ["TrailReader"]
+
+_decode: Final = msgspec.json.Decoder(AuditEvent).decode
+
+
+class TrailReader:
+    """
+    Reads the files of one trail.
+
+    All methods block. It keeps nothing between two calls, so that any number of threads may call it at once. It takes
+    the lock on the directory, shared, only for short looks at the end of the trail, where a writer may be at work.
+
+    Args:
+        directory: Where the files are; absolute. It may be missing: the trail is then empty.
+        durable: Whether `read` returns only records that are on the disk.
+    """
+
+    def __init__(self, directory: Path, *, durable: bool) -> None:
+        self._directory = directory
+        self._durable = durable
+
+    def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        """Check every record, and call *progress* with how many so far; damage is returned, not raised."""
+        checked = 0
+
+        def note(sequence_number: int) -> None:
+            nonlocal checked
+            checked = sequence_number
+            if progress is not None:
+                progress(sequence_number)
+
+        aside: tuple[str, ...] = ()
+        head = EMPTY
+        try:
+            files = names(self._directory)
+            aside = files_set_aside(self._directory) if files else ()
+            for name in files:
+                head = self._verify_file(name, head, note, is_last=name == files[-1])
+        except ChainError as damage:
+            intact = damage.head.sequence_number
+            is_torn = damage.status is ChainStatus.TORN_TAIL
+            return AuditChainVerificationResult(
+                valid=is_torn,
+                events_checked=intact if is_torn else intact + 1,
+                first_invalid_sequence=None if is_torn else intact + 1,
+                error_message=str(damage),
+                status=damage.status,
+                set_aside=aside,
+            )
+        except OSError as error:
+            return AuditChainVerificationResult(
+                valid=False,
+                events_checked=checked,
+                error_message=str(cannot("read", self._directory, error)),
+                status=ChainStatus.UNREADABLE,
+            )
+        return AuditChainVerificationResult(
+            valid=True,
+            events_checked=head.sequence_number,
+            error_message=f"incomplete records were set aside in {', '.join(aside)}" if aside else None,
+            status=ChainStatus.TORN_TAIL if aside else ChainStatus.OK,
+            set_aside=aside,
+        )
+
+    def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+        """
+        Return the newest *limit* events that are wanted, the newest first.
+
+        Raises:
+            AuditStorageError: A file can't be read, or a line on the way is no record.
+        """
+        if limit < 1:
+            return []
+        with contextlib.closing(self.newest_first()) as events:
+            return list(itertools.islice(filter(wanted.matches, events), limit))
+
+    def newest_first(self) -> Generator[AuditEvent, None, None]:
+        """
+        Yield the events from the newest that is there to stay to the first, reading no more than is asked for.
+
+        Raises:
+            AuditStorageError: A file can't be read, or a line is no record.
+        """
+        with self._failures():
+            files, end = self._stored()
+            for name in reversed(files):
+                with reading(self._directory, name) as fd:
+                    lines = Lines(fd, name)
+                    for record in lines.backwards(end if name == files[-1] else lines.end()):
+                        yield _event(lines, *record)
+
+    def read(self, after: int, limit: int) -> list[AuditEvent]:
+        """
+        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
+
+        Raises:
+            AuditStorageError: A file can't be read, or a line on the way is no record.
+        """
+        found: list[AuditEvent] = []
+        with self._failures():
+            files, end = self._stored()
+            first = bisect_right(range(len(files)), after + 1, key=lambda index: self._first_number(files[index:])) - 1
+            for name in files[max(0, first) :]:
+                if len(found) >= limit:
+                    break
+                with reading(self._directory, name) as fd:
+                    lines = Lines(fd, name)
+                    is_last = name == files[-1]
+                    records = lines.after(after, end if is_last else lines.end())
+                    found += (_event(lines, *record) for record in itertools.islice(records, limit - len(found)))
+                    if is_last and self._durable:
+                        # A writer that was killed may have written these records without syncing them.
+                        sync(fd)
+        return found
+
+    def _verify_file(
+        self, name: str, before: ChainHead, progress: Callable[[int], None], *, is_last: bool
+    ) -> ChainHead:
+        """Check that the records of a file follow the head *before*, and return the head after them."""
+        with reading(self._directory, name) as fd:
+            lines = Lines(fd, name)
+            head, size, rest = before, 0, b""
+            try:
+                head, size, rest = lines.follow(0, before, progress)
+                if not rest:
+                    return head
+            except ChainError:
+                if not is_last:
+                    raise
+            # A record may be being written, or records whose sync failed may have been taken back while they were
+            # checked: look again without writers, if need be from the beginning of the file.
+            with without_writers(self._directory):
+                try:
+                    head, size, rest = lines.follow(size, head, progress)
+                except ChainError:
+                    if not size:
+                        raise
+                    head, size, rest = lines.follow(0, before, progress)
+                if not rest:
+                    return head
+                if not is_last:
+                    raise lines.torn_in_the_middle(size, head)
+                if last := lines.follow_rest(size, head, rest):
+                    return last
+                message = f"{name} ends with {len(rest)} bytes of an incomplete record"
+                raise ChainError(ChainStatus.TORN_TAIL, message, head)
+
+    def _stored(self) -> tuple[list[str], int]:
+        """
+        Return the names of the files up to the last that holds records, and the offset behind the last record in it.
+
+        These records are there to stay. A record that a writer has written and not synced is not among them, since the
+        writer takes it back if the sync fails.
+        """
+        if not names(self._directory):
+            return [], 0
+        with without_writers(self._directory):
+            files = names(self._directory)
+            while files:
+                with reading(self._directory, files[-1]) as fd:
+                    end = Lines(fd, files[-1]).end()
+                if end:
+                    return files, end
+                files.pop()
+        return [], 0
+
+    def _first_number(self, files: list[str]) -> int:
+        """Return the sequence number of the first record in *files*; a large one if there is none."""
+        for name in files:
+            with reading(self._directory, name) as fd:
+                lines = Lines(fd, name)
+                if first := lines.first_from(0, lines.end()):
+                    return lines.head_before(*first).sequence_number + 1
+        return sys.maxsize
+
+    @contextlib.contextmanager
+    def _failures(self) -> Generator[None, None, None]:
+        """Raise `AuditStorageError` in place of damage, and of an error of the operating system."""
+        try:
+            yield
+        except ChainError as damage:
+            raise AuditStorageError(f"{self._directory}: {damage}") from damage
+        except OSError as error:
+            raise cannot("read", self._directory, error) from error
+
+
+def _event(lines: Lines, offset: int, line: bytes) -> AuditEvent:
+    try:
+        return _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        damage = ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail: {error}")
+        raise lines.placed(damage, offset) from error
