@@ -14,7 +14,8 @@ from ..record.errors import DeliveryError, FapilogError
 from ..record.events import AuditEvent
 from ..storage.protocol import AuditStorage
 from ._forwarding import AlertForwarder
-from ._health import END, RESUMING, Episodes
+from ._health import Health
+from ._incidents import END, RESUMING
 from .alerting import DurableDispatcher
 from .policy import CompliancePolicy
 
@@ -85,7 +86,7 @@ class CatchUp:
         announce: Announces an event of an earlier run, which nobody in this process has been told of.
         receive: Gives the forwarder an event that was announced before.
         unannounced: The events that are about to be announced.
-        episodes: Take what is failing and what works.
+        health: Takes the parts that fail and the parts that work.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class CatchUp:
         announce: Callable[[AuditEvent], Awaitable[None]],
         receive: Callable[[AuditEvent], None],
         unannounced: Unannounced,
-        episodes: Episodes,
+        health: Health,
     ) -> None:
         self._dispatcher = dispatcher
         self._storage = storage
@@ -111,7 +112,7 @@ class CatchUp:
         self._announce = announce
         self._receive = receive
         self._unannounced = unannounced
-        self._episodes = episodes
+        self._health = health
         self._head: ChainHead | None = None
         self._mark: ChainHead | None = None
         self._wanted = anyio.Event()
@@ -133,7 +134,7 @@ class CatchUp:
             if self._mark != self._head:
                 self._want()
             else:
-                self._episodes.working(RESUMING)
+                self._health.working(RESUMING)
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._run)
@@ -160,7 +161,7 @@ class CatchUp:
                 wait = min(wait * 2, _LONGEST_WAIT)
                 self._wanted.set()
             else:
-                self._episodes.working(RESUMING)
+                self._health.working(RESUMING)
                 wait = _WAIT
                 if not self._wanted.is_set():
                     self._done.set()
@@ -201,7 +202,7 @@ class CatchUp:
         # Its text only if it is ours: another's may hold a secret.
         reason = str(error) if isinstance(error, FapilogError) else type(error).__qualname__
         _logger.error("alerts can't be handed over from the trail: %s", reason)
-        self._episodes.failing(RESUMING, reason)
+        self._health.failing(RESUMING, reason)
 
     async def _find_mark(self) -> None:
         head = await self._read_head()
@@ -209,7 +210,7 @@ class CatchUp:
         if not await self._holds(mark):
             cause = f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"
             _logger.critical("the end of the trail: %s", cause)
-            self._episodes.failing(END, cause)
+            self._health.failing(END, cause)
             mark = await self._dispatcher.resume_from(head, anew=True)
         self._head, self._mark = head, mark
 

@@ -32,8 +32,9 @@ from ..tasks.background import Background, in_own_task
 from ..tasks.fork import call_in_child
 from ._catchup import CatchUp, Unannounced
 from ._forwarding import AlertForwarder
-from ._health import STORING, Episodes, TrailReporter
+from ._health import Health, TrailReporter
 from ._incidentfiles import IncidentFiles
+from ._incidents import STORING, VERIFICATION
 from .alerting import AlertDispatcher, DurableDispatcher, NoopAlertDispatcher, reporter
 from .policy import CompliancePolicy
 from .signals import Announcer, compliance_alert
@@ -134,7 +135,7 @@ class AuditTrail:
         self._alert_timeout = alert_timeout
         self._background = Background()
         self._announcer = Announcer(self._background, timeout=alert_timeout, limit=alert_buffer)
-        self._episodes = Episodes(
+        self._health = Health(
             self.policy,
             self._background,
             announce=self._announce,
@@ -149,7 +150,7 @@ class AuditTrail:
             timeout=alert_timeout,
             concurrency=alert_concurrency,
             buffer=alert_buffer,
-            reported=self._episodes.reported,
+            reported=self._health.reported,
         )
         self._hostname = os.uname().nodename
         self._started_by: int | None = None
@@ -178,9 +179,9 @@ class AuditTrail:
         self._forwarder.at_home()
         try:
             # First, for the dispatcher may say at once that something fails, or works.
-            await self._episodes.enter()
+            await self._health.enter()
             if isinstance(self._dispatcher, AbstractAsyncContextManager):
-                token = reporter.set(TrailReporter(self, self._announcer, self._episodes))
+                token = reporter.set(TrailReporter(self, self._announcer, self._health))
                 try:
                     await self._background.hold(self._dispatcher)
                 finally:
@@ -193,7 +194,7 @@ class AuditTrail:
                 await self._background.leave(timeout=0)
             finally:
                 with anyio.CancelScope(shield=True):
-                    await self._episodes.leave()
+                    await self._health.leave()
             raise
         self._started_by = anyio.get_current_task().id
 
@@ -224,7 +225,7 @@ class AuditTrail:
                 # For the asynchronous receivers of what was given up.
                 await self._background.settle()
             with anyio.CancelScope(shield=True):
-                await self._episodes.leave()
+                await self._health.leave()
                 await self._storage.aclose()
 
     async def cleanup(self) -> None:
@@ -582,10 +583,10 @@ class AuditTrail:
         try:
             result = await self._storage.verify(progress)
         except Exception as error:
-            self._episodes.verifying_failed(error)
+            self._health.failing(VERIFICATION, error)
             await self._settle()
             raise
-        self._episodes.verified(result)
+        self._health.verified(result)
         await self._settle()
         return result
 
@@ -633,7 +634,7 @@ class AuditTrail:
             await self._settle()
             raise
         if self._background.kept:
-            # An episode is over.
+            # A recovery is to be stored.
             await self._settle()
 
     async def _append(self, event: AuditEvent, *, announced: bool) -> Seal:
@@ -641,9 +642,9 @@ class AuditTrail:
         try:
             seal = await self._append_silently(event, announced=announced)
         except Exception as error:
-            self._episodes.storing_failed(error)
+            self._health.failing(STORING, error)
             raise
-        self._episodes.working(STORING)
+        self._health.working(STORING)
         return seal
 
     async def _append_silently(self, event: AuditEvent, *, announced: bool) -> Seal:
@@ -680,7 +681,7 @@ class AuditTrail:
             announce=self._announce_again,
             receive=self._receive_again,
             unannounced=self._unannounced,
-            episodes=self._episodes,
+            health=self._health,
         )
         await self._background.hold(resumption)
         self._resumption = resumption
@@ -707,7 +708,7 @@ class AuditTrail:
         # In a forked child: the parent's tasks and alerts stay the parent's.
         self._background.forget()
         self._forwarder.forget()
-        self._episodes.forget()
+        self._health.forget()
         self._started_by = self._resumption = None
         self._unannounced.forget()
 
