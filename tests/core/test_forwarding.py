@@ -24,7 +24,7 @@ from fapilog import (
     alert_failed,
 )
 from fapilog.core._forwarding import AlertForwarder
-from fapilog.core._health import Episodes
+from fapilog.core._health import Health
 from fapilog.core.signals import Announcer
 from fapilog.tasks.background import Background
 from tests.running import Running
@@ -78,9 +78,7 @@ class Rig:
         self.background = Background()
         self.running = Running(self.background)
         self.is_entered = False
-        self.health = Episodes(
-            CompliancePolicy(real_time_alerts=False), self.background, announce=nothing, store=unused
-        )
+        self.health = Health(CompliancePolicy(real_time_alerts=False), self.background, announce=nothing, store=unused)
         self.reports: list[DeliveryReport] = []
         self.forwarder = AlertForwarder(
             dispatcher,

@@ -1,11 +1,16 @@
-"""What of the trail fails is told once, and that it works again as well."""
+"""Each failure of the trail itself is announced once, and so is its recovery."""
 
 import asyncio
+import functools
 import gc
 import logging
 import os
+import sys
+import threading
+import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +18,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 
 from fapilog import (
@@ -30,8 +36,9 @@ from fapilog import (
     alert_failed,
     compliance_alert,
 )
-from fapilog.core._health import MOST_OPEN, STORING, VERIFICATION, Episodes, Part
+from fapilog.core._health import MOST_OPEN, Health
 from fapilog.core._incidentfiles import IncidentFiles
+from fapilog.core._incidents import STORING, VERIFICATION, Part
 from fapilog.core.alerting import Reporter, reporter
 from fapilog.record.incidents import is_recovery, subject_of
 from fapilog.tasks.background import Background
@@ -277,7 +284,7 @@ async def test_a_caller_that_is_cancelled_is_no_failure(disk: Disk, dispatcher: 
 
 @started_or_not
 async def test_a_storage_that_takes_all_but_the_recovery(disk: Disk, dispatcher: Dispatcher, *, started: bool) -> None:
-    """While the storage refuses the recovery itself the episode goes on, and nobody is told anything new."""
+    """While the storage refuses the recovery itself the incident stays open, and nothing new is announced."""
     disk.refuses = lambda event: refusing or event.event_type is RECOVERY  # type: ignore[method-assign]
     async with trail_of(disk, dispatcher, started=started) as trail:
         disk.error, refusing = AuditStorageError("full"), True
@@ -295,7 +302,7 @@ async def test_a_storage_that_takes_all_but_the_recovery(disk: Disk, dispatcher:
 
 
 async def test_a_storage_that_fails_while_the_recovery_is_stored(disk: Disk, dispatcher: Dispatcher) -> None:
-    """If the storage fails anew before the recovery is stored, the old episode ends, and a new one is open."""
+    """If the storage fails anew before the recovery is stored, the old incident is resolved, and a new one is open."""
     gate = anyio.Event()
 
     class Gated(Disk):
@@ -441,7 +448,7 @@ async def test_a_receiver_that_raises_hurts_nobody(disk: Disk, dispatcher: Dispa
     assert kinds(dispatcher.taken) == ["component_failure"]
 
 
-async def test_a_forked_child_has_no_open_episodes(disk: Disk, dispatcher: Dispatcher) -> None:
+async def test_a_forked_child_has_no_open_incidents(disk: Disk, dispatcher: Dispatcher) -> None:
     """What was failing in the parent is the parent's to tell: the child begins anew."""
     async with trail_of(disk, dispatcher, started=False) as trail:
         disk.error = AuditStorageError("full")
@@ -538,7 +545,7 @@ async def test_a_dispatcher_that_always_fails(disk: Disk, *, started: bool) -> N
 
 @started_or_not
 async def test_alerts_are_delivered_again(disk: Disk, dispatcher: Dispatcher, *, started: bool) -> None:
-    """The next alert that is delivered ends the episode; that the alert about it was delivered does not."""
+    """The next alert that is delivered resolves the incident; the delivery of the alert about it does not."""
     async with trail_of(disk, dispatcher, started=started) as trail:
         for _ in range(2):
             dispatcher.error = ValueError("SECRET")
@@ -574,7 +581,7 @@ async def test_an_alert_that_one_dispatcher_refuses(disk: Disk, *, started: bool
 
 
 async def test_a_dispatcher_that_flaps(disk: Disk) -> None:
-    """While every other of many alerts fails there is one episode, which ends when none does any more."""
+    """While every other of many alerts fails one incident is open, which is resolved when none does any more."""
 
     class Flapping(Dispatcher):
         async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
@@ -592,7 +599,7 @@ async def test_a_dispatcher_that_flaps(disk: Disk) -> None:
         assert kinds(dispatcher.own) == ["component_failure", "component_recovery"]
 
 
-async def test_a_full_buffer_is_one_episode(disk: Disk) -> None:
+async def test_a_full_buffer_is_one_incident(disk: Disk) -> None:
     """However long more alerts come than are sent, that is told once, and no recovery takes the place of an alert."""
 
     class Slow(Dispatcher):
@@ -613,7 +620,7 @@ async def test_a_full_buffer_is_one_episode(disk: Disk) -> None:
 
 
 async def test_stopping_is_no_failure(disk: Disk) -> None:
-    """That alerts are given up when the trail is stopped opens no episode: nobody could be told."""
+    """That alerts are given up when the trail is stopped opens no incident: nobody could be told."""
     announced: list[AuditEvent] = []
 
     def note(_: object, *, event: AuditEvent, **__: object) -> None:
@@ -653,7 +660,7 @@ async def test_a_dispatcher_that_cancels_its_task_fails(disk: Disk) -> None:
 
 
 async def test_a_cancelled_caller_is_no_failure_of_the_dispatcher(disk: Disk) -> None:
-    """Not started, that the caller was cancelled while its alert was sent opens no episode."""
+    """Not started, that the caller was cancelled while its alert was sent opens no incident."""
     announced: list[AuditEvent] = []
 
     def note(_: object, *, event: AuditEvent, **__: object) -> None:
@@ -771,34 +778,37 @@ async def test_an_owner_that_is_gone(disk: Disk) -> None:
     assert dispatcher.handed == []
 
 
-# -- the episodes themselves
+# -- the book of incidents
 
 
 class Rig:
-    """Episodes with a clock that jumps, and what they announced."""
+    """A book of incidents with a clock that jumps, and the events that were announced."""
 
-    def __init__(self, files: IncidentFiles | None = None) -> None:
+    def __init__(self, files: IncidentFiles | None = None, clock: Callable[[], float] = anyio.current_time) -> None:
         self.background = Background()
         self.announced: list[AuditEvent] = []
-        self.episodes = Episodes(
+        self.health = Health(
             CompliancePolicy(),
             self.background,
-            announce=self.announced.append,
+            announce=self.announce,
             store=self.store,
             files=files,
-            clock=anyio.current_time,
+            clock=clock,
         )
+
+    def announce(self, event: AuditEvent) -> None:
+        self.announced.append(event)
 
     async def store(self, event: AuditEvent) -> AuditEvent:
         return event
 
 
-async def test_an_episode_is_measured() -> None:
-    """The recovery tells how many seconds the episode lasted, by a clock that does not step."""
+async def test_an_incident_is_measured() -> None:
+    """The recovery tells how many seconds the incident lasted, by a clock that does not step."""
     rig = Rig()
-    rig.episodes.failing(STORING, "full")
+    rig.health.failing(STORING, "full")
     await anyio.sleep(90)
-    rig.episodes.working(STORING)
+    rig.health.working(STORING)
     await rig.background.settle()
     assert rig.announced[1].metadata["seconds"] == 90
     assert rig.announced[1].message == (
@@ -806,13 +816,13 @@ async def test_an_episode_is_measured() -> None:
     )
 
 
-async def test_episodes_of_several_parts() -> None:
-    """Episodes of different parts have nothing to do with each other."""
+async def test_incidents_of_several_parts() -> None:
+    """Incidents of different parts have nothing to do with each other."""
     rig = Rig()
-    rig.episodes.failing(STORING, "a")
-    rig.episodes.failing(VERIFICATION, "b")
-    rig.episodes.working(STORING)
-    rig.episodes.working(Part("audit_trail", "something else"))
+    rig.health.failing(STORING, "a")
+    rig.health.failing(VERIFICATION, "b")
+    rig.health.working(STORING)
+    rig.health.working(Part("audit_trail", "something else"))
     await rig.background.settle()
     assert [(event.event_type, event.operation) for event in rig.announced] == [
         (FAILURE, "storing events"),
@@ -821,11 +831,189 @@ async def test_episodes_of_several_parts() -> None:
     ]
 
 
-async def test_open_episodes_are_limited(caplog: pytest.LogCaptureFixture) -> None:
+async def test_open_incidents_are_limited(caplog: pytest.LogCaptureFixture) -> None:
     """A dispatcher that names a new part each time fills neither the memory nor the channel; the log has the rest."""
     rig = Rig()
     with caplog.at_level(logging.ERROR):
         for number in range(MOST_OPEN + 5):
-            rig.episodes.failing(Part("alert_delivery", f"part {number}"), "c")
+            rig.health.failing(Part("alert_delivery", f"part {number}"), "c")
     assert len(rig.announced) == MOST_OPEN
-    assert caplog.text.count("nobody is told") == 5
+    assert caplog.text.count("none is opened for part") == 5
+
+
+# -- many threads
+
+
+class Crowd(Rig):
+    """A book that many threads report to at the same moment."""
+
+    def __init__(self, files: IncidentFiles | None = None) -> None:
+        super().__init__(files, time.monotonic)
+        self.slow = threading.Event()
+        self.slow.set()
+        self.announcing = threading.Event()
+
+    def announce(self, event: AuditEvent) -> None:
+        self.announcing.set()
+        assert self.slow.wait(10)
+        super().announce(event)
+
+    def report(self, *calls: Callable[[], None]) -> None:
+        """Make each call in a thread of its own, all at once."""
+        together = threading.Barrier(len(calls))
+
+        def run(call: Callable[[], None]) -> None:
+            together.wait(10)
+            call()
+
+        with ThreadPoolExecutor(len(calls)) as pool:
+            for done in [pool.submit(run, call) for call in calls]:
+                done.result(10)
+
+    def counted(self) -> dict[str, list[str]]:
+        """Return the announcements about each incident, in order."""
+        announced: dict[str, list[str]] = {}
+        for event in self.announced:
+            announced.setdefault(event.metadata["incident"], []).append(event.event_type.value)
+        return announced
+
+
+PAIR = ["component_failure", "component_recovery"]
+
+
+@pytest.fixture
+def often_switching() -> Iterator[None]:
+    """Have threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("often_switching")
+async def test_twenty_threads_report_one_failure_and_one_recovery() -> None:
+    """However many threads see a part fail, and then work, at the same moment, one incident is opened and resolved."""
+    crowd = Crowd()
+    for number in range(20):
+        part = Part("alert_delivery", f"part {number}")
+        crowd.report(*[functools.partial(crowd.health.failing, part, "c")] * 20)
+        assert len(crowd.announced) == 2 * number + 1
+        crowd.report(*[functools.partial(crowd.health.working, part)] * 20)
+        assert crowd.background.kept == 1
+        await crowd.background.settle()
+    assert list(crowd.counted().values()) == [PAIR] * 20
+
+
+@pytest.mark.usefixtures("often_switching")
+async def test_twenty_threads_disagree() -> None:
+    """Whatever threads say at the same moment, each incident is opened, announced and resolved once, in this order."""
+    crowd = Crowd()
+    for _ in range(20):
+        fails = functools.partial(crowd.health.failing, STORING, "c")
+        works = functools.partial(crowd.health.working, STORING)
+        crowd.report(*[fails] * 10, *[works] * 10)
+        await crowd.background.settle()
+    crowd.health.working(STORING)
+    await crowd.background.settle()
+    assert all(announced == PAIR for announced in crowd.counted().values())
+    assert len({event.event_id for event in crowd.announced}) == len(crowd.announced)
+
+
+@pytest.mark.parametrize("last", ["works", "fails"])
+async def test_a_recovery_waits_for_its_failure(last: str) -> None:
+    """A part that works while its failure is being announced is resolved afterwards, unless it failed again."""
+    crowd = Crowd()
+    crowd.slow.clear()
+    with ThreadPoolExecutor(1) as pool:
+        failing = pool.submit(crowd.health.failing, STORING, "full")
+        assert crowd.announcing.wait(10)
+        crowd.health.working(STORING)
+        if last == "fails":
+            crowd.health.failing(STORING, "full again")
+        await crowd.background.settle()
+        assert crowd.announced == []
+        crowd.slow.set()
+        failing.result(10)
+    await crowd.background.settle()
+    assert list(crowd.counted().values()) == [PAIR if last == "works" else PAIR[:1]]
+    crowd.health.working(STORING)
+    await crowd.background.settle()
+    assert list(crowd.counted().values()) == [PAIR]
+
+
+@pytest.mark.usefixtures("often_switching")
+async def test_twenty_threads_report_alerts() -> None:
+    """Of alerts that fail and are delivered in many threads the last failure counts: older alerts resolve nothing."""
+    crowd = Crowd()
+
+    def reported(error: Exception | None, announced: float) -> Callable[[], None]:
+        report = msgspec.structs.replace(a_report(), error=error)
+        return functools.partial(crowd.health.reported, report, announced)
+
+    for now in range(10, 200, 10):
+        crowd.report(*[reported(DeliveryError("503"), now), reported(None, now - 1)] * 10)
+        await crowd.background.settle()
+        crowd.report(*[reported(None, now - 1)] * 20)
+        await crowd.background.settle()
+        assert kinds(crowd.announced)[-1] == "component_failure"
+        crowd.report(*[reported(None, now + 1)] * 20)
+        await crowd.background.settle()
+        assert kinds(crowd.announced)[-1] == "component_recovery"
+    assert all(announced == PAIR for announced in crowd.counted().values())
+
+
+@pytest.mark.usefixtures("often_switching")
+async def test_the_file_has_the_incidents_of_all_threads(tmp_path: Path) -> None:
+    """Whatever twenty threads open and resolve while the file is written, the file has what is open in the end."""
+    files = IncidentFiles(tmp_path)
+    crowd = Crowd(files)
+    parts = [Part("alert_delivery", f"part {number}") for number in range(20)]
+
+    def flap(part: Part) -> None:
+        for _ in range(20):
+            crowd.health.failing(part, "c")
+            crowd.health.working(part)
+        crowd.health.failing(part, "c")
+
+    def save() -> None:
+        for _ in range(20):
+            assert files.save(crowd.health._snapshot)
+
+    await crowd.health.enter()
+    crowd.report(save, *(functools.partial(flap, part) for part in parts))
+    await crowd.background.settle()
+    await crowd.health.leave()
+    next_one = IncidentFiles(tmp_path)
+    found = [incident.part for incident in await anyio.to_thread.run_sync(next_one.take_over)]
+    assert sorted(found) == sorted(parts)
+    next_one.close()
+
+
+async def test_a_failure_in_the_middle_of_a_transition() -> None:
+    """A signal handler that reports while its own thread changes the book does not wait for itself."""
+    rig = Rig()
+    with rig.health._lock:
+        rig.health.failing(STORING, "full")
+        rig.health.working(STORING)
+    await rig.background.settle()
+    assert kinds(rig.announced) == PAIR
+
+
+async def test_a_child_of_a_thread_that_holds_the_lock() -> None:
+    """A forked child whose parent was in the middle of a transition gets a lock of its own."""
+    rig = Crowd()
+    holding, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with rig.health._lock:
+            holding.set()
+            assert done.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        holder = pool.submit(hold)
+        assert holding.wait(10)
+        rig.health.forget()
+        pool.submit(rig.health.failing, STORING, "full").result(10)
+        done.set()
+        holder.result(10)
+    assert kinds(rig.announced) == ["component_failure"]

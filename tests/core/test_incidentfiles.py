@@ -1,4 +1,4 @@
-"""What was failing when a process ended is told to be over by the next one."""
+"""An incident that is open when a process ends is resolved by the next one."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -34,8 +34,9 @@ from fapilog import (
     DeliveryError,
     FileStorage,
 )
-from fapilog.core._health import END, MOST_OPEN, STORING, VERIFICATION, Part, TrailReporter
-from fapilog.core._incidentfiles import LONGEST_TEXT, IncidentFiles, OpenIncident
+from fapilog.core._health import MOST_OPEN, TrailReporter
+from fapilog.core._incidentfiles import IncidentFiles
+from fapilog.core._incidents import END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part
 from fapilog.record.incidents import subject_of
 from fapilog.testing import RecordingDispatcher
 from tests.running import Running
@@ -111,13 +112,13 @@ def killed(directory: Path, target: Path) -> Path:
 
 
 def an_incident(
-    part: Part = STORING, number: int = 1, ago: timedelta = timedelta(minutes=5), *, told: bool = True
-) -> OpenIncident:
-    started = datetime.now(UTC) - ago
-    return OpenIncident(part.component, part.what, uuid.UUID(int=number), "full", started, told)
+    part: Part = STORING, number: int = 1, ago: timedelta = timedelta(minutes=5), *, is_delivered: bool = True
+) -> Incident:
+    alert: Literal["announced", "delivered"] = "delivered" if is_delivered else "announced"
+    return Incident(part, uuid.UUID(int=number), "full", datetime.now(UTC) - ago, alert)
 
 
-def leave_behind(directory: Path, *incidents: OpenIncident) -> None:
+def leave_behind(directory: Path, *incidents: Incident) -> None:
     """Write a file as a process does, and leave it as one that is gone."""
     directory.mkdir(exist_ok=True)
     files = IncidentFiles(directory)
@@ -125,7 +126,7 @@ def leave_behind(directory: Path, *incidents: OpenIncident) -> None:
     files.close()
 
 
-def found_in(directory: Path) -> list[OpenIncident]:
+def found_in(directory: Path) -> list[Incident]:
     """Take over what is in *directory*, and leave it there."""
     files = IncidentFiles(directory)
     try:
@@ -401,7 +402,7 @@ def test_each_file_is_taken_over_by_one(tmp_path: Path) -> None:
     for number in range(40):
         leave_behind(tmp_path, an_incident(number=number))
     all_files = [IncidentFiles(tmp_path) for _ in range(4)]
-    found: list[OpenIncident] = []
+    found: list[Incident] = []
     together = threading.Barrier(4)
 
     def take_over(files: IncidentFiles) -> None:
@@ -415,10 +416,10 @@ def test_each_file_is_taken_over_by_one(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(each.incident.int for each in found) == list(range(40))
+    assert sorted(each.id.int for each in found) == list(range(40))
     for files in all_files:
         files.close()
-    assert sorted(each.incident.int for each in found_in(tmp_path)) == list(range(40))
+    assert sorted(each.id.int for each in found_in(tmp_path)) == list(range(40))
 
 
 @pytest.mark.parametrize("fate", ["removed", "replaced"])
@@ -443,7 +444,7 @@ async def test_a_child_leaves_the_parents_incidents_alone(tmp_path: Path) -> Non
     async with run_of(tmp_path) as run:
         await run.log()
         await run.fail_to_store()
-        run.trail._episodes.forget()
+        run.trail._health.forget()
         await run.log()
         assert len(kept(tmp_path)) == 1
     assert run.kinds == [("failure", "storing events")]
@@ -461,7 +462,7 @@ async def test_thirty_days(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     for _ in range(2):
         async with run_of(tmp_path) as run:
             await run.trail.drain()
-    assert caplog.text.count("is left open: since") == 2
+    assert caplog.text.count("will not be resolved, being too old") == 2
     async with run_of(tmp_path) as run:
         await run.log()
     assert [event.metadata["incident"] for event in run.own] == [str(uuid.UUID(int=2))]
@@ -474,8 +475,8 @@ async def test_no_more_than_may_be_open(tmp_path: Path, caplog: pytest.LogCaptur
         leave_behind(tmp_path, *(an_incident(part, uuid.uuid4().int, timedelta(days=number + 1)) for part in parts))
     async with run_of(tmp_path) as run:
         await run.trail.drain()
-    assert caplog.text.count("is left open: since") == 50
-    assert {each.what for each in found_in(tmp_path)} == {f"part {number}" for number in range(MOST_OPEN)}
+    assert caplog.text.count("will not be resolved, being too old") == 50
+    assert {each.part.operation for each in found_in(tmp_path)} == {f"part {number}" for number in range(MOST_OPEN)}
 
 
 @pytest.mark.parametrize("policy", [CompliancePolicy(real_time_alerts=False), CompliancePolicy(enabled=False)])
@@ -499,8 +500,8 @@ async def test_a_storage_of_ones_own(tmp_path: Path) -> None:
 
 
 GOOD = json.loads(
-    '{"component": "audit_trail", "what": "storing events", "incident": "00000000-0000-0000-0000-000000000001",'
-    ' "cause": "full", "started": "2026-01-01T00:00:00Z", "told": true}'
+    '{"part": ["audit_trail", "storing events"], "id": "00000000-0000-0000-0000-000000000001",'
+    ' "cause": "full", "started": "2026-01-01T00:00:00Z", "alert": "delivered"}'
 )
 
 
@@ -520,19 +521,23 @@ HOSTILE = {
     "huge": WRITTEN + b" " * (3 << 20),
     "second is empty": json.dumps([GOOD, {}]).encode(),
 } | {
-    f"{name} {str(value)[:20]}": json.dumps([GOOD | {name: value}]).encode()
+    f"{name} {str(value)[:30]}": json.dumps([GOOD | {name: value}]).encode()
     for name, value in [
-        ("component", "payments"),
-        ("component", None),
-        ("what", 7),
-        ("what", "w" * (LONGEST_TEXT + 1)),
+        ("part", ["payments", "storing events"]),
+        ("part", [None, "storing events"]),
+        ("part", ["audit_trail", 7]),
+        ("part", ["audit_trail", "w" * (LONGEST_TEXT + 1)]),
+        ("part", ["audit_trail"]),
+        ("part", "storing events"),
         ("cause", "c" * (LONGEST_TEXT + 1)),
-        ("incident", "1"),
-        ("incident", ["x"]),
+        ("id", "1"),
+        ("id", ["x"]),
         ("started", "2026-01-01T00:00:00"),
         ("started", 1e300),
         ("started", "0000-00-00T00:00:00Z"),
-        ("told", 1),
+        ("alert", True),
+        ("alert", "told"),
+        ("since", "0"),
     ]
 }
 
@@ -545,7 +550,7 @@ async def test_a_file_that_no_process_has_written(
     path = tmp_path / f"incidents-{'a' * 32}.json"
     path.write_bytes(content)
     async with run_of(tmp_path) as run:
-        assert f"{path} tells of no open incidents" in caplog.text
+        assert f"cannot read open incidents from {path}" in caplog.text
         await run.fail_to_store()
         await run.log()
     assert run.kinds == [("failure", "storing events"), ("recovery", "storing events")]
@@ -580,7 +585,7 @@ async def test_what_is_no_file(tmp_path: Path, put: Callable[[Path], None], capl
     async with run_of(tmp_path) as run:
         await run.log()
     assert run.own == []
-    assert f"{path} tells of no open incidents" in caplog.text
+    assert f"cannot read open incidents from {path}" in caplog.text
     assert path.is_symlink() or path.exists()
 
 
@@ -652,13 +657,13 @@ async def test_a_full_disk(tmp_path: Path, full: pytest.MonkeyPatch, caplog: pyt
         await run.log()
         for _ in range(3):
             await run.fail_to_store()
-            run.trail._episodes.failing(Part("alert_delivery", "x"), "c")
+            run.trail._health.failing(Part("alert_delivery", "x"), "c")
             await run.trail.drain()
         assert run.kinds == [("failure", "storing events"), ("failure", "x")]
-        assert caplog.text.count("a restart now would forget what is failing") == 1
+        assert caplog.text.count("recovery will not be reported after a restart") == 1
         assert kept(tmp_path) == []
         full.undo()
-    assert {each.what for each in found_in(tmp_path)} == {"storing events", "x"}
+    assert {each.part.operation for each in found_in(tmp_path)} == {"storing events", "x"}
 
 
 async def test_a_disk_that_stays_full(tmp_path: Path, full: pytest.MonkeyPatch) -> None:
@@ -692,7 +697,7 @@ def test_a_write_that_fails_leaves_what_was_there(
         assert files.save(lambda: [first, second])
         assert files.save(lambda: [first])
         before = kept(tmp_path)
-    assert caplog.text.count("would forget") == 2
+    assert caplog.text.count("cannot save open incidents") == 2
     files.close()
     assert found_in(tmp_path) == [first]
 
@@ -721,9 +726,9 @@ async def test_a_directory_that_can_not_be_read(
             rig = Rig(IncidentFiles(tmp_path))
             running = Running(rig.background)
             await running.enter()
-            await rig.episodes.enter()
+            await rig.health.enter()
             await running.leave(timeout=1)
-            await rig.episodes.leave()
+            await rig.health.leave()
     assert caplog.text.count(os.strerror(number)) == 2
 
 
@@ -736,7 +741,7 @@ async def test_no_directory(tmp_path: Path, where: str, caplog: pytest.LogCaptur
         await run.log()
     told = where != "missing"
     assert run.kinds == [("failure", "storing events")] * told
-    assert ("before this start is not known" in caplog.text) is told
+    assert ("cannot list the files of open incidents" in caplog.text) is told
 
 
 def test_no_crash_loses_what_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -772,8 +777,8 @@ def test_no_crash_loses_what_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found_in(directory) == [second]
 
 
-def kept_in(directory: Path, incident: OpenIncident) -> int:
-    return [str(incident.incident) in path.read_text() for path in kept(directory)].index(True)
+def kept_in(directory: Path, incident: Incident) -> int:
+    return [str(incident.id) in path.read_text() for path in kept(directory)].index(True)
 
 
 async def test_a_crash_between_two_files(tmp_path: Path) -> None:
@@ -840,12 +845,12 @@ async def test_an_event_that_looks_like_ours(tmp_path: Path) -> None:
 
 
 async def test_parts_that_go_on_are_not_counted_twice(tmp_path: Path) -> None:
-    """Where as many episodes are open as may be, one that goes on is still announced if it was not."""
+    """Where as many incidents are open as may be, one whose alert was not delivered is still announced."""
     parts = [Part("alert_delivery", f"part {number}") for number in range(MOST_OPEN)]
-    leave_behind(tmp_path, *(an_incident(part, uuid.uuid4().int, told=False) for part in parts))
+    leave_behind(tmp_path, *(an_incident(part, uuid.uuid4().int, is_delivered=False) for part in parts))
     async with run_of(tmp_path) as run:
-        run.trail._episodes.failing(parts[0], "c")
-        run.trail._episodes.failing(STORING, "c")
+        run.trail._health.failing(parts[0], "c")
+        run.trail._health.failing(STORING, "c")
         await run.trail.drain()
         assert run.kinds == [("failure", "part 0")]
 
@@ -856,7 +861,7 @@ async def test_nobody_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     save = IncidentFiles._write
     writes: list[int] = []
 
-    def slow(files: IncidentFiles, incidents: Sequence[OpenIncident]) -> None:
+    def slow(files: IncidentFiles, incidents: Sequence[Incident]) -> None:
         writing.set()
         gate.wait()
         writes.append(len(incidents))
@@ -871,7 +876,7 @@ async def test_nobody_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.Mon
         while not writing.is_set():
             await anyio.lowlevel.checkpoint()
         for number in range(50):
-            run.trail._episodes.failing(Part("alert_delivery", f"part {number}"), "c")
+            run.trail._health.failing(Part("alert_delivery", f"part {number}"), "c")
         gate.set()
         await run.trail.drain()
         assert writes[:2] == [1, 51]
@@ -884,11 +889,11 @@ async def test_long_texts_are_cut(tmp_path: Path) -> None:
     cause = "\x00\N{SNOWMAN}" * LONGEST_TEXT
     async with run_of(tmp_path) as first:
         await first.log()
-        owner = TrailReporter(first.trail, first.trail._announcer, first.trail._episodes)
+        owner = TrailReporter(first.trail, first.trail._announcer, first.trail._health)
         for number in range(MOST_OPEN):
             owner.failing(f"{number:03}{cause}", cause)
     found = found_in(tmp_path)
-    assert len({each.what for each in found}) == MOST_OPEN
+    assert len({each.part.operation for each in found}) == MOST_OPEN
     assert {each.cause for each in found} == {cause[:LONGEST_TEXT]}
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.to_thread
 
-from fapilog.core._health import STORING
+from fapilog.core._incidents import STORING
 from fapilog.core.audit import AuditEventType, AuditTrail
 from fapilog.record.events import AuditEvent
 
@@ -179,7 +179,7 @@ def running(directory: Path) -> None:
 async def fail(trail: AuditTrail) -> None:
     """Have an incident open, and kept in a file."""
     await trail.log_event(AuditEventType.DATA_ACCESS, "so that there is a directory")
-    trail._episodes.failing(STORING, "full")
+    trail._health.failing(STORING, "full")
     await trail.drain()
 
 

@@ -15,7 +15,8 @@ from ..record.events import AuditEvent
 from ..storage.protocol import AuditStorage
 from ..tasks.loops import Condition
 from ._forwarding import AlertForwarder
-from ._health import END, RESUMING, Episodes
+from ._health import Health
+from ._incidents import END, RESUMING
 from .alerting import DurableDispatcher
 from .policy import CompliancePolicy
 
@@ -81,7 +82,7 @@ class CatchUp:
         announce: Announces an event of an earlier run, which nobody in this process has been told of.
         receive: Gives the forwarder an event that was announced before.
         unannounced: The events that are about to be announced.
-        episodes: Take what is failing and what works.
+        health: Takes the parts that fail and the parts that work.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class CatchUp:
         announce: Callable[[AuditEvent], Awaitable[None]],
         receive: Callable[[AuditEvent], None],
         unannounced: Unannounced,
-        episodes: Episodes,
+        health: Health,
     ) -> None:
         self._dispatcher = dispatcher
         self._storage = storage
@@ -107,7 +108,7 @@ class CatchUp:
         self._announce = announce
         self._receive = receive
         self._unannounced = unannounced
-        self._episodes = episodes
+        self._health = health
         self._head: ChainHead | None = None
         self._mark: ChainHead | None = None
         self._is_wanted = self._is_running = self._has_failed = False
@@ -125,7 +126,7 @@ class CatchUp:
             if self._mark != self._head:
                 self._want()
             else:
-                self._episodes.working(RESUMING)
+                self._health.working(RESUMING)
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._run)
@@ -154,7 +155,7 @@ class CatchUp:
                 wait = min(wait * 2, _LONGEST_WAIT)
                 self._has_failed, self._is_wanted = False, True
             else:
-                self._episodes.working(RESUMING)
+                self._health.working(RESUMING)
                 wait = _WAIT
                 self._end_attempt(failed=False)
 
@@ -189,7 +190,7 @@ class CatchUp:
         # Its text only if it is ours: another's may hold a secret.
         reason = str(error) if isinstance(error, FapilogError) else type(error).__qualname__
         _logger.error("alerts can't be handed over from the trail: %s", reason)
-        self._episodes.failing(RESUMING, reason)
+        self._health.failing(RESUMING, reason)
 
     async def _find_mark(self) -> None:
         head = await self._read_head()
@@ -197,7 +198,7 @@ class CatchUp:
         if not await self._holds(mark):
             cause = f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"
             _logger.critical("the end of the trail: %s", cause)
-            self._episodes.failing(END, cause)
+            self._health.failing(END, cause)
             mark = await self._dispatcher.resume_from(head, anew=True)
         self._head, self._mark = head, mark
 

@@ -22,7 +22,7 @@ from ..record.errors import (
 from ..record.events import AuditEvent
 from ..tasks.background import Background
 from ..tasks.loops import Condition
-from ._health import Episodes
+from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Announcer, alert_dispatched, alert_failed
@@ -80,7 +80,7 @@ class AlertForwarder:
         policy: CompliancePolicy,
         background: Background,
         announcer: Announcer,
-        health: Episodes,
+        health: Health,
         timeout: float,
         concurrency: int,
         buffer: int,

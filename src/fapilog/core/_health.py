@@ -1,5 +1,5 @@
 """
-The trail's own failures: people are told once when something of it stops working, and once when it works again.
+The trail's own failures: one alert when a part of the trail stops working, and one when the part works again.
 
 PCI DSS 10.7.3 asks for the time from the start to the end of such a failure, and for its cause: the recovery has both.
 """
@@ -8,112 +8,80 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
+import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from types import MethodType
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from ..record.chain import AuditChainVerificationResult
 from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent, AuditEventType
 from ..record.values import text
 from ..tasks.background import Background
 from ..tasks.loops import in_thread
-from ._incidentfiles import LONGEST_TEXT, IncidentFiles, OpenIncident
+from ._incidentfiles import IncidentFiles
+from ._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part
 from .alerting import DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Announcer, alert_attempted
 
-__all__ = [
-    "DISPATCHING",
-    "END",
-    "MOST_OPEN",
-    "RESUMING",
-    "STORING",
-    "VERIFICATION",
-    "Episodes",
-    "Part",
-    "TrailReporter",
-    "is_own",
-]
+__all__ = ["MOST_OPEN", "Health", "TrailReporter", "is_own"]
 
 _logger: Final = logging.getLogger("fapilog")
 
-# What dispatchers call their parts is theirs to choose; a name that changes all the time must not fill the memory.
+# A dispatcher names its parts itself; names that change all the time must not fill the memory.
 MOST_OPEN: Final = 100
-# What a dispatcher once called a part may be gone with the configuration, and then nobody says that it works.
+# A part of a dispatcher may be gone with the configuration: then nothing ever reports that it works.
 _LONGEST: Final = timedelta(days=30)
-
-
-class Part(NamedTuple):
-    """
-    What can fail, and recover.
-
-    Attributes:
-        component: "audit_trail" or "alert_delivery".
-        what: What it does, or the name of a part; becomes the operation of the events.
-    """
-
-    component: Literal["audit_trail", "alert_delivery"]
-    what: str
-
-
-STORING: Final = Part("audit_trail", "storing events")
-VERIFICATION: Final = Part("audit_trail", "verification")
-END: Final = Part("audit_trail", "the end of the trail")
-DISPATCHING: Final = Part("alert_delivery", "dispatching alerts")
-RESUMING: Final = Part("alert_delivery", "handing over alerts from the trail")
 
 _COMPONENTS: Final = ("audit_trail", "alert_delivery")
 _TYPES: Final = (AuditEventType.COMPONENT_FAILURE, AuditEventType.COMPONENT_RECOVERY)
-_WORDS: Final = {
-    STORING: ("the audit trail can't store events", "the audit trail stores events again"),
-    VERIFICATION: ("the audit trail can't be verified", "the audit trail is verified again"),
-    END: ("the end of the audit trail was changed", "the end of the audit trail is known again"),
-    DISPATCHING: ("an alert was not delivered", "alerts are delivered again"),
-    RESUMING: ("alerts can't be handed over from the trail", "alerts are handed over from the trail again"),
-}
 
 
-class _Episode(NamedTuple):
-    """What an episode's events tell, its beginning on the clock, and whether a failure that goes on is no news."""
-
-    incident: str
-    cause: str
-    started: datetime
-    clock: float
-    is_known: bool = True
-
-
-class Episodes:
+class Health:
     """
-    What of the trail is failing at the moment.
+    The book of the trail's own incidents.
 
-    An episode begins with the first failure of a part and ends when the part works. At its beginning a
-    `component_failure` is announced, which is not stored: it may be the storage that fails. At its end a
-    `component_recovery` is stored, where the storage takes it, and announced. Both name the same ``incident``. What
-    becomes of these alerts neither begins nor ends an episode.
+    An incident is opened by the first failure of a part and resolved when the part works. Opening it announces a
+    `component_failure`, which is not stored: the storage may be the part that fails. Resolving it stores a
+    `component_recovery`, if the storage takes it, and announces it. Both events name the same ``incident``. The
+    delivery of these alerts neither opens nor resolves an incident.
 
-    With *files*, what is open outlives the process: the next one goes on with it, tells of no second beginning if the
-    first was told, and ends it when the part works there.
+    With *files*, open incidents outlive the process: the next one takes them over, announces a failure again only if
+    its alert was not delivered, and resolves the incident when the part works there.
 
-    Nothing here raises, and nothing but `enter` and `leave` waits. Nothing is told unless the policy is enabled, with
-    `real_time_alerts`.
+    Any thread may call any method. None raises, and none but `enter` and `leave` waits. Nothing is announced unless the
+    policy is enabled, with `real_time_alerts`.
 
     Args:
-        policy: Says whether anything is told.
-        background: Runs the storing of the recoveries.
-        announce: Announces an event; a bound method, which is held weakly, as its object holds this one.
-        store: Stores an event and returns it with its place in the chain; likewise.
-        files: Keep for the next process what is open while this is entered; None if nothing does.
-        clock: Tells the seconds that an episode lasts.
+        policy: Says whether anything is announced.
+        background: Runs the storing of the recoveries, and the saving of the files.
+        announce: Announces an event. A bound method is held weakly, since its object holds the book.
+        store: Stores an event and returns it with its place in the chain. Held likewise.
+        files: Keep the open incidents for the next process, from `enter` to `leave`; None if no file does.
+        clock: Returns the seconds that the length of an incident is measured in.
     """
+
+    # Why `announce` and `store` are functions, and not results on which the caller acts: failures are noticed in four
+    # places (the trail, the forwarder, the catch-up, a dispatcher), and each would need a function of its own to pass
+    # the event on to the trail. And the recovery is stored in the background, after the call that noticed it.
+    #
+    # How threads are kept apart: a transition (a part fails, a part works, an alert was delivered) only changes the
+    # three dictionaries, with the lock held. Of 20 threads that report the same failure, one opens the incident; of 20
+    # that report success, one takes the incident out of `_open`. Announcing, storing, saving and logging come after the
+    # lock is released: they run foreign code, which may wait for other locks, or call back. The lock is reentrant for
+    # the foreign code that can't be kept out: a signal handler or a finalizer which records an event in the middle of a
+    # transition of its own thread. At worst it opens an incident twice; with a plain lock it would wait for ever.
+    #
+    # How the announcements stay in order: while one thread announces a failure, another may report success. A recovery
+    # that overtakes its failure would leave the incident open at PagerDuty for good. So success is only noted in
+    # `_announcing`, and the announcing thread resolves the incident afterwards, unless the part has failed again.
 
     def __init__(
         self,
@@ -125,22 +93,26 @@ class Episodes:
         files: IncidentFiles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._policy = policy
+        self._level = policy.level
+        self._is_on = policy.enabled and policy.real_time_alerts
         self._background = background
         self._announce = _weak(announce)
         self._store = _weak(store)
         self._files = files
         self._clock = clock
-        # There may be several of a part: processes that are gone had one each.
-        self._open: dict[Part, tuple[_Episode, ...]] = {}
-        # What the next process is to know of, by its id: until the recovery is told, it may have to tell it.
-        self._incidents: dict[str, OpenIncident] = {}
-        self._is_keeping = self._is_saving = False
+        self._lock = threading.RLock()
+        # By id, each incident whose recovery is not announced yet: the next process may have to announce it.
+        self._incidents: dict[str, Incident] = {}
+        # Of each part the ids of the incidents that nothing resolves yet: several, if earlier processes left one each.
+        self._open: dict[Part, tuple[str, ...]] = {}
+        # Whether a part has worked, since it failed and while that is being announced.
+        self._announcing: dict[Part, bool] = {}
         self._last_undelivered = 0.0
+        self._is_keeping = self._is_saving = False
 
     async def enter(self) -> None:
-        """Go on with what processes that are gone have left open, and keep what is open for the next one."""
-        if self._files is not None and self._is_told:
+        """Take over the incidents of processes that are gone, and keep open incidents for the next process."""
+        if self._files is not None and self._is_on:
             found = await in_thread(self._files.take_over)
             self._adopt(found)
             self._is_keeping = True
@@ -148,53 +120,61 @@ class Episodes:
                 self._keep()
 
     async def leave(self) -> None:
-        """Leave what is open to the next process, which may be this one; what can't be left stays here."""
+        """Leave the open incidents to the next process, which may be this one; if that fails, they stay here."""
         if self._files is None:
             return
         if self._is_keeping:
-            left = tuple(self._incidents.values())
-            self._become_new()
+            with self._lock:
+                left = self._snapshot()
+                self._clear()
             if not await in_thread(self._files.save, lambda: left):
                 self._adopt(left)
         await in_thread(self._files.close)
 
-    def failing(self, part: Part, cause: str) -> None:
-        """Begin an episode of *part* unless one has begun. *cause* holds no secret."""
-        former = self._open.get(part, ())
-        if any(each.is_known for each in former) or not self._is_told:
+    def failing(self, part: Part, cause: str | Exception) -> None:
+        """
+        Open an incident of *part*, unless one is open.
+
+        Args:
+            part: The part that does not work.
+            cause: The error, or words without a secret.
+        """
+        if not self._is_on:
             return
-        if len(self._open) >= MOST_OPEN and not former:
-            _logger.error("%d episodes are open; nobody is told that %s is failing: %s", MOST_OPEN, part.what, cause)
+        # The recovery repeats the cause, and has to fit into a record.
+        words = (cause if isinstance(cause, str) else _printable(cause))[:LONGEST_TEXT]
+        with self._lock:
+            if part in self._announcing:
+                self._announcing[part] = False
+                return
+            former = [self._incidents[key] for key in self._open.get(part, ()) if key in self._incidents]
+            if any(incident.alert != "due" for incident in former):
+                return
+            has_room = bool(former) or len(self._open) < MOST_OPEN
+            failure = self._opened(part, words, former) if has_room else None
+        if failure is None:
+            _logger.error("%d incidents are open, and none is opened for %s: %s", MOST_OPEN, part.operation, words)
             return
-        # The recovery repeats it, and has to fit into a record.
-        cause = cause[:LONGEST_TEXT]
-        failure = self._event(
-            part, AuditEventType.COMPONENT_FAILURE, f"{_words(part)[0]}: {cause}", log_level=AuditLogLevel.CRITICAL
-        )
-        if former and part != VERIFICATION:
-            # It goes on, and who should have been told may not have been.
-            episode = former[0]._replace(is_known=True)
-            self._open[part] = (episode, *former[1:])
-        else:
-            episode = _Episode(failure.event_id, cause, failure.timestamp, self._clock())
-            self._open[part] = (*former, episode)
-        self._tell(msgspec.structs.replace(failure, metadata=_metadata(episode)))
-        if part != END:  # no start of a process proves that it is over, and another cut is to be told of
-            self._incidents.setdefault(episode.incident, _open_incident(part, episode))
-            self._keep()
+        self._keep()
+        try:
+            _call(self._announce, failure)
+        finally:
+            with self._lock:
+                works = self._announcing.pop(part, False)
+            if works:
+                self.working(part)
 
     def working(self, part: Part) -> None:
-        """End the episode of *part*, if there is one."""
-        # The second look is for a thread that was faster.
-        if self._open and (episodes := self._open.pop(part, None)):
-            self._background.start_soon(functools.partial(self._recover, part, episodes))
-
-    def storing_failed(self, error: Exception) -> None:
-        """Note that the storage did not take an event."""
-        self.failing(STORING, _printable(error))
+        """Resolve the incidents of *part*, if there are any."""
+        # Asked for each event that is stored, and nearly always of an empty book: no lock for that.
+        if self._open:
+            with self._lock:
+                keys = self._taken(part)
+            if keys:
+                self._background.start_soon(functools.partial(self._resolve, part, keys))
 
     def verified(self, result: AuditChainVerificationResult) -> None:
-        """Note what a verification found."""
+        """Take the result of a verification: the trail is valid, or an incident."""
         if result.valid:
             self.working(VERIFICATION)
         else:
@@ -202,154 +182,162 @@ class Episodes:
             where = "" if first is None else f" (the first invalid record is {first})"
             self.failing(VERIFICATION, f"{text(result.error_message)}{where}")
 
-    def verifying_failed(self, error: Exception) -> None:
-        """Note that a verification could not be made."""
-        self.failing(VERIFICATION, _printable(error))
-
     def reported(self, report: DeliveryReport, announced: float) -> None:
         """
-        Note what became of an alert that was *announced* then.
+        Take the report of an alert that was *announced* then.
 
-        Alerts are delivered again when one is that was announced after the last that was not: those that already wait
-        when the buffer is full, say, prove nothing, and would have an episode end and begin with every alert.
+        A delivered alert resolves the incident only if it was announced after the last undelivered one had failed. The
+        alerts that wait in a full buffer prove nothing: each would resolve the incident that the next alert opens anew.
         """
         if is_own(report.event):
             if report.error is None:
-                self._was_told(report.event)
+                self._delivered(str(report.event.metadata["incident"]))
             return
         if self._background.leaving:
             return
         if report.error is None:
-            if announced >= self._last_undelivered:
-                self.working(DISPATCHING)
-        elif self._is_the_dispatchers(report):
-            self._last_undelivered = announced + report.waited + report.took
+            with self._lock:
+                keys = self._taken(DISPATCHING) if announced >= self._last_undelivered else ()
+            if keys:
+                self._background.start_soon(functools.partial(self._resolve, DISPATCHING, keys))
+        # Without a background it is the caller of `log_event` who was cancelled, and not the dispatcher.
+        elif report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.entered):
+            with self._lock:
+                self._last_undelivered = max(self._last_undelivered, announced + report.waited + report.took)
             event = report.event
             self.failing(
                 DISPATCHING, f"{report.reason} (event {event.event_id}, record {event.sequence_number or 'not stored'})"
             )
 
     def forget(self) -> None:
-        """Forget all episodes, in a forked child: they are the parent's."""
-        self._become_new()
+        """Become as new, in a forked child: the incidents are the parent's."""
+        # Another thread of the parent may have held the lock.
+        self._lock = threading.RLock()
+        self._clear()
         if self._files is not None:
             self._files.forget()
 
-    @property
-    def _is_told(self) -> bool:
-        return self._policy.enabled and self._policy.real_time_alerts
+    def _opened(self, part: Part, cause: str, former: list[Incident]) -> AuditEvent:
+        """Enter an incident of *part*, with the lock held, and return the event to announce."""
+        # The failure that an earlier process could not have delivered is announced again, and the incident stays the
+        # same. A damaged trail, however, is a new incident after each start: whoever damaged the trail may have put the
+        # file there that says that the incident is known.
+        again = bool(former) and part != VERIFICATION
+        if again:
+            incident = msgspec.structs.replace(former[0], alert="announced")
+        else:
+            incident = Incident(part, uuid.uuid4(), cause, datetime.now(UTC), "announced", self._clock())
+            self._open[part] = (*self._open.get(part, ()), str(incident.id))
+        self._incidents[str(incident.id)] = incident
+        self._announcing[part] = False
+        return incident.failure(self._level, again=again)
 
-    def _was_told(self, event: AuditEvent) -> None:
-        incident = str(event.metadata["incident"])
-        if kept := self._incidents.get(incident):
-            self._incidents[incident] = msgspec.structs.replace(kept, told=True)
+    def _taken(self, part: Part) -> tuple[str, ...]:
+        """Take the incidents of *part* out of those that are open, with the lock held, and return their ids."""
+        if part in self._announcing:
+            self._announcing[part] = True
+            return ()
+        return self._open.pop(part, ())
+
+    def _delivered(self, key: str) -> None:
+        """Note that the dispatcher has taken the alert about an incident."""
+        with self._lock:
+            incident = self._incidents.get(key)
+            if incident is not None:
+                self._incidents[key] = msgspec.structs.replace(incident, alert="delivered")
+        if incident is not None:
             self._keep()
 
-    def _become_new(self) -> None:
-        self._open.clear()
+    def _clear(self) -> None:
         self._incidents.clear()
+        self._open.clear()
+        self._announcing.clear()
         self._is_keeping = self._is_saving = False
 
-    def _adopt(self, found: Iterable[OpenIncident]) -> None:
-        """Go on with the newest of *found*, as many as may be open."""
-        now = datetime.now(UTC)
-        for each in sorted(found, key=lambda each: each.started, reverse=True):
-            part, incident = Part(each.component, each.what), str(each.incident)
-            if part == END or incident in self._incidents:
-                continue
-            if abs(now - each.started) > _LONGEST or len(self._incidents) >= MOST_OPEN:
-                _logger.warning(
-                    "incident %s is left open: since %s, %s has not worked: %s",
-                    *(incident, each.started, part.what, each.cause),
+    def _adopt(self, found: Iterable[Incident]) -> None:
+        """Open the newest of the incidents *found*, as many as may be open."""
+        now, clock = datetime.now(UTC), self._clock()
+        dropped: list[Incident] = []
+        with self._lock:
+            for each in sorted(found, key=lambda each: each.started, reverse=True):
+                key = str(each.id)
+                if each.part == END or key in self._incidents:
+                    continue
+                if abs(now - each.started) > _LONGEST or len(self._incidents) >= MOST_OPEN:
+                    dropped.append(each)
+                    continue
+                is_due = each.alert != "delivered" or each.part == VERIFICATION
+                self._incidents[key] = msgspec.structs.replace(
+                    each,
+                    alert="due" if is_due else "delivered",
+                    # Before this process began, on its clock; and not in the future, if the time of day was set back.
+                    since=clock - max(0.0, (now - each.started).total_seconds()),
                 )
-                continue
-            # On this clock it began before the process did.
-            clock = self._clock() - max(0.0, (now - each.started).total_seconds())
-            # Whoever has tampered with the records may have put a file beside them which says that this is known.
-            is_known = each.told and part != VERIFICATION
-            episode = _Episode(incident, each.cause, each.started, clock, is_known)
-            self._open[part] = (*self._open.get(part, ()), episode)
-            self._incidents[incident] = each
+                self._open[each.part] = (*self._open.get(each.part, ()), key)
+        for each in dropped:
+            _logger.warning(
+                "incident %s will not be resolved, being too old or one too many: %s, failing since %s: %s",
+                *(each.id, each.part.operation, each.started, each.cause),
+            )
 
     def _keep(self) -> None:
-        """Have the files say soon what is open now."""
-        if self._files is not None and self._is_keeping and not self._is_saving:
+        """Have the open incidents saved soon."""
+        with self._lock:
+            if self._files is None or not self._is_keeping or self._is_saving:
+                return
             self._is_saving = True
-            self._background.start_soon(functools.partial(self._save, self._files))
+        self._background.start_soon(functools.partial(in_thread, self._files.save, self._snapshot))
 
-    async def _save(self, files: IncidentFiles) -> None:
-        # What changes from here on is saved by another call.
-        self._is_saving = False
-        await in_thread(files.save, lambda: tuple(self._incidents.values())[:MOST_OPEN])
+    def _snapshot(self) -> tuple[Incident, ...]:
+        """Return the incidents for the next process; a change from here on is saved by another call."""
+        with self._lock:
+            self._is_saving = False
+            # No start of a process proves the end of the trail right again, and another cut is another incident.
+            return tuple(incident for incident in tuple(self._incidents.values()) if incident.part != END)[:MOST_OPEN]
 
-    def _is_the_dispatchers(self, report: DeliveryReport) -> bool:
-        # Not started, it is the caller of `log_event` who was cancelled.
-        return report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.entered)
-
-    async def _recover(self, part: Part, episodes: tuple[_Episode, ...]) -> None:
-        for number, episode in enumerate(episodes):
-            recovery = self._recovery(part, episode)
-            store = self._store()
+    async def _resolve(self, part: Part, keys: tuple[str, ...]) -> None:
+        """Store and announce a recovery for each incident of *keys*."""
+        for number, key in enumerate(keys):
+            incident = self._incidents.get(key)
+            if incident is None:  # left to the next process in the meantime
+                continue
+            recovery = incident.recovery(self._level, self._clock())
+            is_over = True
             try:
+                store = self._store()
                 if store is not None:
                     recovery = await store(recovery)
             except Exception as error:
-                if part == STORING and part not in self._open:
-                    # It is not over: another event was taken, and this one is not.
-                    self._open[part] = episodes[number:]
+                with self._lock:
+                    if part == STORING and part not in self._open:
+                        # Not resolved: the storage took another event, and refuses this one.
+                        self._open[part] = keys[number:]
+                        is_over = False
+                if not is_over:
                     return
-                self.storing_failed(error)
-            except BaseException:
-                self._tell_recovery(recovery, episode)
-                raise
-            self._tell_recovery(recovery, episode)
-
-    def _tell_recovery(self, recovery: AuditEvent, episode: _Episode) -> None:
-        self._tell(recovery)
-        self._incidents.pop(episode.incident, None)
-        self._keep()
-
-    def _recovery(self, part: Part, episode: _Episode) -> AuditEvent:
-        seconds = round(self._clock() - episode.clock, 3)
-        words = f"{_words(part)[1]}, after {seconds:.0f} s; it had failed because of this: {episode.cause}"
-        recovery = self._event(part, AuditEventType.COMPONENT_RECOVERY, words)
-        ended = {"ended": recovery.timestamp.isoformat(), "seconds": seconds}
-        return msgspec.structs.replace(recovery, metadata=_metadata(episode) | ended)
-
-    def _event(
-        self, part: Part, event_type: AuditEventType, message: str, log_level: AuditLogLevel = AuditLogLevel.INFO
-    ) -> AuditEvent:
-        return AuditEvent(
-            event_type=event_type,
-            log_level=log_level,
-            message=message,
-            component=part.component,
-            operation=part.what,
-            hostname=os.uname().nodename,
-            process_id=os.getpid(),
-            compliance_level=self._policy.level,
-        )
-
-    def _tell(self, event: AuditEvent) -> None:
-        announce = self._announce()
-        if announce is not None:
-            announce(event)
+                self.failing(STORING, error)
+            finally:
+                if is_over:
+                    _call(self._announce, recovery)
+                    with self._lock:
+                        self._incidents.pop(key, None)
+                    self._keep()
 
 
 class TrailReporter:
     """
-    The trail, as an `Reporter` that its dispatcher may talk to.
+    The `Reporter` of a trail, for its dispatcher.
 
     Args:
         sender: The trail; held weakly.
         announcer: Sends the reports.
-        episodes: Take what is failing and what works.
+        health: Takes the parts that fail and the parts that work.
     """
 
-    def __init__(self, sender: object, announcer: Announcer, episodes: Episodes) -> None:
+    def __init__(self, sender: object, announcer: Announcer, health: Health) -> None:
         self._sender = weakref.ref(sender)
         self._announcer = announcer
-        self._episodes = episodes
+        self._health = health
 
     def attempted(self, report: DeliveryReport) -> None:
         """Announce *report* on `alert_attempted`."""
@@ -358,41 +346,35 @@ class TrailReporter:
             self._announcer.announce(alert_attempted, sender, report=report)
 
     def failing(self, what: str, cause: str) -> None:
-        """Begin an episode of *what*, unless one has begun."""
-        self._episodes.failing(_part(what), text(cause))
+        """Open an incident of the dispatcher's part *what*, unless one is open."""
+        self._health.failing(_part(what), text(cause))
 
     def working(self, what: str) -> None:
-        """End the episode of *what*, if there is one."""
-        self._episodes.working(_part(what))
+        """Resolve the incident of the dispatcher's part *what*, if there is one."""
+        self._health.working(_part(what))
 
 
 def is_own(event: AuditEvent) -> bool:
-    """Return whether *event* is about an episode."""
+    """Return whether *event* is about an incident of the trail's own."""
     return event.event_type in _TYPES and event.component in _COMPONENTS and "incident" in event.metadata
 
 
-def _part(what: str) -> Part:
-    """Return what a dispatcher calls *what*."""
-    return Part("alert_delivery", text(what)[:LONGEST_TEXT])
-
-
-def _words(part: Part) -> tuple[str, str]:
-    return _WORDS.get(part) or (f"{part.what} does not work", f"{part.what} works again")
-
-
-def _metadata(episode: _Episode) -> dict[str, Any]:
-    return {"incident": episode.incident, "cause": episode.cause, "started": episode.started.isoformat()}
-
-
-def _open_incident(part: Part, episode: _Episode) -> OpenIncident:
-    incident = uuid.UUID(episode.incident)
-    return OpenIncident(part.component, part.what, incident, episode.cause, episode.started, told=False)
+def _part(name: str) -> Part:
+    """Return the part that a dispatcher calls *name*."""
+    return Part("alert_delivery", text(name)[:LONGEST_TEXT])
 
 
 def _printable(error: Exception) -> str:
-    """Return why, without what a foreign error may say."""
+    """Return the text of *error* if it is ours, and else its type: a foreign text may hold a secret."""
     return text(error) if isinstance(error, AuditStorageError) else type(error).__qualname__
 
 
 def _weak(method: Callable[..., Any]) -> Callable[[], Callable[..., Any] | None]:
     return weakref.WeakMethod(method) if isinstance(method, MethodType) else lambda: method
+
+
+def _call(function: Callable[[], Callable[..., Any] | None], event: AuditEvent) -> None:
+    """Call *function* with *event*, unless its object is gone."""
+    call = function()
+    if call is not None:
+        call(event)

@@ -1,8 +1,8 @@
 """
-What of a trail is failing, in files beside its records, so that the next process can tell when it is over.
+The open incidents of a process, in files beside the records of the trail, so that the next process can resolve them.
 
-A process has such a file while anything is failing, and holds it locked. The kernel gives up the lock of one that dies:
-a file that nobody holds is there to be taken over.
+A process has such a file while an incident is open, and holds the file locked. The kernel gives up the lock of a
+process that dies: a file without a lock is there to be taken over.
 """
 
 from __future__ import annotations
@@ -16,54 +16,28 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from ..storage.files import sync_directory
+from ._incidents import Incident
 
-__all__ = ["LONGEST_TEXT", "IncidentFiles", "OpenIncident"]
+__all__ = ["IncidentFiles"]
 
 _logger: Final = logging.getLogger("fapilog")
 
-# Characters of a name or a cause that are kept: a recovery must fit into a record.
-LONGEST_TEXT: Final = 1000
-# More than a hundred of the longest.
+# More than a hundred of the longest incidents.
 _MAX_BYTES: Final = 2 << 20
-# Each that is taken over is kept open until it is replaced.
+# Each file that is taken over stays open until its successor is on the disk.
 _MOST_FILES: Final = 100
-# Seconds after which nobody is writing a file any more that has no lock.
+# Seconds after which a file without a lock is abandoned, and not one whose process is about to lock it.
 _UNFINISHED: Final = 60.0
 
 _NAME: Final = re.compile(r"incidents-[0-9a-f]{32}\.(json|new)")
 
-_Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
-
-
-class OpenIncident(msgspec.Struct, frozen=True):
-    """
-    A part of the trail that is failing.
-
-    Attributes:
-        component: As of `Part`.
-        what: As of `Part`.
-        incident: The id of the event that said so.
-        cause: Why.
-        started: Since when.
-        told: Whether the dispatcher has taken the alert about it.
-    """
-
-    component: Literal["audit_trail", "alert_delivery"]
-    what: _Text
-    incident: uuid.UUID
-    cause: _Text
-    started: Annotated[datetime, msgspec.Meta(tz=True)]
-    told: bool
-
-
-_decode: Final = msgspec.json.Decoder(list[OpenIncident]).decode
+_decode: Final = msgspec.json.Decoder(list[Incident]).decode
 
 
 class _Held(NamedTuple):
@@ -73,52 +47,62 @@ class _Held(NamedTuple):
 
 class IncidentFiles:
     """
-    The files of one process. All methods block; none raises because of what is, or is not, in the directory.
+    The files of one process.
 
-    What was taken over stays where it is, and locked, until a file that has it too is on the disk. So whenever the
-    process dies, each incident is in a file; one that has just ended may be found there once more.
+    All methods block, and any thread may call them. None raises, whatever is in the directory.
+
+    A file that was taken over stays in place, and locked, until its incidents are in a new file that is on the disk. So
+    whenever the process dies, each open incident is in a file; one that was just resolved may be in a file once more.
 
     Args:
-        directory: That of the trail; nothing is kept where there is none.
+        directory: The directory of the trail; while it does not exist, nothing is kept.
     """
 
     def __init__(self, directory: Path) -> None:
         self._held: list[_Held] = []
-        # A daemon that changes to another directory still finds it.
+        # A daemon may change its working directory.
         self._directory = directory.absolute()
         # An event loop that ends may leave a thread behind in the middle of a write.
         self._mutex = threading.Lock()
-        self._saved: Sequence[OpenIncident] | None = ()
+        self._saved: Sequence[Incident] | None = ()
         self._has_complained = False
 
     def __del__(self) -> None:
         self._release()
 
-    def take_over(self) -> list[OpenIncident]:
-        """Return what is in the files of processes that are gone, and hold these."""
-        found: list[OpenIncident] = []
+    def take_over(self) -> list[Incident]:
+        """Return the incidents in the files of processes that are gone, and hold these files."""
+        found: list[Incident] = []
         with self._mutex:
             for path in self._paths():
                 if len(self._held) < _MOST_FILES:
                     try:
                         found += self._take(path)
                     except Exception as error:
-                        _logger.warning("%s tells of no open incidents: %s", path, error)
+                        _logger.warning("cannot read open incidents from %s: %s", path, error)
             if self._held:
                 self._saved = None
         return found
 
-    def save(self, snapshot: Callable[[], Sequence[OpenIncident]]) -> bool:
-        """Make what *snapshot* returns the content of the one file, or have none for nothing; return whether it is."""
+    def save(self, snapshot: Callable[[], Sequence[Incident]]) -> bool:
+        """
+        Replace the files by one with the incidents that *snapshot* returns, or by none if it returns none.
+
+        Returns:
+            Whether the incidents are saved; if not, the former files are still there.
+        """
         with self._mutex:
-            # Asked for in here: who comes last has the newest.
+            # Called with the mutex held: of several threads, the last to write has the newest incidents.
             incidents = snapshot()
             if incidents != self._saved:
                 try:
                     self._write(incidents)
                 except Exception as error:
                     if not self._has_complained:
-                        _logger.warning("a restart now would forget what is failing: %s", error)
+                        _logger.warning(
+                            "cannot save open incidents (%s): their recovery will not be reported after a restart",
+                            error,
+                        )
                     self._has_complained = True
                     return False
                 self._saved = incidents
@@ -135,8 +119,8 @@ class IncidentFiles:
         """
         Become as new, in a forked child.
 
-        The locks belong to the open files, which parent and child have in common: closed without being unlocked, they
-        stay the parent's.
+        A lock belongs to the open file, which parent and child share: the child closes the file without unlocking it,
+        and the parent keeps the lock.
         """
         self._mutex = threading.Lock()
         self._release()
@@ -148,11 +132,14 @@ class IncidentFiles:
         except FileNotFoundError:
             return []
         except OSError as error:
-            _logger.warning("what was failing before this start is not known: %s", error)
+            _logger.warning(
+                "cannot list the files of open incidents (%s): recoveries from earlier failures will not be reported",
+                error,
+            )
             return []
 
-    def _take(self, path: Path) -> list[OpenIncident]:
-        # A link is not followed, and a pipe not waited for.
+    def _take(self, path: Path) -> list[Incident]:
+        # Without following a link, or waiting for the other end of a pipe.
         held = self._hold(path, os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
         found = None
         try:
@@ -162,7 +149,7 @@ class IncidentFiles:
                 self._let_go(held)
         return found or []
 
-    def _write(self, incidents: Sequence[OpenIncident]) -> None:
+    def _write(self, incidents: Sequence[Incident]) -> None:
         former = self._held.copy()
         if incidents:
             new = self._directory / f"incidents-{uuid.uuid4().hex}.new"
@@ -189,7 +176,7 @@ class IncidentFiles:
         return held
 
     def _let_go(self, held: _Held) -> None:
-        # In this order, so that a child that is forked in between closes no file of somebody else.
+        # Removed first: a child that is forked in between must not close a descriptor that was given to another file.
         self._held.remove(held)
         os.close(held.fd)
 
@@ -198,20 +185,20 @@ class IncidentFiles:
             self._let_go(self._held[-1])
 
 
-def _left_behind_in(held: _Held) -> list[OpenIncident] | None:
-    """Lock the file and return what is in it; None if it is another's, or nothing to go on with."""
+def _left_behind_in(held: _Held) -> list[Incident] | None:
+    """Lock the file and return its incidents; None if another process has it, or if it is of no use."""
     try:
         fcntl.flock(held.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         status = os.fstat(held.fd)
         if not os.path.samestat(status, held.path.lstat()):
             return None
     except (BlockingIOError, FileNotFoundError):
-        # Its process lives; or another has taken it over, and is done with it.
+        # The process of the file lives; or another process has taken the file over, and removed it.
         return None
     if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
-        raise ValueError("it is no file of this kind")
+        raise ValueError("it is not a file of open incidents")
     if held.path.suffix == ".new":
-        # What it would have replaced is there. A young one may be about to be locked.
+        # The file that it would have replaced is there. A young one may be about to be locked.
         if time.time() - status.st_mtime > _UNFINISHED:
             held.path.unlink()
         return None

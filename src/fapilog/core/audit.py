@@ -36,8 +36,9 @@ from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._catchup import CatchUp, Unannounced
 from ._fields import keywords, merged
 from ._forwarding import AlertForwarder
-from ._health import STORING, Episodes, TrailReporter
+from ._health import Health, TrailReporter
 from ._incidentfiles import IncidentFiles
+from ._incidents import STORING, VERIFICATION
 from .alerting import AlertDispatcher, DurableDispatcher, NoopAlertDispatcher, reporter, require_dispatcher
 from .policy import CompliancePolicy
 from .signals import Announcer, compliance_alert
@@ -148,7 +149,7 @@ class AuditTrail:
         self._alert_timeout = alert_timeout
         self._background = Background()
         self._announcer = Announcer(self._background, timeout=alert_timeout, limit=alert_buffer)
-        self._episodes = Episodes(
+        self._health = Health(
             self.policy,
             self._background,
             announce=self._announce,
@@ -160,7 +161,7 @@ class AuditTrail:
             policy=self.policy,
             background=self._background,
             announcer=self._announcer,
-            health=self._episodes,
+            health=self._health,
             timeout=alert_timeout,
             concurrency=alert_concurrency,
             buffer=alert_buffer,
@@ -240,7 +241,7 @@ class AuditTrail:
         life = self._life
         assert life is not None  # noqa: S101 - this is what it has entered
         try:
-            await self._episodes.enter()
+            await self._health.enter()
             async with self._dispatcher_entered(life), self._background.open():
                 if isinstance(self._dispatcher, DurableDispatcher) and self._dispatcher.resumes:
                     async with self._catching_up(self._dispatcher) as catch_up:
@@ -263,7 +264,7 @@ class AuditTrail:
             with anyio.move_on_after(self._stop_timeout, shield=True):
                 await self._background.settle()
         self._announcer.give_up()
-        await self._episodes.leave()
+        await self._health.leave()
         await self._storage.aclose()
 
     @asynccontextmanager
@@ -273,7 +274,7 @@ class AuditTrail:
             return
         # In a task of its own: a dispatcher that fails there, or cancels the task it is in, does not end the trail.
         own = Life(self._dispatcher, leave_within=self._stop_timeout)
-        token = reporter.set(TrailReporter(self, self._announcer, self._episodes))
+        token = reporter.set(TrailReporter(self, self._announcer, self._health))
         try:
             await own.enter()
         finally:
@@ -664,9 +665,9 @@ class AuditTrail:
         with self._background.collecting() as calls:
             try:
                 result = await self._storage.verify(progress)
-                self._episodes.verified(result)
+                self._health.verified(result)
             except Exception as error:
-                self._episodes.verifying_failed(error)
+                self._health.failing(VERIFICATION, error)
                 raise
             finally:
                 await self._background.run(calls)
@@ -732,9 +733,9 @@ class AuditTrail:
         try:
             seal = await self._append_silently(event, announced=announced)
         except Exception as error:
-            self._episodes.storing_failed(error)
+            self._health.failing(STORING, error)
             raise
-        self._episodes.working(STORING)
+        self._health.working(STORING)
         return seal
 
     async def _append_silently(self, event: AuditEvent, *, announced: bool) -> Seal:
@@ -767,7 +768,7 @@ class AuditTrail:
             announce=self._announce_again,
             receive=self._receive_again,
             unannounced=self._unannounced,
-            episodes=self._episodes,
+            health=self._health,
         )
         async with catch_up:
             self._catch_up = catch_up
@@ -802,7 +803,7 @@ class AuditTrail:
         self._background.forget()
         self._announcer.forget()
         self._forwarder.forget()
-        self._episodes.forget()
+        self._health.forget()
         self._unannounced.forget()
 
 
