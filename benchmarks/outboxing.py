@@ -17,10 +17,9 @@ import msgspec
 
 from fapilog import AuditEvent, NoopAlertDispatcher
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import Outbox
+from fapilog.delivery.outbox import Outbox, _queue
+from fapilog.delivery.outbox._claims import Ending
 from fapilog.delivery.outbox._file import OutboxFile
-from fapilog.delivery.outbox._rows import Ending
-from fapilog.delivery.outbox._table import Table
 from fapilog.providers.webhook import WebhookDispatcher
 
 from .providing import an_event_each, origin, requests_of
@@ -38,7 +37,7 @@ def taken(backend: str, directory: str, *, alerts: int, pending: int = 0) -> Ite
         path = Path(folder, "alerts.db")
         fill(path, pending)
         # Nothing is sent meanwhile, so that it is only the taking that is measured.
-        OutboxFile(path).run([lambda table: table.pause("alerts", time.time() + 3600)])
+        OutboxFile(path).run([lambda connection: _queue.pause(connection, "alerts", time.time() + 3600)])
 
         async def run(events: list[AuditEvent]) -> float:
             waiting = iter(events)
@@ -146,10 +145,11 @@ def fill(path: Path, alerts: int, *, delivered: bool = False) -> None:
     file.close()
 
 
-def _put(first: int, alerts: int, delivered: bool, table: Table) -> None:  # noqa: FBT001
+def _put(first: int, alerts: int, delivered: bool, connection: sqlite3.Connection) -> None:  # noqa: FBT001
     now = time.time()
     for event in an_event_each(alerts, first=first):
-        table.put("alerts", Alert(event, "security", None), now)
+        _queue.put(connection, "alerts", Alert(event, "security", None), now)
     if delivered:
-        for claim in table.claim("alerts", "benchmark", now, now + 60, alerts):
-            table.end("alerts", Ending(claim, now, 0.01, "delivered", None, "delivered", now, 0), "benchmark", now)
+        for claim in _queue.claim(connection, "alerts", "benchmark", now, now + 60, limit=alerts):
+            ending = Ending(claim, now, 0.01, "delivered", None, "delivered", now, 0)
+            _queue.end(connection, "alerts", ending, "benchmark", now)

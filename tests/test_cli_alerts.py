@@ -21,7 +21,7 @@ from hypothesis import given, settings
 
 from fapilog import AmbiguousDeliveryError, PermanentDeliveryError, TransientDeliveryError
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import Outbox
+from fapilog.delivery.outbox import Outbox, _queue, _receipts
 from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.testing import RecordingDispatcher
 from tests.delivery.scripted import Scripted, an_event
@@ -54,7 +54,7 @@ async def take(path: Path, error: Exception | None, *events: int, age: float = 0
     outbox = Outbox(Scripted(error), path, now=lambda: time.time() - age, **options)
     for event in events:
         await outbox.send_alert(an_event(event, message=PRIVATE), severity="critical", channel="#on-call")
-    outbox._file.close()
+    outbox._store._file.close()
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_nothing_to_list(file: Path) -> None:
 
 def test_an_empty_outbox(tmp_path: Path) -> None:
     """An outbox into which nothing has come is no error."""
-    OutboxFile(tmp_path / "alerts.db").run([lambda table: table.pause("slack", 1.0)])
+    OutboxFile(tmp_path / "alerts.db").run([lambda connection: _queue.pause(connection, "slack", 1.0)])
     assert run("list", tmp_path / "alerts.db", "--status", "all") == (0, "no alerts\n", "")
     assert run("list", tmp_path / "alerts.db", "--outbox", "slack")[0] == 0
 
@@ -250,9 +250,9 @@ def test_it_shows_what_comes_next(file: Path) -> None:
 def test_it_shows_an_attempt_under_way(tmp_path: Path) -> None:
     """An alert that nobody has tried to send, and an attempt without an outcome, are shown as such."""
     file, now = OutboxFile(tmp_path / "alerts.db"), time.time()
-    file.run([lambda table: table.put("slack", Alert(an_event(), "critical", None), now)])
+    file.run([lambda connection: _queue.put(connection, "slack", Alert(an_event(), "critical", None), now)])
     assert "never attempted" in run("show", file.path, number(1))[1]
-    file.run([lambda table: table.claim("slack", "lease", now, now + 60, 1)])
+    file.run([lambda connection: _queue.claim(connection, "slack", "lease", now, now + 60, limit=1)])
     out = run("show", file.path, number(1))[1]
     assert "an attempt is under way" in out
     assert re.search(r"unknown +under way\n$", out)
@@ -270,8 +270,8 @@ def test_hostile_text(tmp_path: Path) -> None:
     """Text in the file can't control a terminal, is no markup, and forges no line."""
     file = OutboxFile(tmp_path / "alerts.db")
     event = an_event(event_id=f"id {HOSTILE}")
-    file.run([lambda table: table.put(HOSTILE, Alert(event, HOSTILE, HOSTILE), time.time())])
-    file.run([lambda table: table.discard(None, [event.event_id], HOSTILE, time.time())])
+    file.run([lambda connection: _queue.put(connection, HOSTILE, Alert(event, HOSTILE, HOSTILE), time.time())])
+    file.run([lambda connection: _receipts.discard(connection, None, [event.event_id], HOSTILE, time.time())])
     lines = {"list": 2, "show": 12}
     for command, arguments in {"list": ["--status", "all"], "show": [event.event_id]}.items():
         code, out, _ = run(command, file.path, *arguments)
@@ -384,7 +384,7 @@ def another_database(path: Path) -> None:
 
 def a_later_version(path: Path) -> None:
     file = OutboxFile(path)
-    file.run([lambda table: table.outboxes()])
+    file.run([_receipts.outboxes])
     file.close()
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 2")
@@ -393,7 +393,7 @@ def a_later_version(path: Path) -> None:
 
 def a_damaged_outbox(path: Path) -> None:
     file = OutboxFile(path)
-    file.run([lambda table: table.put("slack", Alert(an_event(), "critical", None), time.time())])
+    file.run([lambda connection: _queue.put(connection, "slack", Alert(an_event(), "critical", None), time.time())])
     file.close()
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
 
@@ -520,7 +520,7 @@ def test_what_can_not_be_read_is_in_the_json(damaged: Path) -> None:
 
 def test_what_can_not_be_read_on_a_terminal(damaged: Path) -> None:
     """Where there is less room, what can't be read stands below."""
-    alerts = OutboxFile(damaged).run([lambda table: table.alerts(event_id=SPOILED.event_id)])[0]
+    alerts = OutboxFile(damaged).run([lambda connection: _receipts.alerts(connection, event_id=SPOILED.event_id)])[0]
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(listing(alerts, datetime.now(UTC), wide=False))
     assert "critical, unknown attempts: gone" in console.export_text()

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from fapilog import PermanentDeliveryError
 from fapilog.core.alerting import Alert
+from fapilog.delivery.outbox import _queue, _receipts
+from fapilog.delivery.outbox._claims import Ending
 from fapilog.delivery.outbox._file import OutboxFile
-from fapilog.delivery.outbox._rows import Ending
-from fapilog.delivery.outbox._table import Table
 
 from .scripted import an_event
 
@@ -64,13 +64,13 @@ spoils: Final = st.lists(
 def an_outbox(path: Path, now: float, name: str = "alerts") -> None:
     """Make a file with three alerts; the one that is to be spoiled is dead after an attempt, and due again."""
 
-    def fill(table: Table) -> None:
+    def fill(connection: sqlite3.Connection) -> None:
         for event in (SPOILED, *GOOD):
-            table.put(name, Alert(event, "critical", "#on-call"), now)
-        [claim] = table.claim(name, "theirs", now, now + 60, 1, event=SPOILED)
+            _queue.put(connection, name, Alert(event, "critical", "#on-call"), now)
+        [claim] = _queue.claim(connection, name, "theirs", now, now + 60, limit=1, event=SPOILED)
         ending = Ending(claim, now, 0.1, "permanent", str(PermanentDeliveryError("gone")), "dead", now, 1)
-        table.end(name, ending, "theirs", now)
-        table.retry(name, None, now)
+        _queue.end(connection, name, ending, "theirs", now)
+        _receipts.retry(connection, name, None, now)
 
     file = OutboxFile(path)
     file.run([fill])

@@ -1,18 +1,21 @@
 """The outbox: what it takes is sent, again and again if need be, and what became of it is known."""
 
 import itertools
+import re
 import sqlite3
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
 
 from fapilog import (
     AmbiguousDeliveryError,
+    AuditEventType,
+    AuditTrail,
     ChainHead,
     DeliveryReport,
     NoopAlertDispatcher,
@@ -344,6 +347,81 @@ async def test_the_inner_one_is_entered_and_left(tmp_path: Path) -> None:
     assert repr(outbox).startswith("<Outbox 'alerts' around <")
 
 
+async def test_entering_twice_is_refused(tmp_path: Path) -> None:
+    """An outbox that is entered can't be entered again, and works for the caller that entered it first."""
+    inner = Scripted()
+    outbox = make(inner, tmp_path)
+    async with owned(outbox) as told:
+        with pytest.raises(RuntimeError, match=r"^outbox alerts: already entered; an Outbox belongs to one trail$"):
+            await outbox.__aenter__()
+        assert inner.entered == 1
+        await outbox.send_alert(an_event(1), severity="critical")
+        await until(lambda: told.reports)
+    assert inner.entered == 0
+    async with outbox:
+        await outbox.send_alert(an_event(2), severity="critical")
+    assert await statuses(outbox, *map(an_event, (1, 2))) == ["delivered"] * 2
+
+
+async def test_entering_twice_at_once_is_refused(tmp_path: Path) -> None:
+    """Of two callers that enter an outbox at the same time, one may, also where entering *inner* takes a while."""
+
+    class Slow(Scripted):
+        async def __aenter__(self) -> Self:
+            await anyio.sleep(10)
+            return await super().__aenter__()
+
+    inner = Slow()
+    outbox = make(inner, tmp_path)
+    refused: list[RuntimeError] = []
+
+    async def enter() -> None:
+        try:
+            async with outbox:
+                await anyio.sleep(100)
+        except RuntimeError as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(enter)
+        tasks.start_soon(enter)
+        await anyio.sleep(50)
+        assert (inner.entered, len(refused)) == (1, 1)
+    assert (inner.entered, len(refused)) == (0, 1)
+
+
+async def test_two_trails_with_one_outbox(tmp_path: Path) -> None:
+    """The second trail with the same outbox does not start, and the alerts of the first are sent as before."""
+    inner = Scripted()
+    outbox = make(inner, tmp_path)
+    async with AuditTrail(storage_path=tmp_path / "first", alert_dispatcher=outbox) as first:
+        second = AuditTrail(storage_path=tmp_path / "second", alert_dispatcher=outbox)
+        with pytest.raises(RuntimeError, match="outbox alerts: already entered; an Outbox belongs to one trail"):
+            await second.start()
+        assert inner.entered == 1
+        event_id = await first.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
+        await until(lambda: inner.calls)
+    assert (inner.ids, inner.entered) == ([event_id], 0)
+
+
+async def test_an_inner_one_that_cannot_be_entered(tmp_path: Path) -> None:
+    """Where entering *inner* fails, the caller is told, and the outbox can be entered later."""
+
+    class Broken(Scripted):
+        async def __aenter__(self) -> Self:
+            if not self.calls:
+                raise OSError("no network")
+            return await super().__aenter__()
+
+    inner = Broken()
+    outbox = make(inner, tmp_path)
+    with pytest.raises(OSError, match="no network"):
+        await outbox.__aenter__()
+    await outbox.send_alert(an_event(), severity="critical")
+    async with outbox:
+        assert inner.entered == 1
+
+
 async def test_what_the_block_raises_passes(tmp_path: Path) -> None:
     """An exception in the block over an outbox comes out as it is."""
     with pytest.raises(ZeroDivisionError):
@@ -567,21 +645,22 @@ async def test_dead_letters_are_told_of(tmp_path: Path) -> None:
         assert told.recovered == [what]
 
 
-async def test_a_look_that_is_too_old_to_see_a_dead_alert(tmp_path: Path) -> None:
+async def test_a_look_that_is_too_old_to_see_a_dead_alert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look at the file that began before an alert was dead, and ends after, does not say that none is."""
     gate = anyio.Event()
     inner = RecordingDispatcher(wait=gate.wait, error=PermanentDeliveryError("gone"))
     outbox = make(inner, tmp_path, name="slack", timeout=DAY, lease=60.0)
     async with owned(outbox) as told:
+        run = outbox._store.run
 
         async def late(call: Callable[[Any], Any]) -> Any:
-            answer = await outbox._do(call)
+            answer = await run(call)
             if inner.alerts and not gate.is_set():
                 gate.set()
                 await until(lambda: told.failures)
             return answer
 
-        outbox._sender._do = late
+        monkeypatch.setattr(outbox._store, "run", late)
         await outbox.send_alert(an_event(), severity="critical")
         await until(lambda: outbox.state.dead)
         assert list(told.failures) == ["dead alerts in the outbox slack"]
@@ -614,6 +693,26 @@ async def test_the_log_shows_no_secret(tmp_path: Path, caplog: pytest.LogCapture
     assert "in attempt 1" in messages[0]
     assert messages[0].endswith("ValueError")
     assert messages[2] == f"the outbox slack gives up the alert about event {an_event().event_id} after attempt 3: gone"
+
+
+async def test_the_log_promises_no_attempt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log says when an entered outbox makes the next attempt, and of any other that it makes none by itself."""
+    inner = Scripted(BUSY)
+    outbox = make(inner, tmp_path, name="slack", schedule=[1e6], stop_timeout=30.0)
+    await outbox.send_alert(an_event(1), severity="critical")
+    inner.delay = 10.0
+    async with outbox:
+        await outbox.send_alert(an_event(2), severity="critical")
+        await until(lambda: len(caplog.records) == 2)
+        await outbox.send_alert(an_event(3), severity="critical")
+        await until(lambda: inner.at_once)
+    await outbox.send_alert(an_event(4), severity="critical")
+    stays = "it stays in the outbox, and"
+    not_retried = f"{stays} this process retries it only when the outbox, or its trail, is started: busy"
+    before, entered, leaving, left = (record.getMessage().partition(" in attempt 1, ")[2] for record in caplog.records)
+    assert re.fullmatch(r"the next is in 1\d{6} s: busy", entered)
+    assert leaving == f"{stays} may wait until the outbox, or its trail, is started again: busy"
+    assert before == left == not_retried
 
 
 # -- a file that can't be used
@@ -657,7 +756,7 @@ async def test_a_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCap
     path = tmp_path / "alerts.db"
     outbox = make(inner, tmp_path)
     await outbox.resume_from(ChainHead(7, "x"))
-    outbox._file.close()
+    outbox._store._file.close()
     damaged = b"no database" * 1000
     path.write_bytes(damaged)
     await outbox.send_alert(an_event(1), severity="critical")
@@ -691,7 +790,7 @@ async def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
     """An outbox that a later version made is refused."""
     outbox = make(Scripted(), tmp_path)
     await outbox.send_alert(an_event(), severity="critical")
-    outbox._file.close()
+    outbox._store._file.close()
     connection = sqlite3.connect(tmp_path / "alerts.db")
     connection.execute("PRAGMA user_version = 2")
     connection.close()
@@ -720,7 +819,7 @@ async def test_a_record_that_cannot_be_read(tmp_path: Path) -> None:
     outbox = make(inner, tmp_path)
     for number in (1, 2):
         await outbox.send_alert(an_event(number), severity="critical")
-    outbox._file.close()
+    outbox._store._file.close()
     connection = sqlite3.connect(tmp_path / "alerts.db")
     connection.execute("UPDATE alerts SET event = 'no event', due_at = 0 WHERE id = 1")
     connection.commit()
@@ -739,7 +838,7 @@ async def test_what_ended_is_noted_later(tmp_path: Path, monkeypatch: pytest.Mon
     async with make(inner, tmp_path) as outbox:
         await outbox.send_alert(an_event(), severity="critical")
         await until(lambda: inner.calls)
-        run = outbox._file.run
+        run = outbox._store._file.run
         failures: list[int] = []
 
         def fail(*args: Any, **options: Any) -> Any:
@@ -748,7 +847,7 @@ async def test_what_ended_is_noted_later(tmp_path: Path, monkeypatch: pytest.Mon
                 raise OutboxError("disk I/O error")
             return run(*args, **options)
 
-        monkeypatch.setattr(outbox._commits, "_commit", fail)
+        monkeypatch.setattr(outbox._store._commits, "_commit", fail)
         await until(lambda: len(failures) > 5)
     assert len(inner.calls) == 1
     assert await statuses(outbox, an_event()) == ["delivered"]
@@ -762,7 +861,7 @@ async def test_leaving_with_a_broken_file(tmp_path: Path, caplog: pytest.LogCapt
         def fail(*args: Any) -> Any:
             raise OutboxError("disk I/O error")
 
-        outbox._commits._commit = fail
+        outbox._store._commits._commit = fail
         await outbox.send_alert(an_event(), severity="critical")
     assert "can't note how 0 attempts ended" in caplog.text
 

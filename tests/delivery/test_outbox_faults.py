@@ -24,9 +24,8 @@ import pytest
 
 from fapilog import AuditEvent, NoopAlertDispatcher, OutboxError, TransientDeliveryError
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import Outbox, OutboxState, _file
+from fapilog.delivery.outbox import Outbox, OutboxState, _file, _queue, _receipts
 from fapilog.delivery.outbox._file import OutboxFile
-from fapilog.delivery.outbox._table import Table
 from fapilog.testing import RecordingDispatcher
 
 from .failing import Disk, Fails, database_error, nothing
@@ -85,7 +84,7 @@ async def test_what_others_took_over_meanwhile_is_theirs(tmp_path: Path) -> None
         # Two are being sent, one is held for the next that is free.
         for number in (1, 2, 3):
             await first.send_alert(an_event(number), severity="critical")
-        await until(lambda: len(first._sender._held) == 3)
+        await until(lambda: len(first._sender._claims.held) == 3)
         await anyio.sleep(5)  # it has renewed its leases, and is idle
         first._sender._next_renewal = float("inf")
         async with make(other, tmp_path, lease=60.0):
@@ -137,14 +136,14 @@ async def test_one_bad_call_harms_no_other(tmp_path: Path) -> None:
 async def test_what_the_file_cannot_take_goes_out_directly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An alert that can't be written, for whatever reason, goes out directly, once, and others are kept."""
     inner = Scripted()
-    put = Table.put
+    put = _queue.put
 
-    def fail(table: Table, outbox: str, alert: Alert, now: float) -> bool:
+    def fail(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> bool:
         if alert.event.event_id == an_event(1).event_id:
             raise MemoryError
-        return put(table, outbox, alert, now)
+        return put(connection, outbox, alert, now)
 
-    monkeypatch.setattr(Table, "put", fail)
+    monkeypatch.setattr(_queue, "put", fail)
     async with make(inner, tmp_path) as outbox:
         for number in (1, 2):
             await outbox.send_alert(an_event(number), severity="critical")
@@ -331,7 +330,7 @@ async def test_an_outbox_that_nobody_keeps_is_collected(tmp_path: Path) -> None:
         outbox = make(inner, tmp_path)
         async with outbox if entered else nullcontext():
             await outbox.send_alert(an_event(1 + entered), severity="critical")
-        kept = weakref.ref(outbox), weakref.ref(outbox._file), weakref.ref(inner)
+        kept = weakref.ref(outbox), weakref.ref(outbox._store._file), weakref.ref(inner)
         del outbox, inner
         for _ in range(10):  # the loop lets go of tasks that are done
             await anyio.lowlevel.checkpoint()
@@ -354,7 +353,7 @@ def test_a_fork_in_the_middle(tmp_path: Path, backend: str) -> None:
         "parent took first",
     ]
     file = OutboxFile(tmp_path / "alerts.db")
-    [alerts] = file.run([lambda table: table.alerts(statuses=["pending"])])
+    [alerts] = file.run([lambda connection: _receipts.alerts(connection, statuses=["pending"])])
     file.close()
     assert [(alert.event_id, alert.attempts) for alert in alerts] == [("first", 1), ("before", 1), ("after", 1)]
 
@@ -393,7 +392,7 @@ async def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     async with owned(outbox) as told:
         await outbox.send_alert(an_event(1), severity="critical")
         await until(lambda: inner.calls)
-        other = sqlite3.connect(outbox._file.path, isolation_level=None)
+        other = sqlite3.connect(outbox._store._file.path, isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
         for number in (2, 3):
             await outbox.send_alert(an_event(number), severity="critical")
@@ -523,7 +522,7 @@ async def test_a_disk_that_is_read_only(small_disk: Path) -> None:
     inner = Scripted(BUSY, None)
     before = make(inner, small_disk)
     await before.send_alert(an_event(1), severity="critical")
-    before._file.close()
+    before._store._file.close()
     assert mounted("-o", "remount,ro", str(small_disk))
     outbox = make(inner, small_disk)
     async with owned(outbox) as told:

@@ -98,7 +98,7 @@ class Deliveries(RuleBasedStateMachine):
         try:
             self._run(self._finish)
         finally:
-            self.outbox._file.close()
+            self.outbox._store._file.close()
             self._scratch.cleanup()
 
     def _new(self) -> Outbox:
@@ -184,12 +184,12 @@ class Deliveries(RuleBasedStateMachine):
             async with self.outbox as outbox:
                 await self._send(outbox, count)
                 # All that happens from now on is lost with it.
-                outbox._commits._commit = _lose
+                outbox._store._commits._commit = _lose
                 await anyio.sleep(duration)
 
         self._run(work)
         self.other_side.crashing = False
-        self.outbox._file.close()
+        self.outbox._store._file.close()
         self.outbox = self._new()
 
     @rule(count=st.integers(0, 4), plan=outcomes, duration=seconds)
@@ -200,12 +200,12 @@ class Deliveries(RuleBasedStateMachine):
         async def work() -> None:
             async with self.outbox as outbox:
                 await self._send(outbox, count)
-                commit, outbox._commits._commit = outbox._commits._commit, _lose
+                commit, outbox._store._commits._commit = outbox._store._commits._commit, _lose
                 await anyio.sleep(duration)
                 # The caller is told where neither the file nor the other side can be used.
                 with suppress(DeliveryError, ValueError):
                     await self._send(outbox, count)
-                outbox._commits._commit = commit
+                outbox._store._commits._commit = commit
                 await anyio.sleep(10)
 
         self._run(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -11,9 +12,9 @@ from typing import Annotated, Final, Literal, TypeVar
 import typer
 
 from .. import OutboxError
+from ..delivery.outbox import _receipts
 from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._rows import Status
-from ..delivery.outbox._table import Table
 from ..record.values import text
 from .receipts import as_json, listing, plain, receipts
 from .screen import Output
@@ -70,7 +71,7 @@ def list_(
     """
     statuses = _statuses(status)
     # One more, to tell whether there are more.
-    found = _transact(file, outbox, lambda table: table.alerts(outbox, statuses, limit=limit + 1))
+    found = _transact(file, outbox, lambda connection: _receipts.alerts(connection, outbox, statuses, limit=limit + 1))
     shown = found[:limit]
     if as_lines_of_json:
         for alert in shown:
@@ -99,7 +100,10 @@ def show(
     found = _transact(
         file,
         None,
-        lambda table: [(each, table.attempts(each.outbox, event_id)) for each in table.alerts(event_id=event_id)],
+        lambda connection: [
+            (each, _receipts.attempts(connection, each.outbox, event_id))
+            for each in _receipts.alerts(connection, event_id=event_id)
+        ],
     )
     if not found:
         typer.echo(f"fapilog: {plain(event_id)}: there is no such alert", err=True)
@@ -132,10 +136,15 @@ def retry(
     if bool(event_ids) == all_dead:
         raise typer.BadParameter("expected either EVENT_ID or --all-dead")
     now = time.time()
+
+    def retry_one(connection: sqlite3.Connection, event_id: str) -> int:
+        return _receipts.retry(connection, outbox, [event_id], now)
+
     if event_ids:
-        _change(file, outbox, event_ids, lambda table, each: table.retry(outbox, [each], now), "due now")
+        _change(file, outbox, event_ids, retry_one, "due now")
     else:
-        _say(_transact(file, outbox, lambda table: table.retry(outbox, None, now), writes=True), "due now")
+        count = _transact(file, outbox, lambda connection: _receipts.retry(connection, outbox, None, now), writes=True)
+        _say(count, "due now")
 
 
 @alerts.command()
@@ -158,7 +167,11 @@ def discard(
     if not reason.strip():
         raise typer.BadParameter("expected words", param_hint="--reason")
     now = time.time()
-    _change(file, outbox, event_ids, lambda table, each: table.discard(outbox, [each], reason, now), "discarded")
+
+    def discard_one(connection: sqlite3.Connection, event_id: str) -> int:
+        return _receipts.discard(connection, outbox, [event_id], reason, now)
+
+    _change(file, outbox, event_ids, discard_one, "discarded")
 
 
 def _statuses(status: Literal[Status, "all"] | None) -> list[Status]:
@@ -168,14 +181,14 @@ def _statuses(status: Literal[Status, "all"] | None) -> list[Status]:
     return [] if status == "all" else [status]
 
 
-def _transact(file: Path, outbox: str | None, call: Callable[[Table], T], *, writes: bool = False) -> T:
+def _transact(file: Path, outbox: str | None, call: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
     """Return what *call* returns, made in a transaction; where the file can't be used, say why and exit with 2."""
 
-    def checked(table: Table) -> T:
-        names = table.outboxes()
+    def checked(connection: sqlite3.Connection) -> T:
+        names = _receipts.outboxes(connection)
         if outbox is not None and outbox not in names:
             raise OutboxError(f"{file}: there is no outbox {outbox}; there is: {', '.join(names) or 'none'}")
-        return call(table)
+        return call(connection)
 
     opened = OutboxFile(file, must_exist=True)
     try:
@@ -189,13 +202,17 @@ def _transact(file: Path, outbox: str | None, call: Callable[[Table], T], *, wri
 
 
 def _change(
-    file: Path, outbox: str | None, event_ids: Sequence[str], change: Callable[[Table, str], int], done: str
+    file: Path,
+    outbox: str | None,
+    event_ids: Sequence[str],
+    change: Callable[[sqlite3.Connection, str], int],
+    done: str,
 ) -> None:
     """Make *change* to the alerts that are named, and say how many there were; exit with 1 if one was left out."""
 
-    def change_all(table: Table) -> tuple[int, dict[str, str]]:
-        counts = {each: change(table, each) for each in dict.fromkeys(event_ids)}
-        return sum(counts.values()), {each: _why_not(table, outbox, each) for each in counts if not counts[each]}
+    def change_all(connection: sqlite3.Connection) -> tuple[int, dict[str, str]]:
+        counts = {each: change(connection, each) for each in dict.fromkeys(event_ids)}
+        return sum(counts.values()), {each: _why_not(connection, outbox, each) for each in counts if not counts[each]}
 
     count, failures = _transact(file, outbox, change_all, writes=True)
     _say(count, done)
@@ -205,8 +222,8 @@ def _change(
         raise typer.Exit(_NOT_THERE)
 
 
-def _why_not(table: Table, outbox: str | None, event_id: str) -> str:
-    found = table.alerts(outbox, event_id=event_id, limit=1)
+def _why_not(connection: sqlite3.Connection, outbox: str | None, event_id: str) -> str:
+    found = _receipts.alerts(connection, outbox, event_id=event_id, limit=1)
     if not found:
         return "there is no such alert"
     status = found[0].status

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Protocol
 
-__all__ = ["GAUGES", "Gauge", "HasState", "State", "told_apart"]
+__all__ = ["GAUGES", "Gauge", "HasState", "State", "with_unique_names"]
 
 
 class State(Protocol):
@@ -78,9 +78,9 @@ GAUGES: Final = (
 )
 
 
-def told_apart(outboxes: Iterable[HasState]) -> list[HasState]:
+def with_unique_names(outboxes: Iterable[HasState]) -> list[HasState]:
     """
-    Return *outboxes*.
+    Return *outboxes*, each of which has a name of its own.
 
     Raises:
         ValueError: Two have the same name.

@@ -22,7 +22,7 @@ from ..core.audit import AuditTrail
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 from ._connection import Connection
 from ._labels import OTHER, SECONDS, label
-from ._outboxes import GAUGES, HasState, State, told_apart
+from ._outboxes import GAUGES, HasState, State, with_unique_names
 
 __all__ = ["Connection", "HasState", "State", "connect"]
 
@@ -65,7 +65,7 @@ def connect(
     Raises:
         ValueError: *registry* has metrics of these names already, or two *outboxes* have the same name.
     """
-    metrics = _Metrics(told_apart(outboxes))
+    metrics = _Metrics(with_unique_names(outboxes))
     try:
         registry.register(metrics)
     except ValueError:

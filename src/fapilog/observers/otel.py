@@ -22,7 +22,7 @@ from ..core.audit import AuditTrail
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 from ._connection import Connection
 from ._labels import OTHER, SECONDS, label
-from ._outboxes import GAUGES, Gauge, HasState, State, told_apart
+from ._outboxes import GAUGES, Gauge, HasState, State, with_unique_names
 
 __all__ = ["Connection", "HasState", "State", "connect"]
 
@@ -60,7 +60,7 @@ def connect(
     Raises:
         ValueError: Two *outboxes* have the same name.
     """
-    given = told_apart(outboxes)
+    given = with_unique_names(outboxes)
     watched = _watched_by(meter_provider)
     meter = get_meter("fapilog", meter_provider=meter_provider)
     announcements = meter.create_counter("fapilog.alerts.announced", "{alert}", "Alerts that were announced.")

@@ -1,8 +1,8 @@
 """
 The file of an outbox, in SQLite: opened, made, locked, and set aside if it is damaged.
 
-`OutboxFile` makes calls on the tables, and blocks; `fapilog.delivery.outbox` has it do so where that can't block the
-event loop, and the command line as it is.
+`OutboxFile` makes calls in a transaction, and blocks: the store has it do so in a worker thread, the command line as it
+is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 
 from ...record.errors import OutboxError
 from ...storage.files import sync_directory
-from ._table import SCHEMA, Table
+from ._schema import SCHEMA
 
 __all__ = ["OutboxFile"]
 
@@ -60,12 +60,12 @@ class OutboxFile:
         self._lock = threading.Lock()
         _files.add(self)
 
-    def run(self, calls: Sequence[Callable[[Table], T]], *, writes: bool = True) -> list[T]:
+    def run(self, calls: Sequence[Callable[[sqlite3.Connection], T]], *, writes: bool = True) -> list[T]:
         """
         Make *calls* in one transaction, and return what they return; it is on the disk by then.
 
         Args:
-            calls: Called with the tables.
+            calls: Called with the connection; see `_queue` and `_receipts`.
             writes: Whether they may change anything.
 
         Raises:
@@ -77,8 +77,7 @@ class OutboxFile:
                     connection = self._opened()
                     connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
                     try:
-                        table = Table(connection)
-                        results = [call(table) for call in calls]
+                        results = [call(connection) for call in calls]
                         connection.execute("COMMIT")
                     except BaseException:
                         _roll_back(connection)

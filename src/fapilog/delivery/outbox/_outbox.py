@@ -8,46 +8,37 @@ Lose no alert: keep each in a file until it is delivered, however long that take
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeVar, cast
+from typing import Final, Self, cast
 
 import anyio
 
-from ...core.alerting import Alert, AlertDispatcher, Reporter, reporter
+from ...core.alerting import Alert, AlertDispatcher, reporter
 from ...record.chain import ChainHead
-from ...record.errors import FapilogError, OutboxError
+from ...record.errors import FapilogError
 from ...record.events import AuditEvent
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
-from ...tasks.groupcommit import GroupCommit
 from ...tasks.life import Life
-from ...tasks.loops import in_thread
 from .._inner import Managers
-from ._file import OutboxFile
+from . import _queue, _receipts
 from ._rows import OutboxAlert, OutboxAttempt, OutboxState
 from ._sender import Sender, Terms
-from ._table import Table
+from ._store import Store
 
 __all__ = ["SCHEDULE", "Outbox", "OutboxAlert", "OutboxAttempt", "OutboxState"]
-
-T = TypeVar("T")
 
 _logger: Final = logging.getLogger("fapilog.delivery")
 
 SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
-
-_INTERRUPTED: Final = OutboxError("interrupted while writing to the outbox: it may be written or not")
-
-# Alerts that were sent past the file, and are to be noted in it when it can be used again.
-_MOST_DIRECT: Final = 1000
 
 
 class Outbox:
@@ -105,10 +96,14 @@ class Outbox:
 
     Attributes:
         name: As given.
+        resumes: True: the outbox keeps the alerts that it has taken.
 
     Raises:
         ValueError: An option is out of range.
+        RuntimeError: On entering: the outbox is entered already. An outbox belongs to one trail.
     """
+
+    resumes: Final = True
 
     def __init__(
         self,
@@ -140,18 +135,13 @@ class Outbox:
         self._managers = Managers([inner])
         self._stop_timeout = stop_timeout
         self._now = now
-        self._file = OutboxFile(Path(path))
+        self._store = Store(name, Path(path))
         terms = Terms(tuple(schedule), concurrency, timeout, keep, old_after, lease, now)
-        self._sender = Sender(name, inner, terms, do=self._do, tell=self._tell)
-        self._commits: GroupCommit[Callable[[Table], Any], Any] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
+        self._sender = Sender(self._store, inner, terms)
         self._background = Background()
         self._life: Life | None = None
-        self._reporter: Reporter | None = None
-        # None: not known yet.
-        self._works: bool | None = None
+        call_in_child(self._background, Background.forget)
         self._mark: ChainHead | None = None
-        self._direct: dict[str, _Direct] = {}
-        call_in_child(self, Outbox._forget)
 
     @property
     def state(self) -> OutboxState:
@@ -164,52 +154,37 @@ class Outbox:
     # -- life
 
     async def __aenter__(self) -> Self:
-        await self._managers.enter()
-        self._reporter = self._sender.reporter = reporter.get()
+        self._store.enter(reporter.get())
         self._life = Life(self._running(), owner=self)
-        try:
-            await self._life.enter()
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._managers.leave()
-            raise
+        await self._life.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._life is not None  # noqa: S101 - entered
-        try:
-            await self._life.leave()
-        finally:
-            self._reporter = self._sender.reporter = None
-            await self._managers.leave()
+        await self._life.leave()
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         life = self._life
         assert life is not None  # noqa: S101 - this is what it has entered
         try:
-            async with self._background.open():
-                self._sender.enter()
-                self._background.start_soon(lambda: self._sender.work(self._background))
-                yield
-                self._sender.leave()
-                await life.within(self._stop_timeout, self._background.settle)
+            await self._managers.enter()
+            try:
+                async with self._background.open():
+                    self._sender.enter()
+                    self._background.start_soon(lambda: self._sender.work(self._background))
+                    yield
+                    self._sender.leave()
+                    await life.within(self._stop_timeout, self._background.settle)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await self._sender.put_back()
+                await self._managers.leave()
         finally:
             with anyio.CancelScope(shield=True):
-                await self._sender.put_back()
-                await in_thread(self._file.close)
-
-    def _forget(self) -> None:
-        # In a forked child: what the parent is sending, it sends.
-        self._sender.forget()
-        self._background.forget()
-        self._life = None
-        self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
-        self._reporter = None
-        self._works = None
-        self._direct.clear()
+                await self._store.leave()
 
     # -- taking alerts
 
@@ -222,48 +197,24 @@ class Outbox:
         Raises:
             Exception: The file can't be used, and what sending the alert directly raised.
         """
-        alert = Alert(event, severity, channel)
-        now = self._now()
-        # A commit of which an error is told may have taken place: until that is known, the worker is not to find it.
-        self._sender.passed_by.add(event.event_id)
-        try:
-            await self._do(lambda table: table.put(self.name, alert, now))
-        except FapilogError:
-            self._direct[event.event_id] = await self._send_directly(alert)
-            while len(self._direct) > _MOST_DIRECT:
-                self._forget_direct(next(iter(self._direct)))
-            if self._works:
-                # It has come to work again meanwhile.
-                self._sender.poke()
-            return
-        except Exception as error:
-            # Not noted later: what the file can't take would stand in the way of all that it can.
-            _logger.error("the outbox %s can't keep an alert (%s)", self.name, type(error).__qualname__)  # noqa: TRY400
-            await self._send_directly(alert)
-            return
-        finally:
-            if event.event_id not in self._direct:
-                self._sender.passed_by.discard(event.event_id)
+        alert, now, name = Alert(event, severity, channel), self._now(), self.name
+        with self._store.taking(event.event_id):
+            try:
+                await self._store.run(lambda connection: _queue.put(connection, name, alert, now))
+            except FapilogError:
+                self._store.note_sent_directly(await self._sender.send_directly(alert))
+                return
+            except Exception as error:
+                # Not noted later: an alert that the file can't take would stand in the way of all others.
+                _logger.error("the outbox %s can't keep an alert (%s)", name, type(error).__qualname__)  # noqa: TRY400
+                await self._sender.send_directly(alert)
+                return
         if self._background.entered:
-            self._sender.poke()
+            self._store.wake()
         else:
             await self._sender.attempt_at_once(event)
 
-    async def _send_directly(self, alert: Alert) -> _Direct:
-        began_at, began = self._now(), anyio.current_time()
-        await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
-        return _Direct(alert, began_at, anyio.current_time() - began)
-
-    def _forget_direct(self, event_id: str) -> None:
-        self._direct.pop(event_id, None)
-        self._sender.passed_by.discard(event_id)
-
     # -- resuming
-
-    @property
-    def resumes(self) -> bool:
-        """Whether it keeps what it has taken; it does."""
-        return True
 
     async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
         """
@@ -275,12 +226,12 @@ class Outbox:
         # That of this process, if a damaged file took its own along.
         first = self._mark or head
 
-        def begin(table: Table) -> ChainHead:
-            if anew or table.mark(self.name) is None:
-                table.set_mark(self.name, head if anew else first, back=anew)
-            return cast(ChainHead, table.mark(self.name))
+        def begin(connection: sqlite3.Connection) -> ChainHead:
+            if anew or _queue.mark(connection, self.name) is None:
+                _queue.set_mark(connection, self.name, head if anew else first, back=anew)
+            return cast(ChainHead, _queue.mark(connection, self.name))
 
-        self._mark = await self._do(begin)
+        self._mark = await self._store.run(begin)
         return self._mark
 
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
@@ -290,14 +241,16 @@ class Outbox:
         Raises:
             OutboxError: The file can't be used.
         """
-        direct = self._direct.keys()
         events = [alert.event for alert in alerts]
-        mark, having = await self._do(lambda table: (table.mark(self.name), table.having(self.name, events)))
+        mark, having = await self._store.run(
+            lambda connection: (_queue.mark(connection, self.name), _queue.having(connection, self.name, events))
+        )
+        had = having | self._store.sent_directly
         first = 0 if mark is None else mark.sequence_number
         return [
             alert
             for alert in alerts
-            if (alert.event.sequence_number or math.inf) > first and alert.event.event_id not in having | direct
+            if (alert.event.sequence_number or math.inf) > first and alert.event.event_id not in had
         ]
 
     async def resumed_to(self, mark: ChainHead) -> None:
@@ -307,7 +260,7 @@ class Outbox:
         Raises:
             OutboxError: The file can't be used.
         """
-        await self._do(lambda table: table.set_mark(self.name, mark))
+        await self._store.run(lambda connection: _queue.set_mark(connection, self.name, mark))
         if self._mark is None or mark.sequence_number > self._mark.sequence_number:
             self._mark = mark
 
@@ -320,20 +273,22 @@ class Outbox:
         Raises:
             OutboxError: The file can't be used; so for all methods here.
         """
-        return await self._look(lambda table: table.alerts(self.name, ["pending"], limit=limit))
+        return await self._store.read(
+            lambda connection: _receipts.alerts(connection, self.name, ["pending"], limit=limit)
+        )
 
     async def dead(self, limit: int = 100) -> list[OutboxAlert]:
         """Return the oldest *limit* alerts that were refused or given up on."""
-        return await self._look(lambda table: table.alerts(self.name, ["dead"], limit=limit))
+        return await self._store.read(lambda connection: _receipts.alerts(connection, self.name, ["dead"], limit=limit))
 
     async def find(self, event_id: str) -> OutboxAlert | None:
         """Return the alert about an event; None if there is none, or no longer."""
-        found = await self._look(lambda table: table.alerts(self.name, event_id=event_id))
+        found = await self._store.read(lambda connection: _receipts.alerts(connection, self.name, event_id=event_id))
         return found[0] if found else None
 
     async def history(self, event_id: str) -> list[OutboxAttempt]:
         """Return the attempts to deliver the alert about an event, the first of them first; of very many the last."""
-        return await self._look(lambda table: table.attempts(self.name, event_id))
+        return await self._store.read(lambda connection: _receipts.attempts(connection, self.name, event_id))
 
     async def retry(self, event_ids: Iterable[str] | None = None) -> int:
         """
@@ -343,8 +298,8 @@ class Outbox:
             event_ids: The events that they are about; they may be dead, discarded or waiting. None: all that are dead.
         """
         now, ids = self._now(), None if event_ids is None else list(event_ids)
-        count = await self._do(lambda table: table.retry(self.name, ids, now))
-        self._sender.poke()
+        count = await self._store.run(lambda connection: _receipts.retry(connection, self.name, ids, now))
+        self._store.wake()
         return count
 
     async def discard(self, event_ids: Iterable[str], *, reason: str) -> int:
@@ -361,85 +316,6 @@ class Outbox:
         if not reason.strip():
             raise ValueError("reason: expected words; got none")
         now, ids = self._now(), list(event_ids)
-        count = await self._do(lambda table: table.discard(self.name, ids, reason, now))
-        self._sender.poke()
+        count = await self._store.run(lambda connection: _receipts.discard(connection, self.name, ids, reason, now))
+        self._store.wake()
         return count
-
-    # -- the file
-
-    async def _look(self, call: Callable[[Table], T]) -> T:
-        """Make *call*, which changes nothing: a disk that is full allows it, and so it proves nothing."""
-        run = functools.partial(self._file.run, [call], writes=False)
-        return (await in_thread(run))[0]
-
-    async def _do(self, call: Callable[[Table], T]) -> T:
-        """Make *call* in a transaction with others that wait, and keep account of whether the file can be used."""
-        what = f"the file of the outbox {self.name}"
-        direct = list(self._direct.values())
-
-        def prove_and_call(table: Table) -> T:
-            # A disk that is full can be read: only a write shows that the file works.
-            table.touch(self.name)
-            # First, so that nothing is sent again that was sent past the file, and it has its receipt.
-            for each in direct:
-                table.put_delivered(self.name, *each)
-            return call(table)
-
-        try:
-            result: T | _Refused = await self._commits.submit(call if self._works and not direct else prove_and_call)
-            if isinstance(result, _Refused):
-                raise result.error
-        except FapilogError as error:
-            if self._works is not False:
-                self._works = False
-                _logger.error("the outbox %s can't use its file: %s", self.name, error)  # noqa: TRY400  it says all
-            self._tell(what, str(error))
-            raise
-        for each in direct:
-            self._forget_direct(each.alert.event.event_id)
-        if self._direct:
-            # Sent past the file since this call was made.
-            self._sender.poke()
-        if self._works is False:
-            _logger.warning("the outbox %s can use its file again", self.name)
-        self._works = True
-        # In any case: it may be an earlier process that has said that it does not.
-        self._tell(what, None)
-        return result
-
-    def _commit(self, calls: list[Callable[[Table], Any]]) -> list[Any]:
-        """Make *calls* in one transaction; if one of them is at fault and not the file, each in its own."""
-        try:
-            return self._file.run(calls)
-        except FapilogError:
-            raise
-        except Exception:
-            return [self._commit_alone(call) for call in calls]
-
-    def _commit_alone(self, call: Callable[[Table], Any]) -> Any:
-        try:
-            return self._file.run([call])[0]
-        except Exception as error:
-            return _Refused(error)
-
-    def _tell(self, what: str, cause: str | None) -> None:
-        """Tell the trail that *what* fails, or that it works."""
-        if self._reporter is not None:
-            if cause is None:
-                self._reporter.working(what)
-            else:
-                self._reporter.failing(what, cause)
-
-
-class _Direct(NamedTuple):
-    """An alert that was sent past the file."""
-
-    alert: Alert
-    began_at: float
-    took: float
-
-
-class _Refused(NamedTuple):
-    """Instead of a result: what the call raised."""
-
-    error: Exception

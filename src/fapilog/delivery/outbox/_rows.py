@@ -6,11 +6,10 @@ import math
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from ...core.alerting import Alert
 from ...record.events import AuditEvent
 from ...record.values import text
 
@@ -18,8 +17,6 @@ __all__ = [
     "FIRST_TIME",
     "LAST_TIME",
     "AttemptOutcome",
-    "Claim",
-    "Ending",
     "OutboxAlert",
     "OutboxAttempt",
     "OutboxState",
@@ -120,57 +117,6 @@ class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
     pending: int = 0
     oldest: float | None = None
     dead: int = 0
-
-
-class Claim(NamedTuple):
-    """
-    An alert that was taken out to be sent.
-
-    Attributes:
-        alert: What to send.
-        came_at: When it came, in seconds since 1970, as all times here.
-        since: When its schedule began.
-        attempt: Which attempt this is.
-        failures: How many attempts have counted against its schedule.
-        until: When somebody else may take it.
-    """
-
-    alert: Alert
-    came_at: float
-    since: float
-    attempt: int
-    failures: int
-    until: float
-
-    @property
-    def event_id(self) -> str:
-        """The event that it is about: that is what an alert is known by, in whatever file."""
-        return self.alert.event.event_id
-
-
-class Ending(NamedTuple):
-    """
-    How an attempt ended.
-
-    Attributes:
-        claim: What was attempted.
-        began_at: When.
-        took: Seconds; None if it was never begun.
-        outcome: See `OutboxAttempt`.
-        reason: See `OutboxAttempt`.
-        status: What the alert is now.
-        due_at: When to try again, if it is pending.
-        failures: How many attempts have counted against its schedule.
-    """
-
-    claim: Claim
-    began_at: float
-    took: float | None
-    outcome: AttemptOutcome
-    reason: str | None
-    status: Status
-    due_at: float
-    failures: int
 
 
 def sequence_number_of(event: AuditEvent) -> int:

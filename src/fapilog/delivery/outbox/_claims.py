@@ -1,0 +1,109 @@
+"""The claims of a process: the alerts that it is sending or about to send, and how its attempts ended."""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ...core.alerting import Alert
+from ._rows import AttemptOutcome, Status
+
+__all__ = ["Claim", "Claims", "Ending"]
+
+
+class Claim(NamedTuple):
+    """
+    An alert that was taken out to be sent.
+
+    Attributes:
+        alert: What to send.
+        came_at: When it came, in seconds since 1970, as all times here.
+        since: When its schedule began.
+        attempt: Which attempt this is.
+        failures: How many attempts have counted against its schedule.
+        until: When somebody else may take it.
+    """
+
+    alert: Alert
+    came_at: float
+    since: float
+    attempt: int
+    failures: int
+    until: float
+
+    @property
+    def event_id(self) -> str:
+        """The event that it is about: that is what an alert is known by, in whatever file."""
+        return self.alert.event.event_id
+
+
+class Ending(NamedTuple):
+    """
+    How an attempt ended.
+
+    Attributes:
+        claim: What was attempted.
+        began_at: When.
+        took: Seconds; None if it was never begun.
+        outcome: See `OutboxAttempt`.
+        reason: See `OutboxAttempt`.
+        status: What the alert is now.
+        due_at: When to try again, if it is pending.
+        failures: How many attempts have counted against its schedule.
+    """
+
+    claim: Claim
+    began_at: float
+    took: float | None
+    outcome: AttemptOutcome
+    reason: str | None
+    status: Status
+    due_at: float
+    failures: int
+
+
+class Claims:
+    """
+    The alerts that a process has claimed, each from its claim until the file knows how the attempt ended.
+
+    Attributes:
+        lease: Tells these claims from the claims of all others in the file.
+        held: The claims whose attempt has not ended, by the id of their event.
+        waiting: The held claims of which no attempt was begun, the longest due first.
+        returned: Claims of which no attempt is to be made; the file is to be told.
+        endings: How attempts ended; the file is to be told.
+    """
+
+    def __init__(self) -> None:
+        self.new_lease()
+        self.held: dict[str, Claim] = {}
+        self.waiting: deque[Claim] = deque()
+        self.returned: list[Claim] = []
+        self.endings: list[Ending] = []
+
+    def new_lease(self) -> None:
+        """Claim as a new process would: earlier claims are taken over like the claims of any other."""
+        self.lease: str = uuid.uuid4().hex
+
+    def add(self, claims: Iterable[Claim]) -> None:
+        """Hold *claims*, and let them wait for a lane."""
+        for claim in claims:
+            self.held[claim.event_id] = claim
+            self.waiting.append(claim)
+
+    def renew(self, event_ids: Iterable[str], until: float) -> None:
+        """Hold the claims for these events until then."""
+        for event_id in self.held.keys() & event_ids:
+            self.held[event_id] = self.held[event_id]._replace(until=until)
+
+    def give_back(self, claim: Claim) -> None:
+        """Hold *claim* no longer, without an attempt."""
+        self.held.pop(claim.event_id, None)
+        self.returned.append(claim)
+
+    def end(self, ending: Ending) -> None:
+        """Hold the claim no longer: its attempt has ended."""
+        self.held.pop(ending.claim.event_id, None)
+        self.endings.append(ending)

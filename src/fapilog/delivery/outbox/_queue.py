@@ -1,0 +1,358 @@
+"""
+The alerts that wait in an outbox: put in, claimed, ended, and the mark of the outbox.
+
+Each function is a part of a transaction on *connection*. Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Collection, Iterable
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from ...core.alerting import Alert
+from ...record.chain import ChainHead
+from ...record.events import AuditEvent
+from ...record.values import text
+from ._claims import Claim, Ending
+from ._rows import (
+    FIRST_TIME,
+    LAST_TIME,
+    OutboxState,
+    event_in,
+    is_count,
+    is_time,
+    sequence_number_of,
+    sound,
+)
+
+__all__ = [
+    "bring_forward",
+    "claim",
+    "end",
+    "give_back",
+    "having",
+    "mark",
+    "mend_times",
+    "next_due",
+    "pause",
+    "prune",
+    "put",
+    "put_delivered",
+    "renew",
+    "set_mark",
+    "state",
+    "touch",
+]
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+
+# The attempts that are kept of one alert; one that is throttled for days makes thousands.
+_MOST_ATTEMPTS: Final = 100
+_PRUNED_AT_ONCE: Final = 1000
+
+
+def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> bool:
+    """Keep *alert*, due at once; return whether it is new: each event is taken once."""
+    event = alert.event
+    done = connection.execute(
+        "INSERT INTO alerts (outbox, event_id, sequence_number, event_type, severity, channel, event, came_at,"
+        " since, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (
+            outbox,
+            event.event_id,
+            sequence_number_of(event),
+            text(getattr(event.event_type, "value", event.event_type)),
+            text(alert.severity),
+            None if alert.channel is None else text(alert.channel),
+            msgspec.json.encode(event),
+            now,
+            now,
+            now,
+        ),
+    )
+    return done.rowcount == 1
+
+
+def put_delivered(connection: sqlite3.Connection, outbox: str, alert: Alert, began_at: float, took: float) -> None:
+    """Note that *alert* was delivered past the outbox, unless that is over for it."""
+    put(connection, outbox, alert, began_at)
+    found = connection.execute(
+        "SELECT id, attempts + 1 FROM alerts WHERE id = ? AND status = 'pending'",
+        (_find(connection, outbox, alert.event),),
+    ).fetchone()
+    if found is not None:
+        id_, number = found
+        connection.execute(
+            "UPDATE alerts SET status = 'delivered', lease = NULL, ended_at = ?, attempts = ?, event = NULL,"
+            " reason = NULL WHERE id = ?",
+            (began_at + took, number, id_),
+        )
+        connection.execute(
+            "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, 'delivered', ?)",
+            (id_, number, began_at, took, "sent directly, for the outbox could not be used"),
+        )
+
+
+def claim(
+    connection: sqlite3.Connection,
+    outbox: str,
+    lease: str,
+    now: float,
+    until: float,
+    *,
+    limit: int,
+    event: AuditEvent | None = None,
+    held: Collection[str] = (),
+) -> list[Claim]:
+    """
+    Claim alerts that are due, the longest due first.
+
+    Args:
+        connection: To the file.
+        outbox: The name of the outbox.
+        lease: Tells the sender's claims from the claims of all others.
+        now: The time.
+        until: When others may take the claims over.
+        limit: The number of alerts to claim at most.
+        event: Claim only the alert about this event.
+        held: Events whose alerts are not claimed, however late they are: the sender has them already.
+    """
+    if limit <= 0 or _paused_until(connection, outbox) > now:
+        return []
+    due = connection.execute(
+        "SELECT id, event_id, sequence_number, event, lease, severity, channel, came_at, since, attempts, failures"
+        " FROM alerts"
+        " WHERE outbox = ? AND status = 'pending' AND due_at <= ? AND id = coalesce(?, id) ORDER BY due_at, id",
+        (outbox, now, None if event is None else _find(connection, outbox, event) or 0),
+    )
+    rows = list(islice((row for row in due if row[1] not in held), limit))
+    due.close()
+    claims: list[Claim] = []
+    ids: list[int] = []
+    for id_, event_id, number, stored, left, *found in rows:
+        if left is not None:
+            _interrupt(connection, id_)
+        event_or_why = event_in(stored, event_id, number)
+        if isinstance(event_or_why, str):
+            # It must not stand in the way of the others for ever.
+            _give_up(connection, id_, event_or_why, now)
+            _logger.error("the outbox %s gives up the alert about event %r: %s", outbox, event_id, event_or_why)
+            continue
+        severity, channel, came_at, since, attempts, failures = _mended(connection, id_, found, now)
+        if attempts >= _MOST_ATTEMPTS:
+            last = attempts + 1 - _MOST_ATTEMPTS
+            connection.execute("DELETE FROM attempts WHERE alert = ? AND number <= ?", (id_, last))
+        ids.append(id_)
+        alert = Alert(event_or_why, severity, channel)
+        claims.append(Claim(alert, came_at, since, attempts + 1, failures, until))
+    if ids:
+        _take_out(connection, ids, lease, now, until)
+    return claims
+
+
+def give_back(connection: sqlite3.Connection, outbox: str, claims: Iterable[Claim], lease: str, now: float) -> None:
+    """Make *claims*, none of which was begun, due again, as if they had not been taken out."""
+    for claim in claims:
+        id_ = _place(connection, outbox, claim)
+        done = connection.execute(
+            "UPDATE alerts SET lease = NULL, due_at = ?, attempts = attempts - 1 WHERE id = ? AND lease = ?",
+            (min(now, claim.until), id_, lease),
+        )
+        if done.rowcount:
+            connection.execute("DELETE FROM attempts WHERE alert = ? AND number = ?", (id_, claim.attempt))
+
+
+def renew(connection: sqlite3.Connection, outbox: str, claims: Iterable[Claim], lease: str, until: float) -> set[str]:
+    """Keep *claims* from others until then; return the events of those that others have not got already."""
+    statement = "UPDATE alerts SET due_at = ? WHERE id = ? AND lease = ?"
+    return {
+        claim.event_id
+        for claim in claims
+        if connection.execute(statement, (until, _find(connection, outbox, claim.alert.event), lease)).rowcount
+    }
+
+
+def end(connection: sqlite3.Connection, outbox: str, ending: Ending, lease: str, now: float) -> None:
+    """Note how an attempt ended; an alert that somebody else has taken over is theirs, unless it is delivered."""
+    claim = ending.claim
+    id_ = _place(connection, outbox, claim)
+    connection.execute(
+        "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?)",
+        (id_, claim.attempt, ending.began_at, ending.took, ending.outcome, ending.reason),
+    )
+    if ending.status == "delivered":
+        connection.execute(
+            "UPDATE alerts SET status = 'delivered', lease = NULL, event = NULL, reason = NULL, ended_at = ?,"
+            " attempts = max(attempts, ?), failures = ? WHERE id = ? AND status <> 'delivered'",
+            (now, claim.attempt, ending.failures, id_),
+        )
+    else:
+        ended_at = None if ending.status == "pending" else now
+        connection.execute(
+            "UPDATE alerts SET status = ?, due_at = ?, lease = NULL, failures = ?, reason = ?, ended_at = ?"
+            " WHERE id = ? AND status = 'pending' AND lease = ?",
+            (ending.status, ending.due_at, ending.failures, ending.reason, ended_at, id_, lease),
+        )
+
+
+def touch(connection: sqlite3.Connection, outbox: str) -> None:
+    """Change nothing, and write that to the disk."""
+    connection.execute(
+        "INSERT INTO outboxes (name) VALUES (?) ON CONFLICT (name) DO UPDATE SET pending = pending", (outbox,)
+    )
+
+
+def pause(connection: sqlite3.Connection, outbox: str, until: float) -> None:
+    """Let nobody claim anything before *until*."""
+    connection.execute(
+        "INSERT INTO outboxes (name, paused_until) VALUES (?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET paused_until = max(paused_until, excluded.paused_until)",
+        (outbox, until),
+    )
+
+
+def bring_forward(connection: sqlite3.Connection, outbox: str, now: float) -> None:
+    """Make all that wait for their next attempt due now."""
+    connection.execute(
+        "UPDATE alerts SET due_at = ? WHERE outbox = ? AND status = 'pending' AND lease IS NULL AND due_at > ?",
+        (now, outbox, now),
+    )
+
+
+def mend_times(connection: sqlite3.Connection, outbox: str, now: float, longest: float) -> None:
+    """Make due now what is due later than any wait is long: the clock was wrong when that was written."""
+    connection.execute(
+        "UPDATE alerts SET due_at = ? WHERE outbox = ? AND status = 'pending' AND due_at > ?",
+        (now, outbox, now + longest),
+    )
+    connection.execute(
+        "UPDATE outboxes SET paused_until = ? WHERE name = ? AND paused_until > ?", (now, outbox, now + longest)
+    )
+
+
+def next_due(connection: sqlite3.Connection, outbox: str, held: Collection[str] = ()) -> float | None:
+    """Return when there is something to claim for one who has *held*; None if nothing else is pending."""
+    pending = connection.execute(
+        "SELECT due_at, event_id FROM alerts WHERE outbox = ? AND status = 'pending' ORDER BY due_at", (outbox,)
+    )
+    due = next((due_at for due_at, event_id in pending if event_id not in held and is_time(due_at)), None)
+    pending.close()
+    return None if due is None else max(due, _paused_until(connection, outbox))
+
+
+def state(connection: sqlite3.Connection, outbox: str) -> OutboxState:
+    """Return how much is in it."""
+    counts = connection.execute("SELECT pending, dead FROM outboxes WHERE name = ?", (outbox,)).fetchone()
+    if counts is None:
+        return OutboxState()
+    (oldest,) = connection.execute(
+        "SELECT min(came_at) FROM alerts WHERE outbox = ? AND status = 'pending' AND came_at BETWEEN ? AND ?",
+        (outbox, FIRST_TIME, LAST_TIME),
+    ).fetchone()
+    pending, dead = (count if is_count(count) else 0 for count in counts)
+    return OutboxState(pending=pending, oldest=oldest, dead=dead)
+
+
+def prune(connection: sqlite3.Connection, outbox: str, before: float) -> bool:
+    """Remove some of what was delivered before that time; return whether there may be more."""
+    done = connection.execute(
+        "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts"
+        # What was delivered before came before: that has an index.
+        " WHERE outbox = ? AND status = 'delivered' AND came_at < ? AND ended_at < ? LIMIT ?)",
+        (outbox, before, before, _PRUNED_AT_ONCE),
+    )
+    return done.rowcount == _PRUNED_AT_ONCE
+
+
+def mark(connection: sqlite3.Connection, outbox: str) -> ChainHead | None:
+    """Return up to where in the trail everything has come; None for an outbox that is new."""
+    row = connection.execute("SELECT sequence_number, checksum FROM outboxes WHERE name = ?", (outbox,)).fetchone()
+    if row is None or not isinstance(row[0], int):
+        return None
+    return ChainHead(row[0], None if row[1] is None else text(row[1]))
+
+
+def set_mark(connection: sqlite3.Connection, outbox: str, mark: ChainHead, *, back: bool = False) -> None:
+    """Move the mark on, and never back unless *back*."""
+    connection.execute(
+        "INSERT INTO outboxes (name, sequence_number, checksum) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
+        " SET sequence_number = excluded.sequence_number, checksum = excluded.checksum"
+        " WHERE ? OR typeof(sequence_number) <> 'integer' OR sequence_number < excluded.sequence_number",
+        (outbox, *mark, back),
+    )
+
+
+def having(connection: sqlite3.Connection, outbox: str, events: Iterable[AuditEvent]) -> set[str]:
+    """Return the ids of those of *events* that have come, whatever became of them."""
+    return {event.event_id for event in events if _find(connection, outbox, event) is not None}
+
+
+def _take_out(connection: sqlite3.Connection, ids: list[int], lease: str, now: float, until: float) -> None:
+    # All at once: with each statement the thread gives up the interpreter's lock, and waits for it again.
+    which = f"IN ({', '.join('?' * len(ids))})"
+    connection.execute(
+        f"UPDATE alerts SET lease = ?, due_at = ?, attempts = attempts + 1 WHERE id {which}",  # noqa: S608
+        (lease, until, *ids),
+    )
+    connection.execute(
+        "INSERT OR REPLACE INTO attempts (alert, number, began_at)"  # noqa: S608
+        f" SELECT id, attempts, ? FROM alerts WHERE id {which}",
+        (now, *ids),
+    )
+
+
+def _interrupt(connection: sqlite3.Connection, id_: int) -> None:
+    """Note that nobody knows how an attempt ended."""
+    connection.execute(
+        "UPDATE attempts SET outcome = 'interrupted', reason = ? WHERE alert = ? AND outcome IS NULL",
+        ("nobody knows: the process ended, or lost its lease, before there was an outcome", id_),
+    )
+
+
+def _give_up(connection: sqlite3.Connection, id_: int, why: str, now: float) -> None:
+    connection.execute(
+        "UPDATE alerts SET status = 'dead', lease = NULL, ended_at = ?, reason = ? WHERE id = ?", (now, why, id_)
+    )
+
+
+def _mended(
+    connection: sqlite3.Connection, id_: int, found: list[Any], now: float
+) -> tuple[str, str | None, float, float, int, int]:
+    """Return what was *found* of an alert, and put right what can't be."""
+    mended = sound(found, now)
+    if mended != tuple(found):
+        connection.execute(
+            "UPDATE alerts SET severity = ?, channel = ?, came_at = ?, since = ?, attempts = ?, failures = ?"
+            " WHERE id = ?",
+            (*mended, id_),
+        )
+    return mended
+
+
+def _place(connection: sqlite3.Connection, outbox: str, claim: Claim) -> int:
+    """Return the number of the alert that was taken out; in a file that was made since, put it in."""
+    id_ = _find(connection, outbox, claim.alert.event)
+    if id_ is None:
+        put(connection, outbox, claim.alert, claim.came_at)
+        id_ = _find(connection, outbox, claim.alert.event)
+    assert id_ is not None  # noqa: S101 - put there
+    return id_
+
+
+def _find(connection: sqlite3.Connection, outbox: str, event: AuditEvent) -> int | None:
+    """Return the number of the alert about *event*; None if there is none."""
+    row = connection.execute(
+        "SELECT id FROM alerts WHERE outbox = ? AND sequence_number = ? AND event_id = ?",
+        (outbox, sequence_number_of(event), event.event_id),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def _paused_until(connection: sqlite3.Connection, outbox: str) -> float:
+    row = connection.execute("SELECT paused_until FROM outboxes WHERE name = ?", (outbox,)).fetchone()
+    return float(row[0]) if row is not None and is_time(row[0]) else 0.0

@@ -1,0 +1,250 @@
+"""
+The store of an outbox, below the class that takes alerts and the sender: its file, and all that both must know.
+
+A call goes down as one transaction, shared with the calls that wait at the same time, and its result comes back up.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+from ...core.alerting import Alert, DeliveryReport, Reporter
+from ...record.errors import FapilogError, OutboxError
+from ...tasks.fork import call_in_child
+from ...tasks.groupcommit import GroupCommit
+from ...tasks.loops import Event, in_thread
+from . import _queue
+from ._file import OutboxFile
+
+__all__ = ["SentDirectly", "Store"]
+
+T = TypeVar("T")
+
+_logger: Final = logging.getLogger("fapilog.delivery")
+
+_INTERRUPTED: Final = OutboxError("interrupted while writing to the outbox: it may be written or not")
+
+# Alerts that were sent directly, and are to be noted in the file when it works again.
+_MOST_SENT_DIRECTLY: Final = 1000
+
+
+class SentDirectly(NamedTuple):
+    """An alert that was sent directly, since the file could not take it."""
+
+    alert: Alert
+    began_at: float
+    took: float
+
+
+class Store:
+    """
+    The file of one outbox, and all that the outbox and its sender both must know.
+
+    It knows whether the file works, logs that and tells the trail. It remembers the alerts that were sent directly
+    while the file did not work: the next transaction begins with their receipts, so that no alert is sent from the file
+    that has arrived already.
+
+    Args:
+        name: The name of the outbox.
+        path: The file.
+
+    Attributes:
+        name: As given.
+        entered: Whether the outbox is entered.
+    """
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.name: str = name
+        self._file = OutboxFile(path)
+        self._forget()
+        call_in_child(self, Store._forget)
+
+    def _forget(self) -> None:
+        # In a forked child: the parent's transactions, alerts and trail are the parent's.
+        self.entered: bool = False
+        self._reporter: Reporter | None = None
+        self._commits: GroupCommit[Callable[[sqlite3.Connection], Any], Any] = GroupCommit(
+            partial(_commit, self._file), interrupted=_INTERRUPTED
+        )
+        # Guards the alerts that do not come from the file: any thread may bring one.
+        self._lock = threading.Lock()
+        # None: not known yet.
+        self._works: bool | None = None
+        self._taking: Counter[str] = Counter()
+        self._sent_directly: dict[str, SentDirectly] = {}
+        self._changed: Event | None = None
+
+    def enter(self, reporter: Reporter | None) -> None:
+        """
+        Take *reporter* as the trail to tell, until `leave`.
+
+        Raises:
+            RuntimeError: The outbox is entered already.
+        """
+        if self.entered:
+            raise RuntimeError(f"outbox {self.name}: already entered; an Outbox belongs to one trail")
+        self.entered = True
+        self._reporter = reporter
+
+    async def leave(self) -> None:
+        """Close the file, which the next call opens again, and tell no trail from now on."""
+        try:
+            await in_thread(self._file.close)
+        finally:
+            self.entered = False
+            self._reporter = None
+
+    # -- transactions
+
+    async def run(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        """
+        Return the result of *call*, made in a transaction that it may share.
+
+        Raises:
+            OutboxError: The file can't be used.
+            Exception: What *call* raised; other calls in the transaction are not harmed.
+        """
+        with self._lock:
+            sent = list(self._sent_directly.values())
+        call = call if self._works and not sent else partial(_prove_and_call, self.name, sent, call)
+        try:
+            result: T | _Refused = await self._commits.submit(call)
+            if isinstance(result, _Refused):
+                raise result.error
+        except FapilogError as error:
+            self._note(error)
+            raise
+        with self._lock:
+            for each in sent:
+                self._sent_directly.pop(each.alert.event.event_id, None)
+        if self._sent_directly:
+            # Sent directly since this call was made.
+            self.wake()
+        self._note(None)
+        return result
+
+    async def read(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        """
+        Return the result of *call*, which changes nothing; it says nothing about the file: a full disk can be read.
+
+        Raises:
+            OutboxError: The file can't be used.
+        """
+        return (await in_thread(partial(self._file.run, [call], writes=False)))[0]
+
+    def _note(self, error: FapilogError | None) -> None:
+        """Note that the file fails, or that it works; log that if it is new."""
+        if error is not None and self._works is not False:
+            _logger.error("the outbox %s can't use its file: %s", self.name, error)
+        elif error is None and self._works is False:
+            _logger.warning("the outbox %s can use its file again", self.name)
+        self._works = error is None
+        # Also where it has worked all along: an earlier process may have reported that it fails.
+        self.report(f"the file of the outbox {self.name}", None if error is None else str(error))
+
+    # -- alerts that do not come from the file
+
+    @contextmanager
+    def taking(self, event_id: str) -> Generator[None]:
+        """Withhold the alert about an event from the sender until it is in the file, or was sent directly."""
+        # A commit that is said to have failed may have taken place.
+        with self._lock:
+            self._taking[event_id] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taking[event_id] -= 1
+                if not self._taking[event_id]:
+                    del self._taking[event_id]
+
+    def note_sent_directly(self, sent: SentDirectly) -> None:
+        """Remember that an alert was sent directly, until the file has its receipt."""
+        with self._lock:
+            self._sent_directly[sent.alert.event.event_id] = sent
+            while len(self._sent_directly) > _MOST_SENT_DIRECTLY:
+                del self._sent_directly[next(iter(self._sent_directly))]
+        if self._works:
+            # The file has come to work again meanwhile.
+            self.wake()
+
+    @property
+    def sent_directly(self) -> set[str]:
+        """The events whose alerts were sent directly, and have no receipt in the file yet."""
+        with self._lock:
+            return set(self._sent_directly)
+
+    @property
+    def withheld(self) -> set[str]:
+        """The events whose alerts are not to be sent from the file: they are being taken, or were sent directly."""
+        with self._lock:
+            return self._taking.keys() | self._sent_directly.keys()
+
+    # -- news, for the sender and for the trail
+
+    def watch(self) -> Event:
+        """Return an event that is set when `wake` is called next; it takes the place of the one before."""
+        changed = self._changed = Event()
+        return changed
+
+    def wake(self) -> None:
+        """Have the sender look again: something has changed."""
+        changed = self._changed
+        if changed is not None:
+            changed.set()
+
+    def report(self, what: str, cause: str | None) -> None:
+        """Tell the trail that *what* fails, and why; or that it works, if *cause* is None."""
+        if self._reporter is None:
+            return
+        if cause is None:
+            self._reporter.working(what)
+        else:
+            self._reporter.failing(what, cause)
+
+    def report_attempt(self, report: DeliveryReport) -> None:
+        """Tell the trail of an attempt."""
+        if self._reporter is not None:
+            self._reporter.attempted(report)
+
+
+class _Refused(NamedTuple):
+    """Instead of a result: the exception that a call raised."""
+
+    error: Exception
+
+
+def _commit(file: OutboxFile, calls: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
+    """Make *calls* in one transaction; if one of them is at fault and not the file, each in its own."""
+    try:
+        return file.run(calls)
+    except FapilogError:
+        raise
+    except Exception:
+        return [_commit_alone(file, call) for call in calls]
+
+
+def _commit_alone(file: OutboxFile, call: Callable[[sqlite3.Connection], Any]) -> Any:
+    try:
+        return file.run([call])[0]
+    except Exception as error:
+        return _Refused(error)
+
+
+def _prove_and_call(
+    outbox: str, sent: list[SentDirectly], call: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection
+) -> T:
+    # A disk that is full can be read: only a write shows that the file works.
+    _queue.touch(connection, outbox)
+    # First, so that nothing is sent again that was sent directly, and it has its receipt.
+    for each in sent:
+        _queue.put_delivered(connection, outbox, *each)
+    return call(connection)
