@@ -18,7 +18,8 @@ from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
 from ..core.partial import PartialDelivery
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent
-from ._inner import Managers, checked, deliver, kinds, missing_from, positive, resume_from, resumed_to, resuming
+from ..record.options import require
+from ._inner import Managers, checked, deliver, kinds, missing_from, resume_from, resumed_to, resuming
 
 __all__ = ["FanOut"]
 
@@ -56,7 +57,7 @@ class FanOut:
 
     def __init__(self, dispatchers: Iterable[AlertDispatcher], *, timeout: float | None = None) -> None:
         self._dispatchers = checked(dispatchers)
-        self._timeout = None if timeout is None else positive("timeout", timeout)
+        self._timeout = None if timeout is None else require("timeout", timeout, above=0)
         self._managers = Managers(self._dispatchers)
         self._several = PartialDelivery("fan-out", "dispatchers", kinds=kinds(self._dispatchers))
 

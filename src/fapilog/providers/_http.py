@@ -41,6 +41,7 @@ import httpx2
 import msgspec
 
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from ..record.options import require
 from ._secret import Secret, SecretSource
 
 __all__ = ["Answer", "HttpDispatcher", "PayloadRefusedError"]
@@ -126,10 +127,8 @@ class HttpDispatcher:
     """
 
     def __init__(self, name: str, *, timeout: float, client: httpx2.AsyncClient | None, allow_http: bool) -> None:
-        if not timeout > 0:
-            raise ValueError(f"timeout: expected a number above 0; got {timeout!r}")
         self._name = name
-        self._timeout = timeout
+        self._timeout = require("timeout", timeout, above=0)
         self._client = client
         self._allow_http = allow_http
         self._own_client: httpx2.AsyncClient | None = None

@@ -19,6 +19,7 @@ import msgspec
 from ..core.partial import PartialDelivery
 from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
+from ..record.options import require
 from ..record.values import text
 from ._http import Answer, HttpDispatcher
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, least, one_line
@@ -80,10 +81,8 @@ class AlertmanagerDispatcher(HttpDispatcher):
         if isinstance(urls, str) or not urls:
             raise ValueError("urls: expected a list of at least one address")
         self._urls = [self._address(url, f"urls[{number}]") for number, url in enumerate(urls)]
-        # A year is enough for anyone, and what datetime can add.
-        if not 0 < duration <= 31_536_000:  # noqa: PLR2004
-            raise ValueError(f"duration: expected seconds above 0, at most a year; got {duration!r}")
-        self._duration = timedelta(seconds=duration)
+        # A year is enough for anyone, and a time that datetime can add.
+        self._duration = timedelta(seconds=require("duration", duration, above=0, at_most=31_536_000))
         self._labels = dict(labels or {})
         for name, value in self._labels.items():
             # https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels; "__" is for Prometheus itself.

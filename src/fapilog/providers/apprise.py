@@ -23,6 +23,7 @@ import msgspec
 from ..core.partial import PartialDelivery
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
+from ..record.options import require
 from ..record.values import text
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, one_line
 from ._secret import Secret, SecretSource
@@ -98,14 +99,12 @@ class AppriseDispatcher:
     ) -> None:
         if isinstance(urls, str) or not urls:
             raise ValueError("urls: expected a list of at least one address")
-        if not timeout > 0:
-            raise ValueError(f"timeout: expected a number above 0; got {timeout!r}")
         self._urls = [Secret(url, f"urls[{number}]", check=_complaint) for number, url in enumerate(urls)]
         for number, url in enumerate(urls):
             if isinstance(url, str) and not _is_known(url.strip()):
                 raise ValueError(f"urls[{number}]: expected {_EXPECTED}")
         self._render = Renderer(disclosure, link)
-        self._timeout = timeout
+        self._timeout = require("timeout", timeout, above=0)
         self._several = PartialDelivery("apprise", "addresses")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:

@@ -29,6 +29,7 @@ import msgspec
 from ..core.partial import PartialDelivery
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
+from ..record.options import require
 from ..record.values import text
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, one_line
 from ._secret import Secret, SecretSource
@@ -95,8 +96,6 @@ class EmailDispatcher:
             raise ValueError(f"host: expected the name of a mail server; got {host!r}")
         if tls not in _PORTS:
             raise ValueError(f"tls: expected one of {', '.join(_PORTS)}; got {tls!r}")
-        if port is not None and not 0 < port < 65_536:  # noqa: PLR2004  16 bits
-            raise ValueError(f"port: expected a number from 1 to 65535; got {port!r}")
         if isinstance(recipients, str) or not recipients:
             raise ValueError("recipients: expected a list of at least one address")
         for name, address in (("sender", sender), *(("recipients", each) for each in recipients)):
@@ -106,10 +105,8 @@ class EmailDispatcher:
             raise ValueError("username, password: expected both or neither")
         if username is not None and tls == "none" and not _is_loopback(host):
             raise ValueError("tls: expected starttls or implicit, since a password would be sent in the clear")
-        if not timeout > 0:
-            raise ValueError(f"timeout: expected a number above 0; got {timeout!r}")
         self._host = host
-        self._port = _PORTS[tls] if port is None else port
+        self._port = _PORTS[tls] if port is None else require("port", port, at_least=1, at_most=65_535)
         self._sender = sender
         # In order, without those that are there twice.
         self._recipients = tuple(dict.fromkeys(recipients))
@@ -120,7 +117,7 @@ class EmailDispatcher:
         self._tls = tls
         self._tls_context = tls_context
         self._render = Renderer(disclosure, link)
-        self._timeout = timeout
+        self._timeout = require("timeout", timeout, above=0)
         self._several = PartialDelivery("smtp", "recipients")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
