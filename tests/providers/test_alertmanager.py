@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fapilog import AmbiguousDeliveryError, AuditEvent, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from fapilog.core.alerting import Alert
 from fapilog.providers import Disclosure
 from fapilog.providers._rendering import Rendered
 from fapilog.testing import Limit, check_dispatcher, check_provider
@@ -164,7 +165,7 @@ async def test_memory_is_bounded(replicas: list[Origin]) -> None:
     replicas[0].script(Answer(503))
     async with at(replicas[:2]) as dispatcher:
         for number in range(1002):
-            dispatcher._several.delivered(an_event(event_id=str(number)), "info", None, 1)
+            dispatcher._partial.delivered(Alert(an_event(event_id=str(number)), "info", None), 1)
         for number in (0, 1001):
             with pytest.raises(DeliveryError):
                 await dispatcher.send_alert(an_event(event_id=str(number)), severity="info")
@@ -387,9 +388,9 @@ async def test_the_real_one_takes_any_text(real: list[str], origin: Origin, even
     assert told["alerts"][0]["labels"]["event_type"] == "authentication_failed"
 
 
-def check_hostile(alert: Rendered, channel: str | None) -> None:
+def check_hostile(rendered: Rendered, channel: str | None) -> None:
     """Fail unless labels are lines within their limit, and the texts are clean."""
-    content = AlertmanagerDispatcher(urls=["https://am"])._content(alert, "key", channel, datetime.now(UTC))
+    content = AlertmanagerDispatcher(urls=["https://am"])._content(rendered, "key", channel, datetime.now(UTC))
     assert len(content) < 20_000
     [posted] = json.loads(content)
     assert all(0 < len(value) <= 200 and is_clean(value, set()) for value in posted["labels"].values())

@@ -120,7 +120,7 @@ class Rendered(NamedTuple):
 
 class Renderer:
     """
-    Makes the `Alert` of an event.
+    Makes the `Rendered` of an event.
 
     Args:
         disclosure: How much may leave.
@@ -139,7 +139,7 @@ class Renderer:
         level = self._disclosure
         if level is not _FULL and (event.contains_pii or event.contains_phi):
             level = _MINIMAL
-        return _alert(event, severity, level, self._link and self._filled(self._link, event))
+        return _rendered(event, severity, level, self._link and self._filled(self._link, event))
 
     def _filled(self, link: str, event: AuditEvent) -> str | None:
         number = "" if event.sequence_number is None else str(event.sequence_number)
@@ -150,10 +150,10 @@ class Renderer:
 
 def least(event: AuditEvent, severity: str) -> Rendered:
     """Return the least that can be said of *event*, for who refuses more: MINIMAL, and no link."""
-    return _alert(event, severity, _MINIMAL, None)
+    return _rendered(event, severity, _MINIMAL, None)
 
 
-def _alert(event: AuditEvent, severity: str, level: Disclosure, link: str | None) -> Rendered:
+def _rendered(event: AuditEvent, severity: str, level: Disclosure, link: str | None) -> Rendered:
     details: dict[str, Any] = {}
     for name in _SHOWN[level]:
         value = _plain(getattr(event, name))

@@ -16,6 +16,7 @@ import anyio
 import httpx2
 import msgspec
 
+from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
@@ -88,15 +89,16 @@ class AlertmanagerDispatcher(HttpDispatcher):
             # https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels; "__" is for Prometheus itself.
             if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name) or name in _OWN or not isinstance(value, str):
                 raise ValueError(f"labels: expected names of further labels, with texts; got {name!r}")
-        self._several = PartialDelivery("alertmanager", "replicas")
+        self._partial = PartialDelivery("alertmanager", "replicas")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the alert to each replica that lacks it, to all of them at the same time."""
+        alert = Alert(event, severity, channel)
         now = datetime.fromtimestamp(time.time(), UTC)
         failures: dict[int, DeliveryError] = {}
 
-        def content(alert: Rendered) -> bytes:
-            return self._content(alert, dedup_key(event.event_id), channel, now)
+        def content(rendered: Rendered) -> bytes:
+            return self._content(rendered, dedup_key(event.event_id), channel, now)
 
         whole = content(self._render(event, severity))
 
@@ -108,16 +110,16 @@ class AlertmanagerDispatcher(HttpDispatcher):
             except DeliveryError as error:
                 failures[number] = error
             else:
-                self._several.delivered(event, severity, channel, number)
+                self._partial.delivered(alert, number)
 
-        lacking = self._several.lacking(event, severity, channel, range(len(self._urls)))
+        lacking = self._partial.receivers_without(alert, range(len(self._urls)))
         if len(lacking) == 1:  # tasks would be a tenth of what it costs
             await post(*lacking)
         else:
             async with anyio.create_task_group() as tasks:
                 for number in lacking:
                     tasks.start_soon(post, number)
-        self._several.finish(event, severity, channel, failures, len(self._urls))
+        self._partial.finish(alert, failures, len(self._urls))
 
     async def _post_to(self, url: Secret, content: bytes) -> None:
         address = url.reveal().rstrip("/").removesuffix("/api/v2/alerts") + "/api/v2/alerts"
@@ -126,19 +128,19 @@ class AlertmanagerDispatcher(HttpDispatcher):
     def _complaint(self, address: str) -> str | None:
         return super()._complaint(address) or ("an address without ? and #" if re.search("[?#]", address) else None)
 
-    def _content(self, alert: Rendered, key: str, channel: str | None, now: datetime) -> bytes:
-        details = dict(alert.details)
+    def _content(self, rendered: Rendered, key: str, channel: str | None, now: datetime) -> bytes:
+        details = dict(rendered.details)
         labels = {
             "alertname": "fapilog",
             **self._labels,
-            "severity": alert.severity,
+            "severity": rendered.severity,
             "event_type": details.pop("event_type"),
             "component": details.pop("component", ""),
             "channel": channel or "",
             "event_key": key,
         }
         details.pop("message", None)
-        annotations = {"summary": alert.title, "description": alert.message or "", **details}
+        annotations = {"summary": rendered.title, "description": rendered.message or "", **details}
         content = {
             # Empty labels are removed over there: docs/alerts_api.md of Alertmanager.
             "labels": {name: label for name, value in labels.items() if (label := _label(name, value))},
@@ -147,8 +149,8 @@ class AlertmanagerDispatcher(HttpDispatcher):
             # From now on, and not from then: an alert that comes late would have ended before anyone was told.
             "endsAt": (now + self._duration).isoformat(),
         }
-        if alert.link is not None:
-            content["generatorURL"] = alert.link
+        if rendered.link is not None:
+            content["generatorURL"] = rendered.link
         return msgspec.json.encode([content])
 
 

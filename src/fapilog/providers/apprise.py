@@ -20,6 +20,7 @@ import anyio.to_thread
 import apprise
 import msgspec
 
+from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
@@ -105,14 +106,15 @@ class AppriseDispatcher:
                 raise ValueError(f"urls[{number}]: expected {_EXPECTED}")
         self._render = Renderer(disclosure, link)
         self._timeout = require("timeout", timeout, above=0)
-        self._several = PartialDelivery("apprise", "addresses")
+        self._partial = PartialDelivery("apprise", "addresses")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the alert once to each address that lacks it."""
-        alert = self._render(event, severity)
+        alert = Alert(event, severity, channel)
+        rendered = self._render(event, severity)
         failures: dict[int, DeliveryError] = {}
         targets: dict[int, _Target] = {}
-        lacking = self._several.lacking(event, severity, channel, range(len(self._urls)))
+        lacking = self._partial.receivers_without(alert, range(len(self._urls)))
         for number, url in enumerate(self._urls):
             try:
                 target = _parsed(url.reveal())
@@ -129,26 +131,26 @@ class AppriseDispatcher:
             )
 
         async def send(number: int) -> None:
-            failure = await self._send(targets[number].url, alert)
+            failure = await self._send(targets[number].url, rendered)
             if failure is not None:
                 failures[number] = failure
             else:
-                self._several.delivered(event, severity, channel, number)
+                self._partial.delivered(alert, number)
 
         async with anyio.create_task_group() as tasks:
             for number in targets.keys() & lacking:
                 tasks.start_soon(send, number)
-        self._several.finish(event, severity, channel, failures, total)
+        self._partial.finish(alert, failures, total)
 
-    async def _send(self, url: str, alert: Rendered) -> DeliveryError | None:
+    async def _send(self, url: str, rendered: Rendered) -> DeliveryError | None:
         """Return why the alert was not sent, or None."""
         with anyio.move_on_after(self._timeout):
-            send = functools.partial(_notify, url, alert)
+            send = functools.partial(_notify, url, rendered)
             return await anyio.to_thread.run_sync(send, abandon_on_cancel=True)
         return AmbiguousDeliveryError(f"apprise: not within {self._timeout:g} s; it may still be sent")
 
 
-def _notify(url: str, alert: Rendered) -> DeliveryError | None:
+def _notify(url: str, rendered: Rendered) -> DeliveryError | None:
     try:
         with _muted():
             service = _service(url)
@@ -156,9 +158,9 @@ def _notify(url: str, alert: Rendered) -> DeliveryError | None:
                 return PermanentDeliveryError("apprise: it does not know such an address; check it")
             one = apprise.Apprise(asset=service.asset)
             one.add(service)
-            title = _defused(one_line(text(alert.title)))
-            body = cut(_body(alert), "body", max_characters=max(service.body_maxlen - len(title), 1))
-            kind = _KINDS.get(alert.severity, apprise.NotifyType.WARNING)
+            title = _defused(one_line(text(rendered.title)))
+            body = cut(_body(rendered), "body", max_characters=max(service.body_maxlen - len(title), 1))
+            kind = _KINDS.get(rendered.severity, apprise.NotifyType.WARNING)
             is_sent = one.notify(body, title, kind, body_format=apprise.NotifyFormat.TEXT)
     except Exception as error:
         return PermanentDeliveryError(f"apprise: it can't be sent ({type(error).__name__}); check the address")
@@ -190,12 +192,12 @@ _KINDS: Final = {
 }
 
 
-def _body(alert: Rendered) -> str:
-    details = fit(dict(alert.details), _MAX_BYTES)
+def _body(rendered: Rendered) -> str:
+    details = fit(dict(rendered.details), _MAX_BYTES)
     message = clean(details.pop("message", ""))
     rows = "\n".join(f"{name}: {_words(value)}" for name, value in details.items())
     # The link is ours; in what an event says, nothing is one.
-    return "\n\n".join(filter(None, (_defused(message), alert.link, _defused(rows))))
+    return "\n\n".join(filter(None, (_defused(message), rendered.link, _defused(rows))))
 
 
 def _words(value: object) -> str:

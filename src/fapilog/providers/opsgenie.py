@@ -98,8 +98,12 @@ class OpsgenieDispatcher(HttpDispatcher):
             address += f"/{alias}/close?identifierType=alias"
         headers = {"content-type": "application/json", "authorization": f"GenieKey {api_key}"}
 
-        def content(alert: Rendered) -> bytes:
-            what = {"note": _text(alert.title)} if is_recovery(event) else {"alias": alias, **_create(alert, channel)}
+        def content(rendered: Rendered) -> bytes:
+            what = (
+                {"note": _text(rendered.title)}
+                if is_recovery(event)
+                else {"alias": alias, **_create(rendered, channel)}
+            )
             return msgspec.json.encode({"source": "fapilog", **what})
 
         await self._post_or_less(
@@ -109,19 +113,24 @@ class OpsgenieDispatcher(HttpDispatcher):
         )
 
 
-def _create(alert: Rendered, channel: str | None) -> dict[str, Any]:
+def _create(rendered: Rendered, channel: str | None) -> dict[str, Any]:
     """Return the part of the request that says what happened."""
     details = {
-        "link": alert.link,
-        **{name: _text(_words(value)) for name, value in alert.details.items() if name != "message"},
+        "link": rendered.link,
+        **{name: _text(_words(value)) for name, value in rendered.details.items() if name != "message"},
     }
-    tags = [alert.details["event_type"], alert.severity, channel or "", *alert.details.get("regulatory_tags", ())]
+    tags = [
+        rendered.details["event_type"],
+        rendered.severity,
+        channel or "",
+        *rendered.details.get("regulatory_tags", ()),
+    ]
     content = {
-        "message": cut(_text(alert.title), "message", max_characters=_MAX_MESSAGE),
-        "description": cut(_text(alert.message or ""), "description", max_characters=_MAX_DESCRIPTION),
-        "priority": _PRIORITIES.get(alert.severity, "P1"),
+        "message": cut(_text(rendered.title), "message", max_characters=_MAX_MESSAGE),
+        "description": cut(_text(rendered.message or ""), "description", max_characters=_MAX_DESCRIPTION),
+        "priority": _PRIORITIES.get(rendered.severity, "P1"),
         "tags": [cut(tag, "tag", max_characters=_MAX_TAG) for tag in map(_tag, tags) if tag][:_MAX_TAGS],
-        "entity": cut(_tag(alert.details.get("component", "")), "entity", max_characters=_MAX_ENTITY),
+        "entity": cut(_tag(rendered.details.get("component", "")), "entity", max_characters=_MAX_ENTITY),
         "details": fit({name: value for name, value in details.items() if value}, _MAX_DETAILS),
     }
     return {name: value for name, value in content.items() if value}

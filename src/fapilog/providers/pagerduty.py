@@ -98,8 +98,8 @@ class PagerDutyDispatcher(HttpDispatcher):
         address = self._url.reveal().rstrip("/") + "/v2/enqueue"
         headers = {"content-type": "application/json"}
 
-        def content(alert: Rendered) -> bytes:
-            action = {"event_action": "resolve"} if is_recovery(event) else _trigger(alert, channel)
+        def content(rendered: Rendered) -> bytes:
+            action = {"event_action": "resolve"} if is_recovery(event) else _trigger(rendered, channel)
             return msgspec.json.encode(keys | action)
 
         await self._post_or_less(
@@ -109,31 +109,31 @@ class PagerDutyDispatcher(HttpDispatcher):
         )
 
 
-def _trigger(alert: Rendered, channel: str | None) -> dict[str, Any]:
+def _trigger(rendered: Rendered, channel: str | None) -> dict[str, Any]:
     """Return the part of the event that says what happened."""
-    details = _cleaned(alert.details if channel is None else {**alert.details, "channel": text(channel)})
-    message = f": {one_line(alert.message)}" if alert.message else ""
+    details = _cleaned(rendered.details if channel is None else {**rendered.details, "channel": text(channel)})
+    message = f": {one_line(rendered.message)}" if rendered.message else ""
     payload = {
-        "summary": cut(alert.title + message, "summary", max_characters=_MAX_SUMMARY),
+        "summary": cut(rendered.title + message, "summary", max_characters=_MAX_SUMMARY),
         # It must say something.
-        "source": _text(alert, "hostname") or _text(alert, "component") or "fapilog",
-        "severity": _SEVERITIES.get(alert.severity, "critical"),
-        "timestamp": alert.details["timestamp"],
-        "component": _text(alert, "component"),
-        "class": alert.details["event_type"],
+        "source": _text(rendered, "hostname") or _text(rendered, "component") or "fapilog",
+        "severity": _SEVERITIES.get(rendered.severity, "critical"),
+        "timestamp": rendered.details["timestamp"],
+        "component": _text(rendered, "component"),
+        "class": rendered.details["event_type"],
         "custom_details": fit(details, _MAX_DETAILS),
     }
     trigger: dict[str, Any] = {
         "event_action": "trigger",
         "payload": {name: value for name, value in payload.items() if value},
     }
-    if alert.link is not None:
-        trigger["links"] = [{"href": alert.link, "text": "The record"}]
+    if rendered.link is not None:
+        trigger["links"] = [{"href": rendered.link, "text": "The record"}]
     return trigger
 
 
-def _text(alert: Rendered, name: str) -> str:
-    return cut(one_line(alert.details.get(name, "")), name, max_characters=_MAX_TEXT)
+def _text(rendered: Rendered, name: str) -> str:
+    return cut(one_line(rendered.details.get(name, "")), name, max_characters=_MAX_TEXT)
 
 
 def _cleaned(value: Any) -> Any:

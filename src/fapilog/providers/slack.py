@@ -169,16 +169,16 @@ class SlackDispatcher(HttpDispatcher):
         raise PermanentDeliveryError(f"slack: status {answer.status}, but the answer is not Slack's; check the address")
 
 
-def _message(alert: Rendered) -> dict[str, Any]:
-    summary = f"{alert.title}\n{alert.message}" if alert.message else alert.title
-    return {**_text(summary), "blocks": list(_blocks(alert))}
+def _message(rendered: Rendered) -> dict[str, Any]:
+    summary = f"{rendered.title}\n{rendered.message}" if rendered.message else rendered.title
+    return {**_text(summary), "blocks": list(_blocks(rendered))}
 
 
-def _text_alone(alert: Rendered) -> dict[str, Any]:
+def _text_alone(rendered: Rendered) -> dict[str, Any]:
     """Return the message without blocks, for which Slack has many more rules than for text."""
     said = {"event_type", "log_level", "component"}
-    place = [f"{name}: {_words(value)}" for name, value in alert.details.items() if name not in said]
-    return _text("\n".join([alert.title, *place]))
+    place = [f"{name}: {_words(value)}" for name, value in rendered.details.items() if name not in said]
+    return _text("\n".join([rendered.title, *place]))
 
 
 def _text(words: str) -> dict[str, Any]:
@@ -193,19 +193,21 @@ def _text(words: str) -> dict[str, Any]:
     }
 
 
-def _blocks(alert: Rendered) -> Iterator[dict[str, Any]]:
-    yield {"type": "header", "text": _plain(cut(alert.title, "header", max_characters=_MAX_HEADER))}
-    if alert.message and alert.message.strip():
-        message = cut(alert.message, "message", max_characters=_MAX_SECTION, max_bytes=_MAX_MESSAGE_BYTES)
+def _blocks(rendered: Rendered) -> Iterator[dict[str, Any]]:
+    yield {"type": "header", "text": _plain(cut(rendered.title, "header", max_characters=_MAX_HEADER))}
+    if rendered.message and rendered.message.strip():
+        message = cut(rendered.message, "message", max_characters=_MAX_SECTION, max_bytes=_MAX_MESSAGE_BYTES)
         yield {"type": "section", "text": _plain(message)}
     # The title has said these, and the message is above.
     said = {"event_type", "log_level", "message"}
-    fields = fit({name: _words(value) for name, value in alert.details.items() if name not in said}, _MAX_FIELDS_BYTES)
+    fields = fit(
+        {name: _words(value) for name, value in rendered.details.items() if name not in said}, _MAX_FIELDS_BYTES
+    )
     shown = [_plain(cut(f"{name}\n{words}", name, max_characters=_MAX_FIELD)) for name, words in fields.items()]
     for first in range(0, len(shown), _FIELDS_IN_A_SECTION):
         yield {"type": "section", "fields": shown[first : first + _FIELDS_IN_A_SECTION]}
-    if alert.link is not None:
-        address = _entities(alert.link).replace("|", "%7C")
+    if rendered.link is not None:
+        address = _entities(rendered.link).replace("|", "%7C")
         yield {"type": "section", "text": {"type": "mrkdwn", "text": f"<{address}|The record>"}}
 
 

@@ -26,6 +26,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
@@ -118,17 +119,18 @@ class EmailDispatcher:
         self._tls_context = tls_context
         self._render = Renderer(disclosure, link)
         self._timeout = require("timeout", timeout, above=0)
-        self._several = PartialDelivery("smtp", "recipients")
+        self._partial = PartialDelivery("smtp", "recipients")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the mail once to each recipient that lacks it."""
+        alert = Alert(event, severity, channel)
         content = self._content(self._render(event, severity), self._message_id(event), channel)
-        lacking = self._several.lacking(event, severity, channel, range(len(self._recipients)))
+        lacking = self._partial.receivers_without(alert, range(len(self._recipients)))
         answers = await self._send({number: self._recipients[number] for number in lacking}, content)
         failures = {number: error for number, error in answers.items() if error is not None}
         for number in answers.keys() - failures.keys():
-            self._several.delivered(event, severity, channel, number)
-        self._several.finish(event, severity, channel, failures, len(self._recipients))
+            self._partial.delivered(alert, number)
+        self._partial.finish(alert, failures, len(self._recipients))
 
     async def _send(self, recipients: Mapping[int, str], content: bytes) -> _Answers:
         login = None
@@ -152,15 +154,15 @@ class EmailDispatcher:
         key = dedup_key(event.event_id, self._sender, *self._recipients)
         return f"<{key}@{self._sender.rpartition('@')[2]}>"
 
-    def _content(self, alert: Rendered, message_id: str, channel: str | None) -> bytes:
+    def _content(self, rendered: Rendered, message_id: str, channel: str | None) -> bytes:
         """Return the mail as it is sent, but for the dots."""
-        details = {**alert.details, **({"channel": text(channel)} if channel else {})}
+        details = {**rendered.details, **({"channel": text(channel)} if channel else {})}
         # Cleaned first: a control becomes nine characters in a mail.
         rows = fit(
             {name: clean(value) if name == "message" else _words(value) for name, value in details.items()}, _MAX_BYTES
         )
         message = rows.pop("message", "")
-        title = one_line(text(alert.title))
+        title = one_line(text(rendered.title))
         # Readers decode "=?...?=": an event could hide words in it, and line ends.
         subject = cut(title, "subject", max_characters=_MAX_SUBJECT).replace("=?", "= ?")
         mail = _MAIL.format(
@@ -168,8 +170,8 @@ class EmailDispatcher:
             addresses=self._addresses,
             date=formatdate(),
             message_id=message_id,
-            plain=_quoted(_plain(title, message, alert.link, rows)),
-            html=_quoted(_html(title, message, alert.link, rows)),
+            plain=_quoted(_plain(title, message, rendered.link, rows)),
+            html=_quoted(_html(title, message, rendered.link, rows)),
         )
         return mail.replace("\n", "\r\n").encode("ascii")
 

@@ -109,13 +109,13 @@ class WebhookDispatcher(HttpDispatcher):
         )
 
 
-def _content(alert: Rendered, channel: str | None) -> bytes:
+def _content(rendered: Rendered, channel: str | None) -> bytes:
     """Return the body; its `data` leave a quarter of the limit to what is around them."""
-    data = {"severity": alert.severity, "channel": channel, "title": alert.title, "link": alert.link}
-    data |= alert.details
+    data = {"severity": rendered.severity, "channel": channel, "title": rendered.title, "link": rendered.link}
+    data |= rendered.details
     content = {
-        "type": f"audit.{alert.details['event_type']}",
-        "timestamp": alert.details["timestamp"],
+        "type": f"audit.{rendered.details['event_type']}",
+        "timestamp": rendered.details["timestamp"],
         "data": fit({name: value for name, value in data.items() if value is not None}, _MAX_BYTES * 3 // 4),
     }
     return msgspec.json.encode(content)
