@@ -25,6 +25,7 @@ __all__ = [
     "dedup_key",
     "disclosure_table",
     "fit",
+    "in_words",
     "least",
     "one_line",
 ]
@@ -163,11 +164,11 @@ def _rendered(event: AuditEvent, severity: str, level: Disclosure, link: str | N
         # `log_error` makes its message of the error's text, which is for FULL.
         details["message"] = event.message.replace(event.error.message, event.error.type)
     severity = text(severity)
-    words = [cut(one_line(severity), "severity", max_characters=20).upper(), event.event_type.value]
+    title = [cut(one_line(severity), "severity", max_characters=20).upper(), event.event_type.value]
     if event.component:
-        words += ["in", cut(one_line(event.component), "component", max_characters=100)]
+        title += ["in", cut(one_line(event.component), "component", max_characters=100)]
     return Rendered(
-        title=one_line(" ".join(words)),
+        title=one_line(" ".join(title)),
         severity=severity,
         message=clean(details["message"]) if details.get("message") else None,
         link=link,
@@ -230,6 +231,15 @@ def one_line(given: str) -> str:
     return _SPACES.sub(" ", clean(_SPACES.sub(" ", given))).strip()
 
 
+def in_words(value: object) -> str:
+    """Return a field's value as clean text: a text as it is, any other value as JSON."""
+    return clean(_raw_words(value))
+
+
+def _raw_words(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
 def cut(given: str, name: str, *, max_characters: int | None = None, max_bytes: int | None = None) -> str:
     """
     Return *given* within a limit; where it was cut, its end is an ellipsis, and the cut is logged without the text.
@@ -265,10 +275,10 @@ def fit(details: dict[str, Any], max_bytes: int) -> dict[str, Any]:
     while sum(sizes.values()) > max_bytes and (long := [name for name in sizes if fitting[name] != "…"]):
         longest = max(long, key=lambda name: sizes[name])
         value = fitting[longest]
-        words = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        given = _raw_words(value)
         if value is details[longest]:
-            _logger.warning("%s is too long for an alert and was cut; it has %d characters", longest, len(words))
-        words = words.removesuffix("…")
-        fitting[longest] = words[: len(words) // 2] + "…"
+            _logger.warning("%s is too long for an alert and was cut; it has %d characters", longest, len(given))
+        given = given.removesuffix("…")
+        fitting[longest] = given[: len(given) // 2] + "…"
         sizes[longest] = len(msgspec.json.encode({longest: fitting[longest]}))
     return fitting

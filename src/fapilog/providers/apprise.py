@@ -10,15 +10,12 @@ import functools
 import logging
 import re
 import warnings
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import anyio
 import anyio.to_thread
 import apprise
-import msgspec
 
 from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
@@ -26,7 +23,8 @@ from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeli
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.values import text
-from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, one_line
+from ._muting import mute, muted
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, in_words, one_line
 from ._secret import Secret, SecretSource
 
 __all__ = ["AppriseDispatcher"]
@@ -41,24 +39,11 @@ with warnings.catch_warnings():
 # Apprise logs addresses, and urllib3 the path of each request at DEBUG; other libraries of its plugins do the like.
 # What is said on our behalf is kept out of the logs, at the root's handlers too; the rest is not.
 _LOGGERS: Final = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib", "paho", "slixmpp", "gntp")
-_sending: ContextVar[bool] = ContextVar("fapilog_sending_by_apprise", default=False)
 
 
-def _is_not_ours(_: logging.LogRecord) -> bool:
-    return not _sending.get()
-
-
-@contextmanager
-def _muted() -> Generator[None]:
-    # Each logger, since a filter does not count for those below it; each time, since plugins load their libraries late.
-    for name in [*_LOGGERS, *logging.Logger.manager.loggerDict]:
-        if name.partition(".")[0] in _LOGGERS:
-            logging.getLogger(name).addFilter(_is_not_ours)
-    before = _sending.set(True)
-    try:
-        yield
-    finally:
-        _sending.reset(before)
+def _mute_plugins() -> None:
+    # Before each request, since plugins load their libraries late.
+    mute(name for name in [*_LOGGERS, *logging.Logger.manager.loggerDict] if name.partition(".")[0] in _LOGGERS)
 
 
 class _Target(NamedTuple):
@@ -100,7 +85,7 @@ class AppriseDispatcher:
     ) -> None:
         if isinstance(urls, str) or not urls:
             raise ValueError("urls: expected a list of at least one address")
-        self._urls = [Secret(url, f"urls[{number}]", check=_complaint) for number, url in enumerate(urls)]
+        self._urls = [Secret(url, f"urls[{number}]", check=_check_url) for number, url in enumerate(urls)]
         for number, url in enumerate(urls):
             if isinstance(url, str) and not _is_known(url.strip()):
                 raise ValueError(f"urls[{number}]: expected {_EXPECTED}")
@@ -151,8 +136,9 @@ class AppriseDispatcher:
 
 
 def _notify(url: str, rendered: Rendered) -> DeliveryError | None:
+    _mute_plugins()
     try:
-        with _muted():
+        with muted():
             service = _service(url)
             if service is None:
                 return PermanentDeliveryError("apprise: it does not know such an address; check it")
@@ -195,13 +181,9 @@ _KINDS: Final = {
 def _body(rendered: Rendered) -> str:
     details = fit(dict(rendered.details), _MAX_BYTES)
     message = clean(details.pop("message", ""))
-    rows = "\n".join(f"{name}: {_words(value)}" for name, value in details.items())
+    rows = "\n".join(f"{name}: {one_line(in_words(value))}" for name, value in details.items())
     # The link is ours; in what an event says, nothing is one.
     return "\n\n".join(filter(None, (_defused(message), rendered.link, _defused(rows))))
-
-
-def _words(value: object) -> str:
-    return one_line(clean(value if isinstance(value, str) else msgspec.json.encode(value).decode()))
 
 
 def _defused(given: str) -> str:
@@ -219,7 +201,7 @@ def _parsed(given: str) -> _Target | None:
     return found and _Target(frozenset(re.split(r"[\s,]+", found[1] or "")) - {""}, found[2])
 
 
-def _complaint(given: str) -> str | None:
+def _check_url(given: str) -> str | None:
     return _EXPECTED if _parsed(given) is None else None
 
 
@@ -228,7 +210,8 @@ _EXPECTED: Final = "an address that Apprise knows, such as slack://..., or tag=s
 
 def _is_known(given: str) -> bool:
     target = _parsed(given)
-    with _muted():
+    _mute_plugins()
+    with muted():
         try:
             return target is not None and _service(target.url) is not None
         except Exception:

@@ -14,7 +14,7 @@ import msgspec
 from ..record.errors import PermanentDeliveryError
 from ..record.events import AuditEvent
 from ..record.values import text
-from ._rendering import Disclosure, Rendered, Renderer, clean, one_line
+from ._rendering import Disclosure, Rendered, Renderer, in_words, one_line
 
 __all__ = ["ConsoleDispatcher"]
 
@@ -90,6 +90,5 @@ def _pretty(rendered: Rendered, channel: str | None) -> str:
     shown |= {name: value for name, value in (("channel", channel), ("link", rendered.link)) if value}
     width = max(map(len, shown))
     for name, value in shown.items():
-        words = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        lines.append(f"  {name:<{width}}  {one_line(clean(words))}")
+        lines.append(f"  {name:<{width}}  {one_line(in_words(value))}")
     return "\n".join(lines) + "\n\n"

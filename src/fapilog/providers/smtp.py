@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import html
-import ipaddress
 import quopri
 import re
 import smtplib
@@ -24,7 +23,6 @@ from typing import Final, Literal
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
@@ -32,8 +30,8 @@ from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeli
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.values import text
-from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, one_line
-from ._secret import Secret, SecretSource
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, one_line
+from ._secret import Secret, SecretSource, is_loopback
 
 __all__ = ["EmailDispatcher"]
 
@@ -104,7 +102,7 @@ class EmailDispatcher:
                 raise ValueError(f"{name}: expected an address such as ops@example.com, in ASCII; got {address!r}")
         if (username is None) != (password is None):
             raise ValueError("username, password: expected both or neither")
-        if username is not None and tls == "none" and not _is_loopback(host):
+        if username is not None and tls == "none" and not is_loopback(host):
             raise ValueError("tls: expected starttls or implicit, since a password would be sent in the clear")
         self._host = host
         self._port = _PORTS[tls] if port is None else require("port", port, at_least=1, at_most=65_535)
@@ -159,7 +157,8 @@ class EmailDispatcher:
         details = {**rendered.details, **({"channel": text(channel)} if channel else {})}
         # Cleaned first: a control becomes nine characters in a mail.
         rows = fit(
-            {name: clean(value) if name == "message" else _words(value) for name, value in details.items()}, _MAX_BYTES
+            {name: clean(value) if name == "message" else one_line(in_words(value)) for name, value in details.items()},
+            _MAX_BYTES,
         )
         message = rows.pop("message", "")
         title = one_line(text(rendered.title))
@@ -209,10 +208,6 @@ def _header(name: str, value: str) -> str:
 
 def _quoted(words: str) -> str:
     return quopri.encodestring(words.encode()).decode("ascii")
-
-
-def _words(value: object) -> str:
-    return one_line(clean(value if isinstance(value, str) else msgspec.json.encode(value).decode()))
 
 
 def _plain(title: str, message: str, link: str | None, rows: Mapping[str, str]) -> str:
@@ -285,7 +280,7 @@ class _Session:
                 smtp.ehlo_or_helo_if_needed()
                 if login is not None:
                     smtp.login(*login)
-                _require(_OK, smtp.mail(sender), "MAIL", "check the sender, and whether it has to log in")
+                _expect(_OK, smtp.mail(sender), "MAIL", "check the sender, and whether it has to log in")
                 for number, recipient in self._recipients.items():
                     self._refusals[number] = _refusal(_OK, smtp.rcpt(recipient), "RCPT", "check the address")
                 if None in self._refusals.values():
@@ -312,7 +307,7 @@ class _Session:
                 self._answers = answers
 
     def _data(self, smtp: smtplib.SMTP, content: bytes) -> None:
-        _require(_START_MAIL, smtp.docmd("DATA"), "DATA", "check the options, and report it if they are right")
+        _expect(_START_MAIL, smtp.docmd("DATA"), "DATA", "check the options, and report it if they are right")
         with self._lock:
             if self._abandoned:
                 raise TransientDeliveryError("smtp: nothing was sent (cancelled)")
@@ -325,7 +320,7 @@ class _Session:
             reply = (-1, b"")
         if reply[0] // 100 not in _KINDS:
             raise _lost("the connection was lost")
-        _require(_OK, reply, "the mail", "check the options, and what the server's log says of it")
+        _expect(_OK, reply, "the mail", "check the options, and what the server's log says of it")
 
 
 def _connect(tls: str, context: ssl.SSLContext | None, address: tuple[str, int, str, float]) -> smtplib.SMTP:
@@ -358,7 +353,7 @@ def _refusal(expected: int, reply: tuple[int, bytes], what: str, advice: str) ->
     return TransientDeliveryError(f"smtp: {what} was answered as no mail server answers; check host and port")
 
 
-def _require(expected: int, reply: tuple[int, bytes], what: str, advice: str) -> None:
+def _expect(expected: int, reply: tuple[int, bytes], what: str, advice: str) -> None:
     refusal = _refusal(expected, reply, what, advice)
     if refusal is not None:
         raise refusal
@@ -385,12 +380,5 @@ def _translated(error: Exception) -> DeliveryError:
     return PermanentDeliveryError(f"smtp: {words}")
 
 
-def _ascii(words: str) -> str | None:
-    return None if words.isascii() else "ASCII"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _ascii(value: str) -> str | None:
+    return None if value.isascii() else "ASCII"
