@@ -53,14 +53,14 @@ _alertmanager: Final = AlertmanagerDispatcher(urls=["https://am"])
 _NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 _RENDERERS: Final[dict[str, Callable[[Rendered], object]]] = {
-    "webhook": lambda alert: _content(alert, None),
-    "slack": lambda alert: msgspec.json.encode(_message(alert)),
-    "pagerduty": lambda alert: msgspec.json.encode(_trigger(alert, None)),
-    "opsgenie": lambda alert: msgspec.json.encode(_create(alert, None)),
-    "alertmanager": lambda alert: _alertmanager._content(alert, "0" * 32, None, _NOW),  # noqa: SLF001
-    "email": lambda alert: _email._content(alert, "<0@example.com>", None),  # noqa: SLF001
+    "webhook": lambda each: _content(each, None),
+    "slack": lambda each: msgspec.json.encode(_message(each)),
+    "pagerduty": lambda each: msgspec.json.encode(_trigger(each, None)),
+    "opsgenie": lambda each: msgspec.json.encode(_create(each, None)),
+    "alertmanager": lambda each: _alertmanager._content(each, "0" * 32, None, _NOW),  # noqa: SLF001
+    "email": lambda each: _email._content(each, "<0@example.com>", None),  # noqa: SLF001
     "apprise": _body,
-    "console": lambda alert: _json(alert, None),
+    "console": lambda each: _json(each, None),
 }
 
 

@@ -569,11 +569,11 @@ async def test_dispatchers_of_all_asynchronous_shapes(tmp_path: Path) -> None:
     ("options", "error", "message"),
     [
         ({"policy": "hipaa"}, TypeError, "policy: expected a CompliancePolicy; got str"),
-        ({"alert_timeout": 0}, ValueError, "alert_timeout: expected more than 0; got 0"),
-        ({"alert_timeout": float("nan")}, ValueError, "alert_timeout: expected more than 0; got nan"),
-        ({"alert_concurrency": 0}, ValueError, "alert_concurrency: expected at least 1; got 0"),
-        ({"alert_buffer": 0}, ValueError, "alert_buffer: expected at least 1; got 0"),
-        ({"stop_timeout": -1}, ValueError, "stop_timeout: expected at least 0; got -1"),
+        ({"alert_timeout": 0}, ValueError, "alert_timeout: expected a number above 0; got 0"),
+        ({"alert_timeout": float("nan")}, ValueError, "alert_timeout: expected a number above 0; got nan"),
+        ({"alert_concurrency": 0}, ValueError, "alert_concurrency: expected a number of at least 1; got 0"),
+        ({"alert_buffer": 0}, ValueError, "alert_buffer: expected a number of at least 1; got 0"),
+        ({"stop_timeout": -1}, ValueError, "stop_timeout: expected a number of at least 0; got -1"),
         ({"durability": "maybe"}, ValueError, "durability: expected 'fsync' or 'write'; got 'maybe'"),
         ({"storage": FileStorage("x")}, ValueError, "storage, storage_path: expected one of them; got both"),
     ],
@@ -834,7 +834,7 @@ async def test_events_are_filtered(trail: AuditTrail, wanted: Any, numbers: list
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"limit": -1}, "limit: expected at least 0; got -1"),
+        ({"limit": -1}, "limit: expected a number of at least 0; got -1"),
         ({"start_time": datetime(2026, 1, 1)}, "start_time: expected a datetime with a time zone; got"),  # noqa: DTZ001
         ({"end_time": datetime(2026, 1, 1)}, "end_time: expected a datetime with a time zone; got"),  # noqa: DTZ001
         ({"event_type": "login"}, "event_type: expected one of"),

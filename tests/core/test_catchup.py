@@ -327,7 +327,7 @@ async def test_a_mark_that_cannot_be_had(tmp_path: Path, caplog: pytest.LogCaptu
         await anyio.sleep(100)
         assert sorted(keeper.messages) == ["one", "two"]
         assert {what for _, what in keeper.own} == {"handing over alerts from the trail"}
-    assert "alerts can't be handed over from the trail: RuntimeError" in caplog.text
+    assert "alerts can't be resent from the trail: RuntimeError" in caplog.text
     assert "t0k3n" not in caplog.text
 
 

@@ -359,7 +359,7 @@ async def test_the_key_can_not_be_printed(trail: AuditTrail, caplog: pytest.LogC
         ({"key": "SECRET"}, ValueError, f"key: expected at least {MIN_KEY_BYTES} bytes; got 6"),
         ({"key": b" " * 15}, ValueError, "key: expected at least"),
         ({"key": None}, TypeError, "key: expected text or bytes"),
-        ({"interval": 0}, ValueError, "interval: expected a number of seconds above 0; got 0"),
+        ({"interval": 0}, ValueError, "interval: expected a finite number above 0; got 0"),
         ({"interval": float("inf")}, ValueError, "interval: expected"),
         ({"interval": float("nan")}, ValueError, "interval: expected"),
         ({"name": ""}, ValueError, "name: expected 1 to 64"),

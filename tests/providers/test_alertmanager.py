@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fapilog import AmbiguousDeliveryError, AuditEvent, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from fapilog.core.alerting import Alert
 from fapilog.providers import Disclosure
 from fapilog.providers._rendering import Rendered
 from fapilog.testing import Limit, check_dispatcher, check_provider
@@ -164,7 +165,7 @@ async def test_memory_is_bounded(replicas: list[Origin]) -> None:
     replicas[0].script(Answer(503))
     async with at(replicas[:2]) as dispatcher:
         for number in range(1002):
-            dispatcher._several.delivered(an_event(event_id=str(number)), "info", None, 1)
+            dispatcher._partial.delivered(Alert(an_event(event_id=str(number)), "info", None), 1)
         for number in (0, 1001):
             with pytest.raises(DeliveryError):
                 await dispatcher.send_alert(an_event(event_id=str(number)), severity="info")
@@ -208,8 +209,8 @@ BAD = [
     ({"urls": ["https://am", "ftp://am/s3cr3t"]}, r"urls\[1\]: expected an address that begins with https://"),
     ({"urls": ["http://am/s3cr3t"]}, r"urls\[0\]: expected https:, or this machine"),
     ({"urls": ["https://am/?s3cr3t"]}, r"urls\[0\]: expected an address without \?"),
-    ({"duration": 0}, "duration: expected seconds"),
-    ({"duration": float("nan")}, "duration: expected seconds"),
+    ({"duration": 0}, "duration: expected a number above 0"),
+    ({"duration": float("nan")}, "duration: expected a number above 0"),
     ({"labels": {"a-b": "c"}}, "labels: expected names"),
     ({"labels": {"__name__": "c"}}, "labels: expected names"),
     ({"labels": {"severity": "c"}}, "labels: expected names"),
@@ -387,9 +388,9 @@ async def test_the_real_one_takes_any_text(real: list[str], origin: Origin, even
     assert told["alerts"][0]["labels"]["event_type"] == "authentication_failed"
 
 
-def check_hostile(alert: Rendered, channel: str | None) -> None:
+def check_hostile(rendered: Rendered, channel: str | None) -> None:
     """Fail unless labels are lines within their limit, and the texts are clean."""
-    content = AlertmanagerDispatcher(urls=["https://am"])._content(alert, "key", channel, datetime.now(UTC))
+    content = AlertmanagerDispatcher(urls=["https://am"])._content(rendered, "key", channel, datetime.now(UTC))
     assert len(content) < 20_000
     [posted] = json.loads(content)
     assert all(0 < len(value) <= 200 and is_clean(value, set()) for value in posted["labels"].values())

@@ -324,12 +324,12 @@ async def test_it_keeps_the_contract(origin: Origin, other: Origin) -> None:
     )
 
 
-def check_hostile(alert: Rendered, channel: str | None) -> None:
+def check_hostile(rendered: Rendered, channel: str | None) -> None:
     """Fail unless the text is small and clean, and mentions nobody."""
-    body = _body(alert)
+    body = _body(rendered)
     # A control and an "@" become three and four bytes.
     assert len(body.encode()) < 62_000
-    own = body.replace(alert.link or "\n\n", "", 1)
+    own = body.replace(rendered.link or "\n\n", "", 1)
     assert not [mark for mark in ("@everyone", "@here", "<!", "<@", "<h", "<s", "<a") if mark in own]
     assert is_clean(body)
 

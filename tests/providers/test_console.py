@@ -136,14 +136,14 @@ async def test_it_keeps_the_contract() -> None:
     await check_dispatcher(lambda: ConsoleDispatcher(io.StringIO()), failing=lambda: ConsoleDispatcher(closed))
 
 
-def check_hostile(alert: Rendered, channel: str | None) -> None:
+def check_hostile(rendered: Rendered, channel: str | None) -> None:
     """Fail unless JSON is one line, and words for a terminal are clean and forge no other field."""
     channel = channel and text(channel)
-    [line, rest] = _json(alert, channel).split("\n")
-    assert json.loads(line)["title"] == alert.title
+    [line, rest] = _json(rendered, channel).split("\n")
+    assert json.loads(line)["title"] == rendered.title
     assert not rest
     colour = ("\x1b[33m", "\x1b[31m", "\x1b[1;31m", "\x1b[1;35m")
-    title, *lines = _pretty(alert, channel).split("\n")
+    title, *lines = _pretty(rendered, channel).split("\n")
     assert is_clean(title.removeprefix(next(filter(title.startswith, colour), "")).removesuffix("\x1b[0m"), set())
     assert all(is_clean(each) and each[:2] in {"  ", ""} for each in lines)
 

@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -18,31 +18,33 @@ from tests.providers.origin import SECRET_PATH, Answer, Fault, Origin
 httpx2 = pytest.importorskip("httpx2")
 trustme = pytest.importorskip("trustme")
 
-from fapilog.providers._http import _LOGGERS, HttpDispatcher, PayloadRefusedError, _read  # noqa: E402  needs httpx2
+from fapilog.providers._http import _LOGGERS, Judge, PayloadRefusedError, Poster, Request, _read  # noqa: E402  httpx2
 from fapilog.providers._http import Answer as Seen  # noqa: E402
 
 pytestmark = pytest.mark.real_time
 
 
-class Poster(HttpDispatcher):
-    def __init__(
-        self,
-        *,
-        timeout: float = 10.0,
-        client: Any = None,
-        judge: Callable[[Seen], None] | None = None,
-    ) -> None:
-        super().__init__("vendor", timeout=timeout, client=client, allow_http=False)
-        self.judge = judge
+class Vendor:
+    def __init__(self, *, timeout: float = 10.0, client: Any = None, judge: Judge | None = None) -> None:
+        self.poster = Poster("vendor", judge, timeout=timeout, client=client, allow_http=False)
+
+    async def __aenter__(self) -> Self:
+        await self.poster.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.poster.close()
 
     async def post(self, url: str, content: bytes = b"{}", headers: dict[str, str] | None = None) -> None:
-        await self._post(url, content, headers or {}, judge=self.judge)
+        failure = await self.poster.post_once(Request(url, headers or {}, content))
+        if failure is not None:
+            raise failure
 
 
-async def failure_of(poster: Poster, url: str) -> DeliveryError:
-    async with poster:
+async def failure_of(vendor: Vendor, url: str) -> DeliveryError:
+    async with vendor:
         with pytest.raises(DeliveryError) as caught:
-            await poster.post(url)
+            await vendor.post(url)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
     return caught.value
@@ -60,7 +62,7 @@ STATUSES = [
 async def test_the_status_decides(origin: Origin, status: int, kind: type[DeliveryError]) -> None:
     """Every status but 2xx raises the error of its kind, with the status in its text and no word of the body."""
     origin.script(Answer(status, b"" if status == 304 else b"the body", {"location": f"{origin.base_url}/other"}))
-    error = await failure_of(Poster(), origin.url)
+    error = await failure_of(Vendor(), origin.url)
     assert type(error) is kind
     assert f"vendor: status {status}" in str(error)
     assert "the body" not in str(error)
@@ -71,8 +73,8 @@ async def test_the_status_decides(origin: Origin, status: int, kind: type[Delive
 async def test_a_2xx_is_taken(origin: Origin, status: int) -> None:
     """Any 2xx means that the other side has it."""
     origin.script(Answer(status, b""))
-    async with Poster() as poster:
-        await poster.post(origin.url, b"bytes as they are", {"x-one": "1"})
+    async with Vendor() as vendor:
+        await vendor.post(origin.url, b"bytes as they are", {"x-one": "1"})
     [request] = origin.requests
     assert (request.method, request.path, request.body) == ("POST", SECRET_PATH, b"bytes as they are")
     assert (request.headers["x-one"], request.headers["content-length"]) == ("1", "17")
@@ -90,7 +92,7 @@ WORDS = {
 async def test_a_refusal_says_what_to_do(origin: Origin, status: int, words: str) -> None:
     """What is permanent says what to change."""
     origin.script(Answer(status))
-    assert words in str(await failure_of(Poster(), origin.url))
+    assert words in str(await failure_of(Vendor(), origin.url))
 
 
 def date(**later: float) -> str:
@@ -115,7 +117,7 @@ PAUSES = [
 async def test_retry_after_is_read(origin: Origin, status: int, headers: dict[str, str], seconds: float | None) -> None:
     """Retry-After counts as seconds, with a fraction or without, and as a date by the other side's clock."""
     origin.script(Answer(status, headers=headers))
-    error = await failure_of(Poster(), origin.url)
+    error = await failure_of(Vendor(), origin.url)
     assert isinstance(error, TransientDeliveryError)
     assert error.retry_after == (30.0 if seconds is None and status == 429 else seconds)
 
@@ -123,7 +125,7 @@ async def test_retry_after_is_read(origin: Origin, status: int, headers: dict[st
 async def test_a_date_without_a_clock_counts_from_now(origin: Origin) -> None:
     """Where the answer has no Date, a Retry-After that is a date counts from this machine's time."""
     origin.script(Answer(503, headers={"retry-after": date(seconds=60)}))
-    error = await failure_of(Poster(), origin.url)
+    error = await failure_of(Vendor(), origin.url)
     assert isinstance(error, TransientDeliveryError)
     assert error.retry_after is not None
     assert 50 < error.retry_after <= 60
@@ -149,13 +151,13 @@ async def test_a_fault_after_the_request_is_ambiguous(
 ) -> None:
     """Once the request is written, only an answer tells: without one, or a part that is needed, it may have arrived."""
     origin.script(Answer(200, b"ok" * 50, fault=fault))
-    poster = Poster(timeout=0.5, judge=(lambda _: None) if judged else None)
+    vendor = Vendor(timeout=0.5, judge=(lambda _: None) if judged else None)
     began = time.monotonic()
     if kind is None:
-        async with poster:
-            await poster.post(origin.url)
+        async with vendor:
+            await vendor.post(origin.url)
     else:
-        assert type(await failure_of(poster, origin.url)) is kind
+        assert type(await failure_of(vendor, origin.url)) is kind
     assert time.monotonic() - began < 5
 
 
@@ -163,25 +165,25 @@ async def test_a_fault_after_the_request_is_ambiguous(
 async def test_a_refusal_with_half_a_body_is_a_refusal(origin: Origin, fault: Fault) -> None:
     """A status that refuses counts, whatever becomes of the body."""
     origin.script(Answer(401, b"ok" * 50, fault=fault))
-    assert isinstance(await failure_of(Poster(timeout=0.5, judge=lambda _: None), origin.url), PermanentDeliveryError)
+    assert isinstance(await failure_of(Vendor(timeout=0.5, judge=lambda _: None), origin.url), PermanentDeliveryError)
 
 
 async def test_no_connection_is_transient() -> None:
     """A port where nobody listens did not take the alert."""
     with Origin() as gone:
         url = gone.url
-    assert "no connection (ConnectError)" in str(await failure_of(Poster(), url))
+    assert "no connection (ConnectError)" in str(await failure_of(Vendor(), url))
 
 
 async def test_no_name_is_transient() -> None:
     """A host without an address did not take the alert."""
-    error = await failure_of(Poster(), f"https://nowhere.invalid{SECRET_PATH}")
+    error = await failure_of(Vendor(), f"https://nowhere.invalid{SECRET_PATH}")
     assert type(error) is TransientDeliveryError
 
 
 async def test_no_tls_is_transient(origin: Origin) -> None:
     """A server that speaks no TLS did not take the alert."""
-    error = await failure_of(Poster(), origin.url.replace("http:", "https:"))
+    error = await failure_of(Vendor(), origin.url.replace("http:", "https:"))
     assert type(error) is TransientDeliveryError
     assert not origin.requests
 
@@ -191,7 +193,7 @@ async def test_a_stranger_s_certificate_is_transient() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     with Origin(context) as origin:
-        error = await failure_of(Poster(), origin.url)
+        error = await failure_of(Vendor(), origin.url)
         assert type(error) is TransientDeliveryError
         assert not origin.requests
 
@@ -205,19 +207,19 @@ async def test_a_client_of_ones_own_brings_its_certificates() -> None:
     authority.configure_trust(trusting)
     with Origin(context) as origin:
         async with httpx2.AsyncClient(verify=trusting, follow_redirects=True, timeout=0.001) as client:
-            async with Poster(client=client) as poster:
-                await poster.post(origin.url)
+            async with Vendor(client=client) as vendor:
+                await vendor.post(origin.url)
             assert not client.is_closed
             origin.script(Answer(307, headers={"location": "/other"}))
-            assert "not followed" in str(await failure_of(Poster(client=client), origin.url))
+            assert "not followed" in str(await failure_of(Vendor(client=client), origin.url))
         assert [request.path for request in origin.requests] == [SECRET_PATH, SECRET_PATH]
 
 
 async def test_what_cannot_be_sent_is_permanent(origin: Origin) -> None:
     """A request that HTTP does not allow is refused here, without its text."""
-    async with Poster() as poster:
+    async with Vendor() as vendor:
         with pytest.raises(PermanentDeliveryError, match="can't be sent") as caught:
-            await poster.post(origin.url, headers={"authorization": "two\r\nlines"})
+            await vendor.post(origin.url, headers={"authorization": "two\r\nlines"})
     assert "lines" not in str(caught.value)
     assert caught.value.__context__ is None
     assert not origin.requests
@@ -226,9 +228,9 @@ async def test_what_cannot_be_sent_is_permanent(origin: Origin) -> None:
 async def test_a_body_is_read_within_bounds(origin: Origin) -> None:
     """Of a huge body 64 KiB are kept; where it is needed that is not enough, else the status counts."""
     origin.script(Answer(200, b"x" * 50_000_000))
-    async with Poster() as poster:
-        await poster.post(origin.url)
-    assert type(await failure_of(Poster(judge=lambda _: None), origin.url)) is AmbiguousDeliveryError
+    async with Vendor() as vendor:
+        await vendor.post(origin.url)
+    assert type(await failure_of(Vendor(judge=lambda _: None), origin.url)) is AmbiguousDeliveryError
 
 
 async def test_a_body_without_end_takes_no_memory() -> None:
@@ -251,56 +253,55 @@ async def test_a_body_without_end_takes_no_memory() -> None:
 async def test_a_packed_body_is_not_unpacked(origin: Origin) -> None:
     """A body that is compressed all the same is not read; it may be a bomb."""
     origin.script(Answer(200, b"\x1f\x8b", {"content-encoding": "gzip"}))
-    assert type(await failure_of(Poster(judge=lambda _: None), origin.url)) is AmbiguousDeliveryError
+    assert type(await failure_of(Vendor(judge=lambda _: None), origin.url)) is AmbiguousDeliveryError
     assert origin.requests[0].headers["accept-encoding"] == "identity"
 
 
 async def test_the_body_has_its_say(origin: Origin) -> None:
-    """A judge sees each answer first, with its body, and what it raises is raised."""
+    """A judge sees each answer first, with its body, and the error that it returns is raised."""
     seen: list[Seen] = []
 
-    def judge(answer: Seen) -> None:
+    def judge(answer: Seen) -> DeliveryError | None:
         seen.append(answer)
-        if answer.json().get("ok") is not True:
-            raise PermanentDeliveryError("vendor: says no")
+        return None if answer.json().get("ok") is True else PermanentDeliveryError("vendor: says no")
 
     origin.script(Answer(200, b'{"ok":true}'), Answer(200, b'{"ok":false}'), Answer(403, b"[1]"), Answer(500, b"\xff"))
-    async with Poster(judge=judge) as poster:
-        await poster.post(origin.url)
+    async with Vendor(judge=judge) as vendor:
+        await vendor.post(origin.url)
         for _ in range(3):
             with pytest.raises(PermanentDeliveryError, match="says no"):
-                await poster.post(origin.url)
+                await vendor.post(origin.url)
     assert [(answer.status, answer.whole) for answer in seen] == [(200, True), (200, True), (403, True), (500, True)]
 
 
 async def test_connections_are_kept(origin: Origin) -> None:
     """Entered, a dispatcher sends all its alerts over one connection; not entered, each has its own."""
-    poster = Poster()
-    async with poster, poster:
+    vendor = Vendor()
+    async with vendor, vendor:
         for _ in range(5):
-            await poster.post(origin.url)
+            await vendor.post(origin.url)
     assert origin.connections == 1
     for _ in range(2):
-        await poster.post(origin.url)
+        await vendor.post(origin.url)
     assert origin.connections == 3
 
 
 async def test_alerts_share_a_client(origin: Origin) -> None:
     """Fifty alerts are on their way at once."""
-    async with Poster() as poster, anyio.create_task_group() as tasks:
+    async with Vendor() as vendor, anyio.create_task_group() as tasks:
         for _ in range(50):
-            tasks.start_soon(poster.post, origin.url)
+            tasks.start_soon(vendor.post, origin.url)
     assert len(origin.requests) == 50
 
 
 async def test_cancellation_passes(origin: Origin) -> None:
     """A cancelled post ends at once, and the dispatcher works afterwards."""
     origin.script(Answer(fault="hang_before_answering"), Answer())
-    async with Poster() as poster:
+    async with Vendor() as vendor:
         with anyio.move_on_after(0.2) as limit:
-            await poster.post(origin.url)
+            await vendor.post(origin.url)
         assert limit.cancelled_caught
-        await poster.post(origin.url)
+        await vendor.post(origin.url)
 
 
 # Not written where a traceback would show the line.
@@ -321,9 +322,9 @@ async def test_no_secret_is_said(origin: Origin, answer: Answer, everything_said
     """Neither the address nor a header is in any log at DEBUG, in what is printed, in the error or behind it."""
     origin.script(answer)
     raised: list[Exception] = []
-    async with Poster(timeout=0.3) as poster:
+    async with Vendor(timeout=0.3) as vendor:
         try:
-            await poster.post(origin.url, SECRET_BODY, {"authorization": TOKEN})
+            await vendor.post(origin.url, SECRET_BODY, {"authorization": TOKEN})
         except DeliveryError as error:
             raised.append(error)
     said = everything_said(*raised)
@@ -334,16 +335,23 @@ async def test_no_secret_is_said(origin: Origin, answer: Answer, everything_said
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "https://nowhere.invalid", "https://127.0.0.1:9"])
 async def test_no_secret_is_said_without_a_connection(url: str, everything_said: Callable[..., str]) -> None:
     """A host that can't be reached gives nothing away either."""
-    error = await failure_of(Poster(), url + SECRET_PATH)
+    error = await failure_of(Vendor(), url + SECRET_PATH)
     assert "s3cr3t" not in everything_said(error)
 
 
 async def test_other_requests_are_still_logged(origin: Origin, everything_said: Callable[..., str]) -> None:
     """Only what a dispatcher sends is kept out of the logs of httpx2."""
-    async with Poster() as poster, httpx2.AsyncClient() as other:
-        await poster.post(origin.url)
+    async with Vendor() as vendor, httpx2.AsyncClient() as other:
+        await vendor.post(origin.url)
         await other.post(f"{origin.base_url}/someone-else")
     assert "/someone-else" in everything_said()
+
+
+def test_requests_and_answers_show_no_secret() -> None:
+    """The repr of neither, which a crash reporter shows of a frame, has an address, a header or a body in it."""
+    request = Request("https://hooks.example/s3cr3t", {"authorization": "s3cr3t"}, b"s3cr3t")
+    answer = Seen(200, {"x-echo": "s3cr3t"}, b"s3cr3t", whole=True)
+    assert "s3cr3t" not in f"{request!r} {answer!r} {request} {answer}"
 
 
 def test_every_logger_on_the_way_is_muted() -> None:
@@ -360,4 +368,4 @@ def test_a_timeout_is_checked() -> None:
     """A timeout that is not above zero is refused."""
     for timeout in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="timeout: expected a number above 0"):
-            Poster(timeout=timeout)
+            Vendor(timeout=timeout)

@@ -273,9 +273,9 @@ async def test_it_keeps_the_contract(opsgenie: Origin, everything_said: Callable
     assert "s3cr3t" not in everything_said()
 
 
-def check_hostile(alert: Rendered, channel: str | None) -> None:
+def check_hostile(rendered: Rendered, channel: str | None) -> None:
     """Fail unless the request is within all limits, and its texts are clean and have no markup."""
-    request = json.loads(msgspec.json.encode(_create(alert, channel)))
+    request = json.loads(msgspec.json.encode(_create(rendered, channel)))
     assert 0 < len(request["message"]) <= 130
     assert len(request.get("description", "")) <= 15_000
     assert len(request.get("entity", "")) <= 512

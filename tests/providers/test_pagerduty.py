@@ -357,9 +357,9 @@ async def test_it_keeps_the_contract(pagerduty: Origin, everything_said: Callabl
     assert "s3cr3t" not in everything_said()
 
 
-def check_hostile(alert: Rendered, channel: str | None) -> None:
+def check_hostile(rendered: Rendered, channel: str | None) -> None:
     """Fail unless the event is within all limits, and its texts are clean."""
-    content = msgspec.json.encode(_trigger(alert, channel))
+    content = msgspec.json.encode(_trigger(rendered, channel))
     assert len(content) <= 511_000  # the keys come to it
     trigger = json.loads(content)
     payload = trigger["payload"]

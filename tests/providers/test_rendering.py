@@ -59,9 +59,9 @@ def test_full_adds_the_rest() -> None:
 @pytest.mark.parametrize("disclosure", [Disclosure.MINIMAL, Disclosure.STANDARD])
 def test_a_flagged_event_is_cut_to_minimal(flag: str, disclosure: Disclosure) -> None:
     """Of an event flagged PII or PHI only the minimum leaves, with the flag that says why."""
-    alert = Renderer(disclosure, None)(an_event(**{flag: True}), "security")
-    assert set(alert.details) == shown(Disclosure.MINIMAL, an_event()) | {flag}
-    assert alert.message is None
+    rendered = Renderer(disclosure, None)(an_event(**{flag: True}), "security")
+    assert set(rendered.details) == shown(Disclosure.MINIMAL, an_event()) | {flag}
+    assert rendered.message is None
 
 
 def test_the_text_of_an_error_is_not_in_a_message() -> None:
@@ -75,9 +75,9 @@ def test_a_redacted_event_can_be_shown() -> None:
     """What the policy hands on with `hipaa_minimum_necessary` makes an alert, at any level."""
     event = CompliancePolicy(hipaa_minimum_necessary=True).for_dispatch(an_event())
     for disclosure in Disclosure:
-        alert = Renderer(disclosure, None)(event, "security")
-        assert alert.message is None
-        assert not {"user_id", "message", "metadata"} & set(alert.details)
+        rendered = Renderer(disclosure, None)(event, "security")
+        assert rendered.message is None
+        assert not {"user_id", "message", "metadata"} & set(rendered.details)
 
 
 def test_the_title_says_what_and_where() -> None:
@@ -100,9 +100,9 @@ def test_a_link_has_2000_characters() -> None:
 def test_the_least_says_where_to_look() -> None:
     """The least that can be said is what MINIMAL says, without the link, whatever else is allowed."""
     event = an_event()
-    alert = least(event, "security")
-    assert alert == Renderer(Disclosure.MINIMAL, None)(event, "security")
-    assert (alert.message, alert.link) == (None, None)
+    rendered = least(event, "security")
+    assert rendered == Renderer(Disclosure.MINIMAL, None)(event, "security")
+    assert (rendered.message, rendered.link) == (None, None)
 
 
 def test_the_link_leads_to_the_record() -> None:
@@ -241,9 +241,9 @@ def test_any_event_makes_an_alert(words: str, severity: str, event_id: str) -> N
     event = an_event(
         message=words, component=words, event_id=event_id, metadata={words: [words]}, regulatory_tags=[words]
     )
-    alert = render(event, severity)
-    assert alert.title == one_line(alert.title)
-    assert alert.link is not None
-    assert alert.link.isascii()
-    assert alert.link == one_line(alert.link)
-    assert msgspec.json.decode(msgspec.json.encode(alert.details)) == alert.details
+    rendered = render(event, severity)
+    assert rendered.title == one_line(rendered.title)
+    assert rendered.link is not None
+    assert rendered.link.isascii()
+    assert rendered.link == one_line(rendered.link)
+    assert msgspec.json.decode(msgspec.json.encode(rendered.details)) == rendered.details

@@ -391,12 +391,12 @@ def test_an_event_without_words_is_a_message() -> None:
     check(sent)
 
 
-def check_hostile(alert: Rendered, channel: str | None) -> None:
+def check_hostile(rendered: Rendered, channel: str | None) -> None:
     """Fail unless Slack takes the message, all is plain text but the link, and the text is escaped."""
-    message: dict[str, Any] = json.loads(json.dumps(_message(alert)))
+    message: dict[str, Any] = json.loads(json.dumps(_message(rendered)))
     check(message)
-    assert [each["type"] for each in texts(message)].count("mrkdwn") == (alert.link is not None)
-    for each in (message, _text_alone(alert)):
+    assert [each["type"] for each in texts(message)].count("mrkdwn") == (rendered.link is not None)
+    for each in (message, _text_alone(rendered)):
         assert not {"<", ">"} & set(each["text"])
         assert "&" not in each["text"].replace("&amp;", "").replace("&lt;", "").replace("&gt;", "")
         assert 0 < len(each["text"]) <= 1000

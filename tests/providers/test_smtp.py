@@ -660,9 +660,11 @@ async def test_it_keeps_the_contract(server: Server, certificates: Certificates)
         )
 
 
-def check_hostile(alert: Rendered, channel: str | None) -> None:
+def check_hostile(rendered: Rendered, channel: str | None) -> None:
     """Fail unless the mail is ASCII in short lines, with our headers and our elements alone."""
-    content = EmailDispatcher(host="mail", sender=SENDER, recipients=[OPS])._content(alert, "<id@example.com>", channel)
+    content = EmailDispatcher(host="mail", sender=SENDER, recipients=[OPS])._content(
+        rendered, "<id@example.com>", channel
+    )
     assert content.isascii()
     assert len(content) < 110_000
     bare = content.replace(b"\r\n", b"")

@@ -198,9 +198,9 @@ async def test_no_secret_is_said(origin: Origin, everything_said: Callable[..., 
     assert SECRET[6:] not in said
 
 
-def check_hostile(alert: Rendered, channel: str | None) -> None:
+def check_hostile(rendered: Rendered, channel: str | None) -> None:
     """Fail unless the body is JSON of less than 20 kB, of a type that the specification allows."""
-    content = _content(alert, channel and text(channel))
+    content = _content(rendered, channel and text(channel))
     assert len(content) < 20_000
     payload = json.loads(content)
     assert payload.keys() == {"type", "timestamp", "data"}

@@ -1,4 +1,4 @@
-"""From the trail to the dispatcher: whatever one that keeps alerts lacks of them."""
+"""The catch-up: after a crash or a full buffer, a durable dispatcher gets from the trail the alerts that it lacks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio
 
 from ..record.chain import ChainHead
-from ..record.errors import DeliveryError, FapilogError
+from ..record.errors import DeliveryError, reason
 from ..record.events import AuditEvent
-from ..storage.protocol import AuditStorage
+from ..storage.protocol import AuditStorage, head_of, holds
 from ..tasks.loops import Condition
 from ._forwarding import AlertForwarder
 from ._health import Health
@@ -31,7 +31,7 @@ _logger: Final = logging.getLogger("fapilog")
 _PAGE: Final = 250
 # Events after which the mark is moved on, so that a start after a crash has no more than these to look through.
 _MARK_EVERY: Final = 10_000
-# Seconds until the next attempt to hand over what could not be, the second and so on twice as long.
+# Seconds until the next attempt to resend; after each further failure twice as long.
 _WAIT: Final = 15.0
 _LONGEST_WAIT: Final = 300.0
 
@@ -64,49 +64,49 @@ class Unannounced:
 
 class CatchUp:
     """
-    Hands a dispatcher that keeps alerts what it lacks.
+    Resends the alerts that a durable dispatcher lacks.
 
-    The trail is the queue: an alert that never came to the dispatcher, for the process was killed or the forwarder's
-    buffer was full, is found there again. Up to the dispatcher's mark it has everything; from there on the events are
-    read page by page, those that alert and that it lacks are handed over, and the mark is moved on.
+    The trail is the queue. An alert that never reached the dispatcher, since the process was killed or the forwarder's
+    buffer was full, can be derived again from its event. The dispatcher keeps a mark: the newest event up to which it
+    lacks no alert. From the mark on, the catch-up reads the events page by page, asks the dispatcher which alerts of
+    the page it lacks, resends those, waits until each has a report, and moves the mark behind the page.
 
-    Enter it, as an asynchronous context manager, while the dispatcher is entered.
+    Why a page waits for `Unannounced`: an event is stored before it is announced. A page that is read in between holds
+    an event whose alert is still to come; resent now, the alert would be sent twice. Why an alert of an earlier run is
+    announced and a later one is not: the receivers of this process have heard of the latter, and not of the former.
+
+    Enter it, as an asynchronous context manager, while the dispatcher is entered. A failure is logged, is an incident,
+    and is tried again after a wait that grows.
 
     Args:
         dispatcher: Keeps alerts.
+        sender: The trail, as the sender of the alerts.
         storage: Has the events.
-        head: Returns up to where they go.
-        holds: Returns whether they went so far once.
         policy: Says which of them alert.
-        forwarder: Hands them over, and tells when it is full.
-        announce: Announces an event of an earlier run, which nobody in this process has been told of.
-        receive: Gives the forwarder an event that was announced before.
+        forwarder: Sends the alerts, and knows which were missed.
+        announce: Announces an event of an earlier run: a subclass of the trail may do so in its own way.
         unannounced: The events that are about to be announced.
-        health: Takes the parts that fail and the parts that work.
+        health: Takes the failures.
     """
 
     def __init__(
         self,
         dispatcher: DurableDispatcher,
         *,
+        sender: object,
         storage: AuditStorage,
-        head: Callable[[], Awaitable[ChainHead]],
-        holds: Callable[[ChainHead], Awaitable[bool]],
         policy: CompliancePolicy,
         forwarder: AlertForwarder,
         announce: Callable[[AuditEvent], Awaitable[None]],
-        receive: Callable[[AuditEvent], None],
         unannounced: Unannounced,
         health: Health,
     ) -> None:
         self._dispatcher = dispatcher
+        self._sender = sender
         self._storage = storage
-        self._read_head = head
-        self._holds = holds
         self._policy = policy
         self._forwarder = forwarder
         self._announce = announce
-        self._receive = receive
         self._unannounced = unannounced
         self._health = health
         self._head: ChainHead | None = None
@@ -115,7 +115,7 @@ class CatchUp:
         self._tasks: TaskGroup | None = None
 
     async def __aenter__(self) -> Self:
-        """Find out where to go on, and hand over in the background from then on. What fails is tried again."""
+        """Find the mark, and resend in the background from then on."""
         self._forwarder.resend(resends=True)
         try:
             await self._find_mark()
@@ -160,7 +160,7 @@ class CatchUp:
                 self._end_attempt(failed=False)
 
     async def idle(self) -> None:
-        """Wait until nothing is lacking, or an attempt to hand it over has failed."""
+        """Wait until the dispatcher lacks no alert, or an attempt to resend has failed."""
         await self._forwarder.changed.until(lambda: self._has_failed or not (self._is_running or self._has_work))
 
     def stored(self, sequence_number: int) -> None:
@@ -183,54 +183,53 @@ class CatchUp:
     async def _catch_up(self) -> None:
         if self._mark is None:
             await self._find_mark()
-        while await self._hand_over_page():
+        while await self._resend_page():
             pass
 
     def _complain(self, error: Exception) -> None:
-        # Its text only if it is ours: another's may hold a secret.
-        reason = str(error) if isinstance(error, FapilogError) else type(error).__qualname__
-        _logger.error("alerts can't be handed over from the trail: %s", reason)
-        self._health.failing(RESUMING, reason)
+        why = reason(error)
+        _logger.error("alerts can't be resent from the trail: %s", why)
+        self._health.failing(RESUMING, why)
 
     async def _find_mark(self) -> None:
-        head = await self._read_head()
+        head = await head_of(self._storage)
         mark = await self._dispatcher.resume_from(head)
-        if not await self._holds(mark):
+        if not await holds(self._storage, mark):
             cause = f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"
             _logger.critical("the end of the trail: %s", cause)
             self._health.failing(END, cause)
             mark = await self._dispatcher.resume_from(head, anew=True)
         self._head, self._mark = head, mark
 
-    async def _hand_over_page(self) -> bool:
-        """Hand over what is lacking of the next page, and return whether there may be more."""
+    async def _resend_page(self) -> bool:
+        """Resend the alerts that the dispatcher lacks of the next page; return whether there may be more pages."""
         assert self._mark is not None  # noqa: S101 - found first
         page = await self._storage.read(self._mark.sequence_number, _PAGE)
         if not page:
             return False
-        # What is stored and not yet announced would be taken for something that was forgotten.
+        # An event that is stored and not yet announced would be taken for one that was missed.
         await self._unannounced.wait()
         alerts = {event.event_id: event for event in page if self._policy.alerts_on(event)}
         in_hand = self._forwarder.watch(alerts)
         for event_id in await self._lacking(alerts.values()):
             if event_id not in in_hand:
-                await self._hand_over(alerts[event_id])
+                await self._resend(alerts[event_id])
         missed = await self._forwarder.until_done()
         if await self._lacking(alerts[event_id] for event_id in missed):
-            raise DeliveryError("the dispatcher did not take them")
+            raise DeliveryError("the dispatcher did not take the alerts")
         self._mark = ChainHead(page[-1].sequence_number or 0, page[-1].checksum)
         await self._dispatcher.resumed_to(self._mark)
         return True
 
     async def _lacking(self, events: Iterable[AuditEvent]) -> list[str]:
-        """Return the ids of those of *events* that the dispatcher lacks."""
+        """Return the ids of the *events* whose alerts the dispatcher lacks."""
         alerts = [self._policy.alert_about(self._policy.for_dispatch(event)) for event in events]
         return [alert.event.event_id for alert in await self._dispatcher.lacking(alerts)] if alerts else []
 
-    async def _hand_over(self, event: AuditEvent) -> None:
+    async def _resend(self, event: AuditEvent) -> None:
         await self._forwarder.until_room()
         assert self._head is not None  # noqa: S101 - found first
         if (event.sequence_number or 0) <= self._head.sequence_number:
             await self._announce(event)
         else:
-            self._receive(event)
+            self._forwarder.receive(self._sender, **self._policy.alert_about(event)._asdict())

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from ..record.chain import AuditChainVerificationResult
-from ..record.errors import AuditStorageError
+from ..record.errors import reason
 from ..record.events import AuditEvent, AuditEventType
 from ..record.values import text
 from ..tasks.background import Background
@@ -142,7 +142,7 @@ class Health:
         if not self._is_on:
             return
         # The recovery repeats the cause, and has to fit into a record.
-        words = (cause if isinstance(cause, str) else _printable(cause))[:LONGEST_TEXT]
+        words = (cause if isinstance(cause, str) else reason(cause))[:LONGEST_TEXT]
         with self._lock:
             if part in self._announcing:
                 self._announcing[part] = False
@@ -362,11 +362,6 @@ def is_own(event: AuditEvent) -> bool:
 def _part(name: str) -> Part:
     """Return the part that a dispatcher calls *name*."""
     return Part("alert_delivery", text(name)[:LONGEST_TEXT])
-
-
-def _printable(error: Exception) -> str:
-    """Return the text of *error* if it is ours, and else its type: a foreign text may hold a secret."""
-    return text(error) if isinstance(error, AuditStorageError) else type(error).__qualname__
 
 
 def _weak(method: Callable[..., Any]) -> Callable[[], Callable[..., Any] | None]:

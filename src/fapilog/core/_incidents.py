@@ -52,7 +52,7 @@ _WORDS: Final = {
     VERIFICATION: ("the audit trail can't be verified", "the audit trail is verified again"),
     END: ("the end of the audit trail was changed", "the end of the audit trail is known again"),
     DISPATCHING: ("an alert was not delivered", "alerts are delivered again"),
-    RESUMING: ("alerts can't be handed over from the trail", "alerts are handed over from the trail again"),
+    RESUMING: ("alerts can't be resent from the trail", "alerts are resent from the trail again"),
 }
 
 

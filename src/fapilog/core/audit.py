@@ -26,6 +26,7 @@ from ..record import chain
 from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member
+from ..record.options import require
 from ..record.values import text
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, EventFilter, head_of, holds
@@ -131,10 +132,10 @@ class AuditTrail:
             raise TypeError(f"policy: expected a CompliancePolicy; got {type(policy).__qualname__}")
         if storage is not None and storage_path is not None:
             raise ValueError("storage, storage_path: expected one of them; got both")
-        _require("alert_timeout", alert_timeout, above=0)
-        _require("alert_concurrency", alert_concurrency, at_least=1)
-        _require("alert_buffer", alert_buffer, at_least=1)
-        _require("stop_timeout", stop_timeout, at_least=0)
+        require("alert_timeout", alert_timeout, above=0)
+        require("alert_concurrency", alert_concurrency, at_least=1)
+        require("alert_buffer", alert_buffer, at_least=1)
+        require("stop_timeout", stop_timeout, at_least=0)
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
         path = None if storage_path is None else Path(storage_path)
         if storage is None:
@@ -572,7 +573,7 @@ class AuditTrail:
         for name, time in (("start_time", start_time), ("end_time", end_time)):
             if time is not None and time.tzinfo is None:
                 raise ValueError(f"{name}: expected a datetime with a time zone; got {time!r}")
-        _require("limit", limit, at_least=0)
+        require("limit", limit, at_least=0)
         wanted = EventFilter(
             start_time=start_time,
             end_time=end_time,
@@ -760,13 +761,11 @@ class AuditTrail:
     async def _catching_up(self, dispatcher: DurableDispatcher) -> AsyncIterator[CatchUp]:
         catch_up = CatchUp(
             dispatcher,
+            sender=self,
             storage=self._storage,
-            head=self.head,
-            holds=self.holds,
             policy=self.policy,
             forwarder=self._forwarder,
             announce=self._announce_again,
-            receive=self._receive_again,
             unannounced=self._unannounced,
             health=self._health,
         )
@@ -786,10 +785,6 @@ class AuditTrail:
             # Of a subclass.
             _logger.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)  # noqa: TRY400
 
-    def _receive_again(self, event: AuditEvent) -> None:
-        """Give the forwarder an event that was announced, and found no room."""
-        self._forwarder.receive(self, **self.policy.alert_about(event)._asdict())
-
     def _count(self, event: AuditEvent) -> None:
         with self._lock:
             self._total_events += 1
@@ -805,10 +800,3 @@ class AuditTrail:
         self._forwarder.forget()
         self._health.forget()
         self._unannounced.forget()
-
-
-def _require(name: str, value: float, *, above: float | None = None, at_least: float | None = None) -> None:
-    if above is not None and not value > above:
-        raise ValueError(f"{name}: expected more than {above}; got {value!r}")
-    if at_least is not None and not value >= at_least:
-        raise ValueError(f"{name}: expected at least {at_least}; got {value!r}")

@@ -1,7 +1,9 @@
-"""One alert for several receivers: who has it, and what to say of those who have not."""
+"""One alert for several receivers: which of them have the alert, and one error for the others."""
 
 from __future__ import annotations
 
+import math
+import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
@@ -13,64 +15,69 @@ from ..record.errors import (
     TransientDeliveryError,
     reason,
 )
-from ..record.events import AuditEvent
+from ..tasks.fork import call_in_child
+from .alerting import Alert
 
 __all__ = ["PartialDelivery", "combined"]
 
 # Alerts that only some of the receivers have; each is a hundred bytes. Of one that fell out, a retry goes to all.
 _MOST_ALERTS: Final = 1000
 
-_Alert = tuple[str, str, str | None]
-
 
 class PartialDelivery:
     """
-    Remembers which receivers have an alert that others lack, so that a retry goes only to those.
+    Remembers which receivers have an alert that others lack, so that a retry goes only to the others.
 
-    It is in memory: after a restart, a retry goes to all, with the key that it had before.
+    The memory ends with the process: after a restart, a retry goes to all, with the key that the alert had before. Its
+    methods may be called from any thread.
 
     Args:
         name: What to call the other side in messages: "alertmanager".
         receivers: What to call the receivers: "replicas".
-        kinds: What each of the receivers is, where they differ; named in messages.
+        kinds: The kind of each receiver, where they differ; named in messages.
     """
 
     def __init__(self, name: str, receivers: str, *, kinds: Sequence[str] = ()) -> None:
         self._name = name
         self._receivers = receivers
         self._kinds = kinds
-        self._having: OrderedDict[_Alert, set[int]] = OrderedDict()
+        self._having: OrderedDict[tuple[str, str, str | None], set[int]] = OrderedDict()
+        self._lock = threading.Lock()
+        call_in_child(self, PartialDelivery._renew_lock)
 
-    def lacking(self, event: AuditEvent, severity: str, channel: str | None, receivers: Collection[int]) -> list[int]:
-        """Return those of *receivers*, which are the numbers of their places, that do not have the alert."""
-        having = self._having.get((event.event_id, severity, channel), set[int]())
-        return [number for number in receivers if number not in having]
+    def receivers_without(self, alert: Alert, receivers: Collection[int]) -> list[int]:
+        """Return those of *receivers*, which are the numbers of their places, that do not have *alert*."""
+        with self._lock:
+            having = self._having.get(alert.key, set[int]())
+            return [number for number in receivers if number not in having]
 
-    def delivered(self, event: AuditEvent, severity: str, channel: str | None, receiver: int) -> None:
-        """Note at once that *receiver* has the alert: the others may take until the call is cancelled."""
-        self._having.setdefault((event.event_id, severity, channel), set()).add(receiver)
-        while len(self._having) > _MOST_ALERTS:
-            self._having.popitem(last=False)
+    def delivered(self, alert: Alert, receiver: int) -> None:
+        """Note at once that *receiver* has *alert*: the call may be cancelled while the others take their time."""
+        with self._lock:
+            self._having.setdefault(alert.key, set()).add(receiver)
+            while len(self._having) > _MOST_ALERTS:
+                self._having.popitem(last=False)
 
-    def finish(
-        self, event: AuditEvent, severity: str, channel: str | None, failures: Mapping[int, Exception], total: int
-    ) -> None:
+    def finish(self, alert: Alert, failures: Mapping[int, Exception], total: int) -> None:
         """
-        Forget the alert if there are no *failures*; else raise what they come to.
+        Forget *alert* if there are no *failures*; else raise one error for all of them.
 
         Args:
-            event: As for `delivered`.
-            severity: As for `delivered`.
-            channel: As for `delivered`.
-            failures: The receivers that did not take it, and why.
-            total: How many should have it.
+            alert: The alert that was sent.
+            failures: The receivers that did not take the alert, and why.
+            total: How many receivers should have the alert.
 
         Raises:
-            DeliveryError: What `combined` returns.
+            DeliveryError: The error that `combined` returns.
         """
         if failures:
             raise combined(self._name, self._receivers, failures, total, kinds=self._kinds)
-        self._having.pop((event.event_id, severity, channel), None)
+        with self._lock:
+            self._having.pop(alert.key, None)
+
+    def _renew_lock(self) -> None:
+        # A thread that the child does not have may hold the lock.
+        self._lock = threading.Lock()
 
 
 def combined(
@@ -79,15 +86,15 @@ def combined(
     """
     Return one error for all *failures*.
 
-    If there is only one receiver, its own. Otherwise one that counts those who have the alert and tells of the others:
-    transient if any is, asking for the longest pause; else permanent if all are; else ambiguous, which is what an
-    exception that is no `DeliveryError` counts as, since the alert may have arrived.
+    A single receiver's `DeliveryError` is returned as it is. Otherwise the error counts the receivers that have the
+    alert and names the others: it is transient if any failure is, with the longest pause of all; else permanent if all
+    are; else ambiguous. An exception that is no `DeliveryError` counts as ambiguous: the alert may have arrived.
 
     Args:
         name: As for `PartialDelivery`.
         receivers: As for `PartialDelivery`.
-        failures: The receivers that did not take it, by the numbers of their places, and why; at least one.
-        total: How many should have it.
+        failures: The receivers that did not take the alert, by the numbers of their places, and why; at least one.
+        total: How many receivers should have the alert.
         kinds: As for `PartialDelivery`.
     """
     errors = list(failures.values())
@@ -103,7 +110,7 @@ def combined(
     message = f"{name}: {'; '.join(words)}"
     transient = [error for error in errors if isinstance(error, TransientDeliveryError)]
     if transient:
-        pauses = [error.retry_after for error in transient if error.retry_after is not None and error.retry_after >= 0]
+        pauses = [pause for error in transient if (pause := error.pause(math.inf)) is not None]
         return TransientDeliveryError(message, retry_after=max(pauses, default=None))
     if all(isinstance(error, PermanentDeliveryError) for error in errors):
         return PermanentDeliveryError(message)

@@ -19,7 +19,6 @@ __all__ = [
     "deliver",
     "kinds",
     "missing_from",
-    "positive",
     "resume_from",
     "resumed_to",
     "resuming",
@@ -55,13 +54,6 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
     if len({id(each) for each in given}) < len(given):
         raise ValueError("dispatchers: expected each once; got one of them twice")
     return given
-
-
-def positive(name: str, seconds: float) -> float:
-    """Return *seconds*; raise ValueError if they are not above 0."""
-    if not seconds > 0:
-        raise ValueError(f"{name}: expected a number above 0; got {seconds!r}")
-    return seconds
 
 
 def kinds(dispatchers: Iterable[AlertDispatcher]) -> list[str]:

@@ -26,11 +26,12 @@ import msgspec
 from ..core.alerting import Alert, AlertDispatcher, Reporter, reporter
 from ..record.errors import PermanentDeliveryError, TransientDeliveryError, reason
 from ..record.events import AuditEvent, AuditLogLevel, member
+from ..record.options import require
 from ..tasks.background import Background
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
 from ..tasks.loops import Event
-from ._inner import Managers, deliver, kinds, positive
+from ._inner import Managers, deliver, kinds
 
 __all__ = ["Digest", "digest_of"]
 
@@ -132,22 +133,14 @@ class Digest:
         timeout: float = 30.0,
         stop_timeout: float = 5.0,
     ) -> None:
-        if not positive("window", window) < math.inf:
-            raise ValueError(f"window: expected a finite number of seconds; got {window!r}")
-        if burst < 0:
-            raise ValueError(f"burst: expected at least 0; got {burst!r}")
-        if max_keys < 1:
-            raise ValueError(f"max_keys: expected at least 1; got {max_keys!r}")
-        if not stop_timeout >= 0:
-            raise ValueError(f"stop_timeout: expected a number of seconds from 0 on; got {stop_timeout!r}")
         self._inner = inner
-        self._window = window
-        self._burst = burst
+        self._window = require("window", window, above=0, finite=True)
+        self._burst = require("burst", burst, at_least=0)
         self._key = key
         self._bypass = frozenset(member(AuditLogLevel, each, "bypass").value for each in bypass)
-        self._max_keys = max_keys
-        self._timeout = positive("timeout", timeout)
-        self._stop_timeout = stop_timeout
+        self._max_keys = require("max_keys", max_keys, at_least=1)
+        self._timeout = require("timeout", timeout, above=0)
+        self._stop_timeout = require("stop_timeout", stop_timeout, at_least=0)
         self._managers = Managers([inner])
         self._background = Background()
         self._times_entered = 0
@@ -291,8 +284,8 @@ class Digest:
     def _try_again(self, summary: _Summary, error: Exception) -> None:
         # There is no time for a long wait while the digest is left; this summary may have been under way then.
         wait = _FIRST_WAIT if self._leaving else min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(summary.tries, 100))
-        if isinstance(error, TransientDeliveryError) and error.retry_after is not None:
-            wait = min(_LONGEST_PAUSE, max(wait, error.retry_after))
+        if isinstance(error, TransientDeliveryError):
+            wait = max(wait, error.pause(_LONGEST_PAUSE) or 0)
         _logger.warning(
             "a summary of %s, was not sent; the next try is in %.1f s: %s", summary.counted, wait, reason(error)
         )

@@ -19,7 +19,8 @@ from ..core.alerting import Alert, AlertDispatcher, DeliveryReport, Reporter, re
 from ..core.partial import combined
 from ..record.errors import reason
 from ..record.events import AuditEvent
-from ._inner import Managers, checked, deliver, kinds, positive
+from ..record.options import require
+from ._inner import Managers, checked, deliver, kinds
 
 __all__ = ["Fallback"]
 
@@ -55,7 +56,7 @@ class Fallback:
     def __init__(self, dispatchers: Iterable[AlertDispatcher], *, timeout: float = 10.0) -> None:
         self._dispatchers = checked(dispatchers)
         self._kinds = kinds(self._dispatchers)
-        self._timeout = positive("timeout", timeout)
+        self._timeout = require("timeout", timeout, above=0)
         self._managers = Managers(self._dispatchers)
         self._reporter: Reporter | None = None
 

@@ -18,7 +18,8 @@ from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
 from ..core.partial import PartialDelivery
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent
-from ._inner import Managers, checked, deliver, kinds, missing_from, positive, resume_from, resumed_to, resuming
+from ..record.options import require
+from ._inner import Managers, checked, deliver, kinds, missing_from, resume_from, resumed_to, resuming
 
 __all__ = ["FanOut"]
 
@@ -56,9 +57,9 @@ class FanOut:
 
     def __init__(self, dispatchers: Iterable[AlertDispatcher], *, timeout: float | None = None) -> None:
         self._dispatchers = checked(dispatchers)
-        self._timeout = None if timeout is None else positive("timeout", timeout)
+        self._timeout = None if timeout is None else require("timeout", timeout, above=0)
         self._managers = Managers(self._dispatchers)
-        self._several = PartialDelivery("fan-out", "dispatchers", kinds=kinds(self._dispatchers))
+        self._partial = PartialDelivery("fan-out", "dispatchers", kinds=kinds(self._dispatchers))
 
     async def __aenter__(self) -> Self:
         await self._managers.enter()
@@ -82,19 +83,20 @@ class FanOut:
                 What is no `DeliveryError` is named by its type, and so is who exceeds *timeout*: both are ambiguous. Of
                 a single dispatcher, its own `DeliveryError`.
         """
+        alert = Alert(event, severity, channel)
         failures: dict[int, Exception] = {}
 
         async def send(number: int) -> None:
-            error = await deliver(self._dispatchers[number], Alert(event, severity, channel), self._timeout)
+            error = await deliver(self._dispatchers[number], alert, self._timeout)
             if error is None:
-                self._several.delivered(event, severity, channel, number)
+                self._partial.delivered(alert, number)
             else:
                 failures[number] = error
 
         async with anyio.create_task_group() as tasks:
-            for number in self._several.lacking(event, severity, channel, range(len(self._dispatchers))):
+            for number in self._partial.receivers_without(alert, range(len(self._dispatchers))):
                 tasks.start_soon(send, number)
-        self._several.finish(event, severity, channel, failures, len(self._dispatchers))
+        self._partial.finish(alert, failures, len(self._dispatchers))
 
     @property
     def resumes(self) -> bool:
@@ -115,7 +117,7 @@ class FanOut:
         for alert in wanted:
             for number, keys in lacked.items():
                 if alert.key not in keys:
-                    self._several.delivered(alert.event, alert.severity, alert.channel, number)
+                    self._partial.delivered(alert, number)
         return wanted
 
     async def resumed_to(self, mark: ChainHead) -> None:

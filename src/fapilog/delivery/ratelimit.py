@@ -18,8 +18,9 @@ import anyio
 from ..core.alerting import AlertDispatcher
 from ..record.errors import TransientDeliveryError
 from ..record.events import AuditEvent
+from ..record.options import require
 from ..tasks.fork import call_in_child
-from ._inner import Managers, positive
+from ._inner import Managers
 
 __all__ = ["RateLimit"]
 
@@ -51,17 +52,11 @@ class RateLimit:
     """
 
     def __init__(self, inner: AlertDispatcher, *, rate: float, burst: int, max_wait: float = 5.0) -> None:
-        if not positive("rate", rate) < math.inf:
-            raise ValueError(f"rate: expected a finite number above 0; got {rate!r}")
-        if burst < 1:
-            raise ValueError(f"burst: expected at least 1; got {burst!r}")
-        if not max_wait >= 0:
-            raise ValueError(f"max_wait: expected a number of seconds from 0 on; got {max_wait!r}")
         self._inner = inner
         self._managers = Managers([inner])
-        self._interval = 1 / rate
-        self._burst = burst
-        self._max_wait = max_wait
+        self._interval = 1 / require("rate", rate, above=0, finite=True)
+        self._burst = require("burst", burst, at_least=1)
+        self._max_wait = require("max_wait", max_wait, at_least=0)
         # When all of the burst will be there again, on the event loop's clock: a bucket of tokens, told by one number.
         self._full_at = -math.inf
         self._waiting: deque[anyio.Event] = deque()

@@ -25,6 +25,7 @@ import stamina.instrumentation
 from ..core.alerting import AlertDispatcher
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
+from ..record.options import require
 from ..record.values import text
 from ._inner import Managers
 
@@ -102,20 +103,13 @@ class Retrying:
         wait_jitter: float = 1.0,
         on_attempt: Callable[[Attempt], None] | None = None,
     ) -> None:
-        if attempts < 1:
-            raise ValueError(f"attempts: expected at least 1; got {attempts!r}")
-        if not timeout > 0:
-            raise ValueError(f"timeout: expected a number above 0; got {timeout!r}")
-        for name, value in (("wait_initial", wait_initial), ("wait_max", wait_max), ("wait_jitter", wait_jitter)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name}: expected a number of seconds from 0 on; got {value!r}")
         self._inner = inner
         self._managers = Managers([inner])
-        self._attempts = attempts
-        self._timeout = timeout
-        self._wait_initial = wait_initial
-        self._wait_max = wait_max
-        self._wait_jitter = wait_jitter
+        self._attempts = require("attempts", attempts, at_least=1)
+        self._timeout = require("timeout", timeout, above=0)
+        self._wait_initial = require("wait_initial", wait_initial, at_least=0, finite=True)
+        self._wait_max = require("wait_max", wait_max, at_least=0, finite=True)
+        self._wait_jitter = require("wait_jitter", wait_jitter, at_least=0, finite=True)
         self._on_attempt = on_attempt
         # On the event loop's clock.
         self._paused_until = -math.inf
@@ -193,9 +187,9 @@ class Retrying:
         if not isinstance(error, TransientDeliveryError):
             return None
         wait = min(self._wait_max, self._wait_initial * 2.0 ** min(number - 1, 100))
-        # Whatever a stranger's dispatcher put there: NaN is not at least 0.
-        if error.retry_after is not None and error.retry_after >= 0:
-            wait = min(error.retry_after, _LONGEST_PAUSE)
+        pause = error.pause(_LONGEST_PAUSE)
+        if pause is not None:
+            wait = pause
             self._paused_until = max(self._paused_until, anyio.current_time() + wait)
         return wait + self._jitter() if number < self._attempts else None
 

@@ -29,9 +29,9 @@ import msgspec
 from ..core.alerting import AlertDispatcher
 from ..core.audit import AuditTrail
 from ..record.chain import ChainHead
-from ..record.errors import AuditStorageError, DeliveryError
+from ..record.errors import reason
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
-from ..record.values import text
+from ..record.options import require
 from ..tasks.background import Background
 from ..tasks.life import Life, enter_all, leave_all
 
@@ -111,8 +111,7 @@ class Heartbeat:
         name: str = "audit_trail",
         channel: str | None = None,
     ) -> None:
-        if not 0 < interval < math.inf:
-            raise ValueError(f"interval: expected a number of seconds above 0; got {interval!r}")
+        require("interval", interval, above=0, finite=True)
         if not _NAME.fullmatch(name):
             raise ValueError(f"name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -; got {name!r}")
         if not callable(key):
@@ -171,7 +170,7 @@ class Heartbeat:
                 await self._send(await self._head())
                 failure = None
         except Exception as error:
-            failure = text(error) if isinstance(error, DeliveryError) else type(error).__qualname__
+            failure = reason(error)
         except BaseException:
             if not self._background.leaving:
                 self._note("it was cancelled")
@@ -184,10 +183,10 @@ class Heartbeat:
             with anyio.move_on_after(self._interval / 2):
                 return await self._trail.head()
         except Exception as error:
-            reason = text(error) if isinstance(error, AuditStorageError) else type(error).__qualname__
+            why = reason(error)
         else:
-            reason = f"it took longer than {self._interval / 2:g} s"
-        _logger.error("heartbeat %s: the head of the trail can't be read: %s", self._name, reason)
+            why = f"it took longer than {self._interval / 2:g} s"
+        _logger.error("heartbeat %s: the head of the trail can't be read: %s", self._name, why)
         return None
 
     async def _send(self, head: ChainHead | None) -> None:

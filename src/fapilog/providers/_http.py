@@ -1,7 +1,7 @@
 """
-The one POST that all providers over HTTP share, and what its answers mean.
+The one POST that all providers over HTTP share, and the meaning of its answers.
 
-What happens to the request decides what is raised:
+A provider gives a `Request` and judges an `Answer`; a `Poster` does the rest. What is seen decides what is raised:
 
 ======================================================= ==================================================
 What is seen                                            What is raised
@@ -16,24 +16,21 @@ sent, then a reset, no answer, half an answer           AmbiguousDeliveryError
 3xx, which is never followed, and every other status    PermanentDeliveryError that says what to do
 ======================================================= ==================================================
 
-An alert whose content is refused is posted once more with the least that can be said of it: better that people are
-called and have to look than that nobody is.
+An alert whose content is refused is posted once more with the least that can be said of it: better a call that makes
+the reader look at the trail than no call.
 """
 
 from __future__ import annotations
 
 import email.utils
-import ipaddress
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -41,9 +38,11 @@ import httpx2
 import msgspec
 
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
-from ._secret import Secret, SecretSource
+from ..record.options import require
+from ._muting import mute, muted
+from ._secret import Secret, SecretSource, is_loopback
 
-__all__ = ["Answer", "HttpDispatcher", "PayloadRefusedError"]
+__all__ = ["Answer", "Judge", "PayloadRefusedError", "Poster", "Request"]
 
 _logger: Final = logging.getLogger("fapilog.providers")
 
@@ -64,32 +63,45 @@ _LOGGERS: Final = (
     "hpack.hpack",
     "hpack.table",
 )
-_posting: ContextVar[bool] = ContextVar("fapilog_posting", default=False)
+mute(_LOGGERS)
 
 
-def _is_not_ours(_: logging.LogRecord) -> bool:
-    return not _posting.get()
+class Request(NamedTuple):
+    """
+    One POST.
 
+    Attributes:
+        url: The address, which may be a secret.
+        headers: All headers but the content's length.
+        content: The body.
+    """
 
-for _name in _LOGGERS:
-    logging.getLogger(_name).addFilter(_is_not_ours)
+    url: str
+    headers: Mapping[str, str]
+    content: bytes
+
+    def __repr__(self) -> str:
+        return f"<request of {len(self.content)} bytes>"
 
 
 class Answer(NamedTuple):
     """
-    What the other side answered.
+    The other side's answer.
 
     Attributes:
         status: For example 200.
-        headers: Their names in any case.
-        body: At most 64 KiB of it. It may repeat a secret: look for words you know, and print nothing else of it.
-        whole: Whether that is all of it.
+        headers: Names, in any case, and values.
+        body: The first 64 KiB. It may repeat a secret: look for words that you know, and print no other.
+        whole: Whether *body* is all of the body.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     whole: bool
+
+    def __repr__(self) -> str:
+        return f"<answer with status {self.status}>"
 
     @property
     def is_success(self) -> bool:
@@ -103,20 +115,42 @@ class Answer(NamedTuple):
         except (msgspec.MsgspecError, ValueError, RecursionError):
             return {}
 
+    def later(self, seen: str, *, throttled: bool) -> TransientDeliveryError:
+        """
+        Return an error that asks for another try, after the pause that the answer asks for.
+
+        Args:
+            seen: The vendor and the part of the answer that asks: "slack: ratelimited".
+            throttled: Whether too many alerts came: an answer without a pause then asks for 30 s.
+        """
+        retry_after = _retry_after(self.headers)
+        if retry_after is None and throttled:
+            retry_after = _PAUSE_AFTER_429
+        pause = "" if retry_after is None else f", to be tried again in {retry_after:g} s"
+        return TransientDeliveryError(f"{seen}{pause}", retry_after=retry_after)
+
+
+Judge = Callable[[Answer], DeliveryError | None]
+"""
+Returns the error that an answer means by more than its status; None lets the status decide.
+
+A 2xx without a whole body is not judged: it is ambiguous.
+"""
+
 
 class PayloadRefusedError(PermanentDeliveryError):
-    """Raised when the other side refused what was sent, and not who sent it or where to."""
+    """Means that the other side refused the content, and neither the sender nor the address."""
 
 
-class HttpDispatcher:
+class Poster:
     """
-    What the dispatchers over HTTP have in common: a client, and a POST that tells the truth.
+    Posts alerts to one vendor.
 
-    Entered, it keeps connections open from one alert to the next, and closes them when it is left; not entered, it
-    opens one for each alert.
+    Opened, it keeps connections from one alert to the next; not opened, it makes one for each alert.
 
     Args:
-        name: What to call the other side in messages: "slack".
+        name: The vendor in messages: "slack".
+        judge: Is asked first about any answer; None lets the status alone decide.
         timeout: Seconds for one attempt, from the connection to the end of the answer.
         client: Sends the requests, with your proxies and certificates; it stays yours to close. None makes one.
         allow_http: Whether an address may begin with ``http:`` and not be this machine's.
@@ -125,34 +159,36 @@ class HttpDispatcher:
         ValueError: The timeout is not above zero.
     """
 
-    def __init__(self, name: str, *, timeout: float, client: httpx2.AsyncClient | None, allow_http: bool) -> None:
-        if not timeout > 0:
-            raise ValueError(f"timeout: expected a number above 0; got {timeout!r}")
+    def __init__(
+        self, name: str, judge: Judge | None, *, timeout: float, client: httpx2.AsyncClient | None, allow_http: bool
+    ) -> None:
         self._name = name
-        self._timeout = timeout
+        self._judge = judge
+        self._timeout = require("timeout", timeout, above=0)
         self._client = client
         self._allow_http = allow_http
         self._own_client: httpx2.AsyncClient | None = None
-        self._entered = 0
+        self._opened = 0
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> None:
+        """Keep connections until `close` was called as often as this."""
         if self._client is None and self._own_client is None:
             self._own_client = await _make_client()
-        self._entered += 1
-        return self
+        self._opened += 1
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._entered -= 1
+    async def close(self) -> None:
+        """Close the connections, unless `open` was called more often than this."""
+        self._opened -= 1
         client = self._own_client
-        if not self._entered and client is not None:
+        if not self._opened and client is not None:
             self._own_client = None
             await client.aclose()
 
-    def _address(self, source: SecretSource, name: str) -> Secret:
-        """Return an address that is https, or this machine's, or any if *allow_http* says so; raise ValueError."""
-        return Secret(source, name, check=self._complaint)
+    def address(
+        self, source: SecretSource, name: str, *, check: Callable[[str], str | None] = lambda _: None
+    ) -> Secret:
+        """Return an address that is https, or this machine's, or any if *allow_http* says so; otherwise as `Secret`."""
+        return Secret(source, name, check=lambda given: self._complaint(given) or check(given))
 
     def _complaint(self, address: str) -> str | None:
         expected = "an address that begins with https:// and a host"
@@ -162,86 +198,68 @@ class HttpDispatcher:
             return expected
         if url.scheme not in {"https", "http"} or not re.fullmatch(rb"[\w.-]+|[0-9A-Fa-f:.]+", url.raw_host):
             return expected
-        if url.scheme == "http" and not self._allow_http and not _is_loopback(url.host):
+        if url.scheme == "http" and not self._allow_http and not is_loopback(url.host):
             return "https:, or this machine, or allow_http=True"
         return None
 
-    async def _post_or_less(
-        self, post: Callable[[bytes], Awaitable[None]], whole: bytes, less: Callable[[], bytes]
-    ) -> None:
+    async def post(self, whole: Request, less: Callable[[], Request]) -> None:
         """
-        Post an alert; if its content is refused, once more with less, unless there is no less to say.
+        Post an alert; if its content is refused, once more with less in it, unless there is no less to say.
 
         Args:
-            post: Posts a content, as `_post` does.
-            whole: The content.
-            less: Returns one that says the `least`, with the same key.
+            whole: The alert.
+            less: Returns the `least` of the same alert, with the same key.
 
         Raises:
-            DeliveryError: As *post* does; where nothing is left to leave out, a PermanentDeliveryError.
+            DeliveryError: As the table on top of this module says; where nothing is left to leave out, a refusal of the
+                content is a PermanentDeliveryError.
         """
-        refusal = await _refusal(post, whole)
-        if refusal is None:
-            return
-        content = less()
-        if content == whole:
-            raise PermanentDeliveryError(refusal)
-        again = await _refusal(post, content)
-        if again is not None:
-            raise PermanentDeliveryError(f"{again}; with less in it, it was refused again")
-        _logger.warning("%s; what was taken says only what happened, and where in the trail it is", refusal)
-
-    async def _post(
-        self,
-        address: str,
-        content: bytes,
-        headers: Mapping[str, str],
-        *,
-        judge: Callable[[Answer], None] | None = None,
-    ) -> None:
-        """
-        Post *content* once; return if the other side has it.
-
-        Args:
-            address: Where to.
-            content: The body.
-            headers: All but the content's length.
-            judge: Is given any answer first, and raises what the status alone does not tell; then the status decides. A
-                2xx without a whole body it does not see: that is ambiguous.
-
-        Raises:
-            DeliveryError: As the table on top of this module says.
-        """
-        answer = await self._answer(address, content, headers, needs_body=judge is not None)
-        if isinstance(answer, DeliveryError):
-            raise answer
-        if judge is not None:
-            judge(answer)
-        failure = self._failure(answer)
+        failure = await self.post_once(whole)
+        if isinstance(failure, PayloadRefusedError):
+            failure = await self._post_less(whole, less(), refusal=str(failure))
         if failure is not None:
             raise failure
 
-    async def _answer(
-        self, address: str, content: bytes, headers: Mapping[str, str], *, needs_body: bool
-    ) -> Answer | DeliveryError:
-        """Return the answer, or what is to be raised, which so has no foreign error behind it."""
-        stream = _Content(content)
+    async def _post_less(self, whole: Request, less: Request, refusal: str) -> DeliveryError | None:
+        if less.content == whole.content:
+            return PermanentDeliveryError(refusal)
+        failure = await self.post_once(less)
+        if isinstance(failure, PayloadRefusedError):
+            return PermanentDeliveryError(f"{failure}; with less in it, it was refused again")
+        if failure is None:
+            _logger.warning("%s; what was taken says only what happened, and where in the trail it is", refusal)
+        return failure
+
+    async def post_once(self, request: Request) -> DeliveryError | None:
+        """Post *request*, and return why the other side may not have the alert; None if it has."""
+        answer = await self._answer(request)
+        if isinstance(answer, DeliveryError):
+            return answer
+        failure = self._judge(answer) if self._judge is not None else None
+        return failure if failure is not None else _failure(self._name, answer)
+
+    async def _answer(self, request: Request) -> Answer | DeliveryError:
+        """Return the answer, or the error to raise, which so has no foreign error behind it."""
+        stream = _Content(request.content)
         answer: Answer | None = None
         failed: str | None = None
-        posting = _posting.set(True)
-        with anyio.move_on_after(self._timeout) as limit:
+        with muted(), anyio.move_on_after(self._timeout) as limit:
             try:
                 borrowed = self._client or self._own_client
                 async with nullcontext(borrowed) if borrowed else await _make_client() as client:
-                    request = client.build_request(
+                    sent = client.build_request(
                         "POST",
-                        address,
+                        request.url,
                         content=stream,
-                        # Undecoded, so that what is read is bounded.
-                        headers={**headers, "content-length": str(len(content)), "accept-encoding": "identity"},
+                        headers={
+                            **request.headers,
+                            "content-length": str(len(request.content)),
+                            # Not packed, so that the bytes that are read are bounded.
+                            "accept-encoding": "identity",
+                        },
                         timeout=None,
                     )
-                    response = await client.send(request, stream=True, follow_redirects=False)
+                    response = await client.send(sent, stream=True, follow_redirects=False)
                     answer = Answer(response.status_code, response.headers, b"", whole=False)
                     try:
                         answer = await _read(response, answer)
@@ -251,11 +269,9 @@ class HttpDispatcher:
                 return PermanentDeliveryError(f"{self._name}: the request can't be sent ({type(error).__name__})")
             except Exception as error:
                 failed = type(error).__name__
-            finally:
-                _posting.reset(posting)
         if limit.cancelled_caught:
             failed = f"not within {self._timeout:g} s"
-        if answer is not None and (answer.whole or not (needs_body and answer.is_success)):
+        if answer is not None and (answer.whole or self._judge is None or not answer.is_success):
             return answer
         if answer is not None:
             return AmbiguousDeliveryError(f"{self._name}: status {answer.status}, but the answer was cut off")
@@ -263,35 +279,19 @@ class HttpDispatcher:
             return AmbiguousDeliveryError(f"{self._name}: sent, but there was no answer ({failed})")
         return TransientDeliveryError(f"{self._name}: no connection ({failed})")
 
-    def _failure(self, answer: Answer) -> DeliveryError | None:
-        """Return what *answer* means by its status."""
-        status = answer.status
-        if answer.is_success:
-            return None
-        where = f"{self._name}: status {status}"
-        if status in _TRANSIENT or httpx2.codes.is_server_error(status):
-            return self._later(answer, f"status {status}", throttled=status == HTTPStatus.TOO_MANY_REQUESTS)
-        if httpx2.codes.is_redirect(status):
-            return PermanentDeliveryError(f"{where}: a redirect, which is not followed; configure the new address")
-        kind = PayloadRefusedError if status in _REFUSED else PermanentDeliveryError
-        return kind(f"{where}: {_ADVICE.get(status, 'the alert was refused')}")
 
-    def _later(self, answer: Answer, seen: str, *, throttled: bool) -> TransientDeliveryError:
-        """Return that it may be tried again, and when, after an *answer* in which this was *seen*."""
-        retry_after = _retry_after(answer.headers)
-        if retry_after is None and throttled:
-            retry_after = _PAUSE_AFTER_429
-        pause = "" if retry_after is None else f", to be tried again in {retry_after:g} s"
-        return TransientDeliveryError(f"{self._name}: {seen}{pause}", retry_after=retry_after)
-
-
-async def _refusal(post: Callable[[bytes], Awaitable[None]], content: bytes) -> str | None:
-    """Post *content*; return why it was refused, None if it was taken."""
-    try:
-        await post(content)
-    except PayloadRefusedError as error:
-        return str(error)
-    return None
+def _failure(name: str, answer: Answer) -> DeliveryError | None:
+    """Return the error that *answer* means by its status."""
+    status = answer.status
+    if answer.is_success:
+        return None
+    where = f"{name}: status {status}"
+    if status in _TRANSIENT or httpx2.codes.is_server_error(status):
+        return answer.later(where, throttled=status == HTTPStatus.TOO_MANY_REQUESTS)
+    if httpx2.codes.is_redirect(status):
+        return PermanentDeliveryError(f"{where}: a redirect, which is not followed; configure the new address")
+    kind = PayloadRefusedError if status in _REFUSED else PermanentDeliveryError
+    return kind(f"{where}: {_ADVICE.get(status, 'the alert was refused')}")
 
 
 _TRANSIENT: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
@@ -359,10 +359,3 @@ def _date(given: str) -> datetime | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

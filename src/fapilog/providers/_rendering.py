@@ -25,6 +25,7 @@ __all__ = [
     "dedup_key",
     "disclosure_table",
     "fit",
+    "in_words",
     "least",
     "one_line",
 ]
@@ -120,7 +121,7 @@ class Rendered(NamedTuple):
 
 class Renderer:
     """
-    Makes the `Alert` of an event.
+    Makes the `Rendered` of an event.
 
     Args:
         disclosure: How much may leave.
@@ -139,7 +140,7 @@ class Renderer:
         level = self._disclosure
         if level is not _FULL and (event.contains_pii or event.contains_phi):
             level = _MINIMAL
-        return _alert(event, severity, level, self._link and self._filled(self._link, event))
+        return _rendered(event, severity, level, self._link and self._filled(self._link, event))
 
     def _filled(self, link: str, event: AuditEvent) -> str | None:
         number = "" if event.sequence_number is None else str(event.sequence_number)
@@ -150,10 +151,10 @@ class Renderer:
 
 def least(event: AuditEvent, severity: str) -> Rendered:
     """Return the least that can be said of *event*, for who refuses more: MINIMAL, and no link."""
-    return _alert(event, severity, _MINIMAL, None)
+    return _rendered(event, severity, _MINIMAL, None)
 
 
-def _alert(event: AuditEvent, severity: str, level: Disclosure, link: str | None) -> Rendered:
+def _rendered(event: AuditEvent, severity: str, level: Disclosure, link: str | None) -> Rendered:
     details: dict[str, Any] = {}
     for name in _SHOWN[level]:
         value = _plain(getattr(event, name))
@@ -163,11 +164,11 @@ def _alert(event: AuditEvent, severity: str, level: Disclosure, link: str | None
         # `log_error` makes its message of the error's text, which is for FULL.
         details["message"] = event.message.replace(event.error.message, event.error.type)
     severity = text(severity)
-    words = [cut(one_line(severity), "severity", max_characters=20).upper(), event.event_type.value]
+    title = [cut(one_line(severity), "severity", max_characters=20).upper(), event.event_type.value]
     if event.component:
-        words += ["in", cut(one_line(event.component), "component", max_characters=100)]
+        title += ["in", cut(one_line(event.component), "component", max_characters=100)]
     return Rendered(
-        title=one_line(" ".join(words)),
+        title=one_line(" ".join(title)),
         severity=severity,
         message=clean(details["message"]) if details.get("message") else None,
         link=link,
@@ -230,6 +231,15 @@ def one_line(given: str) -> str:
     return _SPACES.sub(" ", clean(_SPACES.sub(" ", given))).strip()
 
 
+def in_words(value: object) -> str:
+    """Return a field's value as clean text: a text as it is, any other value as JSON."""
+    return clean(_raw_words(value))
+
+
+def _raw_words(value: object) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
 def cut(given: str, name: str, *, max_characters: int | None = None, max_bytes: int | None = None) -> str:
     """
     Return *given* within a limit; where it was cut, its end is an ellipsis, and the cut is logged without the text.
@@ -265,10 +275,10 @@ def fit(details: dict[str, Any], max_bytes: int) -> dict[str, Any]:
     while sum(sizes.values()) > max_bytes and (long := [name for name in sizes if fitting[name] != "…"]):
         longest = max(long, key=lambda name: sizes[name])
         value = fitting[longest]
-        words = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        given = _raw_words(value)
         if value is details[longest]:
-            _logger.warning("%s is too long for an alert and was cut; it has %d characters", longest, len(words))
-        words = words.removesuffix("…")
-        fitting[longest] = words[: len(words) // 2] + "…"
+            _logger.warning("%s is too long for an alert and was cut; it has %d characters", longest, len(given))
+        given = given.removesuffix("…")
+        fitting[longest] = given[: len(given) // 2] + "…"
         sizes[longest] = len(msgspec.json.encode({longest: fitting[longest]}))
     return fitting

@@ -1,12 +1,13 @@
-"""Secrets, given as text or by a callable, that nobody prints by accident."""
+"""Secrets, given as text or by a callable, that are not printed by accident."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 
 from ..record.errors import PermanentDeliveryError, TransientDeliveryError
 
-__all__ = ["Secret", "SecretSource"]
+__all__ = ["Secret", "SecretSource", "is_loopback", "printable"]
 
 SecretSource = str | Callable[[], str]
 """
@@ -24,7 +25,7 @@ class Secret:
     Args:
         source: The secret, or what returns it.
         name: The option that it came by.
-        check: Says what is expected of it, if it is not what was given; None if all is well.
+        check: Returns what is expected of the text, such as "32 characters", if the text is not that; else None.
 
     Raises:
         TypeError: *source* is neither text nor callable.
@@ -76,3 +77,16 @@ class Secret:
             return f"{self._name}: expected text; got an empty one"
         complaint = self._check(value)
         return None if complaint is None else f"{self._name}: expected {complaint}"
+
+
+def printable(value: str) -> str | None:
+    """Check that *value* can stand in a header."""
+    return None if value.isascii() and value.isprintable() and " " not in value else "printable ASCII without spaces"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether *host* is this machine, to which a secret may go unencrypted."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -10,19 +10,21 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Self
 
 import anyio
 import httpx2
 import msgspec
 
+from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
+from ..record.options import require
 from ..record.values import text
-from ._http import Answer, HttpDispatcher
-from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, least, one_line
-from ._secret import Secret, SecretSource
+from ._http import Answer, Poster, Request
+from ._rendering import Disclosure, Rendered, Renderer, cut, dedup_key, fit, in_words, least, one_line
+from ._secret import SecretSource
 
 __all__ = ["AlertmanagerDispatcher"]
 
@@ -31,7 +33,7 @@ _MAX_LABEL: Final = 200  # characters
 _MAX_ANNOTATIONS: Final = 15_000  # bytes
 
 
-class AlertmanagerDispatcher(HttpDispatcher):
+class AlertmanagerDispatcher:
     """
     Posts each alert to every replica of an Alertmanager, by its API v2.
 
@@ -75,81 +77,87 @@ class AlertmanagerDispatcher(HttpDispatcher):
         client: httpx2.AsyncClient | None = None,
         allow_http: bool = False,
     ) -> None:
-        super().__init__("alertmanager", timeout=timeout, client=client, allow_http=allow_http)
+        self._poster = Poster("alertmanager", _judge, timeout=timeout, client=client, allow_http=allow_http)
         self._render = Renderer(disclosure, link)
         if isinstance(urls, str) or not urls:
             raise ValueError("urls: expected a list of at least one address")
-        self._urls = [self._address(url, f"urls[{number}]") for number, url in enumerate(urls)]
-        # A year is enough for anyone, and what datetime can add.
-        if not 0 < duration <= 31_536_000:  # noqa: PLR2004
-            raise ValueError(f"duration: expected seconds above 0, at most a year; got {duration!r}")
-        self._duration = timedelta(seconds=duration)
+        self._urls = [self._poster.address(url, f"urls[{number}]", check=_check_url) for number, url in enumerate(urls)]
+        # A year is enough for anyone, and a time that datetime can add.
+        self._duration = timedelta(seconds=require("duration", duration, above=0, at_most=31_536_000))
         self._labels = dict(labels or {})
         for name, value in self._labels.items():
             # https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels; "__" is for Prometheus itself.
             if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name) or name in _OWN or not isinstance(value, str):
                 raise ValueError(f"labels: expected names of further labels, with texts; got {name!r}")
-        self._several = PartialDelivery("alertmanager", "replicas")
+        self._partial = PartialDelivery("alertmanager", "replicas")
+
+    async def __aenter__(self) -> Self:
+        await self._poster.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._poster.close()
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the alert to each replica that lacks it, to all of them at the same time."""
+        alert = Alert(event, severity, channel)
         now = datetime.fromtimestamp(time.time(), UTC)
         failures: dict[int, DeliveryError] = {}
 
-        def content(alert: Rendered) -> bytes:
-            return self._content(alert, dedup_key(event.event_id), channel, now)
+        def content(rendered: Rendered) -> bytes:
+            return self._content(rendered, dedup_key(event.event_id), channel, now)
+
+        def less() -> bytes:
+            return content(least(event, severity))
 
         whole = content(self._render(event, severity))
 
         async def post(number: int) -> None:
             try:
-                await self._post_or_less(
-                    lambda body: self._post_to(self._urls[number], body), whole, lambda: content(least(event, severity))
-                )
+                await self._poster.post(self._request(number, whole), lambda: self._request(number, less()))
             except DeliveryError as error:
                 failures[number] = error
             else:
-                self._several.delivered(event, severity, channel, number)
+                self._partial.delivered(alert, number)
 
-        lacking = self._several.lacking(event, severity, channel, range(len(self._urls)))
+        lacking = self._partial.receivers_without(alert, range(len(self._urls)))
         if len(lacking) == 1:  # tasks would be a tenth of what it costs
             await post(*lacking)
         else:
             async with anyio.create_task_group() as tasks:
                 for number in lacking:
                     tasks.start_soon(post, number)
-        self._several.finish(event, severity, channel, failures, len(self._urls))
+        self._partial.finish(alert, failures, len(self._urls))
 
-    async def _post_to(self, url: Secret, content: bytes) -> None:
-        address = url.reveal().rstrip("/").removesuffix("/api/v2/alerts") + "/api/v2/alerts"
-        await self._post(address, content, {"content-type": "application/json"}, judge=_judge)
+    def _request(self, number: int, content: bytes) -> Request:
+        base = self._urls[number].reveal().rstrip("/").removesuffix("/api/v2/alerts")
+        return Request(f"{base}/api/v2/alerts", {"content-type": "application/json"}, content)
 
-    def _complaint(self, address: str) -> str | None:
-        return super()._complaint(address) or ("an address without ? and #" if re.search("[?#]", address) else None)
-
-    def _content(self, alert: Rendered, key: str, channel: str | None, now: datetime) -> bytes:
-        details = dict(alert.details)
+    def _content(self, rendered: Rendered, key: str, channel: str | None, now: datetime) -> bytes:
+        details = dict(rendered.details)
         labels = {
             "alertname": "fapilog",
             **self._labels,
-            "severity": alert.severity,
+            "severity": rendered.severity,
             "event_type": details.pop("event_type"),
             "component": details.pop("component", ""),
             "channel": channel or "",
             "event_key": key,
         }
         details.pop("message", None)
-        annotations = {"summary": alert.title, "description": alert.message or "", **details}
+        annotations = {"summary": rendered.title, "description": rendered.message or "", **details}
         content = {
             # Empty labels are removed over there: docs/alerts_api.md of Alertmanager.
             "labels": {name: label for name, value in labels.items() if (label := _label(name, value))},
-            "annotations": fit({name: _words(value) for name, value in annotations.items() if value}, _MAX_ANNOTATIONS),
+            "annotations": fit(
+                {name: in_words(value) for name, value in annotations.items() if value}, _MAX_ANNOTATIONS
+            ),
             "startsAt": min(now, datetime.fromisoformat(details["timestamp"])).isoformat(),
             # From now on, and not from then: an alert that comes late would have ended before anyone was told.
             "endsAt": (now + self._duration).isoformat(),
         }
-        if alert.link is not None:
-            content["generatorURL"] = alert.link
+        if rendered.link is not None:
+            content["generatorURL"] = rendered.link
         return msgspec.json.encode([content])
 
 
@@ -160,11 +168,12 @@ def _label(name: str, value: str) -> str:
     return cut(one_line(text(value)), name, max_characters=_MAX_LABEL)
 
 
-def _words(value: object) -> str:
-    return clean(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+def _check_url(url: str) -> str | None:
+    return "an address without ? and #" if re.search("[?#]", url) else None
 
 
-def _judge(answer: Answer) -> None:
-    # Alertmanager answers 200 without a body. A page for people is that of something before it, such as a login.
+def _judge(answer: Answer) -> DeliveryError | None:
+    # Alertmanager answers 200 without a body. A page to read is that of a server before it, such as a login.
     if answer.is_success and answer.body.lstrip().startswith(b"<"):
-        raise PermanentDeliveryError("alertmanager: a web page answered, not an Alertmanager; check the address")
+        return PermanentDeliveryError("alertmanager: a web page answered, not an Alertmanager; check the address")
+    return None

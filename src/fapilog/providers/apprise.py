@@ -10,21 +10,21 @@ import functools
 import logging
 import re
 import warnings
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import anyio
 import anyio.to_thread
 import apprise
-import msgspec
 
+from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
+from ..record.options import require
 from ..record.values import text
-from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, one_line
+from ._muting import mute, muted
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, in_words, one_line
 from ._secret import Secret, SecretSource
 
 __all__ = ["AppriseDispatcher"]
@@ -39,24 +39,11 @@ with warnings.catch_warnings():
 # Apprise logs addresses, and urllib3 the path of each request at DEBUG; other libraries of its plugins do the like.
 # What is said on our behalf is kept out of the logs, at the root's handlers too; the rest is not.
 _LOGGERS: Final = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib", "paho", "slixmpp", "gntp")
-_sending: ContextVar[bool] = ContextVar("fapilog_sending_by_apprise", default=False)
 
 
-def _is_not_ours(_: logging.LogRecord) -> bool:
-    return not _sending.get()
-
-
-@contextmanager
-def _muted() -> Generator[None]:
-    # Each logger, since a filter does not count for those below it; each time, since plugins load their libraries late.
-    for name in [*_LOGGERS, *logging.Logger.manager.loggerDict]:
-        if name.partition(".")[0] in _LOGGERS:
-            logging.getLogger(name).addFilter(_is_not_ours)
-    before = _sending.set(True)
-    try:
-        yield
-    finally:
-        _sending.reset(before)
+def _mute_plugins() -> None:
+    # Before each request, since plugins load their libraries late.
+    mute(name for name in [*_LOGGERS, *logging.Logger.manager.loggerDict] if name.partition(".")[0] in _LOGGERS)
 
 
 class _Target(NamedTuple):
@@ -98,22 +85,21 @@ class AppriseDispatcher:
     ) -> None:
         if isinstance(urls, str) or not urls:
             raise ValueError("urls: expected a list of at least one address")
-        if not timeout > 0:
-            raise ValueError(f"timeout: expected a number above 0; got {timeout!r}")
-        self._urls = [Secret(url, f"urls[{number}]", check=_complaint) for number, url in enumerate(urls)]
+        self._urls = [Secret(url, f"urls[{number}]", check=_check_url) for number, url in enumerate(urls)]
         for number, url in enumerate(urls):
             if isinstance(url, str) and not _is_known(url.strip()):
                 raise ValueError(f"urls[{number}]: expected {_EXPECTED}")
         self._render = Renderer(disclosure, link)
-        self._timeout = timeout
-        self._several = PartialDelivery("apprise", "addresses")
+        self._timeout = require("timeout", timeout, above=0)
+        self._partial = PartialDelivery("apprise", "addresses")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the alert once to each address that lacks it."""
-        alert = self._render(event, severity)
+        alert = Alert(event, severity, channel)
+        rendered = self._render(event, severity)
         failures: dict[int, DeliveryError] = {}
         targets: dict[int, _Target] = {}
-        lacking = self._several.lacking(event, severity, channel, range(len(self._urls)))
+        lacking = self._partial.receivers_without(alert, range(len(self._urls)))
         for number, url in enumerate(self._urls):
             try:
                 target = _parsed(url.reveal())
@@ -130,36 +116,37 @@ class AppriseDispatcher:
             )
 
         async def send(number: int) -> None:
-            failure = await self._send(targets[number].url, alert)
+            failure = await self._send(targets[number].url, rendered)
             if failure is not None:
                 failures[number] = failure
             else:
-                self._several.delivered(event, severity, channel, number)
+                self._partial.delivered(alert, number)
 
         async with anyio.create_task_group() as tasks:
             for number in targets.keys() & lacking:
                 tasks.start_soon(send, number)
-        self._several.finish(event, severity, channel, failures, total)
+        self._partial.finish(alert, failures, total)
 
-    async def _send(self, url: str, alert: Rendered) -> DeliveryError | None:
+    async def _send(self, url: str, rendered: Rendered) -> DeliveryError | None:
         """Return why the alert was not sent, or None."""
         with anyio.move_on_after(self._timeout):
-            send = functools.partial(_notify, url, alert)
+            send = functools.partial(_notify, url, rendered)
             return await anyio.to_thread.run_sync(send, abandon_on_cancel=True)
         return AmbiguousDeliveryError(f"apprise: not within {self._timeout:g} s; it may still be sent")
 
 
-def _notify(url: str, alert: Rendered) -> DeliveryError | None:
+def _notify(url: str, rendered: Rendered) -> DeliveryError | None:
+    _mute_plugins()
     try:
-        with _muted():
+        with muted():
             service = _service(url)
             if service is None:
                 return PermanentDeliveryError("apprise: it does not know such an address; check it")
             one = apprise.Apprise(asset=service.asset)
             one.add(service)
-            title = _defused(one_line(text(alert.title)))
-            body = cut(_body(alert), "body", max_characters=max(service.body_maxlen - len(title), 1))
-            kind = _KINDS.get(alert.severity, apprise.NotifyType.WARNING)
+            title = _defused(one_line(text(rendered.title)))
+            body = cut(_body(rendered), "body", max_characters=max(service.body_maxlen - len(title), 1))
+            kind = _KINDS.get(rendered.severity, apprise.NotifyType.WARNING)
             is_sent = one.notify(body, title, kind, body_format=apprise.NotifyFormat.TEXT)
     except Exception as error:
         return PermanentDeliveryError(f"apprise: it can't be sent ({type(error).__name__}); check the address")
@@ -191,16 +178,12 @@ _KINDS: Final = {
 }
 
 
-def _body(alert: Rendered) -> str:
-    details = fit(dict(alert.details), _MAX_BYTES)
+def _body(rendered: Rendered) -> str:
+    details = fit(dict(rendered.details), _MAX_BYTES)
     message = clean(details.pop("message", ""))
-    rows = "\n".join(f"{name}: {_words(value)}" for name, value in details.items())
+    rows = "\n".join(f"{name}: {one_line(in_words(value))}" for name, value in details.items())
     # The link is ours; in what an event says, nothing is one.
-    return "\n\n".join(filter(None, (_defused(message), alert.link, _defused(rows))))
-
-
-def _words(value: object) -> str:
-    return one_line(clean(value if isinstance(value, str) else msgspec.json.encode(value).decode()))
+    return "\n\n".join(filter(None, (_defused(message), rendered.link, _defused(rows))))
 
 
 def _defused(given: str) -> str:
@@ -218,7 +201,7 @@ def _parsed(given: str) -> _Target | None:
     return found and _Target(frozenset(re.split(r"[\s,]+", found[1] or "")) - {""}, found[2])
 
 
-def _complaint(given: str) -> str | None:
+def _check_url(given: str) -> str | None:
     return _EXPECTED if _parsed(given) is None else None
 
 
@@ -227,7 +210,8 @@ _EXPECTED: Final = "an address that Apprise knows, such as slack://..., or tag=s
 
 def _is_known(given: str) -> bool:
     target = _parsed(given)
-    with _muted():
+    _mute_plugins()
+    with muted():
         try:
             return target is not None and _service(target.url) is not None
         except Exception:

@@ -14,7 +14,7 @@ import msgspec
 from ..record.errors import PermanentDeliveryError
 from ..record.events import AuditEvent
 from ..record.values import text
-from ._rendering import Disclosure, Rendered, Renderer, clean, one_line
+from ._rendering import Disclosure, Rendered, Renderer, in_words, one_line
 
 __all__ = ["ConsoleDispatcher"]
 
@@ -50,17 +50,17 @@ class ConsoleDispatcher:
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Print the alert."""
         stream = self._stream or sys.stdout
-        alert = self._render(event, severity)
+        rendered = self._render(event, severity)
         channel = channel and text(channel)
         # In a thread, since a pipe that nobody reads blocks.
-        write = functools.partial(self._write, stream, alert, channel)
+        write = functools.partial(self._write, stream, rendered, channel)
         if not await anyio.to_thread.run_sync(write, abandon_on_cancel=True):
             raise PermanentDeliveryError("console: the stream takes nothing more; it is closed or broken")
 
-    def _write(self, stream: TextIO, alert: Rendered, channel: str | None) -> bool:
+    def _write(self, stream: TextIO, rendered: Rendered, channel: str | None) -> bool:
         with self._lock:
             try:
-                words = _pretty(alert, channel) if stream.isatty() else _json(alert, channel)
+                words = _pretty(rendered, channel) if stream.isatty() else _json(rendered, channel)
                 encoding = getattr(stream, "encoding", None) or "utf-8"
                 stream.write(words.encode(encoding, "backslashreplace").decode(encoding))
                 stream.flush()
@@ -69,25 +69,26 @@ class ConsoleDispatcher:
         return True
 
 
-def _json(alert: Rendered, channel: str | None) -> str:
+def _json(rendered: Rendered, channel: str | None) -> str:
     parts = {
-        "title": alert.title,
-        "severity": alert.severity,
+        "title": rendered.title,
+        "severity": rendered.severity,
         "channel": channel,
-        "link": alert.link,
-    } | alert.details
+        "link": rendered.link,
+    } | rendered.details
     return msgspec.json.encode({name: value for name, value in parts.items() if value is not None}).decode() + "\n"
 
 
-def _pretty(alert: Rendered, channel: str | None) -> str:
-    color = None if "NO_COLOR" in os.environ else _COLORS.get(alert.severity)
-    lines = [f"\x1b[{color}m{alert.title}\x1b[0m" if color else alert.title]
-    if alert.message:
-        lines += [f"  {line}" for line in alert.message.splitlines()]
-    shown = {name: value for name, value in alert.details.items() if name not in {"event_type", "log_level", "message"}}
-    shown |= {name: value for name, value in (("channel", channel), ("link", alert.link)) if value}
+def _pretty(rendered: Rendered, channel: str | None) -> str:
+    color = None if "NO_COLOR" in os.environ else _COLORS.get(rendered.severity)
+    lines = [f"\x1b[{color}m{rendered.title}\x1b[0m" if color else rendered.title]
+    if rendered.message:
+        lines += [f"  {line}" for line in rendered.message.splitlines()]
+    shown = {
+        name: value for name, value in rendered.details.items() if name not in {"event_type", "log_level", "message"}
+    }
+    shown |= {name: value for name, value in (("channel", channel), ("link", rendered.link)) if value}
     width = max(map(len, shown))
     for name, value in shown.items():
-        words = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        lines.append(f"  {name:<{width}}  {one_line(clean(words))}")
+        lines.append(f"  {name:<{width}}  {one_line(in_words(value))}")
     return "\n".join(lines) + "\n\n"

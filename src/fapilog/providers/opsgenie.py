@@ -7,17 +7,17 @@ https://developer.atlassian.com/cloud/jira/service-desk-ops/rest/v2/api-group-in
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx2
 import msgspec
 
-from ..record.errors import PermanentDeliveryError
+from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
 from ..record.incidents import is_recovery, subject_of
-from ._http import Answer, HttpDispatcher
-from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, least, one_line
-from ._secret import Secret, SecretSource
+from ._http import Answer, Poster, Request
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, least, one_line
+from ._secret import Secret, SecretSource, printable
 
 __all__ = ["OpsgenieDispatcher"]
 
@@ -39,7 +39,7 @@ _LEFT: Final = "\u2039"
 _RIGHT: Final = "\u203a"
 
 
-class OpsgenieDispatcher(HttpDispatcher):
+class OpsgenieDispatcher:
     """
     Creates an alert in Jira Service Management Operations, or in Opsgenie, for each event.
 
@@ -82,10 +82,17 @@ class OpsgenieDispatcher(HttpDispatcher):
         client: httpx2.AsyncClient | None = None,
         allow_http: bool = False,
     ) -> None:
-        super().__init__("opsgenie", timeout=timeout, client=client, allow_http=allow_http)
+        self._poster = Poster("opsgenie", _judge, timeout=timeout, client=client, allow_http=allow_http)
         self._render = Renderer(disclosure, link)
-        self._url = self._address(base_url, "base_url")
-        self._api_key = Secret(api_key, "api_key", check=_complaint)
+        self._url = self._poster.address(base_url, "base_url")
+        self._api_key = Secret(api_key, "api_key", check=printable)
+
+    async def __aenter__(self) -> Self:
+        await self._poster.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._poster.close()
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Create the alert once, or close it; create it once more with less in it if that is refused."""
@@ -98,37 +105,32 @@ class OpsgenieDispatcher(HttpDispatcher):
             address += f"/{alias}/close?identifierType=alias"
         headers = {"content-type": "application/json", "authorization": f"GenieKey {api_key}"}
 
-        def content(alert: Rendered) -> bytes:
-            what = {"note": _text(alert.title)} if is_recovery(event) else {"alias": alias, **_create(alert, channel)}
-            return msgspec.json.encode({"source": "fapilog", **what})
+        def request(rendered: Rendered) -> Request:
+            said: dict[str, Any] = {"note": _text(rendered.title)}
+            if not is_recovery(event):
+                said = {"alias": alias, **_create(rendered, channel)}
+            return Request(address, headers, msgspec.json.encode({"source": "fapilog", **said}))
 
-        await self._post_or_less(
-            lambda body: self._post(address, body, headers, judge=_judge),
-            content(self._render(event, severity)),
-            lambda: content(least(event, severity)),
-        )
+        await self._poster.post(request(self._render(event, severity)), lambda: request(least(event, severity)))
 
 
-def _create(alert: Rendered, channel: str | None) -> dict[str, Any]:
+def _create(rendered: Rendered, channel: str | None) -> dict[str, Any]:
     """Return the part of the request that says what happened."""
+    given = rendered.details
     details = {
-        "link": alert.link,
-        **{name: _text(_words(value)) for name, value in alert.details.items() if name != "message"},
+        "link": rendered.link,
+        **{name: _text(in_words(value)) for name, value in given.items() if name != "message"},
     }
-    tags = [alert.details["event_type"], alert.severity, channel or "", *alert.details.get("regulatory_tags", ())]
+    tags = [given["event_type"], rendered.severity, channel or "", *given.get("regulatory_tags", ())]
     content = {
-        "message": cut(_text(alert.title), "message", max_characters=_MAX_MESSAGE),
-        "description": cut(_text(alert.message or ""), "description", max_characters=_MAX_DESCRIPTION),
-        "priority": _PRIORITIES.get(alert.severity, "P1"),
+        "message": cut(_text(rendered.title), "message", max_characters=_MAX_MESSAGE),
+        "description": cut(_text(rendered.message or ""), "description", max_characters=_MAX_DESCRIPTION),
+        "priority": _PRIORITIES.get(rendered.severity, "P1"),
         "tags": [cut(tag, "tag", max_characters=_MAX_TAG) for tag in map(_tag, tags) if tag][:_MAX_TAGS],
-        "entity": cut(_tag(alert.details.get("component", "")), "entity", max_characters=_MAX_ENTITY),
+        "entity": cut(_tag(given.get("component", "")), "entity", max_characters=_MAX_ENTITY),
         "details": fit({name: value for name, value in details.items() if value}, _MAX_DETAILS),
     }
     return {name: value for name, value in content.items() if value}
-
-
-def _words(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _text(given: str) -> str:
@@ -139,13 +141,8 @@ def _tag(given: str) -> str:
     return _text(one_line(given))
 
 
-def _judge(answer: Answer) -> None:
+def _judge(answer: Answer) -> DeliveryError | None:
     # Beside `requestId` there are `took`, and `result`: "Request will be processed".
-    if answer.is_success and not answer.json().get("requestId"):
-        raise PermanentDeliveryError(
-            f"opsgenie: status {answer.status}, but the answer is not Opsgenie's; check base_url"
-        )
-
-
-def _complaint(key: str) -> str | None:
-    return None if key.isascii() and key.isprintable() and " " not in key else "printable ASCII without spaces"
+    if not answer.is_success or answer.json().get("requestId"):
+        return None
+    return PermanentDeliveryError(f"opsgenie: status {answer.status}, but the answer is not Opsgenie's; check base_url")

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx2
 import msgspec
 
-from ..record.errors import PermanentDeliveryError
+from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
 from ..record.incidents import is_recovery, subject_of
 from ..record.values import text
-from ._http import Answer, HttpDispatcher
+from ._http import Answer, Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, least, one_line
 from ._secret import Secret, SecretSource
 
@@ -41,7 +41,7 @@ _MAX_TEXT: Final = 255
 _MAX_DETAILS: Final = 500_000
 
 
-class PagerDutyDispatcher(HttpDispatcher):
+class PagerDutyDispatcher:
     """
     Sends each alert as an event of the Events API v2.
 
@@ -84,56 +84,58 @@ class PagerDutyDispatcher(HttpDispatcher):
         client: httpx2.AsyncClient | None = None,
         allow_http: bool = False,
     ) -> None:
-        super().__init__("pagerduty", timeout=timeout, client=client, allow_http=allow_http)
+        self._poster = Poster("pagerduty", _judge, timeout=timeout, client=client, allow_http=allow_http)
         self._render = Renderer(disclosure, link)
-        self._url = self._address(base_url, "base_url")
-        self._routing_key = Secret(routing_key, "routing_key", check=_complaint)
+        self._url = self._poster.address(base_url, "base_url")
+        self._routing_key = Secret(routing_key, "routing_key", check=_check_routing_key)
+
+    async def __aenter__(self) -> Self:
+        await self._poster.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._poster.close()
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the event once, a trigger or a resolve; a trigger once more with less in it if that is refused."""
         # The routing key needs no part in it: keys count for one routing key.
         # https://developer.pagerduty.com/docs/send-alert-event
-        key = dedup_key(subject_of(event))
-        keys = {"routing_key": self._routing_key.reveal(), "dedup_key": key}
+        keys = {"routing_key": self._routing_key.reveal(), "dedup_key": dedup_key(subject_of(event))}
         address = self._url.reveal().rstrip("/") + "/v2/enqueue"
         headers = {"content-type": "application/json"}
 
-        def content(alert: Rendered) -> bytes:
-            action = {"event_action": "resolve"} if is_recovery(event) else _trigger(alert, channel)
-            return msgspec.json.encode(keys | action)
+        def request(rendered: Rendered) -> Request:
+            action = {"event_action": "resolve"} if is_recovery(event) else _trigger(rendered, channel)
+            return Request(address, headers, msgspec.json.encode(keys | action))
 
-        await self._post_or_less(
-            lambda body: self._post(address, body, headers, judge=_judge),
-            content(self._render(event, severity)),
-            lambda: content(least(event, severity)),
-        )
+        await self._poster.post(request(self._render(event, severity)), lambda: request(least(event, severity)))
 
 
-def _trigger(alert: Rendered, channel: str | None) -> dict[str, Any]:
+def _trigger(rendered: Rendered, channel: str | None) -> dict[str, Any]:
     """Return the part of the event that says what happened."""
-    details = _cleaned(alert.details if channel is None else {**alert.details, "channel": text(channel)})
-    message = f": {one_line(alert.message)}" if alert.message else ""
+    details = _cleaned(rendered.details if channel is None else {**rendered.details, "channel": text(channel)})
+    message = f": {one_line(rendered.message)}" if rendered.message else ""
     payload = {
-        "summary": cut(alert.title + message, "summary", max_characters=_MAX_SUMMARY),
+        "summary": cut(rendered.title + message, "summary", max_characters=_MAX_SUMMARY),
         # It must say something.
-        "source": _text(alert, "hostname") or _text(alert, "component") or "fapilog",
-        "severity": _SEVERITIES.get(alert.severity, "critical"),
-        "timestamp": alert.details["timestamp"],
-        "component": _text(alert, "component"),
-        "class": alert.details["event_type"],
+        "source": _text(rendered, "hostname") or _text(rendered, "component") or "fapilog",
+        "severity": _SEVERITIES.get(rendered.severity, "critical"),
+        "timestamp": rendered.details["timestamp"],
+        "component": _text(rendered, "component"),
+        "class": rendered.details["event_type"],
         "custom_details": fit(details, _MAX_DETAILS),
     }
     trigger: dict[str, Any] = {
         "event_action": "trigger",
         "payload": {name: value for name, value in payload.items() if value},
     }
-    if alert.link is not None:
-        trigger["links"] = [{"href": alert.link, "text": "The record"}]
+    if rendered.link is not None:
+        trigger["links"] = [{"href": rendered.link, "text": "The record"}]
     return trigger
 
 
-def _text(alert: Rendered, name: str) -> str:
-    return cut(one_line(alert.details.get(name, "")), name, max_characters=_MAX_TEXT)
+def _text(rendered: Rendered, name: str) -> str:
+    return cut(one_line(rendered.details.get(name, "")), name, max_characters=_MAX_TEXT)
 
 
 def _cleaned(value: Any) -> Any:
@@ -149,19 +151,20 @@ def _cleaned(value: Any) -> Any:
             return value
 
 
-def _judge(answer: Answer) -> None:
+def _judge(answer: Answer) -> DeliveryError | None:
     said = answer.json()
     if answer.is_success and said.get("status") != "success":
-        raise PermanentDeliveryError(
+        return PermanentDeliveryError(
             f"pagerduty: status {answer.status}, but the answer is not PagerDuty's; check base_url"
         )
     # Its `errors` are then such as "Length of 'routing_key' is incorrect (should be 32 characters)".
     if answer.status == HTTPStatus.BAD_REQUEST and "routing_key" in str(said.get("errors")):
-        raise PermanentDeliveryError(
+        return PermanentDeliveryError(
             "pagerduty: the routing key was refused; use the integration key of an Events API v2 integration"
         )
+    return None
 
 
-def _complaint(key: str) -> str | None:
+def _check_routing_key(key: str) -> str | None:
     # https://developer.pagerduty.com/docs/events-api-v2-overview
     return None if len(key) == _KEY_CHARACTERS else f"{_KEY_CHARACTERS} characters"

@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx2
 import msgspec
 
-from ..record.errors import AmbiguousDeliveryError, PermanentDeliveryError
+from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
 from ..record.values import text
-from ._http import Answer, HttpDispatcher, PayloadRefusedError
-from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, least
-from ._secret import Secret, SecretSource
+from ._http import Answer, PayloadRefusedError, Poster, Request
+from ._rendering import Disclosure, Rendered, Renderer, cut, fit, in_words, least
+from ._secret import Secret, SecretSource, printable
 
 __all__ = ["SlackDispatcher"]
 
@@ -82,7 +82,7 @@ _ADVICE: Final = {
 }
 
 
-class SlackDispatcher(HttpDispatcher):
+class SlackDispatcher:
     """
     Posts each alert as a message.
 
@@ -122,16 +122,23 @@ class SlackDispatcher(HttpDispatcher):
         client: httpx2.AsyncClient | None = None,
         allow_http: bool = False,
     ) -> None:
-        super().__init__("slack", timeout=timeout, client=client, allow_http=allow_http)
+        self._poster = Poster("slack", self._judge, timeout=timeout, client=client, allow_http=allow_http)
         if (webhook_url is None) == (token is None) or (token is None) == bool(channel):
             raise ValueError("webhook_url, token: expected either webhook_url, or token and channel")
         self._render = Renderer(disclosure, link)
-        self._token = None if token is None else Secret(token, "token", check=_complaint)
+        self._token = None if token is None else Secret(token, "token", check=printable)
         self._channel = channel
         if webhook_url is not None:
-            self._url = self._address(webhook_url, "webhook_url")
+            self._url = self._poster.address(webhook_url, "webhook_url")
         else:
-            self._url = self._address(base_url, "base_url")
+            self._url = self._poster.address(base_url, "base_url")
+
+    async def __aenter__(self) -> Self:
+        await self._poster.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._poster.close()
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the message once; once more as text alone if it is refused."""
@@ -142,50 +149,54 @@ class SlackDispatcher(HttpDispatcher):
             to = {"channel": text(channel or self._channel)}
             headers["authorization"] = f"Bearer {self._token.reveal()}"
             address = address.rstrip("/") + "/chat.postMessage"
-        await self._post_or_less(
-            lambda body: self._post(address, body, headers, judge=self._judge),
-            msgspec.json.encode(_message(self._render(event, severity)) | to),
-            lambda: msgspec.json.encode(_text_alone(least(event, severity)) | to),
+
+        def request(message: dict[str, Any]) -> Request:
+            return Request(address, headers, msgspec.json.encode(message | to))
+
+        await self._poster.post(
+            request(_message(self._render(event, severity))), lambda: request(_text_alone(least(event, severity)))
         )
 
-    def _judge(self, answer: Answer) -> None:
+    def _judge(self, answer: Answer) -> DeliveryError | None:
         said = answer.json()
         word = said.get("error")
         if not isinstance(word, str):
             word = answer.body.decode("ascii", "replace").strip()
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
-            return
+            return None
         if word in _THROTTLED | _PASSING:
-            raise self._later(answer, word, throttled=word in _THROTTLED)
+            return answer.later(f"slack: {word}", throttled=word in _THROTTLED)
         if word in _AMBIGUOUS:
-            raise AmbiguousDeliveryError(f"slack: {word}; it may have been posted")
+            return AmbiguousDeliveryError(f"slack: {word}; it may have been posted")
         if word in _ADVICE:
             kind = PayloadRefusedError if _ADVICE[word] is _REFUSED else PermanentDeliveryError
-            raise kind(f"slack: {word}: {_ADVICE[word]}")
+            return kind(f"slack: {word}: {_ADVICE[word]}")
         if not answer.is_success or said.get("ok") is True or (word == "ok" and self._token is None):
-            return
+            return None
         if said.get("ok") is False:
-            raise PermanentDeliveryError("slack: the message was refused, with a word that is not known here")
-        raise PermanentDeliveryError(f"slack: status {answer.status}, but the answer is not Slack's; check the address")
+            why = "the message was refused, with a word that is not known here"
+        else:
+            why = f"status {answer.status}, but the answer is not Slack's; check the address"
+        return PermanentDeliveryError(f"slack: {why}")
 
 
-def _message(alert: Rendered) -> dict[str, Any]:
-    summary = f"{alert.title}\n{alert.message}" if alert.message else alert.title
-    return {**_text(summary), "blocks": list(_blocks(alert))}
+def _message(rendered: Rendered) -> dict[str, Any]:
+    summary = f"{rendered.title}\n{rendered.message}" if rendered.message else rendered.title
+    return {**_text(summary), "blocks": list(_blocks(rendered))}
 
 
-def _text_alone(alert: Rendered) -> dict[str, Any]:
+def _text_alone(rendered: Rendered) -> dict[str, Any]:
     """Return the message without blocks, for which Slack has many more rules than for text."""
     said = {"event_type", "log_level", "component"}
-    place = [f"{name}: {_words(value)}" for name, value in alert.details.items() if name not in said]
-    return _text("\n".join([alert.title, *place]))
+    place = [f"{name}: {in_words(value)}" for name, value in rendered.details.items() if name not in said]
+    return _text("\n".join([rendered.title, *place]))
 
 
-def _text(words: str) -> dict[str, Any]:
+def _text(shown: str) -> dict[str, Any]:
     return {
         # Notifications show this, and clients that can't show blocks. Any text can mention people or hide a link
         # unless it is escaped: https://docs.slack.dev/messaging/formatting-message-text#escaping
-        "text": _escaped(words),
+        "text": _escaped(shown),
         "mrkdwn": False,
         # Otherwise Slack would visit whatever links are in the message.
         "unfurl_links": False,
@@ -193,39 +204,32 @@ def _text(words: str) -> dict[str, Any]:
     }
 
 
-def _blocks(alert: Rendered) -> Iterator[dict[str, Any]]:
-    yield {"type": "header", "text": _plain(cut(alert.title, "header", max_characters=_MAX_HEADER))}
-    if alert.message and alert.message.strip():
-        message = cut(alert.message, "message", max_characters=_MAX_SECTION, max_bytes=_MAX_MESSAGE_BYTES)
+def _blocks(rendered: Rendered) -> Iterator[dict[str, Any]]:
+    yield {"type": "header", "text": _plain(cut(rendered.title, "header", max_characters=_MAX_HEADER))}
+    if rendered.message and rendered.message.strip():
+        message = cut(rendered.message, "message", max_characters=_MAX_SECTION, max_bytes=_MAX_MESSAGE_BYTES)
         yield {"type": "section", "text": _plain(message)}
     # The title has said these, and the message is above.
     said = {"event_type", "log_level", "message"}
-    fields = fit({name: _words(value) for name, value in alert.details.items() if name not in said}, _MAX_FIELDS_BYTES)
-    shown = [_plain(cut(f"{name}\n{words}", name, max_characters=_MAX_FIELD)) for name, words in fields.items()]
+    details = {name: in_words(value) for name, value in rendered.details.items() if name not in said}
+    fields = fit(details, _MAX_FIELDS_BYTES)
+    shown = [_plain(cut(f"{name}\n{value}", name, max_characters=_MAX_FIELD)) for name, value in fields.items()]
     for first in range(0, len(shown), _FIELDS_IN_A_SECTION):
         yield {"type": "section", "fields": shown[first : first + _FIELDS_IN_A_SECTION]}
-    if alert.link is not None:
-        address = _entities(alert.link).replace("|", "%7C")
+    if rendered.link is not None:
+        address = _entities(rendered.link).replace("|", "%7C")
         yield {"type": "section", "text": {"type": "mrkdwn", "text": f"<{address}|The record>"}}
 
 
-def _words(value: Any) -> str:
-    return clean(value if isinstance(value, str) else msgspec.json.encode(value).decode())
-
-
-def _plain(words: str) -> dict[str, Any]:
+def _plain(shown: str) -> dict[str, Any]:
     """Return a text object in which nothing is markup."""
-    return {"type": "plain_text", "text": words, "emoji": False}
+    return {"type": "plain_text", "text": shown, "emoji": False}
 
 
-def _escaped(words: str) -> str:
-    """Return *words* as text for `text`, within its limit, which does not cut an entity in two."""
-    return re.sub("&[a-z]*…$", "…", cut(_entities(words), "text", max_characters=_MAX_TEXT))
+def _escaped(given: str) -> str:
+    """Return *given* as text for `text`, within its limit, which does not cut an entity in two."""
+    return re.sub("&[a-z]*…$", "…", cut(_entities(given), "text", max_characters=_MAX_TEXT))
 
 
-def _entities(words: str) -> str:
-    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _complaint(token: str) -> str | None:
-    return None if token.isascii() and token.isprintable() and " " not in token else "printable ASCII without spaces"
+def _entities(given: str) -> str:
+    return given.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import html
-import ipaddress
 import quopri
 import re
 import smtplib
@@ -24,14 +23,15 @@ from typing import Final, Literal
 
 import anyio
 import anyio.to_thread
-import msgspec
 
+from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
+from ..record.options import require
 from ..record.values import text
-from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, one_line
-from ._secret import Secret, SecretSource
+from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, one_line
+from ._secret import Secret, SecretSource, is_loopback
 
 __all__ = ["EmailDispatcher"]
 
@@ -95,8 +95,6 @@ class EmailDispatcher:
             raise ValueError(f"host: expected the name of a mail server; got {host!r}")
         if tls not in _PORTS:
             raise ValueError(f"tls: expected one of {', '.join(_PORTS)}; got {tls!r}")
-        if port is not None and not 0 < port < 65_536:  # noqa: PLR2004  16 bits
-            raise ValueError(f"port: expected a number from 1 to 65535; got {port!r}")
         if isinstance(recipients, str) or not recipients:
             raise ValueError("recipients: expected a list of at least one address")
         for name, address in (("sender", sender), *(("recipients", each) for each in recipients)):
@@ -104,12 +102,10 @@ class EmailDispatcher:
                 raise ValueError(f"{name}: expected an address such as ops@example.com, in ASCII; got {address!r}")
         if (username is None) != (password is None):
             raise ValueError("username, password: expected both or neither")
-        if username is not None and tls == "none" and not _is_loopback(host):
+        if username is not None and tls == "none" and not is_loopback(host):
             raise ValueError("tls: expected starttls or implicit, since a password would be sent in the clear")
-        if not timeout > 0:
-            raise ValueError(f"timeout: expected a number above 0; got {timeout!r}")
         self._host = host
-        self._port = _PORTS[tls] if port is None else port
+        self._port = _PORTS[tls] if port is None else require("port", port, at_least=1, at_most=65_535)
         self._sender = sender
         # In order, without those that are there twice.
         self._recipients = tuple(dict.fromkeys(recipients))
@@ -120,18 +116,19 @@ class EmailDispatcher:
         self._tls = tls
         self._tls_context = tls_context
         self._render = Renderer(disclosure, link)
-        self._timeout = timeout
-        self._several = PartialDelivery("smtp", "recipients")
+        self._timeout = require("timeout", timeout, above=0)
+        self._partial = PartialDelivery("smtp", "recipients")
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the mail once to each recipient that lacks it."""
+        alert = Alert(event, severity, channel)
         content = self._content(self._render(event, severity), self._message_id(event), channel)
-        lacking = self._several.lacking(event, severity, channel, range(len(self._recipients)))
+        lacking = self._partial.receivers_without(alert, range(len(self._recipients)))
         answers = await self._send({number: self._recipients[number] for number in lacking}, content)
         failures = {number: error for number, error in answers.items() if error is not None}
         for number in answers.keys() - failures.keys():
-            self._several.delivered(event, severity, channel, number)
-        self._several.finish(event, severity, channel, failures, len(self._recipients))
+            self._partial.delivered(alert, number)
+        self._partial.finish(alert, failures, len(self._recipients))
 
     async def _send(self, recipients: Mapping[int, str], content: bytes) -> _Answers:
         login = None
@@ -155,15 +152,16 @@ class EmailDispatcher:
         key = dedup_key(event.event_id, self._sender, *self._recipients)
         return f"<{key}@{self._sender.rpartition('@')[2]}>"
 
-    def _content(self, alert: Rendered, message_id: str, channel: str | None) -> bytes:
+    def _content(self, rendered: Rendered, message_id: str, channel: str | None) -> bytes:
         """Return the mail as it is sent, but for the dots."""
-        details = {**alert.details, **({"channel": text(channel)} if channel else {})}
+        details = {**rendered.details, **({"channel": text(channel)} if channel else {})}
         # Cleaned first: a control becomes nine characters in a mail.
         rows = fit(
-            {name: clean(value) if name == "message" else _words(value) for name, value in details.items()}, _MAX_BYTES
+            {name: clean(value) if name == "message" else one_line(in_words(value)) for name, value in details.items()},
+            _MAX_BYTES,
         )
         message = rows.pop("message", "")
-        title = one_line(text(alert.title))
+        title = one_line(text(rendered.title))
         # Readers decode "=?...?=": an event could hide words in it, and line ends.
         subject = cut(title, "subject", max_characters=_MAX_SUBJECT).replace("=?", "= ?")
         mail = _MAIL.format(
@@ -171,8 +169,8 @@ class EmailDispatcher:
             addresses=self._addresses,
             date=formatdate(),
             message_id=message_id,
-            plain=_quoted(_plain(title, message, alert.link, rows)),
-            html=_quoted(_html(title, message, alert.link, rows)),
+            plain=_quoted(_plain(title, message, rendered.link, rows)),
+            html=_quoted(_html(title, message, rendered.link, rows)),
         )
         return mail.replace("\n", "\r\n").encode("ascii")
 
@@ -210,10 +208,6 @@ def _header(name: str, value: str) -> str:
 
 def _quoted(words: str) -> str:
     return quopri.encodestring(words.encode()).decode("ascii")
-
-
-def _words(value: object) -> str:
-    return one_line(clean(value if isinstance(value, str) else msgspec.json.encode(value).decode()))
 
 
 def _plain(title: str, message: str, link: str | None, rows: Mapping[str, str]) -> str:
@@ -286,7 +280,7 @@ class _Session:
                 smtp.ehlo_or_helo_if_needed()
                 if login is not None:
                     smtp.login(*login)
-                _require(_OK, smtp.mail(sender), "MAIL", "check the sender, and whether it has to log in")
+                _expect(_OK, smtp.mail(sender), "MAIL", "check the sender, and whether it has to log in")
                 for number, recipient in self._recipients.items():
                     self._refusals[number] = _refusal(_OK, smtp.rcpt(recipient), "RCPT", "check the address")
                 if None in self._refusals.values():
@@ -313,7 +307,7 @@ class _Session:
                 self._answers = answers
 
     def _data(self, smtp: smtplib.SMTP, content: bytes) -> None:
-        _require(_START_MAIL, smtp.docmd("DATA"), "DATA", "check the options, and report it if they are right")
+        _expect(_START_MAIL, smtp.docmd("DATA"), "DATA", "check the options, and report it if they are right")
         with self._lock:
             if self._abandoned:
                 raise TransientDeliveryError("smtp: nothing was sent (cancelled)")
@@ -326,7 +320,7 @@ class _Session:
             reply = (-1, b"")
         if reply[0] // 100 not in _KINDS:
             raise _lost("the connection was lost")
-        _require(_OK, reply, "the mail", "check the options, and what the server's log says of it")
+        _expect(_OK, reply, "the mail", "check the options, and what the server's log says of it")
 
 
 def _connect(tls: str, context: ssl.SSLContext | None, address: tuple[str, int, str, float]) -> smtplib.SMTP:
@@ -359,7 +353,7 @@ def _refusal(expected: int, reply: tuple[int, bytes], what: str, advice: str) ->
     return TransientDeliveryError(f"smtp: {what} was answered as no mail server answers; check host and port")
 
 
-def _require(expected: int, reply: tuple[int, bytes], what: str, advice: str) -> None:
+def _expect(expected: int, reply: tuple[int, bytes], what: str, advice: str) -> None:
     refusal = _refusal(expected, reply, what, advice)
     if refusal is not None:
         raise refusal
@@ -386,12 +380,5 @@ def _translated(error: Exception) -> DeliveryError:
     return PermanentDeliveryError(f"smtp: {words}")
 
 
-def _ascii(words: str) -> str | None:
-    return None if words.isascii() else "ASCII"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _ascii(value: str) -> str | None:
+    return None if value.isascii() else "ASCII"

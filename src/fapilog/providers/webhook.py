@@ -13,14 +13,14 @@ import hmac
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Self
 
 import httpx2
 import msgspec
 
 from ..record.events import AuditEvent
 from ..record.values import text
-from ._http import HttpDispatcher
+from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, dedup_key, fit, least
 from ._secret import Secret, SecretSource
 
@@ -32,7 +32,7 @@ _KEY_BYTES: Final = range(24, 65)
 _RESERVED: Final = {"content-type", "content-length", "host", "webhook-id", "webhook-timestamp", "webhook-signature"}
 
 
-class WebhookDispatcher(HttpDispatcher):
+class WebhookDispatcher:
     """
     Posts each alert as a Standard Webhook, version 1.0, signed with HMAC-SHA256 (``v1``).
 
@@ -70,11 +70,11 @@ class WebhookDispatcher(HttpDispatcher):
         client: httpx2.AsyncClient | None = None,
         allow_http: bool = False,
     ) -> None:
-        super().__init__("webhook", timeout=timeout, client=client, allow_http=allow_http)
+        self._poster = Poster("webhook", None, timeout=timeout, client=client, allow_http=allow_http)
         self._render = Renderer(disclosure, link)
-        self._url = self._address(url, "url")
+        self._url = self._poster.address(url, "url")
         sources = [secret] if isinstance(secret, str) or callable(secret) else secret
-        self._secrets = [Secret(each, "secret", check=_complaint) for each in sources]
+        self._secrets = [Secret(each, "secret", check=_check_secret) for each in sources]
         if not self._secrets:
             raise ValueError("secret: expected at least one")
         self._headers = {name: Secret(value, f"header {name}") for name, value in (headers or {}).items()}
@@ -82,46 +82,51 @@ class WebhookDispatcher(HttpDispatcher):
             if name.lower() in _RESERVED or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
                 raise ValueError(f"headers: expected names of further headers; got {name!r}")
 
+    async def __aenter__(self) -> Self:
+        await self._poster.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._poster.close()
+
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the alert once; once more with less in it if that is refused."""
         url = self._url.reveal()
         key = dedup_key(event.event_id, url)
         channel = channel and text(channel)
-        await self._post_or_less(
-            lambda content: self._sign_and_post(url, key, content),
-            _content(self._render(event, severity), channel),
-            lambda: _content(least(event, severity), channel),
-        )
 
-    async def _sign_and_post(self, url: str, key: str, content: bytes) -> None:
+        def request(rendered: Rendered) -> Request:
+            return self._request(url, key, _content(rendered, channel))
+
+        await self._poster.post(request(self._render(event, severity)), lambda: request(least(event, severity)))
+
+    def _request(self, url: str, key: str, content: bytes) -> Request:
+        """Return the request, signed as of now."""
         now = str(int(time.time()))
         signed = f"{key}.{now}.".encode() + content
-        await self._post(
-            url,
-            content,
-            {
-                **{name: value.reveal() for name, value in self._headers.items()},
-                "content-type": "application/json",
-                "webhook-id": key,
-                "webhook-timestamp": now,
-                "webhook-signature": " ".join(_signature(each.reveal(), signed) for each in self._secrets),
-            },
-        )
+        headers = {
+            **{name: value.reveal() for name, value in self._headers.items()},
+            "content-type": "application/json",
+            "webhook-id": key,
+            "webhook-timestamp": now,
+            "webhook-signature": " ".join(_signature(each.reveal(), signed) for each in self._secrets),
+        }
+        return Request(url, headers, content)
 
 
-def _content(alert: Rendered, channel: str | None) -> bytes:
+def _content(rendered: Rendered, channel: str | None) -> bytes:
     """Return the body; its `data` leave a quarter of the limit to what is around them."""
-    data = {"severity": alert.severity, "channel": channel, "title": alert.title, "link": alert.link}
-    data |= alert.details
+    data = {"severity": rendered.severity, "channel": channel, "title": rendered.title, "link": rendered.link}
+    data |= rendered.details
     content = {
-        "type": f"audit.{alert.details['event_type']}",
-        "timestamp": alert.details["timestamp"],
+        "type": f"audit.{rendered.details['event_type']}",
+        "timestamp": rendered.details["timestamp"],
         "data": fit({name: value for name, value in data.items() if value is not None}, _MAX_BYTES * 3 // 4),
     }
     return msgspec.json.encode(content)
 
 
-def _complaint(secret: str) -> str | None:
+def _check_secret(secret: str) -> str | None:
     return None if len(_key(secret)) in _KEY_BYTES else "whsec_ and 24 to 64 bytes in base64"
 
 

@@ -75,6 +75,16 @@ class TransientDeliveryError(DeliveryError):
         super().__init__(message)
         self.retry_after = retry_after
 
+    def pause(self, at_most: float) -> float | None:
+        """
+        Return the seconds to wait, no more than *at_most*; None if the other side told no time.
+
+        A dispatcher may have set `retry_after` to any number: a negative one, and NaN, tell no time.
+        """
+        told = self.retry_after
+        # NaN is not at least 0.
+        return min(told, at_most) if told is not None and told >= 0 else None
+
 
 class PermanentDeliveryError(DeliveryError):
     """Raised when the alert did not arrive, and will not until someone changes something. The message says what."""
@@ -118,9 +128,9 @@ class AlertStoppedError(DeliveryError):
 
 def reason(error: Exception) -> str:
     """
-    Return why an alert was not delivered, in words that may be printed.
+    Return what went wrong, in words that may be printed.
 
-    The text of a `DeliveryError`; of any other exception only the type, since its text may hold the address of a
-    webhook, which is a secret.
+    The words are the text of an error of this package, and the type alone of any other exception: its text may hold the
+    address of a webhook, which is a secret.
     """
-    return text(error) if isinstance(error, DeliveryError) else type(error).__qualname__
+    return text(error) if isinstance(error, FapilogError) else type(error).__qualname__

@@ -54,7 +54,7 @@ def judge(claim: Claim, error: Exception | None, schedule: Sequence[float], now:
         return Verdict("delivered", "delivered", 0.0, claim.failures)
     if isinstance(error, PermanentDeliveryError):
         return Verdict("permanent", "dead", 0.0, claim.failures)
-    pause = _asked_pause(error)
+    pause = error.pause(LONGEST_PAUSE) if isinstance(error, TransientDeliveryError) else None
     if pause is not None:
         is_over = now - claim.since > sum(schedule)
         wait = pause + random.uniform(0, max(1.0, pause / 10))  # noqa: S311  spreads load
@@ -110,13 +110,6 @@ class Breaker:
     def acted_on_recovery(self) -> None:
         """Forget that the target has recovered: the alerts that waited are due."""
         self.recovered = False
-
-
-def _asked_pause(error: Exception) -> float | None:
-    """Return the seconds in which the target wants no alert."""
-    asked = error.retry_after if isinstance(error, TransientDeliveryError) else None
-    # A dispatcher may put any number there: NaN is not at least 0.
-    return min(asked, LONGEST_PAUSE) if asked is not None and asked >= 0 else None
 
 
 def _outcome(error: Exception) -> AttemptOutcome:

@@ -24,6 +24,7 @@ from ...core.alerting import Alert, AlertDispatcher, reporter
 from ...record.chain import ChainHead
 from ...record.errors import FapilogError
 from ...record.events import AuditEvent
+from ...record.options import require
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.life import Life
@@ -122,14 +123,11 @@ class Outbox:
     ) -> None:
         if not name or not name.isprintable():
             raise ValueError(f"name: expected printable text; got {name!r}")
-        if concurrency < 1:
-            raise ValueError(f"concurrency: expected at least 1; got {concurrency!r}")
+        require("concurrency", concurrency, at_least=1)
         for option, value in (("timeout", timeout), ("keep", keep), ("old_after", old_after), ("lease", lease)):
-            if not value > 0:
-                raise ValueError(f"{option}: expected a number of seconds above 0; got {value!r}")
+            require(option, value, above=0)
         for option, value in (("stop_timeout", stop_timeout), *(("schedule", wait) for wait in schedule)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{option}: expected numbers of seconds from 0 on; got {value!r}")
+            require(option, value, at_least=0, finite=True)
         self.name: str = name
         self._inner = inner
         self._managers = Managers([inner])

@@ -1,0 +1,50 @@
+"""The check of a number that an option was given: one rule, and one sentence about the number that breaks the rule."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+__all__ = ["require"]
+
+_Number = TypeVar("_Number", bound=float)
+
+
+def require(
+    name: str,
+    value: _Number,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    finite: bool = False,
+) -> _Number:
+    """
+    Return *value* if it is a number within the limits that are given.
+
+    Args:
+        name: The option, with which the message begins.
+        value: What the option was given.
+        above: The number that *value* must exceed; None for no such limit.
+        at_least: The smallest *value*, where there is no *above*; None for no such limit.
+        at_most: The largest *value*; None for no such limit.
+        finite: Whether *value* must not be infinite.
+
+    Raises:
+        TypeError: *value* is no number.
+        ValueError: *value* is out of range, as NaN always is.
+    """
+    try:
+        # True for a number in range, and so false for NaN.
+        is_in_range = (
+            (value > above if above is not None else value >= (-math.inf if at_least is None else at_least))
+            and value <= (math.inf if at_most is None else at_most)
+            and not (finite and value in {-math.inf, math.inf})
+        )
+    except TypeError:
+        raise TypeError(f"{name}: expected a number; got a {type(value).__qualname__}") from None
+    if not is_in_range:
+        limits = (("above", above), ("of at least", at_least), ("of at most", at_most))
+        words = " and ".join(f"{word} {limit}" for word, limit in limits if limit is not None)
+        raise ValueError(f"{name}: expected a {'finite ' if finite else ''}number {words}; got {value!r}")
+    return value
