@@ -177,7 +177,7 @@ def test_the_table_of_members_is_the_record() -> None:
 
 def test_the_table_of_limits_has_the_numbers() -> None:
     """The limits in the reference are those in the code."""
-    limits = [row[1] for row in table("reference/record.md", "what")[:4]]
+    limits = [row[1] for row in table("reference/record.md", "value")[:4]]
     assert limits == ["1 MiB", "500 000", "64", "the last 32 768 characters"]
     assert (files.MAX_RECORD_BYTES, values.MAX_VALUES, values.MAX_DEPTH, events.MAX_TRACEBACK) == (
         1 << 20,

@@ -326,7 +326,7 @@ async def test_a_mark_that_cannot_be_had(tmp_path: Path, caplog: pytest.LogCaptu
         await trail.drain()
         await anyio.sleep(100)
         assert sorted(keeper.messages) == ["one", "two"]
-        assert {what for _, what in keeper.own} == {"handing over alerts from the trail"}
+        assert {what for _, what in keeper.own} == {"resending alerts from the trail"}
     assert "alerts can't be resent from the trail: RuntimeError" in caplog.text
     assert "t0k3n" not in caplog.text
 
@@ -347,11 +347,11 @@ async def test_a_trail_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.M
     async with trail:
         await trail.drain()
         assert keeper.messages == []
-        assert keeper.own == [("component_failure", "handing over alerts from the trail")]
+        assert keeper.own == [("component_failure", "resending alerts from the trail")]
         monkeypatch.setattr(trail._storage, "read", read)
         await anyio.sleep(100)
         assert keeper.messages == ["one"]
-        assert keeper.own[1:] == [("component_recovery", "handing over alerts from the trail")]
+        assert keeper.own[1:] == [("component_recovery", "resending alerts from the trail")]
 
 
 async def test_another_trail(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -278,13 +278,13 @@ async def test_a_handing_over_that_fails_in_one_run_and_has_nothing_to_do_in_the
     keeper.error_at_mark = ValueError()
     async with run_of(tmp_path, dispatcher=keeper) as first:
         await first.log()
-    assert first.kinds == [("failure", "handing over alerts from the trail")]
+    assert first.kinds == [("failure", "resending alerts from the trail")]
     keeper.error_at_mark = None
     async with run_of(tmp_path, dispatcher=keeper) as second:
         await second.trail.drain()
     assert second.kinds == [
-        ("failure", "handing over alerts from the trail"),
-        ("recovery", "handing over alerts from the trail"),
+        ("failure", "resending alerts from the trail"),
+        ("recovery", "resending alerts from the trail"),
     ]
     assert second.own[1].metadata.items() >= second.own[0].metadata.items()
 

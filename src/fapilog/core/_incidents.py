@@ -45,7 +45,7 @@ STORING: Final = Part("audit_trail", "storing events")
 VERIFICATION: Final = Part("audit_trail", "verification")
 END: Final = Part("audit_trail", "the end of the trail")
 DISPATCHING: Final = Part("alert_delivery", "dispatching alerts")
-RESUMING: Final = Part("alert_delivery", "handing over alerts from the trail")
+RESUMING: Final = Part("alert_delivery", "resending alerts from the trail")
 
 _WORDS: Final = {
     STORING: ("the audit trail can't store events", "the audit trail stores events again"),
