@@ -474,7 +474,7 @@ async def test_what_else_the_earlier_trail_had(trail: AuditTrail, tmp_path: Path
     """The attributes `policy` and `storage_path` are there, and `cleanup` stops."""
     await trail.start()
     await trail.cleanup()
-    assert not trail._background.entered
+    assert not trail._alerts.background.entered
     assert (trail.policy, trail.storage_path) == (CompliancePolicy(), tmp_path / "audit")
 
 
@@ -680,7 +680,7 @@ def test_forgetting_to_stop_is_loud(tmp_path: Path, backend: str) -> None:
     with pytest.warns(ResourceWarning, match=r"AuditTrail in .* was not stopped before its event loop ended"):
         anyio.run(main, backend=backend)
     assert not trail.is_started
-    assert (trail._forwarder.failed, trail._forwarder.waiting) == (1, 0)
+    assert (trail._alerts.forwarder.failed, len(trail._alerts.outstanding)) == (1, 0)
 
 
 @started_or_not

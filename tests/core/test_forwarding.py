@@ -23,7 +23,7 @@ from fapilog import (
     alert_dispatched,
     alert_failed,
 )
-from fapilog.core._forwarding import AlertForwarder
+from fapilog.core._forwarding import AlertForwarder, Outstanding
 from fapilog.core._health import Health
 from fapilog.core.signals import Announcer
 from fapilog.tasks.background import Background
@@ -78,6 +78,7 @@ class Rig:
         self.background = Background()
         self.running = Running(self.background)
         self.is_entered = False
+        self.outstanding = Outstanding()
         self.health = Health(CompliancePolicy(real_time_alerts=False), self.background, announce=nothing, store=unused)
         self.reports: list[DeliveryReport] = []
         self.forwarder = AlertForwarder(
@@ -86,6 +87,7 @@ class Rig:
             background=self.background,
             announcer=Announcer(self.background, timeout=10, limit=100),
             health=self.health,
+            outstanding=self.outstanding,
             **{"timeout": 10.0, "concurrency": 2, "buffer": 5, "clock": anyio.current_time, **options},
         )
         alert_dispatched.connect(self.note, sender=self.sender)
@@ -134,7 +136,7 @@ async def test_an_alert_arrives_with_what_was_announced(*, started: bool) -> Non
         await rig.__aenter__()
     sent = event(1)
     rig.forwarder.receive(rig.sender, event=sent, severity="security", channel="#audit")
-    assert rig.forwarder.waiting == 1
+    assert len(rig.outstanding) == 1
     await rig.background.settle()
     assert got == [(sent, "security", "#audit")]
     (report,) = rig.reports
@@ -142,7 +144,7 @@ async def test_an_alert_arrives_with_what_was_announced(*, started: bool) -> Non
         event=sent, severity="security", channel="#audit", waited=report.waited, took=report.took, error=None
     )
     assert [report.waited, report.took] == pytest.approx([0, 3])
-    assert (rig.forwarder.dispatched, rig.forwarder.failed, rig.forwarder.waiting) == (1, 0, 0)
+    assert (rig.forwarder.dispatched, rig.forwarder.failed, len(rig.outstanding)) == (1, 0, 0)
     await rig.__aexit__()
 
 
@@ -227,7 +229,7 @@ async def test_stopping_reports_what_is_left() -> None:
         rig.send(1, 2, 3)
     assert rig.outcomes == {"1": "stopped", "2": "stopped", "3": "stopped"}
     assert all(isinstance(report.error, AlertStoppedError) for report in rig.reports)
-    assert rig.forwarder.waiting == 0
+    assert len(rig.outstanding) == 0
 
 
 async def test_a_cancelled_caller_is_reported() -> None:

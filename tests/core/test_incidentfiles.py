@@ -444,7 +444,7 @@ async def test_a_child_leaves_the_parents_incidents_alone(tmp_path: Path) -> Non
     async with run_of(tmp_path) as run:
         await run.log()
         await run.fail_to_store()
-        run.trail._health.forget()
+        run.trail._alerts.health.forget()
         await run.log()
         assert len(kept(tmp_path)) == 1
     assert run.kinds == [("failure", "storing events")]
@@ -657,7 +657,7 @@ async def test_a_full_disk(tmp_path: Path, full: pytest.MonkeyPatch, caplog: pyt
         await run.log()
         for _ in range(3):
             await run.fail_to_store()
-            run.trail._health.failing(Part("alert_delivery", "x"), "c")
+            run.trail._alerts.health.failing(Part("alert_delivery", "x"), "c")
             await run.trail.drain()
         assert run.kinds == [("failure", "storing events"), ("failure", "x")]
         assert caplog.text.count("recovery will not be reported after a restart") == 1
@@ -849,8 +849,8 @@ async def test_parts_that_go_on_are_not_counted_twice(tmp_path: Path) -> None:
     parts = [Part("alert_delivery", f"part {number}") for number in range(MOST_OPEN)]
     leave_behind(tmp_path, *(an_incident(part, uuid.uuid4().int, is_delivered=False) for part in parts))
     async with run_of(tmp_path) as run:
-        run.trail._health.failing(parts[0], "c")
-        run.trail._health.failing(STORING, "c")
+        run.trail._alerts.health.failing(parts[0], "c")
+        run.trail._alerts.health.failing(STORING, "c")
         await run.trail.drain()
         assert run.kinds == [("failure", "part 0")]
 
@@ -876,7 +876,7 @@ async def test_nobody_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.Mon
         while not writing.is_set():
             await anyio.lowlevel.checkpoint()
         for number in range(50):
-            run.trail._health.failing(Part("alert_delivery", f"part {number}"), "c")
+            run.trail._alerts.health.failing(Part("alert_delivery", f"part {number}"), "c")
         gate.set()
         await run.trail.drain()
         assert writes[:2] == [1, 51]
@@ -889,7 +889,7 @@ async def test_long_texts_are_cut(tmp_path: Path) -> None:
     cause = "\x00\N{SNOWMAN}" * LONGEST_TEXT
     async with run_of(tmp_path) as first:
         await first.log()
-        owner = TrailReporter(first.trail, first.trail._announcer, first.trail._health)
+        owner = TrailReporter(first.trail, first.trail._alerts.announcer, first.trail._alerts.health)
         for number in range(MOST_OPEN):
             owner.failing(f"{number:03}{cause}", cause)
     found = found_in(tmp_path)

@@ -179,7 +179,7 @@ def running(directory: Path) -> None:
 async def fail(trail: AuditTrail) -> None:
     """Have an incident open, and kept in a file."""
     await trail.log_event(AuditEventType.DATA_ACCESS, "so that there is a directory")
-    trail._health.failing(STORING, "full")
+    trail._alerts.health.failing(STORING, "full")
     await trail.drain()
 
 

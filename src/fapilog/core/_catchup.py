@@ -13,8 +13,7 @@ from ..record.chain import ChainHead
 from ..record.errors import DeliveryError, reason
 from ..record.events import AuditEvent
 from ..storage.protocol import AuditStorage, head_of, holds
-from ..tasks.loops import Condition
-from ._forwarding import AlertForwarder
+from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health
 from ._incidents import END, RESUMING
 from .alerting import DurableDispatcher
@@ -23,7 +22,7 @@ from .policy import CompliancePolicy
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-__all__ = ["CatchUp", "Unannounced"]
+__all__ = ["CatchUp"]
 
 _logger: Final = logging.getLogger("fapilog")
 
@@ -36,32 +35,6 @@ _WAIT: Final = 15.0
 _LONGEST_WAIT: Final = 300.0
 
 
-class Unannounced:
-    """The events that are stored, or are about to be, and are announced next; from any thread."""
-
-    def __init__(self) -> None:
-        self._ids: set[str] = set()
-        self._changed = Condition()
-
-    def add(self, event_id: str) -> None:
-        """Note an event before it is stored."""
-        self._ids.add(event_id)
-
-    def discard(self, event_id: str) -> None:
-        """Note that an event was announced, or will not be."""
-        self._ids.discard(event_id)
-        self._changed.notify()
-
-    async def wait(self) -> None:
-        """Wait until every event that is here now is not any more."""
-        before = self._ids.copy()
-        await self._changed.until(lambda: not before & self._ids)
-
-    def forget(self) -> None:
-        """Become as new, in a forked child."""
-        self.__init__()  # type: ignore[misc]
-
-
 class CatchUp:
     """
     Resends the alerts that a durable dispatcher lacks.
@@ -71,9 +44,9 @@ class CatchUp:
     lacks no alert. From the mark on, the catch-up reads the events page by page, asks the dispatcher which alerts of
     the page it lacks, resends those, waits until each has a report, and moves the mark behind the page.
 
-    Why a page waits for `Unannounced`: an event is stored before it is announced. A page that is read in between holds
-    an event whose alert is still to come; resent now, the alert would be sent twice. Why an alert of an earlier run is
-    announced and a later one is not: the receivers of this process have heard of the latter, and not of the former.
+    Why a page waits for the events that are expected: an event is stored before it is announced. A page that is read in
+    between holds an event whose alert is still to come; resent now, the alert would be sent twice. Why an event of an
+    earlier run is announced, and a missed alert of this run is not: this process's receivers got that one before.
 
     Enter it, as an asynchronous context manager, while the dispatcher is entered. A failure is logged, is an incident,
     and is tried again after a wait that grows.
@@ -83,9 +56,9 @@ class CatchUp:
         sender: The trail, as the sender of the alerts.
         storage: Has the events.
         policy: Says which of them alert.
-        forwarder: Sends the alerts, and knows which were missed.
+        forwarder: Sends the alerts.
+        outstanding: Knows which alerts are on their way, and which were missed.
         announce: Announces an event of an earlier run: a subclass of the trail may do so in its own way.
-        unannounced: The events that are about to be announced.
         health: Takes the failures.
     """
 
@@ -97,8 +70,8 @@ class CatchUp:
         storage: AuditStorage,
         policy: CompliancePolicy,
         forwarder: AlertForwarder,
+        outstanding: Outstanding,
         announce: Callable[[AuditEvent], Awaitable[None]],
-        unannounced: Unannounced,
         health: Health,
     ) -> None:
         self._dispatcher = dispatcher
@@ -106,8 +79,8 @@ class CatchUp:
         self._storage = storage
         self._policy = policy
         self._forwarder = forwarder
+        self._outstanding = outstanding
         self._announce = announce
-        self._unannounced = unannounced
         self._health = health
         self._head: ChainHead | None = None
         self._mark: ChainHead | None = None
@@ -116,7 +89,7 @@ class CatchUp:
 
     async def __aenter__(self) -> Self:
         """Find the mark, and resend in the background from then on."""
-        self._forwarder.resend(resends=True)
+        self._outstanding.resend(resends=True)
         try:
             await self._find_mark()
         except Exception as error:
@@ -136,16 +109,16 @@ class CatchUp:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._tasks is not None  # noqa: S101 - entered
-        self._forwarder.resend(resends=False)
+        self._outstanding.resend(resends=False)
         self._tasks.cancel_scope.cancel()
         await self._tasks.__aexit__(None, None, None)
 
     async def _run(self) -> None:
         wait = _WAIT
         while True:
-            await self._forwarder.changed.until(lambda: self._has_work)
+            await self._outstanding.changed.until(lambda: self._has_work)
             self._is_wanted, self._is_running = False, True
-            self._forwarder.watch(())
+            self._outstanding.watch(())
             try:
                 await self._catch_up()
             except Exception as error:
@@ -161,7 +134,7 @@ class CatchUp:
 
     async def idle(self) -> None:
         """Wait until the dispatcher lacks no alert, or an attempt to resend has failed."""
-        await self._forwarder.changed.until(lambda: self._has_failed or not (self._is_running or self._has_work))
+        await self._outstanding.changed.until(lambda: self._has_failed or not (self._is_running or self._has_work))
 
     def stored(self, sequence_number: int) -> None:
         """Take note, from any thread, of how far the trail has come."""
@@ -170,15 +143,15 @@ class CatchUp:
 
     @property
     def _has_work(self) -> bool:
-        return self._is_wanted or self._forwarder.has_missed
+        return self._is_wanted or self._outstanding.has_missed
 
     def _want(self) -> None:
         self._is_wanted = True
-        self._forwarder.changed.notify()
+        self._outstanding.changed.notify()
 
     def _end_attempt(self, *, failed: bool) -> None:
         self._is_running, self._has_failed = False, failed
-        self._forwarder.changed.notify()
+        self._outstanding.changed.notify()
 
     async def _catch_up(self) -> None:
         if self._mark is None:
@@ -208,13 +181,13 @@ class CatchUp:
         if not page:
             return False
         # An event that is stored and not yet announced would be taken for one that was missed.
-        await self._unannounced.wait()
+        await self._outstanding.until_announced()
         alerts = {event.event_id: event for event in page if self._policy.alerts_on(event)}
-        in_hand = self._forwarder.watch(alerts)
+        in_hand = self._outstanding.watch(alerts)
         for event_id in await self._lacking(alerts.values()):
             if event_id not in in_hand:
                 await self._resend(alerts[event_id])
-        missed = await self._forwarder.until_done()
+        missed = await self._outstanding.until_reported()
         if await self._lacking(alerts[event_id] for event_id in missed):
             raise DeliveryError("the dispatcher did not take the alerts")
         self._mark = ChainHead(page[-1].sequence_number or 0, page[-1].checksum)

@@ -7,9 +7,9 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from contextvars import Context, copy_context
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
@@ -27,13 +27,20 @@ from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Announcer, alert_dispatched, alert_failed
 
-__all__ = ["AlertForwarder"]
+__all__ = ["AlertForwarder", "Outstanding", "Pending"]
 
 _logger: Final = logging.getLogger("fapilog")
 
 
-class _Pending:
-    """An alert that has no report yet: its sender, when it was announced, and in which context."""
+class Pending:
+    """
+    An alert that has no report yet.
+
+    Args:
+        sender: The trail that has announced it.
+        alert: The alert.
+        announced: When, on the forwarder's clock.
+    """
 
     __slots__ = ("alert", "announced", "context", "sender")
 
@@ -41,7 +48,99 @@ class _Pending:
         self.sender = sender
         self.alert = alert
         self.announced = announced
+        # The alert is sent in the context variables of the code that announced it.
         self.context: Context = copy_context()
+
+
+class Outstanding:
+    """
+    The alerts that are on their way: those to be announced, those without a report, and those that were missed.
+
+    The trail notes an event before it is stored, and when it was announced. The forwarder notes each alert until its
+    report. A catch-up, while there is one, waits for both, and resends the alerts that were missed: that found the
+    buffer full, or failed. Any thread may call any method.
+
+    Attributes:
+        changed: Notified after each change.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._unannounced: set[str] = set()
+        self._pending: dict[Pending, None] = {}
+        self._watched: frozenset[str] = frozenset()
+        self._missed: set[str] = set()
+        self._has_missed = False
+        self._resends = False
+        self.changed: Condition = Condition()
+
+    def resend(self, *, resends: bool) -> None:
+        """Note whether a catch-up resends the alerts that are missed from now on."""
+        self._resends = resends
+
+    @property
+    def resends(self) -> bool:
+        """Whether a catch-up resends the alerts that are missed."""
+        return self._resends
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def expect(self, event_id: str) -> None:
+        """Note an event that is announced as soon as it is stored."""
+        self._unannounced.add(event_id)
+
+    def announced(self, event_id: str) -> None:
+        """Note that an event was announced, or will not be."""
+        self._unannounced.discard(event_id)
+        self.changed.notify()
+
+    async def until_announced(self) -> None:
+        """Wait until the events that are expected now were announced."""
+        before = self._unannounced.copy()
+        await self.changed.until(lambda: not before & self._unannounced)
+
+    def add(self, pending: Pending) -> None:
+        """Note an alert until its report."""
+        self._pending[pending] = None
+
+    def has(self, pending: Pending) -> bool:
+        """Return whether an alert still has no report."""
+        return pending in self._pending
+
+    def remove(self, pending: Pending) -> bool:
+        """Note that an alert has its report; return False if it had one already."""
+        return self._pending.pop(pending, self) is None
+
+    def all(self) -> tuple[Pending, ...]:
+        """Return the alerts without a report."""
+        return tuple(self._pending)
+
+    def miss(self, event: AuditEvent) -> None:
+        """Note an alert for the catch-up to resend."""
+        with self._lock:
+            self._has_missed = True
+            if event.event_id in self._watched:
+                self._missed.add(event.event_id)
+
+    @property
+    def has_missed(self) -> bool:
+        """Whether an alert was missed since `watch` was called."""
+        return self._has_missed
+
+    def watch(self, event_ids: Collection[str]) -> frozenset[str]:
+        """Note from now on which of these events' alerts are missed; return those that have no report yet."""
+        with self._lock:
+            self._watched, self._missed, self._has_missed = frozenset(event_ids), set(), False
+        return self._ids()
+
+    async def until_reported(self) -> frozenset[str]:
+        """Wait until the alerts about all events that are watched have a report; return those that were missed."""
+        await self.changed.until(lambda: not self._watched & self._ids())
+        return frozenset(self._missed)
+
+    def _ids(self) -> frozenset[str]:
+        return frozenset(pending.alert.event.event_id for pending in self.all())
 
 
 class AlertForwarder:
@@ -50,25 +149,23 @@ class AlertForwarder:
 
     Every alert that is received ends in exactly one report, on `alert_dispatched` or on `alert_failed`. While the trail
     is started, alerts wait in a bounded buffer, and up to *concurrency* of them are sent at once, in the trail's event
-    loop. While it is not, the alert is sent by the call of `log_event` that it is for. An alert is sent in the context
-    variables of the code that announced it.
+    loop. While it is not, the alert is sent by the call of `log_event` that it is for.
 
-    While a catch-up resends what the dispatcher lacks (`resend`), an alert that finds the buffer full has no report
-    yet: it will be received again.
+    While a catch-up resends missed alerts, an alert that finds the buffer full has no report yet: it is received again.
 
     Args:
         dispatcher: Gets the alerts.
         policy: Says how much of an event the dispatcher gets.
         background: Runs the sends.
         announcer: Sends the reports.
-        health: Is told of each report.
+        health: Takes each report.
+        outstanding: Knows the alerts that have no report yet.
         timeout: Seconds that the dispatcher may take for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait; more fail.
         clock: Tells the seconds that reports are made of.
 
     Attributes:
-        changed: Notified when an alert was reported or missed.
         dispatched: How many alerts the dispatcher has taken.
         failed: How many it has not.
     """
@@ -81,6 +178,7 @@ class AlertForwarder:
         background: Background,
         announcer: Announcer,
         health: Health,
+        outstanding: Outstanding,
         timeout: float,
         concurrency: int,
         buffer: int,
@@ -91,104 +189,63 @@ class AlertForwarder:
         self._background = background
         self._announcer = announcer
         self._health = health
+        self._outstanding = outstanding
         self._timeout = timeout
         self._concurrency = concurrency
         self._limit = buffer
         self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Become as new, in a forked child: the parent sends its alerts."""
         # Guards all that follows: alerts come from any thread.
         self._lock = threading.Lock()
-        self._buffer: deque[_Pending] = deque()
-        self._pending: dict[_Pending, None] = {}
+        self._buffer: deque[Pending] = deque()
         self._sending = 0
         # The task of the oldest alert has not begun. The next waits for that: trio begins tasks in any order.
         self._is_starting = False
-        self._resends = False
-        self._has_missed = False
-        self._watched: frozenset[str] = frozenset()
-        self._missed: set[str] = set()
-        self.changed: Condition = Condition()
         self.dispatched: int = 0
         self.failed: int = 0
 
-    @property
-    def waiting(self) -> int:
-        """How many alerts have no report yet."""
-        return len(self._pending)
-
-    # -- for the catch-up
-
-    def resend(self, *, resends: bool) -> None:
-        """Note whether a catch-up resends the alerts that find the buffer full, or fail."""
-        self._resends = resends
-
-    @property
-    def has_missed(self) -> bool:
-        """Whether an alert was missed since `watch` was called."""
-        return self._has_missed
-
-    def watch(self, event_ids: Collection[str]) -> frozenset[str]:
-        """Note from now on which of these events' alerts are missed; return those that have no report yet."""
-        with self._lock:
-            self._watched, self._missed, self._has_missed = frozenset(event_ids), set(), False
-            return frozenset(pending.alert.event.event_id for pending in self._pending)
-
-    async def until_done(self) -> frozenset[str]:
-        """Wait until the alerts about all events that are watched have a report; return those that were missed."""
-        await self.changed.until(lambda: not self._watched & self._without_report())
-        return frozenset(self._missed)
-
     async def until_room(self) -> None:
         """Wait until the buffer is not full."""
-        await self.changed.until(lambda: len(self._buffer) < self._limit)
-
-    def _without_report(self) -> set[str]:
-        with self._lock:
-            return {pending.alert.event.event_id for pending in self._pending}
-
-    # -- receiving and sending
+        await self._outstanding.changed.until(lambda: len(self._buffer) < self._limit)
 
     def receive(self, sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:
         """Take one alert. Called by the signal, from any thread; never waits for the dispatcher or for a loop."""
-        pending = _Pending(sender, Alert(event, severity, channel), self._clock())
-        is_open = self._background.entered
-        to_send: _Pending | None = pending
+        pending = Pending(sender, Alert(event, severity, channel), self._clock())
+        is_open = self._background.home is not None
+        following: Pending | None = None
         with self._lock:
             is_full = max(len(self._buffer), self._background.kept) >= self._limit
-            is_missed = is_full and self._resends and event.sequence_number is not None
-            if is_missed:
-                self._miss(event)
-            else:
-                self._pending[pending] = None
-                if is_open and not is_full:
-                    self._buffer.append(pending)
-                    to_send = self._next()
+            is_missed = is_full and self._outstanding.resends and event.sequence_number is not None
+            if not is_missed:
+                self._outstanding.add(pending)
+            if is_open and not is_full:
+                self._buffer.append(pending)
+                following = self._next()
         if is_missed:
-            self.changed.notify()
+            self._outstanding.miss(event)
+            self._outstanding.changed.notify()
         elif is_full:
             self._report(pending, AlertBufferFullError(self._limit))
-        elif to_send is not None:
-            self._start(to_send, self._send_one if is_open else self._send)
+        elif not is_open:
+            self._start(pending, self._send)
+        elif following is not None:
+            self._start(following, self._send_in_turn)
 
     def give_up(self) -> None:
         """Fail the alerts that have no report, since the trail was stopped."""
         with self._lock:
-            pending = tuple(self._pending)
             self._buffer.clear()
             self._sending, self._is_starting = 0, False
-        for each in pending:
-            self._report(each, AlertStoppedError())
+        for pending in self._outstanding.all():
+            self._report(pending, AlertStoppedError())
 
-    def forget(self) -> None:
-        """Drop what waits, in a forked child: the parent sends it."""
-        self._lock = threading.Lock()
-        self.changed = Condition()
-        self._buffer.clear()
-        self._pending.clear()
-        self._sending = self.dispatched = self.failed = 0
-        self._is_starting = self._resends = self._has_missed = False
-        self._watched, self._missed = frozenset(), set()
+    def _start(self, pending: Pending, send: Callable[[Pending], Coroutine[Any, Any, None]]) -> None:
+        pending.context.run(self._background.start_soon, functools.partial(send, pending))
 
-    def _next(self) -> _Pending | None:
+    def _next(self) -> Pending | None:
         """Return the oldest alert in the buffer if its task may begin; called with the lock held."""
         if not self._buffer or self._sending >= self._concurrency or self._is_starting:
             return None
@@ -196,11 +253,8 @@ class AlertForwarder:
         self._is_starting = True
         return self._buffer[0]
 
-    def _start(self, pending: _Pending, send: Callable[[_Pending], object]) -> None:
-        pending.context.run(self._background.start_soon, functools.partial(send, pending))  # type: ignore[arg-type]
-
-    async def _send_one(self, pending: _Pending) -> None:
-        """Send an alert in a task with the alert's context; such a task begins, and ends, with starting the next."""
+    async def _send_in_turn(self, pending: Pending) -> None:
+        """Send an alert out of the buffer; the next one is started when this begins, and when it ends."""
         with self._lock:
             self._is_starting = False
             if self._buffer and self._buffer[0] is pending:
@@ -214,14 +268,15 @@ class AlertForwarder:
             self._start_next()
 
     def _start_next(self) -> None:
-        with self._lock:
-            following = self._next() if self._background.entered else None
-        if following is not None:
-            self._start(following, self._send_one)
+        if self._background.home is not None:
+            with self._lock:
+                following = self._next()
+            if following is not None:
+                self._start(following, self._send_in_turn)
 
-    async def _send(self, pending: _Pending) -> None:
-        if pending not in self._pending:
-            return  # it was given up before its turn came
+    async def _send(self, pending: Pending) -> None:
+        if not self._outstanding.has(pending):
+            return  # given up before its turn came
         event, severity, channel = pending.alert
         began = self._clock()
         error: Exception | None = AlertTimeoutError(self._timeout)
@@ -237,7 +292,9 @@ class AlertForwarder:
             raise
         self._report(pending, error, began=began)
 
-    def _report(self, pending: _Pending, error: Exception | None, *, began: float | None = None) -> None:
+    def _report(self, pending: Pending, error: Exception | None, *, began: float | None = None) -> None:
+        if not self._outstanding.remove(pending):
+            return  # another thread has given it up
         event, severity, channel = pending.alert
         now = self._clock()
         report = DeliveryReport(
@@ -249,15 +306,8 @@ class AlertForwarder:
             error=error,
         )
         with self._lock:
-            if pending not in self._pending:
-                return  # another thread has given it up
-            del self._pending[pending]
-            if error is None:
-                self.dispatched += 1
-            else:
-                self.failed += 1
-                if self._resends and event.sequence_number is not None:
-                    self._miss(event)
+            self.dispatched += error is None
+            self.failed += error is not None
         if error is None:
             self._announcer.announce(alert_dispatched, pending.sender, report=report)
         else:
@@ -268,11 +318,7 @@ class AlertForwarder:
                 report.reason,
             )
             self._announcer.announce(alert_failed, pending.sender, report=report)
-        self.changed.notify()
+            if self._outstanding.resends and event.sequence_number is not None:
+                self._outstanding.miss(event)
+        self._outstanding.changed.notify()
         self._health.reported(report, pending.announced)
-
-    def _miss(self, event: AuditEvent) -> None:
-        """Note an alert that the catch-up is to resend; called with the lock held."""
-        self._has_missed = True
-        if event.event_id in self._watched:
-            self._missed.add(event.event_id)

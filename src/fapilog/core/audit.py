@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,19 +28,15 @@ from ..record.options import require
 from ..record.values import text
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, EventFilter, head_of, holds
-from ..tasks.background import Background
 from ..tasks.fork import call_in_child
-from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
-from ._catchup import CatchUp, Unannounced
+from ._alerts import Alerts
 from ._fields import keywords, merged
-from ._forwarding import AlertForwarder
-from ._health import Health, TrailReporter
 from ._incidentfiles import IncidentFiles
 from ._incidents import STORING, VERIFICATION
-from .alerting import AlertDispatcher, DurableDispatcher, NoopAlertDispatcher, reporter, require_dispatcher
+from .alerting import AlertDispatcher, NoopAlertDispatcher, require_dispatcher
 from .policy import CompliancePolicy
-from .signals import Announcer, compliance_alert
+from .signals import compliance_alert
 
 if TYPE_CHECKING:
     from .sync import SyncAuditTrail
@@ -59,9 +53,6 @@ __all__ = [
 ]
 
 _logger: Final = logging.getLogger("fapilog")
-
-# Seconds beyond `stop_timeout` that another event loop has to stop the trail.
-_PATIENCE: Final = 20.0
 
 _ERROR_LEVELS: Final = (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL)
 _SECURITY_TYPES: Final = (
@@ -143,39 +134,28 @@ class AuditTrail:
             storage = FileStorage(path, durability=durability)
         self.storage_path: Path | None = path
         self._storage: AuditStorage = storage
-        self._dispatcher = require_dispatcher(
-            "alert_dispatcher", NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher
-        )
         self._stop_timeout = stop_timeout
         self._alert_timeout = alert_timeout
-        self._background = Background()
-        self._announcer = Announcer(self._background, timeout=alert_timeout, limit=alert_buffer)
-        self._health = Health(
-            self.policy,
-            self._background,
+        self._alerts = Alerts(
+            NoopAlertDispatcher()
+            if alert_dispatcher is None
+            else require_dispatcher("alert_dispatcher", alert_dispatcher),
+            policy=self.policy,
+            storage=storage,
+            files=None if path is None else IncidentFiles(path),
             announce=self._announce,
             store=self._store,
-            files=None if path is None else IncidentFiles(path),
-        )
-        self._forwarder = AlertForwarder(
-            self._dispatcher,
-            policy=self.policy,
-            background=self._background,
-            announcer=self._announcer,
-            health=self._health,
             timeout=alert_timeout,
             concurrency=alert_concurrency,
             buffer=alert_buffer,
+            stop_timeout=stop_timeout,
         )
         self._hostname = os.uname().nodename
-        # Guards the counters, and which life is the one of now.
+        # Guards the counters.
         self._lock = threading.Lock()
-        self._life: Life | None = None
-        self._catch_up: CatchUp | None = None
-        self._unannounced = Unannounced()
         self._total_events = self._error_events = self._security_events = 0
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
-        compliance_alert.connect(self._forwarder.receive, sender=self)
+        compliance_alert.connect(self._alerts.forwarder.receive, sender=self)
         call_in_child(self, AuditTrail._forget)
 
     # -- life
@@ -191,19 +171,7 @@ class AuditTrail:
         Raises:
             Exception: What entering the dispatcher raised; the trail is then not started.
         """
-        while True:
-            with self._lock:
-                life = self._life
-                if life is None or life.is_over:
-                    break
-            if not life.is_leaving:
-                await life.settled()
-                return
-            await life.leave(patience=self._stop_timeout + _PATIENCE)
-        self._forget_closed_loop()
-        with self._lock:
-            life = self._life = Life(self._started(), owner=self)
-        await life.enter()
+        await self._alerts.start(self, self._announce_again)
 
     async def stop(self) -> None:
         """
@@ -216,93 +184,7 @@ class AuditTrail:
         Raises:
             RuntimeError: The trail was started in another event loop, which does not run.
         """
-        life = self._life
-        if life is None:
-            await self._end()
-            return
-        try:
-            await life.leave(patience=self._stop_timeout + _PATIENCE)
-        except LoopClosedError:
-            self._forget_closed_loop()
-            await self._end()
-        finally:
-            with self._lock:
-                if self._life is life and life.is_over:
-                    self._life = None
-
-    @asynccontextmanager
-    async def _started(self) -> AsyncIterator[None]:
-        """
-        Be started, in the task of a `Life`.
-
-        In this order: what is failing is known before the dispatcher can say that it fails or works; the dispatcher is
-        entered before an alert is sent, and left after the last. On leaving, alerts have `stop_timeout` seconds, or
-        none if the caller of `stop` was cancelled or the loop ends.
-        """
-        life = self._life
-        assert life is not None  # noqa: S101 - this is what it has entered
-        try:
-            await self._health.enter()
-            async with self._dispatcher_entered(life), self._background.open():
-                if isinstance(self._dispatcher, DurableDispatcher) and self._dispatcher.resumes:
-                    async with self._catching_up(self._dispatcher) as catch_up:
-                        yield
-                        began = anyio.current_time()
-                        await life.within(self._stop_timeout, catch_up.idle)
-                else:
-                    yield
-                    began = anyio.current_time()
-                left = max(0.0, self._stop_timeout - (anyio.current_time() - began))
-                await life.within(left, self._background.settle)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self._end()
-
-    async def _end(self) -> None:
-        """Report the alerts that are left, run the receivers of the reports, and close the files."""
-        self._forwarder.give_up()
-        if not is_without_loop():
-            with anyio.move_on_after(self._stop_timeout, shield=True):
-                await self._background.settle()
-        self._announcer.give_up()
-        await self._health.leave()
-        await self._storage.aclose()
-
-    @asynccontextmanager
-    async def _dispatcher_entered(self, life: Life) -> AsyncIterator[None]:
-        if not isinstance(self._dispatcher, AbstractAsyncContextManager):
-            yield
-            return
-        # In a task of its own: a dispatcher that fails there, or cancels the task it is in, does not end the trail.
-        own = Life(self._dispatcher, leave_within=self._stop_timeout)
-        token = reporter.set(TrailReporter(self, self._announcer, self._health))
-        try:
-            await own.enter()
-        finally:
-            reporter.reset(token)
-        try:
-            yield
-        finally:
-            try:
-                await life.within(math.inf, own.leave)
-            except Exception as error:
-                # Not its text or traceback, which may hold secrets.
-                _logger.error(  # noqa: TRY400
-                    "leaving %s raised %s", type(self._dispatcher).__qualname__, type(error).__qualname__
-                )
-
-    def _forget_closed_loop(self) -> None:
-        """Report the alerts that wait as failed, if the loop of the trail was closed before `stop`."""
-        with self._lock:
-            life = self._life
-            if life is None or not life.is_over:
-                return
-            self._life = None
-        if self._background.entered:
-            _logger.error("%r was not stopped before its event loop was closed: alerts are sent by log_event", self)
-            self._background.forget()
-            self._catch_up = None
-        self._forwarder.give_up()
+        await self._alerts.stop()
 
     async def cleanup(self) -> None:
         """Do what `stop` does; the earlier fapilog had this name for it as well."""
@@ -310,15 +192,12 @@ class AuditTrail:
 
     async def drain(self) -> None:
         """Wait until every alert has been sent or has failed, and every asynchronous receiver has returned."""
-        if self._catch_up is not None:
-            await self._catch_up.idle()
-        await self._background.settle()
+        await self._alerts.drain()
 
     @property
     def is_started(self) -> bool:
         """Whether the trail is started, or is being started, and not stopped."""
-        life = self._life
-        return life is not None and not life.is_over
+        return self._alerts.is_started
 
     @property
     def sync(self) -> SyncAuditTrail:
@@ -326,7 +205,7 @@ class AuditTrail:
         # It is built on this class.
         from .sync import SyncAuditTrail  # noqa: PLC0415
 
-        return SyncAuditTrail(self, self._storage, self._background, stop_timeout=self._stop_timeout)
+        return SyncAuditTrail(self, self._storage, self._alerts.background, stop_timeout=self._stop_timeout)
 
     def __enter__(self) -> NoReturn:
         """Refuse with words: ``async with`` starts and stops a trail, and ``with trail.sync`` does without a loop."""
@@ -625,9 +504,9 @@ class AuditTrail:
             "error_events": self._error_events,
             "security_events": self._security_events,
             "alerts": {
-                "dispatched": self._forwarder.dispatched,
-                "failed": self._forwarder.failed,
-                "waiting": self._forwarder.waiting,
+                "dispatched": self._alerts.forwarder.dispatched,
+                "failed": self._alerts.forwarder.failed,
+                "waiting": len(self._alerts.outstanding),
             },
             "policy": {"compliance_level": self.policy.level.value, "enabled": self.policy.enabled},
         }
@@ -663,15 +542,15 @@ class AuditTrail:
         Args:
             progress: Called now and then, in a worker thread, with how many events were checked so far.
         """
-        with self._background.collecting() as calls:
+        with self._alerts.background.collecting() as calls:
             try:
                 result = await self._storage.verify(progress)
-                self._health.verified(result)
+                self._alerts.health.verified(result)
             except Exception as error:
-                self._health.failing(VERIFICATION, error)
+                self._alerts.health.failing(VERIFICATION, error)
                 raise
             finally:
-                await self._background.run(calls)
+                await self._alerts.background.run(calls)
         return result
 
     # -- announcing
@@ -691,90 +570,71 @@ class AuditTrail:
             if getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert:
                 self._emit(event)
             else:
-                self._announcer.call(self._send_compliance_alert, event)
+                self._alerts.announcer.call(self._send_compliance_alert, event)
         finally:
-            self._unannounced.discard(event.event_id)
+            self._alerts.outstanding.announced(event.event_id)
 
     def _emit(self, event: AuditEvent) -> None:
-        self._announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
+        self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
 
     async def _store_and_announce(self, event: AuditEvent) -> None:
         if not is_without_loop():
             await anyio.lowlevel.checkpoint_if_cancelled()
-        if self._life is not None and self._life.is_over:
-            self._forget_closed_loop()
-        with self._background.collecting() as calls:
+        self._alerts.forget_closed_loop()
+        with self._alerts.background.collecting() as calls:
             try:
                 # Whatever happens to the caller meanwhile: an event that is stored must be announced.
                 await finished(functools.partial(self._store_then_announce, event))
             except LoopClosedError as error:
                 raise AuditStorageError("interrupted while storing: the event may be stored or not") from error
             except Exception:
-                await self._background.run(calls)
+                await self._alerts.background.run(calls)
                 raise
-            await self._background.run(calls)
+            await self._alerts.background.run(calls)
 
     async def _store_then_announce(self, event: AuditEvent) -> None:
         self._announce(chain.sealed(event, await self._append(event, announced=True)))
-        home = self._background.home
-        if home is not None and home.is_here and not is_without_loop():
+        home = self._alerts.background.home
+        if home is not None and not is_without_loop() and home.is_here:
             # Lets the forwarder run, so that a tight loop does not fill its buffer.
             await anyio.lowlevel.checkpoint()
 
     async def _store_quietly(self, event: AuditEvent) -> None:
+        background = self._alerts.background
         try:
             await self._append(event, announced=False)
         finally:
-            if self._background.kept and not self._background.entered:
+            if background.kept and background.home is None:
                 # The alerts of an incident that was opened or resolved.
-                await self._background.run([])
+                await background.run([])
 
     async def _append(self, event: AuditEvent, *, announced: bool) -> Seal:
         """Store and count *event*; people are told when that fails, and when it works again."""
         try:
             seal = await self._append_silently(event, announced=announced)
         except Exception as error:
-            self._health.failing(STORING, error)
+            self._alerts.health.failing(STORING, error)
             raise
-        self._health.working(STORING)
+        self._alerts.health.working(STORING)
         return seal
 
     async def _append_silently(self, event: AuditEvent, *, announced: bool) -> Seal:
         """Store and count *event*; *announced*: whether `_announce` is called next."""
         if announced:
-            self._unannounced.add(event.event_id)
+            self._alerts.outstanding.expect(event.event_id)
         try:
             seal = await self._storage.append(event)
         except BaseException:
-            self._unannounced.discard(event.event_id)
+            self._alerts.outstanding.announced(event.event_id)
             raise
         self._count(event)
-        if self._catch_up is not None:
-            self._catch_up.stored(seal.sequence_number)
+        if self._alerts.catch_up is not None:
+            self._alerts.catch_up.stored(seal.sequence_number)
         return seal
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store *event*, which is announced next, and return it with its place in the chain."""
         return chain.sealed(event, await self._append_silently(event, announced=True))
-
-    @asynccontextmanager
-    async def _catching_up(self, dispatcher: DurableDispatcher) -> AsyncIterator[CatchUp]:
-        catch_up = CatchUp(
-            dispatcher,
-            sender=self,
-            storage=self._storage,
-            policy=self.policy,
-            forwarder=self._forwarder,
-            announce=self._announce_again,
-            unannounced=self._unannounced,
-            health=self._health,
-        )
-        async with catch_up:
-            self._catch_up = catch_up
-            try:
-                yield catch_up
-            finally:
-                self._catch_up = None
 
     async def _announce_again(self, event: AuditEvent) -> None:
         """Announce an event of an earlier run."""
@@ -792,11 +652,6 @@ class AuditTrail:
             self._security_events += event.log_level is AuditLogLevel.SECURITY or event.event_type in _SECURITY_TYPES
 
     def _forget(self) -> None:
-        # In a forked child: the parent's tasks and alerts stay the parent's.
+        # In a forked child.
         self._lock = threading.Lock()
-        self._life = self._catch_up = None
-        self._background.forget()
-        self._announcer.forget()
-        self._forwarder.forget()
-        self._health.forget()
-        self._unannounced.forget()
+        self._alerts.forget()

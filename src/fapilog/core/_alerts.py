@@ -1,0 +1,259 @@
+"""The alerts of one trail, from the announcement to the report: all that is started and stopped with the trail."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+
+import anyio
+
+from ..record.events import AuditEvent
+from ..storage.protocol import AuditStorage
+from ..tasks.background import Background
+from ..tasks.life import Life
+from ..tasks.loops import LoopClosedError, is_without_loop
+from ._catchup import CatchUp
+from ._forwarding import AlertForwarder, Outstanding
+from ._health import Health, TrailReporter
+from ._incidentfiles import IncidentFiles
+from .alerting import AlertDispatcher, DurableDispatcher, reporter
+from .policy import CompliancePolicy
+from .signals import Announcer
+
+__all__ = ["Alerts"]
+
+_logger: Final = logging.getLogger("fapilog")
+
+# Seconds beyond the time to stop that another event loop has to stop the alerts.
+_PATIENCE: Final = 20.0
+
+
+class Alerts:
+    """
+    The background of a trail, its forwarder, its health and its dispatcher, with one life.
+
+    Args:
+        dispatcher: Gets the alerts.
+        policy: As of the trail.
+        storage: As of the trail.
+        files: Keep open incidents for the next process; None if no file does.
+        announce: Announces an event of the trail's own; a bound method, held weakly.
+        store: Stores an event of the trail's own; likewise.
+        timeout: Seconds that the dispatcher, or an asynchronous receiver, may take for one alert.
+        concurrency: Alerts that are sent at once.
+        buffer: Alerts that may wait.
+        stop_timeout: Seconds that stopping waits for the alerts, and then for the dispatcher to be left.
+
+    Attributes:
+        background: Runs the sends and the asynchronous receivers.
+        announcer: Sends the signals.
+        health: The trail's own incidents.
+        outstanding: The alerts that have no report yet.
+        forwarder: Receives the signal.
+        catch_up: Resends what a durable dispatcher lacks; None for another dispatcher, and while not started.
+    """
+
+    def __init__(
+        self,
+        dispatcher: AlertDispatcher,
+        *,
+        policy: CompliancePolicy,
+        storage: AuditStorage,
+        files: IncidentFiles | None,
+        announce: Callable[[AuditEvent], None],
+        store: Callable[[AuditEvent], Coroutine[Any, Any, AuditEvent]],
+        timeout: float,
+        concurrency: int,
+        buffer: int,
+        stop_timeout: float,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._policy = policy
+        self._storage = storage
+        self._stop_timeout = stop_timeout
+        self.background: Background = Background()
+        self.announcer: Announcer = Announcer(self.background, timeout=timeout, limit=buffer)
+        self.health: Health = Health(policy, self.background, announce=announce, store=store, files=files)
+        self.outstanding: Outstanding = Outstanding()
+        self.forwarder: AlertForwarder = AlertForwarder(
+            dispatcher,
+            policy=policy,
+            background=self.background,
+            announcer=self.announcer,
+            health=self.health,
+            outstanding=self.outstanding,
+            timeout=timeout,
+            concurrency=concurrency,
+            buffer=buffer,
+        )
+        self._lock = threading.Lock()
+        self._life: Life | None = None
+        self.catch_up: CatchUp | None = None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether they are started, or are being started, and not stopped."""
+        life = self._life
+        return life is not None and not life.is_over
+
+    async def start(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> None:
+        """
+        Start, in a task of its own in this loop; if that is done already, in whatever loop, wait until it is.
+
+        Args:
+            trail: The sender of the alerts, and the owner that a warning names.
+            announce: Announces an event of an earlier run.
+
+        Raises:
+            Exception: What entering the dispatcher raised.
+        """
+        while True:
+            self.forget_closed_loop()
+            with self._lock:
+                life, is_new = self._life, False
+                if life is None or life.is_over:
+                    life, is_new = Life(self._started(trail, announce), owner=trail), True
+                    self._life = life
+            if is_new:
+                await life.enter()
+                return
+            if not life.is_leaving:
+                await life.settled()
+                return
+            await life.leave(patience=self._stop_timeout + _PATIENCE)
+
+    async def stop(self) -> None:
+        """
+        Stop, from any task and loop: send what waits as long as there is time, and report the rest as failed.
+
+        Raises:
+            Exception: What closing the storage raised.
+            RuntimeError: The loop in which they were started does not run.
+        """
+        life = self._life
+        if life is None:
+            await self._end()
+            return
+        try:
+            await life.leave(patience=self._stop_timeout + _PATIENCE)
+        except LoopClosedError:
+            self.forget_closed_loop()
+            await self._end()
+        finally:
+            with self._lock:
+                if self._life is life and life.is_over:
+                    self._life = None
+
+    async def drain(self) -> None:
+        """Wait until every alert has a report, and every asynchronous receiver has returned."""
+        if self.catch_up is not None:
+            await self.catch_up.idle()
+        await self.background.settle()
+
+    def forget_closed_loop(self) -> None:
+        """Report the alerts that wait as failed, if the loop was closed before `stop`."""
+        with self._lock:
+            life = self._life
+            if life is None or not life.is_over:
+                return
+            self._life = None
+        if self.background.home is not None:
+            _logger.error("a trail was not stopped before its event loop was closed: log_event itself sends its alerts")
+            self.background.forget()
+            self.catch_up = None
+        self.forwarder.give_up()
+
+    def forget(self) -> None:
+        """Become as new, in a forked child: the parent's tasks and alerts stay the parent's."""
+        self._lock = threading.Lock()
+        self._life = self.catch_up = None
+        self.background.forget()
+        self.announcer.forget()
+        self.outstanding.__init__()  # type: ignore[misc]
+        self.forwarder.forget()
+        self.health.forget()
+
+    @asynccontextmanager
+    async def _started(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> AsyncIterator[None]:
+        """
+        Be started, in the task of a `Life`.
+
+        The order matters. The open incidents are known before the dispatcher can say that it fails or works; the
+        dispatcher is entered before an alert is sent, and left after the last. On leaving, alerts have `stop_timeout`
+        seconds, or none if the caller of `stop` was cancelled or the loop ends.
+        """
+        life = self._life
+        assert life is not None  # noqa: S101 - this is what it has entered
+        try:
+            await self.health.enter()
+            async with self._dispatcher_entered(trail, life), self.background.open():
+                async with self._catching_up(trail, announce):
+                    yield
+                    began = anyio.current_time()
+                    if self.catch_up is not None:
+                        await life.within(self._stop_timeout, self.catch_up.idle)
+                left = max(0.0, self._stop_timeout - (anyio.current_time() - began))
+                await life.within(left, self.background.settle)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end()
+
+    async def _end(self) -> None:
+        """Report the alerts that are left, run the receivers of the reports, and close the files."""
+        self.forwarder.give_up()
+        if not is_without_loop():
+            with anyio.move_on_after(self._stop_timeout, shield=True):
+                await self.background.settle()
+        self.announcer.give_up()
+        await self.health.leave()
+        await self._storage.aclose()
+
+    @asynccontextmanager
+    async def _dispatcher_entered(self, trail: object, life: Life) -> AsyncIterator[None]:
+        if not isinstance(self._dispatcher, AbstractAsyncContextManager):
+            yield
+            return
+        # In a task of its own: a dispatcher that fails there, or cancels the task it is in, does not end the trail.
+        own = Life(self._dispatcher, leave_within=self._stop_timeout)
+        token = reporter.set(TrailReporter(trail, self.announcer, self.health))
+        try:
+            await own.enter()
+        finally:
+            reporter.reset(token)
+        try:
+            yield
+        finally:
+            try:
+                await life.within(math.inf, own.leave)
+            except Exception as error:
+                # Not its text or traceback, which may hold secrets.
+                _logger.error(  # noqa: TRY400
+                    "leaving %s raised %s", type(self._dispatcher).__qualname__, type(error).__qualname__
+                )
+
+    @asynccontextmanager
+    async def _catching_up(
+        self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]
+    ) -> AsyncIterator[None]:
+        if not isinstance(self._dispatcher, DurableDispatcher) or not self._dispatcher.resumes:
+            yield
+            return
+        async with CatchUp(
+            self._dispatcher,
+            sender=trail,
+            storage=self._storage,
+            policy=self._policy,
+            forwarder=self.forwarder,
+            outstanding=self.outstanding,
+            announce=announce,
+            health=self.health,
+        ) as catch_up:
+            self.catch_up = catch_up
+            try:
+                yield
+            finally:
+                self.catch_up = None
