@@ -225,7 +225,7 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=st.text(max_size=3000) | st.text("<!channel>@\r\n\0\x1b{{}}", max_size=30))
 def test_hostile_text_fits(words: str) -> None:
     """Whatever an event says, the labels have one line and their limit, and all of it stays small."""
