@@ -1,6 +1,6 @@
 # On a fresh machine: `make demo` and `make test`. Everything lives in .venv and .envs; `make clean` removes both.
 
-.PHONY: help demo test check docs bench torture test-wheel clean
+.PHONY: help demo test coverage check docs bench torture test-wheel clean
 .DEFAULT_GOAL := help
 
 # The Python that .venv is made with; empty: the first one that will do.
@@ -12,6 +12,9 @@ TORTURE_SECONDS ?= 60
 
 bin := .venv/bin
 python := $(bin)/python
+# A page of the docs is one script, so a file stays on one worker. A worker that dies ends the run: pytest-xdist would
+# start another one and wait for ever (pytest-xdist #784, #1323, #1378).
+in_parallel := -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## show this list
@@ -20,9 +23,12 @@ help: ## show this list
 demo: .venv/has-demo ## run the demonstration
 	$(bin)/fapilog demo
 
-test: .venv/has-dev ## run the tests on asyncio and trio, with coverage
+test: .venv/has-dev ## run the tests on asyncio and trio
+	$(python) -m pytest $(in_parallel)
+
+coverage: .venv/has-dev ## run the tests with all examples of Hypothesis, and measure the coverage
 	@rm -f .coverage .coverage.*
-	$(python) -m coverage run -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(python) -m coverage run -m pytest $(in_parallel) --hypothesis-profile full
 	@$(python) -m coverage combine --quiet
 	$(python) -m coverage report
 
@@ -42,8 +48,8 @@ bench: .venv/has-dev ## measure against the peers
 	$(python) -m benchmarks
 
 torture: .venv/has-dev ## kill, tear, flip and fill up, in long campaigns of TORTURE_SECONDS each
-	$(python) -m pytest -m torture -n auto --maxprocesses 4 -o faulthandler_timeout=0 \
-		--torture-seconds $(TORTURE_SECONDS) tests
+	$(python) -m pytest -m torture -n auto --maxprocesses 4 --max-worker-restart 0 --hypothesis-profile full \
+		-o faulthandler_timeout=0 --torture-seconds $(TORTURE_SECONDS) tests
 
 test-wheel: .venv/has-dev ## run the tests against the built wheel: without extras, and with all on every other CPython here
 	bash .ci/test-wheel $(python) $(PYTHONS)

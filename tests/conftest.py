@@ -1,8 +1,10 @@
 """Every async test runs on asyncio and on trio, with a clock that jumps, and may not block the event loop."""
 
+import gc
 import itertools
 import time
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
@@ -26,9 +28,17 @@ MAY_BLOCK: dict[str, set[str]] = {
     "fapilog/core/_incidentfiles.py": {"__init__"},
 }
 
-# On a busy machine an example takes as long as it takes.
-settings.register_profile("fapilog", deadline=None)
-settings.load_profile("fapilog")
+# `--hypothesis-profile full` is for `make coverage` and `make torture`. On a busy machine an example takes as long as
+# it takes, so neither profile has a deadline.
+settings.register_profile("quick", deadline=None, max_examples=20)
+settings.register_profile("full", deadline=None, max_examples=300)
+settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collected tests away from the garbage collector, which would walk them all in each full collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -39,6 +49,19 @@ def anyio_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         return name
     stop_clock_in_threads(monkeypatch)
     return jumping_backend(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_tls_context() -> Iterator[None]:
+    """Load the certificates of a client once: that takes 70 ms, and a thousand tests make a client."""
+    try:
+        import httpx2  # noqa: PLC0415  an extra
+    except ImportError:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx2, "create_ssl_context", cache(httpx2.create_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -136,7 +136,7 @@ async def test_a_file_that_is_repaired_before_a_restart(tmp_path: Path) -> None:
         told.append(event)
 
     def make() -> AuditTrail:
-        outbox = Outbox(inner, path, now=now, old_after=300.0)
+        outbox = Outbox(inner, path, now=now, old_after=300.0, lease=86_400.0)
         trail = AuditTrail(storage_path=tmp_path / "trail", alert_dispatcher=outbox)
         compliance_alert.connect(take, sender=trail, weak=False)
         return trail

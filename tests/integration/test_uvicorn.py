@@ -70,7 +70,8 @@ class Client:
     async def call(self, address: str, numbers: Iterator[int], connections: int) -> None:
         """Send requests, with others, over as many *connections* as are kept open, until *numbers* are used up."""
         limits = httpx2.Limits(max_keepalive_connections=connections)
-        async with httpx2.AsyncClient(base_url=address, timeout=60, limits=limits) as http:
+        trust = httpx2.create_ssl_context()  # one for all tests: see the tests' conftest
+        async with httpx2.AsyncClient(base_url=address, timeout=60, limits=limits, verify=trust) as http:
             for number in numbers:
                 await self._send(http, number)
 
@@ -90,6 +91,7 @@ class Client:
 
 
 @pytest.mark.real_time
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)  # of the client; uvicorn has no other
 async def test_four_workers_share_a_trail(tmp_path: Path) -> None:
     """Of 2,000 requests to four workers each is in the one chain once, and each refused login was announced once."""
     client = Client()

@@ -226,7 +226,7 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
     assert "s3cr3t" not in str(caught.value)
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=st.text(max_size=3000) | st.text("<!channel>@\r\n\0\x1b{{}}", max_size=30))
 def test_hostile_text_fits(words: str) -> None:
     """Whatever an event says, the labels have one line and their limit, and all of it stays small."""
@@ -399,5 +399,5 @@ def check_hostile(rendered: Rendered, channel: str | None) -> None:
 
 
 def test_hostile_alerts() -> None:
-    """Three hundred hostile alerts become what the other side takes; `make torture` tries 10,000."""
-    check_many(check_hostile, 300)
+    """Thirty hostile alerts become what the other side takes; `make torture` tries 10,000."""
+    check_many(check_hostile, 30)

@@ -263,7 +263,7 @@ async def test_plugins_are_given_plain_text(url: str, monkeypatch: pytest.Monkey
             assert bad not in body
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=st.text(max_size=20_000) | st.text("<!channel>@\r\n\0\x1b", max_size=30))
 def test_any_text_fits(words: str) -> None:
     """Whatever an event says, the text stays small, and one line of it can't look like another field."""
@@ -335,5 +335,5 @@ def check_hostile(rendered: Rendered, channel: str | None) -> None:
 
 
 def test_hostile_alerts() -> None:
-    """Three hundred hostile alerts become what the other side takes; `make torture` tries 10,000."""
-    check_many(check_hostile, 300)
+    """Thirty hostile alerts become what the other side takes; `make torture` tries 10,000."""
+    check_many(check_hostile, 30)

@@ -404,5 +404,5 @@ def check_hostile(rendered: Rendered, channel: str | None) -> None:
 
 
 def test_hostile_alerts() -> None:
-    """Three hundred hostile alerts become what the other side takes; `make torture` tries 10,000."""
-    check_many(check_hostile, 300)
+    """Thirty hostile alerts become what the other side takes; `make torture` tries 10,000."""
+    check_many(check_hostile, 30)

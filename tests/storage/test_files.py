@@ -558,4 +558,4 @@ class OneTrail(RuleBasedStateMachine):
 
 
 TestOneTrail = OneTrail.TestCase
-TestOneTrail.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestOneTrail.settings = settings(stateful_step_count=25)
