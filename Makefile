@@ -28,7 +28,7 @@ test: .venv/has-dev ## run the tests on asyncio and trio
 
 coverage: .venv/has-dev ## run the tests with all examples of Hypothesis, and measure the coverage
 	@rm -f .coverage .coverage.*
-	$(python) -m coverage run -m pytest $(in_parallel) --hypothesis-profile full
+	$(python) -m coverage run -m pytest $(in_parallel) --hypothesis-profile full -o faulthandler_timeout=180
 	@$(python) -m coverage combine --quiet
 	$(python) -m coverage report
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import anyio
 import anyio.to_thread
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from fapilog import ChainHead
 from fapilog.core.alerting import Alert
@@ -185,6 +185,7 @@ async def test_a_receipt_that_is_there_already(tmp_path: Path) -> None:
 def test_whatever_is_in_one_row_the_others_are_sent(backend: str, caplog: pytest.LogCaptureFixture) -> None:
     """Any values in any columns of an alert, and of its attempt, keep no other alert from being sent, once each."""
 
+    @settings(max_examples=min(60, settings().max_examples))  # an example is slow
     @given(spoils)
     def check(spoilt: list[Spoilt]) -> None:
         with TemporaryDirectory() as directory:

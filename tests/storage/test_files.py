@@ -558,4 +558,4 @@ class OneTrail(RuleBasedStateMachine):
 
 
 TestOneTrail = OneTrail.TestCase
-TestOneTrail.settings = settings(stateful_step_count=25)
+TestOneTrail.settings = settings(max_examples=min(60, settings().max_examples), stateful_step_count=25)
