@@ -87,6 +87,7 @@ def test_every_method_is_there_without_await(trail: AuditTrail) -> None:
     assert sync.holds(head)
     assert not sync.holds(ChainHead(4, "0" * 64))
     assert sync.verify_chain_from_storage().valid
+    sync.drain()
     assert sync.get_statistics()["total_events"] == 4
     assert anyio.run(trail.get_statistics) == sync.get_statistics()
     sync.stop()

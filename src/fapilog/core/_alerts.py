@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -74,6 +75,7 @@ class Alerts:
         self._dispatcher = dispatcher
         self._policy = policy
         self._storage = storage
+        self._timeout = timeout
         self._stop_timeout = stop_timeout
         self.background: Background = Background()
         self.announcer: Announcer = Announcer(self.background, timeout=timeout, limit=buffer)
@@ -156,15 +158,13 @@ class Alerts:
 
     def forget_closed_loop(self) -> None:
         """Report the alerts that wait as failed, if the loop was closed before `stop`."""
-        with self._lock:
-            life = self._life
-            if life is None or not life.is_over:
-                return
-            self._life = None
-        if self.background.home is not None:
-            _logger.error("a trail was not stopped before its event loop was closed: log_event itself sends its alerts")
-            self.background.forget()
-            self.catch_up = None
+        home = self.background.home
+        # Asked for each alert, so the cheap questions come first.
+        if home is None or home.is_here or not home.is_closed:
+            return
+        _logger.error("a trail was not stopped before its event loop was closed: log_event itself sends its alerts")
+        self.background.forget()
+        self.catch_up = None
         self.forwarder.give_up()
 
     def forget(self) -> None:
@@ -249,7 +249,7 @@ class Alerts:
             policy=self._policy,
             forwarder=self.forwarder,
             outstanding=self.outstanding,
-            announce=announce,
+            announce=functools.partial(self._announce_again, announce),
             health=self.health,
         ) as catch_up:
             self.catch_up = catch_up
@@ -257,3 +257,11 @@ class Alerts:
                 yield
             finally:
                 self.catch_up = None
+
+    async def _announce_again(self, announce: Callable[[AuditEvent], Awaitable[None]], event: AuditEvent) -> None:
+        try:
+            with anyio.move_on_after(self._timeout):
+                await announce(event)
+        except Exception as error:
+            # Of a subclass of the trail, with an announcement of its own.
+            _logger.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)  # noqa: TRY400

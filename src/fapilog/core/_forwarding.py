@@ -279,11 +279,14 @@ class AlertForwarder:
             return  # given up before its turn came
         event, severity, channel = pending.alert
         began = self._clock()
-        error: Exception | None = AlertTimeoutError(self._timeout)
+        error: Exception | None = None
+        is_done = False
         try:
             with anyio.move_on_after(self._timeout):
                 await self._dispatcher.send_alert(self._policy.for_dispatch(event), severity=severity, channel=channel)
-                error = None
+                is_done = True
+            if not is_done:
+                error = AlertTimeoutError(self._timeout)
         except Exception as raised:
             error = raised
         except BaseException:

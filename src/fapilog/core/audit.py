@@ -8,32 +8,37 @@ The audit trail: stores events in a hash chain, and announces those that someone
 from __future__ import annotations
 
 import functools
-import logging
 import os
-import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import anyio
 import anyio.lowlevel
 
 from ..record import chain
-from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, Seal
+from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, ErrorDetails, member
+from ..record.events import (
+    AuditEvent,
+    AuditEventType,
+    AuditLogLevel,
+    ComplianceLevel,
+    ErrorDetails,
+    data_event_type,
+    member,
+)
 from ..record.options import require
-from ..record.values import text
+from ..record.values import keywords, merged, text
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, EventFilter, head_of, holds
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._alerts import Alerts
-from ._fields import keywords, merged
 from ._incidentfiles import IncidentFiles
-from ._incidents import STORING, VERIFICATION
+from ._recording import Recorder
 from .alerting import AlertDispatcher, NoopAlertDispatcher, require_dispatcher
 from .policy import CompliancePolicy
 from .signals import compliance_alert
@@ -52,42 +57,26 @@ __all__ = [
     "CompliancePolicy",
 ]
 
-_logger: Final = logging.getLogger("fapilog")
-
-_ERROR_LEVELS: Final = (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL)
-_SECURITY_TYPES: Final = (
-    AuditEventType.AUTHENTICATION_FAILED,
-    AuditEventType.AUTHORIZATION_FAILED,
-    AuditEventType.SECURITY_VIOLATION,
-)
-_DATA_TYPES: Final = {
-    "read": AuditEventType.DATA_ACCESS,
-    "write": AuditEventType.DATA_MODIFICATION,
-    "update": AuditEventType.DATA_MODIFICATION,
-    "delete": AuditEventType.DATA_DELETION,
-    "export": AuditEventType.DATA_EXPORT,
-}
-
 
 class AuditTrail:
     """
-    Records events, and announces those that meet the policy.
+    Records events, and announces the events that meet the policy.
 
-    An event's id is returned when the event is stored, and only then. An alert never delays, stops or changes that:
-    what a dispatcher or a receiver does wrong is logged (logger "fapilog") and reported on `alert_failed`.
+    The id of an event is returned when the event is stored, and only then. An alert never delays, stops or changes
+    that: a failure of a dispatcher or a receiver is logged (logger "fapilog") and reported on `alert_failed`.
 
-    Use it as an asynchronous context manager, or call `start` and `stop`. While it is started, alerts are sent in the
-    background, in the event loop that it was started in. Without that, each is sent before `log_event` returns,
-    contained and timed all the same. Any task, thread and event loop may call it, and `sync` has the same methods for
-    code without an event loop.
+    Use a trail as an asynchronous context manager, or call `start` and `stop`. A started trail sends its alerts in the
+    background, in the event loop that started it. Any other sends each alert before `log_event` returns, contained and
+    timed all the same. Any task, thread and event loop may call a trail; `sync` has the same methods for code without
+    an event loop.
 
-    When storing, verifying or alerting itself fails, an alert about that goes out, once until it works again. In the
-    directory of the trail that outlives a restart.
+    When storing, verifying or alerting fails, the trail announces an incident, once, and its end. Open incidents in the
+    directory of a trail outlive a restart.
 
     Args:
         policy: Which events alert; by default `CompliancePolicy()`.
         storage_path: The directory of the trail; by default ``audit_logs``.
-        alert_dispatcher: Gets the alerts; by default they go nowhere. If it is an asynchronous context manager, it is
+        alert_dispatcher: Gets the alerts; by default a dispatcher that drops them. An asynchronous context manager is
             entered on start, and left on stop after the last alert.
         storage: Keeps the events, instead of files in *storage_path*.
         durability: "fsync": stored means on the disk. "write": in the operating system's hands. See `FileStorage`.
@@ -99,7 +88,7 @@ class AuditTrail:
 
     Attributes:
         policy: As given.
-        storage_path: The directory of the trail; None if it is kept by a storage of your own.
+        storage_path: The directory of the trail; None with a storage of your own.
 
     Raises:
         TypeError: *alert_dispatcher* has no asynchronous `send_alert`, or *policy* is no policy.
@@ -135,7 +124,6 @@ class AuditTrail:
         self.storage_path: Path | None = path
         self._storage: AuditStorage = storage
         self._stop_timeout = stop_timeout
-        self._alert_timeout = alert_timeout
         self._alerts = Alerts(
             NoopAlertDispatcher()
             if alert_dispatcher is None
@@ -151,9 +139,7 @@ class AuditTrail:
             stop_timeout=stop_timeout,
         )
         self._hostname = os.uname().nodename
-        # Guards the counters.
-        self._lock = threading.Lock()
-        self._total_events = self._error_events = self._security_events = 0
+        self._recorder = Recorder(storage, self._alerts)
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
         compliance_alert.connect(self._alerts.forwarder.receive, sender=self)
         call_in_child(self, AuditTrail._forget)
@@ -171,7 +157,7 @@ class AuditTrail:
         Raises:
             Exception: What entering the dispatcher raised; the trail is then not started.
         """
-        await self._alerts.start(self, self._announce_again)
+        await self._alerts.start(self, self._send_compliance_alert)
 
     async def stop(self) -> None:
         """
@@ -252,27 +238,27 @@ class AuditTrail:
         """
         Store an event, announce it if the policy says so, and return its id.
 
-        Returning means that it is stored. A caller that is cancelled while it waits may find its event stored or not;
-        if it is stored and alerts, it is announced.
+        Returning means that the event is stored. If the caller is cancelled while it waits, the event may be stored or
+        not; a stored event that alerts is announced all the same.
 
         Args:
-            event_type: What happened.
-            message: What happened, in words.
-            log_level: How severe it is.
-            component: The part of the service that it happened in.
-            operation: What that part was doing.
-            error: The exception behind it.
-            user_id: Who did it.
-            session_id: In which session.
-            request_id: In which request.
-            client_ip: From which address.
-            user_agent: With which program.
+            event_type: The kind of event.
+            message: The event in words.
+            log_level: The severity.
+            component: The part of the service.
+            operation: The operation in that part.
+            error: The exception behind the event.
+            user_id: The user.
+            session_id: The user's session.
+            request_id: The request.
+            client_ip: The user's address.
+            user_agent: The user's program.
             contains_pii: Whether the event contains personal data.
             contains_phi: Whether the event contains health data.
             data_classification: For example "confidential".
             regulatory_tags: Tags of your own.
-            **metadata: Anything else. ``metadata={...}`` is merged into it; of a key that is given both ways, the value
-                from there is kept under "metadata".
+            **metadata: Further values. ``metadata={...}`` is merged into them; of a key that is given both ways, the
+                value from the mapping is kept under "metadata".
 
         Returns:
             The event id, or "" if the policy is disabled.
@@ -307,26 +293,22 @@ class AuditTrail:
         if self.policy.alerts_on(event):
             await self._store_and_announce(event)
         else:
-            await self._store_quietly(event)
+            await self._recorder.record(event, announced=False)
         return event.event_id
 
     async def log_error(
         self, /, error: BaseException, *, operation: str | None = None, component: str | None = None, **metadata: Any
     ) -> str:
         """
-        Record that *error* happened, with its type, text and traceback, at level error.
+        Record an exception with its type, text and traceback, at level error.
 
         Args:
-            error: Any exception.
-            operation: What was being done.
-            component: By which part of the service.
-            **metadata: As of `log_event`; a keyword of that method, such as *user_id* or *log_level*, means the same.
+            error: The exception.
+            operation: The operation that failed.
+            component: The part of the service.
+            **metadata: As for `log_event`; a keyword of that method, such as *user_id* or *log_level*, means the same.
 
-        Returns:
-            The event id, or "" if the policy is disabled.
-
-        Raises:
-            AuditStorageError: The event is not stored.
+        Returns and raises as `log_event`.
         """
         return await self.log_event(
             AuditEventType.ERROR_OCCURRED,
@@ -349,19 +331,14 @@ class AuditTrail:
         Record a security event, at level security.
 
         Args:
-            event_type: What happened.
-            message: What happened, in words.
-            user_id: Who did it.
-            client_ip: From which address.
-            user_agent: With which program.
-            **metadata: As of `log_event`; a keyword of that method, such as *component*, means the same.
+            event_type: The kind of event.
+            message: The event in words.
+            user_id: The user.
+            client_ip: The user's address.
+            user_agent: The user's program.
+            **metadata: As for `log_event`; a keyword of that method, such as *component*, means the same.
 
-        Returns:
-            The event id, or "" if the policy is disabled.
-
-        Raises:
-            AuditStorageError: The event is not stored.
-            ValueError: An unknown event type.
+        Returns and raises as `log_event`.
         """
         return await self.log_event(
             event_type,
@@ -391,23 +368,19 @@ class AuditTrail:
         Record that data were read, changed, deleted or exported.
 
         Args:
-            resource: Which data; kept in the metadata.
-            operation: "read", "write", "update", "delete" or "export" decide on the event type; anything else is an
-                access.
-            user_id: Who did it.
+            resource: The data; kept in the metadata.
+            operation: "read", "write", "update", "delete" or "export" decide on the event type; any other operation is
+                an access.
+            user_id: The user.
             data_classification: For example "confidential".
             contains_pii: Whether the event contains personal data.
             contains_phi: Whether the event contains health data.
-            **metadata: As of `log_event`; a keyword of that method, such as *client_ip*, means the same.
+            **metadata: As for `log_event`; a keyword of that method, such as *client_ip*, means the same.
 
-        Returns:
-            The event id, or "" if the policy is disabled.
-
-        Raises:
-            AuditStorageError: The event is not stored.
+        Returns and raises as `log_event`.
         """
         return await self.log_event(
-            _DATA_TYPES.get(text(operation).lower(), AuditEventType.DATA_ACCESS),
+            data_event_type(operation),
             f"Data {text(operation)} on resource: {text(resource)}",
             **keywords(
                 metadata,
@@ -437,38 +410,34 @@ class AuditTrail:
         Return stored events that meet all conditions, the newest first.
 
         Args:
-            start_time: Not before this time; with a time zone.
-            end_time: Not after this time; with a time zone.
-            event_type: Of this type.
-            log_level: Of this level.
-            user_id: By this user.
-            component: In this component.
-            limit: At most so many.
+            start_time: The earliest time; with a time zone.
+            end_time: The latest time; with a time zone.
+            event_type: The type.
+            log_level: The level, and no other.
+            user_id: The user.
+            component: The part of the service.
+            limit: The most events to return.
 
         Raises:
             AuditStorageError: The trail can't be read.
+            TypeError: A time is no datetime, or *limit* no number.
             ValueError: A time without zone, an unknown type or level, or a negative limit.
         """
-        for name, time in (("start_time", start_time), ("end_time", end_time)):
-            if time is not None and time.tzinfo is None:
-                raise ValueError(f"{name}: expected a datetime with a time zone; got {time!r}")
-        require("limit", limit, at_least=0)
         wanted = EventFilter(
             start_time=start_time,
             end_time=end_time,
-            event_type=None if event_type is None else member(AuditEventType, event_type, "event_type"),
-            log_level=None if log_level is None else member(AuditLogLevel, log_level, "log_level"),
-            user_id=None if user_id is None else text(user_id),
-            component=None if component is None else text(component),
+            event_type=event_type,
+            log_level=log_level,
+            user_id=user_id,
+            component=component,
         )
-        return await self._storage.find(wanted, limit)
+        return await self._storage.find(wanted, require("limit", limit, at_least=0))
 
     async def head(self) -> ChainHead:
         """
         Return the number and the checksum of the newest stored event.
 
-        Kept where nobody who can write to the trail can write, they prove later that it was not cut or made anew; see
-        `holds`.
+        Kept out of reach of the service, a head proves later that the trail was neither cut nor replaced; see `holds`.
 
         Raises:
             AuditStorageError: The trail can't be read.
@@ -477,13 +446,13 @@ class AuditTrail:
 
     async def holds(self, head: ChainHead) -> bool:
         """
-        Return whether the record that was the newest when *head* was taken is there, and as it was.
+        Return whether the trail still holds the record that was the newest when *head* was taken.
 
-        If so, and if a verification finds the trail valid, every record up to that one is as it was then: its checksum
-        depends on all that come before. If not, the trail was cut off before that record, or made anew.
+        If so, and if a verification finds the trail valid, every record up to that one is unchanged, since its checksum
+        depends on all records before it. If not, the trail was cut off before that record, or replaced.
 
         Args:
-            head: As `head` returned it at some time; that of an empty trail is in every trail.
+            head: A result of `head`; every trail holds the head of an empty one.
 
         Raises:
             AuditStorageError: The trail can't be read.
@@ -492,17 +461,15 @@ class AuditTrail:
 
     async def get_statistics(self) -> dict[str, Any]:
         """
-        Return what this trail did since it was made.
+        Return the counts of this trail since it was made.
 
         Returns:
-            ``total_events`` that were stored, with ``error_events`` and ``security_events`` among them. ``alerts`` that
-            were ``dispatched``, have ``failed``, or are ``waiting``. Of the ``policy`` its ``compliance_level`` and
-            whether it is ``enabled``.
+            ``total_events`` stored, with ``error_events`` and ``security_events`` among them; ``alerts`` that were
+            ``dispatched``, have ``failed``, or are ``waiting``; the ``compliance_level`` of the ``policy``, and whether
+            it is ``enabled``.
         """
         return {
-            "total_events": self._total_events,
-            "error_events": self._error_events,
-            "security_events": self._security_events,
+            **self._recorder.counts,
             "alerts": {
                 "dispatched": self._alerts.forwarder.dispatched,
                 "failed": self._alerts.forwarder.failed,
@@ -516,42 +483,22 @@ class AuditTrail:
         """
         Check *events*, given from the first of the trail on and in order, as `verify_chain_from_storage` would.
 
-        What is wrong is returned, not raised. The newest events may be missing: a chain can't tell.
+        Damage is returned, not raised. The newest events may be missing: a chain can't tell.
         """
-        try:
-            head = chain.follow_events(chain.EMPTY, events)
-        except ChainError as damage:
-            first_invalid = damage.head.sequence_number + 1
-            return AuditChainVerificationResult(
-                valid=False,
-                events_checked=first_invalid,
-                first_invalid_sequence=first_invalid,
-                error_message=str(damage),
-                status=damage.status,
-            )
-        return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number)
+        return chain.verified(events)
 
     async def verify_chain_from_storage(
         self, progress: Callable[[int], None] | None = None
     ) -> AuditChainVerificationResult:
         """
-        Check every stored event, beside whatever is being written.
+        Check every stored event, while others are being written.
 
-        What is wrong is returned, not raised. Events cut off the very end can't be seen from inside a chain.
+        Damage is returned, not raised. Events cut off the very end can't be seen from inside a chain.
 
         Args:
-            progress: Called now and then, in a worker thread, with how many events were checked so far.
+            progress: Called now and then, in a worker thread, with the number of events checked so far.
         """
-        with self._alerts.background.collecting() as calls:
-            try:
-                result = await self._storage.verify(progress)
-                self._alerts.health.verified(result)
-            except Exception as error:
-                self._alerts.health.failing(VERIFICATION, error)
-                raise
-            finally:
-                await self._alerts.background.run(calls)
-        return result
+        return await self._recorder.verify(progress)
 
     # -- announcing
 
@@ -593,65 +540,17 @@ class AuditTrail:
             await self._alerts.background.run(calls)
 
     async def _store_then_announce(self, event: AuditEvent) -> None:
-        self._announce(chain.sealed(event, await self._append(event, announced=True)))
+        self._announce(await self._recorder.record(event, announced=True))
         home = self._alerts.background.home
         if home is not None and not is_without_loop() and home.is_here:
             # Lets the forwarder run, so that a tight loop does not fill its buffer.
             await anyio.lowlevel.checkpoint()
 
-    async def _store_quietly(self, event: AuditEvent) -> None:
-        background = self._alerts.background
-        try:
-            await self._append(event, announced=False)
-        finally:
-            if background.kept and background.home is None:
-                # The alerts of an incident that was opened or resolved.
-                await background.run([])
-
-    async def _append(self, event: AuditEvent, *, announced: bool) -> Seal:
-        """Store and count *event*; people are told when that fails, and when it works again."""
-        try:
-            seal = await self._append_silently(event, announced=announced)
-        except Exception as error:
-            self._alerts.health.failing(STORING, error)
-            raise
-        self._alerts.health.working(STORING)
-        return seal
-
-    async def _append_silently(self, event: AuditEvent, *, announced: bool) -> Seal:
-        """Store and count *event*; *announced*: whether `_announce` is called next."""
-        if announced:
-            self._alerts.outstanding.expect(event.event_id)
-        try:
-            seal = await self._storage.append(event)
-        except BaseException:
-            self._alerts.outstanding.announced(event.event_id)
-            raise
-        self._count(event)
-        if self._alerts.catch_up is not None:
-            self._alerts.catch_up.stored(seal.sequence_number)
-        return seal
-
     async def _store(self, event: AuditEvent) -> AuditEvent:
-        """Store *event*, which is announced next, and return it with its place in the chain."""
-        return chain.sealed(event, await self._append_silently(event, announced=True))
-
-    async def _announce_again(self, event: AuditEvent) -> None:
-        """Announce an event of an earlier run."""
-        try:
-            with anyio.move_on_after(self._alert_timeout):
-                await self._send_compliance_alert(event)
-        except Exception as error:
-            # Of a subclass.
-            _logger.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)  # noqa: TRY400
-
-    def _count(self, event: AuditEvent) -> None:
-        with self._lock:
-            self._total_events += 1
-            self._error_events += event.event_type is AuditEventType.ERROR_OCCURRED or event.log_level in _ERROR_LEVELS
-            self._security_events += event.log_level is AuditLogLevel.SECURITY or event.event_type in _SECURITY_TYPES
+        """Store an event of the trail's own, which is announced next."""
+        return await self._recorder.store(event)
 
     def _forget(self) -> None:
         # In a forked child.
-        self._lock = threading.Lock()
+        self._recorder.forget()
         self._alerts.forget()

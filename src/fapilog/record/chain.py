@@ -34,6 +34,7 @@ __all__ = [
     "incomplete",
     "seal",
     "sealed",
+    "verified",
 ]
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -191,6 +192,22 @@ def follow_events(head: ChainHead, events: Iterable[AuditEvent]) -> ChainHead:
         ChainError: An event is not the next one. The error's head is the last event that is.
     """
     return follow(head, (_encode(event) for event in events))
+
+
+def verified(events: Iterable[AuditEvent]) -> AuditChainVerificationResult:
+    """Return the verdict on *events*, given from the first of a trail on."""
+    try:
+        head = follow_events(EMPTY, events)
+    except ChainError as damage:
+        number = damage.head.sequence_number + 1
+        return AuditChainVerificationResult(
+            valid=False,
+            events_checked=number,
+            first_invalid_sequence=number,
+            error_message=str(damage),
+            status=damage.status,
+        )
+    return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number)
 
 
 def head_before(line: bytes) -> ChainHead:

@@ -7,9 +7,11 @@ from datetime import datetime
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow_events
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
+from ..record.values import text
 
 __all__ = ["AuditStorage", "EventFilter", "head_of", "holds"]
 
@@ -33,6 +35,21 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     log_level: AuditLogLevel | None = None
     user_id: str | None = None
     component: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the times, and take names for members; raise TypeError or ValueError for what can be neither."""
+        for name in ("start_time", "end_time"):
+            time = getattr(self, name)
+            if time is not None and not isinstance(time, datetime):
+                raise TypeError(f"{name}: expected a datetime with a time zone; got a {type(time).__qualname__}")
+            if time is not None and time.tzinfo is None:
+                raise ValueError(f"{name}: expected a datetime with a time zone; got {time!r}")
+        for name, kind in (("event_type", AuditEventType), ("log_level", AuditLogLevel)):
+            if getattr(self, name) is not None:
+                force_setattr(self, name, member(kind, getattr(self, name), name))
+        for name in ("user_id", "component"):
+            if getattr(self, name) is not None:
+                force_setattr(self, name, text(getattr(self, name)))
 
     def matches(self, event: AuditEvent) -> bool:
         """Return whether *event* is asked for."""

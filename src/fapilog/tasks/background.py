@@ -47,12 +47,15 @@ class Background:
     While it is `open`, each call runs in a task of its own in the loop where it was opened, whatever thread starts the
     call. While it is not, calls are kept: by `collecting` for the code that started them, and otherwise for the next
     `settle`. An exception of a call is logged, by its type; `KeyboardInterrupt` and `SystemExit` end the loop.
+
+    Attributes:
+        home: The loop that runs the calls; None while they are kept.
     """
 
     def __init__(self) -> None:
         # Guards the two next attributes, so that no call falls between being kept and being run.
         self._lock = threading.Lock()
-        self._home: Loop | None = None
+        self.home: Loop | None = None
         self._kept: deque[Job] = deque()
         self._jobs: dict[Job, None] = {}
         self._idle = Condition()
@@ -62,17 +65,12 @@ class Background:
     @property
     def entered(self) -> bool:
         """Whether calls are run as they come."""
-        return self._home is not None
+        return self.home is not None
 
     @property
     def leaving(self) -> bool:
         """Whether calls are cancelled since this is being closed, or since the loop is ending."""
         return self._is_closing or self._loop_is_ending()
-
-    @property
-    def home(self) -> Loop | None:
-        """The loop that runs the calls; None while they are kept."""
-        return self._home
 
     @property
     def kept(self) -> int:
@@ -88,7 +86,7 @@ class Background:
         """
         self._loop_is_ending = cancellation_of_this_task()
         with self._lock:
-            self._home = Loop.current()
+            self.home = Loop.current()
             kept, self._kept = self._kept, deque()
             self._jobs.update(dict.fromkeys(kept))
         for job in kept:
@@ -97,7 +95,7 @@ class Background:
             yield
         finally:
             with self._lock:
-                self._home = None
+                self.home = None
             self._is_closing = True
             try:
                 for job in tuple(self._jobs):
@@ -116,7 +114,7 @@ class Background:
     def _start(self, job: Job, otherwise: list[Job] | deque[Job]) -> None:
         """Run *job* if this is open, and else add it to *otherwise*."""
         with self._lock:
-            home = self._home
+            home = self.home
             if home is None:
                 otherwise.append(job)
                 return
@@ -143,7 +141,7 @@ class Background:
 
     async def run(self, collected: list[Job]) -> None:
         """Run the calls that were *collected*, and those that are kept, at once and to their end."""
-        if is_without_loop() or self._home is not None:
+        if is_without_loop() or self.home is not None:
             # Without an event loop nothing can be run: the calls are kept. Open meanwhile, it runs them by itself.
             jobs = tuple(collected)
             collected.clear()
@@ -166,7 +164,7 @@ class Background:
 
     async def settle(self) -> None:
         """Wait until no call is left; not open, run those that are kept, at once and to their end."""
-        if self._home is not None:
+        if self.home is not None:
             await self._idle.until(lambda: not self._jobs)
         await self.run([])
 
@@ -175,7 +173,7 @@ class Background:
         self.__init__()  # type: ignore[misc]
 
     def _begin(self, job: Job) -> None:
-        home = self._home
+        home = self.home
         if home is None or not home.is_here:  # closed meanwhile
             del self._jobs[job]
             self._idle.notify()
@@ -189,7 +187,7 @@ class Background:
     async def _run(self, job: Job) -> None:
         try:
             with anyio.CancelScope(shield=True) as job.scope:
-                if self._home is None:
+                if self.home is None:
                     job.scope.cancel()
                 await _contained(job)
         except anyio.get_cancelled_exc_class():

@@ -49,16 +49,25 @@ class Loop:
 
     Args:
         native: An asyncio event loop or a `trio.lowlevel.TrioToken`.
+
+    Attributes:
+        is_asyncio: Whether this is a loop of asyncio, or of a library with the same interface, and not of trio.
     """
 
-    __slots__ = ("_native",)
+    __slots__ = ("_native", "is_asyncio")
 
     def __init__(self, native: Any) -> None:
         self._native = native
+        self.is_asyncio: bool = hasattr(native, "call_soon_threadsafe")
 
     @classmethod
     def current(cls) -> Self:
-        """Return the loop that runs in this thread; raises RuntimeError if there is none."""
+        """
+        Return the loop that runs in this thread.
+
+        Raises:
+            RuntimeError: No loop runs here.
+        """
         native = _running()
         if native is None:
             raise RuntimeError("no event loop runs in this thread")
@@ -69,11 +78,6 @@ class Loop:
 
     def __hash__(self) -> int:
         return id(self._native)
-
-    @property
-    def is_asyncio(self) -> bool:
-        """Whether this is a loop of asyncio, or of a library with the same interface, and not of trio."""
-        return hasattr(self._native, "call_soon_threadsafe")
 
     @staticmethod
     def runs_here() -> bool:

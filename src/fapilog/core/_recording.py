@@ -1,0 +1,92 @@
+"""Storing the events of a trail, with everything that follows but their announcement."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from ..record.chain import AuditChainVerificationResult, Seal, sealed
+from ..record.events import AuditEvent, is_error, is_security
+from ..storage.protocol import AuditStorage
+from ._alerts import Alerts
+from ._incidents import STORING, VERIFICATION
+
+__all__ = ["Recorder"]
+
+
+class Recorder:
+    """
+    Stores events and counts them. A storage that fails is an incident, and its next success the end of it.
+
+    Args:
+        storage: Keeps the events.
+        alerts: Know which events are to be announced, and take the incidents.
+
+    Attributes:
+        counts: How many events were stored, in all, as errors, and as security events.
+    """
+
+    def __init__(self, storage: AuditStorage, alerts: Alerts) -> None:
+        self._storage = storage
+        self._alerts = alerts
+        self.counts: dict[str, int] = {"total_events": 0, "error_events": 0, "security_events": 0}
+        self.forget()
+
+    def forget(self) -> None:
+        """Get a new lock, in a forked child: another thread of the parent may have held it."""
+        self._lock = threading.Lock()
+
+    async def record(self, event: AuditEvent, *, announced: bool) -> AuditEvent:
+        """
+        Store *event*, and return it with its place in the chain.
+
+        Args:
+            event: The event.
+            announced: Whether the caller announces the event next.
+
+        Raises:
+            AuditStorageError: The event is not stored.
+        """
+        background = self._alerts.background
+        try:
+            stored = await self.store(event, announced=announced)
+        except Exception as error:
+            self._alerts.health.failing(STORING, error)
+            raise
+        else:
+            self._alerts.health.working(STORING)
+        finally:
+            if not announced and background.kept and background.home is None:
+                # The alerts of an incident that was opened or resolved.
+                await background.run([])
+        return stored
+
+    async def store(self, event: AuditEvent, *, announced: bool = True) -> AuditEvent:
+        """Store *event* as `record` does, but for the incident: of the event that resolves one, say."""
+        if announced:
+            self._alerts.outstanding.expect(event.event_id)
+        try:
+            seal: Seal = await self._storage.append(event)
+        except BaseException:
+            self._alerts.outstanding.announced(event.event_id)
+            raise
+        with self._lock:
+            self.counts["total_events"] += 1
+            self.counts["error_events"] += is_error(event)
+            self.counts["security_events"] += is_security(event)
+        if self._alerts.catch_up is not None:
+            self._alerts.catch_up.stored(seal.sequence_number)
+        return sealed(event, seal) if announced else event
+
+    async def verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
+        """Check every stored event; a trail that is damaged, or can't be read, is an incident."""
+        with self._alerts.background.collecting() as calls:
+            try:
+                result = await self._storage.verify(progress)
+                self._alerts.health.verified(result)
+            except Exception as error:
+                self._alerts.health.failing(VERIFICATION, error)
+                raise
+            finally:
+                await self._alerts.background.run(calls)
+        return result
