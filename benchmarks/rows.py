@@ -66,19 +66,90 @@ def rows(*, quick: bool) -> list[Row]:
         *_delivering(events // 5),
         *_rendering(events // 5),
         *_keeping(events, large),
+        *_from_anywhere(events // 10, large),
+        *_importing(),
+    ]
+
+
+def _from_anywhere(events: int, large: int) -> list[Row]:
+    insert = Subject(
+        what="an INSERT with its commit into SQLite (WAL, FULL), one thread",
+        function="anywhere:inserted",
+        arguments={"events": events},
+    )
+
+    def ours(threads: int) -> Subject:
+        return Subject(
+            what=f"trail.sync.log_event, {threads} thread{'s' if threads > 1 else ''}, an event",
+            function="anywhere:logged_without_loop",
+            arguments={"events": events, "threads": threads},
+        )
+
+    def together(processes: int, figure: str) -> Subject:
+        return Subject(
+            what=f"log_event, 10 callers in each of {processes} processes, {figure}",
+            function="anywhere:logged_by_processes",
+            arguments={"events": events, "processes": processes, "figure": figure},
+        )
+
+    return [
+        Row(name="sync-1", unit="µs", ours=ours(1), peer=insert, at_most=1.2, backends=("asyncio",)),
+        *[
+            Row(name=f"sync-{threads}", unit="µs", ours=ours(threads), peer=ours(1), backends=("asyncio",))
+            for threads in (8, 32)
+        ],
+        *[
+            Row(
+                name=f"processes-{processes}-{figure}",
+                unit="µs",
+                ours=together(processes, figure),
+                peer=together(1, figure),
+                rounds=5,
+                backends=("asyncio",),
+            )
+            for processes in (2, 4)
+            for figure in ("cpu", "p50", "p99.9")
+        ],
         Row(
-            name="import",
+            name="first-event",
             unit="ms",
-            ours=Subject(what="import fapilog", function="imports:imported", arguments={"modules": "fapilog"}),
-            peer=Subject(
-                what="import blinker, anyio, msgspec",
-                function="imports:imported",
-                arguments={"modules": "blinker, anyio, msgspec"},
+            ours=Subject(
+                what=f"the first log_event after start, with {large:,} records",
+                function="anywhere:first_event",
+                arguments={"records": large},
             ),
-            at_most=1.3,
+            peer=Subject(what="with none", function="anywhere:first_event", arguments={"records": 0}),
+            rounds=5,
+        ),
+        Row(
+            name="pending-memory",
+            unit="bytes",
+            ours=Subject(
+                what="an alert that waits, with its event", function="anywhere:pending", arguments={"alerts": events}
+            ),
+            peer=Subject(what="its event", function="anywhere:memory_of_events", arguments={"events": events}),
+            rounds=3,
+        ),
+    ]
+
+
+def _importing() -> list[Row]:
+    libraries = Subject(
+        what="import blinker, msgspec, anyio, and what of anyio is loaded at the first use",
+        function="imports:imported",
+        arguments={"statement": "import blinker, msgspec, anyio, anyio.lowlevel, anyio.to_thread"},
+    )
+    return [
+        Row(
+            name=name,
+            unit="ms",
+            ours=Subject(what=statement, function="imports:imported", arguments={"statement": statement}),
+            peer=libraries,
+            at_most=1.35,
             rounds=31,
             backends=("asyncio",),
-        ),
+        )
+        for name, statement in (("import", "import fapilog"), ("import-trail", "from fapilog import AuditTrail"))
     ]
 
 
@@ -130,7 +201,7 @@ def _storing(events: int) -> list[Row]:
                 function="latency:written",
                 arguments={"events": events // 10},
             ),
-            at_most=1.5,
+            at_most=1.2,
         ),
     ]
 
