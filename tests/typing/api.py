@@ -362,3 +362,16 @@ async def tests() -> None:
     assert_type(await dispatcher.wait_for(2), list[RecordedAlert])
     assert_type(dispatcher.alerts[0].event, AuditEvent)
     assert_type(dispatcher.alerts[0].channel, str | None)
+
+
+def without_await(trail: AuditTrail) -> None:
+    """The methods of `sync` take and give what those with await do."""
+    assert_type(trail.sync.log_event(AuditEventType.DATA_ACCESS, "m", user_id="alice", anything=1), str)
+    assert_type(trail.sync.log_error(ValueError("v")), str)
+    assert_type(trail.sync.get_events(limit=1), list[AuditEvent])
+    assert_type(trail.sync.verify_chain_from_storage(), AuditChainVerificationResult)
+    assert_type(trail.sync.head(), ChainHead)
+    with trail.sync as sync:
+        assert_type(sync.holds(ChainHead(0, None)), bool)
+    trail.sync.log_event(AuditEventType.DATA_ACCESS)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    trail.sync.get_events(limit="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

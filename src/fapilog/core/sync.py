@@ -33,16 +33,19 @@ _METHODS: Final = ("log_event", "log_error", "log_security_event", "log_data_acc
 
 def _without_await(
     method: Callable[Concatenate[AuditTrail, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[SyncAuditTrail, P], T]:
-    """Return *method* as one of `SyncAuditTrail`, run in the calling thread."""
+) -> Callable[[Callable[..., object]], Callable[Concatenate[SyncAuditTrail, P], T]]:
+    """Make a function, of which only the name counts, the *method* of a trail without ``await``."""
 
-    @functools.wraps(method)
-    def call(self: SyncAuditTrail, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        # By its name: a subclass of the trail may override it.
-        bound: Callable[P, Coroutine[Any, Any, T]] = getattr(self._trail, method.__name__)
-        return self._call(functools.partial(bound, *args, **kwargs))
+    def decorate(_: Callable[..., object]) -> Callable[Concatenate[SyncAuditTrail, P], T]:
+        @functools.wraps(method)
+        def call(self: SyncAuditTrail, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            # By its name: a subclass of the trail may override it.
+            bound: Callable[P, Coroutine[Any, Any, T]] = getattr(self._trail, method.__name__)  # pyright: ignore[reportPrivateUsage]
+            return self._call(functools.partial(bound, *args, **kwargs))  # pyright: ignore[reportPrivateUsage]
 
-    return cast("Callable[Concatenate[SyncAuditTrail, P], T]", call)
+        return cast("Callable[Concatenate[SyncAuditTrail, P], T]", call)
+
+    return decorate
 
 
 class SyncAuditTrail:
@@ -73,15 +76,41 @@ class SyncAuditTrail:
     def __repr__(self) -> str:
         return f"<{self._trail!r} without await>"
 
-    log_event = _without_await(AuditTrail.log_event)
-    log_error = _without_await(AuditTrail.log_error)
-    log_security_event = _without_await(AuditTrail.log_security_event)
-    log_data_access = _without_await(AuditTrail.log_data_access)
-    get_events = _without_await(AuditTrail.get_events)
-    get_statistics = _without_await(AuditTrail.get_statistics)
-    head = _without_await(AuditTrail.head)
-    holds = _without_await(AuditTrail.holds)
-    verify_chain_from_storage = _without_await(AuditTrail.verify_chain_from_storage)
+    @_without_await(AuditTrail.log_event)
+    def log_event(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.log_event`."""
+
+    @_without_await(AuditTrail.log_error)
+    def log_error(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.log_error`."""
+
+    @_without_await(AuditTrail.log_security_event)
+    def log_security_event(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.log_security_event`."""
+
+    @_without_await(AuditTrail.log_data_access)
+    def log_data_access(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.log_data_access`."""
+
+    @_without_await(AuditTrail.get_events)
+    def get_events(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.get_events`."""
+
+    @_without_await(AuditTrail.get_statistics)
+    def get_statistics(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.get_statistics`."""
+
+    @_without_await(AuditTrail.head)
+    def head(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.head`."""
+
+    @_without_await(AuditTrail.holds)
+    def holds(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.holds`."""
+
+    @_without_await(AuditTrail.verify_chain_from_storage)
+    def verify_chain_from_storage(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.verify_chain_from_storage`."""
 
     def start(self) -> None:
         """
