@@ -373,5 +373,5 @@ def without_await(trail: AuditTrail) -> None:
     assert_type(trail.sync.head(), ChainHead)
     with trail.sync as sync:
         assert_type(sync.holds(ChainHead(0, None)), bool)
-    trail.sync.log_event(AuditEventType.DATA_ACCESS)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    trail.sync.get_events(limit="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    trail.sync.log_event(AuditEventType.DATA_ACCESS)  # type: ignore[call-arg]
+    trail.sync.get_events(limit="1")  # type: ignore[arg-type]
