@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
@@ -178,7 +178,7 @@ class Alerts:
         self.health.forget()
 
     @asynccontextmanager
-    async def _started(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> AsyncIterator[None]:
+    async def _started(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> AsyncGenerator[None]:
         """
         Be started, in the task of a `Life`.
 
@@ -213,7 +213,7 @@ class Alerts:
         await self._storage.aclose()
 
     @asynccontextmanager
-    async def _dispatcher_entered(self, trail: object, life: Life) -> AsyncIterator[None]:
+    async def _dispatcher_entered(self, trail: object, life: Life) -> AsyncGenerator[None]:
         if not isinstance(self._dispatcher, AbstractAsyncContextManager):
             yield
             return
@@ -238,7 +238,7 @@ class Alerts:
     @asynccontextmanager
     async def _catching_up(
         self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]
-    ) -> AsyncIterator[None]:
+    ) -> AsyncGenerator[None]:
         if not isinstance(self._dispatcher, DurableDispatcher) or not self._dispatcher.resumes:
             yield
             return

@@ -13,7 +13,7 @@ import logging
 import math
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Hashable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Hashable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from hashlib import sha256, shake_256
@@ -304,7 +304,7 @@ class Digest:
             self._reporter.working(self._name)
 
     @asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
+    async def _running(self) -> AsyncGenerator[None]:
         """Count alerts; in the end close all windows, send what can be sent in time, and say what could not."""
         life = self._life
         assert life is not None  # noqa: S101 - this is what it has entered

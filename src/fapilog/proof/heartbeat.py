@@ -17,7 +17,7 @@ import hmac
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from types import TracebackType
@@ -142,7 +142,7 @@ class Heartbeat:
         await self._life.leave()
 
     @asynccontextmanager
-    async def _running(self) -> AsyncIterator[None]:
+    async def _running(self) -> AsyncGenerator[None]:
         managers = [self._dispatcher] if isinstance(self._dispatcher, AbstractAsyncContextManager) else []
         lives = await enter_all(managers)
         try:

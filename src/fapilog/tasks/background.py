@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final
@@ -34,7 +34,7 @@ class Job:
     __slots__ = ("call", "context", "scope", "task")
 
     def __init__(self, call: Call) -> None:
-        self.call = call
+        self.call: Call = call
         self.context: Context = copy_context()
         self.scope: anyio.CancelScope | None = None
         self.task: object = None
@@ -78,7 +78,7 @@ class Background:
         return len(self._kept)
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
+    async def open(self) -> AsyncGenerator[None]:
         """
         Run the calls in this loop, those that were kept first; in the end cancel those that still run.
 
@@ -129,7 +129,7 @@ class Background:
             self._kept.append(job)
 
     @contextmanager
-    def collecting(self) -> Iterator[list[Job]]:
+    def collecting(self) -> Generator[list[Job]]:
         """While it is not open, collect the calls of this task in a list, for `run`; what is left of them is kept."""
         calls: list[Job] = []
         token = _collected.set(calls)

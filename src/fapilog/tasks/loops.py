@@ -145,7 +145,14 @@ class Loop:
         self.adopt(context)
         if self.is_asyncio:
             task = self._native.create_task(call(), context=context)
-            task.add_done_callback(lambda done: (ended(), done.cancelled() or done.exception()))
+
+            def done(task: Any) -> None:
+                ended()
+                # Asked for, so that asyncio does not complain of an exception that nothing retrieves.
+                if not task.cancelled():
+                    task.exception()
+
+            task.add_done_callback(done)
             return task
 
         trio = sys.modules["trio"]  # whose loop runs
@@ -298,11 +305,13 @@ class Condition:
 
     def notify(self) -> None:
         """Have every waiter look again; cheap where there is none."""
-        if self._event is not None:
+        event = self._event
+        if event is not None:
             with self._lock:
-                event, self._event = self._event, None
-            if event is not None:
-                event.set()
+                # Unless another thread was faster, and a new waiter has registered since.
+                if self._event is event:
+                    self._event = None
+            event.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Return when *holds* returns True; it is asked at first, and after each `notify`."""
@@ -328,13 +337,13 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     if is_without_loop():
         return await call()
+    results: list[T] = []
     here = Loop.current()
     if not here.is_asyncio:
         with anyio.CancelScope(shield=True):
-            result = await call()
+            results.append(await call())
         await anyio.lowlevel.checkpoint_if_cancelled()
-        return result
-    results: list[T] = []
+        return results[0]
     errors: list[BaseException] = [LoopClosedError("the event loop ended")]
 
     async def run() -> None:
