@@ -106,11 +106,12 @@ class Life:
             LoopClosedError: The loop was closed before the manager was left.
             RuntimeError: The loop of the manager does not run.
         """
-        assert self._loop is not None  # noqa: S101 - entered first
         self._leave.set()
-        if not self._ended.is_set and self._loop.is_closed:
+        loop = self._loop  # None for a moment, if another thread is about to enter
+        if not self._ended.is_set and loop is not None and loop.is_closed:
             raise LoopClosedError("the event loop was closed first")
-        limit = None if self._loop.is_here else patience
+        is_here = loop is not None and loop.is_here
+        limit = None if is_here else patience
         with anyio.move_on_after(limit) as waiting:
             try:
                 await self._ended.wait()
@@ -118,7 +119,7 @@ class Life:
                 if waiting.cancelled_caught or waiting.cancel_called:
                     raise
                 self.hurry()
-                if self._loop.is_here:
+                if is_here:
                     await uninterrupted(self._ended.wait)
                 raise
         if waiting.cancelled_caught:

@@ -214,13 +214,12 @@ def _running() -> Any:
     A library that is not imported runs nowhere, and importing it would take longer than the rest of this package.
     anyio's own `current_token` knows tasks only, and not the callbacks of asyncio's loop.
     """
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
-        return trio.lowlevel.current_trio_token()
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None:
-        with contextlib.suppress(RuntimeError):
-            return asyncio.get_running_loop()
+    # While another thread imports a library for the first time, it lacks some of its names, and runs nowhere either.
+    trio = getattr(sys.modules.get("trio"), "lowlevel", None)
+    if getattr(trio, "in_trio_run", bool)():
+        return trio.current_trio_token()  # type: ignore[union-attr]
+    with contextlib.suppress(RuntimeError):
+        return getattr(sys.modules.get("asyncio"), "get_running_loop", _nothing)()
     return None
 
 
