@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -304,9 +305,12 @@ def test_without_a_background_thread_the_caller_sends(
 
 def run(how: str, directory: Path, *, timeout: float = 30.0) -> "subprocess.CompletedProcess[str]":
     """Run the script that ends in this way."""
+    # Coverage has a handler of SIGTERM of its own.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     return subprocess.run(
         [sys.executable, "-m", "tests.programs.sync_script", how, str(directory)],
         cwd=ROOT,
+        env=env,
         capture_output=True,
         text=True,
         timeout=timeout,

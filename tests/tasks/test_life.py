@@ -4,7 +4,7 @@ import asyncio
 import functools
 import gc
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -42,7 +42,7 @@ async def test_the_manager_may_own_tasks() -> None:
     done: list[str] = []
 
     @asynccontextmanager
-    async def manager() -> AsyncIterator[None]:
+    async def manager() -> AsyncGenerator[None]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.sleep, 1)
             yield
@@ -97,7 +97,7 @@ async def test_a_cancelled_leaving_is_finished_in_a_hurry() -> None:
     done: list[float] = []
 
     @asynccontextmanager
-    async def manager() -> AsyncIterator[None]:
+    async def manager() -> AsyncGenerator[None]:
         yield
         await life.within(60, anyio.sleep_forever)
         with anyio.CancelScope(shield=True):
@@ -111,6 +111,50 @@ async def test_a_cancelled_leaving_is_finished_in_a_hurry() -> None:
         await life.leave()
     assert scope.cancelled_caught
     assert [at - began for at in done] == pytest.approx([3])
+
+
+async def test_who_is_cancelled_before_leaves_with_all_the_time_there_is() -> None:
+    """A caller that leaves in a scope which is cancelled already gives the manager its time, and is cancelled then."""
+    done: list[str] = []
+
+    @asynccontextmanager
+    async def manager() -> AsyncGenerator[None]:
+        yield
+        await life.within(60, lambda: anyio.sleep(10))
+        done.append("in time")
+
+    life = Life(manager())
+    await life.enter()
+    began = anyio.current_time()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await life.leave()
+    assert scope.cancelled_caught
+    assert done == ["in time"]
+    assert anyio.current_time() - began == pytest.approx(10)
+
+
+async def test_a_life_inside_of_a_hurried_one_is_hurried() -> None:
+    """Where the outer manager is left with no time to lose, so is a life that it leaves."""
+
+    @asynccontextmanager
+    async def patient() -> AsyncGenerator[None]:
+        yield
+        await inner.within(60, anyio.sleep_forever)
+
+    @asynccontextmanager
+    async def hurried() -> AsyncGenerator[None]:
+        await inner.enter()
+        yield
+        await inner.leave()
+
+    inner, outer = Life(patient()), Life(hurried())
+    await outer.enter()
+    began = anyio.current_time()
+    outer.hurry()
+    await outer.leave()
+    assert inner.is_over
+    assert anyio.current_time() == began
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)

@@ -7,9 +7,11 @@ import math
 import warnings
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 
 from .loops import Event, Loop, LoopClosedError, uninterrupted
 
@@ -62,6 +64,11 @@ class Life:
         return self._ended.is_set or (self._loop is not None and self._loop.is_closed)
 
     @property
+    def is_hurried(self) -> bool:
+        """Whether `hurry` was called, or the loop is ending."""
+        return self._is_hurried
+
+    @property
     def is_leaving(self) -> bool:
         """Whether `leave` was called."""
         return self._leave.is_set
@@ -96,7 +103,8 @@ class Life:
         """
         Have the manager left, and return when it is. May be called again, and in any loop.
 
-        A caller that is cancelled meanwhile hurries the leaving, waits for its end, and is cancelled then.
+        A caller that is cancelled meanwhile hurries the leaving, waits for its end, and is cancelled then. One that was
+        cancelled before does not hurry it.
 
         Args:
             patience: Seconds to wait for another loop than this one.
@@ -110,21 +118,29 @@ class Life:
         loop = self._loop  # None for a moment, if another thread is about to enter
         if not self._ended.is_set and loop is not None and loop.is_closed:
             raise LoopClosedError("the event loop was closed first")
+        outer = _current.get()
+        if outer is not None and outer.is_hurried:
+            self.hurry()
         is_here = loop is not None and loop.is_here
-        limit = None if is_here else patience
-        with anyio.move_on_after(limit) as waiting:
-            try:
-                await self._ended.wait()
-            except anyio.get_cancelled_exc_class():
-                if waiting.cancelled_caught or waiting.cancel_called:
+        # A caller that is cancelled already, and leaves on its way out, has all the time that leaving may take: its
+        # scope stays cancelled, and would cancel every wait. A cancellation that comes now is another one.
+        cancelled = await _pending_cancellation()
+        with anyio.CancelScope(shield=cancelled is not None):
+            with anyio.move_on_after(None if is_here else patience) as waiting:
+                try:
+                    await self._ended.wait()
+                except anyio.get_cancelled_exc_class():
+                    if waiting.cancel_called:
+                        raise
+                    self.hurry()
+                    if is_here:
+                        await uninterrupted(self._ended.wait)
                     raise
-                self.hurry()
-                if is_here:
-                    await uninterrupted(self._ended.wait)
-                raise
-        if waiting.cancelled_caught:
-            raise RuntimeError(f"the event loop that it was started in has not answered for {patience:g} s")
+            if waiting.cancelled_caught:
+                raise RuntimeError(f"the event loop that it was started in has not answered for {patience:g} s")
         self._raise_unless(entered=False)
+        if cancelled is not None:
+            raise cancelled
 
     def hurry(self) -> None:
         """Have `within` return at once, and cancel the leaving if its time is limited; from any thread."""
@@ -146,6 +162,7 @@ class Life:
         self._patience = None
 
     async def _run(self) -> None:
+        _current.set(self)
         with anyio.CancelScope() as self._scope:
             if self._leave.is_set:
                 self._scope.cancel()
@@ -177,6 +194,18 @@ class Life:
             raise self._error
         if entered and not self._was_entered:
             raise RuntimeError(f"entering {type(self._manager).__qualname__} was cancelled")
+
+
+# The life whose manager is entered or left in this task: if it is hurried, so are the lives inside of it.
+_current: Final[ContextVar[Life | None]] = ContextVar("fapilog_life", default=None)
+
+
+async def _pending_cancellation() -> BaseException | None:
+    try:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+    except anyio.get_cancelled_exc_class() as cancelled:
+        return cancelled
+    return None
 
 
 async def enter_all(managers: Iterable[AbstractAsyncContextManager[object]]) -> list[Life]:
