@@ -104,15 +104,24 @@ def work(number: int) -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(SECONDS + 15, exit=True)
+    faulthandler.dump_traceback_later(SECONDS + 60, exit=True)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     sys.unraisablehook = lambda _: None  # what is closed in the middle complains when it is collected
+    failed: list[object] = []
+
+    def note_failure(args: threading.ExceptHookArgs) -> None:
+        failed.append(args.thread)
+        threading.__excepthook__(args)
+
+    threading.excepthook = note_failure
     threads = [threading.Thread(target=work, args=[number]) for number in range(40)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if failed:
+        sys.exit(f"{len(failed)} threads failed")
     note(trail.sync.log_event(AuditEventType.DATA_ACCESS, "last"))
     with contextlib.suppress(RuntimeError):
         trail.sync.stop()

@@ -47,19 +47,23 @@ class Recorder:
         Raises:
             AuditStorageError: The event is not stored.
         """
-        background = self._alerts.background
         try:
             stored = await self.store(event, announced=announced)
         except Exception as error:
             self._alerts.health.failing(STORING, error)
+            await self._send_own(announced=announced)
             raise
-        else:
-            self._alerts.health.working(STORING)
-        finally:
-            if not announced and background.kept and background.home is None:
-                # The alerts of an incident that was opened or resolved.
-                await background.run([])
+        self._alerts.health.working(STORING)
+        await self._send_own(announced=announced)
         return stored
+
+    async def _send_own(self, *, announced: bool) -> None:
+        """Send the alerts of an incident that was opened or resolved, unless the caller does."""
+        # Not in a `finally`: nothing may be awaited there when the coroutine is thrown away, with a loop that was
+        # closed around it. The collector does that in any thread, and into the loop of that thread it would get.
+        background = self._alerts.background
+        if not announced and background.kept and background.home is None:
+            await background.run([])
 
     async def store(self, event: AuditEvent, *, announced: bool = True) -> AuditEvent:
         """Store *event* as `record` does, but for the incident: of the event that resolves one, say."""
@@ -83,10 +87,10 @@ class Recorder:
         with self._alerts.background.collecting() as calls:
             try:
                 result = await self._storage.verify(progress)
-                self._alerts.health.verified(result)
             except Exception as error:
                 self._alerts.health.failing(VERIFICATION, error)
-                raise
-            finally:
                 await self._alerts.background.run(calls)
+                raise
+            self._alerts.health.verified(result)
+            await self._alerts.background.run(calls)
         return result

@@ -31,13 +31,12 @@ class Job:
         call: To be awaited.
     """
 
-    __slots__ = ("call", "context", "scope", "task")
+    __slots__ = ("call", "context", "scope")
 
     def __init__(self, call: Call) -> None:
         self.call: Call = call
         self.context: Context = copy_context()
         self.scope: anyio.CancelScope | None = None
-        self.task: object = None
 
 
 class Background:
@@ -180,9 +179,7 @@ class Background:
             self._kept.append(job)
             return
         # In the context of the code that started the call, which is not always the code that runs here now.
-        job.task = home.spawn(
-            functools.partial(self._run, job), ended=functools.partial(self._end, job), context=job.context
-        )
+        home.spawn(functools.partial(self._run, job), ended=functools.partial(self._end, job), context=job.context)
 
     async def _run(self, job: Job) -> None:
         try:

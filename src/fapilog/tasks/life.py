@@ -47,7 +47,6 @@ class Life:
         self._leave_within = leave_within
         self._owner = owner
         self._loop: Loop | None = None
-        self._task: object = None
         self._scope: anyio.CancelScope | None = None
         self._patience: anyio.CancelScope | None = None
         self._is_hurried = False
@@ -82,7 +81,7 @@ class Life:
             RuntimeError: Entering it was cancelled, by itself or since the loop ended.
         """
         self._loop = Loop.current()
-        self._task = self._loop.spawn(self._run, ended=self._end)
+        self._loop.spawn(self._run, ended=self._end)
         try:
             await self._settled.wait()
         except BaseException:
@@ -185,7 +184,6 @@ class Life:
                 self._error = error
 
     def _end(self) -> None:
-        self._task = None
         self._ended.set()
         self._settled.set()
 

@@ -43,6 +43,11 @@ class LoopClosedError(RuntimeError):
     """Raised when a call is scheduled in an event loop that has ended."""
 
 
+# asyncio holds its tasks weakly. The tasks of a loop that is closed around them stay here for ever, and must: a coroutine
+# that is collected runs its `finally` blocks in the thread of the collector, and in the event loop of that thread.
+_tasks: Final[set[object]] = set()
+
+
 class Loop:
     """
     An event loop, of asyncio or of trio. Two of them are equal if they are the same loop.
@@ -125,7 +130,7 @@ class Loop:
         *,
         ended: Callable[[], object],
         context: Context | None = None,
-    ) -> object:
+    ) -> None:
         """
         Run ``await call()`` in a task of its own, which belongs to this loop and to no other task.
 
@@ -137,23 +142,22 @@ class Loop:
             call: Handles its own exceptions.
             ended: Called once when the task has ended, even if it was cancelled before its first step.
             context: The context variables of the task; by default a copy of the caller's.
-
-        Returns:
-            A reference to keep until *ended* is called: asyncio itself holds tasks weakly.
         """
         context = copy_context() if context is None else context
         self.adopt(context)
         if self.is_asyncio:
             task = self._native.create_task(call(), context=context)
+            _tasks.add(task)
 
             def done(task: Any) -> None:
+                _tasks.discard(task)
                 ended()
                 # Asked for, so that asyncio does not complain of an exception that nothing retrieves.
                 if not task.cancelled():
                     task.exception()
 
             task.add_done_callback(done)
-            return task
+            return
 
         trio = sys.modules["trio"]  # whose loop runs
 
@@ -168,7 +172,7 @@ class Loop:
             finally:
                 ended()
 
-        return trio.lowlevel.spawn_system_task(run, context=context)
+        trio.lowlevel.spawn_system_task(run, context=context)
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]], *, timeout: float | None = None) -> T:
         """
@@ -185,7 +189,6 @@ class Loop:
         ended = threading.Event()
         results: list[T] = []
         errors: list[BaseException] = [LoopClosedError("the event loop ended")]
-        tasks: list[object] = []
         context = copy_context()
 
         async def run() -> None:
@@ -194,7 +197,7 @@ class Loop:
             except Exception as error:
                 errors[0] = error
 
-        self.call_soon(lambda: tasks.append(self.spawn(run, ended=ended.set, context=context)))
+        self.call_soon(lambda: self.spawn(run, ended=ended.set, context=context))
         waited = 0.0
         while not ended.wait(_LOOK_EVERY if timeout is None else min(_LOOK_EVERY, timeout - waited)):
             waited += _LOOK_EVERY
@@ -356,9 +359,8 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
                 errors[0] = error
 
     ended = anyio.Event()
-    task = here.spawn(run, ended=ended.set)
+    here.spawn(run, ended=ended.set)
     await uninterrupted(ended.wait)
-    del task
     await anyio.lowlevel.checkpoint_if_cancelled()
     if results:
         return results[0]

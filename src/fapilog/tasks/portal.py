@@ -42,7 +42,6 @@ class Portal:
         self._end = Event()
         self._loop: Loop | None = None
         self._to_stop: weakref.WeakKeyDictionary[Stoppable, float] = weakref.WeakKeyDictionary()
-        self._tasks: dict[object, object] = {}
         self._thread = threading.Thread(target=self._run_loop, name="fapilog portal", daemon=True)
         self._thread.start()
         self._ready.wait()
@@ -68,7 +67,6 @@ class Portal:
     def start_soon(self, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Run ``await call()`` in the loop soon; an exception is logged, by its type. Never waits and never raises."""
         loop = self._running()
-        key = object()
 
         async def run() -> None:
             try:
@@ -77,11 +75,8 @@ class Portal:
                 # Not its text or traceback, which may hold secrets.
                 _logger.error("a call in the background thread raised %s", type(error).__qualname__)  # noqa: TRY400
 
-        def begin() -> None:
-            self._tasks[key] = loop.spawn(run, ended=lambda: self._tasks.pop(key, None))
-
         with contextlib.suppress(LoopClosedError):
-            loop.call_soon(begin)
+            loop.call_soon(lambda: loop.spawn(run, ended=lambda: None))
 
     def stop_at_exit(self, service: Stoppable, *, within: float) -> None:
         """Stop *service*, which is held weakly, when the interpreter exits, for *within* seconds at most."""
