@@ -43,7 +43,7 @@ class LoopClosedError(RuntimeError):
     """Raised when a call is scheduled in an event loop that has ended."""
 
 
-# asyncio holds its tasks weakly. The tasks of a loop that is closed around them stay here for ever, and must: a coroutine
+# asyncio holds its tasks weakly. Tasks of a loop that is closed around them stay here for ever, and must: a coroutine
 # that is collected runs its `finally` blocks in the thread of the collector, and in the event loop of that thread.
 _tasks: Final[set[object]] = set()
 
