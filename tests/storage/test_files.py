@@ -1,14 +1,18 @@
 """The files of a trail, one writer after the other and many at once."""
 
+import contextlib
 import errno
 import fcntl
+import itertools
 import logging
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -444,6 +448,49 @@ def test_what_is_read_is_on_the_disk(trail: TrailFiles, monkeypatch: pytest.Monk
     with pytest.raises(AuditStorageError, match=r"cannot read .*: Input/output error"):
         trail.read(0, 10)
     assert len(TrailFiles(trail.directory, durable=False).read(0, 10)) == 1
+
+
+class Interrupter:
+    """Raises `KeyboardInterrupt` at a line of the writer, below the methods that take the mutex."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+        self.done = False
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> "Interrupter | None":
+        """Trace *frame*, as `sys.settrace` asks for it."""
+        code = frame.f_code
+        if code.co_filename != _writer.__file__ or code.co_name in {"append", "append_at_once", "__del__"}:
+            return None
+        if event == "line":
+            self._left -= 1
+            if self._left < 0 and not self.done:
+                self.done = True
+                raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.parametrize("days", [0, 1], ids=["same day", "at midnight"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "group"])
+def test_an_interrupt_at_any_line_leaves_one_chain(tmp_path: Path, clock: Clock, *, at_once: bool, days: int) -> None:
+    """Wherever `KeyboardInterrupt` ends an append, the next one continues the chain."""
+    before = sys.gettrace()
+    for line in itertools.count():
+        clock.now = NOON
+        trail = TrailFiles(tmp_path / str(line), durable=False, now=clock)
+        trail.append([body()])
+        clock.now += timedelta(days=days)
+        interrupter = Interrupter(line)
+        sys.settrace(interrupter)
+        with contextlib.suppress(KeyboardInterrupt):
+            trail.append_at_once(body()) if at_once else trail.append([body()])
+        sys.settrace(before)
+        trail.append([body()])
+        assert trail.verify().status is ChainStatus.OK
+        trail.close()
+        if not interrupter.done:
+            break
+    assert line > (5 if at_once and days else 20)
 
 
 async def test_the_storage_is_read_page_by_page(tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ def write_all(fd: int, data: bytes) -> None:
 @contextlib.contextmanager
 def locked(fd: int, how: int) -> Generator[None, None, None]:
     """Hold the lock of an open directory, shared or exclusive, until left."""
-    fcntl.flock(fd, how)
     try:
+        fcntl.flock(fd, how)
         yield
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)
