@@ -247,3 +247,19 @@ async def test_the_thread_ends_with_its_owner(disk: Disk) -> None:
     gc.collect()
     await anyio.to_thread.run_sync(thread.join, 10)
     assert not thread.is_alive()
+
+
+def test_a_commit_that_calls_itself_is_refused() -> None:
+    """A caller in the thread that commits, such as a handler of the commit's own log line, gets an error and no hang."""
+    refused: list[str] = []
+
+    def commit(batch: list[int]) -> list[int]:
+        try:
+            without_loop(commits.submit(2))
+        except AuditStorageError as error:
+            refused.append(str(error))
+        return batch
+
+    commits: GroupCommit[int, int] = GroupCommit(commit, interrupted=AuditStorageError("stored or not"))
+    assert without_loop(commits.submit(1)) == 1
+    assert refused == ["not committed: called from within a commit of the same thread"]

@@ -62,6 +62,7 @@ class GroupCommit(Generic[Item, Result]):
         self._interrupted = interrupted
         # Held while a commit runs.
         self._turn = threading.Lock()
+        self._committer: int | None = None
         # The callers that wait, in a dict, of which one that is cancelled leaves at once.
         self._waiting: dict[_Place[Item, Result], None] = {}
         self._is_awake = False
@@ -112,6 +113,9 @@ class GroupCommit(Generic[Item, Result]):
         return place.result()
 
     def _submit_here(self, item: Item) -> Result:
+        if self._committer == threading.get_ident():
+            # A signal handler, or a handler of a log line of the commit itself: it would wait for its own thread.
+            raise type(self._interrupted)("not committed: called from within a commit of the same thread")
         place: _Place[Item, Result] = _Place(item)
         self._waiting[place] = None
         try:
@@ -153,6 +157,7 @@ class GroupCommit(Generic[Item, Result]):
             return
         batch.reverse()
         error: Exception | None = self._interrupted
+        self._committer = threading.get_ident()
         try:
             results = self._commit([place.item for place in batch])
             for place, result in zip(batch, results, strict=True):
@@ -161,6 +166,7 @@ class GroupCommit(Generic[Item, Result]):
         except Exception as raised:
             error = raised
         finally:
+            self._committer = None
             if error is not None:
                 for place in batch:
                     place.error = error
