@@ -250,7 +250,7 @@ async def test_the_thread_ends_with_its_owner(disk: Disk) -> None:
 
 
 def test_a_commit_that_calls_itself_is_refused() -> None:
-    """A caller in the thread that commits, such as a handler of the commit's own log line, gets an error and no hang."""
+    """A caller in the thread that commits, such as a handler of the commit's own log line, gets an error."""
     refused: list[str] = []
 
     def commit(batch: list[int]) -> list[int]:

@@ -114,7 +114,8 @@ class Store:
         """
         with self._lock:
             sent = list(self._sent_directly.values())
-        call = call if self._works and not sent else partial(_prove_and_call, self.name, sent, call)
+        proves = bool(sent) or not self._works
+        call = partial(_prove_and_call, self.name, sent, call) if proves else call
         try:
             result: T | _Refused = await self._commits.submit(call)
             if isinstance(result, _Refused):
@@ -128,7 +129,9 @@ class Store:
         if self._sent_directly:
             # Sent directly since this call was made.
             self.wake()
-        self._note(None)
+        if proves or self._works:
+            # Not if another call has failed since this one was made, which may have written nothing.
+            self._note(None)
         return result
 
     async def read(self, call: Callable[[sqlite3.Connection], T]) -> T:
