@@ -314,12 +314,12 @@ class Trail:
     def attempted(self, report: DeliveryReport) -> None:
         raise AssertionError(report)
 
-    def failing(self, what: str, cause: str) -> None:
-        self.heard.append((what, cause))
+    def failing(self, part: str, cause: str) -> None:
+        self.heard.append((part, cause))
 
-    def working(self, what: str) -> None:
-        if self.heard and self.heard[-1] != (what,):
-            self.heard.append((what,))
+    def working(self, part: str) -> None:
+        if self.heard and self.heard[-1] != (part,):
+            self.heard.append((part,))
 
 
 @pytest.mark.parametrize("error", [BUSY, AmbiguousDeliveryError("no answer"), ValueError("t0k3n")])

@@ -96,11 +96,11 @@ class Trail:
     def attempted(self, report: DeliveryReport) -> None:
         self.reports.append(report)
 
-    def failing(self, what: str, cause: str) -> None:
-        raise AssertionError(what)
+    def failing(self, part: str, cause: str) -> None:
+        raise AssertionError(part)
 
-    def working(self, what: str) -> None:
-        raise AssertionError(what)
+    def working(self, part: str) -> None:
+        raise AssertionError(part)
 
 
 async def test_each_attempt_is_announced() -> None:

@@ -55,12 +55,12 @@ class Told:
     def attempted(self, report: DeliveryReport) -> None:
         self.reports.append(report)
 
-    def failing(self, what: str, cause: str) -> None:
-        self.failures.setdefault(what, cause)
+    def failing(self, part: str, cause: str) -> None:
+        self.failures.setdefault(part, cause)
 
-    def working(self, what: str) -> None:
-        if self.failures.pop(what, None) is not None:
-            self.recovered.append(what)
+    def working(self, part: str) -> None:
+        if self.failures.pop(part, None) is not None:
+            self.recovered.append(part)
 
 
 @asynccontextmanager

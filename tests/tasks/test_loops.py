@@ -11,16 +11,8 @@ import anyio.to_thread
 import pytest
 import trio
 
-from fapilog.tasks.loops import (
-    Condition,
-    Event,
-    Loop,
-    LoopClosedError,
-    finished,
-    in_thread,
-    is_without_loop,
-    without_loop,
-)
+from fapilog.tasks.events import Condition, Event
+from fapilog.tasks.loops import Loop, LoopClosedError, finished, in_thread, is_without_loop, without_loop
 
 
 @pytest.mark.real_time

@@ -55,7 +55,7 @@ class Alerts:
         health: The trail's own incidents.
         outstanding: The alerts that have no report yet.
         forwarder: Receives the signal.
-        catch_up: Resends what a durable dispatcher lacks; None for another dispatcher, and while not started.
+        catch_up: Resends the alerts that a durable dispatcher lacks; None without one, and while not started.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Alerts:
             announce: Announces an event of an earlier run.
 
         Raises:
-            Exception: What entering the dispatcher raised.
+            Exception: The dispatcher can't be entered: its own exception.
         """
         while True:
             self.forget_closed_loop()
@@ -130,10 +130,10 @@ class Alerts:
 
     async def stop(self) -> None:
         """
-        Stop, from any task and loop: send what waits as long as there is time, and report the rest as failed.
+        Stop, from any task and loop: send waiting alerts as long as there is time, and report the rest as failed.
 
         Raises:
-            Exception: What closing the storage raised.
+            Exception: The storage can't be closed: its own exception.
             RuntimeError: The loop in which they were started does not run.
         """
         life = self._life

@@ -21,7 +21,7 @@ from ..record.errors import (
 )
 from ..record.events import AuditEvent
 from ..tasks.background import Background
-from ..tasks.loops import Condition
+from ..tasks.events import Condition
 from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy

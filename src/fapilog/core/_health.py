@@ -345,13 +345,13 @@ class TrailReporter:
         if sender is not None:
             self._announcer.announce(alert_attempted, sender, report=report)
 
-    def failing(self, what: str, cause: str) -> None:
-        """Open an incident of the dispatcher's part *what*, unless one is open."""
-        self._health.failing(_part(what), text(cause))
+    def failing(self, part: str, cause: str) -> None:
+        """Open an incident of the dispatcher's *part*, unless one is open."""
+        self._health.failing(_part(part), text(cause))
 
-    def working(self, what: str) -> None:
-        """Resolve the incident of the dispatcher's part *what*, if there is one."""
-        self._health.working(_part(what))
+    def working(self, part: str) -> None:
+        """Resolve the incident of the dispatcher's *part*, if there is one."""
+        self._health.working(_part(part))
 
 
 def is_own(event: AuditEvent) -> bool:

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 Outcome = Literal["dispatched", "error", "timeout", "buffer_full", "cancelled", "stopped"]
-"""What became of an alert, in a few words that are fit for a metric's label."""
+"""The outcome of an alert: one of few words, fit for a metric's label."""
 
 
 class AlertDispatcher(Protocol):
@@ -94,12 +94,12 @@ class Alert(NamedTuple):
 @runtime_checkable
 class DurableDispatcher(Protocol):
     """
-    A dispatcher that keeps what it has taken, so that after a crash the trail can hand it what it lacks.
+    A dispatcher that keeps alerts, so that after a crash the trail can resend the alerts that it lacks.
 
     When the trail is started it calls `resume_from`, and then, in the background and for some hundred events at a time,
-    `lacking` and `resumed_to`: whatever a dispatcher lacks of the alerts since its mark it is handed by `send_alert`.
-    The same happens when more alerts came than the trail's buffer holds. Only the trail's own dispatcher is asked; one
-    that wraps others may pass the calls on to them.
+    `lacking` and `resumed_to`: the alerts since its mark that a dispatcher lacks are sent to it by `send_alert`. The
+    same happens when more alerts came than the trail's buffer holds. The trail asks its own dispatcher alone; a wrapper
+    may pass the calls on to the dispatchers inside.
     """
 
     @property
@@ -109,50 +109,50 @@ class DurableDispatcher(Protocol):
 
     async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
         """
-        Return its mark: every alert about an event up to there it has, or had, or need not have.
+        Return the dispatcher's mark: the newest event up to which it needs no alerts.
 
         Args:
-            head: The newest event of the trail. One that has no mark yet takes this one: what happened before it was
-                there is not for it.
-            anew: Whether to take *head* in any case: the mark is not of this trail.
+            head: The newest event of the trail, which is the mark of a dispatcher that has none yet: it needs no alerts
+                about earlier events.
+            anew: Whether to take *head* in any case, since the mark is not of this trail.
         """
         ...
 
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
-        """Return those of *alerts* that it should be handed: they are after its mark, and it has not taken them."""
+        """Return the *alerts* that the dispatcher lacks: they are after its mark, and it has not taken them."""
         ...
 
     async def resumed_to(self, mark: ChainHead) -> None:
-        """Take *mark* as its own: it lacks nothing up to there. An older one than it has changes nothing."""
+        """Move the mark on to *mark*, up to which the dispatcher lacks no alert. An older mark changes nothing."""
         ...
 
 
 class Reporter(Protocol):
     """
-    What a dispatcher may tell the trail that it belongs to. None of these calls waits or raises.
+    How a dispatcher reports to its trail. No call waits or raises, and any thread may make it.
 
-    Found in `reporter`, by a dispatcher that is entered as an asynchronous context manager, while it is entered.
+    A dispatcher finds it in `reporter` while it is entered as an asynchronous context manager.
     """
 
     def attempted(self, report: DeliveryReport) -> None:
         """Announce *report*, about one attempt to deliver an alert, on `alert_attempted`."""
         ...
 
-    def failing(self, what: str, cause: str) -> None:
+    def failing(self, part: str, cause: str) -> None:
         """
-        Say that *what* does not work; people are alerted once, until it is said to be working.
+        Report that *part* fails, which opens an incident, unless one of that part is open.
 
         Args:
-            what: One of few names, such as "the outbox slack".
-            cause: In words, without a secret.
+            part: One of few names, such as "the outbox slack".
+            cause: The cause in words, without a secret.
         """
         ...
 
-    def working(self, what: str) -> None:
+    def working(self, part: str) -> None:
         """
-        Say that *what* works; if it was said to be failing, people are told that it has recovered.
+        Report that *part* works, which resolves its incident, if one is open.
 
-        Say so also where nothing has failed: a process before this one may have said that it does.
+        Report it also where nothing has failed: an earlier process may have left an incident open.
         """
         ...
 
@@ -163,7 +163,7 @@ reporter: Final[ContextVar[Reporter | None]] = ContextVar("fapilog_reporter", de
 
 class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What became of one alert, or of one attempt to deliver it.
+    The outcome of one alert, or of one attempt to deliver it.
 
     Attributes:
         event: The event that it is about.
@@ -172,7 +172,7 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
         waited: Seconds from the announcement to the call of the dispatcher, or to the failure if it was not called.
         took: Seconds that the call took; 0 if there was none.
         error: Why it failed; None if the dispatcher took it. Its text and traceback may hold secrets: print `reason`.
-        target: On `alert_attempted`, what was tried: the name of an outbox, or of a dispatcher; else None.
+        target: On `alert_attempted`, the name of the outbox, or of the dispatcher; else None.
         attempt: On `alert_attempted`, which attempt it was, counted from 1; else 1.
     """
 
@@ -197,7 +197,7 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def outcome(self) -> Outcome:
-        """One of a few words for what became of it, fit for a metric's label."""
+        """The outcome in one of few words, fit for a metric's label."""
         match self.error:
             case None:
                 return "dispatched"

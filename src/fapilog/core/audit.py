@@ -155,7 +155,7 @@ class AuditTrail:
         `log_event`, and not here. A caller that is cancelled meanwhile has not started the trail.
 
         Raises:
-            Exception: What entering the dispatcher raised; the trail is then not started.
+            Exception: The dispatcher can't be entered: its own exception; the trail is then not started.
         """
         await self._alerts.start(self, self._send_compliance_alert)
 
@@ -173,7 +173,7 @@ class AuditTrail:
         await self._alerts.stop()
 
     async def cleanup(self) -> None:
-        """Do what `stop` does; the earlier fapilog had this name for it as well."""
+        """Do as `stop`; the earlier fapilog had both names."""
         await self.stop()
 
     async def drain(self) -> None:

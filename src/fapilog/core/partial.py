@@ -32,8 +32,8 @@ class PartialDelivery:
     methods may be called from any thread.
 
     Args:
-        name: What to call the other side in messages: "alertmanager".
-        receivers: What to call the receivers: "replicas".
+        name: The name of the target in messages: "alertmanager".
+        receivers: The word for the receivers: "replicas".
         kinds: The kind of each receiver, where they differ; named in messages.
     """
 

@@ -18,7 +18,7 @@ __all__ = ["CompliancePolicy"]
 @dataclass(frozen=True)
 class CompliancePolicy:
     """
-    What the trail records and announces.
+    Which events the trail records and announces.
 
     An event alerts, with `real_time_alerts`, if at least one of these holds:
 
@@ -27,7 +27,7 @@ class CompliancePolicy:
     - it contains personal data, and the level is GDPR;
     - it contains health data, and the level is HIPAA;
     - it ends an incident: its type is error_recovered or component_recovery, and its metadata name the ``incident``,
-      as text or as a whole number. What people were told of they are told the end of, at whatever log level.
+      as text or as a whole number. An incident that was announced is resolved in public too, at whatever log level.
 
     Args:
         level: The regulation that the service is under; it is recorded with each event.
@@ -36,9 +36,9 @@ class CompliancePolicy:
         alert_on_critical_errors: Whether critical events alert.
         alert_on_security_events: Whether security events alert.
         hipaa_minimum_necessary:
-            Hand the dispatcher only what an on-call person needs to find the record: what kind of event, how severe,
-            when, in which component, and where in the chain. Of the metadata it gets the ``incident`` alone, hashed, so
-            that a recovery still ends what it should. Receivers in this process still get the whole event.
+            Give the dispatcher only the fields that an on-call engineer needs to find the record: type, severity, time,
+            component, and the place in the chain. Of the metadata it gets the ``incident`` alone, hashed, so that a
+            recovery still resolves its incident. Receivers in this process get the whole event.
         alert_channel: The channel that a dispatcher is told; None leaves it to the dispatcher.
         alert_channels: Other channels for some severities, for example ``{"critical": "#on-call"}``.
 
@@ -85,7 +85,7 @@ class CompliancePolicy:
         return Alert(event, severity, self.channel_for(severity))
 
     def for_dispatch(self, event: AuditEvent) -> AuditEvent:
-        """Return what a dispatcher is handed of *event*: all of it, or the minimum necessary."""
+        """Return *event* as a dispatcher gets it: whole, or the minimum necessary."""
         if not self.hipaa_minimum_necessary:
             return event
         incident = incident_of(event)

@@ -50,9 +50,9 @@ class Announcer:
     """
     Sends signals for one sender.
 
-    Each receiver is called, whatever the others do. What one raises is logged with its name, and neither its text nor
-    its arguments: they may hold secrets or personal data. What an asynchronous receiver returns is awaited in the
-    background, for *timeout* seconds at most.
+    Every receiver is called, whatever another one does. An exception of a receiver is logged with the receiver's name,
+    without text and arguments: they may hold secrets or personal data. The awaitable of an asynchronous receiver is
+    awaited in the background, for *timeout* seconds at most.
 
     Args:
         background: Runs the asynchronous receivers.
@@ -64,7 +64,7 @@ class Announcer:
         self._background = background
         self._timeout = timeout
         self._limit = limit
-        # What asynchronous receivers have returned and is not awaited to its end.
+        # The awaitables of asynchronous receivers that are not awaited to their end.
         self._under_way: dict[int, Awaitable[object]] = {}
         self._muted: set[str] = set()
 
@@ -92,8 +92,8 @@ class Announcer:
             # function they are no cancellation of the caller either.
             _log_failure(receiver, error)
         else:
-            # Looked at is what comes back and not the receiver: a partial or an object with an asynchronous __call__
-            # does not look asynchronous.
+            # The result decides, and not the receiver: a partial, or an object with an asynchronous __call__, does not
+            # look asynchronous.
             if result is not None and inspect.isawaitable(result):
                 self._await_soon(receiver, result)
 
@@ -138,7 +138,7 @@ def _log_failure(receiver: object, error: BaseException) -> None:
 
 
 def _name(receiver: object) -> str:
-    """Return what to call *receiver* in a log: no `repr`, which may show what it holds."""
+    """Return the name of *receiver* for a log: no `repr`, which may show its contents."""
     while isinstance(receiver, functools.partial):
         receiver = receiver.func
     named = getattr(receiver, "__qualname__", type(receiver).__qualname__)

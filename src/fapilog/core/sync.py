@@ -117,7 +117,7 @@ class SyncAuditTrail:
         Send alerts in the background from now on. Nothing happens if the trail is started already.
 
         Raises:
-            Exception: What entering the dispatcher raised.
+            Exception: The dispatcher can't be entered: its own exception.
             RuntimeError: The interpreter is exiting, or no thread can be started.
         """
         if not self._background.entered:

@@ -28,9 +28,9 @@ from ..record.errors import PermanentDeliveryError, TransientDeliveryError, reas
 from ..record.events import AuditEvent, AuditLogLevel, member
 from ..record.options import require
 from ..tasks.background import Background
+from ..tasks.events import Event
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
-from ..tasks.loops import Event
 from ._inner import Managers, deliver, kinds
 
 __all__ = ["Digest", "digest_of"]

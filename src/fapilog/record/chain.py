@@ -83,7 +83,7 @@ EMPTY: Final = ChainHead(0, None)
 
 
 class ChainStatus(str, Enum):
-    """What a verification found."""
+    """The kind of damage that a verification found, if any."""
 
     OK = "ok"
     """Every record is as it was stored, and none is missing between the first and the last."""
@@ -101,15 +101,15 @@ class ChainStatus(str, Enum):
 
 class AuditChainVerificationResult(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What verifying a trail found.
+    The verdict of a verification.
 
     Attributes:
         valid: Whether the chain is intact.
         events_checked: How many records were looked at, the invalid one included.
         first_invalid_sequence: Which sequence number is the first that is not as it should be; None if all are.
-        error_message: What is wrong, and in which file and line; also tells of an incomplete record that was set aside.
-        status: What kind of thing is wrong.
-        set_aside: Files that hold what crashes left of incomplete records.
+        error_message: The damage, with its file and line; or the incomplete records that were set aside.
+        status: The kind of damage.
+        set_aside: Files with the incomplete records that crashes left.
     """
 
     valid: bool
@@ -264,7 +264,7 @@ def _diagnosis(line: bytes, head: ChainHead) -> ChainError:
 
 def incomplete(fragment: bytes) -> bool:
     """
-    Return whether *fragment*, which no newline ends, is what a crash leaves of a record; if not, it is a whole one.
+    Return whether *fragment*, which no newline ends, is the rest of a record after a crash, and not a whole record.
 
     Raises:
         ChainError: It is a whole record and something more, which no crash leaves.
@@ -272,7 +272,7 @@ def incomplete(fragment: bytes) -> bool:
     if _is_intact(fragment):
         return False
     for found in _SEAL_ANYWHERE.finditer(fragment):
-        # Some file systems fill up with zeros what a power cut kept from the disk.
+        # Some file systems fill with zeros the part that a power cut kept from the disk.
         if _is_intact(fragment[: found.end()]) and fragment[found.end() :].strip(b"\0"):
             raise ChainError(ChainStatus.ALTERED, "the record is whole, but something else than a newline ends it")
     return True

@@ -1,5 +1,5 @@
 """
-What this package raises.
+The errors of this package.
 
 FapilogError
 ├── AuditStorageError            the event is not stored
@@ -67,7 +67,7 @@ class TransientDeliveryError(DeliveryError):
     Raised when the alert did not arrive, and may arrive if it is sent again.
 
     Args:
-        message: What happened; it holds no secret.
+        message: The failure in words, without a secret.
         retry_after: Seconds to wait first, if the other side told; None leaves it to the caller.
     """
 
@@ -87,7 +87,7 @@ class TransientDeliveryError(DeliveryError):
 
 
 class PermanentDeliveryError(DeliveryError):
-    """Raised when the alert did not arrive, and will not until someone changes something. The message says what."""
+    """Raised when the alert did not arrive, and will not until a setting is changed, which the message names."""
 
 
 class AmbiguousDeliveryError(DeliveryError):
@@ -128,7 +128,7 @@ class AlertStoppedError(DeliveryError):
 
 def reason(error: Exception) -> str:
     """
-    Return what went wrong, in words that may be printed.
+    Return the failure in words that may be printed.
 
     The words are the text of an error of this package, and the type alone of any other exception: its text may hold the
     address of a webhook, which is a secret.

@@ -1,4 +1,4 @@
-"""What the trail records: `AuditEvent` and its enums."""
+"""The events that the trail records: `AuditEvent` and its enums."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
     "member",
 ]
 
-# The end of a traceback says what happened; a deep recursion must not fill the disk.
+# The end of a traceback has the failure; a deep recursion must not fill the disk.
 MAX_TRACEBACK: Final = 32_768
 
 
 class AuditEventType(str, Enum):
-    """What happened."""
+    """The kind of event."""
 
     ERROR_OCCURRED = "error_occurred"
     ERROR_RECOVERED = "error_recovered"
@@ -88,7 +88,7 @@ def member(kind: type[E], value: object, name: str) -> E:
     Return the member of the enum *kind* that *value* is or names.
 
     Raises:
-        ValueError: There is none. The message says what *name* takes and what came.
+        ValueError: There is none. The message has the values that *name* takes, and the one that came.
     """
     if type(value) is kind:
         return value
@@ -116,13 +116,13 @@ class ErrorDetails(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str = ""
 
     def __post_init__(self) -> None:
-        """Make what was given storable."""
+        """Make the given values storable."""
         for name in self.__struct_fields__:
             force_setattr(self, name, text(getattr(self, name)))
 
     @classmethod
     def of(cls, error: object) -> Self:
-        """Describe *error*; what is no exception is described by its type and text."""
+        """Describe *error*; an object that is no exception by its type and text."""
         kind = type(error)
         lines = traceback.format_exception(error) if isinstance(error, BaseException) else []
         return cls(
@@ -156,24 +156,24 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1
     """
     One event of the trail.
 
-    Nobody can change an event, its metadata included: every receiver of an alert sees what was stored. The metadata
-    are JSON values. Whatever else is given becomes one when the event is made: what msgspec can encode (dates, UUIDs,
+    An event, its metadata included, can't be changed: every receiver of an alert sees the stored event. The metadata
+    are JSON values. Any other value becomes one when the event is made: a value that msgspec can encode (dates, UUIDs,
     decimals, enums, dataclasses) as msgspec encodes it, NaN, infinities and everything else as its `repr`, an integer
     of more than 1024 bits as hexadecimal text, and a lone surrogate in any text as its escape.
 
     Attributes:
         event_id: UUID, as 36 characters of text. The same in every alert about the event.
         timestamp: When it happened; aware, in UTC.
-        event_type: What happened.
-        log_level: How severe it is.
-        message: What happened, in words.
-        component: The part of the service that it happened in.
-        operation: What that part was doing.
-        user_id: Who did it.
-        session_id: In which session.
-        request_id: In which request.
-        client_ip: From which address.
-        user_agent: With which program.
+        event_type: The kind of event.
+        log_level: The severity.
+        message: The event in words.
+        component: The part of the service.
+        operation: The operation of that part.
+        user_id: The user.
+        session_id: The user's session.
+        request_id: The request.
+        client_ip: The user's address.
+        user_agent: The user's program.
         hostname: The machine that recorded it.
         process_id: The process that recorded it.
         error: The exception behind it, if there is one.
@@ -214,7 +214,7 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1
     checksum: str | None = None
 
     def __post_init__(self) -> None:
-        """Make what was given storable, and immutable; raise ValueError for a naive timestamp."""
+        """Make the given values storable, and immutable; raise ValueError for a naive timestamp."""
         if self.timestamp.tzinfo is not UTC:
             if self.timestamp.tzinfo is None:
                 raise ValueError(f"timestamp: expected a datetime with a time zone; got {self.timestamp!r}")

@@ -19,7 +19,7 @@ def incident_of(event: AuditEvent) -> str | None:
     """
     Return the incident that *event*'s metadata name as ``incident``, hashed; None if they name none.
 
-    It is text or a whole number: what one part of a service calls it, or the id of the event that began it. The hash is
+    It is text or a whole number: a name that a part of a service gives it, or the id of its first event. The hash is
     the same if it is taken of a hash, so that an event from which the rest was taken away is about the same incident.
     """
     incident = event.metadata.get("incident")
@@ -28,7 +28,7 @@ def incident_of(event: AuditEvent) -> str | None:
 
 def subject_of(event: AuditEvent) -> str:
     """
-    Return what *event* is about, hashed: its incident, or else itself.
+    Return the subject of *event*, hashed: its incident, or else the event itself.
 
     So an event without an incident is about the same as one that names it by its id.
     """

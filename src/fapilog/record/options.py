@@ -24,7 +24,7 @@ def require(
 
     Args:
         name: The option, with which the message begins.
-        value: What the option was given.
+        value: The value of the option.
         above: The number that *value* must exceed; None for no such limit.
         at_least: The smallest *value*, where there is no *above*; None for no such limit.
         at_most: The largest *value*; None for no such limit.

@@ -1,7 +1,7 @@
 """
 Any value as a JSON value that can't be changed.
 
-What JSON can't say is turned into text when an event is made, not when it is written: every event can be stored.
+A value that JSON can't express becomes text when the event is made, not when it is written: every event can be stored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _refuse(*_: object, **__: object) -> NoReturn:
 
 
 # Subclasses of dict and list, and not a mapping proxy and tuples, so that every JSON library takes them as they are
-# and they equal what was logged.
+# and they equal the logged values.
 
 
 class FrozenDict(dict[str, Any]):
@@ -172,7 +172,7 @@ def merged(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def keywords(given: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """Return the keywords for `log_event`: *fields*, or what was *given* in their place, and the rest as metadata."""
+    """Return the keywords for `log_event`: *fields*, or the values *given* in their place, and the rest as metadata."""
     found = {**fields, **given}
     clashing = {key: found.pop(key) for key in ("event_type", "message") if key in found}
     if clashing:

@@ -96,7 +96,7 @@ class Lines:
             yield 0, rest
 
     def end(self) -> int:
-        """Return the offset behind the last newline; what is there is a record that is being written, or torn."""
+        """Return the offset behind the last newline; a record that is being written, or is torn, may follow."""
         offset = os.fstat(self._fd).st_size
         while offset > 0:
             size = min(_BLOCK_BYTES, offset)

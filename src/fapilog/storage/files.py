@@ -39,8 +39,8 @@ class FileStorage:
             and the order of writes are not to be relied on over NFS.
         durability: "fsync": an event counts as stored when it is on the disk. All callers that wait share one sync.
             "write": when the operating system has it; a crash of the process loses nothing, one of the machine may
-            lose the last events. The write is then made where `append` is called, which takes microseconds; what may
-            take longer is done in a worker thread.
+            lose the last events. The write is then made where `append` is called, which takes microseconds; a
+            call that may take longer is made in a worker thread.
         now: Tells the time, which decides on the day's file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the trail asks of the place where it keeps its events."""
+"""The storage that a trail asks for: `AuditStorage`, and the functions that work with any."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     component: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the times, and take names for members; raise TypeError or ValueError for what can be neither."""
+        """Check the times, and take names for members; raise TypeError or ValueError for other values."""
         for name in ("start_time", "end_time"):
             time = getattr(self, name)
             if time is not None and not isinstance(time, datetime):
@@ -67,8 +67,11 @@ class AuditStorage(Protocol):
     """
     One chain of events that is kept for ever.
 
-    Calls may overlap. None may block the event loop. Every method raises `AuditStorageError` for what the storage can't
-    do, and its message names the place and the reason.
+    Calls may overlap, and come from several threads and event loops. No call may block the event loop. Every method
+    raises `AuditStorageError` where the storage fails, and its message names the place and the reason.
+
+    A storage whose methods need no event loop, and block the calling thread where there is none, may say so by an
+    attribute ``runs_anywhere = True``: then `AuditTrail.sync` calls it in the calling thread.
     """
 
     async def append(self, event: AuditEvent) -> Seal:
@@ -95,14 +98,14 @@ class AuditStorage(Protocol):
 
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """
-        Check the whole chain; what is wrong with it is returned, not raised.
+        Check the whole chain; damage is returned, not raised.
 
         *progress*, if given, is called now and then with how many events were checked so far, in any thread.
         """
         ...
 
     async def aclose(self) -> None:
-        """Give up what is held open; the next call takes it up again."""
+        """Close open files and connections; the next call opens them again."""
         ...
 
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import anyio
 
-from .loops import Condition, Loop, LoopClosedError, cancellation_of_this_task, is_without_loop
+from .events import Condition
+from .loops import Loop, LoopClosedError, cancellation_of_this_task, is_without_loop
 
 __all__ = ["Background", "Call", "Job"]
 
@@ -129,7 +130,7 @@ class Background:
 
     @contextmanager
     def collecting(self) -> Generator[list[Job]]:
-        """While it is not open, collect the calls of this task in a list, for `run`; what is left of them is kept."""
+        """While it is not open, collect the calls of this task in a list, for `run`; the rest is kept."""
         calls: list[Job] = []
         token = _collected.set(calls)
         try:

@@ -1,4 +1,4 @@
-"""What must not outlive a fork: locks and tasks that belong to the parent."""
+"""Locks and tasks must not outlive a fork: they belong to the parent."""
 
 from __future__ import annotations
 

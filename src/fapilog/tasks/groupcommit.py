@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 import anyio
 import anyio.lowlevel
 
-from .loops import Loop, is_without_loop, wake
+from .events import wake
+from .loops import Loop, is_without_loop
 
 __all__ = ["GroupCommit"]
 
@@ -86,7 +87,7 @@ class GroupCommit(Generic[Item, Result]):
         committed all the same.
 
         Raises:
-            Exception: What the commit raised.
+            Exception: The exception of the commit.
         """
         if is_without_loop():
             return self._submit_here(item)
@@ -129,7 +130,7 @@ class GroupCommit(Generic[Item, Result]):
         return place.result()
 
     def _call_thread(self) -> bool:
-        """Have the thread commit what waits; return False if there is no thread and none can be had."""
+        """Have the thread commit for the callers; return False if there is no thread and none can be had."""
         with self._starting:
             if self._thread is None:
                 thread = threading.Thread(target=_make_calls, args=[self._calls], name="fapilog commit", daemon=True)

@@ -13,7 +13,8 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
-from .loops import Event, Loop, LoopClosedError, uninterrupted
+from .events import Event
+from .loops import Loop, LoopClosedError, uninterrupted
 
 __all__ = ["Life", "enter_all", "leave_all"]
 
@@ -23,8 +24,8 @@ class Life:
     An asynchronous context manager, entered and left in a task of its own.
 
     Cancel scopes and task groups belong to the task that entered them. Frameworks start and stop a service in two tasks
-    (pytest-asyncio's fixtures, Sanic's listeners, notebook cells), and then what was entered in the first can't be left
-    in the second. So a task of its own, which belongs to the event loop, enters the manager, waits, and leaves it.
+    (pytest-asyncio's fixtures, Sanic's listeners, notebook cells), and a manager that the first task entered can't be
+    left in the second. So a task of its own, which belongs to the event loop, enters the manager, waits, and leaves it.
 
     A life is lived once. When its loop ends first, asyncio and trio cancel the task, and the manager is left with no
     time to lose: `within` returns at once from then on.
@@ -77,7 +78,7 @@ class Life:
         Enter the manager. A caller that is cancelled meanwhile has it left again, as far as it was entered.
 
         Raises:
-            Exception: What entering the manager raised.
+            Exception: The manager can't be entered: its own exception.
             RuntimeError: Entering it was cancelled, by itself or since the loop ended.
         """
         self._loop = Loop.current()
@@ -109,7 +110,7 @@ class Life:
             patience: Seconds to wait for another loop than this one.
 
         Raises:
-            Exception: What leaving the manager raised.
+            Exception: The manager's own, on leaving.
             LoopClosedError: The loop was closed before the manager was left.
             RuntimeError: The loop of the manager does not run.
         """

@@ -1,5 +1,5 @@
 """
-Crossing between threads and event loops: schedule a call in a loop, wake its tasks, wait for a thread or for none.
+Crossing between threads and event loops: schedule a call in a loop, wait for a thread, or do without a loop.
 
 This is the one module that tells asyncio from trio: anyio starts tasks only inside of a task group, whose host is one
 certain task, and it has no way to schedule a call in another thread's loop without waiting for the call.
@@ -20,8 +20,6 @@ import anyio.lowlevel
 from anyio import to_thread
 
 __all__ = [
-    "Condition",
-    "Event",
     "Loop",
     "LoopClosedError",
     "cancellation_of_this_task",
@@ -29,7 +27,6 @@ __all__ = [
     "in_thread",
     "is_without_loop",
     "uninterrupted",
-    "wake",
     "without_loop",
 ]
 
@@ -179,7 +176,7 @@ class Loop:
         Run ``await call()`` in a task of this loop while this thread waits, and return its result.
 
         Raises:
-            Exception: What *call* raised.
+            Exception: The exception of *call*.
             LoopClosedError: The loop has ended, before or meanwhile.
             RuntimeError: The loop runs in this very thread, which would wait for itself for ever.
             TimeoutError: *timeout* seconds are over; the task goes on.
@@ -240,92 +237,6 @@ def cancellation_of_this_task() -> Callable[[], bool]:
     return lambda: task.cancelling() > 0
 
 
-class Event:
-    """
-    An event that is set once, by any thread, and waited for in any loop.
-
-    A waiter whose loop has ended meanwhile disturbs no other waiter.
-    """
-
-    __slots__ = ("_is_set", "_lock", "_waiting")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._is_set = False
-        self._waiting: list[tuple[Loop, anyio.Event]] = []
-
-    @property
-    def is_set(self) -> bool:
-        """Whether it was set."""
-        return self._is_set
-
-    def set(self) -> None:
-        """Wake every waiter; does nothing if it is set already."""
-        with self._lock:
-            self._is_set = True
-            waiting, self._waiting = self._waiting, []
-        wake(waiting)
-
-    async def wait(self) -> None:
-        """Return when the event is set."""
-        waiter = Loop.current(), anyio.Event()
-        with self._lock:
-            if not self._is_set:
-                self._waiting.append(waiter)
-        if self._is_set:
-            await anyio.lowlevel.checkpoint()
-            return
-        try:
-            await waiter[1].wait()
-        finally:
-            with self._lock, contextlib.suppress(ValueError):
-                self._waiting.remove(waiter)
-
-
-def wake(waiting: list[tuple[Loop, anyio.Event]]) -> None:
-    """Set the events of all *waiting*, each in its own loop, with one call for each loop."""
-    by_loop: dict[Loop, list[anyio.Event]] = {}
-    for loop, event in waiting:
-        by_loop.setdefault(loop, []).append(event)
-    for loop, events in by_loop.items():
-        if loop.is_here:
-            _set_all(events)
-        else:
-            # Where the loop has ended, nobody waits any more.
-            with contextlib.suppress(LoopClosedError):
-                loop.call_soon(lambda events=events: _set_all(events))  # type: ignore[misc]
-
-
-class Condition:
-    """Wakes those that wait for something to become true, in whatever thread and loop they wait."""
-
-    __slots__ = ("_event", "_lock")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._event: Event | None = None
-
-    def notify(self) -> None:
-        """Have every waiter look again; cheap where there is none."""
-        event = self._event
-        if event is not None:
-            with self._lock:
-                # Unless another thread was faster, and a new waiter has registered since.
-                if self._event is event:
-                    self._event = None
-            event.set()
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Return when *holds* returns True; it is asked at first, and after each `notify`."""
-        while True:
-            # Registered before the question: a change between the two must not be missed.
-            with self._lock:
-                event = self._event = self._event or Event()
-            if holds():
-                return
-            await event.wait()
-
-
 async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     Return the result of ``await call()``, which is finished even if the caller is cancelled meanwhile.
@@ -334,7 +245,7 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     cancelled waits for the call all the same, and the cancellation is raised afterwards.
 
     Raises:
-        BaseException: What *call* raised.
+        BaseException: The exception of *call*.
         LoopClosedError: The loop was ended, and with it the call.
     """
     if is_without_loop():
@@ -401,7 +312,7 @@ def without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     awaits looks at `is_without_loop`, and blocks this thread where it would let a loop run otherwise.
 
     Raises:
-        BaseException: What *coroutine* raised.
+        BaseException: The exception of *coroutine*.
         RuntimeError: It waits for an event loop all the same.
     """
     before, _thread.without_loop = _thread.without_loop, True
@@ -438,11 +349,6 @@ async def in_thread(call: Callable[..., T], *args: Any) -> T:
         if has_begun:
             raise
         return call(*args)
-
-
-def _set_all(events: list[anyio.Event]) -> None:
-    for event in events:
-        event.set()
 
 
 def _nothing() -> None:

@@ -13,7 +13,8 @@ from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
-from .loops import Event, Loop, LoopClosedError
+from .events import Event
+from .loops import Loop, LoopClosedError
 
 __all__ = ["Portal", "Stoppable"]
 

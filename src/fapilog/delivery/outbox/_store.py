@@ -18,9 +18,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from ...core.alerting import Alert, DeliveryReport, Reporter
 from ...record.errors import FapilogError, OutboxError
+from ...tasks.events import Event
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
-from ...tasks.loops import Event, in_thread
+from ...tasks.loops import in_thread
 from . import _queue
 from ._file import OutboxFile
 

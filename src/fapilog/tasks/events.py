@@ -1,0 +1,110 @@
+"""
+An event that any thread may set and any loop may wait for, and a condition made of such events.
+
+anyio's `Event` belongs to one loop: set by another thread, it wakes nobody, or breaks that loop. So each waiter has an
+`anyio.Event` of its own loop, and setting the event schedules, in each of the loops, one call that sets these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+
+import anyio
+import anyio.lowlevel
+
+from .loops import Loop, LoopClosedError
+
+__all__ = ["Condition", "Event", "wake"]
+
+
+class Event:
+    """
+    An event that is set once, by any thread, and waited for in any loop.
+
+    A waiter whose loop has ended meanwhile disturbs no other waiter.
+    """
+
+    __slots__ = ("_is_set", "_lock", "_waiting")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_set = False
+        self._waiting: list[tuple[Loop, anyio.Event]] = []
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Wake every waiter; does nothing if it is set already."""
+        with self._lock:
+            self._is_set = True
+            waiting, self._waiting = self._waiting, []
+        wake(waiting)
+
+    async def wait(self) -> None:
+        """Return when the event is set."""
+        waiter = Loop.current(), anyio.Event()
+        with self._lock:
+            if not self._is_set:
+                self._waiting.append(waiter)
+        if self._is_set:
+            await anyio.lowlevel.checkpoint()
+            return
+        try:
+            await waiter[1].wait()
+        finally:
+            with self._lock, contextlib.suppress(ValueError):
+                self._waiting.remove(waiter)
+
+
+def wake(waiting: list[tuple[Loop, anyio.Event]]) -> None:
+    """Set the events of all *waiting*, each in its own loop, with one call for each loop."""
+    by_loop: dict[Loop, list[anyio.Event]] = {}
+    for loop, event in waiting:
+        by_loop.setdefault(loop, []).append(event)
+    for loop, events in by_loop.items():
+        if loop.is_here:
+            _set_all(events)
+        else:
+            # Where the loop has ended, nobody waits any more.
+            with contextlib.suppress(LoopClosedError):
+                loop.call_soon(lambda events=events: _set_all(events))  # type: ignore[misc]
+
+
+class Condition:
+    """Wakes those that wait for something to become true, in whatever thread and loop they wait."""
+
+    __slots__ = ("_event", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._event: Event | None = None
+
+    def notify(self) -> None:
+        """Have every waiter look again; cheap where there is none."""
+        event = self._event
+        if event is not None:
+            with self._lock:
+                # Unless another thread was faster, and a new waiter has registered since.
+                if self._event is event:
+                    self._event = None
+            event.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Return when *holds* returns True; it is asked at first, and after each `notify`."""
+        while True:
+            # Registered before the question: a change between the two must not be missed.
+            with self._lock:
+                event = self._event = self._event or Event()
+            if holds():
+                return
+            await event.wait()
+
+
+def _set_all(events: list[anyio.Event]) -> None:
+    for event in events:
+        event.set()
