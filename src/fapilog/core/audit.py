@@ -340,17 +340,8 @@ class AuditTrail:
 
         Returns and raises as `log_event`.
         """
-        return await self.log_event(
-            event_type,
-            message,
-            **keywords(
-                metadata,
-                log_level=AuditLogLevel.SECURITY,
-                user_id=user_id,
-                client_ip=client_ip,
-                user_agent=user_agent,
-            ),
-        )
+        user = {"user_id": user_id, "client_ip": client_ip, "user_agent": user_agent}
+        return await self.log_event(event_type, message, **keywords(metadata, log_level=AuditLogLevel.SECURITY, **user))
 
     async def log_data_access(
         self,
