@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import threading
 
 import anyio
@@ -126,6 +127,17 @@ async def test_a_stuck_pipe_holds_nobody_up() -> None:
         assert limit.cancelled_caught
     finally:
         release.set()
+
+
+def test_a_child_that_is_forked_while_another_thread_prints() -> None:
+    """A forked child can print although a thread of its parent was printing, and held the lock, at the fork."""
+    dispatcher = ConsoleDispatcher(io.StringIO())
+    with dispatcher._lock:
+        pid = os.fork()
+        if pid == 0:
+            taken = dispatcher._lock.acquire(timeout=5)
+            os._exit(0 if taken else 1)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 async def test_it_keeps_the_contract() -> None:

@@ -187,7 +187,7 @@ class Alerts:
         seconds, or none if the caller of `stop` was cancelled or the loop ends.
         """
         life = self._life
-        assert life is not None  # noqa: S101 - this is what it has entered
+        assert life is not None  # noqa: S101 - entered by this life
         try:
             await self.health.enter()
             async with self._dispatcher_entered(trail, life), self.background.open():

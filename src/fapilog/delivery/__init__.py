@@ -1,5 +1,5 @@
 """
-What can be put around a dispatcher: each takes one, or several, and is one itself.
+Wrappers for dispatchers: each takes one, or several, and is one itself.
 
 Import a wrapper from its module, for example ``from fapilog.delivery.retry import Retrying``.
 """

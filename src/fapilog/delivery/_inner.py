@@ -57,7 +57,7 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
 
 
 def kinds(dispatchers: Iterable[AlertDispatcher]) -> list[str]:
-    """Return the names of the types, which are what may be said of a stranger's dispatcher."""
+    """Return the names of the types: no more may be logged of a foreign dispatcher."""
     return [type(each).__qualname__ for each in dispatchers]
 
 
@@ -67,7 +67,7 @@ async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | No
 
     Args:
         dispatcher: Runs in a task of its own, which it may cancel.
-        alert: What it is given.
+        alert: The alert.
         timeout: Seconds that it may take before it is cancelled; None for no limit.
     """
     outcome: Exception | None = AmbiguousDeliveryError("it cancelled its own task")
@@ -89,7 +89,7 @@ async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | No
 
 
 def resuming(dispatchers: Iterable[AlertDispatcher]) -> list[DurableDispatcher]:
-    """Return those that keep what they have taken."""
+    """Return the dispatchers that keep alerts."""
     return [each for each in dispatchers if isinstance(each, DurableDispatcher) and each.resumes]
 
 

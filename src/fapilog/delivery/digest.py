@@ -221,7 +221,7 @@ class Digest:
                 key = self._key(*alert)
                 hash(key)
             except Exception as error:
-                # Not its text or traceback, which may hold what is in the event.
+                # Not its text or traceback, which may hold values of the event.
                 _logger.error("key raised %s for event %s", type(error).__qualname__, alert.event.event_id)  # noqa: TRY400
             else:
                 return key
@@ -305,9 +305,9 @@ class Digest:
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:
-        """Count alerts; in the end close all windows, send what can be sent in time, and say what could not."""
+        """Count alerts; in the end close all windows, send the summaries as long as there is time, and log the rest."""
         life = self._life
-        assert life is not None  # noqa: S101 - this is what it has entered
+        assert life is not None  # noqa: S101 - entered by this life
         self._wake = Event()
         try:
             async with self._background.open():
@@ -340,7 +340,7 @@ class Digest:
 
 
 class _Window:
-    """What came for one key since its first alert, until `closes` on the event loop's clock."""
+    """The alerts of one key since its first, until `closes` on the event loop's clock."""
 
     __slots__ = ("closes", "counted", "others", "sent")
 
@@ -366,7 +366,7 @@ class _Summary(NamedTuple):
 
 
 class _Counted:
-    """Alerts, in memory that does not grow with their number: of the events, only what a summary says."""
+    """Alerts, in memory that does not grow with their number: of the events, only the values of a summary."""
 
     def __init__(self, first: Alert) -> None:
         event = first.event

@@ -39,7 +39,7 @@ class Fallback:
     In a trail, each attempt is announced on `alert_attempted`: its `target` is the name of the dispatcher's type, and
     its `attempt` the place of the dispatcher in the order.
 
-    What is outside and what is inside makes a difference: ``Fallback([Retrying(a), b])`` goes on to b when the tries at
+    The order of the wrappers makes a difference: ``Fallback([Retrying(a), b])`` goes on to b when the tries at
     a are over; ``Retrying(Fallback([a, b]))`` tries b before it tries a again. An `Outbox` belongs around it, or
     in its last place: it takes every alert, so what comes after it gets none.
 
@@ -82,9 +82,9 @@ class Fallback:
 
         Raises:
             DeliveryError: None took it; the message says why. It is transient if any dispatcher's error is, asking for
-                the longest pause of all; else permanent if all are; else ambiguous. What is no `DeliveryError` is named
-                by its type, and so is who exceeds *timeout*: both are ambiguous. Of a single dispatcher, its own
-                `DeliveryError`.
+                the longest pause of all; else permanent if all are; else ambiguous. Another exception than a
+                `DeliveryError`, and an exceeded *timeout*, are named by their type and are ambiguous. Of a single
+                dispatcher, its own `DeliveryError`.
         """
         alert = Alert(event, severity, channel)
         called = anyio.current_time()

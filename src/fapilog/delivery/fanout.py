@@ -33,7 +33,7 @@ class FanOut:
     `FanOut` is called again for it (the same event, severity and channel), it goes only to the others. The memory is
     for the thousand newest alerts that only some have, and ends with the process.
 
-    What is outside and what is inside makes a difference:
+    The order of the wrappers makes a difference:
 
     - ``FanOut([Retrying(a), Retrying(b)])`` tries each again by itself, with its own pauses;
       ``Retrying(FanOut([a, b]))`` pauses for both.
@@ -80,8 +80,8 @@ class FanOut:
         Raises:
             DeliveryError: Not all have it; the message says who has, who has not, and why. It is transient if any
                 dispatcher's error is, asking for the longest pause of all; else permanent if all are; else ambiguous.
-                What is no `DeliveryError` is named by its type, and so is who exceeds *timeout*: both are ambiguous. Of
-                a single dispatcher, its own `DeliveryError`.
+                Another exception than a `DeliveryError`, and an exceeded *timeout*, are named by their type and are
+                ambiguous. Of a single dispatcher, its own `DeliveryError`.
         """
         alert = Alert(event, severity, channel)
         failures: dict[int, Exception] = {}
@@ -104,7 +104,7 @@ class FanOut:
         return bool(resuming(self._dispatchers))
 
     async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
-        """Return the oldest mark of those that resume; what one of them raises is raised."""
+        """Return the oldest mark of the dispatchers that resume; raises as they do."""
         return await resume_from(self._dispatchers, head, anew=anew)
 
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:

@@ -34,7 +34,7 @@ class RateLimit:
     its `retry_after`: nothing is dropped, and nothing waits here that something around it could keep. A waiter that is
     cancelled gives its turn to the next.
 
-    What is outside and what is inside makes a difference: ``Retrying(RateLimit(a))`` counts each try, and waits until
+    The order of the wrappers makes a difference: ``Retrying(RateLimit(a))`` counts each try, and waits until
     there is a turn; ``RateLimit(Retrying(a))`` counts alerts, however often each is tried. An `Outbox` around it keeps
     what has no turn yet. One `RateLimit` may be in several places, to share its turns: the limits of most targets are
     for all that comes from you.

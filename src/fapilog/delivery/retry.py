@@ -86,7 +86,7 @@ class Retrying:
         wait_initial: Seconds before the second try.
         wait_max: The most seconds between two tries, unless the error says more.
         wait_jitter: The most seconds that are added at random.
-        on_attempt: Called after each try; what it raises is logged by its type.
+        on_attempt: Called after each try; its exceptions are logged by their type.
 
     Raises:
         ValueError: A number is out of range.
@@ -166,7 +166,7 @@ class Retrying:
                 await attempt()
 
     async def _try_once(self, end: float, event: AuditEvent, severity: str, channel: str | None) -> Exception | None:
-        """Call *inner* until the time is over, and return what it raised."""
+        """Call *inner* until the time is over, and return its exception."""
         with anyio.CancelScope(deadline=end):
             try:
                 await self._inner.send_alert(event, severity=severity, channel=channel)

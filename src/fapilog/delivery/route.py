@@ -48,7 +48,7 @@ def when(
 
     Args:
         severity: One of the six severities, or several of them: ``["critical", "security"]``.
-        event_type: What happened.
+        event_type: The kind of event.
         component: The part of the service, as it is recorded.
         channel: The channel that the policy chose.
 
@@ -158,7 +158,7 @@ class Route:
         return bool(resuming(self._dispatchers))
 
     async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
-        """Return the oldest mark of those that resume; what one of them raises is raised."""
+        """Return the oldest mark of the dispatchers that resume; raises as they do."""
         return await resume_from(self._dispatchers, head, anew=anew)
 
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
@@ -181,7 +181,7 @@ class Route:
                 if condition(event, severity, channel):
                     return dispatcher
             except Exception as error:
-                # Not its text or traceback, which may hold what is in the event.
+                # Not its text or traceback, which may hold values of the event.
                 _logger.error(  # noqa: TRY400
                     "condition %d of a route raised %s for event %s, and counts as not met",
                     number,

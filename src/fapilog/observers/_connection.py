@@ -1,4 +1,4 @@
-"""What `connect` returns, in every module here."""
+"""The result of `connect`, in every module here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What alerts are told apart by: few values, and none that came from outside."""
+"""The labels of alerts: few values, and none that came from outside."""
 
 from __future__ import annotations
 

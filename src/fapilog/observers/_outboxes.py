@@ -1,4 +1,4 @@
-"""What observers read of an outbox, whatever it is."""
+"""The reading of outboxes for observers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HasState(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it."""
+        """The name of the outbox."""
         ...
 
     @property

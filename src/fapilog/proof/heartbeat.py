@@ -60,7 +60,7 @@ _LINE: Final = re.compile(
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What a heartbeat says.
+    The contents of a heartbeat.
 
     Attributes:
         name: Of the one that sent it.
@@ -91,14 +91,14 @@ class Heartbeat:
         trail: Whose life it is the sign of; started or not.
         dispatcher: Takes the heartbeats to whoever notices when they do not come. Another one than the trail has, or
             one that may be entered twice: if it is an asynchronous context manager, it is entered and left with this.
-        key: What they are signed with.
+        key: The key that signs them.
         interval: Seconds from one to the next.
         name: Tells one sender from another: up to 64 of the characters ``A-Z a-z 0-9 . _ -``.
         channel: Where they should go, as a dispatcher is told; None leaves it to the dispatcher.
 
     Raises:
         TypeError: *key* is neither text nor bytes nor callable.
-        ValueError: One of them is not what is expected. The key is not in the message.
+        ValueError: An option is not valid. The key is not in the message.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Heartbeat:
             # In a task of its own: a dispatcher that cancels the task it is called in ends one heartbeat.
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._beat)
-            # By the schedule, which does not drift; what was missed meanwhile is not made up for.
+            # By the schedule, which does not drift; a missed heartbeat is not made up for.
             late = anyio.current_time() - due
             due += self._interval * max(1, math.floor(late / self._interval))
             await anyio.sleep_until(due)
@@ -224,7 +224,7 @@ class Heartbeat:
 
 def verify_heartbeat(message: str, key: KeySource) -> Beat:
     """
-    Return what a heartbeat says, if it was signed with *key*.
+    Return the contents of a heartbeat, if it was signed with *key*.
 
     When it was made is for the caller to look at: an old heartbeat that is sent again is signed as well.
 

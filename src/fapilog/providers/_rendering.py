@@ -1,4 +1,4 @@
-"""What an alert says: how much of the event leaves the process, in which words, and within which limits."""
+"""The text of an alert: how much of the event leaves the process, in which words, and within which limits."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ _MAX_LINK: Final = 2000
 
 class Rendered(NamedTuple):
     """
-    What a dispatcher may say of an event.
+    The part of an event that a dispatcher may send.
 
     Attributes:
-        title: One line: how severe, what, and where; "SECURITY authentication_failed in auth".
+        title: One line: severity, kind and place; "SECURITY authentication_failed in auth".
         severity: As the dispatcher was told.
-        message: What happened, in words; None if it may not leave. No control characters but line ends and tabs.
+        message: The event in words; None if it may not leave. No control characters but line ends and tabs.
         link: The way to the record; None if no template was given, or it became too long.
         details: Every field that may leave and has a value, the message included, as JSON values in the order in which
             to show them. Their texts are as they were recorded: `clean` or escape them.
@@ -136,7 +136,7 @@ class Renderer:
         self._link = None if link is None else _link_template(link)
 
     def __call__(self, event: AuditEvent, severity: str) -> Rendered:
-        """Return what may be said of *event*."""
+        """Return the part of *event* that may leave the process."""
         level = self._disclosure
         if level is not _FULL and (event.contains_pii or event.contains_phi):
             level = _MINIMAL
@@ -246,7 +246,7 @@ def cut(given: str, name: str, *, max_characters: int | None = None, max_bytes: 
 
     Args:
         given: Any text.
-        name: What to call it in the log.
+        name: Its name in the log.
         max_characters: The most code points it may have; None for no limit.
         max_bytes: The most bytes it may have in UTF-8; None for no limit.
     """

@@ -11,7 +11,7 @@ __all__ = ["Secret", "SecretSource", "is_loopback", "printable"]
 
 SecretSource = str | Callable[[], str]
 """
-A secret as text, or what returns it.
+A secret as text, or a function that returns it.
 
 A callable is called for each attempt, so that a file, the environment or a vault can change it. It is called on the
 event loop: it must return at once. Space around the secret, such as the end of a file's line, is left out.
@@ -23,7 +23,7 @@ class Secret:
     A secret of a dispatcher; its `repr` shows the name alone.
 
     Args:
-        source: The secret, or what returns it.
+        source: The secret, or a function that returns it.
         name: The option that it came by.
         check: Returns what is expected of the text, such as "32 characters", if the text is not that; else None.
 

@@ -1,5 +1,5 @@
 """
-Send alerts to Prometheus Alertmanager, or to what speaks its API v2.
+Send alerts to Prometheus Alertmanager, or to a service with its API v2.
 
 Needs the extra ``alertmanager``.
 """
@@ -62,7 +62,7 @@ class AlertmanagerDispatcher:
         allow_http: Whether an address may begin with ``http:`` and not be this machine's.
 
     Raises:
-        ValueError: One of them is not what is expected. No secret is in the message.
+        ValueError: An option is not valid. No secret is in the message.
     """
 
     def __init__(

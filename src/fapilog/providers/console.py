@@ -14,6 +14,7 @@ import msgspec
 from ..record.errors import PermanentDeliveryError
 from ..record.events import AuditEvent
 from ..record.values import text
+from ..tasks.fork import call_in_child
 from ._rendering import Disclosure, Rendered, Renderer, in_words, one_line
 
 __all__ = ["ConsoleDispatcher"]
@@ -33,7 +34,7 @@ class ConsoleDispatcher:
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
 
     Raises:
-        ValueError: One of them is not what is expected.
+        ValueError: An option is not valid.
     """
 
     def __init__(
@@ -45,6 +46,11 @@ class ConsoleDispatcher:
     ) -> None:
         self._stream = stream
         self._render = Renderer(disclosure, link)
+        self._forget()
+        call_in_child(self, ConsoleDispatcher._forget)
+
+    def _forget(self) -> None:
+        # In a forked child: another thread of the parent may have held the lock.
         self._lock = threading.Lock()
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:

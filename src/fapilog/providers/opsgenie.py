@@ -68,7 +68,7 @@ class OpsgenieDispatcher:
         allow_http: Whether *base_url* may begin with ``http:`` and not be this machine's.
 
     Raises:
-        ValueError: One of them is not what is expected. No secret is in the message.
+        ValueError: An option is not valid. No secret is in the message.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class OpsgenieDispatcher:
 
 
 def _create(rendered: Rendered, channel: str | None) -> dict[str, Any]:
-    """Return the part of the request that says what happened."""
+    """Return the part of the request with the event."""
     given = rendered.details
     details = {
         "link": rendered.link,

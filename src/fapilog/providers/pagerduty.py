@@ -69,7 +69,7 @@ class PagerDutyDispatcher:
         allow_http: Whether *base_url* may begin with ``http:`` and not be this machine's.
 
     Raises:
-        ValueError: One of them is not what is expected. No secret is in the message.
+        ValueError: An option is not valid. No secret is in the message.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class PagerDutyDispatcher:
 
 
 def _trigger(rendered: Rendered, channel: str | None) -> dict[str, Any]:
-    """Return the part of the event that says what happened."""
+    """Return the part of the payload with the event."""
     details = _cleaned(rendered.details if channel is None else {**rendered.details, "channel": text(channel)})
     message = f": {one_line(rendered.message)}" if rendered.message else ""
     payload = {

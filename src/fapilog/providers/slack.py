@@ -106,7 +106,7 @@ class SlackDispatcher:
         allow_http: Whether the address may begin with ``http:`` and not be this machine's.
 
     Raises:
-        ValueError: One of them is not what is expected, or they are not of one way. No secret is in the message.
+        ValueError: An option is not valid, or the options are not of one way. No secret is in the message.
     """
 
     def __init__(

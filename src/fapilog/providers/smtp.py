@@ -73,7 +73,7 @@ class EmailDispatcher:
         timeout: Seconds for one attempt.
 
     Raises:
-        ValueError: One of them is not what is expected. No secret is in the message.
+        ValueError: An option is not valid. No secret is in the message.
     """
 
     def __init__(

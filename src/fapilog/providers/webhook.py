@@ -55,7 +55,7 @@ class WebhookDispatcher:
         allow_http: Whether *url* may begin with ``http:`` and not be this machine's.
 
     Raises:
-        ValueError: One of them is not what is expected. No secret is in the message.
+        ValueError: An option is not valid. No secret is in the message.
     """
 
     def __init__(

@@ -41,7 +41,7 @@ a byte of the body each 50 ms; "not_http" greets as a mail server does.
 @dataclass(frozen=True)
 class Answer:
     """
-    What an `Origin` answers to one request.
+    The answer of an `Origin` to one request.
 
     Attributes:
         status: For example 200.
@@ -65,7 +65,7 @@ class Answer:
 @dataclass(frozen=True)
 class Request:
     """
-    What came to an `Origin`.
+    A request that came to an `Origin`.
 
     Attributes:
         method: "POST".
@@ -82,7 +82,7 @@ class Request:
     connection: int
 
     def json(self) -> Any:
-        """Return what the body holds as JSON."""
+        """Return the body, decoded from JSON."""
         return msgspec.json.decode(self.body)
 
 

@@ -92,7 +92,7 @@ async def check_provider(
         timeout: Seconds that a call may take.
 
     Raises:
-        AssertionError: It does not. The message begins with the clause, and says what was expected.
+        AssertionError: It does not. The message begins with the clause, and with the expectation.
     """
     kit = _Kit(make, accepts or Answer(), tuple(secrets), timeout)
     rows = list(outcomes)
@@ -124,7 +124,7 @@ async def check_provider(
 
 
 class _Kit:
-    """What all clauses share."""
+    """The values that all clauses share."""
 
     def __init__(
         self,

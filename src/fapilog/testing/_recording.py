@@ -1,4 +1,4 @@
-"""A dispatcher that remembers what it was given."""
+"""A dispatcher that remembers its alerts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RecordingDispatcher:
         error: Raised by each call, after the wait.
 
     Attributes:
-        alerts: What came, in the order of the calls.
+        alerts: The alerts, in the order of the calls.
         wait: As above; it may be changed between calls.
         error: As above; it may be changed between calls.
     """

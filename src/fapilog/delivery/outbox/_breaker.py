@@ -1,4 +1,4 @@
-"""How the target does: what follows from each attempt, for the alert and for the attempts after it."""
+"""How the target does: the consequence of each attempt, for the alert and for the attempts after it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AHEAD: Final = 16
 
 class Verdict(NamedTuple):
     """
-    What follows from an attempt.
+    The consequence of an attempt.
 
     Attributes:
         outcome: How the attempt ended.
@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 
 def judge(claim: Claim, error: Exception | None, schedule: Sequence[float], now: float) -> Verdict:
     """
-    Return what follows from an attempt.
+    Return the consequence of an attempt.
 
     Args:
         claim: The alert that was attempted.

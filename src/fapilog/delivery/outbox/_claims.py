@@ -18,7 +18,7 @@ class Claim(NamedTuple):
     An alert that was taken out to be sent.
 
     Attributes:
-        alert: What to send.
+        alert: The alert to send.
         came_at: When it came, in seconds since 1970, as all times here.
         since: When its schedule began.
         attempt: Which attempt this is.
@@ -44,12 +44,12 @@ class Ending(NamedTuple):
     How an attempt ended.
 
     Attributes:
-        claim: What was attempted.
+        claim: The claim of the attempt.
         began_at: When.
         took: Seconds; None if it was never begun.
         outcome: See `OutboxAttempt`.
         reason: See `OutboxAttempt`.
-        status: What the alert is now.
+        status: The state of the alert now.
         due_at: When to try again, if it is pending.
         failures: How many attempts have counted against its schedule.
     """

@@ -62,7 +62,7 @@ class OutboxFile:
 
     def run(self, calls: Sequence[Callable[[sqlite3.Connection], T]], *, writes: bool = True) -> list[T]:
         """
-        Make *calls* in one transaction, and return what they return; it is on the disk by then.
+        Make *calls* in one transaction, and return their results when it is on the disk.
 
         Args:
             calls: Called with the connection; see `_queue` and `_receipts`.

@@ -50,7 +50,7 @@ class Outbox:
     asynchronous context manager, up to *concurrency* alerts are sent at once, the oldest first. In an `AuditTrail` that
     is done for you. Not entered, `send_alert` also makes the first attempt before it returns.
 
-    What becomes of an attempt decides on the next:
+    The outcome of an attempt decides on the next:
 
     - `TransientDeliveryError`, `AmbiguousDeliveryError`, any other exception, and no outcome within *timeout*: again
       after the next wait of the *schedule*, and up to a fifth more. When that is used up, the alert is dead: by default
@@ -85,13 +85,13 @@ class Outbox:
             left with this.
         path: The file, made when it is first used: mode 0600, on a local file system. It holds what *inner* is given
             of each event that is not delivered.
-        name: What to call this outbox, in the file, in logs and metrics.
+        name: The name of this outbox, in the file, in logs and metrics.
         schedule: Seconds between the attempts.
         concurrency: Alerts that are sent at once, by this process.
         timeout: Seconds for one attempt.
         keep: Seconds that receipts of delivered alerts are kept.
         old_after: Seconds after which an alert that waits is a reason to alert.
-        lease: Seconds after which another process takes over what one that died was sending.
+        lease: Seconds after which another process takes over the alerts that a dead process was sending.
         stop_timeout: Seconds that leaving it waits for alerts that are due.
         now: Tells the time, in seconds since 1970.
 
@@ -166,7 +166,7 @@ class Outbox:
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:
         life = self._life
-        assert life is not None  # noqa: S101 - this is what it has entered
+        assert life is not None  # noqa: S101 - entered by this life
         try:
             await self._managers.enter()
             try:

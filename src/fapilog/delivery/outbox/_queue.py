@@ -225,7 +225,7 @@ def bring_forward(connection: sqlite3.Connection, outbox: str, now: float) -> No
 
 
 def mend_times(connection: sqlite3.Connection, outbox: str, now: float, longest: float) -> None:
-    """Make due now what is due later than any wait is long: the clock was wrong when that was written."""
+    """Make alerts due now that are due later than any wait is long: the clock was wrong when their time was written."""
     connection.execute(
         "UPDATE alerts SET due_at = ? WHERE outbox = ? AND status = 'pending' AND due_at > ?",
         (now, outbox, now + longest),
@@ -259,10 +259,10 @@ def state(connection: sqlite3.Connection, outbox: str) -> OutboxState:
 
 
 def prune(connection: sqlite3.Connection, outbox: str, before: float) -> bool:
-    """Remove some of what was delivered before that time; return whether there may be more."""
+    """Remove some of the alerts that were delivered before that time; return whether there may be more."""
     done = connection.execute(
         "DELETE FROM alerts WHERE id IN (SELECT id FROM alerts"
-        # What was delivered before came before: that has an index.
+        # An alert that was delivered before came before, and that column has an index.
         " WHERE outbox = ? AND status = 'delivered' AND came_at < ? AND ended_at < ? LIMIT ?)",
         (outbox, before, before, _PRUNED_AT_ONCE),
     )

@@ -1,4 +1,4 @@
-"""What an outbox keeps of an alert, and what is read of a row, whatever is in it."""
+"""The rows of an outbox: alerts and attempts, read from whatever a row holds."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class OutboxAlert(msgspec.Struct, frozen=True, kw_only=True):
         outbox: The name of the outbox.
         event_id: The event that it is about.
         sequence_number: That event's place in the trail; None if it has none.
-        event_type: What happened.
+        event_type: The kind of event.
         severity: As the dispatcher is told.
         channel: As the dispatcher is told.
         status: "pending": it waits, or is being sent. "delivered": the dispatcher has taken it. "dead": it was refused,
@@ -106,7 +106,7 @@ class OutboxAttempt(msgspec.Struct, frozen=True, kw_only=True):
 
 class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What is in an outbox.
+    The contents of an outbox.
 
     Attributes:
         pending: Alerts that are not delivered yet.
@@ -137,7 +137,7 @@ def event_in(stored: Any, event_id: object, number: object) -> AuditEvent | str:
 
 
 def sound(found: Sequence[Any], now: float) -> tuple[str, str | None, float, float, int, int]:
-    """Return what an alert can be sent with, for the part of its row that says how."""
+    """Return sound values to send an alert with, for a part of its row."""
     severity, channel, came_at, since, attempts, failures = found
     return (
         text(severity),
@@ -184,7 +184,7 @@ class _Row:
         self.unreadable: dict[str, str] = {}
 
     def read(self, column: str, is_right: Callable[[object], bool], otherwise: Any, *, or_none: bool = False) -> Any:
-        """Return the value of *column* if it is what it should be."""
+        """Return the value of *column* if it is sound."""
         value = self._values[column]
         if is_right(value) or (or_none and value is None):
             return value
@@ -202,7 +202,7 @@ class _Row:
 
 
 def alert_of(columns: Iterable[Sequence[Any]], values: Iterable[object]) -> OutboxAlert:
-    """Return what is in a row of an alert; its columns begin with their names."""
+    """Return the alert in a row; its columns begin with their names."""
     row = _Row(columns, values)
     status = row.read("status", get_args(Status).__contains__, row.text("status"))
     return OutboxAlert(
@@ -223,7 +223,7 @@ def alert_of(columns: Iterable[Sequence[Any]], values: Iterable[object]) -> Outb
 
 
 def attempt_of(columns: Iterable[Sequence[Any]], values: Iterable[object]) -> OutboxAttempt:
-    """Return what is in a row of an attempt; its columns begin with their names."""
+    """Return the attempt in a row; its columns begin with their names."""
     row = _Row(columns, values)
     return OutboxAttempt(
         number=row.read("number", _is_integer, 0),

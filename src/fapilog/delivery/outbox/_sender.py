@@ -130,7 +130,7 @@ class Sender:
                 await self.put_back()
 
     async def send_directly(self, alert: Alert) -> SentDirectly:
-        """Send *alert*, which the file can't take, once; raise what the dispatcher raises."""
+        """Send *alert*, which the file can't take, once; raises as the dispatcher does."""
         began_at, began = self._now(), anyio.current_time()
         await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
         return SentDirectly(alert, began_at, anyio.current_time() - began)

@@ -111,7 +111,7 @@ class Store:
 
         Raises:
             OutboxError: The file can't be used.
-            Exception: What *call* raised; other calls in the transaction are not harmed.
+            Exception: The exception of *call*; other calls in the transaction are not harmed.
         """
         with self._lock:
             sent = list(self._sent_directly.values())
