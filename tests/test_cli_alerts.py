@@ -24,9 +24,9 @@ from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox, _queue, _receipts
 from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.testing import RecordingDispatcher
-from tests.delivery.scripted import Scripted, an_event
-from tests.delivery.spoiled import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoils
-from tests.test_cli import Terminal, colours
+from tests.doubles.damaged_outbox import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoils
+from tests.doubles.scripted_dispatcher import Scripted, an_event
+from tests.doubles.terminal import Terminal, colours
 
 typer_testing = pytest.importorskip("typer.testing")
 Console = pytest.importorskip("rich.console").Console

@@ -24,8 +24,8 @@ from fapilog import AuditEvent, AuditEventType, ChainStatus, testing
 from fapilog.core import alerting
 from fapilog.record import chain, errors, events, values
 from fapilog.storage import files
-from tests.storage.trailfiles import TrailFiles
-from tests.test_structure import PUBLIC
+from tests.doubles.modules import PUBLIC
+from tests.doubles.trail_files import TrailFiles
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 import fapilog
-
-ROOT = Path(fapilog.__file__).parent
-MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
-PUBLIC = [path for path in MODULES if not any(re.match(r"_(?!_init__)", part) for part in path.parts)]
+from tests.doubles.modules import MODULES, PUBLIC, ROOT
 
 HERE = Path(__file__).parent
 TESTS = sorted(path.relative_to(HERE) for path in HERE.rglob("test_*.py"))
@@ -198,3 +195,11 @@ def test_tests_say_one_sentence(path: Path) -> None:
     module = ast.parse((HERE / path).read_text(encoding="utf-8"))
     tests = [(name, node) for name, node in definitions(module.body) if node.name.startswith("test_")]
     assert not [name for name, node in tests if not is_one_sentence(ast.get_docstring(node) or "")]
+
+
+@pytest.mark.parametrize("path", sorted(path.relative_to(HERE) for path in HERE.rglob("*.py")), ids=str)
+def test_tests_import_no_tests(path: Path) -> None:
+    """What several tests share stands in a module of its own, and not in a test."""
+    module = ast.parse((HERE / path).read_text(encoding="utf-8"))
+    froms = [node.module or "" for node in ast.walk(module) if isinstance(node, ast.ImportFrom)]
+    assert not [name for name in froms if re.search(r"(^|\.)test_", name)]

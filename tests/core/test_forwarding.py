@@ -27,7 +27,7 @@ from fapilog.core._forwarding import AlertForwarder, Outstanding
 from fapilog.core._health import Health
 from fapilog.core.signals import Announcer
 from fapilog.tasks.background import Background
-from tests.running import Running
+from tests.doubles.running_background import Running
 
 
 class Sender:

@@ -36,12 +36,12 @@ from fapilog import (
     alert_failed,
     compliance_alert,
 )
-from fapilog.core._health import MOST_OPEN, Health
+from fapilog.core._health import MOST_OPEN
 from fapilog.core._incidentfiles import IncidentFiles
 from fapilog.core._incidents import STORING, VERIFICATION, Part
 from fapilog.core.alerting import Reporter, reporter
 from fapilog.record.incidents import is_recovery, subject_of
-from fapilog.tasks.background import Background
+from tests.doubles.health import Rig
 
 FAILURE, RECOVERY = AuditEventType.COMPONENT_FAILURE, AuditEventType.COMPONENT_RECOVERY
 
@@ -779,28 +779,6 @@ async def test_an_owner_that_is_gone(disk: Disk) -> None:
 
 
 # -- the book of incidents
-
-
-class Rig:
-    """A book of incidents with a clock that jumps, and the events that were announced."""
-
-    def __init__(self, files: IncidentFiles | None = None, clock: Callable[[], float] = anyio.current_time) -> None:
-        self.background = Background()
-        self.announced: list[AuditEvent] = []
-        self.health = Health(
-            CompliancePolicy(),
-            self.background,
-            announce=self.announce,
-            store=self.store,
-            files=files,
-            clock=clock,
-        )
-
-    def announce(self, event: AuditEvent) -> None:
-        self.announced.append(event)
-
-    async def store(self, event: AuditEvent) -> AuditEvent:
-        return event
 
 
 async def test_an_incident_is_measured() -> None:

@@ -39,10 +39,9 @@ from fapilog.core._incidentfiles import IncidentFiles
 from fapilog.core._incidents import END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part
 from fapilog.record.incidents import subject_of
 from fapilog.testing import RecordingDispatcher
-from tests.running import Running
-from tests.storage.trailfiles import TrailFiles
-
-from .test_health import Rig
+from tests.doubles.health import Rig
+from tests.doubles.running_background import Running
+from tests.doubles.trail_files import TrailFiles
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from fapilog import (
 from fapilog.core.alerting import DurableDispatcher, reporter
 from fapilog.delivery.digest import Digest, digest_of
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
-from tests.delivery.fakes import Managed, event
+from tests.doubles.dispatchers import Managed, event
 
 BUSY = TransientDeliveryError("busy")
 

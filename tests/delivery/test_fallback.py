@@ -15,7 +15,7 @@ from fapilog import (
 from fapilog.core.alerting import DurableDispatcher, reporter
 from fapilog.delivery.fallback import Fallback
 from fapilog.testing import RecordingDispatcher, check_dispatcher
-from tests.delivery.fakes import Managed, event
+from tests.doubles.dispatchers import Managed, event
 
 GONE = PermanentDeliveryError("gone")
 BUSY = TransientDeliveryError("busy", retry_after=7.0)

@@ -20,7 +20,7 @@ from fapilog.core.alerting import Alert, DurableDispatcher
 from fapilog.delivery.fanout import FanOut
 from fapilog.record.chain import ChainHead
 from fapilog.testing import RecordingDispatcher, check_dispatcher
-from tests.delivery.fakes import Keeping, Managed, event
+from tests.doubles.dispatchers import Keeping, Managed, event
 
 GONE = PermanentDeliveryError("gone")
 BUSY = TransientDeliveryError("busy", retry_after=7.0)

@@ -12,7 +12,7 @@ import anyio
 from fapilog.delivery.digest import Digest
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.testing import RecordingDispatcher
-from tests.delivery.fakes import event
+from tests.doubles.dispatchers import event
 
 inner = RecordingDispatcher()
 

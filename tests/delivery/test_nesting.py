@@ -13,7 +13,7 @@ from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.route import Route, when
 from fapilog.testing import RecordingDispatcher, check_dispatcher
-from tests.delivery.fakes import Managed, event
+from tests.doubles.dispatchers import Managed, event
 
 Leaf = Callable[[], AlertDispatcher]
 

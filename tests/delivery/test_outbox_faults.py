@@ -28,10 +28,9 @@ from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox, OutboxState, _file, _queue, _receipts
 from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.testing import RecordingDispatcher
-
-from .failing import Disk, Fails, database_error, nothing
-from .scripted import Scripted, an_event
-from .test_outbox import glob, make, owned, statuses, until
+from tests.doubles.failing_database import Disk, Fails, database_error, nothing
+from tests.doubles.outboxes import glob, make, owned, statuses, until
+from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 BUSY = TransientDeliveryError("busy")
 
@@ -342,7 +341,7 @@ async def test_an_outbox_that_nobody_keeps_is_collected(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_fork_in_the_middle(tmp_path: Path, backend: str) -> None:
     """A child sends nothing that its parent sends, and what it takes is kept, although the parent closes the file."""
-    script = Path(__file__).with_name("forker.py")
+    script = Path(__file__).parents[1] / "programs" / "forking_outbox.py"
     command = [sys.executable, str(script), str(tmp_path), backend]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=50)
     assert sorted(done.stdout.splitlines()) == [

@@ -13,9 +13,8 @@ from fapilog import AuditEventType, ChainHead, ErrorDetails, TransientDeliveryEr
 from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox
 from fapilog.testing import RecordingDispatcher
-
-from .scripted import Scripted, an_event
-from .test_outbox import make, statuses
+from tests.doubles.outboxes import make, statuses
+from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 HOSTILE = {
     "nul": "a\0b\0",

@@ -25,8 +25,7 @@ from fapilog import (
 )
 from fapilog.delivery.outbox import Outbox, OutboxState
 from tests.clock import jumping_backend, stop_clock_in_threads
-
-from .scripted import an_event
+from tests.doubles.scripted_dispatcher import an_event
 
 LEASE = 60.0
 TIMEOUT = 200.0

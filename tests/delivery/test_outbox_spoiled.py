@@ -16,10 +16,9 @@ from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox, OutboxAlert, OutboxState, _queue
 from fapilog.testing import RecordingDispatcher
 from tests.clock import jumping_backend, stop_clock_in_threads
-
-from .scripted import Scripted, an_event
-from .spoiled import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoil_outbox, spoils
-from .test_outbox import clock, make, owned, statuses
+from tests.doubles.damaged_outbox import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoil_outbox, spoils
+from tests.doubles.outboxes import clock, make, owned, statuses
+from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 IMPOSSIBLE = [1e300, -1e300, float("inf"), "abc", "", b"\xff\x00", "\x1b[2J"]
 

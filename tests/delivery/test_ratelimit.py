@@ -13,7 +13,7 @@ from fapilog import AuditEvent, NoopAlertDispatcher, TransientDeliveryError
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.testing import check_dispatcher
 from tests.clock import jumping_backend
-from tests.delivery.fakes import Managed, event
+from tests.doubles.dispatchers import Managed, event
 
 
 class Timed(Managed):
@@ -158,7 +158,7 @@ async def test_the_inner_one_is_entered_and_left() -> None:
     inner = Managed()
     async with RateLimit(inner, rate=1.0, burst=1) as limit:
         assert inner.entered == 1
-        assert repr(limit).startswith("<RateLimit <tests.delivery.fakes.Managed")
+        assert repr(limit).startswith("<RateLimit <tests.doubles.dispatchers.Managed")
     assert inner.left == 1
 
 

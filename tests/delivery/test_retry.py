@@ -20,8 +20,7 @@ from fapilog.testing import RecordingDispatcher, check_dispatcher
 stamina = pytest.importorskip("stamina")
 
 from fapilog.delivery.retry import Attempt, Retrying  # noqa: E402  needs stamina
-
-from .scripted import Scripted  # noqa: E402
+from tests.doubles.scripted_dispatcher import Scripted  # noqa: E402
 
 EVENT = AuditEvent(event_type=AuditEventType.SECURITY_VIOLATION, message="someone opened the safe")
 BUSY = TransientDeliveryError("busy")

@@ -9,7 +9,7 @@ from fapilog.core.alerting import Alert, DurableDispatcher
 from fapilog.delivery.route import Condition, Route, when
 from fapilog.record.chain import ChainHead
 from fapilog.testing import RecordingDispatcher, check_dispatcher
-from tests.delivery.fakes import Keeping, Managed, event
+from tests.doubles.dispatchers import Keeping, Managed, event
 
 
 async def goes(condition: Condition, given: AuditEvent, channel: str | None = None) -> bool:

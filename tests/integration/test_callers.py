@@ -15,8 +15,8 @@ import anyio.to_thread
 import pytest
 
 from fapilog.core.audit import AuditEventType, AuditLogLevel, AuditTrail, ChainStatus
-from tests.storage.trailfiles import TrailFiles
-from tests.torture.oracle import records
+from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_oracle import records
 
 pytestmark = pytest.mark.real_time
 
@@ -289,7 +289,7 @@ def test_runs_that_end_at_random(tmp_path: Path, durability: Durability) -> None
 @durabilities
 def test_keyboard_interrupts(tmp_path: Path, backend: str, durability: Durability) -> None:
     """Interrupted at random moments, again and again, a trail keeps what it said was stored, and its chain."""
-    script = Path(__file__).with_name("interrupted.py")
+    script = Path(__file__).parents[1] / "programs" / "interrupted_trail.py"
     command = [sys.executable, str(script), str(tmp_path), backend, durability]
     played = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
     assert played.returncode == 0, played.stderr

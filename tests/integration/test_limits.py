@@ -21,8 +21,8 @@ import pytest
 from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus, CompliancePolicy
 from fapilog.record.errors import AuditStorageError
 from fapilog.storage.files import MAX_RECORD_BYTES
-from tests.storage.trailfiles import TrailFiles
-from tests.torture.oracle import records
+from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_oracle import records
 
 pytestmark = pytest.mark.real_time
 

@@ -13,7 +13,7 @@ from fapilog import AuditEvent
 from fapilog.core.audit import AuditEventType, AuditTrail
 from fapilog.record.errors import AuditStorageError
 from fapilog.storage.files import FileStorage
-from tests.storage.trailfiles import TrailFiles
+from tests.doubles.trail_files import TrailFiles
 
 
 class Silent:

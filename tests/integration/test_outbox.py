@@ -20,8 +20,7 @@ from fapilog import (
 from fapilog.core._health import is_own
 from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox import Outbox
-
-from ..delivery.scripted import Scripted
+from tests.doubles.scripted_dispatcher import Scripted
 
 
 def now() -> float:

@@ -24,10 +24,10 @@ from fapilog.record.errors import AuditStorageError
 from fapilog.storage.files import FileStorage
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
-from tests.storage.trailfiles import TrailFiles
-from tests.torture.appender import bodies
-from tests.torture.oracle import records
-from tests.torture.writers import failing, listen, writer
+from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_oracle import records
+from tests.doubles.trail_writers import failing, listen, writer
+from tests.programs.appending_files import bodies
 
 FIRST_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -35,8 +35,8 @@ backends = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
 def play(scene: str, directory: Path, backend: str) -> list[str]:
-    """Run a scene of `forks.py`, which ends well; return the ids that it has printed, on both sides of the forks."""
-    script = Path(__file__).with_name("forks.py")
+    """Run a scene of `forking_trail.py`, which ends well; return the ids that it has printed, of all processes."""
+    script = Path(__file__).parents[1] / "programs" / "forking_trail.py"
     played = subprocess.run(
         [sys.executable, str(script), scene, str(directory), backend],
         check=False, capture_output=True, text=True, timeout=30,

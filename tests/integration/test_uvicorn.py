@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from fapilog.core.audit import AuditEventType, AuditTrail
-from tests.torture.oracle import records
+from tests.doubles.trail_oracle import records
 
 if TYPE_CHECKING:
     import httpx2
@@ -35,7 +35,7 @@ def service(trail: Path, alerts: Path) -> Generator[str]:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "uvicorn", "--workers", str(WORKERS), "--fd", str(listener.fileno())),
-                *("--app-dir", str(Path(__file__).parent), "--no-access-log", "service:app"),
+                *("--no-access-log", "tests.programs.starlette_app:app"),
             ],
             env={**os.environ, "TRAIL": str(trail), "ALERTS": str(alerts)},
             pass_fds=[listener.fileno()],

@@ -9,7 +9,7 @@ import pytest
 from fapilog import AuditTrail, alert_attempted, alert_dispatched, alert_failed, compliance_alert
 from fapilog.observers import logs
 from fapilog.observers._connection import Connection
-from tests.observers.alerts import announce, attempt, finish
+from tests.doubles.observed_alerts import announce, attempt, finish
 
 SIGNALS = (compliance_alert, alert_attempted, alert_dispatched, alert_failed)
 

@@ -12,7 +12,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditTrail, DeliveryError
 from fapilog.observers import logs
-from tests.observers.alerts import EVENT, PRIVATE, announce, attempt, finish
+from tests.doubles.observed_alerts import EVENT, PRIVATE, announce, attempt, finish
 
 
 @contextmanager

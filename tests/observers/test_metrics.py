@@ -22,8 +22,8 @@ from fapilog import (
 )
 from fapilog.observers import metrics
 from fapilog.testing import RecordingDispatcher
-from tests.observers.alerts import EVENT, PRIVATE, announce, attempt, finish
-from tests.observers.outboxes import Counted, kept, sent
+from tests.doubles.observed_alerts import EVENT, PRIVATE, announce, attempt, finish
+from tests.doubles.observed_outboxes import Counted, kept, sent
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from opentelemetry.sdk.metrics.export import (
 from fapilog import AlertTimeoutError, AuditEvent, AuditEventType, AuditTrail
 from fapilog.observers import otel
 from fapilog.testing import RecordingDispatcher
-from tests.observers.alerts import EVENT, PRIVATE, announce, attempt, finish
-from tests.observers.outboxes import Counted, kept, sent
+from tests.doubles.observed_alerts import EVENT, PRIVATE, announce, attempt, finish
+from tests.doubles.observed_outboxes import Counted, kept, sent
 
 ABOUT = {"fapilog.severity": "security", "fapilog.event_type": "authentication_failed"}
 
@@ -195,7 +195,7 @@ def test_the_global_provider_may_be_set_later() -> None:
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader
         from fapilog.observers import otel
-        from tests.observers.alerts import announce
+        from tests.doubles.observed_alerts import announce
 
         otel.connect()
         reader = InMemoryMetricReader()

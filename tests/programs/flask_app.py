@@ -6,9 +6,11 @@ import asyncio
 
 from flask import Flask
 
+from fapilog import exit_on_sigterm
 from tests.programs.served import KIND, trail
 
 app = Flask(__name__)
+exit_on_sigterm()  # for Flask's development server; gunicorn has handlers of its own
 
 
 @app.get("/<int:number>")

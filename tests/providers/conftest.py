@@ -7,7 +7,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
 from fapilog.testing._contract import printed
-from tests.providers.origin import Origin
+from tests.doubles.origin import Origin
 
 __all__ = ["an_event"]
 

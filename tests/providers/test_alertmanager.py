@@ -24,9 +24,9 @@ from fapilog.providers import Disclosure
 from fapilog.providers._rendering import Rendered
 from fapilog.testing import Limit, check_dispatcher, check_provider
 from fapilog.testing import Request as Seen
+from tests.doubles.malicious_alerts import check_many, is_clean
+from tests.doubles.origin import SECRET_PATH, Answer, Origin, Request
 from tests.providers.conftest import an_event
-from tests.providers.hostile import check_many, is_clean
-from tests.providers.origin import SECRET_PATH, Answer, Origin, Request
 
 pytest.importorskip("httpx2")
 

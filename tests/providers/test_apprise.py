@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from fapilog import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from fapilog.providers import Disclosure
 from fapilog.testing import check_dispatcher
+from tests.doubles.malicious_alerts import check_many, is_clean
+from tests.doubles.origin import SECRET_PATH, Answer, Origin
 from tests.providers.conftest import an_event
-from tests.providers.hostile import check_many, is_clean
-from tests.providers.origin import SECRET_PATH, Answer, Origin
 
 apprise = pytest.importorskip("apprise")
 requests = pytest.importorskip("requests")

@@ -14,8 +14,8 @@ from fapilog.providers._rendering import Rendered
 from fapilog.providers.console import ConsoleDispatcher, _json, _pretty
 from fapilog.record.values import text
 from fapilog.testing import check_dispatcher
+from tests.doubles.malicious_alerts import check_many, is_clean
 from tests.providers.conftest import an_event
-from tests.providers.hostile import check_many, is_clean
 
 pytestmark = pytest.mark.real_time
 

@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from fapilog import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
-from tests.providers.origin import SECRET_PATH, Answer, Fault, Origin
+from tests.doubles.origin import SECRET_PATH, Answer, Fault, Origin
 
 httpx2 = pytest.importorskip("httpx2")
 trustme = pytest.importorskip("trustme")

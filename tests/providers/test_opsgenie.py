@@ -19,10 +19,10 @@ from fapilog import (
 from fapilog.providers import Disclosure
 from fapilog.providers._rendering import Rendered
 from fapilog.testing import check_dispatcher
+from tests.doubles.malicious_alerts import check_many, is_clean
+from tests.doubles.malicious_alerts import texts as texts_in
+from tests.doubles.origin import Answer, Origin
 from tests.providers.conftest import an_event
-from tests.providers.hostile import check_many, is_clean
-from tests.providers.hostile import texts as texts_in
-from tests.providers.origin import Answer, Origin
 
 pytest.importorskip("httpx2")
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from fapilog import AlertDispatcher, AuditEventType, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from tests.doubles.origin import Answer, Origin, Request
 from tests.providers.conftest import an_event
-from tests.providers.origin import Answer, Origin, Request
 
 pytest.importorskip("httpx2")
 

@@ -32,8 +32,8 @@ from fapilog.providers._rendering import Rendered, clean, one_line
 from fapilog.providers.smtp import EmailDispatcher
 from fapilog.record import values
 from fapilog.testing import check_dispatcher
+from tests.doubles.malicious_alerts import check_many
 from tests.providers.conftest import an_event
-from tests.providers.hostile import check_many
 
 aiosmtpd = pytest.importorskip("aiosmtpd.smtp")
 trustme = pytest.importorskip("trustme")

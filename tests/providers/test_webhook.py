@@ -14,9 +14,9 @@ from fapilog import AuditEventType, PermanentDeliveryError
 from fapilog.providers import Disclosure
 from fapilog.record.values import text
 from fapilog.testing import check_dispatcher
+from tests.doubles.malicious_alerts import check_many
+from tests.doubles.origin import SECRET_PATH, Answer, Origin, Request
 from tests.providers.conftest import an_event
-from tests.providers.hostile import check_many
-from tests.providers.origin import SECRET_PATH, Answer, Origin, Request
 
 pytest.importorskip("httpx2")
 standardwebhooks = pytest.importorskip("standardwebhooks")

@@ -24,8 +24,7 @@ from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, 
 from fapilog.record import chain
 from fapilog.storage import _lines as lines
 from fapilog.storage import _reader, _writer, files
-
-from .trailfiles import TrailFiles
+from tests.doubles.trail_files import TrailFiles
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog.tasks.background import Background
-from tests.running import Running
+from tests.doubles.running_background import Running
 
 
 async def wait_then(done: list[str], name: str, *, seconds: float = 0) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from fapilog.record.errors import AuditStorageError
-from tests.storage.trailfiles import TrailFiles
-
-from .appender import bodies
-from .oracle import records
+from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_oracle import records
+from tests.programs.appending_files import bodies
 
 BLOCK = "fapilog.storage._lines._BLOCK_BYTES"
 CHECKED = "fapilog.storage._writer._CHECKED_BYTES"

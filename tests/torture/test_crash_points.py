@@ -24,10 +24,9 @@ from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus
 from fapilog.record.chain import Seal
 from fapilog.record.errors import AuditStorageError
 from fapilog.testing import RecordingDispatcher
-from tests.storage.trailfiles import TrailFiles
-
-from .appender import bodies
-from .oracle import records
+from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_oracle import records
+from tests.programs.appending_files import bodies
 
 YESTERDAY = "audit_2026-01-30.jsonl"
 TODAY = "audit_2026-01-31.jsonl"
@@ -168,7 +167,7 @@ async def test_a_long_piece_hides_nothing(tmp_path: Path, size: int) -> None:
 
 # -- each call to the operating system
 
-APPENDER = Path(__file__).with_name("appender.py")
+APPENDER = Path(__file__).parents[1] / "programs" / "appending_files.py"
 CALLS = "?mkdir,?mkdirat,?open,openat,flock,write,pread64,?getdents64,fdatasync,fsync,ftruncate"
 # What a new trail and one that a crash left torn begin with.
 BEGINNINGS = {"new": [], "torn": ["before"]}
@@ -317,7 +316,7 @@ def is_between_days(calls: list[Call], sync: Call) -> bool:
 @pytest.mark.parametrize("durability", ["fsync", "write"])
 def test_a_record_that_fits_in_part(tmp_path: Path, backend: str, durability: str) -> None:
     """Where only a part of a write fits, its events are refused and not there, and the next go on with the chain."""
-    script = Path(__file__).with_name("limited.py")
+    script = Path(__file__).parents[1] / "programs" / "limited_trail.py"
     command = [sys.executable, str(script), str(tmp_path), backend, durability]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     rows = [line.split(maxsplit=2) for line in output.splitlines()]

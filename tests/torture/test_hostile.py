@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.providers.hostile import check_many
+from tests.doubles.malicious_alerts import check_many
 
 MANY = 10_000
 A_ROUND = 100

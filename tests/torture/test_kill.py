@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.storage.trailfiles import TrailFiles
-
-from .oracle import lines, records
-from .writers import Writer, listen, writer
+from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_oracle import lines, records
+from tests.doubles.trail_writers import Writer, listen, writer
 
 WRITERS = 4
 KILLED_AT_ONCE = 2

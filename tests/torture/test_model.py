@@ -18,10 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from fapilog.core.audit import ChainStatus
 from fapilog.record import chain
 from fapilog.record.errors import AuditStorageError
-from tests.storage.trailfiles import TrailFiles
-
-from .appender import bodies
-from .oracle import lines, records
+from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_oracle import lines, records
+from tests.programs.appending_files import bodies
 
 WRITERS = 3
 which_writer = st.integers(0, WRITERS - 1)

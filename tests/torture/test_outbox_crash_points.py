@@ -25,10 +25,9 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, TransientDeliveryError
 from fapilog.delivery.outbox import Outbox
 from fapilog.testing import RecordingDispatcher
+from tests.programs.keeping_outbox import Noting, keep
 
-from .keeper import Noting, keep
-
-KEEPER = Path(__file__).with_name("keeper.py")
+KEEPER = Path(__file__).parents[1] / "programs" / "keeping_outbox.py"
 CALLS = "?mkdir,?mkdirat,openat,flock,pread64,pwrite64,fdatasync,fsync,ftruncate,?unlink,?unlinkat,mmap"
 WRITING = {"mkdir", "mkdirat", "pwrite64", "fdatasync", "fsync", "ftruncate"}
 EACH = 8

@@ -14,8 +14,7 @@ import pytest
 from fapilog.delivery.outbox import _receipts
 from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.testing import Answer, Origin, Request
-
-from .writers import Writer, alerter, listen
+from tests.doubles.trail_writers import Writer, alerter, listen
 
 KILLINGS = 5
 

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from tests.storage.trailfiles import TrailFiles
-
-from .appender import bodies
-from .oracle import records
+from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_oracle import records
+from tests.programs.appending_files import bodies
 
 # Calls after which something else may be on the disk.
 CALLS = ("mkdir", "write", "fdatasync", "fsync", "ftruncate")

@@ -10,7 +10,7 @@ import anyio
 
 from fapilog.delivery.digest import Digest, digest_of
 from fapilog.testing import RecordedAlert, RecordingDispatcher
-from tests.delivery.fakes import event
+from tests.doubles.dispatchers import event
 
 
 async def test_a_storm_of_a_hundred_thousand() -> None:

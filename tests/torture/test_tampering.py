@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from fapilog.core.audit import AuditChainVerificationResult, AuditEvent, AuditEventType, AuditTrail, ChainStatus
 from fapilog.record import chain
 from fapilog.record.errors import AuditStorageError
-from tests.storage.trailfiles import TrailFiles
+from tests.doubles.trail_files import TrailFiles
 
 FIRST_DAY = "audit_2026-01-30.jsonl"
 SECOND_DAY = "audit_2026-01-31.jsonl"

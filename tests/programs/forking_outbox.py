@@ -1,7 +1,7 @@
 """
 Forks in the middle of an attempt to deliver an alert. The child takes alerts too, before and after the parent leaves.
 
-    python forker.py DIRECTORY asyncio|trio
+    python forking_outbox.py DIRECTORY asyncio|trio
 
 Prints a line for each alert that is sent, and for each that was taken, with the process that did so.
 """

@@ -13,8 +13,7 @@ from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import _queue, _receipts
 from fapilog.delivery.outbox._claims import Ending
 from fapilog.delivery.outbox._file import OutboxFile
-
-from .scripted import an_event
+from tests.doubles.scripted_dispatcher import an_event
 
 __all__ = ["GOOD", "NUMBERS", "SPOILED", "Spoilt", "an_outbox", "spoil", "spoil_outbox", "spoils"]
 

@@ -1,7 +1,7 @@
 """
 Logs events with a limit on the size of files until one is refused, and more once the limit is lifted.
 
-    python limited.py DIRECTORY asyncio|trio fsync|write
+    python limited_trail.py DIRECTORY asyncio|trio fsync|write
 
 The kernel writes what fits and refuses the rest, as on a full disk. Prints "stored" or "refused" for each event, and
 "recovered" for each that the trail stores of itself.

@@ -1,7 +1,7 @@
 """
 Logs events that alert, through an outbox to a webhook, and prints the id of each on a line when it is stored.
 
-    python alerter.py DIRECTORY asyncio|trio URL log|drain
+    python alerting_trail.py DIRECTORY asyncio|trio URL log|drain
 
 It logs until its standard input ends; or it logs nothing, and ends when its outbox is empty.
 """

@@ -1,4 +1,4 @@
-"""Processes that run `writer.py`, `alerter.py` or `failing.py`."""
+"""Processes that run `writing_trail.py`, `alerting_trail.py` or `failing_trail.py`."""
 
 import os
 import selectors
@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["Writer", "alerter", "failing", "listen", "writer"]
 
-HERE = Path(__file__).parent
+PROGRAMS = Path(__file__).parents[1] / "programs"
 
 
 class Writer:
@@ -19,7 +19,7 @@ class Writer:
     def __init__(self, script: str, *arguments: str) -> None:
         # Coverage would make it slow, and is lost with the kill.
         env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-        command = [sys.executable, str(HERE / script), *arguments]
+        command = [sys.executable, str(PROGRAMS / script), *arguments]
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.stored: list[str] = []
         self._partial = b""
@@ -65,17 +65,17 @@ def _started(script: str, *arguments: str) -> Generator[Writer]:
 
 def writer(directory: Path, backend: str, durability: str) -> AbstractContextManager[Writer]:
     """Start a process that writes to a trail."""
-    return _started("writer.py", str(directory), backend, durability)
+    return _started("writing_trail.py", str(directory), backend, durability)
 
 
 def alerter(directory: Path, backend: str, url: str, mode: str) -> AbstractContextManager[Writer]:
     """Start a process that alerts through an outbox."""
-    return _started("alerter.py", str(directory), backend, url, mode)
+    return _started("alerting_trail.py", str(directory), backend, url, mode)
 
 
 def failing(directory: Path, backend: str) -> AbstractContextManager[Writer]:
     """Start a process that can't store events, and prints the incident."""
-    return _started("failing.py", str(directory), backend)
+    return _started("failing_trail.py", str(directory), backend)
 
 
 def listen(writers: list[Writer], until: Callable[[], bool]) -> None:

@@ -1,7 +1,7 @@
 """
 Logs events until its standard input ends, and prints the id of each on a line of its own when it is stored.
 
-    python writer.py DIRECTORY asyncio|trio fsync|write
+    python writing_trail.py DIRECTORY asyncio|trio fsync|write
 """
 
 import itertools

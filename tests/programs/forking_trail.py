@@ -1,7 +1,7 @@
 """
 Forks while a trail is in use, and logs on both sides.
 
-    python forks.py SCENE DIRECTORY asyncio|trio
+    python forking_trail.py SCENE DIRECTORY asyncio|trio
 
 Ends with 0 if all went well. Prints the ids of the events that are stored.
 """

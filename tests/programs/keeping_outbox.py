@@ -1,7 +1,7 @@
 """
 Takes two alerts into an outbox, and leaves it when they are sent.
 
-    python keeper.py DIRECTORY FILE
+    python keeping_outbox.py DIRECTORY FILE
 
 Prints the id of each event whose alert was taken, and adds to FILE a line for each that is sent.
 """

@@ -1,7 +1,7 @@
 """
 Logs events in a loop that is interrupted, as by Ctrl-C, at random moments, again and again.
 
-    python interrupted.py DIRECTORY asyncio|trio fsync|write
+    python interrupted_trail.py DIRECTORY asyncio|trio fsync|write
 
 Prints the ids of the events that are stored.
 """

@@ -9,7 +9,7 @@ import anyio
 
 from fapilog import PermanentDeliveryError, TransientDeliveryError
 from fapilog.delivery.outbox import Outbox, OutboxState
-from tests.delivery.scripted import Scripted, an_event
+from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 
 class Counted:

@@ -1,7 +1,7 @@
 """
 Logs events with a limit on the size of files until one is refused, and prints the incident that is told of then.
 
-    python failing.py DIRECTORY asyncio|trio
+    python failing_trail.py DIRECTORY asyncio|trio
 
 It lives until its standard input ends.
 """

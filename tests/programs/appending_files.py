@@ -1,7 +1,7 @@
 """
 Appends events that are the same in every run, and prints "stored" or "refused" with the id of each.
 
-    python appender.py DIRECTORY
+    python appending_files.py DIRECTORY
 
 Two days, one event and a batch on each. A refused batch is tried once more, under other ids, as a service would go on.
 """

@@ -1,0 +1,1 @@
+"""Doubles and instruments that several tests share, each named for what it is."""

@@ -1,0 +1,80 @@
+"""Outboxes for tests, and a trail that remembers the reports of one."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from fapilog import (
+    DeliveryReport,
+)
+from fapilog.core.alerting import reporter
+from fapilog.delivery.outbox import Outbox
+
+__all__ = ["DAY", "Told", "clock", "glob", "make", "owned", "statuses", "until"]
+
+
+DAY = 86_400.0
+
+
+def clock() -> float:
+    """Tell the seconds since 1970, by the clock that jumps."""
+    return 1_750_000_000.0 + anyio.current_time()
+
+
+def make(inner: Any, path: Path, **options: Any) -> Outbox:
+    """Return an outbox whose clock jumps."""
+    defaults: dict[str, Any] = {"now": clock, "lease": 600.0}
+    return Outbox(inner, path / "alerts.db", **defaults | options)
+
+
+class Told:
+    """An owner that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.reports: list[DeliveryReport] = []
+        self.failures: dict[str, str] = {}
+        self.recovered: list[str] = []
+
+    def attempted(self, report: DeliveryReport) -> None:
+        self.reports.append(report)
+
+    def failing(self, part: str, cause: str) -> None:
+        self.failures.setdefault(part, cause)
+
+    def working(self, part: str) -> None:
+        if self.failures.pop(part, None) is not None:
+            self.recovered.append(part)
+
+
+@asynccontextmanager
+async def owned(outbox: Outbox) -> AsyncIterator[Told]:
+    """Enter *outbox* as a trail does."""
+    told = Told()
+    token = reporter.set(told)
+    try:
+        await outbox.__aenter__()
+    finally:
+        reporter.reset(token)
+    try:
+        yield told
+    finally:
+        await outbox.__aexit__(None, None, None)
+
+
+async def until(condition: Callable[[], object], *, step: float = 1.0) -> None:
+    """Let time pass until *condition* holds."""
+    with anyio.fail_after(40 * DAY):
+        while not condition():  # noqa: ASYNC110  the clock jumps
+            await anyio.sleep(step)
+
+
+def glob(directory: Path, pattern: str) -> list[Path]:
+    return sorted(directory.glob(pattern))
+
+
+async def statuses(outbox: Outbox, *events: Any) -> list[str | None]:
+    found = [await outbox.find(event.event_id) for event in events]
+    return [None if each is None else each.status for each in found]
