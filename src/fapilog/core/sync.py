@@ -28,7 +28,10 @@ __all__ = ["SyncAuditTrail", "exit_on_sigterm"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_METHODS: Final = ("log_event", "log_error", "log_security_event", "log_data_access", "get_events")
+_METHODS: Final = (
+    *("log_event", "log_error", "log_security_event", "log_data_access"),
+    *("get_events", "get_statistics", "head", "holds", "verify_chain_from_storage"),
+)
 
 
 def _without_await(
