@@ -12,9 +12,10 @@ TORTURE_SECONDS ?= 60
 
 bin := .venv/bin
 python := $(bin)/python
-# A page of the docs is one script, so a file stays on one worker. A worker that dies ends the run: pytest-xdist would
-# start another one and wait for ever (pytest-xdist #784, #1323, #1378).
-in_parallel := -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+# Half of their time the tests wait, for servers, disks and time-outs: four workers keep two cores busy. A page of the
+# docs is one script, so a file stays on one worker. A worker that dies ends the run: pytest-xdist would start another
+# one and wait for ever (pytest-xdist #784, #1323, #1378).
+in_parallel := -n 4 --dist loadfile --max-worker-restart 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## show this list

@@ -334,7 +334,7 @@ async def test_an_outbox_that_nobody_keeps_is_collected(tmp_path: Path) -> None:
         del outbox, inner
         for _ in range(10):  # the loop lets go of tasks that are done, and a worker thread of its last call
             await anyio.to_thread.run_sync(time.sleep, 0.01)
-            gc.collect()
+        gc.collect()
         assert [reference() for reference in kept] == [None] * 3
 
 
