@@ -7,6 +7,7 @@ FapilogError
 └── DeliveryError                the alert was not delivered
     ├── TransientDeliveryError   trying again may help
     ├── PermanentDeliveryError   trying again will not help
+    │   └── BrokenRouteError     no alert arrives on this way, whatever is in it
     ├── AmbiguousDeliveryError   nobody knows: it may have arrived
     ├── AlertTimeoutError        the dispatcher took longer than `alert_timeout`
     ├── AlertBufferFullError     more alerts were waiting than `alert_buffer`
@@ -27,6 +28,7 @@ __all__ = [
     "AlertTimeoutError",
     "AmbiguousDeliveryError",
     "AuditStorageError",
+    "BrokenRouteError",
     "DeliveryError",
     "FapilogError",
     "OutboxError",
@@ -88,6 +90,15 @@ class TransientDeliveryError(DeliveryError):
 
 class PermanentDeliveryError(DeliveryError):
     """Raised when the alert did not arrive, and will not until a setting is changed, which the message names."""
+
+
+class BrokenRouteError(PermanentDeliveryError):
+    """
+    Raised when the way to the other side is broken: no alert arrives, whatever is in it, until somebody mends the way.
+
+    A proxy or a firewall answers in the place of the other side, the address is gone, the credentials are refused. The
+    alert itself is as good as before. An `Outbox` keeps its alerts, and tries one of them now and then.
+    """
 
 
 class AmbiguousDeliveryError(DeliveryError):
