@@ -160,7 +160,7 @@ async def test_a_dispatcher_that_is_cancelled(tmp_path: Path) -> None:
         await outbox.send_alert(an_event(), severity="critical")
         await until(lambda: outbox.state.dead)
     assert len(inner.calls) == 3
-    assert [each.outcome for each in await outbox.history(an_event().event_id)] == ["interrupted"] * 3
+    assert [each.outcome for each in await outbox.history(an_event().event_id)] == ["error"] * 3
 
 
 # -- each statement

@@ -7,7 +7,6 @@ PCI DSS 10.7.3 asks for the time from the start to the end of such a failure, an
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import time
 import uuid
@@ -25,6 +24,7 @@ from ..record.events import AuditEvent, AuditEventType
 from ..record.values import text
 from ..tasks.background import Background
 from ..tasks.loops import in_thread
+from ..tasks.strangers import Log
 from ._incidentfiles import IncidentFiles
 from ._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part
 from .alerting import DeliveryReport
@@ -33,7 +33,7 @@ from .signals import Announcer, alert_attempted
 
 __all__ = ["MOST_OPEN", "Health", "TrailReporter", "is_own"]
 
-_logger: Final = logging.getLogger("fapilog")
+_log: Final = Log("fapilog")
 
 # A dispatcher names its parts itself; names that change all the time must not fill the memory.
 MOST_OPEN: Final = 100
@@ -153,7 +153,7 @@ class Health:
             has_room = bool(former) or len(self._open) < MOST_OPEN
             failure = self._opened(part, words, former) if has_room else None
         if failure is None:
-            _logger.error("%d incidents are open, and none is opened for %s: %s", MOST_OPEN, part.operation, words)
+            _log.error("%d incidents are open, and none is opened for %s: %s", MOST_OPEN, part.operation, words)
             return
         self._keep()
         try:
@@ -275,7 +275,7 @@ class Health:
                 )
                 self._open[each.part] = (*self._open.get(each.part, ()), key)
         for each in dropped:
-            _logger.warning(
+            _log.warning(
                 "incident %s will not be resolved, being too old or one too many: %s, failing since %s: %s",
                 *(each.id, each.part.operation, each.started, each.cause),
             )

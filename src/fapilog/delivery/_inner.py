@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final
 
 import anyio
@@ -12,6 +13,7 @@ from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
 from ..record.chain import ChainHead
 from ..record.errors import AmbiguousDeliveryError
 from ..tasks.life import Life, enter_all, leave_all
+from ..tasks.strangers import contained
 
 __all__ = [
     "Managers",
@@ -76,7 +78,9 @@ async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | No
         nonlocal outcome
         with anyio.move_on_after(timeout) as limit:
             try:
-                await dispatcher.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
+                await contained(
+                    partial(dispatcher.send_alert, alert.event, severity=alert.severity, channel=alert.channel)
+                )
                 outcome = None
             except Exception as error:
                 outcome = error

@@ -4,6 +4,7 @@ The errors of this package.
 FapilogError
 ├── AuditStorageError            the event is not stored
 ├── OutboxError                  the file of an outbox can't be used
+├── PanicError                   other code raised what is no exception
 └── DeliveryError                the alert was not delivered
     ├── TransientDeliveryError   trying again may help
     ├── PermanentDeliveryError   trying again will not help
@@ -32,6 +33,7 @@ __all__ = [
     "DeliveryError",
     "FapilogError",
     "OutboxError",
+    "PanicError",
     "PermanentDeliveryError",
     "TransientDeliveryError",
     "reason",
@@ -53,6 +55,21 @@ class AuditStorageError(FapilogError):
 
 class OutboxError(FapilogError):
     """Raised when the file of an outbox could not be read or written. The message names the file and the reason."""
+
+
+class PanicError(FapilogError):
+    """
+    Takes the place of what a dispatcher, a receiver or a storage raised, and what is no `Exception`.
+
+    For example a CancelledError, although nobody had cancelled the task, a GeneratorExit, or the panic of an extension
+    module; its `__cause__` is that.
+
+    Args:
+        name: The qualified name of the class that was raised.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it raised {name}, which is no Exception")
 
 
 class DeliveryError(FapilogError):

@@ -15,6 +15,7 @@ import anyio.lowlevel
 
 from .events import Event
 from .loops import Loop, LoopClosedError, uninterrupted
+from .strangers import tamed
 
 __all__ = ["Life", "enter_all", "leave_all"]
 
@@ -181,8 +182,8 @@ class Life:
                 if self._owner is not None and not self._leave.is_set:
                     message = f"{self._owner!r} was not stopped before its event loop ended"
                     warnings.warn(message, ResourceWarning, source=self._owner, stacklevel=1)
-            except Exception as error:
-                self._error = error
+            except BaseException as error:
+                self._error = tamed(error)
 
     def _end(self) -> None:
         self._ended.set()

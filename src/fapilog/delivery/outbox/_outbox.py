@@ -8,7 +8,6 @@ Lose no alert: keep each in a file until it is delivered, however long that take
 
 from __future__ import annotations
 
-import logging
 import math
 import sqlite3
 import time
@@ -28,6 +27,7 @@ from ...record.options import require
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.life import Life
+from ...tasks.strangers import Log
 from .._inner import Managers
 from . import _queue, _receipts
 from ._rows import OutboxAlert, OutboxAttempt, OutboxState
@@ -36,7 +36,7 @@ from ._store import Store
 
 __all__ = ["SCHEDULE", "Outbox", "OutboxAlert", "OutboxAttempt", "OutboxState"]
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
@@ -204,7 +204,7 @@ class Outbox:
                 return
             except Exception as error:
                 # Not noted later: an alert that the file can't take would stand in the way of all others.
-                _logger.error("the outbox %s can't keep an alert (%s)", name, type(error).__qualname__)  # noqa: TRY400
+                _log.error("the outbox %s can't keep an alert (%s)", name, type(error).__qualname__)
                 await self._sender.send_directly(alert)
                 return
         if self._background.entered:

@@ -6,7 +6,6 @@ Each function is a part of a transaction on *connection*. Times are seconds sinc
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Collection, Iterable
 from itertools import islice
@@ -18,6 +17,7 @@ from ...core.alerting import Alert
 from ...record.chain import ChainHead
 from ...record.events import AuditEvent
 from ...record.values import text
+from ...tasks.strangers import Log
 from ._claims import Claim, Ending
 from ._rows import (
     FIRST_TIME,
@@ -49,7 +49,7 @@ __all__ = [
     "touch",
 ]
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 # The attempts that are kept of one alert; one that is throttled for days makes thousands.
 _MOST_ATTEMPTS: Final = 100
@@ -141,7 +141,7 @@ def claim(
         if isinstance(event_or_why, str):
             # It must not stand in the way of the others for ever.
             _give_up(connection, id_, event_or_why, now)
-            _logger.error("the outbox %s gives up the alert about event %r: %s", outbox, event_id, event_or_why)
+            _log.error("the outbox %s gives up the alert about event %r: %s", outbox, event_id, event_or_why)
             continue
         severity, channel, came_at, since, attempts, failures = _mended(connection, id_, found, now)
         if attempts >= _MOST_ATTEMPTS:

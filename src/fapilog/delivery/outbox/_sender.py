@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sqlite3
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from ...record.errors import AmbiguousDeliveryError, FapilogError
 from ...record.events import AuditEvent
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
+from ...tasks.strangers import Log, contained
 from . import _queue
 from ._breaker import LONGEST_PAUSE, Breaker, Verdict, judge
 from ._claims import Claim, Claims, Ending
@@ -24,7 +24,7 @@ from ._store import SentDirectly, Store
 
 __all__ = ["Sender", "Terms"]
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 # Seconds that the file waits for how attempts ended, as long as there are others to make.
 _UNHURRIED: Final = 0.05
@@ -106,7 +106,7 @@ class Sender:
             except FapilogError:
                 wait = _MENDING
             except Exception:
-                _logger.exception("unexpected error in the outbox %s; its sender continues", self._store.name)
+                _log.exception("unexpected error in the outbox %s; its sender continues", self._store.name)
                 wait = _MENDING
             # An alert that came during the exchange is not in the answer.
             if self._leaving and not self._claims.held and wait > 0 and not changed.is_set:
@@ -132,7 +132,7 @@ class Sender:
     async def send_directly(self, alert: Alert) -> SentDirectly:
         """Send *alert*, which the file can't take, once; raises as the dispatcher does."""
         began_at, began = self._now(), anyio.current_time()
-        await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
+        await contained(partial(self._inner.send_alert, alert.event, severity=alert.severity, channel=alert.channel))
         return SentDirectly(alert, began_at, anyio.current_time() - began)
 
     async def put_back(self) -> None:
@@ -144,7 +144,7 @@ class Sender:
         except FapilogError:
             # Another process takes the alerts over when the leases end.
             count = len(self._claims.endings)
-            _logger.warning("the outbox %s can't note how %d attempts ended", self._store.name, count)
+            _log.warning("the outbox %s can't note how %d attempts ended", self._store.name, count)
 
     # -- the file
 
@@ -248,7 +248,7 @@ class Sender:
         error: Exception | None = interrupted
         try:
             with anyio.move_on_after(self._terms.timeout):
-                await self._inner.send_alert(event, severity=severity, channel=channel)
+                await contained(partial(self._inner.send_alert, event, severity=severity, channel=channel))
                 error = None
             if error is not None:
                 error = AmbiguousDeliveryError(f"no outcome within {self._terms.timeout:g} s")
@@ -286,11 +286,11 @@ class Sender:
         name, event_id = self._store.name, claim.event_id
         if verdict.status == "dead":
             message = "the outbox %s gives up the alert about event %s after attempt %d: %s"
-            _logger.error(message, name, event_id, claim.attempt, report.reason)
+            _log.error(message, name, event_id, claim.attempt, report.reason)
             self._store.report(f"dead alerts in the outbox {name}", f"event {event_id}: {report.reason}")
         elif verdict.status == "pending":
             message = "the outbox %s could not deliver the alert about event %s in attempt %d, %s: %s"
-            _logger.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), report.reason)
+            _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), report.reason)
         self._store.report_attempt(report)
         self._store.wake()
 

@@ -6,7 +6,6 @@ A call goes down as one transaction, shared with the calls that wait at the same
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 from collections import Counter
@@ -22,6 +21,7 @@ from ...tasks.events import Event
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.loops import in_thread
+from ...tasks.strangers import Log
 from . import _queue
 from ._file import OutboxFile
 
@@ -29,7 +29,7 @@ __all__ = ["SentDirectly", "Store"]
 
 T = TypeVar("T")
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 _INTERRUPTED: Final = OutboxError("interrupted while writing to the outbox: it may be written or not")
 
@@ -147,9 +147,9 @@ class Store:
     def _note(self, error: FapilogError | None) -> None:
         """Note that the file fails, or that it works; log that if it is new."""
         if error is not None and self._works is not False:
-            _logger.error("the outbox %s can't use its file: %s", self.name, error)
+            _log.error("the outbox %s can't use its file: %s", self.name, error)
         elif error is None and self._works is False:
-            _logger.warning("the outbox %s can use its file again", self.name)
+            _log.warning("the outbox %s can use its file again", self.name)
         self._works = error is None
         # Also where it has worked all along: an earlier process may have reported that it fails.
         self.report(f"the file of the outbox {self.name}", None if error is None else str(error))
