@@ -23,7 +23,7 @@ from ..record.errors import reason
 from ..record.events import AuditEvent, AuditEventType
 from ..record.values import text
 from ..tasks.background import Background
-from ..tasks.loops import in_thread
+from ..tasks.loops import in_thread, own_context
 from ..tasks.strangers import Log
 from ._incidentfiles import IncidentFiles
 from ._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part
@@ -157,7 +157,8 @@ class Health:
             return
         self._keep()
         try:
-            _call(self._announce, failure)
+            # An incident is not the request's that happened to notice it.
+            own_context().run(_call, self._announce, failure)
         finally:
             with self._lock:
                 works = self._announcing.pop(part, False)
@@ -171,7 +172,7 @@ class Health:
             with self._lock:
                 keys = self._taken(part)
             if keys:
-                self._background.start_soon(functools.partial(self._resolve, part, keys))
+                own_context().run(self._background.start_soon, functools.partial(self._resolve, part, keys))
 
     def verified(self, result: AuditChainVerificationResult) -> None:
         """Take the result of a verification: the trail is valid, or an incident."""
@@ -199,7 +200,7 @@ class Health:
             with self._lock:
                 keys = self._taken(DISPATCHING) if announced >= self._last_undelivered else ()
             if keys:
-                self._background.start_soon(functools.partial(self._resolve, DISPATCHING, keys))
+                own_context().run(self._background.start_soon, functools.partial(self._resolve, DISPATCHING, keys))
         # Without a background it is the caller of `log_event` who was cancelled, and not the dispatcher.
         elif report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.entered):
             with self._lock:

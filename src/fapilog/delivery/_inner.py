@@ -55,6 +55,10 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
         raise ValueError("dispatchers: expected at least one; got none")
     if len({id(each) for each in given}) < len(given):
         raise ValueError("dispatchers: expected each once; got one of them twice")
+    # Two outboxes of one name in one file are one outbox: of each alert one of them would send it, and not both.
+    places = [f"{each.name} in {each.path}" for each in given if hasattr(each, "path") and hasattr(each, "name")]
+    if len(set(places)) < len(places):
+        raise ValueError("dispatchers: expected one name for each outbox in a file; got two outboxes of one name")
     return given
 
 

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Self
 import anyio
 
 from ..core.alerting import Alert, AlertDispatcher, Reporter, reporter
-from ..record.errors import PermanentDeliveryError, TransientDeliveryError, reason
+from ..record.errors import BrokenRouteError, PermanentDeliveryError, TransientDeliveryError, reason
 from ..record.events import AuditEvent, AuditLogLevel, member
 from ..record.options import require
 from ..tasks.background import Background
@@ -245,7 +245,7 @@ class Digest:
             raise
         if error is None:
             self._say_it_works()
-        elif isinstance(error, PermanentDeliveryError):
+        elif isinstance(error, PermanentDeliveryError) and not isinstance(error, BrokenRouteError):
             self._give_up(summary, reason(error))
             self._say_it_fails(error)
         else:

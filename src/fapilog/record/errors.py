@@ -143,15 +143,15 @@ class AlertBufferFullError(DeliveryError):
 class AlertCancelledError(DeliveryError):
     """Reported when the dispatcher ended its own task, or the caller of `log_event` was cancelled while sending."""
 
-    def __init__(self) -> None:
-        super().__init__("the dispatcher was cancelled")
+    def __init__(self, message: str = "the dispatcher was cancelled") -> None:
+        super().__init__(message)
 
 
 class AlertStoppedError(DeliveryError):
     """Reported when the trail was stopped before the alert was delivered."""
 
-    def __init__(self) -> None:
-        super().__init__("the trail was stopped first")
+    def __init__(self, message: str = "the trail was stopped first") -> None:
+        super().__init__(message)
 
 
 def reason(error: Exception) -> str:

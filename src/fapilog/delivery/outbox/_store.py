@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -88,12 +89,18 @@ class Store:
         Take *reporter* as the trail to tell, until `leave`.
 
         Raises:
-            RuntimeError: The outbox is entered already.
+            ValueError: The outbox is entered already, or another one of the same name and file is, for the same trail:
+                of each alert only one of them would send it.
         """
         if self.entered:
-            raise RuntimeError(f"outbox {self.name}: already entered; an Outbox belongs to one trail")
+            raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
+        path = self._file.path
+        for other in _entered if reporter is not None else ():
+            if other._reporter is reporter and (other.name, other._file.path) == (self.name, path):  # noqa: SLF001
+                raise ValueError(f"name: expected one name for each outbox in {path}; got {self.name!r} twice")
         self.entered = True
         self._reporter = reporter
+        _entered.add(self)
 
     async def leave(self) -> None:
         """Close the file, which the next call opens again, and tell no trail from now on."""
@@ -102,6 +109,7 @@ class Store:
         finally:
             self.entered = False
             self._reporter = None
+            _entered.discard(self)
 
     # -- transactions
 
@@ -218,6 +226,9 @@ class Store:
         """Tell the trail of an attempt."""
         if self._reporter is not None:
             self._reporter.attempted(report)
+
+
+_entered: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
 
 
 class _Refused(NamedTuple):
