@@ -683,6 +683,16 @@ async def test_a_token_that_can_not_be_had(error: type[BaseException]) -> None:
     assert not server.mails
 
 
+async def test_a_server_that_takes_no_password() -> None:
+    """A server that takes tokens alone is told of, and hears no password."""
+    with (
+        Oauth("XOAUTH2").running() as server,
+        pytest.raises(BrokenRouteError, match="takes no password in a known way; it may want a token"),
+    ):
+        await to(cast("Server", server), username="user", password=PASSWORD).send_alert(an_event(), severity="info")
+    assert not server.heard
+
+
 async def test_a_server_that_takes_no_token(certificates: Certificates) -> None:
     """A server that offers passwords alone is told of, and hears no token."""
     with (

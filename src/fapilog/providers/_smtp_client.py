@@ -176,7 +176,7 @@ class Session:
             smtp.ehlo_or_helo_if_needed()
         if self._login is not None:
             self._doing = "the login"
-            if not smtp.has_extn("auth"):
+            if not smtp.esmtp_features.get("auth", "").split():
                 raise BrokenRouteError("smtp: the server offers no way to log in; check tls, port and username")
             self._login(smtp)
         self._doing = "MAIL"

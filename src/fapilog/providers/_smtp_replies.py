@@ -117,7 +117,7 @@ def translated(error: Exception, doing: str) -> DeliveryError:
         case smtplib.SMTPResponseException():
             return _refused(error, doing)
         case smtplib.SMTPException() if type(error) is smtplib.SMTPException:
-            return BrokenRouteError("smtp: the server offers no way to log in that is known here")
+            return BrokenRouteError("smtp: the server takes no password in a known way; it may want a token")
         case OSError():
             return TransientDeliveryError(f"smtp: {_why(error, doing)}")
         case _:
