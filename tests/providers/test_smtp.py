@@ -1,7 +1,10 @@
 """Mail, to a real server with TLS and passwords, and to one that does everything wrong."""
 
 import asyncio
+import errno
 import html
+import re
+import smtplib
 import socket
 import ssl
 import threading
@@ -32,6 +35,7 @@ from fapilog import (
 from fapilog.providers import Disclosure
 from fapilog.providers._rendering import Rendered, clean, one_line
 from fapilog.providers._smtp_client import _in_turns
+from fapilog.providers._smtp_replies import translated
 from fapilog.providers.smtp import EmailDispatcher
 from fapilog.record import values
 from fapilog.record.errors import BrokenRouteError
@@ -427,12 +431,12 @@ OF_THE_MAIL = [
     "550 5.4.1 no",
     "550 x",
 ]
-OF_THE_ROUTE = ["535 5.7.8 log in", "530 5.7.57 not authenticated", "550 5.7.13 account disabled"]
+OF_THE_ROUTE = ["535 5.7.8 log in", "550 5.7.57 not authenticated", "550 5.7.13 disabled", "554 5.2.252 SendAsDenied"]
 
 
 @pytest.mark.parametrize("reply", [*OF_THE_MAIL, *OF_THE_ROUTE])
 async def test_a_refusal_of_the_mail_is_not_one_of_the_route(server: Server, reply: str) -> None:
-    """What a server says to the mail breaks the route only if it is about the credentials."""
+    """What a server says to the mail breaks the route only if it is about who is sending."""
     server.reply = reply
     with pytest.raises(PermanentDeliveryError) as caught:
         await to(server).send_alert(an_event(), severity="info")
@@ -523,9 +527,10 @@ async def test_a_limit_in_time_tells_where() -> None:
 
 
 @contextmanager
-def addresses(monkeypatch: pytest.MonkeyPatch, *ports: int) -> Iterator[None]:
-    """Have the name "several.example.com" mean several addresses of this machine."""
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+def addresses(monkeypatch: pytest.MonkeyPatch, *ports: int, host: str = "127.0.0.1") -> Iterator[None]:
+    """Have the name "several.example.com" mean several ports of *host*, and then of this machine."""
+    places = [*((host, port) for port in ports), *(("127.0.0.1", port) for port in ports)]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
     theirs = socket.getaddrinfo
 
     def look_up(host: str, *args: Any, **options: Any) -> Any:
@@ -564,6 +569,33 @@ async def test_a_silent_address_does_not_hide_the_next(server: Server, monkeypat
         took = anyio.current_time() - begun
     assert len(server.mails) == 1
     assert 0.25 <= took < 5
+
+
+async def test_an_address_that_fails_at_once_does_not_hide_the_next(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system refuses to try the first address, the next one gets the mail."""
+    with addresses(monkeypatch, server.port, host="255.255.255.255"):
+        await to(server, host="several.example.com").send_alert(an_event(), severity="info")
+    assert len(server.mails) == 1
+
+
+REASONS = [
+    (OSError(errno.EHOSTUNREACH, "s3cr3t"), TransientDeliveryError, "no way through the network"),
+    (TimeoutError("s3cr3t"), TransientDeliveryError, "no answer in time at the connection"),
+    (ssl.SSLError("s3cr3t"), TransientDeliveryError, r"the connection was lost at the connection \(SSLError\)"),
+    (UnicodeError("s3cr3t"), BrokenRouteError, r"the mail can't be sent \(UnicodeError at the connection\)"),
+    (smtplib.SMTPResponseException(250, "s3cr3t"), TransientDeliveryError, "answered as no mail server answers"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "words"), REASONS)
+def test_every_error_has_words(error: Exception, kind: type[DeliveryError], words: str) -> None:
+    """What a system can raise but a loopback can't has words of its own too, and none of the error's."""
+    failure = translated(error, "the connection")
+    assert type(failure) is kind
+    assert re.search(words, str(failure))
+    assert "s3cr3t" not in str(failure)
 
 
 async def test_silent_addresses_have_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:

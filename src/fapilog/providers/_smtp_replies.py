@@ -67,10 +67,11 @@ _SLOW_DOWN: Final = re.compile(
 )
 _TOO_BIG: Final = "3.4"
 
-# Replies about who is sending, which a server may also give after the mail: RFC 4954, 6, with the enhanced status codes
-# of the registry above.
-_CREDENTIALS: Final = {530, 534, 535, 538}
-_ENHANCED_CREDENTIALS: Final = {"7.8", "7.9", "7.11", "7.12", "7.13", "7.14"}
+# Replies about who is sending, which a server may also give after the mail: RFC 4954, 6, and by enhanced status code
+# the sender's address (RFC 3463, 3.2), the credentials (the registry above), and what Exchange Online's users may send
+# as (its page above).
+_LOG_IN: Final = {530, 534, 535, 538}
+_SENDER: Final = {"1.7", "1.8", "7.8", "7.9", "7.11", "7.12", "7.13", "7.14", "7.57", "7.60", "2.252"}
 
 
 def refusal(
@@ -100,7 +101,7 @@ def refusal(
         return TransientDeliveryError(f"smtp: {what} was answered as no mail server answers; check host and port")
     if detail in _PASSING or (detail != _TOO_BIG and _SLOW_DOWN.search(text)):
         return TransientDeliveryError(f"smtp: {what} was refused for now ({seen}: full, busy, or over a limit)")
-    is_mail = of_content and code not in _CREDENTIALS and detail not in _ENHANCED_CREDENTIALS
+    is_mail = of_content and code not in _LOG_IN and detail not in _SENDER
     error = PermanentDeliveryError if is_mail else BrokenRouteError
     return error(f"smtp: {what} was refused for good ({seen}); {advice}")
 
