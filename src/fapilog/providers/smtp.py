@@ -19,8 +19,7 @@ from typing import Final, Literal
 import anyio
 
 from ..core.alerting import Alert
-from ..core.partial import PartialDelivery, combined
-from ..record.errors import BrokenRouteError
+from ..core.partial import PartialDelivery
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.values import text
@@ -137,11 +136,7 @@ class EmailDispatcher:
         failures = {number: error for number, error in answers.items() if error is not None}
         for number in answers.keys() - failures.keys():
             self._partial.delivered(alert, number)
-        total = len(self._recipients)
-        if len(failures) == total and all(isinstance(error, BrokenRouteError) for error in failures.values()):
-            raise BrokenRouteError(str(combined("smtp", "recipients", failures, total)))
-        # A recipient that is gone does not break the way to the others.
-        self._partial.finish(alert, failures, total)
+        self._partial.finish(alert, failures, len(self._recipients))
 
     async def _send(self, recipients: Mapping[int, str], content: bytes) -> Answers:
         session = Session(self._server, self._login(), recipients)
