@@ -16,6 +16,7 @@ from fapilog.core.alerting import DurableDispatcher, reporter
 from fapilog.delivery.fallback import Fallback
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 from tests.doubles.dispatchers import Managed, event
+from tests.doubles.scripted_dispatcher import Scripted
 
 GONE = PermanentDeliveryError("gone")
 BUSY = TransientDeliveryError("busy", retry_after=7.0)
@@ -161,3 +162,14 @@ async def test_it_keeps_the_contract() -> None:
         failing=lambda: Fallback([Managed(error=ValueError("t0k3n")), Managed(error=GONE)]),
         secrets=["t0k3n"],
     )
+
+
+async def test_a_lost_answer_is_asked_for_again_where_that_does_no_harm() -> None:
+    """One that takes an alert once, and whose answer was lost, is asked a second time before the next is."""
+    known = Scripted(AmbiguousDeliveryError("lost", repeatable=True), None)
+    unknown = Scripted(AmbiguousDeliveryError("lost"), None)
+    others = RecordingDispatcher()
+    await Fallback([known, others]).send_alert(event(), severity="info")
+    assert (len(known.calls), len(others.alerts)) == (2, 0)
+    await Fallback([unknown, others]).send_alert(event(), severity="info")
+    assert (len(unknown.calls), len(others.alerts)) == (1, 1)

@@ -11,9 +11,11 @@ from fapilog import (
     AuditEvent,
     AuditEventType,
     AuditTrail,
+    DeliveryReport,
     NoopAlertDispatcher,
     PermanentDeliveryError,
     TransientDeliveryError,
+    alert_attempted,
 )
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 
@@ -82,12 +84,12 @@ async def test_jitter_spreads_the_waits() -> None:
     assert len(waits) > 10
 
 
-@pytest.mark.parametrize("seconds", [0.0, 7.5, 59.0])
-async def test_what_the_target_asks_for_wins(seconds: float) -> None:
-    """The pause that an error asks for counts, shorter or longer than any other wait."""
-    inner = Scripted(TransientDeliveryError("slowly", retry_after=seconds), None)
-    await steady(inner, wait_max=5.0).send_alert(EVENT, severity="info")
-    assert inner.waits == [seconds]
+@pytest.mark.parametrize("seconds", [0.0, 0.001, 7.5, 58.0])
+async def test_what_the_target_asks_for_counts(seconds: float) -> None:
+    """The pause that an error asks for counts where it is longer than the wait that would come anyway."""
+    inner = Scripted(*[TransientDeliveryError("slowly", retry_after=seconds)] * 2, None)
+    await steady(inner, wait_max=5.0, timeout=1000.0).send_alert(EVENT, severity="info")
+    assert inner.waits == [max(0.5, seconds), max(1.0, seconds)]
 
 
 @pytest.mark.parametrize("nonsense", [float("nan"), -5.0, float("-inf")])
@@ -254,6 +256,34 @@ def test_options_are_checked(options: dict[str, float]) -> None:
 
 
 @pytest.mark.real_time
+async def test_a_lost_answer_is_tried_again_where_that_does_no_harm() -> None:
+    """After an ambiguous error it tries again if the target takes an alert once, or if its user wants it anyway."""
+    lost, known = AmbiguousDeliveryError("lost"), AmbiguousDeliveryError("lost", repeatable=True)
+    for inner, wants in ((Scripted(known, None), False), (Scripted(lost, None), True)):
+        await Retrying(inner, wait_jitter=0, retry_ambiguous=wants).send_alert(EVENT, severity="info")
+        assert inner.waits == [0.5]
+    with pytest.raises(AmbiguousDeliveryError):
+        await Retrying(Scripted(lost, None)).send_alert(EVENT, severity="info")
+
+
+async def test_each_try_is_announced(tmp_path: Path) -> None:
+    """In a trail each try is announced on `alert_attempted`, with its target, its number and its outcome."""
+    reports: list[DeliveryReport] = []
+
+    def note(_: object, *, report: DeliveryReport) -> None:
+        reports.append(report)
+
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=steady(Scripted(BUSY, None)))
+    alert_attempted.connect(note, sender=trail)
+    async with trail:
+        await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
+        await trail.drain()
+    assert [(each.target, each.attempt, each.outcome, each.waited) for each in reports] == [
+        ("Scripted", 1, "transient", 0.0),
+        ("Scripted", 2, "dispatched", 0.5),
+    ]
+
+
 async def test_it_keeps_the_contract() -> None:
     """It is a dispatcher as the contract says, around one that takes alerts and around one that does not."""
     await check_dispatcher(

@@ -90,7 +90,8 @@ def combined(
     A single receiver's `DeliveryError` is returned as it is. Otherwise the error counts the receivers that have the
     alert and names the others: it is transient if any failure is, with the longest pause of all; else permanent if all
     are; else ambiguous. An exception that is no `DeliveryError` counts as ambiguous: the alert may have arrived. Of
-    permanent ones, a `BrokenRouteError` stays one if all receivers raised it, and is transient otherwise.
+    permanent ones, a `BrokenRouteError` stays one if all receivers raised it, and is transient otherwise. An ambiguous
+    one is `repeatable` if that is so of each that may have the alert.
 
     Args:
         name: As for `PartialDelivery`.
@@ -120,7 +121,9 @@ def combined(
             return PermanentDeliveryError(message)
         # A way that is broken for one receiver is no reason to keep the alerts from the others.
         return BrokenRouteError(message) if broken == total else TransientDeliveryError(message)
-    return AmbiguousDeliveryError(message)
+    unknown = [error for error in errors if not isinstance(error, PermanentDeliveryError)]
+    repeatable = all(isinstance(error, AmbiguousDeliveryError) and error.repeatable for error in unknown)
+    return AmbiguousDeliveryError(message, repeatable=repeatable)
 
 
 def _listed(numbers: Collection[int], kinds: Sequence[str]) -> str:

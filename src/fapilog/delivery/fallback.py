@@ -16,7 +16,7 @@ import anyio
 
 from ..core.alerting import Alert, AlertDispatcher, DeliveryReport, Reporter, reporter
 from ..core.partial import combined
-from ..record.errors import reason
+from ..record.errors import AmbiguousDeliveryError, reason
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..tasks.strangers import Log
@@ -34,7 +34,9 @@ class Fallback:
     The next gets its turn when one raises an `Exception`, or takes longer than *timeout* seconds and is cancelled.
     Returning means that one of them has the alert; when that is not the first, a warning is logged which says who has
     it, and who failed and why. One that failed may have it as well: after an `AmbiguousDeliveryError` or a timeout, two
-    people may be told of the same. When the same `Fallback` is called again for an alert, it begins with the first.
+    people may be told of the same. So one whose answer was lost, and which takes an alert once however often it comes
+    (`repeatable`), is asked a second time first. When the same `Fallback` is called again for an alert, it begins with
+    the first.
 
     In a trail, each attempt is announced on `alert_attempted`: its `target` is the name of the dispatcher's type, and
     its `attempt` the place of the dispatcher in the order.
@@ -89,10 +91,11 @@ class Fallback:
         alert = Alert(event, severity, channel)
         called = anyio.current_time()
         failures: dict[int, Exception] = {}
-        for number, dispatcher in enumerate(self._dispatchers):
-            began = anyio.current_time()
-            error = await deliver(dispatcher, alert, self._timeout)
-            self._report(alert, number, error, waited=began - called, took=anyio.current_time() - began)
+        for number in range(len(self._dispatchers)):
+            error = await self._ask(number, alert, called)
+            if isinstance(error, AmbiguousDeliveryError) and error.repeatable:
+                # Otherwise two people may be told of the same, and here one more try does no harm.
+                error = await self._ask(number, alert, called)
             if error is None:
                 if failures:
                     self._log(event, number, failures)
@@ -100,20 +103,24 @@ class Fallback:
             failures[number] = error
         raise combined("fallback", "dispatchers", failures, len(self._dispatchers), kinds=self._kinds)
 
-    def _report(self, alert: Alert, number: int, error: Exception | None, *, waited: float, took: float) -> None:
+    async def _ask(self, number: int, alert: Alert, called: float) -> Exception | None:
+        """Hand *alert* to a dispatcher, report that, and return why it may not have it."""
+        began = anyio.current_time()
+        error = await deliver(self._dispatchers[number], alert, self._timeout)
         if self._reporter is not None:
             self._reporter.attempted(
                 DeliveryReport(
                     event=alert.event,
                     severity=alert.severity,
                     channel=alert.channel,
-                    waited=waited,
-                    took=took,
+                    waited=began - called,
+                    took=anyio.current_time() - began,
                     error=error,
                     target=self._kinds[number],
                     attempt=number + 1,
                 )
             )
+        return error
 
     def _log(self, event: AuditEvent, number: int, failures: dict[int, Exception]) -> None:
         words = (f"number {place + 1} ({self._kinds[place]}): {reason(error)}" for place, error in failures.items())

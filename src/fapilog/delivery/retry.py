@@ -22,13 +22,13 @@ import msgspec
 import stamina
 import stamina.instrumentation
 
-from ..core.alerting import AlertDispatcher
+from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, reporter
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.values import text
 from ..tasks.strangers import Log, contained
-from ._inner import Managers
+from ._inner import Managers, kinds
 
 __all__ = ["Attempt", "Retrying"]
 
@@ -68,17 +68,20 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 class Retrying:
     """
-    Sends an alert again after a `TransientDeliveryError`, and after nothing else.
+    Sends an alert again after a `TransientDeliveryError`, and after a lost answer if that does no harm.
 
-    An `AmbiguousDeliveryError` is not tried again: people may have seen the alert. When the tries or the time are over,
-    the last error is raised.
+    An `AmbiguousDeliveryError` means that people may have seen the alert. It is tried again if it is `repeatable`: the
+    target drops what it has by its key, as PagerDuty, Opsgenie, Alertmanager and most webhooks do. Elsewhere that is
+    your choice, by *retry_ambiguous*: of a security alert, twice is better than never. When the tries or the time are
+    over, the last error is raised.
 
     The wait before try n + 1 is ``min(wait_max, wait_initial * 2 ** (n - 1))``, plus up to *wait_jitter* at random. If
-    the error says how long to wait, that counts instead, plus up to *wait_jitter*, and no alert goes to *inner* before,
+    the error asks for more, that counts instead, plus up to *wait_jitter*, and no alert goes to *inner* before,
     whatever it is about: give each target a `Retrying` of its own. A wait that would end after *timeout* is not begun.
 
-    In an `AuditTrail`, let *alert_timeout* be longer than *timeout*. If *inner* is an asynchronous context manager, it
-    is entered and left with this.
+    In an `AuditTrail`, let *alert_timeout* be longer than *timeout*; each try is announced on `alert_attempted`, with
+    the name of *inner*'s type as its `target`. If *inner* is an asynchronous context manager, it is entered and left
+    with this.
 
     Args:
         inner: Makes one try each time it is called.
@@ -87,6 +90,7 @@ class Retrying:
         wait_initial: Seconds before the second try.
         wait_max: The most seconds between two tries, unless the error says more.
         wait_jitter: The most seconds that are added at random.
+        retry_ambiguous: Whether to try again after a lost answer although people may then see the alert twice.
         on_attempt: Called after each try; its exceptions are logged by their type.
 
     Raises:
@@ -102,6 +106,7 @@ class Retrying:
         wait_initial: float = 0.5,
         wait_max: float = 30.0,
         wait_jitter: float = 1.0,
+        retry_ambiguous: bool = False,
         on_attempt: Callable[[Attempt], None] | None = None,
     ) -> None:
         self._inner = inner
@@ -111,17 +116,21 @@ class Retrying:
         self._wait_initial = require("wait_initial", wait_initial, at_least=0, finite=True)
         self._wait_max = require("wait_max", wait_max, at_least=0, finite=True)
         self._wait_jitter = require("wait_jitter", wait_jitter, at_least=0, finite=True)
+        self._retry_ambiguous = retry_ambiguous
         self._on_attempt = on_attempt
+        self._reporter: Reporter | None = None
         # On the event loop's clock.
         self._paused_until = -math.inf
 
     async def __aenter__(self) -> Self:
         await self._managers.enter()
+        self._reporter = reporter.get()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._reporter = None
         await self._managers.leave()
 
     def __repr__(self) -> str:
@@ -129,7 +138,8 @@ class Retrying:
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Hand the alert to *inner*, again and again if need be."""
-        end = anyio.current_time() + self._timeout
+        called = anyio.current_time()
+        end = called + self._timeout
         number = 0
         wait: float | None = None
 
@@ -153,7 +163,8 @@ class Retrying:
                     took=now - began,
                     error=error,
                     wait=wait,
-                )
+                ),
+                waited=began - called,
             )
             if error is not None:
                 raise error
@@ -185,19 +196,34 @@ class Retrying:
 
     def _wait_after(self, error: Exception | None, number: int) -> float | None:
         """Return the seconds to wait after *error*, and note the pause that it asks for; None if it is the last try."""
-        if not isinstance(error, TransientDeliveryError):
-            return None
         wait = min(self._wait_max, self._wait_initial * 2.0 ** min(number - 1, 100))
-        pause = error.pause(_LONGEST_PAUSE)
-        if pause is not None:
-            wait = pause
-            self._paused_until = max(self._paused_until, anyio.current_time() + wait)
+        if isinstance(error, TransientDeliveryError):
+            pause = error.pause(_LONGEST_PAUSE)
+            if pause is not None:
+                # However little is asked for: "Retry-After: 0" says nothing of how soon is too soon.
+                wait = max(wait, pause)
+                self._paused_until = max(self._paused_until, anyio.current_time() + wait)
+        elif not isinstance(error, AmbiguousDeliveryError) or not (error.repeatable or self._retry_ambiguous):
+            return None
         return wait + self._jitter() if number < self._attempts else None
 
     def _jitter(self) -> float:
         return random.uniform(0, self._wait_jitter)  # noqa: S311  spreads load
 
-    def _report(self, attempt: Attempt) -> None:
+    def _report(self, attempt: Attempt, *, waited: float) -> None:
+        if self._reporter is not None:
+            self._reporter.attempted(
+                DeliveryReport(
+                    event=attempt.event,
+                    severity=attempt.severity,
+                    channel=attempt.channel,
+                    waited=waited,
+                    took=attempt.took,
+                    error=attempt.error,
+                    target=kinds([self._inner])[0],
+                    attempt=attempt.number,
+                )
+            )
         if attempt.wait is not None:
             _log.warning(
                 "try %d to deliver the alert about event %s failed, the next is in %.1f s: %s",

@@ -122,8 +122,15 @@ class AmbiguousDeliveryError(DeliveryError):
     """
     Raised when the alert may have arrived: it was sent, and no answer came.
 
-    Sent again, people may see it twice, except where the other side drops duplicates by their key.
+    Args:
+        message: The failure in words, without a secret.
+        repeatable: Whether it may be sent again without harm, since the other side knows it by a key and takes it once.
+            Otherwise people may see it twice.
     """
+
+    def __init__(self, message: str, *, repeatable: bool = False) -> None:
+        super().__init__(message)
+        self.repeatable = repeatable
 
 
 class AlertTimeoutError(DeliveryError):
