@@ -1,10 +1,12 @@
 """The one POST: what each thing that can happen to it means, and that it keeps its secrets."""
 
+import gzip
 import logging
 import ssl
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+import zlib
+from collections.abc import AsyncIterator, Callable, Container
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, Self
@@ -12,21 +14,35 @@ from typing import Any, Self
 import anyio
 import pytest
 
-from fapilog import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from fapilog import (
+    AmbiguousDeliveryError,
+    BrokenRouteError,
+    DeliveryError,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+)
 from tests.doubles.origin import SECRET_PATH, Answer, Fault, Origin
 
 httpx2 = pytest.importorskip("httpx2")
 trustme = pytest.importorskip("trustme")
 
-from fapilog.providers._http import _LOGGERS, Judge, PayloadRefusedError, Poster, Request, _read  # noqa: E402  httpx2
-from fapilog.providers._http import Answer as Seen  # noqa: E402
+from fapilog.providers._answers import Answer as Seen  # noqa: E402
+from fapilog.providers._answers import FilteredError, Judge, PayloadRefusedError, read, unpacked  # noqa: E402
+from fapilog.providers._http import _LOGGERS, Poster, Request  # noqa: E402
 
 pytestmark = pytest.mark.real_time
 
 
 class Vendor:
-    def __init__(self, *, timeout: float = 10.0, client: Any = None, judge: Judge | None = None) -> None:
-        self.poster = Poster("vendor", judge, timeout=timeout, client=client, allow_http=False)
+    def __init__(
+        self,
+        *,
+        timeout: float = 10.0,
+        client: Any = None,
+        judge: Judge | None = None,
+        enough: Container[int] = (),
+    ) -> None:
+        self.poster = Poster("vendor", judge, timeout=timeout, client=client, allow_http=False, enough=enough)
 
     async def __aenter__(self) -> Self:
         await self.poster.open()
@@ -52,8 +68,8 @@ async def failure_of(vendor: Vendor, url: str) -> DeliveryError:
 
 STATUSES = [
     *((status, TransientDeliveryError) for status in (408, 425, 429, 500, 501, 502, 503, 504, 599)),
-    *((status, PermanentDeliveryError) for status in (300, 301, 302, 303, 304, 307, 308)),
-    *((status, PermanentDeliveryError) for status in (401, 402, 403, 404, 405, 409, 410, 418, 451, 499)),
+    *((status, BrokenRouteError) for status in (300, 301, 302, 303, 304, 307, 308, 407)),
+    *((status, FilteredError) for status in (401, 402, 403, 404, 405, 406, 409, 410, 418, 451, 499)),
     *((status, PayloadRefusedError) for status in (400, 413, 422)),
 ]
 
@@ -84,6 +100,7 @@ WORDS = {
     301: "not followed",
     401: "check the key",
     404: "create it anew",
+    407: "the proxy wants a password",
     410: "gone for good; create a new one",
 }
 
@@ -226,35 +243,160 @@ async def test_what_cannot_be_sent_is_permanent(origin: Origin) -> None:
 
 
 async def test_a_body_is_read_within_bounds(origin: Origin) -> None:
-    """Of a huge body 64 KiB are kept; where it is needed that is not enough, else the status counts."""
+    """Of a huge body 64 KiB are kept; where more is needed the alert is not sent again, else the status counts."""
     origin.script(Answer(200, b"x" * 50_000_000))
     async with Vendor() as vendor:
         await vendor.post(origin.url)
-    assert type(await failure_of(Vendor(judge=lambda _: None), origin.url)) is AmbiguousDeliveryError
+    error = await failure_of(Vendor(judge=lambda _: None), origin.url)
+    assert type(error) is PermanentDeliveryError
+    assert "the answer is longer than 64 KiB; the alert may have arrived" in str(error)
 
 
 async def test_a_body_without_end_takes_no_memory() -> None:
-    """Of what comes beyond the bound nothing is kept."""
+    """Of a body beyond the bound nothing is kept."""
 
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(300):
             yield bytes(100_000)
 
+    body = bytearray()
     tracemalloc.start()
     try:
-        answer = await _read(httpx2.Response(400, content=parts()), Seen(400, {}, b"", whole=False))
+        await read(httpx2.Response(400, content=parts()), body)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    answer = unpacked(400, {}, bytes(body), ended=True)
     assert (len(answer.body), answer.whole) == (65_536, False)
     assert peak < 3_000_000
 
 
-async def test_a_packed_body_is_not_unpacked(origin: Origin) -> None:
-    """A body that is compressed all the same is not read; it may be a bomb."""
-    origin.script(Answer(200, b"\x1f\x8b", {"content-encoding": "gzip"}))
-    assert type(await failure_of(Vendor(judge=lambda _: None), origin.url)) is AmbiguousDeliveryError
+def raw_deflate(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(body) + packer.flush()
+
+
+PACKED: list[tuple[str | None, Callable[[bytes], bytes]]] = [
+    ("gzip", gzip.compress),
+    ("X-GZip", gzip.compress),
+    ("deflate", zlib.compress),
+    ("deflate", raw_deflate),
+    ("gzip", zlib.compress),
+    ("identity, gzip", gzip.compress),
+    ("gzip, gzip", lambda body: gzip.compress(gzip.compress(body))),
+    # Labels of nothing, and labels of a body that was unpacked on the way.
+    *((label, bytes) for label in (None, "", "identity", "Identity", "none", "utf-8", "UTF-8", "gzip", "br", "8bit")),
+]
+
+
+@pytest.mark.parametrize(("label", "pack"), PACKED, ids=range(len(PACKED)))
+@pytest.mark.parametrize("body", [b'{"ok":true}', b"ok \xc3\xa9", b""])
+async def test_an_answer_is_read_as_clients_read_it(
+    origin: Origin, label: str | None, pack: Callable[[bytes], bytes], body: bytes
+) -> None:
+    """A body that was packed unasked, or labelled oddly, is judged like any other."""
+    seen: list[Seen] = []
+    origin.script(Answer(200, pack(body), {} if label is None else {"content-encoding": label}))
+    async with Vendor(judge=seen.append) as vendor:
+        await vendor.post(origin.url)
+    assert [(answer.body, answer.whole) for answer in seen] == [(body, True)]
     assert origin.requests[0].headers["accept-encoding"] == "identity"
+
+
+UNREADABLE = [
+    ("br", b"\x0b\x00\x80ok\x03"),
+    ("zstd", b"\x28\xb5\x2f\xfd\x20\x02\x11\x00\x00ok"),
+    ("gzip", b"\x1f\x8b\xff\xff"),
+    ("gzip", gzip.compress(b"ok" * 100)[:-9]),
+    ("deflate", bytes(range(256))),
+    ("gzip, br", b"\x0b\x00\x80ok\x03"),
+    ("rot13", b"\xff\x00"),
+    # 100 MB in 100 kB, and the same in 200 bytes.
+    ("gzip", gzip.compress(bytes(100_000_000))),
+    ("gzip, gzip, gzip", gzip.compress(gzip.compress(gzip.compress(bytes(100_000_000))))),
+]
+
+
+@pytest.mark.parametrize(("label", "body"), UNREADABLE, ids=range(len(UNREADABLE)))
+async def test_an_answer_that_cannot_be_read(origin: Origin, label: str, body: bytes) -> None:
+    """A 2xx that stays unreadable is taken where its status is enough, else an error that asks for no other try."""
+    origin.script(Answer(202, body, {"content-encoding": label}))
+    error = await failure_of(Vendor(judge=lambda _: None), origin.url)
+    assert type(error) is PermanentDeliveryError
+    assert "vendor: status 202, but the answer" in str(error)
+    for vendor in (Vendor(), Vendor(judge=lambda _: error, enough={202})):
+        async with vendor:
+            await vendor.post(origin.url)
+    assert type(await failure_of(Vendor(judge=lambda _: None, enough={200}), origin.url)) is PermanentDeliveryError
+
+
+def test_a_bomb_takes_no_memory() -> None:
+    """What a body would unpack to is never made."""
+    bomb = gzip.compress(gzip.compress(bytes(100_000_000)))
+    tracemalloc.start()
+    try:
+        answer = unpacked(200, {"content-encoding": "gzip, gzip"}, bomb, ended=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not answer.whole
+    assert peak < 1_000_000
+
+
+PAGES = [
+    (b"\xef\xbb\xbf\r\n<!DOCTYPE html><title>Sign in</title>", {"content-type": "text/html"}),
+    (b"<HTML><BODY>We'll be right back", {}),
+    (b"<script>location='/login'</script>", {"content-type": "text/html; charset=utf-8"}),
+    (b"<meta http-equiv=refresh content='0;url=/login'>", {}),
+    (b"<html>" + b" " * 100_000, {"content-type": "text/html"}),
+    (gzip.compress(b"<html>" + b" " * 100_000), {"content-type": "text/html", "content-encoding": "gzip"}),
+]
+OWN = [
+    (b"ok", {"content-type": "text/html"}),
+    (b"", {"content-type": "text/html"}),
+    (b"<Response/>", {"content-type": "application/xml"}),
+    (b"<?xml version='1.0'?><ok/>", {"content-type": "text/xml"}),
+    (b'{"a": "<html>"}', {"content-type": "application/json"}),
+]
+
+
+@pytest.mark.parametrize("status", [200, 202, 400, 401, 403, 404, 422])
+@pytest.mark.parametrize(("body", "headers"), PAGES, ids=range(len(PAGES)))
+async def test_a_web_page_is_nobody_s_answer(origin: Origin, status: int, body: bytes, headers: dict[str, str]) -> None:
+    """A web page says that something in between answered, whatever its status; no judge sees it."""
+    origin.script(Answer(status, body, {**headers, "server": "nginx/1.2"}))
+    for vendor in (Vendor(), Vendor(judge=lambda _: PermanentDeliveryError("vendor: own words"), enough={status})):
+        error = await failure_of(vendor, origin.url)
+        assert type(error) is FilteredError
+        assert str(error).startswith(f"vendor: status {status}, server nginx: a web page")
+
+
+@pytest.mark.parametrize(("body", "headers"), OWN)
+async def test_a_receiver_may_answer_in_any_type(origin: Origin, body: bytes, headers: dict[str, str]) -> None:
+    """A short text that is labelled HTML, and XML, are no web pages."""
+    origin.script(Answer(200, body, headers))
+    async with Vendor() as vendor:
+        await vendor.post(origin.url)
+
+
+SERVERS = {
+    "": "",
+    "cloudflare": ", server cloudflare",
+    "Microsoft-IIS/10.0": ", server Microsoft-IIS",
+    "Apache (Unix)": ", server Apache",
+    "t0k3n": "",
+    "x" * 100: "",
+    "<b>nginx": "",
+}
+
+
+@pytest.mark.parametrize(("server", "found"), SERVERS.items())
+async def test_the_server_is_named_in_letters(origin: Origin, server: str, found: str) -> None:
+    """The product that refused is named, if its name can't be anything else."""
+    origin.script(Answer(403, b"", {"server": server}))
+    error = await failure_of(Vendor(), origin.url)
+    assert isinstance(error, FilteredError)
+    assert error.found == f"status 403{found}"
 
 
 async def test_the_body_has_its_say(origin: Origin) -> None:

@@ -1,0 +1,81 @@
+"""Why there is no connection, in words for whoever has to mend it, without an address or a secret."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+__all__ = ["cause_of"]
+
+
+def cause_of(error: BaseException) -> str:
+    """
+    Return what is behind an error of the network, by the types and codes of the errors that it was raised from.
+
+    An error without a known one behind it is told by its type: its text may hold an address.
+    """
+    for each in _behind(error):
+        words = _words(each)
+        if words is not None:
+            return words
+    return type(error).__name__
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """
+    Yield *error* and all errors that it was raised from; of several that were tried at once, each.
+
+    Its `__context__` is left out: behind that is whatever the caller is just handling, such as a database that refused
+    a connection.
+    """
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _behind(each)
+    if error.__cause__ is not None:
+        yield from _behind(error.__cause__)
+
+
+def _words(error: BaseException) -> str | None:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        code = error.verify_code
+        return _CERTIFICATE.get(code, f"the certificate is not accepted, code {code} of OpenSSL")
+    if isinstance(error, ssl.SSLError):
+        return "the other side does not speak TLS; check the port" if error.reason in _NO_TLS else _tls(error)
+    if isinstance(error, OSError) and error.errno in _NO_WAY:
+        return "there is no way to the host"
+    return next((words for kind, words in _BY_TYPE.items() if isinstance(error, kind)), None)
+
+
+def _tls(error: ssl.SSLError) -> str:
+    # The name of OpenSSL's reason, such as TLSV1_ALERT_PROTOCOL_VERSION, and not its text.
+    return f"TLS failed with {error.reason}" if error.reason else "the connection was closed while TLS began"
+
+
+_BY_TYPE: Final[Mapping[type[Exception], str]] = {
+    socket.gaierror: "the name of the host does not resolve",
+    ConnectionRefusedError: "the connection was refused; nobody listens at the port",
+    ConnectionError: "the connection was reset",
+    TimeoutError: "nobody answered in time",
+}
+_NO_WAY: Final = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
+# What OpenSSL makes of an answer in clear text.
+_NO_TLS: Final = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
+_NOT_TRUSTED: Final = "the certificate is not trusted; set SSL_CERT_FILE to the certificates of its authority"
+_OTHER_NAME: Final = "the certificate is for another name"
+# https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
+_CERTIFICATE: Final = {
+    2: _NOT_TRUSTED,
+    9: "the certificate is not valid yet; check the clock",
+    10: "the certificate has expired",
+    18: _NOT_TRUSTED,
+    19: _NOT_TRUSTED,
+    20: _NOT_TRUSTED,
+    21: _NOT_TRUSTED,
+    23: "the certificate was revoked",
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
