@@ -114,7 +114,7 @@ OUTCOMES = [
 
 @pytest.mark.parametrize(("answer", "words"), OUTCOMES)
 def test_it_is_not_taken(answer: Answer, words: str, origin: Origin) -> None:
-    """What is not delivered, or not known, is said in words, with exit code 1, and is not tried again; but for less of it."""
+    """What is not delivered, or not known, is said in words, with exit code 1, and is not sent again as it is."""
     needs("webhook")
     origin.script(answer)
     code, out, err = run("webhook", OVER_HTTP["webhook"][0](origin.base_url))

@@ -6,7 +6,7 @@ import ssl
 import time
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Callable, Container
+from collections.abc import AsyncIterator, Callable, Container, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, Self
@@ -189,41 +189,184 @@ async def test_no_connection_is_transient() -> None:
     """A port where nobody listens did not take the alert."""
     with Origin() as gone:
         url = gone.url
-    assert "no connection (ConnectError)" in str(await failure_of(Vendor(), url))
+    error = await failure_of(Vendor(), url)
+    assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the connection was refused; nobody listens at the port)"
 
 
 async def test_no_name_is_transient() -> None:
     """A host without an address did not take the alert."""
     error = await failure_of(Vendor(), f"https://nowhere.invalid{SECRET_PATH}")
     assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the name of the host does not resolve)"
 
 
 async def test_no_tls_is_transient(origin: Origin) -> None:
     """A server that speaks no TLS did not take the alert."""
     error = await failure_of(Vendor(), origin.url.replace("http:", "https:"))
     assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the other side does not speak TLS; check the port)"
     assert not origin.requests
+
+
+async def test_silence_before_tls_is_transient(origin: Origin) -> None:
+    """A server that waits for another protocol than TLS did not take the alert."""
+    origin.script(Answer(fault="hang_before_reading"))
+    error = await failure_of(Vendor(timeout=0.5), origin.url.replace("http:", "https:"))
+    assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (connected, but TLS did not begin within 0.5 s)"
+
+
+def tls(authority: Any, name: str = "127.0.0.1", **options: Any) -> ssl.SSLContext:
+    """Return a server's context, with a certificate for *name*."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name, **options).configure_cert(context)
+    return context
+
+
+def trusting(authority: Any) -> Any:
+    """Return a client that trusts *authority*."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return httpx2.AsyncClient(verify=context)
 
 
 async def test_a_stranger_s_certificate_is_transient() -> None:
     """A server with a certificate of nobody we know is not told the alert."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    with Origin(context) as origin:
+    with Origin(tls(trustme.CA())) as origin:
         error = await failure_of(Vendor(), origin.url)
         assert type(error) is TransientDeliveryError
+        assert "(the certificate is not trusted; set SSL_CERT_FILE" in str(error)
         assert not origin.requests
+
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+FUTURE = datetime(2090, 1, 1, tzinfo=UTC)
+CERTIFICATES: list[tuple[str, dict[str, Any], str]] = [
+    ("pager.example.com", {}, "the certificate is for another name"),
+    ("127.0.0.2", {}, "the certificate is for another name"),
+    ("127.0.0.1", {"not_before": PAST, "not_after": PAST + timedelta(days=9)}, "the certificate has expired"),
+    ("127.0.0.1", {"not_before": FUTURE, "not_after": FUTURE + timedelta(days=9)}, "not valid yet; check the clock"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "words"), CERTIFICATES, ids=range(len(CERTIFICATES)))
+async def test_a_bad_certificate_is_named(name: str, options: dict[str, Any], words: str) -> None:
+    """What is wrong with a certificate is told, each in its own words."""
+    authority = trustme.CA()
+    with Origin(tls(authority, name, **options)) as origin:
+        async with trusting(authority) as client:
+            error = await failure_of(Vendor(client=client), origin.url)
+        assert type(error) is TransientDeliveryError
+        assert words in str(error)
+        assert not origin.requests
+
+
+async def test_no_version_of_tls_in_common() -> None:
+    """A server that speaks only a TLS that we refuse is told apart from one that speaks none."""
+    authority = trustme.CA()
+    context = tls(authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    old = ssl.create_default_context()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with Origin(context) as origin:
+        async with httpx2.AsyncClient(verify=old) as client:
+            error = await failure_of(Vendor(client=client), origin.url)
+    assert str(error) == "vendor: no connection (TLS failed with TLSV1_ALERT_PROTOCOL_VERSION)"
+
+
+async def test_the_caller_s_own_error_is_not_the_cause(origin: Origin) -> None:
+    """An error that the caller is just handling, such as of its database, is not told as that of the alert."""
+    origin.script(Answer(fault="not_http"))
+    failure: DeliveryError | None = None
+    try:
+        raise ConnectionRefusedError
+    except ConnectionRefusedError:
+        failure = await Vendor().poster.post_once(Request(origin.url, {}, b"{}"))
+    assert str(failure) == "vendor: sent, but there was no answer (RemoteProtocolError)"
+
+
+async def test_a_lost_answer_says_how(origin: Origin) -> None:
+    """A reset and a wait that was too long are told apart."""
+    origin.script(Answer(fault="reset_before_answering"), Answer(fault="hang_before_answering"))
+    assert "no answer (the connection was reset)" in str(await failure_of(Vendor(), origin.url))
+    assert "no answer (not within 0.5 s)" in str(await failure_of(Vendor(timeout=0.5), origin.url))
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
+    """Run a server, and have the environment name it as the proxy."""
+    with Origin() as server:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.lower(), raising=False)
+        monkeypatch.setenv("http_proxy", server.base_url)
+        monkeypatch.setenv("https_proxy", server.base_url)
+        yield server
+
+
+PROXIED = [
+    (407, BrokenRouteError, "the proxy wants a password; put it into the proxy's address"),
+    (403, BrokenRouteError, "the proxy refused it, status 403: ask who runs it"),
+    (404, BrokenRouteError, "the proxy refused it, status 404: ask who runs it"),
+    (429, TransientDeliveryError, "the proxy refused it, status 429"),
+    (502, TransientDeliveryError, "the proxy refused it, status 502"),
+    (302, BrokenRouteError, "the proxy refused it, status 302: ask who runs it"),
+]
+
+
+@pytest.mark.parametrize(("status", "kind", "words"), PROXIED)
+async def test_a_proxy_that_opens_no_way(proxy: Origin, status: int, kind: type[DeliveryError], words: str) -> None:
+    """A proxy that refuses the way to an https address is told from the other side, and has not seen the alert."""
+    proxy.script(Answer(status, b"<html>s3cr3t", {"proxy-authenticate": "Basic"}))
+    error = await failure_of(Vendor(), f"https://pager.example.com{SECRET_PATH}")
+    assert type(error) is kind
+    assert f"vendor: no connection (the proxy refused it, status {status}" in str(error)
+    assert words in str(error)
+    assert [request.method for request in proxy.requests] == ["CONNECT"]
+
+
+async def test_a_proxy_s_own_refusal_of_http(proxy: Origin) -> None:
+    """A proxy that wants a password answers a plain request itself."""
+    proxy.script(Answer(407, b"<html>", {"proxy-authenticate": "Basic"}))
+    error = await failure_of(Vendor(), "http://pager.example.com/x")
+    assert type(error) is BrokenRouteError
+    assert str(error) == "vendor: status 407: the proxy wants a password; put it into the proxy's address"
+
+
+async def test_a_socks_proxy_has_no_status(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that speaks of no status is transient."""
+    failing = httpx2.MockTransport(lambda _: (_ for _ in ()).throw(httpx2.ProxyError("s3cr3t")))
+    async with httpx2.AsyncClient(transport=failing) as client:
+        error = await failure_of(Vendor(client=client), origin.url)
+    assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the proxy refused it)"
+
+
+@pytest.mark.parametrize("entered", [True, False])
+async def test_what_stays_on_this_machine_uses_no_proxy(proxy: Origin, origin: Origin, *, entered: bool) -> None:
+    """Alerts for a loopback address, which may be unencrypted for that, never go to the proxy of the environment."""
+    port = origin.base_url.rpartition(":")[2]
+    urls = [f"http://{host}:{port}{SECRET_PATH}" for host in ("127.0.0.1", "localhost", "LOCALHOST", "127.1.2.3")]
+    vendor = Vendor(timeout=1)
+    if entered:
+        await vendor.poster.open()
+    for url in urls:
+        await vendor.poster.post_once(Request(url, {}, b"{}"))
+    await vendor.poster.post_once(Request("http://pager.example.com/x", {}, b"{}"))
+    if entered:
+        await vendor.poster.close()
+    assert len(origin.requests) >= len(urls) - 1
+    assert [request.path for request in proxy.requests] == ["http://pager.example.com/x"]
 
 
 async def test_a_client_of_ones_own_brings_its_certificates() -> None:
     """A client that is passed in sends the request, and is not closed."""
     authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    with Origin(context) as origin:
-        async with httpx2.AsyncClient(verify=trusting, follow_redirects=True, timeout=0.001) as client:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with Origin(tls(authority)) as origin:
+        async with httpx2.AsyncClient(verify=context, follow_redirects=True, timeout=0.001) as client:
             async with Vendor(client=client) as vendor:
                 await vendor.post(origin.url)
             assert not client.is_closed

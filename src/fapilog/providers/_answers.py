@@ -234,7 +234,7 @@ def by_proxy(name: str, status: int | None) -> DeliveryError:
         status: The status of the proxy's answer; None if it gave none.
     """
     found = f"{name}: no connection (the proxy refused it" + ("" if status is None else f", status {status}")
-    if status is None or status in _TRANSIENT or not httpx2.codes.is_client_error(status):
+    if status is None or status in _TRANSIENT or httpx2.codes.is_server_error(status):
         return TransientDeliveryError(f"{found})")
     return BrokenRouteError(f"{found}: {_ADVICE[407] if status in _PROXY else 'ask who runs it'})")
 

@@ -33,6 +33,7 @@ from __future__ import annotations
 import logging
 import re
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Container, Mapping
 from contextlib import AsyncExitStack, nullcontext
 from typing import Final, NamedTuple
@@ -50,7 +51,7 @@ from ..record.errors import (
 )
 from ..record.options import require
 from ._answers import Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, read, unpacked
-from ._causes import cause_of
+from ._causes import cause_of, waited_for
 from ._muting import mute, muted
 from ._secret import Secret, SecretSource, is_loopback
 
@@ -125,6 +126,8 @@ class Poster:
         self._name = name
         self._judge = judge
         self._timeout = require("timeout", timeout, above=0)
+        # A connection that httpcore2 itself gives up is closed; one that is cancelled while TLS begins is left open.
+        self._phases = httpx2.Timeout(None, connect=0.9 * self._timeout)
         self._client = client
         self._allow_http = allow_http
         self._enough = enough
@@ -237,11 +240,12 @@ class Poster:
     async def _answer(self, request: Request) -> Answer | DeliveryError:
         """Return the answer, or the error to raise, which so has no foreign error behind it."""
         stream = _Content(request.content)
+        handled = sys.exception()
         response: httpx2.Response | None = None
         body = bytearray()
         ended = False
         failed = ""
-        with muted(), anyio.move_on_after(self._timeout) as limit:
+        with muted(), anyio.move_on_after(self._timeout):
             try:
                 url = httpx2.URL(request.url)
                 borrowed = self._client or self._own_clients.get(is_loopback(url.host))
@@ -256,7 +260,7 @@ class Poster:
                             # Not packed, please; some pack all the same.
                             "accept-encoding": "identity",
                         },
-                        timeout=None,
+                        timeout=self._phases,
                     )
                     response = await client.send(sent, stream=True, follow_redirects=False)
                     try:
@@ -270,12 +274,15 @@ class Poster:
                 # Its text begins with the status of the proxy's answer; a SOCKS proxy has none.
                 found = re.match("[1-5][0-9][0-9]", str(error))
                 return by_proxy(self._name, int(found[0]) if found else None)
+            except anyio.get_cancelled_exc_class() as error:
+                failed = waited_for(error, self._timeout)
+                raise
+            except httpx2.ConnectTimeout as error:
+                failed = waited_for(error, self._timeout)
             except Exception as error:
-                failed = cause_of(error)
+                failed = cause_of(error, handled)
         if response is not None:
             return unpacked(response.status_code, response.headers, bytes(body), ended=ended)
-        if limit.cancelled_caught:
-            failed = f"not within {self._timeout:g} s"
         if stream.begun:
             return AmbiguousDeliveryError(f"{self._name}: sent, but there was no answer ({failed})")
         return TransientDeliveryError(f"{self._name}: no connection ({failed})")
