@@ -1,5 +1,6 @@
 """The one POST: what each thing that can happen to it means, and that it keeps its secrets."""
 
+import errno
 import gzip
 import logging
 import ssl
@@ -12,6 +13,7 @@ from email.utils import format_datetime
 from typing import Any, Self
 
 import anyio
+import anyio.abc
 import pytest
 
 from fapilog import (
@@ -28,6 +30,7 @@ trustme = pytest.importorskip("trustme")
 
 from fapilog.providers._answers import Answer as Seen  # noqa: E402
 from fapilog.providers._answers import FilteredError, Judge, PayloadRefusedError, read, unpacked  # noqa: E402
+from fapilog.providers._causes import cause_of  # noqa: E402
 from fapilog.providers._http import _LOGGERS, Poster, Request  # noqa: E402
 
 pytestmark = pytest.mark.real_time
@@ -217,6 +220,30 @@ async def test_silence_before_tls_is_transient(origin: Origin) -> None:
     assert str(error) == "vendor: no connection (connected, but TLS did not begin within 0.5 s)"
 
 
+async def test_a_reset_before_tls_is_transient(origin: Origin) -> None:
+    """A server that resets the connection at the first word of TLS did not take the alert."""
+    origin.script(Answer(fault="reset_before_reading"))
+    error = await failure_of(Vendor(), origin.url.replace("http:", "https:"))
+    assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the connection was reset)"
+
+
+async def test_a_close_before_tls_is_transient() -> None:
+    """A server that closes the connection at the first word of TLS did not take the alert."""
+
+    async def close(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, close)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  it is anyio's
+        error = await failure_of(Vendor(), f"https://127.0.0.1:{port}{SECRET_PATH}")
+        tasks.cancel_scope.cancel()
+    assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the connection was closed)"
+
+
 def tls(authority: Any, name: str = "127.0.0.1", **options: Any) -> ssl.SSLContext:
     """Return a server's context, with a certificate for *name*."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -291,6 +318,32 @@ async def test_a_lost_answer_says_how(origin: Origin) -> None:
     origin.script(Answer(fault="reset_before_answering"), Answer(fault="hang_before_answering"))
     assert "no answer (the connection was reset)" in str(await failure_of(Vendor(), origin.url))
     assert "no answer (not within 0.5 s)" in str(await failure_of(Vendor(timeout=0.5), origin.url))
+
+
+def refused(code: int) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "s3cr3t")
+    error.verify_code = code
+    return error
+
+
+RARE: list[tuple[BaseException, str]] = [
+    (OSError(errno.EHOSTUNREACH, "s3cr3t"), "there is no way to the host"),
+    (TimeoutError(errno.ETIMEDOUT, "s3cr3t"), "nobody answered in time"),
+    (refused(23), "the certificate was revoked"),
+    (refused(79), "the certificate is not accepted, code 79 of OpenSSL"),
+    (ValueError("s3cr3t"), "Exception"),
+    (ExceptionGroup("s3cr3t", [ValueError(), ConnectionRefusedError()]), "the connection was refused"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), RARE, ids=range(len(RARE)))
+def test_a_rare_cause_is_told_too(error: BaseException, words: str) -> None:
+    """What no server on this machine does is told by the code of the error behind, and without its text."""
+    outer = Exception("s3cr3t")
+    outer.__cause__ = error
+    said = cause_of(outer)
+    assert said.startswith(words)
+    assert "s3cr3t" not in said
 
 
 @pytest.fixture

@@ -66,7 +66,8 @@ def _words(error: BaseException) -> str | None:
 
 def _tls(error: ssl.SSLError) -> str:
     # The name of OpenSSL's reason, such as TLSV1_ALERT_PROTOCOL_VERSION, and not its text.
-    return f"TLS failed with {error.reason}" if error.reason else "the connection was closed while TLS began"
+    closed = isinstance(error, ssl.SSLEOFError) or not error.reason
+    return "the connection was closed" if closed else f"TLS failed with {error.reason}"
 
 
 _BY_TYPE: Final[Mapping[type[Exception], str]] = {

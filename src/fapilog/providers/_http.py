@@ -100,7 +100,7 @@ class Poster:
 
     Args:
         name: The vendor in messages: "slack".
-        judge: Is asked first about any answer; None lets the status alone decide.
+        judge: Is asked first about any answer but a web page; None lets the status alone decide.
         timeout: Seconds for one attempt, from the connection to the end of the answer.
         client: Sends the requests, with your proxies and certificates; it stays yours to close. None makes one, which
             uses the proxies of the environment, but not for this machine's addresses.

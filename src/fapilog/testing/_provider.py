@@ -63,9 +63,9 @@ async def check_provider(
     - *contract*: `check_dispatcher` passes: every kind of event, hostile text, calls at once, cancellation wherever it
       waits.
     - *outcome*: it returns when the alert was taken, also if the answer is compressed, or labelled with an encoding
-      that it has not; for 408, 429 and 5xx, and where nobody listens, it raises `TransientDeliveryError`; for any other 4xx,
-      for a redirect, which it does not follow, and for a sign-in page with a 200, `PermanentDeliveryError`, or better
-      `BrokenRouteError` where the content is not the reason; when the request was sent and no answer came,
+      that it has not; for 408, 429 and 5xx, and where nobody listens, it raises `TransientDeliveryError`; for any other
+      4xx, for a redirect, which it does not follow, and for a sign-in page with a 200, `PermanentDeliveryError`, or
+      better `BrokenRouteError` where the content is not the reason; when the request was sent and no answer came,
       `AmbiguousDeliveryError`. An answer that is cut off after a status that accepts may count as either.
     - *retry-after*: of a 429 and a 503 the header is in `retry_after`: seconds, with a fraction or without, or a date.
     - *deadline*: if the other side hangs, or drips its answer, it gives up within *timeout*.
