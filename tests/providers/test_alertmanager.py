@@ -18,7 +18,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fapilog import AmbiguousDeliveryError, AuditEvent, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from fapilog import (
+    AmbiguousDeliveryError,
+    AuditEvent,
+    BrokenRouteError,
+    DeliveryError,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+)
 from fapilog.core.alerting import Alert
 from fapilog.providers import Disclosure
 from fapilog.providers._rendering import Rendered
@@ -116,7 +123,7 @@ async def test_the_key_is_that_of_the_event(replicas: list[Origin]) -> None:
 
 async def test_a_retry_goes_to_those_that_failed(replicas: list[Origin]) -> None:
     """Each replica is posted to whatever the others do, and those that have the alert do not get it again."""
-    replicas[0].script(Answer(503, headers={"retry-after": "7"}), Answer(401), Answer())
+    replicas[0].script(Answer(503, headers={"retry-after": "7"}), Answer(307), Answer())
     replicas[2].script(Answer(fault="reset_before_answering"), Answer())
     async with at(replicas) as dispatcher:
         with pytest.raises(TransientDeliveryError) as caught:
@@ -126,7 +133,7 @@ async def test_a_retry_goes_to_those_that_failed(replicas: list[Origin]) -> None
         assert "not number 3: sent, but there was no answer" in str(caught.value)
         assert caught.value.retry_after == 7
         assert caught.value.__context__ is None
-        with pytest.raises(PermanentDeliveryError, match=r"2 of 3 .* number 1: status 401"):
+        with pytest.raises(PermanentDeliveryError, match=r"2 of 3 .* number 1: status 307"):
             await dispatcher.send_alert(an_event(), severity="info")
         await dispatcher.send_alert(an_event(), severity="info")
         assert [len(replica.requests) for replica in replicas] == [3, 1, 2]
@@ -147,6 +154,13 @@ async def test_another_alert_goes_to_all(replicas: list[Origin]) -> None:
             with pytest.raises(TransientDeliveryError):
                 await dispatcher.send_alert(event, severity=severity, channel=channel)
     assert [len(replica.requests) for replica in replicas] == [4, 4, 4]
+
+
+async def test_a_200_is_enough(origin: Origin) -> None:
+    """A 200 says that a replica has the alert, whatever packed the rest."""
+    origin.script(Answer(200, b"\xff", {"content-encoding": "br"}))
+    async with at([origin]) as dispatcher:
+        await dispatcher.send_alert(an_event(), severity="info")
 
 
 async def test_a_hanging_replica_does_not_hold_up_the_others(replicas: list[Origin]) -> None:
@@ -176,7 +190,11 @@ KINDS = [
     (Answer(400), PermanentDeliveryError),
     (Answer(500), TransientDeliveryError),
     (Answer(fault="reset_before_answering"), AmbiguousDeliveryError),
-    (Answer(200, b"\n<!doctype html><title>Log in</title>"), PermanentDeliveryError),
+    (Answer(200, b"\n<!doctype html><title>Log in</title>"), BrokenRouteError),
+    (Answer(200, b"<a/>", {"content-type": "text/xml"}), BrokenRouteError),
+    (Answer(403), BrokenRouteError),
+    (Answer(302), BrokenRouteError),
+    (Answer(202, b"\xff", {"content-encoding": "br"}), PermanentDeliveryError),
 ]
 
 

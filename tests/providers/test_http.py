@@ -1,32 +1,51 @@
 """The one POST: what each thing that can happen to it means, and that it keeps its secrets."""
 
+import errno
+import gzip
 import logging
 import ssl
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+import zlib
+from collections.abc import AsyncIterator, Callable, Container, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, Self
 
 import anyio
+import anyio.abc
 import pytest
 
-from fapilog import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from fapilog import (
+    AmbiguousDeliveryError,
+    BrokenRouteError,
+    DeliveryError,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+)
 from tests.doubles.origin import SECRET_PATH, Answer, Fault, Origin
 
 httpx2 = pytest.importorskip("httpx2")
 trustme = pytest.importorskip("trustme")
 
-from fapilog.providers._http import _LOGGERS, Judge, PayloadRefusedError, Poster, Request, _read  # noqa: E402  httpx2
-from fapilog.providers._http import Answer as Seen  # noqa: E402
+from fapilog.providers._answers import Answer as Seen  # noqa: E402
+from fapilog.providers._answers import FilteredError, Judge, PayloadRefusedError, read, unpacked  # noqa: E402
+from fapilog.providers._causes import cause_of  # noqa: E402
+from fapilog.providers._http import _LOGGERS, Poster, Request  # noqa: E402
 
 pytestmark = pytest.mark.real_time
 
 
 class Vendor:
-    def __init__(self, *, timeout: float = 10.0, client: Any = None, judge: Judge | None = None) -> None:
-        self.poster = Poster("vendor", judge, timeout=timeout, client=client, allow_http=False)
+    def __init__(
+        self,
+        *,
+        timeout: float = 10.0,
+        client: Any = None,
+        judge: Judge | None = None,
+        enough: Container[int] = (),
+    ) -> None:
+        self.poster = Poster("vendor", judge, timeout=timeout, client=client, allow_http=False, enough=enough)
 
     async def __aenter__(self) -> Self:
         await self.poster.open()
@@ -52,8 +71,8 @@ async def failure_of(vendor: Vendor, url: str) -> DeliveryError:
 
 STATUSES = [
     *((status, TransientDeliveryError) for status in (408, 425, 429, 500, 501, 502, 503, 504, 599)),
-    *((status, PermanentDeliveryError) for status in (300, 301, 302, 303, 304, 307, 308)),
-    *((status, PermanentDeliveryError) for status in (401, 402, 403, 404, 405, 409, 410, 418, 451, 499)),
+    *((status, BrokenRouteError) for status in (300, 301, 302, 303, 304, 307, 308, 407)),
+    *((status, FilteredError) for status in (401, 402, 403, 404, 405, 406, 409, 410, 418, 451, 499)),
     *((status, PayloadRefusedError) for status in (400, 413, 422)),
 ]
 
@@ -84,6 +103,7 @@ WORDS = {
     301: "not followed",
     401: "check the key",
     404: "create it anew",
+    407: "the proxy wants a password",
     410: "gone for good; create a new one",
 }
 
@@ -172,41 +192,234 @@ async def test_no_connection_is_transient() -> None:
     """A port where nobody listens did not take the alert."""
     with Origin() as gone:
         url = gone.url
-    assert "no connection (ConnectError)" in str(await failure_of(Vendor(), url))
+    error = await failure_of(Vendor(), url)
+    assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the connection was refused; nobody listens at the port)"
 
 
 async def test_no_name_is_transient() -> None:
     """A host without an address did not take the alert."""
     error = await failure_of(Vendor(), f"https://nowhere.invalid{SECRET_PATH}")
     assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the name of the host does not resolve)"
 
 
 async def test_no_tls_is_transient(origin: Origin) -> None:
     """A server that speaks no TLS did not take the alert."""
     error = await failure_of(Vendor(), origin.url.replace("http:", "https:"))
     assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the other side does not speak TLS; check the port)"
     assert not origin.requests
+
+
+async def test_silence_before_tls_is_transient(origin: Origin) -> None:
+    """A server that waits for another protocol than TLS did not take the alert."""
+    origin.script(Answer(fault="hang_before_reading"))
+    error = await failure_of(Vendor(timeout=0.5), origin.url.replace("http:", "https:"))
+    assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (connected, but TLS did not begin within 0.5 s)"
+
+
+async def test_a_reset_before_tls_is_transient(origin: Origin) -> None:
+    """A server that resets the connection at the first word of TLS did not take the alert."""
+    origin.script(Answer(fault="reset_before_reading"))
+    error = await failure_of(Vendor(), origin.url.replace("http:", "https:"))
+    assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the connection was reset)"
+
+
+async def test_a_close_before_tls_is_transient() -> None:
+    """A server that closes the connection at the first word of TLS did not take the alert."""
+
+    async def close(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, close)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610  it is anyio's
+        error = await failure_of(Vendor(), f"https://127.0.0.1:{port}{SECRET_PATH}")
+        tasks.cancel_scope.cancel()
+    assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the connection was closed)"
+
+
+def tls(authority: Any, name: str = "127.0.0.1", **options: Any) -> ssl.SSLContext:
+    """Return a server's context, with a certificate for *name*."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name, **options).configure_cert(context)
+    return context
+
+
+def trusting(authority: Any) -> Any:
+    """Return a client that trusts *authority*."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return httpx2.AsyncClient(verify=context)
 
 
 async def test_a_stranger_s_certificate_is_transient() -> None:
     """A server with a certificate of nobody we know is not told the alert."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
-    with Origin(context) as origin:
+    with Origin(tls(trustme.CA())) as origin:
         error = await failure_of(Vendor(), origin.url)
         assert type(error) is TransientDeliveryError
+        assert "(the certificate is not trusted; set SSL_CERT_FILE" in str(error)
         assert not origin.requests
+
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+FUTURE = datetime(2090, 1, 1, tzinfo=UTC)
+CERTIFICATES: list[tuple[str, dict[str, Any], str]] = [
+    ("pager.example.com", {}, "the certificate is for another name"),
+    ("127.0.0.2", {}, "the certificate is for another name"),
+    ("127.0.0.1", {"not_before": PAST, "not_after": PAST + timedelta(days=9)}, "the certificate has expired"),
+    ("127.0.0.1", {"not_before": FUTURE, "not_after": FUTURE + timedelta(days=9)}, "not valid yet; check the clock"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "words"), CERTIFICATES, ids=range(len(CERTIFICATES)))
+async def test_a_bad_certificate_is_named(name: str, options: dict[str, Any], words: str) -> None:
+    """What is wrong with a certificate is told, each in its own words."""
+    authority = trustme.CA()
+    with Origin(tls(authority, name, **options)) as origin:
+        async with trusting(authority) as client:
+            error = await failure_of(Vendor(client=client), origin.url)
+        assert type(error) is TransientDeliveryError
+        assert words in str(error)
+        assert not origin.requests
+
+
+async def test_no_version_of_tls_in_common() -> None:
+    """A server that speaks only a TLS that we refuse is told apart from one that speaks none."""
+    authority = trustme.CA()
+    context = tls(authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    old = ssl.create_default_context()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with Origin(context) as origin:
+        async with httpx2.AsyncClient(verify=old) as client:
+            error = await failure_of(Vendor(client=client), origin.url)
+    assert str(error) == "vendor: no connection (TLS failed with TLSV1_ALERT_PROTOCOL_VERSION)"
+
+
+async def test_the_caller_s_own_error_is_not_the_cause(origin: Origin) -> None:
+    """An error that the caller is just handling, such as of its database, is not told as that of the alert."""
+    origin.script(Answer(fault="not_http"))
+    failure: DeliveryError | None = None
+    try:
+        raise ConnectionRefusedError
+    except ConnectionRefusedError:
+        failure = await Vendor().poster.post_once(Request(origin.url, {}, b"{}"))
+    assert str(failure) == "vendor: sent, but there was no answer (RemoteProtocolError)"
+
+
+async def test_a_lost_answer_says_how(origin: Origin) -> None:
+    """A reset and a wait that was too long are told apart."""
+    origin.script(Answer(fault="reset_before_answering"), Answer(fault="hang_before_answering"))
+    assert "no answer (the connection was reset)" in str(await failure_of(Vendor(), origin.url))
+    assert "no answer (not within 0.5 s)" in str(await failure_of(Vendor(timeout=0.5), origin.url))
+
+
+def refused(code: int) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "s3cr3t")
+    error.verify_code = code
+    return error
+
+
+RARE: list[tuple[BaseException, str]] = [
+    (OSError(errno.EHOSTUNREACH, "s3cr3t"), "there is no way to the host"),
+    (TimeoutError(errno.ETIMEDOUT, "s3cr3t"), "nobody answered in time"),
+    (refused(23), "the certificate was revoked"),
+    (refused(79), "the certificate is not accepted, code 79 of OpenSSL"),
+    (ValueError("s3cr3t"), "Exception"),
+    (ExceptionGroup("s3cr3t", [ValueError(), ConnectionRefusedError()]), "the connection was refused"),
+]
+
+
+@pytest.mark.parametrize(("error", "words"), RARE, ids=range(len(RARE)))
+def test_a_rare_cause_is_told_too(error: BaseException, words: str) -> None:
+    """What no server on this machine does is told by the code of the error behind, and without its text."""
+    outer = Exception("s3cr3t")
+    outer.__cause__ = error
+    said = cause_of(outer)
+    assert said.startswith(words)
+    assert "s3cr3t" not in said
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
+    """Run a server, and have the environment name it as the proxy."""
+    with Origin() as server:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.lower(), raising=False)
+        monkeypatch.setenv("http_proxy", server.base_url)
+        monkeypatch.setenv("https_proxy", server.base_url)
+        yield server
+
+
+PROXIED = [
+    (407, BrokenRouteError, "the proxy wants a password; put it into the proxy's address"),
+    (403, BrokenRouteError, "the proxy refused it, status 403: ask who runs it"),
+    (404, BrokenRouteError, "the proxy refused it, status 404: ask who runs it"),
+    (429, TransientDeliveryError, "the proxy refused it, status 429"),
+    (502, TransientDeliveryError, "the proxy refused it, status 502"),
+    (302, BrokenRouteError, "the proxy refused it, status 302: ask who runs it"),
+]
+
+
+@pytest.mark.parametrize(("status", "kind", "words"), PROXIED)
+async def test_a_proxy_that_opens_no_way(proxy: Origin, status: int, kind: type[DeliveryError], words: str) -> None:
+    """A proxy that refuses the way to an https address is told from the other side, and has not seen the alert."""
+    proxy.script(Answer(status, b"<html>s3cr3t", {"proxy-authenticate": "Basic"}))
+    error = await failure_of(Vendor(), f"https://pager.example.com{SECRET_PATH}")
+    assert type(error) is kind
+    assert f"vendor: no connection (the proxy refused it, status {status}" in str(error)
+    assert words in str(error)
+    assert [request.method for request in proxy.requests] == ["CONNECT"]
+
+
+async def test_a_proxy_s_own_refusal_of_http(proxy: Origin) -> None:
+    """A proxy that wants a password answers a plain request itself."""
+    proxy.script(Answer(407, b"<html>", {"proxy-authenticate": "Basic"}))
+    error = await failure_of(Vendor(), "http://pager.example.com/x")
+    assert type(error) is BrokenRouteError
+    assert str(error) == "vendor: status 407: the proxy wants a password; put it into the proxy's address"
+
+
+async def test_a_socks_proxy_has_no_status(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that speaks of no status is transient."""
+    failing = httpx2.MockTransport(lambda _: (_ for _ in ()).throw(httpx2.ProxyError("s3cr3t")))
+    async with httpx2.AsyncClient(transport=failing) as client:
+        error = await failure_of(Vendor(client=client), origin.url)
+    assert type(error) is TransientDeliveryError
+    assert str(error) == "vendor: no connection (the proxy refused it)"
+
+
+@pytest.mark.parametrize("entered", [True, False])
+async def test_what_stays_on_this_machine_uses_no_proxy(proxy: Origin, origin: Origin, *, entered: bool) -> None:
+    """Alerts for a loopback address, which may be unencrypted for that, never go to the proxy of the environment."""
+    port = origin.base_url.rpartition(":")[2]
+    urls = [f"http://{host}:{port}{SECRET_PATH}" for host in ("127.0.0.1", "localhost", "LOCALHOST", "127.1.2.3")]
+    vendor = Vendor(timeout=1)
+    if entered:
+        await vendor.poster.open()
+    for url in urls:
+        await vendor.poster.post_once(Request(url, {}, b"{}"))
+    await vendor.poster.post_once(Request("http://pager.example.com/x", {}, b"{}"))
+    if entered:
+        await vendor.poster.close()
+    assert len(origin.requests) >= len(urls) - 1
+    assert [request.path for request in proxy.requests] == ["http://pager.example.com/x"]
 
 
 async def test_a_client_of_ones_own_brings_its_certificates() -> None:
     """A client that is passed in sends the request, and is not closed."""
     authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    with Origin(context) as origin:
-        async with httpx2.AsyncClient(verify=trusting, follow_redirects=True, timeout=0.001) as client:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with Origin(tls(authority)) as origin:
+        async with httpx2.AsyncClient(verify=context, follow_redirects=True, timeout=0.001) as client:
             async with Vendor(client=client) as vendor:
                 await vendor.post(origin.url)
             assert not client.is_closed
@@ -226,35 +439,160 @@ async def test_what_cannot_be_sent_is_permanent(origin: Origin) -> None:
 
 
 async def test_a_body_is_read_within_bounds(origin: Origin) -> None:
-    """Of a huge body 64 KiB are kept; where it is needed that is not enough, else the status counts."""
+    """Of a huge body 64 KiB are kept; where more is needed the alert is not sent again, else the status counts."""
     origin.script(Answer(200, b"x" * 50_000_000))
     async with Vendor() as vendor:
         await vendor.post(origin.url)
-    assert type(await failure_of(Vendor(judge=lambda _: None), origin.url)) is AmbiguousDeliveryError
+    error = await failure_of(Vendor(judge=lambda _: None), origin.url)
+    assert type(error) is PermanentDeliveryError
+    assert "the answer is longer than 64 KiB; the alert may have arrived" in str(error)
 
 
 async def test_a_body_without_end_takes_no_memory() -> None:
-    """Of what comes beyond the bound nothing is kept."""
+    """Of a body beyond the bound nothing is kept."""
 
     async def parts() -> AsyncIterator[bytes]:
         for _ in range(300):
             yield bytes(100_000)
 
+    body = bytearray()
     tracemalloc.start()
     try:
-        answer = await _read(httpx2.Response(400, content=parts()), Seen(400, {}, b"", whole=False))
+        await read(httpx2.Response(400, content=parts()), body)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    answer = unpacked(400, {}, bytes(body), ended=True)
     assert (len(answer.body), answer.whole) == (65_536, False)
     assert peak < 3_000_000
 
 
-async def test_a_packed_body_is_not_unpacked(origin: Origin) -> None:
-    """A body that is compressed all the same is not read; it may be a bomb."""
-    origin.script(Answer(200, b"\x1f\x8b", {"content-encoding": "gzip"}))
-    assert type(await failure_of(Vendor(judge=lambda _: None), origin.url)) is AmbiguousDeliveryError
+def raw_deflate(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(body) + packer.flush()
+
+
+PACKED: list[tuple[str | None, Callable[[bytes], bytes]]] = [
+    ("gzip", gzip.compress),
+    ("X-GZip", gzip.compress),
+    ("deflate", zlib.compress),
+    ("deflate", raw_deflate),
+    ("gzip", zlib.compress),
+    ("identity, gzip", gzip.compress),
+    ("gzip, gzip", lambda body: gzip.compress(gzip.compress(body))),
+    # Labels of nothing, and labels of a body that was unpacked on the way.
+    *((label, bytes) for label in (None, "", "identity", "Identity", "none", "utf-8", "UTF-8", "gzip", "br", "8bit")),
+]
+
+
+@pytest.mark.parametrize(("label", "pack"), PACKED, ids=range(len(PACKED)))
+@pytest.mark.parametrize("body", [b'{"ok":true}', b"ok \xc3\xa9", b""])
+async def test_an_answer_is_read_as_clients_read_it(
+    origin: Origin, label: str | None, pack: Callable[[bytes], bytes], body: bytes
+) -> None:
+    """A body that was packed unasked, or labelled oddly, is judged like any other."""
+    seen: list[Seen] = []
+    origin.script(Answer(200, pack(body), {} if label is None else {"content-encoding": label}))
+    async with Vendor(judge=seen.append) as vendor:
+        await vendor.post(origin.url)
+    assert [(answer.body, answer.whole) for answer in seen] == [(body, True)]
     assert origin.requests[0].headers["accept-encoding"] == "identity"
+
+
+UNREADABLE = [
+    ("br", b"\x0b\x00\x80ok\x03"),
+    ("zstd", b"\x28\xb5\x2f\xfd\x20\x02\x11\x00\x00ok"),
+    ("gzip", b"\x1f\x8b\xff\xff"),
+    ("gzip", gzip.compress(b"ok" * 100)[:-9]),
+    ("deflate", bytes(range(256))),
+    ("gzip, br", b"\x0b\x00\x80ok\x03"),
+    ("rot13", b"\xff\x00"),
+    # 100 MB in 100 kB, and the same in 200 bytes.
+    ("gzip", gzip.compress(bytes(100_000_000))),
+    ("gzip, gzip, gzip", gzip.compress(gzip.compress(gzip.compress(bytes(100_000_000))))),
+]
+
+
+@pytest.mark.parametrize(("label", "body"), UNREADABLE, ids=range(len(UNREADABLE)))
+async def test_an_answer_that_cannot_be_read(origin: Origin, label: str, body: bytes) -> None:
+    """A 2xx that stays unreadable is taken where its status is enough, else an error that asks for no other try."""
+    origin.script(Answer(202, body, {"content-encoding": label}))
+    error = await failure_of(Vendor(judge=lambda _: None), origin.url)
+    assert type(error) is PermanentDeliveryError
+    assert "vendor: status 202, but the answer" in str(error)
+    for vendor in (Vendor(), Vendor(judge=lambda _: error, enough={202})):
+        async with vendor:
+            await vendor.post(origin.url)
+    assert type(await failure_of(Vendor(judge=lambda _: None, enough={200}), origin.url)) is PermanentDeliveryError
+
+
+def test_a_bomb_takes_no_memory() -> None:
+    """What a body would unpack to is never made."""
+    bomb = gzip.compress(gzip.compress(bytes(100_000_000)))
+    tracemalloc.start()
+    try:
+        answer = unpacked(200, {"content-encoding": "gzip, gzip"}, bomb, ended=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert not answer.whole
+    assert peak < 1_000_000
+
+
+PAGES = [
+    (b"\xef\xbb\xbf\r\n<!DOCTYPE html><title>Sign in</title>", {"content-type": "text/html"}),
+    (b"<HTML><BODY>We'll be right back", {}),
+    (b"<script>location='/login'</script>", {"content-type": "text/html; charset=utf-8"}),
+    (b"<meta http-equiv=refresh content='0;url=/login'>", {}),
+    (b"<html>" + b" " * 100_000, {"content-type": "text/html"}),
+    (gzip.compress(b"<html>" + b" " * 100_000), {"content-type": "text/html", "content-encoding": "gzip"}),
+]
+OWN = [
+    (b"ok", {"content-type": "text/html"}),
+    (b"", {"content-type": "text/html"}),
+    (b"<Response/>", {"content-type": "application/xml"}),
+    (b"<?xml version='1.0'?><ok/>", {"content-type": "text/xml"}),
+    (b'{"a": "<html>"}', {"content-type": "application/json"}),
+]
+
+
+@pytest.mark.parametrize("status", [200, 202, 400, 401, 403, 404, 422])
+@pytest.mark.parametrize(("body", "headers"), PAGES, ids=range(len(PAGES)))
+async def test_a_web_page_is_nobody_s_answer(origin: Origin, status: int, body: bytes, headers: dict[str, str]) -> None:
+    """A web page says that something in between answered, whatever its status; no judge sees it."""
+    origin.script(Answer(status, body, {**headers, "server": "nginx/1.2"}))
+    for vendor in (Vendor(), Vendor(judge=lambda _: PermanentDeliveryError("vendor: own words"), enough={status})):
+        error = await failure_of(vendor, origin.url)
+        assert type(error) is FilteredError
+        assert str(error).startswith(f"vendor: status {status}, server nginx: a web page")
+
+
+@pytest.mark.parametrize(("body", "headers"), OWN)
+async def test_a_receiver_may_answer_in_any_type(origin: Origin, body: bytes, headers: dict[str, str]) -> None:
+    """A short text that is labelled HTML, and XML, are no web pages."""
+    origin.script(Answer(200, body, headers))
+    async with Vendor() as vendor:
+        await vendor.post(origin.url)
+
+
+SERVERS = {
+    "": "",
+    "cloudflare": ", server cloudflare",
+    "Microsoft-IIS/10.0": ", server Microsoft-IIS",
+    "Apache (Unix)": ", server Apache",
+    "t0k3n": "",
+    "x" * 100: "",
+    "<b>nginx": "",
+}
+
+
+@pytest.mark.parametrize(("server", "found"), SERVERS.items())
+async def test_the_server_is_named_in_letters(origin: Origin, server: str, found: str) -> None:
+    """The product that refused is named, if its name can't be anything else."""
+    origin.script(Answer(403, b"", {"server": server}))
+    error = await failure_of(Vendor(), origin.url)
+    assert isinstance(error, FilteredError)
+    assert error.found == f"status 403{found}"
 
 
 async def test_the_body_has_its_say(origin: Origin) -> None:

@@ -12,6 +12,7 @@ from fapilog import (
     AuditEvent,
     AuditEventType,
     AuditLogLevel,
+    BrokenRouteError,
     DeliveryError,
     PermanentDeliveryError,
     TransientDeliveryError,
@@ -205,15 +206,16 @@ async def test_hostile_text_is_text(opsgenie: Origin) -> None:
 
 
 ANSWERS = [
-    (Answer(202, b'{"result":"Request will be processed"}'), PermanentDeliveryError, "not Opsgenie's"),
-    (Answer(200, b"<html>login</html>"), PermanentDeliveryError, "not Opsgenie's"),
-    (Answer(202, b""), PermanentDeliveryError, "not Opsgenie's"),
+    (Answer(202, b'{"result":"Request will be processed"}'), BrokenRouteError, "not Opsgenie's"),
+    (Answer(200, b"<html>login</html>"), BrokenRouteError, "a web page"),
+    (Answer(202, b""), BrokenRouteError, "not Opsgenie's"),
+    (Answer(200, b"\xff", {"content-encoding": "br"}), PermanentDeliveryError, "is not sent again"),
     (Answer(400, b'{"message":"s3cr3t"}'), PermanentDeliveryError, "status 400"),
-    (Answer(401, b'{"message":"Could not authenticate"}'), PermanentDeliveryError, "check the key"),
-    (Answer(403), PermanentDeliveryError, "status 403"),
-    (Answer(404), PermanentDeliveryError, "status 404"),
+    (Answer(401, b'{"message":"Could not authenticate"}'), BrokenRouteError, "check the key"),
+    (Answer(403), BrokenRouteError, "status 403"),
+    (Answer(404), BrokenRouteError, "status 404"),
     (Answer(422, b'{"message":"s3cr3t","errors":{"message":"s3cr3t"}}'), PermanentDeliveryError, "status 422"),
-    (Answer(301), PermanentDeliveryError, "redirect"),
+    (Answer(301), BrokenRouteError, "redirect"),
     (Answer(429), TransientDeliveryError, "in 30 s"),
     (Answer(429, headers={"retry-after": "0.5"}), TransientDeliveryError, "in 0.5 s"),
     (Answer(500), TransientDeliveryError, "status 500"),
@@ -234,6 +236,25 @@ async def test_what_opsgenie_answers(origin: Origin, answer: Answer, kind: type[
     assert words in str(caught.value)
     assert "s3cr3t" not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+OWN_WORDS = [(401, "turned off"), (402, "plan"), (403, "allow it in its integration"), (404, "check base_url")]
+
+
+@pytest.mark.parametrize(("status", "words"), OWN_WORDS)
+async def test_opsgenie_itself_refuses_the_key(origin: Origin, status: int, words: str) -> None:
+    """An answer that has Opsgenie's `requestId` is about the key, and nothing is sent a second time."""
+    origin.script(Answer(status, b'{"message":"s3cr3t","took":0.001,"requestId":"1-2"}'))
+    with pytest.raises(BrokenRouteError, match=words) as caught:
+        await to(origin).send_alert(an_event(), severity="security")
+    assert "s3cr3t" not in str(caught.value)
+    assert len(origin.requests) == 1
+
+
+async def test_a_202_is_enough(origin: Origin) -> None:
+    """A 202 says that the request was taken, whatever packed the rest."""
+    origin.script(Answer(202, b"\xff", {"content-encoding": "br"}))
+    await to(origin).send_alert(an_event(), severity="security")
 
 
 async def test_entered_it_keeps_the_connection(opsgenie: Origin) -> None:

@@ -17,6 +17,7 @@ from fapilog import (
     AuditEventType,
     AuditLogLevel,
     AuditTrail,
+    BrokenRouteError,
     ComplianceLevel,
     CompliancePolicy,
     DeliveryError,
@@ -263,16 +264,17 @@ async def test_hostile_text_is_text(pagerduty: Origin) -> None:
 
 
 ANSWERS = [
-    (Answer(202, b'{"status":"failure"}'), PermanentDeliveryError, "not PagerDuty's"),
-    (Answer(200, b"<html>login</html>"), PermanentDeliveryError, "not PagerDuty's"),
-    (Answer(202, b""), PermanentDeliveryError, "not PagerDuty's"),
+    (Answer(202, b'{"status":"failure"}'), BrokenRouteError, "not PagerDuty's"),
+    (Answer(200, b"<html>login</html>"), BrokenRouteError, "a web page"),
+    (Answer(202, b""), BrokenRouteError, "not PagerDuty's"),
+    (Answer(200, b"\xff", {"content-encoding": "br"}), PermanentDeliveryError, "is not sent again"),
     (
         Answer(
             400,
             b'{"status":"invalid event","message":"Event object is invalid",'
             b'"errors":["Length of \'routing_key\' is incorrect (should be 32 characters)"]}',
         ),
-        PermanentDeliveryError,
+        BrokenRouteError,
         "the routing key was refused; use the integration key",
     ),
     (
@@ -281,8 +283,8 @@ ANSWERS = [
         "status 400",
     ),
     (Answer(400, b'{"errors":7}'), PermanentDeliveryError, "status 400"),
-    (Answer(404), PermanentDeliveryError, "status 404"),
-    (Answer(302), PermanentDeliveryError, "redirect"),
+    (Answer(404), BrokenRouteError, "status 404"),
+    (Answer(302), BrokenRouteError, "redirect"),
     (Answer(429), TransientDeliveryError, "status 429"),
     (Answer(500), TransientDeliveryError, "status 500"),
     (Answer(503), TransientDeliveryError, "status 503"),
@@ -311,6 +313,12 @@ async def test_too_many_events_pause(origin: Origin, headers: dict[str, str], se
     with pytest.raises(TransientDeliveryError) as caught:
         await to(origin).send_alert(an_event(), severity="security")
     assert caught.value.retry_after == seconds
+
+
+async def test_a_202_is_enough(origin: Origin) -> None:
+    """A 202 says that PagerDuty has the event, whatever packed the rest."""
+    origin.script(Answer(202, b"\xff", {"content-encoding": "br"}))
+    await to(origin).send_alert(an_event(), severity="security")
 
 
 async def test_entered_it_keeps_the_connection(pagerduty: Origin) -> None:

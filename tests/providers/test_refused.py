@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fapilog import AlertDispatcher, AuditEventType, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from fapilog import (
+    AlertDispatcher,
+    AuditEventType,
+    BrokenRouteError,
+    DeliveryError,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+)
 from tests.doubles.origin import Answer, Origin, Request
 from tests.providers.conftest import an_event
 
@@ -140,7 +147,59 @@ async def test_the_second_fails_as_it_fails(origin: Origin, provider: Provider) 
     assert len(origin.requests) == 2
 
 
-@pytest.mark.parametrize("answer", [Answer(401), Answer(404), Answer(503), Answer(fault="close_before_answering")])
+FILTERS = [
+    Answer(401),
+    Answer(403, b"<html><body>Not Acceptable! An appropriate representation ...", {"server": "nginx/1.26 s3cr3t"}),
+    Answer(400, b"<html>Request blocked", {"server": "CloudFront"}),
+    Answer(403, b'{"message":"Forbidden"}'),
+    Answer(404, b"default backend - 404"),
+    *map(Answer, (405, 406, 410, 411, 414, 415, 418, 451)),
+    # Some block with a page and a 200.
+    Answer(200, b"<html><head><title>Request Rejected</title>", {"content-type": "text/html"}),
+]
+
+
+@pytest.mark.parametrize("answer", FILTERS, ids=range(len(FILTERS)))
+@pytest.mark.parametrize("provider", EACH)
+async def test_what_something_refuses_is_sent_with_less(
+    origin: Origin, provider: Provider, answer: Answer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is refused in nobody's words may be refused for its own: less is sent, and what refused it is logged."""
+    origin.script(answer, provider.taken)
+    await provider.make(origin.base_url).send_alert(an_event(), severity="security", channel="#on-call")
+    whole, less = origin.requests
+    assert provider.key(whole) == provider.key(less)
+    assert "five wrong passwords" in whole.body.decode()
+    assert "five wrong passwords" not in less.body.decode()
+    [record] = [each for each in caplog.records if each.name == "fapilog.providers"]
+    assert f": something between refused the content: status {answer.status}" in record.getMessage()
+    assert (", server nginx;" in record.getMessage()) == ("nginx" in str(answer.headers))
+    assert "s3cr3t" not in record.getMessage()
+
+
+@pytest.mark.parametrize("answer", FILTERS, ids=range(len(FILTERS)))
+@pytest.mark.parametrize("provider", EACH)
+async def test_what_refuses_less_too_is_a_broken_route(origin: Origin, provider: Provider, answer: Answer) -> None:
+    """What is refused whatever is in it says nothing of the alert, which may be sent when the route is mended."""
+    origin.script(answer)
+    error = await failure(provider, origin)
+    assert type(error) is BrokenRouteError
+    assert f"status {answer.status}" in str(error)
+    assert str(error).endswith("; with less in it, it was refused again")
+    assert len(origin.requests) == 2
+
+
+@pytest.mark.parametrize("provider", EACH)
+async def test_the_second_refusal_decides(origin: Origin, provider: Provider) -> None:
+    """A firewall's refusal that is followed by the other side's own is one of the content."""
+    origin.script(Answer(403, b"<html>"), provider.refusals[0])
+    assert type(await failure(provider, origin)) is PermanentDeliveryError
+    origin.script(provider.refusals[0], Answer(403, b"<html>"))
+    assert type(await failure(provider, origin)) is BrokenRouteError
+    assert len(origin.requests) == 4
+
+
+@pytest.mark.parametrize("answer", [Answer(302), Answer(407), Answer(503), Answer(fault="close_before_answering")])
 @pytest.mark.parametrize("provider", EACH)
 async def test_other_failures_are_not_about_the_content(origin: Origin, provider: Provider, answer: Answer) -> None:
     """What is refused or lost for another reason is sent once."""

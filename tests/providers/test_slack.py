@@ -14,6 +14,7 @@ from fapilog import (
     AuditEvent,
     AuditEventType,
     AuditLogLevel,
+    BrokenRouteError,
     DeliveryError,
     PermanentDeliveryError,
     TransientDeliveryError,
@@ -153,31 +154,53 @@ async def test_a_200_that_slack_did_not_write_is_no_success(origin: Origin, body
     origin.script(Answer(200, body))
     for dispatcher in (SlackDispatcher(webhook_url=origin.url), as_bot(origin)):
         error = await failure(dispatcher)
-        assert type(error) is PermanentDeliveryError
-        assert "not Slack's" in str(error)
+        assert type(error) is BrokenRouteError
+        assert ("a web page" if b"<" in body else "not Slack's") in str(error)
 
 
 async def test_a_bot_needs_json(origin: Origin) -> None:
     """The text by which a webhook agrees is not what the API answers."""
     origin.script(Answer(200, b"ok"))
-    assert type(await failure(as_bot(origin))) is PermanentDeliveryError
+    assert type(await failure(as_bot(origin))) is BrokenRouteError
+
+
+async def test_a_packed_answer_is_enough_for_a_webhook_alone(origin: Origin) -> None:
+    """A 200 that can't be read says that a webhook took the message; the API says its failures with a 200 too."""
+    origin.script(Answer(200, b"\x0b\x00\x80ok\x03", {"content-encoding": "br"}))
+    await SlackDispatcher(webhook_url=origin.url).send_alert(an_event(), severity="security")
+    error = await failure(as_bot(origin))
+    assert type(error) is PermanentDeliveryError
+    assert "may have arrived, and is not sent again" in str(error)
+    assert len(origin.requests) == 2
+
+
+@pytest.mark.parametrize("word", ["channel_not_found", "not_in_channel"])
+async def test_a_channel_of_the_policy_s_is_not_the_route(origin: Origin, word: str) -> None:
+    """Where only the alert's own channel is not there, the alerts for other channels still have their way."""
+    origin.script(Answer(200, json.dumps({"ok": False, "error": word}).encode()))
+    with pytest.raises(PermanentDeliveryError, match=word) as caught:
+        await as_bot(origin).send_alert(an_event(), severity="security", channel="#gone")
+    assert type(caught.value) is PermanentDeliveryError
+    assert caught.value.__context__ is None
+    with pytest.raises(BrokenRouteError, match=word):
+        await SlackDispatcher(webhook_url=origin.url).send_alert(an_event(), severity="security", channel="#gone")
 
 
 WEBHOOK_ANSWERS = [
     (400, "invalid_payload", PermanentDeliveryError),
-    (400, "user_not_found", PermanentDeliveryError),
-    (400, "invalid_token", PermanentDeliveryError),
+    (400, "user_not_found", BrokenRouteError),
+    (400, "invalid_token", BrokenRouteError),
     (400, "invalid_blocks", PermanentDeliveryError),
     (400, "missing_text_or_fallback_or_attachments", PermanentDeliveryError),
     (400, "no_text", PermanentDeliveryError),
-    (403, "action_prohibited", PermanentDeliveryError),
-    (403, "invalid_token", PermanentDeliveryError),
-    (404, "channel_not_found", PermanentDeliveryError),
-    (404, "no_service", PermanentDeliveryError),
-    (404, "no_active_hooks", PermanentDeliveryError),
-    (404, "no_team", PermanentDeliveryError),
-    (403, "team_disabled", PermanentDeliveryError),
-    (410, "channel_is_archived", PermanentDeliveryError),
+    (403, "action_prohibited", BrokenRouteError),
+    (403, "invalid_token", BrokenRouteError),
+    (404, "channel_not_found", BrokenRouteError),
+    (404, "no_service", BrokenRouteError),
+    (404, "no_active_hooks", BrokenRouteError),
+    (404, "no_team", BrokenRouteError),
+    (403, "team_disabled", BrokenRouteError),
+    (410, "channel_is_archived", BrokenRouteError),
     (500, "rollup_error", TransientDeliveryError),
     (429, "rate_limited", TransientDeliveryError),
     (200, "rate_limited", TransientDeliveryError),
@@ -186,11 +209,11 @@ WEBHOOK_ANSWERS = [
 
 @pytest.mark.parametrize(("status", "word", "kind"), WEBHOOK_ANSWERS)
 async def test_what_a_webhook_answers(origin: Origin, status: int, word: str, kind: type[DeliveryError]) -> None:
-    """Each word of a webhook is transient or permanent, and a permanent one says what to do."""
+    """Each word of a webhook is transient, of this content or of the route, and one that lasts says what to do."""
     origin.script(Answer(status, word.encode()))
     error = await failure(SlackDispatcher(webhook_url=origin.url))
     assert type(error) is kind
-    if kind is PermanentDeliveryError:
+    if issubclass(kind, PermanentDeliveryError):
         assert str(error).removesuffix("; with less in it, it was refused again") == f"slack: {word}: {_ADVICE[word]}"
 
 
@@ -198,10 +221,10 @@ API_ANSWERS = [
     *((word, TransientDeliveryError) for word in ("ratelimited", "rate_limited", "message_limit_exceeded")),
     *((word, TransientDeliveryError) for word in ("service_unavailable", "request_timeout", "team_added_to_org")),
     *((word, AmbiguousDeliveryError) for word in ("internal_error", "fatal_error")),
-    *((word, PermanentDeliveryError) for word in ("account_inactive", "token_revoked", "invalid_auth", "not_authed")),
-    *((word, PermanentDeliveryError) for word in ("channel_not_found", "is_archived", "not_in_channel")),
-    *((word, PermanentDeliveryError) for word in ("restricted_action", "missing_scope", "invalid_blocks")),
-    *((word, PermanentDeliveryError) for word in ("msg_too_long", "msg_blocks_too_long")),
+    *((word, BrokenRouteError) for word in ("account_inactive", "token_revoked", "invalid_auth", "not_authed")),
+    *((word, BrokenRouteError) for word in ("channel_not_found", "is_archived", "not_in_channel")),
+    *((word, BrokenRouteError) for word in ("restricted_action", "missing_scope")),
+    *((word, PermanentDeliveryError) for word in ("invalid_blocks", "msg_too_long", "msg_blocks_too_long")),
 ]
 
 
@@ -219,9 +242,9 @@ async def test_what_the_api_answers(origin: Origin, word: str, kind: type[Delive
 async def test_a_word_that_nobody_knows_is_not_repeated(origin: Origin) -> None:
     """An unknown word is permanent, and does not get into the error's text."""
     origin.script(Answer(200, b'{"ok":false,"error":"s3cr3t_word"}'), Answer(404, b"s3cr3t_word"))
-    for words in ("not known here", "status 404"):
+    for words, kind in (("not known here", PermanentDeliveryError), ("status 404", BrokenRouteError)):
         error = await failure(as_bot(origin))
-        assert type(error) is PermanentDeliveryError
+        assert type(error) is kind
         assert words in str(error)
         assert "s3cr3t" not in str(error)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fapilog import AuditEventType, PermanentDeliveryError
+from fapilog import AuditEventType, BrokenRouteError, PermanentDeliveryError
 from fapilog.providers import Disclosure
 from fapilog.record.values import text
 from fapilog.testing import check_dispatcher
@@ -71,6 +71,32 @@ async def test_a_changed_body_is_not_verified(origin: Origin) -> None:
         headers = request.headers | ({} if changed != request.body else {"webhook-id": "other"})
         with pytest.raises(standardwebhooks.WebhookVerificationError):
             standardwebhooks.Webhook(SECRET).verify(changed, headers)
+
+
+@pytest.mark.parametrize("status", [208, 409])
+async def test_an_id_that_was_seen_is_delivered(origin: Origin, status: int) -> None:
+    """A receiver that says that it knows the id has the alert."""
+    origin.script(Answer(status, b'{"seen":true}'))
+    await WebhookDispatcher(url=origin.url, secret=SECRET).send_alert(an_event(), severity="security")
+    assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        # The receiver knows the id from what it has just refused.
+        ([Answer(422), Answer(409)], "status 409"),
+        ([Answer(409, b"<html>")], "a web page"),
+        ([Answer(200, b"<html>Sign in", {"content-type": "text/html"})], "a web page"),
+        ([Answer(208, b"<html>Sign in", {"content-type": "text/html"})], "a web page"),
+    ],
+)
+async def test_no_other_answer_is_delivered(origin: Origin, answers: list[Answer], words: str) -> None:
+    """A 409 to less than was refused, and a page for people, are not the receiver's word that it has the alert."""
+    origin.script(*answers)
+    with pytest.raises(BrokenRouteError, match=words):
+        await WebhookDispatcher(url=origin.url, secret=SECRET).send_alert(an_event(), severity="security")
+    assert len(origin.requests) == 2
 
 
 async def test_several_secrets_sign(origin: Origin) -> None:
@@ -184,7 +210,7 @@ def test_any_payload_is_small(words: str, times: int, event_type: AuditEventType
 
 async def test_no_secret_is_said(origin: Origin, everything_said: Callable[..., str]) -> None:
     """Nothing that is logged or raised shows the address or the secret."""
-    origin.script(Answer(500), Answer(401), Answer(200))
+    origin.script(Answer(500), Answer(401), Answer(401), Answer(200))
     raised: list[Exception] = []
     async with WebhookDispatcher(url=origin.url, secret=SECRET) as dispatcher:
         for _ in range(3):

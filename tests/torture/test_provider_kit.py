@@ -23,6 +23,7 @@ from fapilog import (
     AmbiguousDeliveryError,
     AuditEvent,
     AuditLogLevel,
+    BrokenRouteError,
     DeliveryError,
     NoopAlertDispatcher,
     PermanentDeliveryError,
@@ -195,7 +196,8 @@ async def test_alertmanager() -> None:
 async def test_apprise() -> None:
     """The Apprise dispatcher passes, but that it is not told whether a retry may help."""
     apprise = pytest.importorskip("fapilog.providers.apprise", exc_type=ImportError)
-    answers = [*(Answer(status) for status in (301, 302, 303, 307, 308, 400, 401, 403, 404, 410, 413, 429, 503))]
+    answers = [*(Answer(status) for status in (301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 407))]
+    answers += [Answer(status) for status in (410, 413, 429, 451, 503)]
     faults: list[Fault] = ["reset_before_answering", "close_before_answering", "half_closed", "not_http"]
     faults += ["reset_in_body", "close_in_body"]
 
@@ -207,7 +209,10 @@ async def test_apprise() -> None:
 
     await check_provider(
         lambda url: apprise.AppriseDispatcher(urls=[f"{url.replace('http', 'json')}/{SECRET}"], timeout=0.5),
-        outcomes=[(answer, TransientDeliveryError) for answer in [*answers, *(Answer(fault=each) for each in faults)]],
+        outcomes=[
+            *((answer, TransientDeliveryError) for answer in [*answers, *(Answer(fault=each) for each in faults)]),
+            (Answer(200, b"<html>Sign in"), None),
+        ],
         severity=lambda request: ["info", "warning", "failure"].index(request.json()["type"]),
         valid=valid,
         secrets=[SECRET],
@@ -273,13 +278,17 @@ class Careful:
                     error = AmbiguousDeliveryError("sent, but there was no answer")
                     await stream.send(headers.encode() + content)
                     answer = b""
-                    while b"\r\n\r\n" not in answer:
+                    while b"\r\n\r\n" not in answer or len(answer) < self.length(answer):
                         answer += await stream.receive()
-                    error = await self.judged(answer.decode())
+                    error = await self.judged(answer.decode(errors="replace"))
             except (OSError, ValueError, IndexError, anyio.EndOfStream, anyio.BrokenResourceError):
                 pass
         if error is not None:
             raise self.error(error)
+
+    def length(self, answer: bytes) -> int:
+        head = answer.partition(b"\r\n\r\n")[0]
+        return len(head) + 4 + int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
 
     def error(self, error: DeliveryError) -> DeliveryError:
         # A new one, with nothing behind it.
@@ -302,10 +311,13 @@ class Careful:
         status = int(first.split()[1])
         headers = dict(line.split(": ", 1) for line in lines)
         if status == 200:
-            return None
+            return self.accepted(answer)
         if status in {408, 429} or status >= 500:
             return TransientDeliveryError(f"status {status}", retry_after=self.pause(headers.get("retry-after")))
         return PermanentDeliveryError(f"status {status}")
+
+    def accepted(self, answer: str) -> DeliveryError | None:
+        return BrokenRouteError("a web page") if "<html" in answer else None
 
     def pause(self, given: str | None) -> float | None:
         if given is None:
@@ -396,6 +408,24 @@ class OwnWord(Careful):
     """Does not know the vendor's word for no."""
 
     says = "outcome: .* raise PermanentDeliveryError after status 200 and b'no'; it returned"
+
+
+class Trusting(Careful):
+    """Takes a sign-in page for the vendor's yes."""
+
+    says = "outcome: .* raise PermanentDeliveryError after status 200 and a sign-in page; it returned"
+
+    def accepted(self, answer: str) -> DeliveryError | None:
+        return None
+
+
+class Literal(Careful):
+    """Reads no answer that is packed."""
+
+    says = "outcome: send_alert should return after an answer .* with Content-Encoding: gzip; it raised Ambiguous"
+
+    def accepted(self, answer: str) -> DeliveryError | None:
+        return super().accepted(answer) or (None if answer.isascii() else AmbiguousDeliveryError("unreadable"))
 
 
 class Impatient(Careful):

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Final, Self
 
 import anyio
@@ -18,11 +19,12 @@ import msgspec
 
 from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
-from ..record.errors import DeliveryError, PermanentDeliveryError
+from ..record.errors import BrokenRouteError, DeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.values import text
-from ._http import Answer, Poster, Request
+from ._answers import Answer
+from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, cut, dedup_key, fit, in_words, least, one_line
 from ._secret import SecretSource
 
@@ -43,7 +45,8 @@ class AlertmanagerDispatcher:
 
     Any 2xx means that the replica has the alert in its memory: whom it tells, and when, is up to its configuration, and
     a replica that is restarted before it has told anyone forgets it. An alert that a replica refuses as invalid or too
-    large (400, 413, 422) is posted to it once more, with the same labels, as MINIMAL and without the link.
+    large (400, 413, 422), or that something between refuses with any other 4xx or a web page, is posted to it once
+    more, with the same labels, as MINIMAL and without the link.
 
     If some replicas have the alert and others do not, one error is raised that tells of both, and when the same
     dispatcher is called again for the event, it posts only to those that lack it.
@@ -77,7 +80,15 @@ class AlertmanagerDispatcher:
         client: httpx2.AsyncClient | None = None,
         allow_http: bool = False,
     ) -> None:
-        self._poster = Poster("alertmanager", _judge, timeout=timeout, client=client, allow_http=allow_http)
+        self._poster = Poster(
+            "alertmanager",
+            _judge,
+            timeout=timeout,
+            client=client,
+            allow_http=allow_http,
+            # "200 OK", without a body: docs/alerts_api.md of Alertmanager.
+            enough={HTTPStatus.OK},
+        )
         self._render = Renderer(disclosure, link)
         if isinstance(urls, str) or not urls:
             raise ValueError("urls: expected a list of at least one address")
@@ -175,5 +186,5 @@ def _check_url(url: str) -> str | None:
 def _judge(answer: Answer) -> DeliveryError | None:
     # Alertmanager answers 200 without a body. A page to read is that of a server before it, such as a login.
     if answer.is_success and answer.body.lstrip().startswith(b"<"):
-        return PermanentDeliveryError("alertmanager: a web page answered, not an Alertmanager; check the address")
+        return BrokenRouteError("alertmanager: a web page answered, not an Alertmanager; check the address")
     return None

@@ -7,15 +7,17 @@ https://developer.atlassian.com/cloud/jira/service-desk-ops/rest/v2/api-group-in
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, Final, Self
 
 import httpx2
 import msgspec
 
-from ..record.errors import DeliveryError, PermanentDeliveryError
+from ..record.errors import BrokenRouteError, DeliveryError
 from ..record.events import AuditEvent
 from ..record.incidents import is_recovery, subject_of
-from ._http import Answer, Poster, Request
+from ._answers import Answer
+from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, least, one_line
 from ._secret import Secret, SecretSource, printable
 
@@ -53,7 +55,8 @@ class OpsgenieDispatcher:
 
     The 202 means that the request was taken, and will be processed; it can still fail there. Whether it did is at
     ``/v2/alerts/requests/`` and its id, and in the log of the integration. An alert that it refuses as invalid or too
-    large (400, 413, 422) is sent once more, with the same ``alias``, as MINIMAL and without the link.
+    large (400, 413, 422), or that something between refuses with any other 4xx or a web page, is sent once more, with
+    the same ``alias``, as MINIMAL and without the link.
 
     Event type, severity, channel and regulatory tags become tags, which its policies can route by.
 
@@ -82,7 +85,15 @@ class OpsgenieDispatcher:
         client: httpx2.AsyncClient | None = None,
         allow_http: bool = False,
     ) -> None:
-        self._poster = Poster("opsgenie", _judge, timeout=timeout, client=client, allow_http=allow_http)
+        self._poster = Poster(
+            "opsgenie",
+            _judge,
+            timeout=timeout,
+            client=client,
+            allow_http=allow_http,
+            # "The request is valid and will be processed asynchronously", https://docs.opsgenie.com/docs/response
+            enough={HTTPStatus.ACCEPTED},
+        )
         self._render = Renderer(disclosure, link)
         self._url = self._poster.address(base_url, "base_url")
         self._api_key = Secret(api_key, "api_key", check=printable)
@@ -142,7 +153,19 @@ def _tag(given: str) -> str:
 
 
 def _judge(answer: Answer) -> DeliveryError | None:
-    # Beside `requestId` there are `took`, and `result`: "Request will be processed".
-    if not answer.is_success or answer.json().get("requestId"):
-        return None
-    return PermanentDeliveryError(f"opsgenie: status {answer.status}, but the answer is not Opsgenie's; check base_url")
+    # Each answer of Opsgenie's has a `requestId`, and `took`: https://docs.opsgenie.com/docs/response
+    is_its_own = bool(answer.json().get("requestId"))
+    if answer.is_success and not is_its_own:
+        return BrokenRouteError(f"opsgenie: status {answer.status}, but the answer is not Opsgenie's; check base_url")
+    if is_its_own and answer.status in _ADVICE:
+        return BrokenRouteError(f"opsgenie: status {answer.status}: {_ADVICE[answer.status]}")
+    return None
+
+
+# By the table of the same page; 403 has two meanings.
+_ADVICE: Final = {
+    401: "the API key is not valid, or its integration is turned off; check the key, and turn it on",
+    402: "the plan of the account does not allow it; change the plan, or use another account",
+    403: "the API key may not create alerts; allow it in its integration",
+    404: "there is nothing at the address; check base_url",
+}

@@ -13,11 +13,12 @@ from typing import Any, Final, Self
 import httpx2
 import msgspec
 
-from ..record.errors import DeliveryError, PermanentDeliveryError
+from ..record.errors import BrokenRouteError, DeliveryError
 from ..record.events import AuditEvent
 from ..record.incidents import is_recovery, subject_of
 from ..record.values import text
-from ._http import Answer, Poster, Request
+from ._answers import Answer
+from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, least, one_line
 from ._secret import Secret, SecretSource
 
@@ -55,7 +56,8 @@ class PagerDutyDispatcher:
 
     PagerDuty's 202 means that it has taken the event, and will process it; who is paged and when, its service and its
     rules decide. It drops a resolve for which nothing is open. An event that it refuses as invalid or too large (400,
-    413) is sent once more, with the same ``dedup_key``, as MINIMAL and without the link.
+    413), or that something between refuses with any other 4xx or a web page, is sent once more, with the same
+    ``dedup_key``, as MINIMAL and without the link.
 
     The channel becomes ``custom_details.channel``, which its event rules can route by.
 
@@ -84,7 +86,15 @@ class PagerDutyDispatcher:
         client: httpx2.AsyncClient | None = None,
         allow_http: bool = False,
     ) -> None:
-        self._poster = Poster("pagerduty", _judge, timeout=timeout, client=client, allow_http=allow_http)
+        self._poster = Poster(
+            "pagerduty",
+            _judge,
+            timeout=timeout,
+            client=client,
+            allow_http=allow_http,
+            # "202 Accepted", https://developer.pagerduty.com/docs/events-api-v2-overview#response-codes--retry-logic
+            enough={HTTPStatus.ACCEPTED},
+        )
         self._render = Renderer(disclosure, link)
         self._url = self._poster.address(base_url, "base_url")
         self._routing_key = Secret(routing_key, "routing_key", check=_check_routing_key)
@@ -154,12 +164,10 @@ def _cleaned(value: Any) -> Any:
 def _judge(answer: Answer) -> DeliveryError | None:
     said = answer.json()
     if answer.is_success and said.get("status") != "success":
-        return PermanentDeliveryError(
-            f"pagerduty: status {answer.status}, but the answer is not PagerDuty's; check base_url"
-        )
+        return BrokenRouteError(f"pagerduty: status {answer.status}, but the answer is not PagerDuty's; check base_url")
     # Its `errors` are then such as "Length of 'routing_key' is incorrect (should be 32 characters)".
     if answer.status == HTTPStatus.BAD_REQUEST and "routing_key" in str(said.get("errors")):
-        return PermanentDeliveryError(
+        return BrokenRouteError(
             "pagerduty: the routing key was refused; use the integration key of an Events API v2 integration"
         )
     return None

@@ -14,10 +14,11 @@ from typing import Any, Final, Self
 import httpx2
 import msgspec
 
-from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError
+from ..record.errors import AmbiguousDeliveryError, BrokenRouteError, DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
 from ..record.values import text
-from ._http import Answer, PayloadRefusedError, Poster, Request
+from ._answers import Answer, PayloadRefusedError
+from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, cut, fit, in_words, least
 from ._secret import Secret, SecretSource, printable
 
@@ -80,6 +81,7 @@ _ADVICE: Final = {
     "msg_too_long": _REFUSED,
     "no_text": _REFUSED,
 }
+_KINDS: Final = {_DEAD: BrokenRouteError, _REFUSED: PayloadRefusedError}
 
 
 class SlackDispatcher:
@@ -90,8 +92,9 @@ class SlackDispatcher:
     *token* and a *channel*, which is for alerts to which the policy gives none.
 
     Returning means that Slack has the message. Slack has no key to drop duplicates by: after an
-    `AmbiguousDeliveryError`, what is sent again may be seen twice. A message that Slack refuses for what is in it is
-    posted once more as plain text, with the title and the place in the chain alone.
+    `AmbiguousDeliveryError`, what is sent again may be seen twice. A message that Slack refuses for what is in it, or
+    something between with a 4xx or a web page, is posted once more as plain text, with the title and the place in the
+    chain alone.
 
     Args:
         webhook_url: An incoming webhook. Who knows it can post.
@@ -122,7 +125,15 @@ class SlackDispatcher:
         client: httpx2.AsyncClient | None = None,
         allow_http: bool = False,
     ) -> None:
-        self._poster = Poster("slack", self._judge, timeout=timeout, client=client, allow_http=allow_http)
+        self._poster = Poster(
+            "slack",
+            self._judge,
+            timeout=timeout,
+            client=client,
+            allow_http=allow_http,
+            # A webhook tells its failures by the status; the API tells all but one of them with a 200. See _ADVICE.
+            enough={HTTPStatus.OK} if token is None else (),
+        )
         if (webhook_url is None) == (token is None) or (token is None) == bool(channel):
             raise ValueError("webhook_url, token: expected either webhook_url, or token and channel")
         self._render = Renderer(disclosure, link)
@@ -153,9 +164,17 @@ class SlackDispatcher:
         def request(message: dict[str, Any]) -> Request:
             return Request(address, headers, msgspec.json.encode(message | to))
 
-        await self._poster.post(
-            request(_message(self._render(event, severity))), lambda: request(_text_alone(least(event, severity)))
-        )
+        failure: DeliveryError | None = None
+        try:
+            await self._poster.post(
+                request(_message(self._render(event, severity))), lambda: request(_text_alone(least(event, severity)))
+            )
+        except _NotThereError as error:
+            # The alert's own channel is not the way of the other alerts.
+            own = self._token is not None and bool(channel)
+            failure = PermanentDeliveryError(str(error)) if own else BrokenRouteError(str(error))
+        if failure is not None:
+            raise failure
 
     def _judge(self, answer: Answer) -> DeliveryError | None:
         said = answer.json()
@@ -164,20 +183,27 @@ class SlackDispatcher:
             word = answer.body.decode("ascii", "replace").strip()
         if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
             return None
-        if word in _THROTTLED | _PASSING:
-            return answer.later(f"slack: {word}", throttled=word in _THROTTLED)
-        if word in _AMBIGUOUS:
-            return AmbiguousDeliveryError(f"slack: {word}; it may have been posted")
-        if word in _ADVICE:
-            kind = PayloadRefusedError if _ADVICE[word] is _REFUSED else PermanentDeliveryError
-            return kind(f"slack: {word}: {_ADVICE[word]}")
-        if not answer.is_success or said.get("ok") is True or (word == "ok" and self._token is None):
-            return None
+        failure = _by_word(answer, word)
+        agrees = said.get("ok") is True or (word == "ok" and self._token is None)
+        if failure is not None or not answer.is_success or agrees:
+            return failure
         if said.get("ok") is False:
-            why = "the message was refused, with a word that is not known here"
-        else:
-            why = f"status {answer.status}, but the answer is not Slack's; check the address"
-        return PermanentDeliveryError(f"slack: {why}")
+            return PermanentDeliveryError("slack: the message was refused, with a word that is not known here")
+        return BrokenRouteError(f"slack: status {answer.status}, but the answer is not Slack's; check the address")
+
+
+def _by_word(answer: Answer, word: str) -> DeliveryError | None:
+    if word in _THROTTLED | _PASSING:
+        return answer.later(f"slack: {word}", throttled=word in _THROTTLED)
+    if word in _AMBIGUOUS:
+        return AmbiguousDeliveryError(f"slack: {word}; it may have been posted")
+    if word in _ADVICE:
+        return _KINDS.get(_ADVICE[word], _NotThereError)(f"slack: {word}: {_ADVICE[word]}")
+    return None
+
+
+class _NotThereError(PermanentDeliveryError):
+    """Means that nobody can post this to the channel."""
 
 
 def _message(rendered: Rendered) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import hmac
 import re
 import time
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Final, Self
 
 import httpx2
@@ -40,8 +41,9 @@ class WebhookDispatcher:
     channel, title, link, and the fields that may leave). ``webhook-id`` is the same for the same event and address,
     whenever and by whichever process it is sent: a receiver drops what it has seen before.
 
-    Any 2xx means that the receiver has the alert. One that is answered with 400, 413 or 422 is posted once more, with
-    the same ``webhook-id``, as MINIMAL and without the link.
+    Any 2xx but a web page means that the receiver has the alert, and so does 409: that it has seen the ``webhook-id``.
+    One that is answered with any other 4xx, or with a web page, is posted once more, with the same ``webhook-id``, as
+    MINIMAL and without the link.
 
     Args:
         url: Where to.
@@ -70,7 +72,15 @@ class WebhookDispatcher:
         client: httpx2.AsyncClient | None = None,
         allow_http: bool = False,
     ) -> None:
-        self._poster = Poster("webhook", None, timeout=timeout, client=client, allow_http=allow_http)
+        self._poster = Poster(
+            "webhook",
+            None,
+            timeout=timeout,
+            client=client,
+            allow_http=allow_http,
+            # That is how receivers answer an id that they have seen; 208, which others choose, is a 2xx.
+            repeated={HTTPStatus.CONFLICT},
+        )
         self._render = Renderer(disclosure, link)
         self._url = self._poster.address(url, "url")
         sources = [secret] if isinstance(secret, str) or callable(secret) else secret

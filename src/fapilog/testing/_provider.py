@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -61,10 +62,11 @@ async def check_provider(
 
     - *contract*: `check_dispatcher` passes: every kind of event, hostile text, calls at once, cancellation wherever it
       waits.
-    - *outcome*: it returns when the alert was taken; for 408, 429 and 5xx, and where nobody listens, it raises
-      `TransientDeliveryError`; for any other 4xx, and for a redirect, which it does not follow,
-      `PermanentDeliveryError`; when the request was sent and no answer came, `AmbiguousDeliveryError`. An answer that
-      is cut off after a status that accepts may count as either.
+    - *outcome*: it returns when the alert was taken, also if the answer is compressed, or labelled with an encoding
+      that it has not; for 408, 429 and 5xx, and where nobody listens, it raises `TransientDeliveryError`; for any other
+      4xx, for a redirect, which it does not follow, and for a sign-in page with a 200, `PermanentDeliveryError`, or
+      better `BrokenRouteError` where the content is not the reason; when the request was sent and no answer came,
+      `AmbiguousDeliveryError`. An answer that is cut off after a status that accepts may count as either.
     - *retry-after*: of a 429 and a 503 the header is in `retry_after`: seconds, with a fraction or without, or a date.
     - *deadline*: if the other side hangs, or drips its answer, it gives up within *timeout*.
     - *key*: what the other side knows an alert again by is the same for the same event, from another dispatcher too,
@@ -192,10 +194,15 @@ async def _tells_the_truth(kit: _Kit, origin: Origin, subject: Subject, rows: li
     headers = {"location": f"{origin.base_url}{_ELSEWHERE}"}
     table: list[tuple[Answer, tuple[Kind, ...], str]] = [
         *((Answer(status, echo, headers), (kind,), f"status {status}") for status, kind in _STATUSES),
+        (Answer(200, _PAGE, {"content-type": "text/html"}), (PermanentDeliveryError,), "status 200 and a sign-in page"),
         *((_faulty(kit, fault), kinds, f"the fault {fault!r}") for fault, kinds in _FAULTS),
     ]
     overridden = _overridden(rows)
     table = [row for row in table if (row[0].fault or row[0].status) not in overridden]
+    for label, pack in _LABELS.items() if kit.accepts.body else ():
+        labelled = {**kit.accepts.headers, "content-encoding": label}
+        answer = Answer(kit.accepts.status, pack(kit.accepts.body), labelled)
+        table.append((answer, (None,), f"an answer that takes the alert, with Content-Encoding: {label}"))
     for answer, kind in [(kit.accepts, None), *rows]:
         seen = f"the fault {answer.fault!r}" if answer.fault else f"status {answer.status} and {answer.body[:60]!r}"
         table.append((answer, (kind,), seen))
@@ -290,11 +297,13 @@ async def _keeps_within(origin: Origin, subject: Subject, limit: Limit) -> None:
 
 
 _ELSEWHERE: Final = "/fapilog-redirected"
+_PAGE: Final = b"<!doctype html><html><head><title>Sign in</title></head><body><form></form></body></html>"
+_LABELS: Final[Mapping[str, Callable[[bytes], bytes]]] = {"gzip": gzip.compress, "utf-8": bytes}
 
 _STATUSES: Final[tuple[tuple[int, type[DeliveryError]], ...]] = (
     *((status, TransientDeliveryError) for status in (408, 429, 500, 502, 503, 504)),
     *((status, PermanentDeliveryError) for status in (301, 302, 303, 307, 308)),
-    *((status, PermanentDeliveryError) for status in (400, 401, 403, 404, 410, 413)),
+    *((status, PermanentDeliveryError) for status in (400, 401, 403, 404, 405, 407, 410, 413, 451)),
 )
 _FAULTS: Final[tuple[tuple[Fault, tuple[Kind, ...]], ...]] = (
     ("reset_before_answering", (AmbiguousDeliveryError,)),

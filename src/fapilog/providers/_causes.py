@@ -1,0 +1,96 @@
+"""Why there is no connection, in words for whoever has to mend it, without an address or a secret."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+__all__ = ["cause_of", "waited_for"]
+
+
+def cause_of(error: BaseException, handled: BaseException | None = None) -> str:
+    """
+    Return what is behind an error of the network, by the types and codes of the errors that led to it.
+
+    An error without a known one behind it is told by its type: its text may hold an address.
+
+    Args:
+        error: As it was raised.
+        handled: The error that the caller was handling before, which is behind all others and has no part in this: a
+            service logs an event just when its database has refused a connection.
+    """
+    for each in _behind(error, handled):
+        words = _words(each)
+        if words is not None:
+            return words
+    return type(error).__name__
+
+
+def waited_for(error: BaseException, seconds: float) -> str:
+    """Return what did not come within *seconds*, by where *error*, a cancellation or a time-out, ended the wait."""
+    # `start_tls` is a name of httpcore2's interface for streams. Its extension "trace" would tell the same, at 3 % of
+    # the time of every request.
+    frames = (frame for each in _behind(error, None) for frame, _ in traceback.walk_tb(each.__traceback__))
+    in_tls = any(frame.f_code.co_name == "start_tls" for frame in frames)
+    return f"{'connected, but TLS did not begin' if in_tls else 'not'} within {seconds:g} s"
+
+
+def _behind(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
+    """Yield *error* and all errors that led to it; of several that were tried at once, each."""
+    if error is handled:
+        return
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _behind(each, handled)
+    # httpcore2 raises "from None" what it has raised from the error of the socket.
+    behind = error.__cause__ or error.__context__
+    if behind is not None:
+        yield from _behind(behind, handled)
+
+
+def _words(error: BaseException) -> str | None:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        code = error.verify_code
+        return _CERTIFICATE.get(code, f"the certificate is not accepted, code {code} of OpenSSL")
+    if isinstance(error, ssl.SSLError):
+        return "the other side does not speak TLS; check the port" if error.reason in _NO_TLS else _tls(error)
+    if isinstance(error, OSError) and error.errno in _NO_WAY:
+        return "there is no way to the host"
+    return next((words for kind, words in _BY_TYPE.items() if isinstance(error, kind)), None)
+
+
+def _tls(error: ssl.SSLError) -> str:
+    # The name of OpenSSL's reason, such as TLSV1_ALERT_PROTOCOL_VERSION, and not its text.
+    closed = isinstance(error, ssl.SSLEOFError) or not error.reason
+    return "the connection was closed" if closed else f"TLS failed with {error.reason}"
+
+
+_BY_TYPE: Final[Mapping[type[Exception], str]] = {
+    socket.gaierror: "the name of the host does not resolve",
+    ConnectionRefusedError: "the connection was refused; nobody listens at the port",
+    ConnectionError: "the connection was reset",
+    TimeoutError: "nobody answered in time",
+}
+_NO_WAY: Final = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
+# What OpenSSL makes of an answer in clear text.
+_NO_TLS: Final = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
+_NOT_TRUSTED: Final = "the certificate is not trusted; set SSL_CERT_FILE to the certificates of its authority"
+_OTHER_NAME: Final = "the certificate is for another name"
+# https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
+_CERTIFICATE: Final = {
+    2: _NOT_TRUSTED,
+    9: "the certificate is not valid yet; check the clock",
+    10: "the certificate has expired",
+    18: _NOT_TRUSTED,
+    19: _NOT_TRUSTED,
+    20: _NOT_TRUSTED,
+    21: _NOT_TRUSTED,
+    23: "the certificate was revoked",
+    62: _OTHER_NAME,
+    64: _OTHER_NAME,
+}
