@@ -45,7 +45,9 @@ class Vendor:
         judge: Judge | None = None,
         enough: Container[int] = (),
     ) -> None:
-        self.poster = Poster("vendor", judge, timeout=timeout, client=client, allow_http=False, enough=enough)
+        self.poster = Poster(
+            "vendor", judge, timeout=timeout, client=client, allow_http=False, repeatable=False, enough=enough
+        )
 
     async def __aenter__(self) -> Self:
         await self.poster.open()

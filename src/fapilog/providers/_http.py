@@ -30,7 +30,6 @@ requests that quote an attack, and an alert about an attack does.
 
 from __future__ import annotations
 
-import logging
 import re
 import ssl
 import sys
@@ -50,6 +49,7 @@ from ..record.errors import (
     TransientDeliveryError,
 )
 from ..record.options import require
+from ..tasks.strangers import Log
 from ._answers import Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, read, unpacked
 from ._causes import cause_of, waited_for
 from ._muting import mute, muted
@@ -57,7 +57,7 @@ from ._secret import Secret, SecretSource, is_loopback
 
 __all__ = ["Poster", "Request"]
 
-_logger: Final = logging.getLogger("fapilog.providers")
+_log: Final = Log("fapilog.providers")
 
 # httpx2 logs the address of each request at INFO, and httpcore2 the headers of each answer, such as a Location that
 # repeats it, at DEBUG; with HTTP/2, hpack logs all headers. Ours are kept out of the logs; other requests are not.
@@ -105,6 +105,7 @@ class Poster:
         client: Sends the requests, with your proxies and certificates; it stays yours to close. None makes one, which
             uses the proxies of the environment, but not for this machine's addresses.
         allow_http: Whether an address may begin with ``http:`` and not be this machine's.
+        repeatable: Whether the vendor knows an alert by a key, and takes it once however often it comes.
         enough: The statuses by which alone the vendor says that it has the alert, if the rest can't be read.
         repeated: The statuses by which it says that it had the alert already.
 
@@ -120,6 +121,7 @@ class Poster:
         timeout: float,
         client: httpx2.AsyncClient | None,
         allow_http: bool,
+        repeatable: bool,
         enough: Container[int] = (),
         repeated: Container[int] = (),
     ) -> None:
@@ -130,6 +132,7 @@ class Poster:
         self._phases = httpx2.Timeout(None, connect=0.9 * self._timeout)
         self._client = client
         self._allow_http = allow_http
+        self._repeatable = repeatable
         self._enough = enough
         self._repeated = repeated
         # By whether they are for this machine.
@@ -201,7 +204,7 @@ class Poster:
             found = str(refusal)
             if isinstance(refusal, FilteredError):
                 found = f"{self._name}: something between refused the content: {refusal.found}"
-            _logger.warning("%s; what was taken says only what happened, and where in the trail it is", found)
+            _log.warning("%s; what was taken says only what happened, and where in the trail it is", found)
         return failure
 
     async def post_once(self, request: Request, *, repeated: Container[int] | None = None) -> DeliveryError | None:
@@ -222,11 +225,14 @@ class Poster:
                 return self._unreadable(answer)
             if self._judge is not None:
                 if answer.is_success and not answer.whole:
-                    return AmbiguousDeliveryError(f"{self._name}: status {answer.status}, but the answer was cut off")
+                    return self._unknown(f"status {answer.status}, but the answer was cut off")
                 judged = self._judge(answer)
                 if judged is not None:
                     return judged
         return by_status(self._name, answer)
+
+    def _unknown(self, words: str) -> AmbiguousDeliveryError:
+        return AmbiguousDeliveryError(f"{self._name}: {words}", repeatable=self._repeatable)
 
     def _unreadable(self, answer: Answer) -> DeliveryError | None:
         # As unreadable the next time: each further try could be one more message.
@@ -284,7 +290,7 @@ class Poster:
         if response is not None:
             return unpacked(response.status_code, response.headers, bytes(body), ended=ended)
         if stream.begun:
-            return AmbiguousDeliveryError(f"{self._name}: sent, but there was no answer ({failed})")
+            return self._unknown(f"sent, but there was no answer ({failed})")
         return TransientDeliveryError(f"{self._name}: no connection ({failed})")
 
 

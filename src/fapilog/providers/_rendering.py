@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import string
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import msgspec
 
 from ..record.events import AuditEvent, ErrorDetails, member
 from ..record.values import text
+from ..tasks.strangers import Log
 
 __all__ = [
     "Disclosure",
@@ -30,7 +30,7 @@ __all__ = [
     "one_line",
 ]
 
-_logger: Final = logging.getLogger("fapilog.providers")
+_log: Final = Log("fapilog.providers")
 
 
 class Disclosure(str, Enum):
@@ -258,7 +258,7 @@ def cut(given: str, name: str, *, max_characters: int | None = None, max_bytes: 
         kept = kept.removesuffix("…").encode()[: max(max_bytes - 3, 0)].decode(errors="ignore")
         kept += "…" if max_bytes >= len("…".encode()) else ""
     if kept != given:
-        _logger.warning("%s is too long for an alert and was cut; it has %d characters", name, len(given))
+        _log.warning("%s is too long for an alert and was cut; it has %d characters", name, len(given))
     return kept
 
 
@@ -277,7 +277,7 @@ def fit(details: dict[str, Any], max_bytes: int) -> dict[str, Any]:
         value = fitting[longest]
         given = _raw_words(value)
         if value is details[longest]:
-            _logger.warning("%s is too long for an alert and was cut; it has %d characters", longest, len(given))
+            _log.warning("%s is too long for an alert and was cut; it has %d characters", longest, len(given))
         given = given.removesuffix("…")
         fitting[longest] = given[: len(given) // 2] + "…"
         sizes[longest] = len(msgspec.json.encode({longest: fitting[longest]}))

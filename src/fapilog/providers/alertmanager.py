@@ -86,6 +86,7 @@ class AlertmanagerDispatcher:
             timeout=timeout,
             client=client,
             allow_http=allow_http,
+            repeatable=True,
             # "200 OK", without a body: docs/alerts_api.md of Alertmanager.
             enough={HTTPStatus.OK},
         )

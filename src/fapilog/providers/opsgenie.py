@@ -91,6 +91,7 @@ class OpsgenieDispatcher:
             timeout=timeout,
             client=client,
             allow_http=allow_http,
+            repeatable=True,
             # "The request is valid and will be processed asynchronously", https://docs.opsgenie.com/docs/response
             enough={HTTPStatus.ACCEPTED},
         )

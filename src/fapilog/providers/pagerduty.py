@@ -92,6 +92,7 @@ class PagerDutyDispatcher:
             timeout=timeout,
             client=client,
             allow_http=allow_http,
+            repeatable=True,
             # "202 Accepted", https://developer.pagerduty.com/docs/events-api-v2-overview#response-codes--retry-logic
             enough={HTTPStatus.ACCEPTED},
         )

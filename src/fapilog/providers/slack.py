@@ -131,6 +131,7 @@ class SlackDispatcher:
             timeout=timeout,
             client=client,
             allow_http=allow_http,
+            repeatable=False,
             # A webhook tells its failures by the status; the API tells all but one of them with a 200. See _ADVICE.
             enough={HTTPStatus.OK} if token is None else (),
         )

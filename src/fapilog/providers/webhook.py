@@ -78,6 +78,7 @@ class WebhookDispatcher:
             timeout=timeout,
             client=client,
             allow_http=allow_http,
+            repeatable=True,
             # That is how receivers answer an id that they have seen; 208, which others choose, is a 2xx.
             repeated={HTTPStatus.CONFLICT},
         )
