@@ -20,6 +20,7 @@ from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
+from ..record.frames import without_frames
 from ..record.options import require
 from ..record.values import text
 from ._http import Answer, Poster, Request
@@ -98,6 +99,7 @@ class AlertmanagerDispatcher:
     async def __aexit__(self, *_: object) -> None:
         await self._poster.close()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the alert to each replica that lacks it, to all of them at the same time."""
         alert = Alert(event, severity, channel)

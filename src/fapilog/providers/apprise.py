@@ -21,6 +21,7 @@ from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
+from ..record.frames import without_frames
 from ..record.options import require
 from ..record.values import text
 from ._muting import mute, muted
@@ -93,6 +94,7 @@ class AppriseDispatcher:
         self._timeout = require("timeout", timeout, above=0)
         self._partial = PartialDelivery("apprise", "addresses")
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the alert once to each address that lacks it."""
         alert = Alert(event, severity, channel)

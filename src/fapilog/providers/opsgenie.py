@@ -14,6 +14,7 @@ import msgspec
 
 from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
+from ..record.frames import without_frames
 from ..record.incidents import is_recovery, subject_of
 from ._http import Answer, Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, least, one_line
@@ -94,6 +95,7 @@ class OpsgenieDispatcher:
     async def __aexit__(self, *_: object) -> None:
         await self._poster.close()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Create the alert once, or close it; create it once more with less in it if that is refused."""
         api_key = self._api_key.reveal()

@@ -15,6 +15,7 @@ import msgspec
 
 from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
+from ..record.frames import without_frames
 from ..record.incidents import is_recovery, subject_of
 from ..record.values import text
 from ._http import Answer, Poster, Request
@@ -96,6 +97,7 @@ class PagerDutyDispatcher:
     async def __aexit__(self, *_: object) -> None:
         await self._poster.close()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the event once, a trigger or a resolve; a trigger once more with less in it if that is refused."""
         # The routing key needs no part in it: keys count for one routing key.

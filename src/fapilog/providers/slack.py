@@ -16,6 +16,7 @@ import msgspec
 
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
+from ..record.frames import without_frames
 from ..record.values import text
 from ._http import Answer, PayloadRefusedError, Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, cut, fit, in_words, least
@@ -140,6 +141,7 @@ class SlackDispatcher:
     async def __aexit__(self, *_: object) -> None:
         await self._poster.close()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the message once; once more as text alone if it is refused."""
         to: dict[str, Any] = {}

@@ -28,6 +28,7 @@ from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
+from ..record.frames import without_frames
 from ..record.options import require
 from ..record.values import text
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, one_line
@@ -119,6 +120,7 @@ class EmailDispatcher:
         self._timeout = require("timeout", timeout, above=0)
         self._partial = PartialDelivery("smtp", "recipients")
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the mail once to each recipient that lacks it."""
         alert = Alert(event, severity, channel)

@@ -19,6 +19,7 @@ import httpx2
 import msgspec
 
 from ..record.events import AuditEvent
+from ..record.frames import without_frames
 from ..record.values import text
 from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, dedup_key, fit, least
@@ -89,6 +90,7 @@ class WebhookDispatcher:
     async def __aexit__(self, *_: object) -> None:
         await self._poster.close()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the alert once; once more with less in it if that is refused."""
         url = self._url.reveal()
