@@ -17,7 +17,7 @@ from ..record.errors import (
     reason,
 )
 from ..record.events import AuditEvent
-from ..record.values import Discreet
+from ..record.privacy import Discreet
 from .signals import alert_attempted, alert_dispatched, alert_failed, compliance_alert
 
 __all__ = [

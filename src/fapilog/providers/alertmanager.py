@@ -20,8 +20,8 @@ from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
-from ..record.frames import without_frames
 from ..record.options import require
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._http import Answer, Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, cut, dedup_key, fit, in_words, least, one_line
@@ -34,7 +34,7 @@ _MAX_LABEL: Final = 200  # characters
 _MAX_ANNOTATIONS: Final = 15_000  # bytes
 
 
-class AlertmanagerDispatcher:
+class AlertmanagerDispatcher(Uncopied):
     """
     Posts each alert to every replica of an Alertmanager, by its API v2.
 
@@ -66,6 +66,7 @@ class AlertmanagerDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,

@@ -21,8 +21,8 @@ from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
-from ..record.frames import without_frames
 from ..record.options import require
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._muting import mute, muted
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, in_words, one_line
@@ -52,7 +52,7 @@ class _Target(NamedTuple):
     url: str
 
 
-class AppriseDispatcher:
+class AppriseDispatcher(Uncopied):
     """
     Sends each alert, as plain text, to every address of Apprise that its channel selects, to all at the same time.
 
@@ -76,6 +76,7 @@ class AppriseDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,

@@ -13,7 +13,7 @@ import msgspec
 
 from ..record.errors import PermanentDeliveryError
 from ..record.events import AuditEvent
-from ..record.frames import without_frames
+from ..record.privacy import without_frames
 from ..record.values import text
 from ..tasks.fork import call_in_child
 from ._rendering import Disclosure, Rendered, Renderer, in_words, one_line

@@ -14,8 +14,8 @@ import msgspec
 
 from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
-from ..record.frames import without_frames
 from ..record.incidents import is_recovery, subject_of
+from ..record.privacy import Uncopied, without_frames
 from ._http import Answer, Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, least, one_line
 from ._secret import Secret, SecretSource, printable
@@ -40,7 +40,7 @@ _LEFT: Final = "\u2039"
 _RIGHT: Final = "\u203a"
 
 
-class OpsgenieDispatcher:
+class OpsgenieDispatcher(Uncopied):
     """
     Creates an alert in Jira Service Management Operations, or in Opsgenie, for each event.
 
@@ -72,6 +72,7 @@ class OpsgenieDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,

@@ -15,8 +15,8 @@ import msgspec
 
 from ..record.errors import DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
-from ..record.frames import without_frames
 from ..record.incidents import is_recovery, subject_of
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._http import Answer, Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, least, one_line
@@ -42,7 +42,7 @@ _MAX_TEXT: Final = 255
 _MAX_DETAILS: Final = 500_000
 
 
-class PagerDutyDispatcher:
+class PagerDutyDispatcher(Uncopied):
     """
     Sends each alert as an event of the Events API v2.
 
@@ -73,6 +73,7 @@ class PagerDutyDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,

@@ -16,7 +16,7 @@ import msgspec
 
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
-from ..record.frames import without_frames
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._http import Answer, PayloadRefusedError, Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, cut, fit, in_words, least
@@ -83,7 +83,7 @@ _ADVICE: Final = {
 }
 
 
-class SlackDispatcher:
+class SlackDispatcher(Uncopied):
     """
     Posts each alert as a message.
 
@@ -110,6 +110,7 @@ class SlackDispatcher:
         ValueError: An option is not valid, or the options are not of one way. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,

@@ -19,7 +19,7 @@ import httpx2
 import msgspec
 
 from ..record.events import AuditEvent
-from ..record.frames import without_frames
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, dedup_key, fit, least
@@ -33,7 +33,7 @@ _KEY_BYTES: Final = range(24, 65)
 _RESERVED: Final = {"content-type", "content-length", "host", "webhook-id", "webhook-timestamp", "webhook-signature"}
 
 
-class WebhookDispatcher:
+class WebhookDispatcher(Uncopied):
     """
     Posts each alert as a Standard Webhook, version 1.0, signed with HMAC-SHA256 (``v1``).
 
@@ -59,6 +59,7 @@ class WebhookDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,

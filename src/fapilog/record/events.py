@@ -12,7 +12,8 @@ from typing import Any, Final, Self, TypeVar
 import msgspec
 from msgspec.structs import force_setattr
 
-from .values import NO_METADATA, Discreet, FrozenDict, frozen_mapping, tags, text
+from .privacy import Discreet
+from .values import NO_METADATA, FrozenDict, frozen_mapping, tags, text
 
 __all__ = [
     "MAX_TRACEBACK",

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterable, Mapping
-from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
@@ -19,7 +18,6 @@ __all__ = [
     "MAX_INT_BITS",
     "MAX_VALUES",
     "NO_METADATA",
-    "Discreet",
     "FrozenDict",
     "FrozenList",
     "frozen_mapping",
@@ -67,25 +65,6 @@ class FrozenList(list[Any]):
 
 
 NO_METADATA: Final = FrozenDict()
-
-
-class Discreet(msgspec.Struct, frozen=True):
-    """
-    A struct whose `repr` shows the fields named in `_shown` alone: nothing personal, and no secret.
-
-    Crash reporters, debuggers and log handlers print by `repr` whatever is in a local variable; rich asks msgspec's
-    structs for all their fields, unless they say which. It is no tuple: Sentry prints a tuple's items one by one.
-    """
-
-    _shown: ClassVar[tuple[str, ...]] = ()
-
-    def __repr__(self) -> str:
-        shown = [value.value if isinstance(value, Enum) else value for _, value in self.__rich_repr__()]
-        return f"<{' '.join([type(self).__qualname__, *map(str, shown)])}>"
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Show rich what `repr` shows."""
-        return [(name, getattr(self, name)) for name in self._shown]
 
 
 def text(value: object) -> str:

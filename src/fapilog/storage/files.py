@@ -13,7 +13,7 @@ from ..record import chain
 from ..record.chain import AuditChainVerificationResult, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.frames import without_frames
+from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import in_thread, is_without_loop

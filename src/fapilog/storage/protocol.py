@@ -10,7 +10,8 @@ from msgspec.structs import force_setattr
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow_events
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
-from ..record.values import Discreet, text
+from ..record.privacy import Discreet
+from ..record.values import text
 
 __all__ = ["AuditStorage", "EventFilter", "head_of", "holds"]
 

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, get_args
 import msgspec
 
 from ...record.events import AuditEvent
-from ...record.values import Discreet, text
+from ...record.privacy import Discreet
+from ...record.values import text
 
 __all__ = [
     "FIRST_TIME",
