@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import blinker
 
+from fapilog.core._aftermath import Aftermath
 from fapilog.core.audit import AuditEvent, AuditEventType
 from fapilog.core.signals import Announcer
 from fapilog.tasks.background import Background
@@ -38,7 +39,7 @@ def announced(
         background = Background()
         life = Life(background.open())
         await life.enter()
-        announcer = Announcer(background, timeout=30, limit=1000)
+        announcer = Announcer(background, Aftermath(0), timeout=30, limit=1000)
         signal, sender, details = prepared(receiver)
         took = 0.0
         for _ in range(times // batch):

@@ -37,7 +37,7 @@ def taken(backend: str, directory: str, *, alerts: int, pending: int = 0) -> Ite
         path = Path(folder, "alerts.db")
         fill(path, pending)
         # Nothing is sent meanwhile, so that it is only the taking that is measured.
-        OutboxFile(path).run([lambda connection: _queue.pause(connection, "alerts", time.time() + 3600)])
+        OutboxFile(path).run([lambda connection: _queue.pause(connection, "alerts", time.time(), time.time() + 3600)])
 
         async def run(events: list[AuditEvent]) -> float:
             waiting = iter(events)
@@ -151,5 +151,5 @@ def _put(first: int, alerts: int, delivered: bool, connection: sqlite3.Connectio
         _queue.put(connection, "alerts", Alert(event, "security", None), now)
     if delivered:
         for claim in _queue.claim(connection, "alerts", "benchmark", now, now + 60, limit=alerts):
-            ending = Ending(claim, now, 0.01, "delivered", None, "delivered", now, 0)
-            _queue.end(connection, "alerts", ending, "benchmark", now)
+            ending = Ending(claim, now, 0.01, "dispatched", None, "delivered", 0.0, 0, 0.0)
+            _queue.end(connection, "alerts", ending, "benchmark", now, due_at=now)

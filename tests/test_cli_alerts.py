@@ -146,7 +146,7 @@ def test_nothing_to_list(file: Path) -> None:
 
 def test_an_empty_outbox(tmp_path: Path) -> None:
     """An outbox into which nothing has come is no error."""
-    OutboxFile(tmp_path / "alerts.db").run([lambda connection: _queue.pause(connection, "slack", 1.0)])
+    OutboxFile(tmp_path / "alerts.db").run([lambda connection: _queue.pause(connection, "slack", 0.0, 1.0)])
     assert run("list", tmp_path / "alerts.db", "--status", "all") == (0, "no alerts\n", "")
     assert run("list", tmp_path / "alerts.db", "--outbox", "slack")[0] == 0
 

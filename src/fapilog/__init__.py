@@ -41,6 +41,7 @@ from .record.errors import (
     DeliveryError,
     FapilogError,
     OutboxError,
+    PanicError,
     PermanentDeliveryError,
     TransientDeliveryError,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "FileStorage",
     "NoopAlertDispatcher",
     "OutboxError",
+    "PanicError",
     "PermanentDeliveryError",
     "SyncAuditTrail",
     "TransientDeliveryError",

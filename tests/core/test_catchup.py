@@ -281,7 +281,7 @@ async def test_a_subclass_decides(tmp_path: Path) -> None:
 
 
 async def test_a_subclass_that_fails(tmp_path: Path) -> None:
-    """An announcement of a subclass that raises is logged, and the others are handed over."""
+    """An announcement of a subclass that raises is logged, and the dispatcher gets the alert all the same."""
 
     class Fails(AuditTrail):
         async def _send_compliance_alert(self, event: AuditEvent) -> None:
@@ -295,7 +295,22 @@ async def test_a_subclass_that_fails(tmp_path: Path) -> None:
     await killed(tmp_path, "bad", "good")
     async with Fails(storage_path=tmp_path, alert_dispatcher=keeper) as trail:
         await trail.drain()
-    assert keeper.messages == ["good"]
+    assert sorted(keeper.messages) == ["bad", "good"]
+
+
+async def test_while_the_signal_is_muted_the_mark_stays(tmp_path: Path) -> None:
+    """What a start under a muted signal could not announce is announced when the signal is heard again."""
+    keeper = Keeper()
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=keeper):
+        pass
+    await killed(tmp_path, "one")
+    with compliance_alert.muted():
+        async with AuditTrail(storage_path=tmp_path, alert_dispatcher=keeper) as trail:
+            await trail.drain()
+    assert keeper.messages == []
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=keeper) as trail:
+        await trail.drain()
+    assert keeper.messages == ["one"]
 
 
 async def test_one_that_does_not_resume_is_like_any_other(tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ from fapilog import (
     CompliancePolicy,
     DeliveryError,
     DeliveryReport,
+    PanicError,
     alert_dispatched,
     alert_failed,
 )
+from fapilog.core._aftermath import Aftermath
 from fapilog.core._forwarding import AlertForwarder, Outstanding
 from fapilog.core._health import Health
 from fapilog.core.signals import Announcer
@@ -85,9 +87,10 @@ class Rig:
             dispatcher,
             policy=policy or CompliancePolicy(),
             background=self.background,
-            announcer=Announcer(self.background, timeout=10, limit=100),
+            announcer=Announcer(self.background, Aftermath(0), timeout=10, limit=100),
             health=self.health,
             outstanding=self.outstanding,
+            aftermath=Aftermath(0),
             **{"timeout": 10.0, "concurrency": 2, "buffer": 5, "clock": anyio.current_time, **options},
         )
         alert_dispatched.connect(self.note, sender=self.sender)
@@ -262,8 +265,9 @@ async def test_a_dispatcher_that_cancels_itself(how: str, *, started: bool) -> N
         await rig.__aenter__()
     rig.send(1, 2, 3)
     await rig.background.settle()
-    assert rig.outcomes == {"1": "cancelled", "2": "dispatched", "3": "dispatched"}
-    assert sum(isinstance(report.error, AlertCancelledError) for report in rig.reports) == 1
+    outcome, kind = ("error", PanicError) if how == "raises" else ("cancelled", AlertCancelledError)
+    assert rig.outcomes == {"1": outcome, "2": "dispatched", "3": "dispatched"}
+    assert sum(isinstance(report.error, kind) for report in rig.reports) == 1
     assert sorted(dispatcher.sent) == ["2", "3"]
     await rig.__aexit__()
 

@@ -7,9 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, DeliveryError, PermanentDeliveryError
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    BrokenRouteError,
+    DeliveryError,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+)
 from fapilog.core.alerting import Alert
-from fapilog.core.partial import PartialDelivery
+from fapilog.core.partial import PartialDelivery, combined
 
 
 def an_alert(number: int) -> Alert:
@@ -56,3 +63,12 @@ def test_a_forked_child_can_use_it() -> None:
         if not child:
             os._exit(0 if partial.receivers_without(an_alert(1), range(2)) == [1] else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_way_that_is_broken_for_some() -> None:
+    """If the way to all is broken, so is the way; if it is to some, the alert is to be tried again for them."""
+    broken, refused = BrokenRouteError("gone"), PermanentDeliveryError("no")
+    assert isinstance(combined("n", "ways", {0: broken, 1: broken}, 2), BrokenRouteError)
+    for failures, total in (({0: broken}, 2), ({0: broken, 1: refused}, 2), ({0: broken, 1: broken}, 3)):
+        assert isinstance(combined("n", "ways", failures, total), TransientDeliveryError)
+    assert type(combined("n", "ways", {0: refused, 1: refused}, 2)) is PermanentDeliveryError

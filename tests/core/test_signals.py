@@ -9,6 +9,7 @@ import anyio
 import blinker
 import pytest
 
+from fapilog.core._aftermath import Aftermath
 from fapilog.core.signals import Announcer, alert_dispatched, alert_failed, compliance_alert
 from fapilog.tasks.background import Background
 
@@ -32,7 +33,7 @@ def background() -> Background:
 @pytest.fixture
 def announcer(background: Background) -> Announcer:
     """Return an announcer whose receivers may take ten seconds."""
-    return Announcer(background, timeout=10, limit=5)
+    return Announcer(background, Aftermath(0), timeout=10, limit=5)
 
 
 class Calls(list[Any]):

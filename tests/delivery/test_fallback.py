@@ -113,8 +113,8 @@ async def test_each_attempt_is_announced() -> None:
         await fallback.send_alert(event(), severity="critical", channel="#on-call")
     await fallback.send_alert(event(2), severity="critical")
     assert [(each.target, each.attempt, each.outcome, each.waited, each.took) for each in trail.reports] == [
-        ("Managed", 1, "error", 0, 0),
-        ("RecordingDispatcher", 2, "error", 0, pytest.approx(10)),
+        ("Managed", 1, "permanent", 0, 0),
+        ("RecordingDispatcher", 2, "ambiguous", 0, pytest.approx(10)),
         ("RecordingDispatcher", 3, "dispatched", pytest.approx(10), 0),
     ]
     assert all((each.event, each.severity, each.channel) == (event(), "critical", "#on-call") for each in trail.reports)

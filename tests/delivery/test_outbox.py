@@ -22,7 +22,10 @@ from fapilog import (
     TransientDeliveryError,
 )
 from fapilog.core.alerting import Alert
+from fapilog.delivery.fallback import Fallback
+from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox import SCHEDULE, Outbox, OutboxState
+from fapilog.delivery.ratelimit import RateLimit
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 from tests.doubles.outboxes import DAY, clock, glob, make, owned, statuses, until
 from tests.doubles.scripted_dispatcher import Scripted, an_event
@@ -46,7 +49,7 @@ async def test_it_sends_what_it_takes(tmp_path: Path) -> None:
     assert (found.status, found.attempts, found.reason, found.due_at) == ("delivered", 1, None, None)
     assert (found.sequence_number, found.event_type) == (1, "security_violation")
     [attempt] = await outbox.history(event.event_id)
-    assert (attempt.number, attempt.outcome, attempt.reason, attempt.took) == (1, "delivered", None, 0)
+    assert (attempt.number, attempt.outcome, attempt.reason, attempt.took) == (1, "dispatched", None, 0)
 
 
 async def test_taking_does_not_wait_for_sending(tmp_path: Path) -> None:
@@ -102,7 +105,7 @@ async def test_what_may_help_is_tried_again(tmp_path: Path, error: Exception, ou
         await outbox.send_alert(an_event(), severity="critical")
         await until(lambda: len(inner.calls) == 2)
     first, second = await outbox.history(an_event().event_id)
-    assert (first.outcome, first.reason, second.outcome, second.reason) == (outcome, reason, "delivered", None)
+    assert (first.outcome, first.reason, second.outcome, second.reason) == (outcome, reason, "dispatched", None)
 
 
 async def test_an_attempt_that_hangs_is_ended(tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ async def test_a_pause_holds_for_the_whole_target(tmp_path: Path) -> None:
     assert all(later - earlier >= 100 for earlier, later in itertools.pairwise(times[:21]))
     assert await statuses(outbox, *map(an_event, (1, 2, 3))) == ["delivered"] * 3
     outcomes = {each.outcome for each in await outbox.history(an_event(1).event_id)}
-    assert outcomes == {"throttled", "delivered"}
+    assert outcomes == {"throttled", "dispatched"}
 
 
 async def test_a_pause_outlives_a_restart(tmp_path: Path) -> None:
@@ -266,7 +269,7 @@ async def test_leaving_has_a_limit(tmp_path: Path) -> None:
     assert len(pending) == 5
     assert [each.attempts for each in pending] == [1, 1, 0, 0, 0]
     [interrupted] = await outbox.history(pending[0].event_id)
-    assert interrupted.outcome == "interrupted"
+    assert interrupted.outcome == "stopped"
     inner.delay = 0
     async with outbox:
         await until(lambda: not outbox.state.pending)
@@ -288,7 +291,8 @@ async def test_entering_twice_is_refused(tmp_path: Path) -> None:
     inner = Scripted()
     outbox = make(inner, tmp_path)
     async with owned(outbox) as told:
-        with pytest.raises(RuntimeError, match=r"^outbox alerts: already entered; an Outbox belongs to one trail$"):
+        expected = r"^outbox alerts: expected one that is not entered; an Outbox belongs to one trail$"
+        with pytest.raises(ValueError, match=expected):
             await outbox.__aenter__()
         assert inner.entered == 1
         await outbox.send_alert(an_event(1), severity="critical")
@@ -309,13 +313,13 @@ async def test_entering_twice_at_once_is_refused(tmp_path: Path) -> None:
 
     inner = Slow()
     outbox = make(inner, tmp_path)
-    refused: list[RuntimeError] = []
+    refused: list[ValueError] = []
 
     async def enter() -> None:
         try:
             async with outbox:
                 await anyio.sleep(100)
-        except RuntimeError as error:
+        except ValueError as error:
             refused.append(error)
 
     async with anyio.create_task_group() as tasks:
@@ -332,7 +336,7 @@ async def test_two_trails_with_one_outbox(tmp_path: Path) -> None:
     outbox = make(inner, tmp_path)
     async with AuditTrail(storage_path=tmp_path / "first", alert_dispatcher=outbox) as first:
         second = AuditTrail(storage_path=tmp_path / "second", alert_dispatcher=outbox)
-        with pytest.raises(RuntimeError, match="outbox alerts: already entered; an Outbox belongs to one trail"):
+        with pytest.raises(ValueError, match="outbox alerts: expected one that is not entered; an Outbox belongs to"):
             await second.start()
         assert inner.entered == 1
         event_id = await first.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
@@ -386,7 +390,7 @@ async def test_another_takes_over_when_the_lease_ends(tmp_path: Path) -> None:
             await until(lambda: not second.state.pending)
     assert await statuses(second, an_event()) == ["delivered"]
     unknown, delivered = await second.history(an_event().event_id)
-    assert (unknown.outcome, delivered.outcome) == ("interrupted", "delivered")
+    assert (unknown.outcome, delivered.outcome) == ("stopped", "dispatched")
 
 
 async def test_a_lease_is_renewed(tmp_path: Path) -> None:
@@ -560,7 +564,7 @@ async def test_each_attempt_is_reported(tmp_path: Path) -> None:
         await outbox.send_alert(an_event(), severity="critical", channel="#x")
         await until(lambda: len(inner.calls) == 2)
     first, second = told.reports
-    assert (first.target, first.attempt, first.outcome, first.reason) == ("slack", 1, "error", "busy")
+    assert (first.target, first.attempt, first.outcome, first.reason) == ("slack", 1, "transient", "busy")
     assert (second.target, second.attempt, second.outcome, second.reason) == ("slack", 2, "dispatched", None)
     assert (first.event.event_id, first.severity, first.channel) == (an_event().event_id, "critical", "#x")
     assert first.waited == 0
@@ -847,3 +851,18 @@ async def test_it_keeps_the_contract(tmp_path: Path) -> None:
         lambda: Outbox(RecordingDispatcher(), tmp_path / f"{next(numbers)}.db", now=clock),
         failing=lambda: Outbox(Scripted(BUSY), tmp_path / "folder", now=clock),
     )
+
+
+async def test_two_of_one_name_in_one_file(tmp_path: Path) -> None:
+    """Two outboxes of one name in one file are refused, where they are put together and where they are entered."""
+    first, second = make(Scripted(), tmp_path), make(Scripted(), tmp_path)
+    for together in (FanOut, Fallback):
+        with pytest.raises(ValueError, match=r"^dispatchers: expected one name for each outbox in a file; got two"):
+            together([first, second])
+    FanOut([first, make(Scripted(), tmp_path, name="other"), make(Scripted(), tmp_path / "other")])
+    deep = FanOut([first, RateLimit(second, rate=1, burst=1)])
+    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=deep)
+    expected = rf"^name: expected one name for each outbox in {tmp_path}/alerts.db; got 'alerts' twice$"
+    with pytest.raises(ValueError, match=expected):
+        await trail.start()
+    assert not trail.is_started

@@ -160,7 +160,7 @@ async def test_a_dispatcher_that_is_cancelled(tmp_path: Path) -> None:
         await outbox.send_alert(an_event(), severity="critical")
         await until(lambda: outbox.state.dead)
     assert len(inner.calls) == 3
-    assert [each.outcome for each in await outbox.history(an_event().event_id)] == ["interrupted"] * 3
+    assert [each.outcome for each in await outbox.history(an_event().event_id)] == ["error"] * 3
 
 
 # -- each statement
@@ -312,7 +312,7 @@ async def test_a_caller_that_is_cancelled(tmp_path: Path, *, entered: bool) -> N
     for number in range(1, 60):
         outcomes = [attempt.outcome for attempt in await outbox.history(an_event(number).event_id)]
         # One that was cut off may not have got as far as the other side.
-        assert outcomes in ([], ["delivered"], ["interrupted", "delivered"])
+        assert outcomes in ([], ["dispatched"], ["stopped", "dispatched"])
         assert (outcomes != []) <= sent[an_event(number).event_id] <= len(outcomes)
 
 

@@ -40,7 +40,7 @@ async def found(outbox: Outbox) -> OutboxAlert:
 
 
 @pytest.mark.parametrize("value", IMPOSSIBLE)
-@pytest.mark.parametrize("column", ["came_at", "since", "attempts", "failures"])
+@pytest.mark.parametrize("column", ["came_at", "noted_at", "attempts", "failures", "spent"])
 async def test_numbers_that_can_not_be(tmp_path: Path, column: str, value: object) -> None:
     """An alert whose numbers can't be read is sent all the same, and what was wrong with them is put right."""
     await spoiled(tmp_path, Spoilt(column, value))

@@ -23,7 +23,7 @@ GOOD: Final = (an_event(1), an_event(3))
 """Those of the others in the same outbox."""
 
 _TEXTS: Final = ("outbox", "event_id", "event_type", "severity", "channel", "event", "status", "lease", "reason")
-NUMBERS: Final = ("sequence_number", "came_at", "since", "due_at", "attempts", "failures", "ended_at")
+NUMBERS: Final = ("sequence_number", "came_at", "due_at", "noted_at", "attempts", "failures", "spent", "ended_at")
 _OF_ATTEMPTS: Final = ("number", "began_at", "took", "outcome", "reason")
 
 
@@ -67,8 +67,8 @@ def an_outbox(path: Path, now: float, name: str = "alerts") -> None:
         for event in (SPOILED, *GOOD):
             _queue.put(connection, name, Alert(event, "critical", "#on-call"), now)
         [claim] = _queue.claim(connection, name, "theirs", now, now + 60, limit=1, event=SPOILED)
-        ending = Ending(claim, now, 0.1, "permanent", str(PermanentDeliveryError("gone")), "dead", now, 1)
-        _queue.end(connection, name, ending, "theirs", now)
+        ending = Ending(claim, now, 0.1, "permanent", str(PermanentDeliveryError("gone")), "dead", 0.0, 1, 0.0)
+        _queue.end(connection, name, ending, "theirs", now, due_at=now)
         _receipts.retry(connection, name, None, now)
 
     file = OutboxFile(path)

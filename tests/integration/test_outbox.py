@@ -51,7 +51,7 @@ async def test_attempts_reach_the_observers(tmp_path: Path) -> None:
         await anyio.sleep(60)
     assert [(report.event.event_id, report.outcome) for report in taken] == [(event_id, "dispatched")]
     assert [(report.target, report.attempt, report.outcome) for report in tried] == [
-        ("slack", 1, "error"),
+        ("slack", 1, "transient"),
         ("slack", 2, "dispatched"),
     ]
 
@@ -68,7 +68,7 @@ async def test_metrics_see_all_of_it(tmp_path: Path) -> None:
         with metrics.connect(sender=trail, registry=registry, outboxes=[outbox]):
             await alarm(trail)
             await anyio.sleep(300)
-            labels = {"target": "slack", "outcome": "error"}
+            labels = {"target": "slack", "outcome": "transient"}
             tried = registry.get_sample_value("fapilog_alert_attempts_total", labels)
             assert tried == len(inner.calls) >= 3
             assert registry.get_sample_value("fapilog_outbox_pending", {"outbox": "slack"}) == 1

@@ -1,5 +1,6 @@
 """Apprise, by its plugin that posts JSON, to a scripted server."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from fapilog import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from fapilog.providers import Disclosure
+from fapilog.record.errors import BrokenRouteError
 from fapilog.testing import check_dispatcher
 from tests.doubles.malicious_alerts import check_many, is_clean
 from tests.doubles.origin import SECRET_PATH, Answer, Origin
@@ -19,8 +21,9 @@ from tests.providers.conftest import an_event
 apprise = pytest.importorskip("apprise")
 requests = pytest.importorskip("requests")
 
+import fapilog.providers.apprise  # noqa: E402  needs apprise
 from fapilog.providers._rendering import Rendered, Renderer  # noqa: E402
-from fapilog.providers.apprise import AppriseDispatcher, _body, _service  # noqa: E402  needs apprise
+from fapilog.providers.apprise import AppriseDispatcher, _body, _cleaned, _service  # noqa: E402  needs apprise
 
 pytestmark = pytest.mark.real_time
 
@@ -101,13 +104,89 @@ FAILURES = [
 
 @pytest.mark.parametrize("answer", FAILURES)
 async def test_a_failure_may_be_tried_again(origin: Origin, answer: Answer) -> None:
-    """Apprise does not tell one failure from another; none is hidden, followed or tried again by itself."""
+    """Apprise does not say whether a failure passes; none is hidden, followed or tried again by itself."""
     origin.script(answer)
     url = address(origin, query="?retry=3&wait=0&optional=yes&redirect=yes")
-    with pytest.raises(TransientDeliveryError, match="Apprise does not say why") as caught:
+    words = "A Connection error occurred" if answer.fault else f"error={answer.status}"
+    with pytest.raises(TransientDeliveryError, match=f"^apprise: not sent: .*{words}") as caught:
         await AppriseDispatcher(urls=[url]).send_alert(an_event(), severity="info")
     assert caught.value.__context__ is None
     assert len(origin.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        ("TIMEOUT", AmbiguousDeliveryError, "it may still be sent"),
+        ("NOMATCH", BrokenRouteError, "no service for the address"),
+        ("PARTIAL", TransientDeliveryError, "only some targets of the address"),
+        ("FAILURE", TransientDeliveryError, "not sent; Apprise does not say why"),
+    ],
+)
+async def test_every_result_has_a_meaning(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch, status: str, kind: type[DeliveryError], words: str
+) -> None:
+    """Each status of Apprise's result has an error of its own."""
+    result = apprise.AppriseResult(status=apprise.AppriseResultStatus[status])
+    monkeypatch.setattr(apprise.Apprise, "notify", lambda *_, **__: result)
+    with pytest.raises(kind, match=words):
+        await AppriseDispatcher(urls=[address(origin)]).send_alert(an_event(), severity="info")
+
+
+async def test_a_timeout_of_apprise_is_ambiguous(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that Apprise itself gave up waiting for may have the alert."""
+    origin.script(Answer(fault="hang_before_answering"))
+    service = fapilog.providers.apprise._service
+
+    def impatient(url: str) -> Any:
+        made = service(url)
+        made.asset._service_timeout = 0.2
+        return made
+
+    monkeypatch.setattr(fapilog.providers.apprise, "_service", impatient)
+    with pytest.raises(AmbiguousDeliveryError, match="not in Apprise's own time"):
+        await AppriseDispatcher(urls=[address(origin)]).send_alert(an_event(), severity="info")
+
+
+URL = "json://u5er:p4ss@host.example.com/path-token/+15551234?to=ops"
+CLEANED = [
+    ("Failed to send JSON: Bad Request, error=400.", "Failed to send JSON: Bad Request, error=400"),
+    ("A Connection error occurred sending JSON to host.example.com.", "A Connection error occurred sending JSON to …"),
+    ("no such 'path-token' of p4ss", "no such … of …"),
+    ("said: five wrong passwords in a row, sorry", "said: … in a row, sorry"),
+    ("to +15559999 and a@b.c by http://x and eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9", "to … and … by … and …"),
+    ("xxPATH%2Dtokenxx path_token u5er", "…"),
+    ("a\r\nb\x1b[31m", "a b\ufffd[31m"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), CLEANED)
+def test_a_reason_is_cleaned(line: str, said: str) -> None:
+    """The reason has no part of the address and no word of the alert, whatever else a plugin logs."""
+    assert _cleaned([line, line], URL, "five wrong passwords in a sorrow, row 400") == said
+
+
+def test_a_reason_is_short() -> None:
+    """Of many long lines the beginning is said."""
+    assert len(_cleaned(["so " * 10_000, "x"], URL, "")) == 200
+
+
+async def test_a_service_that_repeats_everything_is_not_quoted(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that logs the service's words does not tell who did what, or the token, by the reason."""
+    plugin = type(_service(address(origin)))
+
+    def send(self: Any, body: str, title: str = "", **_: object) -> bool:
+        self.logger.warning("Failed to send to %s: %s %s, error=%d.", self.url(), title, body, 422)
+        self.logger.warning("Malformed %d", "x")
+        return False
+
+    monkeypatch.setattr(plugin, "send", send)
+    event = an_event(message="five wrong passwords in a row")
+    with pytest.raises(TransientDeliveryError, match="apprise: not sent: Failed to send") as caught:
+        await AppriseDispatcher(urls=[address(origin)]).send_alert(event, severity="info")
+    said = str(caught.value)
+    for private in ("s3cr3t", "wrong", "passwords", "authentication", "web-1", "127.0.0.1"):
+        assert private not in said
 
 
 async def test_a_retry_goes_to_those_that_failed(origin: Origin, other: Origin) -> None:
@@ -143,7 +222,7 @@ def broken() -> str:
 
 SOURCES: list[tuple[Callable[[], Any], type[DeliveryError], str]] = [
     (broken, TransientDeliveryError, r"urls\[1\]: what should return it raised OSError"),
-    (lambda: "nope://s3cr3t-p4th", PermanentDeliveryError, "does not know such an address"),
+    (lambda: "nope://s3cr3t-p4th", TransientDeliveryError, "does not know such an address"),
     (lambda: "s3cr3t-p4th", PermanentDeliveryError, r"urls\[1\]: expected an address"),
 ]
 
@@ -180,6 +259,24 @@ SPILLS = [
     Answer(fault="reset_before_answering"),
     Answer(fault="not_http"),
 ]
+
+
+class PanicError(BaseException):
+    """What an extension raises that is no Exception."""
+
+
+@pytest.mark.parametrize("error", [PanicError, asyncio.CancelledError, GeneratorExit])
+async def test_no_panic_of_a_plugin_passes(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """What a plugin raises that is no Exception does not end the task, or the service."""
+
+    def notify(*_: object, **__: object) -> None:
+        raise error("s3cr3t-p4th")
+
+    monkeypatch.setattr(apprise.Apprise, "notify", notify)
+    with pytest.raises(PermanentDeliveryError, match=error.__name__):
+        await AppriseDispatcher(urls=[address(origin)]).send_alert(an_event(), severity="info")
 
 
 @pytest.mark.parametrize("answer", SPILLS)

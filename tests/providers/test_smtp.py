@@ -1,12 +1,17 @@
 """Mail, to a real server with TLS and passwords, and to one that does everything wrong."""
 
 import asyncio
+import errno
 import html
+import re
+import smtplib
 import socket
 import ssl
 import threading
+from base64 import b64decode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import SMTP
@@ -29,8 +34,11 @@ from fapilog import (
 )
 from fapilog.providers import Disclosure
 from fapilog.providers._rendering import Rendered, clean, one_line
+from fapilog.providers._smtp_client import _in_turns
+from fapilog.providers._smtp_replies import translated
 from fapilog.providers.smtp import EmailDispatcher
 from fapilog.record import values
+from fapilog.record.errors import BrokenRouteError
 from fapilog.testing import check_dispatcher
 from tests.doubles.malicious_alerts import check_many
 from tests.providers.conftest import an_event
@@ -207,7 +215,7 @@ async def test_it_encrypts_and_logs_in(
         options = {"tls": tls, "tls_context": certificates.client, "username": "user"}
         await to(server, **options, password=lambda: PASSWORD).send_alert(an_event(), severity="info")
         assert len(server.mails) == 1
-        with pytest.raises(PermanentDeliveryError, match=r"login was refused for good \(status 535\)") as caught:
+        with pytest.raises(BrokenRouteError, match=r"login was refused for good \(status 535 5\.7\.8\)") as caught:
             await to(server, **options, password=WRONG_PASSWORD).send_alert(an_event(), severity="info")
         assert len(server.mails) == 1
     said = everything_said(caught.value)
@@ -221,7 +229,7 @@ async def test_a_stranger_gets_nothing(certificates: Certificates, tls: Literal[
     """A server whose certificate is of nobody we know is told neither the password nor the alert."""
     with Server(tls, certificates.server, login=False).running() as server:
         dispatcher = to(server, tls=tls, username="user", password=PASSWORD)
-        with pytest.raises(TransientDeliveryError, match="SSLCertVerificationError"):
+        with pytest.raises(TransientDeliveryError, match="certificate is of no authority that is trusted here"):
             await dispatcher.send_alert(an_event(), severity="info")
         assert not server.mails
 
@@ -229,11 +237,11 @@ async def test_a_stranger_gets_nothing(certificates: Certificates, tls: Literal[
 async def test_it_does_not_go_on_without_tls(server: Server, certificates: Certificates) -> None:
     """A server that offers no STARTTLS gets no mail, and one that offers no login neither."""
     for options in ({"tls": "starttls"}, {"username": "user", "password": PASSWORD}):
-        with pytest.raises(PermanentDeliveryError, match=r"offers no (STARTTLS|way to log in)"):
+        with pytest.raises(BrokenRouteError, match=r"offers no (TLS \(STARTTLS\)|way to log in)"):
             await to(server, **options).send_alert(an_event(), severity="info")
     with (
         Server("starttls", certificates.server, login=True).running() as strict,
-        pytest.raises(PermanentDeliveryError, match=r"MAIL was refused for good \(status 530\)"),
+        pytest.raises(BrokenRouteError, match=r"MAIL was refused for good \(status 530\)"),
     ):
         await to(strict).send_alert(an_event(), severity="info")
     assert not server.mails
@@ -250,7 +258,7 @@ async def test_a_retry_goes_to_those_that_lack_it(server: Server) -> None:
         "not number 3: RCPT was refused for good (status 550); check the address"
     )
     server.refusals = {GONE: "550 no such user"}
-    with pytest.raises(PermanentDeliveryError, match="2 of 3 recipients have the alert; not number 3"):
+    with pytest.raises(TransientDeliveryError, match="2 of 3 recipients have the alert; not number 3"):
         await dispatcher.send_alert(an_event(), severity="info")
     server.refusals = {}
     await dispatcher.send_alert(an_event(), severity="info")
@@ -262,7 +270,7 @@ async def test_a_retry_goes_to_those_that_lack_it(server: Server) -> None:
 async def test_all_refused_is_no_mail(server: Server) -> None:
     """If every recipient is refused, no content is sent."""
     server.refusals = dict.fromkeys([OPS, BOSS], "550 no")
-    with pytest.raises(PermanentDeliveryError, match="0 of 2 recipients"):
+    with pytest.raises(BrokenRouteError, match="0 of 2 recipients"):
         await to(server, recipients=[OPS, BOSS]).send_alert(an_event(), severity="info")
     assert not server.mails
 
@@ -335,11 +343,11 @@ class Script:
 
 SCRIPTS: list[tuple[dict[str, str], type[DeliveryError], str]] = [
     ({"greeting": "421 busy"}, TransientDeliveryError, "status 421"),
-    ({"greeting": "554 not for you"}, PermanentDeliveryError, "status 554"),
-    ({"greeting": "HTTP/1.1 400 Bad Request"}, TransientDeliveryError, "status -1"),
-    ({"greeting": "2" * 10_000}, PermanentDeliveryError, "status 500"),
+    ({"greeting": "554 not for you"}, BrokenRouteError, "status 554"),
+    ({"greeting": "HTTP/1.1 400 Bad Request"}, TransientDeliveryError, "the greeting was answered as no mail server"),
+    ({"greeting": "2" * 10_000}, BrokenRouteError, "status 500"),
     ({"mail": "451 later"}, TransientDeliveryError, "MAIL was refused for now"),
-    ({"mail": "550 not you"}, PermanentDeliveryError, "MAIL was refused for good"),
+    ({"mail": "550 not you"}, BrokenRouteError, "MAIL was refused for good"),
     ({"mail": "what?"}, TransientDeliveryError, "as no mail server"),
     ({"data": "451 later", "quit": "221"}, TransientDeliveryError, "DATA was refused for now"),
     ({"content": "?"}, AmbiguousDeliveryError, "sent, but there was no answer"),
@@ -357,23 +365,81 @@ async def test_every_reply_has_a_meaning(replies: dict[str, str], kind: type[Del
 
 
 # RFC 5321, 4.2.3, and 454 and 530, 535, 538 of RFC 4954.
-REPLIES = [
-    *((code, TransientDeliveryError) for code in (421, 450, 451, 452, 454, 455)),
-    *((code, PermanentDeliveryError) for code in (500, 501, 502, 503, 504, 530, 535, 538)),
-    *((code, PermanentDeliveryError) for code in (550, 551, 552, 553, 554, 555)),
+FOR_NOW = (421, 450, 451, 452, 454, 455)
+NOT_OF_THE_MAIL = (530, 534, 535, 538)
+FOR_GOOD = (500, 501, 502, 503, 504, *range(550, 556))
+
+
+@pytest.mark.parametrize("step", ["greeting", "mail", "rcpt", "data", "content"])
+@pytest.mark.parametrize("code", [*FOR_NOW, *NOT_OF_THE_MAIL, *FOR_GOOD])
+async def test_every_code_has_a_meaning(step: str, code: int) -> None:
+    """4yz is for now, 5yz for good, and only after the content it is about this mail; the words are not repeated."""
+    with Script({step: f"{code} s3cr3t"}, then_close=True).running() as server, pytest.raises(DeliveryError) as caught:
+        await to(cast("Server", server)).send_alert(an_event(), severity="info")
+    is_of_the_mail = step == "content" and code not in NOT_OF_THE_MAIL
+    for_good = PermanentDeliveryError if is_of_the_mail else BrokenRouteError
+    assert type(caught.value) is (TransientDeliveryError if code in FOR_NOW else for_good)
+    assert f"status {code}" in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__context__ is None
+
+
+SLOW_DOWN = [
+    "550 5.4.5 Daily user sending limit exceeded. For more information on Gmail sending limits go to ...",
+    "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException",
+    "550 5.7.233 Your message can't be sent because your tenant exceeded its daily limit for sending email",
+    "550 5.1.90 Your message can't be sent because you've reached your daily limit for message recipients",
+    "552 5.2.2 Mailbox full",
+    "554 5.3.2 System not accepting network messages",
+    "550-5.7.28 unusual rate of mail\r\n550 5.7.28 more words",
+    "554 5.7.1 <ops@example.com>: Recipient address rejected: Quota exceeded",
+    "550 Domain example.com has exceeded the max emails per hour (50/50) allowed",
+    "550 Too many messages from you, try again later",
 ]
 
 
 @pytest.mark.parametrize("step", ["greeting", "mail", "rcpt", "data", "content"])
-@pytest.mark.parametrize(("code", "kind"), REPLIES)
-async def test_every_code_has_a_meaning(step: str, code: int, kind: type[DeliveryError]) -> None:
-    """Whatever is refused, 4yz is for now and 5yz for good, and the error tells the code but not the words."""
-    with Script({step: f"{code} s3cr3t"}, then_close=True).running() as server, pytest.raises(DeliveryError) as caught:
+@pytest.mark.parametrize("reply", SLOW_DOWN)
+async def test_slow_down_is_for_now(step: str, reply: str) -> None:
+    """A reply that says by its enhanced status code or in words that it passes is transient, although it is 5yz."""
+    with (
+        Script({step: reply}, then_close=True).running() as server,
+        pytest.raises(TransientDeliveryError, match=r"refused for now \(status 55\d.*: full, busy, or over a limit\)"),
+    ):
         await to(cast("Server", server)).send_alert(an_event(), severity="info")
-    assert type(caught.value) is kind
-    assert f"status {code}" in str(caught.value)
-    assert "s3cr3t" not in str(caught.value)
-    assert caught.value.__context__ is None
+
+
+async def test_a_server_that_was_over_its_quota_gets_the_mail_later(server: Server) -> None:
+    """A recipient whose mailbox is full, and a sender over a quota, get the mail from a retry."""
+    dispatcher = to(server)
+    server.refusals = {OPS: "552 5.2.2 mailbox full"}
+    with pytest.raises(TransientDeliveryError, match=r"RCPT was refused for now \(status 552 5\.2\.2"):
+        await dispatcher.send_alert(an_event(), severity="info")
+    server.refusals, server.reply = {}, SLOW_DOWN[0]
+    with pytest.raises(TransientDeliveryError, match=r"the mail was refused for now \(status 550 5\.4\.5"):
+        await dispatcher.send_alert(an_event(), severity="info")
+    server.reply = "250 2.0.0 taken"
+    await dispatcher.send_alert(an_event(), severity="info")
+    assert len(server.mails) == 1
+
+
+OF_THE_MAIL = [
+    "552 5.3.4 message size exceeds the daily limit",
+    "550 5.7.1 spam",
+    "554 5.6.0 no",
+    "550 5.4.1 no",
+    "550 x",
+]
+OF_THE_ROUTE = ["535 5.7.8 log in", "550 5.7.57 not authenticated", "550 5.7.13 disabled", "554 5.2.252 SendAsDenied"]
+
+
+@pytest.mark.parametrize("reply", [*OF_THE_MAIL, *OF_THE_ROUTE])
+async def test_a_refusal_of_the_mail_is_not_one_of_the_route(server: Server, reply: str) -> None:
+    """What a server says to the mail breaks the route only if it is about who is sending."""
+    server.reply = reply
+    with pytest.raises(PermanentDeliveryError) as caught:
+        await to(server).send_alert(an_event(), severity="info")
+    assert isinstance(caught.value, BrokenRouteError) == (reply in OF_THE_ROUTE)
 
 
 async def test_the_severity_comes_first(server: Server) -> None:
@@ -437,36 +503,287 @@ async def test_goodbye_does_not_matter() -> None:
         await to(cast("Server", server), timeout=0.5).send_alert(an_event(), severity="info")
 
 
-async def test_a_cancelled_call_sends_nothing_later() -> None:
-    """A thread that is left behind while it connects goes on, but does not send the mail."""
-    with Script({"content": "250"}, then_close=False).running() as server:
-        server.gate.clear()
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_cancelled_call_leaves_nothing_behind(step: str) -> None:
+    """A thread that is left behind while the server is silent loses its connection at once, and sends nothing more."""
+    script = Script({}, then_close=False)
+    del script._replies[step]
+    with script.running() as server:
         with anyio.move_on_after(0.3) as limit:
             await to(cast("Server", server)).send_alert(an_event(), severity="info")
         assert limit.cancelled_caught
-        server.gate.set()
         assert await anyio.to_thread.run_sync(server.gone.wait, 10)
-    assert b"rcpt" in server.heard
     assert b"five wrong" not in server.heard
 
 
-async def test_a_cancelled_call_leaves_nothing_behind() -> None:
-    """A thread that is left behind while it waits for an answer loses its connection at once."""
-    script = Script({}, then_close=False)
-    del script._replies["rcpt"]
-    with script.running() as server:
-        with anyio.move_on_after(0.3):
-            await to(cast("Server", server)).send_alert(an_event(), severity="info")
-        assert await anyio.to_thread.run_sync(server.gone.wait, 10)
+async def test_a_limit_in_time_tells_where() -> None:
+    """The error of a call that took too long names the part of the talk that the server did not answer."""
+    silent = Script({}, then_close=False)
+    del silent._replies["greeting"]
+    words = r"nothing was sent \(not within 0.3 s, at the greeting\)"
+    with silent.running() as server, pytest.raises(TransientDeliveryError, match=words):
+        await to(cast("Server", server), timeout=0.3).send_alert(an_event(), severity="info")
 
 
-async def test_nobody_listens() -> None:
-    """No connection is transient."""
+@contextmanager
+def addresses(monkeypatch: pytest.MonkeyPatch, *ports: int, host: str = "127.0.0.1") -> Iterator[None]:
+    """Have the name "several.example.com" mean several ports of *host*, and then of this machine."""
+    places = [*((host, port) for port in ports), *(("127.0.0.1", port) for port in ports)]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
+    theirs = socket.getaddrinfo
+
+    def look_up(host: str, *args: Any, **options: Any) -> Any:
+        return found if host == "several.example.com" else theirs(host, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", look_up)
+        yield
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """Listen on a port where no further connection is taken or refused, since the queue is full."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filling = stack.enter_context(socket.socket())
+            filling.settimeout(0)
+            filling.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    dispatcher = EmailDispatcher(host="127.0.0.1", port=port, tls="none", sender=SENDER, recipients=[OPS])
-    with pytest.raises(TransientDeliveryError, match="ConnectionRefusedError"):
+        port: int = closed.getsockname()[1]
+    return port
+
+
+async def test_a_silent_address_does_not_hide_the_next(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the first address refuses and the second is silent, the third gets the mail a quarter second later."""
+    with silent_port() as silent, addresses(monkeypatch, closed_port(), silent, server.port, silent):
+        begun = anyio.current_time()
+        await to(server, host="several.example.com").send_alert(an_event(), severity="info")
+        took = anyio.current_time() - begun
+    assert len(server.mails) == 1
+    assert 0.25 <= took < 5
+
+
+async def test_an_address_that_fails_at_once_does_not_hide_the_next(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system refuses to try the first address, the next one gets the mail."""
+    with addresses(monkeypatch, server.port, host="255.255.255.255"):
+        await to(server, host="several.example.com").send_alert(an_event(), severity="info")
+    assert len(server.mails) == 1
+
+
+REASONS = [
+    (OSError(errno.EHOSTUNREACH, "s3cr3t"), TransientDeliveryError, "no way through the network"),
+    (TimeoutError("s3cr3t"), TransientDeliveryError, "no answer in time at the connection"),
+    (ssl.SSLError("s3cr3t"), TransientDeliveryError, r"the connection was lost at the connection \(SSLError\)"),
+    (UnicodeError("s3cr3t"), BrokenRouteError, r"the mail can't be sent \(UnicodeError at the connection\)"),
+    (smtplib.SMTPResponseException(250, "s3cr3t"), TransientDeliveryError, "answered as no mail server answers"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "words"), REASONS)
+def test_every_error_has_words(error: Exception, kind: type[DeliveryError], words: str) -> None:
+    """What a system can raise but a loopback can't has words of its own too, and none of the error's."""
+    failure = translated(error, "the connection")
+    assert type(failure) is kind
+    assert re.search(words, str(failure))
+    assert "s3cr3t" not in str(failure)
+
+
+async def test_silent_addresses_have_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses are silent, the call ends when its time is over."""
+    with silent_port() as silent, addresses(monkeypatch, *[silent] * 5):
+        dispatcher = EmailDispatcher(
+            host="several.example.com", tls="none", sender=SENDER, recipients=[OPS], timeout=0.6
+        )
+        with pytest.raises(TransientDeliveryError, match=r"not within 0.6 s, at the connection"):
+            await dispatcher.send_alert(an_event(), severity="info")
+
+
+def test_families_take_turns() -> None:
+    """The addresses of two families are tried in turns, however many there are of the first."""
+    six, four = socket.AF_INET6, socket.AF_INET
+    given = [(family, socket.SOCK_STREAM, 6, "", n) for n, family in enumerate([six, six, six, four, four])]
+    assert [each[4] for each in _in_turns(given)] == [0, 3, 1, 4, 2]
+    assert _in_turns([]) == []
+
+
+class Oauth:
+    """
+    What aiosmtpd needs to take tokens by one mechanism: the token "t0k3n" of "user", and no other.
+
+    Attributes:
+        heard: What the client sent.
+        mails: How many mails were taken.
+    """
+
+    def __init__(self, mechanism: str) -> None:
+        self.heard: list[str] = []
+        self.mails = 0
+        setattr(self, f"auth_{mechanism}", self._authenticate)
+
+    async def _authenticate(self, server: Any, args: list[str]) -> Any:
+        said = b64decode(args[1]).decode()
+        self.heard.append(said)
+        is_right = "user" in said and "\1auth=Bearer t0k3n\1\1" in said
+        if not is_right:
+            # It says why, and refuses only when that was answered.
+            answer = await server.challenge_auth('{"status":"401"}', encode_to_b64=True)
+            self.heard.append(answer.decode())
+        return aiosmtpd.AuthResult(success=is_right, handled=False)
+
+    async def handle_DATA(self, *_: object) -> str:  # noqa: N802
+        self.mails += 1
+        return "250 taken"
+
+    @contextmanager
+    def running(self) -> Iterator["Oauth"]:
+        """Serve until this is left."""
+        controller = pytest.importorskip("aiosmtpd.controller")
+        self.port = closed_port()
+        serving = controller.Controller(
+            self,
+            hostname="127.0.0.1",
+            port=self.port,
+            auth_required=True,
+            auth_require_tls=False,
+            auth_exclude_mechanism=["LOGIN", "PLAIN"],
+            authenticator=lambda *_: None,
+        )
+        serving.start()
+        try:
+            yield self
+        finally:
+            serving.stop()
+
+
+MECHANISMS = [
+    ("XOAUTH2", "user=user\1auth=Bearer t0k3n\1\1", ""),
+    ("OAUTHBEARER", "n,a=user,\1host=127.0.0.1\1port={port}\1auth=Bearer t0k3n\1\1", "\1"),
+]
+
+
+@pytest.mark.parametrize(("mechanism", "said", "goodbye"), MECHANISMS)
+async def test_it_logs_in_with_a_token(
+    mechanism: str, said: str, goodbye: str, everything_said: Callable[..., str]
+) -> None:
+    """The function that returns the token is called for each connection, in a thread, and a refused token is told."""
+    threads: list[threading.Thread] = []
+    tokens = iter(["t0k3n", "t0k3n", "0ld-t0k3n"])
+
+    def token() -> str:
+        threads.append(threading.current_thread())
+        return next(tokens)
+
+    with Oauth(mechanism).running() as server:
+        dispatcher = to(cast("Server", server), username="user", token=token)
+        for _ in range(2):
+            await dispatcher.send_alert(an_event(), severity="info")
+        with pytest.raises(BrokenRouteError, match=r"the login was refused for good \(status 535.*or token") as caught:
+            await dispatcher.send_alert(an_event(), severity="info")
+        assert server.mails == 2
+        assert server.heard == [*[said.format(port=server.port)] * 2, *[server.heard[2], goodbye]]
+    assert threading.current_thread() not in threads
+    assert "t0k3n" not in everything_said(caught.value)
+
+
+class PanicError(BaseException):
+    """What an extension raises that is no Exception."""
+
+
+@pytest.mark.parametrize("error", [OSError, PanicError, GeneratorExit, asyncio.CancelledError])
+async def test_a_token_that_can_not_be_had(error: type[BaseException]) -> None:
+    """Whatever the function raises is told by its type alone, and is transient."""
+
+    def token() -> str:
+        raise error("s3cr3t")
+
+    with Oauth("XOAUTH2").running() as server:
+        dispatcher = to(cast("Server", server), username="user", token=token)
+        with pytest.raises(TransientDeliveryError, match=error.__name__) as caught:
+            await dispatcher.send_alert(an_event(), severity="info")
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__context__ is None
+    assert not server.mails
+
+
+async def test_a_server_that_takes_no_password() -> None:
+    """A server that takes tokens alone is told of, and hears no password."""
+    with (
+        Oauth("XOAUTH2").running() as server,
+        pytest.raises(BrokenRouteError, match="takes no password in a known way; it may want a token"),
+    ):
+        await to(cast("Server", server), username="user", password=PASSWORD).send_alert(an_event(), severity="info")
+    assert not server.heard
+
+
+async def test_a_server_that_takes_no_token(certificates: Certificates) -> None:
+    """A server that offers passwords alone is told of, and hears no token."""
+    with (
+        Server("none", certificates.server, login=True).running() as server,
+        pytest.raises(BrokenRouteError, match="takes no token"),
+    ):
+        await to(server, username="user", token="t0k3n").send_alert(an_event(), severity="info")
+    assert not server.mails
+
+
+@contextmanager
+def other_certificate(kind: str) -> Iterator[tuple[int, ssl.SSLContext]]:
+    """Run a server whose certificate is not right, and return its port and a context that trusts the issuer."""
+    authority = trustme.CA()
+    context, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    name = "127.0.0.1" if kind == "expired" else "mail.example.com"
+    expiry = datetime.now(UTC) - timedelta(days=1) if kind == "expired" else None
+    authority.issue_cert(name, not_after=expiry).configure_cert(context)
+    authority.configure_trust(client)
+    with Server("implicit", context, login=False).running() as server:
+        yield server.port, client
+
+
+async def reason(**options: Any) -> str:
+    """Return why a mail could not be sent, which is transient."""
+    dispatcher = EmailDispatcher(**{"host": "127.0.0.1", "sender": SENDER, "recipients": [OPS], **options})
+    with pytest.raises(TransientDeliveryError) as caught:
         await dispatcher.send_alert(an_event(), severity="info")
+    assert caught.value.__context__ is None
+    return str(caught.value)
+
+
+async def test_errors_say_why(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name, a port, a certificate and a protocol that are wrong each have words of their own."""
+    assert "the connection was refused" in await reason(port=closed_port())
+    assert "does not resolve" in await reason(host="no-such-host.invalid")
+    assert "the port does not speak TLS" in await reason(port=server.port, tls="implicit")
+    with other_certificate("expired") as (port, context):
+        assert "certificate has expired" in await reason(port=port, tls="implicit", tls_context=context)
+    with other_certificate("other") as (port, context):
+        assert "is for another address than host" in await reason(port=port, tls="implicit", tls_context=context)
+        with addresses(monkeypatch, port):
+            said = await reason(host="several.example.com", port=port, tls="implicit", tls_context=context)
+        assert "is for another name than host" in said
+        assert "of no authority that is trusted" in await reason(port=port, tls="implicit")
+    with Script({}, then_close=True).running() as script:
+        del script._replies["ehlo"]
+        assert "the connection was lost at EHLO" in await reason(port=script.port, tls="none")
+
+
+async def test_a_system_without_threads(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be had the alert is not sent, and a retry may send it."""
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(TransientDeliveryError, match="no thread can be started"):
+        await to(server).send_alert(an_event(), severity="info")
+    monkeypatch.undo()
 
 
 async def test_a_single_dot_does_not_end_it(server: Server) -> None:
@@ -622,8 +939,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
             "a@b\n",
         )
     ),
-    ({"username": "user"}, "expected both or neither"),
-    ({"password": PASSWORD}, "expected both or neither"),
+    ({"username": "user"}, "expected a username and one of the others, or none"),
+    ({"password": PASSWORD}, "expected a username and one of the others, or none"),
+    ({"token": PASSWORD}, "expected a username and one of the others, or none"),
+    ({"username": "user", "password": PASSWORD, "token": PASSWORD}, "expected one of them"),
+    ({"username": "user", "token": PASSWORD, "tls": "none"}, "sent in the clear"),
+    ({"username": "user", "token": PASSWORD + " x"}, "token: expected printable ASCII"),
     ({"username": "user", "password": PASSWORD, "tls": "none"}, "sent in the clear"),
     ({"username": "user", "password": PASSWORD + "é"}, "password: expected ASCII"),
     ({"timeout": 0}, "timeout: expected"),
@@ -643,7 +964,7 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(("tls", "port"), [("starttls", 587), ("implicit", 465), ("none", 25)])
 def test_the_port_follows_tls(tls: Literal["starttls", "implicit", "none"], port: int) -> None:
     """Each way has the port that is registered for it."""
-    assert EmailDispatcher(host="localhost", sender=SENDER, recipients=[OPS], tls=tls)._port == port
+    assert EmailDispatcher(host="localhost", sender=SENDER, recipients=[OPS], tls=tls)._server.port == port
 
 
 async def test_it_keeps_the_contract(server: Server, certificates: Certificates) -> None:

@@ -520,7 +520,7 @@ async def test_the_storage_says_where_it_is(tmp_path: Path) -> None:
 
 def test_a_set_aside_file_is_logged_on_the_documented_logger() -> None:
     """What the storage has to say goes to the logger "fapilog"."""
-    assert _writer._logger is logging.getLogger("fapilog")
+    assert _writer._log._logger is logging.getLogger("fapilog")
 
 
 class OneTrail(RuleBasedStateMachine):

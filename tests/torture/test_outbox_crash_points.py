@@ -127,7 +127,7 @@ def check(stage: Stage, played: Played) -> None:
     assert sent.keys() >= {*stage.beginning, *played.taken}
     for event_id, times in sent.items():
         history = anyio.run(outbox.history, event_id)
-        unknown = sum(attempt.outcome == "interrupted" for attempt in history)
+        unknown = sum(attempt.outcome == "stopped" for attempt in history)
         assert times <= 1 + unknown, history
     outbox._store._file.close()
     with closing(sqlite3.connect(stage.directory / "alerts.db")) as connection:

@@ -81,7 +81,7 @@ def check(directory: Path, origin: Moody, stored: set[str]) -> None:
     [outcomes] = file.run([attempts])
     file.close()
     for event_id, found in outcomes.items():
-        unknown = sum(outcome in {"ambiguous", "interrupted"} for outcome in found)
+        unknown = sum(outcome in {"ambiguous", "stopped"} for outcome in found)
         assert origin.taken[event_id] <= 1 + unknown, (event_id, found)
 
 

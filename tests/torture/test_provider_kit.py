@@ -193,7 +193,7 @@ async def test_alertmanager() -> None:
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # as it is first used
 async def test_apprise() -> None:
-    """The Apprise dispatcher passes, but that it is not told why something failed."""
+    """The Apprise dispatcher passes, but that it is not told whether a retry may help."""
     apprise = pytest.importorskip("fapilog.providers.apprise", exc_type=ImportError)
     answers = [*(Answer(status) for status in (301, 302, 303, 307, 308, 400, 401, 403, 404, 410, 413, 429, 503))]
     faults: list[Fault] = ["reset_before_answering", "close_before_answering", "half_closed", "not_http"]

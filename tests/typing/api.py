@@ -7,7 +7,7 @@ Where a line must be refused, it is ignored with a code: a checker that accepts 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportUnusedFunction=false, reportUnusedClass=false
 
 from pathlib import Path
-from typing import Any, Literal, Self, assert_type
+from typing import Any, Self, assert_type
 
 import anyio
 from blinker import NamedSignal
@@ -35,7 +35,7 @@ from fapilog import (
     compliance_alert,
 )
 from fapilog.core.alerting import AlertDispatcher as SameAlertDispatcher
-from fapilog.core.alerting import DurableDispatcher
+from fapilog.core.alerting import DurableDispatcher, Outcome
 from fapilog.core.audit import AuditEvent as SameAuditEvent
 from fapilog.core.audit import AuditTrail as SameAuditTrail
 from fapilog.delivery.digest import Digest, digest_of
@@ -320,7 +320,7 @@ async def failed(trail: AuditTrail, *, report: DeliveryReport) -> None:
     assert_type(report.event, AuditEvent)
     assert_type(report.waited, float)
     assert_type(report.error, Exception | None)
-    assert_type(report.outcome, Literal["dispatched", "error", "timeout", "buffer_full", "cancelled", "stopped"])
+    assert_type(report.outcome, Outcome)
     report.took = 0  # type: ignore[misc]
 
 

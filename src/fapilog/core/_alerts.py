@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -17,6 +16,8 @@ from ..storage.protocol import AuditStorage
 from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
+from ..tasks.strangers import Log, contained
+from ._aftermath import Aftermath
 from ._catchup import CatchUp
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health, TrailReporter
@@ -27,7 +28,7 @@ from .signals import Announcer
 
 __all__ = ["Alerts"]
 
-_logger: Final = logging.getLogger("fapilog")
+_log: Final = Log("fapilog")
 
 # Seconds beyond the time to stop that another event loop has to stop the alerts.
 _PATIENCE: Final = 20.0
@@ -51,6 +52,7 @@ class Alerts:
 
     Attributes:
         background: Runs the sends and the asynchronous receivers.
+        aftermath: Knows which events are logged by receivers and dispatchers.
         announcer: Sends the signals.
         health: The trail's own incidents.
         outstanding: The alerts that have no report yet.
@@ -78,7 +80,8 @@ class Alerts:
         self._timeout = timeout
         self._stop_timeout = stop_timeout
         self.background: Background = Background()
-        self.announcer: Announcer = Announcer(self.background, timeout=timeout, limit=buffer)
+        self.aftermath: Aftermath = Aftermath(timeout)
+        self.announcer: Announcer = Announcer(self.background, self.aftermath, timeout=timeout, limit=buffer)
         self.health: Health = Health(policy, self.background, announce=announce, store=store, files=files)
         self.outstanding: Outstanding = Outstanding()
         self.forwarder: AlertForwarder = AlertForwarder(
@@ -88,6 +91,7 @@ class Alerts:
             announcer=self.announcer,
             health=self.health,
             outstanding=self.outstanding,
+            aftermath=self.aftermath,
             timeout=timeout,
             concurrency=concurrency,
             buffer=buffer,
@@ -162,7 +166,7 @@ class Alerts:
         # Asked for each alert, so the cheap questions come first.
         if home is None or home.is_here or not home.is_closed:
             return
-        _logger.error("a trail was not stopped before its event loop was closed: log_event itself sends its alerts")
+        _log.error("a trail was not stopped before its event loop was closed: log_event itself sends its alerts")
         self.background.forget()
         self.catch_up = None
         self.forwarder.give_up()
@@ -220,20 +224,20 @@ class Alerts:
         # In a task of its own: a dispatcher that fails there, or cancels the task it is in, does not end the trail.
         own = Life(self._dispatcher, leave_within=self._stop_timeout)
         token = reporter.set(TrailReporter(trail, self.announcer, self.health))
-        try:
-            await own.enter()
-        finally:
-            reporter.reset(token)
-        try:
-            yield
-        finally:
+        # The tasks that the dispatcher starts here log in the aftermath of alerts until it is left.
+        with self.aftermath.begun():
             try:
-                await life.within(math.inf, own.leave)
-            except Exception as error:
-                # Not its text or traceback, which may hold secrets.
-                _logger.error(  # noqa: TRY400
-                    "leaving %s raised %s", type(self._dispatcher).__qualname__, type(error).__qualname__
-                )
+                await own.enter()
+            finally:
+                reporter.reset(token)
+            try:
+                yield
+            finally:
+                try:
+                    await life.within(math.inf, own.leave)
+                except Exception as error:
+                    # Not its text or traceback, which may hold secrets.
+                    _log.error("leaving %s raised %s", type(self._dispatcher).__qualname__, type(error).__qualname__)
 
     @asynccontextmanager
     async def _catching_up(
@@ -260,8 +264,9 @@ class Alerts:
 
     async def _announce_again(self, announce: Callable[[AuditEvent], Awaitable[None]], event: AuditEvent) -> None:
         try:
-            with anyio.move_on_after(self._timeout):
-                await announce(event)
+            with anyio.fail_after(self._timeout):
+                await contained(functools.partial(announce, event))
         except Exception as error:
             # Of a subclass of the trail, with an announcement of its own.
-            _logger.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)  # noqa: TRY400
+            _log.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)
+            raise

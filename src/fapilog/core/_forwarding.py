@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import time
 from collections import deque
@@ -22,6 +21,8 @@ from ..record.errors import (
 from ..record.events import AuditEvent
 from ..tasks.background import Background
 from ..tasks.events import Condition
+from ..tasks.strangers import Log, contained
+from ._aftermath import Aftermath
 from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
@@ -29,7 +30,7 @@ from .signals import Announcer, alert_dispatched, alert_failed
 
 __all__ = ["AlertForwarder", "Outstanding", "Pending"]
 
-_logger: Final = logging.getLogger("fapilog")
+_log: Final = Log("fapilog")
 
 
 class Pending:
@@ -160,6 +161,7 @@ class AlertForwarder:
         announcer: Sends the reports.
         health: Takes each report.
         outstanding: Knows the alerts that have no report yet.
+        aftermath: Knows the calls of the dispatcher, which may log events.
         timeout: Seconds that the dispatcher may take for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait; more fail.
@@ -179,6 +181,7 @@ class AlertForwarder:
         announcer: Announcer,
         health: Health,
         outstanding: Outstanding,
+        aftermath: Aftermath,
         timeout: float,
         concurrency: int,
         buffer: int,
@@ -190,6 +193,7 @@ class AlertForwarder:
         self._announcer = announcer
         self._health = health
         self._outstanding = outstanding
+        self._aftermath = aftermath
         self._timeout = timeout
         self._concurrency = concurrency
         self._limit = buffer
@@ -275,6 +279,10 @@ class AlertForwarder:
                 self._start(following, self._send_in_turn)
 
     async def _send(self, pending: Pending) -> None:
+        with self._aftermath.begun():
+            await self._call_dispatcher(pending)
+
+    async def _call_dispatcher(self, pending: Pending) -> None:
         if not self._outstanding.has(pending):
             return  # given up before its turn came
         event, severity, channel = pending.alert
@@ -283,7 +291,10 @@ class AlertForwarder:
         is_done = False
         try:
             with anyio.move_on_after(self._timeout):
-                await self._dispatcher.send_alert(self._policy.for_dispatch(event), severity=severity, channel=channel)
+                event = self._policy.for_dispatch(event)
+                await contained(
+                    functools.partial(self._dispatcher.send_alert, event, severity=severity, channel=channel)
+                )
                 is_done = True
             if not is_done:
                 error = AlertTimeoutError(self._timeout)
@@ -314,7 +325,7 @@ class AlertForwarder:
         if error is None:
             self._announcer.announce(alert_dispatched, pending.sender, report=report)
         else:
-            _logger.error(
+            _log.error(
                 "the alert about event %s (record %s) was not delivered: %s",
                 event.event_id,
                 event.sequence_number,

@@ -7,7 +7,6 @@ PCI DSS 10.7.3 asks for the time from the start to the end of such a failure, an
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 import time
 import uuid
@@ -24,7 +23,8 @@ from ..record.errors import reason
 from ..record.events import AuditEvent, AuditEventType
 from ..record.values import text
 from ..tasks.background import Background
-from ..tasks.loops import in_thread
+from ..tasks.loops import in_thread, own_context
+from ..tasks.strangers import Log
 from ._incidentfiles import IncidentFiles
 from ._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part
 from .alerting import DeliveryReport
@@ -33,7 +33,7 @@ from .signals import Announcer, alert_attempted
 
 __all__ = ["MOST_OPEN", "Health", "TrailReporter", "is_own"]
 
-_logger: Final = logging.getLogger("fapilog")
+_log: Final = Log("fapilog")
 
 # A dispatcher names its parts itself; names that change all the time must not fill the memory.
 MOST_OPEN: Final = 100
@@ -153,11 +153,12 @@ class Health:
             has_room = bool(former) or len(self._open) < MOST_OPEN
             failure = self._opened(part, words, former) if has_room else None
         if failure is None:
-            _logger.error("%d incidents are open, and none is opened for %s: %s", MOST_OPEN, part.operation, words)
+            _log.error("%d incidents are open, and none is opened for %s: %s", MOST_OPEN, part.operation, words)
             return
         self._keep()
         try:
-            _call(self._announce, failure)
+            # An incident is not the request's that happened to notice it.
+            own_context().run(_call, self._announce, failure)
         finally:
             with self._lock:
                 works = self._announcing.pop(part, False)
@@ -171,7 +172,7 @@ class Health:
             with self._lock:
                 keys = self._taken(part)
             if keys:
-                self._background.start_soon(functools.partial(self._resolve, part, keys))
+                own_context().run(self._background.start_soon, functools.partial(self._resolve, part, keys))
 
     def verified(self, result: AuditChainVerificationResult) -> None:
         """Take the result of a verification: the trail is valid, or an incident."""
@@ -199,7 +200,7 @@ class Health:
             with self._lock:
                 keys = self._taken(DISPATCHING) if announced >= self._last_undelivered else ()
             if keys:
-                self._background.start_soon(functools.partial(self._resolve, DISPATCHING, keys))
+                own_context().run(self._background.start_soon, functools.partial(self._resolve, DISPATCHING, keys))
         # Without a background it is the caller of `log_event` who was cancelled, and not the dispatcher.
         elif report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.entered):
             with self._lock:
@@ -275,7 +276,7 @@ class Health:
                 )
                 self._open[each.part] = (*self._open.get(each.part, ()), key)
         for each in dropped:
-            _logger.warning(
+            _log.warning(
                 "incident %s will not be resolved, being too old or one too many: %s, failing since %s: %s",
                 *(each.id, each.part.operation, each.started, each.cause),
             )

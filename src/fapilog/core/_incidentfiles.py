@@ -8,7 +8,6 @@ process that dies: a file without a lock is there to be taken over.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import re
 import stat
@@ -22,11 +21,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ..storage.files import sync_directory
+from ..tasks.strangers import Log
 from ._incidents import Incident
 
 __all__ = ["IncidentFiles"]
 
-_logger: Final = logging.getLogger("fapilog")
+_log: Final = Log("fapilog")
 
 # More than a hundred of the longest incidents.
 _MAX_BYTES: Final = 2 << 20
@@ -79,7 +79,7 @@ class IncidentFiles:
                     try:
                         found += self._take(path)
                     except Exception as error:
-                        _logger.warning("cannot read open incidents from %s: %s", path, error)
+                        _log.warning("cannot read open incidents from %s: %s", path, error)
             if self._held:
                 self._saved = None
         return found
@@ -99,7 +99,7 @@ class IncidentFiles:
                     self._write(incidents)
                 except Exception as error:
                     if not self._has_complained:
-                        _logger.warning(
+                        _log.warning(
                             "cannot save open incidents (%s): their recovery will not be reported after a restart",
                             error,
                         )
@@ -132,7 +132,7 @@ class IncidentFiles:
         except FileNotFoundError:
             return []
         except OSError as error:
-            _logger.warning(
+            _log.warning(
                 "cannot list the files of open incidents (%s): recoveries from earlier failures will not be reported",
                 error,
             )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 
 from ..record.chain import AuditChainVerificationResult, Seal, sealed
+from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent, is_error, is_security
 from ..storage.protocol import AuditStorage
+from ..tasks.strangers import contained
 from ._alerts import Alerts
 from ._incidents import STORING, VERIFICATION
 
@@ -70,7 +73,13 @@ class Recorder:
         if announced:
             self._alerts.outstanding.expect(event.event_id)
         try:
-            seal: Seal = await self._storage.append(event)
+            seal: Seal = await contained(functools.partial(self._storage.append, event))
+        except AuditStorageError:
+            self._alerts.outstanding.announced(event.event_id)
+            raise
+        except Exception as error:
+            self._alerts.outstanding.announced(event.event_id)
+            raise AuditStorageError(f"{type(self._storage).__qualname__} can't store: {reason(error)}") from error
         except BaseException:
             self._alerts.outstanding.announced(event.event_id)
             raise

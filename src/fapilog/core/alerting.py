@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from contextvars import ContextVar
 from inspect import iscoroutinefunction, signature
@@ -14,6 +15,9 @@ from ..record.errors import (
     AlertCancelledError,
     AlertStoppedError,
     AlertTimeoutError,
+    AmbiguousDeliveryError,
+    PermanentDeliveryError,
+    TransientDeliveryError,
     reason,
 )
 from ..record.events import AuditEvent
@@ -32,12 +36,30 @@ __all__ = [
     "alert_dispatched",
     "alert_failed",
     "compliance_alert",
+    "outcome_of",
     "reporter",
     "require_dispatcher",
 ]
 
-Outcome = Literal["dispatched", "error", "timeout", "buffer_full", "cancelled", "stopped"]
-"""The outcome of an alert: one of few words, fit for a metric's label."""
+Outcome = Literal[
+    "dispatched",
+    "transient",
+    "throttled",
+    "permanent",
+    "ambiguous",
+    "error",
+    "timeout",
+    "buffer_full",
+    "cancelled",
+    "stopped",
+]
+"""
+The outcome of an alert, or of an attempt: one of few words, fit for a metric's label.
+
+"transient": it may help to try again; "throttled": it does, after the pause that the other side asks for; "permanent":
+it does not; "ambiguous": it may have arrived; "error": the dispatcher raised anything else. "timeout", "buffer_full",
+"cancelled" and "stopped" are what the trail or the outbox itself saw.
+"""
 
 
 class AlertDispatcher(Protocol):
@@ -202,19 +224,27 @@ class DeliveryReport(Discreet, frozen=True, kw_only=True):
     @property
     def outcome(self) -> Outcome:
         """The outcome in one of few words, fit for a metric's label."""
-        match self.error:
-            case None:
-                return "dispatched"
-            case AlertTimeoutError():
-                return "timeout"
-            case AlertBufferFullError():
-                return "buffer_full"
-            case AlertCancelledError():
-                return "cancelled"
-            case AlertStoppedError():
-                return "stopped"
-            case _:
-                return "error"
+        return outcome_of(self.error)
+
+
+def outcome_of(error: Exception | None) -> Outcome:
+    """Return the outcome that *error* means, or None for success."""
+    if error is None:
+        return "dispatched"
+    if isinstance(error, TransientDeliveryError) and error.pause(math.inf) is not None:
+        return "throttled"
+    return next((outcome for kind, outcome in _OUTCOMES.items() if isinstance(error, kind)), "error")
+
+
+_OUTCOMES: Final[dict[type[Exception], Outcome]] = {
+    TransientDeliveryError: "transient",
+    PermanentDeliveryError: "permanent",
+    AmbiguousDeliveryError: "ambiguous",
+    AlertTimeoutError: "timeout",
+    AlertBufferFullError: "buffer_full",
+    AlertCancelledError: "cancelled",
+    AlertStoppedError: "stopped",
+}
 
 
 def require_dispatcher(name: str, dispatcher: AlertDispatcher) -> AlertDispatcher:

@@ -36,6 +36,7 @@ from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, EventFilter, head_of, holds
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
+from ._aftermath import noted, renamed
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._recording import Recorder
@@ -239,7 +240,8 @@ class AuditTrail:
         Store an event, announce it if the policy says so, and return its id.
 
         Returning means that the event is stored. If the caller is cancelled while it waits, the event may be stored or
-        not; a stored event that alerts is announced all the same.
+        not; a stored event that alerts is announced all the same. Only what is logged by a receiver of an alert, by the
+        dispatcher, or by what these set going, is stored with a note and not announced: it would feed itself.
 
         Args:
             event_type: The kind of event.
@@ -288,12 +290,14 @@ class AuditTrail:
             contains_phi=bool(contains_phi),
             compliance_level=self.policy.level,
             regulatory_tags=() if regulatory_tags is None else tuple(regulatory_tags),
-            metadata=merged(metadata) if "metadata" in metadata else metadata,
+            metadata=renamed(merged(metadata) if "metadata" in metadata else metadata),
         )
-        if self.policy.alerts_on(event):
-            await self._store_and_announce(event)
-        else:
+        if not self.policy.alerts_on(event):
             await self._recorder.record(event, announced=False)
+        elif self._alerts.aftermath.is_here:
+            await self._recorder.record(noted(event), announced=False)
+        else:
+            await self._store_and_announce(event)
         return event.event_id
 
     async def log_error(

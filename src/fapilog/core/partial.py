@@ -10,6 +10,7 @@ from typing import Final
 
 from ..record.errors import (
     AmbiguousDeliveryError,
+    BrokenRouteError,
     DeliveryError,
     PermanentDeliveryError,
     TransientDeliveryError,
@@ -88,7 +89,8 @@ def combined(
 
     A single receiver's `DeliveryError` is returned as it is. Otherwise the error counts the receivers that have the
     alert and names the others: it is transient if any failure is, with the longest pause of all; else permanent if all
-    are; else ambiguous. An exception that is no `DeliveryError` counts as ambiguous: the alert may have arrived.
+    are; else ambiguous. An exception that is no `DeliveryError` counts as ambiguous: the alert may have arrived. Of
+    permanent ones, a `BrokenRouteError` stays one if all receivers raised it, and is transient otherwise.
 
     Args:
         name: As for `PartialDelivery`.
@@ -113,7 +115,11 @@ def combined(
         pauses = [pause for error in transient if (pause := error.pause(math.inf)) is not None]
         return TransientDeliveryError(message, retry_after=max(pauses, default=None))
     if all(isinstance(error, PermanentDeliveryError) for error in errors):
-        return PermanentDeliveryError(message)
+        broken = sum(isinstance(error, BrokenRouteError) for error in errors)
+        if not broken:
+            return PermanentDeliveryError(message)
+        # A way that is broken for one receiver is no reason to keep the alerts from the others.
+        return BrokenRouteError(message) if broken == total else TransientDeliveryError(message)
     return AmbiguousDeliveryError(message)
 
 

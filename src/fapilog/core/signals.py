@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import logging
 from collections.abc import Awaitable, Callable
 from pathlib import PurePath
 from typing import Any, Final
@@ -13,10 +12,12 @@ import anyio
 import blinker
 
 from ..tasks.background import Background
+from ..tasks.strangers import Log, contained
+from ._aftermath import Aftermath
 
 __all__ = ["Announcer", "alert_attempted", "alert_dispatched", "alert_failed", "compliance_alert"]
 
-_logger: Final = logging.getLogger("fapilog")
+_log: Final = Log("fapilog")
 _namespace: Final = blinker.Namespace()
 
 compliance_alert: Final = _namespace.signal(
@@ -56,12 +57,14 @@ class Announcer:
 
     Args:
         background: Runs the asynchronous receivers.
+        aftermath: Knows the calls of the receivers, which may log events.
         timeout: Seconds that one call of an asynchronous receiver may take.
         limit: Calls of asynchronous receivers that may be under way; more are skipped, and that is logged.
     """
 
-    def __init__(self, background: Background, *, timeout: float, limit: int) -> None:
+    def __init__(self, background: Background, aftermath: Aftermath, *, timeout: float, limit: int) -> None:
         self._background = background
+        self._aftermath = aftermath
         self._timeout = timeout
         self._limit = limit
         # The awaitables of asynchronous receivers that are not awaited to their end.
@@ -75,7 +78,7 @@ class Announcer:
         if signal.is_muted:
             if signal.name not in self._muted:
                 self._muted.add(signal.name)
-                _logger.warning("the signal %s is muted: nothing is announced on it", signal.name)
+                _log.warning("the signal %s is muted: nothing is announced on it", signal.name)
             return
         self._muted.discard(signal.name)
         for receiver in tuple(signal.receivers_for(sender)):
@@ -83,19 +86,19 @@ class Announcer:
 
     def call(self, receiver: Callable[..., object], /, *args: Any, **details: Any) -> None:
         """Call *receiver* as one of a signal's: contained, and in the background if it is asynchronous."""
-        try:
-            result = receiver(*args, **details)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            # CancelledError, GeneratorExit and the panics of extension modules are no Exception; raised by a plain
-            # function they are no cancellation of the caller either.
-            _log_failure(receiver, error)
-        else:
-            # The result decides, and not the receiver: a partial, or an object with an asynchronous __call__, does not
-            # look asynchronous.
-            if result is not None and inspect.isawaitable(result):
-                self._await_soon(receiver, result)
+        with self._aftermath.begun():
+            try:
+                result = receiver(*args, **details)
+                # The result decides, and not the receiver: a partial, or an object with an asynchronous __call__, does
+                # not look asynchronous.
+                if result is not None and inspect.isawaitable(result):
+                    self._await_soon(receiver, result)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                # CancelledError, GeneratorExit and the panics of extension modules are no Exception; raised by a plain
+                # function they are no cancellation of the caller either.
+                _log_failure(receiver, error)
 
     def give_up(self) -> None:
         """Close the coroutines of receivers that will not be awaited any more, since the event loop has ended."""
@@ -108,20 +111,24 @@ class Announcer:
 
     def _await_soon(self, receiver: object, result: Awaitable[object]) -> None:
         if len(self._under_way) >= self._limit:
-            _logger.error("receiver %s is skipped: %d calls are under way", _name(receiver), self._limit)
+            _log.error("receiver %s is skipped: %d calls are under way", _name(receiver), self._limit)
             _close(result)
             return
         self._under_way[id(result)] = result
         self._background.start_soon(functools.partial(self._await, receiver, result))
 
     async def _await(self, receiver: object, result: Awaitable[object]) -> None:
-        try:
-            with anyio.fail_after(self._timeout):
-                await result
-        except Exception as error:
-            _log_failure(receiver, error)
-        finally:
-            self._under_way.pop(id(result), None)
+        async def awaited() -> object:
+            return await result
+
+        with self._aftermath.begun():
+            try:
+                with anyio.fail_after(self._timeout):
+                    await contained(awaited)
+            except Exception as error:
+                _log_failure(receiver, error)
+            finally:
+                self._under_way.pop(id(result), None)
 
 
 def _close(result: Awaitable[object]) -> None:
@@ -134,7 +141,7 @@ def _log_failure(receiver: object, error: BaseException) -> None:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     place = f"{PurePath(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}" if trace is not None else "?"
-    _logger.error("receiver %s raised %s (%s)", _name(receiver), type(error).__qualname__, place)
+    _log.error("receiver %s raised %s (%s)", _name(receiver), type(error).__qualname__, place)
 
 
 def _name(receiver: object) -> str:

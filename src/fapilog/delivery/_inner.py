@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final
 
 import anyio
@@ -12,6 +13,7 @@ from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
 from ..record.chain import ChainHead
 from ..record.errors import AmbiguousDeliveryError
 from ..tasks.life import Life, enter_all, leave_all
+from ..tasks.strangers import contained
 
 __all__ = [
     "Managers",
@@ -53,6 +55,10 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
         raise ValueError("dispatchers: expected at least one; got none")
     if len({id(each) for each in given}) < len(given):
         raise ValueError("dispatchers: expected each once; got one of them twice")
+    # Two outboxes of one name in one file are one outbox: of each alert one of them would send it, and not both.
+    places = [f"{each.name} in {each.path}" for each in given if hasattr(each, "path") and hasattr(each, "name")]
+    if len(set(places)) < len(places):
+        raise ValueError("dispatchers: expected one name for each outbox in a file; got two outboxes of one name")
     return given
 
 
@@ -76,7 +82,9 @@ async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | No
         nonlocal outcome
         with anyio.move_on_after(timeout) as limit:
             try:
-                await dispatcher.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
+                await contained(
+                    partial(dispatcher.send_alert, alert.event, severity=alert.severity, channel=alert.channel)
+                )
                 outcome = None
             except Exception as error:
                 outcome = error

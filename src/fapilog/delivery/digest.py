@@ -9,7 +9,6 @@ Turn a storm of alerts into a first alert and a summary.
 from __future__ import annotations
 
 import heapq
-import logging
 import math
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Hashable
@@ -20,19 +19,20 @@ from typing import Final, NamedTuple, Self
 import anyio
 
 from ..core.alerting import Alert, AlertDispatcher, Reporter, reporter
-from ..record.errors import PermanentDeliveryError, TransientDeliveryError, reason
+from ..record.errors import BrokenRouteError, PermanentDeliveryError, TransientDeliveryError, reason
 from ..record.events import AuditEvent, AuditLogLevel, member
 from ..record.options import require
 from ..tasks.background import Background
 from ..tasks.events import Event
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
+from ..tasks.strangers import Log
 from ._inner import Managers, deliver, kinds
 from ._summary import COMPONENT_LENGTH, Counted, digest_of
 
 __all__ = ["Digest", "digest_of"]
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 # Seconds between two tries to send a summary, unless the target asks for more, and the most that it may ask for.
 _FIRST_WAIT: Final = 1.0
@@ -189,9 +189,11 @@ class Digest:
             try:
                 key = self._key(*alert)
                 hash(key)
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
                 # Not its text or traceback, which may hold values of the event.
-                _logger.error("key raised %s for event %s", type(error).__qualname__, alert.event.event_id)  # noqa: TRY400
+                _log.error("key raised %s for event %s", type(error).__qualname__, alert.event.event_id)
             else:
                 return key
         component = alert.event.component
@@ -243,7 +245,7 @@ class Digest:
             raise
         if error is None:
             self._say_it_works()
-        elif isinstance(error, PermanentDeliveryError):
+        elif isinstance(error, PermanentDeliveryError) and not isinstance(error, BrokenRouteError):
             self._give_up(summary, reason(error))
             self._say_it_fails(error)
         else:
@@ -255,13 +257,13 @@ class Digest:
         wait = _FIRST_WAIT if self._leaving else min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(summary.tries, 100))
         if isinstance(error, TransientDeliveryError):
             wait = max(wait, error.pause(_LONGEST_PAUSE) or 0)
-        _logger.warning(
+        _log.warning(
             "a summary of %s, was not sent; the next try is in %.1f s: %s", summary.counted, wait, reason(error)
         )
         heapq.heappush(self._waiting, summary._replace(due=anyio.current_time() + wait, tries=summary.tries + 1))
 
     def _give_up(self, summary: _Summary, why: str) -> None:
-        _logger.error("a summary of %s, is lost: %s", summary.counted, why)
+        _log.error("a summary of %s, is lost: %s", summary.counted, why)
 
     def _say_it_fails(self, error: Exception) -> None:
         if self._reporter is not None:

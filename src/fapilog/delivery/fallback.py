@@ -8,7 +8,6 @@ Send each alert to the first of several dispatchers that takes it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, Self
@@ -20,11 +19,12 @@ from ..core.partial import combined
 from ..record.errors import reason
 from ..record.events import AuditEvent
 from ..record.options import require
+from ..tasks.strangers import Log
 from ._inner import Managers, checked, deliver, kinds
 
 __all__ = ["Fallback"]
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 
 class Fallback:
@@ -117,7 +117,7 @@ class Fallback:
 
     def _log(self, event: AuditEvent, number: int, failures: dict[int, Exception]) -> None:
         words = (f"number {place + 1} ({self._kinds[place]}): {reason(error)}" for place, error in failures.items())
-        _logger.warning(
+        _log.warning(
             "the alert about event %s (record %s) went to number %d (%s), after others failed: %s",
             event.event_id,
             event.sequence_number,

@@ -10,10 +10,10 @@ Needs the extra ``retry``.
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -27,6 +27,7 @@ from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.values import text
+from ..tasks.strangers import Log, contained
 from ._inner import Managers
 
 __all__ = ["Attempt", "Retrying"]
@@ -35,7 +36,7 @@ __all__ = ["Attempt", "Retrying"]
 # loop waits for it, and not at the first retry.
 stamina.instrumentation.get_on_retry_hooks()
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 # Seconds. What asks for more, such as a clock that is wrong, would stop all alerts for as long.
 _LONGEST_PAUSE: Final = 3600.0
@@ -169,7 +170,7 @@ class Retrying:
         """Call *inner* until the time is over, and return its exception."""
         with anyio.CancelScope(deadline=end):
             try:
-                await self._inner.send_alert(event, severity=severity, channel=channel)
+                await contained(partial(self._inner.send_alert, event, severity=severity, channel=channel))
             except Exception as error:
                 return error
             return None
@@ -198,7 +199,7 @@ class Retrying:
 
     def _report(self, attempt: Attempt) -> None:
         if attempt.wait is not None:
-            _logger.warning(
+            _log.warning(
                 "try %d to deliver the alert about event %s failed, the next is in %.1f s: %s",
                 attempt.number,
                 attempt.event.event_id,
@@ -208,5 +209,7 @@ class Retrying:
         if self._on_attempt is not None:
             try:
                 self._on_attempt(attempt)
-            except Exception as error:
-                _logger.error("on_attempt raised %s", type(error).__qualname__)  # noqa: TRY400  no text, no traceback
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                _log.error("on_attempt raised %s", type(error).__qualname__)

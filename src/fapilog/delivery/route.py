@@ -18,7 +18,6 @@ Send each alert to one of several dispatchers.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeAlias
@@ -26,11 +25,12 @@ from typing import Final, Self, TypeAlias
 from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
+from ..tasks.strangers import Log
 from ._inner import Managers, missing_from, resume_from, resumed_to, resuming
 
 __all__ = ["Condition", "Route", "when"]
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 Condition: TypeAlias = Callable[[AuditEvent, str, str | None], bool]
 """What decides on a route: called with the event, the severity and the channel, it returns whether they take it."""
@@ -180,9 +180,11 @@ class Route:
             try:
                 if condition(event, severity, channel):
                     return dispatcher
-            except Exception as error:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
                 # Not its text or traceback, which may hold values of the event.
-                _logger.error(  # noqa: TRY400
+                _log.error(
                     "condition %d of a route raised %s for event %s, and counts as not met",
                     number,
                     type(error).__qualname__,

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 import math
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -35,10 +35,11 @@ from ..record.options import require
 from ..record.privacy import Uncopied, without_frames
 from ..tasks.background import Background
 from ..tasks.life import Life, enter_all, leave_all
+from ..tasks.strangers import Log, contained
 
 __all__ = ["MIN_KEY_BYTES", "Beat", "Heartbeat", "KeySource", "verify_heartbeat"]
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 MIN_KEY_BYTES: Final = 16
 
@@ -188,7 +189,7 @@ class Heartbeat(Uncopied):
             why = reason(error)
         else:
             why = f"it took longer than {self._interval / 2:g} s"
-        _logger.error("heartbeat %s: the head of the trail can't be read: %s", self._name, why)
+        _log.error("heartbeat %s: the head of the trail can't be read: %s", self._name, why)
         return None
 
     async def _send(self, head: ChainHead | None) -> None:
@@ -206,7 +207,7 @@ class Heartbeat(Uncopied):
             sequence_number=head.sequence_number if head and head.sequence_number else None,
             checksum=head.checksum if head else None,
         )
-        await self._dispatcher.send_alert(event, severity=level.value, channel=self._channel)
+        await contained(partial(self._dispatcher.send_alert, event, severity=level.value, channel=self._channel))
         self._unreadable = head is None
 
     def _line(self, now: datetime, head: ChainHead | None) -> str:
@@ -218,9 +219,9 @@ class Heartbeat(Uncopied):
     def _note(self, failure: str | None) -> None:
         if failure is not None:
             self._failed += 1
-            _logger.error("heartbeat %s was not sent, %d in a row: %s", self._name, self._failed, failure)
+            _log.error("heartbeat %s was not sent, %d in a row: %s", self._name, self._failed, failure)
         elif self._failed:
-            _logger.warning("heartbeat %s is sent again; %d were not", self._name, self._failed)
+            _log.warning("heartbeat %s is sent again; %d were not", self._name, self._failed)
             self._failed = 0
 
 

@@ -1,25 +1,33 @@
 """
 Send alerts to whatever Apprise knows: a hundred services, each by an address of its own.
 
-Needs the extra ``apprise``. For the services that have a module here, use that: it knows why a delivery failed.
+Needs the extra ``apprise``. For the services that have a module here, use that: it knows whether to retry.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
+import string
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
 
 import anyio
-import anyio.to_thread
 import apprise
 
 from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
-from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from ..record.errors import (
+    AmbiguousDeliveryError,
+    BrokenRouteError,
+    DeliveryError,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+)
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.privacy import Uncopied, without_frames
@@ -27,6 +35,7 @@ from ..record.values import text
 from ._muting import mute, muted
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, in_words, one_line
 from ._secret import Secret, SecretSource
+from ._threads import in_daemon_thread
 
 __all__ = ["AppriseDispatcher"]
 
@@ -47,6 +56,34 @@ def _mute_plugins() -> None:
     mute(name for name in [*_LOGGERS, *logging.Logger.manager.loggerDict] if name.partition(".")[0] in _LOGGERS)
 
 
+# The lines that Apprise logs for this attempt, which are muted afterwards.
+_lines: ContextVar[list[str] | None] = ContextVar("fapilog_apprise_lines", default=None)
+
+
+def _keep(record: logging.LogRecord) -> bool:
+    lines = _lines.get()
+    if lines is not None and record.levelno >= logging.WARNING:
+        with suppress(Exception):
+            lines.append(record.getMessage())
+    return True
+
+
+# A filter, as `mute` is, and before it; Apprise's own capture in its result is a handler, which a muted line never
+# reaches.
+logging.getLogger("apprise").addFilter(_keep)
+
+
+@contextmanager
+def _kept_lines() -> Generator[list[str]]:
+    lines: list[str] = []
+    before = _lines.set(lines)
+    try:
+        with muted():
+            yield lines
+    finally:
+        _lines.reset(before)
+
+
 class _Target(NamedTuple):
     tags: frozenset[str]
     url: str
@@ -57,8 +94,9 @@ class AppriseDispatcher(Uncopied):
     Sends each alert, as plain text, to every address of Apprise that its channel selects, to all at the same time.
 
     Returning means that Apprise says it is sent: that the service of each address answered, most often with 2xx.
-    Apprise does not say why something failed, nor whether it will again; every failure is a `TransientDeliveryError`,
-    and trying again may show people the alert twice.
+    Apprise does not say whether a failure will happen again, so every failure is a `TransientDeliveryError`; it names
+    the reason in the words of Apprise's own log, without the parts of your address and of the alert. A retry may show
+    people the alert twice.
 
     If some addresses took the alert and others did not, one error is raised that tells of both, and when the same
     dispatcher is called again for the event, it goes only to those that lack it. Give each address one target: Apprise
@@ -133,29 +171,79 @@ class AppriseDispatcher(Uncopied):
     async def _send(self, url: str, rendered: Rendered) -> DeliveryError | None:
         """Return why the alert was not sent, or None."""
         with anyio.move_on_after(self._timeout):
-            send = functools.partial(_notify, url, rendered)
-            return await anyio.to_thread.run_sync(send, abandon_on_cancel=True)
+            return await in_daemon_thread("apprise", lambda: _notify(url, rendered))
         return AmbiguousDeliveryError(f"apprise: not within {self._timeout:g} s; it may still be sent")
 
 
 def _notify(url: str, rendered: Rendered) -> DeliveryError | None:
     _mute_plugins()
     try:
-        with muted():
+        with _kept_lines() as lines:
             service = _service(url)
             if service is None:
-                return PermanentDeliveryError("apprise: it does not know such an address; check it")
+                return BrokenRouteError("apprise: it does not know such an address; check it")
             one = apprise.Apprise(asset=service.asset)
             one.add(service)
             title = _defused(one_line(text(rendered.title)))
             body = cut(_body(rendered), "body", max_characters=max(service.body_maxlen - len(title), 1))
             kind = _KINDS.get(rendered.severity, apprise.NotifyType.WARNING)
-            is_sent = one.notify(body, title, kind, body_format=apprise.NotifyFormat.TEXT)
-    except Exception as error:
+            result = one.notify(body, title, kind, body_format=apprise.NotifyFormat.TEXT)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # A plugin may raise anything: a panic of an extension in Rust is no `Exception`.
+    except BaseException as error:
         return PermanentDeliveryError(f"apprise: it can't be sent ({type(error).__name__}); check the address")
-    if is_sent:
-        return None
-    return TransientDeliveryError("apprise: not sent; Apprise does not say why: check the address and the network")
+    return None if result else _failure(result.status, _cleaned(lines, url, f"{title} {body}"))
+
+
+def _failure(status: apprise.AppriseResultStatus, said: str) -> DeliveryError:
+    """Return the error that Apprise's result means: https://github.com/caronc/apprise/pull/1664."""
+    why = f": {said}" if said else "; Apprise does not say why: check the address and the network"
+    match status:
+        case apprise.AppriseResultStatus.TIMEOUT:
+            return AmbiguousDeliveryError(f"apprise: not in Apprise's own time; it may still be sent{why}")
+        case apprise.AppriseResultStatus.NOMATCH:
+            return BrokenRouteError("apprise: it has no service for the address; check it")
+        case apprise.AppriseResultStatus.PARTIAL:
+            return TransientDeliveryError(f"apprise: only some targets of the address have the alert{why}")
+        case _:
+            return TransientDeliveryError(f"apprise: not sent{why}")
+
+
+# Words that Apprise says of most failures; that an alert has them too does not hide them.
+_APPRISE_WORDS: Final = frozenset(
+    ["connection", "error", "failed", "notification", "occurred", "request", "send", "sending", "server"]
+)
+_MAX_SAID: Final = 200
+
+
+def _cleaned(lines: Sequence[str], url: str, sent: str) -> str:
+    """
+    Return *lines* as one line without the words that are in the address or in the alert.
+
+    A plugin may log the host, the recipient and the service's own words, which may repeat the token and the alert.
+    """
+    # Not "to", "in", "a", which would hide what was said.
+    private = {part for part in _parts(url.partition("://")[2]) if len(part) > 2}  # noqa: PLR2004
+    private |= {part for part in _parts(sent) if len(part) > 3} - _APPRISE_WORDS  # noqa: PLR2004
+    words = one_line(clean("; ".join(dict.fromkeys(lines)))[:2000]).split()
+    said = " ".join("…" if _is_private(word, private) else word for word in words)
+    return re.sub(r"…( …)+", "…", said)[:_MAX_SAID].removesuffix(".")
+
+
+def _parts(given: str) -> set[str]:
+    """Return the words of *given*, whole and in parts, as they are and unquoted."""
+    folded = f"{given} {unquote(given)}".lower()
+    wholes = re.split(r"[\s/?&=:@;,]+", folded)
+    return {*re.split(r"[\W_]+", folded), *(whole.strip(string.punctuation) for whole in wholes)}
+
+
+def _is_private(word: str, private: set[str]) -> bool:
+    # Numbers of telephones and addresses, keys and tokens are long; the status 400 is not.
+    if len(word) > 30 or len(re.findall(r"\d", word)) > 3 or "@" in word or "://" in word:  # noqa: PLR2004
+        return True
+    folded = unquote(word.lower())
+    return not private.isdisjoint(_parts(word)) or any(len(part) > 5 and part in folded for part in private)  # noqa: PLR2004
 
 
 def _service(url: str) -> Any:

@@ -6,33 +6,28 @@ Needs no extra.
 
 from __future__ import annotations
 
-import functools
 import html
 import quopri
 import re
-import smtplib
-import socket
 import ssl
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Mapping, Sequence
 from email import policy
 from email.header import Header
 from email.utils import formatdate
 from typing import Final, Literal
 
 import anyio
-import anyio.to_thread
 
 from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
-from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, one_line
-from ._secret import Secret, SecretSource, is_loopback
+from ._secret import Secret, SecretSource, is_loopback, printable
+from ._smtp_client import Answers, Login, PasswordLogin, Server, Session, TokenLogin
+from ._threads import in_daemon_thread
 
 __all__ = ["EmailDispatcher"]
 
@@ -59,6 +54,10 @@ class EmailDispatcher(Uncopied):
     the same event, sender and recipients, whenever and by whichever process it is sent: many mailboxes show such a mail
     once. Where the server's answer to the whole mail is lost, nobody knows; that is an `AmbiguousDeliveryError`.
 
+    A refusal that says "later", as 4yz, by its enhanced status code or by a quota, is a `TransientDeliveryError`; one
+    for good is a `BrokenRouteError` if it would meet any mail, as refused credentials do, and a
+    `PermanentDeliveryError` if it may be about this one.
+
     Args:
         host: The name of the mail server: one that takes mail of your own for anyone, not the recipients'.
         port: None is 587 for "starttls", 465 for "implicit", 25 for "none".
@@ -66,12 +65,14 @@ class EmailDispatcher(Uncopied):
         recipients: The addresses that it goes to; each sees the others.
         username: To log in with; None does not log in.
         password: To log in with; ASCII.
+        token: An OAuth 2.0 access token to log in with in the place of a password, by XOAUTH2 or OAUTHBEARER. A
+            function that returns it is called for each connection, in a thread: it may ask another server for it.
         tls: "starttls" asks the server to encrypt, and sends nothing if it can't; "implicit" encrypts from the start;
             "none" does not, and logs in only on this machine.
         tls_context: With your certificates; None trusts those of the system.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
-        timeout: Seconds for one attempt.
+        timeout: Seconds for one attempt, from the name of the server to its answer.
 
     Raises:
         ValueError: An option is not valid. No secret is in the message.
@@ -87,6 +88,7 @@ class EmailDispatcher(Uncopied):
         recipients: Sequence[str],
         username: SecretSource | None = None,
         password: SecretSource | None = None,
+        token: SecretSource | None = None,
         tls: Literal["starttls", "implicit", "none"] = "starttls",
         tls_context: ssl.SSLContext | None = None,
         disclosure: Disclosure = Disclosure.STANDARD,
@@ -102,12 +104,20 @@ class EmailDispatcher(Uncopied):
         for name, address in (("sender", sender), *(("recipients", each) for each in recipients)):
             if len(address) > _MAX_ADDRESS or not _ADDRESS.fullmatch(address):
                 raise ValueError(f"{name}: expected an address such as ops@example.com, in ASCII; got {address!r}")
-        if (username is None) != (password is None):
-            raise ValueError("username, password: expected both or neither")
+        if (username is None) != (password is None and token is None):
+            raise ValueError("username, password, token: expected a username and one of the others, or none")
+        if password is not None and token is not None:
+            raise ValueError("password, token: expected one of them, not both")
         if username is not None and tls == "none" and not is_loopback(host):
-            raise ValueError("tls: expected starttls or implicit, since a password would be sent in the clear")
-        self._host = host
-        self._port = _PORTS[tls] if port is None else require("port", port, at_least=1, at_most=65_535)
+            raise ValueError("tls: expected starttls or implicit, since a secret would be sent in the clear")
+        self._server = Server(
+            host=host,
+            port=_PORTS[tls] if port is None else require("port", port, at_least=1, at_most=65_535),
+            tls=tls,
+            context=tls_context,
+            domain=sender.rpartition("@")[2],
+            timeout=require("timeout", timeout, above=0),
+        )
         self._sender = sender
         # In order, without those that are there twice.
         self._recipients = tuple(dict.fromkeys(recipients))
@@ -115,10 +125,8 @@ class EmailDispatcher(Uncopied):
         # smtplib sends ASCII alone; it would raise with the password in its text.
         self._username = None if username is None else Secret(username, "username", check=_ascii)
         self._password = None if password is None else Secret(password, "password", check=_ascii)
-        self._tls = tls
-        self._tls_context = tls_context
+        self._token = None if token is None else Secret(token, "token", check=printable)
         self._render = Renderer(disclosure, link)
-        self._timeout = require("timeout", timeout, above=0)
         self._partial = PartialDelivery("smtp", "recipients")
 
     @without_frames
@@ -133,23 +141,22 @@ class EmailDispatcher(Uncopied):
             self._partial.delivered(alert, number)
         self._partial.finish(alert, failures, len(self._recipients))
 
-    async def _send(self, recipients: Mapping[int, str], content: bytes) -> _Answers:
-        login = None
-        if self._username is not None and self._password is not None:
-            login = self._username.reveal(), self._password.reveal()
-        session = _Session(recipients)
-        # Not this machine's name, which may not leave, and takes a while to be found.
-        domain = self._sender.rpartition("@")[2]
-        address = self._host, self._port, domain, self._timeout
-        connect = functools.partial(_connect, self._tls, self._tls_context, address)
+    async def _send(self, recipients: Mapping[int, str], content: bytes) -> Answers:
+        session = Session(self._server, self._login(), recipients)
         try:
-            with anyio.move_on_after(self._timeout):
-                await anyio.to_thread.run_sync(
-                    session.run, connect, login, self._sender, content, abandon_on_cancel=True
-                )
+            with anyio.move_on_after(self._server.timeout):
+                await in_daemon_thread("smtp", lambda: session.run(self._sender, content))
         finally:
             session.abandon()
-        return session.answers(f"not within {self._timeout:g} s")
+        return session.answers(f"not within {self._server.timeout:g} s")
+
+    def _login(self) -> Login | None:
+        if self._username is None:
+            return None
+        if self._token is not None:
+            return TokenLogin(self._username.reveal(), self._token, self._server)
+        assert self._password is not None  # noqa: S101  checked by the constructor
+        return PasswordLogin(self._username.reveal(), self._password.reveal())
 
     def _message_id(self, event: AuditEvent) -> str:
         key = dedup_key(event.event_id, self._sender, *self._recipients)
@@ -229,158 +236,6 @@ def _html(title: str, message: str, link: str | None, rows: Mapping[str, str]) -
         f"<tr><td>{name}</td><td>{html.escape(words, quote=False)}</td></tr>\n" for name, words in rows.items()
     )
     return "\n".join(["<!doctype html>", '<meta charset="utf-8">', *parts, f"<table>\n{table}</table>", ""])
-
-
-# Replies, and the kinds of them: RFC 5321, 4.2.
-_OK: Final = 250
-_START_MAIL: Final = 354
-_TRANSIENT: Final = 4
-_PERMANENT: Final = 5
-_KINDS: Final = {2, 3, _TRANSIENT, _PERMANENT}
-
-_Answers = Mapping[int, DeliveryError | None]
-
-
-class _Session:
-    """One talk with the server, in a thread that may be left behind: then nothing more is sent."""
-
-    def __init__(self, recipients: Mapping[int, str]) -> None:
-        self._recipients = recipients
-        self._lock = threading.Lock()
-        self._smtp: smtplib.SMTP | None = None
-        self._abandoned = False
-        self._sent = False
-        self._refusals: dict[int, DeliveryError | None] = {}
-        self._answers: _Answers | None = None
-
-    def abandon(self) -> None:
-        """Let the thread end, and send nothing that has not begun to be sent."""
-        with self._lock:
-            self._abandoned = True
-            sock = self._smtp and self._smtp.sock
-        if sock:
-            with suppress(OSError):
-                # What TLS would do here is not for two threads.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-    def answers(self, otherwise: str) -> _Answers:
-        """Return for each recipient why it lacks the mail, or None; *otherwise* tells why nobody knows."""
-        with self._lock:
-            if self._answers is not None:
-                return self._answers
-            failure = (
-                _lost(otherwise) if self._sent else TransientDeliveryError(f"smtp: nothing was sent ({otherwise})")
-            )
-            return self._failed(failure)
-
-    def run(
-        self, connect: Callable[[], smtplib.SMTP], login: tuple[str, str] | None, sender: str, content: bytes
-    ) -> None:
-        """Send *content*."""
-        try:
-            with closing(connect()) as smtp:
-                self._smtp = smtp
-                smtp.ehlo_or_helo_if_needed()
-                if login is not None:
-                    smtp.login(*login)
-                _expect(_OK, smtp.mail(sender), "MAIL", "check the sender, and whether it has to log in")
-                for number, recipient in self._recipients.items():
-                    self._refusals[number] = _refusal(_OK, smtp.rcpt(recipient), "RCPT", "check the address")
-                if None in self._refusals.values():
-                    self._data(smtp, content)
-                self._settle(self._refusals)
-                # What becomes of the connection now changes nothing. An SMTPException is an OSError.
-                with suppress(OSError):
-                    smtp.quit()
-        except DeliveryError as error:
-            failure = error
-        except Exception as error:
-            failure = _translated(error)
-        else:
-            return
-        self._settle(self._failed(failure))
-
-    def _failed(self, failure: DeliveryError) -> _Answers:
-        """Return *failure* for each recipient that was not refused already."""
-        return {number: self._refusals.get(number) or failure for number in self._recipients}
-
-    def _settle(self, answers: _Answers) -> None:
-        with self._lock:
-            if self._answers is None:
-                self._answers = answers
-
-    def _data(self, smtp: smtplib.SMTP, content: bytes) -> None:
-        _expect(_START_MAIL, smtp.docmd("DATA"), "DATA", "check the options, and report it if they are right")
-        with self._lock:
-            if self._abandoned:
-                raise TransientDeliveryError("smtp: nothing was sent (cancelled)")
-            self._sent = True
-        # RFC 5321, 4.5.2. If this fails, the final dot is not out, and the server drops the mail.
-        smtp.send(re.sub(rb"(?m)^\.", b"..", content) + b".\r\n")
-        try:
-            reply = smtp.getreply()
-        except OSError:
-            reply = (-1, b"")
-        if reply[0] // 100 not in _KINDS:
-            raise _lost("the connection was lost")
-        _expect(_OK, reply, "the mail", "check the options, and what the server's log says of it")
-
-
-def _connect(tls: str, context: ssl.SSLContext | None, address: tuple[str, int, str, float]) -> smtplib.SMTP:
-    host, port, domain, timeout = address
-    if tls == "implicit":
-        return smtplib.SMTP_SSL(host, port, domain, timeout=timeout, context=context or ssl.create_default_context())
-    smtp = smtplib.SMTP(host, port, domain, timeout)
-    try:
-        if tls == "starttls":
-            smtp.starttls(context=context or ssl.create_default_context())
-    except BaseException:
-        smtp.close()
-        raise
-    return smtp
-
-
-def _lost(why: str) -> AmbiguousDeliveryError:
-    return AmbiguousDeliveryError(f"smtp: sent, but there was no answer ({why})")
-
-
-def _refusal(expected: int, reply: tuple[int, bytes], what: str, advice: str) -> DeliveryError | None:
-    """Return what *reply* means if its kind is not the expected one: RFC 5321, 4.2.1. Its text may repeat anything."""
-    kind = reply[0] // 100
-    if kind == expected // 100:
-        return None
-    if kind == _PERMANENT:
-        return PermanentDeliveryError(f"smtp: {what} was refused for good (status {reply[0]}); {advice}")
-    if kind == _TRANSIENT:
-        return TransientDeliveryError(f"smtp: {what} was refused for now (status {reply[0]})")
-    return TransientDeliveryError(f"smtp: {what} was answered as no mail server answers; check host and port")
-
-
-def _expect(expected: int, reply: tuple[int, bytes], what: str, advice: str) -> None:
-    refusal = _refusal(expected, reply, what, advice)
-    if refusal is not None:
-        raise refusal
-
-
-def _translated(error: Exception) -> DeliveryError:
-    """Return what *error* of smtplib, ssl or socket means before the mail was sent, in words that give nothing away."""
-    name = type(error).__name__
-    match error:
-        case smtplib.SMTPAuthenticationError(smtp_code=int(code)) if code // 100 == _PERMANENT:
-            words = f"the login was refused for good (status {code}); check username and password"
-        case smtplib.SMTPResponseException(smtp_code=int(code)) if code // 100 == _PERMANENT:
-            words = f"the server refuses to talk (status {code}); check the host"
-        case smtplib.SMTPResponseException(smtp_code=int(code)):
-            return TransientDeliveryError(f"smtp: the server refuses to talk for now (status {code})")
-        case smtplib.SMTPNotSupportedError():
-            words = "the server offers no STARTTLS, or no login; check tls, port and username"
-        case smtplib.SMTPException() if type(error) is smtplib.SMTPException:
-            words = "the server offers no way to log in that is known here"
-        case OSError():
-            return TransientDeliveryError(f"smtp: no connection, or it was lost before the mail was sent ({name})")
-        case _:
-            words = f"the mail can't be sent ({name})"
-    return PermanentDeliveryError(f"smtp: {words}")
 
 
 def _ascii(value: str) -> str | None:

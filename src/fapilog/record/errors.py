@@ -4,6 +4,7 @@ The errors of this package.
 FapilogError
 ├── AuditStorageError            the event is not stored
 ├── OutboxError                  the file of an outbox can't be used
+├── PanicError                   other code raised what is no exception
 └── DeliveryError                the alert was not delivered
     ├── TransientDeliveryError   trying again may help
     ├── PermanentDeliveryError   trying again will not help
@@ -32,6 +33,7 @@ __all__ = [
     "DeliveryError",
     "FapilogError",
     "OutboxError",
+    "PanicError",
     "PermanentDeliveryError",
     "TransientDeliveryError",
     "reason",
@@ -53,6 +55,21 @@ class AuditStorageError(FapilogError):
 
 class OutboxError(FapilogError):
     """Raised when the file of an outbox could not be read or written. The message names the file and the reason."""
+
+
+class PanicError(FapilogError):
+    """
+    Takes the place of what a dispatcher, a receiver or a storage raised, and what is no `Exception`.
+
+    For example a CancelledError, although nobody had cancelled the task, a GeneratorExit, or the panic of an extension
+    module; its `__cause__` is that.
+
+    Args:
+        name: The qualified name of the class that was raised.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"it raised {name}, which is no Exception")
 
 
 class DeliveryError(FapilogError):
@@ -126,15 +143,15 @@ class AlertBufferFullError(DeliveryError):
 class AlertCancelledError(DeliveryError):
     """Reported when the dispatcher ended its own task, or the caller of `log_event` was cancelled while sending."""
 
-    def __init__(self) -> None:
-        super().__init__("the dispatcher was cancelled")
+    def __init__(self, message: str = "the dispatcher was cancelled") -> None:
+        super().__init__(message)
 
 
 class AlertStoppedError(DeliveryError):
     """Reported when the trail was stopped before the alert was delivered."""
 
-    def __init__(self) -> None:
-        super().__init__("the trail was stopped first")
+    def __init__(self, message: str = "the trail was stopped first") -> None:
+        super().__init__(message)
 
 
 def reason(error: Exception) -> str:

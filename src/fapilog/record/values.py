@@ -72,7 +72,9 @@ def text(value: object) -> str:
     try:
         # Of a subclass of str, an enum for example, the text that it is and not the one that its __str__ makes.
         given = str.__str__(value) if isinstance(value, str) else str(value)
-    except Exception:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
         given = f"<{type(value).__qualname__} without text>"
     return given.encode("utf-8", "backslashreplace").decode() if not given.isascii() else given
 
@@ -140,7 +142,9 @@ class _Freezer:
             return self._sequence(value)
         try:
             plain = msgspec.to_builtins(value, enc_hook=_repr)
-        except Exception:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
             return _repr(value)
         self._parents.append(id(value))
         frozen = self._value(plain)
@@ -155,7 +159,9 @@ def _key(key: object) -> str:
 def _repr(value: object) -> str:
     try:
         return text(repr(value))
-    except Exception:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
         return f"<{type(value).__qualname__} without repr>"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import msgspec
 from ..record import chain
 from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus, Seal
 from ..record.errors import AuditStorageError
+from ..tasks.strangers import Log
 from ._directory import (
     cannot,
     closing,
@@ -39,7 +39,7 @@ __all__ = ["TrailWriter", "utc_now"]
 # that a start does not take longer every day.
 _CHECKED_BYTES: Final = 16 << 20
 
-_logger: Final = logging.getLogger("fapilog")
+_log: Final = Log("fapilog")
 
 
 def utc_now() -> datetime:
@@ -238,7 +238,7 @@ class TrailWriter:
             os.fsync(aside_fd)
         sync_directory(self._directory)
         os.ftruncate(fd, offset)
-        _logger.warning("an incomplete record of %d bytes in %s was set aside in %s", len(rest), name, aside)
+        _log.warning("an incomplete record of %d bytes in %s was set aside in %s", len(rest), name, aside)
 
     def _begin_day(self) -> None:
         """Begin today's file if the newest is older; an older file is never written to, whatever the clock does."""

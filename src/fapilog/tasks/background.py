@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -15,10 +14,11 @@ import anyio
 
 from .events import Condition
 from .loops import Loop, LoopClosedError, cancellation_of_this_task, is_without_loop
+from .strangers import Log, contained
 
 __all__ = ["Background", "Call", "Job"]
 
-_logger: Final = logging.getLogger("fapilog")
+_log: Final = Log("fapilog")
 
 Call = Callable[[], Coroutine[Any, Any, object]]
 """A call to be awaited."""
@@ -46,7 +46,7 @@ class Background:
 
     While it is `open`, each call runs in a task of its own in the loop where it was opened, whatever thread starts the
     call. While it is not, calls are kept: by `collecting` for the code that started them, and otherwise for the next
-    `settle`. An exception of a call is logged, by its type; `KeyboardInterrupt` and `SystemExit` end the loop.
+    `settle`. What a call raises is logged, by its type; `KeyboardInterrupt` and `SystemExit` end the loop.
 
     Attributes:
         home: The loop that runs the calls; None while they are kept.
@@ -204,10 +204,10 @@ async def _contained(job: Job) -> None:
     # Its own calls are not for the list of the code that started it, which may be done with it by then.
     _collected.set(None)
     try:
-        await job.call()
+        await contained(job.call)
     except Exception as error:
         # Not its text or traceback, which may hold secrets.
-        _logger.error("a call in the background raised %s", type(error).__qualname__)  # noqa: TRY400
+        _log.error("a call in the background raised %s", type(error).__qualname__)
 
 
 async def _alone(job: Job) -> None:

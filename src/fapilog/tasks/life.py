@@ -14,7 +14,8 @@ import anyio
 import anyio.lowlevel
 
 from .events import Event
-from .loops import Loop, LoopClosedError, uninterrupted
+from .loops import Loop, LoopClosedError, own_context, uninterrupted
+from .strangers import tamed
 
 __all__ = ["Life", "enter_all", "leave_all"]
 
@@ -28,7 +29,8 @@ class Life:
     left in the second. So a task of its own, which belongs to the event loop, enters the manager, waits, and leaves it.
 
     A life is lived once. When its loop ends first, asyncio and trio cancel the task, and the manager is left with no
-    time to lose: `within` returns at once from then on.
+    time to lose: `within` returns at once from then on. The context variables of the task that called `enter` are not
+    the life's: it may be the task of a request.
 
     Args:
         manager: Entered by `enter`, left by `leave`.
@@ -82,7 +84,7 @@ class Life:
             RuntimeError: Entering it was cancelled, by itself or since the loop ended.
         """
         self._loop = Loop.current()
-        self._loop.spawn(self._run, ended=self._end)
+        self._loop.spawn(self._run, ended=self._end, context=own_context())
         try:
             await self._settled.wait()
         except BaseException:
@@ -181,8 +183,8 @@ class Life:
                 if self._owner is not None and not self._leave.is_set:
                     message = f"{self._owner!r} was not stopped before its event loop ended"
                     warnings.warn(message, ResourceWarning, source=self._owner, stacklevel=1)
-            except Exception as error:
-                self._error = error
+            except BaseException as error:
+                self._error = tamed(error)
 
     def _end(self) -> None:
         self._ended.set()

@@ -26,6 +26,7 @@ __all__ = [
     "finished",
     "in_thread",
     "is_without_loop",
+    "own_context",
     "uninterrupted",
     "without_loop",
 ]
@@ -221,6 +222,19 @@ def _running() -> Any:
     with contextlib.suppress(RuntimeError):
         return getattr(sys.modules.get("asyncio"), "get_running_loop", _nothing)()
     return None
+
+
+def own_context() -> Context:
+    """
+    Return a context without the caller's variables, but for those of this package.
+
+    For what lives longer than its caller, and must not run in the context of the request that happened to start it.
+    """
+    context = Context()
+    for variable, value in copy_context().items():
+        if variable.name.startswith("fapilog_"):
+            context.run(variable.set, value)
+    return context
 
 
 def cancellation_of_this_task() -> Callable[[], bool]:

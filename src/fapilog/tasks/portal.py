@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import threading
 import weakref
@@ -15,12 +14,13 @@ import anyio
 
 from .events import Event
 from .loops import Loop, LoopClosedError
+from .strangers import Log
 
 __all__ = ["Portal", "Stoppable"]
 
 T = TypeVar("T")
 
-_logger: Final = logging.getLogger("fapilog")
+_log: Final = Log("fapilog")
 
 
 class Stoppable(Protocol):
@@ -74,7 +74,7 @@ class Portal:
                 await call()
             except Exception as error:
                 # Not its text or traceback, which may hold secrets.
-                _logger.error("a call in the background thread raised %s", type(error).__qualname__)  # noqa: TRY400
+                _log.error("a call in the background thread raised %s", type(error).__qualname__)
 
         with contextlib.suppress(LoopClosedError):
             loop.call_soon(lambda: loop.spawn(run, ended=lambda: None))
@@ -127,7 +127,7 @@ async def _stop(service: Stoppable, within: float) -> None:
         with anyio.move_on_after(within):
             await service.stop()
     except Exception as error:
-        _logger.error("stopping %s at the exit raised %s", type(service).__qualname__, type(error).__qualname__)  # noqa: TRY400
+        _log.error("stopping %s at the exit raised %s", type(service).__qualname__, type(error).__qualname__)
 
 
 def _close() -> None:

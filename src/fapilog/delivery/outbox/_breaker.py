@@ -7,14 +7,21 @@ import random
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ...record.errors import AmbiguousDeliveryError, PermanentDeliveryError, TransientDeliveryError
+from ...core.alerting import Outcome, outcome_of
+from ...record.errors import BrokenRouteError, PermanentDeliveryError, TransientDeliveryError
 from ._claims import Claim
-from ._rows import AttemptOutcome, Status
+from ._rows import Status
 
-__all__ = ["LONGEST_PAUSE", "Breaker", "Verdict", "judge"]
+__all__ = ["LONGEST_PAUSE", "Breaker", "Verdict"]
 
 # A target that asks for a longer pause, perhaps since its clock is wrong, would stop all alerts for as long.
 LONGEST_PAUSE: Final = 86_400.0
+# "Retry-After: 0", or a date that is over, would have the target called as fast as it refuses. So a pause is a second
+# at least, and twice as long with each refusal in a row, up to five minutes.
+_SHORTEST_PAUSE: Final = 1.0
+_LONGEST_FLOOR: Final = 300.0
+# A way that is broken is tried as the schedule says, and every quarter of an hour at least: whoever mends it waits.
+_LONGEST_PROBE: Final = 900.0
 # So many failures one after the other mean that the target is down, and not that it dislikes an alert.
 _DOWN: Final = 3
 # Alerts that are claimed for each lane, so that no lane waits for the file.
@@ -30,89 +37,127 @@ class Verdict(NamedTuple):
         status: The status of the alert from now on.
         wait: Seconds until the next attempt, if the alert is pending.
         failures: The attempts that have counted against the schedule of the alert.
+        spent: The seconds of waiting that have counted against it instead.
         pause: Seconds in which the target wants no alert at all; None if it did not ask for a pause.
     """
 
-    outcome: AttemptOutcome
+    outcome: Outcome
     status: Status
     wait: float
     failures: int
+    spent: float
     pause: float | None = None
-
-
-def judge(claim: Claim, error: Exception | None, schedule: Sequence[float], now: float) -> Verdict:
-    """
-    Return the consequence of an attempt.
-
-    Args:
-        claim: The alert that was attempted.
-        error: Why the attempt failed; None if it succeeded.
-        schedule: Seconds between the attempts.
-        now: The time.
-    """
-    if error is None:
-        return Verdict("delivered", "delivered", 0.0, claim.failures)
-    if isinstance(error, PermanentDeliveryError):
-        return Verdict("permanent", "dead", 0.0, claim.failures)
-    pause = error.pause(LONGEST_PAUSE) if isinstance(error, TransientDeliveryError) else None
-    if pause is not None:
-        is_over = now - claim.since > sum(schedule)
-        wait = pause + random.uniform(0, max(1.0, pause / 10))  # noqa: S311  spreads load
-        return Verdict("throttled", "dead" if is_over else "pending", wait, claim.failures, pause)
-    if claim.failures >= len(schedule):
-        return Verdict(_outcome(error), "dead", 0.0, claim.failures + 1)
-    # Never less than the schedule: a target that comes back within all of it is to miss no alert.
-    wait = schedule[claim.failures] * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
-    return Verdict(_outcome(error), "pending", wait, claim.failures + 1)
 
 
 class Breaker:
     """
-    Slows the sender down while the target fails.
+    Judges attempts, and slows the sender down while the target fails.
 
-    It opens after three failures in a row, or when the target asks for a pause: then one alert is sent at a time. Each
-    success closes it by one lane, which is twice as many for each round.
+    It opens after three failures in a row, when the target asks for a pause, or when the way to it is broken: then one
+    alert is sent at a time. While the way is broken none is sent but one now and then. Each success closes it by one
+    lane, which is twice as many for each round.
 
     Args:
         most: Alerts that may be sent at once while it is closed.
+        schedule: Seconds between the attempts for one alert.
 
     Attributes:
         lanes: Alerts that may be sent at once now.
-        paused_until: When the target may be called again, in seconds since 1970.
+        paused_until: When the target may be called again, on the event loop's clock.
+        asked_until: Likewise, by its own wish alone, of which other processes are told.
         recovered: Whether a success has followed on an outage, and the alerts that wait are to be made due.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, schedule: Sequence[float]) -> None:
         self._most = most
-        self._failures = 0
+        self._schedule = schedule
+        # In a row: failures, refusals with a pause, and tries of a broken way.
+        self._failures = self._refusals = self._probes = 0
         self.lanes: int = most
         self.paused_until: float = -math.inf
+        self.asked_until: float = -math.inf
         self.recovered: bool = False
 
-    def room(self, held: int) -> int:
+    @property
+    def is_broken(self) -> bool:
+        """Whether the way to the target was broken when it was last tried."""
+        return self._probes > 0
+
+    def room(self, held: int, now: float) -> int:
         """Return how many alerts may be claimed beside *held*: several for each lane, but one in all to probe with."""
+        if now < self.paused_until:
+            return 0
         return self.lanes * (_AHEAD if self.lanes > 1 else 1) - held
 
-    def note(self, verdict: Verdict, now: float) -> None:
-        """Learn from an attempt."""
-        if verdict.status == "delivered":
-            self.recovered |= self._failures >= _DOWN
-            self._failures = 0
-            self.lanes = min(self._most, self.lanes + 1)
-        elif verdict.pause is not None:
-            self.lanes = 1
-            self.paused_until = max(self.paused_until, now + verdict.pause)
-        elif verdict.outcome != "permanent":  # the target works, and does not want this alert
-            self._failures += 1
-            if self._failures >= _DOWN:
-                self.lanes = 1
+    def judge(self, claim: Claim, error: Exception | None, now: float) -> Verdict:
+        """
+        Return the consequence of an attempt, and learn from it.
+
+        Args:
+            claim: The alert that was attempted.
+            error: Why the attempt failed; None if it succeeded.
+            now: The time on the event loop's clock.
+        """
+        outcome, failures, spent = outcome_of(error), claim.failures, claim.spent
+        if error is None:
+            self._succeed()
+            return Verdict(outcome, "delivered", 0.0, failures, spent)
+        if isinstance(error, BrokenRouteError):
+            wait = self._break(now) * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
+            return self._waiting(Verdict(outcome, "pending", wait, failures, spent + wait))
+        if isinstance(error, PermanentDeliveryError):
+            # The target works, and does not want this alert.
+            self.recovered |= self._probes > 0
+            self._probes = 0
+            return Verdict(outcome, "dead", 0.0, failures, spent)
+        pause = error.pause(LONGEST_PAUSE) if isinstance(error, TransientDeliveryError) else None
+        if pause is not None:
+            pause = self._pause(pause, now)
+            wait = pause + random.uniform(0, max(1.0, pause / 10))  # noqa: S311  spreads load
+            return self._waiting(Verdict(outcome, "pending", wait, failures, spent + wait, pause))
+        self._fail()
+        if failures >= len(self._schedule):
+            return Verdict(outcome, "dead", 0.0, failures + 1, spent)
+        # Never less than the schedule: a target that comes back within all of it is to miss no alert.
+        wait = self._schedule[failures] * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
+        return Verdict(outcome, "pending", wait, failures + 1, spent)
 
     def acted_on_recovery(self) -> None:
         """Forget that the target has recovered: the alerts that waited are due."""
         self.recovered = False
 
+    def _waiting(self, verdict: Verdict) -> Verdict:
+        # What was waited, and not what a clock says: it may be set meanwhile.
+        is_over = verdict.spent > max(sum(self._schedule), verdict.wait)
+        return verdict._replace(status="dead") if is_over else verdict
 
-def _outcome(error: Exception) -> AttemptOutcome:
-    if isinstance(error, TransientDeliveryError):
-        return "transient"
-    return "ambiguous" if isinstance(error, AmbiguousDeliveryError) else "error"
+    def _succeed(self) -> None:
+        self.recovered |= self._failures >= _DOWN or self._probes > 0
+        self._failures = self._refusals = self._probes = 0
+        self.lanes = min(self._most, self.lanes + 1)
+
+    def _fail(self) -> None:
+        self._failures += 1
+        if self._failures >= _DOWN:
+            self.lanes = 1
+
+    def _pause(self, asked: float, now: float) -> float:
+        """Let nothing be sent for as long as the target *asked*, and no less than the floor; return the seconds."""
+        # Those that were under way at the first refusal are refused as well, and say nothing new.
+        if now >= self.asked_until or not self._refusals:
+            self._refusals += 1
+        floor = min(_LONGEST_FLOOR, _SHORTEST_PAUSE * 2.0 ** min(self._refusals - 1, 30))
+        self.lanes = 1
+        pause = max(asked, floor)
+        self.paused_until = self.asked_until = max(self.paused_until, now + pause)
+        return pause
+
+    def _break(self, now: float) -> float:
+        """Let nothing be sent until the next try of the broken way; return the seconds."""
+        if now >= self.paused_until or not self._probes:
+            self._probes += 1
+        wait = self._schedule[min(self._probes, len(self._schedule)) - 1] if self._schedule else _LONGEST_PROBE
+        wait = min(_LONGEST_PROBE, max(_SHORTEST_PAUSE, wait))
+        self.lanes = 1
+        self.paused_until = max(self.paused_until, now + wait)
+        return wait

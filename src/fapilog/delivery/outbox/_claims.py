@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ...core.alerting import Alert
-from ._rows import AttemptOutcome, Status
+from ...core.alerting import Alert, Outcome
+from ._rows import Status
 
 __all__ = ["Claim", "Claims", "Ending"]
 
@@ -19,19 +19,17 @@ class Claim(NamedTuple):
 
     Attributes:
         alert: The alert to send.
-        came_at: When it came, in seconds since 1970, as all times here.
-        since: When its schedule began.
+        came_at: When it came, in seconds since 1970.
         attempt: Which attempt this is.
         failures: How many attempts have counted against its schedule.
-        until: When somebody else may take it.
+        spent: How many seconds of waiting have counted against it instead.
     """
 
     alert: Alert
     came_at: float
-    since: float
     attempt: int
     failures: int
-    until: float
+    spent: float
 
     def __repr__(self) -> str:
         return f"<Claim of {self.alert!r}, attempt {self.attempt}>"
@@ -48,23 +46,25 @@ class Ending(NamedTuple):
 
     Attributes:
         claim: The claim of the attempt.
-        began_at: When.
+        began_at: When, in seconds since 1970.
         took: Seconds; None if it was never begun.
         outcome: See `OutboxAttempt`.
         reason: See `OutboxAttempt`.
         status: The state of the alert now.
-        due_at: When to try again, if it is pending.
+        next_at: When to try again, if it is pending, on the event loop's clock.
         failures: How many attempts have counted against its schedule.
+        spent: How many seconds of waiting have counted against it instead.
     """
 
     claim: Claim
     began_at: float
     took: float | None
-    outcome: AttemptOutcome
+    outcome: Outcome
     reason: str | None
     status: Status
-    due_at: float
+    next_at: float
     failures: int
+    spent: float
 
     def __repr__(self) -> str:
         return f"<Ending {self.outcome} of {self.claim!r}>"
@@ -77,6 +77,7 @@ class Claims:
     Attributes:
         lease: Tells these claims from the claims of all others in the file.
         held: The claims whose attempt has not ended, by the id of their event.
+        until: When somebody else may take each of these, on the event loop's clock.
         waiting: The held claims of which no attempt was begun, the longest due first.
         returned: Claims of which no attempt is to be made; the file is to be told.
         endings: How attempts ended; the file is to be told.
@@ -85,6 +86,7 @@ class Claims:
     def __init__(self) -> None:
         self.new_lease()
         self.held: dict[str, Claim] = {}
+        self.until: dict[str, float] = {}
         self.waiting: deque[Claim] = deque()
         self.returned: list[Claim] = []
         self.endings: list[Ending] = []
@@ -93,23 +95,27 @@ class Claims:
         """Claim as a new process would: earlier claims are taken over like the claims of any other."""
         self.lease: str = uuid.uuid4().hex
 
-    def add(self, claims: Iterable[Claim]) -> None:
-        """Hold *claims*, and let them wait for a lane."""
+    def add(self, claims: Iterable[Claim], until: float) -> None:
+        """Hold *claims* until then, and let them wait for a lane."""
         for claim in claims:
             self.held[claim.event_id] = claim
+            self.until[claim.event_id] = until
             self.waiting.append(claim)
 
     def renew(self, event_ids: Iterable[str], until: float) -> None:
         """Hold the claims for these events until then."""
-        for event_id in self.held.keys() & event_ids:
-            self.held[event_id] = self.held[event_id]._replace(until=until)
+        self.until.update(dict.fromkeys(self.held.keys() & event_ids, until))
 
     def give_back(self, claim: Claim) -> None:
         """Hold *claim* no longer, without an attempt."""
-        self.held.pop(claim.event_id, None)
+        self._drop(claim)
         self.returned.append(claim)
 
     def end(self, ending: Ending) -> None:
         """Hold the claim no longer: its attempt has ended."""
-        self.held.pop(ending.claim.event_id, None)
+        self._drop(ending.claim)
         self.endings.append(ending)
+
+    def _drop(self, claim: Claim) -> None:
+        self.held.pop(claim.event_id, None)
+        self.until.pop(claim.event_id, None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import sqlite3
 import threading
@@ -22,13 +21,14 @@ from typing import Final, TypeVar
 
 from ...record.errors import OutboxError
 from ...storage.files import sync_directory
+from ...tasks.strangers import Log
 from ._schema import SCHEMA
 
 __all__ = ["OutboxFile"]
 
 T = TypeVar("T")
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 # "fapi", so that `file` and SQLite's own tools tell whose it is: https://www.sqlite.org/fileformat.html#application_id
 _APPLICATION_ID: Final = 0x66617069
@@ -121,7 +121,7 @@ class OutboxFile:
         if self._connection is not None and self._inode == _inode(self.path):
             return self._connection
         if self._connection is not None:
-            _logger.error("the outbox file %s was replaced or removed while it was in use", self.path)
+            _log.error("the outbox file %s was replaced or removed while it was in use", self.path)
             self._close()
         if self._must_exist:
             self._check_access()
@@ -195,7 +195,7 @@ class OutboxFile:
             for suffix in ("-wal", "-shm", ""):
                 with contextlib.suppress(FileNotFoundError):
                     Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
-        _logger.critical("the outbox file %s is damaged; it was set aside as %s", self.path, aside)
+        _log.critical("the outbox file %s is damaged; it was set aside as %s", self.path, aside)
 
     def _is_damaged(self) -> bool:
         """Look through all of it: SQLite also says "malformed" where the disk failed to read, once."""

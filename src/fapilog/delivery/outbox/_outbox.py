@@ -8,7 +8,6 @@ Lose no alert: keep each in a file until it is delivered, however long that take
 
 from __future__ import annotations
 
-import logging
 import math
 import sqlite3
 import time
@@ -28,6 +27,7 @@ from ...record.options import require
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.life import Life
+from ...tasks.strangers import Log
 from .._inner import Managers
 from . import _queue, _receipts
 from ._rows import OutboxAlert, OutboxAttempt, OutboxState
@@ -36,7 +36,7 @@ from ._store import Store
 
 __all__ = ["SCHEDULE", "Outbox", "OutboxAlert", "OutboxAttempt", "OutboxState"]
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
@@ -56,8 +56,13 @@ class Outbox:
       after the next wait of the *schedule*, and up to a fifth more. When that is used up, the alert is dead: by default
       after three days at the earliest.
     - `TransientDeliveryError` with `retry_after`: again after that many seconds and a little more, and no other alert
-      goes to *inner* before. It does not use up the schedule, unless it goes on for longer than all of it.
-    - `PermanentDeliveryError`: the alert is dead.
+      goes to *inner* before. However little the other side asks for, it is a second at least, and twice as long with
+      each refusal in a row, up to five minutes. This does not use up the schedule, unless an alert has waited for
+      longer than all of it.
+    - `BrokenRouteError`: no alert is dead. One is tried now and then, as the schedule says and every quarter of an hour
+      at least, and no other goes to *inner* until one arrives, or is refused for its content. An incident tells people
+      at once, over the trail's other ways.
+    - Any other `PermanentDeliveryError`: the alert is dead.
 
     A dead alert is kept with its history until it is retried or discarded. While three attempts in a row have failed,
     one is made at a time; when one succeeds, all that wait are due, the oldest first, and more are sent at once again.
@@ -97,11 +102,12 @@ class Outbox:
 
     Attributes:
         name: As given.
+        path: As given.
         resumes: True: the outbox keeps the alerts that it has taken.
 
     Raises:
-        ValueError: An option is out of range.
-        RuntimeError: On entering: the outbox is entered already. An outbox belongs to one trail.
+        ValueError: An option is out of range. On entering: the outbox is entered already, or its trail has another one
+            of the same name in the same file. An outbox belongs to one trail.
     """
 
     resumes: Final = True
@@ -129,11 +135,12 @@ class Outbox:
         for option, value in (("stop_timeout", stop_timeout), *(("schedule", wait) for wait in schedule)):
             require(option, value, at_least=0, finite=True)
         self.name: str = name
+        self.path: Path = Path(path)
         self._inner = inner
         self._managers = Managers([inner])
         self._stop_timeout = stop_timeout
         self._now = now
-        self._store = Store(name, Path(path))
+        self._store = Store(name, self.path)
         terms = Terms(tuple(schedule), concurrency, timeout, keep, old_after, lease, now)
         self._sender = Sender(self._store, inner, terms)
         self._background = Background()
@@ -204,7 +211,7 @@ class Outbox:
                 return
             except Exception as error:
                 # Not noted later: an alert that the file can't take would stand in the way of all others.
-                _logger.error("the outbox %s can't keep an alert (%s)", name, type(error).__qualname__)  # noqa: TRY400
+                _log.error("the outbox %s can't keep an alert (%s)", name, type(error).__qualname__)
                 await self._sender.send_directly(alert)
                 return
         if self._background.entered:

@@ -6,7 +6,6 @@ Each function is a part of a transaction on *connection*. Times are seconds sinc
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Collection, Iterable
 from itertools import islice
@@ -18,6 +17,7 @@ from ...core.alerting import Alert
 from ...record.chain import ChainHead
 from ...record.events import AuditEvent
 from ...record.values import text
+from ...tasks.strangers import Log
 from ._claims import Claim, Ending
 from ._rows import (
     FIRST_TIME,
@@ -49,11 +49,13 @@ __all__ = [
     "touch",
 ]
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 # The attempts that are kept of one alert; one that is throttled for days makes thousands.
 _MOST_ATTEMPTS: Final = 100
 _PRUNED_AT_ONCE: Final = 1000
+# Seconds by which two processes may read the clock differently.
+_UNSURE: Final = 1.0
 
 
 def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> bool:
@@ -61,7 +63,7 @@ def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -
     event = alert.event
     done = connection.execute(
         "INSERT INTO alerts (outbox, event_id, sequence_number, event_type, severity, channel, event, came_at,"
-        " since, due_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        " due_at, noted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
             outbox,
             event.event_id,
@@ -93,7 +95,7 @@ def put_delivered(connection: sqlite3.Connection, outbox: str, alert: Alert, beg
             (began_at + took, number, id_),
         )
         connection.execute(
-            "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, 'delivered', ?)",
+            "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, 'dispatched', ?)",
             (id_, number, began_at, took, "sent directly, for the outbox could not be used"),
         )
 
@@ -125,7 +127,7 @@ def claim(
     if limit <= 0 or _paused_until(connection, outbox) > now:
         return []
     due = connection.execute(
-        "SELECT id, event_id, sequence_number, event, lease, severity, channel, came_at, since, attempts, failures"
+        "SELECT id, event_id, sequence_number, event, lease, severity, channel, came_at, attempts, failures, spent"
         " FROM alerts"
         " WHERE outbox = ? AND status = 'pending' AND due_at <= ? AND id = coalesce(?, id) ORDER BY due_at, id",
         (outbox, now, None if event is None else _find(connection, outbox, event) or 0),
@@ -141,15 +143,15 @@ def claim(
         if isinstance(event_or_why, str):
             # It must not stand in the way of the others for ever.
             _give_up(connection, id_, event_or_why, now)
-            _logger.error("the outbox %s gives up the alert about event %r: %s", outbox, event_id, event_or_why)
+            _log.error("the outbox %s gives up the alert about event %r: %s", outbox, event_id, event_or_why)
             continue
-        severity, channel, came_at, since, attempts, failures = _mended(connection, id_, found, now)
+        severity, channel, came_at, attempts, failures, spent = _mended(connection, id_, found, now)
         if attempts >= _MOST_ATTEMPTS:
             last = attempts + 1 - _MOST_ATTEMPTS
             connection.execute("DELETE FROM attempts WHERE alert = ? AND number <= ?", (id_, last))
         ids.append(id_)
         alert = Alert(event_or_why, severity, channel)
-        claims.append(Claim(alert, came_at, since, attempts + 1, failures, until))
+        claims.append(Claim(alert, came_at, attempts + 1, failures, spent))
     if ids:
         _take_out(connection, ids, lease, now, until)
     return claims
@@ -160,25 +162,38 @@ def give_back(connection: sqlite3.Connection, outbox: str, claims: Iterable[Clai
     for claim in claims:
         id_ = _place(connection, outbox, claim)
         done = connection.execute(
-            "UPDATE alerts SET lease = NULL, due_at = ?, attempts = attempts - 1 WHERE id = ? AND lease = ?",
-            (min(now, claim.until), id_, lease),
+            "UPDATE alerts SET lease = NULL, due_at = ?, noted_at = ?, attempts = attempts - 1"
+            " WHERE id = ? AND lease = ?",
+            (now, now, id_, lease),
         )
         if done.rowcount:
             connection.execute("DELETE FROM attempts WHERE alert = ? AND number = ?", (id_, claim.attempt))
 
 
-def renew(connection: sqlite3.Connection, outbox: str, claims: Iterable[Claim], lease: str, until: float) -> set[str]:
+def renew(
+    connection: sqlite3.Connection, outbox: str, claims: Iterable[Claim], lease: str, now: float, *, until: float
+) -> set[str]:
     """Keep *claims* from others until then; return the events of those that others have not got already."""
-    statement = "UPDATE alerts SET due_at = ? WHERE id = ? AND lease = ?"
+    statement = "UPDATE alerts SET due_at = ?, noted_at = ? WHERE id = ? AND lease = ?"
     return {
         claim.event_id
         for claim in claims
-        if connection.execute(statement, (until, _find(connection, outbox, claim.alert.event), lease)).rowcount
+        if connection.execute(statement, (until, now, _find(connection, outbox, claim.alert.event), lease)).rowcount
     }
 
 
-def end(connection: sqlite3.Connection, outbox: str, ending: Ending, lease: str, now: float) -> None:
-    """Note how an attempt ended; an alert that somebody else has taken over is theirs, unless it is delivered."""
+def end(connection: sqlite3.Connection, outbox: str, ending: Ending, lease: str, now: float, *, due_at: float) -> None:
+    """
+    Note how an attempt ended; an alert that somebody else has taken over is theirs, unless it is delivered.
+
+    Args:
+        connection: To the file.
+        outbox: The name of the outbox.
+        ending: How it ended.
+        lease: As of `claim`.
+        now: The time.
+        due_at: When to try again, if it is pending.
+    """
     claim = ending.claim
     id_ = _place(connection, outbox, claim)
     connection.execute(
@@ -194,9 +209,9 @@ def end(connection: sqlite3.Connection, outbox: str, ending: Ending, lease: str,
     else:
         ended_at = None if ending.status == "pending" else now
         connection.execute(
-            "UPDATE alerts SET status = ?, due_at = ?, lease = NULL, failures = ?, reason = ?, ended_at = ?"
-            " WHERE id = ? AND status = 'pending' AND lease = ?",
-            (ending.status, ending.due_at, ending.failures, ending.reason, ended_at, id_, lease),
+            "UPDATE alerts SET status = ?, due_at = ?, noted_at = ?, lease = NULL, failures = ?, spent = ?, reason = ?,"
+            " ended_at = ? WHERE id = ? AND status = 'pending' AND lease = ?",
+            (ending.status, due_at, now, ending.failures, ending.spent, ending.reason, ended_at, id_, lease),
         )
 
 
@@ -207,31 +222,46 @@ def touch(connection: sqlite3.Connection, outbox: str) -> None:
     )
 
 
-def pause(connection: sqlite3.Connection, outbox: str, until: float) -> None:
+def pause(connection: sqlite3.Connection, outbox: str, now: float, until: float) -> None:
     """Let nobody claim anything before *until*."""
     connection.execute(
-        "INSERT INTO outboxes (name, paused_until) VALUES (?, ?)"
-        " ON CONFLICT (name) DO UPDATE SET paused_until = max(paused_until, excluded.paused_until)",
-        (outbox, until),
+        "INSERT INTO outboxes (name, paused_until, paused_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
+        " SET paused_until = excluded.paused_until, paused_at = excluded.paused_at"
+        " WHERE paused_until < excluded.paused_until",
+        (outbox, until, now),
     )
 
 
 def bring_forward(connection: sqlite3.Connection, outbox: str, now: float) -> None:
     """Make all that wait for their next attempt due now."""
     connection.execute(
-        "UPDATE alerts SET due_at = ? WHERE outbox = ? AND status = 'pending' AND lease IS NULL AND due_at > ?",
-        (now, outbox, now),
+        "UPDATE alerts SET due_at = ?, noted_at = ?"
+        " WHERE outbox = ? AND status = 'pending' AND lease IS NULL AND due_at > ?",
+        (now, now, outbox, now),
     )
 
 
 def mend_times(connection: sqlite3.Connection, outbox: str, now: float, longest: float) -> None:
-    """Make alerts due now that are due later than any wait is long: the clock was wrong when their time was written."""
+    """
+    Put right the times that were written while the clock was ahead, and are in the future now.
+
+    What was to wait for so many seconds then, waits for as many from now on; what was to wait for longer than *longest*
+    is due now. What has come in the future comes now, so that its age is told from now on.
+    """
+    # As the clock tells it, which is not read at the moment of writing.
+    ahead = now + _UNSURE
+    for table, due, noted, which in (
+        ("alerts", "due_at", "noted_at", "outbox = ? AND status = 'pending'"),
+        ("outboxes", "paused_until", "paused_at", "name = ?"),
+    ):
+        connection.execute(
+            f"UPDATE {table} SET {noted} = ?, {due} = ? + CASE WHEN typeof({noted}) = 'real'"  # noqa: S608
+            f" AND {due} - {noted} BETWEEN 0 AND ? THEN {due} - {noted} ELSE 0 END"
+            f" WHERE {which} AND ({noted} > ? OR {due} > ?)",
+            (now, now, longest, outbox, ahead, now + longest),
+        )
     connection.execute(
-        "UPDATE alerts SET due_at = ? WHERE outbox = ? AND status = 'pending' AND due_at > ?",
-        (now, outbox, now + longest),
-    )
-    connection.execute(
-        "UPDATE outboxes SET paused_until = ? WHERE name = ? AND paused_until > ?", (now, outbox, now + longest)
+        "UPDATE alerts SET came_at = ? WHERE outbox = ? AND status = 'pending' AND came_at > ?", (now, outbox, ahead)
     )
 
 
@@ -296,8 +326,8 @@ def _take_out(connection: sqlite3.Connection, ids: list[int], lease: str, now: f
     # All at once: with each statement the thread gives up the interpreter's lock, and waits for it again.
     which = f"IN ({', '.join('?' * len(ids))})"
     connection.execute(
-        f"UPDATE alerts SET lease = ?, due_at = ?, attempts = attempts + 1 WHERE id {which}",  # noqa: S608
-        (lease, until, *ids),
+        f"UPDATE alerts SET lease = ?, due_at = ?, noted_at = ?, attempts = attempts + 1 WHERE id {which}",  # noqa: S608
+        (lease, until, now, *ids),
     )
     connection.execute(
         "INSERT OR REPLACE INTO attempts (alert, number, began_at)"  # noqa: S608
@@ -309,7 +339,7 @@ def _take_out(connection: sqlite3.Connection, ids: list[int], lease: str, now: f
 def _interrupt(connection: sqlite3.Connection, id_: int) -> None:
     """Note that nobody knows how an attempt ended."""
     connection.execute(
-        "UPDATE attempts SET outcome = 'interrupted', reason = ? WHERE alert = ? AND outcome IS NULL",
+        "UPDATE attempts SET outcome = 'stopped', reason = ? WHERE alert = ? AND outcome IS NULL",
         ("nobody knows: the process ended, or lost its lease, before there was an outcome", id_),
     )
 
@@ -322,12 +352,12 @@ def _give_up(connection: sqlite3.Connection, id_: int, why: str, now: float) -> 
 
 def _mended(
     connection: sqlite3.Connection, id_: int, found: list[Any], now: float
-) -> tuple[str, str | None, float, float, int, int]:
+) -> tuple[str, str | None, float, int, int, float]:
     """Return what was *found* of an alert, and put right what can't be."""
     mended = sound(found, now)
     if mended != tuple(found):
         connection.execute(
-            "UPDATE alerts SET severity = ?, channel = ?, came_at = ?, since = ?, attempts = ?, failures = ?"
+            "UPDATE alerts SET severity = ?, channel = ?, came_at = ?, attempts = ?, failures = ?, spent = ?"
             " WHERE id = ?",
             (*mended, id_),
         )

@@ -61,8 +61,8 @@ def attempts(connection: sqlite3.Connection, outbox: str, event_id: str) -> list
 def retry(connection: sqlite3.Connection, outbox: str | None, event_ids: Iterable[str] | None, now: float) -> int:
     """Make alerts that are dead, discarded or waiting due now, on a new schedule; None: all that are dead."""
     new = (
-        "UPDATE alerts SET status = 'pending', due_at = ?, since = ?, failures = 0, ended_at = NULL, reason = NULL"
-        " WHERE event IS NOT NULL AND"
+        "UPDATE alerts SET status = 'pending', due_at = ?, noted_at = ?, failures = 0, spent = 0, ended_at = NULL,"
+        " reason = NULL WHERE event IS NOT NULL AND"
     )
     if event_ids is None:
         return _in_outbox(connection, f"{new} status = 'dead'", (now, now), outbox)

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
+from ...core.alerting import Outcome
 from ...record.events import AuditEvent
 from ...record.privacy import Discreet
 from ...record.values import text
@@ -17,7 +18,6 @@ from ...record.values import text
 __all__ = [
     "FIRST_TIME",
     "LAST_TIME",
-    "AttemptOutcome",
     "OutboxAlert",
     "OutboxAttempt",
     "OutboxState",
@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 Status = Literal["pending", "delivered", "dead", "discarded"]
-AttemptOutcome = Literal["delivered", "transient", "throttled", "ambiguous", "permanent", "error", "interrupted"]
 
 _decode: Final = msgspec.json.Decoder(AuditEvent).decode
 
@@ -92,10 +91,9 @@ class OutboxAttempt(Discreet, frozen=True, kw_only=True):
         number: Counted from 1.
         began_at: When it was taken up.
         took: Seconds; None if nobody knows.
-        outcome: "delivered"; "transient", "throttled" (told how long to wait) and "permanent" failures; "ambiguous": it
-            may have arrived; "error": anything else was raised; "interrupted": the process ended, or was stopped,
-            before there was an outcome; None while it is under way.
-        reason: In words that may be printed; None if it was delivered.
+        outcome: As `DeliveryReport.outcome`; None while it is under way. Of one that is "stopped" nobody knows more:
+            the process ended, or the outbox was left.
+        reason: In words that may be printed; None if it was dispatched.
         unreadable: As of `OutboxAlert`.
     """
 
@@ -104,7 +102,7 @@ class OutboxAttempt(Discreet, frozen=True, kw_only=True):
     number: int
     began_at: datetime
     took: float | None
-    outcome: AttemptOutcome | None
+    outcome: Outcome | None
     reason: str | None
     unreadable: Mapping[str, str] = {}
 
@@ -141,16 +139,17 @@ def event_in(stored: Any, event_id: object, number: object) -> AuditEvent | str:
     return event
 
 
-def sound(found: Sequence[Any], now: float) -> tuple[str, str | None, float, float, int, int]:
+def sound(found: Sequence[Any], now: float) -> tuple[str, str | None, float, int, int, float]:
     """Return sound values to send an alert with, for a part of its row."""
-    severity, channel, came_at, since, attempts, failures = found
+    severity, channel, came_at, attempts, failures, spent = found
     return (
         text(severity),
         None if channel is None else text(channel),
-        came_at if is_time(came_at) else now,
-        since if is_time(since) else now,
+        # Also where the clock was ahead when it came.
+        min(came_at, now) if is_time(came_at) else now,
         attempts if is_count(attempts) else 0,
         failures if is_count(failures) else 0,
+        spent if _is_duration(spent) and spent >= 0 else 0.0,
     )
 
 
@@ -234,7 +233,7 @@ def attempt_of(columns: Iterable[Sequence[Any]], values: Iterable[object]) -> Ou
         number=row.read("number", _is_integer, 0),
         began_at=row.time("began_at") or _NO_TIME,
         took=row.read("took", _is_duration, None, or_none=True),
-        outcome=row.read("outcome", get_args(AttemptOutcome).__contains__, None, or_none=True),
+        outcome=row.read("outcome", get_args(Outcome).__contains__, None, or_none=True),
         reason=row.text("reason", or_none=True),
         unreadable=row.unreadable,
     )

@@ -13,6 +13,7 @@ CREATE TABLE outboxes (
     sequence_number INTEGER,  -- the mark: what is about events up to here has come
     checksum TEXT,
     paused_until REAL NOT NULL DEFAULT 0,
+    paused_at REAL NOT NULL DEFAULT 0,  -- when that was written: a clock that was ahead then is seen by it
     pending INTEGER NOT NULL DEFAULT 0,  -- how many there are, since counting takes a while
     dead INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID
@@ -29,11 +30,12 @@ CREATE TABLE alerts (
     event BLOB,  -- JSON; gone once it is delivered
     status TEXT NOT NULL DEFAULT 'pending',
     came_at REAL NOT NULL,
-    since REAL NOT NULL,  -- when its schedule began
     due_at REAL NOT NULL,  -- of one that is being sent: when somebody else may take it
+    noted_at REAL NOT NULL,  -- when that was written: a clock that was ahead then is seen by it
     lease TEXT,  -- who is sending it
     attempts INTEGER NOT NULL DEFAULT 0,
     failures INTEGER NOT NULL DEFAULT 0,  -- the attempts that count against the schedule
+    spent REAL NOT NULL DEFAULT 0,  -- the seconds of waiting that count against it instead
     reason TEXT,
     ended_at REAL,
     -- An event has one number, and new ones have the highest: their place in the index is at its end, and not anywhere,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sqlite3
 from collections.abc import Callable
@@ -12,24 +11,27 @@ from typing import Final, NamedTuple
 import anyio
 
 from ...core.alerting import Alert, AlertDispatcher, DeliveryReport
-from ...record.errors import AmbiguousDeliveryError, FapilogError
+from ...record.errors import AlertCancelledError, AlertStoppedError, AmbiguousDeliveryError, FapilogError
 from ...record.events import AuditEvent
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
+from ...tasks.strangers import Log, contained
 from . import _queue
-from ._breaker import LONGEST_PAUSE, Breaker, Verdict, judge
+from ._breaker import LONGEST_PAUSE, Breaker, Verdict
 from ._claims import Claim, Claims, Ending
 from ._rows import OutboxState
 from ._store import SentDirectly, Store
 
 __all__ = ["Sender", "Terms"]
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 # Seconds that the file waits for how attempts ended, as long as there are others to make.
 _UNHURRIED: Final = 0.05
 # Seconds until a file that can't be used is tried again.
 _MENDING: Final = 5.0
+# Seconds by which two readings of two clocks may differ although neither was set.
+_UNSURE: Final = 1.0
 # Seconds between two counts of the alerts in the outbox, and between two removals of old receipts.
 _STATE_EVERY: Final = 1.0
 _PRUNE_EVERY: Final = 3600.0
@@ -78,12 +80,14 @@ class Sender:
         # In a forked child: the parent sends what it has claimed.
         self.state: OutboxState = OutboxState()
         self._claims = Claims()
-        self._breaker = Breaker(self._terms.concurrency)
+        self._breaker = Breaker(self._terms.concurrency, self._terms.schedule)
         self._lanes = 0
         self._all_begun = anyio.Event()
         self._leaving = False
         self._is_stale = False
         self._next_state = self._next_renewal = self._next_pruning = -math.inf
+        # By how much the time of day is ahead of the event loop's clock: a change means that it was set.
+        self._offset = math.nan
 
     def enter(self) -> None:
         """Let `work` continue until `leave` is called."""
@@ -106,7 +110,7 @@ class Sender:
             except FapilogError:
                 wait = _MENDING
             except Exception:
-                _logger.exception("unexpected error in the outbox %s; its sender continues", self._store.name)
+                _log.exception("unexpected error in the outbox %s; its sender continues", self._store.name)
                 wait = _MENDING
             # An alert that came during the exchange is not in the answer.
             if self._leaving and not self._claims.held and wait > 0 and not changed.is_set:
@@ -118,6 +122,8 @@ class Sender:
 
     async def attempt_at_once(self, event: AuditEvent) -> None:
         """Send the alert about *event* here and now, if it is due."""
+        if self._breaker.room(0, anyio.current_time()) <= 0:
+            return
         now = self._now()
         until = now + max(self._terms.timeout, self._terms.lease)
         name, lease = self._store.name, self._claims.lease
@@ -132,7 +138,7 @@ class Sender:
     async def send_directly(self, alert: Alert) -> SentDirectly:
         """Send *alert*, which the file can't take, once; raises as the dispatcher does."""
         began_at, began = self._now(), anyio.current_time()
-        await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
+        await contained(partial(self._inner.send_alert, alert.event, severity=alert.severity, channel=alert.channel))
         return SentDirectly(alert, began_at, anyio.current_time() - began)
 
     async def put_back(self) -> None:
@@ -144,7 +150,7 @@ class Sender:
         except FapilogError:
             # Another process takes the alerts over when the leases end.
             count = len(self._claims.endings)
-            _logger.warning("the outbox %s can't note how %d attempts ended", self._store.name, count)
+            _log.warning("the outbox %s can't note how %d attempts ended", self._store.name, count)
 
     # -- the file
 
@@ -155,8 +161,9 @@ class Sender:
         Raises:
             FapilogError: The file can't be used; nothing is forgotten.
         """
-        answer = await self._tell_file(room=self._breaker.room(len(self._claims.held)))
-        self._claims.add(answer.claims)
+        clock = anyio.current_time()
+        answer = await self._tell_file(room=self._breaker.room(len(self._claims.held), clock))
+        self._claims.add(answer.claims, until=clock + self._terms.lease)
         while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and background.entered:
             self._lanes += 1
             background.start_soon(self._lane)
@@ -164,26 +171,34 @@ class Sender:
         look = self._terms.lease / (3 if self._claims.held else 1)
         if self._is_stale:
             look = min(look, _STATE_EVERY)
-        if answer.due is None or self._breaker.room(len(self._claims.held)) <= 0:
+        clock = anyio.current_time()
+        if clock < self._breaker.paused_until:
+            return min(look, self._breaker.paused_until - clock)
+        if answer.due is None or self._breaker.room(len(self._claims.held), clock) <= 0:
             return look
         return max(0.0, min(answer.due - self._now(), look))
 
     async def _tell_file(self, *, room: int) -> _Answer:
         """Tell the file the news and claim up to *room* alerts, in one transaction."""
-        now, claims = self._now(), self._claims
+        now, clock, claims = self._now(), anyio.current_time(), self._claims
+        was_set = not abs(now - clock - self._offset) <= _UNSURE
+        self._offset = now - clock
+        prunes = clock >= self._next_pruning
+        longest_wait = 1.5 * max(LONGEST_PAUSE, self._terms.lease, *self._terms.schedule)
         request = _Request(
             lease=claims.lease,
             now=now,
-            until=now + self._terms.lease,
+            clock=clock,
             endings=claims.endings,
             returned=claims.returned,
             held=claims.held.keys() | self._store.withheld,
-            renewed=list(claims.held.values()) if now >= self._next_renewal else [],
-            paused_until=self._breaker.paused_until,
+            renewed=list(claims.held.values()) if was_set or clock >= self._next_renewal else [],
+            until=now + self._terms.lease,
+            paused_until=now + (self._breaker.asked_until - clock),
             recovered=self._breaker.recovered,
-            wants_state=now >= self._next_state,
-            pruned_before=now - self._terms.keep if now >= self._next_pruning else None,
-            longest_wait=1.5 * max(LONGEST_PAUSE, self._terms.lease, *self._terms.schedule),
+            wants_state=was_set or clock >= self._next_state,
+            longest_wait=longest_wait if was_set or prunes else None,
+            pruned_before=now - self._terms.keep if prunes else None,
             room=room,
         )
         claims.endings, claims.returned = [], []
@@ -195,12 +210,12 @@ class Sender:
         if request.recovered:
             self._breaker.acted_on_recovery()
         if request.renewed:
-            self._next_renewal = now + self._terms.lease / 3
-            claims.renew(answer.renewed, request.until)
+            self._next_renewal = clock + self._terms.lease / 3
+            claims.renew(answer.renewed, clock + self._terms.lease)
         if request.pruned_before is not None:
-            self._next_pruning = now + (0.0 if answer.more_to_prune else _PRUNE_EVERY)
+            self._next_pruning = clock + (0.0 if answer.more_to_prune else _PRUNE_EVERY)
         if answer.state is not None:
-            self._next_state = now + _STATE_EVERY
+            self._next_state = clock + _STATE_EVERY
             self._note_state(answer.state, now)
         return answer
 
@@ -231,8 +246,7 @@ class Sender:
                 claim = self._claims.waiting.popleft()
                 if not self._claims.waiting:
                     self._all_begun.set()
-                # A renewed claim has a later end than the one that came out of the file.
-                if self._breaker.paused_until <= self._now() < self._claims.held[claim.event_id].until:
+                if self._breaker.paused_until <= anyio.current_time() < self._claims.until[claim.event_id]:
                     await self._attempt(claim)
                 else:
                     self._claims.give_back(claim)
@@ -244,11 +258,11 @@ class Sender:
         """Send the alert once; whatever happens, the ending of the attempt is kept in `_claims`."""
         event, severity, channel = claim.alert
         began_at, began = self._now(), anyio.current_time()
-        interrupted = AmbiguousDeliveryError("nobody knows: the attempt was stopped before there was an outcome")
-        error: Exception | None = interrupted
+        unknown = AlertCancelledError("nobody knows: the attempt was cancelled before there was an outcome")
+        error: Exception | None = unknown
         try:
             with anyio.move_on_after(self._terms.timeout):
-                await self._inner.send_alert(event, severity=severity, channel=channel)
+                await contained(partial(self._inner.send_alert, event, severity=severity, channel=channel))
                 error = None
             if error is not None:
                 error = AmbiguousDeliveryError(f"no outcome within {self._terms.timeout:g} s")
@@ -256,20 +270,18 @@ class Sender:
             error = raised
         finally:
             # Also where the attempt is cancelled: by the caller that leaves the outbox, or by the dispatcher itself.
-            now = self._now()
-            if error is interrupted and self._leaving:
-                verdict = Verdict("interrupted", "pending", 0.0, claim.failures)
+            clock = anyio.current_time()
+            if error is unknown and self._leaving:
+                error = AlertStoppedError("nobody knows: the outbox was left before there was an outcome")
+                verdict = Verdict("stopped", "pending", 0.0, claim.failures, claim.spent)
             else:
-                verdict = judge(claim, error, self._terms.schedule, now)
-                self._breaker.note(verdict, now)
-                if error is interrupted:
-                    verdict = verdict._replace(outcome="interrupted")
+                verdict = self._breaker.judge(claim, error, clock)
             report = DeliveryReport(
                 event=event,
                 severity=severity,
                 channel=channel,
                 waited=max(0.0, began_at - claim.came_at),
-                took=anyio.current_time() - began,
+                took=clock - began,
                 error=error,
                 target=self._store.name,
                 attempt=claim.attempt,
@@ -278,19 +290,18 @@ class Sender:
 
     def _note(self, claim: Claim, began_at: float, report: DeliveryReport, verdict: Verdict) -> None:
         """Keep how an attempt ended until the file is told, log a failure, and tell the trail."""
-        due_at = self._now() + verdict.wait
-        ending = Ending(
-            claim, began_at, report.took, verdict.outcome, report.reason, verdict.status, due_at, verdict.failures
-        )
-        self._claims.end(ending)
+        outcome, status, wait, failures, spent, _ = verdict
+        next_at = anyio.current_time() + wait
+        self._claims.end(Ending(claim, began_at, report.took, outcome, report.reason, status, next_at, failures, spent))
         name, event_id = self._store.name, claim.event_id
         if verdict.status == "dead":
             message = "the outbox %s gives up the alert about event %s after attempt %d: %s"
-            _logger.error(message, name, event_id, claim.attempt, report.reason)
+            _log.error(message, name, event_id, claim.attempt, report.reason)
             self._store.report(f"dead alerts in the outbox {name}", f"event {event_id}: {report.reason}")
         elif verdict.status == "pending":
             message = "the outbox %s could not deliver the alert about event %s in attempt %d, %s: %s"
-            _logger.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), report.reason)
+            _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), report.reason)
+        self._store.report(f"the way of the outbox {name}", report.reason if self._breaker.is_broken else None)
         self._store.report_attempt(report)
         self._store.wake()
 
@@ -308,32 +319,35 @@ class _Request(NamedTuple):
 
     Attributes:
         lease: Tells the sender's claims from the claims of all others.
-        now: The time.
-        until: When others may take over the sender's claims.
+        now: The time of day.
+        clock: The same on the event loop's clock.
         endings: How attempts ended.
         returned: Claims of which no attempt was begun.
         held: Events whose alerts are not to be claimed: the sender has them, or they are sent directly.
         renewed: Claims to keep from others until *until*.
+        until: When others may take over the sender's claims.
         paused_until: When the target may be called again.
         recovered: Whether to make all alerts due now, since the target works again.
         wants_state: Whether to count the alerts.
+        longest_wait: No wait is longer than so many seconds; put right the times that a wrong clock has written. None:
+            leave them.
         pruned_before: Receipts of alerts delivered before then are removed; None: remove none.
-        longest_wait: Seconds; alerts that are due later than that are due now, since a clock was wrong.
         room: How many alerts to claim at most.
     """
 
     lease: str
     now: float
-    until: float
+    clock: float
     endings: list[Ending]
     returned: list[Claim]
     held: set[str]
     renewed: list[Claim]
+    until: float
     paused_until: float
     recovered: bool
     wants_state: bool
+    longest_wait: float | None
     pruned_before: float | None
-    longest_wait: float
     room: int
 
 
@@ -358,17 +372,19 @@ class _Answer(NamedTuple):
 
 def _exchange(outbox: str, request: _Request, connection: sqlite3.Connection) -> _Answer:
     """Note everything in *request*, then claim the alerts that are due."""
+    if request.longest_wait is not None:
+        _queue.mend_times(connection, outbox, request.now, request.longest_wait)
     for ending in request.endings:
-        _queue.end(connection, outbox, ending, request.lease, request.now)
+        due_at = request.now + max(0.0, ending.next_at - request.clock)
+        _queue.end(connection, outbox, ending, request.lease, request.now, due_at=due_at)
     _queue.give_back(connection, outbox, request.returned, request.lease, request.now)
-    renewed = _queue.renew(connection, outbox, request.renewed, request.lease, request.until)
+    renewed = _queue.renew(connection, outbox, request.renewed, request.lease, request.now, until=request.until)
     if request.paused_until > request.now:
-        _queue.pause(connection, outbox, request.paused_until)
+        _queue.pause(connection, outbox, request.now, request.paused_until)
     if request.recovered:
         _queue.bring_forward(connection, outbox, request.now)
     more_to_prune = False
     if request.pruned_before is not None:
-        _queue.mend_times(connection, outbox, request.now, request.longest_wait)
         more_to_prune = _queue.prune(connection, outbox, request.pruned_before)
     claims = _queue.claim(
         connection, outbox, request.lease, request.now, request.until, limit=request.room, held=request.held

@@ -6,9 +6,9 @@ A call goes down as one transaction, shared with the calls that wait at the same
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from ...tasks.events import Event
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.loops import in_thread
+from ...tasks.strangers import Log
 from . import _queue
 from ._file import OutboxFile
 
@@ -29,7 +30,7 @@ __all__ = ["SentDirectly", "Store"]
 
 T = TypeVar("T")
 
-_logger: Final = logging.getLogger("fapilog.delivery")
+_log: Final = Log("fapilog.delivery")
 
 _INTERRUPTED: Final = OutboxError("interrupted while writing to the outbox: it may be written or not")
 
@@ -88,12 +89,18 @@ class Store:
         Take *reporter* as the trail to tell, until `leave`.
 
         Raises:
-            RuntimeError: The outbox is entered already.
+            ValueError: The outbox is entered already, or another one of the same name and file is, for the same trail:
+                of each alert only one of them would send it.
         """
         if self.entered:
-            raise RuntimeError(f"outbox {self.name}: already entered; an Outbox belongs to one trail")
+            raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
+        path = self._file.path
+        for other in _entered if reporter is not None else ():
+            if other._reporter is reporter and (other.name, other._file.path) == (self.name, path):  # noqa: SLF001
+                raise ValueError(f"name: expected one name for each outbox in {path}; got {self.name!r} twice")
         self.entered = True
         self._reporter = reporter
+        _entered.add(self)
 
     async def leave(self) -> None:
         """Close the file, which the next call opens again, and tell no trail from now on."""
@@ -102,6 +109,7 @@ class Store:
         finally:
             self.entered = False
             self._reporter = None
+            _entered.discard(self)
 
     # -- transactions
 
@@ -147,9 +155,9 @@ class Store:
     def _note(self, error: FapilogError | None) -> None:
         """Note that the file fails, or that it works; log that if it is new."""
         if error is not None and self._works is not False:
-            _logger.error("the outbox %s can't use its file: %s", self.name, error)
+            _log.error("the outbox %s can't use its file: %s", self.name, error)
         elif error is None and self._works is False:
-            _logger.warning("the outbox %s can use its file again", self.name)
+            _log.warning("the outbox %s can use its file again", self.name)
         self._works = error is None
         # Also where it has worked all along: an earlier process may have reported that it fails.
         self.report(f"the file of the outbox {self.name}", None if error is None else str(error))
@@ -218,6 +226,9 @@ class Store:
         """Tell the trail of an attempt."""
         if self._reporter is not None:
             self._reporter.attempted(report)
+
+
+_entered: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
 
 
 class _Refused(NamedTuple):

@@ -1,0 +1,93 @@
+"""Knowing that an event is logged by what an alert has set going, so that no alert feeds itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+import msgspec
+
+from ..record.events import AuditEvent
+from ..record.values import FrozenDict
+from ..tasks.strangers import is_logging
+
+__all__ = ["Aftermath", "is_of_aftermath", "noted", "renamed"]
+
+# In the metadata of an event, so that a later process does not announce it either.
+_KEY: Final = "fapilog.not_announced"
+_WHY: Final = "logged by what an alert has set going"
+
+
+class Aftermath:
+    """
+    The calls of receivers and dispatchers that one trail makes about its alerts, and what these calls set going.
+
+    A receiver may log that an alert has failed; if that was an alert too, the next would fail as well, and so on for as
+    long as the pager is down. A call is told by a context variable, which the tasks that it starts inherit. The task of
+    a worker that is started lazily, and then lives for ever, is to be heard again: so a call that has returned counts
+    for some seconds only.
+
+    Args:
+        seconds: Counted from the return of a call.
+        clock: Returns seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+
+    @contextmanager
+    def begun(self) -> Generator[None]:
+        """Make calls of receivers and dispatchers in here."""
+        call = _Call(self)
+        token = _calls.set((*(each for each in _calls.get() if each.counts), call))
+        try:
+            yield
+        finally:
+            call.ended = self._clock()
+            _calls.reset(token)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this code runs in such a call, or was set going by one, or handles a line of the log about it."""
+        return is_logging() or any(call.trail is self and call.counts for call in _calls.get())
+
+    def lasts(self, call: _Call) -> bool:
+        """Return whether *call* still counts."""
+        return call.ended is None or self._clock() - call.ended < self._seconds
+
+
+class _Call:
+    __slots__ = ("ended", "trail")
+
+    def __init__(self, trail: Aftermath) -> None:
+        self.trail = trail
+        self.ended: float | None = None
+
+    @property
+    def counts(self) -> bool:
+        return self.trail.lasts(self)
+
+
+# One of each trail: a dispatcher of one trail may log into another one, whose alerts go elsewhere.
+_calls: Final[ContextVar[tuple[_Call, ...]]] = ContextVar("fapilog_aftermath", default=())
+
+
+def noted(event: AuditEvent) -> AuditEvent:
+    """Return *event* with the note that it was logged in an aftermath, and is not to be announced."""
+    return msgspec.structs.replace(event, metadata=FrozenDict({**event.metadata, _KEY: _WHY}))
+
+
+def is_of_aftermath(event: AuditEvent) -> bool:
+    """Return whether *event* has the note of `noted`."""
+    return event.metadata.get(_KEY) == _WHY
+
+
+def renamed(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return *metadata* of a caller without the note, which would keep an alert from being resent."""
+    if _KEY not in metadata:
+        return metadata
+    return {key + "_" if key == _KEY else key: value for key, value in metadata.items()}

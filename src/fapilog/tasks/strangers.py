@@ -1,0 +1,136 @@
+"""
+The border to code that is not ours: receivers, dispatchers, storages, and the handlers of the application's log.
+
+Such code may raise anything. Beyond this border there are only four kinds: an `Exception`, `KeyboardInterrupt`,
+`SystemExit`, and the cancellation of the very task that is running. Whatever else comes (a CancelledError out of
+somebody's future, a GeneratorExit, the panic of an extension module) becomes a `PanicError`, which is an exception.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Final, TypeVar
+
+import anyio
+
+from ..record.errors import PanicError
+from .loops import cancellation_of_this_task, is_without_loop
+
+__all__ = ["Log", "contained", "is_logging", "tamed"]
+
+T = TypeVar("T")
+
+_is_logging: Final = ContextVar("fapilog_is_logging", default=False)
+
+
+def is_logging() -> bool:
+    """Whether this code runs in a handler or a filter that was given a line of ours."""
+    return _is_logging.get()
+
+
+class Log:
+    """
+    A logger of the standard library whose calls raise nothing that a handler or a filter raises.
+
+    A filter that reads a context variable of the request raises outside of one; nobody must lose an alert, or the
+    service, by that. A handler that comes back here with a line of ours in hand would do so for ever: what it logs is
+    left out.
+
+    Args:
+        name: The logger's name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def warning(self, message: str, *args: object) -> None:
+        """Log at level warning."""
+        self._log(logging.WARNING, message, args)
+
+    def error(self, message: str, *args: object) -> None:
+        """Log at level error."""
+        self._log(logging.ERROR, message, args)
+
+    def critical(self, message: str, *args: object) -> None:
+        """Log at level critical."""
+        self._log(logging.CRITICAL, message, args)
+
+    def exception(self, message: str, *args: object) -> None:
+        """Log at level error, with the traceback of the exception that is being handled."""
+        self._log(logging.ERROR, message, args, with_traceback=True)
+
+    def _log(self, level: int, message: str, args: tuple[object, ...], *, with_traceback: bool = False) -> None:
+        if _is_logging.get():
+            return
+        token = _is_logging.set(True)
+        try:
+            self._logger.log(level, message, *args, exc_info=with_traceback or None, stacklevel=3)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # noqa: S110  there is nobody left to tell
+            pass
+        finally:
+            _is_logging.reset(token)
+
+
+async def contained(call: Callable[[], Awaitable[T]]) -> T:
+    """
+    Return the result of ``await call()``.
+
+    Raises:
+        Exception: The exception of *call*; a `PanicError` for whatever is none.
+        BaseException: `KeyboardInterrupt`, `SystemExit`, and the cancellation of this task.
+    """
+    here = _current_task()
+    try:
+        return await call()
+    except (Exception, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # A coroutine that is closed, and not run by its task, is thrown a GeneratorExit, and must let it pass.
+        if isinstance(error, GeneratorExit) and (here is None or _current_task() != here):
+            raise
+        raise tamed(error) from error
+
+
+def tamed(error: BaseException) -> Exception:
+    """
+    Return what strangers' code raised in this task as an exception.
+
+    Raises:
+        BaseException: *error* must not be stopped: it is, or a group has in it, a `KeyboardInterrupt`, a `SystemExit`,
+            or the cancellation of this task.
+    """
+    if isinstance(error, Exception):
+        return error
+    for each in _leaves(error):
+        if isinstance(each, KeyboardInterrupt | SystemExit):
+            raise each
+    if _is_cancelled():
+        for each in _leaves(error):
+            if isinstance(each, anyio.get_cancelled_exc_class()):
+                raise each
+    return PanicError(type(error).__qualname__)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in _leaves(each)]
+    return [error]
+
+
+def _is_cancelled() -> bool:
+    """Whether this task is being cancelled, by a scope around it or by asyncio's `Task.cancel`."""
+    if is_without_loop() or _current_task() is None:
+        return False
+    return anyio.current_effective_deadline() == -math.inf or cancellation_of_this_task()()
+
+
+def _current_task() -> int | None:
+    try:
+        return anyio.get_current_task().id
+    except RuntimeError:  # no loop runs here, or no task of it
+        return None
