@@ -36,7 +36,7 @@ EVENT = AuditEvent(
     checksum="2" * 64,
 )
 ALERT = Alert(EVENT, "critical", None)
-CLAIM = Claim(ALERT, 0.0, 0.0, 2, 1, 0.0)
+CLAIM = Claim(ALERT, came_at=0.0, attempt=2, failures=1, spent=0.0)
 NOW = datetime(2026, 2, 3, tzinfo=UTC)
 SHOWN = f"<AuditEvent {EVENT_ID} data_access critical 12>"
 REPORT = DeliveryReport(
@@ -47,10 +47,10 @@ REPRS = {
     SHOWN: EVENT,
     "<ErrorDetails ValueError>": EVENT.error,
     f"<Alert critical about {SHOWN}>": ALERT,
-    f"<DeliveryReport error critical {SHOWN}>": REPORT,
+    f"<DeliveryReport permanent critical {SHOWN}>": REPORT,
     f"<Claim of <Alert critical about {SHOWN}>, attempt 2>": CLAIM,
     f"<Ending permanent of <Claim of <Alert critical about {SHOWN}>, attempt 2>>": Ending(
-        CLAIM, 0.0, None, "permanent", None, "dead", 0.0, 2
+        CLAIM, 0.0, None, "permanent", None, "dead", next_at=0.0, failures=2, spent=0.0
     ),
     f"<OutboxAlert {EVENT_ID} data_access critical 12 dead>": OutboxAlert(
         outbox="slack",
