@@ -1,9 +1,15 @@
 """Secrets: given as text or by a callable, and shown to nobody."""
 
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 
 from fapilog import DeliveryError, PermanentDeliveryError, TransientDeliveryError
+from fapilog.delivery.fallback import Fallback
 from fapilog.providers._secret import Secret
+from fapilog.providers.smtp import EmailDispatcher
 
 
 def short(value: str) -> str | None:
@@ -59,3 +65,24 @@ def test_a_callable_that_raises_is_transient() -> None:
 def test_a_callable_that_returns_something_else_is_permanent(returned: object) -> None:
     """What a callable returns is checked as a text is at construction."""
     assert isinstance(failure(Secret(lambda: returned, "token", check=short)), PermanentDeliveryError)  # type: ignore[arg-type,return-value]
+
+
+def a_dispatcher() -> EmailDispatcher:
+    return EmailDispatcher(
+        host="localhost", sender="a@example.com", recipients=["b@example.com"], username="u", password="t0k3n"
+    )
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("kept", [Secret("t0k3n", "token"), a_dispatcher()], ids=lambda each: type(each).__name__)
+def test_a_secret_is_not_copied(kept: object, duplicate: Callable[[object], object]) -> None:
+    """Neither a secret nor a dispatcher that holds one is copied or pickled, and the error says so."""
+    with pytest.raises(TypeError, match="holds secrets: it is neither copied nor pickled") as caught:
+        duplicate(kept)
+    assert "t0k3n" not in str(caught.value)
+
+
+def test_a_wrapper_copies_no_secret() -> None:
+    """A wrapper is not copied together with a dispatcher that holds a secret."""
+    with pytest.raises(TypeError, match="EmailDispatcher holds secrets"):
+        copy.deepcopy(Fallback([a_dispatcher()]))

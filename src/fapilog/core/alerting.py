@@ -9,8 +9,6 @@ from contextvars import ContextVar
 from inspect import iscoroutinefunction, signature
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
-import msgspec
-
 from ..record.chain import ChainHead
 from ..record.errors import (
     AlertBufferFullError,
@@ -23,6 +21,7 @@ from ..record.errors import (
     reason,
 )
 from ..record.events import AuditEvent
+from ..record.privacy import Discreet
 from .signals import alert_attempted, alert_dispatched, alert_failed, compliance_alert
 
 __all__ = [
@@ -107,6 +106,9 @@ class Alert(NamedTuple):
     severity: str
     channel: str | None
 
+    def __repr__(self) -> str:
+        return f"<Alert {self.severity} about {self.event!r}>"
+
     @property
     def key(self) -> tuple[str, str, str | None]:
         """The event's id, the severity and the channel, which tell this alert from all others."""
@@ -183,7 +185,7 @@ reporter: Final[ContextVar[Reporter | None]] = ContextVar("fapilog_reporter", de
 """The trail that enters a dispatcher, or None."""
 
 
-class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryReport(Discreet, frozen=True, kw_only=True):
     """
     The outcome of one alert, or of one attempt to deliver it.
 
@@ -197,6 +199,8 @@ class DeliveryReport(msgspec.Struct, frozen=True, kw_only=True):
         target: On `alert_attempted`, the name of the outbox, or of the dispatcher; else None.
         attempt: On `alert_attempted`, which attempt it was, counted from 1; else 1.
     """
+
+    _shown = ("outcome", "severity", "event")
 
     event: AuditEvent
     severity: str

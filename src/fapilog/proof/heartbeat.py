@@ -32,6 +32,7 @@ from ..record.chain import ChainHead
 from ..record.errors import reason
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 from ..record.options import require
+from ..record.privacy import Uncopied, without_frames
 from ..tasks.background import Background
 from ..tasks.life import Life, enter_all, leave_all
 from ..tasks.strangers import Log, contained
@@ -76,7 +77,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     head: ChainHead | None
 
 
-class Heartbeat:
+class Heartbeat(Uncopied):
     """
     Sends a signed sign of life for a trail every *interval* seconds, the first at once, as long as it is entered.
 
@@ -102,6 +103,7 @@ class Heartbeat:
         ValueError: An option is not valid. The key is not in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         trail: AuditTrail,
@@ -223,6 +225,7 @@ class Heartbeat:
             self._failed = 0
 
 
+@without_frames
 def verify_heartbeat(message: str, key: KeySource) -> Beat:
     """
     Return the contents of a heartbeat, if it was signed with *key*.

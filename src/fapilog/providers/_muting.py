@@ -1,11 +1,19 @@
-"""Keep the addresses of alerts out of the logs: other libraries log each request, and an address may be a secret."""
+"""
+Keep the addresses of alerts out of logs, breadcrumbs and traces: an address may be a secret, and headers are.
+
+Other libraries log each request. Sentry, once initialized, adds the address of each request to every later event, by
+patches of httpx2 and of `http.client` that it applies by itself; OpenTelemetry's instrumentors put it into a span.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
+import sys
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from typing import Any, Final
 
 __all__ = ["mute", "muted"]
 
@@ -24,13 +32,56 @@ def mute(loggers: Iterable[str]) -> None:
 
 @contextmanager
 def muted() -> Generator[None]:
-    """Mute the loggers of `mute` in this task, and in the threads that it waits for."""
-    before = _muted.set(True)
-    try:
+    """
+    Mute the loggers of `mute`, Sentry and OpenTelemetry in this task, and in the threads that it waits for.
+
+    Sentry and OpenTelemetry are looked for, and never imported.
+    """
+    with ExitStack() as stack:
+        stack.callback(_muted.reset, _muted.set(True))
+        for name, unseen in _WATCHERS.items():
+            module = sys.modules.get(name)
+            if module is not None:
+                # A release of theirs that knows none of this must not cost the alert.
+                with suppress(Exception):
+                    stack.enter_context(unseen(module))
         yield
-    finally:
-        _muted.reset(before)
 
 
 def _is_not_muted(_: logging.LogRecord) -> bool:
     return not _muted.get()
+
+
+@contextmanager
+def _unseen_by_sentry(sentry_sdk: Any) -> Generator[None]:
+    """Have another client than the application's in charge: what Sentry has patched asks the client what to record."""
+    if not sentry_sdk.is_initialized():
+        yield
+        return
+    with sentry_sdk.new_scope() as scope:
+        scope.set_client(_blind_client(sentry_sdk.Client))
+        yield
+
+
+@functools.cache
+def _blind_client(make: Any) -> Any:
+    """Return a client of Sentry without integrations, that sends nothing, whatever the environment says."""
+    # Without a release, it would start git to find one.
+    return make(dsn="", release="", spotlight=False, default_integrations=False, auto_enabling_integrations=False)
+
+
+@contextmanager
+def _unseen_by_opentelemetry(context: Any) -> Generator[None]:
+    # Both are in use: `is_instrumentation_enabled` in opentelemetry/instrumentation/utils.py.
+    values = context.get_current()
+    for key in ("suppress_instrumentation", getattr(context, "_SUPPRESS_INSTRUMENTATION_KEY", None)):
+        if key is not None:
+            values = context.set_value(key, True, values)  # noqa: FBT003
+    token = context.attach(values)
+    try:
+        yield
+    finally:
+        context.detach(token)
+
+
+_WATCHERS: Final = {"sentry_sdk": _unseen_by_sentry, "opentelemetry.context": _unseen_by_opentelemetry}

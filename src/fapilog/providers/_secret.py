@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Callable
 
 from ..record.errors import PermanentDeliveryError, TransientDeliveryError
+from ..record.privacy import Uncopied
 
 __all__ = ["Secret", "SecretSource", "is_loopback", "printable"]
 
@@ -18,9 +19,9 @@ event loop: it must return at once. Space around the secret, such as the end of 
 """
 
 
-class Secret:
+class Secret(Uncopied):
     """
-    A secret of a dispatcher; its `repr` shows the name alone.
+    A secret of a dispatcher; its `repr` shows the name alone, and it is neither copied nor pickled.
 
     Args:
         source: The secret, or a function that returns it.

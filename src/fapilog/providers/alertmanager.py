@@ -22,6 +22,7 @@ from ..core.partial import PartialDelivery
 from ..record.errors import BrokenRouteError, DeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._answers import Answer
 from ._http import Poster, Request
@@ -35,7 +36,7 @@ _MAX_LABEL: Final = 200  # characters
 _MAX_ANNOTATIONS: Final = 15_000  # bytes
 
 
-class AlertmanagerDispatcher:
+class AlertmanagerDispatcher(Uncopied):
     """
     Posts each alert to every replica of an Alertmanager, by its API v2.
 
@@ -68,6 +69,7 @@ class AlertmanagerDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,
@@ -110,6 +112,7 @@ class AlertmanagerDispatcher:
     async def __aexit__(self, *_: object) -> None:
         await self._poster.close()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the alert to each replica that lacks it, to all of them at the same time."""
         alert = Alert(event, severity, channel)

@@ -30,6 +30,7 @@ from ..record.errors import (
 )
 from ..record.events import AuditEvent
 from ..record.options import require
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._muting import mute, muted
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, in_words, one_line
@@ -88,7 +89,7 @@ class _Target(NamedTuple):
     url: str
 
 
-class AppriseDispatcher:
+class AppriseDispatcher(Uncopied):
     """
     Sends each alert, as plain text, to every address of Apprise that its channel selects, to all at the same time.
 
@@ -113,6 +114,7 @@ class AppriseDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,
@@ -131,6 +133,7 @@ class AppriseDispatcher:
         self._timeout = require("timeout", timeout, above=0)
         self._partial = PartialDelivery("apprise", "addresses")
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the alert once to each address that lacks it."""
         alert = Alert(event, severity, channel)

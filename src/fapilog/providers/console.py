@@ -13,6 +13,7 @@ import msgspec
 
 from ..record.errors import PermanentDeliveryError
 from ..record.events import AuditEvent
+from ..record.privacy import without_frames
 from ..record.values import text
 from ..tasks.fork import call_in_child
 from ._rendering import Disclosure, Rendered, Renderer, in_words, one_line
@@ -53,6 +54,7 @@ class ConsoleDispatcher:
         # In a forked child: another thread of the parent may have held the lock.
         self._lock = threading.Lock()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Print the alert."""
         stream = self._stream or sys.stdout

@@ -16,6 +16,7 @@ import msgspec
 from ..record.errors import BrokenRouteError, DeliveryError
 from ..record.events import AuditEvent
 from ..record.incidents import is_recovery, subject_of
+from ..record.privacy import Uncopied, without_frames
 from ._answers import Answer
 from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, least, one_line
@@ -41,7 +42,7 @@ _LEFT: Final = "\u2039"
 _RIGHT: Final = "\u203a"
 
 
-class OpsgenieDispatcher:
+class OpsgenieDispatcher(Uncopied):
     """
     Creates an alert in Jira Service Management Operations, or in Opsgenie, for each event.
 
@@ -74,6 +75,7 @@ class OpsgenieDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,
@@ -106,6 +108,7 @@ class OpsgenieDispatcher:
     async def __aexit__(self, *_: object) -> None:
         await self._poster.close()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Create the alert once, or close it; create it once more with less in it if that is refused."""
         api_key = self._api_key.reveal()

@@ -16,6 +16,7 @@ import msgspec
 from ..record.errors import BrokenRouteError, DeliveryError
 from ..record.events import AuditEvent
 from ..record.incidents import is_recovery, subject_of
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._answers import Answer
 from ._http import Poster, Request
@@ -42,7 +43,7 @@ _MAX_TEXT: Final = 255
 _MAX_DETAILS: Final = 500_000
 
 
-class PagerDutyDispatcher:
+class PagerDutyDispatcher(Uncopied):
     """
     Sends each alert as an event of the Events API v2.
 
@@ -74,6 +75,7 @@ class PagerDutyDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,
@@ -107,6 +109,7 @@ class PagerDutyDispatcher:
     async def __aexit__(self, *_: object) -> None:
         await self._poster.close()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the event once, a trigger or a resolve; a trigger once more with less in it if that is refused."""
         # The routing key needs no part in it: keys count for one routing key.

@@ -16,6 +16,7 @@ import msgspec
 
 from ..record.errors import AmbiguousDeliveryError, BrokenRouteError, DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._answers import Answer, PayloadRefusedError
 from ._http import Poster, Request
@@ -84,7 +85,7 @@ _ADVICE: Final = {
 _KINDS: Final = {_DEAD: BrokenRouteError, _REFUSED: PayloadRefusedError}
 
 
-class SlackDispatcher:
+class SlackDispatcher(Uncopied):
     """
     Posts each alert as a message.
 
@@ -112,6 +113,7 @@ class SlackDispatcher:
         ValueError: An option is not valid, or the options are not of one way. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,
@@ -152,6 +154,7 @@ class SlackDispatcher:
     async def __aexit__(self, *_: object) -> None:
         await self._poster.close()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the message once; once more as text alone if it is refused."""
         to: dict[str, Any] = {}

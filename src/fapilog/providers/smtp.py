@@ -22,6 +22,7 @@ from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.events import AuditEvent
 from ..record.options import require
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, one_line
 from ._secret import Secret, SecretSource, is_loopback, printable
@@ -41,7 +42,7 @@ _MAX_ADDRESS: Final = 254
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
 
 
-class EmailDispatcher:
+class EmailDispatcher(Uncopied):
     """
     Sends each alert as one mail, in plain text and in HTML, to all recipients.
 
@@ -77,6 +78,7 @@ class EmailDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,
@@ -127,6 +129,7 @@ class EmailDispatcher:
         self._render = Renderer(disclosure, link)
         self._partial = PartialDelivery("smtp", "recipients")
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the mail once to each recipient that lacks it."""
         alert = Alert(event, severity, channel)

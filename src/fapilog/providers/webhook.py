@@ -20,6 +20,7 @@ import httpx2
 import msgspec
 
 from ..record.events import AuditEvent
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, dedup_key, fit, least
@@ -33,7 +34,7 @@ _KEY_BYTES: Final = range(24, 65)
 _RESERVED: Final = {"content-type", "content-length", "host", "webhook-id", "webhook-timestamp", "webhook-signature"}
 
 
-class WebhookDispatcher:
+class WebhookDispatcher(Uncopied):
     """
     Posts each alert as a Standard Webhook, version 1.0, signed with HMAC-SHA256 (``v1``).
 
@@ -60,6 +61,7 @@ class WebhookDispatcher:
         ValueError: An option is not valid. No secret is in the message.
     """
 
+    @without_frames
     def __init__(
         self,
         *,
@@ -100,6 +102,7 @@ class WebhookDispatcher:
     async def __aexit__(self, *_: object) -> None:
         await self._poster.close()
 
+    @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Post the alert once; once more with less in it if that is refused."""
         url = self._url.reveal()

@@ -12,6 +12,7 @@ from typing import Any, Final, Self, TypeVar
 import msgspec
 from msgspec.structs import force_setattr
 
+from .privacy import Discreet
 from .values import NO_METADATA, FrozenDict, frozen_mapping, tags, text
 
 __all__ = [
@@ -99,17 +100,19 @@ def member(kind: type[E], value: object, name: str) -> E:
         raise ValueError(f"{name}: expected one of {expected}; got {value!r}") from None
 
 
-class ErrorDetails(msgspec.Struct, frozen=True, kw_only=True):
+class ErrorDetails(Discreet, frozen=True, kw_only=True):
     """
     An exception, as it is kept in an event.
 
-    Whatever is given becomes text, with a lone surrogate as its escape.
+    Whatever is given becomes text, with a lone surrogate as its escape. Its `repr` shows the type alone.
 
     Attributes:
         type: Qualified name of its class.
         message: Its text.
         traceback: As Python prints it, with causes; of a very long one only the end.
     """
+
+    _shown = ("type",)
 
     type: str
     message: str
@@ -152,7 +155,7 @@ def _random_uuid() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1):
+class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
     """
     One event of the trail.
 
@@ -160,6 +163,8 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1
     are JSON values. Any other value becomes one when the event is made: a value that msgspec can encode (dates, UUIDs,
     decimals, enums, dataclasses) as msgspec encodes it, NaN, infinities and everything else as its `repr`, an integer
     of more than 1024 bits as hexadecimal text, and a lone surrogate in any text as its escape.
+
+    Its `repr` shows id, type, level and sequence number alone: a crash reporter may print it.
 
     Attributes:
         event_id: UUID, as 36 characters of text. The same in every alert about the event.
@@ -187,6 +192,8 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1
         previous_hash: The checksum of the event before it; None for the first, and until it is stored.
         checksum: SHA-256 of the stored bytes up to the checksum, in hex; None until it is stored.
     """
+
+    _shown = ("event_id", "event_type", "log_level", "sequence_number")
 
     event_id: str = msgspec.field(default_factory=_random_uuid)
     timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))

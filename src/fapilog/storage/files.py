@@ -13,6 +13,7 @@ from ..record import chain
 from ..record.chain import AuditChainVerificationResult, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
+from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import in_thread, is_without_loop
@@ -71,6 +72,7 @@ class FileStorage:
     def __repr__(self) -> str:
         return f"<FileStorage {str(self._directory)!r}>"
 
+    @without_frames
     async def append(self, event: AuditEvent) -> Seal:
         """
         Store *event* as the next of the chain.
@@ -92,6 +94,7 @@ class FileStorage:
                 return seal
         return await self._commits.submit(body)
 
+    @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
         """
         Return the newest *limit* events that are wanted, the newest first.
@@ -104,6 +107,7 @@ class FileStorage:
         """
         return await in_thread(self._reader.find, wanted, limit)
 
+    @without_frames
     async def read(self, after: int, limit: int) -> list[AuditEvent]:
         """
         Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
@@ -116,6 +120,7 @@ class FileStorage:
         """
         return await in_thread(self._reader.read, after, limit)
 
+    @without_frames
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """
         Check the whole chain, reading it in blocks; may run beside writers in any process.

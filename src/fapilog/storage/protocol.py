@@ -6,17 +6,17 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
-import msgspec
 from msgspec.structs import force_setattr
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow_events
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
+from ..record.privacy import Discreet
 from ..record.values import text
 
 __all__ = ["AuditStorage", "EventFilter", "head_of", "holds"]
 
 
-class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+class EventFilter(Discreet, frozen=True, kw_only=True):
     """
     Which events are asked for: those that meet all conditions that are not None.
 
@@ -28,6 +28,8 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
         user_id: By this user.
         component: In this component.
     """
+
+    _shown = ("event_type", "log_level")
 
     start_time: datetime | None = None
     end_time: datetime | None = None

@@ -31,6 +31,9 @@ class Claim(NamedTuple):
     failures: int
     spent: float
 
+    def __repr__(self) -> str:
+        return f"<Claim of {self.alert!r}, attempt {self.attempt}>"
+
     @property
     def event_id(self) -> str:
         """The event that it is about: that is what an alert is known by, in whatever file."""
@@ -62,6 +65,9 @@ class Ending(NamedTuple):
     next_at: float
     failures: int
     spent: float
+
+    def __repr__(self) -> str:
+        return f"<Ending {self.outcome} of {self.claim!r}>"
 
 
 class Claims:

@@ -12,6 +12,7 @@ import msgspec
 
 from ...core.alerting import Outcome
 from ...record.events import AuditEvent
+from ...record.privacy import Discreet
 from ...record.values import text
 
 __all__ = [
@@ -42,7 +43,7 @@ LAST_TIME: Final = 253_402_300_799.0
 _NO_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class OutboxAlert(msgspec.Struct, frozen=True, kw_only=True):
+class OutboxAlert(Discreet, frozen=True, kw_only=True):
     """
     One alert in an outbox.
 
@@ -65,6 +66,8 @@ class OutboxAlert(msgspec.Struct, frozen=True, kw_only=True):
             such a number is 0.
     """
 
+    _shown = ("event_id", "event_type", "severity", "sequence_number", "status")
+
     outbox: str
     event_id: str
     sequence_number: int | None
@@ -80,7 +83,7 @@ class OutboxAlert(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: Mapping[str, str] = {}
 
 
-class OutboxAttempt(msgspec.Struct, frozen=True, kw_only=True):
+class OutboxAttempt(Discreet, frozen=True, kw_only=True):
     """
     One attempt to deliver an alert.
 
@@ -93,6 +96,8 @@ class OutboxAttempt(msgspec.Struct, frozen=True, kw_only=True):
         reason: In words that may be printed; None if it was dispatched.
         unreadable: As of `OutboxAlert`.
     """
+
+    _shown = ("number", "outcome")
 
     number: int
     began_at: datetime

@@ -1,0 +1,115 @@
+"""
+Keep secrets and people out of what others print.
+
+Crash reporters print the local variables of each frame of a traceback, by `repr`, and send them away.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from enum import Enum
+from inspect import iscoroutinefunction
+from pathlib import PurePath
+from types import TracebackType
+from typing import Any, ClassVar, NoReturn, SupportsIndex, TypeVar, cast
+
+import msgspec
+
+from .errors import FapilogError
+
+__all__ = ["Discreet", "Uncopied", "without_frames"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Discreet(msgspec.Struct, frozen=True):
+    """
+    A struct whose `repr` shows the fields named in `_shown` alone: nothing personal, and no secret.
+
+    Crash reporters, debuggers and log handlers print by `repr` whatever is in a local variable; rich asks msgspec's
+    structs for all their fields, unless they say which. It is no tuple: Sentry prints a tuple's items one by one.
+    """
+
+    _shown: ClassVar[tuple[str, ...]] = ()
+
+    def __repr__(self) -> str:
+        shown = [value.value if isinstance(value, Enum) else value for _, value in self.__rich_repr__()]
+        return f"<{' '.join([type(self).__qualname__, *map(str, shown)])}>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Show rich what `repr` shows."""
+        return [(name, getattr(self, name)) for name in self._shown]
+
+
+class Uncopied:
+    """An object with secrets in it, of which there is one: `copy` and `pickle` refuse it with TypeError."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse, in words."""
+        name = type(self).__qualname__
+        raise TypeError(f"{name} holds secrets: it is neither copied nor pickled; make another where it is needed")
+
+
+def without_frames(function: F) -> F:
+    """
+    Have *function* raise its exceptions, and those behind them, with the frames of its caller alone.
+
+    It is for functions, asynchronous or not, that deal with secrets or records as plain text. Their frames, and those
+    of the libraries that they call, can't be told from others by a crash reporter. Our errors say in their text what
+    there is to know; any other exception gets a note with the file and the line that it came from. A cancellation loses
+    its frames too, since a `TimeoutError` may be raised from it. An exception that the caller was handling already
+    stays as it is.
+    """
+
+    @functools.wraps(function)
+    async def wait(*args: Any, **kwargs: Any) -> Any:
+        handled = sys.exception()
+        try:
+            return await function(*args, **kwargs)
+        except BaseException as error:
+            _leave_frames_out(error, handled)
+            # Raised again as it is, without this frame.
+            raise
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        handled = sys.exception()
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            _leave_frames_out(error, handled)
+            raise
+
+    return cast("F", wait if iscoroutinefunction(function) else call)
+
+
+def _leave_frames_out(error: BaseException, handled: BaseException | None) -> None:
+    for each in _behind(error, handled):
+        if isinstance(each, Exception) and not isinstance(each, FapilogError):
+            _note_place(each)
+        each.__traceback__ = None
+
+
+def _behind(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
+    """Yield *error* and the exceptions behind it, but for *handled* and those behind that."""
+    waiting: list[BaseException | None] = [error]
+    seen = {id(None), id(handled)}
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__]
+            if isinstance(each, BaseExceptionGroup):
+                waiting += each.exceptions
+
+
+def _note_place(error: Exception) -> None:
+    trace: TracebackType | None = error.__traceback__
+    if trace is None or getattr(error, "__notes__", None):
+        return
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    error.add_note(f"raised in {PurePath(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}")
