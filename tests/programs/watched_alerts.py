@@ -322,6 +322,34 @@ async def ask_as_the_application() -> None:
         await anyio.to_thread.run_sync(requests.get, f"{origin.base_url}/seen-by-requests")
 
 
+def recordings(trail: Any) -> list[Callable[[], Any]]:
+    """Return a call of each method of a trail, or of its `sync`, that takes or looks for a person."""
+    person = WORDS.person
+    return [
+        lambda: trail.log_event(AuditEventType.DATA_ACCESS, person(), user_id=person(), patient=person()),
+        lambda: trail.log_event(AuditEventType.DATA_ACCESS, person(), log_level="critical", user_id=person()),
+        lambda: trail.log_event("nonsense", person(), user_id=person()),
+        lambda: trail.log_error(ValueError(person()), user_id=person()),
+        lambda: trail.log_security_event(AuditEventType.AUTHENTICATION_FAILED, person(), user_id=person()),
+        lambda: trail.log_data_access(person(), "read", user_id=person()),
+        lambda: trail.get_events(user_id=person()),
+    ]
+
+
+async def record(failures: Failures, directory: Path) -> None:
+    """Record in a trail that can store nothing, started and not, with ``await`` and without."""
+    (directory / "no directory").touch()
+    trail = AuditTrail(storage_path=directory / "no directory" / "audit")
+    for started in (False, True):
+        if started:
+            await trail.start()
+        for call in recordings(trail):
+            await failures.of(call)
+    await trail.stop()
+    for call in recordings(trail.sync):
+        await anyio.to_thread.run_sync(failures.of_plain, call)
+
+
 async def main(report: Callable[[BaseException], object], directory: Path) -> int:
     """Fail in every way, and return how often."""
     failures = Failures(report)
@@ -337,6 +365,7 @@ async def main(report: Callable[[BaseException], object], directory: Path) -> in
     await alert(failures, directory / "started", started=True)
     await alert(failures, directory / "stopped", started=False)
     await store(failures, directory)
+    await record(failures, directory)
     return failures.count
 
 

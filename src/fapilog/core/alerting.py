@@ -233,7 +233,10 @@ def outcome_of(error: Exception | None) -> Outcome:
         return "dispatched"
     if isinstance(error, TransientDeliveryError) and error.pause(math.inf) is not None:
         return "throttled"
-    return next((outcome for kind, outcome in _OUTCOMES.items() if isinstance(error, kind)), "error")
+    for kind, outcome in _OUTCOMES.items():
+        if isinstance(error, kind):
+            return outcome
+    return "error"
 
 
 _OUTCOMES: Final[dict[type[Exception], Outcome]] = {

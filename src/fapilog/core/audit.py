@@ -31,6 +31,7 @@ from ..record.events import (
     member,
 )
 from ..record.options import require
+from ..record.privacy import without_frames
 from ..record.values import keywords, merged, text
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, EventFilter, head_of, holds
@@ -215,6 +216,7 @@ class AuditTrail:
 
     # -- recording
 
+    @without_frames
     async def log_event(
         self,
         /,
@@ -300,6 +302,7 @@ class AuditTrail:
             await self._store_and_announce(event)
         return event.event_id
 
+    @without_frames
     async def log_error(
         self, /, error: BaseException, *, operation: str | None = None, component: str | None = None, **metadata: Any
     ) -> str:
@@ -320,6 +323,7 @@ class AuditTrail:
             **keywords(metadata, log_level=AuditLogLevel.ERROR, error=error, operation=operation, component=component),
         )
 
+    @without_frames
     async def log_security_event(
         self,
         /,
@@ -347,6 +351,7 @@ class AuditTrail:
         user = {"user_id": user_id, "client_ip": client_ip, "user_agent": user_agent}
         return await self.log_event(event_type, message, **keywords(metadata, log_level=AuditLogLevel.SECURITY, **user))
 
+    @without_frames
     async def log_data_access(
         self,
         /,
@@ -390,6 +395,7 @@ class AuditTrail:
 
     # -- reading
 
+    @without_frames
     async def get_events(
         self,
         *,

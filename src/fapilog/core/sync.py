@@ -17,6 +17,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
 import anyio
 
+from ..record.privacy import without_frames
 from ..storage.protocol import AuditStorage
 from ..tasks.background import Background
 from ..tasks.loops import Loop, without_loop
@@ -40,6 +41,7 @@ def _without_await(
     """Make a function, of which only the name counts, the *method* of a trail without ``await``."""
 
     def decorate(_: Callable[..., object]) -> Callable[Concatenate[SyncAuditTrail, P], T]:
+        @without_frames
         @functools.wraps(method)
         def call(self: SyncAuditTrail, /, *args: P.args, **kwargs: P.kwargs) -> T:
             # By its name: a subclass of the trail may override it.

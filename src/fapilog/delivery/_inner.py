@@ -56,7 +56,7 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
     if len({id(each) for each in given}) < len(given):
         raise ValueError("dispatchers: expected each once; got one of them twice")
     # Two outboxes of one name in one file are one outbox: of each alert one of them would send it, and not both.
-    places = [f"{each.name} in {each.path}" for each in given if hasattr(each, "path") and hasattr(each, "name")]
+    places = [(path, getattr(each, "name", "")) for each in given if (path := getattr(each, "path", None)) is not None]
     if len(set(places)) < len(places):
         raise ValueError("dispatchers: expected one name for each outbox in a file; got two outboxes of one name")
     return given
