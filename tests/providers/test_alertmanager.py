@@ -133,7 +133,7 @@ async def test_a_retry_goes_to_those_that_failed(replicas: list[Origin]) -> None
         assert "not number 3: sent, but there was no answer" in str(caught.value)
         assert caught.value.retry_after == 7
         assert caught.value.__context__ is None
-        with pytest.raises(PermanentDeliveryError, match=r"2 of 3 .* number 1: status 307"):
+        with pytest.raises(TransientDeliveryError, match=r"2 of 3 .* number 1: status 307"):
             await dispatcher.send_alert(an_event(), severity="info")
         await dispatcher.send_alert(an_event(), severity="info")
         assert [len(replica.requests) for replica in replicas] == [3, 1, 2]
