@@ -413,7 +413,7 @@ def test_reading_forwards_over_what_is_no_record_is_an_error(
         trail.read(1, 10)
     path.unlink()
     path.mkdir()
-    with pytest.raises(AuditStorageError, match=r"cannot read .*: Is a directory"):
+    with pytest.raises(AuditStorageError, match=r"cannot read .*: expected a regular file, found a directory"):
         trail.read(1, 10)
 
 
