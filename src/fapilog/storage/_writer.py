@@ -370,8 +370,7 @@ def _set_aside(directory: Path, fd: int, name: str, offset: int, rest: bytes) ->
     """Move *rest*, which a crash left at *offset* of the file *name*, into a file of its own."""
     # Named by its content: after a crash in here, the next attempt writes the same file again.
     aside = f"{name}.torn-{offset}-{sha256(rest).hexdigest()[:16]}"
-    with closing(open_file(directory, aside, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW)) as aside_fd:
-        os.ftruncate(aside_fd, 0)
+    with closing(open_file(directory, aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)) as aside_fd:
         write_all(aside_fd, rest)
         os.fsync(aside_fd)
     sync_directory(directory)
