@@ -198,16 +198,21 @@ def test_what_changes_within_one_tick_of_the_clock_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, durable: bool
 ) -> None:
     """Where the directory's time is too coarse to tell of a change, a file that was just made is looked for by name."""
-    found = tmp_path.stat()
-    frozen = (found.st_dev, found.st_ino, datetime.now(UTC).timestamp() * 1e9 + 60e9)
-    monkeypatch.setattr(_writer, "identity", lambda directory: frozen)
+    monkeypatch.setattr(_writer, "identity", lambda directory: (1, 2, 3))
+    monkeypatch.setattr(_writer, "_TICK", 3600 * 10**9)
     trail = running(tmp_path / "audit", durable=durable)
     path = trail.directory / TODAY
+    whole = path.read_bytes()
     data = b"".join(forged(lines_of(path)[:-1], ["message x"]))
     path.rename(tmp_path / "moved")
     assert "is gone" in refuses(trail)
     path.write_bytes(data)
     assert "was cut or replaced" in refuses(trail)
+    replace(path, whole)
+    append(trail, "new")
+    (trail.directory / "audit_2026-02-01.jsonl").touch()
+    append(trail, "newer")
+    assert len(lines_of(trail.directory / "audit_2026-02-01.jsonl")) == 1
 
 
 @durabilities

@@ -110,8 +110,10 @@ class TrailWriter:
         self._lock_fd: int | None = None
         self._fd: int | None = None
         self._end: _End | None = None
-        # The identity of the directory that a change from now on can't leave as it is, whatever the clock's tick.
-        self._settled: tuple[int, int, int] | None = None
+        # When the directory was found as it is, and whether its files were listed so much later that each change since
+        # then has another time.
+        self._seen = 0
+        self._is_settled = False
 
     def append(self, bodies: list[bytes]) -> list[Seal]:
         """
@@ -209,13 +211,23 @@ class TrailWriter:
             return False
         if identity(self._path) != end.directory:
             return False
-        if self._settled is not end.directory:
-            began = time.time_ns()
-            if not is_named(self._directory / end.name, fd):
-                return False
-            if began - end.directory[2] > _TICK:
-                self._settled = end.directory
-        return True
+        if self._is_settled:
+            return True
+        is_newest = self._files(end.directory)[-1:] == [end.name] and is_named(f"{self._path}/{end.name}", fd)
+        self._is_settled &= is_newest
+        return is_newest
+
+    def _files(self, directory: tuple[int, int, int]) -> list[str]:
+        """Return the names of the trail's files, or the last alone while *directory* is as it was when listed."""
+        known, now = self._end, time.monotonic_ns()
+        if known is None or known.directory != directory:
+            self._seen, self._is_settled = now, False
+        elif self._is_settled and known.older is None:
+            # Years of days take longer to list than a record to write.
+            return [known.name]
+        else:
+            self._is_settled = now - self._seen > _TICK
+        return names(self._directory)
 
     def _catch_up(self) -> None:
         """Check the records appended since the last look, or at first the trail's end, and open its last file."""
@@ -223,12 +235,15 @@ class TrailWriter:
         assert self._lock_fd is not None  # noqa: S101 - opened by the callers
         if not os.path.samestat(os.stat(self._directory), os.fstat(self._lock_fd)):
             raise OSError(errno.ESTALE, "the directory was replaced by another")
-        files = names(self._directory)
-        first, offset, head = self._where_to_check(files)
-        size, record = 0, ("", 0) if self._end is None else self._end.record
+        known, directory = self._end, identity(self._path)
+        files = self._files(directory)
+        first, offset, head = _where_to_check(self._directory, known, files)
+        size, record = 0, ("", 0) if known is None else known.record
         for index in range(first, len(files)):
             name, later = files[index], files[index + 1 :]
             fd = self._fd = open_file(self._directory, name, os.O_RDWR | os.O_APPEND)
+            if known is not None and (name, offset) == known.record:
+                _check_newest(fd, known)
             lines = Lines(fd, name)
             head, size, rest = lines.follow(offset, head)
             if rest:
@@ -246,23 +261,10 @@ class TrailWriter:
                 self._close_file()
             offset = 0
         name = files[-1] if files else ""
-        if name and (self._end is None or self._end.name != name):
+        if name and (known is None or known.name != name):
             # The process that made the file may have died before it synced the directory.
             sync_directory(self._directory)
-        self._end = _end_of(self._path, name, size, head, record)
-
-    def _where_to_check(self, files: list[str]) -> tuple[int, int, ChainHead]:
-        """Return the index of the file to check first, the offset in it, and the head of the chain up to there."""
-        known = self._end
-        if known is None or not known.sequence_number:
-            return start_of_end(self._directory, files, _CHECKED_BYTES)
-        _check_newest(self._directory, known, files)
-        name, behind = known.record
-        start = files.index(name), behind, known.head
-        if sum(os.stat(self._directory / name).st_size for name in files[start[0] :]) - behind <= _CHECKED_BYTES:
-            return start
-        # Not from an earlier record than the newest that is known, whatever the records say.
-        return max(start_of_end(self._directory, files, _CHECKED_BYTES), start, key=lambda each: each[:2])
+        self._end = _end_of(directory, name, size, head, record)
 
     def _begin_day(self) -> None:
         """Begin today's file if the newest is older; an older file is never written to, whatever the clock does."""
@@ -278,10 +280,12 @@ class TrailWriter:
             self._fd = os.open(self._directory / today, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             # Another process was faster, within one tick of the clock that tells when the directory changed.
+            self._is_settled = False
             self._catch_up()
             return
         sync_directory(self._directory)
-        self._end = _end_of(self._path, today, 0, end.head, end.record)
+        self._seen, self._is_settled = time.monotonic_ns(), False
+        self._end = _end_of(identity(self._path), today, 0, end.head, end.record)
 
     def _write(self, bodies: list[bytes]) -> list[Seal]:
         fd, end = self._fd, self._end
@@ -347,23 +351,38 @@ def _tail(head: ChainHead) -> bytes:
     return f'{head.checksum}"}}\n'.encode()
 
 
-def _end_of(directory: str, name: str, size: int, head: ChainHead, record: tuple[str, int]) -> _End:
+def _end_of(directory: tuple[int, int, int], name: str, size: int, head: ChainHead, record: tuple[str, int]) -> _End:
     tail, older = (_tail(head), None) if size else (b"", record)
-    return _End(name, size, tail, identity(directory), *head, older)
+    return _End(name, size, tail, directory, *head, older)
 
 
-def _check_newest(directory: Path, known: _End, files: list[str]) -> None:
-    """Raise `ChainError` if the newest record that is *known* is not where it was stored."""
+def _where_to_check(directory: Path, known: _End | None, files: list[str]) -> tuple[int, int, ChainHead]:
+    """Return the index of the file to check first, the offset in it, and the head of the chain up to there."""
+    if known is None or not known.sequence_number:
+        return start_of_end(directory, files, _CHECKED_BYTES)
     name, behind = known.record
     if name not in files:
         raise ChainError(ChainStatus.GAP, f"{name} is gone; it held records up to {known.sequence_number}")
+    index = files.index(name)
+    sizes = [os.stat(f"{directory}/{each}").st_size for each in files[index:]]
+    if sizes[0] < behind:
+        message = f"{name} was cut: it has {sizes[0]} bytes, and {behind} were stored"
+        raise ChainError(ChainStatus.GAP, message)
+    start = index, behind, known.head
+    if sum(sizes) - behind <= _CHECKED_BYTES:
+        return start
     with reading(directory, name) as fd:
-        if (size := os.fstat(fd).st_size) < behind:
-            message = f"{name} was cut: it has {size} bytes, and {behind} were stored"
-            raise ChainError(ChainStatus.GAP, message)
-        if os.pread(fd, _TAIL_BYTES, behind - _TAIL_BYTES) != _tail(known.head):
-            message = f"{name} was cut or replaced: record {known.sequence_number} is not where it was stored"
-            raise ChainError(ChainStatus.BROKEN_LINK, message)
+        _check_newest(fd, known)
+    # Not from an earlier record than the newest that is known, whatever the records say.
+    return max(start_of_end(directory, files, _CHECKED_BYTES), start, key=lambda each: each[:2])
+
+
+def _check_newest(fd: int, known: _End) -> None:
+    """Raise `ChainError` if the newest record that is *known* is not where it was stored in its file."""
+    name, behind = known.record
+    if behind and os.pread(fd, _TAIL_BYTES, behind - _TAIL_BYTES) != _tail(known.head):
+        message = f"{name} was cut or replaced: record {known.sequence_number} is not where it was stored"
+        raise ChainError(ChainStatus.BROKEN_LINK, message)
 
 
 def _set_aside(directory: Path, fd: int, name: str, offset: int, rest: bytes) -> None:
