@@ -293,7 +293,7 @@ def test_verify_says_what_cannot_be_read(
     """A trail that can't be read is neither valid nor altered: the exit code is 2, and the reason is printed."""
     (tmp_path / "audit_2026-01-31.jsonl").mkdir()
     assert run_main(monkeypatch, "verify", tmp_path) == 2
-    assert "Is a directory" in capsys.readouterr().out
+    assert "expected a regular file, found a directory" in capsys.readouterr().out
 
 
 @needs_extra

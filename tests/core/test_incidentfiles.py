@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import stat
 import threading
 import time
 import uuid
@@ -19,6 +20,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 
 from fapilog import (
@@ -34,9 +36,10 @@ from fapilog import (
     DeliveryError,
     FileStorage,
 )
+from fapilog.core import _incidentfiles
 from fapilog.core._health import MOST_OPEN, TrailReporter
 from fapilog.core._incidentfiles import IncidentFiles
-from fapilog.core._incidents import END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part
+from fapilog.core._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part
 from fapilog.record.incidents import subject_of
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.health import Rig
@@ -519,12 +522,15 @@ HOSTILE = {
     "surrogate": WRITTEN.replace(b"full", b"\xed\xa0\x80"),
     "huge": WRITTEN + b" " * (3 << 20),
     "second is empty": json.dumps([GOOD, {}]).encode(),
+    "one more than a process opens": json.dumps([GOOD] * (MOST_OPEN + 1)).encode(),
 } | {
     f"{name} {str(value)[:30]}": json.dumps([GOOD | {name: value}]).encode()
     for name, value in [
         ("part", ["payments", "storing events"]),
         ("part", [None, "storing events"]),
         ("part", ["audit_trail", 7]),
+        ("part", ["audit_trail", "dispatching alerts"]),
+        ("part", ["audit_trail", "\x1b[2Jstoring events"]),
         ("part", ["audit_trail", "w" * (LONGEST_TEXT + 1)]),
         ("part", ["audit_trail"]),
         ("part", "storing events"),
@@ -536,6 +542,7 @@ HOSTILE = {
         ("started", "0000-00-00T00:00:00Z"),
         ("alert", True),
         ("alert", "told"),
+        ("alert", "\x1b[2J\u202etold\n"),
         ("since", "0"),
     ]
 }
@@ -549,7 +556,10 @@ async def test_a_file_that_no_process_has_written(
     path = tmp_path / f"incidents-{'a' * 32}.json"
     path.write_bytes(content)
     async with run_of(tmp_path) as run:
-        assert f"cannot read open incidents from {path}" in caplog.text
+        [line] = (record.getMessage() for record in caplog.records)
+        assert line.startswith(f"cannot read open incidents from {path}: ")
+        assert line.isprintable()
+        assert len(line) < 2 * LONGEST_TEXT
         await run.fail_to_store()
         await run.log()
     assert run.kinds == [("failure", "storing events"), ("recovery", "storing events")]
@@ -576,7 +586,19 @@ def put_link(path: Path) -> None:
     path.symlink_to(elsewhere)
 
 
-@pytest.mark.parametrize("put", [put_directory, put_link, os.mkfifo], ids=["directory", "link", "pipe"])
+def put_socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def put_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    "put",
+    [put_directory, put_link, os.mkfifo, put_socket, put_device],
+    ids=["directory", "link", "pipe", "socket", "device"],
+)
 async def test_what_is_no_file(tmp_path: Path, put: Callable[[Path], None], caplog: pytest.LogCaptureFixture) -> None:
     """A directory, a link or a pipe of that name is neither followed, waited for nor removed."""
     path = tmp_path / f"incidents-{'a' * 32}.json"
@@ -586,6 +608,86 @@ async def test_what_is_no_file(tmp_path: Path, put: Callable[[Path], None], capl
     assert run.own == []
     assert f"cannot read open incidents from {path}" in caplog.text
     assert path.is_symlink() or path.exists()
+
+
+# Erases the screen, sets the title of the terminal, rings, turns the text around, and begins a line of its own.
+OBEYED = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\u2066\u200f\r\n2026-01-01 CRITICAL all is well\u2028\x00\x7f\ufeff"
+
+
+@pytest.mark.parametrize("part", [STORING, VERIFICATION, DISPATCHING, Part("alert_delivery", f"slack{OBEYED}")])
+@pytest.mark.parametrize("ago", [timedelta(minutes=5), timedelta(days=31)], ids=["fresh", "too old"])
+async def test_what_a_planted_text_reaches(
+    tmp_path: Path, part: Part, ago: timedelta, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing in a file makes a terminal, a log or a message do anything: not in the log, nor in alerts, nor stored."""
+    planted = msgspec.structs.replace(an_incident(part, ago=ago), cause=f"{OBEYED} {OBEYED * 5}")
+    leave_behind(tmp_path, planted)
+    async with run_of(tmp_path) as run:
+        await run.log(alerts=True)
+        await run.trail.verify_chain_from_storage()
+        for each in tuple(run.trail._alerts.health._open):
+            run.trail._alerts.health.working(each)
+        await run.trail.drain()
+        own = [*run.own, *await run.trail.get_events(event_type=RECOVERY)]
+    assert len(own) == (2 if ago < timedelta(days=30) else 0)
+    assert bool(caplog.records) is (ago > timedelta(days=30))
+    texts = [record.getMessage() for record in caplog.records]
+    for event in own:
+        texts += [event.message, event.operation or "", *map(str, event.metadata.values())]
+    assert [each for each in texts if not each.isprintable()] == []
+    assert "CRITICAL all is well" in "".join(texts)
+
+
+@pytest.mark.parametrize("fate", ["group may write", "all may write", "another's"])
+async def test_a_file_that_another_user_may_have_written(
+    tmp_path: Path, fate: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that belongs to another user, or that others may write to, keeps no failure from being announced."""
+    leave_behind(tmp_path, an_incident())
+    [path] = kept(tmp_path)
+    if fate == "another's":
+        real = os.fstat
+
+        def foreign(fd: int) -> os.stat_result:
+            mode, ino, dev, nlink, uid, *others = real(fd)
+            return os.stat_result((mode, ino, dev, nlink, uid + 1, *others))
+
+        monkeypatch.setattr(os, "fstat", foreign)
+    else:
+        path.chmod(0o620 if fate == "group may write" else 0o602)
+    async with run_of(tmp_path) as run:
+        assert f"cannot read open incidents from {path}: another user may have written it" in caplog.text
+        await run.fail_to_store()
+        await run.log()
+    assert run.kinds == [("failure", "storing events"), ("recovery", "storing events")]
+    assert path in kept(tmp_path)
+
+
+def test_useless_files_do_not_fill_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many useless files there are, some are named and the others counted, and a bounded number is read."""
+    for number in range(50):
+        (tmp_path / f"incidents-{number:032x}.json").write_text("x")
+    leave_behind(tmp_path, an_incident())
+    assert len(found_in(tmp_path)) == 1
+    assert len(caplog.records) == 11
+    assert caplog.messages[-1] == "cannot read open incidents from 40 more files"
+    caplog.clear()
+    monkeypatch.setattr(_incidentfiles, "_MOST_LOOKS", 20)
+    assert len(found_in(tmp_path)) == 0
+    assert "there are 51 files of open incidents; the first 20 are read" in caplog.text
+    assert caplog.messages[-1] == "cannot read open incidents from 10 more files"
+
+
+def test_no_more_incidents_are_taken_over_than_the_log_can_take(tmp_path: Path) -> None:
+    """A start takes over about a thousand incidents, and leaves the files with more to the next one."""
+    for number in range(12):
+        leave_behind(tmp_path, *(an_incident(number=1 + 100 * number + each) for each in range(100)))
+    files = IncidentFiles(tmp_path)
+    assert len(in_thread(files.take_over)) == 1000
+    assert len(found_in(tmp_path)) == 200
+    files.close()
 
 
 def test_other_names_are_not_looked_at(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -743,6 +845,29 @@ async def test_no_directory(tmp_path: Path, where: str, caplog: pytest.LogCaptur
     assert ("cannot list the files of open incidents" in caplog.text) is told
 
 
+def test_a_close_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A descriptor that is closed with an error is closed: everything is taken over, saved and left as without it."""
+    for number in (1, 2):
+        leave_behind(tmp_path, an_incident(number=number))
+    (tmp_path / f"incidents-{'f' * 32}.new").write_text("[")
+    real = os.close
+
+    def close(fd: int) -> None:
+        real(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "close", close)
+    files = IncidentFiles(tmp_path)
+    taken = files.take_over()
+    assert len(taken) == 2
+    for incidents in (taken[:1], [], taken):
+        assert files.save(lambda: incidents)  # noqa: B023
+        assert len(kept(tmp_path)) == bool(incidents) + 1
+    files.close()
+    assert found_in(tmp_path) == taken
+    assert caplog.text == ""
+
+
 def test_no_crash_loses_what_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In whatever step of a write the process dies, the next one finds all that was failing before and after it."""
     first, second, third = (an_incident(number=number) for number in (1, 2, 3))
@@ -893,7 +1018,7 @@ async def test_long_texts_are_cut(tmp_path: Path) -> None:
             owner.failing(f"{number:03}{cause}", cause)
     found = found_in(tmp_path)
     assert len({each.part.operation for each in found}) == MOST_OPEN
-    assert {each.cause for each in found} == {cause[:LONGEST_TEXT]}
+    assert {each.cause for each in found} == {"\ufffd\N{SNOWMAN}" * (LONGEST_TEXT // 2)}
 
 
 def test_a_trail_that_is_gone_holds_nothing(tmp_path: Path) -> None:

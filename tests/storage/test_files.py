@@ -22,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, FileStorage
 from fapilog.record import chain
+from fapilog.storage import _directory, _reader, _writer, files
 from fapilog.storage import _lines as lines
-from fapilog.storage import _reader, _writer, files
 from tests.doubles.trail_files import TrailFiles
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -173,6 +173,33 @@ def test_a_writer_far_behind_checks_the_end_only(
     monkeypatch.setattr(_writer, "_CHECKED_BYTES", 5000)
     trail.append([body()])
     assert trail.verify().events_checked == 52
+    other.close()
+
+
+def test_writers_that_take_turns_do_not_list_the_files(
+    trail: TrailFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many days a trail has, a writer looks for its files only if one was made or removed since."""
+    monkeypatch.setattr(_writer, "_TICK", 0)
+    other = TrailFiles(tmp_path / "audit", durable=False, now=lambda: NOON)
+    for writer in (trail, other) * 3:
+        writer.append([body()])
+    listed: list[Path] = []
+    real = _directory.names
+
+    def names(directory: Path) -> list[str]:
+        listed.append(directory)
+        return real(directory)
+
+    monkeypatch.setattr(_writer, "names", names)
+    for writer in (trail, other) * 10:
+        writer.append([body()])
+    assert listed == []
+    (trail.directory / "audit_2026-02-01.jsonl").touch()
+    trail.append([body()])
+    other.append([body()])
+    assert len(listed) >= 2
+    assert [data.count(b"\n") for data in contents(trail).values()] == [26, 2]
     other.close()
 
 
@@ -413,7 +440,7 @@ def test_reading_forwards_over_what_is_no_record_is_an_error(
         trail.read(1, 10)
     path.unlink()
     path.mkdir()
-    with pytest.raises(AuditStorageError, match=r"cannot read .*: Is a directory"):
+    with pytest.raises(AuditStorageError, match=r"cannot read .*: expected a regular file, found a directory"):
         trail.read(1, 10)
 
 

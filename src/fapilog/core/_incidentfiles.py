@@ -3,10 +3,14 @@ The open incidents of a process, in files beside the records of the trail, so th
 
 A process has such a file while an incident is open, and holds the file locked. The kernel gives up the lock of a
 process that dies: a file without a lock is there to be taken over.
+
+Whoever can write to the directory can put such a file there. So nothing in a file is believed that no process of this
+package writes, the number of everything is bounded, and a text goes on without the characters that a terminal obeys.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -14,30 +18,40 @@ import stat
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
+from ..record.values import text
 from ..storage.files import sync_directory
 from ..tasks.strangers import Log
-from ._incidents import Incident
+from ._incidents import END, LONGEST_TEXT, STORING, VERIFICATION, Incident
 
 __all__ = ["IncidentFiles"]
 
 _log: Final = Log("fapilog")
 
-# More than a hundred of the longest incidents.
+# The most incidents that a process writes, and more bytes than the longest of them take.
+_MOST_INCIDENTS: Final = 100
 _MAX_BYTES: Final = 2 << 20
 # Each file that is taken over stays open until its successor is on the disk.
 _MOST_FILES: Final = 100
+# Incidents that are taken over at a start: each that is one too many takes a line in the log.
+_MOST_FOUND: Final = 1000
+# Files that are looked at, whatever is in them, and lines in the log about the useless ones.
+_MOST_LOOKS: Final = 1000
+_MOST_LINES: Final = 10
 # Seconds after which a file without a lock is abandoned, and not one whose process is about to lock it.
 _UNFINISHED: Final = 60.0
 
 _NAME: Final = re.compile(r"incidents-[0-9a-f]{32}\.(json|new)")
 
-_decode: Final = msgspec.json.Decoder(list[Incident]).decode
+# The operations of a dispatcher's parts are names that it gives; those of the trail itself are known.
+_OWN: Final = (STORING, VERIFICATION, END)
+
+_decode: Final = msgspec.json.Decoder(Annotated[list[Incident], msgspec.Meta(max_length=_MOST_INCIDENTS)]).decode
 
 
 class _Held(NamedTuple):
@@ -73,15 +87,21 @@ class IncidentFiles:
     def take_over(self) -> list[Incident]:
         """Return the incidents in the files of processes that are gone, and hold these files."""
         found: list[Incident] = []
+        useless = 0
         with self._mutex:
             for path in self._paths():
-                if len(self._held) < _MOST_FILES:
-                    try:
-                        found += self._take(path)
-                    except Exception as error:
-                        _log.warning("cannot read open incidents from %s: %s", path, error)
+                if len(self._held) >= _MOST_FILES or len(found) >= _MOST_FOUND:
+                    break
+                try:
+                    found += self._take(path)
+                except Exception as error:
+                    useless += 1
+                    if useless <= _MOST_LINES:
+                        _log.warning("cannot read open incidents from %s: %s", path, _shown(text(error)))
             if self._held:
                 self._saved = None
+        if useless > _MOST_LINES:
+            _log.warning("cannot read open incidents from %d more files", useless - _MOST_LINES)
         return found
 
     def save(self, snapshot: Callable[[], Sequence[Incident]]) -> bool:
@@ -128,7 +148,7 @@ class IncidentFiles:
 
     def _paths(self) -> list[Path]:
         try:
-            return sorted(path for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
+            found = sorted(path for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -137,9 +157,15 @@ class IncidentFiles:
                 error,
             )
             return []
+        if len(found) > _MOST_LOOKS:
+            _log.warning("there are %d files of open incidents; the first %d are read", len(found), _MOST_LOOKS)
+        return found[:_MOST_LOOKS]
 
     def _take(self, path: Path) -> list[Incident]:
-        # Without following a link, or waiting for the other end of a pipe.
+        # A device may do something when it is opened.
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise ValueError("it is not a regular file")
+        # Without following a link, or waiting for the other end of a pipe, if it was replaced in the meantime.
         held = self._hold(path, os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
         found = None
         try:
@@ -178,7 +204,9 @@ class IncidentFiles:
     def _let_go(self, held: _Held) -> None:
         # Removed first: a child that is forked in between must not close a descriptor that was given to another file.
         self._held.remove(held)
-        os.close(held.fd)
+        # The descriptor is free even if this fails: "man 2 close".
+        with contextlib.suppress(OSError):
+            os.close(held.fd)
 
     def _release(self) -> None:
         while self._held:
@@ -195,11 +223,33 @@ def _left_behind_in(held: _Held) -> list[Incident] | None:
     except (BlockingIOError, FileNotFoundError):
         # The process of the file lives; or another process has taken the file over, and removed it.
         return None
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
-        raise ValueError("it is not a file of open incidents")
+    _check(status, held.path.parent.stat().st_uid)
     if held.path.suffix == ".new":
         # The file that it would have replaced is there. A young one may be about to be locked.
         if time.time() - status.st_mtime > _UNFINISHED:
             held.path.unlink()
         return None
-    return _decode(os.read(held.fd, _MAX_BYTES))
+    return list(_believed(_decode(os.read(held.fd, _MAX_BYTES))))
+
+
+def _check(status: os.stat_result, owner: int) -> None:
+    """Raise `ValueError` if no process that writes to a directory of *owner* leaves a file with that *status*."""
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+        raise ValueError("it is not a file of open incidents")
+    if status.st_uid not in {os.geteuid(), owner} or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ValueError("another user may have written it")
+
+
+def _believed(incidents: Sequence[Incident]) -> Iterator[Incident]:
+    """Yield *incidents* with their texts fit to be shown; raise `ValueError` if no process has written them."""
+    for each in incidents:
+        if each.part.component == "audit_trail" and each.part not in _OWN:
+            raise ValueError("it names a part that the trail does not have")
+        part = each.part._replace(operation=_shown(each.part.operation))
+        yield msgspec.structs.replace(each, part=part, cause=_shown(each.cause))
+
+
+def _shown(given: str) -> str:
+    """Return *given* without what a terminal or a reader obeys: controls, and marks of the direction of text."""
+    cut = given[:LONGEST_TEXT]
+    return "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in cut)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Generator
 from datetime import date
 from pathlib import Path
@@ -15,13 +17,15 @@ from ..record.errors import AuditStorageError
 
 __all__ = [
     "cannot",
+    "close",
     "closing",
     "file_of_day",
     "files_set_aside",
     "identity",
-    "locked",
+    "is_named",
     "make_directory",
     "names",
+    "open_file",
     "reading",
     "sync",
     "sync_directory",
@@ -29,8 +33,18 @@ __all__ = [
     "write_all",
 ]
 
-_NAME: Final = re.compile(r"audit_\d{4}-\d\d-\d\d\.jsonl")
-_SET_ASIDE: Final = re.compile(_NAME.pattern + r"\.torn-\d+-[0-9a-f]+")
+# Not "\d", which takes the digits of all scripts.
+_NAME: Final = re.compile(r"audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl")
+_SET_ASIDE: Final = re.compile(_NAME.pattern + r"\.torn-[0-9]+-[0-9a-f]+")
+
+_KINDS: Final = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFLNK: "a symbolic link that leads to no file",
+}
 
 
 def file_of_day(day: int) -> str:
@@ -39,11 +53,25 @@ def file_of_day(day: int) -> str:
 
 
 def names(directory: Path) -> list[str]:
-    """Return the names of the trail's files, the oldest first."""
+    """
+    Return the names of the trail's files, the oldest first.
+
+    Raises:
+        OSError: One of them is no regular file, or the directory can't be read.
+    """
     try:
-        return sorted(filter(_NAME.fullmatch, os.listdir(directory)))
+        entries = os.scandir(directory)
     except FileNotFoundError:
+        if directory.is_symlink():  # to a volume that is not mounted, say
+            raise
         return []
+    with entries:
+        found = [entry for entry in entries if _NAME.fullmatch(entry.name)]
+    for entry in found:
+        # Most file systems tell the kind with the name, so that this reads nothing more.
+        if not entry.is_file(follow_symlinks=False) and (words := _no_file(entry.path)):
+            raise OSError(errno.EINVAL, words)
+    return sorted(entry.name for entry in found)
 
 
 def files_set_aside(directory: Path) -> tuple[str, ...]:
@@ -57,16 +85,59 @@ def identity(directory: str) -> tuple[int, int, int]:
     return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
+def is_named(path: str, fd: int) -> bool:
+    """Return whether *path* leads to the file that *fd* is of."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except OSError:
+        return False
+
+
+def open_file(directory: Path, name: str, flags: int = os.O_RDONLY) -> int:
+    """
+    Open the file *name* at once, whatever has that name.
+
+    Raises:
+        OSError: It is no regular file, or can't be opened.
+    """
+    path = f"{directory}/{name}"
+    try:
+        # Without waiting for the other end of a pipe, or becoming the terminal's process: "man 2 open".
+        fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+    except OSError as error:
+        if words := _no_file(path):
+            raise OSError(errno.EINVAL, words) from error
+        raise
+    is_file = False
+    try:
+        # Of the open file, since another may have taken its name in the meantime.
+        mode = os.fstat(fd).st_mode
+        is_file = stat.S_ISREG(mode)
+    finally:
+        if not is_file:
+            close(fd)
+    if not is_file:
+        raise OSError(errno.EINVAL, _expected_a_file(name, mode))
+    return fd
+
+
 def reading(directory: Path, name: str) -> contextlib.AbstractContextManager[int]:
     """Open the file *name* for reading, and close it on leaving."""
-    return closing(os.open(directory / name, os.O_RDONLY))
+    return closing(open_file(directory, name))
 
 
 @contextlib.contextmanager
 def without_writers(directory: Path) -> Generator[None, None, None]:
     """Wait for the writers in all processes, and keep them waiting until left."""
-    with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd, locked(fd, fcntl.LOCK_SH):
-        yield
+    with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            yield
+        finally:
+            # Closing the directory would do, but for a child that is forked meanwhile and has it open as well. So an
+            # error here changes nothing.
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def make_directory(directory: Path) -> None:
@@ -79,7 +150,13 @@ def make_directory(directory: Path) -> None:
     except FileExistsError:
         if not directory.is_dir():  # else another process was faster
             raise
-    sync_directory(directory.parent)
+    try:
+        sync_directory(directory.parent)
+    except OSError:
+        # Else the next attempt would take it for one that survives.
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+        raise
 
 
 def sync_directory(directory: Path) -> None:
@@ -104,14 +181,12 @@ def write_all(fd: int, data: bytes) -> None:
         written += os.write(fd, data[written:])
 
 
-@contextlib.contextmanager
-def locked(fd: int, how: int) -> Generator[None, None, None]:
-    """Hold the lock of an open directory, shared or exclusive, until left."""
-    try:
-        fcntl.flock(fd, how)
-        yield
-    finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)
+def close(fd: int) -> None:
+    """Close *fd*. An error says nothing of synced data, and the descriptor is free all the same: "man 2 close"."""
+    try:  # noqa: SIM105 - less than half as long as `suppress`
+        os.close(fd)
+    except OSError:
+        pass
 
 
 @contextlib.contextmanager
@@ -120,7 +195,7 @@ def closing(fd: int) -> Generator[int, None, None]:
     try:
         yield fd
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def cannot(action: str, directory: Path, error: OSError) -> AuditStorageError:
@@ -128,3 +203,18 @@ def cannot(action: str, directory: Path, error: OSError) -> AuditStorageError:
     if isinstance(error, FileExistsError | NotADirectoryError):
         return AuditStorageError(f"cannot {action} {directory}: expected a directory, found something else")
     return AuditStorageError(f"cannot {action} {directory}: {error.strerror or error}")
+
+
+def _no_file(path: str) -> str | None:
+    """Return the words that *path* is no regular file; None if it is one, or is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            with contextlib.suppress(OSError):  # else the link leads nowhere, or in a circle
+                mode = os.stat(path).st_mode
+        return None if stat.S_ISREG(mode) else _expected_a_file(os.path.basename(path), mode)
+    return None
+
+
+def _expected_a_file(name: str, mode: int) -> str:
+    return f"{name}: expected a regular file, found {_KINDS.get(stat.S_IFMT(mode), 'something else')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Generator
@@ -19,7 +20,7 @@ from ._directory import cannot, files_set_aside, names, reading, sync, without_w
 from ._lines import Lines
 from .protocol import EventFilter
 
-__all__ = ["TrailReader"]
+__all__ = ["TrailReader", "start_of_end"]
 
 _decode: Final = msgspec.json.Decoder(AuditEvent).decode
 
@@ -211,3 +212,31 @@ def _event(lines: Lines, offset: int, line: bytes) -> AuditEvent:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         damage = ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail: {error}")
         raise lines.placed(damage, offset) from error
+
+
+def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int, ChainHead]:
+    """
+    Return where to begin, to check the last *size* bytes of *files*: the index of a file, an offset in it, and a head.
+
+    Short of the whole trail, the first record that begins there is believed. If none does, since a power cut left zeros
+    for all of these bytes, more are checked.
+    """
+    while True:
+        index, beyond = len(files), -size
+        while index > 0 and beyond < 0:
+            index -= 1
+            beyond += os.stat(directory / files[index]).st_size
+        if index == 0 and beyond <= 0:
+            return 0, 0, EMPTY
+        offset, begin = max(0, beyond), None
+        for name in files[index:]:
+            with reading(directory, name) as fd:
+                lines = Lines(fd, name)
+                end = lines.end()
+                first = lines.first_from(offset, end)
+                if begin is None:
+                    begin = end if first is None else first[0]
+                if first is not None:
+                    return index, begin, lines.head_before(*first)
+            offset = 0
+        size *= 2
