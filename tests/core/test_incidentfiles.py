@@ -39,7 +39,7 @@ from fapilog import (
 from fapilog.core import _incidentfiles
 from fapilog.core._health import MOST_OPEN, TrailReporter
 from fapilog.core._incidentfiles import IncidentFiles
-from fapilog.core._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part
+from fapilog.core._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part, new_id
 from fapilog.record.incidents import subject_of
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.health import Rig
@@ -113,11 +113,15 @@ def killed(directory: Path, target: Path) -> Path:
     return target
 
 
+def an_id(number: int, part: Part = STORING) -> uuid.UUID:
+    return new_id(part, uuid.UUID(int=number))
+
+
 def an_incident(
     part: Part = STORING, number: int = 1, ago: timedelta = timedelta(minutes=5), *, is_delivered: bool = True
 ) -> Incident:
     alert: Literal["announced", "delivered"] = "delivered" if is_delivered else "announced"
-    return Incident(part, uuid.UUID(int=number), "full", datetime.now(UTC) - ago, alert)
+    return Incident(part, an_id(number, part), "full", datetime.now(UTC) - ago, alert)
 
 
 def leave_behind(directory: Path, *incidents: Incident) -> None:
@@ -156,8 +160,6 @@ async def test_a_storage_that_fails_in_one_run_and_works_in_the_next(tmp_path: P
         if end == "killed":
             directory = killed(directory, tmp_path / "killed")
     async with run_of(directory) as second:
-        await second.fail_to_store()
-        assert second.own == []
         await second.log()
         [recovery] = second.own
         stored = await second.trail.get_events()
@@ -209,19 +211,22 @@ async def test_a_dispatcher_that_fails_in_one_run_and_works_in_the_next(tmp_path
 
 async def test_what_nobody_could_be_told_of_is_announced_again(tmp_path: Path) -> None:
     """A failure of which the alert was not delivered is announced in the next run too, if it goes on, as it began."""
+    part = Part("alert_delivery", "slack")
     async with run_of(tmp_path) as first:
         await first.log()
         first.dispatcher.error = DeliveryError("down")
-        await first.fail_to_store()
+        first.trail._alerts.health.failing(part, "busy")
     async with run_of(tmp_path) as second:
-        await second.fail_to_store()
-        await second.fail_to_store()
+        for _ in range(2):
+            second.trail._alerts.health.failing(part, "busy")
+            await second.trail.drain()
     async with run_of(tmp_path) as third:
-        await third.fail_to_store()
-        await third.log()
-    assert (first.kinds, second.kinds) == ([("failure", "storing events")], [("failure", "storing events")])
+        third.trail._alerts.health.failing(part, "busy")
+        third.trail._alerts.health.working(part)
+        await third.trail.drain()
+    assert (first.kinds, second.kinds) == ([("failure", "slack")], [("failure", "slack")])
     assert first.own[0].metadata == second.own[0].metadata
-    assert third.kinds == [("recovery", "storing events")]
+    assert third.kinds == [("recovery", "slack")]
     assert third.own[0].metadata.items() >= first.own[0].metadata.items()
 
 
@@ -239,6 +244,41 @@ async def test_a_verification_that_fails_in_one_run_and_passes_in_the_next(tmp_p
     assert second.own[0].metadata.items() >= first.own[0].metadata.items()
 
 
+async def test_no_file_hushes_up_that_nothing_is_stored(tmp_path: Path) -> None:
+    """That events can't be stored is told in each run, whatever a file says is known; what it says ends as well."""
+    leave_behind(tmp_path, an_incident())
+    async with run_of(tmp_path) as run:
+        for _ in range(3):
+            await run.fail_to_store()
+        [failure] = run.own
+        await run.log()
+    incidents = {event.metadata["incident"] for event in run.own if event.event_type is RECOVERY}
+    assert incidents == {str(an_id(1)), failure.event_id}
+    assert kept(tmp_path) == []
+
+
+async def test_no_file_leaves_no_room(tmp_path: Path) -> None:
+    """However many incidents a file says are open, those of the trail itself are announced."""
+    parts = [Part("alert_delivery", f"part {number}") for number in range(MOST_OPEN)]
+    leave_behind(tmp_path, *(an_incident(part, number) for number, part in enumerate(parts)))
+    async with run_of(tmp_path) as run:
+        await run.fail_to_store()
+        run.verdict = AuditChainVerificationResult(valid=False, events_checked=1, error_message="altered")
+        await run.trail.verify_chain_from_storage()
+        await run.trail.drain()
+    assert run.kinds == [("failure", "storing events"), ("failure", "verification")]
+
+
+async def test_no_file_resolves_the_alert_about_another_event(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An incident in a file with the id of an event is none: its recovery would resolve the alert about the event."""
+    planted = msgspec.structs.replace(an_incident(), id=uuid.uuid4())
+    leave_behind(tmp_path, planted)
+    async with run_of(tmp_path) as run:
+        await run.log()
+    assert run.own == []
+    assert "it names an incident of another part" in caplog.text
+
+
 async def test_no_file_hushes_up_a_change(tmp_path: Path) -> None:
     """That a trail is found changed is told in each run, whatever a file says is known; what it says ends as well."""
     leave_behind(tmp_path, an_incident(VERIFICATION))
@@ -251,7 +291,7 @@ async def test_no_file_hushes_up_a_change(tmp_path: Path) -> None:
         run.verdict = None
         await run.trail.verify_chain_from_storage()
     incidents = {event.metadata["incident"] for event in run.own if event.event_type is RECOVERY}
-    assert incidents == {str(uuid.UUID(int=1)), failure.event_id}
+    assert incidents == {str(an_id(1, VERIFICATION)), failure.event_id}
     assert kept(tmp_path) == []
 
 
@@ -307,7 +347,7 @@ async def test_the_end_of_the_trail_is_not_remembered(tmp_path: Path) -> None:
 
 
 async def test_the_same_trail_is_started_again(tmp_path: Path) -> None:
-    """A trail that is stopped and started again is as another process: one failure, one recovery."""
+    """A trail that is stopped and started again is as another process: it announces anew, and resolves both."""
     run = Run(tmp_path)
     async with run.trail:
         await run.log()
@@ -315,7 +355,7 @@ async def test_the_same_trail_is_started_again(tmp_path: Path) -> None:
     async with run.trail:
         await run.fail_to_store()
         await run.log()
-    assert run.kinds == [("failure", "storing events"), ("recovery", "storing events")]
+    assert run.kinds == [("failure", "storing events")] * 2 + [("recovery", "storing events")] * 2
 
 
 async def test_what_began_before_the_start_is_kept(tmp_path: Path) -> None:
@@ -418,10 +458,10 @@ def test_each_file_is_taken_over_by_one(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(each.id.int for each in found) == list(range(40))
+    assert sorted(each.id.int & 0xFF for each in found) == list(range(40))
     for files in all_files:
         files.close()
-    assert sorted(each.id.int for each in found_in(tmp_path)) == list(range(40))
+    assert sorted(each.id.int & 0xFF for each in found_in(tmp_path)) == list(range(40))
 
 
 @pytest.mark.parametrize("fate", ["removed", "replaced"])
@@ -467,7 +507,7 @@ async def test_thirty_days(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert caplog.text.count("will not be resolved, being too old") == 2
     async with run_of(tmp_path) as run:
         await run.log()
-    assert [event.metadata["incident"] for event in run.own] == [str(uuid.UUID(int=2))]
+    assert [event.metadata["incident"] for event in run.own] == [str(an_id(2))]
 
 
 async def test_no_more_than_may_be_open(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -502,8 +542,8 @@ async def test_a_storage_of_ones_own(tmp_path: Path) -> None:
 
 
 GOOD = json.loads(
-    '{"part": ["audit_trail", "storing events"], "id": "00000000-0000-0000-0000-000000000001",'
-    ' "cause": "full", "started": "2026-01-01T00:00:00Z", "alert": "delivered"}'
+    '{"part": ["audit_trail", "storing events"], "id": "ID",'
+    ' "cause": "full", "started": "2026-01-01T00:00:00Z", "alert": "delivered"}'.replace("ID", str(an_id(1)))
 )
 
 
@@ -537,6 +577,8 @@ HOSTILE = {
         ("cause", "c" * (LONGEST_TEXT + 1)),
         ("id", "1"),
         ("id", ["x"]),
+        ("id", "00000000-0000-0000-0000-000000000001"),
+        ("id", str(an_id(1, VERIFICATION))),
         ("started", "2026-01-01T00:00:00"),
         ("started", 1e300),
         ("started", "0000-00-00T00:00:00Z"),
@@ -976,7 +1018,7 @@ async def test_parts_that_go_on_are_not_counted_twice(tmp_path: Path) -> None:
         run.trail._alerts.health.failing(parts[0], "c")
         run.trail._alerts.health.failing(STORING, "c")
         await run.trail.drain()
-        assert run.kinds == [("failure", "part 0")]
+        assert run.kinds == [("failure", "part 0"), ("failure", "storing events")]
 
 
 async def test_nobody_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import threading
 import time
-import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
@@ -26,7 +25,7 @@ from ..tasks.background import Background
 from ..tasks.loops import in_thread, own_context
 from ..tasks.strangers import Log
 from ._incidentfiles import IncidentFiles
-from ._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part
+from ._incidents import DISPATCHING, END, LONGEST_TEXT, OWN, STORING, UNTRUSTED, VERIFICATION, Incident, Part, new_id
 from .alerting import DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Announcer, alert_attempted
@@ -150,7 +149,7 @@ class Health:
             former = [self._incidents[key] for key in self._open.get(part, ()) if key in self._incidents]
             if any(incident.alert != "due" for incident in former):
                 return
-            has_room = bool(former) or len(self._open) < MOST_OPEN
+            has_room = bool(former) or part in OWN or len(self._open) < MOST_OPEN
             failure = self._opened(part, words, former) if has_room else None
         if failure is None:
             _log.error("%d incidents are open, and none is opened for %s: %s", MOST_OPEN, part.operation, words)
@@ -223,11 +222,11 @@ class Health:
         # The failure that an earlier process could not have delivered is announced again, and the incident stays the
         # same. A damaged trail, however, is a new incident after each start: whoever damaged the trail may have put the
         # file there that says that the incident is known.
-        again = bool(former) and part != VERIFICATION
+        again = bool(former) and part not in UNTRUSTED
         if again:
             incident = msgspec.structs.replace(former[0], alert="announced")
         else:
-            incident = Incident(part, uuid.uuid4(), cause, datetime.now(UTC), "announced", self._clock())
+            incident = Incident(part, new_id(part), cause, datetime.now(UTC), "announced", self._clock())
             self._open[part] = (*self._open.get(part, ()), str(incident.id))
         self._incidents[str(incident.id)] = incident
         self._announcing[part] = False
@@ -267,7 +266,7 @@ class Health:
                 if abs(now - each.started) > _LONGEST or len(self._incidents) >= MOST_OPEN:
                     dropped.append(each)
                     continue
-                is_due = each.alert != "delivered" or each.part == VERIFICATION
+                is_due = each.alert != "delivered" or each.part in UNTRUSTED
                 self._incidents[key] = msgspec.structs.replace(
                     each,
                     alert="due" if is_due else "delivered",

@@ -27,7 +27,7 @@ import msgspec
 from ..record.values import text
 from ..storage.files import sync_directory
 from ..tasks.strangers import Log
-from ._incidents import END, LONGEST_TEXT, STORING, VERIFICATION, Incident
+from ._incidents import END, LONGEST_TEXT, STORING, VERIFICATION, Incident, new_id
 
 __all__ = ["IncidentFiles"]
 
@@ -245,6 +245,8 @@ def _believed(incidents: Sequence[Incident]) -> Iterator[Incident]:
     for each in incidents:
         if each.part.component == "audit_trail" and each.part not in _OWN:
             raise ValueError("it names a part that the trail does not have")
+        if each.id != new_id(each.part, each.id):
+            raise ValueError("it names an incident of another part")
         part = each.part._replace(operation=_shown(each.part.operation))
         yield msgspec.structs.replace(each, part=part, cause=_shown(each.cause))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from datetime import datetime
+from hashlib import sha256
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -15,11 +16,14 @@ __all__ = [
     "DISPATCHING",
     "END",
     "LONGEST_TEXT",
+    "OWN",
     "RESUMING",
     "STORING",
+    "UNTRUSTED",
     "VERIFICATION",
     "Incident",
     "Part",
+    "new_id",
 ]
 
 # Characters of a name or a cause that are kept: a recovery must fit into a record.
@@ -47,6 +51,12 @@ END: Final = Part("audit_trail", "the end of the trail")
 DISPATCHING: Final = Part("alert_delivery", "dispatching alerts")
 RESUMING: Final = Part("alert_delivery", "resending alerts from the trail")
 
+# The parts that a trail has whatever its dispatcher is, so that incidents of others leave room for theirs.
+OWN: Final = (STORING, VERIFICATION, END, DISPATCHING, RESUMING)
+# The parts that an attacker who can write to the directory can make fail. The attacker could write a file of incidents
+# too, which says that they are known: it keeps none of them from being announced.
+UNTRUSTED: Final = (STORING, VERIFICATION, RESUMING)
+
 _WORDS: Final = {
     STORING: ("the audit trail can't store events", "the audit trail stores events again"),
     VERIFICATION: ("the audit trail can't be verified", "the audit trail is verified again"),
@@ -54,6 +64,17 @@ _WORDS: Final = {
     DISPATCHING: ("an alert was not delivered", "alerts are delivered again"),
     RESUMING: ("alerts can't be resent from the trail", "alerts are resent from the trail again"),
 }
+
+
+def new_id(part: Part, number: uuid.UUID | None = None) -> uuid.UUID:
+    """
+    Return an id for an incident of *part*, new or made of *number*.
+
+    It tells the part. So an incident in a file can't name the incident of another part, or the alert about another
+    event, and have it resolved when *part* works.
+    """
+    mark = sha256("\0".join(part).encode()).digest()[:4]
+    return uuid.UUID(bytes=mark + (number or uuid.uuid4()).bytes[4:])
 
 
 class Incident(msgspec.Struct, frozen=True):
