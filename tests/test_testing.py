@@ -329,6 +329,15 @@ class Panicking(Broken):
             sys.exit(1)
 
 
+class Cancelling(Broken):
+    """Raises what another of its tasks was cancelled with."""
+
+    says = "raise nothing but exceptions of class Exception; it raised CancelledError"
+
+    async def send(self, event: AuditEvent, severity: str) -> None:
+        raise asyncio.CancelledError
+
+
 class Changing(Broken):
     """Blanks the message of the event."""
 

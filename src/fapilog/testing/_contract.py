@@ -17,8 +17,9 @@ import msgspec
 
 from ..core.alerting import AlertDispatcher
 from ..core.audit import AuditTrail
-from ..record.errors import DeliveryError
+from ..record.errors import DeliveryError, PanicError
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
+from ..tasks.strangers import contained
 
 __all__ = ["Subject", "an_event", "check", "check_dispatcher", "hidden_in_logs", "printed"]
 
@@ -35,7 +36,8 @@ async def check_dispatcher(
 
     - An `AuditTrail` takes it, and `send_alert` takes what the trail gives: the event by position, *severity* and
       *channel* by name, and *channel* may be left out.
-    - It delivers every type of event, and at every severity, and returns None.
+    - It delivers every type of event, and at every severity, and returns None. What it raises is an `Exception`: no
+      CancelledError of its own, and nothing that ends the process.
     - Whatever text an event holds, it delivers the alert, or raises `DeliveryError`: nobody may be able to stop the
       alert about themselves.
     - It does not change the event.
@@ -105,13 +107,14 @@ class Subject:
         raised: Exception | None = None
         with anyio.move_on_after(self.timeout) as limit:
             try:
-                returned = await self.call(event, **channel)
+                returned = await contained(functools.partial(self.call, event, **channel))
+            except PanicError as error:
+                # Also a CancelledError of its own, although nobody had cancelled the call.
+                self.fail("raise nothing but exceptions of class Exception", because=error.__cause__)
+            except SystemExit as error:
+                self.fail("raise nothing but exceptions of class Exception", because=error)
             except Exception as error:
                 raised = error
-            except (KeyboardInterrupt, anyio.get_cancelled_exc_class()):
-                raise
-            except BaseException as error:
-                self.fail("raise nothing but exceptions of class Exception", because=error)
         if anyio.current_time() >= limit.deadline:
             self.fail(f"return within {self.timeout:g} s")
         if returned is not None:
