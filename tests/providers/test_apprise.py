@@ -223,7 +223,7 @@ def broken() -> str:
 SOURCES: list[tuple[Callable[[], Any], type[DeliveryError], str]] = [
     (broken, TransientDeliveryError, r"urls\[1\]: what should return it raised OSError"),
     (lambda: "nope://s3cr3t-p4th", TransientDeliveryError, "does not know such an address"),
-    (lambda: "s3cr3t-p4th", PermanentDeliveryError, r"urls\[1\]: expected an address"),
+    (lambda: "s3cr3t-p4th", TransientDeliveryError, r"urls\[1\]: expected an address"),
 ]
 
 

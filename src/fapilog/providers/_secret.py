@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 
-from ..record.errors import PermanentDeliveryError, TransientDeliveryError
+from ..record.errors import BrokenRouteError, TransientDeliveryError
 from ..record.privacy import Uncopied
 
 __all__ = ["Secret", "SecretSource", "is_loopback", "printable"]
@@ -53,7 +53,7 @@ class Secret(Uncopied):
 
         Raises:
             TransientDeliveryError: The callable raised; its text is not in the message, nor behind it.
-            PermanentDeliveryError: It returned something else than is expected.
+            BrokenRouteError: It returned something else than is expected.
         """
         if isinstance(self._source, str):
             return self._source.strip()
@@ -61,16 +61,18 @@ class Secret(Uncopied):
         failure: str | None = None
         try:
             value = self._source()
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             failure = type(error).__qualname__
         # Raised out here, where the foreign error is not behind it.
         if failure is not None:
             raise TransientDeliveryError(f"{self._name}: what should return it raised {failure}")
         if not isinstance(value, str):
-            raise PermanentDeliveryError(f"{self._name}: expected text; got a {type(value).__qualname__}")
+            raise BrokenRouteError(f"{self._name}: expected text; got a {type(value).__qualname__}")
         complaint = self._complaint(value.strip())
         if complaint is not None:
-            raise PermanentDeliveryError(complaint)
+            raise BrokenRouteError(complaint)
         return value.strip()
 
     def _complaint(self, value: str) -> str | None:
