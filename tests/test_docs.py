@@ -25,6 +25,8 @@ from fapilog.core import alerting
 from fapilog.record import chain, errors, events, values
 from fapilog.storage import files
 from tests.doubles.modules import PUBLIC
+from tests.doubles.observed_alerts import finish
+from tests.doubles.observed_outboxes import Counted
 from tests.doubles.trail_files import TrailFiles
 
 ROOT = Path(__file__).parents[1]
@@ -194,11 +196,33 @@ def test_the_table_of_verdicts_is_complete() -> None:
 
 
 def test_the_tables_of_outcomes_are_complete() -> None:
-    """The reference says what every outcome of an alert means, and the how-to names all values of the label."""
+    """The reference, the how-to about observers and the glossary name every outcome, and no other."""
     rows = table("reference/errors.md", "error")
     assert {row[1] for row in rows} == set(get_args(alerting.Outcome)) - {"dispatched"}
-    text = (DOCS / "how-to/observe-alerts.md").read_text(encoding="utf-8")
-    assert all(f'"{outcome}"' in text for outcome in get_args(alerting.Outcome))
+    rows = table("how-to/observe-alerts.md", "outcome")
+    assert [row[0].strip('"') for row in rows] == list(get_args(alerting.Outcome))
+    glossary = (DOCS / "reference/glossary.md").read_text(encoding="utf-8")
+    assert all(f'"{outcome}"' in glossary for outcome in get_args(alerting.Outcome))
+
+
+def test_the_rules_for_prometheus_are_about_what_is_there(tmp_path: Path) -> None:
+    """Every metric and outcome that the alerting rules name exists, each gauge may be missing, and promtool agrees."""
+    prometheus = pytest.importorskip("prometheus_client")
+    metrics = importlib.import_module("fapilog.observers.metrics")
+    [rules] = [code for language, code, _ in blocks("how-to/observe-alerts.md") if language == "yaml"]
+    registry = prometheus.CollectorRegistry()
+    with metrics.connect(registry=registry, outboxes=[Counted("slack")]):
+        finish()
+        exposed = prometheus.generate_latest(registry).decode()
+    there = set(re.findall(r"^(fapilog_\w+)\{", exposed, re.MULTILINE))
+    named = set(re.findall(r"\bfapilog_\w+", rules))
+    gauges = {name for name in there if name.startswith("fapilog_outbox_")}
+    assert gauges < named <= there
+    assert {name for name in gauges if f'absent({name}{{outbox="slack"}})' in rules} == gauges
+    assert set(re.findall(r'outcome!?="(\w+)"', rules)) <= set(get_args(alerting.Outcome))
+    if promtool := shutil.which("promtool"):
+        (tmp_path / "rules.yml").write_text(rules, encoding="utf-8")
+        subprocess.run([promtool, "check", "rules", tmp_path / "rules.yml"], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(

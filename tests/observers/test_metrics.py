@@ -15,10 +15,13 @@ from fapilog import (
     AlertCancelledError,
     AlertStoppedError,
     AlertTimeoutError,
+    AmbiguousDeliveryError,
     AuditEvent,
     AuditEventType,
     AuditLogLevel,
     AuditTrail,
+    PermanentDeliveryError,
+    TransientDeliveryError,
 )
 from fapilog.observers import metrics
 from fapilog.testing import RecordingDispatcher
@@ -53,6 +56,10 @@ def test_counts_announcements(registry: CollectorRegistry) -> None:
     ("error", "outcome"),
     [
         (None, "dispatched"),
+        (TransientDeliveryError("SECRET"), "transient"),
+        (TransientDeliveryError("SECRET", retry_after=30.0), "throttled"),
+        (PermanentDeliveryError("SECRET"), "permanent"),
+        (AmbiguousDeliveryError("SECRET"), "ambiguous"),
         (OSError("SECRET"), "error"),
         (AlertTimeoutError(30), "timeout"),
         (AlertBufferFullError(1000), "buffer_full"),
@@ -61,10 +68,12 @@ def test_counts_announcements(registry: CollectorRegistry) -> None:
     ],
 )
 def test_counts_what_became_of_each(registry: CollectorRegistry, error: Exception | None, outcome: str) -> None:
-    """Each alert that has ended is counted, by severity, type of event and outcome."""
+    """Each alert and each attempt is counted by its outcome, the alert also by severity and type of event."""
     with metrics.connect(registry=registry):
         finish(error=error)
+        attempt(error=error)
 
+        assert count(registry, "fapilog_alert_attempts_total", target="slack", outcome=outcome) == 1
         labels = {"severity": "security", "event_type": "authentication_failed", "outcome": outcome}
         assert count(registry, "fapilog_alerts_finished_total", **labels) == 1
         assert count(registry, "fapilog_alerts_announced_total", **labels) == 0

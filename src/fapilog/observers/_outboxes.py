@@ -38,7 +38,11 @@ class HasState(Protocol):
 
     @property
     def state(self) -> State:
-        """How much is in it; asked for at any time, from any thread, it neither waits nor raises."""
+        """
+        How much is in it; asked for at any time, from any thread, it neither waits nor raises.
+
+        A new object after each count, though the numbers may be the same: then they are known to be new.
+        """
         ...
 
 

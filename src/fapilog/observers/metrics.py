@@ -10,21 +10,31 @@ Needs the extra ``metrics``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from itertools import chain
+from typing import Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, Metric
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.registry import Collector
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..tasks.fork import call_in_child
+from ..tasks.strangers import Log
 from ._connection import Connection
 from ._labels import OTHER, SECONDS, label
 from ._outboxes import GAUGES, HasState, State, with_unique_names
 
 __all__ = ["Connection", "HasState", "State", "connect"]
+
+_log: Final = Log("fapilog.observers")
+
+# Seconds between two looks for a new count in multiprocess mode; an outbox counts about once a second.
+_LOOK_EVERY: Final = 1.0
 
 
 def connect(
@@ -57,6 +67,11 @@ def connect(
     Those of an outbox are gauges, read when they are asked for. They are of the file: where several processes share
     one, each has the same numbers, so take the `max` of them and not the `sum`.
 
+    In the multiprocess mode of prometheus_client, with ``PROMETHEUS_MULTIPROC_DIR`` in the environment, a scrape asks
+    no process, but reads what each has written. So a thread of each process writes the gauges of an outbox within a
+    second after that process has counted its alerts, and a scrape shows the newest count of all (the mode
+    "livemostrecent"). A gauge is missing until the first count. Written metrics stay when the connection ends.
+
     Args:
         sender: The trail whose alerts are counted; None counts those of all trails.
         registry: Holds the metrics; by default the one that prometheus_client serves.
@@ -65,7 +80,10 @@ def connect(
     Raises:
         ValueError: *registry* has metrics of these names already, or two *outboxes* have the same name.
     """
-    metrics = _Metrics(with_unique_names(outboxes))
+    given = with_unique_names(outboxes)
+    # In lower case too, as prometheus_client has it.
+    is_multiprocess = any(name in os.environ for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"))
+    metrics = _Metrics(() if is_multiprocess else given)
     try:
         registry.register(metrics)
     except ValueError:
@@ -74,17 +92,26 @@ def connect(
             "sender; to connect anew, disconnect the earlier connection first"
         ) from None
 
+    undo = ExitStack()
+    undo.callback(registry.unregister, metrics)
+    if is_multiprocess and given:
+        undo.callback(_CountWatch(given, metrics.measure).stop)
     return Connection(
         sender,
         announced=metrics.announce,
         attempted=metrics.attempt,
         finished=metrics.finish,
-        disconnected=lambda: registry.unregister(metrics),
+        disconnected=undo.close,
     )
 
 
 class _Metrics(Collector):
-    """All the metrics as one collector, so that a registry takes either all of them or none."""
+    """
+    All the metrics as one collector, so that a registry takes either all of them or none.
+
+    Args:
+        outboxes: Whose state is measured when the metrics are collected.
+    """
 
     def __init__(self, outboxes: Sequence[HasState]) -> None:
         self._outboxes = outboxes
@@ -120,7 +147,20 @@ class _Metrics(Collector):
             ("target", "outcome"),
             registry=None,
         )
-        self._all = (self._announced, self._finished, self._waited, self._took, self._attempts)
+        self._gauges = [
+            Gauge(
+                f"fapilog_outbox_{gauge.name}{'_seconds' if gauge.unit == 's' else ''}",
+                gauge.description,
+                ("outbox",),
+                registry=None,
+                # All processes count the alerts in one file: the newest count is right, and that of a dead process is
+                # removed, so that the gauge is missing when no process counts any more.
+                # https://prometheus.github.io/client_python/multiprocess/
+                multiprocess_mode="livemostrecent",
+            )
+            for gauge in GAUGES
+        ]
+        self._all = (self._announced, self._finished, self._waited, self._took, self._attempts, *self._gauges)
 
     def announce(self, _sender: object, *, event: AuditEvent, severity: str, **_others: object) -> None:
         self._announced.labels(label(AuditLogLevel, severity), label(AuditEventType, event.event_type)).inc()
@@ -135,17 +175,77 @@ class _Metrics(Collector):
     def attempt(self, _sender: object, *, report: DeliveryReport) -> None:
         self._attempts.labels(report.target or OTHER, report.outcome).inc()
 
+    def measure(self, outbox: str, state: State) -> None:
+        for gauge, metric in zip(GAUGES, self._gauges, strict=True):
+            metric.labels(outbox).set(gauge.read(state))
+
     def collect(self) -> Iterable[Metric]:
-        return chain(chain.from_iterable(metric.collect() for metric in self._all), self._gauges(self._outboxes))
+        for outbox in self._outboxes:
+            self.measure(outbox.name, outbox.state)
+        return chain.from_iterable(metric.collect() for metric in self._all)
 
     def describe(self) -> Iterable[Metric]:
-        return chain(chain.from_iterable(metric.describe() for metric in self._all), self._gauges(()))
+        return chain.from_iterable(metric.describe() for metric in self._all)
 
-    @staticmethod
-    def _gauges(outboxes: Iterable[HasState]) -> Iterator[Metric]:
-        for gauge in GAUGES:
-            unit = "_seconds" if gauge.unit == "s" else ""
-            family = GaugeMetricFamily(f"fapilog_outbox_{gauge.name}{unit}", gauge.description, labels=["outbox"])
-            for outbox in outboxes:
-                family.add_metric([outbox.name], gauge.read(outbox.state))
-            yield family
+
+class _CountWatch:
+    """
+    Measures outboxes in multiprocess mode: in a thread, and whenever this process has counted their alerts anew.
+
+    Not at other times: the scrape shows the numbers that were written last. A process that counts nothing, such as a
+    master that only forks the workers, would else hide the counts of the others behind its old ones, or behind zeros.
+
+    Args:
+        outboxes: Each has a new object as its state after each count.
+        measure: Called with the name of an outbox and its state.
+    """
+
+    def __init__(self, outboxes: Sequence[HasState], measure: Callable[[str, State], None]) -> None:
+        self._outboxes = outboxes
+        self._measure = measure
+        self._stopped = threading.Event()
+        self._begin()
+        call_in_child(self, _CountWatch._begin)
+
+    def _begin(self) -> None:
+        # In a forked child too: no thread of the parent runs there, and its outboxes have counted nothing yet.
+        if self._stopped.is_set():
+            return
+        self._stopped = threading.Event()
+        self._measured = [outbox.state for outbox in self._outboxes]
+        self._fails = False
+        try:
+            threading.Thread(target=self._run, args=[self._stopped], name="fapilog-metrics", daemon=True).start()
+        except RuntimeError as error:
+            _log.error("cannot measure the outboxes: no thread can be started (%s)", error)
+
+    def stop(self) -> None:
+        """Measure nothing from now on."""
+        with _measuring:
+            self._stopped.set()
+
+    def _run(self, stopped: threading.Event) -> None:
+        while not stopped.wait(_LOOK_EVERY):
+            with _measuring:
+                if not stopped.is_set():
+                    self._look()
+
+    def _look(self) -> None:
+        try:
+            for number, outbox in enumerate(self._outboxes):
+                state = outbox.state
+                if state is not self._measured[number]:
+                    self._measure(outbox.name, state)
+                    self._measured[number] = state
+            self._fails = False
+        except Exception as error:
+            # The directory of the metrics may be full or gone, for a while.
+            if not self._fails:
+                _log.error("cannot measure the outboxes (%s); tried again every second", type(error).__qualname__)
+            self._fails = True
+
+
+# prometheus_client writes all its metrics under one lock, which a child that is forked meanwhile would find locked for
+# ever. So the thread does not write while the process is forked.
+_measuring: Final = threading.Lock()
+os.register_at_fork(before=_measuring.acquire, after_in_parent=_measuring.release, after_in_child=_measuring.release)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import sqlite3
 import threading
@@ -35,6 +36,12 @@ _APPLICATION_ID: Final = 0x66617069
 _VERSION: Final = 1
 # Seconds that a call waits for another process to finish its own.
 _BUSY_TIMEOUT: Final = 10.0
+# Bytes of the write-ahead log beside the file. SQLite empties it at about 4 MiB, but not while a reader has a
+# transaction open: then the log grows with each commit.
+# https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files
+_LARGE_LOG: Final = 64 * 2**20
+# Seconds between two looks at its size.
+_LOOK_EVERY: Final = 10.0
 
 
 class OutboxFile:
@@ -58,6 +65,8 @@ class OutboxFile:
         self.path: Path = path.absolute()
         self._must_exist = must_exist
         self._lock = threading.Lock()
+        self._next_look = -math.inf
+        self._log_is_large = False
         _files.add(self)
 
     def run(self, calls: Sequence[Callable[[sqlite3.Connection], T]], *, writes: bool = True) -> list[T]:
@@ -71,6 +80,12 @@ class OutboxFile:
         Raises:
             OutboxError: None of them had an effect. The message names the file and the reason.
         """
+        results = self._run(calls, writes=writes)
+        if writes and time.monotonic() >= self._next_look:
+            self._look_at_log()
+        return results
+
+    def _run(self, calls: Sequence[Callable[[sqlite3.Connection], T]], *, writes: bool) -> list[T]:
         with self._lock:
             try:
                 with self._errors():
@@ -117,6 +132,20 @@ class OutboxFile:
         if self._inode != _inode(self.path):
             raise OutboxError(f"{self.path}: it was replaced or removed while it was in use")
 
+    def _look_at_log(self) -> None:
+        """Log a warning when SQLite's log has become large, and one when it is small again."""
+        self._next_look = time.monotonic() + _LOOK_EVERY
+        with contextlib.suppress(OSError):
+            size = Path(f"{self.path}-wal").stat().st_size
+            was_large, self._log_is_large = self._log_is_large, size > _LARGE_LOG
+            if self._log_is_large and not was_large:
+                message = (
+                    "the log of the outbox file %s has %d MiB: a reader in a transaction keeps it from being emptied"
+                )
+                _log.warning(message, self.path, size // 2**20)
+            elif was_large and not self._log_is_large:
+                _log.warning("the log of the outbox file %s is small again", self.path)
+
     def _opened(self) -> sqlite3.Connection:
         if self._connection is not None and self._inode == _inode(self.path):
             return self._connection
@@ -141,6 +170,8 @@ class OutboxFile:
             is_new = self._is_new(connection)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
+            # Else a log that is empty again keeps its size: https://www.sqlite.org/pragma.html#pragma_journal_size_limit
+            connection.execute(f"PRAGMA journal_size_limit = {_LARGE_LOG}").fetchall()
             if is_new:
                 self._make_tables(connection)
         return connection
