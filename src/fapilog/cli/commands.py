@@ -19,6 +19,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from .. import AuditChainVerificationResult, AuditTrail, ChainHead, ChainStatus
 from .alerts import alerts
 from .demo import REQUESTS, run
+from .events import count, show
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
 
@@ -36,6 +37,8 @@ app: Final = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(alerts, name="alerts")
+app.command()(show)
+app.command()(count)
 
 
 @app.callback()

@@ -10,10 +10,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 
 import anyio
 import anyio.lowlevel
@@ -34,12 +33,13 @@ from ..record.options import require
 from ..record.privacy import without_frames
 from ..record.values import keywords, merged, text
 from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage, EventFilter, head_of, holds
+from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._aftermath import noted, renamed
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
+from ._reading import Events, counted
 from ._recording import Recorder
 from .alerting import AlertDispatcher, NoopAlertDispatcher, require_dispatcher
 from .policy import CompliancePolicy
@@ -396,43 +396,54 @@ class AuditTrail:
     # -- reading
 
     @without_frames
-    async def get_events(
-        self,
-        *,
-        start_time: datetime | None = None,
-        end_time: datetime | None = None,
-        event_type: AuditEventType | None = None,
-        log_level: AuditLogLevel | None = None,
-        user_id: str | None = None,
-        component: str | None = None,
-        limit: int = 100,
-    ) -> list[AuditEvent]:
+    async def get_events(self, *, limit: int = 100, **conditions: Unpack[Conditions]) -> list[AuditEvent]:
         """
         Return stored events that meet all conditions, the newest first.
 
         Args:
-            start_time: The earliest time; with a time zone.
-            end_time: The latest time; with a time zone.
-            event_type: The type.
-            log_level: The level, and no other.
-            user_id: The user.
-            component: The part of the service.
             limit: The most events to return.
+            **conditions: As `EventFilter` explains them: *start_time*, *end_time*, *user_id*, *resource* and others.
 
         Raises:
             AuditStorageError: The trail can't be read.
-            TypeError: A time is no datetime, or *limit* no number.
-            ValueError: A time without zone, an unknown type or level, or a negative limit.
+            TypeError: There is no such condition, a time is no datetime, or a number is none.
+            ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        wanted = EventFilter(
-            start_time=start_time,
-            end_time=end_time,
-            event_type=event_type,
-            log_level=log_level,
-            user_id=user_id,
-            component=component,
-        )
-        return await self._storage.find(wanted, require("limit", limit, at_least=0))
+        return await self._storage.find(EventFilter(**conditions), require("limit", limit, at_least=0))
+
+    def events(self, *, oldest_first: bool = False, **conditions: Unpack[Conditions]) -> Events:
+        """
+        Return stored events that meet all conditions, page by page: ``async for event in trail.events(user_id="a")``.
+
+        However many there are, memory does not grow with them. Events that are stored meanwhile are among them if the
+        oldest come first.
+
+        Args:
+            oldest_first: Whether to begin with the oldest, and not with the newest.
+            **conditions: As for `get_events`.
+
+        Raises:
+            TypeError: As for `get_events`.
+            ValueError: As for `get_events`.
+        """
+        return Events(self._storage, EventFilter(**conditions), oldest_first=oldest_first)
+
+    @without_frames
+    async def count_by(self, field: str, **conditions: Unpack[Conditions]) -> dict[str, int]:
+        """
+        Count the events that meet all conditions by one of their members, the most frequent value first.
+
+        Args:
+            field: A member of `AuditEvent`, such as "user_id", or the path of a value in the metadata.
+            **conditions: As for `get_events`.
+
+        Returns:
+            The number of events for each value as text; those without one are under "".
+
+        Raises:
+            AuditStorageError: The trail can't be read.
+        """
+        return await counted(self.events(**conditions), field)
 
     async def head(self) -> ChainHead:
         """

@@ -8,17 +8,19 @@ The trail for synchronous code: the same methods without ``await``.
 from __future__ import annotations
 
 import functools
+import itertools
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, cast
 
 import anyio
 
+from ..record.events import AuditEvent
 from ..record.privacy import without_frames
-from ..storage.protocol import AuditStorage
+from ..storage.protocol import AuditStorage, Conditions
 from ..tasks.background import Background
 from ..tasks.loops import Loop, without_loop
 from ..tasks.portal import Portal
@@ -31,7 +33,7 @@ T = TypeVar("T")
 
 _METHODS: Final = (
     *("log_event", "log_error", "log_security_event", "log_data_access"),
-    *("get_events", "get_statistics", "head", "holds", "verify_chain_from_storage"),
+    *("get_events", "count_by", "get_statistics", "head", "holds", "verify_chain_from_storage"),
 )
 
 
@@ -100,6 +102,16 @@ class SyncAuditTrail:
     @_without_await(AuditTrail.get_events)
     def get_events(self, *args: Any, **kwargs: Any) -> object:
         """Do as `AuditTrail.get_events`."""
+
+    @_without_await(AuditTrail.count_by)
+    def count_by(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.count_by`."""
+
+    def events(self, *, oldest_first: bool = False, **conditions: Unpack[Conditions]) -> Iterator[AuditEvent]:
+        """Do as `AuditTrail.events`, for ``for``; raises `AuditStorageError` where the trail can't be read."""
+        pages = self._trail.events(oldest_first=oldest_first, **conditions)
+        # Checked by now, and not at the first step.
+        return itertools.chain.from_iterable(iter(lambda: self._call(pages.next_page), []))
 
     @_without_await(AuditTrail.get_statistics)
     def get_statistics(self, *args: Any, **kwargs: Any) -> object:

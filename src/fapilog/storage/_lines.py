@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from ..record import chain
@@ -79,21 +79,33 @@ class Lines:
         except ChainError as damage:
             raise self.placed(ChainError(damage.status, str(damage), head), offset) from None
 
-    def backwards(self, end: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines from *end*, which is behind a newline, to the first, with their offsets."""
+    def backwards(self, end: int, *, begin: int = 0, needles: Collection[bytes] = ()) -> Iterator[tuple[int, bytes]]:
+        """
+        Yield the lines from *end* to *begin*, the last first, with their offsets.
+
+        Args:
+            end: Behind a newline.
+            begin: Where a line begins.
+            needles: Yield only lines that have all of these in them. A block without them is not cut into lines.
+        """
         offset = end - 1
         rest = b""
-        while offset > 0:
-            size = min(_BLOCK_BYTES, offset)
+        while offset > begin:
+            size = min(_BLOCK_BYTES, offset - begin)
             offset -= size
-            rest, *lines = (os.pread(self._fd, size, offset) + rest).split(b"\n")
-            position = offset + len(rest) + 1 + sum(len(line) + 1 for line in lines)
-            for line in reversed(lines):
-                position -= len(line) + 1
-                yield position, line
+            block = os.pread(self._fd, size, offset) + rest
+            if all(needle in block for needle in needles):
+                rest, *lines = block.split(b"\n")
+                position = offset + len(block) + 1
+                for line in reversed(lines):
+                    position -= len(line) + 1
+                    if all(needle in line for needle in needles):
+                        yield position, line
+            else:
+                rest = block.partition(b"\n")[0]
             self._limit(rest, offset)
-        if end:
-            yield 0, rest
+        if end > begin and all(needle in rest for needle in needles):
+            yield begin, rest
 
     def end(self) -> int:
         """Return the offset behind the last newline; a record that is being written, or is torn, may follow."""

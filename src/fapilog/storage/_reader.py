@@ -5,24 +5,27 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Generator
+from datetime import UTC
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent
+from ..record.events import AuditEvent, AuditEventType
 from ._directory import cannot, files_set_aside, names, reading, sync, without_writers
 from ._lines import Lines
-from .protocol import EventFilter
+from .protocol import EQUAL, EventFilter
 
 __all__ = ["TrailReader", "start_of_end"]
 
 _decode: Final = msgspec.json.Decoder(AuditEvent).decode
+_ALL: Final = EventFilter()
 
 
 class TrailReader:
@@ -93,23 +96,34 @@ class TrailReader:
         """
         if limit < 1:
             return []
-        with contextlib.closing(self.newest_first()) as events:
-            return list(itertools.islice(filter(wanted.matches, events), limit))
+        with contextlib.closing(self.newest_first(wanted)) as events:
+            return list(itertools.islice(events, limit))
 
-    def newest_first(self) -> Generator[AuditEvent, None, None]:
+    def newest_first(self, wanted: EventFilter = _ALL) -> Generator[AuditEvent, None, None]:
         """
-        Yield the events from the newest that is there to stay to the first, reading no more than is asked for.
+        Yield the events that are wanted, of those that are there to stay, the newest first, as far as is asked for.
 
         Raises:
-            AuditStorageError: A file can't be read, or a line is no record.
+            AuditStorageError: A file can't be read, or a line that may be wanted is no record.
         """
+        needles, may_match = _needles(wanted), _by_time(wanted)
         with self._failures():
-            files, end = self._stored()
-            for name in reversed(files):
+            files, last = self._stored()
+            first, behind = 0, len(files)
+            if wanted.after is not None:
+                first = max(0, self._file_of(wanted.after + 1, files))
+            if wanted.before is not None:
+                behind = self._file_of(wanted.before, files) + 1
+            for name in reversed(files[first:behind]):
                 with reading(self._directory, name) as fd:
                     lines = Lines(fd, name)
-                    for record in lines.backwards(end if name == files[-1] else lines.end()):
-                        yield _event(lines, *record)
+                    end = last if name == files[-1] else lines.end()
+                    begin, end = _span(lines, end, wanted)
+                    for offset, line in lines.backwards(end, begin=begin, needles=needles):
+                        if may_match(line):
+                            event = _event(lines, offset, line)
+                            if wanted.matches(event):
+                                yield event
 
     def read(self, after: int, limit: int) -> list[AuditEvent]:
         """
@@ -121,8 +135,7 @@ class TrailReader:
         found: list[AuditEvent] = []
         with self._failures():
             files, end = self._stored()
-            first = bisect_right(range(len(files)), after + 1, key=lambda index: self._first_number(files[index:])) - 1
-            for name in files[max(0, first) :]:
+            for name in files[max(0, self._file_of(after + 1, files)) :]:
                 if len(found) >= limit:
                     break
                 with reading(self._directory, name) as fd:
@@ -186,6 +199,10 @@ class TrailReader:
                 files.pop()
         return [], 0
 
+    def _file_of(self, sequence_number: int, files: list[str]) -> int:
+        """Return the index of the file in which that record is, or would be; -1 if it is before the first."""
+        return bisect_right(range(len(files)), sequence_number, key=lambda index: self._first_number(files[index:])) - 1
+
     def _first_number(self, files: list[str]) -> int:
         """Return the sequence number of the first record in *files*; a large one if there is none."""
         for name in files:
@@ -212,6 +229,66 @@ def _event(lines: Lines, offset: int, line: bytes) -> AuditEvent:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         damage = ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail: {error}")
         raise lines.placed(damage, offset) from error
+
+
+def _span(lines: Lines, end: int, wanted: EventFilter) -> tuple[int, int]:
+    """Return where the records between the numbers that are wanted begin, and where they end."""
+    begin = 0
+    if wanted.before is not None:
+        end = next((offset for offset, _ in lines.after(wanted.before - 1, end)), end)
+    if wanted.after is not None:
+        begin = next((offset for offset, _ in lines.after(wanted.after, end)), end)
+    return begin, end
+
+
+# The encoder of records writes these characters as they are, and did in each version.
+_AS_THEY_ARE: Final = re.compile(r"[ !#-\[\]-~]*")
+
+
+def _needles(wanted: EventFilter) -> list[bytes]:
+    """
+    Return bytes that each record has which is wanted, so that no other needs to be decoded.
+
+    Records are written by one encoder, which writes equal values as equal bytes. A value with other characters than
+    those that it has always written as they are gives no needle.
+    """
+    found = [(name, getattr(wanted, name)) for name in EQUAL]
+    found += [("resource", wanted.resource), *(wanted.metadata or {}).items()]
+    # A tuple by now.
+    kinds = cast("tuple[AuditEventType, ...]", wanted.event_type or ())
+    if len(kinds) == 1:
+        found.append(("event_type", kinds[0].value))
+    if wanted.log_level is not None:
+        found.append(("log_level", wanted.log_level.value))
+    # In front of a value in the metadata stands the end of its path, whether that is a name or the end of one.
+    parts = [(name.rpartition(".")[2], '":"', value, '"') for name, value in found if isinstance(value, str)]
+    parts += [("", '"', wanted.tag, '"')] if wanted.tag is not None else []
+    parts += [("", "", wanted.message, "")] if wanted.message else []
+    return ["".join(each).encode() for each in parts if _AS_THEY_ARE.fullmatch(each[0] + each[2])]
+
+
+# Stands in front of the time in a record, behind the id; a quote inside of an id is escaped.
+_TIME: Final = b'","timestamp":"'
+_SECONDS: Final = len("2026-03-01T12:00:00")
+
+
+def _by_time(wanted: EventFilter) -> Callable[[bytes], bool]:
+    """
+    Return a function that tells from its bytes that a record is not of the time that is wanted, to the second.
+
+    Times are written in UTC and in one form, whose bytes are in the order of the times.
+    """
+    start, end = (
+        b"" if time is None else time.astimezone(UTC).isoformat()[:_SECONDS].encode()
+        for time in (wanted.start_time, wanted.end_time)
+    )
+
+    def may_match(line: bytes) -> bool:
+        place = line.find(_TIME) + len(_TIME)
+        second = line[place : place + _SECONDS]
+        return start <= second and (not end or second <= end)
+
+    return may_match if start or end else lambda _: True
 
 
 def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int, ChainHead]:

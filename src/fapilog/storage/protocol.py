@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Final, Protocol, TypedDict
 
 from msgspec.structs import force_setattr
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow_events
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
+from ..record.options import require
 from ..record.privacy import Discreet
 from ..record.values import text
 
-__all__ = ["AuditStorage", "EventFilter", "head_of", "holds"]
+__all__ = ["EQUAL", "AuditStorage", "Conditions", "EventFilter", "head_of", "holds", "value_at"]
+
+
+class Conditions(TypedDict, total=False):
+    """The conditions that `AuditTrail.get_events` and others take; `EventFilter` explains them."""
+
+    start_time: datetime | None
+    end_time: datetime | None
+    after: int | None
+    before: int | None
+    event_id: str | None
+    event_type: AuditEventType | Collection[AuditEventType] | None
+    log_level: AuditLogLevel | None
+    min_level: AuditLogLevel | None
+    message: str | None
+    component: str | None
+    operation: str | None
+    user_id: str | None
+    session_id: str | None
+    request_id: str | None
+    client_ip: str | None
+    tag: str | None
+    resource: str | None
+    metadata: Mapping[str, Any] | None
 
 
 class EventFilter(Discreet, frozen=True, kw_only=True):
@@ -23,46 +47,104 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
     Attributes:
         start_time: Not before this time; aware.
         end_time: Not after this time; aware.
-        event_type: Of this type.
+        after: With a greater sequence number than this: the events after the last one of a page, say.
+        before: With a smaller one.
+        event_id: With this id.
+        event_type: Of this type, or of one of several.
         log_level: Of this level; no other, also no higher one.
-        user_id: By this user.
+        min_level: Of this level or a higher one: debug, info, warning, error, critical, security.
+        message: With these words in the message.
         component: In this component.
+        operation: In this operation.
+        user_id: By this user.
+        session_id: In this session.
+        request_id: In this request.
+        client_ip: From this address.
+        tag: With this regulatory tag.
+        resource: About this resource, as `log_data_access` takes it.
+        metadata: With these values in the metadata; a name may be a path: ``{"http.status": 403}``.
     """
 
     _shown = ("event_type", "log_level")
 
     start_time: datetime | None = None
     end_time: datetime | None = None
-    event_type: AuditEventType | None = None
+    after: int | None = None
+    before: int | None = None
+    event_id: str | None = None
+    event_type: AuditEventType | Collection[AuditEventType] | None = None
     log_level: AuditLogLevel | None = None
-    user_id: str | None = None
+    min_level: AuditLogLevel | None = None
+    message: str | None = None
     component: str | None = None
+    operation: str | None = None
+    user_id: str | None = None
+    session_id: str | None = None
+    request_id: str | None = None
+    client_ip: str | None = None
+    tag: str | None = None
+    resource: str | None = None
+    metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Check the times, and take names for members; raise TypeError or ValueError for other values."""
-        for name in ("start_time", "end_time"):
-            time = getattr(self, name)
-            if time is not None and not isinstance(time, datetime):
-                raise TypeError(f"{name}: expected a datetime with a time zone; got a {type(time).__qualname__}")
-            if time is not None and time.tzinfo is None:
-                raise ValueError(f"{name}: expected a datetime with a time zone; got {time!r}")
-        for name, kind in (("event_type", AuditEventType), ("log_level", AuditLogLevel)):
+        """Check the values, and take names for members; raise TypeError or ValueError for other values."""
+        for name, check in _CHECKS.items():
             if getattr(self, name) is not None:
-                force_setattr(self, name, member(kind, getattr(self, name), name))
-        for name in ("user_id", "component"):
-            if getattr(self, name) is not None:
-                force_setattr(self, name, text(getattr(self, name)))
+                force_setattr(self, name, check(name, getattr(self, name)))
 
     def matches(self, event: AuditEvent) -> bool:
         """Return whether *event* is asked for."""
+        number = event.sequence_number or 0
         return (
             (self.start_time is None or event.timestamp >= self.start_time)
             and (self.end_time is None or event.timestamp <= self.end_time)
-            and (self.event_type is None or event.event_type is self.event_type)
+            and (self.after is None or number > self.after)
+            and (self.before is None or number < self.before)
+            and (self.event_type is None or event.event_type in self.event_type)
             and (self.log_level is None or event.log_level is self.log_level)
-            and (self.user_id is None or event.user_id == self.user_id)
-            and (self.component is None or event.component == self.component)
+            and (self.min_level is None or _LEVELS.index(event.log_level) >= _LEVELS.index(self.min_level))
+            and (self.message is None or self.message in event.message)
+            and (self.tag is None or self.tag in event.regulatory_tags)
+            and (self.resource is None or value_at(event.metadata, "resource") == self.resource)
+            and all(getattr(self, name) in {None, getattr(event, name)} for name in EQUAL)
+            and all(value_at(event.metadata, path) == value for path, value in (self.metadata or {}).items())
         )
+
+
+EQUAL: Final = ("event_id", "component", "operation", "user_id", "session_id", "request_id", "client_ip")
+"""The conditions that a text of the event is equal to; each has the name of the member."""
+
+_LEVELS: Final = tuple(AuditLogLevel)
+
+
+def _time(name: str, value: object) -> datetime:
+    if not isinstance(value, datetime):
+        raise TypeError(f"{name}: expected a datetime with a time zone; got a {type(value).__qualname__}")
+    if value.tzinfo is None:
+        raise ValueError(f"{name}: expected a datetime with a time zone; got {value!r}")
+    return value
+
+
+def _types(name: str, value: Any) -> tuple[AuditEventType, ...]:
+    return tuple(member(AuditEventType, each, name) for each in ((value,) if isinstance(value, str) else value))
+
+
+_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    **dict.fromkeys(["start_time", "end_time"], _time),
+    **dict.fromkeys(["after", "before"], lambda name, value: require(name, value, at_least=0)),
+    "event_type": _types,
+    **dict.fromkeys(["log_level", "min_level"], lambda name, value: member(AuditLogLevel, value, name)),
+    **dict.fromkeys(["message", "resource", "tag", *EQUAL], lambda _, value: text(value)),
+}
+
+
+def value_at(metadata: Mapping[str, Any], path: str) -> Any:
+    """Return the value in *metadata* that has this name, or is at this path of names with dots between; else None."""
+    if path in metadata:
+        return metadata[path]
+    name, dot, rest = path.partition(".")
+    inner = metadata.get(name)
+    return value_at(inner, rest) if dot and isinstance(inner, Mapping) else None
 
 
 class AuditStorage(Protocol):

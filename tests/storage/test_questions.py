@@ -1,0 +1,179 @@
+"""The questions that a trail is asked: what is found by its bytes is what is found by its values."""
+
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, FileStorage
+from fapilog.storage import _lines
+from fapilog.storage.protocol import EventFilter
+from tests.doubles.outboxes import glob
+
+BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
+words = st.sampled_from(
+    [
+        "",
+        "a",
+        "alice",
+        "al",
+        '"',
+        "\\",
+        'a","user_id":"b',
+        "\u2028",
+        "\x85",
+        "é",
+        "\x00",
+        "{}",
+        "a.b",
+        "10.0.0.1",
+        "null",
+    ]
+) | st.text(max_size=5)
+plain_values = words | st.integers(-5, 5) | st.booleans() | st.none()
+moments = st.integers(0, 100).map(lambda tenths: BEGAN + timedelta(seconds=tenths / 10))
+events = st.builds(
+    AuditEvent,
+    timestamp=moments,
+    event_type=st.sampled_from(list(AuditEventType)[:4]),
+    log_level=st.sampled_from(AuditLogLevel),
+    message=words,
+    component=st.none() | words,
+    operation=st.none() | words,
+    user_id=st.none() | words,
+    session_id=st.none() | words,
+    request_id=st.none() | words,
+    client_ip=st.none() | words,
+    regulatory_tags=st.lists(words, max_size=2).map(tuple),
+    metadata=st.dictionaries(
+        st.sampled_from(["resource", "a", "b", "a.b"]),
+        plain_values | st.dictionaries(st.sampled_from(["b", "c"]), plain_values, max_size=2),
+        max_size=3,
+    ),
+)
+conditions = st.fixed_dictionaries(
+    {},
+    optional={
+        "start_time": moments,
+        "end_time": moments,
+        "after": st.integers(0, 12),
+        "before": st.integers(0, 12),
+        "event_type": st.lists(st.sampled_from(list(AuditEventType)[:4]), min_size=1, max_size=2),
+        "log_level": st.sampled_from(AuditLogLevel),
+        "min_level": st.sampled_from(AuditLogLevel),
+        "message": words,
+        "component": words,
+        "user_id": words,
+        "tag": words,
+        "resource": words,
+        "metadata": st.dictionaries(st.sampled_from(["a", "b", "a.b", "a.c"]), plain_values, max_size=2),
+    },
+)
+
+
+@st.composite
+def questions(draw: st.DrawFn) -> tuple[list[AuditEvent], dict[str, Any]]:
+    """Draw events, and conditions that are drawn at random or that one of the events meets."""
+    stored = draw(st.lists(events, max_size=10))
+    asked = draw(conditions)
+    if stored and asked.keys() != {"before"}:
+        event = draw(st.sampled_from(stored))
+        members = ("message", "component", "operation", "user_id", "session_id", "request_id", "client_ip")
+        for name in draw(st.lists(st.sampled_from(members), max_size=3)):
+            asked[name] = getattr(event, name)
+        if event.regulatory_tags:
+            asked["tag"] = event.regulatory_tags[0]
+        asked["metadata"] = dict(event.metadata)
+    return stored, asked
+
+
+@given(questions())
+def test_what_is_found_by_its_bytes_is_what_is_found_by_its_values(
+    question: tuple[list[AuditEvent], dict[str, Any]],
+) -> None:
+    """Whatever is stored, and whatever is asked, the answer is that of a look at each event."""
+    stored, asked = question
+    with tempfile.TemporaryDirectory() as directory:
+        trail = AuditTrail(storage=FileStorage(directory, durability="write"))
+        for event in stored:
+            anyio.run(trail._storage.append, event)
+        everything = trail.sync.get_events(limit=1000)
+        wanted = EventFilter(**asked)
+        expected = [event.event_id for event in everything if wanted.matches(event)]
+        assert [event.event_id for event in trail.sync.get_events(limit=1000, **asked)] == expected
+        assert [event.event_id for event in trail.sync.events(**asked)] == expected
+        assert [event.event_id for event in trail.sync.events(oldest_first=True, **asked)] == expected[::-1]
+        assert sum(trail.sync.count_by("user_id", **asked).values()) == len(expected)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lines, "_BLOCK_BYTES", 700)
+
+
+@pytest.mark.usefixtures("small_blocks")
+async def test_over_days_and_blocks(tmp_path: Path) -> None:
+    """Over several files and many blocks the numbers, the conditions and the pages hold."""
+    days = iter([BEGAN + timedelta(days=number // 40) for number in range(200)])
+    trail = AuditTrail(storage=FileStorage(tmp_path, durability="write", now=lambda: next(days, BEGAN + timedelta(9))))
+    for number in range(200):
+        await trail.log_data_access(f"patient/{number % 10}", "read", user_id=f"u{number % 3}")
+    numbers = [number for number in range(1, 201) if (number - 1) % 10 == 4 and (number - 1) % 3 == 1]
+    asked: dict[str, Any] = {"resource": "patient/4", "user_id": "u1"}
+    assert [each.sequence_number async for each in trail.events(**asked)] == numbers[::-1]
+    assert [each.sequence_number async for each in trail.events(oldest_first=True, **asked)] == numbers
+    for after, before in ((0, 201), (55, 120), (80, 82), (150, 500), (300, 400), (10, 5)):
+        expected = [number for number in numbers if after < number < before]
+        found = await trail.get_events(after=after, before=before, **asked)
+        assert [each.sequence_number for each in found] == expected[::-1]
+        found = [each async for each in trail.events(oldest_first=True, after=after, before=before)]
+        assert [each.sequence_number for each in found] == list(range(after + 1, min(before, 201)))
+
+
+async def test_a_damaged_record_hides_no_other_that_is_asked_for(tmp_path: Path) -> None:
+    """A line that is no record, and has nothing of what is asked for, does not stop the answer."""
+    trail = AuditTrail(storage_path=tmp_path)
+    for user in ("alice", "bob", "alice"):
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m", user_id=user)
+    (file,) = [anyio.Path(each) for each in glob(tmp_path, "audit_*.jsonl")]
+    await file.write_bytes((await file.read_bytes()).replace(b'"bob"', b"bob"))
+    assert len(await trail.get_events(user_id="alice")) == 2
+    with pytest.raises(AuditStorageError, match="line 2"):
+        await trail.get_events()
+
+
+async def test_counts_are_of_any_member(tmp_path: Path) -> None:
+    """Events are counted by a member or by a path in the metadata; those without it are counted under ""."""
+    trail = AuditTrail(storage_path=tmp_path)
+    for status in (200, 403, 200):
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m", http={"status": status})
+    await trail.log_event(AuditEventType.COMPLIANCE_CHECK, "m", user_id="root")
+    assert await trail.count_by("http.status") == {"200": 2, "403": 1, "": 1}
+    assert await trail.count_by("user_id", event_type=AuditEventType.COMPLIANCE_CHECK) == {"root": 1}
+    assert await trail.count_by("event_type") == {"data_access": 3, "compliance_check": 1}
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "says"),
+    [
+        ({"after": "1"}, TypeError, "^after: expected"),
+        ({"before": -1}, ValueError, "^before: expected"),
+        ({"min_level": "loud"}, ValueError, "^min_level: expected one of debug"),
+        ({"event_type": ["nonsense"]}, ValueError, "^event_type: expected one of"),
+        ({"userid": "x"}, TypeError, "userid"),
+    ],
+)
+async def test_a_question_that_makes_no_sense(tmp_path: Path, asked: Any, error: type[Exception], says: str) -> None:
+    """A condition that is none, or has a wrong value, is refused at once, whoever asks."""
+    trail = AuditTrail(storage_path=tmp_path)
+    with pytest.raises(error, match=says):
+        await trail.get_events(**asked)
+    with pytest.raises(error, match=says):
+        trail.events(**asked)
+    with pytest.raises(error, match=says):
+        trail.sync.events(**asked)
