@@ -77,7 +77,7 @@ def write_trail(directory: Path, *messages: str, now: datetime | None = None) ->
     return file
 
 
-@pytest.mark.parametrize("page", ["tutorial.md", "how-to/run-several-workers.md", PROVE])
+@pytest.mark.parametrize("page", ["tutorial.md", "how-to/run-several-workers.md", "how-to/ask-the-trail.md", PROVE])
 def test_a_reader_sees_what_the_page_shows(page: str, tmp_path: Path) -> None:
     """Whoever saves the scripts of a page, and runs them and its commands in order, gets the output that is shown."""
     if "fapilog alerts" in (DOCS / page).read_text(encoding="utf-8"):

@@ -258,6 +258,12 @@ async def reads(trail: AuditTrail) -> None:
     assert_type(verdict.first_invalid_sequence, int | None)
     assert_type(verdict.status, ChainStatus)
     await trail.get_events(limit="all")  # type: ignore[arg-type]
+    await trail.get_events(userid="alice")  # type: ignore[call-arg]
+    await trail.get_events(user_id=5)  # type: ignore[arg-type]
+    assert_type(await trail.count_by("user_id", event_type=[AuditEventType.DATA_ACCESS]), dict[str, int])
+    async for event in trail.events(oldest_first=True, resource="patient/42"):
+        assert_type(event, AuditEvent)
+    trail.events(user="alice")  # type: ignore[call-arg]
 
 
 def sees(event: SameAuditEvent) -> None:
@@ -375,3 +381,5 @@ def without_await(trail: AuditTrail) -> None:
         assert_type(sync.holds(ChainHead(0, None)), bool)
     trail.sync.log_event(AuditEventType.DATA_ACCESS)  # type: ignore[call-arg]
     trail.sync.get_events(limit="1")  # type: ignore[arg-type]
+    for event in trail.sync.events(min_level=AuditLogLevel.ERROR):
+        assert_type(event, AuditEvent)
