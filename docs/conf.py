@@ -28,7 +28,11 @@ napoleon_use_ivar = True
 _others = sorted(
     sys.stdlib_module_names | {"anyio", "blinker", "httpx2", "msgspec", "opentelemetry", "prometheus_client"}
 )
-nitpick_ignore_regex = [("py:.*", rf"({'|'.join(_others)})(\..*)?")]
+nitpick_ignore_regex = [
+    ("py:.*", rf"({'|'.join(_others)})(\..*)?"),
+    # A type variable, in the signature of what is decorated.
+    ("py:class", r"fapilog\.record\.privacy\.F"),
+]
 
 html_theme = "furo"
 html_title = f"fapilog {release}"
