@@ -22,7 +22,7 @@ from ._catchup import CatchUp
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health, TrailReporter
 from ._incidentfiles import IncidentFiles
-from .alerting import AlertDispatcher, DurableDispatcher, reporter
+from .alerting import AlertDispatcher, DurableDispatcher, reporter, require_dispatcher
 from .policy import CompliancePolicy
 from .signals import Announcer
 
@@ -50,6 +50,9 @@ class Alerts:
         buffer: Alerts that may wait.
         stop_timeout: Seconds that stopping waits for the alerts, and then for the dispatcher to be left.
 
+    Raises:
+        TypeError: *dispatcher* can't be one.
+
     Attributes:
         background: Runs the sends and the asynchronous receivers.
         aftermath: Knows which events are logged by receivers and dispatchers.
@@ -74,7 +77,7 @@ class Alerts:
         buffer: int,
         stop_timeout: float,
     ) -> None:
-        self._dispatcher = dispatcher
+        self._dispatcher = require_dispatcher("alert_dispatcher", dispatcher)
         self._policy = policy
         self._storage = storage
         self._timeout = timeout
@@ -99,6 +102,12 @@ class Alerts:
         self._lock = threading.Lock()
         self._life: Life | None = None
         self.catch_up: CatchUp | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many alerts were dispatched, have failed, and wait."""
+        forwarder = self.forwarder
+        return {"dispatched": forwarder.dispatched, "failed": forwarder.failed, "waiting": len(self.outstanding)}
 
     @property
     def is_started(self) -> bool:

@@ -41,7 +41,7 @@ from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._reading import Events, counted
 from ._recording import Recorder
-from .alerting import AlertDispatcher, NoopAlertDispatcher, require_dispatcher
+from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .policy import CompliancePolicy
 from .signals import compliance_alert
 
@@ -114,10 +114,6 @@ class AuditTrail:
             raise TypeError(f"policy: expected a CompliancePolicy; got {type(policy).__qualname__}")
         if storage is not None and storage_path is not None:
             raise ValueError("storage, storage_path: expected one of them; got both")
-        require("alert_timeout", alert_timeout, above=0)
-        require("alert_concurrency", alert_concurrency, at_least=1)
-        require("alert_buffer", alert_buffer, at_least=1)
-        require("stop_timeout", stop_timeout, at_least=0)
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
         path = None if storage_path is None else Path(storage_path)
         if storage is None:
@@ -127,18 +123,16 @@ class AuditTrail:
         self._storage: AuditStorage = storage
         self._stop_timeout = stop_timeout
         self._alerts = Alerts(
-            NoopAlertDispatcher()
-            if alert_dispatcher is None
-            else require_dispatcher("alert_dispatcher", alert_dispatcher),
+            NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher,
             policy=self.policy,
             storage=storage,
             files=None if path is None else IncidentFiles(path),
             announce=self._announce,
             store=self._store,
-            timeout=alert_timeout,
-            concurrency=alert_concurrency,
-            buffer=alert_buffer,
-            stop_timeout=stop_timeout,
+            timeout=require("alert_timeout", alert_timeout, above=0),
+            concurrency=require("alert_concurrency", alert_concurrency, at_least=1),
+            buffer=require("alert_buffer", alert_buffer, at_least=1),
+            stop_timeout=require("stop_timeout", stop_timeout, at_least=0),
         )
         self._hostname = os.uname().nodename
         self._recorder = Recorder(storage, self._alerts)
@@ -420,11 +414,7 @@ class AuditTrail:
 
         Args:
             oldest_first: Whether to begin with the oldest, and not with the newest.
-            **conditions: As for `get_events`.
-
-        Raises:
-            TypeError: As for `get_events`.
-            ValueError: As for `get_events`.
+            **conditions: As for `get_events`, and raises as that does.
         """
         return Events(self._storage, EventFilter(**conditions), oldest_first=oldest_first)
 
@@ -435,13 +425,10 @@ class AuditTrail:
 
         Args:
             field: A member of `AuditEvent`, such as "user_id", or the path of a value in the metadata.
-            **conditions: As for `get_events`.
+            **conditions: As for `get_events`, and raises as that does.
 
         Returns:
             The number of events for each value as text; those without one are under "".
-
-        Raises:
-            AuditStorageError: The trail can't be read.
         """
         return await counted(self.events(**conditions), field)
 
@@ -480,15 +467,8 @@ class AuditTrail:
             ``dispatched``, have ``failed``, or are ``waiting``; the ``compliance_level`` of the ``policy``, and whether
             it is ``enabled``.
         """
-        return {
-            **self._recorder.counts,
-            "alerts": {
-                "dispatched": self._alerts.forwarder.dispatched,
-                "failed": self._alerts.forwarder.failed,
-                "waiting": len(self._alerts.outstanding),
-            },
-            "policy": {"compliance_level": self.policy.level.value, "enabled": self.policy.enabled},
-        }
+        policy = {"compliance_level": self.policy.level.value, "enabled": self.policy.enabled}
+        return {**self._recorder.counts, "alerts": self._alerts.counts, "policy": policy}
 
     @classmethod
     def verify_chain(cls, events: Iterable[AuditEvent]) -> AuditChainVerificationResult:
