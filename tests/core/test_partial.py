@@ -65,10 +65,10 @@ def test_a_forked_child_can_use_it() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_way_that_is_broken_for_some() -> None:
-    """If the way to all is broken, so is the way; if it is to some, the alert is to be tried again for them."""
+def test_a_route_that_is_broken_for_some() -> None:
+    """If the route to all is broken, so is the route; if it is to some, the alert is to be tried again for them."""
     broken, refused = BrokenRouteError("gone"), PermanentDeliveryError("no")
-    assert isinstance(combined("n", "ways", {0: broken, 1: broken}, 2), BrokenRouteError)
+    assert isinstance(combined("n", "routes", {0: broken, 1: broken}, 2), BrokenRouteError)
     for failures, total in (({0: broken}, 2), ({0: broken, 1: refused}, 2), ({0: broken, 1: broken}, 3)):
-        assert isinstance(combined("n", "ways", failures, total), TransientDeliveryError)
-    assert type(combined("n", "ways", {0: refused, 1: refused}, 2)) is PermanentDeliveryError
+        assert isinstance(combined("n", "routes", failures, total), TransientDeliveryError)
+    assert type(combined("n", "routes", {0: refused, 1: refused}, 2)) is PermanentDeliveryError

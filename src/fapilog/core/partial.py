@@ -119,7 +119,7 @@ def combined(
         broken = sum(isinstance(error, BrokenRouteError) for error in errors)
         if not broken:
             return PermanentDeliveryError(message)
-        # A way that is broken for one receiver is no reason to keep the alerts from the others.
+        # A route that is broken for one receiver is no reason to keep the alerts from the others.
         return BrokenRouteError(message) if broken == total else TransientDeliveryError(message)
     unknown = [error for error in errors if not isinstance(error, PermanentDeliveryError)]
     repeatable = all(isinstance(error, AmbiguousDeliveryError) and error.repeatable for error in unknown)

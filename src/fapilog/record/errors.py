@@ -8,7 +8,7 @@ FapilogError
 └── DeliveryError                the alert was not delivered
     ├── TransientDeliveryError   trying again may help
     ├── PermanentDeliveryError   trying again will not help
-    │   └── BrokenRouteError     no alert arrives on this way, whatever is in it
+    │   └── BrokenRouteError     no alert arrives by this route, whatever is in it
     ├── AmbiguousDeliveryError   nobody knows: it may have arrived
     ├── AlertTimeoutError        the dispatcher took longer than `alert_timeout`
     ├── AlertBufferFullError     more alerts were waiting than `alert_buffer`
@@ -111,7 +111,7 @@ class PermanentDeliveryError(DeliveryError):
 
 class BrokenRouteError(PermanentDeliveryError):
     """
-    Raised when the way to the other side is broken: no alert arrives, whatever is in it, until somebody mends the way.
+    Raised when the route to the other side is broken: no alert arrives, whatever is in it, until somebody mends it.
 
     A proxy or a firewall answers in the place of the other side, the address is gone, the credentials are refused. The
     alert itself is as good as before. An `Outbox` keeps its alerts, and tries one of them now and then.

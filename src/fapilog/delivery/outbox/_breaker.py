@@ -20,7 +20,7 @@ LONGEST_PAUSE: Final = 86_400.0
 # at least, and twice as long with each refusal in a row, up to five minutes.
 _SHORTEST_PAUSE: Final = 1.0
 _LONGEST_FLOOR: Final = 300.0
-# A way that is broken is tried as the schedule says, and every quarter of an hour at least: whoever mends it waits.
+# A broken route is tried as the schedule says, and every quarter of an hour at least: whoever mends it waits.
 _LONGEST_PROBE: Final = 900.0
 # So many failures one after the other mean that the target is down, and not that it dislikes an alert.
 _DOWN: Final = 3
@@ -53,8 +53,8 @@ class Breaker:
     """
     Judges attempts, and slows the sender down while the target fails.
 
-    It opens after three failures in a row, when the target asks for a pause, or when the way to it is broken: then one
-    alert is sent at a time. While the way is broken none is sent but one now and then. Each success closes it by one
+    It opens after three failures in a row, when the target asks for a pause, or when the route to it is broken: then one
+    alert is sent at a time. While the route is broken none is sent but one now and then. Each success closes it by one
     lane, which is twice as many for each round.
 
     Args:
@@ -71,7 +71,7 @@ class Breaker:
     def __init__(self, most: int, schedule: Sequence[float]) -> None:
         self._most = most
         self._schedule = schedule
-        # In a row: failures, refusals with a pause, and tries of a broken way.
+        # In a row: failures, refusals with a pause, and tries of a broken route.
         self._failures = self._refusals = self._probes = 0
         self.lanes: int = most
         self.paused_until: float = -math.inf
@@ -80,7 +80,7 @@ class Breaker:
 
     @property
     def is_broken(self) -> bool:
-        """Whether the way to the target was broken when it was last tried."""
+        """Whether the route to the target was broken when it was last tried."""
         return self._probes > 0
 
     def room(self, held: int, now: float) -> int:
@@ -153,7 +153,7 @@ class Breaker:
         return pause
 
     def _break(self, now: float) -> float:
-        """Let nothing be sent until the next try of the broken way; return the seconds."""
+        """Let nothing be sent until the next try of the broken route; return the seconds."""
         if now >= self.paused_until or not self._probes:
             self._probes += 1
         wait = self._schedule[min(self._probes, len(self._schedule)) - 1] if self._schedule else _LONGEST_PROBE

@@ -61,7 +61,7 @@ class Outbox:
       longer than all of it.
     - `BrokenRouteError`: no alert is dead. One is tried now and then, as the schedule says and every quarter of an hour
       at least, and no other goes to *inner* until one arrives, or is refused for its content. An incident tells people
-      at once, over the trail's other ways.
+      at once, by the trail's other routes.
     - Any other `PermanentDeliveryError`: the alert is dead.
 
     A dead alert is kept with its history until it is retried or discarded. While three attempts in a row have failed,

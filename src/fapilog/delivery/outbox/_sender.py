@@ -301,7 +301,7 @@ class Sender:
         elif verdict.status == "pending":
             message = "the outbox %s could not deliver the alert about event %s in attempt %d, %s: %s"
             _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), report.reason)
-        self._store.report(f"the way of the outbox {name}", report.reason if self._breaker.is_broken else None)
+        self._store.report(f"the route of the outbox {name}", report.reason if self._breaker.is_broken else None)
         self._store.report_attempt(report)
         self._store.wake()
 

@@ -1,4 +1,4 @@
-"""Pauses, broken ways and wrong clocks: when an outbox calls its target."""
+"""Pauses, broken routes and wrong clocks: when an outbox calls its target."""
 
 import itertools
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 BUSY = TransientDeliveryError("busy")
 
-# -- pauses and ways
+# -- pauses and routes
 
 
 @pytest.mark.parametrize("asked", [0.0, 0.001, 1e-300])
@@ -42,8 +42,8 @@ async def test_a_refusal_that_goes_on_ends_with_the_schedule(tmp_path: Path) -> 
     assert len(inner.calls) == 3
 
 
-async def test_a_broken_way_keeps_the_alerts(tmp_path: Path) -> None:
-    """While the way is broken one alert is tried now and then, people are told, and when it is mended all arrive."""
+async def test_a_broken_route_keeps_the_alerts(tmp_path: Path) -> None:
+    """While the route is broken one alert is tried now and then, people are told, and when it is mended all arrive."""
     inner = Scripted(BrokenRouteError("status 407"))
     outbox = make(inner, tmp_path, schedule=[10.0, 100.0, 100_000.0], concurrency=3)
     async with owned(outbox) as told:
@@ -54,16 +54,16 @@ async def test_a_broken_way_keeps_the_alerts(tmp_path: Path) -> None:
         # Three were under way; then 10, 100, 900, 900 ... seconds apart, and up to a fifth more.
         assert 20 <= len(calls) <= 27
         assert all(later - call >= 900 for call, later in itertools.pairwise(calls[5:]))
-        assert "status 407" in told.failures["the way of the outbox alerts"]
+        assert "status 407" in told.failures["the route of the outbox alerts"]
         assert (outbox.state.pending, outbox.state.dead) == (30, 0)
         inner.outcomes, began = [None], anyio.current_time()
         await until(lambda: not outbox.state.pending)
         assert anyio.current_time() - began < 1100
-        assert "the way of the outbox alerts" in told.recovered
+        assert "the route of the outbox alerts" in told.recovered
     assert (await outbox.history(an_event(1).event_id))[0].outcome == "permanent"
 
 
-async def test_a_way_that_is_broken_for_one_alert_alone(tmp_path: Path) -> None:
+async def test_a_route_that_is_broken_for_one_alert_alone(tmp_path: Path) -> None:
     """An alert whose own address is gone does not stand in the way of the others, which are tried in its place."""
     bad = an_event(1).event_id
     inner = Scripted(answer=lambda event: BrokenRouteError("gone") if event.event_id == bad else None)
