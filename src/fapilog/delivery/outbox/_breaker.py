@@ -53,9 +53,9 @@ class Breaker:
     """
     Judges attempts, and slows the sender down while the target fails.
 
-    It opens after three failures in a row, when the target asks for a pause, or when the route to it is broken: then one
-    alert is sent at a time. While the route is broken none is sent but one now and then. Each success closes it by one
-    lane, which is twice as many for each round.
+    It opens after three failures in a row, when the target asks for a pause, or when the route to it is broken: then
+    one alert is sent at a time. While the route is broken none is sent but one now and then. Each success closes it by
+    one lane, which is twice as many for each round.
 
     Args:
         most: Alerts that may be sent at once while it is closed.
