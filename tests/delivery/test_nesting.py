@@ -2,14 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
-from fapilog import AlertDispatcher, AuditEventType, AuditTrail, PermanentDeliveryError, TransientDeliveryError
+from fapilog import (
+    AlertDispatcher,
+    AuditEventType,
+    AuditTrail,
+    NoopAlertDispatcher,
+    PermanentDeliveryError,
+    TransientDeliveryError,
+)
 from fapilog.delivery.digest import Digest
 from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
+from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.route import Route, when
 from fapilog.testing import RecordingDispatcher, check_dispatcher
@@ -137,3 +146,24 @@ async def test_a_trail_sends_through_all_of_them(tmp_path: Path) -> None:
         assert (len(pager.alerts), len(chat.alerts)) == (5, 6)
     assert [alert.event.metadata.get("count") for alert in chat.alerts] == [None] * 6 + [4]
     assert (pager.entered, pager.left, chat.entered, chat.left) == (2, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        Outbox,
+        lambda inner, _: Digest(inner),
+        lambda inner, _: RateLimit(inner, rate=1, burst=1),
+        lambda inner, _: FanOut([inner]),
+        lambda inner, _: Fallback([inner]),
+        lambda inner, _: Route({}, default=inner),
+        lambda inner, _: Route({when(severity="info"): inner}, default=NoopAlertDispatcher()),
+    ],
+    ids=["Outbox", "Digest", "RateLimit", "FanOut", "Fallback", "default", "routes"],
+)
+@pytest.mark.parametrize("wrong", [RecordingDispatcher, None, "slack"], ids=["class", "None", "str"])
+def test_no_wrapper_takes_what_is_no_dispatcher(tmp_path: Path, wrap: Any, wrong: Any) -> None:
+    """A class, or anything else that has no `send_alert`, is refused at once, with what was expected and what came."""
+    expected = r"^\w+(\[0\])?: expected an object with `async def send_alert\(event, .*; got "
+    with pytest.raises(TypeError, match=expected):
+        wrap(wrong, tmp_path / "alerts.db")

@@ -9,7 +9,7 @@ from typing import Final
 
 import anyio
 
-from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
+from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, require_dispatcher
 from ..record.chain import ChainHead
 from ..record.errors import AmbiguousDeliveryError
 from ..tasks.life import Life, enter_all, leave_all
@@ -49,8 +49,8 @@ class Managers:
 
 
 def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
-    """Return *dispatchers* as a list; raise ValueError if there is none, or one twice."""
-    given = list(dispatchers)
+    """Return *dispatchers* as a list; raise TypeError if one is none, ValueError if there are none, or one twice."""
+    given = [require_dispatcher(f"dispatchers[{number}]", each) for number, each in enumerate(dispatchers)]
     if not given:
         raise ValueError("dispatchers: expected at least one; got none")
     if len({id(each) for each in given}) < len(given):

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Self
 
 import anyio
 
-from ..core.alerting import Alert, AlertDispatcher, Reporter, reporter
+from ..core.alerting import Alert, AlertDispatcher, Reporter, reporter, require_dispatcher
 from ..record.errors import BrokenRouteError, PermanentDeliveryError, TransientDeliveryError, reason
 from ..record.events import AuditEvent, AuditLogLevel, member
 from ..record.options import require
@@ -102,7 +102,7 @@ class Digest:
         timeout: float = 30.0,
         stop_timeout: float = 5.0,
     ) -> None:
-        self._inner = inner
+        self._inner = require_dispatcher("inner", inner)
         self._window = require("window", window, above=0, finite=True)
         self._burst = require("burst", burst, at_least=0)
         self._key = key

@@ -15,7 +15,7 @@ from typing import Self
 
 import anyio
 
-from ..core.alerting import AlertDispatcher
+from ..core.alerting import AlertDispatcher, require_dispatcher
 from ..record.errors import TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require
@@ -52,7 +52,7 @@ class RateLimit:
     """
 
     def __init__(self, inner: AlertDispatcher, *, rate: float, burst: int, max_wait: float = 5.0) -> None:
-        self._inner = inner
+        self._inner = require_dispatcher("inner", inner)
         self._managers = Managers([inner])
         self._interval = 1 / require("rate", rate, above=0, finite=True)
         self._burst = require("burst", burst, at_least=1)

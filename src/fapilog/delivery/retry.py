@@ -22,7 +22,7 @@ import msgspec
 import stamina
 import stamina.instrumentation
 
-from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, reporter
+from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, reporter, require_dispatcher
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require
@@ -109,7 +109,7 @@ class Retrying:
         retry_ambiguous: bool = False,
         on_attempt: Callable[[Attempt], None] | None = None,
     ) -> None:
-        self._inner = inner
+        self._inner = require_dispatcher("inner", inner)
         self._managers = Managers([inner])
         self._attempts = require("attempts", attempts, at_least=1)
         self._timeout = require("timeout", timeout, above=0)

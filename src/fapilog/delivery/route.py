@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
+from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, require_dispatcher
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
 from ..tasks.strangers import Log
@@ -126,11 +126,9 @@ class Route:
         for condition in routes:
             if not callable(condition):
                 raise TypeError(f'routes: expected conditions such as when(severity="critical"); got {condition!r}')
-        # Whoever writes None for "nowhere" finds out here, and not at the first alert.
-        if not hasattr(default, "send_alert"):
-            raise TypeError(f"default: expected a dispatcher, such as NoopAlertDispatcher(); got {default!r}")
-        self._routes = dict(routes)
-        self._default = default
+        self._routes = {condition: require_dispatcher("routes", each) for condition, each in routes.items()}
+        # A None for "nowhere" is refused here, and not at the first alert.
+        self._default = require_dispatcher("default", default)
         # Each once.
         self._dispatchers = list({id(each): each for each in (*routes.values(), default)}.values())
         self._managers = Managers(self._dispatchers)

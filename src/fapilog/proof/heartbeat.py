@@ -26,7 +26,7 @@ from typing import Final, Self
 import anyio
 import msgspec
 
-from ..core.alerting import AlertDispatcher
+from ..core.alerting import AlertDispatcher, require_dispatcher
 from ..core.audit import AuditTrail
 from ..record.chain import ChainHead
 from ..record.errors import reason
@@ -120,7 +120,7 @@ class Heartbeat(Uncopied):
         if not callable(key):
             _revealed(key)
         self._trail = trail
-        self._dispatcher = dispatcher
+        self._dispatcher = require_dispatcher("dispatcher", dispatcher)
         self._key = key
         self._interval = float(interval)
         self._name = name

@@ -19,7 +19,7 @@ from typing import Final, Self, cast
 
 import anyio
 
-from ...core.alerting import Alert, AlertDispatcher, reporter
+from ...core.alerting import Alert, AlertDispatcher, reporter, require_dispatcher
 from ...record.chain import ChainHead
 from ...record.errors import FapilogError
 from ...record.events import AuditEvent
@@ -136,7 +136,7 @@ class Outbox:
             require(option, value, at_least=0, finite=True)
         self.name: str = name
         self.path: Path = Path(path)
-        self._inner = inner
+        self._inner = require_dispatcher("inner", inner)
         self._managers = Managers([inner])
         self._stop_timeout = stop_timeout
         self._now = now
