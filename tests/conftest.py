@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import signal
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -33,6 +34,10 @@ MAY_BLOCK: dict[str, set[str]] = {
 settings.register_profile("quick", deadline=None, max_examples=20)
 settings.register_profile("full", deadline=None, max_examples=300)
 settings.load_profile("quick")
+
+# A shell ignores SIGINT for a command in the background, and so would the tests about it, and the children they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
