@@ -46,6 +46,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks for marks of this kind
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that is marked ``one_backend`` on asyncio alone."""
+    if metafunc.definition.get_closest_marker("one_backend"):
+        metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True))
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
     """Run the test on both backends; time jumps unless the test is marked ``real_time``."""

@@ -803,6 +803,7 @@ async def test_events_are_returned_newest_first(trail: AuditTrail) -> None:
     assert await trail.get_events(limit=0) == []
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("wanted", "numbers"),
     [
