@@ -14,9 +14,11 @@ bin := .venv/bin
 python := $(bin)/python
 # Half of their time the tests wait, for servers, disks and time-outs: four workers keep two cores busy. A page of the
 # docs is one script, so a file stays on one worker. A worker that dies ends the run: pytest-xdist would start another
-# one and wait for ever (pytest-xdist #784, #1323, #1378).
-in_parallel := -n 4 --dist loadfile --max-worker-restart 0
+# one and wait for ever (pytest-xdist #784, #1323, #1378). tests/conftest.py says which files begin first.
+in_parallel := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where images of containers turn it off, each worker and each child of a test would compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

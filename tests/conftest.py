@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import signal
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -34,11 +35,43 @@ settings.register_profile("quick", deadline=None, max_examples=20)
 settings.register_profile("full", deadline=None, max_examples=300)
 settings.load_profile("quick")
 
+# A shell ignores SIGINT for a command in the background, and so would the tests about it, and the children they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The files that take longest, by the clock: they begin first, so that all workers end at about the same time.
+LONGEST = (
+    "test_what_leaves.py",
+    "test_servers.py",
+    "test_outbox_faults.py",
+    "write-a-provider.md",
+    "test_cli.py",
+    "test_smtp.py",
+    "test_http.py",
+    "test_alertmanager.py",
+    "test_outbox.py",
+    "test_outbox_model.py",
+    "test_processes.py",
+    "test_cli_alerts.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 def pytest_collection_finish() -> None:
     """Keep the collected tests away from the garbage collector, which would walk them all in each full collection."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks for marks of this kind
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that is marked ``one_backend`` on asyncio alone."""
+    if metafunc.definition.get_closest_marker("one_backend"):
+        metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True))
 
 
 @pytest.fixture(params=["asyncio", "trio"])

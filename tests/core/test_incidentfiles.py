@@ -590,6 +590,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 async def test_a_file_that_no_process_has_written(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
@@ -656,6 +657,7 @@ async def test_what_is_no_file(tmp_path: Path, put: Callable[[Path], None], capl
 OBEYED = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\u2066\u200f\r\n2026-01-01 CRITICAL all is well\u2028\x00\x7f\ufeff"
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("part", [STORING, VERIFICATION, DISPATCHING, Part("alert_delivery", f"slack{OBEYED}")])
 @pytest.mark.parametrize("ago", [timedelta(minutes=5), timedelta(days=31)], ids=["fresh", "too old"])
 async def test_what_a_planted_text_reaches(

@@ -223,15 +223,17 @@ async def test_await_and_sync_meet(trail: AuditTrail, pager: Pager) -> None:
     assert pager.threads == ["entered in fapilog portal", "left in fapilog portal"]
 
 
+class Refusing(RecordingDispatcher):
+    """Can't be entered."""
+
+    async def __aenter__(self) -> None:
+        raise OSError("no such host")
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
 def test_a_dispatcher_that_can_not_be_entered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Starting raises what entering raised; an alert is reported as failed in the end, and logging goes on."""
-
-    class Refusing(RecordingDispatcher):
-        async def __aenter__(self) -> None:
-            raise OSError("no such host")
-
-        async def __aexit__(self, *_: object) -> None: ...
-
     trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=Refusing())
     with pytest.raises(OSError, match="no such host"):
         trail.sync.start()
@@ -246,6 +248,15 @@ def test_a_dispatcher_that_can_not_be_entered(tmp_path: Path, caplog: pytest.Log
     alerts = trail.sync.get_statistics()["alerts"]
     assert (alerts["failed"] + alerts["dispatched"], alerts["waiting"]) == (2, 0)
     assert "raised OSError" in caplog.text
+
+
+def test_stopping_what_could_not_be_started(tmp_path: Path) -> None:
+    """After a start that failed there is nothing to stop, and no event loop is needed for that."""
+    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=Refusing())
+    with pytest.raises(OSError, match="no such host"):
+        trail.sync.start()
+    trail.sync.stop()
+    assert not trail.is_started
 
 
 class LoopStorage(FileStorage):

@@ -195,18 +195,18 @@ async def test_it_is_bounded_and_concurrent(tmp_path: Path) -> None:
 async def test_days_of_outage(tmp_path: Path) -> None:
     """After three days without the other side, one success brings all that wait, the oldest first, a few at a time."""
     inner = Scripted(BUSY)
-    events = [an_event(number) for number in range(1, 101)]
+    events = [an_event(number) for number in range(1, 41)]
     async with make(inner, tmp_path) as outbox:
         for event in events:
             await outbox.send_alert(event, severity="critical")
             await anyio.sleep(600)
         await anyio.sleep(3 * DAY - 600 * len(events))
-        assert outbox.state.pending == 100
+        assert outbox.state.pending == 40
         assert inner.most_at_once <= 8
         before, inner.outcomes, inner.delay, inner.most_at_once = len(inner.calls), [None], 1.0, 0
         await until(lambda: not outbox.state.pending)
         back = inner.calls[before:]
-        assert len(back) == 100
+        assert len(back) == 40
         # The probe is whichever was due; then all others in the order in which they came.
         assert [call.event_id for call in back[1:]] == [
             event.event_id for event in events if event.event_id != back[0].event_id
@@ -222,11 +222,11 @@ async def test_a_poisoned_alert_does_not_hold_up_the_others(tmp_path: Path) -> N
     inner = Scripted(answer=lambda event: BUSY if event.event_id == bad.event_id else None)
     async with make(inner, tmp_path) as outbox:
         await outbox.send_alert(bad, severity="critical")
-        for number in range(2, 200):
+        for number in range(2, 102):
             await outbox.send_alert(an_event(number), severity="critical")
-            await anyio.sleep(5)
+            await anyio.sleep(10)
         assert len(inner.times(bad.event_id)) <= 6
-        assert len(inner.calls) - len(inner.times(bad.event_id)) == 198
+        assert len(inner.calls) - len(inner.times(bad.event_id)) == 100
 
 
 # -- life
@@ -482,7 +482,7 @@ async def test_discarding(tmp_path: Path) -> None:
         await until(lambda: inner.calls)
         assert await outbox.discard([an_event().event_id], reason="a drill") == 1
         assert await outbox.discard([an_event().event_id], reason="again") == 0
-        await anyio.sleep(10 * DAY)
+        await anyio.sleep(4 * DAY)  # longer than the schedule
     found = await outbox.find(an_event().event_id)
     assert found is not None
     assert (found.status, found.reason, len(inner.calls)) == ("discarded", "a drill", 1)
@@ -508,12 +508,12 @@ async def test_discarding_what_is_being_sent(tmp_path: Path) -> None:
 async def test_receipts_are_pruned(tmp_path: Path) -> None:
     """What was delivered longer ago than *keep* is removed with its attempts; what is dead or discarded is kept."""
     inner = Scripted(None, PermanentDeliveryError("gone"), PermanentDeliveryError("gone"), None)
-    async with make(inner, tmp_path, keep=30 * DAY, concurrency=1) as outbox:
+    async with make(inner, tmp_path, keep=3 * DAY, concurrency=1) as outbox:
         for number in (1, 2, 3):
             await outbox.send_alert(an_event(number), severity="critical")
         await until(lambda: outbox.state.dead == 2)
         await outbox.discard([an_event(3).event_id], reason="a drill")
-        await anyio.sleep(29 * DAY)
+        await anyio.sleep(2 * DAY)
         assert await statuses(outbox, an_event(1)) == ["delivered"]
         await anyio.sleep(2 * DAY)
         assert await statuses(outbox, *map(an_event, (1, 2, 3))) == [None, "dead", "discarded"]
@@ -537,7 +537,7 @@ async def test_only_the_last_attempts_are_kept(tmp_path: Path) -> None:
     inner = Scripted(*[TransientDeliveryError("slowly", retry_after=1.0)] * 150, None)
     async with make(inner, tmp_path) as outbox:
         await outbox.send_alert(an_event(), severity="critical")
-        await until(lambda: len(inner.calls) == 151)
+        await until(lambda: len(inner.calls) == 151, step=60.0)
     assert [each.number for each in await outbox.history(an_event().event_id)] == list(range(52, 152))
 
 

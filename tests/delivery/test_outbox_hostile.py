@@ -29,6 +29,7 @@ HOSTILE = {
 hostile = pytest.mark.parametrize("given", HOSTILE.values(), ids=HOSTILE)
 
 
+@pytest.mark.one_backend
 @hostile
 async def test_strings(tmp_path: Path, given: str) -> None:
     """Whatever text is in an event, its severity, channel and in a reason, it is kept and sent as it came."""
@@ -59,6 +60,7 @@ async def test_strings(tmp_path: Path, given: str) -> None:
     assert await statuses(outbox, event) == ["delivered"]
 
 
+@pytest.mark.one_backend
 @hostile
 async def test_names(tmp_path: Path, given: str) -> None:
     """A name is printable text; whatever it is, two outboxes with other names have nothing of each other."""
@@ -72,6 +74,7 @@ async def test_names(tmp_path: Path, given: str) -> None:
     assert await statuses(second, an_event()) == [None]
 
 
+@pytest.mark.one_backend
 @hostile
 async def test_events_that_nobody_knows(tmp_path: Path, given: str) -> None:
     """Asked for an event that it does not have, an outbox says so, and works on."""
@@ -91,6 +94,7 @@ def _discarding(outbox: Outbox) -> Any:
     return lambda event_id: outbox.discard([event_id], reason="a drill")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("number", [2**63 - 1, 2**63, 2**64, 2**1000, -(2**63), -(2**70), 0, -1])
 async def test_sequence_numbers(tmp_path: Path, number: int) -> None:
     """An event with a number that no database can hold is kept and sent all the same."""

@@ -72,7 +72,7 @@ async def test_a_route_that_is_broken_for_one_alert_alone(tmp_path: Path) -> Non
             await outbox.send_alert(an_event(number), severity="critical")
         await anyio.sleep(60)
         assert outbox.state.pending == 1
-        await until(lambda: outbox.state.dead)
+        await until(lambda: outbox.state.dead, step=600.0)
 
 
 # -- clocks

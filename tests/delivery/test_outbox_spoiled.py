@@ -39,6 +39,7 @@ async def found(outbox: Outbox) -> OutboxAlert:
     return alert
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("value", IMPOSSIBLE)
 @pytest.mark.parametrize("column", ["came_at", "noted_at", "attempts", "failures", "spent"])
 async def test_numbers_that_can_not_be(tmp_path: Path, column: str, value: object) -> None:
@@ -55,6 +56,7 @@ async def test_numbers_that_can_not_be(tmp_path: Path, column: str, value: objec
     assert alert.attempts in {1, 2}
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("value", [-1, -(2**63), 2**63 - 1, 0.5])
 @pytest.mark.parametrize("column", ["attempts", "failures"])
 async def test_counts_that_can_not_be(tmp_path: Path, column: str, value: object) -> None:
@@ -66,6 +68,7 @@ async def test_counts_that_can_not_be(tmp_path: Path, column: str, value: object
     assert await statuses(outbox, SPOILED, *GOOD) == ["delivered"] * 3
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("value", [*IMPOSSIBLE, 1e12])
 async def test_due_when_nobody_knows(tmp_path: Path, value: object) -> None:
     """An alert that is due at no possible time is due at once."""
@@ -87,6 +90,7 @@ async def test_due_when_nobody_knows_from_now_on(tmp_path: Path, value: object) 
         assert await statuses(outbox, SPOILED) == ["delivered"]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("column", "value"), [("severity", b"\xff"), ("channel", b"\xff")])
 async def test_words_that_are_none(tmp_path: Path, column: str, value: bytes) -> None:
     """A severity or a channel that is no text reaches the dispatcher as text."""
@@ -98,6 +102,7 @@ async def test_words_that_are_none(tmp_path: Path, column: str, value: bytes) ->
     assert len(inner.alerts) == 3
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("column", ["severity", "channel", "reason", "event_type", "event", "lease"])
 async def test_text_that_is_not_utf8(tmp_path: Path, column: str) -> None:
     """Text that is no UTF-8 keeps no alert from being sent, nor from being looked at."""
@@ -153,6 +158,7 @@ async def test_what_can_not_be_read_is_marked(tmp_path: Path) -> None:
     assert (attempt.number, attempt.began_at.year, attempt.took, attempt.outcome) == (0, 1970, None, None)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("value", IMPOSSIBLE)
 @pytest.mark.parametrize("column", ["paused_until", "pending", "dead", "sequence_number", "checksum"])
 async def test_what_is_kept_of_an_outbox(tmp_path: Path, column: str, value: object) -> None:

@@ -106,14 +106,14 @@ async def test_readers_beside_writers(tmp_path: Path, durability: str, anyio_bac
 
     async def verify(trail: AuditTrail) -> None:
         checked = 0
-        while rounds < 30:
+        while rounds < 12:
             result = await trail.verify_chain_from_storage()
             assert result.valid, result
             assert result.events_checked >= checked
             checked = result.events_checked
 
     async def read(trail: AuditTrail) -> None:
-        while rounds < 30:
+        while rounds < 12:
             events = await trail.get_events(limit=50)
             for newer, older in itertools.pairwise(events):
                 assert newer.sequence_number is not None
@@ -126,7 +126,7 @@ async def test_readers_beside_writers(tmp_path: Path, durability: str, anyio_bac
         async with anyio.create_task_group() as tasks:
             for task in (verify, verify, read, read):
                 tasks.start_soon(task, trail)
-            while rounds < 30:
+            while rounds < 12:
                 enough = {each: len(each.stored) + 10 for each in writers}
                 await anyio.to_thread.run_sync(
                     listen,

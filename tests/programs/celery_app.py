@@ -13,6 +13,7 @@ app.conf.broker_transport_options = {
     "data_folder_in": os.environ["BROKER"],
     "data_folder_out": os.environ["BROKER"],
     "control_folder": os.environ["BROKER"] + "-control",
+    "polling_interval": 0.02,  # seconds; 1 by default
 }
 
 

@@ -59,6 +59,7 @@ def at(replicas: list[Origin], **options: Any) -> AlertmanagerDispatcher:
     return AlertmanagerDispatcher(urls=[replica.url for replica in replicas], **options)
 
 
+@pytest.mark.one_backend
 async def test_what_is_posted(origin: Origin) -> None:
     """The labels say which alert it is, the annotations what it is about, and it ends by itself."""
     event = an_event(timestamp=datetime(2026, 2, 3, 4, 5, 6, tzinfo=UTC))
@@ -95,6 +96,7 @@ async def test_what_is_posted(origin: Origin) -> None:
     assert before <= end - timedelta(hours=1) <= datetime.now(UTC)
 
 
+@pytest.mark.one_backend
 async def test_a_late_alert_has_not_ended(origin: Origin) -> None:
     """An event of last year ends an hour from now, and one of tomorrow does not end before it begins."""
     async with at([origin]) as dispatcher:
@@ -106,6 +108,7 @@ async def test_a_late_alert_has_not_ended(origin: Origin) -> None:
         assert begin <= datetime.now(UTC) < end
 
 
+@pytest.mark.one_backend
 async def test_the_key_is_that_of_the_event(replicas: list[Origin]) -> None:
     """The labels are the same on every replica and for every dispatcher, and others for another event."""
     for disclosure in Disclosure:
@@ -156,6 +159,7 @@ async def test_another_alert_goes_to_all(replicas: list[Origin]) -> None:
     assert [len(replica.requests) for replica in replicas] == [4, 4, 4]
 
 
+@pytest.mark.one_backend
 async def test_a_200_is_enough(origin: Origin) -> None:
     """A 200 says that a replica has the alert, whatever packed the rest."""
     origin.script(Answer(200, b"\xff", {"content-encoding": "br"}))
@@ -198,6 +202,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("answer", "kind"), KINDS)
 async def test_one_replica_fails_as_it_fails(origin: Origin, answer: Answer, kind: type[DeliveryError]) -> None:
     """With one replica, its error is raised as it is; a page for people is none of Alertmanager's answers."""
@@ -396,6 +401,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.one_backend
 @needs_alertmanager
 @pytest.mark.parametrize("event", HOSTILE, ids=range(len(HOSTILE)))
 async def test_the_real_one_takes_any_text(real: list[str], origin: Origin, event: AuditEvent) -> None:

@@ -53,6 +53,7 @@ async def test_what_is_sent(origin: Origin) -> None:
     assert "u-17" not in sent["message"]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("severity", "kind"),
     [
@@ -79,6 +80,7 @@ ROUTES = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("channel", "counts"), ROUTES)
 async def test_a_channel_is_a_tag(channel: str | None, counts: list[int]) -> None:
     """An alert with a channel goes to the addresses with that tag and to those without any, one without to all."""
@@ -88,6 +90,7 @@ async def test_a_channel_is_a_tag(channel: str | None, counts: list[int]) -> Non
         assert [len(origin.requests) for origin in (first, second, third)] == counts
 
 
+@pytest.mark.one_backend
 async def test_a_channel_of_nobody_is_told(origin: Origin) -> None:
     """An alert that goes nowhere is not taken for delivered."""
     with pytest.raises(PermanentDeliveryError, match="no address has the channel as a tag"):
@@ -102,6 +105,7 @@ FAILURES = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("answer", FAILURES)
 async def test_a_failure_may_be_tried_again(origin: Origin, answer: Answer) -> None:
     """Apprise does not say whether a failure passes; none is hidden, followed or tried again by itself."""
@@ -114,6 +118,7 @@ async def test_a_failure_may_be_tried_again(origin: Origin, answer: Answer) -> N
     assert len(origin.requests) == 1
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
     [
@@ -171,6 +176,7 @@ def test_a_reason_is_short() -> None:
     assert len(_cleaned(["so " * 10_000, "x"], URL, "")) == 200
 
 
+@pytest.mark.one_backend
 async def test_a_service_that_repeats_everything_is_not_quoted(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that logs the service's words does not tell who did what, or the token, by the reason."""
     plugin = type(_service(address(origin)))
@@ -227,6 +233,7 @@ SOURCES: list[tuple[Callable[[], Any], type[DeliveryError], str]] = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("source", "kind", "words"), SOURCES, ids=range(len(SOURCES)))
 async def test_a_bad_address_does_not_stop_the_others(
     origin: Origin, source: Callable[[], Any], kind: type[DeliveryError], words: str
@@ -320,6 +327,7 @@ async def test_others_are_still_logged(origin: Origin, everything_said: Callable
     assert said.count("urllib3") > 0
 
 
+@pytest.mark.one_backend
 async def test_hostile_text_mentions_nobody(origin: Origin) -> None:
     """What would call everyone, or a link in disguise, is broken up."""
     words = "@everyone <!channel> <@U1> <https://evil.example|bank> a < b @ c"
@@ -339,6 +347,7 @@ async def test_hostile_text_mentions_nobody(origin: Origin) -> None:
 MARKUPS = ["discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js", "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("url", MARKUPS)
 async def test_plugins_are_given_plain_text(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a plugin makes of the text has no mention and no markup that an event brought."""
@@ -370,6 +379,7 @@ def test_any_text_fits(words: str) -> None:
     assert len(body.splitlines()) == 2 + len(Renderer(Disclosure.FULL, None)(event, "info").details) - 1
 
 
+@pytest.mark.one_backend
 async def test_a_small_service_gets_the_beginning(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a service takes little, the text is cut with an ellipsis, and sent once."""
     plugin = type(_service(address(origin)))
@@ -382,6 +392,7 @@ async def test_a_small_service_gets_the_beginning(origin: Origin, monkeypatch: p
     assert sent["message"].endswith("…")
 
 
+@pytest.mark.one_backend
 async def test_what_grows_is_cut_too(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text that is within the limit only until Apprise has escaped it is sent in one piece, within the limit."""
     plugin = type(_service(address(origin)))

@@ -79,6 +79,7 @@ STATUSES = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("status", "kind"), STATUSES)
 async def test_the_status_decides(origin: Origin, status: int, kind: type[DeliveryError]) -> None:
     """Every status but 2xx raises the error of its kind, with the status in its text and no word of the body."""
@@ -90,6 +91,7 @@ async def test_the_status_decides(origin: Origin, status: int, kind: type[Delive
     assert len(origin.requests) == 1
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 async def test_a_2xx_is_taken(origin: Origin, status: int) -> None:
     """Any 2xx means that the other side has it."""
@@ -110,6 +112,7 @@ WORDS = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("status", "words"), WORDS.items())
 async def test_a_refusal_says_what_to_do(origin: Origin, status: int, words: str) -> None:
     """What is permanent says what to change."""
@@ -134,6 +137,7 @@ PAUSES = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(("headers", "seconds"), PAUSES)
 async def test_retry_after_is_read(origin: Origin, status: int, headers: dict[str, str], seconds: float | None) -> None:
@@ -279,6 +283,7 @@ CERTIFICATES: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("name", "options", "words"), CERTIFICATES, ids=range(len(CERTIFICATES)))
 async def test_a_bad_certificate_is_named(name: str, options: dict[str, Any], words: str) -> None:
     """What is wrong with a certificate is told, each in its own words."""
@@ -370,6 +375,7 @@ PROXIED = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("status", "kind", "words"), PROXIED)
 async def test_a_proxy_that_opens_no_way(proxy: Origin, status: int, kind: type[DeliveryError], words: str) -> None:
     """A proxy that refuses the way to an https address is told from the other side, and has not seen the alert."""
@@ -487,6 +493,7 @@ PACKED: list[tuple[str | None, Callable[[bytes], bytes]]] = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("label", "pack"), PACKED, ids=range(len(PACKED)))
 @pytest.mark.parametrize("body", [b'{"ok":true}', b"ok \xc3\xa9", b""])
 async def test_an_answer_is_read_as_clients_read_it(
@@ -515,6 +522,7 @@ UNREADABLE = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("label", "body"), UNREADABLE, ids=range(len(UNREADABLE)))
 async def test_an_answer_that_cannot_be_read(origin: Origin, label: str, body: bytes) -> None:
     """A 2xx that stays unreadable is taken where its status is enough, else an error that asks for no other try."""
@@ -558,6 +566,7 @@ OWN = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("status", [200, 202, 400, 401, 403, 404, 422])
 @pytest.mark.parametrize(("body", "headers"), PAGES, ids=range(len(PAGES)))
 async def test_a_web_page_is_nobody_s_answer(origin: Origin, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -569,6 +578,7 @@ async def test_a_web_page_is_nobody_s_answer(origin: Origin, status: int, body: 
         assert str(error).startswith(f"vendor: status {status}, server nginx: a web page")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("body", "headers"), OWN)
 async def test_a_receiver_may_answer_in_any_type(origin: Origin, body: bytes, headers: dict[str, str]) -> None:
     """A short text that is labelled HTML, and XML, are no web pages."""
@@ -588,6 +598,7 @@ SERVERS = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("server", "found"), SERVERS.items())
 async def test_the_server_is_named_in_letters(origin: Origin, server: str, found: str) -> None:
     """The product that refused is named, if its name can't be anything else."""

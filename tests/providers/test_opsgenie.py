@@ -78,6 +78,7 @@ async def test_an_alert_is_created(opsgenie: Origin) -> None:
     assert not {"user_id", "metadata", "message"} & details.keys()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("path", ["/jsm/ops/integration", "/jsm/ops/integration/", ""])
 async def test_each_base_address_takes_the_same(opsgenie: Origin, path: str) -> None:
     """JSM and Opsgenie differ in what comes before the path alone."""
@@ -85,6 +86,7 @@ async def test_each_base_address_takes_the_same(opsgenie: Origin, path: str) -> 
     assert opsgenie.requests[0].path == path.rstrip("/") + "/v2/alerts"
 
 
+@pytest.mark.one_backend
 async def test_what_may_not_leave_stays(opsgenie: Origin) -> None:
     """An event with personal data has neither description, tags nor details of more than the minimum."""
     body = await sent(opsgenie, an_event(contains_pii=True))
@@ -96,12 +98,14 @@ async def test_what_may_not_leave_stays(opsgenie: Origin) -> None:
     assert full["details"]["metadata"] == '{"attempts":5}'
 
 
+@pytest.mark.one_backend
 async def test_priorities_keep_their_order(opsgenie: Origin) -> None:
     """All six severities have a priority, none a lower one than a lesser severity, and P1 is the highest."""
     priorities = [(await sent(opsgenie, an_event(log_level=level), level.value))["priority"] for level in AuditLogLevel]
     assert priorities == sorted(priorities, reverse=True) == ["P5", "P5", "P3", "P2", "P1", "P1"]
 
 
+@pytest.mark.one_backend
 async def test_the_alias_is_of_the_event_and_the_key(opsgenie: Origin) -> None:
     """The same event has the same alias whenever it is sent; another event or another team's key has another."""
     one, again, other = [(await sent(opsgenie, an_event(event_id=name)))["alias"] for name in ("a", "a", "b")]
@@ -122,6 +126,7 @@ async def test_a_recovery_closes_its_incident(opsgenie: Origin, kind: AuditEvent
     assert body == {"source": "fapilog", "note": f"SECURITY {kind.value} in auth"}
 
 
+@pytest.mark.one_backend
 async def test_a_recovery_can_name_the_event(opsgenie: Origin) -> None:
     """The id of the event that failed will do as the incident."""
     alias = (await sent(opsgenie, an_event()))["alias"]
@@ -130,11 +135,13 @@ async def test_a_recovery_can_name_the_event(opsgenie: Origin) -> None:
     assert f"/{alias}/close" in opsgenie.requests[-1].path
 
 
+@pytest.mark.one_backend
 async def test_a_recovery_of_nothing_is_an_alert(opsgenie: Origin) -> None:
     """A recovery that names no incident is not lost, but creates an alert."""
     assert "alias" in await sent(opsgenie, an_event(event_type=AuditEventType.ERROR_RECOVERED))
 
 
+@pytest.mark.one_backend
 async def test_an_incident_stays_at_home(opsgenie: Origin) -> None:
     """The name of an incident is metadata, and only its hash leaves."""
     await sent(opsgenie, an_event(metadata={"incident": "patient-42"}))
@@ -142,6 +149,7 @@ async def test_an_incident_stays_at_home(opsgenie: Origin) -> None:
     assert not [each for each in opsgenie.requests if "patient-42" in each.path or b"patient-42" in each.body]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", [14_999, 15_000, 15_001])
 async def test_a_description_has_15000_characters(opsgenie: Origin, length: int) -> None:
     """A description of 15 000 characters is whole; a longer one ends in an ellipsis."""
@@ -150,6 +158,7 @@ async def test_a_description_has_15000_characters(opsgenie: Origin, length: int)
     assert body["description"] == (words if length <= 15_000 else words[:14_999] + "…")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", [129, 130, 131])
 async def test_a_message_has_130_characters(opsgenie: Origin, length: int) -> None:
     """A message of 130 characters is whole; a longer one ends in an ellipsis."""
@@ -160,6 +169,7 @@ async def test_a_message_has_130_characters(opsgenie: Origin, length: int) -> No
     assert body["message"] == (title + words if length <= 130 else (title + words)[:129] + "…")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", [511, 512, 513])
 async def test_an_entity_has_512_characters(opsgenie: Origin, length: int) -> None:
     """An entity of 512 characters is whole; a longer one ends in an ellipsis."""
@@ -167,6 +177,7 @@ async def test_an_entity_has_512_characters(opsgenie: Origin, length: int) -> No
     assert (len(body["entity"]), body["entity"].endswith("…")) == (min(length, 512), length > 512)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", [49, 50, 51])
 @pytest.mark.parametrize("count", [19, 20, 21])
 async def test_tags_are_20_of_50_characters(opsgenie: Origin, length: int, count: int) -> None:
@@ -178,6 +189,7 @@ async def test_tags_are_20_of_50_characters(opsgenie: Origin, length: int, count
     assert tags[2].endswith("…") == (length > 50)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("letter", ["a", "\u20ac", "\U0001f600", '"', "<"])
 async def test_details_have_8000_characters(opsgenie: Origin, letter: str) -> None:
     """However long the fields are, all names and values have 8000 characters together, and name the record."""
@@ -191,6 +203,7 @@ async def test_details_have_8000_characters(opsgenie: Origin, letter: str) -> No
 HOSTILE = "<script>alert(1)</script><a href='https://evil'>click</a>\x1b[31m\u202e"
 
 
+@pytest.mark.one_backend
 async def test_hostile_text_is_text(opsgenie: Origin) -> None:
     """Nothing is markup in any field of a new alert or of a note, and controls are replaced."""
     event = an_event(
@@ -225,6 +238,7 @@ ANSWERS = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("answer", "kind", "words"), ANSWERS)
 async def test_what_opsgenie_answers(origin: Origin, answer: Answer, kind: type[DeliveryError], words: str) -> None:
     """Each answer is a failure of its kind, in our words."""
@@ -241,6 +255,7 @@ async def test_what_opsgenie_answers(origin: Origin, answer: Answer, kind: type[
 OWN_WORDS = [(401, "turned off"), (402, "plan"), (403, "allow it in its integration"), (404, "check base_url")]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("status", "words"), OWN_WORDS)
 async def test_opsgenie_itself_refuses_the_key(origin: Origin, status: int, words: str) -> None:
     """An answer that has Opsgenie's `requestId` is about the key, and nothing is sent a second time."""
@@ -251,6 +266,7 @@ async def test_opsgenie_itself_refuses_the_key(origin: Origin, status: int, word
     assert len(origin.requests) == 1
 
 
+@pytest.mark.one_backend
 async def test_a_202_is_enough(origin: Origin) -> None:
     """A 202 says that the request was taken, whatever packed the rest."""
     origin.script(Answer(202, b"\xff", {"content-encoding": "br"}))

@@ -112,6 +112,7 @@ async def test_it_resolves_as_the_vendors_client_does(pagerduty_tls: tuple[Origi
     assert ours == json.loads(origin.requests[-1].body)
 
 
+@pytest.mark.one_backend
 async def test_details_are_those_of_the_level(pagerduty: Origin) -> None:
     """The details have what the disclosure level allows, and the channel."""
     await to(pagerduty).send_alert(an_event(), severity="security", channel="#on-call")
@@ -123,12 +124,14 @@ async def test_details_are_those_of_the_level(pagerduty: Origin) -> None:
     assert full["payload"]["custom_details"]["metadata"] == {"attempts": 5}
 
 
+@pytest.mark.one_backend
 async def test_any_channel_can_be_sent(pagerduty: Origin) -> None:
     """A lone surrogate in a policy's channel is sent as its escape."""
     await to(pagerduty).send_alert(an_event(), severity="security", channel="#\ud83d")
     assert json.loads(pagerduty.requests[0].body)["payload"]["custom_details"]["channel"] == "#\\ud83d"
 
 
+@pytest.mark.one_backend
 async def test_minimal_has_no_host_to_name(pagerduty: Origin) -> None:
     """Where the machine may not be told, the component is the source; without one it is fapilog."""
     body = await sent(pagerduty, an_event(), disclosure=Disclosure.MINIMAL)
@@ -142,6 +145,7 @@ async def test_minimal_has_no_host_to_name(pagerduty: Origin) -> None:
 RANKS = ["info", "warning", "error", "critical"]
 
 
+@pytest.mark.one_backend
 async def test_severities_keep_their_order(pagerduty: Origin) -> None:
     """All six severities become one that PagerDuty knows, none below a lesser one."""
     ranks = [
@@ -152,6 +156,7 @@ async def test_severities_keep_their_order(pagerduty: Origin) -> None:
     assert ranks == sorted(ranks) == [0, 0, 1, 2, 3, 3]
 
 
+@pytest.mark.one_backend
 async def test_the_key_is_of_the_event(pagerduty: Origin) -> None:
     """The same event has the same key whenever it is sent, another event another."""
     keys = [(await sent(pagerduty, an_event(event_id=name)))["dedup_key"] for name in ("a", "a", "b")]
@@ -172,6 +177,7 @@ async def test_a_recovery_resolves_its_incident(pagerduty: Origin, kind: AuditEv
     assert closed.keys() == {"routing_key", "event_action", "dedup_key"}
 
 
+@pytest.mark.one_backend
 async def test_a_recovery_can_name_the_event(pagerduty: Origin) -> None:
     """The id of the event that failed will do as the incident."""
     opened = await sent(pagerduty, an_event())
@@ -183,6 +189,7 @@ async def test_a_recovery_can_name_the_event(pagerduty: Origin) -> None:
     assert (await sent(pagerduty, event))["dedup_key"] == opened["dedup_key"]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "metadata", [{}, {"incident": ""}, {"incident": None}, {"incident": True}, {"incident": ["a"]}]
 )
@@ -192,6 +199,7 @@ async def test_a_recovery_of_nothing_is_an_alert(pagerduty: Origin, metadata: di
     assert (await sent(pagerduty, event))["event_action"] == "trigger"
 
 
+@pytest.mark.one_backend
 async def test_an_incident_stays_at_home(pagerduty: Origin) -> None:
     """The name of an incident is metadata, and only its hash leaves."""
     await sent(pagerduty, an_event(metadata={"incident": "patient-42"}))
@@ -221,6 +229,7 @@ async def test_a_trail_opens_and_resolves(
     assert not [each for each in pagerduty.requests if b"archive-7" in each.body]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", [1023, 1024, 1025])
 async def test_a_summary_has_1024_characters(pagerduty: Origin, length: int) -> None:
     """A summary of 1024 characters is whole; a longer one ends in an ellipsis, and the details have the rest."""
@@ -232,6 +241,7 @@ async def test_a_summary_has_1024_characters(pagerduty: Origin, length: int) -> 
     assert payload["custom_details"]["message"] == words
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("letter", ["a", "\u20ac", "\U0001f600", '"', "\x00"])
 async def test_an_event_has_512_kilobytes(pagerduty: Origin, letter: str) -> None:
     """However long its texts are, an event is no larger than PagerDuty takes, and still names the record."""
@@ -243,6 +253,7 @@ async def test_an_event_has_512_kilobytes(pagerduty: Origin, letter: str) -> Non
     assert len(payload["source"]) == len(payload["component"]) == 255
 
 
+@pytest.mark.one_backend
 async def test_large_metadata_are_cut(pagerduty: Origin) -> None:
     """Metadata that are too large become text that is cut."""
     metadata = {str(number): "m" * 1000 for number in range(1000)}
@@ -251,6 +262,7 @@ async def test_large_metadata_are_cut(pagerduty: Origin) -> None:
     assert body["payload"]["custom_details"]["metadata"].endswith("…")
 
 
+@pytest.mark.one_backend
 async def test_hostile_text_is_text(pagerduty: Origin) -> None:
     """Controls and what turns the direction of text are replaced, in names and deep inside, too."""
     words = "\x1b[31m\u202eabc\x00"
@@ -293,6 +305,7 @@ ANSWERS = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("answer", "kind", "words"), ANSWERS)
 async def test_what_pagerduty_answers(origin: Origin, answer: Answer, kind: type[DeliveryError], words: str) -> None:
     """Each answer is the failure that PagerDuty's reference says, in our words."""
@@ -315,6 +328,7 @@ async def test_too_many_events_pause(origin: Origin, headers: dict[str, str], se
     assert caught.value.retry_after == seconds
 
 
+@pytest.mark.one_backend
 async def test_a_202_is_enough(origin: Origin) -> None:
     """A 202 says that PagerDuty has the event, whatever packed the rest."""
     origin.script(Answer(202, b"\xff", {"content-encoding": "br"}))
@@ -331,12 +345,14 @@ async def test_entered_it_keeps_the_connection(pagerduty: Origin) -> None:
     assert pagerduty.connections == 1
 
 
+@pytest.mark.one_backend
 async def test_a_slash_at_the_end_is_no_matter(pagerduty: Origin) -> None:
     """The base address may end in a slash."""
     await sent(pagerduty, an_event(), base_url=pagerduty.base_url + "/")
     assert pagerduty.requests[0].path == "/v2/enqueue"
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", [0, 31, 33])
 async def test_a_routing_key_has_32_characters(length: int) -> None:
     """A key of another length is refused when it is given, or when it is asked for."""

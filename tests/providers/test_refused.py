@@ -108,6 +108,7 @@ async def failure(provider: Provider, origin: Origin) -> DeliveryError:
     return caught.value
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("provider", "refusal"), CASES)
 async def test_less_is_taken(
     origin: Origin, provider: Provider, refusal: Answer, caplog: pytest.LogCaptureFixture
@@ -127,6 +128,7 @@ async def test_less_is_taken(
     assert "says only what happened, and where in the trail it is" in record.getMessage()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("provider", "refusal"), CASES)
 async def test_less_is_refused(origin: Origin, provider: Provider, refusal: Answer) -> None:
     """What is refused again is not sent a third time, and the error says so."""
@@ -159,6 +161,7 @@ FILTERS = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("answer", FILTERS, ids=range(len(FILTERS)))
 @pytest.mark.parametrize("provider", EACH)
 async def test_what_something_refuses_is_sent_with_less(
@@ -177,6 +180,7 @@ async def test_what_something_refuses_is_sent_with_less(
     assert "s3cr3t" not in record.getMessage()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("answer", FILTERS, ids=range(len(FILTERS)))
 @pytest.mark.parametrize("provider", EACH)
 async def test_what_refuses_less_too_is_a_broken_route(origin: Origin, provider: Provider, answer: Answer) -> None:
@@ -199,6 +203,7 @@ async def test_the_second_refusal_decides(origin: Origin, provider: Provider) ->
     assert len(origin.requests) == 4
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("answer", [Answer(302), Answer(407), Answer(503), Answer(fault="close_before_answering")])
 @pytest.mark.parametrize("provider", EACH)
 async def test_other_failures_are_not_about_the_content(origin: Origin, provider: Provider, answer: Answer) -> None:

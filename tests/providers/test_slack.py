@@ -96,6 +96,7 @@ async def test_a_webhook_gets_the_message(origin: Origin) -> None:
     assert link["text"] == {"type": "mrkdwn", "text": "<https://audit/12?a=1&amp;b=%7C|The record>"}
 
 
+@pytest.mark.one_backend
 async def test_links_are_not_unfolded(origin: Origin) -> None:
     """Slack is told not to visit what is linked."""
     async with SlackDispatcher(webhook_url=origin.url) as dispatcher:
@@ -141,6 +142,7 @@ async def test_a_secret_is_asked_for_each_time(origin: Origin) -> None:
     assert origin.connections == 1
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("body", [b"ok", b"ok\n", b'{"ok":true}'])
 async def test_a_webhook_agrees_in_two_ways(origin: Origin, body: bytes) -> None:
     """A webhook says that it has the message in text, or in JSON."""
@@ -148,6 +150,7 @@ async def test_a_webhook_agrees_in_two_ways(origin: Origin, body: bytes) -> None
     await SlackDispatcher(webhook_url=origin.url).send_alert(an_event(), severity="security")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("body", [b"", b"okay", b"<html>ok</html>", b'{"ok":"true"}', b"{}", b"[]", b"\xff"])
 async def test_a_200_that_slack_did_not_write_is_no_success(origin: Origin, body: bytes) -> None:
     """What answers 200 without Slack's words, such as a proxy's page, has not delivered it."""
@@ -158,12 +161,14 @@ async def test_a_200_that_slack_did_not_write_is_no_success(origin: Origin, body
         assert ("a web page" if b"<" in body else "not Slack's") in str(error)
 
 
+@pytest.mark.one_backend
 async def test_a_bot_needs_json(origin: Origin) -> None:
     """The text by which a webhook agrees is not what the API answers."""
     origin.script(Answer(200, b"ok"))
     assert type(await failure(as_bot(origin))) is BrokenRouteError
 
 
+@pytest.mark.one_backend
 async def test_a_packed_answer_is_enough_for_a_webhook_alone(origin: Origin) -> None:
     """A 200 that can't be read says that a webhook took the message; the API says its failures with a 200 too."""
     origin.script(Answer(200, b"\x0b\x00\x80ok\x03", {"content-encoding": "br"}))
@@ -174,6 +179,7 @@ async def test_a_packed_answer_is_enough_for_a_webhook_alone(origin: Origin) -> 
     assert len(origin.requests) == 2
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("word", ["channel_not_found", "not_in_channel"])
 async def test_a_channel_of_the_policy_s_is_not_the_route(origin: Origin, word: str) -> None:
     """Where only the alert's own channel is not there, the alerts for other channels still have their way."""
@@ -207,6 +213,7 @@ WEBHOOK_ANSWERS = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("status", "word", "kind"), WEBHOOK_ANSWERS)
 async def test_what_a_webhook_answers(origin: Origin, status: int, word: str, kind: type[DeliveryError]) -> None:
     """Each word of a webhook is transient, of this content or of the route, and one that lasts says what to do."""
@@ -228,6 +235,7 @@ API_ANSWERS = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("word", "kind"), API_ANSWERS)
 async def test_what_the_api_answers(origin: Origin, word: str, kind: type[DeliveryError]) -> None:
     """A 200 with `ok` false is a failure, of the kind that its word tells."""
@@ -239,6 +247,7 @@ async def test_what_the_api_answers(origin: Origin, word: str, kind: type[Delive
         assert error.retry_after == (30 if "limit" in word else None)
 
 
+@pytest.mark.one_backend
 async def test_a_word_that_nobody_knows_is_not_repeated(origin: Origin) -> None:
     """An unknown word is permanent, and does not get into the error's text."""
     origin.script(Answer(200, b'{"ok":false,"error":"s3cr3t_word"}'), Answer(404, b"s3cr3t_word"))
@@ -281,6 +290,7 @@ async def test_the_answer_repeats_the_message(origin: Origin) -> None:
 HOSTILE = "<!channel> <!here|x> <!everyone> <!subteam^S1> <@U1> <https://evil|click> *b* `c` & &lt;!channel&gt; :fire:"
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", ["message", "component", "operation", "user_id", "hostname", "user_agent"])
 async def test_nobody_is_mentioned(name: str) -> None:
     """Whatever a text says, blocks show it as plain text, and the notification shows it escaped."""
@@ -295,6 +305,7 @@ async def test_nobody_is_mentioned(name: str) -> None:
     assert "&lt;!channel&gt; &lt;!here" in sent["text"] or name not in {"message", "component"}
 
 
+@pytest.mark.one_backend
 async def test_keys_of_metadata_are_text() -> None:
     """Names that came from outside are as plain as their values."""
     sent = message(metadata={HOSTILE: {HOSTILE: [HOSTILE]}})
@@ -302,6 +313,7 @@ async def test_keys_of_metadata_are_text() -> None:
     assert [each["type"] for each in texts(sent)].count("mrkdwn") == 1
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", [2999, 3000, 3001])
 async def test_a_message_has_3000_characters(length: int) -> None:
     """A message of 3000 characters is whole; a longer one ends in an ellipsis."""
@@ -311,6 +323,7 @@ async def test_a_message_has_3000_characters(length: int) -> None:
     assert shown == ("m" * length if length <= 3000 else "m" * 2999 + "…")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", [1999, 2000, 2001])
 async def test_a_field_has_2000_characters(length: int) -> None:
     """A field is cut with its name at 2000 characters."""
@@ -320,6 +333,7 @@ async def test_a_field_has_2000_characters(length: int) -> None:
     assert (len(shown), shown.endswith("…")) == (min(length, 2000), length > 2000)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", [999, 1000, 1001])
 async def test_the_notification_has_1000_characters(length: int) -> None:
     """The text for notifications is cut at 1000 characters."""
@@ -328,6 +342,7 @@ async def test_the_notification_has_1000_characters(length: int) -> None:
     assert (len(text), text.endswith("…")) == (min(length, 1000), length > 1000)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", range(990, 1000))
 async def test_the_cut_splits_no_entity(length: int) -> None:
     """Where the text for notifications is cut, no half of an escaped character is left."""
@@ -337,12 +352,14 @@ async def test_the_cut_splits_no_entity(length: int) -> None:
     assert len(text) <= 1000
 
 
+@pytest.mark.one_backend
 async def test_what_fits_is_said_whole() -> None:
     """An ordinary event shows every field of its disclosure level."""
     shown = {each["text"].partition("\n")[0] for each in texts(message())}
     assert {"user_id", "session_id", "client_ip", "user_agent", "metadata", "error", "checksum"} <= shown
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("level", AuditLogLevel)
 async def test_the_severity_comes_first(level: AuditLogLevel) -> None:
     """The first word of header and notification is the severity."""

@@ -283,6 +283,7 @@ async def test_what_failed_alike_is_told_once(server: Server) -> None:
         await to(server, recipients=recipients).send_alert(an_event(), severity="info")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("reply", "kind"), [("451 later", TransientDeliveryError), ("554 no", PermanentDeliveryError)])
 async def test_the_content_is_refused(server: Server, reply: str, kind: type[DeliveryError]) -> None:
     """What the server says to the whole mail counts for every recipient."""
@@ -355,6 +356,7 @@ SCRIPTS: list[tuple[dict[str, str], type[DeliveryError], str]] = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("replies", "kind", "words"), SCRIPTS)
 async def test_every_reply_has_a_meaning(replies: dict[str, str], kind: type[DeliveryError], words: str) -> None:
     """4yz is for now, 5yz for good, and what is no reply is neither; after the mail it leaves open what happened."""
@@ -370,6 +372,7 @@ NOT_OF_THE_MAIL = (530, 534, 535, 538)
 FOR_GOOD = (500, 501, 502, 503, 504, *range(550, 556))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("step", ["greeting", "mail", "rcpt", "data", "content"])
 @pytest.mark.parametrize("code", [*FOR_NOW, *NOT_OF_THE_MAIL, *FOR_GOOD])
 async def test_every_code_has_a_meaning(step: str, code: int) -> None:
@@ -398,6 +401,7 @@ SLOW_DOWN = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("step", ["greeting", "mail", "rcpt", "data", "content"])
 @pytest.mark.parametrize("reply", SLOW_DOWN)
 async def test_slow_down_is_for_now(step: str, reply: str) -> None:
@@ -433,6 +437,7 @@ OF_THE_MAIL = [
 OF_THE_ROUTE = ["535 5.7.8 log in", "550 5.7.57 not authenticated", "550 5.7.13 disabled", "554 5.2.252 SendAsDenied"]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("reply", [*OF_THE_MAIL, *OF_THE_ROUTE])
 async def test_a_refusal_of_the_mail_is_not_one_of_the_route(server: Server, reply: str) -> None:
     """What a server says to the mail breaks the route only if it is about who is sending."""
@@ -442,6 +447,7 @@ async def test_a_refusal_of_the_mail_is_not_one_of_the_route(server: Server, rep
     assert isinstance(caught.value, BrokenRouteError) == (reply in OF_THE_ROUTE)
 
 
+@pytest.mark.one_backend
 async def test_the_severity_comes_first(server: Server) -> None:
     """The subject begins with the severity, each of the six a word of its own."""
     for level in AuditLogLevel:
@@ -450,6 +456,7 @@ async def test_the_severity_comes_first(server: Server) -> None:
     assert subjects == [f"{level.value.upper()} authentication_failed in auth" for level in AuditLogLevel]
 
 
+@pytest.mark.one_backend
 async def test_the_longest_subject_is_whole(server: Server) -> None:
     """A title as long as they come is not cut, and folded so that no line is too long."""
     longest = max(AuditEventType, key=lambda each: len(each.value))
@@ -460,6 +467,7 @@ async def test_the_longest_subject_is_whole(server: Server) -> None:
     assert max(map(len, content.split(b"\r\n"))) <= 78
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("length", [14_000, 15_001])
 async def test_fields_have_15000_bytes(server: Server, length: int) -> None:
     """What fits is whole; the longest of what does not ends in an ellipsis, and the rest is still there."""
@@ -806,6 +814,7 @@ HEADER_TRICKS = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("words", HEADER_TRICKS)
 async def test_an_event_adds_no_headers(server: Server, words: str) -> None:
     """Line ends, plain or encoded, do not make headers, and the subject has its limit."""
@@ -906,6 +915,7 @@ def test_it_is_what_the_standard_library_would_write(message: str, component: st
     assert [part["Content-Type"] for part in read.iter_parts()] == [part["Content-Type"] for part in mail.iter_parts()]
 
 
+@pytest.mark.one_backend
 async def test_a_huge_event_is_cut(server: Server) -> None:
     """A mail stays small, however much an event says."""
     words = "\U0001f9d1" * 300_000

@@ -62,6 +62,7 @@ async def test_a_receiver_verifies_it(origin: Origin) -> None:
     assert "user_id" not in payload["data"]
 
 
+@pytest.mark.one_backend
 async def test_a_changed_body_is_not_verified(origin: Origin) -> None:
     """The signature covers the body and the id."""
     async with WebhookDispatcher(url=origin.url, secret=SECRET) as dispatcher:
@@ -81,6 +82,7 @@ async def test_an_id_that_was_seen_is_delivered(origin: Origin, status: int) -> 
     assert len(origin.requests) == 1
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("answers", "words"),
     [
@@ -99,6 +101,7 @@ async def test_no_other_answer_is_delivered(origin: Origin, answers: list[Answer
     assert len(origin.requests) == 2
 
 
+@pytest.mark.one_backend
 async def test_several_secrets_sign(origin: Origin) -> None:
     """While a secret is exchanged, receivers with the old and with the new one verify."""
     async with WebhookDispatcher(url=origin.url, secret=[SECRET, lambda: OTHER_SECRET]) as dispatcher:
@@ -107,6 +110,7 @@ async def test_several_secrets_sign(origin: Origin) -> None:
     assert verified(request, SECRET) == verified(request, OTHER_SECRET)
 
 
+@pytest.mark.one_backend
 async def test_the_id_is_stable(origin: Origin) -> None:
     """The id is that of event and address, whoever sends it and however often."""
     for url in (origin.url, origin.url, origin.base_url):

@@ -117,8 +117,12 @@ class Life:
             RuntimeError: The loop of the manager does not run.
         """
         self._leave.set()
+        if self._ended.is_set:
+            # Nothing to wait for; and a caller without an event loop could not wait.
+            self._raise_unless(entered=False)
+            return
         loop = self._loop  # None for a moment, if another thread is about to enter
-        if not self._ended.is_set and loop is not None and loop.is_closed:
+        if loop is not None and loop.is_closed:
             raise LoopClosedError("the event loop was closed first")
         outer = _current.get()
         if outer is not None and outer.is_hurried:
