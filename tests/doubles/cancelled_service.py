@@ -215,6 +215,8 @@ class Service:
         self.announced: Counter[str] = Counter()
         self.reported: Counter[str] = Counter()
         self.complaints: list[str] = []
+        # Of other tests.
+        self._threads = set(threading.enumerate())
         self._others: list[asyncio.Task[None]] = []
 
     # -- the code that is cancelled
@@ -327,7 +329,14 @@ class Service:
 
     async def _end_early(self, steps: Steps) -> None:
         if self.kind == "interrupt":
-            steps.arm(lambda: signal.raise_signal(signal.SIGINT))
+            here = asyncio.current_task() if is_asyncio() else None
+
+            def press() -> None:
+                # asyncio stops the next loop that it runs, if its main task is done and not yet noticed.
+                if here is None or not here.done():
+                    signal.raise_signal(signal.SIGINT)
+
+            steps.arm(press)
             await self.serve()
             steps.disarm()
             return
@@ -407,7 +416,7 @@ class Service:
         del self.trail
         self.peers, self.outbox = [], None
         gc.collect()
-        for thread in threading.enumerate():
+        for thread in set(threading.enumerate()) - self._threads:
             if thread.name.startswith("fapilog commit"):
                 thread.join(WATCHDOG)
                 assert not thread.is_alive()

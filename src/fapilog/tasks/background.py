@@ -163,8 +163,6 @@ class Background:
                 here.adopt(job.context)
             try:
                 await side_by_side((job.context, functools.partial(_alone, job)) for job in jobs)
-            except BaseExceptionGroup as group:
-                raise _only_one(group) from None
             finally:
                 # The caller was cancelled first. Each alert has to get its report, so they are kept for the next call.
                 self._kept.extend(job for job in jobs if not job.has_begun)
@@ -227,7 +225,7 @@ async def alone(call: Call) -> None:
     Await ``call()`` in a task of its own, so that a call which cancels the task it runs in ends alone.
 
     Raises:
-        BaseExceptionGroup: The exception of the call.
+        BaseException: As `side_by_side`.
     """
     await side_by_side([(copy_context(), call)])
 
@@ -237,19 +235,36 @@ async def side_by_side(calls: Iterable[tuple[Context, Call]]) -> None:
     Await *calls* at once, each in a task and in a context of its own, to their end.
 
     Raises:
-        BaseExceptionGroup: The exceptions of the calls.
+        BaseException: A `KeyboardInterrupt` or a `SystemExit` of a call, which cancels the other calls. Or the only
+            exception of the calls, and a `BaseExceptionGroup` of several.
     """
-    coroutines = [(context, call()) for context, call in calls]
+    exits: list[BaseException] = []
+    tasks = anyio.create_task_group()
+
+    async def run(call: Call) -> None:
+        try:
+            await call()
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Raised out of its task it would break asyncio's loop, which then complains of an exception that nobody has
+            # retrieved.
+            exits.append(error)
+            tasks.cancel_scope.cancel()
+
+    coroutines = [(context, run(call)) for context, call in calls]
     try:
-        async with anyio.create_task_group() as tasks:
+        async with tasks:
             for context, coroutine in coroutines:
                 context.run(tasks.start_soon, _itself, coroutine)
+    except BaseExceptionGroup as group:
+        raise _only_one(group) from None
     finally:
         # anyio leaves the coroutine behind where asyncio cancels a task before its first step, as it does when its loop
         # ends, and Python complains that the coroutine "was never awaited".
         for _, coroutine in coroutines:
             if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
                 coroutine.close()
+    if exits:
+        raise exits[0]
 
 
 def _itself(coroutine: Coroutine[Any, Any, object]) -> Coroutine[Any, Any, object]:
