@@ -4,8 +4,11 @@ import itertools
 import zlib
 from pathlib import Path
 
+import anyio
 import pytest
 
+from fapilog import AuditTrail
+from fapilog.testing import RecordingDispatcher
 from tests.clock import stop_clock_in_threads
 from tests.doubles.cancelled_service import DISPATCHERS, cancel_after, cases
 
@@ -32,3 +35,30 @@ def test_whoever_is_cancelled_is_cancelled_and_nobody_else(
     for step in itertools.count(first, EVERY):
         if not cancel_after(step, tmp_path / str(step), backend, dispatcher, way, started=started):
             break
+
+
+async def test_a_cancelled_start_is_nobody_elses(tmp_path: Path) -> None:
+    """Of two tasks that start a trail the first is cancelled: the other one starts it."""
+
+    class Slow(RecordingDispatcher):
+        async def __aenter__(self) -> None:
+            await anyio.sleep(1)
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=Slow())
+    async with anyio.create_task_group() as tasks:
+
+        async def start(scope: anyio.CancelScope) -> None:
+            with scope:
+                await trail.start()
+
+        cancelled, other = anyio.CancelScope(), anyio.CancelScope()
+        tasks.start_soon(start, cancelled)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(start, other)
+        await anyio.wait_all_tasks_blocked()
+        cancelled.cancel()
+    assert trail.is_started
+    await trail.stop()
