@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -263,3 +265,31 @@ def test_a_commit_that_calls_itself_is_refused() -> None:
     commits: GroupCommit[int, int] = GroupCommit(commit, interrupted=AuditStorageError("stored or not"))
     assert without_loop(commits.submit(1)) == 1
     assert refused == ["not committed: called from within a commit of the same thread"]
+
+
+EXITING = """
+import asyncio, sys, threading, time
+from fapilog.tasks.groupcommit import GroupCommit
+
+begun = threading.Event()
+
+def commit(items):
+    begun.set()
+    time.sleep(0.3)
+    print("committed", flush=True)
+    return items
+
+async def main():
+    commits = GroupCommit(commit, interrupted=ValueError())
+    task = asyncio.create_task(commits.submit(1))
+    await asyncio.to_thread(begun.wait)
+    sys.exit(3)
+
+asyncio.run(main())
+"""
+
+
+def test_the_exit_of_the_interpreter_waits_for_a_commit() -> None:
+    """A commit that has begun is finished before the process is gone: finalizers close the files that it writes to."""
+    ended = subprocess.run([sys.executable, "-c", EXITING], capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "committed\n", "")

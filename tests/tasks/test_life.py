@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -265,3 +265,24 @@ async def test_several_are_entered_in_order_and_left_in_reverse() -> None:
     with pytest.raises(ValueError, match="left in disorder"):
         await leave_all(lives)
     assert third.notes == ["entered", "left"]
+
+
+async def test_one_that_is_cancelled_leaves_the_entering_to_the_other() -> None:
+    """Of two callers that wait for the entering one is cancelled: nothing changes for the other; both: it is undone."""
+    for times in (1, 2):
+        manager = Manager(entering=5)
+        life = Life(manager)
+        scopes = [anyio.CancelScope(), anyio.CancelScope()]
+        async with anyio.create_task_group() as tasks:
+
+            async def call(method: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+                with scope:
+                    await method()
+
+            for method, scope in zip((life.enter, life.settled), scopes, strict=True):
+                tasks.start_soon(call, method, scope)
+                await anyio.sleep(1)
+            for scope in scopes[:times]:
+                scope.cancel()
+        assert manager.notes == (["entered"] if times == 1 else [])
+        await life.leave()

@@ -136,10 +136,17 @@ class Alerts:
             if is_new:
                 await life.enter()
                 return
-            if not life.is_leaving:
+            if life.is_leaving:
+                await life.leave(patience=self._stop_timeout + _PATIENCE)
+                continue
+            try:
                 await life.settled()
+            except RuntimeError:
+                # Whoever began to start was cancelled; this caller was not.
+                if not life.is_called_off:
+                    raise
+            else:
                 return
-            await life.leave(patience=self._stop_timeout + _PATIENCE)
 
     async def stop(self) -> None:
         """

@@ -105,7 +105,8 @@ class CatchUp:
                 self._health.working(RESUMING)
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._run)
+        self._task = self._run()
+        self._tasks.start_soon(lambda: self._task)
         return self
 
     async def __aexit__(
@@ -114,7 +115,11 @@ class CatchUp:
         assert self._tasks is not None  # noqa: S101 - entered
         self._outstanding.resend(resends=False)
         self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(None, None, None)
+        try:
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            # Where asyncio cancels the task before its first step, anyio leaves the coroutine behind, "never awaited".
+            self._task.close()
 
     async def _run(self) -> None:
         wait = _WAIT

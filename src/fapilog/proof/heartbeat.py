@@ -33,7 +33,7 @@ from ..record.errors import reason
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 from ..record.options import require
 from ..record.privacy import Uncopied, without_frames
-from ..tasks.background import Background
+from ..tasks.background import Background, alone
 from ..tasks.life import Life, enter_all, leave_all
 from ..tasks.strangers import Log, contained
 
@@ -159,8 +159,7 @@ class Heartbeat(Uncopied):
         due = anyio.current_time()
         while True:
             # In a task of its own: a dispatcher that cancels the task it is called in ends one heartbeat.
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._beat)
+            await alone(self._beat)
             # By the schedule, which does not drift; a missed heartbeat is not made up for.
             late = anyio.current_time() - due
             due += self._interval * max(1, math.floor(late / self._interval))

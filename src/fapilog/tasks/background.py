@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final
@@ -16,7 +17,7 @@ from .events import Condition
 from .loops import Loop, LoopClosedError, cancellation_of_this_task, is_without_loop
 from .strangers import Log, contained
 
-__all__ = ["Background", "Call", "Job"]
+__all__ = ["Background", "Call", "Job", "alone", "side_by_side"]
 
 _log: Final = Log("fapilog")
 
@@ -30,12 +31,16 @@ class Job:
 
     Args:
         call: To be awaited.
+
+    Attributes:
+        has_begun: Whether it was; a task that asyncio cancels before its first step does not.
     """
 
-    __slots__ = ("call", "context", "scope")
+    __slots__ = ("call", "context", "has_begun", "scope")
 
     def __init__(self, call: Call) -> None:
         self.call: Call = call
+        self.has_begun: bool = False
         self.context: Context = copy_context()
         self.scope: anyio.CancelScope | None = None
 
@@ -154,13 +159,13 @@ class Background:
             jobs = tuple(collected)
             collected.clear()
             here = Loop.current()
+            for job in jobs:
+                here.adopt(job.context)
             try:
-                async with anyio.create_task_group() as tasks:
-                    for job in jobs:
-                        here.adopt(job.context)
-                        job.context.run(tasks.start_soon, _alone, job)
-            except BaseExceptionGroup as group:
-                raise _only_one(group) from None
+                await side_by_side((job.context, functools.partial(_alone, job)) for job in jobs)
+            finally:
+                # The caller was cancelled first. Each alert has to get its report, so they are kept for the next call.
+                self._kept.extend(job for job in jobs if not job.has_begun)
 
     async def settle(self) -> None:
         """Wait until no call is left; not open, run those that are kept, at once and to their end."""
@@ -201,6 +206,7 @@ _collected: Final[ContextVar[list[Job] | None]] = ContextVar("fapilog_collected"
 
 
 async def _contained(job: Job) -> None:
+    job.has_begun = True
     # Its own calls are not for the list of the code that started it, which may be done with it by then.
     _collected.set(None)
     try:
@@ -211,9 +217,58 @@ async def _contained(job: Job) -> None:
 
 
 async def _alone(job: Job) -> None:
-    """Run a call in a task group of its own, so that a call which cancels the task it runs in ends alone."""
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_contained, job)
+    await alone(functools.partial(_contained, job))
+
+
+async def alone(call: Call) -> None:
+    """
+    Await ``call()`` in a task of its own, so that a call which cancels the task it runs in ends alone.
+
+    Raises:
+        BaseException: As `side_by_side`.
+    """
+    await side_by_side([(copy_context(), call)])
+
+
+async def side_by_side(calls: Iterable[tuple[Context, Call]]) -> None:
+    """
+    Await *calls* at once, each in a task and in a context of its own, to their end.
+
+    Raises:
+        BaseException: A `KeyboardInterrupt` or a `SystemExit` of a call, which cancels the other calls. Or the only
+            exception of the calls, and a `BaseExceptionGroup` of several.
+    """
+    exits: list[BaseException] = []
+    tasks = anyio.create_task_group()
+
+    async def run(call: Call) -> None:
+        try:
+            await call()
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Raised out of its task it would break asyncio's loop, which then complains of an exception that nobody has
+            # retrieved.
+            exits.append(error)
+            tasks.cancel_scope.cancel()
+
+    coroutines = [(context, run(call)) for context, call in calls]
+    try:
+        async with tasks:
+            for context, coroutine in coroutines:
+                context.run(tasks.start_soon, _itself, coroutine)
+    except BaseExceptionGroup as group:
+        raise _only_one(group) from None
+    finally:
+        # anyio leaves the coroutine behind where asyncio cancels a task before its first step, as it does when its loop
+        # ends, and Python complains that the coroutine "was never awaited".
+        for _, coroutine in coroutines:
+            if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                coroutine.close()
+    if exits:
+        raise exits[0]
+
+
+def _itself(coroutine: Coroutine[Any, Any, object]) -> Coroutine[Any, Any, object]:
+    return coroutine
 
 
 def _only_one(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -19,6 +20,9 @@ __all__ = ["GroupCommit"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+# Seconds that the exit of the interpreter waits for a commit that has begun.
+_PATIENCE: Final = 2.0
 
 
 class _Place(Generic[Item, Result]):
@@ -49,7 +53,8 @@ class GroupCommit(Generic[Item, Result]):
 
     Whoever holds the lock commits for all that wait. Callers in an event loop wait for one thread, which is started
     when it is first needed and sleeps between the commits. Callers without a loop commit in their own thread. A caller
-    that is cancelled, or whose loop or thread ends while it waits, stops no other. Where no thread can be had (a limit
+    that is cancelled, or whose loop or thread ends while it waits, stops no other. When the interpreter exits, it waits
+    for a commit that has begun, for two seconds at most. Where no thread can be had (a limit
     on processes is reached, or the interpreter is shutting down), the callers of a loop commit in the loop's thread.
 
     Args:
@@ -73,6 +78,7 @@ class GroupCommit(Generic[Item, Result]):
         self._thread: threading.Thread | None = None
         # Between two commits the thread holds nothing but its queue, so that it does not keep this alive.
         weakref.finalize(self, self._calls.put, None).atexit = False
+        _all.add(self)
 
     @property
     def busy(self) -> bool:
@@ -112,6 +118,14 @@ class GroupCommit(Generic[Item, Result]):
             self._waiting.pop(place, None)
             raise
         return place.result()
+
+    def finish(self) -> None:
+        """Wait until the thread has made the commits that it was called for, but not for long."""
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            done = threading.Event()
+            self._calls.put(done.set)
+            done.wait(_PATIENCE)
 
     def _submit_here(self, item: Item) -> Result:
         if self._committer == threading.get_ident():
@@ -180,3 +194,17 @@ def _make_calls(calls: SimpleQueue[Callable[[], object] | None]) -> None:
         with contextlib.suppress(BaseException):
             call()
         del call
+
+
+_all: Final[weakref.WeakSet[GroupCommit[Any, Any]]] = weakref.WeakSet()
+
+
+def _finish_all() -> None:
+    for each in tuple(_all):
+        each.finish()
+
+
+# Finalizers close what a commit uses: the outbox its SQLite connection, which crashes the process if the thread is in a
+# call of it. What was registered last is called first, and the first finalizer of a process registers them all.
+weakref.finalize(_finish_all, _finish_all).atexit = False
+atexit.register(_finish_all)

@@ -58,6 +58,8 @@ class Life:
         self._leave = Event()
         self._ended = Event()
         self._was_entered = False
+        # Those that wait for it to be entered, and those that were told that it is.
+        self._callers: dict[object, None] = {}
         self._error: Exception | None = None
 
     @property
@@ -75,9 +77,17 @@ class Life:
         """Whether `leave` was called."""
         return self._leave.is_set
 
+    @property
+    def is_called_off(self) -> bool:
+        """Whether nothing was entered, and no error is the reason: the caller of `enter` was cancelled, or the loop."""
+        return self._ended.is_set and not self._was_entered and self._error is None
+
     async def enter(self) -> None:
         """
-        Enter the manager. A caller that is cancelled meanwhile has it left again, as far as it was entered.
+        Enter the manager.
+
+        A caller that is cancelled meanwhile has it left again, as far as it was entered, unless another task waits for
+        it by `settled`.
 
         Raises:
             Exception: The manager can't be entered: its own exception.
@@ -85,20 +95,25 @@ class Life:
         """
         self._loop = Loop.current()
         self._loop.spawn(self._run, ended=self._end, context=own_context())
+        await self.settled()
+
+    async def settled(self) -> None:
+        """
+        Wait until the manager is entered, by another task; raises as `enter`.
+
+        The manager is left again only if all callers of both methods are cancelled.
+        """
+        caller = object()
+        self._callers[caller] = None
         try:
             await self._settled.wait()
         except BaseException:
-            self._leave.set()
-            self.hurry()
-            if self._scope is not None and not self._was_entered:
-                self._scope.cancel()
-            await uninterrupted(self._ended.wait)
+            del self._callers[caller]
+            if not self._callers:
+                self._leave.set()
+                self.hurry()
+                await uninterrupted(self._ended.wait)
             raise
-        self._raise_unless(entered=True)
-
-    async def settled(self) -> None:
-        """Wait until the manager is entered, by another task, or could not be."""
-        await self._settled.wait()
         self._raise_unless(entered=True)
 
     async def leave(self, *, patience: float = 60.0) -> None:
@@ -158,7 +173,8 @@ class Life:
     def _cut_short(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
-        if self._leave_within is not None and self._leave.is_set and self._scope is not None:
+        is_limited = self._leave_within is not None or not (self._was_entered or self._callers)
+        if is_limited and self._leave.is_set and self._scope is not None:
             self._scope.cancel()
 
     async def within(self, seconds: float, call: Callable[[], Coroutine[Any, Any, object]]) -> None:

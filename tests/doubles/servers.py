@@ -1,0 +1,50 @@
+"""Real servers, as programs that are run, asked and ended."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["free_port", "running", "wait_for"]
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def running(command: list[str], directory: Path, **env: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a program until the end of the block, then end it by SIGTERM, which it must obey in time."""
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env={**os.environ, "TRAIL": str(directory / "audit"), **env},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+            process.terminate()
+            process.wait(20)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for(port: int, process: "subprocess.Popen[bytes]", directory: Path) -> None:
+    """Return when something listens on *port*."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+    raise AssertionError((directory / "log").read_text())
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port

@@ -1,0 +1,48 @@
+"""`sys.exit` in code that a trail calls ends the process at once, and no alert of an outbox makes that a crash loop."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from fapilog.core.alerting import NoopAlertDispatcher
+from fapilog.delivery.outbox import Outbox
+from tests.doubles.exits import ends
+
+on_both = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("place", "started", "kept"),
+    [
+        ("dispatcher", "started", "plain"),
+        ("dispatcher", "started", "outbox"),
+        ("dispatcher", "not_started", "plain"),
+        ("coroutine", "started", "plain"),
+        ("entering", "started", "plain"),
+        ("storage", "started", "plain"),
+    ],
+)
+def test_an_exit_ends_the_process(tmp_path: Path, backend: str, place: str, started: str, kept: str) -> None:
+    """Wherever strangers' code exits, the process ends at once, with its exit code."""
+    ends(tmp_path, backend, "exit", place=place, started=started, kept=kept)
+
+
+@on_both
+def test_a_poisonous_alert_is_no_crash_loop(tmp_path: Path, backend: str) -> None:
+    """A dispatcher that exits makes an attempt each time: the attempts rise and the waits grow with each restart."""
+    outbox = Outbox(NoopAlertDispatcher(), tmp_path / "alerts.db")
+
+    waits: list[float] = []
+    for attempts in range(1, 5):
+        # The program waits for as long as the alert has to.
+        kept = "outbox" if attempts == 1 else "restarted"
+        ends(tmp_path, backend, "exit", place="dispatcher", started="started", kept=kept)
+        (alert,) = anyio.run(outbox.pending)
+        assert alert.attempts == attempts
+        assert alert.due_at is not None
+        last = anyio.run(outbox.history, alert.event_id)[-1]
+        waits.append((alert.due_at - last.began_at).total_seconds())
+    assert waits == sorted(waits)
+    assert waits[-1] > waits[0] * 3
