@@ -92,6 +92,8 @@ async def _logged(
             took.append(perf_counter() - began)
             if drains:
                 await trail.drain()
+                # So that both sides begin with threads and a loop that sleep, as in a service.
+                await anyio.sleep(0.002)
     return took
 
 
