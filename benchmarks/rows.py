@@ -62,6 +62,7 @@ def rows(*, quick: bool) -> list[Row]:
         *_storing(events),
         *_verifying(20_000, large),
         *_announcing(events),
+        *_alerting(events // 25),
         *_hanging(events // 5),
         *_delivering(events // 5),
         *_rendering(events // 5),
@@ -279,7 +280,14 @@ def _announcing(times: int) -> list[Row]:
             unit="µs",
             ours=ours("one coroutine function, until it has run", "coroutine"),
             peer=blinker("coroutine"),
-            at_most=2.5,
+            rounds=21,
+        ),
+        Row(
+            name="announce-coroutine-100",
+            unit="µs",
+            ours=ours("one coroutine function, 100 at a time, until all have run", "coroutine", batch=100),
+            peer=blinker("coroutine"),
+            at_most=15,
             rounds=21,
         ),
         Row(
@@ -287,6 +295,7 @@ def _announcing(times: int) -> list[Row]:
             unit="µs",
             ours=ours("one coroutine function, until the caller goes on", "coroutine", batch=500, until_run=False),
             peer=blinker("coroutine"),
+            at_most=2.5,
             rounds=21,
         ),
         Row(
@@ -302,6 +311,24 @@ def _announcing(times: int) -> list[Row]:
             rounds=21,
             backends=("asyncio",),
         ),
+    ]
+
+
+def _alerting(events: int) -> list[Row]:
+    def subject(what: str, durability: str, *, posts: bool) -> Subject:
+        arguments = {"events": events, "durability": durability, "posts": posts}
+        return Subject(what=what, function="latency:logged_one_by_one", arguments=arguments)
+
+    return [
+        Row(
+            name=f"alerting-{durability}",
+            unit="µs",
+            ours=subject(f'log_event of an alert to a webhook, durability="{durability}"', durability, posts=True),
+            peer=subject("no dispatcher", durability, posts=False),
+            at_most=1.3,
+            rounds=21,
+        )
+        for durability in ("write", "fsync")
     ]
 
 
@@ -381,7 +408,23 @@ def _keeping(alerts: int, large: int) -> list[Row]:
             peer=Subject(
                 what="httpx2, as many at once", function="outboxing:posted_at_once", arguments={"alerts": 2 * alerts}
             ),
-            at_least=0.8,
+            at_least=0.75,
+            rounds=5,
+        ),
+        Row(
+            name="outbox-send-cpu",
+            unit="alerts/s",
+            ours=Subject(
+                what="Outbox(webhook), backlog, a second of processor time",
+                function="outboxing:drained",
+                arguments={"alerts": 2 * alerts, "by_processor": True},
+            ),
+            peer=Subject(
+                what="httpx2, as many at once",
+                function="outboxing:posted_at_once",
+                arguments={"alerts": 2 * alerts, "by_processor": True},
+            ),
+            at_least=0.75,
             rounds=5,
         ),
         Row(

@@ -724,6 +724,16 @@ async def test_a_failing_hook_is_contained(
     assert "SECRET" not in caplog.text
 
 
+async def test_the_id_comes_before_the_work_of_the_dispatcher(tmp_path: Path, recorder: Recorder) -> None:
+    """Started, `log_event` returns before the dispatcher is called, however little the loop has to do besides."""
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=recorder) as trail:
+        for number in range(20):
+            await trail.log_event(AuditEventType.DATA_ACCESS, "m", log_level=AuditLogLevel.CRITICAL)
+            assert len(recorder) == number
+            await trail.drain()
+            assert len(recorder) == number + 1
+
+
 @pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.torture)])
 async def test_a_tight_loop_loses_no_alert(tmp_path: Path, recorder: Recorder, count: int) -> None:
     """Thousands of alerts logged in a tight loop all reach an instant dispatcher, through the smallest lane."""

@@ -12,6 +12,7 @@ import pytest
 from fapilog.core._aftermath import Aftermath
 from fapilog.core.signals import Announcer, alert_dispatched, alert_failed, compliance_alert
 from fapilog.tasks.background import Background
+from tests.doubles.running_background import Running
 
 
 class Sender:
@@ -141,6 +142,60 @@ async def test_a_hanging_receiver_is_cancelled(
     await background.settle()
     assert anyio.current_time() - began == pytest.approx(10)
     assert "Hanging raised TimeoutError" in caplog.text
+
+
+@pytest.mark.parametrize("entered", [True, False])
+async def test_each_receiver_has_its_own_time(
+    signal: blinker.NamedSignal,
+    background: Background,
+    announcer: Announcer,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    entered: bool,
+) -> None:
+    """The time of one receiver neither ends nor extends another, and a receiver of the wrong shape is a failure."""
+    calls = Calls()
+
+    async def hangs(_: object, **details: object) -> None:
+        await anyio.sleep_forever()
+
+    async def takes_nothing() -> None:
+        """Can't be called with a sender."""
+
+    for receiver in (hangs, takes_nothing, calls.coroutine):
+        signal.connect(receiver)
+    running = Running(background)
+    if entered:
+        await running.enter()
+    began = anyio.current_time()
+    announcer.announce(signal, Sender(), value=1)
+    await background.settle()
+    assert anyio.current_time() - began == pytest.approx(10)
+    if entered:
+        await running.leave(timeout=1)
+    assert calls == [("coroutine", 1)]
+    assert caplog.text.count("hangs raised TimeoutError") == 1
+    assert "takes_nothing raised TypeError" in caplog.text
+
+
+async def test_the_announcer_goes_on_first(
+    signal: blinker.NamedSignal, background: Background, announcer: Announcer
+) -> None:
+    """Nothing of an asynchronous receiver runs before the code that announces lets the loop run."""
+    calls: list[str] = []
+
+    async def note(_: object) -> None:
+        calls.append("received")
+
+    signal.connect(note)
+    running = Running(background)
+    await running.enter()
+    for _ in range(3):
+        announcer.announce(signal, Sender())
+    calls.append("announced")
+    await background.settle()
+    await running.leave(timeout=1)
+    assert calls == ["announced", *["received"] * 3]
 
 
 async def test_calls_under_way_are_limited(

@@ -179,6 +179,54 @@ async def test_an_exception_is_logged_by_its_type(caplog: pytest.LogCaptureFixtu
     assert "SECRET" not in caplog.text
 
 
+@pytest.mark.parametrize("entered", [True, False])
+async def test_a_call_has_the_time_that_it_was_given(caplog: pytest.LogCaptureFixture, *, entered: bool) -> None:
+    """A call that takes longer is cancelled, which is told to nobody but the function that was given with it."""
+    done: list[str] = []
+    failures: list[Exception] = []
+    background = Background()
+    running = Running(background)
+    if entered:
+        await running.enter()
+    background.start_soon(anyio.sleep_forever, timeout=3, failed=failures.append)
+    background.start_soon(functools.partial(wait_then, done, "a", seconds=5), timeout=6, failed=failures.append)
+    began = anyio.current_time()
+    await background.settle()
+    assert anyio.current_time() - began == pytest.approx(5)
+    if entered:
+        await running.leave(timeout=1)
+    assert done == ["a"]
+    assert [type(each) for each in failures] == [TimeoutError]
+    assert not caplog.text
+
+
+async def test_a_call_that_is_cancelled_on_leaving_has_not_failed() -> None:
+    """Leaving cancels the calls that are left; that is no lack of time."""
+    failures: list[Exception] = []
+    background = Background()
+    running = Running(background)
+    await running.enter()
+    background.start_soon(anyio.sleep_forever, timeout=60, failed=failures.append)
+    await running.leave(timeout=1)
+    assert failures == []
+
+
+def test_calls_of_a_loop_that_was_closed_are_kept_for_the_next() -> None:
+    """A call that another thread starts when the loop was closed, with calls still to begin, is kept."""
+    background = Background()
+    done: list[str] = []
+    loop = asyncio.new_event_loop()
+    running = Running(background)
+    loop.run_until_complete(running.enter())
+    background.start_soon(functools.partial(wait_then, done, "never"))
+    loop.close()
+    thread = threading.Thread(target=background.start_soon, args=[functools.partial(wait_then, done, "kept")])
+    thread.start()
+    thread.join()
+    anyio.run(background.settle)
+    assert done == ["kept"]
+
+
 @pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
 async def test_of_several_exits_one_is_raised() -> None:
     """Two calls that end the program end it once, whoever else is still running."""

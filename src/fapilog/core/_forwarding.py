@@ -11,6 +11,7 @@ from contextvars import Context, copy_context
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 
 from ..record.errors import (
     AlertBufferFullError,
@@ -21,6 +22,7 @@ from ..record.errors import (
 from ..record.events import AuditEvent
 from ..tasks.background import Background
 from ..tasks.events import Condition
+from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
 from ._aftermath import Aftermath
 from ._health import Health
@@ -31,6 +33,9 @@ from .signals import Announcer, alert_dispatched, alert_failed
 __all__ = ["AlertForwarder", "Outstanding", "Pending"]
 
 _log: Final = Log("fapilog")
+
+# Turns of the event loop in which an alert surely gets from the buffer to the dispatcher.
+_TURNS: Final = 8
 
 
 class Pending:
@@ -215,6 +220,17 @@ class AlertForwarder:
         """Wait until the buffer is not full."""
         await self._outstanding.changed.until(lambda: len(self._buffer) < self._limit)
 
+    async def make_room(self) -> None:
+        """Let this loop send while the buffer is filling up, so that a tight loop does not fill it; soon returns."""
+        home = self._background.home
+        if home is None or is_without_loop() or not home.is_here:
+            return
+        for _ in range(_TURNS):
+            # What is full stays full: a dispatcher that hangs must not delay the callers.
+            if not self._limit <= 2 * len(self._buffer) < 2 * self._limit:
+                return
+            await anyio.lowlevel.checkpoint()
+
     def receive(self, sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:
         """Take one alert. Called by the signal, from any thread; never waits for the dispatcher or for a loop."""
         pending = Pending(sender, Alert(event, severity, channel), self._clock())
@@ -291,6 +307,8 @@ class AlertForwarder:
         is_done = False
         try:
             with anyio.move_on_after(self._timeout):
+                # The call of `log_event` returns first. On asyncio it is woken a turn after the task that stores.
+                await anyio.lowlevel.checkpoint()
                 event = self._policy.for_dispatch(event)
                 await contained(
                     functools.partial(self._dispatcher.send_alert, event, severity=severity, channel=channel)

@@ -533,10 +533,7 @@ class AuditTrail:
 
     async def _store_then_announce(self, event: AuditEvent) -> None:
         self._announce(await self._recorder.record(event, announced=True))
-        home = self._alerts.background.home
-        if home is not None and not is_without_loop() and home.is_here:
-            # Lets the forwarder run, so that a tight loop does not fill its buffer.
-            await anyio.lowlevel.checkpoint()
+        await self._alerts.forwarder.make_room()
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store an event of the trail's own, which is announced next."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import PurePath
-from typing import Any, Final
+from types import FunctionType, MethodType
+from typing import Any, Final, TypeGuard
 
-import anyio
 import blinker
 
 from ..tasks.background import Background
-from ..tasks.strangers import Log, contained
+from ..tasks.strangers import Log
 from ._aftermath import Aftermath
 
 __all__ = ["Announcer", "alert_attempted", "alert_dispatched", "alert_failed", "compliance_alert"]
@@ -80,25 +80,30 @@ class Announcer:
                 self._muted.add(signal.name)
                 _log.warning("the signal %s is muted: nothing is announced on it", signal.name)
             return
-        self._muted.discard(signal.name)
+        if self._muted:
+            self._muted.discard(signal.name)
         for receiver in tuple(signal.receivers_for(sender)):
             self.call(receiver, sender, **details)
 
     def call(self, receiver: Callable[..., object], /, *args: Any, **details: Any) -> None:
         """Call *receiver* as one of a signal's: contained, and in the background if it is asynchronous."""
-        with self._aftermath.begun():
-            try:
+        try:
+            if _is_coroutine_function(receiver):
+                # Nothing of it runs before it is awaited, so it can't log an event here.
+                self._await_soon(receiver, receiver(*args, **details))
+                return
+            with self._aftermath.begun():
                 result = receiver(*args, **details)
-                # The result decides, and not the receiver: a partial, or an object with an asynchronous __call__, does
-                # not look asynchronous.
-                if result is not None and inspect.isawaitable(result):
-                    self._await_soon(receiver, result)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:
-                # CancelledError, GeneratorExit and the panics of extension modules are no Exception; raised by a plain
-                # function they are no cancellation of the caller either.
-                _log_failure(receiver, error)
+            # The result decides, and not the receiver: a partial, or an object with an asynchronous __call__, does not
+            # look asynchronous.
+            if result is not None and inspect.isawaitable(result):
+                self._await_soon(receiver, result)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            # CancelledError, GeneratorExit and the panics of extension modules are no Exception; raised by a plain
+            # function they are no cancellation of the caller either.
+            _log_failure(receiver, error)
 
     def give_up(self) -> None:
         """Close the coroutines of receivers that will not be awaited any more, since the event loop has ended."""
@@ -115,20 +120,27 @@ class Announcer:
             _close(result)
             return
         self._under_way[id(result)] = result
-        self._background.start_soon(functools.partial(self._await, receiver, result))
+        self._background.start_soon(
+            functools.partial(self._await, result),
+            timeout=self._timeout,
+            failed=functools.partial(_log_failure, receiver),
+        )
 
-    async def _await(self, receiver: object, result: Awaitable[object]) -> None:
-        async def awaited() -> object:
-            return await result
-
+    async def _await(self, result: Awaitable[object]) -> None:
         with self._aftermath.begun():
             try:
-                with anyio.fail_after(self._timeout):
-                    await contained(awaited)
-            except Exception as error:
-                _log_failure(receiver, error)
+                await result
             finally:
                 self._under_way.pop(id(result), None)
+
+
+_FUNCTIONS: Final = (FunctionType, MethodType)
+
+
+def _is_coroutine_function(receiver: object) -> TypeGuard[Callable[..., Coroutine[Any, Any, object]]]:
+    """Return whether *receiver* is an ``async def``; not whether it only acts like one."""
+    # `inspect.iscoroutinefunction` also believes a function that was marked as one, of which some runs at once.
+    return isinstance(receiver, _FUNCTIONS) and bool(receiver.__code__.co_flags & inspect.CO_COROUTINE)
 
 
 def _close(result: Awaitable[object]) -> None:

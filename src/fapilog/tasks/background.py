@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
@@ -31,18 +32,50 @@ class Job:
 
     Args:
         call: To be awaited.
+        timeout: Seconds that it may take.
+        failed: Is told what it raised, or a `TimeoutError`.
 
     Attributes:
         has_begun: Whether it was; a task that asyncio cancels before its first step does not.
     """
 
-    __slots__ = ("call", "context", "has_begun", "scope")
+    __slots__ = ("call", "context", "failed", "has_begun", "scope", "timeout")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, timeout: float, failed: Callable[[Exception], None]) -> None:
         self.call: Call = call
+        self.timeout = timeout
+        self.failed: Callable[[Exception], None] = failed
         self.has_begun: bool = False
         self.context: Context = copy_context()
         self.scope: anyio.CancelScope | None = None
+
+    async def run(self, *, shield: bool, is_late: Callable[[], bool] = bool) -> None:
+        """
+        Await the call, in a task of its own and in the context of the job.
+
+        Args:
+            shield: Whether only the scope of the job cancels it.
+            is_late: Whether it is cancelled at once.
+        """
+        self.has_begun = True
+        # One scope for the shield and the time: to enter one costs as much as to make a task.
+        deadline = math.inf if self.timeout == math.inf else anyio.current_time() + self.timeout
+        try:
+            with anyio.CancelScope(shield=shield, deadline=deadline) as self.scope:
+                if is_late():
+                    self.scope.cancel()
+                # Its own calls are not for the list of the code that started it, which may be done with it by then.
+                _collected.set(None)
+                try:
+                    await contained(self.call)
+                except Exception as error:
+                    self.failed(error)
+        except anyio.get_cancelled_exc_class():
+            if shield:
+                return  # the call cancelled the task that it runs in, which is this one and ends here, alone
+            raise
+        if self.scope.cancelled_caught and anyio.current_time() >= deadline:
+            self.failed(TimeoutError())
 
 
 class Background:
@@ -58,10 +91,12 @@ class Background:
     """
 
     def __init__(self) -> None:
-        # Guards the two next attributes, so that no call falls between being kept and being run.
+        # Guards the three next attributes, so that no call falls between being kept and being run.
         self._lock = threading.Lock()
         self.home: Loop | None = None
         self._kept: deque[Job] = deque()
+        self._to_begin: list[Job] = []
+        self._thread = 0
         self._jobs: dict[Job, None] = {}
         self._idle = Condition()
         self._is_closing = False
@@ -91,7 +126,7 @@ class Background:
         """
         self._loop_is_ending = cancellation_of_this_task()
         with self._lock:
-            self.home = Loop.current()
+            self.home, self._thread = Loop.current(), threading.get_ident()
             kept, self._kept = self._kept, deque()
             self._jobs.update(dict.fromkeys(kept))
         for job in kept:
@@ -111,10 +146,19 @@ class Background:
             finally:
                 self._is_closing, self._loop_is_ending = False, bool
 
-    def start_soon(self, call: Call) -> None:
-        """Run *call* soon, or keep it for `settle`. From any thread; never waits and never raises."""
+    def start_soon(
+        self, call: Call, *, timeout: float = math.inf, failed: Callable[[Exception], None] | None = None
+    ) -> None:
+        """
+        Run *call* soon, or keep it for `settle`. From any thread; never waits and never raises.
+
+        Args:
+            call: To be awaited, in the context variables of this code.
+            timeout: Seconds after which it is cancelled.
+            failed: Is told what *call* raised, or a `TimeoutError`; by default, the type is logged.
+        """
         collected = _collected.get()
-        self._start(Job(call), self._kept if collected is None else collected)
+        self._start(Job(call, timeout, failed or _log_failure), self._kept if collected is None else collected)
 
     def _start(self, job: Job, otherwise: list[Job] | deque[Job]) -> None:
         """Run *job* if this is open, and else add it to *otherwise*."""
@@ -124,11 +168,14 @@ class Background:
                 otherwise.append(job)
                 return
             self._jobs[job] = None
-        if home.is_here:
-            self._begin(job)
+            is_first = not self._to_begin
+            self._to_begin.append(job)
+        # The tasks are made when the code that starts the calls lets the loop run, all at once. Another thread asks for
+        # that each time: the loop may have ended meanwhile.
+        if not is_first and threading.get_ident() == self._thread:
             return
         try:
-            home.call_soon(functools.partial(self._begin, job))
+            home.call_soon(self._begin_all)
         except LoopClosedError:
             self.forget()
             self._kept.append(job)
@@ -177,47 +224,48 @@ class Background:
         """Become as new: in a forked child, and when the loop was closed; its calls are nobody's to run."""
         self.__init__()  # type: ignore[misc]
 
+    def _begin_all(self) -> None:
+        with self._lock:
+            if self.home is not None and not self.home.is_here:
+                return  # opened meanwhile in another loop, which begins them
+            jobs, self._to_begin = self._to_begin, []
+        for job in jobs:
+            self._begin(job)
+
     def _begin(self, job: Job) -> None:
         home = self.home
-        if home is None or not home.is_here:  # closed meanwhile
+        if home is None:  # closed meanwhile
             del self._jobs[job]
             self._idle.notify()
             self._kept.append(job)
             return
         # In the context of the code that started the call, which is not always the code that runs here now.
-        home.spawn(functools.partial(self._run, job), ended=functools.partial(self._end, job), context=job.context)
+        home.spawn(
+            functools.partial(job.run, shield=True, is_late=self._is_closed),
+            ended=functools.partial(self._end, job),
+            context=job.context,
+        )
 
-    async def _run(self, job: Job) -> None:
-        try:
-            with anyio.CancelScope(shield=True) as job.scope:
-                if self.home is None:
-                    job.scope.cancel()
-                await _contained(job)
-        except anyio.get_cancelled_exc_class():
-            pass  # the call cancelled the task that it runs in, which is this one and ends here, alone
+    def _is_closed(self) -> bool:
+        return self.home is None
 
     def _end(self, job: Job) -> None:
         # Not in the body of the task, which asyncio may cancel before its first step.
         self._jobs.pop(job, None)
-        self._idle.notify()
+        if not self._jobs:
+            self._idle.notify()
 
 
 _collected: Final[ContextVar[list[Job] | None]] = ContextVar("fapilog_collected", default=None)
 
 
-async def _contained(job: Job) -> None:
-    job.has_begun = True
-    # Its own calls are not for the list of the code that started it, which may be done with it by then.
-    _collected.set(None)
-    try:
-        await contained(job.call)
-    except Exception as error:
-        # Not its text or traceback, which may hold secrets.
-        _log.error("a call in the background raised %s", type(error).__qualname__)
+def _log_failure(error: Exception) -> None:
+    # Not its text or traceback, which may hold secrets.
+    _log.error("a call in the background raised %s", type(error).__qualname__)
 
 
 async def _alone(job: Job) -> None:
-    await alone(functools.partial(_contained, job))
+    await alone(functools.partial(job.run, shield=False))
 
 
 async def alone(call: Call) -> None:
