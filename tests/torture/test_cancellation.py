@@ -44,6 +44,7 @@ def test_every_step(
         print(f"{way} after step {step}")  # noqa: T201  shown when the test fails
         directory = tmp_path / "service"
         gap = chance.choice([1, 1, 2, 3, 5, 20])
-        if not cancel_after(step, directory, backend, dispatcher, way, started=started, gap=gap):
+        durable = chance.random() < 0.5
+        if not cancel_after(step, directory, backend, dispatcher, way, started=started, gap=gap, durable=durable):
             ends[way] = min(step, ends.get(way, MOST_STEPS))
         shutil.rmtree(directory)
