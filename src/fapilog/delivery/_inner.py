@@ -12,6 +12,7 @@ import anyio
 from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, require_dispatcher
 from ..record.chain import ChainHead
 from ..record.errors import AmbiguousDeliveryError
+from ..tasks.background import alone
 from ..tasks.life import Life, enter_all, leave_all
 from ..tasks.strangers import contained
 
@@ -91,8 +92,7 @@ async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | No
         if limit.cancelled_caught:
             outcome = AmbiguousDeliveryError(f"it did not return within {timeout:g} s")
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(send)
+    await alone(send)
     return outcome
 
 

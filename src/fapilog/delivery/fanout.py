@@ -9,16 +9,17 @@ Send each alert to several dispatchers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Self
-
-import anyio
 
 from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
 from ..core.partial import PartialDelivery
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.options import require
+from ..tasks.background import side_by_side
 from ._inner import Managers, checked, deliver, kinds, missing_from, resume_from, resumed_to, resuming
 
 __all__ = ["FanOut"]
@@ -93,9 +94,8 @@ class FanOut:
             else:
                 failures[number] = error
 
-        async with anyio.create_task_group() as tasks:
-            for number in self._partial.receivers_without(alert, range(len(self._dispatchers))):
-                tasks.start_soon(send, number)
+        lacking = self._partial.receivers_without(alert, range(len(self._dispatchers)))
+        await side_by_side((copy_context(), partial(send, number)) for number in lacking)
         self._partial.finish(alert, failures, len(self._dispatchers))
 
     @property
