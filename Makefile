@@ -51,7 +51,7 @@ bench: .venv/has-dev ## measure against the peers
 	$(python) -m benchmarks
 
 torture: .venv/has-dev ## kill, tear, flip and fill up, in long campaigns of TORTURE_SECONDS each
-	$(python) -m pytest -m torture -n auto --maxprocesses 4 --max-worker-restart 0 --hypothesis-profile full \
+	$(python) -m pytest -m torture -n 4 --max-worker-restart 0 --hypothesis-profile full \
 		-o faulthandler_timeout=0 --torture-seconds $(TORTURE_SECONDS) tests
 
 test-wheel: .venv/has-dev ## run the tests against the built wheel: without extras, and with all on every other CPython here
