@@ -284,10 +284,11 @@ class Poster:
         return TransientDeliveryError(f"{self._name}: no connection ({failed})")
 
     def _parsed(self, address: str) -> httpx2.URL:
-        # It is the same for most alerts, and parsing it takes a thirtieth of a whole post.
-        if self._last_url is None or self._last_url[0] != address:
-            self._last_url = address, httpx2.URL(address)
-        return self._last_url[1]
+        # It is the same for most alerts, and parsing it takes a thirtieth of a whole post. Any thread may be here.
+        known = self._last_url
+        if known is None or known[0] != address:
+            known = self._last_url = address, httpx2.URL(address)
+        return known[1]
 
 
 def _built(
