@@ -138,6 +138,7 @@ class Poster:
         # By whether they are for this machine.
         self._own_clients: dict[bool, httpx2.AsyncClient] = {}
         self._opened = 0
+        self._last_url: tuple[str, httpx2.URL] | None = None
 
     async def open(self) -> None:
         """Keep connections until `close` was called as often as this."""
@@ -253,21 +254,10 @@ class Poster:
         failed = ""
         with muted(), anyio.move_on_after(self._timeout):
             try:
-                url = httpx2.URL(request.url)
+                url = self._parsed(request.url)
                 borrowed = self._client or self._own_clients.get(is_loopback(url.host))
                 async with nullcontext(borrowed) if borrowed else await _make_client(url) as client:
-                    sent = client.build_request(
-                        "POST",
-                        url,
-                        content=stream,
-                        headers={
-                            **request.headers,
-                            "content-length": str(len(request.content)),
-                            # Not packed, please; some pack all the same.
-                            "accept-encoding": "identity",
-                        },
-                        timeout=self._phases,
-                    )
+                    sent = _built(client, url, request, stream, self._phases)
                     response = await client.send(sent, stream=True, follow_redirects=False)
                     try:
                         await read(response, body)
@@ -292,6 +282,35 @@ class Poster:
         if stream.begun:
             return self._unknown(f"sent, but there was no answer ({failed})")
         return TransientDeliveryError(f"{self._name}: no connection ({failed})")
+
+    def _parsed(self, address: str) -> httpx2.URL:
+        # It is the same for most alerts, and parsing it takes a thirtieth of a whole post. Any thread may be here.
+        known = self._last_url
+        if known is None or known[0] != address:
+            known = self._last_url = address, httpx2.URL(address)
+        return known[1]
+
+
+def _built(
+    client: httpx2.AsyncClient, url: httpx2.URL, request: Request, stream: _Content, timeout: httpx2.Timeout
+) -> httpx2.Request:
+    """Return what ``client.build_request`` would, which takes three times as long to merge headers."""
+    headers = [
+        *((name.encode("ascii"), value.encode("ascii")) for name, value in request.headers.items()),
+        (b"content-length", b"%d" % len(request.content)),
+        # Not packed, please; some pack all the same.
+        (b"accept-encoding", b"identity"),
+    ]
+    ours = {name.lower() for name, _ in headers}
+    return httpx2.Request(
+        "POST",
+        url,
+        params=client.params or None,
+        headers=[*((name, value) for name, value in client.headers.raw if name.lower() not in ours), *headers],
+        cookies=client.cookies,
+        content=stream,
+        extensions={"timeout": timeout.as_dict()},
+    )
 
 
 def _for_good(refusal: PayloadRefusedError | FilteredError, words: str) -> DeliveryError:

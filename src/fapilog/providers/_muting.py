@@ -37,15 +37,20 @@ def muted() -> Generator[None]:
 
     Sentry and OpenTelemetry are looked for, and never imported.
     """
-    with ExitStack() as stack:
-        stack.callback(_muted.reset, _muted.set(True))
-        for name, unseen in _WATCHERS.items():
-            module = sys.modules.get(name)
-            if module is not None:
+    token = _muted.set(True)
+    watchers = [(name, unseen) for name, unseen in _WATCHERS.items() if sys.modules.get(name) is not None]
+    try:
+        if not watchers:
+            yield
+            return
+        with ExitStack() as stack:
+            for name, unseen in watchers:
                 # A release of theirs that knows none of this must not cost the alert.
                 with suppress(Exception):
-                    stack.enter_context(unseen(module))
-        yield
+                    stack.enter_context(unseen(sys.modules[name]))
+            yield
+    finally:
+        _muted.reset(token)
 
 
 def _is_not_muted(_: logging.LogRecord) -> bool:
