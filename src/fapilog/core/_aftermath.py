@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -39,21 +39,18 @@ class Aftermath:
         self._seconds = seconds
         self._clock = clock
 
-    @contextmanager
-    def begun(self) -> Generator[None]:
+    def begun(self) -> AbstractContextManager[None]:
         """Make calls of receivers and dispatchers in here."""
-        call = _Call(self)
-        token = _calls.set((*(each for each in _calls.get() if each.counts), call))
-        try:
-            yield
-        finally:
-            call.ended = self._clock()
-            _calls.reset(token)
+        return _Call(self)
 
     @property
     def is_here(self) -> bool:
         """Whether this code runs in such a call, or was set going by one, or handles a line of the log about it."""
         return is_logging() or any(call.trail is self and call.counts for call in _calls.get())
+
+    def now(self) -> float:
+        """Return the seconds of the clock."""
+        return self._clock()
 
     def lasts(self, call: _Call) -> bool:
         """Return whether *call* still counts."""
@@ -61,11 +58,21 @@ class Aftermath:
 
 
 class _Call:
-    __slots__ = ("ended", "trail")
+    """A call; as a context manager, for it is made for each receiver and a generator would cost as much as the rest."""
+
+    __slots__ = ("_token", "ended", "trail")
 
     def __init__(self, trail: Aftermath) -> None:
         self.trail = trail
         self.ended: float | None = None
+
+    def __enter__(self) -> None:
+        before = _calls.get()
+        self._token = _calls.set((*(each for each in before if each.counts), self) if before else (self,))
+
+    def __exit__(self, *_: object) -> None:
+        self.ended = self.trail.now()
+        _calls.reset(self._token)
 
     @property
     def counts(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Final, TypeVar
@@ -129,8 +130,16 @@ def _is_cancelled() -> bool:
     return anyio.current_effective_deadline() == -math.inf or cancellation_of_this_task()()
 
 
-def _current_task() -> int | None:
+def _current_task() -> object:
+    """Return the task that runs here; None if no loop runs, or no task of it. anyio's description of it costs more."""
+    trio = getattr(sys.modules.get("trio"), "lowlevel", None)
     try:
-        return anyio.get_current_task().id
-    except RuntimeError:  # no loop runs here, or no task of it
+        if getattr(trio, "in_trio_task", bool)():
+            return trio.current_task()  # type: ignore[union-attr]
+        return getattr(sys.modules.get("asyncio"), "current_task", _nothing)()
+    except RuntimeError:
         return None
+
+
+def _nothing() -> None:
+    pass
