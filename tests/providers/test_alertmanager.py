@@ -170,9 +170,16 @@ async def test_a_200_is_enough(origin: Origin) -> None:
 async def test_a_hanging_replica_does_not_hold_up_the_others(replicas: list[Origin]) -> None:
     """When the call is cancelled, those that have the alert are remembered."""
     replicas[0].script(Answer(fault="hang_before_answering"), Answer())
+    alert = Alert(an_event(), "info", None)
     async with at(replicas) as dispatcher:
-        with anyio.move_on_after(0.5):
-            await dispatcher.send_alert(an_event(), severity="info")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: dispatcher.send_alert(alert.event, severity="info"))
+            with anyio.fail_after(30):
+                while (  # noqa: ASYNC110  what has an event to wait for is in other threads
+                    dispatcher._partial.receivers_without(alert, range(3)) != [0] or not replicas[0].requests
+                ):
+                    await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
         assert [len(replica.requests) for replica in replicas] == [1, 1, 1]
         await dispatcher.send_alert(an_event(), severity="info")
     assert [len(replica.requests) for replica in replicas] == [2, 1, 1]

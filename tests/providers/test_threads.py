@@ -21,7 +21,7 @@ where: ContextVar[str] = ContextVar("where", default="nowhere")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("target", ["email", "apprise"])
 def test_a_silent_target_does_not_keep_the_process(tmp_path: Path, target: str, backend: str) -> None:
-    """A process ends within two seconds of the stop of its trail, while its target would have half a minute."""
+    """A process ends soon after the stop of its trail, while its target would have half a minute."""
     if target == "apprise":
         pytest.importorskip("apprise")
     command = [sys.executable, str(PROGRAM), str(tmp_path), backend, target]
@@ -29,7 +29,7 @@ def test_a_silent_target_does_not_keep_the_process(tmp_path: Path, target: str, 
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "stopped\n"
-            assert process.wait(2) == 0
+            assert process.wait(10) == 0
         finally:
             process.kill()
 
