@@ -11,7 +11,7 @@ from msgspec.structs import force_setattr
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow_events
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
 from ..record.privacy import Discreet
-from ..record.values import text
+from ..record.values import escaped, given_text
 
 __all__ = ["AuditStorage", "EventFilter", "head_of", "holds"]
 
@@ -25,8 +25,8 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
         end_time: Not after this time; aware.
         event_type: Of this type.
         log_level: Of this level; no other, also no higher one.
-        user_id: By this user.
-        component: In this component.
+        user_id: By this user, as it was given to the trail.
+        component: In this component, as it was given to the trail.
     """
 
     _shown = ("event_type", "log_level")
@@ -51,7 +51,7 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
                 force_setattr(self, name, member(kind, getattr(self, name), name))
         for name in ("user_id", "component"):
             if getattr(self, name) is not None:
-                force_setattr(self, name, text(getattr(self, name)))
+                force_setattr(self, name, escaped(given_text(getattr(self, name))))
 
     def matches(self, event: AuditEvent) -> bool:
         """Return whether *event* is asked for."""
