@@ -144,13 +144,12 @@ def body(event: AuditEvent) -> bytes:
     """Return the record of *event* up to the place where its seal begins."""
     if event.sequence_number is not None or event.previous_hash is not None or event.checksum is not None:
         event = msgspec.structs.replace(event, sequence_number=None, previous_hash=None, checksum=None)
-    return _printable(_encode(event))[: -len(_UNSEALED_END)]
+    record = _encode(event)[: -len(_UNSEALED_END)]
+    return record if record.isascii() and b"\x7f" not in record else _printable(record)
 
 
 def _printable(record: bytes) -> bytes:
     r"""Return *record* with the characters that drive a terminal, or end a line, as JSON escapes (`\u0085`)."""
-    if record.isascii() and b"\x7f" not in record:
-        return record
     return _TRICKY.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), record)
 
 

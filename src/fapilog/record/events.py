@@ -224,9 +224,10 @@ class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
     One event of the trail.
 
     An event, its metadata included, can't be changed: every receiver of an alert sees the stored event. The metadata
-    are JSON values. Any other value becomes one when the event is made: a value that msgspec can encode (dates, UUIDs,
-    decimals, enums, dataclasses) as msgspec encodes it, NaN, infinities and everything else as its `repr`, an integer
-    of more than 1024 bits as hexadecimal text, and a lone surrogate in any text as its escape.
+    are JSON values. Any other value becomes one when the event is made: a mapping, and an object whose class says its
+    fields, an object; dates, UUIDs, decimals, bytes and enums what msgspec makes of them; NaN, infinities and
+    everything else its `repr`; an integer of more than 1024 bits hexadecimal text; a lone surrogate in any text its
+    escape; and a value that can't be read a text that says so. The trail cuts texts that are too long for its policy.
 
     Its `repr` shows id, type, level and sequence number alone: a crash reporter may print it.
 

@@ -80,12 +80,11 @@ def recorded(
         frozen = _unreserved(frozen, counts)
     details = None if error is None else described(error)
     tags = () if regulatory_tags is None else tuple(given_tags(regulatory_tags))
-    event = AuditEvent(
-        **given,
-        error=None if details is None else ErrorDetails(**details._asdict()),
-        regulatory_tags=tags,
-        metadata=frozen,
-    )
+    if details is None and not tags:
+        event = AuditEvent(**given, metadata=frozen)
+    else:
+        described_error = None if details is None else ErrorDetails(**details._asdict())
+        event = AuditEvent(**given, error=described_error, regulatory_tags=tags, metadata=frozen)
     try:
         record = _encode(event)
         # No text is too long in a record so short, and none was escaped without a backslash, which JSON doubles.
