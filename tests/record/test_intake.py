@@ -382,6 +382,7 @@ def test_a_dict_that_another_thread_changes_is_stored() -> None:
         for _ in range(300):
             assert kept(shared)["299"] == 299
             assert kept(OrderedDict(a=shared))["a"]["0"] == 0
+            assert kept(MappingProxyType(shared))["299"] == 299
     finally:
         stop.set()
         thread.join()

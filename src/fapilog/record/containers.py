@@ -136,7 +136,9 @@ def mapping_of(value: Any, kind: type) -> Found | None:
     if found is not None and (found[0] or getattr(kind, "items", None) is dict.items):
         return found
     if issubclass(kind, Mapping) or (looks_like_one and hasattr(kind, "items")):
-        found = _at_most((key, each) for key, each in value.items())
+        # In one step, as another thread may change the dict behind a view of it; then the pairs are looked at.
+        read, size = _at_most(value.items())
+        found = [(key, each) for key, each in read], size
     elif looks_like_one:
         # sqlite3.Row, for example, whose iterator yields the values.
         found = _at_most((key, value[key]) for key in value.keys())  # noqa: SIM118
