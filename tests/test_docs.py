@@ -20,10 +20,9 @@ import msgspec
 import pytest
 
 import fapilog
-from fapilog import AuditEvent, AuditEventType, ChainStatus, testing
+from fapilog import AuditEvent, AuditEventType, ChainStatus, CompliancePolicy, testing
 from fapilog.core import alerting
-from fapilog.record import chain, errors, events, values
-from fapilog.storage import files
+from fapilog.record import chain, containers, errors, events, freezing
 from tests.doubles.modules import PUBLIC
 from tests.doubles.observed_alerts import finish
 from tests.doubles.observed_outboxes import Counted
@@ -179,14 +178,17 @@ def test_the_table_of_members_is_the_record() -> None:
 
 def test_the_table_of_limits_has_the_numbers() -> None:
     """The limits in the reference are those in the code."""
-    limits = [row[1] for row in table("reference/record.md", "value")[:4]]
-    assert limits == ["1 MiB", "500 000", "64", "the last 32 768 characters"]
-    assert (files.MAX_RECORD_BYTES, values.MAX_VALUES, values.MAX_DEPTH, events.MAX_TRACEBACK) == (
-        1 << 20,
-        500_000,
-        64,
-        32_768,
-    )
+    limits = [row[1] for row in table("reference/record.md", "value")]
+    assert limits == ["256 KiB", "8,192 characters", "65,536 characters", "the last 32,768 characters", "500,000", "64"]
+    policy = CompliancePolicy()
+    assert (
+        policy.max_record_bytes,
+        policy.max_text_characters,
+        policy.max_message_characters,
+        events.MAX_TRACEBACK,
+        containers.MAX_VALUES,
+        freezing.MAX_DEPTH,
+    ) == (256 << 10, 8_192, 65_536, 32_768, 500_000, 64)
 
 
 def test_the_table_of_verdicts_is_complete() -> None:

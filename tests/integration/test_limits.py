@@ -18,9 +18,9 @@ from typing import Literal
 
 import pytest
 
-from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus, CompliancePolicy
+from fapilog.core.audit import AuditEvent, AuditEventType, AuditTrail, ChainStatus, CompliancePolicy
 from fapilog.record.errors import AuditStorageError
-from fapilog.storage.files import MAX_RECORD_BYTES
+from fapilog.storage.files import MAX_RECORD_BYTES, FileStorage
 from tests.doubles.trail_files import TrailFiles
 from tests.doubles.trail_oracle import records
 
@@ -504,12 +504,24 @@ async def test_another_writer_went_on_after_a_cut(tmp_path: Path) -> None:
 
 @durabilities
 async def test_the_longest_record(tmp_path: Path, durability: Durability) -> None:
-    """Events up to a mebibyte are stored and found; a longer one is refused with its length, and takes no place."""
-    async with AuditTrail(QUIET, storage_path=tmp_path, durability=durability) as trail:
-        first = await log(trail, "x" * (MAX_RECORD_BYTES - 2_000))
-        for size in (MAX_RECORD_BYTES, 5 * MAX_RECORD_BYTES):
-            with pytest.raises(AuditStorageError, match=f"at most {MAX_RECORD_BYTES} bytes"):
-                await log(trail, "x" * size)
-        second = await log(trail)
-        assert [event.event_id for event in await trail.get_events()] == [second, first]
-    assert stored(tmp_path) == [first, second]
+    """Events up to a mebibyte are stored whole if the policy says so, and a longer one is cut."""
+    policy = CompliancePolicy(
+        real_time_alerts=False, max_message_characters=5 * MAX_RECORD_BYTES, max_record_bytes=MAX_RECORD_BYTES
+    )
+    sizes = [MAX_RECORD_BYTES - 3_000, MAX_RECORD_BYTES, 5 * MAX_RECORD_BYTES]
+    async with AuditTrail(policy, storage_path=tmp_path, durability=durability) as trail:
+        ids = [await log(trail, "x" * size) for size in sizes]
+        events = await trail.get_events()
+        assert [event.event_id for event in reversed(events)] == ids
+        assert "fapilog.truncated" not in events[-1].metadata
+        assert [event.metadata["fapilog.truncated"] for event in events[:2]] == [["message"]] * 2
+        assert len(events[-1].message) == sizes[0]
+        assert (await trail.verify_chain_from_storage()).valid
+    assert stored(tmp_path) == ids
+
+
+async def test_what_is_no_record_of_a_trail_is_refused(tmp_path: Path) -> None:
+    """An event that somebody made, longer than a record can be, is refused by the storage with its length."""
+    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="x" * MAX_RECORD_BYTES)
+    with pytest.raises(AuditStorageError, match=f"at most {MAX_RECORD_BYTES} bytes"):
+        await FileStorage(tmp_path).append(event)

@@ -1,9 +1,12 @@
 """Sealing and checking records."""
 
 import json
+import unicodedata
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, ChainStatus
@@ -135,3 +138,49 @@ def test_a_stored_event_can_be_stored_again() -> None:
     event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m")
     _, seal = chain.seal(chain.body(event), 7, "0" * 64)
     assert chain.body(chain.sealed(event, seal)) == chain.body(event)
+
+
+# Unicode's names of what drives a terminal, or its order of reading, or ends a line of `str.splitlines`.
+TRICKY = [
+    each
+    for each in map(chr, range(0x7F, 0x3000))
+    if unicodedata.category(each) in {"Cc", "Zl", "Zp"}
+    or unicodedata.bidirectional(each) in {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
+    or each in "\u061c\u200e\u200f"
+]
+
+
+def test_a_record_drives_no_terminal() -> None:
+    """C1 and bidirectional controls and line separators are stored as JSON escapes, and read back as they were."""
+    assert len(TRICKY) == 33 + 2 + 9 + 3
+    given = "".join(f"a{each}b" for each in TRICKY) + "é€\u200b\u2030\u2070\U0001f9d1"
+    record = line(1, message=given, metadata={given: [given]})
+    shown = record.decode()
+    assert not set(TRICKY) & set(shown)
+    assert shown.splitlines() == [shown]
+    read = msgspec.json.decode(record, type=AuditEvent)
+    assert (read.message, read.metadata) == (given, {given: [given]})
+    assert "é€\u200b\u2030\u2070\U0001f9d1" in shown
+
+
+def test_escapes_are_under_the_checksum() -> None:
+    """The events that were read are checked by the bytes that they were stored as."""
+    first = line(1, message="a\u2028b")
+    read = msgspec.json.decode(first, type=AuditEvent)
+    assert chain.follow(EMPTY, [first]) == chain.follow_events(EMPTY, [read])
+    altered = msgspec.structs.replace(read, message="a\u2029b")
+    assert chain.verified([altered]).status is ChainStatus.ALTERED
+
+
+GOLDEN = sorted((Path(__file__).parent.parent / "golden").glob("*/*.jsonl"))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.parent.name)
+def test_golden_trails_stay_valid(path: Path) -> None:
+    """A trail of an earlier version, which has those characters as they are, verifies from its file and as events."""
+    stored = path.read_bytes().removesuffix(b"\n").split(b"\n")
+    assert any(each.encode() in path.read_bytes() for each in TRICKY)
+    head = chain.follow(EMPTY, stored)
+    assert head.sequence_number == len(stored)
+    read = [msgspec.json.decode(each, type=AuditEvent) for each in stored]
+    assert chain.follow_events(EMPTY, read) == head

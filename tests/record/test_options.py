@@ -50,3 +50,11 @@ def test_another_type_is_refused(value: Any) -> None:
     with pytest.raises(TypeError) as caught:
         require("timeout", value, above=0)
     assert str(caught.value) == f"timeout: expected a number; got a {type(value).__qualname__}"
+
+
+@pytest.mark.parametrize("value", [1.5, 1.0, "1", None])
+def test_a_whole_number_is_asked_for(value: Any) -> None:
+    """Where only a whole number has a meaning, any other is refused by its type."""
+    with pytest.raises(TypeError, match=f"^limit: expected a whole number; got a {type(value).__qualname__}$"):
+        require("limit", value, at_least=0, whole=True)
+    assert require("limit", 1, at_least=0, whole=True) == 1

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -14,7 +14,7 @@ from ..record.events import AuditEvent
 from ..record.values import FrozenDict
 from ..tasks.strangers import is_logging
 
-__all__ = ["Aftermath", "is_of_aftermath", "noted", "renamed"]
+__all__ = ["Aftermath", "is_of_aftermath", "noted"]
 
 # In the metadata of an event, so that a later process does not announce it either.
 _KEY: Final = "fapilog.not_announced"
@@ -91,10 +91,3 @@ def noted(event: AuditEvent) -> AuditEvent:
 def is_of_aftermath(event: AuditEvent) -> bool:
     """Return whether *event* has the note of `noted`."""
     return event.metadata.get(_KEY) == _WHY
-
-
-def renamed(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return *metadata* of a caller without the note, which would keep an alert from being resent."""
-    if _KEY not in metadata:
-        return metadata
-    return {key + "_" if key == _KEY else key: value for key, value in metadata.items()}

@@ -25,18 +25,19 @@ from ..record.events import (
     AuditEventType,
     AuditLogLevel,
     ComplianceLevel,
-    ErrorDetails,
     data_event_type,
+    in_short,
     member,
 )
+from ..record.intake import keywords, merged, recorded
 from ..record.options import require
 from ..record.privacy import without_frames
-from ..record.values import keywords, merged, text
+from ..record.values import given_text, name_of
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
-from ._aftermath import noted, renamed
+from ._aftermath import noted
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._reading import Events, counted
@@ -235,6 +236,9 @@ class AuditTrail:
         """
         Store an event, announce it if the policy says so, and return its id.
 
+        Any other value is recorded, whatever it is: a text that is too long for the policy is cut, and a value that
+        can't be read has its type and the type of its error in its place.
+
         Returning means that the event is stored. If the caller is cancelled while it waits, the event may be stored or
         not; a stored event that alerts is announced all the same. Only what is logged by a receiver of an alert, by the
         dispatcher, or by what these set going, is stored with a note and not announced: it would feed itself.
@@ -254,7 +258,7 @@ class AuditTrail:
             contains_pii: Whether the event contains personal data.
             contains_phi: Whether the event contains health data.
             data_classification: For example "confidential".
-            regulatory_tags: Tags of your own.
+            regulatory_tags: Tags of your own; a single text is a single tag.
             **metadata: Further values. ``metadata={...}`` is merged into them; of a key that is given both ways, the
                 value from the mapping is kept under "metadata".
 
@@ -263,30 +267,37 @@ class AuditTrail:
 
         Raises:
             AuditStorageError: The event is not stored.
+            TypeError: *contains_pii* or *contains_phi* is neither true nor false.
             ValueError: An unknown event type or log level.
         """
         if not self.policy.enabled:
             return ""
-        event = AuditEvent(
-            event_type=member(AuditEventType, event_type, "event_type"),
-            log_level=member(AuditLogLevel, log_level, "log_level"),
-            message=message,
-            component=component,
-            operation=operation,
-            user_id=user_id,
-            session_id=session_id,
-            request_id=request_id,
-            client_ip=client_ip,
-            user_agent=user_agent,
-            hostname=self._hostname,
-            process_id=os.getpid(),
-            error=None if error is None else ErrorDetails.of(error),
-            data_classification=data_classification,
-            contains_pii=bool(contains_pii),
-            contains_phi=bool(contains_phi),
-            compliance_level=self.policy.level,
-            regulatory_tags=() if regulatory_tags is None else tuple(regulatory_tags),
-            metadata=renamed(merged(metadata) if "metadata" in metadata else metadata),
+        policy = self.policy
+        event = recorded(
+            {
+                "event_type": member(AuditEventType, event_type, "event_type"),
+                "log_level": member(AuditLogLevel, log_level, "log_level"),
+                "message": message,
+                "component": component,
+                "operation": operation,
+                "user_id": user_id,
+                "session_id": session_id,
+                "request_id": request_id,
+                "client_ip": client_ip,
+                "user_agent": user_agent,
+                "hostname": self._hostname,
+                "process_id": os.getpid(),
+                "data_classification": data_classification,
+                "contains_pii": _flag("contains_pii", contains_pii),
+                "contains_phi": _flag("contains_phi", contains_phi),
+                "compliance_level": policy.level,
+            },
+            merged(metadata) if "metadata" in metadata else metadata,
+            error=error,
+            regulatory_tags=regulatory_tags,
+            max_text=policy.max_text_characters,
+            max_message=policy.max_message_characters,
+            max_record=policy.max_record_bytes,
         )
         if not self.policy.alerts_on(event):
             await self._recorder.record(event, announced=False)
@@ -313,7 +324,7 @@ class AuditTrail:
         """
         return await self.log_event(
             AuditEventType.ERROR_OCCURRED,
-            f"Error occurred: {text(error)}",
+            f"Error occurred: {in_short(given_text(error))}",
             **keywords(metadata, log_level=AuditLogLevel.ERROR, error=error, operation=operation, component=component),
         )
 
@@ -375,7 +386,7 @@ class AuditTrail:
         """
         return await self.log_event(
             data_event_type(operation),
-            f"Data {text(operation)} on resource: {text(resource)}",
+            f"Data {given_text(operation)} on resource: {given_text(resource)}",
             **keywords(
                 metadata,
                 operation=operation,
@@ -543,3 +554,12 @@ class AuditTrail:
         # In a forked child.
         self._recorder.forget()
         self._alerts.forget()
+
+
+def _flag(name: str, value: object) -> bool:
+    try:
+        return bool(value)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        raise TypeError(f"{name}: expected a bool; got a {name_of(type(value))}") from None

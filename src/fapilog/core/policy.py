@@ -9,7 +9,10 @@ import msgspec
 
 from ..record.events import AuditEvent, AuditLogLevel, ComplianceLevel, member
 from ..record.incidents import incident_of, is_recovery
+from ..record.intake import LEAST_RECORD, LEAST_TEXT
+from ..record.options import require
 from ..record.values import NO_METADATA, FrozenDict
+from ..storage.files import MAX_RECORD_BYTES
 from .alerting import Alert
 
 __all__ = ["CompliancePolicy"]
@@ -41,9 +44,14 @@ class CompliancePolicy:
             recovery still resolves its incident. Receivers in this process get the whole event.
         alert_channel: The channel that a dispatcher is told; None leaves it to the dispatcher.
         alert_channels: Other channels for some severities, for example ``{"critical": "#on-call"}``.
+        max_text_characters: The longest text of a member such as the user agent, of a tag, and of a name in the
+            metadata; of a longer one the beginning is kept, with its length and hash. At least 256.
+        max_message_characters: The same for the message, the message of an error, and the texts in the metadata.
+        max_record_bytes: The longest record; of an event that is longer still, more is cut. From 65,536 to 1,048,576.
 
     Raises:
-        ValueError: An unknown level, or an unknown severity in *alert_channels*.
+        TypeError: A limit is no whole number.
+        ValueError: An unknown level, an unknown severity in *alert_channels*, or a limit out of range.
     """
 
     level: ComplianceLevel = ComplianceLevel.BASIC
@@ -55,9 +63,15 @@ class CompliancePolicy:
     hipaa_minimum_necessary: bool = False
     alert_channel: str | None = None
     alert_channels: Mapping[str, str] = field(default_factory=FrozenDict)
+    max_text_characters: int = 8_192
+    max_message_characters: int = 65_536
+    max_record_bytes: int = 262_144
 
     def __post_init__(self) -> None:
-        """Check the names, and make the channels immutable."""
+        """Check the names and the limits, and make the channels immutable."""
+        require("max_text_characters", self.max_text_characters, at_least=LEAST_TEXT, whole=True)
+        require("max_message_characters", self.max_message_characters, at_least=LEAST_TEXT, whole=True)
+        require("max_record_bytes", self.max_record_bytes, at_least=LEAST_RECORD, at_most=MAX_RECORD_BYTES, whole=True)
         object.__setattr__(self, "level", member(ComplianceLevel, self.level, "level"))
         channels = {
             member(AuditLogLevel, severity, "alert_channels").value: channel

@@ -39,6 +39,11 @@ __all__ = [
 
 _encode: Final = msgspec.json.Encoder().encode
 
+# JSON lets these characters stand in a string as they are. A terminal obeys the C1 controls (U+0080 to U+009F) as it
+# obeys ESC, shows a line that has bidirectional controls in another order (https://trojansource.codes), and what reads
+# by `splitlines` ends a line at U+0085, U+2028 and U+2029. In UTF-8, where no character is a part of another one.
+_TRICKY: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+
 # A record's first and last bytes. Inside a JSON string a quote is escaped, so the last ones can't be part of one.
 _START: Final = b'{"v":1,'
 _UNSEALED_END: Final = b',"sequence_number":null,"previous_hash":null,"checksum":null}'
@@ -139,7 +144,23 @@ def body(event: AuditEvent) -> bytes:
     """Return the record of *event* up to the place where its seal begins."""
     if event.sequence_number is not None or event.previous_hash is not None or event.checksum is not None:
         event = msgspec.structs.replace(event, sequence_number=None, previous_hash=None, checksum=None)
-    return _encode(event)[: -len(_UNSEALED_END)]
+    record = _encode(event)[: -len(_UNSEALED_END)]
+    return record if record.isascii() and b"\x7f" not in record else _printable(record)
+
+
+def _printable(record: bytes) -> bytes:
+    r"""Return *record* with the characters that drive a terminal, or end a line, as JSON escapes (`\u0085`)."""
+    return _TRICKY.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), record)
+
+
+def _as_stored(event: AuditEvent) -> bytes:
+    """Return the record that *event* was read from: it has those characters as escapes, or as an older one had them."""
+    record = _encode(event)
+    printable = _printable(record)
+    # Of most records there is only the one form.
+    if printable == record or sha256(printable[:-_CHECKSUM_SIZE] + b"}").hexdigest() == event.checksum:
+        return printable
+    return record
 
 
 def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[bytes, Seal]:
@@ -191,7 +212,7 @@ def follow_events(head: ChainHead, events: Iterable[AuditEvent]) -> ChainHead:
     Raises:
         ChainError: An event is not the next one. The error's head is the last event that is.
     """
-    return follow(head, (_encode(event) for event in events))
+    return follow(head, map(_as_stored, events))
 
 
 def verified(events: Iterable[AuditEvent]) -> AuditChainVerificationResult:

@@ -7,22 +7,27 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import msgspec
 from msgspec.structs import force_setattr
 
+from .freezing import frozen_mapping
 from .privacy import Discreet
-from .values import NO_METADATA, FrozenDict, frozen_mapping, tags, text
+from .values import NO_METADATA, FrozenDict, cut, given_text, name_of, tags, text, unreadable
 
 __all__ = [
+    "MAX_REPEATED",
     "MAX_TRACEBACK",
     "AuditEvent",
     "AuditEventType",
     "AuditLogLevel",
     "ComplianceLevel",
+    "Described",
     "ErrorDetails",
     "data_event_type",
+    "described",
+    "in_short",
     "is_error",
     "is_security",
     "member",
@@ -30,6 +35,8 @@ __all__ = [
 
 # The end of a traceback has the failure; a deep recursion must not fill the disk.
 MAX_TRACEBACK: Final = 32_768
+# The text of an error is in a traceback too, and in the message of `log_error`: a longer one is there in short.
+MAX_REPEATED: Final = 1024
 
 
 class AuditEventType(str, Enum):
@@ -82,6 +89,8 @@ class ComplianceLevel(str, Enum):
 
 
 E = TypeVar("E", bound=Enum)
+# Of a value, in a message about it.
+_LONGEST_SHOWN: Final = 200
 
 
 def member(kind: type[E], value: object, name: str) -> E:
@@ -95,9 +104,20 @@ def member(kind: type[E], value: object, name: str) -> E:
         return value
     try:
         return kind(value)
-    except ValueError:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
         expected = ", ".join(str(each.value) for each in kind)
-        raise ValueError(f"{name}: expected one of {expected}; got {value!r}") from None
+        raise ValueError(f"{name}: expected one of {expected}; got {_shown(value)}") from None
+
+
+def _shown(value: object) -> str:
+    try:
+        return text(repr(value))[:_LONGEST_SHOWN]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return unreadable(value, error)
 
 
 class ErrorDetails(Discreet, frozen=True, kw_only=True):
@@ -126,13 +146,57 @@ class ErrorDetails(Discreet, frozen=True, kw_only=True):
     @classmethod
     def of(cls, error: object) -> Self:
         """Describe *error*; an object that is no exception by its type and text."""
-        kind = type(error)
-        lines = traceback.format_exception(error) if isinstance(error, BaseException) else []
-        return cls(
-            type=kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
-            message=text(error),
-            traceback="".join(lines)[-MAX_TRACEBACK:],
-        )
+        kind, message, trace = described(error)
+        return cls(type=kind, message=message, traceback=cut(text(trace), MAX_TRACEBACK, keep_end=True))
+
+
+class Described(NamedTuple):
+    """An exception with its texts whole, and with the lone surrogates that they have."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+def described(error: object) -> Described:
+    """Describe *error*; an object that is no exception by its type and text."""
+    kind = type(error)
+    module = _module(kind)
+    name = name_of(kind) if module == "builtins" else f"{module}.{name_of(kind)}"
+    message = given_text(error)
+    trace = _traceback(error, f"{name}: {message}") if issubclass(kind, BaseException) else ""
+    return Described(name, message, trace.replace(message, in_short(message)) if len(message) > MAX_REPEATED else trace)
+
+
+def in_short(message: str) -> str:
+    """Return *message*, the text of an error that is recorded whole elsewhere, or the beginning of a long one."""
+    return cut(message, MAX_REPEATED)
+
+
+def _module(kind: type) -> str:
+    try:
+        return given_text(type.__dict__["__module__"].__get__(kind))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return unreadable(kind, error)
+
+
+def _traceback(error: Any, last_line: str) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as failure:
+        # A SyntaxError that a template engine made of what is no text, for example.
+        why = unreadable(error, failure)
+    try:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        frames = ""
+    return f"{frames}{last_line}\n{why}\n"
 
 
 # Hexadecimal digits for the next ids. Each call of `os.urandom` gives up the interpreter lock, and a thread that takes
@@ -160,9 +224,10 @@ class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
     One event of the trail.
 
     An event, its metadata included, can't be changed: every receiver of an alert sees the stored event. The metadata
-    are JSON values. Any other value becomes one when the event is made: a value that msgspec can encode (dates, UUIDs,
-    decimals, enums, dataclasses) as msgspec encodes it, NaN, infinities and everything else as its `repr`, an integer
-    of more than 1024 bits as hexadecimal text, and a lone surrogate in any text as its escape.
+    are JSON values. Any other value becomes one when the event is made: a mapping, and an object whose class says its
+    fields, an object; dates, UUIDs, decimals, bytes and enums what msgspec makes of them; NaN, infinities and
+    everything else its `repr`; an integer of more than 1024 bits hexadecimal text; a lone surrogate in any text its
+    escape; and a value that can't be read a text that says so. The trail cuts texts that are too long for its policy.
 
     Its `repr` shows id, type, level and sequence number alone: a crash reporter may print it.
 
@@ -247,7 +312,7 @@ class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
                     force_setattr(self, name, text(value))
         if type(self.metadata) is not FrozenDict:
             force_setattr(self, "metadata", frozen_mapping(self.metadata))
-        if self.regulatory_tags != ():
+        if type(self.regulatory_tags) is not tuple or self.regulatory_tags:
             force_setattr(self, "regulatory_tags", tags(self.regulatory_tags))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -289,9 +354,12 @@ _TEXTS: Final = {
 }
 
 
+_PLAIN: Final = {str, type(None)}
+
+
 def _is_plain(event_id: str, message: str, *others: str | None) -> bool:
     """Return whether all are certain to be texts that UTF-8 can carry; the *others* may be None."""
-    try:
-        return "".join([event_id, message, *[value for value in others if value is not None]]).isascii()
-    except TypeError:
+    # A subclass of str, as a template engine has, is no text to msgspec.
+    if type(event_id) is not str or type(message) is not str or not _PLAIN.issuperset(map(type, others)):
         return False
+    return "".join([event_id, message, *filter(None, others)]).isascii()

@@ -18,6 +18,7 @@ def require(
     at_least: float | None = None,
     at_most: float | None = None,
     finite: bool = False,
+    whole: bool = False,
 ) -> _Number:
     """
     Return *value* if it is a number within the limits that are given.
@@ -29,11 +30,14 @@ def require(
         at_least: The smallest *value*, where there is no *above*; None for no such limit.
         at_most: The largest *value*; None for no such limit.
         finite: Whether *value* must not be infinite.
+        whole: Whether *value* must be an int.
 
     Raises:
-        TypeError: *value* is no number.
+        TypeError: *value* is no number, or no whole one.
         ValueError: *value* is out of range, as NaN always is.
     """
+    if whole and not isinstance(value, int):
+        raise TypeError(f"{name}: expected a whole number; got a {type(value).__qualname__}")
     try:
         # True for a number in range, and so false for NaN.
         is_in_range = (

@@ -1,38 +1,37 @@
 """
-Any value as a JSON value that can't be changed.
+Any value as text, and JSON values that can't be changed.
 
-A value that JSON can't express becomes text when the event is made, not when it is written: every event can be stored.
+Nothing that is given raises in here: a value that can't be read has its type and the type of its error in its place.
 """
 
 from __future__ import annotations
 
-import math
-import reprlib
-from collections.abc import Iterable, Mapping
+import itertools
+import re
+from collections.abc import Callable
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import msgspec
-
 __all__ = [
-    "MAX_DEPTH",
-    "MAX_INT_BITS",
-    "MAX_VALUES",
     "NO_METADATA",
     "FrozenDict",
     "FrozenList",
-    "frozen_mapping",
-    "keywords",
-    "merged",
+    "cut",
+    "escaped",
+    "given_tags",
+    "given_text",
+    "mark_of",
+    "name_of",
+    "original",
     "tags",
     "text",
+    "unreadable",
 ]
 
-# Deeper than any hand-written metadata; readers such as jq and browsers still follow.
-MAX_DEPTH: Final = 64
-# More than fit into a record that can be stored.
-MAX_VALUES: Final = 500_000
-# As many as the exponent of a JSON number that others read as a double may say.
-MAX_INT_BITS: Final = 1024
+# More than anyone reads, of the name of a class.
+_MAX_NAME: Final = 100
+# More tags than any event has; an endless iterator must end.
+_MAX_TAGS: Final = 1000
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
@@ -68,120 +67,122 @@ NO_METADATA: Final = FrozenDict()
 
 
 def text(value: object) -> str:
-    """Return *value* as text that UTF-8 can carry, whatever its `str` does."""
+    """
+    Return *value* as text that UTF-8 can carry, whatever its `str` does.
+
+    A lone surrogate becomes its escape, as which it can be read but not told from the same six characters; see
+    `escaped`, which the trail uses for what it records.
+    """
+    given = given_text(value)
+    return given if given.isascii() else given.encode("utf-8", "backslashreplace").decode()
+
+
+def given_text(value: Any) -> str:
+    """Return *value* as text, which may have lone surrogates, whatever its `str` does."""
     try:
         # Of a subclass of str, an enum for example, the text that it is and not the one that its __str__ makes.
-        given = str.__str__(value) if isinstance(value, str) else str(value)
+        return str.__str__(value) if issubclass(type(value), str) else str.__str__(str(value))
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException:
-        given = f"<{type(value).__qualname__} without text>"
-    return given.encode("utf-8", "backslashreplace").decode() if not given.isascii() else given
+    except BaseException as error:
+        return unreadable(value, error)
 
 
-def tags(given: Iterable[object]) -> tuple[str, ...]:
-    """Return *given* as a tuple of texts; a single text is a single tag."""
-    return (text(given),) if isinstance(given, str) else tuple(text(each) for each in given)
+def unreadable(value: object, error: BaseException) -> str:
+    """Return what stands in the place of a *value* that raised *error* when it was read."""
+    return f"<{name_of(type(value))}, unreadable: {name_of(type(error))}>"
 
 
-def frozen_mapping(given: Mapping[Any, Any]) -> FrozenDict:
-    """
-    Return *given* as JSON values that can't be changed.
-
-    Raises:
-        ValueError: It holds more values than an event can, or a container that holds itself so often that it would.
-    """
-    return _Freezer().mapping(given) if given else NO_METADATA
-
-
-class _Freezer:
-    """One walk through one event's metadata; the number of values is counted, since references may share them."""
-
-    def __init__(self) -> None:
-        self._parents: list[int] = []
-        self._values = 0
-
-    def mapping(self, given: Mapping[Any, Any]) -> FrozenDict:
-        self._parents.append(id(given))
-        frozen: dict[str, Any] = {}
-        for key, value in given.items():
-            name = key if type(key) is str and key.isascii() else _key(key)
-            while name in frozen:  # the number 1 and the text "1", say
-                name += "_"
-            frozen[name] = self._value(value)
-        self._parents.pop()
-        return FrozenDict(frozen)
-
-    def _sequence(self, given: Iterable[Any]) -> FrozenList:
-        self._parents.append(id(given))
-        frozen = FrozenList([self._value(each) for each in given])
-        self._parents.pop()
-        return frozen
-
-    def _value(self, value: object) -> Any:
-        self._values += 1
-        if self._values > MAX_VALUES:
-            raise ValueError(f"metadata: expected at most {MAX_VALUES} values; got more")
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, str):
-            return text(value)
-        if isinstance(value, int):
-            # Python refuses to make decimal text of very long ones, and most readers of JSON can't take them.
-            return int(value) if value.bit_length() <= MAX_INT_BITS else hex(value)
-        if isinstance(value, float):
-            return float(value) if math.isfinite(value) else repr(float(value))
-        return self._container(value)
-
-    def _container(self, value: object) -> Any:
-        if len(self._parents) >= MAX_DEPTH or id(value) in self._parents:
-            return text(reprlib.repr(value))
-        if isinstance(value, dict):
-            return self.mapping(value)
-        if isinstance(value, list | tuple | set | frozenset):
-            return self._sequence(value)
-        try:
-            plain = msgspec.to_builtins(value, enc_hook=_repr)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:
-            return _repr(value)
-        self._parents.append(id(value))
-        frozen = self._value(plain)
-        self._parents.pop()
-        return frozen
-
-
-def _key(key: object) -> str:
-    return text(key) if isinstance(key, str | int | float) else _repr(key)
-
-
-def _repr(value: object) -> str:
+def name_of(kind: type) -> str:
+    """Return the qualified name of the class *kind*, without its module."""
     try:
-        return text(repr(value))
+        # Not by `kind.__qualname__`, which a metaclass may answer.
+        name = type.__dict__["__qualname__"].__get__(kind)
+        return str.__str__(name)[:_MAX_NAME].encode("utf-8", "backslashreplace").decode()
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
-        return f"<{type(value).__qualname__} without repr>"
+        return "object"
 
 
-def merged(given: dict[str, Any]) -> dict[str, Any]:
-    """Merge the keyword *metadata* into the others, without losing a value."""
-    mapping = given.get("metadata")
-    if not isinstance(mapping, Mapping):
+# Lone surrogates, and all backslashes: where some stand in front of a lone surrogate, or of the characters that its
+# escape has, the second group is there. Possessive and always a match, so that each backslash is looked at once.
+_ESCAPABLE: Final = re.compile(r"(\\++)(?=(ud[89a-f][0-9a-f]{2}|[\ud800-\udfff])?)|[\ud800-\udfff]")
+_ESCAPED: Final = re.compile(r"(\\++)(?:u(d[89a-f][0-9a-f]{2}))?")
+
+
+def escaped(given: str) -> str:
+    r"""
+    Return *given* with lone surrogates as escapes, from which `original` makes *given* again.
+
+    A lone surrogate, as `os.fsdecode` makes of a byte that is no UTF-8, becomes `\udcff`. Backslashes in front of it
+    are doubled, and so are those in front of the characters `udcff`: no two texts become one. All else stays.
+    """
+    if "\\ud" not in given:
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            pass
+        else:
+            return given
+    return _ESCAPABLE.sub(_escape, given)
+
+
+def _escape(found: re.Match[str]) -> str:
+    slashes, behind = found.groups()
+    if slashes is None:
+        return f"\\u{ord(found[0]):04x}"
+    return slashes if behind is None else slashes * 2
+
+
+def original(stored: str) -> str:
+    """Return the text that was given to the trail, lone surrogates included, from the one that it *stored*."""
+    return _ESCAPED.sub(_original, stored)
+
+
+def _original(found: re.Match[str]) -> str:
+    slashes, digits = found.groups()
+    if digits is None:
+        return slashes
+    return slashes[: len(slashes) // 2] + (chr(int(digits, 16)) if len(slashes) % 2 else f"u{digits}")
+
+
+def mark_of(given: str) -> str:
+    """Return the length and hash of *given*, a text that is cut."""
+    return f"({len(given)} characters, sha256 {sha256(given.encode('utf-8', 'surrogatepass')).hexdigest()})"
+
+
+def cut(given: str, limit: int, *, keep_end: bool = False, mark: Callable[[str], str] = mark_of) -> str:
+    """
+    Return *given*, or as much of it as has *limit* characters together with its length and hash.
+
+    Args:
+        given: A text without lone surrogates.
+        limit: The most characters to return; at least 128.
+        keep_end: Whether the end is kept, and not the beginning.
+        mark: Returns the length and hash, `mark_of` or what remembers its results.
+    """
+    if len(given) <= limit:
         return given
-    others = {key: value for key, value in given.items() if key != "metadata"}
-    taken = {key: value for key, value in mapping.items() if key in others}
-    if taken and "metadata" in mapping:
-        taken["metadata"] = mapping["metadata"]
-    return {**mapping, **others, **({"metadata": taken} if taken else {})}
+    words = mark(given)
+    kept = limit - len(words) - 2
+    return f"{words} …{given[-kept:]}" if keep_end else f"{given[:kept]}… {words}"
 
 
-def keywords(given: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """Return the keywords for `log_event`: *fields*, or the values *given* in their place, and the rest as metadata."""
-    found = {**fields, **given}
-    clashing = {key: found.pop(key) for key in ("event_type", "message") if key in found}
-    if clashing:
-        nested = {"metadata": found["metadata"]} if "metadata" in found else {}
-        found["metadata"] = merged(clashing | nested)
-    return found
+def tags(given: object) -> tuple[str, ...]:
+    """Return *given*, an iterable of texts, as a tuple of texts; anything else, a text too, is a single tag."""
+    return tuple(map(text, given_tags(given)))
+
+
+def given_tags(given: object) -> list[str]:
+    """Return the tags of *given* as `tags` does, with the lone surrogates that they have."""
+    if issubclass(type(given), str | bytes) or not hasattr(type(given), "__iter__"):
+        return [given_text(given)]
+    try:
+        found = list(itertools.islice(given, _MAX_TAGS + 1))  # type: ignore[call-overload]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return [unreadable(given, error)]
+    more = [f"… (more than {_MAX_TAGS} tags)"] if len(found) > _MAX_TAGS else []
+    return [*map(given_text, found[:_MAX_TAGS]), *more]

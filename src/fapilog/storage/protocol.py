@@ -12,7 +12,7 @@ from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Chai
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
 from ..record.options import require
 from ..record.privacy import Discreet
-from ..record.values import text
+from ..record.values import escaped, given_text
 
 __all__ = ["EQUAL", "AuditStorage", "Conditions", "EventFilter", "head_of", "holds", "value_at"]
 
@@ -56,7 +56,7 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
         message: With these words in the message.
         component: In this component.
         operation: In this operation.
-        user_id: By this user.
+        user_id: By this user. A text is asked for as it was given to the trail.
         session_id: In this session.
         request_id: In this request.
         client_ip: From this address.
@@ -134,7 +134,7 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     **dict.fromkeys(["after", "before"], lambda name, value: require(name, value, at_least=0)),
     "event_type": _types,
     **dict.fromkeys(["log_level", "min_level"], lambda name, value: member(AuditLogLevel, value, name)),
-    **dict.fromkeys(["message", "resource", "tag", *EQUAL], lambda _, value: text(value)),
+    **dict.fromkeys(["message", "resource", "tag", *EQUAL], lambda _, value: escaped(given_text(value))),
 }
 
 

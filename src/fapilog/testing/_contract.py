@@ -19,6 +19,7 @@ from ..core.alerting import AlertDispatcher
 from ..core.audit import AuditTrail
 from ..record.errors import DeliveryError, PanicError
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
+from ..record.values import tags
 from ..tasks.strangers import contained
 
 __all__ = ["Subject", "an_event", "check", "check_dispatcher", "hidden_in_logs", "printed"]
@@ -60,7 +61,7 @@ async def check_dispatcher(
     Raises:
         AssertionError: It does not. The message says what was expected.
     """
-    hidden = tuple(secrets)
+    hidden = tags(secrets)
     with hidden_in_logs(hidden):
         for clause in _CLAUSES:
             await check(make(), clause, hidden, timeout)

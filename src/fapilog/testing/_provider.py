@@ -16,6 +16,7 @@ import msgspec
 from ..core.alerting import AlertDispatcher
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent, AuditLogLevel
+from ..record.values import tags
 from ._contract import Subject, an_event, check, check_dispatcher, hidden_in_logs
 from ._origin import Answer, Fault, Origin, Request
 
@@ -96,7 +97,7 @@ async def check_provider(
     Raises:
         AssertionError: It does not. The message begins with the clause, and with the expectation.
     """
-    kit = _Kit(make, accepts or Answer(), tuple(secrets), timeout)
+    kit = _Kit(make, accepts or Answer(), tags(secrets), timeout)
     rows = list(outcomes)
     with kit.clause("contract") as origin:
         await check_dispatcher(lambda: make(origin.base_url), secrets=kit.secrets, timeout=timeout)

@@ -1,0 +1,202 @@
+"""
+Reading the values of containers and objects of any kind, with all values of a name.
+
+No method is called that a subclass of a dict, a list, a tuple or a set has in the place of theirs, unless it keeps its
+values elsewhere. Whatever else is read may raise anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+import msgspec
+
+from .values import unreadable
+
+__all__ = [
+    "MAX_INT_BITS",
+    "MAX_VALUES",
+    "SCALARS",
+    "Found",
+    "as_dict",
+    "free_name",
+    "items_of",
+    "key_of",
+    "mapping_of",
+    "members_of",
+    "read_mapping",
+    "sequence_of",
+]
+
+# More than fit into a record that can be stored.
+MAX_VALUES: Final = 500_000
+# As many as the exponent of a JSON number that others read as a double may say.
+MAX_INT_BITS: Final = 1024
+# What msgspec makes text of.
+SCALARS: Final = (date, time, timedelta, UUID, Decimal, bytes, bytearray, memoryview)
+
+Found: TypeAlias = tuple[Collection[Any], int]
+"""What was read of a container, a little more than `MAX_VALUES` at most, and how much there is; -1 if nobody knows."""
+
+# One more than are kept: the last may be the number of those that were left out when it was kept before.
+_MAX_READ: Final = MAX_VALUES + 1
+# To read a container that another thread changes.
+_ATTEMPTS: Final = 20
+# How multi-dicts give all values of a name: Django, Werkzeug and Starlette; multidict (aiohttp); email and wsgiref.
+_ALL_OF_A_NAME: Final = ("getlist", "getall", "get_all")
+
+
+def read_mapping(given: object) -> Found | None:
+    """Read the pairs of a mapping of any kind; return None if *given* is none, or can't be read."""
+    try:
+        return mapping_of(given, type(given))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        return None
+
+
+def as_dict(given: object) -> dict[str, Any] | None:
+    """Return *given*, a mapping of any kind, with its keys as texts; None if it is none, too large, or unreadable."""
+    pairs, size = read_mapping(given) or ((), -1)
+    if len(pairs) != size:
+        return None
+    named: dict[str, Any] = {}
+    taken: dict[str, int] = {}
+    for key, value in pairs:
+        named[free_name(key_of(key), named, taken)] = value
+    return named
+
+
+def free_name(name: str, used: Mapping[str, Any], taken: dict[str, int]) -> str:
+    """Return *name*, with a suffix if it is *used*: by the number 1 and the text "1", say. *taken* counts suffixes."""
+    found = name
+    while found in used:
+        number = taken[name] = taken.get(name, 0) + 1
+        found = f"{name}_" if number == 1 else f"{name}_{number}"
+    return found
+
+
+def _at_most(values: Iterable[Any]) -> Found:
+    read = list(itertools.islice(values, _MAX_READ + 1))
+    return (read, len(read)) if len(read) <= _MAX_READ else (read[:_MAX_READ], -1)
+
+
+def _undisturbed(read: Callable[[Any], Iterable[Any]], given: Any) -> list[Any]:
+    """Read a built-in container, which the interpreter does in one step, unless a finalizer lets other threads run."""
+    for _ in range(_ATTEMPTS):
+        try:
+            return list(itertools.islice(read(given), _MAX_READ))
+        except RuntimeError:  # it changed meanwhile
+            continue
+    return list(itertools.islice(read(given), _MAX_READ))
+
+
+def items_of(given: dict[Any, Any]) -> Found:
+    """Read the pairs that are really in a dict."""
+    size = dict.__len__(given)
+    read = _undisturbed(dict.items, given)
+    return read, max(len(read), size) if len(read) == _MAX_READ else len(read)
+
+
+def sequence_of(value: Any, kind: type) -> Found | None:
+    """Read the values of a list, tuple or set; return None if *value* is none of them."""
+    if issubclass(kind, list):
+        read = list.__getitem__(value, slice(_MAX_READ))
+        if not read and getattr(kind, "__iter__", None) is not list.__iter__:
+            # A lazy one, with nothing inside.
+            return _at_most(iter(value))
+        return read, list.__len__(value) if len(read) == _MAX_READ else len(read)
+    if issubclass(kind, tuple):
+        return list(tuple.__getitem__(value, slice(_MAX_READ))), tuple.__len__(value)
+    for base in (set, frozenset):
+        if issubclass(kind, base):
+            read = _undisturbed(base.__iter__, value)
+            return read, base.__len__(value) if len(read) == _MAX_READ else len(read)
+    return None
+
+
+def mapping_of(value: Any, kind: type) -> Found | None:
+    """Read the pairs of a mapping of any kind; return None if *value* is none."""
+    found: Found | None = None
+    if issubclass(kind, dict):
+        found = items_of(value)
+    looks_like_one = hasattr(kind, "keys") and hasattr(kind, "__getitem__") and hasattr(kind, "__len__")
+    all_of = next((name for name in _ALL_OF_A_NAME if hasattr(kind, name)), None)
+    if looks_like_one and all_of:
+        return _at_most(_multiple(value, getattr(value, all_of)))
+    # Its own `items` might raise, or leave out values. A lazy one, with nothing inside, is asked.
+    if found is not None and (found[0] or getattr(kind, "items", None) is dict.items):
+        return found
+    if issubclass(kind, Mapping) or (looks_like_one and hasattr(kind, "items")):
+        # In one step, as another thread may change the dict behind a view of it; then the pairs are looked at.
+        read, size = _at_most(value.items())
+        found = [(key, each) for key, each in read], size
+    elif looks_like_one:
+        # sqlite3.Row, for example, whose iterator yields the values.
+        found = _at_most((key, value[key]) for key in value.keys())  # noqa: SIM118
+    elif hasattr(kind, "_mapping") and hasattr(kind, "_fields"):
+        # A row of SQLAlchemy, whose attributes are its columns, but for those with an underscore.
+        found = _at_most((key, each) for key, each in value._mapping.items())  # noqa: SLF001
+    return found
+
+
+def _multiple(value: Any, all_of: Callable[[Any], Iterable[Any]]) -> Iterator[tuple[Any, list[Any]]]:
+    # Always a list, as `urllib.parse.parse_qs` has it: one value and two must not have two shapes.
+    for name in dict.fromkeys(itertools.islice(value.keys(), _MAX_READ)):
+        values = all_of(name)
+        yield name, values if type(values) is list else list(itertools.islice(values, _MAX_READ))
+
+
+def members_of(value: Any, kind: Any) -> Found | None:
+    """Read the fields of an object whose class says which it has; return None for any other."""
+    if issubclass(kind, msgspec.Struct):
+        names = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True))
+    elif hasattr(kind, "__dataclass_fields__"):
+        names = {field.name: field.name for field in dataclasses.fields(kind)}
+    elif hasattr(kind, "__attrs_attrs__"):
+        names = {field.name: field.name for field in kind.__attrs_attrs__}
+    elif hasattr(kind, "__pydantic_validator__"):
+        # Those that are never part of what is dumped are often secrets.
+        names = {name: name for name, field in kind.model_fields.items() if not field.exclude}
+        extra = value.__pydantic_extra__
+        return _at_most([*((name, _attribute(value, name)) for name in names), *(extra.items() if extra else ())])
+    else:
+        return None
+    return _at_most((label, _attribute(value, name)) for label, name in names.items())
+
+
+def _attribute(value: object, name: str) -> Any:
+    try:
+        return getattr(value, name)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return unreadable(value, error)
+
+
+def key_of(key: Any) -> str:
+    """Return the text that stands for *key*, which may have lone surrogates; as a value reads, where there is one."""
+    kind = type(key)
+    try:
+        if issubclass(kind, str):
+            return str.__str__(key)
+        if issubclass(kind, Enum) and not issubclass(kind, int):
+            return key_of(key.value)
+        if issubclass(kind, int) and kind is not bool:
+            number = int.__int__(key)
+            return str(number) if number.bit_length() <= MAX_INT_BITS else hex(number)
+        if issubclass(kind, SCALARS):
+            return str(msgspec.to_builtins(key, enc_hook=repr))
+        return str.__str__(repr(key))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return unreadable(key, error)

@@ -1,0 +1,292 @@
+"""
+Any object as JSON values that can't be changed.
+
+A walk copies what it reads, contains what is raised there, and is bounded in depth and in values. It can't stop a
+`__repr__` or a property that never returns.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+import sys
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+
+from .containers import (
+    MAX_INT_BITS,
+    MAX_VALUES,
+    SCALARS,
+    Found,
+    free_name,
+    items_of,
+    key_of,
+    mapping_of,
+    members_of,
+    read_mapping,
+    sequence_of,
+)
+from .values import FrozenDict, FrozenList, cut, mark_of, text, unreadable
+
+__all__ = ["MAX_DEPTH", "Walk", "frozen_mapping", "plain"]
+
+# Deeper than any hand-written metadata; readers such as jq and browsers still follow.
+MAX_DEPTH: Final = 64
+_LONG: Final = 1 << 63
+_LEAVES: Final = (float, int, str, *SCALARS)
+# Of values that are looked at without counting each.
+_MAX_PLAIN: Final = 64
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def frozen_mapping(given: object) -> FrozenDict:
+    """Return *given*, a mapping, as JSON values that can't be changed."""
+    frozen = plain(given)
+    if frozen is not None:
+        with suppress(UnicodeEncodeError):
+            _encode(frozen)
+            return frozen
+    return Walk(text).root(given)
+
+
+def plain(given: object) -> FrozenDict | None:
+    """Return *given*, texts as they are, if it is a small dict of nothing but JSON's own types; else None."""
+    try:
+        return _plain_dict(given, [_MAX_PLAIN]) if type(given) is dict else None
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # by a key that can't be compared, too
+        return None
+
+
+class _NotPlainError(Exception):
+    pass
+
+
+def _plain_dict(given: dict[Any, Any], room: list[int]) -> FrozenDict:
+    # A copy first: another thread may change what was given.
+    frozen = FrozenDict(given)
+    # A container that holds itself has no end either.
+    room[0] -= len(frozen) + 1
+    if room[0] < 0:
+        raise _NotPlainError
+    for key, value in frozen.items():
+        if type(key) is not str:
+            raise _NotPlainError
+        if type(value) is not str and value is not None:
+            dict.__setitem__(frozen, key, _plain(value, room))
+    return frozen
+
+
+def _plain(value: Any, room: list[int]) -> Any:
+    kind = type(value)
+    if (
+        kind is str
+        or value is None
+        or kind is bool
+        or (kind is int and -_LONG <= value < _LONG)
+        or (kind is float and math.isfinite(value))
+    ):
+        return value
+    if kind is dict:
+        return _plain_dict(value, room)
+    if kind is not list:
+        raise _NotPlainError
+    read = value[:_MAX_PLAIN]
+    room[0] -= len(read) + 1
+    if room[0] < 0:
+        raise _NotPlainError
+    return FrozenList([each if type(each) is str else _plain(each, room) for each in read])
+
+
+class Walk:
+    """
+    One walk through the metadata of one event.
+
+    Args:
+        storable: Makes any text and name storable: `text`, or `escaped`. None leaves them as they are.
+        max_text: The most characters of a text; longer ones are cut.
+        max_name: The most characters of a name in a mapping.
+        max_values: The most values; their count stands in the place of those that are left out.
+        mark: Returns the length and hash of a text that is cut.
+        counts: Of an earlier walk, through whose result this one goes.
+
+    Attributes:
+        values: How many values were met.
+        cut: The names of the root, as far as something was cut there.
+        counts: How many values the containers had in which some were left out, by the id of the result.
+    """
+
+    __slots__ = (
+        "_cuts",
+        "_known",
+        "_mark",
+        "_max_name",
+        "_max_text",
+        "_max_values",
+        "_parents",
+        "_storable",
+        "counts",
+        "cut",
+        "values",
+    )
+
+    def __init__(
+        self,
+        storable: Callable[[str], str] | None = None,
+        *,
+        max_text: int = sys.maxsize,
+        max_name: int = sys.maxsize,
+        max_values: int = MAX_VALUES,
+        mark: Callable[[str], str] = mark_of,
+        counts: Mapping[int, int] | None = None,
+    ) -> None:
+        self._storable = storable
+        self._max_text = max_text
+        self._max_name = max_name
+        self._max_values = max_values
+        self._mark = mark
+        self._known = counts
+        self._cuts = 0
+        self._parents: list[int] = []
+        self.values = 0
+        self.cut: list[str] = []
+        self.counts: dict[int, int] = {}
+
+    def root(self, given: object) -> FrozenDict:
+        """Return *given*, a mapping, as JSON values; if it is none, or can't be read, it is the value of "metadata"."""
+        found = read_mapping(given)
+        self._parents.append(id(given))
+        return self._frozen_dict(([("metadata", given)], 1) if found is None else found, given, self.cut)
+
+    # -- containers
+
+    def _frozen_dict(self, found: Found, given: object, cuts: list[str] | None = None) -> FrozenDict:
+        pairs, size = found
+        is_whole = len(pairs) == size
+        if self._known and id(given) in self._known:
+            pairs, size, is_whole = list(pairs)[:-1], self._known[id(given)], False
+        frozen: dict[str, Any] = {}
+        taken: dict[str, int] = {}
+        for number, (key, value) in enumerate(pairs, 1):
+            if self._is_full(number, value, pairs):
+                is_whole = False
+                break
+            before = self._cuts
+            name = key if type(key) is str else key_of(key)
+            if self._storable is not None:
+                name = self._limited(name, self._max_name)
+            if name in frozen:
+                name = free_name(name, frozen, taken)
+            frozen[name] = self._value(value)
+            if self._cuts != before and cuts is not None:
+                cuts.append(name)
+        if is_whole:
+            return FrozenDict(frozen)
+        name = free_name("…", frozen, taken)
+        if cuts is not None:
+            cuts.append(name)
+        result = FrozenDict({**frozen, name: _words(size)})
+        self._left_out(result, size)
+        return result
+
+    def _frozen_list(self, found: Found, given: object) -> FrozenList:
+        values, size = found
+        is_whole = len(values) == size
+        if self._known and id(given) in self._known:
+            values, size, is_whole = list(values)[:-1], self._known[id(given)], False
+        kept = FrozenList()
+        add = list.append
+        for number, each in enumerate(values, 1):
+            if self._is_full(number, each, values):
+                is_whole = False
+                break
+            add(kept, self._value(each))
+        if not is_whole:
+            add(kept, f"… {_words(size)}")
+            self._left_out(kept, size)
+        return kept
+
+    def _is_full(self, number: int, value: object, values: Collection[Any]) -> bool:
+        # A last text has no more room than a count in its place has, and may be one.
+        return self.values >= self._max_values and not (number == len(values) and type(value) is str)
+
+    def _left_out(self, result: object, count: int) -> None:
+        self._cuts += 1
+        self.counts[id(result)] = count
+
+    # -- values
+
+    def _value(self, value: Any) -> Any:
+        self.values += 1
+        kind = type(value)
+        if kind is str:
+            return value if self._storable is None else self._limited(value, self._max_text)
+        if value is None or kind is bool or (kind is int and -_LONG <= value < _LONG):
+            return value
+        try:
+            return self._other(value, kind)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            return self._text(unreadable(value, error))
+
+    def _other(self, value: Any, kind: type) -> Any:
+        # Not by `isinstance`: it believes what an object says of its class.
+        if kind is not dict and kind is not list and issubclass(kind, _LEAVES):
+            return self._leaf(value, kind)
+        parents = self._parents
+        if len(parents) >= MAX_DEPTH or id(value) in parents:
+            return self._text(str.__str__(reprlib.repr(value)))
+        parents.append(id(value))
+        try:
+            if kind is dict:
+                return self._frozen_dict(items_of(value), value)
+            if kind is list:
+                read = value[:MAX_VALUES]
+                return self._frozen_list((read, max(len(read), len(value))), value)
+            return self._container(value, kind)
+        finally:
+            parents.pop()
+
+    def _container(self, value: Any, kind: type) -> Any:
+        if (sequence := sequence_of(value, kind)) is not None:
+            return self._frozen_list(sequence, value)
+        if issubclass(kind, Enum):
+            return self._value(value.value)
+        if (mapping := mapping_of(value, kind) or members_of(value, kind)) is not None:
+            return self._frozen_dict(mapping, value)
+        return self._text(str.__str__(repr(value)))
+
+    def _leaf(self, value: Any, kind: type) -> Any:
+        if issubclass(kind, float):
+            number = float.__float__(value)
+            return number if math.isfinite(number) else self._text(repr(number))
+        if issubclass(kind, int):
+            # Python refuses to make decimal text of very long ones, and most readers of JSON can't take them.
+            whole = int.__int__(value)
+            return whole if whole.bit_length() <= MAX_INT_BITS else self._text(hex(whole))
+        if issubclass(kind, str):
+            return self._text(str.__str__(value))
+        return self._value(msgspec.to_builtins(value, enc_hook=repr))
+
+    # -- texts
+
+    def _text(self, given: str) -> str:
+        return given if self._storable is None else self._limited(given, self._max_text)
+
+    def _limited(self, given: str, limit: int) -> str:
+        if self._storable is not None and ("\\ud" in given or not given.isascii()):
+            given = self._storable(given)
+        if len(given) <= limit:
+            return given
+        self._cuts += 1
+        return cut(given, limit, mark=self._mark)
+
+
+def _words(size: int) -> str:
+    return f"({f'more than {MAX_VALUES}' if size < 0 else size} values)"
