@@ -28,13 +28,23 @@ WATCHERS = {
 }
 
 
+# These see no more than the others do, and take as long as all of them.
+SLOW = {"sentry-attach-stacktrace", "loguru", "rich"}
+
+
 def test_the_table_is_made_of_the_code() -> None:
     """The page has the table of fields by level of disclosure as the code prints it."""
     assert f"\n\n{disclosure_table()}\n" in PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.real_time
-@pytest.mark.parametrize(("watcher", "backend"), [*((name, "asyncio") for name in WATCHERS), ("repr", "trio")])
+@pytest.mark.parametrize(
+    ("watcher", "backend"),
+    [
+        *(pytest.param(name, "asyncio", marks=[pytest.mark.torture] * (name in SLOW)) for name in WATCHERS),
+        ("repr", "trio"),
+    ],
+)
 def test_no_watcher_sees_a_secret_or_a_person(tmp_path: Path, watcher: str, backend: str) -> None:
     """Whatever fails, a crash reporter, a tracer or a log gets no secret and no person, and all of the application."""
     libraries, seen = WATCHERS[watcher]

@@ -113,7 +113,7 @@ def test_what_fits_is_whole() -> None:
 
 
 @pytest.mark.parametrize("each", ["\1", "\U0001f9d1", "\u202e", "\udcff", "\\", "\\udcff"])
-@pytest.mark.parametrize("max_record", [LEAST_RECORD, 262_144, 1 << 20])
+@pytest.mark.parametrize("max_record", [LEAST_RECORD, 262_144, pytest.param(1 << 20, marks=pytest.mark.torture)])
 def test_the_whole_record_has_a_limit(each: str, max_record: int) -> None:
     """Whatever the characters are, and however many texts there are, the record fits."""
     names = ("component", "operation", "user_id", "session_id", "request_id", "client_ip", "user_agent", "hostname")
