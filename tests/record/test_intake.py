@@ -55,9 +55,7 @@ def made(
         metadata or {},
         error=error,
         regulatory_tags=regulatory_tags,
-        max_text=max_text,
-        max_message=max_message,
-        max_record=max_record,
+        limits=(max_text, max_message, max_record),
     )
     record = msgspec.json.encode(event)
     assert len(chain.body(event)) <= max_record - 512

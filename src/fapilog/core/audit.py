@@ -30,9 +30,9 @@ from ..record.events import (
     member,
 )
 from ..record.intake import keywords, merged, recorded
-from ..record.options import require
+from ..record.options import flag, require
 from ..record.privacy import without_frames
-from ..record.values import given_text, name_of
+from ..record.values import given_text
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
 from ..tasks.fork import call_in_child
@@ -236,8 +236,7 @@ class AuditTrail:
         """
         Store an event, announce it if the policy says so, and return its id.
 
-        Any other value is recorded, whatever it is: a text that is too long for the policy is cut, and a value that
-        can't be read has its type and the type of its error in its place.
+        Any value is recorded: a text that is too long for the policy is cut, and one that can't be read is named.
 
         Returning means that the event is stored. If the caller is cancelled while it waits, the event may be stored or
         not; a stored event that alerts is announced all the same. Only what is logged by a receiver of an alert, by the
@@ -270,9 +269,9 @@ class AuditTrail:
             TypeError: *contains_pii* or *contains_phi* is neither true nor false.
             ValueError: An unknown event type or log level.
         """
-        if not self.policy.enabled:
-            return ""
         policy = self.policy
+        if not policy.enabled:
+            return ""
         event = recorded(
             {
                 "event_type": member(AuditEventType, event_type, "event_type"),
@@ -288,18 +287,16 @@ class AuditTrail:
                 "hostname": self._hostname,
                 "process_id": os.getpid(),
                 "data_classification": data_classification,
-                "contains_pii": _flag("contains_pii", contains_pii),
-                "contains_phi": _flag("contains_phi", contains_phi),
+                "contains_pii": flag("contains_pii", contains_pii),
+                "contains_phi": flag("contains_phi", contains_phi),
                 "compliance_level": policy.level,
             },
             merged(metadata) if "metadata" in metadata else metadata,
             error=error,
             regulatory_tags=regulatory_tags,
-            max_text=policy.max_text_characters,
-            max_message=policy.max_message_characters,
-            max_record=policy.max_record_bytes,
+            limits=(policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes),
         )
-        if not self.policy.alerts_on(event):
+        if not policy.alerts_on(event):
             await self._recorder.record(event, announced=False)
         elif self._alerts.aftermath.is_here:
             await self._recorder.record(noted(event), announced=False)
@@ -554,12 +551,3 @@ class AuditTrail:
         # In a forked child.
         self._recorder.forget()
         self._alerts.forget()
-
-
-def _flag(name: str, value: object) -> bool:
-    try:
-        return bool(value)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        raise TypeError(f"{name}: expected a bool; got a {name_of(type(value))}") from None

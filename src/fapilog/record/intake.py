@@ -55,9 +55,7 @@ def recorded(
     *,
     error: object = None,
     regulatory_tags: object = None,
-    max_text: int,
-    max_message: int,
-    max_record: int,
+    limits: tuple[int, int, int],
 ) -> AuditEvent:
     """
     Return the event that is stored for what a caller gave.
@@ -67,10 +65,10 @@ def recorded(
         metadata: Its metadata.
         error: The exception behind it, or None.
         regulatory_tags: An iterable of texts, one text, or None.
-        max_text: The most characters of a member, a tag, or a name in the metadata; at least `LEAST_TEXT`.
-        max_message: The most characters of a message, or a text in the metadata; at least `LEAST_TEXT`.
-        max_record: The most bytes of the record; at least `LEAST_RECORD`.
+        limits: The most characters of a member, a tag, or a name in the metadata, at least `LEAST_TEXT`; the most of a
+            message, or a text in the metadata, likewise; the most bytes of the record, at least `LEAST_RECORD`.
     """
+    max_text, _, max_record = limits
     counts: dict[int, int] = {}
     frozen = plain(metadata) if metadata else NO_METADATA
     if frozen is None:
@@ -98,7 +96,7 @@ def recorded(
         tags=tags,
         metadata=frozen,
         counts=counts,
-        limits=(max_text, max_message, max_record),
+        limits=limits,
     ).fitting()
 
 

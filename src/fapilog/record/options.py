@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TypeVar
 
-__all__ = ["require"]
+__all__ = ["flag", "require"]
 
 _Number = TypeVar("_Number", bound=float)
 
@@ -52,3 +52,18 @@ def require(
         words = " and ".join(f"{word} {limit}" for word, limit in limits if limit is not None)
         raise ValueError(f"{name}: expected a {'finite ' if finite else ''}number {words}; got {value!r}")
     return value
+
+
+def flag(name: str, value: object) -> bool:
+    """
+    Return whether *value* is true.
+
+    Raises:
+        TypeError: It does not say; the message begins with *name*.
+    """
+    try:
+        return bool(value)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        raise TypeError(f"{name}: expected a bool; got a {type(value).__qualname__}") from None
