@@ -63,7 +63,7 @@ class _Call:
     __slots__ = ("_token", "ended", "trail")
 
     def __init__(self, trail: Aftermath) -> None:
-        self.trail = trail
+        self.trail: Aftermath = trail
         self.ended: float | None = None
 
     def __enter__(self) -> None:

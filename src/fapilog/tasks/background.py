@@ -43,7 +43,7 @@ class Job:
 
     def __init__(self, call: Call, timeout: float, failed: Callable[[Exception], None]) -> None:
         self.call: Call = call
-        self.timeout = timeout
+        self.timeout: float = timeout
         self.failed: Callable[[Exception], None] = failed
         self.has_begun: bool = False
         self.context: Context = copy_context()
