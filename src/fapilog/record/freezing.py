@@ -153,7 +153,7 @@ class Walk:
         self._known = counts
         self._cuts = 0
         self._parents: list[int] = []
-        self.values = 0
+        self.values: int = 0
         self.cut: list[str] = []
         self.counts: dict[int, int] = {}
 
