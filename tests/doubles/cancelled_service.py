@@ -415,11 +415,13 @@ class Service:
         """No thread of the trail outlives it."""
         del self.trail
         self.peers, self.outbox = [], None
-        gc.collect()
-        for thread in set(threading.enumerate()) - self._threads:
-            if thread.name.startswith("fapilog commit"):
-                thread.join(WATCHDOG)
-                assert not thread.is_alive()
+        # A call that has ended holds what it was made with until its thread has ended too.
+        for name in ("fapilog call", "fapilog commit"):
+            gc.collect()
+            for thread in set(threading.enumerate()) - self._threads:
+                if thread.name.startswith(name):
+                    thread.join(WATCHDOG)
+                    assert not thread.is_alive()
 
     @contextmanager
     def _observed(self) -> Iterator[None]:

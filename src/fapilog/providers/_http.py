@@ -38,7 +38,6 @@ from contextlib import AsyncExitStack, nullcontext
 from typing import Final, NamedTuple
 
 import anyio
-import anyio.to_thread
 import httpx2
 
 from ..record.errors import (
@@ -49,6 +48,7 @@ from ..record.errors import (
     TransientDeliveryError,
 )
 from ..record.options import require
+from ..tasks.loops import in_thread
 from ..tasks.strangers import Log
 from ._answers import Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, read, unpacked
 from ._causes import cause_of, waited_for
@@ -338,7 +338,7 @@ async def _make_client(url: httpx2.URL) -> httpx2.AsyncClient:
 
 async def _certificates() -> ssl.SSLContext:
     # Loading them takes tens of milliseconds.
-    return await anyio.to_thread.run_sync(httpx2.create_ssl_context, abandon_on_cancel=True)
+    return await in_thread(httpx2.create_ssl_context)
 
 
 def _client(certificates: ssl.SSLContext, *, near: bool) -> httpx2.AsyncClient:

@@ -8,7 +8,6 @@ import sys
 import threading
 from typing import Final, TextIO
 
-import anyio.to_thread
 import msgspec
 
 from ..record.errors import PermanentDeliveryError
@@ -17,6 +16,7 @@ from ..record.privacy import without_frames
 from ..record.values import text
 from ..tasks.fork import call_in_child
 from ._rendering import Disclosure, Rendered, Renderer, in_words, one_line
+from ._threads import in_daemon_thread
 
 __all__ = ["ConsoleDispatcher"]
 
@@ -62,7 +62,7 @@ class ConsoleDispatcher:
         channel = channel and text(channel)
         # In a thread, since a pipe that nobody reads blocks.
         write = functools.partial(self._write, stream, rendered, channel)
-        if not await anyio.to_thread.run_sync(write, abandon_on_cancel=True):
+        if not await in_daemon_thread("console", write):
             raise PermanentDeliveryError("console: the stream takes nothing more; it is closed or broken")
 
     def _write(self, stream: TextIO, rendered: Rendered, channel: str | None) -> bool:

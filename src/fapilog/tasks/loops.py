@@ -17,7 +17,6 @@ from typing import Any, Final, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio import to_thread
 
 __all__ = [
     "Loop",
@@ -343,26 +342,42 @@ def without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
 
 async def in_thread(call: Callable[..., T], *args: Any) -> T:
     """
-    Return the result of ``call(*args)`` in a worker thread, or raise what it raises.
+    Return the result of ``call(*args)`` in a thread, or raise what it raises.
 
-    The limiter is its own: the tokens of the default one may all be taken by the application. Where no thread can be
-    had (a limit on processes is reached, or the interpreter is shutting down), the call is made in this thread.
+    A caller that is cancelled meanwhile waits for the thread all the same. The thread is its own, and a daemon: anyio's
+    worker threads are none on asyncio, and where a `SystemExit` ends the loop they stay, and with them the process.
+    Where no thread can be had (a limit on processes is reached, or the interpreter is shutting down), the call is made
+    in this thread.
     """
     if is_without_loop():
         return call(*args)
-    has_begun = False
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    results: list[T] = []
+    errors: list[BaseException] = []
+    here, ended = Loop.current(), anyio.Event()
 
-    def run() -> T:
-        nonlocal has_begun
-        has_begun = True
-        return call(*args)
+    def run() -> None:
+        try:
+            results.append(call(*args))
+        except BaseException as error:
+            errors.append(error)
+        with contextlib.suppress(LoopClosedError):
+            here.call_soon(ended.set)
 
+    thread = threading.Thread(target=copy_context().run, args=[run], name="fapilog call", daemon=True)
     try:
-        return await to_thread.run_sync(run, limiter=anyio.CapacityLimiter(1))
+        thread.start()
     except RuntimeError:
-        if has_begun:
-            raise
         return call(*args)
+    await _until(ended)
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+async def _until(ended: anyio.Event) -> None:
+    """Wait for a thread."""
+    await uninterrupted(ended.wait)
 
 
 def _nothing() -> None:
