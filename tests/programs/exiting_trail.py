@@ -76,14 +76,16 @@ async def main(directory: Path, what: str, place: str, started: str, kept: str) 
         await anyio.lowlevel.checkpoint()
         end(what)
 
-    storage = FileStorage(directory / "audit")
+    storage: EndingStorage | None = None
     if place == "storage":
         storage = EndingStorage(directory / "audit")
         storage.what = what
     dispatcher: AlertDispatcher = Ending(what, place)
     if kept != "plain":
         dispatcher = Outbox(dispatcher, directory / "alerts.db", schedule=SCHEDULE)
-    trail = AuditTrail(storage=storage, alert_dispatcher=dispatcher)
+    # Without a storage of its own it keeps its incidents in files, which it reads and writes in threads.
+    path = None if storage is not None else directory / "audit"
+    trail = AuditTrail(storage=storage, storage_path=path, alert_dispatcher=dispatcher)
     if place in ("receiver", "coroutine"):
         compliance_alert.connect(receiver if place == "receiver" else coroutine, sender=trail)
     if started == "started":
