@@ -88,6 +88,8 @@ class Sender:
         self._next_state = self._next_renewal = self._next_pruning = -math.inf
         # By how much the time of day is ahead of the event loop's clock: a change means that it was set.
         self._offset = math.nan
+        # As the trail was told last; None: not yet. An earlier process may have left an incident open.
+        self._was_broken: bool | None = None
 
     def enter(self) -> None:
         """Let `work` continue until `leave` is called."""
@@ -301,7 +303,10 @@ class Sender:
         elif verdict.status == "pending":
             message = "the outbox %s could not deliver the alert about event %s in attempt %d, %s: %s"
             _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), report.reason)
-        self._store.report(f"the route of the outbox {name}", report.reason if self._breaker.is_broken else None)
+        is_broken = self._breaker.is_broken
+        if is_broken or self._was_broken is not False:
+            self._store.report(f"the route of the outbox {name}", report.reason if is_broken else None)
+        self._was_broken = is_broken
         self._store.report_attempt(report)
         self._store.wake()
 
