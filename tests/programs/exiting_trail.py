@@ -76,15 +76,17 @@ async def main(directory: Path, what: str, place: str, started: str, kept: str) 
         await anyio.lowlevel.checkpoint()
         end(what)
 
-    storage: EndingStorage | None = None
+    storage: FileStorage | None = None
     if place == "storage":
-        storage = EndingStorage(directory / "audit")
-        storage.what = what
+        ending = storage = EndingStorage(directory / "audit")
+        ending.what = what
     dispatcher: AlertDispatcher = Ending(what, place)
     if kept != "plain":
         dispatcher = Outbox(dispatcher, directory / "alerts.db", schedule=SCHEDULE)
-    # Without a storage of its own it keeps its incidents in files, which it reads and writes in threads.
-    path = None if storage is not None else directory / "audit"
+    if kept != "plain" and storage is None:
+        # Without files of incidents: an outbox holds one alert, and no other that the next start has to send.
+        storage = FileStorage(directory / "audit")
+    path = directory / "audit" if storage is None else None
     trail = AuditTrail(storage=storage, storage_path=path, alert_dispatcher=dispatcher)
     if place in ("receiver", "coroutine"):
         compliance_alert.connect(receiver if place == "receiver" else coroutine, sender=trail)
