@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 import pytest
 
 from fapilog.core.audit import AuditEventType, AuditTrail, ChainStatus
+from fapilog.core.policy import CompliancePolicy
 from fapilog.record.chain import Seal
 from fapilog.record.errors import AuditStorageError
 from fapilog.testing import RecordingDispatcher
@@ -152,11 +153,12 @@ def test_crash_after_crash(directory: Path) -> None:
 @pytest.mark.parametrize("size", [1_000, 64 << 10, 200_000, 900_000])
 async def test_a_long_piece_hides_nothing(tmp_path: Path, size: int) -> None:
     """Behind a piece of any length that a crash left, all events are found, and the next goes on."""
-    async with AuditTrail(storage_path=tmp_path) as trail:
+    policy = CompliancePolicy(max_message_characters=1_000_000, max_record_bytes=1 << 20)
+    async with AuditTrail(policy, tmp_path) as trail:
         first = await trail.log_event(AuditEventType.DATA_ACCESS, "m")
         await trail.log_event(AuditEventType.DATA_ACCESS, "x" * size)
         shorten(tmp_path, 100)
-    async with AuditTrail(storage_path=tmp_path) as trail:
+    async with AuditTrail(policy, tmp_path) as trail:
         assert (await trail.verify_chain_from_storage()).status is ChainStatus.TORN_TAIL
         assert [event.event_id for event in await trail.get_events()] == [first]
         second = await trail.log_event(AuditEventType.DATA_ACCESS, "m")
