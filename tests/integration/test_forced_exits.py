@@ -46,7 +46,8 @@ def test_a_second_interrupt_ends_uvicorn(tmp_path: Path) -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(0.5)
             process.send_signal(signal.SIGINT)
-            process.wait(SOON)
+        # From Python 3.12 on asyncio's server is closed when its connections are, which uvicorn waits for.
+        process.wait(SOON)
     check(tmp_path, event_id)
     log = (tmp_path / "log").read_text()
     assert "never retrieved" not in log
