@@ -19,7 +19,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fapilog.tasks import loops
+from fapilog.tasks import threads
 from fapilog.tasks.groupcommit import GroupCommit
 from fapilog.tasks.loops import is_without_loop
 
@@ -102,7 +102,7 @@ def _stopped_here() -> Iterator[None]:
 
 def stop_clock_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the calls that wait for a thread stop the clock that jumps, as long as they wait."""
-    for owner, name in ((anyio.to_thread, "run_sync"), (loops, "_until"), (GroupCommit, "submit")):
+    for owner, name in ((anyio.to_thread, "run_sync"), (threads, "_until"), (GroupCommit, "submit")):
         monkeypatch.setattr(owner, name, _stopping(getattr(owner, name)))
 
 

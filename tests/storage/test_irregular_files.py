@@ -180,9 +180,8 @@ def test_a_link_to_a_regular_file_is_followed(trail: TrailFiles, tmp_path: Path)
     trail.close()
 
 
-@kinds
-def test_no_file_where_a_fragment_is_set_aside(trail: TrailFiles, kind: str, put: Callable[[Path], None]) -> None:
-    """Where the name for a fragment is taken by what is no file, the writer refuses at once, and keeps the fragment."""
+def torn(trail: TrailFiles) -> tuple[Path, bytes, Path]:
+    """Tear the newest record; return the file, its bytes before that, and where the fragment will be set aside."""
     path = trail.directory / TODAY
     whole = path.read_bytes()
     path.write_bytes(whole + b"torn")
@@ -190,6 +189,13 @@ def test_no_file_where_a_fragment_is_set_aside(trail: TrailFiles, kind: str, put
     (aside,) = trail.directory.glob("*.torn-*")
     aside.unlink()
     path.write_bytes(whole + b"torn")
+    return path, whole, aside
+
+
+@kinds
+def test_no_file_where_a_fragment_is_set_aside(trail: TrailFiles, kind: str, put: Callable[[Path], None]) -> None:
+    """Where the name for a fragment is taken by what is no file, the writer refuses at once, and keeps the fragment."""
+    path, whole, aside = torn(trail)
     put(aside)
     again = trail_in(trail.directory)
     with at_once(), pytest.raises(AuditStorageError, match=r"expected a regular file, found|symbolic links"):
@@ -201,13 +207,8 @@ def test_no_file_where_a_fragment_is_set_aside(trail: TrailFiles, kind: str, put
 
 def test_a_link_where_a_fragment_is_set_aside_leads_nowhere(trail: TrailFiles, tmp_path: Path) -> None:
     """A fragment is never written through a link into a file elsewhere."""
-    path, victim = trail.directory / TODAY, tmp_path / "victim"
-    whole = path.read_bytes()
-    path.write_bytes(whole + b"torn")
-    trail.append([BODY])
-    (aside,) = trail.directory.glob("*.torn-*")
-    aside.unlink()
-    path.write_bytes(whole + b"torn")
+    _, _, aside = torn(trail)
+    victim = tmp_path / "victim"
     victim.write_text("precious")
     aside.symlink_to(victim)
     with pytest.raises(AuditStorageError, match="symbolic links"):

@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from fapilog.tasks.events import Condition, Event
-from fapilog.tasks.loops import Loop, LoopClosedError, finished, in_thread, is_without_loop, without_loop
+from fapilog.tasks.loops import Loop, LoopClosedError, finished, is_without_loop, without_loop
+from fapilog.tasks.threads import in_thread
 
 
 @pytest.mark.real_time

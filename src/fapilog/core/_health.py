@@ -22,8 +22,9 @@ from ..record.errors import reason
 from ..record.events import AuditEvent, AuditEventType
 from ..record.values import text
 from ..tasks.background import Background
-from ..tasks.loops import in_thread, own_context
+from ..tasks.loops import own_context
 from ..tasks.strangers import Log
+from ..tasks.threads import in_thread
 from ._incidentfiles import IncidentFiles
 from ._incidents import DISPATCHING, END, LONGEST_TEXT, OWN, STORING, UNTRUSTED, VERIFICATION, Incident, Part, new_id
 from .alerting import DeliveryReport

@@ -27,7 +27,7 @@ import msgspec
 from ..record.values import text
 from ..storage.files import sync_directory
 from ..tasks.strangers import Log
-from ._incidents import END, LONGEST_TEXT, STORING, VERIFICATION, Incident, new_id
+from ._incidents import LONGEST_TEXT, OWN, Incident, new_id
 
 __all__ = ["IncidentFiles"]
 
@@ -48,8 +48,6 @@ _UNFINISHED: Final = 60.0
 
 _NAME: Final = re.compile(r"incidents-[0-9a-f]{32}\.(json|new)")
 
-# The operations of a dispatcher's parts are names that it gives; those of the trail itself are known.
-_OWN: Final = (STORING, VERIFICATION, END)
 
 _decode: Final = msgspec.json.Decoder(Annotated[list[Incident], msgspec.Meta(max_length=_MOST_INCIDENTS)]).decode
 
@@ -243,7 +241,8 @@ def _check(status: os.stat_result, owner: int) -> None:
 def _believed(incidents: Sequence[Incident]) -> Iterator[Incident]:
     """Yield *incidents* with their texts fit to be shown; raise `ValueError` if no process has written them."""
     for each in incidents:
-        if each.part.component == "audit_trail" and each.part not in _OWN:
+        # The operations of a dispatcher's parts are names that it gives; those of the trail itself are known.
+        if each.part.component == "audit_trail" and each.part not in OWN:
             raise ValueError("it names a part that the trail does not have")
         if each.id != new_id(each.part, each.id):
             raise ValueError("it names an incident of another part")

@@ -74,15 +74,11 @@ class Recorder:
             self._alerts.outstanding.expect(event.event_id)
         try:
             seal: Seal = await contained(functools.partial(self._storage.append, event))
-        except AuditStorageError:
+        except BaseException as error:
             self._alerts.outstanding.announced(event.event_id)
-            raise
-        except Exception as error:
-            self._alerts.outstanding.announced(event.event_id)
+            if not isinstance(error, Exception) or isinstance(error, AuditStorageError):
+                raise
             raise AuditStorageError(f"{type(self._storage).__qualname__} can't store: {reason(error)}") from error
-        except BaseException:
-            self._alerts.outstanding.announced(event.event_id)
-            raise
         with self._lock:
             self.counts["total_events"] += 1
             self.counts["error_events"] += is_error(event)

@@ -48,8 +48,8 @@ from ..record.errors import (
     TransientDeliveryError,
 )
 from ..record.options import require
-from ..tasks.loops import in_thread
 from ..tasks.strangers import Log
+from ..tasks.threads import in_thread
 from ._answers import Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, read, unpacked
 from ._causes import cause_of, waited_for
 from ._muting import mute, muted

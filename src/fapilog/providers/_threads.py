@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextvars
-import threading
+import contextlib
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TypeVar
 
+import anyio
+
 from ..record.errors import TransientDeliveryError
-from ..tasks.events import Event
+from ..tasks.threads import begun_in_thread
 
 __all__ = ["in_daemon_thread"]
 
@@ -30,23 +30,12 @@ async def in_daemon_thread(name: str, call: Callable[[], T]) -> T:
     Raises:
         TransientDeliveryError: The system has no thread left, and nothing was called.
     """
-    ended = Event()
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(call())
-        except BaseException as error:
-            result.set_exception(error)
-        ended.set()
-
-    has_thread = True
-    try:
-        threading.Thread(target=contextvars.copy_context().run, args=[run], name=f"fapilog {name}", daemon=True).start()
-    except RuntimeError:
-        has_thread = False
+    begun: tuple[anyio.Event, Callable[[], T]] | None = None
+    with contextlib.suppress(RuntimeError):
+        begun = begun_in_thread(call, name=f"fapilog {name}")
     # Raised out here, where the foreign error is not behind it.
-    if not has_thread:
+    if begun is None:
         raise TransientDeliveryError(f"{name}: nothing was sent, since no thread can be started")
+    ended, outcome = begun
     await ended.wait()
-    return result.result()
+    return outcome()

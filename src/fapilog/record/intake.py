@@ -17,10 +17,13 @@ from .events import MAX_TRACEBACK, AuditEvent, Described, ErrorDetails, describe
 from .freezing import Walk, plain
 from .values import NO_METADATA, FrozenDict, FrozenList, cut, escaped, given_tags, given_text, mark_of
 
-__all__ = ["LEAST_RECORD", "LEAST_TEXT", "TRUNCATED", "keywords", "merged", "recorded"]
+__all__ = ["LEAST_RECORD", "LEAST_TEXT", "NOT_ANNOUNCED", "TRUNCATED", "keywords", "merged", "recorded"]
 
 TRUNCATED: Final = "fapilog.truncated"
 """In the metadata: the names of the members that were cut, those of the metadata as ``metadata.NAME``."""
+
+NOT_ANNOUNCED: Final = "fapilog.not_announced"
+"""In the metadata: why an event that meets the policy was not announced, now or by a later process."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -29,8 +32,8 @@ LEAST_TEXT: Final = 256
 LEAST_RECORD: Final = 65_536
 """The fewest bytes that hold a record with every text cut to `LEAST_TEXT`, whatever its characters are."""
 
-# Written by the trail alone; the other one is the note of an event that is not announced.
-_RESERVED: Final = frozenset({TRUNCATED, "fapilog.not_announced"})
+# Written by the trail alone.
+_RESERVED: Final = frozenset({NOT_ANNOUNCED, TRUNCATED})
 _MAX_NAMES: Final = 16
 _LONGEST_NAME: Final = 128
 # For the place in the chain, and a note that the trail adds.

@@ -16,7 +16,8 @@ from ..record.events import AuditEvent
 from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
-from ..tasks.loops import in_thread, is_without_loop
+from ..tasks.loops import is_without_loop
+from ..tasks.threads import in_thread
 from ._directory import sync_directory
 from ._lines import MAX_RECORD_BYTES
 from ._reader import TrailReader

@@ -1,5 +1,5 @@
 """
-Crossing between threads and event loops: schedule a call in a loop, wait for a thread, or do without a loop.
+Crossing between threads and event loops: schedule a call in a loop, or do without a loop.
 
 This is the one module that tells asyncio from trio: anyio starts tasks only inside of a task group, whose host is one
 certain task, and it has no way to schedule a call in another thread's loop without waiting for the call.
@@ -22,8 +22,8 @@ __all__ = [
     "Loop",
     "LoopClosedError",
     "cancellation_of_this_task",
+    "current_task",
     "finished",
-    "in_thread",
     "is_without_loop",
     "own_context",
     "uninterrupted",
@@ -223,6 +223,17 @@ def _running() -> Any:
     return None
 
 
+def current_task() -> object:
+    """Return the task that runs here; None if no loop runs, or no task of it. anyio's description of it costs more."""
+    trio = getattr(sys.modules.get("trio"), "lowlevel", None)
+    try:
+        if getattr(trio, "in_trio_task", bool)():
+            return trio.current_task()  # type: ignore[union-attr]
+        return getattr(sys.modules.get("asyncio"), "current_task", _nothing)()
+    except RuntimeError:
+        return None
+
+
 def own_context() -> Context:
     """
     Return a context without the caller's variables, but for those of this package.
@@ -338,46 +349,6 @@ def without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
         _thread.without_loop = before
     coroutine.close()
     raise RuntimeError(f"{coroutine!r} waits for an event loop, and there is none")
-
-
-async def in_thread(call: Callable[..., T], *args: Any) -> T:
-    """
-    Return the result of ``call(*args)`` in a thread, or raise what it raises.
-
-    A caller that is cancelled meanwhile waits for the thread all the same. The thread is its own, and a daemon: anyio's
-    worker threads are none on asyncio, and where a `SystemExit` ends the loop they stay, and with them the process.
-    Where no thread can be had (a limit on processes is reached, or the interpreter is shutting down), the call is made
-    in this thread.
-    """
-    if is_without_loop():
-        return call(*args)
-    await anyio.lowlevel.checkpoint_if_cancelled()
-    results: list[T] = []
-    errors: list[BaseException] = []
-    here, ended = Loop.current(), anyio.Event()
-
-    def run() -> None:
-        try:
-            results.append(call(*args))
-        except BaseException as error:
-            errors.append(error)
-        with contextlib.suppress(LoopClosedError):
-            here.call_soon(ended.set)
-
-    thread = threading.Thread(target=copy_context().run, args=[run], name="fapilog call", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        return call(*args)
-    await _until(ended)
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
-async def _until(ended: anyio.Event) -> None:
-    """Wait for a thread."""
-    await uninterrupted(ended.wait)
 
 
 def _nothing() -> None:

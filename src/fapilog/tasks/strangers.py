@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Final, TypeVar
@@ -18,7 +17,7 @@ from typing import Final, TypeVar
 import anyio
 
 from ..record.errors import PanicError
-from .loops import cancellation_of_this_task, is_without_loop
+from .loops import cancellation_of_this_task, current_task, is_without_loop
 
 __all__ = ["Log", "contained", "is_logging", "tamed"]
 
@@ -85,14 +84,14 @@ async def contained(call: Callable[[], Awaitable[T]]) -> T:
         Exception: The exception of *call*; a `PanicError` for whatever is none.
         BaseException: `KeyboardInterrupt`, `SystemExit`, and the cancellation of this task.
     """
-    here = _current_task()
+    here = current_task()
     try:
         return await call()
     except (Exception, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         # A coroutine that is closed, and not run by its task, is thrown a GeneratorExit, and must let it pass.
-        if isinstance(error, GeneratorExit) and (here is None or _current_task() != here):
+        if isinstance(error, GeneratorExit) and (here is None or current_task() != here):
             raise
         raise tamed(error) from error
 
@@ -125,21 +124,6 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 def _is_cancelled() -> bool:
     """Whether this task is being cancelled, by a scope around it or by asyncio's `Task.cancel`."""
-    if is_without_loop() or _current_task() is None:
+    if is_without_loop() or current_task() is None:
         return False
     return anyio.current_effective_deadline() == -math.inf or cancellation_of_this_task()()
-
-
-def _current_task() -> object:
-    """Return the task that runs here; None if no loop runs, or no task of it. anyio's description of it costs more."""
-    trio = getattr(sys.modules.get("trio"), "lowlevel", None)
-    try:
-        if getattr(trio, "in_trio_task", bool)():
-            return trio.current_task()  # type: ignore[union-attr]
-        return getattr(sys.modules.get("asyncio"), "current_task", _nothing)()
-    except RuntimeError:
-        return None
-
-
-def _nothing() -> None:
-    pass

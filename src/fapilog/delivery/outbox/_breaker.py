@@ -38,7 +38,6 @@ class Verdict(NamedTuple):
         wait: Seconds until the next attempt, if the alert is pending.
         failures: The attempts that have counted against the schedule of the alert.
         spent: The seconds of waiting that have counted against it instead.
-        pause: Seconds in which the target wants no alert at all; None if it did not ask for a pause.
     """
 
     outcome: Outcome
@@ -46,7 +45,6 @@ class Verdict(NamedTuple):
     wait: float
     failures: int
     spent: float
-    pause: float | None = None
 
 
 class Breaker:
@@ -114,7 +112,7 @@ class Breaker:
         if pause is not None:
             pause = self._pause(pause, now)
             wait = pause + random.uniform(0, max(1.0, pause / 10))  # noqa: S311  spreads load
-            return self._waiting(Verdict(outcome, "pending", wait, failures, spent + wait, pause))
+            return self._waiting(Verdict(outcome, "pending", wait, failures, spent + wait))
         self._fail()
         if failures >= len(self._schedule):
             return Verdict(outcome, "dead", 0.0, failures + 1, spent)

@@ -292,7 +292,7 @@ class Sender:
 
     def _note(self, claim: Claim, began_at: float, report: DeliveryReport, verdict: Verdict) -> None:
         """Keep how an attempt ended until the file is told, log a failure, and tell the trail."""
-        outcome, status, wait, failures, spent, _ = verdict
+        outcome, status, wait, failures, spent = verdict
         next_at = anyio.current_time() + wait
         self._claims.end(Ending(claim, began_at, report.took, outcome, report.reason, status, next_at, failures, spent))
         name, event_id = self._store.name, claim.event_id

@@ -21,8 +21,8 @@ from ...record.errors import FapilogError, OutboxError
 from ...tasks.events import Event
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
-from ...tasks.loops import in_thread
 from ...tasks.strangers import Log
+from ...tasks.threads import in_thread
 from . import _queue
 from ._file import OutboxFile
 

@@ -1,0 +1,80 @@
+"""A call in a thread of its own: for a disk, for a socket, for whatever else blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from typing import Any, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from .loops import Loop, LoopClosedError, is_without_loop, uninterrupted
+
+__all__ = ["begun_in_thread", "in_thread"]
+
+T = TypeVar("T")
+
+
+def begun_in_thread(call: Callable[[], T], *, name: str) -> tuple[anyio.Event, Callable[[], T]]:
+    """
+    Begin *call* in a thread, in the caller's context variables.
+
+    The thread is a daemon: anyio's worker threads are none on asyncio, and where a `SystemExit` ends the loop they
+    stay, and with them the process.
+
+    Args:
+        call: May block.
+        name: The thread's name.
+
+    Returns:
+        An event of this loop that is set when the call has ended, and a function that returns then what the call has
+        returned, or raises what it has raised.
+
+    Raises:
+        RuntimeError: No thread can be had, and nothing was called.
+    """
+    here, ended = Loop.current(), anyio.Event()
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+        with contextlib.suppress(LoopClosedError):
+            here.call_soon(ended.set)
+
+    def outcome() -> T:
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    threading.Thread(target=copy_context().run, args=[run], name=name, daemon=True).start()
+    return ended, outcome
+
+
+async def in_thread(call: Callable[..., T], *args: Any) -> T:
+    """
+    Return the result of ``call(*args)`` in a thread, or raise what it raises.
+
+    A caller that is cancelled meanwhile waits for the thread all the same. Where no thread can be had (a limit on
+    processes is reached, or the interpreter is shutting down), the call is made in this thread.
+    """
+    if is_without_loop():
+        return call(*args)
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    try:
+        ended, outcome = begun_in_thread(functools.partial(call, *args), name="fapilog call")
+    except RuntimeError:
+        return call(*args)
+    await _until(ended)
+    return outcome()
+
+
+async def _until(ended: anyio.Event) -> None:
+    await uninterrupted(ended.wait)
