@@ -187,7 +187,8 @@ class AuditMiddleware:
                 log_level=level,
                 operation=method,
                 error=error,
-                metadata={"resource": path, "status": status, "outcome": outcome},
+                outcome=outcome,
+                metadata={"resource": path, "status": status},
             )
         except Exception as failure:
             _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)
