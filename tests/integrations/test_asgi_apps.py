@@ -13,6 +13,8 @@ import anyio
 import pytest
 
 from fapilog import AuditEvent, AuditTrail
+from fapilog.context import audit_context, bind_audit_context
+from fapilog.integrations.asgi import AuditMiddleware
 from tests.doubles.asgi_servers import App, WebSocketClient, serving
 
 if TYPE_CHECKING:
@@ -152,3 +154,42 @@ async def test_a_websocket_has_its_own_context(
     assert {event.metadata["resource"] for event in events if event.event_id in ids} == {"ward/0", "ward/1", "ward/2"}
     [refused] = [event for event in events if event.event_id not in ids]
     assert (refused.operation, refused.metadata["status"]) == ("WEBSOCKET", 403)
+
+
+async def test_the_context_passes_through_other_middleware(tmp_path: Path) -> None:
+    """Behind a middleware of FastAPI's own kind, in threads and in dependencies, events have request, user and more."""
+    fastapi: Any = pytest.importorskip("fastapi")
+    trail = AuditTrail(storage_path=tmp_path / "audit")
+    app = fastapi.FastAPI()
+
+    async def other(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    app.middleware("http")(other)
+
+    async def bound_in_a_task() -> None:
+        bind_audit_context(tenant="north")
+
+    def left_in_another_thread() -> Any:
+        with audit_context(ward=7):
+            yield
+
+    async def kept_for_the_view() -> Any:
+        with audit_context(ward=8):
+            yield
+
+    def log(request: Any) -> None:
+        request.state.user_id = "alice"
+        trail.sync.log_data_access("patient/42", "read")
+
+    dependencies = [fastapi.Depends(each) for each in (bound_in_a_task, left_in_another_thread, kept_for_the_view)]
+    log.__annotations__["request"] = fastapi.Request
+    app.get("/", dependencies=dependencies)(log)
+    audited = AuditMiddleware(app, trail=trail, user=lambda scope: scope["state"]["user_id"], log_requests=True)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(audited), base_url="http://service") as http:
+        response = await http.get("/")
+    assert response.status_code == 200
+    of_request, of_view = await trail.get_events()
+    assert {event.user_id for event in (of_request, of_view)} == {"alice"}
+    assert {event.request_id for event in (of_request, of_view)} == {response.headers["x-request-id"]}
+    assert of_view.metadata == {"resource": "patient/42", "tenant": "north", "ward": 8}
