@@ -218,23 +218,26 @@ async def test_middleware_in_middleware_has_one_id() -> None:
 @pytest.mark.parametrize(
     ("method", "status", "expected"),
     [
-        ("GET", 200, ("data_access", "info")),
-        ("HEAD", 304, ("data_access", "info")),
-        ("POST", 201, ("data_modification", "info")),
-        ("PATCH", 404, ("data_modification", "info")),
-        ("DELETE", 204, ("data_deletion", "info")),
-        ("GET", 401, ("authorization_failed", "warning")),
-        ("POST", 403, ("authorization_failed", "warning")),
-        ("GET", 429, ("authorization_failed", "warning")),
-        ("DELETE", 503, ("error_occurred", "error")),
+        ("GET", 200, ("data_access", "info", "success")),
+        ("HEAD", 304, ("data_access", "info", "success")),
+        ("POST", 201, ("data_modification", "info", "success")),
+        ("PATCH", 404, ("data_modification", "info", "failure")),
+        ("DELETE", 204, ("data_deletion", "info", "success")),
+        ("GET", 401, ("authorization_failed", "warning", "denied")),
+        ("POST", 403, ("authorization_failed", "warning", "denied")),
+        ("GET", 429, ("authorization_failed", "warning", "denied")),
+        ("DELETE", 503, ("error_occurred", "error", "failure")),
     ],
 )
-async def test_requests_are_recorded(trail: AuditTrail, method: str, status: int, expected: tuple[str, str]) -> None:
+async def test_requests_are_recorded(
+    trail: AuditTrail, method: str, status: int, expected: tuple[str, str, str]
+) -> None:
     """A request has an event of a type and a level by its method and status, without its query and headers."""
     app = AuditMiddleware(answering(status), trail=trail, log_requests=True)
     await asked(app, method=method, headers={"authorization": "s3cret"})
     [event] = await stored(trail)
-    assert (event.event_type.value, event.log_level.value) == expected
+    assert event.outcome is not None
+    assert (event.event_type, event.log_level.value, event.outcome.value) == expected
     assert event.message == f"{method} /patients/42: {status}"
     assert (event.operation, event.metadata["resource"], event.metadata["status"]) == (method, "/patients/42", status)
     assert (event.client_ip, event.user_agent) == ("192.0.2.7", "curl")

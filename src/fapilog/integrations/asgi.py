@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 from ..context import audit_context
 from ..core.audit import AuditTrail
-from ..record.events import AuditEventType, AuditLogLevel
+from ..record.events import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.options import require
 from ..tasks.strangers import Log, tamed
 from ._headers import client_address, request_id
@@ -69,7 +69,7 @@ class AuditMiddleware:
             accepted and 403 if it is closed instead. A function that raises counts as true.
 
             The event is a read, change or deletion of data, by the method; with status 401, 403 or 429 a failed
-            authorization, at level warning; with 500 and more an error. It has the method as *operation*, and the path
+            authorization, which was denied, at level warning; with 500 and more an error. It has the method as *operation*, and the path
             without the query as *resource*. Headers and bodies are not recorded.
 
     Raises:
@@ -212,14 +212,15 @@ def _header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-def _kind(method: str, status: int) -> tuple[AuditEventType, AuditLogLevel, str]:
+def _kind(method: str, status: int) -> tuple[AuditEventType, AuditLogLevel, AuditOutcome]:
     """Return the type, the level and the outcome of the event of a request."""
     if status in _DENIED:
-        return AuditEventType.AUTHORIZATION_FAILED, AuditLogLevel.WARNING, "denied"
+        return AuditEventType.AUTHORIZATION_FAILED, AuditLogLevel.WARNING, AuditOutcome.DENIED
     if status >= 500:  # noqa: PLR2004
-        return AuditEventType.ERROR_OCCURRED, AuditLogLevel.ERROR, "failure"
+        return AuditEventType.ERROR_OCCURRED, AuditLogLevel.ERROR, AuditOutcome.FAILURE
     if method in _READING:
         kind = AuditEventType.DATA_ACCESS
     else:
         kind = AuditEventType.DATA_DELETION if method == "DELETE" else AuditEventType.DATA_MODIFICATION
-    return kind, AuditLogLevel.INFO, "success" if status < 400 else "failure"  # noqa: PLR2004
+    outcome = AuditOutcome.SUCCESS if status < 400 else AuditOutcome.FAILURE  # noqa: PLR2004
+    return kind, AuditLogLevel.INFO, outcome
