@@ -50,6 +50,7 @@ class Recorder:
         Raises:
             AuditStorageError: The event is not stored.
         """
+        self._alerts.note_event()
         try:
             stored = await self.store(event, announced=announced)
         except Exception as error:

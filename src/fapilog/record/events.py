@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar, cast
 
 import msgspec
 from msgspec.structs import force_setattr
 
 from .freezing import frozen_mapping
+from .options import did_you_mean
 from .privacy import Discreet
 from .values import NO_METADATA, FrozenDict, cut, given_text, name_of, tags, text, unreadable
 
@@ -93,12 +95,24 @@ E = TypeVar("E", bound=Enum)
 _LONGEST_SHOWN: Final = 200
 
 
+# The levels of the standard library's loggers, by which most code knows them.
+_STANDARD: Final = {
+    logging.DEBUG: AuditLogLevel.DEBUG,
+    logging.INFO: AuditLogLevel.INFO,
+    logging.WARNING: AuditLogLevel.WARNING,
+    logging.ERROR: AuditLogLevel.ERROR,
+    logging.CRITICAL: AuditLogLevel.CRITICAL,
+}
+
+
 def member(kind: type[E], value: object, name: str) -> E:
     """
-    Return the member of the enum *kind* that *value* is or names.
+    Return the member of the enum *kind* that *value* is or names, in lower or upper case.
+
+    A log level may be one of the standard library's: `logging.WARNING`.
 
     Raises:
-        ValueError: There is none. The message has the values that *name* takes, and the one that came.
+        ValueError: There is none. The message has the values that *name* takes, the one that came, and the nearest.
     """
     if type(value) is kind:
         return value
@@ -107,8 +121,15 @@ def member(kind: type[E], value: object, name: str) -> E:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
-        expected = ", ".join(str(each.value) for each in kind)
-        raise ValueError(f"{name}: expected one of {expected}; got {_shown(value)}") from None
+        values = {str(each.value): each for each in kind}
+    given: object = str.lower(value) if isinstance(value, str) else value
+    found = values.get(given) if type(given) is str else None
+    if found is None and kind is AuditLogLevel and type(given) is int:
+        found = cast("E | None", _STANDARD.get(given))
+    if found is None:
+        nearest = did_you_mean(given, values) if type(given) is str else ""
+        raise ValueError(f"{name}: expected one of {', '.join(values)}; got {_shown(value)}{nearest}")
+    return found
 
 
 def _shown(value: object) -> str:
@@ -286,11 +307,23 @@ class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
     checksum: str | None = None
 
     def __post_init__(self) -> None:
-        """Make the given values storable, and immutable; raise ValueError for a naive timestamp."""
-        if self.timestamp.tzinfo is not UTC:
-            if self.timestamp.tzinfo is None:
-                raise ValueError(f"timestamp: expected a datetime with a time zone; got {self.timestamp!r}")
-            force_setattr(self, "timestamp", self.timestamp.astimezone(UTC))
+        """
+        Make the given values storable, and immutable.
+
+        Raises:
+            TypeError: The timestamp is no datetime.
+            ValueError: An unknown type or level, or a timestamp without a time zone.
+        """
+        # Each event that is logged or read comes by here, and nearly every one has members and a time in UTC.
+        if not (
+            type(self.event_type) is AuditEventType
+            and type(self.log_level) is AuditLogLevel
+            and type(self.compliance_level) is ComplianceLevel
+        ):
+            for name, kind in _ENUMS.items():
+                force_setattr(self, name, member(kind, getattr(self, name), name))
+        if getattr(self.timestamp, "tzinfo", None) is not UTC:
+            force_setattr(self, "timestamp", _in_utc(self.timestamp))
         if not _is_plain(
             self.event_id,
             self.message,
@@ -317,6 +350,21 @@ class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+
+_ENUMS: Final[dict[str, type[Enum]]] = {
+    "event_type": AuditEventType,
+    "log_level": AuditLogLevel,
+    "compliance_level": ComplianceLevel,
+}
+
+
+def _in_utc(given: object) -> datetime:
+    if not isinstance(given, datetime):
+        raise TypeError(f"timestamp: expected a datetime with a time zone; got a {name_of(type(given))}")
+    if given.tzinfo is None:
+        raise ValueError(f"timestamp: expected a datetime with a time zone; got {given!r}")
+    return given.astimezone(UTC)
 
 
 _DATA_TYPES: Final = {
