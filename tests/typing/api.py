@@ -14,6 +14,7 @@ from blinker import NamedSignal
 from opentelemetry.metrics import get_meter_provider
 from prometheus_client import CollectorRegistry
 
+import fapilog
 from fapilog import (
     AlertDispatcher,
     AuditChainVerificationResult,
@@ -30,6 +31,8 @@ from fapilog import (
     DeliveryReport,
     FileStorage,
     NoopAlertDispatcher,
+    Retrying,
+    SlackDispatcher,
     alert_dispatched,
     alert_failed,
     compliance_alert,
@@ -48,6 +51,12 @@ from fapilog.observers import logs, metrics, otel
 from fapilog.record.chain import Seal
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
+
+# -- names that are imported when they are asked for
+
+assert_type(fapilog.Retrying(NoopAlertDispatcher()), Retrying)
+assert_type(SlackDispatcher(webhook_url="https://hooks.example.com"), fapilog.SlackDispatcher)
+print(fapilog.NoSuchName)  # type: ignore[attr-defined]
 
 # -- dispatchers
 
