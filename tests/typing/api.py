@@ -56,7 +56,7 @@ from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
 
 assert_type(fapilog.Retrying(NoopAlertDispatcher()), Retrying)
 assert_type(SlackDispatcher(webhook_url="https://hooks.example.com"), fapilog.SlackDispatcher)
-print(fapilog.NoSuchName)  # type: ignore[attr-defined]
+no_such_name = fapilog.NoSuchName  # type: ignore[attr-defined]
 
 # -- dispatchers
 
