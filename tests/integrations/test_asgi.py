@@ -383,12 +383,14 @@ async def test_a_websocket_has_one_event(trail: AuditTrail, messages: list[Messa
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"trail": "audit"}, TypeError, "trail: expected an AuditTrail; got str"),
-        ({"user": "alice"}, TypeError, "user: expected a function of the scope; got str"),
-        ({"session": 1}, TypeError, "session: expected a function of the scope; got int"),
+        ({"trail": "audit"}, TypeError, "trail: expected an AuditTrail; got a str"),
+        ({"user": "alice"}, TypeError, "user: expected a function of the scope; got a str"),
+        ({"session": 1}, TypeError, "session: expected a function of the scope; got a int"),
         ({"trusted_proxies": -1}, ValueError, "trusted_proxies: expected a number of at least 0; got -1"),
         ({"trusted_proxies": 1.5}, TypeError, "trusted_proxies: expected a whole number; got a float"),
-        ({"log_requests": "GET"}, TypeError, "log_requests: expected a bool or a function; got str"),
+        ({"log_requests": "GET"}, TypeError, "log_requests: expected True, False or a function; got a str"),
+        ({"proxy_header": b"forwarded"}, TypeError, "proxy_header: expected text; got a bytes"),
+        ({"request_id_header": None}, TypeError, "request_id_header: expected text; got None"),
         ({"log_requests": True}, ValueError, "log_requests: expected a trail to store the events in; got none"),
     ],
 )

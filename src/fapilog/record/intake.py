@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
@@ -16,8 +16,9 @@ import msgspec
 from .chain import body
 from .containers import MAX_VALUES, as_dict, read_mapping
 from .errordetails import MAX_TRACEBACK, Described, ErrorDetails, described
-from .events import AuditEvent, AuditLogLevel, AuditOutcome, member
+from .events import AuditEvent, in_utc
 from .freezing import Walk, plain
+from .kinds import AuditLogLevel, AuditOutcome, member
 from .options import flag
 from .parties import Actor, Target, actor_parts, target_parts
 from .values import FrozenDict, cut, escaped, given_tags, given_text, mark_of
@@ -63,7 +64,7 @@ class CommonFields(TypedDict, total=False):
     each place in the code, where it is near one of these: other values belong into *metadata*.
 
     Attributes:
-        log_level: The severity; info by default.
+        log_level: The severity; info by default. A level of the standard library, `logging.WARNING`, is taken too.
         outcome: How what was attempted ended: "success", "failure", "denied" or "unknown".
         reason: Why it was done, or was denied.
         component: The part of the service.
@@ -85,7 +86,7 @@ class CommonFields(TypedDict, total=False):
         metadata: Further values.
     """
 
-    log_level: AuditLogLevel | LevelName
+    log_level: AuditLogLevel | LevelName | int
     outcome: AuditOutcome | OutcomeName | None
     reason: str | None
     component: str | None
@@ -150,19 +151,11 @@ def _event_id(name: str, value: object) -> str:
     return given
 
 
-def _aware(name: str, value: object) -> datetime:
-    if not isinstance(value, datetime):
-        raise TypeError(f"{name}: expected a datetime with a time zone; got a {type(value).__qualname__}")
-    if value.tzinfo is None:
-        raise ValueError(f"{name}: expected a datetime with a time zone; got {value!r}")
-    return value.astimezone(UTC)
-
-
 # Of the members that are neither texts nor made of several values: what makes a given value the stored one, or refuses.
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "log_level": lambda name, value: member(AuditLogLevel, value, name),
     "outcome": lambda name, value: member(AuditOutcome, value, name),
-    "occurred": _aware,
+    "occurred": in_utc,
     "contains_pii": flag,
     "contains_phi": flag,
     "event_id": _event_id,
