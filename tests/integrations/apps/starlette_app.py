@@ -14,8 +14,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from fapilog import AuditTrail
-from fapilog.context import bind_audit_context
+from fapilog import AuditTrail, bind_audit_context
 from fapilog.integrations.asgi import AuditMiddleware, Scope
 
 trail = AuditTrail(storage_path="audit")
