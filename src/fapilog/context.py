@@ -136,7 +136,7 @@ def _outside(outer: dict[str, Any], inner: Iterable[str]) -> dict[str, Any]:
 
 
 def _within(outer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    return {**_outside(outer, values), **values}
+    return {**_outside(outer, values), **values} if outer else values
 
 
 class _Block:
