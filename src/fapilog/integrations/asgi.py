@@ -223,4 +223,4 @@ def _kind(method: str, status: int) -> tuple[AuditEventType, AuditLogLevel, Audi
         kind = AuditEventType.DATA_ACCESS
     else:
         kind = AuditEventType.DATA_DELETION if method == "DELETE" else AuditEventType.DATA_MODIFICATION
-    return kind, AuditLogLevel.INFO, AuditOutcome.SUCCESS if status < 400 else "failure"  # noqa: PLR2004
+    return kind, AuditLogLevel.INFO, AuditOutcome.SUCCESS if status < 400 else AuditOutcome.FAILURE  # noqa: PLR2004
