@@ -239,7 +239,7 @@ async def test_requests_are_recorded(
     assert event.outcome is not None
     assert (event.event_type, event.log_level.value, event.outcome.value) == expected
     assert event.message == f"{method} /patients/42: {status}"
-    assert (event.operation, event.metadata["resource"], event.metadata["status"]) == (method, "/patients/42", status)
+    assert (event.operation, str(event.target), event.metadata["status"]) == (method, "/patients/42", status)
     assert (event.client_ip, event.user_agent) == ("192.0.2.7", "curl")
     assert event.request_id
     assert b"s3cret" not in b"".join(file.read_bytes() for file in (trail.storage_path or Path()).iterdir())

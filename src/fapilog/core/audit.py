@@ -260,7 +260,6 @@ class AuditTrail:
         given: dict[str, Any] = dict(fields)
         if not FIELDS.issuperset(given):
             look_for_typos(given, strict=policy.strict)
-        given = completed(given)
         event = recorded(
             {
                 "event_type": member(AuditEventType, event_type, "event_type"),
@@ -270,7 +269,7 @@ class AuditTrail:
                 "compliance_level": policy.level,
                 **current_span(),
             },
-            given,
+            completed(given),
             limits=(policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes),
         )
         once = "event_id" in given

@@ -70,7 +70,7 @@ class AuditMiddleware:
 
             The event is a read, change or deletion of data, by the method; with status 401, 403 or 429 a failed
             authorization, denied and at level warning; with 500 and more an error. It has the method as *operation*,
-            and the path without the query as *resource*. Headers and bodies are not recorded.
+            and the path without the query as *target*. Headers and bodies are not recorded.
 
     Raises:
         TypeError: *user*, *session* or *log_requests* can't be called, *trail* is no trail, or a header is no text.
@@ -187,7 +187,8 @@ class AuditMiddleware:
                 operation=method,
                 error=error,
                 outcome=outcome,
-                metadata={"resource": path, "status": status},
+                target=path,
+                metadata={"status": status},
             )
         except Exception as failure:
             _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)

@@ -142,6 +142,8 @@ _TEXTS: Final = (
     "hostname",
     "data_classification",
 )
+# Those that a caller may give.
+_TEXT_FIELDS: Final = FIELDS.intersection(_TEXTS)
 
 
 def _event_id(name: str, value: object) -> str:
@@ -200,12 +202,13 @@ class _Draft:
         # The values of a mapping, as JSON, and how many it had where some were left out.
         self._values: dict[str, FrozenDict] = {}
         self._counts: dict[int, int] = {}
-        # Several events are made until one fits.
-        self._escaped = functools.cache(escaped)
-        self._mark = functools.cache(mark_of)
         metadata: dict[str, Any] = {}
         for name, value in fields.items():
-            if name not in FIELDS or (name == "metadata" and value is not None):
+            # First what nearly all of them are.
+            if name in _TEXT_FIELDS:
+                if value is not None:
+                    given[name] = value
+            elif name not in FIELDS or (name == "metadata" and value is not None):
                 metadata[name] = value
             elif value is not None:
                 self._take(name, value, metadata)
@@ -215,12 +218,13 @@ class _Draft:
             if (user := self._members["user_id"]) is not None:
                 actor.setdefault("id", given_text(user))
         if metadata:
-            self._values["metadata"] = self._as_json(merged(metadata) if "metadata" in metadata else metadata)
+            given_so = metadata.get("metadata")
+            if type(given_so) is not dict or len(metadata) > 1:
+                given_so = merged(metadata) if "metadata" in metadata else metadata
+            self._values["metadata"] = self._as_json(given_so)
 
     def _take(self, name: str, value: Any, metadata: dict[str, Any]) -> None:
-        if name in _TEXTS:
-            self._members[name] = value
-        elif name in _CHECKS:
+        if name in _CHECKS:
             self._members[name] = _CHECKS[name](name, value)
         elif name == "error":
             self._error = described(value)
@@ -251,6 +255,9 @@ class _Draft:
     def fitting(self) -> AuditEvent:
         """Return the event with as much of the texts, and of the values, as the record has room for."""
         longest = max(self._max_message, self._max_text)
+        # Several events are made until one fits.
+        self._escaped = functools.cache(escaped)
+        self._mark = functools.cache(mark_of)
         event = self._cut(longest, MAX_VALUES)
         if self._fits(event):
             return event
