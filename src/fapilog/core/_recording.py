@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable
 
-from ..record.chain import AuditChainVerificationResult, Seal, sealed
+from ..record.chain import AuditChainVerificationResult, sealed
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent, is_error, is_security
 from ..storage.protocol import AuditStorage
@@ -73,7 +73,8 @@ class Recorder:
         if announced:
             self._alerts.outstanding.expect(event.event_id)
         try:
-            seal: Seal = await contained(functools.partial(self._storage.append, event))
+            seal = await contained(functools.partial(self._storage.append, event))
+            assert seal is not None  # noqa: S101 - it is stored, whether or not its id is there already
         except BaseException as error:
             self._alerts.outstanding.announced(event.event_id)
             if not isinstance(error, Exception) or isinstance(error, AuditStorageError):
