@@ -21,6 +21,9 @@ _PAUSE: Final = 0.000_1
 _LONG: Final = 2.0
 _LONG_PAUSE: Final = 0.001
 
+# "Locks held": https://man7.org/linux/man-pages/man5/proc_locks.5.html
+_LOCKS: Final = "/proc/locks"
+
 
 def lock(fd: int, how: int) -> None:
     """
@@ -50,9 +53,8 @@ def _holder(fd: int) -> str:
     """Return the process that holds the lock on the open file *fd*, by its number and the name of its program."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         found = os.fstat(fd)
-        # "Locks held": https://man7.org/linux/man-pages/man5/proc_locks.5.html
         place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-        with open("/proc/locks", encoding="ascii") as file:
+        with open(_LOCKS, encoding="ascii") as file:
             for line in file:
                 _, kind, _, _, pid, where, *_ = line.replace(" -> ", " waits ").split()
                 if kind == "FLOCK" and where == place and int(pid) > 0:

@@ -111,7 +111,7 @@ class RecentIds:
             return
         self._ids.pop(event_id, None)
         self._ids[event_id] = self._read
-        while len(self._ids) > _RECORDS or next(iter(self._ids.values())) < self._read - _BYTES:
+        while len(self._ids) > _RECORDS or next(iter(self._ids.values())) <= self._read - _BYTES:
             self._ids.popitem(last=False)
 
 

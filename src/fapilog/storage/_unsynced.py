@@ -45,27 +45,36 @@ class Unsynced(msgspec.Struct, frozen=True):
         """
         Write the records again where they are, and sync them.
 
-        Does nothing if the file was replaced or cut meanwhile, which the next look at the chain reports.
+        Does nothing if something else is there, since the file was replaced, cut or changed meanwhile: the next look at
+        the chain reports that.
 
         Raises:
             OSError: They still may not be on the disk.
         """
+        is_append_only = False
         try:
-            fd = open_file(directory, self.name, os.O_WRONLY)
+            fd = open_file(directory, self.name, os.O_RDWR)
         except FileNotFoundError:
             return
         except PermissionError:
             # An append-only file (`chattr +a`) takes no byte twice. A sync is the most that can be had.
-            fd = open_file(directory, self.name, os.O_WRONLY | os.O_APPEND)
+            fd = open_file(directory, self.name, os.O_RDWR | os.O_APPEND)
             is_append_only = True
-        else:
-            is_append_only = False
         with closing(fd):
-            found = os.fstat(fd)
-            if (found.st_dev, found.st_ino) != self.file or found.st_size < self.offset + len(self.data):
+            if not self._are_in(fd):
                 return
-            if not is_append_only:
-                written = 0
-                while written < len(self.data):
-                    written += os.pwrite(fd, self.data[written:], self.offset + written)
+            written = len(self.data) if is_append_only else 0
+            while written < len(self.data):
+                written += os.pwrite(fd, self.data[written:], self.offset + written)
             sync(fd)
+
+    def _are_in(self, fd: int) -> bool:
+        """Return whether the open file *fd* is theirs, and has nothing else in their place."""
+        found = os.fstat(fd)
+        if (found.st_dev, found.st_ino) != self.file:
+            return False
+        there = os.pread(fd, len(self.data), self.offset)
+        if there == self.data:
+            return True
+        # Read from the disk anew, bytes that never came there are zeros.
+        return len(there) == len(self.data) and all(a in (0, b) for a, b in zip(there, self.data, strict=True))
