@@ -45,5 +45,5 @@ def check_config(
 def _described(options: dict[str, Any]) -> str:
     trail = AuditTrail(**options)
     dispatcher = options.get("alert_dispatcher")
-    to = "nowhere" if dispatcher is None else f"to a {type(dispatcher).__qualname__}"
+    to = "nowhere" if dispatcher is None else f"to {type(dispatcher).__qualname__}"
     return f"good; records in {trail.storage_path}, level {trail.policy.level.value}, alerts {to}"
