@@ -3,7 +3,6 @@
 import inspect
 import os
 import re
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,16 @@ from typing import Any, get_args
 import pytest
 
 import fapilog
-from fapilog import AuditEvent, AuditEventType, AuditTrail, ComplianceLevel, CompliancePolicy, NoopAlertDispatcher
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    AuditTrail,
+    ComplianceLevel,
+    CompliancePolicy,
+    NoopAlertDispatcher,
+    _configured,
+    config,
+)
 from fapilog._configured import DESTINATIONS
 from fapilog.config import ConfigError, options_from_config, options_from_env
 from fapilog.delivery.digest import Digest
@@ -286,12 +294,16 @@ def test_what_is_no_mapping_is_refused() -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dispatcher whose library is not installed names the extra."""
-    monkeypatch.delitem(vars(fapilog), "SlackDispatcher", raising=False)
-    for module in [name for name in sys.modules if name.startswith("fapilog.providers")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, "httpx2", None)
-    [problem] = problems_of({"dispatcher": SLACK})
-    assert re.match(r"dispatcher.type: fapilog.SlackDispatcher: this needs httpx2, .* pip install .*\[slack\]", problem)
+
+    def class_of(kind: str) -> None:
+        raise ImportError(f"fapilog.{kind}: this needs httpx2")
+
+    for module in (_configured, config):
+        monkeypatch.setattr(module, "class_of", class_of)
+    assert problems_of({"dispatcher": SLACK}) == ["dispatcher.type: fapilog.slack: this needs httpx2"]
+    environment(monkeypatch, SLACK_WEBHOOK_URL=SECRET)
+    with pytest.raises(ConfigError, match=r"^FAPILOG_SLACK: fapilog\.slack: this needs httpx2$"):
+        options_from_env()
 
 
 # -- secrets
