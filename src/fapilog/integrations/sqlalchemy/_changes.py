@@ -29,6 +29,7 @@ from ._states import (
     Attribute,
     State,
     columns,
+    history_of,
     is_among,
     key_of,
     known_values,
@@ -129,7 +130,7 @@ class Changes:
         for state in self._states(session.dirty):
             old = flush.old.get(state, {})
             names = [*self._columns(state.mapper), *primary(state.mapper)]
-            late = [name for name in names if name not in old and state.attrs[name].history.added]
+            late = [name for name in names if name not in old and history_of(state, name).added]
             if old or late:
                 added = frozen_mapping(dict.fromkeys(late, UNKNOWN) | known_values(state, late))
                 flush.changed.append((state, key_of(state), {**old, **added}))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from sqlalchemy import Column, select
-from sqlalchemy.orm import InstanceState, Mapper, QueryableAttribute, Session
+from sqlalchemy.orm import InstanceState, Mapper, PassiveFlag, QueryableAttribute, Session, class_mapper
+from sqlalchemy.orm.attributes import History
 
 from ...record.freezing import frozen_mapping
 from ...record.parties import Target
@@ -16,6 +17,7 @@ __all__ = [
     "Attribute",
     "State",
     "columns",
+    "history_of",
     "is_among",
     "key_of",
     "known_values",
@@ -35,16 +37,17 @@ State: TypeAlias = InstanceState[Any]
 
 def key_of(state: State) -> Key:
     """Return which row an object is; raise ValueError if it is not flushed."""
-    identity = state.identity
-    if identity is None:
+    key = state.identity_key
+    if key is None:
         raise ValueError("instance: expected an object that is flushed; got one without a primary key")
-    return state.mapper.base_mapper, tuple(identity)
+    # The class that has the table, of several that inherit the first one; its primary key; and a name for sharding.
+    return key[0], tuple(key[1])
 
 
 def target_at(key: Key) -> Target:
     """Return the target that a row is in an event."""
-    mapper, identity = key
-    table = getattr(mapper.local_table, "fullname", None) or mapper.class_.__name__
+    kind, identity = key
+    table = getattr(class_mapper(kind).local_table, "fullname", None) or kind.__name__
     return Target(type=table, id=",".join(map(given_text, identity)))
 
 
@@ -79,14 +82,19 @@ def _is_it(attribute: Attribute, mapper: Mapper[Any], name: str) -> bool:
     return attribute.key == name and isinstance(owner, type) and issubclass(mapper.class_, owner)
 
 
+def history_of(state: State, name: str) -> History:
+    """Return what an attribute was before the flush, and is now, as far as it is loaded."""
+    return state.get_history(name, PassiveFlag.PASSIVE_NO_INITIALIZE)
+
+
 def may_change(state: State, name: str) -> bool:
     """Return whether a flush may change a column: it was assigned to, or a relationship fills it in."""
-    return bool(state.attrs[name].history.added or _column(state.mapper, name).foreign_keys)
+    return bool(history_of(state, name).added or _column(state.mapper, name).foreign_keys)
 
 
 def known_values(state: State, names: list[str]) -> dict[str, Any]:
     """Return the values before the flush, of those that the session knows."""
-    histories = ((name, state.attrs[name].history) for name in names)
+    histories = ((name, history_of(state, name)) for name in names)
     known = ((name, [*(history.deleted or ()), *(history.unchanged or ())]) for name, history in histories)
     return {name: values[0] for name, values in known if values}
 
