@@ -1,5 +1,5 @@
 """
-For your tests: dispatchers against their contract, providers against a scripted server, a recorder of alerts, a trail.
+For your tests: dispatchers and storages against their contracts, providers against a scripted server, recorders.
 
 All of it works on asyncio and on trio, with any test runner. pytest finds the fixture `audit_trail` by itself.
 """
@@ -10,6 +10,7 @@ from ._contract import check_dispatcher
 from ._origin import Answer, Fault, Origin, Request
 from ._provider import Limit, check_provider
 from ._recording import RecordedAlert, RecordingDispatcher
+from ._storage import check_storage
 from ._trail import RecordedEvents, RecordedTrail
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "Request",
     "check_dispatcher",
     "check_provider",
+    "check_storage",
 ]
