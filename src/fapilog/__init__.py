@@ -30,6 +30,7 @@ from .core.audit import (
 )
 from .core.sync import SyncAuditTrail, exit_on_sigterm
 from .record.chain import ChainHead
+from .record.errordetails import ErrorDetails
 from .record.errors import (
     AlertBufferFullError,
     AlertCancelledError,
@@ -45,11 +46,13 @@ from .record.errors import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from .record.events import ErrorDetails
+from .record.events import AuditOutcome
+from .record.parties import Actor, Target
 from .storage.files import FileStorage
 from .storage.protocol import AuditStorage
 
 __all__ = [
+    "Actor",
     "Alert",
     "AlertBufferFullError",
     "AlertCancelledError",
@@ -61,6 +64,7 @@ __all__ = [
     "AuditEvent",
     "AuditEventType",
     "AuditLogLevel",
+    "AuditOutcome",
     "AuditStorage",
     "AuditStorageError",
     "AuditTrail",
@@ -80,6 +84,7 @@ __all__ = [
     "PanicError",
     "PermanentDeliveryError",
     "SyncAuditTrail",
+    "Target",
     "TransientDeliveryError",
     "alert_attempted",
     "alert_dispatched",

@@ -211,7 +211,7 @@ def test_readers_beside_unsteady_writers(tmp_path: Path, monkeypatch: pytest.Mon
     assert sorted(record["event_id"] for record in records(tmp_path)) == sorted(writers.stored)
 
 
-@pytest.mark.parametrize("seen", [b"", b"\n", b'{"v":1,', b"\n{}\n"], ids=["end", "line", "piece", "other"])
+@pytest.mark.parametrize("seen", [b"", b"\n", b'{"v":2,', b"\n{}\n"], ids=["end", "line", "piece", "other"])
 def test_what_a_reader_saw_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: bytes) -> None:
     """Where records that a verification has seen are taken back under its eyes, it goes by what is there in the end."""
     files = TrailFiles(tmp_path, durable=False)

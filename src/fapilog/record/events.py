@@ -3,51 +3,63 @@
 from __future__ import annotations
 
 import os
-import traceback
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 from msgspec.structs import force_setattr
 
+from .errordetails import ErrorDetails
 from .freezing import frozen_mapping
+from .parties import Actor, Target
 from .privacy import Discreet
-from .values import NO_METADATA, FrozenDict, cut, given_text, name_of, tags, text, unreadable
+from .values import NO_METADATA, FrozenDict, tags, text, unreadable
 
 __all__ = [
-    "MAX_REPEATED",
-    "MAX_TRACEBACK",
+    "FORMAT_VERSION",
+    "PERSONAL",
     "AuditEvent",
     "AuditEventType",
     "AuditLogLevel",
+    "AuditOutcome",
     "ComplianceLevel",
-    "Described",
-    "ErrorDetails",
     "data_event_type",
-    "described",
-    "in_short",
     "is_error",
     "is_security",
     "member",
+    "unlisted",
 ]
 
-# The end of a traceback has the failure; a deep recursion must not fill the disk.
-MAX_TRACEBACK: Final = 32_768
-# The text of an error is in a traceback too, and in the message of `log_error`: a longer one is there in short.
-MAX_REPEATED: Final = 1024
+FORMAT_VERSION: Final = 2
+"""Of the records that this version writes."""
 
 
 class AuditEventType(str, Enum):
-    """The kind of event."""
+    """
+    The kind of event.
+
+    A kind of your own is a text with a dot: ``AuditEventType("billing.refund")``, or the text where a type is taken.
+    A kind that a later version of fapilog has, and this one does not know, is read as what it is.
+    """
 
     ERROR_OCCURRED = "error_occurred"
     ERROR_RECOVERED = "error_recovered"
     ERROR_ESCALATED = "error_escalated"
+    AUTHENTICATION_SUCCEEDED = "authentication_succeeded"
     AUTHENTICATION_FAILED = "authentication_failed"
     AUTHORIZATION_FAILED = "authorization_failed"
     SECURITY_VIOLATION = "security_violation"
+    SESSION_ENDED = "session_ended"
+    CREDENTIAL_CHANGED = "credential_changed"
+    ACCOUNT_CHANGED = "account_changed"
+    ROLE_CHANGED = "role_changed"
+    PERMISSION_CHANGED = "permission_changed"
+    MFA_CHANGED = "mfa_changed"
+    ADMIN_ACTION = "admin_action"
+    IMPERSONATION = "impersonation"
     SYSTEM_STARTUP = "system_startup"
     SYSTEM_SHUTDOWN = "system_shutdown"
     COMPONENT_FAILURE = "component_failure"
@@ -61,7 +73,15 @@ class AuditEventType(str, Enum):
     PLUGIN_UNLOADED = "plugin_unloaded"
     COMPLIANCE_CHECK = "compliance_check"
     AUDIT_LOG_ACCESS = "audit_log_access"
+    AUDIT_LOG_LIFECYCLE = "audit_log_lifecycle"
     RETENTION_POLICY_APPLIED = "retention_policy_applied"
+    TIME_STEP = "time_step"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if type(value) is str and len(value) <= _LONGEST_TYPE and _OWN_TYPE.fullmatch(value):
+            return unlisted(cls, value)
+        return None
 
 
 class AuditLogLevel(str, Enum):
@@ -73,6 +93,15 @@ class AuditLogLevel(str, Enum):
     ERROR = "error"
     CRITICAL = "critical"
     SECURITY = "security"
+
+
+class AuditOutcome(str, Enum):
+    """How what was attempted ended: NIST SP 800-53 AU-3 f, PCI DSS 10.2.2."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    DENIED = "denied"
+    UNKNOWN = "unknown"
 
 
 class ComplianceLevel(str, Enum):
@@ -89,6 +118,9 @@ class ComplianceLevel(str, Enum):
 
 
 E = TypeVar("E", bound=Enum)
+# Namespace and name: no text that the application makes of its data, and none that a mistyped name could be.
+_OWN_TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
+_LONGEST_TYPE: Final = 128
 # Of a value, in a message about it.
 _LONGEST_SHOWN: Final = 200
 
@@ -111,6 +143,13 @@ def member(kind: type[E], value: object, name: str) -> E:
         raise ValueError(f"{name}: expected one of {expected}; got {_shown(value)}") from None
 
 
+def unlisted(kind: type[E], value: str) -> E:
+    """Return a member of the enum *kind* that is not listed in it: it equals, and prints as, any other of its value."""
+    found = str.__new__(kind, value)  # type: ignore[type-var]
+    found._name_ = found._value_ = value
+    return found
+
+
 def _shown(value: object) -> str:
     try:
         return text(repr(value))[:_LONGEST_SHOWN]
@@ -118,85 +157,6 @@ def _shown(value: object) -> str:
         raise
     except BaseException as error:
         return unreadable(value, error)
-
-
-class ErrorDetails(Discreet, frozen=True, kw_only=True):
-    """
-    An exception, as it is kept in an event.
-
-    Whatever is given becomes text, with a lone surrogate as its escape. Its `repr` shows the type alone.
-
-    Attributes:
-        type: Qualified name of its class.
-        message: Its text.
-        traceback: As Python prints it, with causes; of a very long one only the end.
-    """
-
-    _shown = ("type",)
-
-    type: str
-    message: str
-    traceback: str = ""
-
-    def __post_init__(self) -> None:
-        """Make the given values storable."""
-        for name in self.__struct_fields__:
-            force_setattr(self, name, text(getattr(self, name)))
-
-    @classmethod
-    def of(cls, error: object) -> Self:
-        """Describe *error*; an object that is no exception by its type and text."""
-        kind, message, trace = described(error)
-        return cls(type=kind, message=message, traceback=cut(text(trace), MAX_TRACEBACK, keep_end=True))
-
-
-class Described(NamedTuple):
-    """An exception with its texts whole, and with the lone surrogates that they have."""
-
-    type: str
-    message: str
-    traceback: str
-
-
-def described(error: object) -> Described:
-    """Describe *error*; an object that is no exception by its type and text."""
-    kind = type(error)
-    module = _module(kind)
-    name = name_of(kind) if module == "builtins" else f"{module}.{name_of(kind)}"
-    message = given_text(error)
-    trace = _traceback(error, f"{name}: {message}") if issubclass(kind, BaseException) else ""
-    return Described(name, message, trace.replace(message, in_short(message)) if len(message) > MAX_REPEATED else trace)
-
-
-def in_short(message: str) -> str:
-    """Return *message*, the text of an error that is recorded whole elsewhere, or the beginning of a long one."""
-    return cut(message, MAX_REPEATED)
-
-
-def _module(kind: type) -> str:
-    try:
-        return given_text(type.__dict__["__module__"].__get__(kind))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        return unreadable(kind, error)
-
-
-def _traceback(error: Any, last_line: str) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as failure:
-        # A SyntaxError that a template engine made of what is no text, for example.
-        why = unreadable(error, failure)
-    try:
-        frames = "".join(traceback.format_tb(error.__traceback__))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        frames = ""
-    return f"{frames}{last_line}\n{why}\n"
 
 
 # Hexadecimal digits for the next ids. Each call of `os.urandom` gives up the interpreter lock, and a thread that takes
@@ -219,7 +179,16 @@ def _random_uuid() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
+class _Record(Discreet, frozen=True, kw_only=True, tag_field="v", omit_defaults=True, forbid_unknown_fields=True):
+    """
+    What is written as a record.
+
+    A member that has its default is left out. What no reader can do without is written always: its default is made by
+    a factory, which msgspec does not compare with.
+    """
+
+
+class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
     """
     One event of the trail.
 
@@ -232,18 +201,26 @@ class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
     Its `repr` shows id, type, level and sequence number alone: a crash reporter may print it.
 
     Attributes:
-        event_id: UUID, as 36 characters of text. The same in every alert about the event.
-        timestamp: When it happened; aware, in UTC.
+        event_id: UUID, as 36 characters of text, or as given. The same in every alert about the event.
+        timestamp: When it was recorded; aware, in UTC.
+        occurred: When it happened, if that is another time: of an import, say; aware, in UTC.
         event_type: The kind of event.
         log_level: The severity.
+        outcome: How what was attempted ended; None if nobody said.
         message: The event in words.
+        reason: Why it was done, or was denied: a ticket, the words of an emergency access.
         component: The part of the service.
         operation: The operation of that part.
-        user_id: The user.
+        actor: Who acted, if more than the user's id is known.
+        user_id: The user: the actor's id.
         session_id: The user's session.
         request_id: The request.
+        trace_id: The distributed trace, as OpenTelemetry writes it: 32 hexadecimal digits.
+        span_id: The span in that trace: 16 hexadecimal digits.
         client_ip: The user's address.
         user_agent: The user's program.
+        target: What was acted on.
+        changes: What became of it: of each field the old value and the new one.
         hostname: The machine that recorded it.
         process_id: The process that recorded it.
         error: The exception behind it, if there is one.
@@ -253,56 +230,77 @@ class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
         compliance_level: The level of the policy in force.
         regulatory_tags: Tags of your own, for example the number of a requirement.
         metadata: Everything else that was given.
+        truncated: The members that were cut, those of the metadata as ``metadata.NAME``.
+        not_announced: Why it was not announced, if it meets the policy and was not; written by the trail alone.
         sequence_number: Its place in the chain, counted from 1; None until it is stored.
         previous_hash: The checksum of the event before it; None for the first, and until it is stored.
         checksum: SHA-256 of the stored bytes up to the checksum, in hex; None until it is stored.
+        format_version: The format of its record.
+        line: Its record, if a later version of fapilog wrote something in it that this version does not know; else
+            None. `unknown` has the members.
     """
 
     _shown = ("event_id", "event_type", "log_level", "sequence_number")
 
     event_id: str = msgspec.field(default_factory=_random_uuid)
     timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+    occurred: datetime | None = None
     event_type: AuditEventType
-    log_level: AuditLogLevel = AuditLogLevel.INFO
+    log_level: AuditLogLevel = msgspec.field(default_factory=lambda: AuditLogLevel.INFO)
+    outcome: AuditOutcome | None = None
     message: str
+    reason: str | None = None
     component: str | None = None
     operation: str | None = None
+    actor: Actor | None = None
     user_id: str | None = None
     session_id: str | None = None
     request_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
     client_ip: str | None = None
     user_agent: str | None = None
+    target: Target | None = None
+    changes: Mapping[str, Any] = NO_METADATA
     hostname: str | None = None
     process_id: int | None = None
     error: ErrorDetails | None = None
     data_classification: str | None = None
     contains_pii: bool = False
     contains_phi: bool = False
-    compliance_level: ComplianceLevel = ComplianceLevel.BASIC
+    compliance_level: ComplianceLevel = msgspec.field(default_factory=lambda: ComplianceLevel.BASIC)
     regulatory_tags: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = msgspec.field(default_factory=lambda: NO_METADATA)
+    metadata: Mapping[str, Any] = NO_METADATA
+    truncated: tuple[str, ...] = ()
+    not_announced: str | None = None
     sequence_number: int | None = None
     previous_hash: str | None = None
     checksum: str | None = None
+    format_version: int = FORMAT_VERSION
+    line: bytes | None = None
 
     def __post_init__(self) -> None:
-        """Make the given values storable, and immutable; raise ValueError for a naive timestamp."""
+        """Make the given values storable, and immutable; raise ValueError for a naive time."""
         if self.timestamp.tzinfo is not UTC:
-            if self.timestamp.tzinfo is None:
-                raise ValueError(f"timestamp: expected a datetime with a time zone; got {self.timestamp!r}")
-            force_setattr(self, "timestamp", self.timestamp.astimezone(UTC))
+            force_setattr(self, "timestamp", _in_utc("timestamp", self.timestamp))
+        if self.occurred is not None:
+            force_setattr(self, "occurred", _in_utc("occurred", self.occurred))
         if not _is_plain(
             self.event_id,
             self.message,
+            self.reason,
             self.component,
             self.operation,
             self.user_id,
             self.session_id,
             self.request_id,
+            self.trace_id,
+            self.span_id,
             self.client_ip,
             self.user_agent,
             self.hostname,
             self.data_classification,
+            self.not_announced,
             self.previous_hash,
             self.checksum,
         ):
@@ -311,12 +309,47 @@ class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
                 if value is not None or not may_be_none:
                     force_setattr(self, name, text(value))
         if type(self.metadata) is not FrozenDict:
-            force_setattr(self, "metadata", frozen_mapping(self.metadata))
-        if type(self.regulatory_tags) is not tuple or self.regulatory_tags:
-            force_setattr(self, "regulatory_tags", tags(self.regulatory_tags))
+            force_setattr(self, "metadata", frozen_mapping(self.metadata) or NO_METADATA)
+        if type(self.changes) is not FrozenDict:
+            force_setattr(self, "changes", frozen_mapping(self.changes) or NO_METADATA)
+        for name in ("regulatory_tags", "truncated"):
+            value = getattr(self, name)
+            if type(value) is not tuple or value:
+                force_setattr(self, name, tags(value))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    @property
+    def unknown(self) -> dict[str, Any]:
+        """The members of its record that a later version of fapilog wrote, and this version can't take."""
+        if self.line is None:
+            return {}
+        stored: dict[str, Any] = msgspec.json.decode(self.line)
+        taken = msgspec.to_builtins(self)
+        return {name: value for name, value in stored.items() if name != "v" and taken.get(name) != value}
+
+
+PERSONAL: Final = (
+    "message",
+    "reason",
+    "actor",
+    "user_id",
+    "session_id",
+    "client_ip",
+    "user_agent",
+    "target",
+    "changes",
+    "error",
+    "metadata",
+)
+"""The members of an event that may say who somebody is, or what became of them."""
+
+
+def _in_utc(name: str, time: datetime) -> datetime:
+    if time.tzinfo is None:
+        raise ValueError(f"{name}: expected a datetime with a time zone; got {time!r}")
+    return time.astimezone(UTC)
 
 
 _DATA_TYPES: Final = {

@@ -17,8 +17,9 @@ import msgspec
 
 from ..core.alerting import AlertDispatcher
 from ..core.audit import AuditTrail
+from ..record.errordetails import ErrorDetails
 from ..record.errors import DeliveryError, PanicError
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
 from ..record.values import tags
 from ..tasks.strangers import contained
 
