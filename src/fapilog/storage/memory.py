@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Final, Literal, overload
 
 import anyio.lowlevel
-import msgspec
 
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
+from ..record.formats import decoded
 from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.loops import is_without_loop
@@ -21,7 +21,6 @@ from .protocol import EventFilter
 
 __all__ = ["MemoryStorage"]
 
-_decode: Final = msgspec.json.Decoder(AuditEvent).decode
 # Records that are checked between two calls of `progress`.
 _CHECKED_AT_ONCE: Final = 500
 
@@ -51,7 +50,7 @@ class MemoryStorage:
     @property
     def events(self) -> list[AuditEvent]:
         """The stored events, the oldest first."""
-        return [_decode(line) for line in tuple(self._lines)]
+        return [decoded(line) for line in tuple(self._lines)]
 
     @overload
     async def append(self, event: AuditEvent) -> Seal: ...
@@ -98,13 +97,13 @@ class MemoryStorage:
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
         """Return the newest *limit* events that are wanted, the newest first."""
         await _checkpoint()
-        found = (event for line in reversed(tuple(self._lines)) if wanted.matches(event := _decode(line)))
+        found = (event for line in reversed(tuple(self._lines)) if wanted.matches(event := decoded(line)))
         return list(itertools.islice(found, max(0, limit)))
 
     @without_frames
     async def read(self, after: int, limit: int) -> list[AuditEvent]:
         """Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first."""
-        return [_decode(line) for line in await self.read_lines(after, limit)]
+        return [decoded(line) for line in await self.read_lines(after, limit)]
 
     @without_frames
     async def read_lines(self, after: int, limit: int) -> list[bytes]:

@@ -6,19 +6,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NoReturn, Protocol, TypeVar, cast
 
 import anyio
-import msgspec
 
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
 from ..record.events import AuditEvent
+from ..record.formats import decoded
 from ..storage.protocol import AuditStorage, EventFilter, head_of
 from ..tasks.strangers import contained
 
-__all__ = ["Place", "decode"]
+__all__ = ["Place"]
 
 T = TypeVar("T")
-
-decode: Final = msgspec.json.Decoder(AuditEvent).decode
 
 _PAGE: Final = 25
 
@@ -117,7 +115,7 @@ class Place:
             head = chain.follow(EMPTY, lines)
         except ChainError as error:
             raise AssertionError(f"the lines of read_lines should make a chain; {error}") from error
-        if [decode(line) for line in lines] != events:
+        if [decoded(line) for line in lines] != events:
             raise AssertionError("read_lines should give the lines of the events that read gives")
         if head != await self.ask("find", lambda: head_of(storage)):
             raise AssertionError("the newest event that is found should be the last one that is read")

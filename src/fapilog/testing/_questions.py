@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome
+from ..record.parties import Actor, Target
 from ..storage.protocol import EQUAL, EventFilter
 
 __all__ = ["an_event_with", "events_of_all_kinds", "questions_about", "searched_events"]
@@ -52,7 +53,7 @@ _PEOPLE: Final = ("alice", "al", "Alice", "o'brien", "é", "", "\x00")
 
 def searched_events(count: int) -> list[AuditEvent]:
     """Return events that differ in each condition that can be asked for; their times are not in order."""
-    kinds, levels = list(AuditEventType)[:5], list(AuditLogLevel)
+    kinds, levels = [*list(AuditEventType)[:4], AuditEventType("billing.refund")], list(AuditLogLevel)
     return [
         an_event_with(
             f"message {number} of {_PEOPLE[number % 7]}",
@@ -66,10 +67,22 @@ def searched_events(count: int) -> list[AuditEvent]:
             request_id=f"r{number // 2}",
             client_ip=("10.0.0.1", "10.0.0.10", None)[number % 3],
             regulatory_tags=(("PCI",), ("PCI", "10.2"), ())[number % 3],
+            trace_id=(f"{number // 4:032x}", None)[number % 2],
+            outcome=(*AuditOutcome, None)[number % 5],
+            actor=(None, Actor(id="alice", type="user"), Actor(id="cron", type="service", on_behalf_of="o'brien"))[
+                number % 3
+            ],
+            target=(
+                Target(type="patient", id="4"),
+                Target(type="patient", id="42", name="someone"),
+                Target(id="4"),
+                Target(type="patient's", id=""),
+                None,
+            )[number % 5],
             metadata=(
-                {"resource": "patient/4", "http": {"status": 403}},
-                {"resource": "patient/42", "http": {"status": 200}, "a.b": None},
-                {"resource": 4, "a": {"b": 1.5}},
+                {"http": {"status": 403}},
+                {"http": {"status": 200}, "a.b": None, "path": "patient/42"},
+                {"a": {"b": 1.5}},
                 {},
             )[number % 4],
         )
@@ -80,7 +93,7 @@ def searched_events(count: int) -> list[AuditEvent]:
 def questions_about(events: list[AuditEvent]) -> list[dict[str, Any]]:
     """Return conditions of every kind: some that one of *events* meets, and some that none does."""
     asked: list[dict[str, Any]] = [{}, {"metadata": {}}]
-    members = sorted(set(EventFilter.__struct_fields__) & set(AuditEvent.__struct_fields__) - {"metadata"})
+    members = sorted(set(EventFilter.__struct_fields__) & set(AuditEvent.__struct_fields__) - {"actor", "metadata"})
     values = [(name, getattr(event, name)) for event in events[3:20:8] for name in members]
     asked += [{name: value} for name, value in values if value is not None]
     asked += [{name: "nobody"} for name in EQUAL]
@@ -94,9 +107,11 @@ def questions_about(events: list[AuditEvent]) -> list[dict[str, Any]]:
         {"message": some.message},
         {"message": ""},
         *({"tag": tag} for tag in ("PCI", "10.2", "10")),
-        *({"resource": resource} for resource in ("patient/4", "patient/42", "4", "")),
+        *({"target": target} for target in ("patient/4", "4", "", Target(type="patient"), Target(name="someone"))),
+        *({"actor": person} for person in _PEOPLE),
+        {"event_type": "billing.refund"},
         {"metadata": {"http.status": 403}},
-        {"metadata": {"http.status": 200, "resource": "patient/42"}},
+        {"metadata": {"http.status": 200, "path": "patient/42"}},
         {"metadata": {"a.b": 1.5}},
         {"metadata": {"a.b": None}},
         {"start_time": time},

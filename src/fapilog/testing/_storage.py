@@ -16,10 +16,11 @@ import msgspec
 from ..record import chain
 from ..record.chain import Seal
 from ..record.events import AuditEvent
+from ..record.formats import decoded
 from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.loops import without_loop
 from ._contract import Cancelled
-from ._place import Place, decode
+from ._place import Place
 from ._questions import an_event_with, events_of_all_kinds, questions_about, searched_events
 
 __all__ = ["check_storage"]
@@ -165,7 +166,7 @@ async def _reads(place: Place) -> None:
         lines: list[Any] = await place.read_lines(storage, after, limit)
         if [line for line in lines if not isinstance(line, bytes) or b"\n" in line]:
             raise AssertionError("read_lines should return bytes without a newline")
-        if [decode(line) for line in lines] != expected:
+        if [decoded(line) for line in lines] != expected:
             raise AssertionError(f"read_lines({after}, {limit}) should return the lines that come after that number")
 
 
