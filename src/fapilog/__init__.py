@@ -30,6 +30,7 @@ from .core.audit import (
     ComplianceLevel,
     CompliancePolicy,
 )
+from .core.rules import Threshold
 from .core.sync import SyncAuditTrail, exit_on_sigterm
 from .record.chain import ChainHead
 from .record.errordetails import ErrorDetails
@@ -109,6 +110,7 @@ __all__ = [
     "PermanentDeliveryError",
     "SyncAuditTrail",
     "Target",
+    "Threshold",
     "TransientDeliveryError",
     "alert_attempted",
     "alert_dispatched",

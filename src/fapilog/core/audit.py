@@ -41,8 +41,10 @@ from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
 from ._reading import Events, counted
 from ._recording import Recorder
+from ._rules import Rules
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .policy import CompliancePolicy
+from .rules import RULE_MET
 from .signals import compliance_alert
 
 if TYPE_CHECKING:
@@ -139,6 +141,13 @@ class AuditTrail:
         )
         self._hostname = os.uname().nodename
         self._recorder = Recorder(storage, self._alerts)
+        self._rules = Rules(
+            self.policy.rules if self.policy.enabled else (),
+            storage=storage,
+            background=self._alerts.background,
+            health=self._alerts.health,
+            aftermath=self._alerts.aftermath,
+        )
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
         compliance_alert.connect(self._alerts.forwarder.receive, sender=self)
         call_in_child(self, AuditTrail._forget)
@@ -157,6 +166,7 @@ class AuditTrail:
             Exception: The dispatcher can't be entered: its own exception; the trail is then not started.
         """
         await self._alerts.start(self, self._send_compliance_alert)
+        self._rules.start(self._record_rule)
 
     async def stop(self) -> None:
         """
@@ -260,20 +270,9 @@ class AuditTrail:
         given: dict[str, Any] = dict(fields)
         if not FIELDS.issuperset(given):
             look_for_typos(given, strict=policy.strict)
-        event = recorded(
-            {
-                "event_type": member(AuditEventType, event_type, "event_type"),
-                "message": message,
-                "hostname": self._hostname,
-                "process_id": os.getpid(),
-                "compliance_level": policy.level,
-                **current_span(),
-            },
-            completed(given),
-            limits=(policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes),
-        )
+        event = self._made(member(AuditEventType, event_type, "event_type"), message, completed(given), current_span())
         once = "event_id" in given
-        if not policy.alerts_on(event):
+        if not (policy.alerts_on(event) or self._rules.concern(event)):
             await self._recorder.record(event, announced=False, once=once)
         elif self._alerts.aftermath.is_here:
             await self._recorder.record(noted(event), announced=False, once=once)
@@ -572,9 +571,34 @@ class AuditTrail:
 
     async def _store_then_announce(self, event: AuditEvent, *, once: bool) -> None:
         stored = await self._recorder.record(event, announced=True, once=once)
-        if stored is not None:
+        if stored is None:
+            return
+        if self.policy.alerts_on(event):
             self._announce(stored)
-            await self._alerts.forwarder.make_room()
+        else:
+            self._alerts.outstanding.announced(stored.event_id)
+        if self._rules.concern(event):
+            self._rules.apply(stored, self._record_rule)
+        await self._alerts.forwarder.make_room()
+
+    async def _record_rule(self, message: str, **fields: Any) -> None:
+        """Store an event about a rule, and announce it; once, however many processes do."""
+        await self._store_then_announce(self._made(RULE_MET, message, fields, {}), once=True)
+
+    def _made(
+        self, event_type: AuditEventType, message: str, fields: dict[str, Any], others: dict[str, Any]
+    ) -> AuditEvent:
+        policy = self.policy
+        given = {
+            "event_type": event_type,
+            "message": message,
+            "hostname": self._hostname,
+            "process_id": os.getpid(),
+            "compliance_level": policy.level,
+            **others,
+        }
+        limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
+        return recorded(given, fields, limits=limits)
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store an event of the trail's own, which is announced next."""
@@ -584,4 +608,5 @@ class AuditTrail:
     def _forget(self) -> None:
         # In a forked child.
         self._recorder.forget()
+        self._rules.forget()
         self._alerts.forget()
