@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,6 +18,7 @@ from fapilog.record import chain
 from fapilog.record.chain import AuditChainVerificationResult
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
+from fapilog.storage.sqlite import SQLiteStorage
 from fapilog.testing import check_storage
 from fapilog.testing._questions import questions_about, searched_events
 
@@ -31,6 +34,16 @@ async def test_the_storage_in_memory_keeps_the_contract() -> None:
         lines[3] = lines[3].replace(b'"3"', b'"x"')
 
     await check_storage(make, damage=damage)
+
+
+async def test_the_storage_in_sqlite_keeps_the_contract(tmp_path: Path) -> None:
+    """A `SQLiteStorage` passes."""
+
+    def damage(place: str) -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / place)) as connection, connection:
+            connection.execute("UPDATE records SET line = CAST(replace(line, '\"3\"', '\"x\"') AS BLOB)")
+
+    await check_storage(lambda place: SQLiteStorage(tmp_path / place), damage=damage)
 
 
 class Altering(MemoryStorage):
