@@ -14,6 +14,7 @@ from blinker import NamedSignal
 from opentelemetry.metrics import get_meter_provider
 from prometheus_client import CollectorRegistry
 
+import fapilog
 from fapilog import (
     Actor,
     AlertDispatcher,
@@ -32,6 +33,8 @@ from fapilog import (
     DeliveryReport,
     FileStorage,
     NoopAlertDispatcher,
+    Retrying,
+    SlackDispatcher,
     Target,
     alert_dispatched,
     alert_failed,
@@ -51,6 +54,12 @@ from fapilog.observers import logs, metrics, otel
 from fapilog.record.chain import Seal
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordedAlert, RecordedTrail, RecordingDispatcher, check_dispatcher
+
+# -- names that are imported when they are asked for
+
+assert_type(fapilog.Retrying(NoopAlertDispatcher()), Retrying)
+assert_type(SlackDispatcher(webhook_url="https://hooks.example.com"), fapilog.SlackDispatcher)
+no_such_name = fapilog.NoSuchName  # type: ignore[attr-defined]
 
 # -- dispatchers
 

@@ -51,6 +51,7 @@ class Recorder:
         Raises:
             AuditStorageError: The event is not stored.
         """
+        self._alerts.note_event()
         try:
             stored = await self.store(event, announced=announced, once=once)
         except Exception as error:

@@ -17,8 +17,9 @@ import msgspec
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome
+from ..record.events import AuditEvent
 from ..record.formats import decoded
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.parties import Target
 from ._directory import cannot, files_set_aside, names, reading, sync, without_writers
 from ._lines import Lines

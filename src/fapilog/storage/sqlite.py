@@ -15,6 +15,7 @@ from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Chai
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.formats import decoded
+from ..record.options import require_path
 from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
@@ -69,6 +70,7 @@ class SQLiteStorage:
             lose the last events.
 
     Raises:
+        TypeError: *path* is no path.
         ValueError: An unknown *durability*.
     """
 
@@ -79,7 +81,7 @@ class SQLiteStorage:
         if durability not in ("fsync", "write"):
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
         # A daemon that changes to another directory does not take the trail with it.
-        self._path = Path(path).absolute()
+        self._path = require_path("path", path).absolute()
         self._writer = Database(self._path, durable=durability == "fsync")
         # Another connection, so that no reader is in a writer's way.
         self._reader = Database(self._path, durable=durability == "fsync")
@@ -92,11 +94,9 @@ class SQLiteStorage:
         return f"<SQLiteStorage {str(self._path)!r}>"
 
     @overload
-    async def append(self, event: AuditEvent) -> Seal: ...
+    async def append(self, event: AuditEvent, *, once: Literal[False] = False) -> Seal: ...
     @overload
-    async def append(self, event: AuditEvent, *, once: Literal[False]) -> Seal: ...
-    @overload
-    async def append(self, event: AuditEvent, *, once: bool) -> Seal | None: ...
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None: ...
 
     @without_frames
     async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.parties import Actor, Target
 from ..storage.protocol import EQUAL, EventFilter
 
