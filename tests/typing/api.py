@@ -306,7 +306,7 @@ class Legacy(AuditTrail):
 class Memory:
     """A storage that keeps nothing."""
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         return Seal(sequence_number=1, previous_hash=None, checksum="")
 
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
