@@ -299,6 +299,31 @@ def test_a_forked_child_goes_on(storage: SQLiteStorage) -> None:
     assert without_loop(storage.verify()).events_checked == 8
 
 
+def test_a_call_within_a_call_is_refused(storage: SQLiteStorage) -> None:
+    """A signal handler that asks, stores, closes or forks in the midst of a call of its thread does not hang."""
+    append(storage, "a")
+
+    def handler(_: sqlite3.Connection) -> None:
+        for call in (storage.find(EventFilter(), 1), storage.aclose()):
+            with pytest.raises(AuditStorageError, match="called from within a call of the same thread"):
+                without_loop(call)
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+    storage._reader.read(handler)
+    assert len(without_loop(storage.read(0, 10))) == 1
+
+
+def test_what_speaks_against_it_is_told(tmp_path: Path) -> None:
+    """Where the directory is none, the trail is told so before it stores anything."""
+    assert without_loop(SQLiteStorage(tmp_path / "new" / "audit.db").trouble()) is None
+    (tmp_path / "file").touch()
+    words = without_loop(SQLiteStorage(tmp_path / "file" / "audit.db").trouble())
+    assert words == f"{tmp_path / 'file'}: expected a directory, found something else"
+
+
 def test_importing_fapilog_loads_no_sqlite() -> None:
     """Only who asks for this storage loads SQLite."""
     script = "import sys, fapilog, fapilog.testing; assert 'sqlite3' not in sys.modules"

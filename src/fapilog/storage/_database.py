@@ -55,6 +55,7 @@ class Database:
         self._path = path
         self._durable = durable
         self._lock = threading.Lock()
+        self._owner: int | None = None
         self._connection: sqlite3.Connection | None = None
         # Keeps the connection alive until it is closed: collected with this, it might warn first that it is open.
         self._closes: weakref.finalize[[sqlite3.Connection], Database] | None = None
@@ -68,7 +69,7 @@ class Database:
         Raises:
             AuditStorageError: It had no effect. The message names the file and the reason.
         """
-        with self._lock, self._failures("append to"):
+        with self._taken(), self._failures("append to"):
             connection = self._connection_to(is_made=True)
             assert connection is not None  # noqa: S101 - made if it was not there
             _begin(connection)
@@ -89,23 +90,43 @@ class Database:
         Raises:
             AuditStorageError: It can't be read. The message names the file and the reason.
         """
-        with self._lock, self._failures("read"):
+        with self._taken(), self._failures("read"):
             connection = self._connection_to(is_made=False)
             return None if connection is None else call(connection)
 
     def close(self) -> None:
-        """Close it; the next call opens it again."""
-        with self._lock:
+        """
+        Close it; the next call opens it again.
+
+        Raises:
+            AuditStorageError: Called from within a call of the same thread.
+        """
+        with self._taken():
             self._close()
 
-    def before_fork(self) -> None:
-        """Close it, and let nobody open it before `after_fork`."""
+    def before_fork(self) -> bool:
+        """Close it, let nobody open it before `after_fork`, and return True; False if this very thread uses it."""
+        if self._owner == threading.get_ident():
+            return False
         self._lock.acquire()
         self._close()
+        return True
 
     def after_fork(self) -> None:
         """Let it be used again, in the parent and in the child."""
         self._lock.release()
+
+    @contextlib.contextmanager
+    def _taken(self) -> Generator[None]:
+        """Be the only call; a signal handler in the midst of a call of its thread would wait for itself for ever."""
+        if self._owner == threading.get_ident():
+            raise AuditStorageError(f"cannot use {self._path}: called from within a call of the same thread")
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = None
 
     def _close(self) -> None:
         closes, self._closes, self._connection, self._inode = self._closes, None, None, None
@@ -151,6 +172,9 @@ class Database:
                 uri, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
             )
             self._connection, self._closes = connection, weakref.finalize(self, _close, connection)
+            # The exit of the interpreter waits for a commit, and not for a thread that reads: closed under its hands,
+            # the connection would crash the process.
+            self._closes.atexit = is_made
             if self._is_new(connection):
                 if not is_made:
                     self._close()
@@ -214,9 +238,7 @@ _stopped: Final[list[Database]] = []
 
 def _before_fork() -> None:
     _forking.acquire()
-    _stopped.extend(_all)
-    for database in _stopped:
-        database.before_fork()
+    _stopped.extend(database for database in list(_all) if database.before_fork())
 
 
 def _after_fork() -> None:

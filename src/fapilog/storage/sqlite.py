@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, overload
 
@@ -21,6 +21,7 @@ from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
 from ._database import Database
+from ._directory import why_not_writable
 from ._lines import MAX_RECORD_BYTES
 from ._rows import COLUMNS, Question, questions, values_of
 from .protocol import EventFilter
@@ -87,7 +88,7 @@ class SQLiteStorage:
         self._reader = Database(self._path, durable=durability == "fsync")
         # The newest record that this process knows: one that is gone later was taken away.
         self._known = EMPTY
-        self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
+        self._commits: GroupCommit[_Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
         call_in_child(self, SQLiteStorage._forget)
 
     def __repr__(self) -> str:
@@ -163,19 +164,23 @@ class SQLiteStorage:
         """
         return await in_thread(self._verify, progress)
 
+    async def trouble(self) -> str | None:
+        """Return why the file can't be made or written to, if that can be told without trying; else None."""
+        return await in_thread(why_not_writable, self._path.parent)
+
     async def aclose(self) -> None:
         """Close the file; the next call opens it again."""
         await in_thread(self._close)
 
     # -- in a thread
 
-    def _commit(self, items: list[_Item]) -> list[Seal | None]:
+    def _commit(self, items: Iterable[_Item]) -> list[Seal | None]:
         """Store a record for each of *items* whose id is not there, and return the seals; None for the others."""
         seals, head = self._writer.write(lambda connection: self._append(connection, items))
         self._known = head
         return seals
 
-    def _append(self, connection: sqlite3.Connection, items: list[_Item]) -> tuple[list[Seal | None], ChainHead]:
+    def _append(self, connection: sqlite3.Connection, items: Iterable[_Item]) -> tuple[list[Seal | None], ChainHead]:
         head = self._head(connection)
         seals: list[Seal | None] = []
         rows: list[tuple[Any, ...]] = []
