@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 
 import anyio
 
@@ -87,11 +87,13 @@ class Place:
 
     async def find(self, storage: AuditStorage, wanted: EventFilter, limit: int) -> list[AuditEvent]:
         """Find events."""
-        return await self.ask("find", lambda: storage.find(wanted, limit))
+        found: Sequence[Any] = await self.ask("find", lambda: storage.find(wanted, limit))
+        return list(found)
 
     async def read(self, storage: AuditStorage, after: int, limit: int) -> list[AuditEvent]:
         """Read a page of events."""
-        return await self.ask("read", lambda: storage.read(after, limit))
+        found: Sequence[Any] = await self.ask("read", lambda: storage.read(after, limit))
+        return list(found)
 
     async def read_lines(self, storage: AuditStorage, after: int, limit: int) -> list[bytes]:
         """Read a page of lines."""
