@@ -1,5 +1,7 @@
-"""Processes that write to one file of SQLite side by side."""
+"""Processes that write to one file of SQLite: side by side, and on a disk that is full."""
 
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,3 +27,9 @@ def test_processes_make_one_chain(tmp_path: Path) -> None:
     assert len(found) == len(set(found))
     assert {event_id for each in writers for event_id in each.stored} <= set(found)
     without_loop(storage.aclose())
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """What does not fit is refused and leaves nothing behind, and the chain goes on when there is room again."""
+    command = [sys.executable, "-m", "tests.programs.limited_sqlite", str(tmp_path / "audit.db"), "write"]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=60)
