@@ -1,14 +1,16 @@
 """The writer and the reader of one trail, side by side, for tests that need both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+from fapilog import AuditEvent
+from fapilog.record.damage import DamagedRecord
 from fapilog.storage._reader import TrailReader
 from fapilog.storage._writer import TrailWriter
 from fapilog.storage.files import utc_now
 
-__all__ = ["TrailFiles"]
+__all__ = ["TrailFiles", "whole"]
 
 
 class TrailFiles:
@@ -22,5 +24,18 @@ class TrailFiles:
         self.close = self.writer.close
         reader = TrailReader(directory, durable=durable)
         self.verify = reader.verify
-        self.newest_first = reader.newest_first
-        self.read = reader.read
+        self.reader = reader
+
+    def newest_first(self) -> Iterator[AuditEvent]:
+        """Yield all events, the newest first; there must be no holes."""
+        return map(whole, self.reader.newest_first())
+
+    def read(self, after: int, limit: int) -> list[AuditEvent]:
+        """Return the events after *after*; there must be no holes."""
+        return list(map(whole, self.reader.read(after, limit)))
+
+
+def whole(item: AuditEvent | DamagedRecord) -> AuditEvent:
+    """Return *item*, which must be an event."""
+    assert isinstance(item, AuditEvent), item
+    return item
