@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import re
 import shlex
@@ -19,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from .. import AuditChainVerificationResult, AuditTrail, ChainHead, ChainStatus
 from .alerts import alerts
 from .demo import REQUESTS, run
-from .events import count, show
+from .events import count, show, tail
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
 
@@ -38,11 +39,24 @@ app: Final = typer.Typer(
 )
 app.add_typer(alerts, name="alerts")
 app.command()(show)
+app.command()(tail)
 app.command()(count)
 
 
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fapilog {importlib.metadata.version('fapilog')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _fapilog() -> None:
+def _fapilog(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
+    ] = False,
+) -> None:
     """A hash-chained, durable audit trail that alerts."""
 
 
