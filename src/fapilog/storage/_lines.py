@@ -9,7 +9,7 @@ from typing import Final
 from ..record import chain
 from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus
 
-__all__ = ["MAX_RECORD_BYTES", "Lines", "cut", "cut_backwards", "head_of_record"]
+__all__ = ["MAX_RECORD_BYTES", "Lines", "cut", "cut_backwards", "head_of_record", "split"]
 
 MAX_RECORD_BYTES: Final = 1 << 20
 """The longest record that is stored, and so the most that a reader must hold at once."""
@@ -24,21 +24,22 @@ _REST_BYTES: Final = 1 << 12
 
 def cut(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of *data*, which begins at *offset*, the first one first, each with its offset."""
-    for line in _split(data):
+    for line in split(data):
         yield offset, line
         offset += len(line) + 1
 
 
 def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of *data*, which begins at *offset*, the last one first, each with its offset."""
-    lines = _split(data)
+    lines = split(data)
     offset += sum(map(len, lines)) + len(lines)
     for line in reversed(lines):
         offset -= len(line) + 1
         yield offset, line
 
 
-def _split(data: bytes) -> list[bytes]:
+def split(data: bytes) -> list[bytes]:
+    """Return the lines of *data*, without their newlines."""
     lines = data.split(b"\n")
     if not lines[-1]:
         lines.pop()

@@ -6,7 +6,7 @@ import os
 from datetime import UTC
 from typing import Final, NamedTuple
 
-from ._lines import cut
+from ._lines import split
 from .protocol import EventFilter
 
 __all__ = ["Times", "Window"]
@@ -86,7 +86,7 @@ class Times:
 
     def learn(self, fd: int, start: int, offset: int, data: bytes) -> Span:
         """Return the times of the lines *data* of the block at *start*, which begin at *offset*, and keep them."""
-        times = _times_of([line for _, line in cut(offset, data)])
+        times = _times_of(split(data))
         if len(self._known) < _MOST_BLOCKS or _key(fd, start) in self._known:
             end = data[-_END_BYTES:]
             self._known[_key(fd, start)] = offset + len(data) - len(end), end, times
