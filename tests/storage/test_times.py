@@ -50,7 +50,11 @@ def found(
 
 # Mostly in order, and anything in between.
 moments = st.lists(
-    st.one_of(st.none(), st.integers(-(10**9), 2 * 10**9), st.floats(-100, 100)), min_size=1, max_size=30
+    st.one_of(
+        st.none(), st.integers(-(10**9), 2 * 10**9), st.integers(-100_000, 100_000).map(lambda each: each / 1000)
+    ),
+    min_size=1,
+    max_size=30,
 ).map(lambda each: [float(number if moment is None else moment) for number, moment in enumerate(each)])
 limits = st.one_of(st.none(), st.integers(-5, 35), st.integers(-(10**9), 2 * 10**9))
 

@@ -277,7 +277,10 @@ def _read(name: str, offset: int, line: bytes) -> AuditEvent | DamagedRecord:
         return _event(line)
     except ChainError as damage:
         problem = str(damage)
-    return DamagedRecord(file=name, offset=offset, size=len(line) + 1, problem=problem, head=head_of_record(line))
+    head = head_of_record(line)
+    if head is not None:
+        problem = "this record is whole, and of a kind that this version of fapilog can't read"
+    return DamagedRecord(file=name, offset=offset, size=len(line) + 1, problem=problem, head=head)
 
 
 def _event(line: bytes) -> AuditEvent:
