@@ -216,6 +216,24 @@ def test_the_tail_is_followed_over_midnight_and_damage(tmp_path: Path) -> None:
     assert (process.returncode, rest) == (130, "")
 
 
+def test_recovering(run: Run, directory: Path) -> None:
+    """After `recover`, the trail takes events, and `verify` says what happened, with 1, for ever."""
+    assert run("recover", directory, "--reason", "x") == (1, "", "fapilog: there is nothing to recover\n")
+    damage(directory)
+    code, _, err = run("recover", directory, "--reason", " ")
+    assert (code, "expected the reason" in err) == (2, True)
+    code, out, err = run("recover", directory, "--reason", "a bad disk")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"record 4 seals \d+ bytes behind record 1, from byte \d+ of \S+ on; services can go on\n", out)
+    AuditTrail(storage_path=directory).sync.log_event(AuditEventType.DATA_ACCESS, "m")
+    code, out, _ = run("verify", directory)
+    assert code == 1
+    assert out.startswith("NOT VALID: audit_")
+    assert "record 4 has sealed this damage as it is" in out
+    assert json.loads(run("verify", directory, "--json")[1])["status"] == "recovered"
+    assert numbers(run("show", directory)[1]) == [5, 4, 3, 1]
+
+
 def test_the_version(run: Run) -> None:
     """It says which version it is."""
     assert run("--version") == (0, f"fapilog {version('fapilog')}\n", "")

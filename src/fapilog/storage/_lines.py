@@ -9,7 +9,7 @@ from typing import Final
 from ..record import chain
 from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus
 
-__all__ = ["MAX_RECORD_BYTES", "Lines", "cut", "cut_backwards", "head_of_record", "split"]
+__all__ = ["MAX_RECORD_BYTES", "Lines", "PlacedError", "cut", "cut_backwards", "head_of_record", "split"]
 
 MAX_RECORD_BYTES: Final = 1 << 20
 """The longest record that is stored, and so the most that a reader must hold at once."""
@@ -54,6 +54,21 @@ def head_of_record(line: bytes) -> ChainHead | None:
         return chain.follow(chain.head_before(line), [line])
     except ChainError:
         return None
+
+
+class PlacedError(ChainError):
+    """
+    Raised at the first record that does not belong where it stands, of which the place is known.
+
+    Attributes:
+        file: The name of the file.
+        offset: Where the record begins in it.
+    """
+
+    def __init__(self, damage: ChainError, file: str, number: int, offset: int) -> None:
+        super().__init__(damage.status, f"{file}, line {number}: {damage}", damage.head)
+        self.file: str = file
+        self.offset: int = offset
 
 
 class Lines:
@@ -221,13 +236,13 @@ class Lines:
         except ChainError as damage:
             raise self.placed(damage, offset) from None
 
-    def placed(self, damage: ChainError, offset: int) -> ChainError:
+    def placed(self, damage: ChainError, offset: int) -> PlacedError:
         """Return *damage* with the file, and the number of the line that begins at *offset*."""
         blocks = (
             os.pread(self._fd, min(_BLOCK_BYTES, offset - start), start) for start in range(0, offset, _BLOCK_BYTES)
         )
         number = 1 + sum(block.count(b"\n") for block in blocks)
-        return ChainError(damage.status, f"{self._name}, line {number}: {damage}", damage.head)
+        return PlacedError(damage, self._name, number, offset)
 
     def torn_in_the_middle(self, offset: int, head: ChainHead) -> ChainError:
         """Return the damage of a file that ends, from *offset* on, in an incomplete record while others follow."""

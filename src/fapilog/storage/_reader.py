@@ -22,10 +22,12 @@ from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.formats import decoded
 from ..record.parties import Target
-from ._directory import cannot, files_set_aside, names, reading, sync, without_writers
+from ._directory import cannot, names, reading, sync, without_writers
 from ._holes import joined, up_to
 from ._lines import MAX_RECORD_BYTES, Lines, cut_backwards, head_of_record
+from ._recovering import last_seal
 from ._times import Times, Window
+from ._verifying import verify
 from .protocol import EQUAL, EventFilter
 
 __all__ = ["TrailReader", "start_of_end"]
@@ -53,46 +55,7 @@ class TrailReader:
 
     def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """Check every record, and call *progress* with how many so far; damage is returned, not raised."""
-        checked = 0
-
-        def note(sequence_number: int) -> None:
-            nonlocal checked
-            checked = sequence_number
-            if progress is not None:
-                progress(sequence_number)
-
-        aside: tuple[str, ...] = ()
-        head = EMPTY
-        try:
-            files = names(self._directory)
-            aside = files_set_aside(self._directory) if files else ()
-            for name in files:
-                head = self._verify_file(name, head, note, is_last=name == files[-1])
-        except ChainError as damage:
-            intact = damage.head.sequence_number
-            is_torn = damage.status is ChainStatus.TORN_TAIL
-            return AuditChainVerificationResult(
-                valid=is_torn,
-                events_checked=intact if is_torn else intact + 1,
-                first_invalid_sequence=None if is_torn else intact + 1,
-                error_message=str(damage),
-                status=damage.status,
-                set_aside=aside,
-            )
-        except OSError as error:
-            return AuditChainVerificationResult(
-                valid=False,
-                events_checked=checked,
-                error_message=str(cannot("read", self._directory, error)),
-                status=ChainStatus.UNREADABLE,
-            )
-        return AuditChainVerificationResult(
-            valid=True,
-            events_checked=head.sequence_number,
-            error_message=f"incomplete records were set aside in {', '.join(aside)}" if aside else None,
-            status=ChainStatus.TORN_TAIL if aside else ChainStatus.OK,
-            set_aside=aside,
-        )
+        return verify(self._directory, progress)
 
     def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
@@ -195,38 +158,6 @@ class TrailReader:
                     sync(fd)
                 for offset, line in lines.forwards(lines.around(after, end)[0], end):
                     yield name, offset, line
-
-    def _verify_file(
-        self, name: str, before: ChainHead, progress: Callable[[int], None], *, is_last: bool
-    ) -> ChainHead:
-        """Check that the records of a file follow the head *before*, and return the head after them."""
-        with reading(self._directory, name) as fd:
-            lines = Lines(fd, name)
-            head, size, rest = before, 0, b""
-            try:
-                head, size, rest = lines.follow(0, before, progress)
-                if not rest:
-                    return head
-            except ChainError:
-                if not is_last:
-                    raise
-            # A record may be being written, or records whose sync failed may have been taken back while they were
-            # checked: look again without writers, if need be from the beginning of the file.
-            with without_writers(self._directory):
-                try:
-                    head, size, rest = lines.follow(size, head, progress)
-                except ChainError:
-                    if not size:
-                        raise
-                    head, size, rest = lines.follow(0, before, progress)
-                if not rest:
-                    return head
-                if not is_last:
-                    raise lines.torn_in_the_middle(size, head)
-                if last := lines.follow_rest(size, head, rest):
-                    return last
-                message = f"{name} ends with {len(rest)} bytes of an incomplete record"
-                raise ChainError(ChainStatus.TORN_TAIL, message, head)
 
     def _stored(self) -> tuple[list[str], int]:
         """
@@ -371,17 +302,17 @@ def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int
     """
     Return where to begin, to check the last *size* bytes of *files*: the index of a file, an offset in it, and a head.
 
-    Short of the whole trail, the first record that begins there is believed. If none does, since a power cut left zeros
-    for all of these bytes, more are checked.
+    Short of the whole trail, the first record that begins there is believed, and the last that seals damage. If none
+    does, since a power cut left zeros for all of these bytes, more are checked.
     """
+    if sealed := last_seal(directory, files, *_last_bytes(directory, files, size)):
+        # What is before it is damaged; this record goes on behind that.
+        return sealed
     while True:
-        index, beyond = len(files), -size
-        while index > 0 and beyond < 0:
-            index -= 1
-            beyond += os.stat(directory / files[index]).st_size
-        if index == 0 and beyond <= 0:
+        index, offset = _last_bytes(directory, files, size)
+        if index == offset == 0:
             return 0, 0, EMPTY
-        offset, begin = max(0, beyond), None
+        begin = None
         for name in files[index:]:
             with reading(directory, name) as fd:
                 lines = Lines(fd, name)
@@ -393,3 +324,12 @@ def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int
                     return index, begin, lines.head_before(*first)
             offset = 0
         size *= 2
+
+
+def _last_bytes(directory: Path, files: list[str], size: int) -> tuple[int, int]:
+    """Return the index of the file and the offset in it with which the last *size* bytes of *files* begin."""
+    index, beyond = len(files), -size
+    while index > 0 and beyond < 0:
+        index -= 1
+        beyond += os.stat(directory / files[index]).st_size
+    return index, max(0, beyond)
