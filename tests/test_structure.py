@@ -22,12 +22,17 @@ FLOORS = {
     # Of the floor below, tasks know the errors and no event.
     ("tasks",): {"record"},
     ("storage",): {"record", "tasks"},
-    ("core",): {"record", "tasks", "storage"},
+    # A module, which the trail asks; integrations fill it.
+    ("context",): {"record", "tasks"},
+    ("core",): {"record", "tasks", "storage", "context"},
     ("providers", "delivery", "observers", "proof", "testing"): {"record", "tasks", "storage", "core"},
+    ("integrations",): {"record", "tasks", "storage", "context", "core"},
 }
 FOLDERS = {folder for floor in FLOORS for folder in floor}
 MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for folder in floor} | {
-    "__init__": {"record", "storage", "core"},
+    # Of the fourth floor it only knows where the names are, until one is asked for.
+    "__init__": {"fapilog", *FOLDERS},
+    "_extras": set[str](),
     "__main__": {"cli"},
     "cli": {"fapilog", "cli", *FOLDERS},
 }
@@ -36,6 +41,7 @@ LIBRARIES = {
     "record": {"msgspec"},
     "tasks": {"anyio"},
     "storage": {"anyio", "msgspec"},
+    "context": set(),
     "core": {"anyio", "blinker", "msgspec"},
 }
 

@@ -14,6 +14,7 @@ from blinker import NamedSignal
 from opentelemetry.metrics import get_meter_provider
 from prometheus_client import CollectorRegistry
 
+import fapilog
 from fapilog import (
     Actor,
     AlertDispatcher,
@@ -33,6 +34,8 @@ from fapilog import (
     DeliveryReport,
     FileStorage,
     NoopAlertDispatcher,
+    Retrying,
+    SlackDispatcher,
     Target,
     alert_dispatched,
     alert_failed,
@@ -52,6 +55,12 @@ from fapilog.observers import logs, metrics, otel
 from fapilog.record.chain import Seal
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
+
+# -- names that are imported when they are asked for
+
+assert_type(fapilog.Retrying(NoopAlertDispatcher()), Retrying)
+assert_type(SlackDispatcher(webhook_url="https://hooks.example.com"), fapilog.SlackDispatcher)
+no_such_name = fapilog.NoSuchName  # type: ignore[attr-defined]
 
 # -- dispatchers
 
@@ -305,7 +314,7 @@ class Legacy(AuditTrail):
 class Memory:
     """A storage that keeps nothing."""
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         return Seal(sequence_number=1, previous_hash=None, checksum="")
 
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:

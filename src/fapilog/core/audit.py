@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
@@ -17,27 +18,21 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
 import anyio
 import anyio.lowlevel
 
+from ..context import completed
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.damage import DamagedRecord
 from ..record.errordetails import in_short
 from ..record.errors import AuditStorageError
-from ..record.events import (
-    AuditEvent,
-    AuditEventType,
-    AuditLogLevel,
-    AuditOutcome,
-    ComplianceLevel,
-    data_event_type,
-    member,
-)
+from ..record.events import AuditEvent, data_event_type
 from ..record.intake import FIELDS, CommonFields, EventFields, keywords, names_in, recorded
-from ..record.options import flag, require
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
+from ..record.options import flag, require, require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
 from ..record.values import given_text
 from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
+from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_storage
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._aftermath import noted
@@ -83,7 +78,7 @@ class AuditTrail:
 
     Args:
         policy: Which events alert; by default `CompliancePolicy()`.
-        storage_path: The directory of the trail; by default ``audit_logs``.
+        storage_path: The directory of the trail; by default ``audit_logs``. ``~`` is the home directory.
         alert_dispatcher: Gets the alerts; by default a dispatcher that drops them. An asynchronous context manager is
             entered on start, and left on stop after the last alert.
         storage: Keeps the events, instead of files in *storage_path*.
@@ -99,7 +94,8 @@ class AuditTrail:
         storage_path: The directory of the trail; None with a storage of your own.
 
     Raises:
-        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, or *policy* is no policy.
+        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, *policy* is no policy, or another option is not
+            of its type.
         ValueError: A number is out of range, or both *storage* and *storage_path* are given.
     """
 
@@ -121,7 +117,9 @@ class AuditTrail:
         if storage is not None and storage_path is not None:
             raise ValueError("storage, storage_path: expected one of them; got both")
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
-        path = None if storage_path is None else Path(storage_path)
+        if storage is not None:
+            require_storage(storage)
+        path = None if storage_path is None else require_path("storage_path", storage_path)
         if storage is None:
             path = Path("audit_logs") if path is None else path
             storage = FileStorage(path, durability=durability)
@@ -136,8 +134,8 @@ class AuditTrail:
             announce=self._announce,
             store=self._store,
             timeout=require("alert_timeout", alert_timeout, above=0),
-            concurrency=require("alert_concurrency", alert_concurrency, at_least=1),
-            buffer=require("alert_buffer", alert_buffer, at_least=1),
+            concurrency=require("alert_concurrency", alert_concurrency, at_least=1, whole=True),
+            buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
             stop_timeout=require("stop_timeout", stop_timeout, at_least=0),
         )
         self._hostname = os.uname().nodename
@@ -214,6 +212,21 @@ class AuditTrail:
     def __repr__(self) -> str:
         return f"<AuditTrail in {self._storage!r}>"
 
+    @asynccontextmanager
+    async def lifespan(self, app: object = None, /) -> AsyncGenerator[None]:  # noqa: ARG002  the shape of a lifespan
+        """
+        Start the trail with an application, and stop it with that: ``FastAPI(lifespan=trail.lifespan)``.
+
+        For Starlette, FastAPI and Litestar. In a lifespan of your own, enter it: ``async with trail.lifespan(app):``.
+
+        Args:
+            app: The application, which frameworks give; it is not used.
+
+        Raises as `start` and `stop`.
+        """
+        async with self:
+            yield
+
     # -- recording
 
     @without_frames
@@ -221,7 +234,8 @@ class AuditTrail:
         """
         Store an event, announce it if the policy says so, and return its id.
 
-        Any value is recorded: a text that is too long for the policy is cut, and one that can't be read is named.
+        Any value is recorded: a text that is too long for the policy is cut, and one that can't be read is named. What
+        the call does not give comes from the `audit_context` around it.
 
         Returning means that the event is stored. If the caller is cancelled while it waits, the event may be stored or
         not; a stored event that alerts is announced all the same. Only what is logged by a receiver of an alert, by the
@@ -256,7 +270,7 @@ class AuditTrail:
                 "compliance_level": policy.level,
                 **current_span(),
             },
-            given,
+            completed(given),
             limits=(policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes),
         )
         once = "event_id" in given

@@ -16,6 +16,7 @@ from ._lines import MAX_RECORD_BYTES
 __all__ = ["undone"]
 
 _BLOCK_BYTES: Final = 1 << 18
+_NO_NEWLINE: Final = "its last newline is missing"
 _UTF_8_MARK: Final = codecs.BOM_UTF8
 _UTF_16: Final = {
     codecs.BOM_UTF16_LE: "utf-16",
@@ -38,6 +39,8 @@ def undone(fd: int, head: ChainHead) -> tuple[str, ChainHead | None]:
         for record in _records(fd, found):
             head = _followed(head, record, found)
     except (ChainError, msgspec.MsgspecError, UnicodeError):
+        # That alone is no conversion: a record may be torn.
+        found.pop(_NO_NEWLINE, None)
         return ", ".join(found), None
     return ", ".join(found), head
 
@@ -83,7 +86,7 @@ def _lines(fd: int, found: dict[str, None]) -> Iterator[bytes]:
         if len(rest) > 2 * MAX_RECORD_BYTES:
             raise UnicodeError
     if rest:
-        found["its last newline is missing"] = None
+        found[_NO_NEWLINE] = None
         yield rest
 
 

@@ -19,8 +19,9 @@ from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome
+from ..record.events import AuditEvent
 from ..record.formats import decoded
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.parties import Target
 from ._directory import cannot, names, reading, sync, without_writers
 from ._holes import joined, up_to

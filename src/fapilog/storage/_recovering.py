@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,10 +20,12 @@ import msgspec
 
 from ..record import chain
 from ..record.chain import EMPTY, ChainHead
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent
 from ..record.formats import decoded
-from ._directory import closing, file_of_day, names, open_file, reading, sync, sync_directory, write_all
+from ..record.kinds import AuditEventType, AuditLogLevel
+from ._directory import closing, names, open_file, reading, sync, write_all
 from ._lines import Lines, PlacedError, cut, head_of_record
+from ._torn import Torn
 
 __all__ = ["Break", "Resumption", "last_seal", "recover", "sealed_break"]
 
@@ -159,9 +160,7 @@ class _Damage(NamedTuple):
     head: ChainHead
 
 
-def recover(
-    directory: Path, reason: str, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-) -> tuple[int, Break] | None:
+def recover(directory: Path, reason: str) -> tuple[int, Break] | None:
     """
     Seal the damage of the trail in *directory* by a record that is appended to it.
 
@@ -170,7 +169,6 @@ def recover(
     Args:
         directory: Where the trail is; absolute.
         reason: Why, in the words of the operator; they become the `reason` of the record.
-        now: Tells the day whose file is written to, if no later one is there.
 
     Returns:
         The number of the record, and what it seals; None if there is nothing to seal: the trail is intact, or a crash
@@ -184,7 +182,7 @@ def recover(
         try:
             files = names(directory)
             found = _damage(directory, files)
-            return None if found is None else _seal(directory, files, found, reason, file_of_day(now().toordinal()))
+            return None if found is None else _seal(directory, files, found, reason)
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)
 
@@ -198,38 +196,39 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
         name = files[index]
         with reading(directory, name) as fd:
             lines = Lines(fd, name)
-            if head is None:
-                # Behind damage that ends with the file before, or with one before that.
-                assert found is not None  # noqa: S101 - there is damage
-                whole = _next_whole(lines, 0)
-                if whole is None:
-                    found = found._replace(head=_skipped(found.head, lines, 0))
-                    index += 1
-                    continue
-                offset, head = whole
-                found = _Damage(found.first, (index, offset), head)
             try:
-                head, size, rest = lines.follow(offset, head)
-                if rest and (found is not None or index + 1 < len(files)):
-                    raise lines.torn_in_the_middle(size, head)
-                # What a crash leaves behind the last record is set right by a writer; anything else is damage.
-                lines.follow_rest(size, head, rest)
+                if head is not None:
+                    head = _followed(
+                        directory, name, lines, (offset, head), is_tail=found is None and name == files[-1]
+                    )
+                    found = found and found._replace(head=head)
+                    index, offset = index + 1, 0
+                    continue
             except PlacedError as damage:
                 if found is None and (seal := sealed_break(directory, files, damage)) is not None:
                     index, offset, head = seal.file, seal.offset, seal.head
                     continue
-                first = damage if found is None else found.first
-                whole = _next_whole(lines, damage.offset)
-                if whole is not None:
-                    offset, head = whole
-                    found = _Damage(first, (index, offset), head)
-                    continue
-                found, head = _Damage(first, None, _skipped(damage.head, lines, damage.offset)), None
-            else:
-                if found is not None:
-                    found = found._replace(head=head)
+                found = _Damage(damage if found is None else found.first, None, damage.head)
+                offset = damage.offset
+            assert found is not None  # noqa: S101 - the chain was lost here or before
+            whole = _next_whole(lines, offset)
+            if whole is not None:
+                offset, head = whole
+                found = _Damage(found.first, (index, offset), head)
+                continue
+            found, head = _Damage(found.first, None, _skipped(found.head, lines, offset)), None
         index, offset = index + 1, 0
     return found
+
+
+def _followed(directory: Path, name: str, lines: Lines, begin: tuple[int, ChainHead], *, is_tail: bool) -> ChainHead:
+    head, size, rest = lines.follow(*begin)
+    if is_tail:
+        # What a crash leaves behind the last record is set right by a writer; anything else is damage.
+        lines.follow_rest(size, head, rest)
+    elif rest and not Torn(directory, name, size, rest).is_set_aside():
+        raise lines.torn_in_the_middle(size, head)
+    return head
 
 
 def _next_whole(lines: Lines, offset: int) -> tuple[int, ChainHead] | None:
@@ -246,14 +245,12 @@ def _skipped(head: ChainHead, lines: Lines, offset: int) -> ChainHead:
     return ChainHead(head.sequence_number + count, head.checksum)
 
 
-def _seal(directory: Path, files: list[str], damage: _Damage, reason: str, today: str) -> tuple[int, Break]:
-    name = max(files[-1], today)
-    with closing(open_file(directory, name, os.O_RDWR | os.O_APPEND | os.O_CREAT)) as fd:
+def _seal(directory: Path, files: list[str], damage: _Damage, reason: str) -> tuple[int, Break]:
+    with closing(open_file(directory, files[-1], os.O_RDWR | os.O_APPEND)) as fd:
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
             write_all(fd, b"\n")
             sync(fd)
-    sync_directory(directory)
     first = damage.first
     begin = files.index(first.file)
     sizes = [os.stat(directory / each).st_size for each in files[begin:]]
@@ -281,7 +278,7 @@ def _seal(directory: Path, files: list[str], damage: _Damage, reason: str, today
         metadata=metadata,
     )
     line, (number, _, _) = chain.seal(chain.body(event), damage.head.sequence_number + 1, damage.head.checksum)
-    with closing(open_file(directory, name, os.O_RDWR | os.O_APPEND)) as fd:
+    with closing(open_file(directory, files[-1], os.O_RDWR | os.O_APPEND)) as fd:
         write_all(fd, line)
         sync(fd)
     return number, seal

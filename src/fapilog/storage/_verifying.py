@@ -11,6 +11,7 @@ from ._conversions import undone
 from ._directory import cannot, files_set_aside, names, reading, without_writers
 from ._lines import Lines, PlacedError
 from ._recovering import sealed_break
+from ._torn import Torn
 
 __all__ = ["verify"]
 
@@ -100,7 +101,7 @@ def _verify_file(
         head, size, rest = before, start, b""
         try:
             head, size, rest = lines.follow(start, before, progress)
-            if not rest:
+            if not rest or (not is_last and Torn(directory, name, size, rest).is_set_aside()):
                 return head
         except ChainError:
             if not is_last:
@@ -114,7 +115,7 @@ def _verify_file(
                 if size == start:
                     raise
                 head, size, rest = lines.follow(start, before, progress)
-            if not rest:
+            if not rest or (not is_last and Torn(directory, name, size, rest).is_set_aside()):
                 return head
             if not is_last:
                 raise lines.torn_in_the_middle(size, head)
