@@ -33,6 +33,7 @@ from .core.audit import (
 )
 from .core.sync import SyncAuditTrail, exit_on_sigterm
 from .record.chain import ChainHead
+from .record.damage import DamagedRecord
 from .record.errordetails import ErrorDetails
 from .record.errors import (
     AlertBufferFullError,
@@ -55,6 +56,7 @@ from .storage.files import FileStorage
 from .storage.protocol import AuditStorage
 
 if TYPE_CHECKING:
+    from .config import ConfigError as ConfigError
     from .delivery.digest import Digest as Digest
     from .delivery.fallback import Fallback as Fallback
     from .delivery.fanout import FanOut as FanOut
@@ -100,6 +102,7 @@ __all__ = [
     "ChainStatus",
     "ComplianceLevel",
     "CompliancePolicy",
+    "DamagedRecord",
     "DeliveryError",
     "DeliveryReport",
     "DurableDispatcher",
@@ -128,6 +131,7 @@ __all__ = [
 _ON_DEMAND: Final = {
     "AlertmanagerDispatcher": "providers.alertmanager",
     "AppriseDispatcher": "providers.apprise",
+    "ConfigError": "config",
     "ConsoleDispatcher": "providers.console",
     "Digest": "delivery.digest",
     "Disclosure": "providers",
