@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,7 +18,8 @@ from fapilog.record import chain
 from fapilog.record.chain import AuditChainVerificationResult
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
-from fapilog.testing import check_storage
+from fapilog.storage.sqlite import SQLiteStorage
+from fapilog.testing import _storage, check_storage
 from fapilog.testing._questions import questions_about, searched_events
 
 pytestmark = pytest.mark.real_time
@@ -31,6 +34,16 @@ async def test_the_storage_in_memory_keeps_the_contract() -> None:
         lines[3] = lines[3].replace(b'"3"', b'"x"')
 
     await check_storage(make, damage=damage)
+
+
+async def test_the_storage_in_sqlite_keeps_the_contract(tmp_path: Path) -> None:
+    """A `SQLiteStorage` passes."""
+
+    def damage(place: str) -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / place)) as connection, connection:
+            connection.execute("UPDATE records SET line = CAST(replace(line, '\"3\"', '\"x\"') AS BLOB)")
+
+    await check_storage(lambda place: SQLiteStorage(tmp_path / place, durability="write"), damage=damage)
 
 
 class Altering(MemoryStorage):
@@ -253,8 +266,13 @@ BROKEN: list[tuple[type[MemoryStorage], str]] = [
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize(("kind", "says"), BROKEN, ids=[kind.__name__ for kind, _ in BROKEN])
-async def test_a_storage_that_breaks_the_contract_is_found(kind: type[MemoryStorage], says: str) -> None:
+async def test_a_storage_that_breaks_the_contract_is_found(
+    monkeypatch: pytest.MonkeyPatch, kind: type[MemoryStorage], says: str
+) -> None:
     """Each clause fails the storage that breaks it, and says what was expected."""
+    # The clauses before it take most of the time, and pass.
+    clauses = [each for each in _storage._CLAUSES if says.startswith(each[0])]
+    monkeypatch.setattr(_storage, "_CLAUSES", tuple(clauses))
     make = functools.cache(lambda _: kind())
 
     def damage(place: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 
 import anyio
 
@@ -24,7 +24,6 @@ _PAGE: Final = 25
 class _Complete(Protocol):
     """What a storage has beyond today's `AuditStorage`."""
 
-    async def append(self, event: AuditEvent, *, once: bool) -> Seal | None: ...
     async def read_lines(self, after: int, limit: int) -> list[bytes]: ...
 
 
@@ -69,7 +68,7 @@ class Place:
 
     async def append_once(self, storage: AuditStorage, event: AuditEvent) -> Seal | None:
         """Append *event* if its id is not there."""
-        return await self.ask("append with once", lambda: cast("_Complete", storage).append(event, once=True))
+        return await self.ask("append with once", lambda: storage.append(event, once=True))
 
     async def fill(self, storage: AuditStorage, events: Sequence[AuditEvent]) -> list[AuditEvent]:
         """Append *events* one after the other, and return them with their seals."""
@@ -78,20 +77,23 @@ class Place:
     async def fill_without_loop(self, storage: AuditStorage, events: Sequence[AuditEvent]) -> list[AuditEvent]:
         """Do as `fill` in a thread without an event loop, where nothing can limit the time."""
         try:
-            return [chain.sealed(event, await storage.append(event)) for event in events]
+            seals = [await storage.append(event) for event in events]
         except Exception as error:
             raise AssertionError(
                 f"a storage that runs_anywhere should need no event loop; append raised"
                 f" {type(error).__qualname__}: {error}"
             ) from error
+        return [chain.sealed(event, seal) for event, seal in zip(events, seals, strict=True) if seal is not None]
 
     async def find(self, storage: AuditStorage, wanted: EventFilter, limit: int) -> list[AuditEvent]:
         """Find events."""
-        return await self.ask("find", lambda: storage.find(wanted, limit))
+        found: Sequence[Any] = await self.ask("find", lambda: storage.find(wanted, limit))
+        return list(found)
 
     async def read(self, storage: AuditStorage, after: int, limit: int) -> list[AuditEvent]:
         """Read a page of events."""
-        return await self.ask("read", lambda: storage.read(after, limit))
+        found: Sequence[Any] = await self.ask("read", lambda: storage.read(after, limit))
+        return list(found)
 
     async def read_lines(self, storage: AuditStorage, after: int, limit: int) -> list[bytes]:
         """Read a page of lines."""
