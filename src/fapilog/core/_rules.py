@@ -41,8 +41,8 @@ MOST_COUNTED: Final = 50_000
 _MOST_IDS: Final = 100
 # Events about a rule that can't be stored, and wait.
 _MOST_OWED: Final = 1_000
-# Seconds in which a process records that a rule was met, or was killed. What a process finds when it begins to count is
-# older only if the rule is younger: nobody is told then of all that would have met it.
+# Seconds. A process that begins to count tells of the rules that were met this long ago, if nobody has told: a process
+# may have been killed before it did. Of what is older it does not: the rule may be a new one, of events of a year.
 _OWED: Final = 600.0
 # Of the ids of the events about rules; any other would do.
 _NAMESPACE: Final = uuid.UUID("b5a4fb2c-0b5e-4d0a-9a57-5f1c1f2f6a57")
@@ -162,7 +162,7 @@ class Rules:
     async def _record(self, rule: Threshold, met: _Met, record: Record) -> None:
         """Record that *rule* is met, unless that is recorded by now."""
         known = EventFilter(event_type=RULE_MET, after=met.number, metadata={"rule": rule.name, "key": met.key})
-        async for event in Events(self._storage, known, oldest_first=False):
+        async for event in _newest_first(self._storage, known):
             if event.metadata.get("record") == met.number:
                 return
         value = None
@@ -266,10 +266,11 @@ class _Counts:
         number, now, within = last.sequence_number or 0, last.timestamp.timestamp(), self.rule.within
         if number <= self._number:
             return
-        # The events of two spans bear on whether the rule is met now. Begin anew if those before them were left out, or
-        # were forgotten since and the clock was set back.
-        is_new = not self._since <= now - 2 * within <= self._time
-        since, after = now - 3 * within, 0 if is_new else self._number
+        # What bears on a rule that was met so long ago; and as much again, for clocks that differ or are set back.
+        since = now - _OWED - 2 * within
+        # Begin anew if the events in between were not all counted.
+        is_new = not self._since + within <= now <= self._time + _OWED + within
+        after = 0 if is_new else self._number
         span = EventFilter(start_time=_time(since), after=after, before=number + 1)
         found = await self._found(storage, span)
         if is_new:
@@ -282,14 +283,14 @@ class _Counts:
             if is_known:
                 self._run(key).met = event.time
             else:
-                self._add(key, event, decides=not is_new or abs(now - event.time) <= min(within, _OWED))
-        self._trim(now - 3 * within)
+                self._add(key, event, decides=not is_new or abs(now - event.time) <= _OWED)
+        self._trim(since)
 
     async def _found(self, storage: AuditStorage, span: EventFilter) -> list[_Found]:
         """Return the events of a span that count."""
         found: list[_Found] = []
         for kind in self.rule.kinds:
-            async for event in Events(storage, replace(span, event_type=kind), oldest_first=False):
+            async for event in _newest_first(storage, replace(span, event_type=kind)):
                 if (key := self._key(event)) is not None:
                     counted = _Counted(event.sequence_number or 0, event.timestamp.timestamp(), event.event_id)
                     found.append((counted.number, False, key, counted))
@@ -301,7 +302,7 @@ class _Counts:
         """Return where the rule was met, as the events about that say."""
         found: list[_Found] = []
         wanted = EventFilter(event_type=RULE_MET, start_time=since, metadata={"rule": self.rule.name})
-        async for event in Events(storage, wanted, oldest_first=False):
+        async for event in _newest_first(storage, wanted):
             key, number = event.metadata.get("key"), event.metadata.get("record")
             if isinstance(key, str) and isinstance(number, int) and event.occurred is not None:
                 found.append((number, True, key, _Counted(number, event.occurred.timestamp(), event.event_id)))
@@ -365,6 +366,10 @@ class _Counts:
                 return
             self._size -= len(run.events)
             del self._runs[key]
+
+
+def _newest_first(storage: AuditStorage, wanted: EventFilter) -> Events[AuditEvent]:
+    return Events(storage, wanted, oldest_first=False)
 
 
 def _later(one: AuditEvent | None, other: AuditEvent) -> AuditEvent:

@@ -41,12 +41,12 @@ class Threshold:
 
     The trail itself is counted, so that it is the same after a restart and with several processes on one trail. Events
     count by the time and in the order in which they were recorded, those that a receiver of an alert or a dispatcher
-    logs not at all. Counting is done in the background, after the event is stored. A rule that could not be applied,
-    since the storage failed or the process was killed, is applied when the trail is started, or with the next event of
-    its types.
+    logs not at all. Counting is done in the background, after the event is stored. If the storage fails in it, or the
+    process is killed, a rule that was met in the ten minutes before is recorded when a trail is started, or with the
+    next event of its types.
 
-    Memory is bounded: of each rule the newest 100,000 events are counted. A `where` that raises is logged, once, and
-    the event is not counted.
+    Memory is bounded: of each rule the newest 50,000 events are counted. A `where` that raises is logged, once, and the
+    event is not counted.
 
     Args:
         event_type: The type that counts, or several; your own too.
