@@ -37,6 +37,7 @@ from ._aftermath import noted
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
+from ._ownrecords import OwnRecords
 from ._reading import Events, OnDamage, counted, intact
 from ._recording import Recorder
 from ._rules import Rules
@@ -141,6 +142,7 @@ class AuditTrail(EverydayEvents):
         )
         self._hostname = os.uname().nodename
         self._recorder = Recorder(storage, self._alerts)
+        self._own_records = OwnRecords(self.policy)
         self._rules = Rules(
             self.policy.rules if self.policy.enabled else (),
             storage=storage,
@@ -213,7 +215,12 @@ class AuditTrail(EverydayEvents):
         Raises:
             Exception: The dispatcher can't be entered: its own exception; the trail is then not started.
         """
-        await self._alerts.start(self, self._send_compliance_alert)
+        await self._own_records.starting(self.log_event)
+        try:
+            await self._alerts.start(self, self._send_compliance_alert)
+        except BaseException:
+            self._own_records.not_started()
+            raise
         self._rules.start(self._record_rule)
 
     async def stop(self) -> None:
@@ -227,7 +234,10 @@ class AuditTrail(EverydayEvents):
         Raises:
             RuntimeError: The trail was started in another event loop, which does not run.
         """
-        await self._alerts.stop()
+        try:
+            await self._own_records.stopping(self.log_event)
+        finally:
+            await self._alerts.stop()
 
     async def cleanup(self) -> None:
         """Do as `stop`; the earlier fapilog had both names."""
@@ -362,7 +372,8 @@ class AuditTrail(EverydayEvents):
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        return intact(await self._storage.find(EventFilter(**conditions), require("limit", limit, at_least=0)))
+        find = functools.partial(self._storage.find, EventFilter(**conditions), require("limit", limit, at_least=0))
+        return intact(await self._own_records.reading(self.log_event, "get_events", dict(conditions), find))
 
     @overload
     def events(
@@ -394,7 +405,13 @@ class AuditTrail(EverydayEvents):
                 in their place. Reading goes on behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
-        return Events(self._storage, EventFilter(**conditions), oldest_first=oldest_first, on_damage=on_damage)
+        return Events(
+            self._storage,
+            EventFilter(**conditions),
+            oldest_first=oldest_first,
+            on_damage=on_damage,
+            noting=functools.partial(self._own_records.reading, self.log_event, "events", dict(conditions)),
+        )
 
     @without_frames
     async def count_by(self, field: str, **conditions: Unpack[Conditions]) -> dict[str, int]:
@@ -408,7 +425,9 @@ class AuditTrail(EverydayEvents):
         Returns:
             The number of events for each value as text; those without one are under "".
         """
-        return await counted(self.events(**conditions), field)
+        events: Events[AuditEvent] = Events(self._storage, EventFilter(**conditions), oldest_first=False)
+        count = functools.partial(counted, events, field)
+        return await self._own_records.reading(self.log_event, "count_by", {**conditions, "field": field}, count)
 
     async def head(self) -> ChainHead:
         """
@@ -553,4 +572,5 @@ class AuditTrail(EverydayEvents):
         # In a forked child.
         self._recorder.forget()
         self._rules.forget()
+        self._own_records.forget()
         self._alerts.forget()
