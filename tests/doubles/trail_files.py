@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fapilog.record.chain import Seal
 from fapilog.record.errors import AuditStorageError
+from fapilog.storage._directory import OWNER, Access
 from fapilog.storage._reader import TrailReader
 from fapilog.storage._writer import TrailWriter
 from fapilog.storage.files import utc_now
@@ -16,9 +17,11 @@ __all__ = ["TrailFiles"]
 class TrailFiles:
     """A trail's writer and reader, as a `FileStorage` has them."""
 
-    def __init__(self, directory: Path, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, directory: Path, *, durable: bool, now: Callable[[], datetime] = utc_now, access: Access = OWNER
+    ) -> None:
         self.directory = directory
-        self.writer = TrailWriter(directory, durable=durable, now=now)
+        self.writer = TrailWriter(directory, durable=durable, now=now, access=access)
         self.append_at_once = self.writer.append_at_once
         self.close = self.writer.close
         reader = TrailReader(directory, durable=durable)

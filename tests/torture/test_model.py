@@ -93,7 +93,7 @@ class Trail(RuleBasedStateMachine):
 
     def _keep_visible(self, ids: list[str]) -> int:
         """Count the first of *ids* whose records were written whole, and so are there to stay."""
-        there = {record["event_id"] for record in records(self.directory)} & set(ids)
+        there = {event.event_id for event in self._writers[0].newest_first()} & set(ids)
         assert there == set(ids[: len(there)])
         self.stored += ids[: len(there)]
         return len(there)
