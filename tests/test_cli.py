@@ -211,7 +211,7 @@ def test_verify_tells_of_a_torn_tail(
 ) -> None:
     """What a crash left at the very end is told, and the trail is valid."""
     with file_of(trail).open("ab") as file:
-        file.write(b'{"v":1,"event_id":')
+        file.write(b'{"v":2,"event_id":')
     assert run_main(monkeypatch, "verify", trail) == 0
     assert re.fullmatch(r"valid: 3 records, .*; audit_.* 18 bytes of an incomplete record\n", capsys.readouterr().out)
 

@@ -22,8 +22,11 @@ FLOORS = {
     # Of the floor below, tasks know the errors and no event.
     ("tasks",): {"record"},
     ("storage",): {"record", "tasks"},
-    ("core",): {"record", "tasks", "storage"},
+    # A module, which the trail asks; integrations fill it.
+    ("context",): {"record", "tasks"},
+    ("core",): {"record", "tasks", "storage", "context"},
     ("providers", "delivery", "observers", "proof", "testing"): {"record", "tasks", "storage", "core"},
+    ("integrations",): {"record", "tasks", "storage", "context", "core"},
 }
 # Modules at the top that others import by name.
 TOP = {"_configured", "_extras", "_hints", "config"}
@@ -45,6 +48,7 @@ LIBRARIES = {
     "record": {"msgspec"},
     "tasks": {"anyio"},
     "storage": {"anyio", "msgspec"},
+    "context": set(),
     "core": {"anyio", "blinker", "msgspec"},
 }
 

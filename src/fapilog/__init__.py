@@ -32,6 +32,7 @@ from .core.audit import (
 )
 from .core.sync import SyncAuditTrail, exit_on_sigterm
 from .record.chain import ChainHead
+from .record.errordetails import ErrorDetails
 from .record.errors import (
     AlertBufferFullError,
     AlertCancelledError,
@@ -47,7 +48,8 @@ from .record.errors import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from .record.events import ErrorDetails
+from .record.kinds import AuditOutcome
+from .record.parties import Actor, Target
 from .storage.files import FileStorage
 from .storage.protocol import AuditStorage
 
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 __version__: Final = "1.0.0a1"
 
 __all__ = [
+    "Actor",
     "Alert",
     "AlertBufferFullError",
     "AlertCancelledError",
@@ -86,6 +89,7 @@ __all__ = [
     "AuditEvent",
     "AuditEventType",
     "AuditLogLevel",
+    "AuditOutcome",
     "AuditStorage",
     "AuditStorageError",
     "AuditTrail",
@@ -105,6 +109,7 @@ __all__ = [
     "PanicError",
     "PermanentDeliveryError",
     "SyncAuditTrail",
+    "Target",
     "TransientDeliveryError",
     "alert_attempted",
     "alert_dispatched",

@@ -31,7 +31,7 @@ from ._hints import (
 )
 from .core.alerting import AlertDispatcher, NoopAlertDispatcher
 from .delivery.route import Condition, when
-from .record.events import member
+from .record.kinds import member
 from .record.options import did_you_mean
 
 __all__ = ["DESTINATIONS", "Reader", "Reference", "class_of"]

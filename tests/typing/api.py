@@ -16,11 +16,13 @@ from prometheus_client import CollectorRegistry
 
 import fapilog
 from fapilog import (
+    Actor,
     AlertDispatcher,
     AuditChainVerificationResult,
     AuditEvent,
     AuditEventType,
     AuditLogLevel,
+    AuditOutcome,
     AuditStorage,
     AuditTrail,
     ChainHead,
@@ -33,6 +35,7 @@ from fapilog import (
     NoopAlertDispatcher,
     Retrying,
     SlackDispatcher,
+    Target,
     alert_dispatched,
     alert_failed,
     compliance_alert,
@@ -229,6 +232,10 @@ async def records(trail: AuditTrail) -> None:
             AuditEventType.CONFIG_CHANGED,
             "the limit was raised",
             log_level=AuditLogLevel.WARNING,
+            outcome=AuditOutcome.SUCCESS,
+            target=Target(type="limit", id="7"),
+            actor=Actor(id="ci", type="service"),
+            changes={"limit": (1, 2)},
             component="limits",
             operation="raise",
             error=ValueError(),
@@ -241,21 +248,23 @@ async def records(trail: AuditTrail) -> None:
             contains_phi=False,
             data_classification="internal",
             regulatory_tags=["SOX-404"],
-            old=10,
-            new={"limit": 20},
+            metadata={"old": 1, "new": 2},
         ),
         str,
     )
     assert_type(await trail.log_error(KeyboardInterrupt(), operation="boot", component="kernel", user_id="root"), str)
     assert_type(
         await trail.log_security_event(
-            AuditEventType.AUTHENTICATION_FAILED, "wrong password", user_id="alice", tries=3
+            AuditEventType.AUTHENTICATION_FAILED, "wrong password", user_id="alice", metadata={"tries": 3}
         ),
         str,
     )
     assert_type(await trail.log_data_access("patients/7", "read", contains_phi=True, client_ip="192.0.2.1"), str)
     await trail.log_event(AuditEventType.DATA_ACCESS)  # type: ignore[call-arg]
-    await trail.log_event("data_access", "read")  # type: ignore[arg-type]
+    await trail.log_event("billing.refund", "refunded", outcome="success", log_level="warning")
+    await trail.log_event(AuditEventType.DATA_ACCESS, "read", userid="alice")  # type: ignore[call-arg]
+    await trail.log_event(AuditEventType.DATA_ACCESS, "read", log_level="warn")  # type: ignore[arg-type]
+    await trail.log_event(AuditEventType.DATA_ACCESS, "read", contains_phi="false")  # type: ignore[arg-type]
     await trail.log_error("not an exception")  # type: ignore[arg-type]
 
 
@@ -273,7 +282,7 @@ async def reads(trail: AuditTrail) -> None:
     await trail.get_events(userid="alice")  # type: ignore[call-arg]
     await trail.get_events(user_id=5)  # type: ignore[arg-type]
     assert_type(await trail.count_by("user_id", event_type=[AuditEventType.DATA_ACCESS]), dict[str, int])
-    async for event in trail.events(oldest_first=True, resource="patient/42"):
+    async for event in trail.events(oldest_first=True, target="patient/42"):
         assert_type(event, AuditEvent)
     trail.events(user="alice")  # type: ignore[call-arg]
 
@@ -300,7 +309,7 @@ class Legacy(AuditTrail):
 class Memory:
     """A storage that keeps nothing."""
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         return Seal(sequence_number=1, previous_hash=None, checksum="")
 
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
@@ -384,7 +393,7 @@ async def tests() -> None:
 
 def without_await(trail: AuditTrail) -> None:
     """The methods of `sync` take and give what those with await do."""
-    assert_type(trail.sync.log_event(AuditEventType.DATA_ACCESS, "m", user_id="alice", anything=1), str)
+    assert_type(trail.sync.log_event(AuditEventType.DATA_ACCESS, "m", user_id="alice", metadata={"anything": 1}), str)
     assert_type(trail.sync.log_error(ValueError("v")), str)
     assert_type(trail.sync.get_events(limit=1), list[AuditEvent])
     assert_type(trail.sync.verify_chain_from_storage(), AuditChainVerificationResult)

@@ -11,8 +11,6 @@ from typing import Final
 import msgspec
 
 from ..record.events import AuditEvent
-from ..record.intake import NOT_ANNOUNCED
-from ..record.values import FrozenDict
 from ..tasks.strangers import is_logging
 
 __all__ = ["Aftermath", "is_of_aftermath", "noted"]
@@ -84,9 +82,9 @@ _calls: Final[ContextVar[tuple[_Call, ...]]] = ContextVar("fapilog_aftermath", d
 
 def noted(event: AuditEvent) -> AuditEvent:
     """Return *event* with the note that it was logged in an aftermath, and is not to be announced."""
-    return msgspec.structs.replace(event, metadata=FrozenDict({**event.metadata, NOT_ANNOUNCED: _WHY}))
+    return msgspec.structs.replace(event, not_announced=_WHY)
 
 
 def is_of_aftermath(event: AuditEvent) -> bool:
     """Return whether *event* has the note of `noted`."""
-    return event.metadata.get(NOT_ANNOUNCED) == _WHY
+    return event.not_announced == _WHY

@@ -20,7 +20,8 @@ import anyio
 
 from ..core.alerting import Alert, AlertDispatcher, Reporter, reporter, require_dispatcher
 from ..record.errors import BrokenRouteError, PermanentDeliveryError, TransientDeliveryError, reason
-from ..record.events import AuditEvent, AuditLogLevel, member
+from ..record.events import AuditEvent
+from ..record.kinds import AuditLogLevel, member
 from ..record.options import require, require_callable, several
 from ..tasks.background import Background
 from ..tasks.events import Event

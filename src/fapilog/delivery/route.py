@@ -24,7 +24,8 @@ from typing import Final, Self, TypeAlias
 
 from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, require_dispatcher
 from ..record.chain import ChainHead
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType, AuditLogLevel, member
 from ..record.options import require_mapping, require_text, several
 from ..tasks.strangers import Log
 from ._inner import Managers, missing_from, resume_from, resumed_to, resuming

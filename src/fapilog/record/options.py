@@ -180,11 +180,16 @@ def flag(name: str, value: object) -> bool:
     Return whether *value*, which is to be recorded, is true.
 
     Raises:
-        TypeError: It does not say; the message begins with *name*.
+        TypeError: It does not say, or is a text: "false" would be true. The message begins with *name*.
     """
+    if value is True or value is False:
+        return value
+    refusal = TypeError(f"{name}: expected a bool; got {_kind(value)}")
+    if issubclass(type(value), str | bytes):
+        raise refusal
     try:
         return bool(value)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
-        raise TypeError(f"{name}: expected a bool; got {_kind(value)}") from None
+        raise refusal from None
