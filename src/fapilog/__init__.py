@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from .context import audit_context, bind_audit_context, current_audit_context
 from .core.alerting import (
     Alert,
     AlertDispatcher,
@@ -114,7 +115,10 @@ __all__ = [
     "alert_attempted",
     "alert_dispatched",
     "alert_failed",
+    "audit_context",
+    "bind_audit_context",
     "compliance_alert",
+    "current_audit_context",
     "exit_on_sigterm",
 ]
 
