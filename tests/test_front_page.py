@@ -3,6 +3,7 @@
 import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -156,5 +157,9 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_version() -> None:
-    """The version is that of the package."""
+    """The version is that of the package, which hatch reads off this very line."""
     assert fapilog.__version__ == version("fapilog")
+    # The pattern of `hatchling.version.core`: an annotation would not match.
+    found = re.search(r"""(?im)^(__version__|VERSION) *= *(['"])v?(?P<version>.+?)\2""", inspect.getsource(fapilog))
+    assert found is not None
+    assert found["version"] == fapilog.__version__
