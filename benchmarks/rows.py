@@ -61,6 +61,7 @@ def rows(*, quick: bool) -> list[Row]:
     return [
         *_storing(events),
         *_verifying(20_000, large),
+        *_asking(large),
         *_announcing(events),
         *_alerting(events // 25),
         *_hanging(events // 5),
@@ -229,6 +230,21 @@ def _storing(events: int) -> list[Row]:
             ),
             at_most=1.2,
         ),
+    ]
+
+
+def _asking(large: int) -> list[Row]:
+    grep = Subject(what="grep -c over the same files", function="asking:grepped", arguments={"records": large})
+
+    def ours(what: str, **arguments: object) -> Subject:
+        arguments = {"records": large, **arguments}
+        return Subject(what=f"get_events, {what}, of {large:,}", function="asking:asked", arguments=arguments)
+
+    return [
+        # A file has no index: the first question for times reads them all, so that a wrong clock hides no record.
+        Row(name="since-first", unit="ms", ours=ours("since a minute ago, a process's first"), peer=grep, rounds=5),
+        Row(name="since", unit="ms", ours=ours("since a minute ago", again=True), peer=grep, at_most=0.5, rounds=5),
+        Row(name="rare-user", unit="ms", ours=ours("of a rare user", user_id="nobody"), peer=grep, rounds=5),
     ]
 
 

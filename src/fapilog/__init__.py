@@ -33,6 +33,7 @@ from .core.audit import (
 )
 from .core.sync import SyncAuditTrail, exit_on_sigterm
 from .record.chain import ChainHead
+from .record.damage import DamagedRecord
 from .record.errordetails import ErrorDetails
 from .record.errors import (
     AlertBufferFullError,
@@ -99,6 +100,7 @@ __all__ = [
     "ChainStatus",
     "ComplianceLevel",
     "CompliancePolicy",
+    "DamagedRecord",
     "DeliveryError",
     "DeliveryReport",
     "DurableDispatcher",

@@ -24,7 +24,7 @@ from fapilog.record.errors import AuditStorageError
 from fapilog.storage.files import FileStorage
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_files import TrailFiles, whole
 from tests.doubles.trail_oracle import records
 from tests.doubles.trail_writers import failing, listen, writer
 from tests.programs.appending_files import bodies
@@ -206,7 +206,7 @@ def test_readers_beside_unsteady_writers(tmp_path: Path, monkeypatch: pytest.Mon
             # Those whose sync failed may have been seen.
             assert result.events_checked >= checked - 6 * fails
             checked = result.events_checked
-            newest = [event.sequence_number or 0 for event in itertools.islice(reader.newest_first(), 100)]
+            newest = [whole(event).sequence_number or 0 for event in itertools.islice(reader.newest_first(), 100)]
             assert newest == list(range(max(newest, default=0), max(newest, default=0) - len(newest), -1))
     assert sorted(record["event_id"] for record in records(tmp_path)) == sorted(writers.stored)
 
@@ -314,5 +314,5 @@ async def test_what_would_be_found_is_taken_back(
         writer.end()
     stored = (tmp_path / "audit_2026-01-01.jsonl").read_bytes().splitlines()
     assert len(stored) == 5
-    lines = [line_of(event) for event in (found if way == "forwards" else reversed(found))]
+    lines = [line_of(whole(event)) for event in (found if way == "forwards" else reversed(found))]
     assert lines in (stored[:2], stored)

@@ -34,6 +34,7 @@ from fapilog import (
     ChainStatus,
     ComplianceLevel,
     CompliancePolicy,
+    DamagedRecord,
     DeliveryError,
     DeliveryReport,
     FileStorage,
@@ -293,7 +294,14 @@ async def reads(trail: AuditTrail) -> None:
     assert_type(await trail.count_by("user_id", event_type=[AuditEventType.DATA_ACCESS]), dict[str, int])
     async for event in trail.events(oldest_first=True, target="patient/42"):
         assert_type(event, AuditEvent)
-    trail.events(user="alice")  # type: ignore[call-arg]
+    async for item in trail.events(on_damage="yield"):
+        assert_type(item, AuditEvent | DamagedRecord)
+    async for event in trail.events(on_damage="raise"):
+        assert_type(event, AuditEvent)
+    for same in trail.sync.events(on_damage="yield"):
+        assert_type(same, AuditEvent | DamagedRecord)
+    trail.events(on_damage="skip")  # type: ignore[call-overload]
+    trail.events(user="alice")  # type: ignore[call-overload]
 
 
 def sees(event: SameAuditEvent) -> None:
@@ -325,6 +333,9 @@ class Memory:
         return []
 
     async def read(self, after: int, limit: int) -> list[AuditEvent]:
+        return []
+
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
         return []
 
     async def verify(self, progress: object = None) -> AuditChainVerificationResult:
