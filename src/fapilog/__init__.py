@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from .providers.smtp import EmailDispatcher as EmailDispatcher
     from .providers.webhook import WebhookDispatcher as WebhookDispatcher
 
-__version__: Final = "1.0.0a1"
+__version__ = "1.0.0a1"
 
 __all__ = [
     "Actor",
