@@ -306,7 +306,7 @@ async def test_what_would_be_found_is_not_synced_yet(
         writer.end()
     stored = (tmp_path / "audit_2026-01-01.jsonl").read_bytes().splitlines()
     assert len(stored) == 7
-    events = found if way == "forwards" else found[::-1]
+    events = [whole(each) for each in (found if way == "forwards" else found[::-1])]
     lines = [chain.seal(chain.body(event), event.sequence_number or 0, event.previous_hash)[0] for event in events]
     stored = [line + b"\n" for line in stored]
     assert lines in (stored[:4], stored)
