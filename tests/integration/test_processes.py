@@ -191,7 +191,7 @@ class Unsteady:
 
 @pytest.mark.parametrize("disk", ["good", "failing"])
 def test_readers_beside_unsteady_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str) -> None:
-    """Where days end every moment, and syncs fail, a verification beside it is valid, and never finds less than before."""
+    """Where days end every moment, and syncs fail, a verification beside it is valid, and never finds fewer records."""
     fails = disk == "failing"
     writers = Unsteady(tmp_path, fails=fails)
     monkeypatch.setattr(os, "fdatasync", writers.sync)
