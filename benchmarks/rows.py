@@ -95,6 +95,13 @@ def _from_anywhere(events: int, large: int) -> list[Row]:
             arguments={"events": events, "processes": processes, "figure": figure},
         )
 
+    def among(days: int) -> Subject:
+        return Subject(
+            what=f"log_event, one caller in each of 4 processes, {days:,} file{'s' if days > 1 else ''}",
+            function="manyfiles:logged_among",
+            arguments={"events": events, "days": days},
+        )
+
     return [
         Row(name="sync-1", unit="µs", ours=ours(1), peer=insert, at_most=1.2, backends=("asyncio",)),
         *[
@@ -112,6 +119,17 @@ def _from_anywhere(events: int, large: int) -> list[Row]:
             )
             for processes in (2, 4)
             for figure in ("cpu", "p50", "p99.9")
+        ],
+        *[
+            Row(
+                name=f"files-{days}",
+                unit="events/s",
+                ours=among(days),
+                peer=among(1),
+                at_least=0.83,
+                backends=("asyncio",),
+            )
+            for days in (365, 2190)
         ],
         Row(
             name="first-event",
