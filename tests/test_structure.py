@@ -23,7 +23,7 @@ FLOORS = {
     ("tasks",): {"record"},
     ("storage",): {"record", "tasks"},
     ("core",): {"record", "tasks", "storage"},
-    ("providers", "delivery", "observers", "proof", "testing"): {"record", "tasks", "storage", "core"},
+    ("providers", "delivery", "observers", "proof", "integrations", "testing"): {"record", "tasks", "storage", "core"},
 }
 FOLDERS = {folder for floor in FLOORS for folder in floor}
 MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for folder in floor} | {

@@ -16,7 +16,7 @@ from .events import Event
 from .loops import Loop, LoopClosedError
 from .strangers import Log
 
-__all__ = ["Portal", "Stoppable"]
+__all__ = ["Portal", "Stoppable", "call_before_exit", "finish"]
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Portal:
                     _state.portal = Portal()
                 except RuntimeError:
                     return None
-                atexit.register(_close)
+                atexit.register(finish)
             return _state.portal
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -130,7 +130,24 @@ async def _stop(service: Stoppable, within: float) -> None:
         _log.error("stopping %s at the exit raised %s", type(service).__qualname__, type(error).__qualname__)
 
 
-def _close() -> None:
+_before_exit: Final[weakref.WeakKeyDictionary[Any, Callable[[Any], object]]] = weakref.WeakKeyDictionary()
+
+
+def call_before_exit(owner: T, method: Callable[[T], object]) -> None:
+    """Call ``method(owner)``, which raises nothing, when the interpreter exits and before services are stopped."""
+    _before_exit[owner] = method
+    atexit.unregister(finish)
+    atexit.register(finish)
+
+
+def finish() -> None:
+    """
+    Do what is done when the interpreter exits: call what was given to `call_before_exit`, and stop the services.
+
+    To be called at the end of a process that ends by `os._exit`, as a child of Celery does, without an exit.
+    """
+    for owner, method in list(_before_exit.items()):
+        method(owner)
     with _lock:
         portal, _state.portal = _state.portal, None
         _state.is_closed = True

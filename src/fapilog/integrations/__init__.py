@@ -1,0 +1,1 @@
+"""Frameworks, one module each, which imports it on top."""
