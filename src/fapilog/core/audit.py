@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 import anyio
 import anyio.lowlevel
 
+from ..context import completed
 from ..record import chain
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
@@ -209,6 +211,21 @@ class AuditTrail:
     def __repr__(self) -> str:
         return f"<AuditTrail in {self._storage!r}>"
 
+    @asynccontextmanager
+    async def lifespan(self, app: object = None, /) -> AsyncGenerator[None]:  # noqa: ARG002  the shape of a lifespan
+        """
+        Start the trail with an application, and stop it with that: ``FastAPI(lifespan=trail.lifespan)``.
+
+        For Starlette, FastAPI and Litestar. In a lifespan of your own, enter it: ``async with trail.lifespan(app):``.
+
+        Args:
+            app: The application, which frameworks give; it is not used.
+
+        Raises as `start` and `stop`.
+        """
+        async with self:
+            yield
+
     # -- recording
 
     @without_frames
@@ -236,7 +253,8 @@ class AuditTrail:
         """
         Store an event, announce it if the policy says so, and return its id.
 
-        Any value is recorded: a text that is too long for the policy is cut, and one that can't be read is named.
+        Any value is recorded: a text that is too long for the policy is cut, and one that can't be read is named. What
+        the call does not give comes from the `audit_context` around it.
 
         Returning means that the event is stored. If the caller is cancelled while it waits, the event may be stored or
         not; a stored event that alerts is announced all the same. Only what is logged by a receiver of an alert, by the
@@ -272,28 +290,32 @@ class AuditTrail:
         policy = self.policy
         if not policy.enabled:
             return ""
+        fields = {
+            "event_type": member(AuditEventType, event_type, "event_type"),
+            "log_level": member(AuditLogLevel, log_level, "log_level"),
+            "message": message,
+            "component": component,
+            "operation": operation,
+            "user_id": user_id,
+            "session_id": session_id,
+            "request_id": request_id,
+            "client_ip": client_ip,
+            "user_agent": user_agent,
+            "hostname": self._hostname,
+            "process_id": os.getpid(),
+            "data_classification": data_classification,
+            "contains_pii": flag("contains_pii", contains_pii),
+            "contains_phi": flag("contains_phi", contains_phi),
+            "compliance_level": policy.level,
+            "regulatory_tags": regulatory_tags,
+        }
+        metadata = completed(fields, merged(metadata) if "metadata" in metadata else metadata)
+        tags = fields.pop("regulatory_tags")
         event = recorded(
-            {
-                "event_type": member(AuditEventType, event_type, "event_type"),
-                "log_level": member(AuditLogLevel, log_level, "log_level"),
-                "message": message,
-                "component": component,
-                "operation": operation,
-                "user_id": user_id,
-                "session_id": session_id,
-                "request_id": request_id,
-                "client_ip": client_ip,
-                "user_agent": user_agent,
-                "hostname": self._hostname,
-                "process_id": os.getpid(),
-                "data_classification": data_classification,
-                "contains_pii": flag("contains_pii", contains_pii),
-                "contains_phi": flag("contains_phi", contains_phi),
-                "compliance_level": policy.level,
-            },
-            merged(metadata) if "metadata" in metadata else metadata,
+            fields,
+            metadata,
             error=error,
-            regulatory_tags=regulatory_tags,
+            regulatory_tags=tags,
             limits=(policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes),
         )
         if not policy.alerts_on(event):
