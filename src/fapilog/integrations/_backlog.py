@@ -11,15 +11,16 @@ import contextlib
 import queue
 import threading
 import time
-from contextvars import Context, ContextVar, copy_context
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from ..context import settled_context
 from ..core.signals import calls_here
 from ..record.events import AuditEventType, AuditLogLevel
 from ..record.options import require
 from ..record.values import text
 from ..tasks.fork import call_in_child
-from ..tasks.portal import call_before_exit
+from ..tasks.portal import flush_at_exit
 from ..tasks.strangers import Log, is_logging
 
 if TYPE_CHECKING:
@@ -104,14 +105,18 @@ class Backlog:
         self._is_failing = False
         self._forget()
         call_in_child(self, Backlog._forget)
-        call_before_exit(self, Backlog._finish)
+        flush_at_exit(self, Backlog._finish)
 
     def add(self, event: Waiting) -> None:
-        """Have *event* stored, in the context variables of this code. Never waits for the trail, and never raises."""
+        """
+        Have *event* stored, in the context variables of this code. Never waits for the trail, and never raises.
+
+        Functions in the `audit_context` are called now: the request that they ask may be over when the event is stored.
+        """
         if self._queue.qsize() >= self._size:
             self._drop()
             return
-        self._queue.put((copy_context(), event))
+        self._queue.put((settled_context(), event))
         self._wake()
 
     def flush(self) -> bool:

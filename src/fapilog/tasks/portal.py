@@ -16,7 +16,7 @@ from .events import Event
 from .loops import Loop, LoopClosedError
 from .strangers import Log
 
-__all__ = ["Portal", "Stoppable", "call_before_exit", "finish"]
+__all__ = ["Portal", "Stoppable", "flush_all", "flush_at_exit"]
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Portal:
                     _state.portal = Portal()
                 except RuntimeError:
                     return None
-                atexit.register(finish)
+                atexit.register(_close)
             return _state.portal
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -130,24 +130,28 @@ async def _stop(service: Stoppable, within: float) -> None:
         _log.error("stopping %s at the exit raised %s", type(service).__qualname__, type(error).__qualname__)
 
 
-_before_exit: Final[weakref.WeakKeyDictionary[Any, Callable[[Any], object]]] = weakref.WeakKeyDictionary()
+_flushes: Final[weakref.WeakKeyDictionary[Any, Callable[[Any], object]]] = weakref.WeakKeyDictionary()
 
 
-def call_before_exit(owner: T, method: Callable[[T], object]) -> None:
+def flush_at_exit(owner: T, method: Callable[[T], object]) -> None:
     """Call ``method(owner)``, which raises nothing, when the interpreter exits and before services are stopped."""
-    _before_exit[owner] = method
-    atexit.unregister(finish)
-    atexit.register(finish)
+    _flushes[owner] = method
+    atexit.unregister(_close)
+    atexit.register(_close)
 
 
-def finish() -> None:
+def flush_all() -> None:
     """
-    Do what is done when the interpreter exits: call what was given to `call_before_exit`, and stop the services.
+    Call now what was given to `flush_at_exit`.
 
-    To be called at the end of a process that ends by `os._exit`, as a child of Celery does, without an exit.
+    For a process that ends by `os._exit`, without an exit of the interpreter, as a child of Celery's pool does.
     """
-    for owner, method in list(_before_exit.items()):
+    for owner, method in list(_flushes.items()):
         method(owner)
+
+
+def _close() -> None:
+    flush_all()
     with _lock:
         portal, _state.portal = _state.portal, None
         _state.is_closed = True

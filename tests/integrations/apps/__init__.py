@@ -1,0 +1,1 @@
+"""Small services, one for each framework."""
