@@ -38,7 +38,7 @@ def directory(tmp_path: Path) -> Path:
     """Return the directory of a small trail."""
     trail = AuditTrail(storage_path=tmp_path / "audit")
     trail.sync.log_data_access("patient/42", "read", user_id="alice", client_ip="10.0.0.7", session_id="s")
-    trail.sync.log_data_access("patient/7", "read", user_id="bob", regulatory_tags=["PCI-10"], status=403)
+    trail.sync.log_data_access("patient/7", "read", user_id="bob", regulatory_tags=["PCI-10"], metadata={"status": 403})
     trail.sync.log_security_event(AuditEventType.AUTHENTICATION_FAILED, "wrong password", request_id="r", component="c")
     return tmp_path / "audit"
 
@@ -52,7 +52,7 @@ def numbers(printed: str) -> list[int]:
     [
         ((), [3, 2, 1]),
         (("--user", "alice"), [1]),
-        (("--resource", "patient/7"), [2]),
+        (("--target", "patient/7"), [2]),
         (("--type", "data_access"), [2, 1]),
         (("--type", "data_access", "--type", "authentication_failed"), [3, 2, 1]),
         (("--level", "error"), [3]),

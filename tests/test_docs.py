@@ -22,7 +22,7 @@ import pytest
 import fapilog
 from fapilog import AuditEvent, AuditEventType, ChainStatus, CompliancePolicy, testing
 from fapilog.core import alerting
-from fapilog.record import chain, containers, errors, events, freezing
+from fapilog.record import chain, containers, errordetails, errors, freezing
 from tests.doubles.modules import PUBLIC
 from tests.doubles.observed_alerts import finish
 from tests.doubles.observed_outboxes import Counted
@@ -185,7 +185,7 @@ def test_the_table_of_limits_has_the_numbers() -> None:
         policy.max_record_bytes,
         policy.max_text_characters,
         policy.max_message_characters,
-        events.MAX_TRACEBACK,
+        errordetails.MAX_TRACEBACK,
         containers.MAX_VALUES,
         freezing.MAX_DEPTH,
     ) == (256 << 10, 8_192, 65_536, 32_768, 500_000, 64)

@@ -284,7 +284,7 @@ class FewSeverities(Broken):
 class FewTypes(Broken):
     """Knows all types of events but the last."""
 
-    says = "deliver an alert of type retention_policy_applied .*; it raised KeyError"
+    says = "deliver an alert of type time_step .*; it raised KeyError"
 
     async def send(self, event: AuditEvent, severity: str) -> None:
         {each: each.value for each in list(AuditEventType)[:-1]}[event.event_type]

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from .record.containers import as_dict
+from .record.intake import FIELDS
 from .record.values import unreadable
 from .tasks.strangers import tamed
 
@@ -82,32 +83,29 @@ def current_audit_context() -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def completed(fields: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
+def completed(given: dict[str, Any]) -> dict[str, Any]:
     """
-    Fill in what a call has not given, for the trail.
+    Return the keywords that a call of the trail has *given*, filled in with the values of the context.
 
-    Args:
-        fields: The fields of the event, all of them. Those that are None, and flags that are not true, are filled.
-        metadata: The metadata of the event, which stay as they are.
-
-    Returns:
-        *metadata* with the values of the context that are no field.
+    A field that is None, and a flag that is not true, counts as not given.
     """
     values = _current()
     if not values:
-        return metadata
-    others = dict(metadata)
-    for name, given in values.items():
+        return given
+    filled = dict(given)
+    own = as_dict(given.get("metadata")) or {}
+    for name, value in values.items():
         if name in _FLAGS:
-            fields[name] = fields[name] or _is_true(_value(given))
-        elif name in fields:
-            if fields[name] is None:
-                fields[name] = _value(given)
-        elif name == "metadata" and (mapping := as_dict(_value(given))) is not None:
-            others = {**mapping, **others}
-        elif name not in others and (value := _value(given)) is not None:
-            others[name] = value
-    return others
+            filled[name] = given.get(name) or _is_true(_value(value))
+        elif name == "metadata" and (mapping := as_dict(_value(value))) is not None:
+            filled |= {key: each for key, each in mapping.items() if key not in own and _lacks(filled, key)}
+        elif name not in own and _lacks(filled, name) and (found := _value(value)) is not None:
+            filled[name] = found
+    return filled
+
+
+def _lacks(given: dict[str, Any], name: str) -> bool:
+    return name not in given or (given[name] is None and name in FIELDS)
 
 
 def settled_context() -> Context:

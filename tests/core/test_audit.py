@@ -9,7 +9,7 @@ import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
@@ -21,9 +21,11 @@ import msgspec
 import pytest
 
 from fapilog import (
+    Actor,
     AuditEvent,
     AuditEventType,
     AuditLogLevel,
+    AuditOutcome,
     AuditStorageError,
     AuditTrail,
     ChainHead,
@@ -33,6 +35,7 @@ from fapilog import (
     DeliveryReport,
     FileStorage,
     NoopAlertDispatcher,
+    Target,
     alert_dispatched,
     alert_failed,
     compliance_alert,
@@ -111,10 +114,12 @@ def test_names_of_the_earlier_fapilog() -> None:
         (
             AuditEventType,
             """
-            error_occurred error_recovered error_escalated authentication_failed authorization_failed
-            security_violation system_startup system_shutdown component_failure component_recovery data_access
-            data_modification data_deletion data_export config_changed plugin_loaded plugin_unloaded
-            compliance_check audit_log_access retention_policy_applied
+            error_occurred error_recovered error_escalated authentication_succeeded authentication_failed
+            authorization_failed security_violation session_ended credential_changed account_changed
+            role_changed permission_changed mfa_changed admin_action impersonation system_startup
+            system_shutdown component_failure component_recovery data_access data_modification data_deletion
+            data_export config_changed plugin_loaded plugin_unloaded compliance_check audit_log_access
+            audit_log_lifecycle retention_policy_applied time_step
             """,
         ),
         (AuditLogLevel, "debug info warning error critical security"),
@@ -145,7 +150,15 @@ async def test_an_id_means_stored(trail: AuditTrail) -> None:
         contains_phi=True,
         data_classification="restricted",
         regulatory_tags=["164.312"],
-        patient=7,
+        outcome="denied",
+        reason="no need to know",
+        actor={"type": "service", "on_behalf_of": "bob"},
+        target="patient/42",
+        changes={"ward": ("A", None)},
+        occurred=datetime(2026, 1, 31, 13, tzinfo=timezone(timedelta(hours=1))),
+        trace_id="0af7651916cd43dd8448eb211c80319c",
+        span_id="b7ad6b7169203331",
+        metadata={"patient": 7},
     )
     (event,) = await trail.get_events()
     assert event.event_id == event_id == str(uuid.UUID(event_id))
@@ -172,6 +185,18 @@ async def test_an_id_means_stored(trail: AuditTrail) -> None:
         "compliance_level": ComplianceLevel.BASIC,
         "regulatory_tags": ("164.312",),
         "metadata": {"patient": 7},
+        "outcome": AuditOutcome.DENIED,
+        "reason": "no need to know",
+        "actor": Actor(id="alice", type="service", on_behalf_of="bob"),
+        "target": Target(type="patient", id="42"),
+        "changes": {"ward": ["A", None]},
+        "occurred": datetime(2026, 1, 31, 12, tzinfo=UTC),
+        "trace_id": "0af7651916cd43dd8448eb211c80319c",
+        "span_id": "b7ad6b7169203331",
+        "truncated": (),
+        "not_announced": None,
+        "format_version": 2,
+        "line": None,
         "sequence_number": 1,
         "previous_hash": None,
         "checksum": event.checksum,
@@ -196,7 +221,9 @@ async def test_a_disabled_policy_stores_nothing(tmp_path: Path, recorder: Record
 async def test_log_error(trail: AuditTrail) -> None:
     """`log_error` records any exception, at level error unless another is given."""
     await trail.log_error(KeyError("k"), operation="load", component="db")
-    await trail.log_error(ExceptionGroup("g", [OSError()]), log_level=AuditLogLevel.CRITICAL, user_id="al", attempt=2)
+    await trail.log_error(
+        ExceptionGroup("g", [OSError()]), log_level=AuditLogLevel.CRITICAL, user_id="al", metadata={"attempt": 2}
+    )
     second, first = await trail.get_events()
     assert (first.event_type, first.log_level, first.message) == (
         AuditEventType.ERROR_OCCURRED,
@@ -212,7 +239,12 @@ async def test_log_error(trail: AuditTrail) -> None:
 async def test_log_security_event(trail: AuditTrail) -> None:
     """`log_security_event` fills the fields of the context, at level security."""
     await trail.log_security_event(
-        AuditEventType.AUTHENTICATION_FAILED, "no", user_id="al", client_ip="192.0.2.1", user_agent="curl", attempt=3
+        AuditEventType.AUTHENTICATION_FAILED,
+        "no",
+        user_id="al",
+        client_ip="192.0.2.1",
+        user_agent="curl",
+        metadata={"attempt": 3},
     )
     (event,) = await trail.get_events()
     assert (event.log_level, event.user_id, event.client_ip, event.user_agent, event.metadata) == (
@@ -282,7 +314,7 @@ async def test_no_keyword_is_lost(trail: AuditTrail, method: str) -> None:
         ({"metadata": {"a": 1}}, {"a": 1}),
         ({"metadata": {"a": 1}, "b": 2}, {"a": 1, "b": 2}),
         ({"metadata": "text"}, {"metadata": "text"}),
-        ({"metadata": None}, {"metadata": None}),
+        ({"metadata": None}, {}),
         ({"metadata": {"a": 1, "metadata": 2}, "a": 3}, {"a": 3, "metadata": {"a": 1, "metadata": 2}}),
         ({"metadata": {"message": 1}, "message": 2}, {"message": 2, "metadata": {"message": 1}}),
         ({"metadata": "text", "message": 2}, {"message": 2, "metadata": "text"}),
@@ -311,8 +343,8 @@ async def test_unknown_types_and_levels_are_refused(trail: AuditTrail, arguments
 
 async def test_values_may_stand_for_members(trail: AuditTrail) -> None:
     """Event types and levels may be given by their values."""
-    await trail.log_event("data_export", "m", log_level="debug")  # type: ignore[arg-type]
-    (event,) = await trail.get_events(event_type="data_export", log_level="debug")  # type: ignore[arg-type]
+    await trail.log_event("data_export", "m", log_level="debug")
+    (event,) = await trail.get_events(event_type="data_export", log_level="debug")
     assert event.event_type is AuditEventType.DATA_EXPORT
 
 
@@ -385,7 +417,7 @@ async def test_receivers_see_what_the_dispatcher_sees(trail: AuditTrail, recorde
 
     for receiver in (vandal, plain_vandal):
         compliance_alert.connect(receiver, sender=trail)
-    await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m", list=[0])
+    await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m", metadata={"list": [0]})
     ((event, severity, _),) = recorder.sent
     assert (event.message, event.metadata, severity) == ("m", {"list": [0]}, "security")
 
@@ -871,7 +903,7 @@ async def test_the_head_is_the_newest_event(trail: AuditTrail) -> None:
 async def test_verifying_events_in_memory(trail: AuditTrail) -> None:
     """`verify_chain` gives the verdict of the storage from the events themselves."""
     for number in range(5):
-        await trail.log_event(AuditEventType.DATA_ACCESS, str(number), value=1.5e300, text="ü\n\x00")
+        await trail.log_event(AuditEventType.DATA_ACCESS, str(number), metadata={"value": 1.5e300, "text": "ü\n\x00"})
     events = list(reversed(await trail.get_events()))
     assert AuditTrail.verify_chain(events) == await trail.verify_chain_from_storage()
     assert AuditTrail.verify_chain([]).valid

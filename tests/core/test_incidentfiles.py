@@ -1006,7 +1006,7 @@ async def test_an_event_that_looks_like_ours(tmp_path: Path) -> None:
         incidents: list[Any] = [["x"], {}, None, 7, "x"]
         for incident in incidents:
             await run.trail.log_event(
-                FAILURE, "m", log_level=AuditLogLevel.CRITICAL, component="audit_trail", incident=incident
+                FAILURE, "m", log_level=AuditLogLevel.CRITICAL, component="audit_trail", metadata={"incident": incident}
             )
         await run.trail.drain()
         assert (await run.trail.get_statistics())["alerts"] == {"dispatched": 5, "failed": 0, "waiting": 0}

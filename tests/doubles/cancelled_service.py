@@ -246,7 +246,7 @@ class Service:
         self.ids.append(await self.trail.log_event(AuditEventType.DATA_ACCESS, "read"))
 
     async def log_security(self) -> None:
-        self.ids.append(await self.trail.log_event(KIND, "safe", log_level="security"))  # type: ignore[arg-type]
+        self.ids.append(await self.trail.log_event(KIND, "safe", log_level="security"))
 
     async def stand_by(self) -> None:
         for _ in range(3):

@@ -10,7 +10,7 @@ from fapilog import (
     alert_failed,
     compliance_alert,
 )
-from fapilog.record.events import ErrorDetails
+from fapilog.record.errordetails import ErrorDetails
 
 # Stands in every field of an event that only the trail may keep.
 PRIVATE = "jane@example.com"

@@ -23,7 +23,7 @@ def records(directory: Path) -> list[dict[str, Any]]:
         sealed, _, rest = line.rpartition(b',"checksum":"')
         assert rest == record["checksum"].encode() + b'"}', line
         assert hashlib.sha256(sealed + b"}").hexdigest() == record["checksum"], line
-        assert (record["v"], record["sequence_number"], record["previous_hash"]) == (1, number, previous), line
+        assert (record["v"], record["sequence_number"], record["previous_hash"]) == (2, number, previous), line
         previous = record["checksum"]
         found.append(record)
     return found

@@ -265,7 +265,7 @@ def test_a_full_disk_is_told_at_once(tmp_path: Path, backend: str, durability: D
 def test_the_lock_is_that_of_the_directory_in_its_place(tmp_path: Path) -> None:
     """Once the directory was replaced, its writers keep apart by a lock on the new one."""
     path = tmp_path / "trail"
-    body = b'{"v":1,"event_id":"one"'
+    body = b'{"v":2,"event_id":"one"'
     writer = TrailFiles(path, durable=False)
     writer.append([body])
     path.rename(tmp_path / "original")
@@ -291,7 +291,7 @@ def test_what_is_made_is_there_after_a_power_cut(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(os, "fsync", sync)
     files = TrailFiles(tmp_path / "a" / "b" / "trail", durable=True)
-    files.append([b'{"v":1,"event_id":"one"'])
+    files.append([b'{"v":2,"event_id":"one"'])
     files.close()
     holders = [tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "trail"]
     assert {path.stat().st_ino for path in holders} <= synced
@@ -348,7 +348,7 @@ def test_many_begin_at_once(tmp_path: Path) -> None:
             files = TrailFiles(path, durable=False)
             everyone.wait()
             try:
-                files.append([b'{"v":1,"event_id":"one"'])
+                files.append([b'{"v":2,"event_id":"one"'])
             except AuditStorageError as error:
                 errors.append(error)
             files.close()
@@ -380,7 +380,7 @@ def test_clocks_that_differ(tmp_path: Path, seed: int) -> None:
         which = chance.randrange(3)
         days[which] = max(1, min(31, days[which] + chance.choice([-1, 0, 0, 0, 1])))
         newest_day = max(newest_day, days[which])
-        writers[which].append([b'{"v":1,"event_id":"%d"' % number])
+        writers[which].append([b'{"v":2,"event_id":"%d"' % number])
         assert newest(tmp_path).name == f"audit_2026-01-{newest_day:02}.jsonl"
         if chance.random() < 0.1:
             writers[which].close()
@@ -405,10 +405,10 @@ def test_midnight_within_a_tick_of_the_file_system(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "fstat", coarse(os.fstat))
     today = datetime(2026, 1, 30, tzinfo=UTC)
     first, second = (TrailFiles(tmp_path, durable=False, now=lambda: today) for _ in range(2))
-    first.append([b'{"v":1,"event_id":"one"'])
+    first.append([b'{"v":2,"event_id":"one"'])
     today = datetime(2026, 1, 31, tzinfo=UTC)
-    second.append([b'{"v":1,"event_id":"two"'])
-    first.append([b'{"v":1,"event_id":"three"'])
+    second.append([b'{"v":2,"event_id":"two"'])
+    first.append([b'{"v":2,"event_id":"three"'])
     monkeypatch.undo()
     assert stored(tmp_path) == ["one", "two", "three"]
     for files in (first, second):
@@ -513,8 +513,8 @@ async def test_the_longest_record(tmp_path: Path, durability: Durability) -> Non
         ids = [await log(trail, "x" * size) for size in sizes]
         events = await trail.get_events()
         assert [event.event_id for event in reversed(events)] == ids
-        assert "fapilog.truncated" not in events[-1].metadata
-        assert [event.metadata["fapilog.truncated"] for event in events[:2]] == [["message"]] * 2
+        assert not events[-1].truncated
+        assert [event.truncated for event in events[:2]] == [("message",)] * 2
         assert len(events[-1].message) == sizes[0]
         assert (await trail.verify_chain_from_storage()).valid
     assert stored(tmp_path) == ids

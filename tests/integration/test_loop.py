@@ -74,4 +74,4 @@ async def test_nor_at_midnight(tmp_path: Path, durability: Literal["fsync", "wri
 async def test_the_watch_watches(tmp_path: Path) -> None:
     """The same work, done in the loop instead of a thread, is noticed."""
     with pytest.raises(BlockingError):
-        TrailFiles(tmp_path, durable=True).append([b'{"v":1'])
+        TrailFiles(tmp_path, durable=True).append([b'{"v":2'])

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus, FileStorage
+from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError, AuditTrail, ChainStatus, FileStorage
 from fapilog.context import audit_context
 from fapilog.record.chain import Seal
+from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.modules import ROOT
 from tests.doubles.servers import running
@@ -89,6 +90,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
             assert event.metadata["enqueued_in"] == f"nested-{number}"
         own = event.message.startswith("nested")
         assert event.user_id == ("of the call itself" if own else f"{kind} user {number}")
+        assert event.actor == Actor(id=event.component, type="service", on_behalf_of=f"{kind} user {number}")
     alerts = sorted((tmp_path / "alerts").read_text().split())
     assert alerts == sorted(event.event_id for event in events if event.message.startswith("export")), log
 
@@ -153,6 +155,7 @@ def test_a_failure_says_nothing_of_the_arguments(trail: AuditTrail, app: Any) ->
     (event,) = stored(trail.storage_path or Path())
     assert (event.event_type, event.component, event.operation) == (AuditEventType.ERROR_OCCURRED, "fails", "task")
     assert event.request_id == "1"
+    assert event.outcome is AuditOutcome.FAILURE
     assert event.error is not None
     assert event.error.type == "LookupError"
     assert "4711" not in str(event.metadata)

@@ -39,7 +39,9 @@ async def main(directory: str, url: str, mode: str) -> None:
         for number in itertools.count():
             if ended.is_set():
                 return
-            event_id = await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m", number=number)
+            event_id = await trail.log_security_event(
+                AuditEventType.SECURITY_VIOLATION, "m", metadata={"number": number}
+            )
             os.write(1, f"{event_id}\n".encode())
             # Not much faster than the other side can take it.
             await anyio.sleep(0.005)

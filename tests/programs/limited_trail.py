@@ -25,7 +25,7 @@ async def main(directory: str, durability: str) -> None:
 
     async def call(number: int) -> None:
         try:
-            event_id = await trail.log_event(AuditEventType.DATA_ACCESS, "m" * 100, number=number)
+            event_id = await trail.log_event(AuditEventType.DATA_ACCESS, "m" * 100, metadata={"number": number})
         except AuditStorageError as error:
             print("refused", number, error, flush=True)  # noqa: T201
         else:

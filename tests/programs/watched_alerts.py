@@ -287,7 +287,10 @@ async def alert(failures: Failures, directory: Path, *, started: bool) -> None:
         if started:
             await trail.start()
         await trail.log_security_event(
-            AuditEventType.AUTHENTICATION_FAILED, WORDS.person(), user_id=WORDS.person(), patient=WORDS.person()
+            AuditEventType.AUTHENTICATION_FAILED,
+            WORDS.person(),
+            user_id=WORDS.person(),
+            metadata={"patient": WORDS.person()},
         )
         await trail.stop()
 
@@ -305,7 +308,7 @@ async def store(failures: Failures, directory: Path) -> None:
         await failures.of(lambda s=full: s.append(an_event()))  # type: ignore[misc]
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         with next((directory / durability).glob("*.jsonl")).open("ab") as day:
-            day.write(b'{"v":1,' + WORDS.person().encode() + b"}\n")
+            day.write(b'{"v":2,' + WORDS.person().encode() + b"}\n")
         await full.aclose()
         nowhere = FileStorage(directory / "file" / "audit", durability=durability)
         for storage in (full, nowhere):

@@ -31,7 +31,7 @@ async def main(directory: str, durability: str) -> None:
             if ended.is_set():
                 return
             (size,) = chance.choices(list(SIZES), list(SIZES.values()))
-            event_id = await trail.log_event(AuditEventType.DATA_MODIFICATION, "x" * size, number=number)
+            event_id = await trail.log_event(AuditEventType.DATA_MODIFICATION, "x" * size, metadata={"number": number})
             os.write(1, f"{event_id}\n".encode())
             # With durability "write" nothing else need ever wait.
             await anyio.lowlevel.checkpoint()

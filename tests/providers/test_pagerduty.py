@@ -222,7 +222,9 @@ async def test_a_trail_opens_and_resolves(
             metadata={"incident": incident} if incident else {},
         )
         await trail.drain()
-        await trail.log_event(AuditEventType.COMPONENT_RECOVERY, "it is back", incident=incident or failure)
+        await trail.log_event(
+            AuditEventType.COMPONENT_RECOVERY, "it is back", metadata={"incident": incident or failure}
+        )
     opened, closed = (json.loads(request.body) for request in pagerduty.requests)
     assert (opened["event_action"], closed["event_action"]) == ("trigger", "resolve")
     assert opened["dedup_key"] == closed["dedup_key"]

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
-from fapilog.record import events
+from fapilog.record import errordetails
 
 _decode = msgspec.json.Decoder(AuditEvent).decode
 _encode = msgspec.json.encode
@@ -295,7 +295,7 @@ def test_of_a_long_traceback_the_end_is_kept() -> None:
         error.add_note("n" * 100_000)
         error.add_note("last note")
         details = ErrorDetails.of(error)
-    assert len(details.traceback) == events.MAX_TRACEBACK
+    assert len(details.traceback) == errordetails.MAX_TRACEBACK
     assert details.traceback.endswith("last note\n")
 
 

@@ -113,7 +113,7 @@ def test_what_is_torn_is_set_aside_and_told(trail: TrailFiles, caplog: pytest.Lo
     trail.append([body()])
     path = trail.directory / "audit_2026-01-31.jsonl"
     with path.open("ab") as file:
-        file.write(b'{"v":1,"event')
+        file.write(b'{"v":2,"event')
     before = trail.verify()
     assert (before.valid, before.status, before.events_checked) == (True, ChainStatus.TORN_TAIL, 1)
     assert before.error_message == "audit_2026-01-31.jsonl ends with 13 bytes of an incomplete record"
@@ -122,7 +122,7 @@ def test_what_is_torn_is_set_aside_and_told(trail: TrailFiles, caplog: pytest.Lo
     assert (after.valid, after.status, after.events_checked) == (True, ChainStatus.TORN_TAIL, 2)
     (aside,) = after.set_aside
     assert after.error_message == f"incomplete records were set aside in {aside}"
-    assert (trail.directory / aside).read_bytes() == b'{"v":1,"event'
+    assert (trail.directory / aside).read_bytes() == b'{"v":2,"event'
     assert "an incomplete record of 13 bytes in audit_2026-01-31.jsonl was set aside" in caplog.text
 
 
@@ -535,7 +535,7 @@ async def test_a_record_that_is_too_long_is_refused(tmp_path: Path) -> None:
     """An event longer than a record can be is an error that says how long it may be, and nothing is stored."""
     storage = FileStorage(tmp_path / "audit")
     event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="x" * files.MAX_RECORD_BYTES)
-    with pytest.raises(AuditStorageError, match="at most 1048576 bytes can be stored; this has 1049"):
+    with pytest.raises(AuditStorageError, match="at most 1048576 bytes can be stored; this has 1048"):
         await storage.append(event)
     assert not (tmp_path / "audit").exists()
 

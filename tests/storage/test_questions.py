@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, FileStorage
+from fapilog.record.kinds import AuditOutcome
+from fapilog.record.parties import Actor, Target
 from fapilog.storage import _lines
 from fapilog.storage.protocol import EventFilter
 from tests.doubles.outboxes import glob
@@ -49,6 +51,9 @@ events = st.builds(
     session_id=st.none() | words,
     request_id=st.none() | words,
     client_ip=st.none() | words,
+    outcome=st.none() | st.sampled_from(AuditOutcome),
+    actor=st.none() | st.builds(Actor, id=st.none() | words, on_behalf_of=st.none() | words),
+    target=st.none() | st.builds(Target, type=st.none() | words, id=st.none() | words),
     regulatory_tags=st.lists(words, max_size=2).map(tuple),
     metadata=st.dictionaries(
         st.sampled_from(["resource", "a", "b", "a.b"]),
@@ -70,7 +75,9 @@ conditions = st.fixed_dictionaries(
         "component": words,
         "user_id": words,
         "tag": words,
-        "resource": words,
+        "target": words,
+        "actor": words,
+        "outcome": st.sampled_from(AuditOutcome),
         "metadata": st.dictionaries(st.sampled_from(["a", "b", "a.b", "a.c"]), plain_values, max_size=2),
     },
 )
@@ -86,6 +93,10 @@ def questions(draw: st.DrawFn) -> tuple[list[AuditEvent], dict[str, Any]]:
         members = ("message", "component", "operation", "user_id", "session_id", "request_id", "client_ip")
         for name in draw(st.lists(st.sampled_from(members), max_size=3)):
             asked[name] = getattr(event, name)
+        if event.target is not None:
+            asked["target"] = event.target
+        if event.actor is not None:
+            asked["actor"] = event.actor.id
         if event.regulatory_tags:
             asked["tag"] = event.regulatory_tags[0]
         asked["metadata"] = dict(event.metadata)
@@ -124,7 +135,7 @@ async def test_over_days_and_blocks(tmp_path: Path) -> None:
     for number in range(200):
         await trail.log_data_access(f"patient/{number % 10}", "read", user_id=f"u{number % 3}")
     numbers = [number for number in range(1, 201) if (number - 1) % 10 == 4 and (number - 1) % 3 == 1]
-    asked: dict[str, Any] = {"resource": "patient/4", "user_id": "u1"}
+    asked: dict[str, Any] = {"target": "patient/4", "user_id": "u1"}
     assert [each.sequence_number async for each in trail.events(**asked)] == numbers[::-1]
     assert [each.sequence_number async for each in trail.events(oldest_first=True, **asked)] == numbers
     for after, before in ((0, 201), (55, 120), (80, 82), (150, 500), (300, 400), (10, 5)):
@@ -151,7 +162,7 @@ async def test_counts_are_of_any_member(tmp_path: Path) -> None:
     """Events are counted by a member or by a path in the metadata; those without it are counted under ""."""
     trail = AuditTrail(storage_path=tmp_path)
     for status in (200, 403, 200):
-        await trail.log_event(AuditEventType.DATA_ACCESS, "m", http={"status": status})
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata={"http": {"status": status}})
     await trail.log_event(AuditEventType.COMPLIANCE_CHECK, "m", user_id="root")
     assert await trail.count_by("http.status") == {"200": 2, "403": 1, "": 1}
     assert await trail.count_by("user_id", event_type=AuditEventType.COMPLIANCE_CHECK) == {"root": 1}

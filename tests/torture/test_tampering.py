@@ -64,7 +64,8 @@ def events(trail: Trail) -> list[AuditEvent] | None:
         found = [msgspec.json.decode(line, type=AuditEvent) for line in lines(trail)]
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return found if [msgspec.json.encode(event) + b"\n" for event in found] == lines(trail) else None
+    stored = [chain.seal(chain.body(event), event.sequence_number or 0, event.previous_hash)[0] for event in found]
+    return found if stored == lines(trail) else None
 
 
 def rehashed(line: bytes) -> bytes:
@@ -105,7 +106,7 @@ class Bench:
         assert result.error_message is not None
         assert PLACE.match(result.error_message)
         with pytest.raises(AuditStorageError) as refusal:
-            files.append([b'{"v":1,"message":"new"'])
+            files.append([b'{"v":2,"message":"new"'])
         files.close()
         assert result.error_message in str(refusal.value)
         assert contents(self.directory) == trail
@@ -120,7 +121,7 @@ class Bench:
         files = self.lay(trail)
         result = files.verify()
         assert (result.valid, result.events_checked, result.status) == (True, left, status)
-        (seal,) = files.append([b'{"v":1,"message":"new"'])
+        (seal,) = files.append([b'{"v":2,"message":"new"'])
         files.close()
         assert seal.sequence_number == left + 1
         assert files.verify().valid
@@ -197,7 +198,7 @@ def test_other_line_ends_are_reported(bench: Bench, trail: Trail) -> None:
 
 
 @pytest.mark.parametrize("name", [FIRST_DAY, SECOND_DAY])
-@pytest.mark.parametrize("garbage", [b"\n", b"x\n", b"{}\n", b'{"v":1}\n', b"\0\n", b"\xff\n"], ids=repr)
+@pytest.mark.parametrize("garbage", [b"\n", b"x\n", b"{}\n", b'{"v":2}\n', b"\0\n", b"\xff\n"], ids=repr)
 def test_garbage_lines_are_reported(bench: Bench, trail: Trail, name: str, garbage: bytes) -> None:
     """A line that is no record is reported at the end of a file as everywhere."""
     bench.reports({**trail, name: trail[name] + garbage}, at=4 if name == FIRST_DAY else 6)
@@ -205,9 +206,9 @@ def test_garbage_lines_are_reported(bench: Bench, trail: Trail, name: str, garba
 
 def test_half_a_line_at_the_very_end_is_what_a_crash_leaves(bench: Bench, trail: Trail) -> None:
     """Bytes that no newline ends are reported behind a finished day; at the very end a crash may have left them."""
-    for garbage in (b"x", b"\0", b'{"v":1,', lines(trail)[1][:-1] + b" "):
+    for garbage in (b"x", b"\0", b'{"v":2,', lines(trail)[1][:-1] + b" "):
         bench.reports({**trail, FIRST_DAY: trail[FIRST_DAY] + garbage}, at=4)
-    for garbage in (b"x", b"\0", b'{"v":1,'):
+    for garbage in (b"x", b"\0", b'{"v":2,'):
         bench.cannot_see({**trail, SECOND_DAY: trail[SECOND_DAY] + garbage}, left=RECORDS, status=ChainStatus.TORN_TAIL)
     # No crash leaves a whole record and something behind it, nor a whole record that belongs elsewhere.
     whole = [line.removesuffix(b"\n") for line in lines(trail)]
@@ -252,7 +253,7 @@ def test_records_out_of_place_are_reported(bench: Bench, trail: Trail) -> None:
 EDITS = {
     "message": (b'"message":"m"', b'"message":"n"'),
     "user": (b'"user_id":null', b'"user_id":"eve"'),
-    "member": (b'{"v":1,', b'{"v":1,"more":1,'),
+    "member": (b'{"v":2,', b'{"v":2,"more":1,'),
     "metadata": (b'"metadata":{}', b'"metadata":{"a":[1,2]}'),
 }
 
@@ -281,8 +282,8 @@ def test_a_place_edited_and_hashed_again_is_reported(bench: Bench, trail: Trail)
             (rb'"sequence_number":\d', b'"sequence_number":0', ChainStatus.UNREADABLE),
             (rb'"sequence_number":\d', b'"sequence_number":0%d' % number, ChainStatus.UNREADABLE),
             (rb'"previous_hash":("[^"]*"|null)', b'"previous_hash":"%b"' % (b"0" * 64), ChainStatus.BROKEN_LINK),
-            (rb'^{"v":1,', b'{"v":2,', ChainStatus.UNREADABLE),
-            (rb'^{"v":1,', b'{ "v":1,', ChainStatus.UNREADABLE),
+            (rb'^{"v":2,', b'{"v":0,', ChainStatus.UNREADABLE),
+            (rb'^{"v":2,', b'{ "v":2,', ChainStatus.UNREADABLE),
         ):
             edited = rehashed(re.sub(pattern, other, line))
             tampered = [*lines(trail)[: number - 1], edited, *lines(trail)[number:]]
@@ -384,9 +385,9 @@ def test_nothing_but_a_cut_is_valid(trail: Trail, changes: list[tuple[float, int
             whole = data[: data.rfind(b"\n") + 1]
             assert original.startswith(whole)
             assert result.events_checked - whole.count(b"\n") in (0, 1)
-            (seal,) = files.append([b'{"v":1,"message":"new"'])
+            (seal,) = files.append([b'{"v":2,"message":"new"'])
             assert seal.sequence_number == result.events_checked + 1
         else:
             with pytest.raises(AuditStorageError, match=PLACE):
-                files.append([b'{"v":1,"message":"new"'])
+                files.append([b'{"v":2,"message":"new"'])
         files.close()

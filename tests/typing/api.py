@@ -14,12 +14,15 @@ from blinker import NamedSignal
 from opentelemetry.metrics import get_meter_provider
 from prometheus_client import CollectorRegistry
 
+import fapilog
 from fapilog import (
+    Actor,
     AlertDispatcher,
     AuditChainVerificationResult,
     AuditEvent,
     AuditEventType,
     AuditLogLevel,
+    AuditOutcome,
     AuditStorage,
     AuditTrail,
     ChainHead,
@@ -30,6 +33,9 @@ from fapilog import (
     DeliveryReport,
     FileStorage,
     NoopAlertDispatcher,
+    Retrying,
+    SlackDispatcher,
+    Target,
     alert_dispatched,
     alert_failed,
     compliance_alert,
@@ -48,6 +54,12 @@ from fapilog.observers import logs, metrics, otel
 from fapilog.record.chain import Seal
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
+
+# -- names that are imported when they are asked for
+
+assert_type(fapilog.Retrying(NoopAlertDispatcher()), Retrying)
+assert_type(SlackDispatcher(webhook_url="https://hooks.example.com"), fapilog.SlackDispatcher)
+no_such_name = fapilog.NoSuchName  # type: ignore[attr-defined]
 
 # -- dispatchers
 
@@ -217,6 +229,10 @@ async def records(trail: AuditTrail) -> None:
             AuditEventType.CONFIG_CHANGED,
             "the limit was raised",
             log_level=AuditLogLevel.WARNING,
+            outcome=AuditOutcome.SUCCESS,
+            target=Target(type="limit", id="7"),
+            actor=Actor(id="ci", type="service"),
+            changes={"limit": (1, 2)},
             component="limits",
             operation="raise",
             error=ValueError(),
@@ -229,21 +245,23 @@ async def records(trail: AuditTrail) -> None:
             contains_phi=False,
             data_classification="internal",
             regulatory_tags=["SOX-404"],
-            old=10,
-            new={"limit": 20},
+            metadata={"old": 1, "new": 2},
         ),
         str,
     )
     assert_type(await trail.log_error(KeyboardInterrupt(), operation="boot", component="kernel", user_id="root"), str)
     assert_type(
         await trail.log_security_event(
-            AuditEventType.AUTHENTICATION_FAILED, "wrong password", user_id="alice", tries=3
+            AuditEventType.AUTHENTICATION_FAILED, "wrong password", user_id="alice", metadata={"tries": 3}
         ),
         str,
     )
     assert_type(await trail.log_data_access("patients/7", "read", contains_phi=True, client_ip="192.0.2.1"), str)
     await trail.log_event(AuditEventType.DATA_ACCESS)  # type: ignore[call-arg]
-    await trail.log_event("data_access", "read")  # type: ignore[arg-type]
+    await trail.log_event("billing.refund", "refunded", outcome="success", log_level="warning")
+    await trail.log_event(AuditEventType.DATA_ACCESS, "read", userid="alice")  # type: ignore[call-arg]
+    await trail.log_event(AuditEventType.DATA_ACCESS, "read", log_level="warn")  # type: ignore[arg-type]
+    await trail.log_event(AuditEventType.DATA_ACCESS, "read", contains_phi="false")  # type: ignore[arg-type]
     await trail.log_error("not an exception")  # type: ignore[arg-type]
 
 
@@ -261,7 +279,7 @@ async def reads(trail: AuditTrail) -> None:
     await trail.get_events(userid="alice")  # type: ignore[call-arg]
     await trail.get_events(user_id=5)  # type: ignore[arg-type]
     assert_type(await trail.count_by("user_id", event_type=[AuditEventType.DATA_ACCESS]), dict[str, int])
-    async for event in trail.events(oldest_first=True, resource="patient/42"):
+    async for event in trail.events(oldest_first=True, target="patient/42"):
         assert_type(event, AuditEvent)
     trail.events(user="alice")  # type: ignore[call-arg]
 
@@ -372,7 +390,7 @@ async def tests() -> None:
 
 def without_await(trail: AuditTrail) -> None:
     """The methods of `sync` take and give what those with await do."""
-    assert_type(trail.sync.log_event(AuditEventType.DATA_ACCESS, "m", user_id="alice", anything=1), str)
+    assert_type(trail.sync.log_event(AuditEventType.DATA_ACCESS, "m", user_id="alice", metadata={"anything": 1}), str)
     assert_type(trail.sync.log_error(ValueError("v")), str)
     assert_type(trail.sync.get_events(limit=1), list[AuditEvent])
     assert_type(trail.sync.verify_chain_from_storage(), AuditChainVerificationResult)

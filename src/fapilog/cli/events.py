@@ -55,7 +55,7 @@ _Since = Annotated[
 ]
 _Until = Annotated[datetime | None, typer.Option(metavar="TIME", parser=_moment, help="Not after.")]
 _User = Annotated[str | None, typer.Option(metavar="ID", help="Of this user.")]
-_Resource = Annotated[str | None, typer.Option(metavar="NAME", help="About this resource.")]
+_Target = Annotated[str | None, typer.Option(metavar="TYPE/ID", help="On this target.")]
 _Types = Annotated[list[AuditEventType] | None, typer.Option("--type", help="Of this type; may be repeated.")]
 _Level = Annotated[AuditLogLevel | None, typer.Option("--level", help="Of this level or a higher one.")]
 _Session = Annotated[str | None, typer.Option(metavar="ID", help="In this session.")]
@@ -77,7 +77,7 @@ def show(
     since: _Since = None,
     until: _Until = None,
     user: _User = None,
-    resource: _Resource = None,
+    target: _Target = None,
     types: _Types = None,
     level: _Level = None,
     session: _Session = None,
@@ -103,7 +103,7 @@ def show(
         start_time=since,
         end_time=until,
         user_id=user,
-        resource=resource,
+        target=target,
         event_type=types or None,
         min_level=level,
         session_id=session,
@@ -136,7 +136,7 @@ def count(
     since: _Since = None,
     until: _Until = None,
     user: _User = None,
-    resource: _Resource = None,
+    target: _Target = None,
     types: _Types = None,
     level: _Level = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -147,7 +147,7 @@ def count(
     Exit code: 0, whatever there is; 2 if the trail can't be read.
     """
     wanted = _conditions(
-        start_time=since, end_time=until, user_id=user, resource=resource, event_type=types or None, min_level=level
+        start_time=since, end_time=until, user_id=user, target=target, event_type=types or None, min_level=level
     )
     try:
         counts = AuditTrail(storage_path=directory).sync.count_by(by, **wanted)
@@ -188,12 +188,12 @@ def _unreadable(error: AuditStorageError) -> typer.Exit:
 
 
 def _table(events: list[AuditEvent], *, wide: bool) -> Table:
-    others = ("component", "resource", "address") if wide else ()
+    others = ("component", "target", "address") if wide else ()
     table = Table(box=None, header_style="dim", pad_edge=False)
     for head in ("record", "time", "level", "type", "user", *others, "message"):
         table.add_column(head, no_wrap=head != "message", overflow="fold" if head == "message" else "ellipsis")
     for event in events:
-        more = (event.component, event.metadata.get("resource"), event.client_ip) if wide else ()
+        more = (event.component, event.target, event.client_ip) if wide else ()
         cells = (
             event.sequence_number,
             f"{event.timestamp:%Y-%m-%d %H:%M:%S}",

@@ -11,8 +11,6 @@ from typing import Final
 import msgspec
 
 from ..record.events import AuditEvent
-from ..record.intake import NOT_ANNOUNCED
-from ..record.values import FrozenDict
 from ..tasks.strangers import is_logging
 
 __all__ = ["Aftermath", "calls_here", "is_of_aftermath", "noted"]
@@ -89,9 +87,9 @@ def calls_here() -> tuple[object, ...]:
 
 def noted(event: AuditEvent) -> AuditEvent:
     """Return *event* with the note that it was logged in an aftermath, and is not to be announced."""
-    return msgspec.structs.replace(event, metadata=FrozenDict({**event.metadata, NOT_ANNOUNCED: _WHY}))
+    return msgspec.structs.replace(event, not_announced=_WHY)
 
 
 def is_of_aftermath(event: AuditEvent) -> bool:
     """Return whether *event* has the note of `noted`."""
-    return event.metadata.get(NOT_ANNOUNCED) == _WHY
+    return event.not_announced == _WHY

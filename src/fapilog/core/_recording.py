@@ -39,19 +39,21 @@ class Recorder:
         """Get a new lock, in a forked child: another thread of the parent may have held it."""
         self._lock = threading.Lock()
 
-    async def record(self, event: AuditEvent, *, announced: bool) -> AuditEvent:
+    async def record(self, event: AuditEvent, *, announced: bool, once: bool = False) -> AuditEvent | None:
         """
-        Store *event*, and return it with its place in the chain.
+        Store *event*, and return it with its place in the chain; None if it is stored already.
 
         Args:
             event: The event.
             announced: Whether the caller announces the event next.
+            once: Whether a recent record may have its id, which the caller gave.
 
         Raises:
             AuditStorageError: The event is not stored.
         """
+        self._alerts.note_event()
         try:
-            stored = await self.store(event, announced=announced)
+            stored = await self.store(event, announced=announced, once=once)
         except Exception as error:
             self._alerts.health.failing(STORING, error)
             await self._send_own(announced=announced)
@@ -68,17 +70,22 @@ class Recorder:
         if not announced and background.kept and background.home is None:
             await background.run([])
 
-    async def store(self, event: AuditEvent, *, announced: bool = True) -> AuditEvent:
+    async def store(self, event: AuditEvent, *, announced: bool = True, once: bool = False) -> AuditEvent | None:
         """Store *event* as `record` does, but for the incident: of the event that resolves one, say."""
         if announced:
             self._alerts.outstanding.expect(event.event_id)
         try:
-            seal: Seal = await contained(functools.partial(self._storage.append, event))
+            # A storage that knows of no *once* is none that was given an id.
+            again = {"once": True} if once else {}
+            seal: Seal | None = await contained(functools.partial(self._storage.append, event, **again))
         except BaseException as error:
             self._alerts.outstanding.announced(event.event_id)
             if not isinstance(error, Exception) or isinstance(error, AuditStorageError):
                 raise
             raise AuditStorageError(f"{type(self._storage).__qualname__} can't store: {reason(error)}") from error
+        if seal is None:
+            self._alerts.outstanding.announced(event.event_id)
+            return None
         with self._lock:
             self.counts["total_events"] += 1
             self.counts["error_events"] += is_error(event)

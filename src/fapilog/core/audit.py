@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,28 +20,25 @@ import anyio.lowlevel
 
 from ..context import completed
 from ..record import chain
-from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
+from ..record.errordetails import in_short
 from ..record.errors import AuditStorageError
-from ..record.events import (
-    AuditEvent,
-    AuditEventType,
-    AuditLogLevel,
-    ComplianceLevel,
-    data_event_type,
-    in_short,
-    member,
-)
-from ..record.intake import keywords, merged, recorded
-from ..record.options import flag, require
+from ..record.events import AuditEvent, data_event_type
+from ..record.intake import FIELDS, CommonFields, EventFields, keywords, names_in, recorded
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
+from ..record.options import flag, require, require_path
+from ..record.parties import Target
 from ..record.privacy import without_frames
 from ..record.values import given_text
 from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
+from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_storage
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._aftermath import noted
 from ._alerts import Alerts
+from ._audited import Audited
 from ._incidentfiles import IncidentFiles
+from ._keywords import current_span, look_for_typos
 from ._reading import Events, counted
 from ._recording import Recorder
 from .alerting import AlertDispatcher, NoopAlertDispatcher
@@ -80,7 +77,7 @@ class AuditTrail:
 
     Args:
         policy: Which events alert; by default `CompliancePolicy()`.
-        storage_path: The directory of the trail; by default ``audit_logs``.
+        storage_path: The directory of the trail; by default ``audit_logs``. ``~`` is the home directory.
         alert_dispatcher: Gets the alerts; by default a dispatcher that drops them. An asynchronous context manager is
             entered on start, and left on stop after the last alert.
         storage: Keeps the events, instead of files in *storage_path*.
@@ -96,7 +93,8 @@ class AuditTrail:
         storage_path: The directory of the trail; None with a storage of your own.
 
     Raises:
-        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, or *policy* is no policy.
+        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, *policy* is no policy, or another option is not
+            of its type.
         ValueError: A number is out of range, or both *storage* and *storage_path* are given.
     """
 
@@ -118,7 +116,9 @@ class AuditTrail:
         if storage is not None and storage_path is not None:
             raise ValueError("storage, storage_path: expected one of them; got both")
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
-        path = None if storage_path is None else Path(storage_path)
+        if storage is not None:
+            require_storage(storage)
+        path = None if storage_path is None else require_path("storage_path", storage_path)
         if storage is None:
             path = Path("audit_logs") if path is None else path
             storage = FileStorage(path, durability=durability)
@@ -133,8 +133,8 @@ class AuditTrail:
             announce=self._announce,
             store=self._store,
             timeout=require("alert_timeout", alert_timeout, above=0),
-            concurrency=require("alert_concurrency", alert_concurrency, at_least=1),
-            buffer=require("alert_buffer", alert_buffer, at_least=1),
+            concurrency=require("alert_concurrency", alert_concurrency, at_least=1, whole=True),
+            buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
             stop_timeout=require("stop_timeout", stop_timeout, at_least=0),
         )
         self._hostname = os.uname().nodename
@@ -229,27 +229,7 @@ class AuditTrail:
     # -- recording
 
     @without_frames
-    async def log_event(
-        self,
-        /,
-        event_type: AuditEventType,
-        message: str,
-        *,
-        log_level: AuditLogLevel = AuditLogLevel.INFO,
-        component: str | None = None,
-        operation: str | None = None,
-        error: BaseException | None = None,
-        user_id: str | None = None,
-        session_id: str | None = None,
-        request_id: str | None = None,
-        client_ip: str | None = None,
-        user_agent: str | None = None,
-        contains_pii: bool = False,
-        contains_phi: bool = False,
-        data_classification: str | None = None,
-        regulatory_tags: Iterable[str] | None = None,
-        **metadata: Any,
-    ) -> str:
+    async def log_event(self, /, event_type: AuditEventType | str, message: str, **fields: Unpack[EventFields]) -> str:
         """
         Store an event, announce it if the policy says so, and return its id.
 
@@ -261,74 +241,49 @@ class AuditTrail:
         dispatcher, or by what these set going, is stored with a note and not announced: it would feed itself.
 
         Args:
-            event_type: The kind of event.
+            event_type: The kind of event; one of your own has a dot: "billing.refund".
             message: The event in words.
-            log_level: The severity.
-            component: The part of the service.
-            operation: The operation in that part.
-            error: The exception behind the event.
-            user_id: The user.
-            session_id: The user's session.
-            request_id: The request.
-            client_ip: The user's address.
-            user_agent: The user's program.
-            contains_pii: Whether the event contains personal data.
-            contains_phi: Whether the event contains health data.
-            data_classification: For example "confidential".
-            regulatory_tags: Tags of your own; a single text is a single tag.
-            **metadata: Further values. ``metadata={...}`` is merged into them; of a key that is given both ways, the
-                value from the mapping is kept under "metadata".
+            **fields: The members of the event, as `EventFields` explains them; *metadata* takes all other values.
 
         Returns:
             The event id, or "" if the policy is disabled.
 
         Raises:
             AuditStorageError: The event is not stored.
-            TypeError: *contains_pii* or *contains_phi* is neither true nor false.
-            ValueError: An unknown event type or log level.
+            TypeError: *contains_pii* or *contains_phi* is neither true nor false, or *occurred* is no datetime. With a
+                strict policy also: a keyword is none of the fields, and near one.
+            ValueError: An unknown event type, level or outcome, a time without zone, or an *event_id* that is none.
         """
         policy = self.policy
         if not policy.enabled:
             return ""
-        fields = {
-            "event_type": member(AuditEventType, event_type, "event_type"),
-            "log_level": member(AuditLogLevel, log_level, "log_level"),
-            "message": message,
-            "component": component,
-            "operation": operation,
-            "user_id": user_id,
-            "session_id": session_id,
-            "request_id": request_id,
-            "client_ip": client_ip,
-            "user_agent": user_agent,
-            "hostname": self._hostname,
-            "process_id": os.getpid(),
-            "data_classification": data_classification,
-            "contains_pii": flag("contains_pii", contains_pii),
-            "contains_phi": flag("contains_phi", contains_phi),
-            "compliance_level": policy.level,
-            "regulatory_tags": regulatory_tags,
-        }
-        metadata = completed(fields, merged(metadata) if "metadata" in metadata else metadata)
-        tags = fields.pop("regulatory_tags")
+        given: dict[str, Any] = dict(fields)
+        if not FIELDS.issuperset(given):
+            look_for_typos(given, strict=policy.strict)
         event = recorded(
-            fields,
-            metadata,
-            error=error,
-            regulatory_tags=tags,
+            {
+                "event_type": member(AuditEventType, event_type, "event_type"),
+                "message": message,
+                "hostname": self._hostname,
+                "process_id": os.getpid(),
+                "compliance_level": policy.level,
+                **current_span(),
+            },
+            completed(given),
             limits=(policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes),
         )
+        once = "event_id" in given
         if not policy.alerts_on(event):
-            await self._recorder.record(event, announced=False)
+            await self._recorder.record(event, announced=False, once=once)
         elif self._alerts.aftermath.is_here:
-            await self._recorder.record(noted(event), announced=False)
+            await self._recorder.record(noted(event), announced=False, once=once)
         else:
-            await self._store_and_announce(event)
+            await self._store_and_announce(event, once=once)
         return event.event_id
 
     @without_frames
     async def log_error(
-        self, /, error: BaseException, *, operation: str | None = None, component: str | None = None, **metadata: Any
+        self, /, error: BaseException, *, operation: str | None = None, **fields: Unpack[CommonFields]
     ) -> str:
         """
         Record an exception with its type, text and traceback, at level error.
@@ -336,28 +291,19 @@ class AuditTrail:
         Args:
             error: The exception.
             operation: The operation that failed.
-            component: The part of the service.
-            **metadata: As for `log_event`; a keyword of that method, such as *user_id* or *log_level*, means the same.
+            **fields: As for `log_event`.
 
         Returns and raises as `log_event`.
         """
         return await self.log_event(
             AuditEventType.ERROR_OCCURRED,
             f"Error occurred: {in_short(given_text(error))}",
-            **keywords(metadata, log_level=AuditLogLevel.ERROR, error=error, operation=operation, component=component),
+            **keywords(fields, log_level=AuditLogLevel.ERROR, error=error, operation=operation),
         )
 
     @without_frames
     async def log_security_event(
-        self,
-        /,
-        event_type: AuditEventType,
-        message: str,
-        *,
-        user_id: str | None = None,
-        client_ip: str | None = None,
-        user_agent: str | None = None,
-        **metadata: Any,
+        self, /, event_type: AuditEventType | str, message: str, **fields: Unpack[EventFields]
     ) -> str:
         """
         Record a security event, at level security.
@@ -365,57 +311,116 @@ class AuditTrail:
         Args:
             event_type: The kind of event.
             message: The event in words.
-            user_id: The user.
-            client_ip: The user's address.
-            user_agent: The user's program.
-            **metadata: As for `log_event`; a keyword of that method, such as *component*, means the same.
+            **fields: As for `log_event`.
 
         Returns and raises as `log_event`.
         """
-        user = {"user_id": user_id, "client_ip": client_ip, "user_agent": user_agent}
-        return await self.log_event(event_type, message, **keywords(metadata, log_level=AuditLogLevel.SECURITY, **user))
+        return await self.log_event(event_type, message, **keywords(fields, log_level=AuditLogLevel.SECURITY))
 
     @without_frames
-    async def log_data_access(
-        self,
-        /,
-        resource: str,
-        operation: str,
-        *,
-        user_id: str | None = None,
-        data_classification: str | None = None,
-        contains_pii: bool = False,
-        contains_phi: bool = False,
-        **metadata: Any,
-    ) -> str:
+    async def log_data_access(self, /, resource: Target | str, operation: str, **fields: Unpack[CommonFields]) -> str:
         """
         Record that data were read, changed, deleted or exported.
 
         Args:
-            resource: The data; kept in the metadata.
+            resource: The data, "patient/42": the target. It is in the metadata too, where the earlier fapilog had it.
             operation: "read", "write", "update", "delete" or "export" decide on the event type; any other operation is
                 an access.
-            user_id: The user.
-            data_classification: For example "confidential".
-            contains_pii: Whether the event contains personal data.
-            contains_phi: Whether the event contains health data.
-            **metadata: As for `log_event`; a keyword of that method, such as *client_ip*, means the same.
+            **fields: As for `log_event`.
+
+        Returns and raises as `log_event`.
+        """
+        name = given_text(resource)
+        return await self.log_event(
+            data_event_type(operation),
+            f"Data {given_text(operation)} on resource: {name}",
+            **keywords(fields, operation=operation, target=resource, resource=name),
+        )
+
+    @without_frames
+    async def log_authentication(
+        self, /, *, success: bool, method: str | None = None, **fields: Unpack[CommonFields]
+    ) -> str:
+        """
+        Record that somebody signed in, or could not.
+
+        A failure is a security event: AUTHENTICATION_FAILED at level security. A success is AUTHENTICATION_SUCCEEDED.
+
+        Args:
+            success: Whether it succeeded.
+            method: How: "password", "oidc", "api_key"; the *operation* of the event.
+            **fields: As for `log_event`; *user_id* is who signed in, *reason* why it failed.
+
+        Returns and raises as `log_event`.
+        """
+        succeeded = flag("success", success)
+        return await self.log_event(
+            AuditEventType.AUTHENTICATION_SUCCEEDED if succeeded else AuditEventType.AUTHENTICATION_FAILED,
+            "Authentication succeeded" if succeeded else "Authentication failed",
+            **keywords(
+                fields,
+                log_level=AuditLogLevel.INFO if succeeded else AuditLogLevel.SECURITY,
+                outcome=AuditOutcome.SUCCESS if succeeded else AuditOutcome.FAILURE,
+                operation=method,
+            ),
+        )
+
+    @without_frames
+    async def log_change(
+        self, /, target: Target | str, changes: Mapping[str, Collection[Any]], **fields: Unpack[CommonFields]
+    ) -> str:
+        """
+        Record that something was changed: from which values to which.
+
+        Args:
+            target: What was changed, "user/7".
+            changes: Of each field the old value and the new one: ``{"role": ("user", "admin")}``.
+            **fields: As for `log_event`.
 
         Returns and raises as `log_event`.
         """
         return await self.log_event(
-            data_event_type(operation),
-            f"Data {given_text(operation)} on resource: {given_text(resource)}",
-            **keywords(
-                metadata,
-                operation=operation,
-                user_id=user_id,
-                data_classification=data_classification,
-                contains_pii=contains_pii,
-                contains_phi=contains_phi,
-                resource=resource,
-            ),
+            AuditEventType.DATA_MODIFICATION,
+            f"Changed {given_text(target)}: {', '.join(names_in(changes))}",
+            **keywords(fields, target=target, changes=changes, outcome=AuditOutcome.SUCCESS),
         )
+
+    @without_frames
+    async def log_admin_action(
+        self, /, action: str, *, target: Target | str | None = None, **fields: Unpack[CommonFields]
+    ) -> str:
+        """
+        Record what somebody did by the rights of an administrator.
+
+        Args:
+            action: What was done, "restart worker"; the *operation* of the event.
+            target: What it was done to.
+            **fields: As for `log_event`.
+
+        Returns and raises as `log_event`.
+        """
+        name = given_text(action)
+        return await self.log_event(
+            AuditEventType.ADMIN_ACTION,
+            f"Admin action: {name}",
+            **keywords(fields, operation=name, target=target, outcome=AuditOutcome.SUCCESS),
+        )
+
+    def audited(
+        self, /, operation: str, *, target: Target | str | None = None, **fields: Unpack[CommonFields]
+    ) -> Audited:
+        """
+        Record how a block of code, or each call of a function, ends: use it after ``with``, ``async with``, or ``@``.
+
+        The event has the operation, its duration in seconds, and the outcome: success; failure, with the exception; or
+        denied, for a `PermissionError`. The exception goes on. See `Audited`.
+
+        Args:
+            operation: What is done, "export"; it decides on the event type, as for `log_data_access`.
+            target: What it is done to.
+            **fields: As for `log_event`.
+        """
+        return Audited(self, operation, {**fields, "target": target})
 
     # -- reading
 
@@ -426,7 +431,7 @@ class AuditTrail:
 
         Args:
             limit: The most events to return.
-            **conditions: As `EventFilter` explains them: *start_time*, *end_time*, *user_id*, *resource* and others.
+            **conditions: As `EventFilter` explains them: *start_time*, *end_time*, *user_id*, *target* and others.
 
         Raises:
             AuditStorageError: The trail can't be read.
@@ -501,13 +506,17 @@ class AuditTrail:
         return {**self._recorder.counts, "alerts": self._alerts.counts, "policy": policy}
 
     @classmethod
-    def verify_chain(cls, events: Iterable[AuditEvent]) -> AuditChainVerificationResult:
+    def verify_chain(cls, events: Iterable[AuditEvent], *, after: ChainHead = EMPTY) -> AuditChainVerificationResult:
         """
-        Check *events*, given from the first of the trail on and in order, as `verify_chain_from_storage` would.
+        Check *events*, given in order and without gaps, as `verify_chain_from_storage` would.
 
         Damage is returned, not raised. The newest events may be missing: a chain can't tell.
+
+        Args:
+            events: The events; of one that a later fapilog wrote, the record.
+            after: The head of the trail before the first of them; by default they begin with the trail.
         """
-        return chain.verified(events)
+        return chain.verified(events, after)
 
     async def verify_chain_from_storage(
         self, progress: Callable[[int], None] | None = None
@@ -546,14 +555,14 @@ class AuditTrail:
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
 
-    async def _store_and_announce(self, event: AuditEvent) -> None:
+    async def _store_and_announce(self, event: AuditEvent, *, once: bool) -> None:
         if not is_without_loop():
             await anyio.lowlevel.checkpoint_if_cancelled()
         self._alerts.forget_closed_loop()
         with self._alerts.background.collecting() as calls:
             try:
                 # Whatever happens to the caller meanwhile: an event that is stored must be announced.
-                await finished(functools.partial(self._store_then_announce, event))
+                await finished(functools.partial(self._store_then_announce, event, once=once))
             except LoopClosedError as error:
                 raise AuditStorageError("interrupted while storing: the event may be stored or not") from error
             except Exception:
@@ -561,13 +570,16 @@ class AuditTrail:
                 raise
             await self._alerts.background.run(calls)
 
-    async def _store_then_announce(self, event: AuditEvent) -> None:
-        self._announce(await self._recorder.record(event, announced=True))
-        await self._alerts.forwarder.make_room()
+    async def _store_then_announce(self, event: AuditEvent, *, once: bool) -> None:
+        stored = await self._recorder.record(event, announced=True, once=once)
+        if stored is not None:
+            self._announce(stored)
+            await self._alerts.forwarder.make_room()
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store an event of the trail's own, which is announced next."""
-        return await self._recorder.store(event)
+        stored = await self._recorder.store(event)
+        return event if stored is None else stored
 
     def _forget(self) -> None:
         # In a forked child.

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Final
 
 import msgspec
 
-from ..record.events import AuditEvent, AuditLogLevel, ComplianceLevel, member
+from ..record.events import PERSONAL, AuditEvent
 from ..record.incidents import incident_of, is_recovery
 from ..record.intake import LEAST_RECORD, LEAST_TEXT
-from ..record.options import require
+from ..record.kinds import AuditLogLevel, ComplianceLevel, member
+from ..record.options import require, require_bool, require_mapping, require_text
 from ..record.values import NO_METADATA, FrozenDict
 from ..storage.files import MAX_RECORD_BYTES
 from .alerting import Alert
 
 __all__ = ["CompliancePolicy"]
+
+_SWITCHES: Final = (
+    "enabled",
+    "real_time_alerts",
+    "alert_on_critical_errors",
+    "alert_on_security_events",
+    "hipaa_minimum_necessary",
+)
 
 
 @dataclass(frozen=True)
@@ -48,9 +58,11 @@ class CompliancePolicy:
             metadata; of a longer one the beginning is kept, with its length and hash. At least 256.
         max_message_characters: The same for the message, the message of an error, and the texts in the metadata.
         max_record_bytes: The longest record; of an event that is longer still, more is cut. From 65,536 to 1,048,576.
+        strict: Whether a keyword that is no field of an event, and near one, is refused: ``clientip=``. By default it
+            is stored in the metadata, with one warning for each place in the code.
 
     Raises:
-        TypeError: A limit is no whole number.
+        TypeError: A limit is no whole number, a channel no text, or a switch neither True nor False.
         ValueError: An unknown level, an unknown severity in *alert_channels*, or a limit out of range.
     """
 
@@ -66,15 +78,22 @@ class CompliancePolicy:
     max_text_characters: int = 8_192
     max_message_characters: int = 65_536
     max_record_bytes: int = 262_144
+    strict: bool = False
 
     def __post_init__(self) -> None:
         """Check the names and the limits, and make the channels immutable."""
         require("max_text_characters", self.max_text_characters, at_least=LEAST_TEXT, whole=True)
         require("max_message_characters", self.max_message_characters, at_least=LEAST_TEXT, whole=True)
         require("max_record_bytes", self.max_record_bytes, at_least=LEAST_RECORD, at_most=MAX_RECORD_BYTES, whole=True)
+        for name in _SWITCHES:
+            require_bool(name, getattr(self, name))
         object.__setattr__(self, "level", member(ComplianceLevel, self.level, "level"))
+        if self.alert_channel is not None:
+            require_text("alert_channel", self.alert_channel)
+        example = 'a mapping such as {"critical": "#on-call"}'
+        require_mapping("alert_channels", self.alert_channels, expected=example)
         channels = {
-            member(AuditLogLevel, severity, "alert_channels").value: channel
+            member(AuditLogLevel, severity, "alert_channels").value: require_text("alert_channels", channel)
             for severity, channel in self.alert_channels.items()
         }
         object.__setattr__(self, "alert_channels", FrozenDict(channels))
@@ -106,15 +125,17 @@ class CompliancePolicy:
         # 45 CFR 164.502(b): "reasonable efforts to limit protected health information to the minimum necessary".
         return msgspec.structs.replace(
             event,
-            message="",
-            user_id=None,
-            session_id=None,
-            request_id=None,
-            client_ip=None,
-            user_agent=None,
-            hostname=None,
-            process_id=None,
-            error=None,
-            regulatory_tags=(),
+            **_UNNECESSARY,
             metadata=NO_METADATA if incident is None else FrozenDict(incident=incident),
         )
+
+
+# With their defaults. An engineer finds the record by its id, and all of them there.
+_UNNECESSARY: Final[dict[str, Any]] = {
+    field.name: "" if field.name == "message" else field.default
+    for field in msgspec.structs.fields(AuditEvent)
+    if field.name
+    in {*PERSONAL, *("request_id", "trace_id", "span_id", "hostname", "process_id", "occurred")}
+    | {"regulatory_tags", "truncated", "line"}
+    and field.name != "metadata"
+}

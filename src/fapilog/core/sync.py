@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _METHODS: Final = (
     *("log_event", "log_error", "log_security_event", "log_data_access"),
+    *("log_authentication", "log_change", "log_admin_action"),
     *("get_events", "count_by", "get_statistics", "head", "holds", "verify_chain_from_storage"),
 )
 
@@ -98,6 +99,18 @@ class SyncAuditTrail:
     @_without_await(AuditTrail.log_data_access)
     def log_data_access(self, *args: Any, **kwargs: Any) -> object:
         """Do as `AuditTrail.log_data_access`."""
+
+    @_without_await(AuditTrail.log_authentication)
+    def log_authentication(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.log_authentication`."""
+
+    @_without_await(AuditTrail.log_change)
+    def log_change(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.log_change`."""
+
+    @_without_await(AuditTrail.log_admin_action)
+    def log_admin_action(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.log_admin_action`."""
 
     @_without_await(AuditTrail.get_events)
     def get_events(self, *args: Any, **kwargs: Any) -> object:

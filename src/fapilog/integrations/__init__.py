@@ -1,1 +1,9 @@
-"""Frameworks, one module each, which imports it on top."""
+"""
+Where applications and the trail meet: one module for each kind of application.
+
+`asgi` is a middleware for Starlette, FastAPI, Litestar and every other ASGI application.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..context import settled_context
 from ..core.signals import calls_here
-from ..record.events import AuditEventType, AuditLogLevel
+from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.options import require
 from ..record.values import text
 from ..tasks.fork import call_in_child
@@ -44,7 +44,7 @@ class Waiting(NamedTuple):
         given: What the application gave for these keywords, whatever that is.
     """
 
-    event_type: AuditEventType
+    event_type: AuditEventType | str
     message: str
     fields: dict[str, Any]
     given: dict[str, Any]

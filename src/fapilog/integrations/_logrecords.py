@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from ..record.events import AuditEventType, AuditLogLevel
 from ..record.freezing import Walk, plain
+from ..record.intake import FIELDS
+from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.values import given_tags, given_text
 from ._backlog import Waiting
 
@@ -19,18 +20,12 @@ AUDIT: Final = "audit"
 
 _TEXTS: Final = frozenset(
     {
-        *("message", "component", "operation", "user_id", "session_id", "request_id", "client_ip", "user_agent"),
-        *("data_classification", "reason", "trace_id", "span_id", "event_id"),
-    }
-)
-_OTHERS: Final = frozenset(
-    {
-        *("event_type", "log_level", "contains_pii", "contains_phi", "error"),
-        *("actor", "changes", "occurred", "outcome", "target"),
+        *("message", "reason", "component", "operation", "user_id", "session_id", "request_id", "trace_id", "span_id"),
+        *("client_ip", "user_agent", "data_classification", "event_id"),
     }
 )
 # Whatever else a call gives belongs into the metadata.
-_FIELDS: Final = _TEXTS | _OTHERS | {"regulatory_tags"}
+_KNOWN: Final = FIELDS | {"event_type", "message"}
 _LEVELS: Final = (
     (logging.CRITICAL, AuditLogLevel.CRITICAL),
     (logging.ERROR, AuditLogLevel.ERROR),
@@ -86,20 +81,23 @@ def event_of(
         component: The name of the logger.
         operation: The function that logged.
     """
+    log_level = next((mine for number, mine in _LEVELS if level >= number), AuditLogLevel.DEBUG)
     fields = {
-        "log_level": next((mine for number, mine in _LEVELS if level >= number), AuditLogLevel.DEBUG),
+        "log_level": log_level,
         "component": component,
         "operation": operation,
         "error": error,
         "occurred": occurred,
     }
-    return Waiting(_event_type(level, error), message, fields, {} if given is None or given is True else _read(given))
+    return Waiting(
+        _event_type(log_level, error), message, fields, {} if given is None or given is True else _read(given)
+    )
 
 
-def _event_type(level: int, error: BaseException | None) -> AuditEventType:
-    if error is not None or level >= logging.WARNING:
+def _event_type(level: AuditLogLevel, error: BaseException | None) -> AuditEventType | str:
+    if error is not None or level in (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL):
         return AuditEventType.ERROR_OCCURRED
-    return AuditEventType.COMPLIANCE_CHECK
+    return f"log.{level.value}"
 
 
 def _read(given: object) -> dict[str, Any]:
@@ -108,16 +106,18 @@ def _read(given: object) -> dict[str, Any]:
     read: dict[str, Any] = {}
     metadata: dict[Any, Any] = {}
     for name, value in dict(given).items():
-        if value is None and name in _FIELDS:
+        if value is None and name in _KNOWN:
             continue
         if name in _TEXTS:
             read[name] = given_text(value)
         elif name == "regulatory_tags":
             read[name] = tuple(given_tags(value))
-        elif name in _OTHERS:
-            read[name] = value
         elif name == "metadata" and isinstance(value, Mapping):
             metadata.update(value)
+        elif name == "changes" and isinstance(value, Mapping):
+            read[name] = _frozen(dict(value))
+        elif name in _KNOWN and name != "metadata":
+            read[name] = value
         else:
             metadata[name] = value
     if metadata:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..context import audit_context, current_audit_context
-from ..record.events import AuditEventType
+from ..record.kinds import AuditEventType
+from ..record.parties import Actor
 from ..record.values import text
 from ..tasks.portal import flush_all
 from ..tasks.strangers import Log
@@ -51,11 +52,13 @@ def task_context(name: str, task_id: str, given: object) -> AbstractContextManag
         task_id: The request id of its events.
         given: What its message carries; anything, since others may write to the broker.
     """
-    values = {"component": name, "request_id": task_id}
-    if isinstance(given, Mapping):
-        # None would take away the user of the code that calls a task in place.
-        found = {"user_id": given.get("user_id"), "enqueued_in": given.get("request_id")}
-        values |= {key: text(value) for key, value in found.items() if value is not None}
+    values: dict[str, Any] = {"component": name, "request_id": task_id}
+    # What is not known is left out: None would take away the user of the code that calls a task in place.
+    if isinstance(given, Mapping) and (user := given.get("user_id")) is not None:
+        values["user_id"] = text(user)
+        values["actor"] = Actor(id=name, type="service", on_behalf_of=text(user))
+    if isinstance(given, Mapping) and (request := given.get("request_id")) is not None:
+        values["enqueued_in"] = text(request)
     return audit_context(**values)
 
 

@@ -42,8 +42,9 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
     Have Celery's workers, and the code that calls tasks, record into *trail*. Call it once, where the app is made.
 
     - Events of a task have the task's name as their component, its id as their request id, and as their user the user
-      of the `audit_context` in which the task was called. The message carries that user and the request id, which the
-      events have as ``enqueued_in`` in their metadata; a task that is called by a task has the same user.
+      of the `audit_context` in which the task was called; the actor is the task, on behalf of that user. The message
+      carries the user and the request id, which the events have as ``enqueued_in`` in their metadata. A task that is
+      called by a task has the same user.
     - A task that fails is an event (ERROR_OCCURRED) with the exception, but not with the arguments. A retry is none,
       until the last one fails.
     - The start and the stop of a worker are events (SYSTEM_STARTUP, SYSTEM_SHUTDOWN).
@@ -111,8 +112,8 @@ class _Receivers:
 
     def task_failed(self, *, sender: Any, task_id: str, exception: BaseException, **_: object) -> None:
         # Where a process of the pool was killed, this is the worker's main process, without the context of the task.
-        log_error = self._trail.sync.log_error
-        logged(functools.partial(log_error, exception, operation="task", component=sender.name, request_id=task_id))
+        fields = {"operation": "task", "outcome": "failure", "component": sender.name, "request_id": task_id}
+        logged(functools.partial(self._trail.sync.log_error, exception, **fields))
 
     def worker_started(self, *, sender: Any, **_: object) -> None:
         worker_started(self._trail, "celery", sender.hostname)

@@ -12,7 +12,9 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from ..record.events import AuditEvent, ErrorDetails, member
+from ..record.errordetails import ErrorDetails
+from ..record.events import AuditEvent
+from ..record.kinds import member
 from ..record.values import text
 from ..tasks.strangers import Log
 
@@ -56,12 +58,16 @@ _MINIMAL, _STANDARD, _FULL = Disclosure
 FIELDS: Final[Mapping[str, Disclosure]] = {
     "event_type": _MINIMAL,
     "log_level": _MINIMAL,
+    "outcome": _MINIMAL,
     "message": _STANDARD,
     "timestamp": _MINIMAL,
+    "occurred": _MINIMAL,
     "component": _MINIMAL,
     "operation": _STANDARD,
     "hostname": _STANDARD,
     "request_id": _STANDARD,
+    "trace_id": _STANDARD,
+    "span_id": _STANDARD,
     "data_classification": _STANDARD,
     "compliance_level": _STANDARD,
     "regulatory_tags": _STANDARD,
@@ -73,12 +79,19 @@ FIELDS: Final[Mapping[str, Disclosure]] = {
     "checksum": _MINIMAL,
     "previous_hash": _FULL,
     "process_id": _FULL,
+    "reason": _FULL,
+    "actor": _FULL,
     "user_id": _FULL,
     "session_id": _FULL,
     "client_ip": _FULL,
     "user_agent": _FULL,
+    "target": _FULL,
+    "changes": _FULL,
     "error": _FULL,
     "metadata": _FULL,
+    "truncated": _FULL,
+    "not_announced": _FULL,
+    "format_version": _FULL,
 }
 _SHOWN: Final = {
     level: tuple(name for name, needs in FIELDS.items() if list(Disclosure).index(needs) <= number)

@@ -3,7 +3,7 @@ Sealing a record into the chain, and checking a chain.
 
 A record is one line of JSON. Its last members are its place in the chain, and the checksum is the SHA-256 of the very
 bytes that are stored: the line up to `,"checksum":"`, closed with `}`. So checking needs a hash and a slice, and no
-canonical form that two encoders could disagree about:
+canonical form that two encoders could disagree about. The seal is the same in all formats, later ones included:
 
     sed -n '3s/,"checksum":"[0-9a-f]*"}$/}/p' audit_2026-01-31.jsonl | tr -d '\n' | sha256sum
 """
@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from .events import AuditEvent
+from .formats import decoded, encoded
 
 __all__ = [
     "EMPTY",
@@ -37,22 +38,21 @@ __all__ = [
     "verified",
 ]
 
-_encode: Final = msgspec.json.Encoder().encode
-
 # JSON lets these characters stand in a string as they are. A terminal obeys the C1 controls (U+0080 to U+009F) as it
 # obeys ESC, shows a line that has bidirectional controls in another order (https://trojansource.codes), and what reads
 # by `splitlines` ends a line at U+0085, U+2028 and U+2029. In UTF-8, where no character is a part of another one.
 _TRICKY: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
-# A record's first and last bytes. Inside a JSON string a quote is escaped, so the last ones can't be part of one.
-_START: Final = b'{"v":1,'
+# A record's first bytes: of the formats that are known, and of any.
+_STARTS: Final = (b'{"v":2,', b'{"v":1,')
+_START: Final = re.compile(rb'\{"v":[1-9][0-9]{0,8},')
+# Of format 1, whose members are all there. Inside a JSON string a quote is escaped, so it can't be part of one.
 _UNSEALED_END: Final = b',"sequence_number":null,"previous_hash":null,"checksum":null}'
 _SEAL_ANYWHERE: Final = re.compile(
     rb',"sequence_number":([1-9][0-9]*),"previous_hash":(?:null|"([0-9a-f]{64})"),"checksum":"([0-9a-f]{64})"\}'
 )
 _SEAL: Final = re.compile(_SEAL_ANYWHERE.pattern + rb"\Z")
 _LONGEST_SEAL: Final = 256
-_VERSION: Final = re.compile(rb'\{"v":([0-9]+),')
 
 
 class Seal(NamedTuple):
@@ -142,10 +142,18 @@ class ChainError(Exception):
 
 def body(event: AuditEvent) -> bytes:
     """Return the record of *event* up to the place where its seal begins."""
+    record = _as_is(event)
+    return record if record.isascii() and b"\x7f" not in record else _printable(record)
+
+
+def _as_is(event: AuditEvent) -> bytes:
+    if event.line is not None:
+        found = _SEAL.search(event.line)
+        return event.line[:-1] if found is None else event.line[: found.start()]
     if event.sequence_number is not None or event.previous_hash is not None or event.checksum is not None:
         event = msgspec.structs.replace(event, sequence_number=None, previous_hash=None, checksum=None)
-    record = _encode(event)[: -len(_UNSEALED_END)]
-    return record if record.isascii() and b"\x7f" not in record else _printable(record)
+    record = encoded(event)
+    return record.removesuffix(_UNSEALED_END if event.format_version == 1 else b"}")
 
 
 def _printable(record: bytes) -> bytes:
@@ -155,12 +163,19 @@ def _printable(record: bytes) -> bytes:
 
 def _as_stored(event: AuditEvent) -> bytes:
     """Return the record that *event* was read from: it has those characters as escapes, or as an older one had them."""
-    record = _encode(event)
-    printable = _printable(record)
+    if event.line is not None:
+        if decoded(event.line) == event:
+            return event.line
+        event = msgspec.structs.replace(event, line=None)
+    members = _as_is(event)
+    if event.sequence_number is None or event.checksum is None:
+        return members
+    link, checksum = _link(event.sequence_number, event.previous_hash), _checksum(event.checksum)
+    printable = _printable(members)
     # Of most records there is only the one form.
-    if printable == record or sha256(printable[:-_CHECKSUM_SIZE] + b"}").hexdigest() == event.checksum:
-        return printable
-    return record
+    if printable == members or sha256(printable + link + b"}").hexdigest() == event.checksum:
+        return printable + link + checksum
+    return members + link + checksum
 
 
 def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[bytes, Seal]:
@@ -198,7 +213,9 @@ def follow(head: ChainHead, lines: Iterable[bytes]) -> ChainHead:
     for line in lines:
         found = sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest()
         # How an intact record ends is known beforehand.
-        if not (line.endswith(_link(sequence_number + 1, checksum) + _checksum(found)) and line.startswith(_START)):
+        if not line.endswith(_link(sequence_number + 1, checksum) + _checksum(found)) or not (
+            line.startswith(_STARTS) or _START.match(line)
+        ):
             raise _diagnosis(line, ChainHead(sequence_number, checksum))
         sequence_number += 1
         checksum = found
@@ -215,20 +232,20 @@ def follow_events(head: ChainHead, events: Iterable[AuditEvent]) -> ChainHead:
     return follow(head, map(_as_stored, events))
 
 
-def verified(events: Iterable[AuditEvent]) -> AuditChainVerificationResult:
-    """Return the verdict on *events*, given from the first of a trail on."""
+def verified(events: Iterable[AuditEvent], after: ChainHead = EMPTY) -> AuditChainVerificationResult:
+    """Return the verdict on *events*, of which the first follows the head *after*."""
     try:
-        head = follow_events(EMPTY, events)
+        head = follow_events(after, events)
     except ChainError as damage:
         number = damage.head.sequence_number + 1
         return AuditChainVerificationResult(
             valid=False,
-            events_checked=number,
+            events_checked=number - after.sequence_number,
             first_invalid_sequence=number,
             error_message=str(damage),
             status=damage.status,
         )
-    return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number)
+    return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number - after.sequence_number)
 
 
 def head_before(line: bytes) -> ChainHead:
@@ -253,12 +270,9 @@ def _is_intact(line: bytes) -> bool:
 
 def _stated(line: bytes) -> Seal:
     """Return the seal that *line* claims to have."""
-    version = _VERSION.match(line)
     found = _SEAL.search(line, max(0, len(line) - _LONGEST_SEAL))
-    if version is None or found is None:
+    if _START.match(line) is None or found is None:
         raise ChainError(ChainStatus.UNREADABLE, "this is not a record of the trail")
-    if version[1] != b"1":
-        raise ChainError(ChainStatus.UNREADABLE, f"the record has format {version[1].decode()}, which is not known")
     previous = found[2]
     return Seal(int(found[1]), previous.decode() if previous is not None else None, found[3].decode())
 

@@ -1,202 +1,35 @@
-"""The events that the trail records: `AuditEvent` and its enums."""
+"""The events that the trail records: `AuditEvent`."""
 
 from __future__ import annotations
 
 import os
-import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, Self
 
 import msgspec
 from msgspec.structs import force_setattr
 
+from .errordetails import ErrorDetails
 from .freezing import frozen_mapping
+from .kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
+from .parties import Actor, Target
 from .privacy import Discreet
-from .values import NO_METADATA, FrozenDict, cut, given_text, name_of, tags, text, unreadable
+from .values import NO_METADATA, FrozenDict, name_of, tags, text
 
 __all__ = [
-    "MAX_REPEATED",
-    "MAX_TRACEBACK",
+    "FORMAT_VERSION",
+    "PERSONAL",
     "AuditEvent",
-    "AuditEventType",
-    "AuditLogLevel",
-    "ComplianceLevel",
-    "Described",
-    "ErrorDetails",
     "data_event_type",
-    "described",
-    "in_short",
+    "in_utc",
     "is_error",
     "is_security",
-    "member",
 ]
 
-# The end of a traceback has the failure; a deep recursion must not fill the disk.
-MAX_TRACEBACK: Final = 32_768
-# The text of an error is in a traceback too, and in the message of `log_error`: a longer one is there in short.
-MAX_REPEATED: Final = 1024
-
-
-class AuditEventType(str, Enum):
-    """The kind of event."""
-
-    ERROR_OCCURRED = "error_occurred"
-    ERROR_RECOVERED = "error_recovered"
-    ERROR_ESCALATED = "error_escalated"
-    AUTHENTICATION_FAILED = "authentication_failed"
-    AUTHORIZATION_FAILED = "authorization_failed"
-    SECURITY_VIOLATION = "security_violation"
-    SYSTEM_STARTUP = "system_startup"
-    SYSTEM_SHUTDOWN = "system_shutdown"
-    COMPONENT_FAILURE = "component_failure"
-    COMPONENT_RECOVERY = "component_recovery"
-    DATA_ACCESS = "data_access"
-    DATA_MODIFICATION = "data_modification"
-    DATA_DELETION = "data_deletion"
-    DATA_EXPORT = "data_export"
-    CONFIG_CHANGED = "config_changed"
-    PLUGIN_LOADED = "plugin_loaded"
-    PLUGIN_UNLOADED = "plugin_unloaded"
-    COMPLIANCE_CHECK = "compliance_check"
-    AUDIT_LOG_ACCESS = "audit_log_access"
-    RETENTION_POLICY_APPLIED = "retention_policy_applied"
-
-
-class AuditLogLevel(str, Enum):
-    """How severe it is. Its value is the severity that a dispatcher is given."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-    CRITICAL = "critical"
-    SECURITY = "security"
-
-
-class ComplianceLevel(str, Enum):
-    """The regulation that the service is under."""
-
-    NONE = "none"
-    BASIC = "basic"
-    SOX = "sox"
-    HIPAA = "hipaa"
-    GDPR = "gdpr"
-    PCI_DSS = "pci_dss"
-    SOC2 = "soc2"
-    ISO27001 = "iso27001"
-
-
-E = TypeVar("E", bound=Enum)
-# Of a value, in a message about it.
-_LONGEST_SHOWN: Final = 200
-
-
-def member(kind: type[E], value: object, name: str) -> E:
-    """
-    Return the member of the enum *kind* that *value* is or names.
-
-    Raises:
-        ValueError: There is none. The message has the values that *name* takes, and the one that came.
-    """
-    if type(value) is kind:
-        return value
-    try:
-        return kind(value)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        expected = ", ".join(str(each.value) for each in kind)
-        raise ValueError(f"{name}: expected one of {expected}; got {_shown(value)}") from None
-
-
-def _shown(value: object) -> str:
-    try:
-        return text(repr(value))[:_LONGEST_SHOWN]
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        return unreadable(value, error)
-
-
-class ErrorDetails(Discreet, frozen=True, kw_only=True):
-    """
-    An exception, as it is kept in an event.
-
-    Whatever is given becomes text, with a lone surrogate as its escape. Its `repr` shows the type alone.
-
-    Attributes:
-        type: Qualified name of its class.
-        message: Its text.
-        traceback: As Python prints it, with causes; of a very long one only the end.
-    """
-
-    _shown = ("type",)
-
-    type: str
-    message: str
-    traceback: str = ""
-
-    def __post_init__(self) -> None:
-        """Make the given values storable."""
-        for name in self.__struct_fields__:
-            force_setattr(self, name, text(getattr(self, name)))
-
-    @classmethod
-    def of(cls, error: object) -> Self:
-        """Describe *error*; an object that is no exception by its type and text."""
-        kind, message, trace = described(error)
-        return cls(type=kind, message=message, traceback=cut(text(trace), MAX_TRACEBACK, keep_end=True))
-
-
-class Described(NamedTuple):
-    """An exception with its texts whole, and with the lone surrogates that they have."""
-
-    type: str
-    message: str
-    traceback: str
-
-
-def described(error: object) -> Described:
-    """Describe *error*; an object that is no exception by its type and text."""
-    kind = type(error)
-    module = _module(kind)
-    name = name_of(kind) if module == "builtins" else f"{module}.{name_of(kind)}"
-    message = given_text(error)
-    trace = _traceback(error, f"{name}: {message}") if issubclass(kind, BaseException) else ""
-    return Described(name, message, trace.replace(message, in_short(message)) if len(message) > MAX_REPEATED else trace)
-
-
-def in_short(message: str) -> str:
-    """Return *message*, the text of an error that is recorded whole elsewhere, or the beginning of a long one."""
-    return cut(message, MAX_REPEATED)
-
-
-def _module(kind: type) -> str:
-    try:
-        return given_text(type.__dict__["__module__"].__get__(kind))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        return unreadable(kind, error)
-
-
-def _traceback(error: Any, last_line: str) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as failure:
-        # A SyntaxError that a template engine made of what is no text, for example.
-        why = unreadable(error, failure)
-    try:
-        frames = "".join(traceback.format_tb(error.__traceback__))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        frames = ""
-    return f"{frames}{last_line}\n{why}\n"
+FORMAT_VERSION: Final = 2
+"""Of the records that this version writes."""
 
 
 # Hexadecimal digits for the next ids. Each call of `os.urandom` gives up the interpreter lock, and a thread that takes
@@ -219,7 +52,16 @@ def _random_uuid() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
+class _Record(Discreet, frozen=True, kw_only=True, tag_field="v", omit_defaults=True, forbid_unknown_fields=True):
+    """
+    What is written as a record.
+
+    A member that has its default is left out. What no reader can do without is written always: its default is made by
+    a factory, which msgspec does not compare with.
+    """
+
+
+class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
     """
     One event of the trail.
 
@@ -232,18 +74,26 @@ class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
     Its `repr` shows id, type, level and sequence number alone: a crash reporter may print it.
 
     Attributes:
-        event_id: UUID, as 36 characters of text. The same in every alert about the event.
-        timestamp: When it happened; aware, in UTC.
+        event_id: UUID, as 36 characters of text, or as given. The same in every alert about the event.
+        timestamp: When it was recorded; aware, in UTC.
+        occurred: When it happened, if that is another time: of an import, say; aware, in UTC.
         event_type: The kind of event.
         log_level: The severity.
+        outcome: How what was attempted ended; None if nobody said.
         message: The event in words.
+        reason: Why it was done, or was denied: a ticket, the words of an emergency access.
         component: The part of the service.
         operation: The operation of that part.
-        user_id: The user.
+        actor: Who acted, if more than the user's id is known.
+        user_id: The user: the actor's id.
         session_id: The user's session.
         request_id: The request.
+        trace_id: The distributed trace, as OpenTelemetry writes it: 32 hexadecimal digits.
+        span_id: The span in that trace: 16 hexadecimal digits.
         client_ip: The user's address.
         user_agent: The user's program.
+        target: What was acted on.
+        changes: What became of it: of each field the old value and the new one.
         hostname: The machine that recorded it.
         process_id: The process that recorded it.
         error: The exception behind it, if there is one.
@@ -253,70 +103,167 @@ class AuditEvent(Discreet, frozen=True, kw_only=True, tag_field="v", tag=1):
         compliance_level: The level of the policy in force.
         regulatory_tags: Tags of your own, for example the number of a requirement.
         metadata: Everything else that was given.
+        truncated: The members that were cut, those of the metadata as ``metadata.NAME``.
+        not_announced: Why it was not announced, if it meets the policy and was not; written by the trail alone.
         sequence_number: Its place in the chain, counted from 1; None until it is stored.
         previous_hash: The checksum of the event before it; None for the first, and until it is stored.
         checksum: SHA-256 of the stored bytes up to the checksum, in hex; None until it is stored.
+        format_version: The format of its record.
+        line: Its record, if a later version of fapilog wrote something in it that this version does not know; else
+            None. `unknown` has the members.
     """
 
     _shown = ("event_id", "event_type", "log_level", "sequence_number")
 
     event_id: str = msgspec.field(default_factory=_random_uuid)
     timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
+    occurred: datetime | None = None
     event_type: AuditEventType
-    log_level: AuditLogLevel = AuditLogLevel.INFO
+    log_level: AuditLogLevel = msgspec.field(default_factory=lambda: AuditLogLevel.INFO)
+    outcome: AuditOutcome | None = None
     message: str
+    reason: str | None = None
     component: str | None = None
     operation: str | None = None
+    actor: Actor | None = None
     user_id: str | None = None
     session_id: str | None = None
     request_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
     client_ip: str | None = None
     user_agent: str | None = None
+    target: Target | None = None
+    changes: Mapping[str, Any] = NO_METADATA
     hostname: str | None = None
     process_id: int | None = None
     error: ErrorDetails | None = None
     data_classification: str | None = None
     contains_pii: bool = False
     contains_phi: bool = False
-    compliance_level: ComplianceLevel = ComplianceLevel.BASIC
+    compliance_level: ComplianceLevel = msgspec.field(default_factory=lambda: ComplianceLevel.BASIC)
     regulatory_tags: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = msgspec.field(default_factory=lambda: NO_METADATA)
+    metadata: Mapping[str, Any] = NO_METADATA
+    truncated: tuple[str, ...] = ()
+    not_announced: str | None = None
     sequence_number: int | None = None
     previous_hash: str | None = None
     checksum: str | None = None
+    format_version: int = FORMAT_VERSION
+    line: bytes | None = None
 
     def __post_init__(self) -> None:
-        """Make the given values storable, and immutable; raise ValueError for a naive timestamp."""
-        if self.timestamp.tzinfo is not UTC:
-            if self.timestamp.tzinfo is None:
-                raise ValueError(f"timestamp: expected a datetime with a time zone; got {self.timestamp!r}")
-            force_setattr(self, "timestamp", self.timestamp.astimezone(UTC))
+        """
+        Make the given values storable, and immutable.
+
+        Raises:
+            TypeError: A time is no datetime.
+            ValueError: An unknown type, level or outcome, or a time without a time zone.
+        """
+        # Each event that is logged or read comes by here, and nearly every one has members and a time in UTC.
+        if not (
+            type(self.event_type) is AuditEventType
+            and type(self.log_level) is AuditLogLevel
+            and type(self.compliance_level) is ComplianceLevel
+            and (self.outcome is None or type(self.outcome) is AuditOutcome)
+        ):
+            _take_members(self)
+        if getattr(self.timestamp, "tzinfo", None) is not UTC:
+            force_setattr(self, "timestamp", in_utc("timestamp", self.timestamp))
+        if self.occurred is not None:
+            force_setattr(self, "occurred", in_utc("occurred", self.occurred))
         if not _is_plain(
             self.event_id,
             self.message,
+            self.reason,
             self.component,
             self.operation,
             self.user_id,
             self.session_id,
             self.request_id,
+            self.trace_id,
+            self.span_id,
             self.client_ip,
             self.user_agent,
             self.hostname,
             self.data_classification,
+            self.not_announced,
             self.previous_hash,
             self.checksum,
         ):
-            for name, may_be_none in _TEXTS.items():
-                value = getattr(self, name)
-                if value is not None or not may_be_none:
-                    force_setattr(self, name, text(value))
+            _make_texts(self)
         if type(self.metadata) is not FrozenDict:
-            force_setattr(self, "metadata", frozen_mapping(self.metadata))
-        if type(self.regulatory_tags) is not tuple or self.regulatory_tags:
+            force_setattr(self, "metadata", frozen_mapping(self.metadata) or NO_METADATA)
+        if type(self.changes) is not FrozenDict:
+            force_setattr(self, "changes", frozen_mapping(self.changes) or NO_METADATA)
+        if self.regulatory_tags or self.truncated or type(self.regulatory_tags) is not tuple:
             force_setattr(self, "regulatory_tags", tags(self.regulatory_tags))
+            force_setattr(self, "truncated", tags(self.truncated))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    @property
+    def unknown(self) -> dict[str, Any]:
+        """The members of its record that a later version of fapilog wrote, and this version can't take."""
+        if self.line is None:
+            return {}
+        stored: dict[str, Any] = msgspec.json.decode(self.line)
+        taken = msgspec.to_builtins(self)
+        return {name: value for name, value in stored.items() if name != "v" and taken.get(name) != value}
+
+
+PERSONAL: Final = (
+    "message",
+    "reason",
+    "actor",
+    "user_id",
+    "session_id",
+    "client_ip",
+    "user_agent",
+    "target",
+    "changes",
+    "error",
+    "metadata",
+)
+"""The members of an event that may say who somebody is, or what became of them."""
+
+
+_ENUMS: Final[dict[str, type[Enum]]] = {
+    "event_type": AuditEventType,
+    "log_level": AuditLogLevel,
+    "compliance_level": ComplianceLevel,
+    "outcome": AuditOutcome,
+}
+
+
+def _take_members(event: AuditEvent) -> None:
+    for name, kind in _ENUMS.items():
+        value = getattr(event, name)
+        if value is not None or name != "outcome":
+            force_setattr(event, name, member(kind, value, name))
+
+
+def _make_texts(event: AuditEvent) -> None:
+    for name, may_be_none in _TEXTS.items():
+        value = getattr(event, name)
+        if value is not None or not may_be_none:
+            force_setattr(event, name, text(value))
+
+
+def in_utc(name: str, given: object) -> datetime:
+    """
+    Return the time *given* in UTC.
+
+    Raises:
+        TypeError: It is no datetime; the message begins with *name*.
+        ValueError: It has no time zone.
+    """
+    if not isinstance(given, datetime):
+        raise TypeError(f"{name}: expected a datetime with a time zone; got a {name_of(type(given))}")
+    if given.tzinfo is None:
+        raise ValueError(f"{name}: expected a datetime with a time zone; got {given!r}")
+    return given.astimezone(UTC)
 
 
 _DATA_TYPES: Final = {

@@ -1,29 +1,41 @@
 """
 From what a caller gives to an event that can be stored: nothing raises, and nothing is too long.
 
-What is too long is cut. Its length and hash stand in its place, and the metadata say where: ``fapilog.truncated``.
+What is too long is cut. Its length and hash stand in its place, and the event says where: `truncated`.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
 
 from .chain import body
-from .containers import MAX_VALUES, as_dict, free_name
-from .events import MAX_TRACEBACK, AuditEvent, Described, ErrorDetails, described
+from .containers import MAX_VALUES, as_dict, read_mapping
+from .errordetails import MAX_TRACEBACK, Described, ErrorDetails, described
+from .events import AuditEvent, in_utc
 from .freezing import Walk, plain
-from .values import NO_METADATA, FrozenDict, FrozenList, cut, escaped, given_tags, given_text, mark_of
+from .kinds import AuditLogLevel, AuditOutcome, member
+from .options import flag
+from .parties import Actor, Target, actor_parts, target_parts
+from .values import FrozenDict, cut, escaped, given_tags, given_text, mark_of
 
-__all__ = ["LEAST_RECORD", "LEAST_TEXT", "NOT_ANNOUNCED", "TRUNCATED", "keywords", "merged", "recorded"]
-
-TRUNCATED: Final = "fapilog.truncated"
-"""In the metadata: the names of the members that were cut, those of the metadata as ``metadata.NAME``."""
-
-NOT_ANNOUNCED: Final = "fapilog.not_announced"
-"""In the metadata: why an event that meets the policy was not announced, now or by a later process."""
+__all__ = [
+    "FIELDS",
+    "LEAST_RECORD",
+    "LEAST_TEXT",
+    "CommonFields",
+    "EventFields",
+    "LevelName",
+    "OutcomeName",
+    "keywords",
+    "merged",
+    "names_in",
+    "recorded",
+]
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -32,103 +44,220 @@ LEAST_TEXT: Final = 256
 LEAST_RECORD: Final = 65_536
 """The fewest bytes that hold a record with every text cut to `LEAST_TEXT`, whatever its characters are."""
 
-# Written by the trail alone.
-_RESERVED: Final = frozenset({NOT_ANNOUNCED, TRUNCATED})
 _MAX_NAMES: Final = 16
 _LONGEST_NAME: Final = 128
+_LONGEST_ID: Final = 128
 # For the place in the chain, and a note that the trail adds.
 _ROOM: Final = 1024
+
+LevelName: TypeAlias = Literal["debug", "info", "warning", "error", "critical", "security"]
+"""What is taken for an `AuditLogLevel`."""
+OutcomeName: TypeAlias = Literal["success", "failure", "denied", "unknown"]
+"""What is taken for an `AuditOutcome`."""
+
+
+class CommonFields(TypedDict, total=False):
+    """
+    The keywords that all recording methods take.
+
+    A further keyword is stored in the metadata, whatever it is. Type checkers refuse it, and the trail warns, once for
+    each place in the code, where it is near one of these: other values belong into *metadata*.
+
+    Attributes:
+        log_level: The severity; info by default. A level of the standard library, `logging.WARNING`, is taken too.
+        outcome: How what was attempted ended: "success", "failure", "denied" or "unknown".
+        reason: Why it was done, or was denied.
+        component: The part of the service.
+        actor: Who acted, where more than the user's id is known: an `Actor`, or a mapping of its members.
+        user_id: The user; by default the id of the actor.
+        session_id: The user's session.
+        request_id: The request.
+        trace_id: The distributed trace; by default that of OpenTelemetry's current span, if it is used.
+        span_id: The span in that trace, likewise.
+        client_ip: The user's address.
+        user_agent: The user's program.
+        occurred: When it happened, if it is recorded later; aware.
+        contains_pii: Whether the event contains personal data.
+        contains_phi: Whether the event contains health data.
+        data_classification: For example "confidential".
+        regulatory_tags: Tags of your own; a single text is a single tag.
+        event_id: An id of your own, at most 128 characters: of a message that may be delivered twice, say. An event
+            whose id is that of a recent record is not stored again. By default a random UUID.
+        metadata: Further values.
+    """
+
+    log_level: AuditLogLevel | LevelName | int
+    outcome: AuditOutcome | OutcomeName | None
+    reason: str | None
+    component: str | None
+    actor: Actor | Mapping[str, str] | str | None
+    user_id: str | None
+    session_id: str | None
+    request_id: str | None
+    trace_id: str | None
+    span_id: str | None
+    client_ip: str | None
+    user_agent: str | None
+    occurred: datetime | None
+    contains_pii: bool
+    contains_phi: bool
+    data_classification: str | None
+    regulatory_tags: Iterable[str] | None
+    event_id: str | None
+    metadata: Mapping[str, Any] | None
+
+
+class EventFields(CommonFields, total=False):
+    """
+    The keywords that `AuditTrail.log_event` takes: `CommonFields`, and these.
+
+    Attributes:
+        operation: The operation in the part of the service.
+        target: What was acted on: a `Target`, "TYPE/ID", another text, or a mapping of its members.
+        changes: What became of it: of each field the old value and the new one, ``{"role": ("user", "admin")}``.
+        error: The exception behind the event.
+    """
+
+    operation: str | None
+    target: Target | Mapping[str, str] | str | None
+    changes: Mapping[str, Collection[Any]] | None
+    error: BaseException | None
+
+
+FIELDS: Final = frozenset(EventFields.__annotations__)
+"""The names of the keywords that are no metadata."""
+
 _TEXTS: Final = (
     "message",
+    "reason",
     "component",
     "operation",
     "user_id",
     "session_id",
     "request_id",
+    "trace_id",
+    "span_id",
     "client_ip",
     "user_agent",
     "hostname",
     "data_classification",
 )
+# Those that a caller may give.
+_TEXT_FIELDS: Final = FIELDS.intersection(_TEXTS)
 
 
-def recorded(
-    given: dict[str, Any],
-    metadata: dict[str, Any],
-    *,
-    error: object = None,
-    regulatory_tags: object = None,
-    limits: tuple[int, int, int],
-) -> AuditEvent:
+def _event_id(name: str, value: object) -> str:
+    given = given_text(value)
+    if not 0 < len(given) <= _LONGEST_ID or not given.isprintable():
+        raise ValueError(f"{name}: expected a printable text of 1 to {_LONGEST_ID} characters; got one of {len(given)}")
+    return given
+
+
+# Of the members that are neither texts nor made of several values: what makes a given value the stored one, or refuses.
+_CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
+    "log_level": lambda name, value: member(AuditLogLevel, value, name),
+    "outcome": lambda name, value: member(AuditOutcome, value, name),
+    "occurred": in_utc,
+    "contains_pii": flag,
+    "contains_phi": flag,
+    "event_id": _event_id,
+}
+
+
+def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int, int, int]) -> AuditEvent:
     """
     Return the event that is stored for what a caller gave.
 
     Args:
-        given: Its other members.
-        metadata: Its metadata.
-        error: The exception behind it, or None.
-        regulatory_tags: An iterable of texts, one text, or None.
+        given: The members that the trail knows, and the message.
+        fields: The keywords of the caller: `EventFields`, and others, which are metadata.
         limits: The most characters of a member, a tag, or a name in the metadata, at least `LEAST_TEXT`; the most of a
             message, or a text in the metadata, likewise; the most bytes of the record, at least `LEAST_RECORD`.
+
+    Raises:
+        TypeError: A flag is neither true nor false, or a time is no datetime.
+        ValueError: An unknown level or outcome, an event id that is none, or a time without zone.
     """
-    max_text, _, max_record = limits
-    counts: dict[int, int] = {}
-    frozen = plain(metadata) if metadata else NO_METADATA
-    if frozen is None:
-        walk = Walk(max_values=max_record // 2)
-        frozen, counts = walk.root(metadata), walk.counts
-    if not _RESERVED.isdisjoint(frozen):
-        frozen = _unreserved(frozen, counts)
-    details = None if error is None else described(error)
-    tags = () if regulatory_tags is None else tuple(given_tags(regulatory_tags))
-    if details is None and not tags:
-        event = AuditEvent(**given, metadata=frozen)
-    else:
-        described_error = None if details is None else ErrorDetails(**details._asdict())
-        event = AuditEvent(**given, error=described_error, regulatory_tags=tags, metadata=frozen)
+    draft = _Draft(given, fields, limits)
     try:
+        event = draft.whole()
         record = _encode(event)
         # No text is too long in a record so short, and none was escaped without a backslash, which JSON doubles.
-        if len(record) <= max_text and b"\\\\ud" not in record:
+        if len(record) <= limits[0] and b"\\\\ud" not in record:
             return event
     except UnicodeEncodeError:
         pass
-    return _Draft(
-        given,
-        error=details,
-        tags=tags,
-        metadata=frozen,
-        counts=counts,
-        limits=limits,
-    ).fitting()
+    return draft.fitting()
 
 
 class _Draft:
     """An event with its texts as they were given, of which events are made whose texts are storable and cut."""
 
-    def __init__(
-        self,
-        given: dict[str, Any],
-        *,
-        error: Described | None,
-        tags: tuple[str, ...],
-        metadata: FrozenDict,
-        counts: dict[int, int],
-        limits: tuple[int, int, int],
-    ) -> None:
-        self._given = given
-        self._error = error
-        self._tags = tags
-        self._metadata = metadata
-        self._counts = counts
+    def __init__(self, given: dict[str, Any], fields: dict[str, Any], limits: tuple[int, int, int]) -> None:
         self._max_text, self._max_message, self._max_record = limits
-        # Several events are made until one fits.
-        self._escaped = functools.cache(escaped)
-        self._mark = functools.cache(mark_of)
+        self._members = given
+        self._parts: dict[str, dict[str, str]] = {}
+        self._error: Described | None = None
+        self._tags: tuple[str, ...] = ()
+        # The values of a mapping, as JSON, and how many it had where some were left out.
+        self._values: dict[str, FrozenDict] = {}
+        self._counts: dict[int, int] = {}
+        metadata: dict[str, Any] = {}
+        for name, value in fields.items():
+            # First what nearly all of them are.
+            if name in _TEXT_FIELDS:
+                if value is not None:
+                    given[name] = value
+            elif name not in FIELDS or (name == "metadata" and value is not None):
+                metadata[name] = value
+            elif value is not None:
+                self._take(name, value, metadata)
+        if actor := self._parts.get("actor"):
+            # One thing, also for those who ask for the user alone.
+            self._members.setdefault("user_id", actor.get("id"))
+            if (user := self._members["user_id"]) is not None:
+                actor.setdefault("id", given_text(user))
+        if metadata:
+            given_so = metadata.get("metadata")
+            if type(given_so) is not dict or len(metadata) > 1:
+                given_so = merged(metadata) if "metadata" in metadata else metadata
+            self._values["metadata"] = self._as_json(given_so)
+
+    def _take(self, name: str, value: Any, metadata: dict[str, Any]) -> None:
+        if name in _CHECKS:
+            self._members[name] = _CHECKS[name](name, value)
+        elif name == "error":
+            self._error = described(value)
+        elif name == "regulatory_tags":
+            self._tags = tuple(given_tags(value))
+        elif name == "changes":
+            self._values[name] = self._as_json(value if read_mapping(value) is not None else {"changes": value})
+        else:
+            self._parts[name], is_whole = (actor_parts if name == "actor" else target_parts)(value)
+            if not is_whole:
+                metadata[name] = value
+
+    def _as_json(self, given: Any) -> FrozenDict:
+        frozen = plain(given)
+        if frozen is None:
+            walk = Walk(max_values=self._max_record // 2)
+            frozen = walk.root(given)
+            self._counts |= walk.counts
+        return frozen
+
+    def whole(self) -> AuditEvent:
+        """Return the event with its texts as they are; raise UnicodeEncodeError for one that can't be stored so."""
+        members: dict[str, Any] = {**self._members, **self._values, **_parties(self._parts)}
+        if self._error is not None:
+            members["error"] = ErrorDetails(**self._error._asdict())
+        return AuditEvent(**members, regulatory_tags=self._tags)
 
     def fitting(self) -> AuditEvent:
         """Return the event with as much of the texts, and of the values, as the record has room for."""
         longest = max(self._max_message, self._max_text)
+        # Several events are made until one fits.
+        self._escaped = functools.cache(escaped)
+        self._mark = functools.cache(mark_of)
         event = self._cut(longest, MAX_VALUES)
         if self._fits(event):
             return event
@@ -158,15 +287,20 @@ class _Draft:
                 cuts.append(name)
             return kept
 
-        texts: dict[str, Any] = {
+        members: dict[str, Any] = {
             name: limited(name, given_text(value), self._max_message if name == "message" else self._max_text)
             for name in _TEXTS
-            if (value := self._given[name]) is not None or name == "message"
+            if (value := self._members.get(name)) is not None or name == "message"
         }
-        error = None
+        members |= _parties(
+            {
+                party: {name: limited(f"{party}.{name}", part, self._max_text) for name, part in parts.items()}
+                for party, parts in self._parts.items()
+            }
+        )
         if self._error is not None:
             kind, message, traceback = self._error
-            error = ErrorDetails(
+            members["error"] = ErrorDetails(
                 type=limited("error.type", kind, self._max_text),
                 message=limited("error.message", message, self._max_message),
                 traceback=limited("error.traceback", traceback, MAX_TRACEBACK, keep_end=True),
@@ -175,37 +309,34 @@ class _Draft:
         if len(self._tags) > values:
             tags.append(f"… ({len(self._tags)} tags)")
             cuts.append("regulatory_tags")
-        walk = Walk(
-            self._escaped,
-            max_text=min(longest, self._max_message),
-            max_name=min(longest, self._max_text),
-            max_values=values,
-            mark=self._mark,
-            counts=self._counts,
-        )
-        metadata = walk.root(self._metadata)
-        cuts += [f"metadata.{name}" for name in walk.cut]
-        if cuts:
-            metadata = FrozenDict({**metadata, TRUNCATED: _names(cuts)})
-        return AuditEvent(**self._given | texts, error=error, regulatory_tags=tuple(tags), metadata=metadata)
+        for name, given in self._values.items():
+            walk = Walk(
+                self._escaped,
+                max_text=min(longest, self._max_message),
+                max_name=min(longest, self._max_text),
+                max_values=values,
+                mark=self._mark,
+                counts=self._counts,
+            )
+            members[name] = walk.root(given)
+            cuts += [f"{name}.{each}" for each in walk.cut]
+        return AuditEvent(**self._members | members, regulatory_tags=tuple(tags), truncated=_names(cuts))
 
 
-def _names(cuts: list[str]) -> FrozenList:
+def _parties(parts: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Return the actor and the target that have these parts."""
+    members: dict[str, Any] = {}
+    if "target" in parts:
+        members["target"] = Target(**parts["target"])
+    if "actor" in parts:
+        members["actor"] = Actor(**parts["actor"])
+    return members
+
+
+def _names(cuts: list[str]) -> tuple[str, ...]:
     names = list(dict.fromkeys(cuts))
     more = [f"… ({len(names)} names)"] if len(names) > _MAX_NAMES else []
-    return FrozenList([*(cut(name, _LONGEST_NAME) for name in names[:_MAX_NAMES]), *more])
-
-
-def _unreserved(metadata: FrozenDict, counts: dict[int, int]) -> FrozenDict:
-    """Return *metadata* of a caller without the trail's own notes: by one, an alert would not be resent."""
-    free: dict[str, Any] = {}
-    for name, value in metadata.items():
-        taken = {**dict.fromkeys(_RESERVED), **metadata, **free} if name in _RESERVED else free
-        free[free_name(name, taken, {})] = value
-    result = FrozenDict(free)
-    if id(metadata) in counts:
-        counts[id(result)] = counts[id(metadata)]
-    return result
+    return (*(cut(name, _LONGEST_NAME) for name in names[:_MAX_NAMES]), *more)
 
 
 def merged(given: dict[str, Any]) -> dict[str, Any]:
@@ -220,9 +351,20 @@ def merged(given: dict[str, Any]) -> dict[str, Any]:
     return {**mapping, **others, **({"metadata": taken} if taken else {})}
 
 
-def keywords(given: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """Return the keywords for `log_event`: *fields*, or the values *given* in their place, and the rest as metadata."""
-    found = {**fields, **given}
+def names_in(changes: object) -> list[str]:
+    """Return the names of the fields in *changes*, for people: the first of them, and a "…" for more."""
+    names = list(as_dict(changes) or {})
+    more = ["…"] if len(names) > _MAX_NAMES else []
+    return [cut(escaped(name), _LONGEST_NAME) for name in names[:_MAX_NAMES]] + more
+
+
+def keywords(given: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
+    """
+    Return the keywords for `log_event`: *fields* that are not None, or the values *given* in their place.
+
+    What that method takes as an argument is put into the metadata.
+    """
+    found = {**{name: value for name, value in fields.items() if value is not None}, **given}
     clashing = {key: found.pop(key) for key in ("event_type", "message") if key in found}
     if clashing:
         nested = {"metadata": found["metadata"]} if "metadata" in found else {}

@@ -29,6 +29,7 @@ __all__ = [
     "reading",
     "sync",
     "sync_directory",
+    "why_not_writable",
     "without_writers",
     "write_all",
 ]
@@ -138,6 +139,18 @@ def without_writers(directory: Path) -> Generator[None, None, None]:
             # error here changes nothing.
             with contextlib.suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def why_not_writable(directory: Path) -> str | None:
+    """Return why no file can be made in *directory*, or that can't be made; None if nothing speaks against it."""
+    there = directory
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        return f"{there}: expected a directory, found something else"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there}: this process may not write there"
+    return None
 
 
 def make_directory(directory: Path) -> None:

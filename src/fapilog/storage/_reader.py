@@ -17,14 +17,16 @@ import msgspec
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent, AuditEventType
+from ..record.events import AuditEvent
+from ..record.formats import decoded
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
+from ..record.parties import Target
 from ._directory import cannot, files_set_aside, names, reading, sync, without_writers
 from ._lines import Lines
 from .protocol import EQUAL, EventFilter
 
 __all__ = ["TrailReader", "start_of_end"]
 
-_decode: Final = msgspec.json.Decoder(AuditEvent).decode
 _ALL: Final = EventFilter()
 
 
@@ -225,7 +227,7 @@ class TrailReader:
 
 def _event(lines: Lines, offset: int, line: bytes) -> AuditEvent:
     try:
-        return _decode(line)
+        return decoded(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         damage = ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail: {error}")
         raise lines.placed(damage, offset) from error
@@ -253,17 +255,22 @@ def _needles(wanted: EventFilter) -> list[bytes]:
     those that it has always written as they are gives no needle.
     """
     found = [(name, getattr(wanted, name)) for name in EQUAL]
-    found += [("resource", wanted.resource), *(wanted.metadata or {}).items()]
+    found += (wanted.metadata or {}).items()
     # A tuple by now.
     kinds = cast("tuple[AuditEventType, ...]", wanted.event_type or ())
     if len(kinds) == 1:
         found.append(("event_type", kinds[0].value))
     if wanted.log_level is not None:
-        found.append(("log_level", wanted.log_level.value))
+        found.append(("log_level", AuditLogLevel(wanted.log_level).value))
+    if wanted.outcome is not None:
+        found.append(("outcome", AuditOutcome(wanted.outcome).value))
     # In front of a value in the metadata stands the end of its path, whether that is a name or the end of one.
     parts = [(name.rpartition(".")[2], '":"', value, '"') for name, value in found if isinstance(value, str)]
     parts += [("", '"', wanted.tag, '"')] if wanted.tag is not None else []
     parts += [("", "", wanted.message, "")] if wanted.message else []
+    # Of a target, what format 1 has too, as the end of "resource"; of an actor, whatever member it is.
+    parts += [("", "", target.id, '"')] if (target := cast("Target | None", wanted.target)) and target.id else []
+    parts += [("", '"', wanted.actor, '"')] if wanted.actor is not None else []
     return ["".join(each).encode() for each in parts if _AS_THEY_ARE.fullmatch(each[0] + each[2])]
 
 

@@ -13,12 +13,13 @@ from ..record import chain
 from ..record.chain import AuditChainVerificationResult, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
+from ..record.options import require_path
 from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
-from ._directory import sync_directory
+from ._directory import sync_directory, why_not_writable
 from ._lines import MAX_RECORD_BYTES
 from ._reader import TrailReader
 from ._writer import TrailWriter, utc_now
@@ -37,8 +38,8 @@ class FileStorage:
     The chain in JSON Lines files: ``audit_YYYY-MM-DD.jsonl`` in one directory, for one process or many.
 
     Args:
-        directory: Where the files are; made (mode 0700) when the first event is stored. A local file system: the lock
-            and the order of writes are not to be relied on over NFS.
+        directory: Where the files are; made (mode 0700) when the first event is stored. ``~`` is the home directory. A
+            local file system: the lock and the order of writes are not to be relied on over NFS.
         durability: "fsync": an event counts as stored when it is on the disk. All callers that wait share one sync.
             "write": when the operating system has it; a crash of the process loses nothing, one of the machine may
             lose the last events. The write is then made where `append` is called, which takes microseconds; a
@@ -46,6 +47,7 @@ class FileStorage:
         now: Tells the time, which decides on the day's file.
 
     Raises:
+        TypeError: *directory* is no path.
         ValueError: An unknown *durability*.
     """
 
@@ -62,7 +64,7 @@ class FileStorage:
         if durability not in ("fsync", "write"):
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
         # A daemon that changes to another directory does not take the trail with it.
-        self._directory = Path(directory).absolute()
+        self._directory = require_path("directory", directory).absolute()
         self._reader = TrailReader(self._directory, durable=durability == "fsync")
         self._writer = TrailWriter(self._directory, durable=durability == "fsync", now=now)
         self._at_once = durability == "write"
@@ -130,6 +132,10 @@ class FileStorage:
             progress: Called in a worker thread, every few hundred records, with how many were checked so far.
         """
         return await in_thread(self._reader.verify, progress)
+
+    async def trouble(self) -> str | None:
+        """Return why no event can be stored, as far as the directory shows; None if nothing speaks against it."""
+        return await in_thread(why_not_writable, self._directory)
 
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""

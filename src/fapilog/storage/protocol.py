@@ -6,15 +6,19 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol, TypedDict
 
+from msgspec import structs
 from msgspec.structs import force_setattr
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow_events
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
-from ..record.options import require
+from ..record.events import AuditEvent, in_utc
+from ..record.intake import LevelName, OutcomeName
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, member
+from ..record.options import require, several
+from ..record.parties import Target, target_parts
 from ..record.privacy import Discreet
 from ..record.values import escaped, given_text
 
-__all__ = ["EQUAL", "AuditStorage", "Conditions", "EventFilter", "head_of", "holds", "value_at"]
+__all__ = ["EQUAL", "AuditStorage", "Conditions", "EventFilter", "head_of", "holds", "require_storage", "value_at"]
 
 
 class Conditions(TypedDict, total=False):
@@ -25,18 +29,21 @@ class Conditions(TypedDict, total=False):
     after: int | None
     before: int | None
     event_id: str | None
-    event_type: AuditEventType | Collection[AuditEventType] | None
-    log_level: AuditLogLevel | None
-    min_level: AuditLogLevel | None
+    event_type: AuditEventType | str | Collection[AuditEventType | str] | None
+    log_level: AuditLogLevel | LevelName | None
+    min_level: AuditLogLevel | LevelName | None
     message: str | None
     component: str | None
     operation: str | None
     user_id: str | None
     session_id: str | None
     request_id: str | None
+    trace_id: str | None
     client_ip: str | None
+    outcome: AuditOutcome | OutcomeName | None
+    actor: str | None
+    target: Target | str | None
     tag: str | None
-    resource: str | None
     metadata: Mapping[str, Any] | None
 
 
@@ -59,9 +66,12 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
         user_id: By this user. A text is asked for as it was given to the trail.
         session_id: In this session.
         request_id: In this request.
+        trace_id: In this distributed trace.
         client_ip: From this address.
+        outcome: Which ended so.
+        actor: By this user, service or job, or on behalf of this user.
+        target: On this target, "patient/42". Of a `Target`, the members that are not None.
         tag: With this regulatory tag.
-        resource: About this resource, as `log_data_access` takes it.
         metadata: With these values in the metadata; a name may be a path: ``{"http.status": 403}``.
     """
 
@@ -72,18 +82,21 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
     after: int | None = None
     before: int | None = None
     event_id: str | None = None
-    event_type: AuditEventType | Collection[AuditEventType] | None = None
-    log_level: AuditLogLevel | None = None
-    min_level: AuditLogLevel | None = None
+    event_type: AuditEventType | str | Collection[AuditEventType | str] | None = None
+    log_level: AuditLogLevel | LevelName | None = None
+    min_level: AuditLogLevel | LevelName | None = None
     message: str | None = None
     component: str | None = None
     operation: str | None = None
     user_id: str | None = None
     session_id: str | None = None
     request_id: str | None = None
+    trace_id: str | None = None
     client_ip: str | None = None
+    outcome: AuditOutcome | OutcomeName | None = None
+    actor: str | None = None
+    target: Target | str | None = None
     tag: str | None = None
-    resource: str | None = None
     metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -102,39 +115,51 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
             and (self.before is None or number < self.before)
             and (self.event_type is None or event.event_type in self.event_type)
             and (self.log_level is None or event.log_level is self.log_level)
-            and (self.min_level is None or _LEVELS.index(event.log_level) >= _LEVELS.index(self.min_level))
+            and (self.min_level is None or _rank(event.log_level) >= _rank(self.min_level))
             and (self.message is None or self.message in event.message)
             and (self.tag is None or self.tag in event.regulatory_tags)
-            and (self.resource is None or value_at(event.metadata, "resource") == self.resource)
+            and (self.outcome is None or event.outcome is self.outcome)
+            and (self.actor is None or self.actor in _actors(event))
+            and (self.target is None or _is_on(event.target, Target.of(self.target)))
             and all(getattr(self, name) in {None, getattr(event, name)} for name in EQUAL)
             and all(value_at(event.metadata, path) == value for path, value in (self.metadata or {}).items())
         )
 
 
-EQUAL: Final = ("event_id", "component", "operation", "user_id", "session_id", "request_id", "client_ip")
+EQUAL: Final = ("event_id", "component", "operation", "user_id", "session_id", "request_id", "trace_id", "client_ip")
 """The conditions that a text of the event is equal to; each has the name of the member."""
 
 _LEVELS: Final = tuple(AuditLogLevel)
 
 
-def _time(name: str, value: object) -> datetime:
-    if not isinstance(value, datetime):
-        raise TypeError(f"{name}: expected a datetime with a time zone; got a {type(value).__qualname__}")
-    if value.tzinfo is None:
-        raise ValueError(f"{name}: expected a datetime with a time zone; got {value!r}")
-    return value
+def _rank(level: object) -> int:
+    # One that only a later version of fapilog knows is looked at rather than left out.
+    return _LEVELS.index(level) if level in _LEVELS else len(_LEVELS)
+
+
+def _actors(event: AuditEvent) -> tuple[str | None, ...]:
+    actor = event.actor
+    return (event.user_id,) if actor is None else (event.user_id, actor.id, actor.on_behalf_of)
+
+
+def _is_on(target: Target | None, wanted: Target) -> bool:
+    return target is not None and all(
+        value is None or getattr(target, name) == value for name, value in structs.asdict(wanted).items()
+    )
 
 
 def _types(name: str, value: Any) -> tuple[AuditEventType, ...]:
-    return tuple(member(AuditEventType, each, name) for each in ((value,) if isinstance(value, str) else value))
+    return tuple(member(AuditEventType, each, name) for each in several(name, value))
 
 
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
-    **dict.fromkeys(["start_time", "end_time"], _time),
+    **dict.fromkeys(["start_time", "end_time"], in_utc),
     **dict.fromkeys(["after", "before"], lambda name, value: require(name, value, at_least=0)),
     "event_type": _types,
     **dict.fromkeys(["log_level", "min_level"], lambda name, value: member(AuditLogLevel, value, name)),
-    **dict.fromkeys(["message", "resource", "tag", *EQUAL], lambda _, value: escaped(given_text(value))),
+    "outcome": lambda name, value: member(AuditOutcome, value, name),
+    "target": lambda _, value: Target(**{name: escaped(part) for name, part in target_parts(value)[0].items()}),
+    **dict.fromkeys(["message", "actor", "tag", *EQUAL], lambda _, value: escaped(given_text(value))),
 }
 
 
@@ -156,6 +181,9 @@ class AuditStorage(Protocol):
 
     A storage whose methods need no event loop, and block the calling thread where there is none, may say so by an
     attribute ``runs_anywhere = True``: then `AuditTrail.sync` calls it in the calling thread.
+
+    A storage may have a method ``async def trouble(self) -> str | None``, which a trail calls on start. It returns why
+    no event could be stored, if that can be told without storing one, and else None.
     """
 
     async def append(self, event: AuditEvent) -> Seal:
@@ -191,6 +219,25 @@ class AuditStorage(Protocol):
     async def aclose(self) -> None:
         """Close open files and connections; the next call opens them again."""
         ...
+
+
+def require_storage(storage: AuditStorage) -> AuditStorage:
+    """
+    Return *storage* if it can be one.
+
+    Raises:
+        TypeError: It is a class, or lacks a method of `AuditStorage`.
+    """
+    if isinstance(storage, type):
+        raise TypeError(f"storage: expected an AuditStorage; got the class {storage.__qualname__}")
+    lacking = [name for name in _METHODS if not callable(getattr(storage, name, None))]
+    if lacking:
+        kind = type(storage).__qualname__
+        raise TypeError(f"storage: expected an AuditStorage; got a {kind} without {', '.join(lacking)}")
+    return storage
+
+
+_METHODS: Final = ("append", "find", "read", "verify", "aclose")
 
 
 async def head_of(storage: AuditStorage) -> ChainHead:

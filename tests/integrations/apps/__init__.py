@@ -1,1 +1,1 @@
-"""Small services, one for each framework."""
+"""Small real applications, one for each framework: those that the docs show."""

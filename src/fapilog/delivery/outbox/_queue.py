@@ -11,11 +11,10 @@ from collections.abc import Collection, Iterable
 from itertools import islice
 from typing import Any, Final
 
-import msgspec
-
 from ...core.alerting import Alert
 from ...record.chain import ChainHead
 from ...record.events import AuditEvent
+from ...record.formats import encoded
 from ...record.values import text
 from ...tasks.strangers import Log
 from ._claims import Claim, Ending
@@ -71,7 +70,7 @@ def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -
             text(getattr(event.event_type, "value", event.event_type)),
             text(alert.severity),
             None if alert.channel is None else text(alert.channel),
-            msgspec.json.encode(event),
+            encoded(event),
             now,
             now,
             now,

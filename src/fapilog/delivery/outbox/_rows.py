@@ -12,6 +12,7 @@ import msgspec
 
 from ...core.alerting import Outcome
 from ...record.events import AuditEvent
+from ...record.formats import decoded
 from ...record.privacy import Discreet
 from ...record.values import text
 
@@ -32,8 +33,6 @@ __all__ = [
 ]
 
 Status = Literal["pending", "delivered", "dead", "discarded"]
-
-_decode: Final = msgspec.json.Decoder(AuditEvent).decode
 
 _MAX_INTEGER: Final = 2**63 - 1
 # Seconds from 1970 to where `datetime` begins and ends.
@@ -131,7 +130,7 @@ def sequence_number_of(event: AuditEvent) -> int:
 def event_in(stored: Any, event_id: object, number: object) -> AuditEvent | str:
     """Return the event of an alert, or why it can't be read; of another event, how it ended would never be found."""
     try:
-        event = _decode(stored)
+        event = decoded(stored)
     except Exception as error:
         return f"the event in the outbox can't be read ({type(error).__qualname__})"
     if (event.event_id, sequence_number_of(event)) != (event_id, number):

@@ -1,0 +1,121 @@
+"""Recording how a block of code, or each call of a function, ends: `Audited`."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from inspect import iscoroutinefunction
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
+
+import anyio
+
+from ..record.events import data_event_type
+from ..record.intake import keywords
+from ..record.kinds import AuditLogLevel, AuditOutcome
+from ..record.values import given_text
+
+if TYPE_CHECKING:
+    from .audit import AuditTrail
+
+__all__ = ["Audited"]
+
+# How an exception ended a block, before the exception goes on: a storage that hangs must not keep a cancelled task.
+_SECONDS_TO_RECORD: Final = 5.0
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Audited:
+    """
+    Records one event when the block under ``with`` or ``async with`` ends, or for each call of a function under ``@``.
+
+        async with trail.audited("export", target="report/7") as audit:
+            audit.add(rows=await export())
+
+        @trail.audited("delete", target="cache")
+        def clear() -> None: ...
+
+    The outcome is success; or, when an exception ends the block, failure, or denied for a `PermissionError`. A
+    cancellation is a failure too. The exception is in the event and goes on, whether or not the event can be stored;
+    after a success, an event that can't be stored raises `AuditStorageError`.
+
+    A plain function, and ``with``, record by `AuditTrail.sync`, which blocks an event loop in the same thread. A
+    generator is no block: use ``with`` inside of it. A block that is entered again, or in several tasks at once, needs
+    an object of its own each.
+    """
+
+    def __init__(self, trail: AuditTrail, operation: str, fields: dict[str, Any]) -> None:
+        self._trail = trail
+        self._operation = operation
+        self._fields = fields
+        self._begun = 0.0
+
+    def add(self, **fields: Any) -> None:
+        """Add to the event what is known by now: fields of an event, its type and message, other values as metadata."""
+        self._fields |= fields
+
+    def __enter__(self) -> Self:
+        self._begun = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        event_type, message, fields = self._ended(error)
+        try:
+            self._trail.sync.log_event(event_type, message, **fields)
+        except Exception:
+            if error is None:
+                raise
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        event_type, message, fields = self._ended(error)
+        try:
+            if error is None:
+                await self._trail.log_event(event_type, message, **fields)
+            else:
+                # That it was cancelled is recorded too.
+                with anyio.move_on_after(_SECONDS_TO_RECORD, shield=True):
+                    await self._trail.log_event(event_type, message, **fields)
+        except Exception:
+            if error is None:
+                raise
+
+    def __call__(self, function: F) -> F:
+        """Return *function*, asynchronous or not, with each of its calls recorded."""
+
+        @functools.wraps(function)
+        async def wait(*args: Any, **kwargs: Any) -> Any:
+            async with self._again():
+                return await function(*args, **kwargs)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self._again():
+                return function(*args, **kwargs)
+
+        return cast("F", wait if iscoroutinefunction(function) else call)
+
+    def _again(self) -> Audited:
+        return Audited(self._trail, self._operation, dict(self._fields))
+
+    def _ended(self, error: BaseException | None) -> tuple[Any, str, dict[str, Any]]:
+        fields = dict(self._fields)
+        seconds = round(time.monotonic() - self._begun, 6)
+        outcome, words, level = AuditOutcome.SUCCESS, "succeeded", AuditLogLevel.INFO
+        if isinstance(error, PermissionError):
+            outcome, words, level = AuditOutcome.DENIED, "was denied", AuditLogLevel.WARNING
+        elif error is not None:
+            outcome, words, level = AuditOutcome.FAILURE, "failed", AuditLogLevel.ERROR
+        name = given_text(self._operation)
+        event_type = fields.pop("event_type", None) or data_event_type(self._operation)
+        message = fields.pop("message", f"{name} {words}")
+        own = {"operation": name, "outcome": outcome, "log_level": level, "error": error, "duration_seconds": seconds}
+        return event_type, message, keywords(fields, **own)

@@ -1,0 +1,111 @@
+"""What a call of a recording method gives besides: a keyword that was mistyped, and the trace that it is made in."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import sys
+from collections.abc import Iterable
+from typing import Any, Final
+
+from ..record.intake import FIELDS
+from ..record.values import given_text
+from ..tasks.strangers import Log
+
+__all__ = ["current_span", "look_for_typos"]
+
+_log: Final = Log("fapilog.core.audit")
+
+# What other libraries and the everyday word call a field; all without underscores.
+_ALIASES: Final = {
+    "level": "log_level",
+    "severity": "log_level",
+    "loglevel": "log_level",
+    "user": "user_id",
+    "username": "user_id",
+    "uid": "user_id",
+    "ip": "client_ip",
+    "ipaddress": "client_ip",
+    "remoteaddr": "client_ip",
+    "useragent": "user_agent",
+    "exception": "error",
+    "exc": "error",
+    "excinfo": "error",
+    "tags": "regulatory_tags",
+    "resource": "target",
+    "extra": "metadata",
+    "pii": "contains_pii",
+    "phi": "contains_phi",
+    "id": "event_id",
+}
+# What `log_data_access` gives itself, for those who know it from the earlier fapilog.
+_MEANT: Final = frozenset({"resource"})
+_NEAR: Final = 0.8
+# The places in the code that were told of; more than any application has, and bounded all the same.
+_MAX_PLACES: Final = 1024
+_told: Final[set[tuple[str, int, str]]] = set()
+
+
+def look_for_typos(given: Iterable[str], *, strict: bool) -> None:
+    """
+    Warn, once for each place in the code, of a keyword that is no field and near one.
+
+    Args:
+        given: The names of the keywords.
+        strict: Whether to refuse instead.
+
+    Raises:
+        TypeError: There is one, and *strict*.
+    """
+    found = {name: near for name in given if name not in FIELDS and name not in _MEANT and (near := _nearest(name))}
+    if not found:
+        return
+    words = ", ".join(f"{name}: did you mean {near}?" for name, near in found.items())
+    if strict:
+        raise TypeError(f"{words} Values that are no field belong into metadata={{...}}")
+    place = (*_caller(), words)
+    if place not in _told and len(_told) < _MAX_PLACES:
+        _told.add(place)
+        _log.warning("%s, line %s: %s The event is stored, with the value in its metadata.", *place)
+
+
+@functools.lru_cache(maxsize=1024)
+def _nearest(name: str) -> str | None:
+    plain = name.lower().replace("_", "")
+    if plain in _ALIASES:
+        return _ALIASES[plain]
+    near = difflib.get_close_matches(plain, _PLAIN, n=1, cutoff=_NEAR)
+    return _PLAIN[near[0]] if near else None
+
+
+_PLAIN: Final = {name.replace("_", ""): name for name in FIELDS}
+
+
+def _caller() -> tuple[str, int]:
+    """Return the file and the line of the first frame that is not of this package."""
+    ours = __name__.partition(".")[0]
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  # as `warnings` does
+    while frame.f_back is not None and given_text(frame.f_globals.get("__name__")).partition(".")[0] == ours:
+        frame = frame.f_back
+    return frame.f_code.co_filename, frame.f_lineno
+
+
+def current_span() -> dict[str, Any]:
+    """
+    Return the ids of OpenTelemetry's current span as members of an event; none where there is no span.
+
+    As the W3C writes them: https://www.w3.org/TR/trace-context/#traceparent-header. Nothing is imported: without
+    OpenTelemetry in the process there is no span.
+    """
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return {}
+    try:
+        context = trace.get_current_span().get_span_context()
+        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"} if context.is_valid else {}
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        _log.warning("OpenTelemetry's current span can't be read: %s", type(error).__qualname__)
+        return {}
+    return ids

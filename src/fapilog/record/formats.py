@@ -1,0 +1,117 @@
+"""
+An event as the bytes of a record, and back: of this format, of the earlier one, and as far as it goes of later ones.
+
+A trail is written by several versions of fapilog, a rolled back one among them. The seal of a record is the same in
+all formats: what was not known yet is verified, and chained, like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final, get_args
+
+import msgspec
+
+from .errordetails import ErrorDetails
+from .events import AuditEvent
+from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
+from .parties import Target
+
+__all__ = ["decoded", "encoded"]
+
+
+class _Format1(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1, forbid_unknown_fields=True):
+    """A record of format 1, whose members are all there."""
+
+    event_id: str
+    timestamp: datetime
+    event_type: AuditEventType
+    log_level: AuditLogLevel
+    message: str
+    component: str | None
+    operation: str | None
+    user_id: str | None
+    session_id: str | None
+    request_id: str | None
+    client_ip: str | None
+    user_agent: str | None
+    hostname: str | None
+    process_id: int | None
+    error: ErrorDetails | None
+    data_classification: str | None
+    contains_pii: bool
+    contains_phi: bool
+    compliance_level: ComplianceLevel
+    regulatory_tags: tuple[str, ...]
+    metadata: Mapping[str, Any]
+    sequence_number: int | None
+    previous_hash: str | None
+    checksum: str | None
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(AuditEvent | _Format1).decode
+_decode_any: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def encoded(event: AuditEvent) -> bytes:
+    """Return *event* as JSON: the record that it was read from, or is to be stored as, but for characters escaped."""
+    if event.line is not None:
+        return event.line
+    if event.format_version == 1:
+        return _encode(_Format1(**{name: getattr(event, name) for name in _Format1.__struct_fields__}))
+    return _encode(event)
+
+
+def decoded(record: bytes | str) -> AuditEvent:
+    """
+    Return the event in *record*.
+
+    Of a format that is not known, and with members or values that are not known, as much of it as can be taken; the
+    event's `line` is then the record.
+
+    Raises:
+        msgspec.MsgspecError: It is no record.
+        UnicodeDecodeError: It is no UTF-8.
+    """
+    try:
+        event = _decode(record)
+    except msgspec.ValidationError:
+        return _as_far_as_known(record.encode() if isinstance(record, str) else record)
+    if isinstance(event, AuditEvent):
+        return event
+    members = {name: getattr(event, name) for name in _Format1.__struct_fields__}
+    resource = event.metadata.get("resource")
+    target = Target.of(resource) if isinstance(resource, str) else None
+    return AuditEvent(**members, target=target, format_version=1)
+
+
+def _as_far_as_known(record: bytes) -> AuditEvent:
+    members = _decode_any(record)
+    version = members.pop("v", None)
+    if type(version) is not int or version < 1:
+        raise msgspec.ValidationError("a record begins with the number of its format")
+    taken: dict[str, Any] = {}
+    for field in msgspec.structs.fields(AuditEvent):
+        if field.name in _OURS or field.name not in members:
+            continue
+        try:
+            taken[field.name] = msgspec.convert(members[field.name], field.type)
+        except msgspec.ValidationError:
+            value = members[field.name]
+            kinds = [kind for kind in (field.type, *get_args(field.type)) if isinstance(kind, type)]
+            enums = [kind for kind in kinds if issubclass(kind, Enum)]
+            if enums and type(value) is str:
+                taken[field.name] = unlisted(enums[0], value)
+            elif field.required or field.name in _SEAL:
+                raise
+    if missing := _NEEDED - taken.keys():
+        raise msgspec.ValidationError(f"a record has the members {', '.join(sorted(missing))}")
+    return AuditEvent(**taken, format_version=version, line=record)
+
+
+_OURS: Final = frozenset({"format_version", "line"})
+_SEAL: Final = frozenset({"event_id", "timestamp", "sequence_number", "previous_hash", "checksum"})
+_NEEDED: Final = frozenset({"event_id", "timestamp", "event_type", "message"})

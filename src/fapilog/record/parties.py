@@ -1,0 +1,104 @@
+"""Who acted, and on what: `Actor` and `Target`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Self
+
+from msgspec.structs import force_setattr
+
+from .containers import as_dict
+from .privacy import Discreet
+from .values import given_text, text
+
+__all__ = ["Actor", "Target", "actor_parts", "target_parts"]
+
+# The type in "patient/42"; the path of a file and the address of a page have none.
+_TYPE_AND_ID: Final = re.compile(r"([A-Za-z][\w.-]*)/(?=.)", re.ASCII)
+
+
+class Actor(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """
+    Who acted. Whatever is given becomes text. Its `repr` shows the type alone.
+
+    Attributes:
+        id: The user, the service, or the job.
+        type: "user", "service" or "system"; None if nobody said.
+        on_behalf_of: The user for whom it acted: the one that a service serves, or an administrator impersonates.
+    """
+
+    _shown = ("type",)
+
+    id: str | None = None
+    type: str | None = None
+    on_behalf_of: str | None = None
+
+    def __post_init__(self) -> None:
+        """Make the given values storable."""
+        _make_texts(self)
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        """Return *given*: an actor, a mapping of its members, or an id."""
+        return given if isinstance(given, cls) else cls(**actor_parts(given)[0])
+
+
+class Target(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """
+    What was acted on. Whatever is given becomes text. Its `repr` shows the type alone, its `str` type and id.
+
+    Attributes:
+        type: The kind of thing: "patient", "invoice", "role".
+        id: Which one.
+        name: How people call it.
+    """
+
+    _shown = ("type",)
+
+    type: str | None = None
+    id: str | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        """Make the given values storable."""
+        _make_texts(self)
+
+    def __str__(self) -> str:
+        """Return the target as `of` takes it: "patient/42"."""
+        return "/".join(filter(None, [self.type, self.id])) or self.name or ""
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        """Return *given*: a target, a mapping of its members, "TYPE/ID", or any other text, which is an id."""
+        return given if isinstance(given, cls) else cls(**target_parts(given)[0])
+
+
+def _make_texts(party: Actor | Target) -> None:
+    for name in party.__struct_fields__:
+        if (value := getattr(party, name)) is not None:
+            force_setattr(party, name, text(value))
+
+
+def actor_parts(given: object) -> tuple[dict[str, str], bool]:
+    """Return the members of the actor that *given* describes, as texts, and whether nothing is left of it."""
+    return _parts(Actor, given) or ({"id": given_text(given)}, True)
+
+
+def target_parts(given: object) -> tuple[dict[str, str], bool]:
+    """Return the members of the target that *given* describes, as texts, and whether nothing is left of it."""
+    if (parts := _parts(Target, given)) is not None:
+        return parts
+    whole = given_text(given)
+    found = _TYPE_AND_ID.match(whole)
+    return ({"id": whole} if found is None else {"type": found[1], "id": whole[found.end() :]}), True
+
+
+def _parts(kind: type[Actor | Target], given: object) -> tuple[dict[str, str], bool] | None:
+    names = kind.__struct_fields__
+    if type(given) is kind:
+        return {name: value for name in names if (value := getattr(given, name)) is not None}, True
+    mapping = as_dict(given)
+    if mapping is None:
+        return None
+    parts = {name: given_text(mapping[name]) for name in names if mapping.get(name) is not None}
+    return parts, mapping.keys() <= set(names)

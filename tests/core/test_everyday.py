@@ -1,0 +1,157 @@
+"""The methods for the everyday events, and the decorator that records how something ends."""
+
+from pathlib import Path
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from fapilog import AuditEventType, AuditLogLevel, AuditOutcome, AuditStorageError, AuditTrail, Target
+from fapilog.testing import RecordingDispatcher
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> AuditTrail:
+    return AuditTrail(storage_path=tmp_path)
+
+
+async def test_signing_in(tmp_path: Path) -> None:
+    """A success is recorded with its outcome; a failure is a security event, and alerts."""
+    dispatcher = RecordingDispatcher()
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=dispatcher)
+    await trail.log_authentication(success=True, user_id="alice", method="oidc")
+    await trail.log_authentication(success=False, user_id="bob", reason="wrong password")
+    failure, success = await trail.get_events()
+    assert (success.event_type, success.log_level, success.outcome, success.operation) == (
+        AuditEventType.AUTHENTICATION_SUCCEEDED,
+        AuditLogLevel.INFO,
+        AuditOutcome.SUCCESS,
+        "oidc",
+    )
+    assert (failure.event_type, failure.log_level, failure.outcome, failure.reason, failure.operation) == (
+        AuditEventType.AUTHENTICATION_FAILED,
+        AuditLogLevel.SECURITY,
+        AuditOutcome.FAILURE,
+        "wrong password",
+        None,
+    )
+    assert [alert.event for alert in dispatcher.alerts] == [failure]
+    with pytest.raises(TypeError, match=r"^success: expected a bool"):
+        await trail.log_authentication(success="no")  # type: ignore[arg-type]
+
+
+async def test_a_change(trail: AuditTrail) -> None:
+    """A change has its target and, of each field, the old value and the new one."""
+    await trail.log_change("user/7", {"role": ("user", "admin"), "mail": (None, "a@b")}, user_id="root")
+    [event] = await trail.get_events(target="user/7")
+    assert event.changes == {"role": ["user", "admin"], "mail": [None, "a@b"]}
+    assert event.message == "Changed user/7: role, mail"
+    assert (event.outcome, event.event_type) == (AuditOutcome.SUCCESS, AuditEventType.DATA_MODIFICATION)
+    await trail.log_change(Target(type="role", id="x"), {str(n): (n, n) for n in range(50)}, log_level="warning")
+    [many] = await trail.get_events(limit=1)
+    assert (many.message.endswith("14, 15, …"), len(many.changes)) == (True, 50)
+    await trail.log_change("a", "no mapping")  # type: ignore[arg-type]
+    [odd] = await trail.get_events(limit=1)
+    assert odd.changes == {"changes": "no mapping"}
+
+
+async def test_an_action_of_an_administrator(trail: AuditTrail) -> None:
+    """What an administrator did has its action and target."""
+    await trail.log_admin_action("restart worker", target="worker/3", actor={"id": "root", "on_behalf_of": "ops"})
+    [event] = await trail.get_events(actor="ops")
+    assert (event.event_type, event.operation, event.message, str(event.target), event.user_id) == (
+        AuditEventType.ADMIN_ACTION,
+        "restart worker",
+        "Admin action: restart worker",
+        "worker/3",
+        "root",
+    )
+
+
+@pytest.mark.may_block
+async def test_audited_blocks(trail: AuditTrail) -> None:
+    """A block, asynchronous or not, is recorded with its outcome, duration and exception when it ends."""
+    async with trail.audited("export", target="report/7", user_id="alice") as audit:
+        audit.add(rows=3)
+    with pytest.raises(ZeroDivisionError), trail.audited("read"):
+        _ = 1 // 0
+    audit = trail.audited("delete", target="cache")
+    audit.add(event_type="cache.clear", message="no", reason="not yours")
+    with pytest.raises(PermissionError):
+        async with audit:
+            raise PermissionError("p")
+    denied, failed, succeeded = await trail.get_events()
+    assert (succeeded.event_type, succeeded.outcome, str(succeeded.target), succeeded.message, succeeded.user_id) == (
+        AuditEventType.DATA_EXPORT,
+        AuditOutcome.SUCCESS,
+        "report/7",
+        "export succeeded",
+        "alice",
+    )
+    assert succeeded.metadata["rows"] == 3
+    assert succeeded.metadata["duration_seconds"] >= 0
+    assert failed.error is not None
+    assert (failed.outcome, failed.log_level, failed.error.type) == (
+        AuditOutcome.FAILURE,
+        AuditLogLevel.ERROR,
+        "ZeroDivisionError",
+    )
+    assert (denied.outcome, denied.event_type.value, denied.message, denied.reason) == (
+        AuditOutcome.DENIED,
+        "cache.clear",
+        "no",
+        "not yours",
+    )
+
+
+@pytest.mark.may_block
+async def test_audited_functions(trail: AuditTrail) -> None:
+    """Each call of a function, asynchronous or not, is an event; calls may overlap."""
+
+    @trail.audited("compute", component="c")
+    async def double(number: int) -> int:
+        await anyio.lowlevel.checkpoint()
+        return number * 2
+
+    @trail.audited("write")
+    def fail() -> None:
+        raise KeyError("k")
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(double, number)
+    assert await double(4) == 8
+    assert double.__name__ == "double"
+    with pytest.raises(KeyError):
+        fail()
+    events = await trail.get_events()
+    assert [event.operation for event in events] == ["write", *["compute"] * 6]
+    assert [event.outcome for event in events] == [AuditOutcome.FAILURE, *[AuditOutcome.SUCCESS] * 6]
+
+
+async def test_a_cancelled_block_is_recorded(trail: AuditTrail) -> None:
+    """A block that is cancelled has failed, and the cancellation goes on."""
+    with anyio.CancelScope() as scope:
+        async with trail.audited("wait"):
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    [event] = await trail.get_events()
+    assert (event.outcome, event.error is not None) == (AuditOutcome.FAILURE, True)
+
+
+@pytest.mark.may_block
+async def test_the_error_of_a_block_goes_before_that_of_the_trail(tmp_path: Path) -> None:
+    """If the event can't be stored, the exception of the block goes on; after a success, that of the storage."""
+    (tmp_path / "file").write_text("")
+    trail = AuditTrail(storage_path=tmp_path / "file")
+    with pytest.raises(ZeroDivisionError):
+        async with trail.audited("read"):
+            _ = 1 // 0
+    with pytest.raises(ZeroDivisionError), trail.audited("read"):
+        _ = 1 // 0
+    with pytest.raises(AuditStorageError):
+        async with trail.audited("read"):
+            pass
+    with pytest.raises(AuditStorageError), trail.audited("read"):
+        pass

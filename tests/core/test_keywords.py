@@ -1,0 +1,108 @@
+"""A mistyped keyword is seen and loses nothing, and an event is in the trace that it is logged in."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from fapilog import AuditEventType, AuditTrail, CompliancePolicy
+from fapilog.core import _keywords
+
+
+@pytest.fixture(autouse=True)
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_keywords, "_told", set())
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "fapilog.core.audit"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("contain_phi", "contains_phi"),
+        ("level", "log_level"),
+        ("severity", "log_level"),
+        ("userid", "user_id"),
+        ("clientip", "client_ip"),
+        ("ip", "client_ip"),
+        ("user_agnet", "user_agent"),
+        ("exc", "error"),
+    ],
+)
+async def test_a_typo_is_told_and_loses_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, meant: str
+) -> None:
+    """The event is stored with the value, and the log says once for each place which field was meant."""
+    trail = AuditTrail(storage_path=tmp_path)
+    given: dict[str, Any] = {name: "x"}
+    for _ in range(3):
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m", **given)
+    await trail.log_error(ValueError(), **given)
+    assert [event.metadata for event in await trail.get_events()] == [given] * 4
+    here, there = warnings(caplog)
+    for line in (here, there):
+        assert f"{name}: did you mean {meant}?" in line
+        assert line.startswith(__file__)
+
+
+@pytest.mark.parametrize("name", ["rows", "resource_name", "patient", "table", "x", "invoice", "Ü"])
+async def test_what_is_no_typo_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """Other keywords are metadata without a word, as with the earlier fapilog, also under a strict policy."""
+    trail = AuditTrail(CompliancePolicy(strict=True), tmp_path)
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", **{name: 1})  # type: ignore[arg-type]
+    await trail.log_data_access("patient/42", "read")
+    assert caplog.records == []
+
+
+def test_a_strict_policy_refuses_a_typo(tmp_path: Path) -> None:
+    """Under a strict policy it is an error that names the field, and nothing is stored."""
+    trail = AuditTrail(CompliancePolicy(strict=True), tmp_path)
+    with pytest.raises(TypeError, match=r"^clientip: did you mean client_ip\? .*metadata=\{...\}"):
+        trail.sync.log_event(AuditEventType.DATA_ACCESS, "m", clientip="10.0.0.1")  # type: ignore[call-arg]
+    assert trail.sync.get_events() == []
+
+
+def test_places_are_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many places have typos, no more are kept than there is room for."""
+    monkeypatch.setattr(_keywords, "_MAX_PLACES", 3)
+    for name in ("ip", "level", "user", "tags", "exc", "id"):
+        _keywords.look_for_typos([name], strict=False)
+    assert len(warnings(caplog)) == 3
+
+
+async def test_an_event_is_in_its_trace(tmp_path: Path) -> None:
+    """The ids of OpenTelemetry's current span are those of the event, unless the caller gives others."""
+    trail = AuditTrail(storage_path=tmp_path)
+    with TracerProvider().get_tracer("t").start_as_current_span("s") as span:
+        context = span.get_span_context()
+        await trail.log_event(AuditEventType.DATA_ACCESS, "in")
+        await trail.log_event(AuditEventType.DATA_ACCESS, "other", trace_id="t")
+    await trail.log_event(AuditEventType.DATA_ACCESS, "out")
+    out, other, inside = await trail.get_events()
+    ids = (trace.format_trace_id(context.trace_id), trace.format_span_id(context.span_id))
+    assert (inside.trace_id, inside.span_id) == ids
+    assert other.trace_id == "t"
+    assert (out.trace_id, out.span_id) == (None, None)
+    assert await trail.get_events(trace_id=ids[0]) == [inside]
+
+
+async def test_a_broken_tracer_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the current span can't be read, the event is stored without, and the log says so."""
+
+    def fail() -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(trace, "get_current_span", fail)
+    trail = AuditTrail(storage_path=tmp_path)
+    with caplog.at_level(logging.WARNING):
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+    [event] = await trail.get_events()
+    assert event.trace_id is None
+    assert warnings(caplog) == ["OpenTelemetry's current span can't be read: RuntimeError"]
