@@ -48,6 +48,9 @@ LIBRARIES = {
 # `import fapilog` pays for none of these.
 EXTRAS = {
     "apprise",
+    "arq",
+    "celery",
+    "dramatiq",
     "httpx2",
     "opentelemetry",
     "prometheus_client",
@@ -55,6 +58,7 @@ EXTRAS = {
     "rich",
     "sqlite3",
     "stamina",
+    "structlog",
     "typer",
 }
 
