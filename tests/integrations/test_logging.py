@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, ChainStatus, FileStorage
+from fapilog.context import audit_context
 from fapilog.integrations.logging import AuditHandler
 from fapilog.record.chain import Seal
 from fapilog.testing import RecordingDispatcher
@@ -208,6 +209,29 @@ def test_an_event_is_as_it_was_logged(tmp_path: Path, attach: Attach) -> None:
     storage.gate.set()
     (event,) = stored(trail, handler)
     assert (event.message, event.metadata["items"], event.user_id) == ("[1]", [1], "alice")
+
+
+def test_an_event_has_the_context_of_its_call(tmp_path: Path, attach: Attach) -> None:
+    """The context is that of the call, whose functions are asked at once, and a field of the call itself wins."""
+    storage = Gated(tmp_path)
+    trail = AuditTrail(storage=storage)
+    handler = attach(AuditHandler(trail))
+    users: list[str | None] = [None, "alice", "too late"]
+    for number in range(2):
+        with audit_context(user_id=lambda: users.pop(0), request_id=f"r{number}", tenant="acme"):
+            log.warning("m", extra={"audit": {"client_ip": "192.0.2.7", "request_id": "own"} if number else {}})
+    log.warning("outside")
+    storage.gate.set()
+    found = [
+        (event.user_id, event.request_id, event.client_ip, event.metadata.get("tenant"))
+        for event in stored(trail, handler)
+    ]
+    assert found == [
+        (None, "r0", None, "acme"),
+        ("alice", "own", "192.0.2.7", "acme"),
+        (None, None, None, None),
+    ]
+    assert users == ["too late"]
 
 
 def test_before_and_after_the_trail_lives(tmp_path: Path, attach: Attach) -> None:
