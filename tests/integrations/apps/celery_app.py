@@ -7,6 +7,7 @@ Run as a program, it calls the tasks, each in a context of its own.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import anyio
@@ -49,6 +50,12 @@ def export(number: int) -> None:
 def fail(number: int) -> None:
     """Fail."""
     raise LookupError(f"fail {number}")
+
+
+@app.task(name="shop.die")  # type: ignore[untyped-decorator]
+def die(number: int) -> None:
+    """Have the process of the pool killed, as where there is no memory left."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.task(name="shop.again", bind=True, max_retries=1)  # type: ignore[untyped-decorator]
