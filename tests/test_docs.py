@@ -23,6 +23,7 @@ import fapilog
 from fapilog import AuditEvent, AuditEventType, ChainStatus, CompliancePolicy, testing
 from fapilog.core import alerting
 from fapilog.record import chain, containers, errordetails, errors, freezing
+from fapilog.record.events import PERSONAL
 from tests.doubles.modules import PUBLIC
 from tests.doubles.observed_alerts import finish
 from tests.doubles.observed_outboxes import Counted
@@ -31,11 +32,12 @@ from tests.doubles.trail_files import TrailFiles
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
+CONFIGURE = "how-to/configure.md"
 PROVE = "how-to/prove-that-someone-was-told.md"
 
 # A fenced block, and what stands before it since the last one.
 BLOCK = re.compile(r"(?P<before>.*?)^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
-NAMED = re.compile(r"(Save this as )?`(\w+\.py)`:\s*\Z")
+NAMED = re.compile(r"(Save this as )?`(\w+\.(?:py|toml))`:\s*(?:<!-- skip: next -->\s*)?\Z")
 
 
 def blocks(page: str) -> list[tuple[str, str, str]]:
@@ -76,15 +78,22 @@ def write_trail(directory: Path, *messages: str, now: datetime | None = None) ->
     return file
 
 
-@pytest.mark.parametrize("page", ["tutorial.md", "how-to/run-several-workers.md", "how-to/ask-the-trail.md", PROVE])
+@pytest.mark.parametrize(
+    "page", ["tutorial.md", "how-to/run-several-workers.md", "how-to/ask-the-trail.md", PROVE, CONFIGURE]
+)
 def test_a_reader_sees_what_the_page_shows(page: str, tmp_path: Path) -> None:
     """Whoever saves the scripts of a page, and runs them and its commands in order, gets the output that is shown."""
     if "fapilog alerts" in (DOCS / page).read_text(encoding="utf-8"):
         pytest.importorskip("typer")
+    if page == CONFIGURE:
+        pytest.importorskip("typer")
+        pytest.importorskip("httpx2")
     printed, compared = "", 0
     for language, code, before in blocks(page):
+        if language == "output" and page == CONFIGURE:  # of what Sybil runs
+            continue
         name = NAMED.search(before)
-        if language == "python" and name:
+        if language in {"python", "toml"} and name:
             (tmp_path / name[2]).write_text(code, encoding="utf-8")
             printed = "" if name[1] else in_shell(f"python {name[2]}", tmp_path)
         elif language == "sh":
@@ -166,14 +175,14 @@ def test_the_examples_for_pytest_pass(tmp_path: Path) -> None:
 
 
 def test_the_table_of_members_is_the_record() -> None:
-    """The reference names every member of a record, in order, and says rightly which can be null."""
+    """The reference names every member of a record, in order, those that are always there, and the personal ones."""
     rows = table("reference/record.md", "member")
-    stored = msgspec.json.decode(msgspec.json.encode(AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="")))
-    assert [row[0] for row in rows] == list(stored)
-
-    may_be_null = {field.name for field in msgspec.structs.fields(AuditEvent) if type(None) in get_args(field.type)}
-    # What the storage fills in is null only until then.
-    assert {row[0] for row in rows if "null" in row[1]} == may_be_null - {"sequence_number", "checksum"}
+    names = [field.name for field in msgspec.structs.fields(AuditEvent) if field.name not in {"format_version", "line"}]
+    assert [row[0] for row in rows] == ["v", *names]
+    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="", hostname="h", process_id=1)
+    stored = msgspec.json.decode(chain.seal(chain.body(event), 1, None)[0])
+    assert [row[0] for row in rows if row[2] == "yes"] == list(stored)
+    assert {row[0] for row in rows if row[3] == "P"} == set(PERSONAL)
 
 
 def test_the_table_of_limits_has_the_numbers() -> None:

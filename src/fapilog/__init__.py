@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from .context import audit_context, bind_audit_context, current_audit_context
 from .core.alerting import (
     Alert,
     AlertDispatcher,
@@ -54,6 +55,7 @@ from .storage.files import FileStorage
 from .storage.protocol import AuditStorage
 
 if TYPE_CHECKING:
+    from .config import ConfigError as ConfigError
     from .delivery.digest import Digest as Digest
     from .delivery.fallback import Fallback as Fallback
     from .delivery.fanout import FanOut as FanOut
@@ -113,7 +115,10 @@ __all__ = [
     "alert_attempted",
     "alert_dispatched",
     "alert_failed",
+    "audit_context",
+    "bind_audit_context",
     "compliance_alert",
+    "current_audit_context",
     "exit_on_sigterm",
 ]
 
@@ -122,6 +127,7 @@ __all__ = [
 _ON_DEMAND: Final = {
     "AlertmanagerDispatcher": "providers.alertmanager",
     "AppriseDispatcher": "providers.apprise",
+    "ConfigError": "config",
     "ConsoleDispatcher": "providers.console",
     "Digest": "delivery.digest",
     "Disclosure": "providers",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -21,27 +21,26 @@ import anyio.lowlevel
 from ..context import completed
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
-from ..record.errordetails import in_short
 from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent, data_event_type
-from ..record.intake import FIELDS, CommonFields, EventFields, keywords, names_in, recorded
-from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
-from ..record.options import flag, require, require_path
+from ..record.events import AuditEvent
+from ..record.intake import FIELDS, CommonFields, EventFields, recorded
+from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
+from ..record.options import require, require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
-from ..record.values import given_text
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_storage
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._aftermath import noted
 from ._alerts import Alerts
-from ._audited import Audited
 from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
 from ._reading import Events, counted
 from ._recording import Recorder
 from .alerting import AlertDispatcher, NoopAlertDispatcher
+from .audited import Audited
+from .everyday import EverydayEvents
 from .policy import CompliancePolicy
 from .signals import compliance_alert
 
@@ -60,7 +59,7 @@ __all__ = [
 ]
 
 
-class AuditTrail:
+class AuditTrail(EverydayEvents):
     """
     Records events, and announces the events that meet the policy.
 
@@ -142,6 +141,54 @@ class AuditTrail:
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
         compliance_alert.connect(self._alerts.forwarder.receive, sender=self)
         call_in_child(self, AuditTrail._forget)
+
+    @classmethod
+    @without_frames
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """
+        Return the trail that *config* describes, as the page "Configure a trail" of the docs has it.
+
+        Args:
+            config: What a file of configuration has in ``[tool.fapilog]``. A dispatcher may be there as an object too.
+
+        Raises:
+            ConfigError: Something is wrong with it; the message says everything, and where, and has no secret.
+            TypeError: It is no mapping.
+        """
+        # It knows all dispatchers, which are built on this module.
+        from ..config import options_from_config  # noqa: PLC0415
+
+        return cls(**options_from_config(config))
+
+    @classmethod
+    @without_frames
+    def from_toml(cls, path: Path | str) -> Self:
+        """
+        Return the trail that the table ``[tool.fapilog]`` of a TOML file describes.
+
+        Args:
+            path: The file, such as ``pyproject.toml``. Paths in it are relative to the directory of the process.
+
+        Raises:
+            ConfigError: Something is wrong with it; the message says everything, and where, and has no secret.
+            OSError: It can't be read.
+        """
+        from ..config import options_from_toml  # noqa: PLC0415
+
+        return cls(**options_from_toml(path))
+
+    @classmethod
+    @without_frames
+    def from_env(cls) -> Self:
+        """
+        Return the trail that the environment describes, by FAPILOG_PATH, FAPILOG_SLACK_WEBHOOK_URL and others.
+
+        Raises:
+            ConfigError: Something is wrong with them; the message says everything, and where, and has no secret.
+        """
+        from ..config import options_from_env  # noqa: PLC0415
+
+        return cls(**options_from_env())
 
     # -- life
 
@@ -280,131 +327,6 @@ class AuditTrail:
         else:
             await self._store_and_announce(event, once=once)
         return event.event_id
-
-    @without_frames
-    async def log_error(
-        self, /, error: BaseException, *, operation: str | None = None, **fields: Unpack[CommonFields]
-    ) -> str:
-        """
-        Record an exception with its type, text and traceback, at level error.
-
-        Args:
-            error: The exception.
-            operation: The operation that failed.
-            **fields: As for `log_event`.
-
-        Returns and raises as `log_event`.
-        """
-        return await self.log_event(
-            AuditEventType.ERROR_OCCURRED,
-            f"Error occurred: {in_short(given_text(error))}",
-            **keywords(fields, log_level=AuditLogLevel.ERROR, error=error, operation=operation),
-        )
-
-    @without_frames
-    async def log_security_event(
-        self, /, event_type: AuditEventType | str, message: str, **fields: Unpack[EventFields]
-    ) -> str:
-        """
-        Record a security event, at level security.
-
-        Args:
-            event_type: The kind of event.
-            message: The event in words.
-            **fields: As for `log_event`.
-
-        Returns and raises as `log_event`.
-        """
-        return await self.log_event(event_type, message, **keywords(fields, log_level=AuditLogLevel.SECURITY))
-
-    @without_frames
-    async def log_data_access(self, /, resource: Target | str, operation: str, **fields: Unpack[CommonFields]) -> str:
-        """
-        Record that data were read, changed, deleted or exported.
-
-        Args:
-            resource: The data, "patient/42": the target. It is in the metadata too, where the earlier fapilog had it.
-            operation: "read", "write", "update", "delete" or "export" decide on the event type; any other operation is
-                an access.
-            **fields: As for `log_event`.
-
-        Returns and raises as `log_event`.
-        """
-        name = given_text(resource)
-        return await self.log_event(
-            data_event_type(operation),
-            f"Data {given_text(operation)} on resource: {name}",
-            **keywords(fields, operation=operation, target=resource, resource=name),
-        )
-
-    @without_frames
-    async def log_authentication(
-        self, /, *, success: bool, method: str | None = None, **fields: Unpack[CommonFields]
-    ) -> str:
-        """
-        Record that somebody signed in, or could not.
-
-        A failure is a security event: AUTHENTICATION_FAILED at level security. A success is AUTHENTICATION_SUCCEEDED.
-
-        Args:
-            success: Whether it succeeded.
-            method: How: "password", "oidc", "api_key"; the *operation* of the event.
-            **fields: As for `log_event`; *user_id* is who signed in, *reason* why it failed.
-
-        Returns and raises as `log_event`.
-        """
-        succeeded = flag("success", success)
-        return await self.log_event(
-            AuditEventType.AUTHENTICATION_SUCCEEDED if succeeded else AuditEventType.AUTHENTICATION_FAILED,
-            "Authentication succeeded" if succeeded else "Authentication failed",
-            **keywords(
-                fields,
-                log_level=AuditLogLevel.INFO if succeeded else AuditLogLevel.SECURITY,
-                outcome=AuditOutcome.SUCCESS if succeeded else AuditOutcome.FAILURE,
-                operation=method,
-            ),
-        )
-
-    @without_frames
-    async def log_change(
-        self, /, target: Target | str, changes: Mapping[str, Collection[Any]], **fields: Unpack[CommonFields]
-    ) -> str:
-        """
-        Record that something was changed: from which values to which.
-
-        Args:
-            target: What was changed, "user/7".
-            changes: Of each field the old value and the new one: ``{"role": ("user", "admin")}``.
-            **fields: As for `log_event`.
-
-        Returns and raises as `log_event`.
-        """
-        return await self.log_event(
-            AuditEventType.DATA_MODIFICATION,
-            f"Changed {given_text(target)}: {', '.join(names_in(changes))}",
-            **keywords(fields, target=target, changes=changes, outcome=AuditOutcome.SUCCESS),
-        )
-
-    @without_frames
-    async def log_admin_action(
-        self, /, action: str, *, target: Target | str | None = None, **fields: Unpack[CommonFields]
-    ) -> str:
-        """
-        Record what somebody did by the rights of an administrator.
-
-        Args:
-            action: What was done, "restart worker"; the *operation* of the event.
-            target: What it was done to.
-            **fields: As for `log_event`.
-
-        Returns and raises as `log_event`.
-        """
-        name = given_text(action)
-        return await self.log_event(
-            AuditEventType.ADMIN_ACTION,
-            f"Admin action: {name}",
-            **keywords(fields, operation=name, target=target, outcome=AuditOutcome.SUCCESS),
-        )
 
     def audited(
         self, /, operation: str, *, target: Target | str | None = None, **fields: Unpack[CommonFields]

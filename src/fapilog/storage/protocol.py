@@ -186,12 +186,17 @@ class AuditStorage(Protocol):
     no event could be stored, if that can be told without storing one, and else None.
     """
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         """
         Store *event* as the next of the chain.
 
-        Returning means that it is stored. Raising `AuditStorageError` means that it is not, and that its place in the
-        chain is free for the next. Cancellation passes; the event may then be stored or not.
+        With *once*, nothing is stored if a record with this event's id is among the newest ones, whoever appended it;
+        the storage says how far back it looks. It decides that together with the append, so that of two calls at the
+        same time, in any two processes, one stores.
+
+        Returning means that it is stored: now, with its place in the chain, or None if *once* found its id. Raising
+        `AuditStorageError` means that it is not, unless the message says that it may be; the next event has the next
+        free place in the chain. Cancellation passes; the event may then be stored or not.
         """
         ...
 
