@@ -153,7 +153,7 @@ async def test_a_job_whose_time_is_over_is_recorded(trail: AuditTrail) -> None:
 class Broken(FileStorage):
     """Stores nothing."""
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         raise AuditStorageError("no room")
 
 

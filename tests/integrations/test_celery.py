@@ -164,7 +164,7 @@ def test_a_failure_says_nothing_of_the_arguments(trail: AuditTrail, app: Any) ->
 class Broken(FileStorage):
     """Stores nothing."""
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         raise AuditStorageError("no room")
 
 

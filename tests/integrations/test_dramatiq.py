@@ -160,7 +160,7 @@ def test_a_message_that_is_skipped_leaves_no_context(trail: AuditTrail, broker: 
 class Broken(FileStorage):
     """Stores nothing."""
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         raise AuditStorageError("no room")
 
 

@@ -31,10 +31,10 @@ class Gated(FileStorage):
         self.gate = threading.Event()
         self.asked = threading.Event()
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         self.asked.set()
         assert self.gate.wait(20)
-        return await super().append(event)
+        return await super().append(event, once=once)
 
 
 @pytest.fixture
@@ -308,9 +308,9 @@ def test_threads_keep_their_order(trail: AuditTrail, handler: AuditHandler) -> N
 class Talkative(FileStorage):
     """Logs a warning for each record; if it does not run anywhere, in an event loop of the trail's."""
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         log.warning("storing")
-        return await super().append(event)
+        return await super().append(event, once=once)
 
 
 @pytest.mark.parametrize("runs_anywhere", [True, False])
@@ -353,10 +353,10 @@ class Broken(FileStorage):
 
     is_broken = True
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         if self.is_broken:
             raise AuditStorageError("no room")
-        return await super().append(event)
+        return await super().append(event, once=once)
 
 
 def test_a_failing_storage_is_counted_and_said(

@@ -151,9 +151,9 @@ class Talkative(FileStorage):
 
     log: Any
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         self.log.error("storing")
-        return await super().append(event)
+        return await super().append(event, once=once)
 
 
 def test_what_is_logged_while_storing_is_left_out(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ directory = Path(sys.argv[1])
 class Hanging(FileStorage):
     """Never returns."""
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         threading.Event().wait()
-        return await super().append(event)
+        return await super().append(event, once=once)
 
 
 class File:
