@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from arq import Retry
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from ..core.audit import AuditTrail
 
 __all__ = ["AuditMiddleware", "carried"]
-
-T = TypeVar("T")
 
 _log: Final = Log("fapilog")
 # Seconds that the event about a job that was cancelled may take: a worker that ends waits for its jobs.
@@ -67,7 +65,7 @@ class AuditMiddleware:
         _tasks.refuse_green_threads()
         self._trail = trail
 
-    def job(self, coroutine: Callable[..., Coroutine[Any, Any, T]]) -> Callable[..., Coroutine[Any, Any, T]]:
+    def job(self, coroutine: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
         """
         Return the job *coroutine* for ``functions`` or ``arq.func``, under its name.
 
@@ -82,7 +80,7 @@ class AuditMiddleware:
         name = coroutine.__qualname__
 
         @functools.wraps(coroutine)
-        async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> T:
+        async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
             with _tasks.task_context(name, text(ctx.get("job_id")), kwargs.pop(_tasks.HEADER, None)):
                 try:
                     return await coroutine(ctx, *args, **kwargs)
