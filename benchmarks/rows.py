@@ -60,6 +60,7 @@ def rows(*, quick: bool) -> list[Row]:
     events, large = (1_000, 100_000) if quick else (5_000, 1_000_000)
     return [
         *_storing(events),
+        *_handling(events),
         *_verifying(20_000, large),
         *_asking(large),
         *_announcing(events),
@@ -95,6 +96,13 @@ def _from_anywhere(events: int, large: int) -> list[Row]:
             arguments={"events": events, "processes": processes, "figure": figure},
         )
 
+    def among(days: int) -> Subject:
+        return Subject(
+            what=f"log_event, one caller in each of 4 processes, {days:,} file{'s' if days > 1 else ''}",
+            function="manyfiles:logged_among",
+            arguments={"events": events, "days": days},
+        )
+
     return [
         Row(name="sync-1", unit="µs", ours=ours(1), peer=insert, at_most=1.2, backends=("asyncio",)),
         *[
@@ -112,6 +120,17 @@ def _from_anywhere(events: int, large: int) -> list[Row]:
             )
             for processes in (2, 4)
             for figure in ("cpu", "p50", "p99.9")
+        ],
+        *[
+            Row(
+                name=f"files-{days}",
+                unit="events/s",
+                ours=among(days),
+                peer=among(1),
+                at_least=0.83,
+                backends=("asyncio",),
+            )
+            for days in (365, 2190)
         ],
         Row(
             name="first-event",
@@ -177,6 +196,26 @@ def _importing() -> list[Row]:
             backends=("asyncio",),
         )
         for name, statement in (("import", "import fapilog"), ("import-trail", "from fapilog import AuditTrail"))
+    ]
+
+
+def _handling(events: int) -> list[Row]:
+    return [
+        Row(
+            name="handler",
+            unit="µs",
+            ours=Subject(
+                what="a call of a logger with AuditHandler",
+                function="handling:handled",
+                arguments={"events": events},
+            ),
+            peer=Subject(
+                what="logging.FileHandler, lines as long",
+                function="handling:filed",
+                arguments={"events": events},
+            ),
+            backends=("asyncio",),
+        )
     ]
 
 

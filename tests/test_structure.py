@@ -55,6 +55,9 @@ LIBRARIES = {
 # `import fapilog` pays for none of these.
 EXTRAS = {
     "apprise",
+    "arq",
+    "celery",
+    "dramatiq",
     "httpx2",
     "opentelemetry",
     "prometheus_client",
@@ -62,6 +65,7 @@ EXTRAS = {
     "rich",
     "sqlite3",
     "stamina",
+    "structlog",
     "typer",
 }
 

@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from .storage.memory import MemoryStorage as MemoryStorage
     from .storage.sqlite import SQLiteStorage as SQLiteStorage
 
-__version__: Final = "1.0.0a1"
+__version__ = "1.0.0a1"
 
 __all__ = [
     "Actor",

@@ -10,6 +10,7 @@ from fapilog import (
     AuditEventType,
     AuditLogLevel,
     AuditOutcome,
+    AuditTrail,
     ComplianceLevel,
     CompliancePolicy,
     ErrorDetails,
@@ -153,6 +154,26 @@ def test_other_values_are_refused(arguments: dict[str, Any], message: str) -> No
     """A value of another kind is an error that says what was expected."""
     with pytest.raises(TypeError, match=message):
         CompliancePolicy(**arguments)
+
+
+def test_in_a_configuration() -> None:
+    """Types, outcomes, severities and rules can be said in plain values."""
+    trail = AuditTrail.from_config(
+        {
+            "policy": {
+                "alert_on": ["denied", "billing.refund"],
+                "alert_on_phi_access": False,
+                "severities": {"admin_action": "critical"},
+                "rules": [{"event_type": ["data_export", "billing.refund"], "count": 3, "within": 60, "by": "actor"}],
+            }
+        }
+    )
+    assert trail.policy == CompliancePolicy(
+        alert_on=["denied", "billing.refund"],
+        alert_on_phi_access=False,
+        severities={"admin_action": "critical"},
+        rules=[Threshold(["data_export", "billing.refund"], count=3, within=60, by="actor")],
+    )
 
 
 def test_one_rule_is_a_list_of_one() -> None:

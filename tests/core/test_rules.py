@@ -12,8 +12,8 @@ from fapilog import AuditEvent, AuditStorageError, Threshold
 from fapilog.core import _rules
 from fapilog.core.rules import RULE_MET
 from fapilog.storage.memory import MemoryStorage
-from fapilog.storage.protocol import EventFilter
 from tests.doubles.counted_rules import Process, expected, met
+from tests.doubles.failing_storage import FailingStorage
 
 GUESSING = Threshold("authentication_failed", count=5, within=600, by="user_id", name="guessing")
 
@@ -325,25 +325,14 @@ async def test_predicates(storage: MemoryStorage) -> None:
     assert set(seen) == {1, 3, 4}
 
 
-class Unreadable(MemoryStorage):
-    """A trail that can't be read for a while."""
-
-    fails = False
-
-    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
-        if self.fails:
-            raise AuditStorageError("no")
-        return await super().find(wanted, limit)
-
-
 async def test_a_storage_that_cannot_be_read() -> None:
     """A storage that can't be read is an incident, until it can; then the events meanwhile are counted."""
-    storage = Unreadable()
+    storage = FailingStorage()
     process = Process(storage, [GUESSING])
-    storage.fails = True
+    storage.is_unreadable = True
     for _ in range(5):
         await log_and_count(process, 0, user_id="alice")
-    storage.fails = False
+    storage.is_unreadable = False
     assert [event.event_type.value for event in process.incidents] == ["component_failure"]
     await log_and_count(process, 1, user_id="bob")
     assert met(storage) == [5]

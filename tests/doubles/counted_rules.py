@@ -13,6 +13,7 @@ from fapilog.record.chain import sealed
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import AuditStorage
 from fapilog.tasks.background import Background
+from tests.doubles.failing_storage import FailingStorage
 
 __all__ = ["Process", "expected", "met"]
 
@@ -69,7 +70,7 @@ class Process:
         return event
 
 
-def met(storage: MemoryStorage) -> list[int]:
+def met(storage: MemoryStorage | FailingStorage) -> list[int]:
     """Return the numbers of the records that met a rule, in the order of the events about that."""
     return [event.metadata["record"] for event in storage.events if event.event_type == RULE_MET]
 

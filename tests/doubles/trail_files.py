@@ -8,6 +8,7 @@ from fapilog import AuditEvent
 from fapilog.record.chain import Seal
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.errors import AuditStorageError
+from fapilog.storage._directory import OWNER, Access
 from fapilog.storage._reader import TrailReader
 from fapilog.storage._writer import TrailWriter
 from fapilog.storage.files import utc_now
@@ -18,9 +19,11 @@ __all__ = ["TrailFiles", "whole"]
 class TrailFiles:
     """A trail's writer and reader, as a `FileStorage` has them."""
 
-    def __init__(self, directory: Path, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, directory: Path, *, durable: bool, now: Callable[[], datetime] = utc_now, access: Access = OWNER
+    ) -> None:
         self.directory = directory
-        self.writer = TrailWriter(directory, durable=durable, now=now)
+        self.writer = TrailWriter(directory, durable=durable, now=now, access=access)
         self.append_at_once = self.writer.append_at_once
         self.close = self.writer.close
         reader = TrailReader(directory, durable=durable)

@@ -5,6 +5,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from fapilog.core._reading import intact
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage
 from fapilog.tasks.loops import without_loop
@@ -23,7 +24,7 @@ def test_processes_make_one_chain(tmp_path: Path) -> None:
         writers[1].stop()
     storage = SQLiteStorage(path)
     assert without_loop(storage.verify()).valid
-    found = [event.event_id for event in without_loop(storage.find(EventFilter(), 1_000_000))]
+    found = [event.event_id for event in intact(without_loop(storage.find(EventFilter(), 1_000_000)))]
     assert len(found) == len(set(found))
     assert {event_id for each in writers for event_id in each.stored} <= set(found)
     without_loop(storage.aclose())

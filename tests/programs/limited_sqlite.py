@@ -9,6 +9,7 @@ import signal
 import sys
 
 from fapilog import AuditEvent, AuditStorageError
+from fapilog.core._reading import intact
 from fapilog.core.audit import AuditEventType
 from fapilog.storage.sqlite import SQLiteStorage
 from fapilog.tasks.loops import without_loop
@@ -47,7 +48,7 @@ def main(path: str, durability: str) -> None:
     limit(resource.RLIM_INFINITY)
     for _ in range(5):
         append()
-    assert [event.event_id for event in without_loop(storage.read(0, 1000))] == stored
+    assert [event.event_id for event in intact(without_loop(storage.read(0, 1000)))] == stored
     assert without_loop(storage.verify()).valid
     without_loop(storage.aclose())
 

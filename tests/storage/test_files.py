@@ -163,6 +163,34 @@ def test_only_the_end_of_a_large_trail_is_checked_on_opening(
     assert (verdict.status, verdict.first_invalid_sequence) == (ChainStatus.ALTERED, 3)
 
 
+def test_only_the_newest_files_are_checked_on_opening(
+    trail: TrailFiles, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start opens a bounded number of files, wherever in them the records and the incomplete ones are."""
+    for days in range(12):
+        clock.now = NOON + timedelta(days=days)
+        trail.append([body(), body()])
+    trail.close()
+    path = trail.directory / "audit_2026-02-03.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"sequence_number":8,', b'"sequence_number":9,'))
+    for count in range(1, 12):
+        monkeypatch.setattr(_end, "_CHECKED_FILES", count)
+        if count < 9:
+            assert trail.append([body()])[0].sequence_number == 24 + count
+        else:
+            with pytest.raises(AuditStorageError, match="line 2: record 8 was altered"):
+                trail.append([body()])
+        trail.close()
+    # Files without records, as after crashes right behind midnight, and a file that is torn.
+    monkeypatch.setattr(_end, "_CHECKED_FILES", 3)
+    with (trail.directory / "audit_2026-02-11.jsonl").open("ab") as file:
+        file.write(b"torn")
+    for day in range(12, 17):
+        (trail.directory / f"audit_2026-02-{day}.jsonl").touch()
+    monkeypatch.setattr(_writer, "_CHECKED_BYTES", 2000)
+    assert trail.append([body()])[0].sequence_number == 33
+
+
 def test_a_writer_far_behind_checks_the_end_only(
     trail: TrailFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

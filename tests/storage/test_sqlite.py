@@ -14,6 +14,8 @@ import anyio
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, ChainStatus
+from fapilog.core._reading import intact
+from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _database, sqlite
 from fapilog.storage._rows import questions
@@ -206,13 +208,22 @@ def test_the_file_of_somebody_else_is_left_alone(
     assert path.read_bytes() == before
 
 
-def test_a_row_that_is_no_record_stops_no_other_question(storage: SQLiteStorage, path: Path) -> None:
-    """What is asked for is found beside a row that is no record; where that may be wanted, it is named."""
-    append(storage, "alice", "bob", "carol")
-    change(path, "UPDATE records SET line = x'7b7d' WHERE sequence_number = 2")
-    assert len(without_loop(storage.find(EventFilter(user_id="alice"), 10))) == 1
-    with pytest.raises(AuditStorageError, match=r"audit.db, record 2: this is not a record"):
-        without_loop(storage.find(EventFilter(), 10))
+def test_a_row_that_is_no_record_hides_no_other(storage: SQLiteStorage, path: Path) -> None:
+    """What can't be read stands in its place as a hole, several rows in a row as one, and all others are read."""
+    append(storage, "alice", "bob", "carol", "dave")
+    change(
+        path,
+        "UPDATE records SET line = x'7b7d' WHERE sequence_number = 2",
+        "UPDATE records SET line = 'text' WHERE sequence_number = 3",
+    )
+    assert [type(item) for item in without_loop(storage.find(EventFilter(user_id="alice"), 10))] == [AuditEvent]
+    found = without_loop(storage.find(EventFilter(), 10))
+    assert [type(item) for item in found] == [AuditEvent, DamagedRecord, AuditEvent]
+    hole = found[1]
+    assert isinstance(hole, DamagedRecord)
+    assert (hole.file, hole.offset, hole.lines) == ("audit.db", 2, 2)
+    assert without_loop(storage.read(0, 10)) == found[::-1]
+    assert len(without_loop(storage.read_lines(0, 10))) == 2
 
 
 def test_another_process_that_does_not_end_is_named(
@@ -235,9 +246,11 @@ def test_long_records_are_read_page_by_page(storage: SQLiteStorage, monkeypatch:
     append(storage, *(f"{number} {'x' * 300}" for number in range(20)))
     monkeypatch.setattr(sqlite, "_PAGE_BYTES", 1500)
     monkeypatch.setattr(sqlite, "_PAGE", 3)
-    assert [event.message[:2].strip() for event in without_loop(storage.read(5, 7))] == list(map(str, range(5, 12)))
+    assert [event.message[:2].strip() for event in intact(without_loop(storage.read(5, 7)))] == list(
+        map(str, range(5, 12))
+    )
     found = without_loop(storage.find(EventFilter(message="x"), 100))
-    assert [event.sequence_number for event in found] == list(range(20, 0, -1))
+    assert [event.sequence_number for event in intact(found)] == list(range(20, 0, -1))
     told: list[int] = []
     assert without_loop(storage.verify(told.append)).events_checked == 20
     assert told[-1] == 20
@@ -276,7 +289,7 @@ def test_an_actor_is_found_in_each_part(storage: SQLiteStorage) -> None:
     for actor in (None, Actor(id="alice"), Actor(id="cron", on_behalf_of="alice"), Actor(id="bob")):
         without_loop(storage.append(an_event(actor=actor, user_id=None if actor else "alice", target=Target(id="4"))))
     without_loop(storage.append(an_event(actor=Actor(id="alice", on_behalf_of="alice"), user_id="alice")))
-    numbers = [event.sequence_number for event in without_loop(storage.find(EventFilter(actor="alice"), 10))]
+    numbers = [event.sequence_number for event in intact(without_loop(storage.find(EventFilter(actor="alice"), 10)))]
     assert numbers == [5, 3, 2, 1]
     assert len(without_loop(storage.find(EventFilter(actor="alice"), 2))) == 2
     assert len(without_loop(storage.find(EventFilter(actor="alice", user_id="alice"), 9))) == 2

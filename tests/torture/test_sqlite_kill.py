@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fapilog.core._reading import intact
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage
 from fapilog.tasks.loops import without_loop
@@ -26,7 +27,7 @@ def check(path: Path, writers: list[Writer]) -> None:
     storage = SQLiteStorage(path)
     result = without_loop(storage.verify())
     assert result.valid, result
-    found = Counter(event.event_id for event in without_loop(storage.find(EventFilter(), 1_000_000)))
+    found = Counter(event.event_id for event in intact(without_loop(storage.find(EventFilter(), 1_000_000))))
     assert not [event_id for event_id in stored if found[event_id] != 1]
     without_loop(storage.aclose())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Final
 
 import msgspec
@@ -20,15 +20,6 @@ from .alerting import Alert
 from .rules import RULE_MET, Threshold
 
 __all__ = ["CompliancePolicy"]
-
-_SWITCHES: Final = (
-    "enabled",
-    "real_time_alerts",
-    "alert_on_critical_errors",
-    "alert_on_security_events",
-    "alert_on_phi_access",
-    "hipaa_minimum_necessary",
-)
 
 
 @dataclass(frozen=True)
@@ -85,8 +76,8 @@ class CompliancePolicy:
     alert_on_critical_errors: bool = True
     alert_on_security_events: bool = True
     alert_on_phi_access: bool = True
-    alert_on: Collection[AuditEventType | AuditOutcome | str] = ()
-    severities: Mapping[AuditEventType | str, AuditLogLevel | str] = field(default_factory=FrozenDict)
+    alert_on: Collection[str | AuditEventType | AuditOutcome] = ()
+    severities: Mapping[str | AuditEventType, str | AuditLogLevel] = field(default_factory=FrozenDict)
     rules: Collection[Threshold] = ()
     hipaa_minimum_necessary: bool = False
     alert_channel: str | None = None
@@ -101,8 +92,9 @@ class CompliancePolicy:
         require("max_text_characters", self.max_text_characters, at_least=LEAST_TEXT, whole=True)
         require("max_message_characters", self.max_message_characters, at_least=LEAST_TEXT, whole=True)
         require("max_record_bytes", self.max_record_bytes, at_least=LEAST_RECORD, at_most=MAX_RECORD_BYTES, whole=True)
-        for name in _SWITCHES:
-            require_bool(name, getattr(self, name))
+        for each in fields(self):
+            if each.type == "bool":
+                require_bool(each.name, getattr(self, each.name))
         object.__setattr__(self, "level", member(ComplianceLevel, self.level, "level"))
         if self.alert_channel is not None:
             require_text("alert_channel", self.alert_channel)

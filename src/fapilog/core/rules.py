@@ -65,14 +65,14 @@ class Threshold:
         ValueError: A number is out of range, the type or level is unknown, or *by* is a mistyped member.
     """
 
-    event_type: AuditEventType | str | Collection[AuditEventType | str]
+    event_type: str | AuditEventType | Collection[str | AuditEventType]
     _: KW_ONLY
     count: int
     within: float
     by: str | None = None
     where: Callable[[AuditEvent], bool] | None = field(default=None, repr=False)
     name: str = ""
-    log_level: AuditLogLevel | str = AuditLogLevel.SECURITY
+    log_level: str | AuditLogLevel = AuditLogLevel.SECURITY
 
     def __post_init__(self) -> None:
         """Check the options, and make a name."""

@@ -11,12 +11,14 @@ import anyio.lowlevel
 
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
+from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.loops import is_without_loop
+from ._holes import item_of, joined, up_to
 from .protocol import EventFilter
 
 __all__ = ["MemoryStorage"]
@@ -92,16 +94,19 @@ class MemoryStorage:
                 self._owner = None
 
     @without_frames
-    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
-        """Return the newest *limit* events that are wanted, the newest first."""
+    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
+        """Return the newest *limit* events that are wanted, the newest first, and what can't be read between them."""
         await _checkpoint()
-        found = (event for line in reversed(tuple(self._lines)) if wanted.matches(event := decoded(line)))
-        return list(itertools.islice(found, max(0, limit)))
+        items = (_item(number, line) for number, line in reversed([*enumerate(self._lines, 1)]))
+        wanted_items = (item for item in items if isinstance(item, DamagedRecord) or wanted.matches(item))
+        return list(up_to(limit, joined(wanted_items)))
 
     @without_frames
-    async def read(self, after: int, limit: int) -> list[AuditEvent]:
+    async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first."""
-        return [decoded(line) for line in await self.read_lines(after, limit)]
+        await _checkpoint()
+        items = (_item(number, line) for number, line in enumerate(tuple(self._lines), 1) if number > after)
+        return list(up_to(limit, joined(items)))
 
     @without_frames
     async def read_lines(self, after: int, limit: int) -> list[bytes]:
@@ -139,6 +144,10 @@ class MemoryStorage:
         # In a forked child: another thread of the parent may have held the lock.
         self._lock = threading.Lock()
         self._owner = None
+
+
+def _item(number: int, line: bytes) -> AuditEvent | DamagedRecord:
+    return item_of(line, file="memory", offset=number, size=1)
 
 
 def _next(lines: list[bytes]) -> tuple[int, str | None]:

@@ -12,6 +12,7 @@ import msgspec
 
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, Seal
+from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.formats import decoded
@@ -22,6 +23,7 @@ from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
 from ._database import Database
 from ._directory import why_not_writable
+from ._holes import item_of, joined, up_to
 from ._lines import MAX_RECORD_BYTES
 from ._rows import COLUMNS, Question, questions, values_of
 from .protocol import EventFilter
@@ -123,24 +125,29 @@ class SQLiteStorage:
         return result
 
     @without_frames
-    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
         Return the newest *limit* events that are wanted, the newest first.
 
+        A row that is no record, and that may be wanted, is a `DamagedRecord` in its place, whose *offset* is the number
+        of the row, and whose *size* is the number of rows.
+
         Raises:
-            AuditStorageError: The file can't be read, or a row that may be wanted is no record.
+            AuditStorageError: The file can't be read.
         """
         return await in_thread(self._find, wanted, limit)
 
     @without_frames
-    async def read(self, after: int, limit: int) -> list[AuditEvent]:
+    async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
         Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
 
+        A row that is no record is as `find` has it.
+
         Raises:
-            AuditStorageError: The file can't be read, or a row on the way is no record.
+            AuditStorageError: The file can't be read.
         """
-        return await in_thread(lambda: [self._event(*row) for row in self._oldest(after, limit)])
+        return await in_thread(self._read, after, limit)
 
     @without_frames
     async def read_lines(self, after: int, limit: int) -> list[bytes]:
@@ -150,7 +157,7 @@ class SQLiteStorage:
         Raises:
             AuditStorageError: The file can't be read.
         """
-        return await in_thread(lambda: [line for _, line in self._oldest(after, limit)])
+        return await in_thread(self._read_lines, after, limit)
 
     @without_frames
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
@@ -208,18 +215,21 @@ class SQLiteStorage:
             raise ChainError(ChainStatus.BROKEN_LINK, message)
         return head
 
-    def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+    def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         if limit < 1:
             return []
-        asked = questions(wanted)
-        found: dict[int, AuditEvent] = {}
-        for question in asked:
-            events = (event for event in self._newest(wanted, question, limit) if wanted.matches(event))
-            found.update((event.sequence_number or 0, event) for event in itertools.islice(events, limit))
-        return [found[number] for number in sorted(found, reverse=True)[:limit]]
+        # By number and id: what answers several questions is there once.
+        found: dict[tuple[int, str], AuditEvent | DamagedRecord] = {}
+        for question in questions(wanted):
+            for item in up_to(limit, joined(self._newest(wanted, question, limit))):
+                if isinstance(item, AuditEvent):
+                    found[item.sequence_number or 0, item.event_id] = item
+                else:
+                    found[item.offset, ""] = item
+        return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
 
-    def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent]:
-        """Yield the records that are answers to *question*, the newest first, page by page."""
+    def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
+        """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
         low = -1 if wanted.after is None else min(wanted.after, _MAX)
         high = _MAX if wanted.before is None else min(wanted.before, _MAX)
         if question.times is not None:
@@ -234,26 +244,35 @@ class SQLiteStorage:
         size = min(limit, _PAGE)
         while rows := self._page(query, (low, high, *question.values, size)):
             for row in rows:
-                yield self._event(*row)
+                item = self._item(*row)
+                if isinstance(item, DamagedRecord) or wanted.matches(item):
+                    yield item
             high, size = rows[-1][0], _PAGE
 
-    def _oldest(self, after: int, limit: int) -> list[tuple[int, bytes]]:
-        found: list[tuple[int, bytes]] = []
+    def _read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
+        if limit < 1:
+            return []
+        return list(up_to(limit, joined(self._item(*row) for row in self._oldest(after, limit))))
+
+    def _read_lines(self, after: int, limit: int) -> list[bytes]:
+        lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and _is_record(line))
+        return list(itertools.islice(lines, max(0, limit)))
+
+    def _oldest(self, after: int, limit: int) -> Iterator[tuple[int, Any]]:
+        """Yield the rows behind *after*, the oldest first, page by page."""
         query = "SELECT sequence_number, line FROM records WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"
-        after = min(after, _MAX)
-        while len(found) < limit and (rows := self._page(query, (after, min(_PAGE, limit - len(found))))):
-            found += rows
-            after = rows[-1][0]
-        return found
+        after, size = min(after, _MAX), min(limit, _PAGE)
+        while rows := self._page(query, (after, size)):
+            yield from rows
+            after, size = rows[-1][0], _PAGE
 
     def _page(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         return self._reader.read(lambda connection: _rows(connection, query, values)) or []
 
-    def _event(self, number: int, line: bytes) -> AuditEvent:
-        try:
-            return decoded(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
-            raise AuditStorageError(f"{self._path}, record {number}: this is not a record of the trail") from error
+    def _item(self, number: int, line: Any) -> AuditEvent | DamagedRecord:
+        # Text is no line that was stored.
+        line = line if isinstance(line, bytes) else b""
+        return item_of(line, file=self._path.name, offset=number, size=1)
 
     def _verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
         head = EMPTY
@@ -292,6 +311,15 @@ class SQLiteStorage:
     def _forget(self) -> None:
         # In a forked child.
         self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
+
+
+def _is_record(line: bytes) -> bool:
+    """Return whether *line* claims to have a place in the chain."""
+    try:
+        chain.head_before(line)
+    except ChainError:
+        return False
+    return True
 
 
 def _has(connection: sqlite3.Connection, event_id: str) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Unpack
+from typing import Any, Final, Literal, Unpack, overload
 
 from ..core._reading import Events
 from ..core.audit import AuditTrail
 from ..core.policy import CompliancePolicy
+from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..storage.memory import MemoryStorage
 from ..storage.protocol import Conditions
@@ -32,9 +33,24 @@ class RecordedEvents(list[AuditEvent]):
         super().__init__(events)
         self._trail = trail
 
-    def __call__(self, *, oldest_first: bool = False, **conditions: Unpack[Conditions]) -> Events:
+    @overload
+    def __call__(
+        self,
+        *,
+        oldest_first: bool = False,
+        on_damage: Literal["log", "raise"] = "log",
+        **conditions: Unpack[Conditions],
+    ) -> Events[AuditEvent]: ...
+
+    @overload
+    def __call__(
+        self, *, oldest_first: bool = False, on_damage: Literal["yield"], **conditions: Unpack[Conditions]
+    ) -> Events[AuditEvent | DamagedRecord]: ...
+
+    def __call__(self, **options: Any) -> Events[Any]:
         """Do as `AuditTrail.events`."""
-        return AuditTrail.events(self._trail, oldest_first=oldest_first, **conditions)
+        found: Events[Any] = AuditTrail.events(self._trail, **options)
+        return found
 
 
 class RecordedTrail(AuditTrail):
