@@ -271,8 +271,8 @@ class _Counts:
         # Begin anew if the events in between were not all counted.
         is_new = not self._since + within <= now <= self._time + _OWED + within
         after = 0 if is_new else self._number
-        span = EventFilter(start_time=_time(since), after=after, before=number + 1)
-        found = await self._found(storage, span)
+        span = EventFilter(start_time=_time(since), after=after)
+        found = await self._found(storage, span, number)
         if is_new:
             found += await self._known(storage, span.start_time)
         # Nothing is awaited from here on: a cancellation leaves the counts as they were.
@@ -286,12 +286,13 @@ class _Counts:
                 self._add(key, event, decides=not is_new or abs(now - event.time) <= _OWED)
         self._trim(since)
 
-    async def _found(self, storage: AuditStorage, span: EventFilter) -> list[_Found]:
-        """Return the events of a span that count."""
+    async def _found(self, storage: AuditStorage, span: EventFilter, last: int) -> list[_Found]:
+        """Return the events of a span that count, up to the number *last*."""
         found: list[_Found] = []
         for kind in self.rule.kinds:
             async for event in _newest_first(storage, replace(span, event_type=kind)):
-                if (key := self._key(event)) is not None:
+                # Not asked of the storage: a storage in files would look for the place, and not many are beyond it.
+                if (event.sequence_number or 0) <= last and (key := self._key(event)) is not None:
                     counted = _Counted(event.sequence_number or 0, event.timestamp.timestamp(), event.event_id)
                     found.append((counted.number, False, key, counted))
                 if len(found) >= MOST_COUNTED:
