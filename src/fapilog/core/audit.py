@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
 
 import anyio
 import anyio.lowlevel
@@ -21,6 +21,7 @@ import anyio.lowlevel
 from ..context import completed
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
+from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import FIELDS, CommonFields, EventFields, recorded
@@ -36,7 +37,7 @@ from ._aftermath import noted
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
-from ._reading import Events, counted
+from ._reading import Events, OnDamage, counted, intact
 from ._recording import Recorder
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .audited import Audited
@@ -351,6 +352,8 @@ class AuditTrail(EverydayEvents):
         """
         Return stored events that meet all conditions, the newest first.
 
+        Records that can't be read are left out with one warning; `events` has other ways.
+
         Args:
             limit: The most events to return.
             **conditions: As `EventFilter` explains them: *start_time*, *end_time*, *user_id*, *target* and others.
@@ -360,9 +363,25 @@ class AuditTrail(EverydayEvents):
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        return await self._storage.find(EventFilter(**conditions), require("limit", limit, at_least=0))
+        return intact(await self._storage.find(EventFilter(**conditions), require("limit", limit, at_least=0)))
 
-    def events(self, *, oldest_first: bool = False, **conditions: Unpack[Conditions]) -> Events:
+    @overload
+    def events(
+        self,
+        *,
+        oldest_first: bool = False,
+        on_damage: Literal["log", "raise"] = "log",
+        **conditions: Unpack[Conditions],
+    ) -> Events[AuditEvent]: ...
+
+    @overload
+    def events(
+        self, *, oldest_first: bool = False, on_damage: Literal["yield"], **conditions: Unpack[Conditions]
+    ) -> Events[AuditEvent | DamagedRecord]: ...
+
+    def events(
+        self, *, oldest_first: bool = False, on_damage: OnDamage = "log", **conditions: Unpack[Conditions]
+    ) -> Events[Any]:
         """
         Return stored events that meet all conditions, page by page: ``async for event in trail.events(user_id="a")``.
 
@@ -371,9 +390,12 @@ class AuditTrail(EverydayEvents):
 
         Args:
             oldest_first: Whether to begin with the oldest, and not with the newest.
+            on_damage: What becomes of records that can't be read, and that may be among them: "log" leaves them out
+                with one warning, "raise" raises `AuditStorageError` at the first, and "yield" yields a `DamagedRecord`
+                in their place. Reading goes on behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
-        return Events(self._storage, EventFilter(**conditions), oldest_first=oldest_first)
+        return Events(self._storage, EventFilter(**conditions), oldest_first=oldest_first, on_damage=on_damage)
 
     @without_frames
     async def count_by(self, field: str, **conditions: Unpack[Conditions]) -> dict[str, int]:
