@@ -43,6 +43,7 @@ from fapilog.core._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VER
 from fapilog.record.incidents import subject_of
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.health import Rig
+from tests.doubles.outboxes import glob
 from tests.doubles.running_background import Running
 from tests.doubles.trail_files import TrailFiles
 
@@ -1086,3 +1087,13 @@ async def test_the_chain_takes_no_notice(tmp_path: Path, caplog: pytest.LogCaptu
         assert (result.valid, result.events_checked, result.set_aside) == (True, 6, ())
         assert len(await run.trail.get_events()) == 6
     assert in_thread(TrailFiles(tmp_path, durable=False).verify).valid
+
+
+async def test_files_given_as_a_storage_keep_incidents_too(tmp_path: Path) -> None:
+    """A trail whose `FileStorage` was given keeps its open incidents in the directory, as one given a path does."""
+    trail = AuditTrail(storage=FileStorage(tmp_path, mode=0o640))
+    assert trail.storage_path == tmp_path
+    async with trail:
+        trail._alerts.health.failing(STORING, OSError("full"))
+        await trail.drain()
+        assert glob(tmp_path, "incidents-*.json")
