@@ -21,7 +21,7 @@ async def main(directory: str, seed: int) -> None:
     policy = CompliancePolicy(rules=[RULE], alert_on_security_events=False)
     async with AuditTrail(policy, directory, durability="write") as trail:
         for number in itertools.count():
-            await trail.log_authentication(success=False, user_id=f"user {chance.randrange(20)}")
+            await trail.log_authentication(success=False, user_id=f"user {chance.randrange(4)}")
             await anyio.sleep(0.002 if number % 10 else 0.02)
 
 
