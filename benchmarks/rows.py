@@ -68,6 +68,7 @@ def rows(*, quick: bool) -> list[Row]:
         *_rendering(events // 5),
         *_keeping(events, large),
         *_from_anywhere(events // 10, large),
+        *_requesting(events),
         *_importing(),
     ]
 
@@ -130,6 +131,30 @@ def _from_anywhere(events: int, large: int) -> list[Row]:
             ),
             peer=Subject(what="its event", function="anywhere:memory_of_events", arguments={"events": events}),
             rounds=3,
+        ),
+    ]
+
+
+def _requesting(requests: int) -> list[Row]:
+    def subject(what: str, how: str, requests: int) -> Subject:
+        return Subject(what=what, function="requesting:handled", arguments={"requests": requests, "how": how})
+
+    return [
+        Row(
+            name="asgi",
+            unit="µs",
+            ours=subject("a request through AuditMiddleware, no event", "middleware", 4 * requests),
+            peer=subject("the application alone", "bare", 4 * requests),
+            at_most_more=10,
+            rounds=21,
+        ),
+        Row(
+            name="asgi-event",
+            unit="µs",
+            ours=subject("a request through AuditMiddleware, with its event stored", "event", requests // 10),
+            peer=subject("the application writes and syncs a line of JSON, in a thread", "line", requests // 10),
+            at_most=1.3,
+            rounds=21,
         ),
     ]
 

@@ -15,12 +15,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
-def running(command: list[str], directory: Path, **env: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a program until the end of the block, then end it by SIGTERM, which it must obey in time."""
+def running(
+    command: list[str], directory: Path, cwd: Path = ROOT, /, **env: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a program until the end of the block, in *cwd*, then end it by SIGTERM, which it must obey in time."""
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "TRAIL": str(directory / "audit"), **env},
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 import anyio
 import anyio.lowlevel
 
+from ..context import completed
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errordetails import in_short
@@ -30,7 +32,7 @@ from ..record.events import (
     data_event_type,
     member,
 )
-from ..record.intake import FIELDS, CommonFields, EventFields, keywords, names_in, recorded
+from ..record.intake import FIELDS, CommonFields, EventFields, keywords, merged, names_in, recorded
 from ..record.options import flag, require
 from ..record.parties import Target
 from ..record.privacy import without_frames
@@ -213,6 +215,21 @@ class AuditTrail:
     def __repr__(self) -> str:
         return f"<AuditTrail in {self._storage!r}>"
 
+    @asynccontextmanager
+    async def lifespan(self, app: object = None, /) -> AsyncGenerator[None]:  # noqa: ARG002  the shape of a lifespan
+        """
+        Start the trail with an application, and stop it with that: ``FastAPI(lifespan=trail.lifespan)``.
+
+        For Starlette, FastAPI and Litestar. In a lifespan of your own, enter it: ``async with trail.lifespan(app):``.
+
+        Args:
+            app: The application, which frameworks give; it is not used.
+
+        Raises as `start` and `stop`.
+        """
+        async with self:
+            yield
+
     # -- recording
 
     @without_frames
@@ -220,7 +237,8 @@ class AuditTrail:
         """
         Store an event, announce it if the policy says so, and return its id.
 
-        Any value is recorded: a text that is too long for the policy is cut, and one that can't be read is named.
+        Any value is recorded: a text that is too long for the policy is cut, and one that can't be read is named. What
+        the call does not give comes from the `audit_context` around it.
 
         Returning means that the event is stored. If the caller is cancelled while it waits, the event may be stored or
         not; a stored event that alerts is announced all the same. Only what is logged by a receiver of an alert, by the
@@ -255,7 +273,7 @@ class AuditTrail:
                 "compliance_level": policy.level,
                 **current_span(),
             },
-            given,
+            self._in_context(given),
             limits=(policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes),
         )
         once = "event_id" in given
@@ -266,6 +284,15 @@ class AuditTrail:
         else:
             await self._store_and_announce(event, once=once)
         return event.event_id
+
+    @staticmethod
+    def _in_context(given: dict[str, Any]) -> dict[str, Any]:
+        """Return the keywords of a call with what the context around the call adds."""
+        fields = {**dict.fromkeys(FIELDS - {"metadata"}), **{name: given[name] for name in given.keys() & FIELDS}}
+        nested = fields.pop("metadata", None)
+        others = {name: value for name, value in given.items() if name not in FIELDS}
+        metadata = completed(fields, others if nested is None else merged({**others, "metadata": nested}))
+        return {**fields, **metadata}
 
     @without_frames
     async def log_error(

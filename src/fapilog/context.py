@@ -1,0 +1,170 @@
+"""
+What the code around a call knows of it: who asks, from where, in which request.
+
+    with audit_context(user_id="alice", request_id="7f3a", client_ip="192.0.2.7"):
+        await trail.log_data_access("patient/42", "read")  # has all three
+
+The values are kept in a context variable: they hold for the code inside of the block, for its tasks, for the threads of
+`anyio.to_thread` and `asyncio.to_thread`, and for `trail.sync`. A thread that you start yourself begins without them,
+unless you start it by ``contextvars.copy_context().run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from inspect import iscoroutine
+from types import TracebackType
+from typing import Any, Final
+
+from .record.containers import as_dict
+from .record.values import unreadable
+from .tasks.strangers import tamed
+
+__all__ = ["audit_context", "bind_audit_context", "completed", "current_audit_context"]
+
+_Blocks = tuple[tuple[object, dict[str, Any]], ...]
+# From the outermost block to the innermost, each with all values that hold in it. No dict is ever changed: copies of a
+# context share them. The name must not begin with "fapilog_": such variables come along into the tasks of a trail, and
+# these outlive the request that happened to start the trail; see `tasks.loops.own_context`.
+_blocks: Final[ContextVar[_Blocks]] = ContextVar("audit_context", default=())
+
+_FLAGS: Final = frozenset({"contains_pii", "contains_phi"})
+
+
+def audit_context(**values: Any) -> AbstractContextManager[None]:
+    """
+    Have every event that is logged inside of the block filled in with *values*.
+
+    A block inside of another one adds to the values of the outer block, and its own values win. However the block is
+    left, afterwards the values are those from before, without any that were bound inside of the block.
+
+    Args:
+        **values: A name of a field that `AuditTrail.log_event` takes, such as *user_id*, *session_id*, *request_id*,
+            *client_ip*, *user_agent*, *component* or *operation*, fills that field; *contains_pii* and *contains_phi*
+            count if they are true. Any other name, such as *tenant*, goes to the metadata, and so does the content of
+            ``metadata={...}``. A value that the call itself gives wins. None takes the value of an outer block away.
+
+            A value may be a function without arguments. It is called for each event, when the event is logged, and so
+            may know what was not known yet when the block was entered. It must not wait: an event loop waits with it.
+            If it raises, a text in its place names the type of the exception. Events that it logs itself have no
+            context.
+
+    Returns:
+        A context manager for ``with``, in asynchronous code too. It can be entered again.
+    """
+    return _Block(values)
+
+
+def bind_audit_context(**values: Any) -> None:
+    """
+    Add *values* until the end of the `audit_context` around this code, or of the request that a middleware handles.
+
+    Without one around it, they stay until the current context ends: that of the task, or of the thread. What is bound
+    in a task or in a thread does not reach the code that started it.
+
+    Args:
+        **values: As for `audit_context`.
+    """
+    blocks = _blocks.get()
+    block, outer = blocks[-1] if blocks else (None, {})
+    _blocks.set((*blocks[:-1], (block, {**outer, **values})))
+
+
+def current_audit_context() -> dict[str, Any]:
+    """
+    Return the values that an event would be filled in with here and now, to carry them elsewhere or to show them.
+
+    Functions among them are called; a value that is None is left out.
+    """
+    values = {name: _value(given) for name, given in _current().items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def completed(fields: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
+    """
+    Fill in what a call has not given, for the trail.
+
+    Args:
+        fields: The fields of the event, all of them. Those that are None, and flags that are not true, are filled.
+        metadata: The metadata of the event, which stay as they are.
+
+    Returns:
+        *metadata* with the values of the context that are no field.
+    """
+    values = _current()
+    if not values:
+        return metadata
+    others = dict(metadata)
+    for name, given in values.items():
+        if name in _FLAGS:
+            fields[name] = fields[name] or _is_true(_value(given))
+        elif name in fields:
+            if fields[name] is None:
+                fields[name] = _value(given)
+        elif name == "metadata" and (mapping := as_dict(_value(given))) is not None:
+            others = {**mapping, **others}
+        elif name not in others and (value := _value(given)) is not None:
+            others[name] = value
+    return others
+
+
+class _Block:
+    """A block of code with values of its own; it keeps no state, so that it can be entered anywhere and again."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def __enter__(self) -> None:
+        blocks = _blocks.get()
+        outer = blocks[-1][1] if blocks else {}
+        _blocks.set((*blocks, (self, {**outer, **self._values})))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Not by the token of the variable: a token is refused in any other context, such as that of the thread in which
+        # FastAPI leaves a synchronous dependency, and brings back the values of a block that was left in between.
+        blocks = _blocks.get()
+        for place in reversed(range(len(blocks))):
+            if blocks[place][0] is self:
+                _blocks.set(blocks[:place])
+                return
+
+
+def _current() -> dict[str, Any]:
+    blocks = _blocks.get()
+    return blocks[-1][1] if blocks else {}
+
+
+def _value(given: Any) -> Any:
+    """Return *given*, or what it returns if it is a function, without a context: an event in there needs no values."""
+    if not callable(given):
+        return given
+    token = _blocks.set(())
+    try:
+        return _called(given)
+    except BaseException as error:
+        return unreadable(given, tamed(error))
+    finally:
+        _blocks.reset(token)
+
+
+def _called(function: Callable[[], Any]) -> Any:
+    value = function()
+    if iscoroutine(value):
+        value.close()
+        raise TypeError("expected a function that returns a value; got a coroutine function")
+    return value
+
+
+def _is_true(value: object) -> bool:
+    """Return whether *value* is true; one that can't say so is, since it may well be personal."""
+    try:
+        return bool(value)
+    except BaseException as error:
+        tamed(error)
+        return True

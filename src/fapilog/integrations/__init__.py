@@ -1,0 +1,9 @@
+"""
+Where applications and the trail meet: one module for each kind of application.
+
+`asgi` is a middleware for Starlette, FastAPI, Litestar and every other ASGI application.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

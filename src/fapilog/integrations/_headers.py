@@ -1,0 +1,78 @@
+"""What the headers of a request can be trusted to say: the address of the client, and the id of the request."""
+
+from __future__ import annotations
+
+import os
+import re
+from ipaddress import IPv6Address, ip_address
+from typing import Final
+
+__all__ = ["address", "client_address", "request_id"]
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+# An element of the header Forwarded: pairs of a token and a value, which is a token or quoted.
+# https://www.rfc-editor.org/rfc/rfc7239#section-4
+_WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PAIR: Final = rf'({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*+")'
+_PAIRS: Final = re.compile(_PAIR)
+_ELEMENT: Final = re.compile(rf"\s*{_PAIR}(?:\s*;\s*{_PAIR})*\s*")
+# https://www.rfc-editor.org/rfc/rfc7239#section-6
+_HIDDEN: Final = re.compile(r"unknown|_[A-Za-z0-9._-]{1,63}")
+
+
+def request_id(given: str | None) -> str:
+    """Return *given* if it is short and has safe characters alone, so that it may be logged and sent; or a new id."""
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return os.urandom(16).hex()
+
+
+def client_address(peer: str | None, forwarded: list[str], *, proxies: int, header: str) -> str | None:
+    """
+    Return the address of the client, as the outermost of our own proxies saw it.
+
+    Each proxy appends the address that it was asked from. So only the last *proxies* entries are from our proxies. All
+    before them came with the request, and may be forged. If there are fewer entries, or the entry that counts is none,
+    the request did not come through our proxies, and the peer is the client.
+
+    Args:
+        peer: The address at the other end of the connection; None if it has none, as with a Unix socket.
+        forwarded: All values of the header in which the proxies keep the addresses, in order.
+        proxies: How many proxies there are.
+        header: The name of that header, in lower case.
+    """
+    if proxies and forwarded:
+        # One more entry at the left, if there is one, has all that is not ours.
+        entries = ",".join(forwarded).rsplit(",", proxies)[-proxies:]
+        if len(entries) == proxies:
+            found = _node_of(entries) if header == "forwarded" else address(entries[0].strip())
+            if found is not None:
+                return found
+    return peer and (address(peer) or peer)
+
+
+def _node_of(entries: list[str]) -> str | None:
+    # All of our elements must be well-formed. Otherwise a comma was in quotes, where a client may have put it by way of
+    # its Host header, and the entries were counted wrongly.
+    if not all(_ELEMENT.fullmatch(entry) for entry in entries):
+        return None
+    for name, value in _PAIRS.findall(entries[0]):
+        if name.lower() == "for":
+            return address(re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value)
+    return None
+
+
+def address(node: str) -> str | None:
+    """Return the IP address in *node*, without a port, or a name that hides one; None if it has neither."""
+    host = node
+    if node.startswith("["):
+        host = node[1:].partition("]")[0]
+    elif node.count(":") == 1:
+        host = node.partition(":")[0]
+    try:
+        found = ip_address(host)
+    except ValueError:
+        return node if _HIDDEN.fullmatch(node) else None
+    # A socket for both kinds shows the address of an IPv4 client as one of IPv6.
+    return str((found.ipv4_mapped if isinstance(found, IPv6Address) else None) or found)

@@ -1,0 +1,225 @@
+"""
+A middleware for Starlette, FastAPI, Litestar and every other ASGI application: events know their request.
+
+    app = FastAPI(lifespan=trail.lifespan)
+    app.add_middleware(AuditMiddleware, trail=trail, user=lambda scope: scope.get("state", {}).get("user_id"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final, cast
+
+from ..context import audit_context
+from ..core.audit import AuditTrail
+from ..record.events import AuditEventType, AuditLogLevel
+from ..record.options import require
+from ..tasks.strangers import Log, tamed
+from ._headers import client_address, request_id
+
+__all__ = ["AuditMiddleware", "Scope"]
+
+Scope = Mapping[str, Any]
+"""What an ASGI server says of a connection: https://asgi.readthedocs.io/en/latest/specs/www.html."""
+
+# Wide enough for the types of Starlette, which are mappings, and for those of Litestar, which are typed dicts.
+_Receive = Callable[[], Awaitable[Any]]
+_Send = Callable[[Any], Awaitable[None]]
+_App = Callable[[Any, Any, Any], Awaitable[None]]
+
+_log: Final = Log("fapilog")
+
+_REQUEST_ID: Final = "fapilog.request_id"
+# The messages that begin an answer and have headers.
+_STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+_DENIED: Final = frozenset({401, 403, 429})
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS", "QUERY", "TRACE", "WEBSOCKET"})
+
+
+class AuditMiddleware:
+    """
+    Fills in the events of an ASGI application with the request that they belong to.
+
+    Every event that is logged while a request is handled, or a WebSocket is open, has its request id, the address of
+    the client and its user agent, and if you say how, the user and the session. They end with the request, even if it
+    raises. Values that a call gives itself win; see `audit_context`, which you may use in your views as well.
+
+    The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
+    new one. The response carries it. Views find it in ``scope["fapilog.request_id"]``. A client can choose it freely:
+    it finds what belongs together, and proves nothing.
+
+    All other kinds of connections, such as the lifespan, pass unchanged.
+
+    Args:
+        app: The application. It may be another middleware.
+        trail: Stores the events of *log_requests*; not needed without.
+        user: Called with the scope when an event is logged; returns the user's id, or None. By then the application has
+            authenticated the user: ``lambda scope: scope["user"].display_name``. It must not wait.
+        session: Likewise for the id of the session. Never return a cookie by which a session can be taken over.
+        trusted_proxies: How many proxies of your own each request comes through. Each of them must append the address
+            that it was asked from to *proxy_header*. The entries are counted from the right, so that a client can't
+            forge its address. With 0, the client is the peer that the server names.
+        proxy_header: The header with these addresses: "x-forwarded-for", "forwarded" (RFC 7239), or another list of
+            addresses. Only this one is read, since a client can send the others.
+        request_id_header: The header with the request id, in requests and responses.
+        log_requests: True stores an event for each request; a function is called with the method, the path and the
+            status, and returns whether to store one: ``lambda method, path, status: method != "GET" or status >= 400``.
+            The event is stored before the response begins. If it can't be stored, this is logged (logger "fapilog") and
+            the response is sent all the same. A WebSocket has the method "WEBSOCKET", and the status 101 if it is
+            accepted and 403 if it is closed instead. A function that raises counts as true.
+
+            The event is a read, change or deletion of data, by the method; with status 401, 403 or 429 a failed
+            authorization, at level warning; with 500 and more an error. It has the method as *operation*, and the path
+            without the query as *resource*. Headers and bodies are not recorded.
+
+    Raises:
+        TypeError: *user*, *session* or *log_requests* can't be called, or *trail* is no trail.
+        ValueError: *trusted_proxies* is negative, or *log_requests* is given without a *trail*.
+    """
+
+    def __init__(
+        self,
+        app: _App,
+        *,
+        trail: AuditTrail | None = None,
+        user: Callable[[Scope], object] | None = None,
+        session: Callable[[Scope], object] | None = None,
+        trusted_proxies: int = 0,
+        proxy_header: str = "x-forwarded-for",
+        request_id_header: str = "x-request-id",
+        log_requests: bool | Callable[[str, str, int], object] = False,
+    ) -> None:
+        for name, option in (("user", user), ("session", session)):
+            if option is not None and not callable(option):
+                raise TypeError(f"{name}: expected a function of the scope; got {type(option).__qualname__}")
+        if not isinstance(log_requests, bool) and not callable(log_requests):
+            raise TypeError(f"log_requests: expected a bool or a function; got {type(log_requests).__qualname__}")
+        if trail is not None and not isinstance(trail, AuditTrail):
+            raise TypeError(f"trail: expected an AuditTrail; got {type(trail).__qualname__}")
+        if log_requests and trail is None:
+            raise ValueError("log_requests: expected a trail to store the events in; got none")
+        self._app = app
+        self._trail = trail
+        self._user = user
+        self._session = session
+        self._proxies = require("trusted_proxies", trusted_proxies, at_least=0, whole=True)
+        self._proxy_header = proxy_header.lower()
+        self._id_header = request_id_header.lower().encode("ascii")
+        self._log_requests = log_requests
+
+    async def __call__(self, scope: Scope, receive: _Receive, send: _Send) -> None:
+        """Handle one connection: ASGI's own interface."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        # One that a middleware around this one has given stays: the response can have but one.
+        this = scope.get(_REQUEST_ID) or request_id(_header(scope, self._id_header))
+        # Not in a copy: middleware around this one may look for what the application puts into the scope.
+        cast("MutableMapping[str, Any]", scope)[_REQUEST_ID] = this
+        values: dict[str, object] = {
+            "request_id": this,
+            "client_ip": lambda: self._client(scope),
+            "user_agent": lambda: _header(scope, b"user-agent"),
+        }
+        # A function of its own for each, so that an unreadable value is not said to be a partial.
+        if (user := self._user) is not None:
+            values["user_id"] = lambda: user(scope)
+        if (session := self._session) is not None:
+            values["session_id"] = lambda: session(scope)
+        with audit_context(**values):
+            if self._log_requests:
+                await self._handle_and_log(scope, receive, self._sending(send, this))
+            else:
+                await self._app(scope, receive, self._sending(send, this))
+
+    def _client(self, scope: Scope) -> str | None:
+        name = self._proxy_header.encode("latin-1")
+        forwarded = [value.decode("latin-1") for key, value in scope["headers"] if key == name] if self._proxies else []
+        # A pair of the host and the port; none for a Unix socket.
+        peer = scope.get("client")
+        return client_address((peer and peer[0]) or None, forwarded, proxies=self._proxies, header=self._proxy_header)
+
+    def _sending(self, send: _Send, this: str) -> _Send:
+        """Return *send* with the request id among the headers."""
+        header = self._id_header
+        pair = (header, this.encode("ascii"))
+
+        async def send_with_id(message: dict[str, Any]) -> None:
+            if message["type"] in _STARTS:
+                others = [each for each in message.get("headers") or () if each[0].lower() != header]
+                message = {**message, "headers": [*others, pair]}
+            await send(message)
+
+        return send_with_id
+
+    async def _handle_and_log(self, scope: Scope, receive: _Receive, send: _Send) -> None:
+        """Handle a connection, and store its event before the answer begins."""
+        # Inside of the application, a router may change the scope.
+        method, path = scope.get("method", "WEBSOCKET"), scope["path"]
+        is_answered = False
+
+        async def log_and_send(message: dict[str, Any]) -> None:
+            nonlocal is_answered
+            kind = message["type"]
+            if not is_answered and (kind in _STARTS or kind == "websocket.close"):
+                is_answered = True
+                await self._log(method, path, message.get("status") or (101 if kind == "websocket.accept" else 403))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, log_and_send)
+        except Exception as error:
+            if not is_answered:
+                # The server, or a middleware around this one, answers so.
+                await self._log(method, path, 500, error)
+            raise
+        if not is_answered:
+            await self._log(method, path, 500)
+
+    async def _log(self, method: str, path: str, status: int, error: Exception | None = None) -> None:
+        if self._trail is None or not self._is_chosen(method, path, status):
+            return
+        kind, level, outcome = _kind(method, status)
+        try:
+            await self._trail.log_event(
+                kind,
+                f"{method} {path}: {status}",
+                log_level=level,
+                operation=method,
+                error=error,
+                outcome=outcome,
+                metadata={"resource": path, "status": status},
+            )
+        except Exception as failure:
+            _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)
+
+    def _is_chosen(self, method: str, path: str, status: int) -> bool:
+        if isinstance(self._log_requests, bool):
+            return self._log_requests
+        try:
+            return bool(self._log_requests(method, path, status))
+        except BaseException as error:
+            _log.error("log_requests raised %s: the request is recorded", type(tamed(error)).__qualname__)
+            return True
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """Return the first value of a header."""
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+def _kind(method: str, status: int) -> tuple[AuditEventType, AuditLogLevel, str]:
+    """Return the type, the level and the outcome of the event of a request."""
+    if status in _DENIED:
+        return AuditEventType.AUTHORIZATION_FAILED, AuditLogLevel.WARNING, "denied"
+    if status >= 500:  # noqa: PLR2004
+        return AuditEventType.ERROR_OCCURRED, AuditLogLevel.ERROR, "failure"
+    if method in _READING:
+        kind = AuditEventType.DATA_ACCESS
+    else:
+        kind = AuditEventType.DATA_DELETION if method == "DELETE" else AuditEventType.DATA_MODIFICATION
+    return kind, AuditLogLevel.INFO, "success" if status < 400 else "failure"  # noqa: PLR2004

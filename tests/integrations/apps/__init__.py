@@ -1,0 +1,1 @@
+"""Small real applications, one for each framework: those that the docs show."""

@@ -1,0 +1,154 @@
+"""The applications of the docs under real servers, with a real client: answers, records, and whose they are."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from fapilog import AuditEvent, AuditTrail
+from tests.doubles.asgi_servers import App, WebSocketClient, serving
+
+if TYPE_CHECKING:
+    import httpx2
+else:
+    httpx2 = pytest.importorskip("httpx2")
+
+APPS = "tests.integrations.apps"
+CLIENTS = 6
+ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Call:
+    """
+    A request, and what is to become of it.
+
+    Attributes:
+        path: As asked for.
+        user: Who asks; None for nobody.
+        status: The answer's.
+        records: The resources of the records.
+    """
+
+    path: str
+    user: str | None
+    status: int
+    records: tuple[str, ...]
+
+
+def load(name: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[App, AuditTrail]:
+    """Import an application anew, in *directory*; return it and its trail."""
+    pytest.importorskip(name)
+    monkeypatch.chdir(directory)
+    monkeypatch.delitem(sys.modules, f"{APPS}.{name}_app", raising=False)
+    module: Any = importlib.import_module(f"{APPS}.{name}_app")
+    return module.app, module.trail
+
+
+def calls(name: str, user: str) -> list[Call]:
+    """Return the requests of one *user* to an application: read, refused, failed, and sent elsewhere."""
+    found = [
+        Call("/patients/42", user if name == "starlette" else None, 200, ("patient/42",)),
+        Call("/nowhere", user if name == "starlette" else None, 404, ("/nowhere",)),
+    ]
+    if name != "starlette":
+        found += [
+            Call("/wards/7", user, 200, ("ward/7",)),
+            Call("/wards/7", None, 401, ("/wards/7",)),
+            Call("/wards/13", user, 500, ("ward/13", "/wards/13")),
+        ]
+    return found
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize(
+    ("name", "server"),
+    [("fastapi", "uvicorn"), ("fastapi", "hypercorn"), ("starlette", "hypercorn"), ("litestar", "hypercorn")],
+)
+async def test_every_record_has_the_context_of_its_request(
+    name: str, server: str, anyio_backend_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of concurrent requests, some refused and some failing, each has its answer, its records, and its own context."""
+    app, trail = load(name, tmp_path, monkeypatch)
+    expected: dict[str, tuple[Call, str]] = {}
+
+    async def client(number: int) -> None:
+        trust = httpx2.create_ssl_context()  # one for all tests: see the tests' conftest
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, verify=trust) as http:
+            for count in range(ROUNDS):
+                for kind, call in enumerate(calls(name, f"user-{number}")):
+                    request_id, address = f"r-{number}-{count}-{kind}", f"192.0.2.{number}"
+                    expected[request_id] = call, address
+                    headers = {"x-request-id": request_id, "x-forwarded-for": f"203.0.113.9, {address}"}
+                    if call.user:
+                        headers["authorization"] = f"Bearer {call.user}"
+                    response = await http.get(call.path, headers=headers)
+                    assert response.status_code == call.status
+                    # FastAPI answers the error of a view outside of all middleware.
+                    if call.status != 500 or name == "litestar":
+                        assert response.headers["x-request-id"] == request_id
+
+    async with serving(app, server, anyio_backend_name) as port, anyio.create_task_group() as tasks:
+        for number in range(CLIENTS):
+            tasks.start_soon(client, number)
+    assert not trail.is_started
+    events = await trail.get_events(limit=10_000)
+    assert Counter((event.request_id, event.metadata["resource"]) for event in events) == Counter(
+        (request_id, resource) for request_id, (call, _) in expected.items() for resource in call.records
+    )
+    for event in events:
+        assert event.request_id is not None
+        call, address = expected[event.request_id]
+        assert (event.user_id, event.client_ip) == (call.user, address)
+        assert event.user_agent is not None
+        assert event.user_agent.startswith("python-httpx2")
+        assert_is_of(event, call)
+
+
+def assert_is_of(event: AuditEvent, call: Call) -> None:
+    """Check the event of a request, or that of the view."""
+    if event.metadata["resource"] != call.path:
+        assert event.log_level.value == "info"
+        return
+    kinds = {401: ("authorization_failed", "warning"), 404: ("data_access", "info"), 500: ("error_occurred", "error")}
+    assert (event.event_type.value, event.log_level.value) == kinds[call.status]
+    assert event.metadata["status"] == call.status
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("server", ["uvicorn", "hypercorn"])
+async def test_a_websocket_has_its_own_context(
+    server: str, anyio_backend_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open WebSockets have their request ids, in the handshakes too, and each record has the values of its own."""
+    app, trail = load("starlette", tmp_path, monkeypatch)
+    ids: dict[str, tuple[str, str]] = {}
+
+    async def watch(number: int) -> None:
+        headers = {"authorization": f"Bearer user-{number}", "x-request-id": f"r-{number}"}
+        async with WebSocketClient.connected(port, "/watch", headers) as client:
+            assert client.headers["x-request-id"] == f"r-{number}"
+            for ward in range(3):
+                ids[await client.ask(f"{ward}")] = f"r-{number}", f"user-{number}"
+
+    async with serving(app, server, anyio_backend_name) as port:
+        async with anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(watch, number)
+        with pytest.raises(PermissionError):
+            async with WebSocketClient.connected(port, "/nowhere", {"x-request-id": "r-refused"}):
+                pass
+    events = await trail.get_events()
+    found = {event.event_id: (event.request_id, event.user_id) for event in events if event.request_id != "r-refused"}
+    assert found == ids
+    assert len(ids) == 15
+    assert {event.metadata["resource"] for event in events if event.event_id in ids} == {"ward/0", "ward/1", "ward/2"}
+    [refused] = [event for event in events if event.event_id not in ids]
+    assert (refused.operation, refused.metadata["status"]) == ("WEBSOCKET", 403)
