@@ -46,6 +46,7 @@ LIBRARIES = {
 # `import fapilog` pays for none of these.
 EXTRAS = {
     "apprise",
+    "django",
     "httpx2",
     "opentelemetry",
     "prometheus_client",

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from ..context import audit_context
 from ..core.audit import AuditTrail
 from ..record.events import AuditEventType, AuditLogLevel
+from ..record.intake import OutcomeName
 from ..record.options import require
 from ..tasks.strangers import Log, tamed
 from ._headers import client_address, request_id
@@ -212,7 +213,7 @@ def _header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-def _kind(method: str, status: int) -> tuple[AuditEventType, AuditLogLevel, str]:
+def _kind(method: str, status: int) -> tuple[AuditEventType, AuditLogLevel, OutcomeName]:
     """Return the type, the level and the outcome of the event of a request."""
     if status in _DENIED:
         return AuditEventType.AUTHORIZATION_FAILED, AuditLogLevel.WARNING, "denied"

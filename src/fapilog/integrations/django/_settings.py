@@ -1,0 +1,218 @@
+"""The setting AUDIT: what it may have, what is wrong with it, and the trail that it describes."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from ...core.audit import AuditTrail
+from ...core.policy import CompliancePolicy
+from ...record.options import require
+from ...tasks.strangers import Log
+
+__all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "trail"]
+
+_log: Final = Log("fapilog")
+
+# Shorter than the arguments of a trail, where nothing else has a path or a dispatcher.
+_NAMES: Final = {"path": "storage_path", "dispatcher": "alert_dispatcher"}
+_OF_TRAIL: Final = frozenset(signature(AuditTrail).parameters)
+_OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id")
+_KNOWN: Final = sorted((_OF_TRAIL - set(_NAMES.values())) | set(_NAMES) | set(_OF_REQUEST))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfRequest:
+    """
+    How a request is read.
+
+    Attributes:
+        trusted_proxies: How many proxies of your own each request comes through.
+        proxy_header: The header with their addresses, in lower case.
+        id_header: The header with the request id.
+        user_id: Returns the id of a user.
+    """
+
+    trusted_proxies: int
+    proxy_header: str
+    id_header: str
+    user_id: Callable[[Any], object]
+
+
+def _username(user: Any) -> object:
+    return user.get_username()
+
+
+def _given() -> dict[str, Any]:
+    given = getattr(settings, "AUDIT", None)
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"AUDIT: expected a dict; got {type(given).__qualname__}")
+    return dict(given)
+
+
+def problems() -> list[str]:
+    """Return what is wrong with the setting AUDIT, a sentence each, without a value of it."""
+    try:
+        given = _given()
+    except ImproperlyConfigured as error:
+        return [str(error)]
+    found = [_unknown(name) for name in given if name not in _KNOWN]
+    if "path" not in given and "storage" not in given:
+        # A relative default would be another directory for `manage.py audit` than for the server.
+        found.append("AUDIT has no 'path': expected the directory of the trail, such as BASE_DIR / 'audit'")
+    if not found:
+        for check in (_trail_options, of_request):
+            try:
+                check()
+            except (ImproperlyConfigured, ImportError, TypeError, ValueError) as error:
+                found.append(str(error))
+    return found
+
+
+def _unknown(name: object) -> str:
+    near = difflib.get_close_matches(str(name), _KNOWN, n=1)
+    return f"AUDIT: expected one of {', '.join(_KNOWN)}; got {name!r}" + (
+        f"; did you mean {near[0]!r}?" if near else ""
+    )
+
+
+def of_request() -> OfRequest:
+    """
+    Return how a request is read.
+
+    Raises:
+        ImproperlyConfigured: AUDIT does not say it rightly.
+    """
+    given = _given()
+    for name in ("proxy_header", "request_id_header"):
+        if not isinstance(given.get(name, ""), str):
+            raise ImproperlyConfigured(f"AUDIT: {name}: expected a text; got {type(given[name]).__qualname__}")
+    user_id = _loaded("user_id", given.get("user_id", _username))
+    if not callable(user_id):
+        raise ImproperlyConfigured(f"AUDIT: user_id: expected a function; got {type(user_id).__qualname__}")
+    try:
+        proxies = require("trusted_proxies", given.get("trusted_proxies", 0), at_least=0, whole=True)
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"AUDIT: {error}") from None
+    return OfRequest(
+        trusted_proxies=proxies,
+        proxy_header=given.get("proxy_header", "x-forwarded-for").lower(),
+        id_header=given.get("request_id_header", "x-request-id"),
+        user_id=user_id,
+    )
+
+
+def _trail_options() -> dict[str, Any]:
+    """Return the arguments of the trail, which are checked."""
+    given = {_NAMES.get(name, name): value for name, value in _given().items() if name not in _OF_REQUEST}
+    try:
+        policy = given.get("policy")
+        if isinstance(policy, Mapping):
+            given["policy"] = CompliancePolicy(**policy)
+        for name in ("alert_dispatcher", "storage"):
+            if name in given:
+                given[name] = _made(name, given[name])
+        # Nothing is opened, and nothing is started, by that.
+        AuditTrail(**given)
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"AUDIT: {error}") from None
+    return given
+
+
+def _loaded(name: str, value: Any) -> Any:
+    """Return *value*, or the object that it is the dotted path of."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return import_string(value)
+    except ImportError as error:
+        raise ImproperlyConfigured(f"AUDIT: {name}: {error}") from error
+
+
+def _made(name: str, value: Any) -> Any:
+    """Return *value*, or what the class or the function makes that *value* is, or is the dotted path of."""
+    found = _loaded(name, value)
+    is_ready = hasattr(found, "send_alert") or hasattr(found, "append")
+    return found() if isinstance(found, type) or (callable(found) and not is_ready) else found
+
+
+class _TrailOfSettings(AuditTrail):
+    """
+    The trail that the setting AUDIT describes; the setting is read when the trail is used first.
+
+    So every module may import it, the settings and the models included. It is a trail and no proxy: a receiver may be
+    connected with the trail as the sender of the signal.
+    """
+
+    def __init__(self) -> None:
+        """Do nothing yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Called for an attribute that is missing, as all are before the trail is made.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        with _lock:
+            if "_hostname" not in self.__dict__:
+                super().__init__(**_trail_options())
+        return object.__getattribute__(self, name)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if "_hostname" in self.__dict__ else "<AuditTrail of the setting AUDIT, not used yet>"
+
+
+_lock = threading.RLock()
+_begun_in: list[int] = []
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603  a thread of the parent may hold it
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+trail: AuditTrail = _TrailOfSettings()
+"""The trail that the setting AUDIT describes."""
+
+
+def has_begun() -> bool:
+    """Return whether `begin` was called in this process."""
+    return _begun_in == [os.getpid()]
+
+
+def begin() -> None:
+    """
+    Start the trail, once in each process, so that alerts which an earlier process left are sent.
+
+    Not when the application is loaded: gunicorn may do that before it forks. A dispatcher that can't be entered is
+    logged, and tried again with the first alert.
+    """
+    if has_begun():
+        return
+    _begun_in[:] = [os.getpid()]
+    try:
+        trail.sync.start()
+    except Exception as error:
+        _log.error("the audit trail can't be started, its first alert tries again: %s", type(error).__qualname__)
+
+
+def forget(*, setting: str, **_: object) -> None:
+    """Read AUDIT anew with the next use of the trail, where a test has changed it: a receiver of `setting_changed`."""
+    if setting != "AUDIT" or "_hostname" not in trail.__dict__:
+        return
+    try:
+        trail.sync.stop()
+    except Exception as error:
+        _log.error("the audit trail can't be stopped: %s", type(error).__qualname__)
+    finally:
+        trail.__dict__.clear()
+        _begun_in.clear()
