@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from django.contrib.auth import get_user_model
@@ -10,9 +10,9 @@ from django.contrib.auth.signals import user_logged_in, user_logged_out, user_lo
 
 from ...record.events import AuditEventType
 from ...tasks.strangers import Log
-from ._settings import of_request, trail
+from ._settings import of_request, record, trail
 
-__all__ = ["connect", "record"]
+__all__ = ["connect"]
 
 _log: Final = Log("fapilog")
 
@@ -22,18 +22,6 @@ def connect() -> None:
     user_logged_in.connect(_logged_in, dispatch_uid="fapilog")
     user_login_failed.connect(_login_failed, dispatch_uid="fapilog")
     user_logged_out.connect(_logged_out, dispatch_uid="fapilog")
-
-
-def record(log: Callable[..., object], *args: Any, **fields: Any) -> None:
-    """
-    Call a recording method; log what it raises, with the event type alone.
-
-    What the site has done is done by then. An event that can't be stored opens an incident of the trail, which alerts.
-    """
-    try:
-        log(*args, **fields)
-    except Exception as error:
-        _log.error("an event of Django is not recorded: %s", type(error).__qualname__)
 
 
 def _logged_in(*, user: Any, **_: object) -> None:

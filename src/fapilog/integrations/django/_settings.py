@@ -19,7 +19,7 @@ from ...core.policy import CompliancePolicy
 from ...record.options import require
 from ...tasks.strangers import Log
 
-__all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "trail"]
+__all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail"]
 
 _log: Final = Log("fapilog")
 
@@ -203,6 +203,18 @@ def begin() -> None:
         trail.sync.start()
     except Exception as error:
         _log.error("the audit trail can't be started, its first alert tries again: %s", type(error).__qualname__)
+
+
+def record(log: Callable[..., object], *args: Any, **fields: Any) -> None:
+    """
+    Call a recording method; log what it raises, with the event type alone.
+
+    What the site has done is done by then. An event that can't be stored opens an incident of the trail, which alerts.
+    """
+    try:
+        log(*args, **fields)
+    except Exception as error:
+        _log.error("an event of Django is not recorded: %s", type(error).__qualname__)
 
 
 def forget(*, setting: str, **_: object) -> None:

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.signals import setting_changed
 
+from ._changes import connect_relations
 from ._settings import forget, problems
 
 __all__ = ["AuditConfig", "check_settings"]
@@ -27,6 +28,7 @@ class AuditConfig(AppConfig):
         """Do what needs all models, which are there by now."""
         checks.register(check_settings)
         setting_changed.connect(forget, dispatch_uid="fapilog")
+        connect_relations()
         if apps.is_installed("django.contrib.auth"):
             # It imports the models of that app.
             from . import _logins  # noqa: PLC0415

@@ -1,14 +1,12 @@
 """The models of the site."""
 
+from django.contrib.auth.models import User
 from django.db import models
 
-
-class Ward(models.Model):
-    """A ward."""
-
-    name = models.CharField(max_length=80)
+from fapilog.integrations.django import audited
 
 
+@audited(exclude=["notes"], contains_phi=True)
 class Patient(models.Model):
     """A patient."""
 
@@ -18,9 +16,42 @@ class Patient(models.Model):
     access_token = models.CharField(max_length=80, blank=True)
     visits = models.IntegerField(default=0)
     findings = models.JSONField(default=dict)
-    ward = models.ForeignKey(Ward, models.SET_NULL, null=True)
-    watched_by = models.ManyToManyField("auth.User")
+    ward = models.ForeignKey("Ward", models.SET_NULL, null=True)
+    watched_by = models.ManyToManyField(User)
 
     def __str__(self) -> str:
         """Return the name."""
         return f"{self.name}"
+
+
+audited(User, exclude=["last_login"])
+
+
+class Ward(models.Model):
+    """A ward, of which nothing is recorded."""
+
+    name = models.CharField(max_length=80)
+
+
+class Inpatient(Patient):
+    """A patient, as the wards see them."""
+
+    class Meta:
+        """In the table of the patients."""
+
+        proxy = True
+
+
+class Newborn(Patient):
+    """A patient who was born here."""
+
+    weight = models.IntegerField()
+
+
+@audited(mask=["pin"])
+class Badge(models.Model):
+    """A badge, whose number is given by the site."""
+
+    number = models.UUIDField(primary_key=True)
+    pin = models.CharField(max_length=8)
+    owner = models.ForeignKey(Patient, models.CASCADE, null=True)
