@@ -64,6 +64,9 @@ def parsed(path: Path) -> ast.Module:
 
 def area(path: Path) -> str:
     """Return the folder, or the module at the top, that *path* belongs to."""
+    # By `manage.py audit` a Django site has the command line: it stands on that floor.
+    if "management" in path.parts:
+        return "cli"
     return path.parts[0].removesuffix(".py")
 
 
