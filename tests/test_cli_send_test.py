@@ -12,6 +12,7 @@ from typing import get_args
 
 import pytest
 
+from fapilog._extras import install_line
 from fapilog.testing import Answer, Origin
 
 typer_testing = pytest.importorskip("typer.testing")
@@ -231,7 +232,7 @@ def test_a_library_is_missing() -> None:
         check=False,
         timeout=20,
     )
-    says = 'fapilog: this needs httpx2, which comes with: pip install "fapilog[opsgenie]"\n'
+    says = f"fapilog: this needs httpx2, which comes with: {install_line('opsgenie')}\n"
     assert (child.returncode, child.stdout, child.stderr) == (2, "", says)
 
 

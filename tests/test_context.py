@@ -15,7 +15,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from fapilog import AuditEvent, AuditEventType, AuditTrail, CompliancePolicy
+from fapilog import Actor, AuditEvent, AuditEventType, AuditTrail, CompliancePolicy, Target, context
 from fapilog.context import audit_context, bind_audit_context, current_audit_context
 from fapilog.testing import RecordingDispatcher
 
@@ -29,6 +29,10 @@ FIELDS = {
     "component": "patients",
     "operation": "read",
     "data_classification": "internal",
+    "reason": "treatment",
+    "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
+    "span_id": "00f067aa0ba902b7",
+    "target": Target(type="patient", id="42"),
 }
 
 
@@ -36,6 +40,15 @@ FIELDS = {
 def trail(tmp_path: Path) -> AuditTrail:
     """Return a trail, not started."""
     return AuditTrail(storage_path=tmp_path / "audit")
+
+
+class Hostile:
+    """Raises whatever is asked of it."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("the session is gone")
+
+    __str__ = __bool__ = __hash__ = __iter__ = __len__ = __repr__  # type: ignore[assignment]
 
 
 async def logged(trail: AuditTrail, **given: Any) -> AuditEvent:
@@ -72,6 +85,42 @@ async def test_every_method_is_filled_in(trail: AuditTrail) -> None:
     events = await trail.get_events()
     assert {(event.user_id, event.metadata["tenant"]) for event in events} == {("alice", "north")}
     assert len(events) == 5
+
+
+async def test_what_is_of_one_event_alone_is_no_field_of_a_block(trail: AuditTrail) -> None:
+    """An id, a level or a time for all events of a block is in their metadata, and none of them is lost or refused."""
+    own = {"event_id": "e-1", "log_level": "nonsense", "outcome": "nonsense", "occurred": "now", "message": "other"}
+    with audit_context(**own):
+        events = [await logged(trail), await logged(trail)]
+    assert len({event.event_id for event in events}) == 2
+    assert {event.message for event in events} == {"m"}
+    assert [event.metadata for event in events] == [own, own]
+
+
+async def test_user_and_actor_are_one(trail: AuditTrail) -> None:
+    """A call, or a block, that gives one of the two does not get the other from further out."""
+    service = Actor(id="cron", type="service")
+    with audit_context(user_id="alice", trace_id="4bf92f3577b34da6a3ce929d0e0e4736", span_id="00f067aa0ba902b7"):
+        event = await logged(trail, actor=service, trace_id="0af7651916cd43dd8448eb211c80319c")
+        assert (event.user_id, event.actor, event.span_id) == ("cron", service, None)
+        with audit_context(actor=service):
+            event = await logged(trail)
+            assert (event.user_id, event.actor) == ("cron", service)
+            event = await logged(trail, user_id="bob")
+            assert (event.user_id, event.actor) == ("bob", None)
+            bind_audit_context(user_id="carol")
+            event = await logged(trail)
+            assert (event.user_id, event.actor) == ("carol", None)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("name", sorted(context._FILLED))
+async def test_every_field_takes_every_value(trail: AuditTrail, name: str) -> None:
+    """Whatever a block gives to a field, its events are stored."""
+    for value in (Hostile(), 7, b"a", {"id": Hostile()}, [Hostile()], "a\udcff", "A" * 100_000, Hostile):
+        with audit_context(**{name: value}):
+            await logged(trail)
+    assert (await trail.verify_chain_from_storage()).events_checked == 8
 
 
 async def test_the_values_of_the_call_win(trail: AuditTrail) -> None:
@@ -200,15 +249,6 @@ async def test_a_function_may_log(trail: AuditTrail) -> None:
     inner, outer = await trail.get_events()
     assert (inner.message, inner.user_id, inner.metadata) == ("m", "alice", {"tenant": "north"})
     assert (outer.message, outer.user_id, outer.metadata) == ("looked up", None, {})
-
-
-class Hostile:
-    """Raises whatever is asked of it."""
-
-    def __repr__(self) -> str:
-        raise RuntimeError("the session is gone")
-
-    __str__ = __bool__ = __hash__ = __iter__ = __len__ = __repr__  # type: ignore[assignment]
 
 
 async def test_every_value_is_recorded(trail: AuditTrail) -> None:

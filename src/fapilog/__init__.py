@@ -7,6 +7,9 @@ An audit trail that proves itself, and tells the right people at once.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Final
+
+from .context import audit_context, bind_audit_context, current_audit_context
 from .core.alerting import (
     Alert,
     AlertDispatcher,
@@ -46,10 +49,32 @@ from .record.errors import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from .record.events import AuditOutcome
+from .record.kinds import AuditOutcome
 from .record.parties import Actor, Target
 from .storage.files import FileStorage
 from .storage.protocol import AuditStorage
+
+if TYPE_CHECKING:
+    from .delivery.digest import Digest as Digest
+    from .delivery.fallback import Fallback as Fallback
+    from .delivery.fanout import FanOut as FanOut
+    from .delivery.outbox import Outbox as Outbox
+    from .delivery.ratelimit import RateLimit as RateLimit
+    from .delivery.retry import Retrying as Retrying
+    from .delivery.route import Route as Route
+    from .delivery.route import when as when
+    from .proof.heartbeat import Heartbeat as Heartbeat
+    from .providers import Disclosure as Disclosure
+    from .providers.alertmanager import AlertmanagerDispatcher as AlertmanagerDispatcher
+    from .providers.apprise import AppriseDispatcher as AppriseDispatcher
+    from .providers.console import ConsoleDispatcher as ConsoleDispatcher
+    from .providers.opsgenie import OpsgenieDispatcher as OpsgenieDispatcher
+    from .providers.pagerduty import PagerDutyDispatcher as PagerDutyDispatcher
+    from .providers.slack import SlackDispatcher as SlackDispatcher
+    from .providers.smtp import EmailDispatcher as EmailDispatcher
+    from .providers.webhook import WebhookDispatcher as WebhookDispatcher
+
+__version__: Final = "1.0.0a1"
 
 __all__ = [
     "Actor",
@@ -89,6 +114,55 @@ __all__ = [
     "alert_attempted",
     "alert_dispatched",
     "alert_failed",
+    "audit_context",
+    "bind_audit_context",
     "compliance_alert",
+    "current_audit_context",
     "exit_on_sigterm",
 ]
+
+# Imported when they are asked for, since each brings the library of an extra, or a file to keep. They are not in
+# `__all__`: a star would import them all. An extra has the name of the module that needs it.
+_ON_DEMAND: Final = {
+    "AlertmanagerDispatcher": "providers.alertmanager",
+    "AppriseDispatcher": "providers.apprise",
+    "ConsoleDispatcher": "providers.console",
+    "Digest": "delivery.digest",
+    "Disclosure": "providers",
+    "EmailDispatcher": "providers.smtp",
+    "Fallback": "delivery.fallback",
+    "FanOut": "delivery.fanout",
+    "Heartbeat": "proof.heartbeat",
+    "OpsgenieDispatcher": "providers.opsgenie",
+    "Outbox": "delivery.outbox",
+    "PagerDutyDispatcher": "providers.pagerduty",
+    "RateLimit": "delivery.ratelimit",
+    "Retrying": "delivery.retry",
+    "Route": "delivery.route",
+    "SlackDispatcher": "providers.slack",
+    "WebhookDispatcher": "providers.webhook",
+    "when": "delivery.route",
+}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_DEMAND})
+
+
+if not TYPE_CHECKING:  # to type checkers it would make every name an attribute
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module  # noqa: PLC0415  for these names alone
+
+        if name not in _ON_DEMAND:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = _ON_DEMAND[name]
+        try:
+            found = getattr(import_module(f".{module}", __name__), name)
+        except ModuleNotFoundError as missing:
+            from ._extras import how_to_get  # noqa: PLC0415
+
+            words = how_to_get(missing, module.rpartition(".")[2])
+            raise ImportError(f"{__name__}.{name}: {words}", name=missing.name) from missing
+        globals()[name] = found
+        return found

@@ -11,7 +11,7 @@ unless you start it by ``contextvars.copy_context().run``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from inspect import iscoroutine
@@ -30,7 +30,18 @@ _Blocks = tuple[tuple[object, dict[str, Any]], ...]
 # these outlive the request that happened to start the trail; see `tasks.loops.own_context`.
 _blocks: Final[ContextVar[_Blocks]] = ContextVar("audit_context", default=())
 
+# What a block may say of the events in it. The other fields are about one event alone: if all had the same *event_id*,
+# all but the first would be lost.
+_FILLED: Final = frozenset(
+    {
+        *("actor", "user_id", "session_id", "request_id", "trace_id", "span_id", "client_ip", "user_agent"),
+        *("component", "operation", "target", "reason", "data_classification", "regulatory_tags"),
+        *("contains_pii", "contains_phi"),
+    }
+)
 _FLAGS: Final = frozenset({"contains_pii", "contains_phi"})
+# One thing each: where one of the two is given, the other is not taken from further out.
+_PAIRS: Final = (frozenset({"actor", "user_id"}), frozenset({"trace_id", "span_id"}))
 
 
 def audit_context(**values: Any) -> AbstractContextManager[None]:
@@ -41,10 +52,11 @@ def audit_context(**values: Any) -> AbstractContextManager[None]:
     left, afterwards the values are those from before, without any that were bound inside of the block.
 
     Args:
-        **values: A name of a field that `AuditTrail.log_event` takes, such as *user_id*, *session_id*, *request_id*,
-            *client_ip*, *user_agent*, *component* or *operation*, fills that field; *contains_pii* and *contains_phi*
-            count if they are true. Any other name, such as *tenant*, goes to the metadata, and so does the content of
-            ``metadata={...}``. A value that the call itself gives wins. None takes the value of an outer block away.
+        **values: *actor*, *user_id*, *session_id*, *request_id*, *trace_id*, *span_id*, *client_ip*, *user_agent*,
+            *component*, *operation*, *target*, *reason*, *data_classification*, *regulatory_tags*, *contains_pii* and
+            *contains_phi* fill these fields of the event. Any other name, such as *tenant*, goes to the metadata, and
+            so does the content of ``metadata={...}``. A value that the call itself gives wins. None takes the value of
+            an outer block away. An *actor* replaces the *user_id* from further out, and the other way round.
 
             A value may be a function without arguments. It is called for each event, when the event is logged, and so
             may know what was not known yet when the block was entered. It must not wait: an event loop waits with it.
@@ -69,7 +81,7 @@ def bind_audit_context(**values: Any) -> None:
     """
     blocks = _blocks.get()
     block, outer = blocks[-1] if blocks else (None, {})
-    _blocks.set((*blocks[:-1], (block, {**outer, **values})))
+    _blocks.set((*blocks[:-1], (block, _within(outer, values))))
 
 
 def current_audit_context() -> dict[str, Any]:
@@ -82,32 +94,49 @@ def current_audit_context() -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def completed(fields: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
+def completed(given: dict[str, Any]) -> dict[str, Any]:
     """
-    Fill in what a call has not given, for the trail.
+    Return the keywords *given* to `AuditTrail.log_event`, with those of the context that were not; for the trail.
 
-    Args:
-        fields: The fields of the event, all of them. Those that are None, and flags that are not true, are filled.
-        metadata: The metadata of the event, which stay as they are.
-
-    Returns:
-        *metadata* with the values of the context that are no field.
+    It raises nothing that the context is to blame for.
     """
     values = _current()
     if not values:
-        return metadata
-    others = dict(metadata)
-    for name, given in values.items():
-        if name in _FLAGS:
-            fields[name] = fields[name] or _is_true(_value(given))
-        elif name in fields:
-            if fields[name] is None:
-                fields[name] = _value(given)
-        elif name == "metadata" and (mapping := as_dict(_value(given))) is not None:
-            others = {**mapping, **others}
-        elif name not in others and (value := _value(given)) is not None:
+        return given
+    result = dict(given)
+    others: dict[str, Any] = {}
+    for name, value in _outside(values, (name for name in given if given[name] is not None)).items():
+        if name not in _FILLED:
             others[name] = value
-    return others
+        elif given.get(name) is None and (found := _value(value)) is not None:
+            result[name] = _is_true(found) if name in _FLAGS else found
+    if others and (metadata := _metadata(others, given)):
+        result["metadata"] = metadata
+    return result
+
+
+def _metadata(others: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata *given*, with the *others* that were not; nothing if there is nothing to add."""
+    own = as_dict(given.get("metadata"))
+    if own is None:
+        own = {"metadata": given["metadata"]} if given.get("metadata") is not None else {}
+    mapping = as_dict(_value(others.get("metadata")))
+    if mapping is not None:
+        others = {**mapping, **{name: value for name, value in others.items() if name != "metadata"}}
+    lacking = {name: _value(value) for name, value in others.items() if name not in given and name not in own}
+    added = {name: value for name, value in lacking.items() if value is not None}
+    return {**own, **added} if added else {}
+
+
+def _outside(outer: dict[str, Any], inner: Iterable[str]) -> dict[str, Any]:
+    """Return *outer* without values that contradict those with the names in *inner*."""
+    names = frozenset(inner)
+    gone = frozenset().union(*(pair for pair in _PAIRS if not pair.isdisjoint(names)))
+    return {name: value for name, value in outer.items() if name not in gone} if gone else outer
+
+
+def _within(outer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    return {**_outside(outer, values), **values} if outer else values
 
 
 class _Block:
@@ -121,7 +150,7 @@ class _Block:
     def __enter__(self) -> None:
         blocks = _blocks.get()
         outer = blocks[-1][1] if blocks else {}
-        _blocks.set((*blocks, (self, {**outer, **self._values})))
+        _blocks.set((*blocks, (self, _within(outer, self._values))))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -930,9 +930,9 @@ async def test_a_storage_of_ones_own(recorder: Recorder, tmp_path: Path) -> None
         def __init__(self) -> None:
             self.inner = FileStorage(tmp_path)
 
-        async def append(self, event: AuditEvent) -> Any:
+        async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
             calls.append("append")
-            return await self.inner.append(event)
+            return await self.inner.append(event, once=once)
 
         async def find(self, wanted: Any, limit: int) -> list[AuditEvent]:
             calls.append("find")

@@ -81,11 +81,11 @@ class Disk(FileStorage):
     def refuses(self, event: AuditEvent) -> bool:
         return True
 
-    async def append(self, event: AuditEvent) -> Any:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
         await anyio.lowlevel.checkpoint()
         if self.error is not None and self.refuses(event):
             raise self.error
-        return await super().append(event)
+        return await super().append(event, once=once)
 
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         if isinstance(self.verdict, Exception):
@@ -230,10 +230,10 @@ async def test_started_nobody_waits_for_them(disk: Disk) -> None:
             await super().send_alert(event, severity=severity, channel=channel)
 
     class SlowDisk(Disk):
-        async def append(self, event: AuditEvent) -> Any:
+        async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
             if event.event_type is RECOVERY:
                 await anyio.sleep(3)
-            return await super().append(event)
+            return await super().append(event, once=once)
 
     slow_disk = SlowDisk(disk._directory)
     async with trail_of(slow_disk, dispatcher := Slow()) as trail:
@@ -273,7 +273,7 @@ async def test_a_caller_that_is_cancelled_is_no_failure(disk: Disk, dispatcher: 
     """That a caller was cancelled while it stored an event says nothing about the storage."""
 
     class Waiting(Disk):
-        async def append(self, event: AuditEvent) -> Any:
+        async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
             await anyio.sleep_forever()
 
     async with trail_of(Waiting(disk._directory), dispatcher) as trail:
@@ -308,10 +308,10 @@ async def test_a_storage_that_fails_while_the_recovery_is_stored(disk: Disk, dis
     gate = anyio.Event()
 
     class Gated(Disk):
-        async def append(self, event: AuditEvent) -> Any:
+        async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
             if event.event_type is RECOVERY:
                 await gate.wait()
-            return await super().append(event)
+            return await super().append(event, once=once)
 
     gated = Gated(disk._directory)
     async with trail_of(gated, dispatcher) as trail:
@@ -341,10 +341,10 @@ async def test_a_trail_that_is_stopped_while_it_recovers(disk: Disk, dispatcher:
         failed.append(report)
 
     class Hanging(Disk):
-        async def append(self, event: AuditEvent) -> Any:
+        async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
             if event.event_type is RECOVERY:
                 await anyio.sleep_forever()
-            return await super().append(event)
+            return await super().append(event, once=once)
 
     hanging = Hanging(disk._directory)
     async with trail_of(hanging, dispatcher, stop_timeout=3) as trail:

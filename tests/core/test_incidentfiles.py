@@ -62,10 +62,10 @@ class Run:
         self.verdict: AuditChainVerificationResult | None = None
         append, verify = self.trail._storage.append, self.trail._storage.verify
 
-        async def store(event: AuditEvent) -> Any:
+        async def store(event: AuditEvent, *, once: bool = False) -> Any:
             if self.disk is not None:
                 raise self.disk
-            return await append(event)
+            return await append(event, once=once)
 
         async def check(progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
             return self.verdict or await verify(progress)
@@ -422,11 +422,11 @@ async def test_each_of_several_processes_had_an_incident(tmp_path: Path) -> None
         append = run.trail._storage.append
         stored: list[AuditEvent] = []
 
-        async def take_two(event: AuditEvent) -> Any:
+        async def take_two(event: AuditEvent, *, once: bool = False) -> Any:
             if len(stored) == 2:
                 raise FULL
             stored.append(event)
-            return await append(event)
+            return await append(event, once=once)
 
         run.trail._storage.append = take_two  # type: ignore[method-assign]
         await run.log()

@@ -264,9 +264,9 @@ class LoopStorage(FileStorage):
 
     runs_anywhere = False
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         await asyncio.sleep(0.001)
-        return await super().append(event)
+        return await super().append(event, once=once)
 
 
 def test_a_storage_that_needs_a_loop_gets_one(tmp_path: Path, pager: Pager) -> None:

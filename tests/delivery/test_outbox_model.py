@@ -1,7 +1,7 @@
 """Outboxes, other sides, crashes and people in any order, against a model of what has arrived."""
 
 import itertools
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -264,7 +264,7 @@ class Deliveries(RuleBasedStateMachine):
         self._run(retry)
 
 
-def _lose(calls: list[Any]) -> list[Any]:
+def _lose(calls: Iterable[Any]) -> list[Any]:
     raise OutboxError("the file is gone")
 
 

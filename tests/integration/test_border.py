@@ -216,10 +216,10 @@ async def test_a_storage_raises(tmp_path: Path, error: BaseException) -> None:
     class Strange(FileStorage):
         is_bad = True
 
-        async def append(self, event: AuditEvent) -> Any:
+        async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
             if self.is_bad:
                 raise error
-            return await super().append(event)
+            return await super().append(event, once=once)
 
     storage = Strange(tmp_path)
     async with AuditTrail(storage=storage) as trail:

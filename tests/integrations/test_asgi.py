@@ -218,25 +218,28 @@ async def test_middleware_in_middleware_has_one_id() -> None:
 @pytest.mark.parametrize(
     ("method", "status", "expected"),
     [
-        ("GET", 200, ("data_access", "info")),
-        ("HEAD", 304, ("data_access", "info")),
-        ("POST", 201, ("data_modification", "info")),
-        ("PATCH", 404, ("data_modification", "info")),
-        ("DELETE", 204, ("data_deletion", "info")),
-        ("GET", 401, ("authorization_failed", "warning")),
-        ("POST", 403, ("authorization_failed", "warning")),
-        ("GET", 429, ("authorization_failed", "warning")),
-        ("DELETE", 503, ("error_occurred", "error")),
+        ("GET", 200, ("data_access", "info", "success")),
+        ("HEAD", 304, ("data_access", "info", "success")),
+        ("POST", 201, ("data_modification", "info", "success")),
+        ("PATCH", 404, ("data_modification", "info", "failure")),
+        ("DELETE", 204, ("data_deletion", "info", "success")),
+        ("GET", 401, ("authorization_failed", "warning", "denied")),
+        ("POST", 403, ("authorization_failed", "warning", "denied")),
+        ("GET", 429, ("authorization_failed", "warning", "denied")),
+        ("DELETE", 503, ("error_occurred", "error", "failure")),
     ],
 )
-async def test_requests_are_recorded(trail: AuditTrail, method: str, status: int, expected: tuple[str, str]) -> None:
+async def test_requests_are_recorded(
+    trail: AuditTrail, method: str, status: int, expected: tuple[str, str, str]
+) -> None:
     """A request has an event of a type and a level by its method and status, without its query and headers."""
     app = AuditMiddleware(answering(status), trail=trail, log_requests=True)
     await asked(app, method=method, headers={"authorization": "s3cret"})
     [event] = await stored(trail)
-    assert (event.event_type.value, event.log_level.value) == expected
+    assert event.outcome is not None
+    assert (event.event_type, event.log_level.value, event.outcome.value) == expected
     assert event.message == f"{method} /patients/42: {status}"
-    assert (event.operation, event.metadata["resource"], event.metadata["status"]) == (method, "/patients/42", status)
+    assert (event.operation, str(event.target), event.metadata["status"]) == (method, "/patients/42", status)
     assert (event.client_ip, event.user_agent) == ("192.0.2.7", "curl")
     assert event.request_id
     assert b"s3cret" not in b"".join(file.read_bytes() for file in (trail.storage_path or Path()).iterdir())
@@ -380,12 +383,14 @@ async def test_a_websocket_has_one_event(trail: AuditTrail, messages: list[Messa
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"trail": "audit"}, TypeError, "trail: expected an AuditTrail; got str"),
-        ({"user": "alice"}, TypeError, "user: expected a function of the scope; got str"),
-        ({"session": 1}, TypeError, "session: expected a function of the scope; got int"),
+        ({"trail": "audit"}, TypeError, "trail: expected an AuditTrail; got a str"),
+        ({"user": "alice"}, TypeError, "user: expected a function of the scope; got a str"),
+        ({"session": 1}, TypeError, "session: expected a function of the scope; got a int"),
         ({"trusted_proxies": -1}, ValueError, "trusted_proxies: expected a number of at least 0; got -1"),
         ({"trusted_proxies": 1.5}, TypeError, "trusted_proxies: expected a whole number; got a float"),
-        ({"log_requests": "GET"}, TypeError, "log_requests: expected a bool or a function; got str"),
+        ({"log_requests": "GET"}, TypeError, "log_requests: expected True, False or a function; got a str"),
+        ({"proxy_header": b"forwarded"}, TypeError, "proxy_header: expected text; got a bytes"),
+        ({"request_id_header": None}, TypeError, "request_id_header: expected text; got None"),
         ({"log_requests": True}, ValueError, "log_requests: expected a trail to store the events in; got none"),
     ],
 )

@@ -61,9 +61,9 @@ class EndingStorage(FileStorage):
 
     what = "exit"
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         end(self.what)
-        return await super().append(event)
+        return await super().append(event, once=once)
 
 
 async def main(directory: Path, what: str, place: str, started: str, kept: str) -> None:

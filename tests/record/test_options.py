@@ -1,11 +1,12 @@
 """The check of numbers that options are given."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fapilog.record.options import require
+from fapilog.record.options import did_you_mean, require, require_path, several
 
 IN_RANGE: list[tuple[float, dict[str, Any]]] = [
     (1, {"above": 0}),
@@ -22,6 +23,10 @@ IN_RANGE: list[tuple[float, dict[str, Any]]] = [
 def test_a_number_in_range_is_returned(value: float, limits: dict[str, Any]) -> None:
     """A number within all of its limits comes back as it was."""
     assert require("timeout", value, **limits) is value
+
+
+def named(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__qualname__}"
 
 
 OUT_OF_RANGE: list[tuple[float, dict[str, Any], str]] = [
@@ -44,17 +49,77 @@ def test_a_number_out_of_range_is_refused(value: float, limits: dict[str, Any], 
     assert str(caught.value) == words
 
 
-@pytest.mark.parametrize("value", ["5", None, [5], 1j, object()])
+@pytest.mark.parametrize("value", ["5", None, [5], 1j, True, object()])
 def test_another_type_is_refused(value: Any) -> None:
     """A value that is no number is refused by its type; its text, which may be a secret, is not in the message."""
     with pytest.raises(TypeError) as caught:
         require("timeout", value, above=0)
-    assert str(caught.value) == f"timeout: expected a number; got a {type(value).__qualname__}"
+    assert str(caught.value) == f"timeout: expected a number; got {named(value)}"
 
 
-@pytest.mark.parametrize("value", [1.5, 1.0, "1", None])
+@pytest.mark.parametrize("value", [1.5, 1.0, "1", True, None])
 def test_a_whole_number_is_asked_for(value: Any) -> None:
     """Where only a whole number has a meaning, any other is refused by its type."""
-    with pytest.raises(TypeError, match=f"^limit: expected a whole number; got a {type(value).__qualname__}$"):
+    with pytest.raises(TypeError, match=f"^limit: expected a whole number; got {named(value)}$"):
         require("limit", value, at_least=0, whole=True)
     assert require("limit", 1, at_least=0, whole=True) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "values"),
+    [("abc", ("abc",)), ("", ("",)), (["a", "b"], ("a", "b")), ((), ()), (iter("ab"), ("a", "b"))],
+)
+def test_one_text_is_one_value(value: Any, values: tuple[str, ...]) -> None:
+    """A text among the iterables stands for itself, and not for its letters."""
+    assert several("ids", value) == values
+
+
+@pytest.mark.parametrize("value", [5, None, b"abc", bytearray(b"abc")])
+def test_what_is_no_list_is_refused(value: Any) -> None:
+    """What can't be gone through, and bytes, which are numbers to Python, are refused by their type."""
+    with pytest.raises(TypeError, match=f"^ids: expected one text, or a list; got {named(value)}$"):
+        several("ids", value)
+
+
+def test_a_path_may_be_in_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that begins with a tilde is in the home directory, and any other stays as it is."""
+    monkeypatch.setenv("HOME", "/home/alice")
+    assert require_path("path", "~/audit") == Path("/home/alice/audit")
+    assert require_path("path", Path("~/audit")) == Path("/home/alice/audit")
+    assert require_path("path", "a/~") == Path("a/~")
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (5, TypeError, "path: expected a path; got a int"),
+        (None, TypeError, "path: expected a path; got None"),
+        (b"audit", TypeError, "path: expected a path; got a bytes"),
+        ("", ValueError, "path: expected a path; got an empty text"),
+        ("~nobody-has-this-name/x", ValueError, "path: expected a path in a home directory that is known; got '~nob"),
+    ],
+)
+def test_what_is_no_path_is_refused(value: Any, error: type[Exception], words: str) -> None:
+    """What can't be a path is refused with what came."""
+    with pytest.raises(error, match=f"^{words}"):
+        require_path("path", value)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("timeuot", "; did you mean timeout?"),
+        ("TIMEOUT", "; did you mean timeout?"),
+        ("att", "; did you mean attempts?"),
+        ("colour", ""),
+        ("", ""),
+    ],
+)
+def test_the_nearest_name_is_suggested(given: str, words: str) -> None:
+    """A name that is nearly one of those that are possible brings that one to mind, and no other does."""
+    assert did_you_mean(given, ["timeout", "attempts"]) == words
+
+
+def test_a_huge_name_takes_no_time() -> None:
+    """However long a name is that is compared with others, only its beginning is."""
+    assert did_you_mean("timeout" * 1_000_000, ["timeout"]) == ""

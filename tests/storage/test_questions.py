@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, FileStorage
-from fapilog.record.events import AuditOutcome
+from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _lines
 from fapilog.storage.protocol import EventFilter

@@ -5,7 +5,7 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import anyio
 import anyio.lowlevel
@@ -25,7 +25,8 @@ class Disk:
         self.open = threading.Event()
         self.begun = threading.Event()
 
-    def commit(self, batch: list[int]) -> list[int]:
+    def commit(self, items: Iterable[int]) -> list[int]:
+        batch = list(items)
         self.batches.append(batch)
         self.begun.set()
         assert self.open.wait(10)
@@ -163,7 +164,7 @@ async def test_an_interrupted_commit_leaves_nobody_in_doubt() -> None:
     """When the thread that commits is interrupted, the callers that share the commit are told that they can't know."""
     results: dict[int, object] = {}
 
-    def commit(batch: list[int]) -> list[int]:
+    def commit(batch: Iterable[int]) -> list[int]:
         raise KeyboardInterrupt
 
     commits = GroupCommit(commit, interrupted=AuditStorageError("stored or not"))
@@ -255,12 +256,12 @@ def test_a_commit_that_calls_itself_is_refused() -> None:
     """A caller in the thread that commits, such as a handler of the commit's own log line, gets an error."""
     refused: list[str] = []
 
-    def commit(batch: list[int]) -> list[int]:
+    def commit(batch: Iterable[int]) -> list[int]:
         try:
             without_loop(commits.submit(2))
         except AuditStorageError as error:
             refused.append(str(error))
-        return batch
+        return list(batch)
 
     commits: GroupCommit[int, int] = GroupCommit(commit, interrupted=AuditStorageError("stored or not"))
     assert without_loop(commits.submit(1)) == 1

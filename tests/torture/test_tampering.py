@@ -64,7 +64,8 @@ def events(trail: Trail) -> list[AuditEvent] | None:
         found = [msgspec.json.decode(line, type=AuditEvent) for line in lines(trail)]
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return found if [msgspec.json.encode(event) + b"\n" for event in found] == lines(trail) else None
+    stored = [chain.seal(chain.body(event), event.sequence_number or 0, event.previous_hash)[0] for event in found]
+    return found if stored == lines(trail) else None
 
 
 def rehashed(line: bytes) -> bytes:

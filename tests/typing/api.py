@@ -11,9 +11,15 @@ from typing import Any, Self, assert_type
 
 import anyio
 from blinker import NamedSignal
+from fastapi import FastAPI
+from litestar import Litestar
+from litestar.middleware import DefineMiddleware
 from opentelemetry.metrics import get_meter_provider
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
+import fapilog
 from fapilog import (
     Actor,
     AlertDispatcher,
@@ -32,10 +38,15 @@ from fapilog import (
     DeliveryReport,
     FileStorage,
     NoopAlertDispatcher,
+    Retrying,
+    SlackDispatcher,
     Target,
     alert_dispatched,
     alert_failed,
+    audit_context,
+    bind_audit_context,
     compliance_alert,
+    current_audit_context,
 )
 from fapilog.core.alerting import AlertDispatcher as SameAlertDispatcher
 from fapilog.core.alerting import DurableDispatcher, Outcome
@@ -47,10 +58,17 @@ from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.route import Condition, Route, when
+from fapilog.integrations.asgi import AuditMiddleware, Scope
 from fapilog.observers import logs, metrics, otel
 from fapilog.record.chain import Seal
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
+
+# -- names that are imported when they are asked for
+
+assert_type(fapilog.Retrying(NoopAlertDispatcher()), Retrying)
+assert_type(SlackDispatcher(webhook_url="https://hooks.example.com"), fapilog.SlackDispatcher)
+no_such_name = fapilog.NoSuchName  # type: ignore[attr-defined]
 
 # -- dispatchers
 
@@ -297,7 +315,7 @@ class Legacy(AuditTrail):
 class Memory:
     """A storage that keeps nothing."""
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         return Seal(sequence_number=1, previous_hash=None, checksum="")
 
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
@@ -316,6 +334,46 @@ class Memory:
 storage: AuditStorage = Memory()
 not_a_storage: AuditStorage = Pager()  # type: ignore[assignment]
 AuditTrail(storage=Memory())
+
+
+# -- context and applications
+
+
+async def in_context(trail: AuditTrail) -> None:
+    """Log in a context."""
+    with audit_context(user_id=lambda: "alice", tenant=7) as nothing:
+        assert_type(nothing, None)
+        bind_audit_context(request_id="r-1")
+        assert_type(current_audit_context(), dict[str, Any])
+    async with trail.lifespan():
+        pass
+    async with trail.lifespan(Pager()):
+        pass
+
+
+def user_of(scope: Scope) -> str | None:
+    """Return the user."""
+    return scope.get("user")
+
+
+def of_fastapi(trail: AuditTrail) -> None:
+    """Add it to an application, or wrap one."""
+    fastapi = FastAPI(lifespan=trail.lifespan)
+    fastapi.add_middleware(AuditMiddleware, trail=trail, user=user_of, log_requests=True)
+    fastapi.add_middleware(AuditMiddleware, nothing=True)  # type: ignore[call-arg]
+    AuditMiddleware(AuditMiddleware(fastapi), log_requests=lambda method, path, status: method != "GET")
+    AuditMiddleware(fastapi, user="alice")  # type: ignore[arg-type]
+
+
+def of_starlette(trail: AuditTrail) -> None:
+    """Give it to an application."""
+    Starlette(lifespan=trail.lifespan, middleware=[Middleware(AuditMiddleware, trail=trail, trusted_proxies=1)])
+
+
+def of_litestar(trail: AuditTrail) -> None:
+    """Wrap an application, or give it the middleware."""
+    AuditMiddleware(Litestar(lifespan=[trail.lifespan]), session=lambda scope: scope["session"]["id"])
+    DefineMiddleware(AuditMiddleware, trail=trail)
 
 
 # -- signals

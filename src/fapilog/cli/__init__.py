@@ -2,6 +2,8 @@
 
 import sys
 
+from .._extras import how_to_get
+
 __all__ = ["main"]
 
 
@@ -10,8 +12,6 @@ def main() -> None:
     try:
         from .commands import app  # noqa: PLC0415 - only here, so that there is an answer where a library is missing
     except ModuleNotFoundError as missing:
-        if (missing.name or "fapilog").startswith("fapilog"):
-            raise
-        sys.stderr.write(f'fapilog: this needs {missing.name}, which comes with: pip install "fapilog[cli]"\n')
+        sys.stderr.write(f"fapilog: {how_to_get(missing, 'cli')}\n")
         sys.exit(2)
     app(prog_name="fapilog")

@@ -19,6 +19,7 @@ from .. import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
+from .._extras import how_to_get
 
 __all__ = ["CannotSendError", "Destination", "Severity", "dispatcher_for", "send"]
 
@@ -145,9 +146,7 @@ def dispatcher_for(to: Destination, *, allow_http: bool = False) -> AlertDispatc
         provider = getattr(import_module(f"fapilog.providers.{module}"), name)
         dispatcher: AlertDispatcher = provider(**options)
     except ModuleNotFoundError as missing:
-        if (missing.name or "fapilog").startswith("fapilog"):
-            raise
-        raise CannotSendError(f'this needs {missing.name}, which comes with: pip install "fapilog[{to}]"') from None
+        raise CannotSendError(how_to_get(missing, to)) from None
     except ValueError as error:
         # A provider's message names the option, and holds no secret.
         raise CannotSendError(f"the environment does not describe {to}: {error}") from None

@@ -12,6 +12,7 @@ from typing import Any, Final
 import anyio
 
 from ..record.events import AuditEvent
+from ..record.values import text
 from ..storage.protocol import AuditStorage
 from ..tasks.background import Background
 from ..tasks.life import Life
@@ -101,6 +102,7 @@ class Alerts:
         )
         self._lock = threading.Lock()
         self._life: Life | None = None
+        self._was_stopped = False
         self.catch_up: CatchUp | None = None
 
     @property
@@ -126,6 +128,7 @@ class Alerts:
         Raises:
             Exception: The dispatcher can't be entered: its own exception.
         """
+        self._was_stopped = False
         while True:
             self.forget_closed_loop()
             with self._lock:
@@ -165,10 +168,19 @@ class Alerts:
         except LoopClosedError:
             self.forget_closed_loop()
             await self._end()
+            self._was_stopped = True
         finally:
             with self._lock:
                 if self._life is life and life.is_over:
                     self._life = None
+
+    def note_event(self) -> None:
+        """Say once, of an event that is recorded after `stop`, how its alert is sent."""
+        if self._was_stopped:
+            self._was_stopped = False
+            _log.warning(
+                "an event is recorded after its trail was stopped: it is stored, and log_event itself sends its alerts"
+            )
 
     async def drain(self) -> None:
         """Wait until every alert has a report, and every asynchronous receiver has returned."""
@@ -191,6 +203,7 @@ class Alerts:
         """Become as new, in a forked child: the parent's tasks and alerts stay the parent's."""
         self._lock = threading.Lock()
         self._life = self.catch_up = None
+        self._was_stopped = False
         self.background.forget()
         self.announcer.forget()
         self.outstanding.__init__()  # type: ignore[misc]
@@ -208,7 +221,9 @@ class Alerts:
         """
         life = self._life
         assert life is not None  # noqa: S101 - entered by this life
+        began = None
         try:
+            await self._say_what_is_wrong()
             await self.health.enter()
             async with self._dispatcher_entered(trail, life), self.background.open():
                 async with self._catching_up(trail, announce):
@@ -221,6 +236,20 @@ class Alerts:
         finally:
             with anyio.CancelScope(shield=True):
                 await self._end()
+            # By `stop`, or with the event loop; not if it was never started, since its dispatcher can't be entered.
+            self._was_stopped = began is not None
+
+    async def _say_what_is_wrong(self) -> None:
+        """Say at the start, and not at the first event, that the storage can't store."""
+        trouble = getattr(self._storage, "trouble", None)
+        if trouble is None:
+            return
+        try:
+            words = await contained(trouble)
+        except Exception as error:
+            words = type(error).__qualname__
+        if words is not None:
+            _log.error("this trail can't store: %s", text(words))
 
     async def _end(self) -> None:
         """Report the alerts that are left, run the receivers of the reports, and close the files."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import anyio
 
-from ..record.events import AuditLogLevel, AuditOutcome, data_event_type
+from ..record.events import data_event_type
 from ..record.intake import keywords
+from ..record.kinds import AuditLogLevel, AuditOutcome
 from ..record.values import given_text
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ class Audited:
     cancellation is a failure too. The exception is in the event and goes on, whether or not the event can be stored;
     after a success, an event that can't be stored raises `AuditStorageError`.
 
-    A plain function, and ``with``, record by `AuditTrail.sync`, which blocks an event loop that runs in the same thread.
-    A generator is no block: use ``with`` inside of it. A block that is entered again, or in several tasks at once,
-    needs an object of its own each.
+    A plain function, and ``with``, record by `AuditTrail.sync`, which blocks an event loop in the same thread. A
+    generator is no block: use ``with`` inside of it. A block that is entered again, or in several tasks at once, needs
+    an object of its own each.
     """
 
     def __init__(self, trail: AuditTrail, operation: str, fields: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ import msgspec
 
 from ..record.chain import AuditChainVerificationResult
 from ..record.errors import reason
-from ..record.events import AuditEvent, AuditEventType
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType
 from ..record.values import text
 from ..tasks.background import Background
 from ..tasks.loops import own_context

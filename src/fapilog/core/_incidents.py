@@ -10,7 +10,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel
 
 __all__ = [
     "DISPATCHING",

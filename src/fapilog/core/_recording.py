@@ -6,7 +6,7 @@ import functools
 import threading
 from collections.abc import Callable
 
-from ..record.chain import AuditChainVerificationResult, Seal, sealed
+from ..record.chain import AuditChainVerificationResult, sealed
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent, is_error, is_security
 from ..storage.protocol import AuditStorage
@@ -51,6 +51,7 @@ class Recorder:
         Raises:
             AuditStorageError: The event is not stored.
         """
+        self._alerts.note_event()
         try:
             stored = await self.store(event, announced=announced, once=once)
         except Exception as error:
@@ -74,9 +75,9 @@ class Recorder:
         if announced:
             self._alerts.outstanding.expect(event.event_id)
         try:
-            # A storage that knows of no *once* is none that was given an id.
+            # A storage that knows of no *once* need not, until somebody gives an id.
             again = {"once": True} if once else {}
-            seal: Seal | None = await contained(functools.partial(self._storage.append, event, **again))
+            seal = await contained(functools.partial(self._storage.append, event, **again))
         except BaseException as error:
             self._alerts.outstanding.announced(event.event_id)
             if not isinstance(error, Exception) or isinstance(error, AuditStorageError):

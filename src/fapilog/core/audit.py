@@ -23,22 +23,15 @@ from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errordetails import in_short
 from ..record.errors import AuditStorageError
-from ..record.events import (
-    AuditEvent,
-    AuditEventType,
-    AuditLogLevel,
-    AuditOutcome,
-    ComplianceLevel,
-    data_event_type,
-    member,
-)
-from ..record.intake import FIELDS, CommonFields, EventFields, keywords, merged, names_in, recorded
-from ..record.options import flag, require
+from ..record.events import AuditEvent, data_event_type
+from ..record.intake import FIELDS, CommonFields, EventFields, keywords, names_in, recorded
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
+from ..record.options import flag, require, require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
 from ..record.values import given_text
 from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
+from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_storage
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._aftermath import noted
@@ -84,7 +77,7 @@ class AuditTrail:
 
     Args:
         policy: Which events alert; by default `CompliancePolicy()`.
-        storage_path: The directory of the trail; by default ``audit_logs``.
+        storage_path: The directory of the trail; by default ``audit_logs``. ``~`` is the home directory.
         alert_dispatcher: Gets the alerts; by default a dispatcher that drops them. An asynchronous context manager is
             entered on start, and left on stop after the last alert.
         storage: Keeps the events, instead of files in *storage_path*.
@@ -100,7 +93,8 @@ class AuditTrail:
         storage_path: The directory of the trail; None with a storage of your own.
 
     Raises:
-        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, or *policy* is no policy.
+        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, *policy* is no policy, or another option is not
+            of its type.
         ValueError: A number is out of range, or both *storage* and *storage_path* are given.
     """
 
@@ -122,7 +116,9 @@ class AuditTrail:
         if storage is not None and storage_path is not None:
             raise ValueError("storage, storage_path: expected one of them; got both")
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
-        path = None if storage_path is None else Path(storage_path)
+        if storage is not None:
+            require_storage(storage)
+        path = None if storage_path is None else require_path("storage_path", storage_path)
         if storage is None:
             path = Path("audit_logs") if path is None else path
             storage = FileStorage(path, durability=durability)
@@ -137,8 +133,8 @@ class AuditTrail:
             announce=self._announce,
             store=self._store,
             timeout=require("alert_timeout", alert_timeout, above=0),
-            concurrency=require("alert_concurrency", alert_concurrency, at_least=1),
-            buffer=require("alert_buffer", alert_buffer, at_least=1),
+            concurrency=require("alert_concurrency", alert_concurrency, at_least=1, whole=True),
+            buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
             stop_timeout=require("stop_timeout", stop_timeout, at_least=0),
         )
         self._hostname = os.uname().nodename
@@ -273,7 +269,7 @@ class AuditTrail:
                 "compliance_level": policy.level,
                 **current_span(),
             },
-            self._in_context(given),
+            completed(given),
             limits=(policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes),
         )
         once = "event_id" in given
@@ -284,15 +280,6 @@ class AuditTrail:
         else:
             await self._store_and_announce(event, once=once)
         return event.event_id
-
-    @staticmethod
-    def _in_context(given: dict[str, Any]) -> dict[str, Any]:
-        """Return the keywords of a call with what the context around the call adds."""
-        fields = {**dict.fromkeys(FIELDS - {"metadata"}), **{name: given[name] for name in given.keys() & FIELDS}}
-        nested = fields.pop("metadata", None)
-        others = {name: value for name, value in given.items() if name not in FIELDS}
-        metadata = completed(fields, others if nested is None else merged({**others, "metadata": nested}))
-        return {**fields, **metadata}
 
     @without_frames
     async def log_error(

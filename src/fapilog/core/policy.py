@@ -8,15 +8,24 @@ from typing import Any, Final
 
 import msgspec
 
-from ..record.events import PERSONAL, AuditEvent, AuditLogLevel, ComplianceLevel, member
+from ..record.events import PERSONAL, AuditEvent
 from ..record.incidents import incident_of, is_recovery
 from ..record.intake import LEAST_RECORD, LEAST_TEXT
-from ..record.options import require
+from ..record.kinds import AuditLogLevel, ComplianceLevel, member
+from ..record.options import require, require_bool, require_mapping, require_text
 from ..record.values import NO_METADATA, FrozenDict
 from ..storage.files import MAX_RECORD_BYTES
 from .alerting import Alert
 
 __all__ = ["CompliancePolicy"]
+
+_SWITCHES: Final = (
+    "enabled",
+    "real_time_alerts",
+    "alert_on_critical_errors",
+    "alert_on_security_events",
+    "hipaa_minimum_necessary",
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class CompliancePolicy:
             is stored in the metadata, with one warning for each place in the code.
 
     Raises:
-        TypeError: A limit is no whole number.
+        TypeError: A limit is no whole number, a channel no text, or a switch neither True nor False.
         ValueError: An unknown level, an unknown severity in *alert_channels*, or a limit out of range.
     """
 
@@ -76,9 +85,15 @@ class CompliancePolicy:
         require("max_text_characters", self.max_text_characters, at_least=LEAST_TEXT, whole=True)
         require("max_message_characters", self.max_message_characters, at_least=LEAST_TEXT, whole=True)
         require("max_record_bytes", self.max_record_bytes, at_least=LEAST_RECORD, at_most=MAX_RECORD_BYTES, whole=True)
+        for name in _SWITCHES:
+            require_bool(name, getattr(self, name))
         object.__setattr__(self, "level", member(ComplianceLevel, self.level, "level"))
+        if self.alert_channel is not None:
+            require_text("alert_channel", self.alert_channel)
+        example = 'a mapping such as {"critical": "#on-call"}'
+        require_mapping("alert_channels", self.alert_channels, expected=example)
         channels = {
-            member(AuditLogLevel, severity, "alert_channels").value: channel
+            member(AuditLogLevel, severity, "alert_channels").value: require_text("alert_channels", channel)
             for severity, channel in self.alert_channels.items()
         }
         object.__setattr__(self, "alert_channels", FrozenDict(channels))

@@ -12,6 +12,7 @@ import anyio
 from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, require_dispatcher
 from ..record.chain import ChainHead
 from ..record.errors import AmbiguousDeliveryError
+from ..record.options import several
 from ..tasks.background import alone
 from ..tasks.life import Life, enter_all, leave_all
 from ..tasks.strangers import contained
@@ -51,7 +52,8 @@ class Managers:
 
 def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
     """Return *dispatchers* as a list; raise TypeError if one is none, ValueError if there are none, or one twice."""
-    given = [require_dispatcher(f"dispatchers[{number}]", each) for number, each in enumerate(dispatchers)]
+    listed = several("dispatchers", dispatchers, expected="a list of dispatchers")
+    given = [require_dispatcher(f"dispatchers[{number}]", each) for number, each in enumerate(listed)]
     if not given:
         raise ValueError("dispatchers: expected at least one; got none")
     if len({id(each) for each in given}) < len(given):

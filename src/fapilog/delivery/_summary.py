@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 
 from ..core.alerting import Alert
-from ..record.events import AuditEvent, AuditLogLevel
+from ..record.events import AuditEvent
+from ..record.kinds import AuditLogLevel
 
 __all__ = ["COMPONENT_LENGTH", "Counted", "digest_of"]
 

@@ -20,8 +20,9 @@ import anyio
 
 from ..core.alerting import Alert, AlertDispatcher, Reporter, reporter, require_dispatcher
 from ..record.errors import BrokenRouteError, PermanentDeliveryError, TransientDeliveryError, reason
-from ..record.events import AuditEvent, AuditLogLevel, member
-from ..record.options import require
+from ..record.events import AuditEvent
+from ..record.kinds import AuditLogLevel, member
+from ..record.options import require, require_callable, several
 from ..tasks.background import Background
 from ..tasks.events import Event
 from ..tasks.fork import call_in_child
@@ -80,13 +81,14 @@ class Digest:
         key: Called with event, severity and channel; what is equal is counted together. None stands for the event's
             type and component, the severity and the channel. It is called in the event loop and must not block; where
             it raises, which is logged by type, or returns what can't be hashed, the key is that of None.
-        bypass: Severities whose alerts all go at once, uncounted; for example ``["critical"]``.
+        bypass: Severities, one or several, whose alerts all go at once, uncounted; for example ``"critical"``.
         max_keys: Windows that are open at a time. Alerts of further keys share one more window; its summary says so,
             and goes where the first of them would have. Also the number of summaries that may wait to be sent.
         timeout: Seconds that *inner* may take for a summary.
         stop_timeout: Seconds for what is left when this is left. Let a trail's *stop_timeout* be longer.
 
     Raises:
+        TypeError: *inner* is no dispatcher, *key* can't be called, or a number is none.
         ValueError: A number is out of range, or an unknown severity.
     """
 
@@ -97,17 +99,18 @@ class Digest:
         window: float = 60.0,
         burst: int = 1,
         key: Callable[[AuditEvent, str, str | None], Hashable] | None = None,
-        bypass: Collection[str] = (),
+        bypass: str | Collection[str] = (),
         max_keys: int = 10_000,
         timeout: float = 30.0,
         stop_timeout: float = 5.0,
     ) -> None:
         self._inner = require_dispatcher("inner", inner)
         self._window = require("window", window, above=0, finite=True)
-        self._burst = require("burst", burst, at_least=0)
+        self._burst = require("burst", burst, at_least=0, whole=True)
+        require_callable("key", key, expected="a function of event, severity and channel")
         self._key = key
-        self._bypass = frozenset(member(AuditLogLevel, each, "bypass").value for each in bypass)
-        self._max_keys = require("max_keys", max_keys, at_least=1)
+        self._bypass = frozenset(member(AuditLogLevel, each, "bypass").value for each in several("bypass", bypass))
+        self._max_keys = require("max_keys", max_keys, at_least=1, whole=True)
         self._timeout = require("timeout", timeout, above=0)
         self._stop_timeout = require("stop_timeout", stop_timeout, at_least=0)
         self._managers = Managers([inner])

@@ -52,6 +52,7 @@ class Fallback:
         timeout: Seconds that each may take. In an `AuditTrail`, let *alert_timeout* be longer than all together.
 
     Raises:
+        TypeError: One of them is no dispatcher, or *timeout* no number.
         ValueError: No dispatcher, one twice, or a number out of range.
     """
 

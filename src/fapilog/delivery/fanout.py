@@ -53,6 +53,7 @@ class FanOut:
             all; None sets no limit. In an `AuditTrail`, let *alert_timeout* be longer.
 
     Raises:
+        TypeError: One of them is no dispatcher, or *timeout* no number.
         ValueError: No dispatcher, one twice, or a number out of range.
     """
 

@@ -48,6 +48,7 @@ class RateLimit:
         max_wait: The most seconds that an alert waits for its turn. In an `AuditTrail`, let *alert_timeout* be longer.
 
     Raises:
+        TypeError: *inner* is no dispatcher, or a number is none.
         ValueError: A number is out of range.
     """
 
@@ -55,7 +56,7 @@ class RateLimit:
         self._inner = require_dispatcher("inner", inner)
         self._managers = Managers([inner])
         self._interval = 1 / require("rate", rate, above=0, finite=True)
-        self._burst = require("burst", burst, at_least=1)
+        self._burst = require("burst", burst, at_least=1, whole=True)
         self._max_wait = require("max_wait", max_wait, at_least=0)
         # When all of the burst will be there again, on the event loop's clock: a bucket of tokens, told by one number.
         self._full_at = -math.inf

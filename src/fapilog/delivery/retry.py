@@ -25,7 +25,7 @@ import stamina.instrumentation
 from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, reporter, require_dispatcher
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
-from ..record.options import require
+from ..record.options import require, require_bool, require_callable
 from ..record.values import text
 from ..tasks.strangers import Log, contained
 from ._inner import Managers, kinds
@@ -94,6 +94,7 @@ class Retrying:
         on_attempt: Called after each try; its exceptions are logged by their type.
 
     Raises:
+        TypeError: *inner* is no dispatcher, or another option is not of its type.
         ValueError: A number is out of range.
     """
 
@@ -111,12 +112,13 @@ class Retrying:
     ) -> None:
         self._inner = require_dispatcher("inner", inner)
         self._managers = Managers([inner])
-        self._attempts = require("attempts", attempts, at_least=1)
+        self._attempts = require("attempts", attempts, at_least=1, whole=True)
         self._timeout = require("timeout", timeout, above=0)
         self._wait_initial = require("wait_initial", wait_initial, at_least=0, finite=True)
         self._wait_max = require("wait_max", wait_max, at_least=0, finite=True)
         self._wait_jitter = require("wait_jitter", wait_jitter, at_least=0, finite=True)
-        self._retry_ambiguous = retry_ambiguous
+        self._retry_ambiguous = require_bool("retry_ambiguous", retry_ambiguous)
+        require_callable("on_attempt", on_attempt, expected="a function of one Attempt")
         self._on_attempt = on_attempt
         self._reporter: Reporter | None = None
         # On the event loop's clock.

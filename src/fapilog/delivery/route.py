@@ -24,7 +24,9 @@ from typing import Final, Self, TypeAlias
 
 from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, require_dispatcher
 from ..record.chain import ChainHead
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, member
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType, AuditLogLevel, member
+from ..record.options import require_mapping, require_text, several
 from ..tasks.strangers import Log
 from ._inner import Managers, missing_from, resume_from, resumed_to, resuming
 
@@ -53,24 +55,27 @@ def when(
         channel: The channel that the policy chose.
 
     Raises:
+        TypeError: A value is neither text nor a list of texts.
         ValueError: Nothing is given, or an unknown severity or type.
     """
     wanted: dict[str, list[str]] = {}
     if severity is not None:
-        wanted["severity"] = [member(AuditLogLevel, each, "severity").value for each in _each(severity)]
+        wanted["severity"] = [member(AuditLogLevel, each, "severity").value for each in several("severity", severity)]
     if event_type is not None:
-        wanted["event_type"] = [member(AuditEventType, each, "event_type") for each in _each(event_type)]
+        wanted["event_type"] = [
+            member(AuditEventType, each, "event_type") for each in several("event_type", event_type)
+        ]
     if component is not None:
-        wanted["component"] = _each(component)
+        wanted["component"] = _texts("component", component)
     if channel is not None:
-        wanted["channel"] = _each(channel)
+        wanted["channel"] = _texts("channel", channel)
     if not wanted or not all(wanted.values()):
         raise ValueError("when: expected at least one severity, event_type, component or channel; got none")
     return _When(wanted)
 
 
-def _each(given: str | Collection[str]) -> list[str]:
-    return [given] if isinstance(given, str) else list(given)
+def _texts(name: str, given: str | Collection[str]) -> list[str]:
+    return [require_text(name, each) for each in several(name, given)]
 
 
 class _When:
@@ -119,10 +124,11 @@ class Route:
         default: Gets the rest.
 
     Raises:
-        TypeError: A condition can't be called, or *default* is no dispatcher.
+        TypeError: *routes* is no mapping, a condition can't be called, or one of the dispatchers is none.
     """
 
     def __init__(self, routes: Mapping[Condition, AlertDispatcher], *, default: AlertDispatcher) -> None:
+        require_mapping("routes", routes, expected='a mapping such as {when(severity="critical"): pagerduty}')
         for condition in routes:
             if not callable(condition):
                 raise TypeError(f'routes: expected conditions such as when(severity="critical"); got {condition!r}')

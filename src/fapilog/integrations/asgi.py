@@ -12,9 +12,8 @@ from typing import Any, Final, cast
 
 from ..context import audit_context
 from ..core.audit import AuditTrail
-from ..record.events import AuditEventType, AuditLogLevel
-from ..record.intake import OutcomeName
-from ..record.options import require
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
+from ..record.options import require, require_callable, require_text
 from ..tasks.strangers import Log, tamed
 from ._headers import client_address, request_id
 
@@ -70,11 +69,11 @@ class AuditMiddleware:
             accepted and 403 if it is closed instead. A function that raises counts as true.
 
             The event is a read, change or deletion of data, by the method; with status 401, 403 or 429 a failed
-            authorization, at level warning; with 500 and more an error. It has the method as *operation*, and the path
-            without the query as *resource*. Headers and bodies are not recorded.
+            authorization, denied and at level warning; with 500 and more an error. It has the method as *operation*,
+            and the path without the query as *target*. Headers and bodies are not recorded.
 
     Raises:
-        TypeError: *user*, *session* or *log_requests* can't be called, or *trail* is no trail.
+        TypeError: *user*, *session* or *log_requests* can't be called, *trail* is no trail, or a header is no text.
         ValueError: *trusted_proxies* is negative, or *log_requests* is given without a *trail*.
     """
 
@@ -90,13 +89,12 @@ class AuditMiddleware:
         request_id_header: str = "x-request-id",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
-        for name, option in (("user", user), ("session", session)):
-            if option is not None and not callable(option):
-                raise TypeError(f"{name}: expected a function of the scope; got {type(option).__qualname__}")
-        if not isinstance(log_requests, bool) and not callable(log_requests):
-            raise TypeError(f"log_requests: expected a bool or a function; got {type(log_requests).__qualname__}")
+        require_callable("user", user, expected="a function of the scope")
+        require_callable("session", session, expected="a function of the scope")
+        if not isinstance(log_requests, bool):
+            require_callable("log_requests", log_requests, expected="True, False or a function")
         if trail is not None and not isinstance(trail, AuditTrail):
-            raise TypeError(f"trail: expected an AuditTrail; got {type(trail).__qualname__}")
+            raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
         if log_requests and trail is None:
             raise ValueError("log_requests: expected a trail to store the events in; got none")
         self._app = app
@@ -104,8 +102,8 @@ class AuditMiddleware:
         self._user = user
         self._session = session
         self._proxies = require("trusted_proxies", trusted_proxies, at_least=0, whole=True)
-        self._proxy_header = proxy_header.lower()
-        self._id_header = request_id_header.lower().encode("ascii")
+        self._proxy_header = require_text("proxy_header", proxy_header).lower()
+        self._id_header = require_text("request_id_header", request_id_header).lower().encode("ascii")
         self._log_requests = log_requests
 
     async def __call__(self, scope: Scope, receive: _Receive, send: _Send) -> None:
@@ -189,7 +187,8 @@ class AuditMiddleware:
                 operation=method,
                 error=error,
                 outcome=outcome,
-                metadata={"resource": path, "status": status},
+                target=path,
+                metadata={"status": status},
             )
         except Exception as failure:
             _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)
@@ -213,14 +212,15 @@ def _header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-def _kind(method: str, status: int) -> tuple[AuditEventType, AuditLogLevel, OutcomeName]:
+def _kind(method: str, status: int) -> tuple[AuditEventType, AuditLogLevel, AuditOutcome]:
     """Return the type, the level and the outcome of the event of a request."""
     if status in _DENIED:
-        return AuditEventType.AUTHORIZATION_FAILED, AuditLogLevel.WARNING, "denied"
+        return AuditEventType.AUTHORIZATION_FAILED, AuditLogLevel.WARNING, AuditOutcome.DENIED
     if status >= 500:  # noqa: PLR2004
-        return AuditEventType.ERROR_OCCURRED, AuditLogLevel.ERROR, "failure"
+        return AuditEventType.ERROR_OCCURRED, AuditLogLevel.ERROR, AuditOutcome.FAILURE
     if method in _READING:
         kind = AuditEventType.DATA_ACCESS
     else:
         kind = AuditEventType.DATA_DELETION if method == "DELETE" else AuditEventType.DATA_MODIFICATION
-    return kind, AuditLogLevel.INFO, "success" if status < 400 else "failure"  # noqa: PLR2004
+    outcome = AuditOutcome.SUCCESS if status < 400 else AuditOutcome.FAILURE  # noqa: PLR2004
+    return kind, AuditLogLevel.INFO, outcome

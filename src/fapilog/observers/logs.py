@@ -15,7 +15,8 @@ import logging
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType, AuditLogLevel
 from ._connection import Connection
 from ._labels import label
 

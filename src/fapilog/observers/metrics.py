@@ -22,7 +22,8 @@ from prometheus_client.registry import Collector
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType, AuditLogLevel
 from ..tasks.fork import call_in_child
 from ..tasks.strangers import Log
 from ._connection import Connection

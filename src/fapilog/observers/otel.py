@@ -19,7 +19,8 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, g
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType, AuditLogLevel
 from ._connection import Connection
 from ._labels import OTHER, SECONDS, label
 from ._outboxes import GAUGES, Gauge, HasState, State, with_unique_names

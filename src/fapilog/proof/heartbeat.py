@@ -30,7 +30,8 @@ from ..core.alerting import AlertDispatcher, require_dispatcher
 from ..core.audit import AuditTrail
 from ..record.chain import ChainHead
 from ..record.errors import reason
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.options import require
 from ..record.privacy import Uncopied, without_frames
 from ..tasks.background import Background, alone

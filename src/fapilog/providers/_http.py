@@ -47,7 +47,7 @@ from ..record.errors import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from ..record.options import require
+from ..record.options import require, require_bool
 from ..tasks.strangers import Log
 from ..tasks.threads import in_thread
 from ._answers import Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, read, unpacked
@@ -131,7 +131,7 @@ class Poster:
         # A connection that httpcore2 itself gives up is closed; one that is cancelled while TLS begins is left open.
         self._phases = httpx2.Timeout(None, connect=0.9 * self._timeout)
         self._client = client
-        self._allow_http = allow_http
+        self._allow_http = require_bool("allow_http", allow_http)
         self._repeatable = repeatable
         self._enough = enough
         self._repeated = repeated

@@ -13,7 +13,8 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from ..record.errordetails import ErrorDetails
-from ..record.events import AuditEvent, member
+from ..record.events import AuditEvent
+from ..record.kinds import member
 from ..record.values import text
 from ..tasks.strangers import Log
 

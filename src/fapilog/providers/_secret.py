@@ -42,7 +42,7 @@ class Secret(Uncopied):
             if complaint is not None:
                 raise ValueError(complaint)
         elif not callable(source):
-            raise TypeError(f"{name}: expected text, or what returns it when it is called")
+            raise TypeError(f"{name}: expected text, or what returns it when it is called; got {_no_source(source)}")
 
     def __repr__(self) -> str:
         return f"<secret {self._name}>"
@@ -80,6 +80,11 @@ class Secret(Uncopied):
             return f"{self._name}: expected text; got an empty one"
         complaint = self._check(value)
         return None if complaint is None else f"{self._name}: expected {complaint}"
+
+
+def _no_source(source: object) -> str:
+    # As `os.environ.get` returns it.
+    return "None: is the variable not set?" if source is None else f"a {type(source).__qualname__}"
 
 
 def printable(value: str) -> str | None:

@@ -137,8 +137,11 @@ class SlackDispatcher(Uncopied):
             # A webhook tells its failures by the status; the API tells all but one of them with a 200. See _ADVICE.
             enough={HTTPStatus.OK} if token is None else (),
         )
-        if (webhook_url is None) == (token is None) or (token is None) == bool(channel):
-            raise ValueError("webhook_url, token: expected either webhook_url, or token and channel")
+        given = [name for name, each in (("webhook_url", webhook_url), ("token", token), ("channel", channel)) if each]
+        if given not in (["webhook_url"], ["token", "channel"]):
+            empty = " (is a variable not set?)" if webhook_url is None and token is None else ""
+            got = " and ".join(given) or "none of them: webhook_url is None"
+            raise ValueError(f"webhook_url, token: expected either webhook_url, or token and channel; got {got}{empty}")
         self._render = Renderer(disclosure, link)
         self._token = None if token is None else Secret(token, "token", check=printable)
         self._channel = channel

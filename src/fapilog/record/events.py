@@ -1,162 +1,35 @@
-"""The events that the trail records: `AuditEvent` and its enums."""
+"""The events that the trail records: `AuditEvent`."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import msgspec
 from msgspec.structs import force_setattr
 
 from .errordetails import ErrorDetails
 from .freezing import frozen_mapping
+from .kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
 from .parties import Actor, Target
 from .privacy import Discreet
-from .values import NO_METADATA, FrozenDict, tags, text, unreadable
+from .values import NO_METADATA, FrozenDict, name_of, tags, text
 
 __all__ = [
     "FORMAT_VERSION",
     "PERSONAL",
     "AuditEvent",
-    "AuditEventType",
-    "AuditLogLevel",
-    "AuditOutcome",
-    "ComplianceLevel",
     "data_event_type",
+    "in_utc",
     "is_error",
     "is_security",
-    "member",
-    "unlisted",
 ]
 
 FORMAT_VERSION: Final = 2
 """Of the records that this version writes."""
-
-
-class AuditEventType(str, Enum):
-    """
-    The kind of event.
-
-    A kind of your own is a text with a dot: ``AuditEventType("billing.refund")``, or the text where a type is taken.
-    A kind that a later version of fapilog has, and this one does not know, is read as what it is.
-    """
-
-    ERROR_OCCURRED = "error_occurred"
-    ERROR_RECOVERED = "error_recovered"
-    ERROR_ESCALATED = "error_escalated"
-    AUTHENTICATION_SUCCEEDED = "authentication_succeeded"
-    AUTHENTICATION_FAILED = "authentication_failed"
-    AUTHORIZATION_FAILED = "authorization_failed"
-    SECURITY_VIOLATION = "security_violation"
-    SESSION_ENDED = "session_ended"
-    CREDENTIAL_CHANGED = "credential_changed"
-    ACCOUNT_CHANGED = "account_changed"
-    ROLE_CHANGED = "role_changed"
-    PERMISSION_CHANGED = "permission_changed"
-    MFA_CHANGED = "mfa_changed"
-    ADMIN_ACTION = "admin_action"
-    IMPERSONATION = "impersonation"
-    SYSTEM_STARTUP = "system_startup"
-    SYSTEM_SHUTDOWN = "system_shutdown"
-    COMPONENT_FAILURE = "component_failure"
-    COMPONENT_RECOVERY = "component_recovery"
-    DATA_ACCESS = "data_access"
-    DATA_MODIFICATION = "data_modification"
-    DATA_DELETION = "data_deletion"
-    DATA_EXPORT = "data_export"
-    CONFIG_CHANGED = "config_changed"
-    PLUGIN_LOADED = "plugin_loaded"
-    PLUGIN_UNLOADED = "plugin_unloaded"
-    COMPLIANCE_CHECK = "compliance_check"
-    AUDIT_LOG_ACCESS = "audit_log_access"
-    AUDIT_LOG_LIFECYCLE = "audit_log_lifecycle"
-    RETENTION_POLICY_APPLIED = "retention_policy_applied"
-    TIME_STEP = "time_step"
-
-    @classmethod
-    def _missing_(cls, value: object) -> Self | None:
-        if type(value) is str and len(value) <= _LONGEST_TYPE and _OWN_TYPE.fullmatch(value):
-            return unlisted(cls, value)
-        return None
-
-
-class AuditLogLevel(str, Enum):
-    """How severe it is. Its value is the severity that a dispatcher is given."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-    CRITICAL = "critical"
-    SECURITY = "security"
-
-
-class AuditOutcome(str, Enum):
-    """How what was attempted ended: NIST SP 800-53 AU-3 f, PCI DSS 10.2.2."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    DENIED = "denied"
-    UNKNOWN = "unknown"
-
-
-class ComplianceLevel(str, Enum):
-    """The regulation that the service is under."""
-
-    NONE = "none"
-    BASIC = "basic"
-    SOX = "sox"
-    HIPAA = "hipaa"
-    GDPR = "gdpr"
-    PCI_DSS = "pci_dss"
-    SOC2 = "soc2"
-    ISO27001 = "iso27001"
-
-
-E = TypeVar("E", bound=Enum)
-# Namespace and name: no text that the application makes of its data, and none that a mistyped name could be.
-_OWN_TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
-_LONGEST_TYPE: Final = 128
-# Of a value, in a message about it.
-_LONGEST_SHOWN: Final = 200
-
-
-def member(kind: type[E], value: object, name: str) -> E:
-    """
-    Return the member of the enum *kind* that *value* is or names.
-
-    Raises:
-        ValueError: There is none. The message has the values that *name* takes, and the one that came.
-    """
-    if type(value) is kind:
-        return value
-    try:
-        return kind(value)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        expected = ", ".join(str(each.value) for each in kind)
-        raise ValueError(f"{name}: expected one of {expected}; got {_shown(value)}") from None
-
-
-def unlisted(kind: type[E], value: str) -> E:
-    """Return a member of the enum *kind* that is not listed in it: it equals, and prints as, any other of its value."""
-    found = str.__new__(kind, value)  # type: ignore[type-var]
-    found._name_ = found._value_ = value
-    return found
-
-
-def _shown(value: object) -> str:
-    try:
-        return text(repr(value))[:_LONGEST_SHOWN]
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        return unreadable(value, error)
 
 
 # Hexadecimal digits for the next ids. Each call of `os.urandom` gives up the interpreter lock, and a thread that takes
@@ -280,11 +153,25 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
     line: bytes | None = None
 
     def __post_init__(self) -> None:
-        """Make the given values storable, and immutable; raise ValueError for a naive time."""
-        if self.timestamp.tzinfo is not UTC:
-            force_setattr(self, "timestamp", _in_utc("timestamp", self.timestamp))
+        """
+        Make the given values storable, and immutable.
+
+        Raises:
+            TypeError: A time is no datetime.
+            ValueError: An unknown type, level or outcome, or a time without a time zone.
+        """
+        # Each event that is logged or read comes by here, and nearly every one has members and a time in UTC.
+        if not (
+            type(self.event_type) is AuditEventType
+            and type(self.log_level) is AuditLogLevel
+            and type(self.compliance_level) is ComplianceLevel
+            and (self.outcome is None or type(self.outcome) is AuditOutcome)
+        ):
+            _take_members(self)
+        if getattr(self.timestamp, "tzinfo", None) is not UTC:
+            force_setattr(self, "timestamp", in_utc("timestamp", self.timestamp))
         if self.occurred is not None:
-            force_setattr(self, "occurred", _in_utc("occurred", self.occurred))
+            force_setattr(self, "occurred", in_utc("occurred", self.occurred))
         if not _is_plain(
             self.event_id,
             self.message,
@@ -304,18 +191,14 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
             self.previous_hash,
             self.checksum,
         ):
-            for name, may_be_none in _TEXTS.items():
-                value = getattr(self, name)
-                if value is not None or not may_be_none:
-                    force_setattr(self, name, text(value))
+            _make_texts(self)
         if type(self.metadata) is not FrozenDict:
             force_setattr(self, "metadata", frozen_mapping(self.metadata) or NO_METADATA)
         if type(self.changes) is not FrozenDict:
             force_setattr(self, "changes", frozen_mapping(self.changes) or NO_METADATA)
-        for name in ("regulatory_tags", "truncated"):
-            value = getattr(self, name)
-            if type(value) is not tuple or value:
-                force_setattr(self, name, tags(value))
+        if self.regulatory_tags or self.truncated or type(self.regulatory_tags) is not tuple:
+            force_setattr(self, "regulatory_tags", tags(self.regulatory_tags))
+            force_setattr(self, "truncated", tags(self.truncated))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -346,10 +229,41 @@ PERSONAL: Final = (
 """The members of an event that may say who somebody is, or what became of them."""
 
 
-def _in_utc(name: str, time: datetime) -> datetime:
-    if time.tzinfo is None:
-        raise ValueError(f"{name}: expected a datetime with a time zone; got {time!r}")
-    return time.astimezone(UTC)
+_ENUMS: Final[dict[str, type[Enum]]] = {
+    "event_type": AuditEventType,
+    "log_level": AuditLogLevel,
+    "compliance_level": ComplianceLevel,
+    "outcome": AuditOutcome,
+}
+
+
+def _take_members(event: AuditEvent) -> None:
+    for name, kind in _ENUMS.items():
+        value = getattr(event, name)
+        if value is not None or name != "outcome":
+            force_setattr(event, name, member(kind, value, name))
+
+
+def _make_texts(event: AuditEvent) -> None:
+    for name, may_be_none in _TEXTS.items():
+        value = getattr(event, name)
+        if value is not None or not may_be_none:
+            force_setattr(event, name, text(value))
+
+
+def in_utc(name: str, given: object) -> datetime:
+    """
+    Return the time *given* in UTC.
+
+    Raises:
+        TypeError: It is no datetime; the message begins with *name*.
+        ValueError: It has no time zone.
+    """
+    if not isinstance(given, datetime):
+        raise TypeError(f"{name}: expected a datetime with a time zone; got a {name_of(type(given))}")
+    if given.tzinfo is None:
+        raise ValueError(f"{name}: expected a datetime with a time zone; got {given!r}")
+    return given.astimezone(UTC)
 
 
 _DATA_TYPES: Final = {

@@ -15,7 +15,8 @@ from typing import Any, Final, get_args
 import msgspec
 
 from .errordetails import ErrorDetails
-from .events import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
+from .events import AuditEvent
+from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
 
 __all__ = ["decoded", "encoded"]

@@ -6,7 +6,8 @@ import hashlib
 import re
 from typing import Final
 
-from .events import AuditEvent, AuditEventType
+from .events import AuditEvent
+from .kinds import AuditEventType
 
 __all__ = ["incident_of", "is_recovery", "subject_of"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 import msgspec
@@ -16,8 +16,9 @@ import msgspec
 from .chain import body
 from .containers import MAX_VALUES, as_dict, read_mapping
 from .errordetails import MAX_TRACEBACK, Described, ErrorDetails, described
-from .events import AuditEvent, AuditLogLevel, AuditOutcome, member
+from .events import AuditEvent, in_utc
 from .freezing import Walk, plain
+from .kinds import AuditLogLevel, AuditOutcome, member
 from .options import flag
 from .parties import Actor, Target, actor_parts, target_parts
 from .values import FrozenDict, cut, escaped, given_tags, given_text, mark_of
@@ -63,7 +64,7 @@ class CommonFields(TypedDict, total=False):
     each place in the code, where it is near one of these: other values belong into *metadata*.
 
     Attributes:
-        log_level: The severity; info by default.
+        log_level: The severity; info by default. A level of the standard library, `logging.WARNING`, is taken too.
         outcome: How what was attempted ended: "success", "failure", "denied" or "unknown".
         reason: Why it was done, or was denied.
         component: The part of the service.
@@ -85,7 +86,7 @@ class CommonFields(TypedDict, total=False):
         metadata: Further values.
     """
 
-    log_level: AuditLogLevel | LevelName
+    log_level: AuditLogLevel | LevelName | int
     outcome: AuditOutcome | OutcomeName | None
     reason: str | None
     component: str | None
@@ -141,6 +142,8 @@ _TEXTS: Final = (
     "hostname",
     "data_classification",
 )
+# Those that a caller may give.
+_TEXT_FIELDS: Final = FIELDS.intersection(_TEXTS)
 
 
 def _event_id(name: str, value: object) -> str:
@@ -150,19 +153,11 @@ def _event_id(name: str, value: object) -> str:
     return given
 
 
-def _aware(name: str, value: object) -> datetime:
-    if not isinstance(value, datetime):
-        raise TypeError(f"{name}: expected a datetime with a time zone; got a {type(value).__qualname__}")
-    if value.tzinfo is None:
-        raise ValueError(f"{name}: expected a datetime with a time zone; got {value!r}")
-    return value.astimezone(UTC)
-
-
 # Of the members that are neither texts nor made of several values: what makes a given value the stored one, or refuses.
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "log_level": lambda name, value: member(AuditLogLevel, value, name),
     "outcome": lambda name, value: member(AuditOutcome, value, name),
-    "occurred": _aware,
+    "occurred": in_utc,
     "contains_pii": flag,
     "contains_phi": flag,
     "event_id": _event_id,
@@ -207,12 +202,13 @@ class _Draft:
         # The values of a mapping, as JSON, and how many it had where some were left out.
         self._values: dict[str, FrozenDict] = {}
         self._counts: dict[int, int] = {}
-        # Several events are made until one fits.
-        self._escaped = functools.cache(escaped)
-        self._mark = functools.cache(mark_of)
         metadata: dict[str, Any] = {}
         for name, value in fields.items():
-            if name not in FIELDS or (name == "metadata" and value is not None):
+            # First what nearly all of them are.
+            if name in _TEXT_FIELDS:
+                if value is not None:
+                    given[name] = value
+            elif name not in FIELDS or (name == "metadata" and value is not None):
                 metadata[name] = value
             elif value is not None:
                 self._take(name, value, metadata)
@@ -222,12 +218,13 @@ class _Draft:
             if (user := self._members["user_id"]) is not None:
                 actor.setdefault("id", given_text(user))
         if metadata:
-            self._values["metadata"] = self._as_json(merged(metadata) if "metadata" in metadata else metadata)
+            given_so = metadata.get("metadata")
+            if type(given_so) is not dict or len(metadata) > 1:
+                given_so = merged(metadata) if "metadata" in metadata else metadata
+            self._values["metadata"] = self._as_json(given_so)
 
     def _take(self, name: str, value: Any, metadata: dict[str, Any]) -> None:
-        if name in _TEXTS:
-            self._members[name] = value
-        elif name in _CHECKS:
+        if name in _CHECKS:
             self._members[name] = _CHECKS[name](name, value)
         elif name == "error":
             self._error = described(value)
@@ -258,6 +255,9 @@ class _Draft:
     def fitting(self) -> AuditEvent:
         """Return the event with as much of the texts, and of the values, as the record has room for."""
         longest = max(self._max_message, self._max_text)
+        # Several events are made until one fits.
+        self._escaped = functools.cache(escaped)
+        self._mark = functools.cache(mark_of)
         event = self._cut(longest, MAX_VALUES)
         if self._fits(event):
             return event

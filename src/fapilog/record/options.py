@@ -1,13 +1,31 @@
-"""The check of a number that an option was given: one rule, and one sentence about the number that breaks the rule."""
+"""The checks of what an option was given: one rule for each kind of value, and one sentence about what breaks it."""
 
 from __future__ import annotations
 
+import difflib
 import math
-from typing import TypeVar
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
-__all__ = ["flag", "require"]
+__all__ = [
+    "did_you_mean",
+    "flag",
+    "require",
+    "require_bool",
+    "require_callable",
+    "require_mapping",
+    "require_path",
+    "require_text",
+    "several",
+]
 
 _Number = TypeVar("_Number", bound=float)
+# Characters of a name that is compared with others.
+_LONGEST_NAME: Final = 100
+# Of the letters, as difflib counts them: with fewer, "crit" would bring "security" to mind.
+_LIKENESS: Final = 0.7
 
 
 def require(
@@ -36,8 +54,9 @@ def require(
         TypeError: *value* is no number, or no whole one.
         ValueError: *value* is out of range, as NaN always is.
     """
-    if whole and not isinstance(value, int):
-        raise TypeError(f"{name}: expected a whole number; got a {type(value).__qualname__}")
+    # True counts as 1 to Python, and to nobody who reads a configuration.
+    if _is_bool(value) or (whole and not isinstance(value, int)):
+        raise TypeError(f"{name}: expected a {'whole ' if whole else ''}number; got {_kind(value)}")
     try:
         # True for a number in range, and so false for NaN.
         is_in_range = (
@@ -46,7 +65,7 @@ def require(
             and not (finite and value in {-math.inf, math.inf})
         )
     except TypeError:
-        raise TypeError(f"{name}: expected a number; got a {type(value).__qualname__}") from None
+        raise TypeError(f"{name}: expected a number; got {_kind(value)}") from None
     if not is_in_range:
         limits = (("above", above), ("of at least", at_least), ("of at most", at_most))
         words = " and ".join(f"{word} {limit}" for word, limit in limits if limit is not None)
@@ -54,16 +73,116 @@ def require(
     return value
 
 
-def flag(name: str, value: object) -> bool:
+def require_bool(name: str, value: object) -> bool:
     """
-    Return whether *value* is true.
+    Return *value* if it is True or False; of any other the truth is a guess: "no" would count as true.
 
     Raises:
-        TypeError: It does not say; the message begins with *name*.
+        TypeError: It is neither; the message begins with *name*.
     """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False; got {_kind(value)}")
+    return value
+
+
+def require_text(name: str, value: object, *, expected: str = "text") -> str:
+    """
+    Return *value* if it is text.
+
+    Raises:
+        TypeError: It is none; the message begins with *name*, and says that *expected* was.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+    return value
+
+
+def require_path(name: str, value: object) -> Path:
+    """
+    Return *value* as a path, with the home directory for a ``~`` at its beginning.
+
+    Raises:
+        TypeError: It is neither text nor a path; the message begins with *name*.
+        ValueError: It is empty, or begins with the home directory of a user whom nobody knows.
+    """
+    given = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(given, str):
+        raise TypeError(f"{name}: expected a path; got {_kind(value)}")
+    if not given:
+        raise ValueError(f"{name}: expected a path; got an empty text")
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{name}: expected a path in a home directory that is known; got {given!r}") from None
+
+
+def require_mapping(name: str, value: object, *, expected: str) -> None:
+    """
+    Check that *value* is a mapping.
+
+    Raises:
+        TypeError: It is none; the message begins with *name*, and says that *expected* was.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+
+
+def require_callable(name: str, value: object, *, expected: str) -> None:
+    """
+    Check that *value* is None, or can be called.
+
+    Raises:
+        TypeError: It can't; the message begins with *name*, and says that *expected* was.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+
+
+def several(name: str, value: Any, *, expected: str = "one text, or a list") -> tuple[Any, ...]:
+    """
+    Return the values of the iterable *value* as a tuple; a text is one value, and not its letters.
+
+    Raises:
+        TypeError: It is no iterable, or bytes; the message begins with *name*, and says that *expected* was.
+    """
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, bytes | bytearray) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+    return tuple(value)
+
+
+def did_you_mean(given: str, possible: Iterable[str]) -> str:
+    """Return the end of a message about the name *given*, with the nearest of those that are *possible*; else ""."""
+    names, name = list(possible), str.lower(given)[:_LONGEST_NAME]
+    begun = [each for each in names if len(name) > 2 and each.startswith(name)]  # noqa: PLR2004  "a" is no hint
+    found = begun or difflib.get_close_matches(name, names, 1, _LIKENESS)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _is_bool(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__qualname__}"
+
+
+def flag(name: str, value: object) -> bool:
+    """
+    Return whether *value*, which is to be recorded, is true.
+
+    Raises:
+        TypeError: It does not say, or is a text: "false" would be true. The message begins with *name*.
+    """
+    if value is True or value is False:
+        return value
+    refusal = TypeError(f"{name}: expected a bool; got {_kind(value)}")
+    if issubclass(type(value), str | bytes):
+        raise refusal
     try:
         return bool(value)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
-        raise TypeError(f"{name}: expected a bool; got a {type(value).__qualname__}") from None
+        raise refusal from None

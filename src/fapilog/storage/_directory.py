@@ -11,14 +11,18 @@ import stat
 from collections.abc import Generator
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..record.errors import AuditStorageError
+from ._lock import lock
 
 __all__ = [
+    "OWNER",
+    "Access",
     "cannot",
     "close",
     "closing",
+    "day_after",
     "file_of_day",
     "files_set_aside",
     "identity",
@@ -29,8 +33,10 @@ __all__ = [
     "reading",
     "sync",
     "sync_directory",
+    "why_not_writable",
     "without_writers",
     "write_all",
+    "write_until_error",
 ]
 
 # Not "\d", which takes the digits of all scripts.
@@ -47,9 +53,56 @@ _KINDS: Final = {
 }
 
 
+class Access(NamedTuple):
+    """
+    Who may read the files of a trail, apart from those that were made before.
+
+    Attributes:
+        mode: Of a file; a directory that is made can be entered by all that may read.
+        group: The number of the group; None for the one that the system gives.
+    """
+
+    mode: int
+    group: int | None = None
+
+    def give(self, fd: int) -> None:
+        """Give a file or directory that was just made its group and mode, whatever the umask."""
+        if self.group is not None:
+            os.fchown(fd, -1, self.group)
+        if self.mode != OWNER.mode:
+            found = os.fstat(fd).st_mode
+            mode = self.mode | ((self.mode & 0o444) >> 2 if stat.S_ISDIR(found) else 0)
+            # In a directory with this bit, new ones have its group.
+            os.fchmod(fd, mode | found & stat.S_ISGID)
+
+
+OWNER: Final = Access(0o600)
+"""For the owner alone, as far as the umask leaves it."""
+
+
+def _give(directory: Path, access: Access) -> None:
+    """Give *directory*, which was just made, its group and mode."""
+    if access != OWNER:
+        with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
+            access.give(fd)
+
+
 def file_of_day(day: int) -> str:
     """Return the name of the file for *day*, a proleptic Gregorian ordinal."""
     return date.fromordinal(day).strftime("audit_%Y-%m-%d.jsonl")
+
+
+def day_after(name: str) -> str:
+    """
+    Return the name of the file for the day after that of the file *name*.
+
+    Raises:
+        OSError: There is no such day.
+    """
+    try:
+        return file_of_day(date.fromisoformat(name[len("audit_") : -len(".jsonl")]).toordinal() + 1)
+    except (ValueError, OverflowError) as error:
+        raise OSError(errno.EINVAL, f"{name}: expected a file with a day after it") from error
 
 
 def names(directory: Path) -> list[str]:
@@ -131,7 +184,7 @@ def without_writers(directory: Path) -> Generator[None, None, None]:
     """Wait for the writers in all processes, and keep them waiting until left."""
     with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            lock(fd, fcntl.LOCK_SH)
             yield
         finally:
             # Closing the directory would do, but for a child that is forked meanwhile and has it open as well. So an
@@ -140,17 +193,33 @@ def without_writers(directory: Path) -> Generator[None, None, None]:
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
 
-def make_directory(directory: Path) -> None:
-    """Make *directory*, mode 0700, and the missing ones above it, so that they survive a power cut."""
+def why_not_writable(directory: Path) -> str | None:
+    """Return why no file can be made in *directory*, or that can't be made; None if nothing speaks against it."""
+    there = directory
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        return f"{there}: expected a directory, found something else"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"{there}: this process may not write there"
+    return None
+
+
+def make_directory(directory: Path, access: Access = OWNER) -> None:
+    """Make *directory* and the missing ones above it, so that they survive a power cut."""
     if directory.is_dir():
         return
-    make_directory(directory.parent)
+    make_directory(directory.parent, access)
+    is_made = True
     try:
         os.mkdir(directory, 0o700)
     except FileExistsError:
         if not directory.is_dir():  # else another process was faster
             raise
+        is_made = False
     try:
+        if is_made:
+            _give(directory, access)
         sync_directory(directory.parent)
     except OSError:
         # Else the next attempt would take it for one that survives.
@@ -176,9 +245,21 @@ def sync(fd: int) -> None:
 
 def write_all(fd: int, data: bytes) -> None:
     """Write *data*, in several writes if need be."""
-    written = os.write(fd, data)
-    while written < len(data):
-        written += os.write(fd, data[written:])
+    _, error = write_until_error(fd, data)
+    if error is not None:
+        raise error
+
+
+def write_until_error(fd: int, data: bytes) -> tuple[int, OSError | None]:
+    """Write *data*, in several writes if need be; return how much was written, and the error that left it at that."""
+    written = 0
+    try:
+        written = os.write(fd, data)
+        while written < len(data):
+            written += os.write(fd, data[written:])
+    except OSError as error:
+        return written, error
+    return written, None
 
 
 def close(fd: int) -> None:

@@ -17,11 +17,13 @@ import msgspec
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome
+from ..record.events import AuditEvent
 from ..record.formats import decoded
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.parties import Target
 from ._directory import cannot, files_set_aside, names, reading, sync, without_writers
 from ._lines import Lines
+from ._torn import Torn
 from .protocol import EQUAL, EventFilter
 
 __all__ = ["TrailReader", "start_of_end"]
@@ -158,7 +160,7 @@ class TrailReader:
             head, size, rest = before, 0, b""
             try:
                 head, size, rest = lines.follow(0, before, progress)
-                if not rest:
+                if not rest or (not is_last and Torn(self._directory, name, size, rest).is_set_aside()):
                     return head
             except ChainError:
                 if not is_last:
@@ -172,7 +174,7 @@ class TrailReader:
                     if not size:
                         raise
                     head, size, rest = lines.follow(0, before, progress)
-                if not rest:
+                if not rest or (not is_last and Torn(self._directory, name, size, rest).is_set_aside()):
                     return head
                 if not is_last:
                     raise lines.torn_in_the_middle(size, head)

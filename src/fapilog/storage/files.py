@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -13,15 +14,17 @@ from ..record import chain
 from ..record.chain import AuditChainVerificationResult, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
+from ..record.options import require_path
 from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
-from ._directory import sync_directory
+from ._directory import OWNER, Access, sync_directory, why_not_writable
 from ._lines import MAX_RECORD_BYTES
 from ._reader import TrailReader
-from ._writer import TrailWriter, utc_now
+from ._recent import Once
+from ._writer import Result, TrailWriter, utc_now
 from .protocol import EventFilter
 
 __all__ = ["MAX_RECORD_BYTES", "FileStorage", "sync_directory", "utc_now"]
@@ -37,16 +40,23 @@ class FileStorage:
     The chain in JSON Lines files: ``audit_YYYY-MM-DD.jsonl`` in one directory, for one process or many.
 
     Args:
-        directory: Where the files are; made (mode 0700) when the first event is stored. A local file system: the lock
-            and the order of writes are not to be relied on over NFS.
+        directory: Where the files are; made (mode 0700) when the first event is stored. ``~`` is the home directory. A
+            local file system: the lock and the order of writes are not to be relied on over NFS.
         durability: "fsync": an event counts as stored when it is on the disk. All callers that wait share one sync.
             "write": when the operating system has it; a crash of the process loses nothing, one of the machine may
             lose the last events. The write is then made where `append` is called, which takes microseconds; a
             call that may take longer is made in a worker thread.
         now: Tells the time, which decides on the day's file.
+        mode: Of the files that are made from now on. ``0o640`` lets a group read them, such as that of a log shipper or
+            of auditors; a directory that is made can then be entered by the group (0750). Files and directories that
+            are there already keep theirs.
+        group: Of these files and directories, by its name or number; None for the group that the system gives them.
+            The process must be a member of it, or root.
 
     Raises:
-        ValueError: An unknown *durability*.
+        TypeError: *directory* is no path, *mode* is no int, or *group* is neither a name nor a number.
+        ValueError: An unknown *durability* or *group*, or a *mode* under which the owner may not read and write, or
+            others may write, or any execute.
     """
 
     #: Without an event loop every method blocks the calling thread, and waits for nothing else.
@@ -58,15 +68,18 @@ class FileStorage:
         *,
         durability: Literal["fsync", "write"] = "fsync",
         now: Callable[[], datetime] = utc_now,
+        mode: int = OWNER.mode,
+        group: str | int | None = None,
     ) -> None:
         if durability not in ("fsync", "write"):
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
+        access = Access(_checked_mode(mode), None if group is None else _number_of(group))
         # A daemon that changes to another directory does not take the trail with it.
-        self._directory = Path(directory).absolute()
+        self._directory = require_path("directory", directory).absolute()
         self._reader = TrailReader(self._directory, durable=durability == "fsync")
-        self._writer = TrailWriter(self._directory, durable=durability == "fsync", now=now)
+        self._writer = TrailWriter(self._directory, durable=durability == "fsync", now=now, access=access)
         self._at_once = durability == "write"
-        self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
+        self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
         self._appends = 0
         call_in_child(self, FileStorage._forget)
 
@@ -74,26 +87,44 @@ class FileStorage:
         return f"<FileStorage {str(self._directory)!r}>"
 
     @without_frames
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         """
         Store *event* as the next of the chain.
 
-        A caller that is cancelled while it waits for its turn has stored nothing; later, it may have.
+        A caller that is cancelled while it waits for its turn, or for the lock on the trail, has stored nothing; once
+        its write has begun, it may have.
+
+        Args:
+            event: The event.
+            once: Store nothing if the trail has a record of this event's id, from whichever process: exactly, among the
+                newest 65,536 records, as far as these are among the newest 16 MiB. An older one is not found. The first
+                such call of a process reads these.
+
+        Returns:
+            The event's place in the chain; None if *once* found its id, in a record that is stored as an event is.
 
         Raises:
-            AuditStorageError: It is not stored: the directory can't be written to, the trail is damaged, or the record
-                would be longer than `MAX_RECORD_BYTES`.
+            AuditStorageError: It is not stored: the directory can't be written to, the trail is damaged, another
+                process holds its lock for ten seconds, or the record would be longer than `MAX_RECORD_BYTES`. Where the
+                record is written and could not be synced, or a part of it could not be taken back, the message says
+                that it may be stored all the same. The same id given again, with *once*, is stored once in any case.
         """
         body = chain.body(event)
         if len(body) > MAX_RECORD_BYTES - 512:
             raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(body)}")
-        if self._at_once:
+        if once:
+            body = Once(body)
+        elif self._at_once:
             self._appends += 1
             if self._appends % _APPENDS_PER_YIELD == 0 and not is_without_loop():
                 await anyio.lowlevel.checkpoint()
             if not self._commits.busy and (seal := self._writer.append_at_once(body)):
                 return seal
-        return await self._commits.submit(body)
+        result = await self._commits.submit(body)
+        if isinstance(result, AuditStorageError):
+            # A new one for each caller, as an exception collects the traceback of every place that raises it.
+            raise AuditStorageError(*result.args) from result
+        return result
 
     @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
@@ -131,6 +162,10 @@ class FileStorage:
         """
         return await in_thread(self._reader.verify, progress)
 
+    async def trouble(self) -> str | None:
+        """Return why no event can be stored, as far as the directory shows; None if nothing speaks against it."""
+        return await in_thread(why_not_writable, self._directory)
+
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""
         await in_thread(self._writer.close)
@@ -138,3 +173,21 @@ class FileStorage:
     def _forget(self) -> None:
         self._writer.forget()
         self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
+
+
+def _checked_mode(mode: int) -> int:
+    if not isinstance(mode, int):
+        raise TypeError(f"mode: expected an int such as 0o640; got a {type(mode).__qualname__}")
+    if mode & OWNER.mode != OWNER.mode or mode & ~0o664:
+        words = "expected one that lets the owner read and write, no other user write, and no one execute"
+        raise ValueError(f"mode: {words}; got {mode:#o}")
+    return mode
+
+
+def _number_of(group: str | int) -> int:
+    try:
+        return (grp.getgrnam(group) if isinstance(group, str) else grp.getgrgid(group)).gr_gid
+    except (KeyError, OverflowError):
+        raise ValueError(f"group: expected a group of this system; got {group!r}") from None
+    except TypeError:
+        raise TypeError(f"group: expected a name or a number; got a {type(group).__qualname__}") from None

@@ -10,14 +10,15 @@ from msgspec import structs
 from msgspec.structs import force_setattr
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow_events
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome, member
+from ..record.events import AuditEvent, in_utc
 from ..record.intake import LevelName, OutcomeName
-from ..record.options import require
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, member
+from ..record.options import require, several
 from ..record.parties import Target, target_parts
 from ..record.privacy import Discreet
 from ..record.values import escaped, given_text
 
-__all__ = ["EQUAL", "AuditStorage", "Conditions", "EventFilter", "head_of", "holds", "value_at"]
+__all__ = ["EQUAL", "AuditStorage", "Conditions", "EventFilter", "head_of", "holds", "require_storage", "value_at"]
 
 
 class Conditions(TypedDict, total=False):
@@ -147,20 +148,12 @@ def _is_on(target: Target | None, wanted: Target) -> bool:
     )
 
 
-def _time(name: str, value: object) -> datetime:
-    if not isinstance(value, datetime):
-        raise TypeError(f"{name}: expected a datetime with a time zone; got a {type(value).__qualname__}")
-    if value.tzinfo is None:
-        raise ValueError(f"{name}: expected a datetime with a time zone; got {value!r}")
-    return value
-
-
 def _types(name: str, value: Any) -> tuple[AuditEventType, ...]:
-    return tuple(member(AuditEventType, each, name) for each in ((value,) if isinstance(value, str) else value))
+    return tuple(member(AuditEventType, each, name) for each in several(name, value))
 
 
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
-    **dict.fromkeys(["start_time", "end_time"], _time),
+    **dict.fromkeys(["start_time", "end_time"], in_utc),
     **dict.fromkeys(["after", "before"], lambda name, value: require(name, value, at_least=0)),
     "event_type": _types,
     **dict.fromkeys(["log_level", "min_level"], lambda name, value: member(AuditLogLevel, value, name)),
@@ -188,14 +181,22 @@ class AuditStorage(Protocol):
 
     A storage whose methods need no event loop, and block the calling thread where there is none, may say so by an
     attribute ``runs_anywhere = True``: then `AuditTrail.sync` calls it in the calling thread.
+
+    A storage may have a method ``async def trouble(self) -> str | None``, which a trail calls on start. It returns why
+    no event could be stored, if that can be told without storing one, and else None.
     """
 
-    async def append(self, event: AuditEvent) -> Seal:
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         """
         Store *event* as the next of the chain.
 
-        Returning means that it is stored. Raising `AuditStorageError` means that it is not, and that its place in the
-        chain is free for the next. Cancellation passes; the event may then be stored or not.
+        With *once*, nothing is stored if a record with this event's id is among the newest ones, whoever appended it;
+        the storage says how far back it looks. It decides that together with the append, so that of two calls at the
+        same time, in any two processes, one stores.
+
+        Returning means that it is stored: now, with its place in the chain, or None if *once* found its id. Raising
+        `AuditStorageError` means that it is not, unless the message says that it may be; the next event has the next
+        free place in the chain. Cancellation passes; the event may then be stored or not.
         """
         ...
 
@@ -223,6 +224,25 @@ class AuditStorage(Protocol):
     async def aclose(self) -> None:
         """Close open files and connections; the next call opens them again."""
         ...
+
+
+def require_storage(storage: AuditStorage) -> AuditStorage:
+    """
+    Return *storage* if it can be one.
+
+    Raises:
+        TypeError: It is a class, or lacks a method of `AuditStorage`.
+    """
+    if isinstance(storage, type):
+        raise TypeError(f"storage: expected an AuditStorage; got the class {storage.__qualname__}")
+    lacking = [name for name in _METHODS if not callable(getattr(storage, name, None))]
+    if lacking:
+        kind = type(storage).__qualname__
+        raise TypeError(f"storage: expected an AuditStorage; got a {kind} without {', '.join(lacking)}")
+    return storage
+
+
+_METHODS: Final = ("append", "find", "read", "verify", "aclose")
 
 
 async def head_of(storage: AuditStorage) -> ChainHead:

@@ -6,7 +6,7 @@ import atexit
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
@@ -59,11 +59,12 @@ class GroupCommit(Generic[Item, Result]):
 
     Args:
         commit: Called with a batch, by one thread at a time; returns the result of each item, in order, or raises for
-            all.
+            all. The batch is taken when the first item is asked for: until then, while a lock is waited for, say,
+            callers can still join it and leave it, so that it may come to be empty.
         interrupted: Raised to the callers whose commit was interrupted: their items may be committed or not.
     """
 
-    def __init__(self, commit: Callable[[list[Item]], list[Result]], *, interrupted: Exception) -> None:
+    def __init__(self, commit: Callable[[Iterable[Item]], list[Result]], *, interrupted: Exception) -> None:
         self._commit = commit
         self._interrupted = interrupted
         # Held while a commit runs.
@@ -163,18 +164,13 @@ class GroupCommit(Generic[Item, Result]):
     def _commit_batch(self) -> None:
         # Before the batch is taken: whoever comes from here on finds the thread asleep, and wakes it.
         self._is_awake = False
-        batch: list[_Place[Item, Result]] = []
-        # One by one, as other threads add places and take them back meanwhile; the last comes out first.
-        with contextlib.suppress(KeyError):
-            while True:
-                batch.append(self._waiting.popitem()[0])
-        if not batch:
+        if not self._waiting:
             return
-        batch.reverse()
+        batch: list[_Place[Item, Result]] = []
         error: Exception | None = self._interrupted
         self._committer = threading.get_ident()
         try:
-            results = self._commit([place.item for place in batch])
+            results = self._commit(self._items(batch))
             for place, result in zip(batch, results, strict=True):
                 place.results.append(result)
             error = None
@@ -183,9 +179,25 @@ class GroupCommit(Generic[Item, Result]):
         finally:
             self._committer = None
             if error is not None:
+                batch = batch or self._take()
                 for place in batch:
                     place.error = error
             wake([place.waiter for place in batch if place.waiter is not None])
+
+    def _items(self, batch: list[_Place[Item, Result]]) -> Iterator[Item]:
+        """Fill *batch* with the callers that wait, when the first item is asked for, and yield their items."""
+        batch += self._take()
+        for place in batch:
+            yield place.item
+
+    def _take(self) -> list[_Place[Item, Result]]:
+        """Return the places of the callers that wait, in their order, which can't leave any more."""
+        taken: list[_Place[Item, Result]] = []
+        # One by one, as other threads add places and take them back meanwhile; the last comes out first.
+        with contextlib.suppress(KeyError):
+            while True:
+                taken.append(self._waiting.popitem()[0])
+        return taken[::-1]
 
 
 def _make_calls(calls: SimpleQueue[Callable[[], object] | None]) -> None:

@@ -19,7 +19,8 @@ from ..core.alerting import AlertDispatcher
 from ..core.audit import AuditTrail
 from ..record.errordetails import ErrorDetails
 from ..record.errors import DeliveryError, PanicError
-from ..record.events import AuditEvent, AuditEventType, AuditLogLevel
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.values import tags
 from ..tasks.strangers import contained
 

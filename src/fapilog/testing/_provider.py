@@ -15,7 +15,8 @@ import msgspec
 
 from ..core.alerting import AlertDispatcher
 from ..record.errors import AmbiguousDeliveryError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
-from ..record.events import AuditEvent, AuditLogLevel
+from ..record.events import AuditEvent
+from ..record.kinds import AuditLogLevel
 from ..record.values import tags
 from ._contract import Subject, an_event, check, check_dispatcher, hidden_in_logs
 from ._origin import Answer, Fault, Origin, Request

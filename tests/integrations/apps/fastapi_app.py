@@ -1,21 +1,13 @@
-"""A small FastAPI service whose events know their request and their user."""
+"""A small FastAPI service whose events know their request."""
 
-from typing import Annotated
-
-from fastapi import Depends, FastAPI, Header, HTTPException, Request
+from fastapi import FastAPI
 
 from fapilog import AuditTrail
 from fapilog.integrations.asgi import AuditMiddleware
 
 trail = AuditTrail(storage_path="audit")
 app = FastAPI(lifespan=trail.lifespan)
-app.add_middleware(
-    AuditMiddleware,
-    trail=trail,
-    user=lambda scope: scope.get("state", {}).get("user_id"),
-    trusted_proxies=1,
-    log_requests=lambda method, path, status: status >= 400,
-)
+app.add_middleware(AuditMiddleware, trusted_proxies=1)
 
 
 @app.get("/patients/{number}")
@@ -23,23 +15,3 @@ async def read_patient(number: int) -> dict[str, int]:
     """Read a patient."""
     await trail.log_data_access(f"patient/{number}", "read")
     return {"patient": number}
-
-
-# -- users
-
-WARDS = {7: "Surgery", 8: "Oncology"}
-
-
-def authenticate(request: Request, authorization: Annotated[str, Header()] = "") -> None:
-    """Find out the user, and keep the id where the middleware looks."""
-    user = authorization.removeprefix("Bearer ")
-    if not user:
-        raise HTTPException(401)
-    request.state.user_id = user
-
-
-@app.get("/wards/{number}", dependencies=[Depends(authenticate)])
-def read_ward(number: int) -> dict[str, str]:
-    """Read a ward, in a thread of the framework."""
-    trail.sync.log_data_access(f"ward/{number}", "read")
-    return {"ward": WARDS[number]}

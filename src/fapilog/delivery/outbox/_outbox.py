@@ -23,7 +23,7 @@ from ...core.alerting import Alert, AlertDispatcher, reporter, require_dispatche
 from ...record.chain import ChainHead
 from ...record.errors import FapilogError
 from ...record.events import AuditEvent
-from ...record.options import require
+from ...record.options import require, require_path, require_text, several
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.life import Life
@@ -88,8 +88,8 @@ class Outbox:
     Args:
         inner: Makes one attempt each time it is called. If it is an asynchronous context manager, it is entered and
             left with this.
-        path: The file, made when it is first used: mode 0600, on a local file system. It holds what *inner* is given
-            of each event that is not delivered.
+        path: The file, made when it is first used: mode 0600, on a local file system. ``~`` is the home directory. It
+            holds what *inner* is given of each event that is not delivered.
         name: The name of this outbox, in the file, in logs and metrics.
         schedule: Seconds between the attempts.
         concurrency: Alerts that are sent at once, by this process.
@@ -106,6 +106,7 @@ class Outbox:
         resumes: True: the outbox keeps the alerts that it has taken.
 
     Raises:
+        TypeError: *inner* is no dispatcher, or another option is not of its type.
         ValueError: An option is out of range. On entering: the outbox is entered already, or its trail has another one
             of the same name in the same file. An outbox belongs to one trail.
     """
@@ -127,21 +128,22 @@ class Outbox:
         stop_timeout: float = 5.0,
         now: Callable[[], float] = time.time,
     ) -> None:
-        if not name or not name.isprintable():
+        if not require_text("name", name) or not name.isprintable():
             raise ValueError(f"name: expected printable text; got {name!r}")
-        require("concurrency", concurrency, at_least=1)
+        require("concurrency", concurrency, at_least=1, whole=True)
+        schedule = several("schedule", schedule, expected="a list of numbers")
         for option, value in (("timeout", timeout), ("keep", keep), ("old_after", old_after), ("lease", lease)):
             require(option, value, above=0)
         for option, value in (("stop_timeout", stop_timeout), *(("schedule", wait) for wait in schedule)):
             require(option, value, at_least=0, finite=True)
         self.name: str = name
-        self.path: Path = Path(path)
+        self.path: Path = require_path("path", path)
         self._inner = require_dispatcher("inner", inner)
         self._managers = Managers([inner])
         self._stop_timeout = stop_timeout
         self._now = now
         self._store = Store(name, self.path)
-        terms = Terms(tuple(schedule), concurrency, timeout, keep, old_after, lease, now)
+        terms = Terms(schedule, concurrency, timeout, keep, old_after, lease, now)
         self._sender = Sender(self._store, inner, terms)
         self._background = Background()
         self._life: Life | None = None
@@ -295,32 +297,38 @@ class Outbox:
         """Return the attempts to deliver the alert about an event, the first of them first; of very many the last."""
         return await self._store.read(lambda connection: _receipts.attempts(connection, self.name, event_id))
 
-    async def retry(self, event_ids: Iterable[str] | None = None) -> int:
+    async def retry(self, event_ids: str | Iterable[str] | None = None) -> int:
         """
         Make alerts due now, on a new schedule, and return how many.
 
         Args:
-            event_ids: The events that they are about; they may be dead, discarded or waiting. None: all that are dead.
+            event_ids: The events that they are about, one or several; they may be dead, discarded or waiting. None: all
+                that are dead.
         """
-        now, ids = self._now(), None if event_ids is None else list(event_ids)
+        now, ids = self._now(), None if event_ids is None else _ids(event_ids)
         count = await self._store.run(lambda connection: _receipts.retry(connection, self.name, ids, now))
         self._store.wake()
         return count
 
-    async def discard(self, event_ids: Iterable[str], *, reason: str) -> int:
+    async def discard(self, event_ids: str | Iterable[str], *, reason: str) -> int:
         """
         Give up alerts that are dead or pending, and return how many; they are kept, with the *reason*.
 
         Args:
-            event_ids: The events that they are about.
+            event_ids: The events that they are about, one or several.
             reason: Why, in words.
 
         Raises:
+            TypeError: An id, or the reason, is no text.
             ValueError: There is no reason.
         """
-        if not reason.strip():
+        if not require_text("reason", reason).strip():
             raise ValueError("reason: expected words; got none")
-        now, ids = self._now(), list(event_ids)
+        now, ids = self._now(), _ids(event_ids)
         count = await self._store.run(lambda connection: _receipts.discard(connection, self.name, ids, reason, now))
         self._store.wake()
         return count
+
+
+def _ids(given: str | Iterable[str]) -> list[str]:
+    return [require_text("event_ids", each) for each in several("event_ids", given)]

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -237,8 +237,9 @@ class _Refused(NamedTuple):
     error: Exception
 
 
-def _commit(file: OutboxFile, calls: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
-    """Make *calls* in one transaction; if one of them is at fault and not the file, each in its own."""
+def _commit(file: OutboxFile, batch: Iterable[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
+    """Make the calls of *batch* in one transaction; if one of them is at fault and not the file, each in its own."""
+    calls = list(batch)
     try:
         return file.run(calls)
     except FapilogError:

@@ -1,0 +1,161 @@
+"""The kinds that an event is of: its type, level, outcome and regulation."""
+
+from __future__ import annotations
+
+import logging
+import re
+from enum import Enum
+from typing import Final, Self, TypeVar, cast
+
+from .options import did_you_mean
+from .values import text, unreadable
+
+__all__ = [
+    "AuditEventType",
+    "AuditLogLevel",
+    "AuditOutcome",
+    "ComplianceLevel",
+    "member",
+    "unlisted",
+]
+
+
+class AuditEventType(str, Enum):
+    """
+    The kind of event.
+
+    A kind of your own is a text with a dot: ``AuditEventType("billing.refund")``, or the text where a type is taken.
+    A kind that a later version of fapilog has, and this one does not know, is read as what it is.
+    """
+
+    ERROR_OCCURRED = "error_occurred"
+    ERROR_RECOVERED = "error_recovered"
+    ERROR_ESCALATED = "error_escalated"
+    AUTHENTICATION_SUCCEEDED = "authentication_succeeded"
+    AUTHENTICATION_FAILED = "authentication_failed"
+    AUTHORIZATION_FAILED = "authorization_failed"
+    SECURITY_VIOLATION = "security_violation"
+    SESSION_ENDED = "session_ended"
+    CREDENTIAL_CHANGED = "credential_changed"
+    ACCOUNT_CHANGED = "account_changed"
+    ROLE_CHANGED = "role_changed"
+    PERMISSION_CHANGED = "permission_changed"
+    MFA_CHANGED = "mfa_changed"
+    ADMIN_ACTION = "admin_action"
+    IMPERSONATION = "impersonation"
+    SYSTEM_STARTUP = "system_startup"
+    SYSTEM_SHUTDOWN = "system_shutdown"
+    COMPONENT_FAILURE = "component_failure"
+    COMPONENT_RECOVERY = "component_recovery"
+    DATA_ACCESS = "data_access"
+    DATA_MODIFICATION = "data_modification"
+    DATA_DELETION = "data_deletion"
+    DATA_EXPORT = "data_export"
+    CONFIG_CHANGED = "config_changed"
+    PLUGIN_LOADED = "plugin_loaded"
+    PLUGIN_UNLOADED = "plugin_unloaded"
+    COMPLIANCE_CHECK = "compliance_check"
+    AUDIT_LOG_ACCESS = "audit_log_access"
+    AUDIT_LOG_LIFECYCLE = "audit_log_lifecycle"
+    RETENTION_POLICY_APPLIED = "retention_policy_applied"
+    TIME_STEP = "time_step"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if type(value) is str and len(value) <= _LONGEST_TYPE and _OWN_TYPE.fullmatch(value):
+            return unlisted(cls, value)
+        return None
+
+
+class AuditLogLevel(str, Enum):
+    """How severe it is. Its value is the severity that a dispatcher is given."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    CRITICAL = "critical"
+    SECURITY = "security"
+
+
+class AuditOutcome(str, Enum):
+    """How what was attempted ended: NIST SP 800-53 AU-3 f, PCI DSS 10.2.2."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    DENIED = "denied"
+    UNKNOWN = "unknown"
+
+
+class ComplianceLevel(str, Enum):
+    """The regulation that the service is under."""
+
+    NONE = "none"
+    BASIC = "basic"
+    SOX = "sox"
+    HIPAA = "hipaa"
+    GDPR = "gdpr"
+    PCI_DSS = "pci_dss"
+    SOC2 = "soc2"
+    ISO27001 = "iso27001"
+
+
+E = TypeVar("E", bound=Enum)
+# Namespace and name: no text that the application makes of its data, and none that a mistyped name could be.
+_OWN_TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
+_LONGEST_TYPE: Final = 128
+# Of a value, in a message about it.
+_LONGEST_SHOWN: Final = 200
+
+
+# The levels of the standard library's loggers, by which most code knows them.
+_STANDARD: Final = {
+    logging.DEBUG: AuditLogLevel.DEBUG,
+    logging.INFO: AuditLogLevel.INFO,
+    logging.WARNING: AuditLogLevel.WARNING,
+    logging.ERROR: AuditLogLevel.ERROR,
+    logging.CRITICAL: AuditLogLevel.CRITICAL,
+}
+
+
+def member(kind: type[E], value: object, name: str) -> E:
+    """
+    Return the member of the enum *kind* that *value* is or names, in lower or upper case.
+
+    A log level may be one of the standard library's: `logging.WARNING`.
+
+    Raises:
+        ValueError: There is none. The message has the values that *name* takes, the one that came, and the nearest.
+    """
+    if type(value) is kind:
+        return value
+    try:
+        return kind(value)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        values = {str(each.value): each for each in kind}
+    given: object = str.lower(value) if isinstance(value, str) else value
+    found = values.get(given) if type(given) is str else None
+    if found is None and kind is AuditLogLevel and type(given) is int:
+        found = cast("E | None", _STANDARD.get(given))
+    if found is None:
+        nearest = did_you_mean(given, values) if type(given) is str else ""
+        raise ValueError(f"{name}: expected one of {', '.join(values)}; got {_shown(value)}{nearest}")
+    return found
+
+
+def unlisted(kind: type[E], value: str) -> E:
+    """Return a member of the enum *kind* that is not listed in it: it equals, and prints as, any other of its value."""
+    found = str.__new__(kind, value)  # type: ignore[type-var]
+    found._name_ = found._value_ = value
+    return found
+
+
+def _shown(value: object) -> str:
+    try:
+        return text(repr(value))[:_LONGEST_SHOWN]
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        return unreadable(value, error)

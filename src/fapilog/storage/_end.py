@@ -1,0 +1,150 @@
+"""Where a trail ends, as far as one process knows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ..record.chain import ChainError, ChainHead, ChainStatus
+from ._directory import file_of_day, names, reading
+from ._reader import start_of_end
+
+__all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "where_to_check"]
+
+# The last bytes of a record, from the digits of its checksum on: no other record ends like it.
+TAIL_BYTES: Final = len('"}\n') + 64
+
+# Nanoseconds that two changes of a directory may be apart, and have the same time. Kernels before 6.13 tell the time in
+# ticks of a clock of at least 100 Hz: https://docs.kernel.org/filesystems/multigrain-ts.html
+_TICK: Final = 20_000_000
+
+
+class End(msgspec.Struct, frozen=True):
+    """
+    The end of the trail, as far as this process knows.
+
+    Replaced as a whole, so that a `KeyboardInterrupt` can't leave the size of a later record beside the head of an
+    earlier one.
+    """
+
+    # The file that is written to, its size, and its last bytes.
+    name: str
+    size: int
+    tail: bytes
+    directory: tuple[int, int, int]
+    # The head in two fields: as one made for each record, it would add three percent to an append.
+    sequence_number: int
+    checksum: str | None
+    # While the file is empty: the one with the newest record, and the offset behind that record.
+    older: tuple[str, int] | None
+
+    @classmethod
+    def of(cls, directory: tuple[int, int, int], name: str, size: int, head: ChainHead, record: tuple[str, int]) -> End:
+        """Return the end at *size* of the file *name*, where *record* says where the newest record ends."""
+        tail, older = (_tail(head), None) if size else (b"", record)
+        return cls(name, size, tail, directory, *head, older)
+
+    @property
+    def head(self) -> ChainHead:
+        """The number and the checksum of the newest record."""
+        return ChainHead(self.sequence_number, self.checksum)
+
+    @property
+    def record(self) -> tuple[str, int]:
+        """The file with the newest record, and the offset behind that record."""
+        return self.older or (self.name, self.size)
+
+
+class Listing:
+    """
+    The names of a trail's files, listed only if some were made or removed: years of days take longer than a write.
+
+    Args:
+        directory: Where the files are.
+
+    Attributes:
+        is_settled: Whether the files were listed so much later than the last change of the directory that each change
+            since then has another time.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._seen = 0
+        self.is_settled: bool = False
+
+    def begin(self) -> None:
+        """Note that the directory has changed just now."""
+        self._seen, self.is_settled = time.monotonic_ns(), False
+
+    def names(self, known: End | None, directory: tuple[int, int, int]) -> list[str]:
+        """Return the names of the trail's files, or the last alone while *directory* is as it is *known*."""
+        now = time.monotonic_ns()
+        if known is None or known.directory != directory:
+            self._seen, self.is_settled = now, False
+        elif self.is_settled and known.older is None:
+            return [known.name]
+        else:
+            self.is_settled = now - self._seen > _TICK
+        return names(self._directory)
+
+
+class Today:
+    """
+    Returns the name of today's file when it is called; made once a day, as `strftime` takes as long as a write.
+
+    Args:
+        now: Tells the time.
+    """
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._day = 0
+        self._name = ""
+
+    def __call__(self) -> str:
+        """Return the name of today's file."""
+        day = self._now().toordinal()
+        if day != self._day:
+            self._day = day
+            self._name = file_of_day(day)
+        return self._name
+
+
+def _tail(head: ChainHead) -> bytes:
+    """Return the last bytes of the record that is the newest of *head*."""
+    return f'{head.checksum}"}}\n'.encode()
+
+
+def where_to_check(directory: Path, known: End | None, files: list[str], checked: int) -> tuple[int, int, ChainHead]:
+    """Return the index of the file to check first, the offset in it, and the head of the chain up to there."""
+    if known is None or not known.sequence_number:
+        return start_of_end(directory, files, checked)
+    name, behind = known.record
+    if name not in files:
+        raise ChainError(ChainStatus.GAP, f"{name} is gone; it held records up to {known.sequence_number}")
+    index = files.index(name)
+    sizes = [os.stat(f"{directory}/{each}").st_size for each in files[index:]]
+    if sizes[0] < behind:
+        message = f"{name} was cut: it has {sizes[0]} bytes, and {behind} were stored"
+        raise ChainError(ChainStatus.GAP, message)
+    start = index, behind, known.head
+    if sum(sizes) - behind <= checked:
+        return start
+    with reading(directory, name) as fd:
+        check_newest(fd, known)
+    # Not from an earlier record than the newest that is known, whatever the records say.
+    return max(start_of_end(directory, files, checked), start, key=lambda each: each[:2])
+
+
+def check_newest(fd: int, known: End) -> None:
+    """Raise `ChainError` if the newest record that is *known* is not where it was stored in its file."""
+    name, behind = known.record
+    if behind and os.pread(fd, TAIL_BYTES, behind - TAIL_BYTES) != _tail(known.head):
+        message = f"{name} was cut or replaced: record {known.sequence_number} is not where it was stored"
+        raise ChainError(ChainStatus.BROKEN_LINK, message)

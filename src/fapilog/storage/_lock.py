@@ -1,0 +1,69 @@
+"""The lock on the directory of a trail, which keeps its writers apart, in all processes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from typing import Final
+
+__all__ = ["lock"]
+
+# Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; whoever holds it longer is no
+# writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
+_PATIENCE: Final = 10.0
+# Seconds between two attempts. flock can wait by itself, but not with a limit. Measured with four processes that write
+# all the time, attempts as close as this change neither their speed nor the longest waits.
+_PAUSE: Final = 0.000_1
+# After so many seconds of waiting, the processor is worth more than the moment.
+_LONG: Final = 2.0
+_LONG_PAUSE: Final = 0.001
+
+# "Locks held": https://man7.org/linux/man-pages/man5/proc_locks.5.html
+_LOCKS: Final = "/proc/locks"
+
+
+def lock(fd: int, how: int) -> None:
+    """
+    Take the lock on the open directory *fd*.
+
+    Args:
+        fd: Of the directory.
+        how: `fcntl.LOCK_EX` for a writer, `fcntl.LOCK_SH` for a reader that keeps writers away.
+
+    Raises:
+        OSError: Another process has held the lock for ten seconds; the message names it, where the system tells.
+    """
+    begun = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = time.monotonic() - begun
+        else:
+            return
+        if waited >= _PATIENCE:
+            raise OSError(errno.ETIMEDOUT, f"its lock was held for {_PATIENCE:g} s by {_holder(fd)}")
+        time.sleep(_PAUSE if waited < _LONG else _LONG_PAUSE)
+
+
+def _holder(fd: int) -> str:
+    """Return the process that holds the lock on the open file *fd*, by its number and the name of its program."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        found = os.fstat(fd)
+        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        with open(_LOCKS, encoding="ascii") as file:
+            for line in file:
+                _, kind, _, _, pid, where, *_ = line.replace(" -> ", " waits ").split()
+                if kind == "FLOCK" and where == place and int(pid) > 0:
+                    return f"process {pid}{_program(pid)}"
+    return "another process"
+
+
+def _program(pid: str) -> str:
+    # Not the command line, whose arguments may be secret.
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+        return f" ({ascii(file.read().strip())[1:-1]})"
+    return ""

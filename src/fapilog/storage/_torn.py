@@ -1,0 +1,105 @@
+"""An incomplete record that a crash or a full disk left at the end of a file: it is kept, in a file of its own."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ..record.chain import ChainHead
+from ..tasks.strangers import Log
+from ._directory import Access, closing, open_file, reading, sync, sync_directory, write_all
+from ._lines import Lines
+
+__all__ = ["Torn"]
+
+_log: Final = Log("fapilog")
+
+
+class Torn(NamedTuple):
+    """
+    The end of a file, which no newline ends.
+
+    Attributes:
+        directory: Of the file.
+        name: Of the file.
+        offset: Behind the last whole record.
+        rest: From there to the end of the file.
+    """
+
+    directory: Path
+    name: str
+    offset: int
+    rest: bytes
+
+    def mend(self, fd: int, head: ChainHead, access: Access, *, is_followed: bool) -> tuple[ChainHead, int, bool]:
+        """
+        End the record if it lacks only its newline, or else set it aside.
+
+        Args:
+            fd: The file, open.
+            head: Of the chain up to here.
+            access: For the file that it is set aside in.
+            is_followed: Whether there are records in later files.
+
+        Returns:
+            The head of the chain; where the records of the file end; and whether more can be appended to the file.
+
+        Raises:
+            OSError: The next attempt goes on with it.
+            ChainError: No crash has left this.
+        """
+        lines = Lines(fd, self.name)
+        if is_followed:
+            if not self.is_set_aside():
+                raise lines.torn_in_the_middle(self.offset, head)
+            return head, self.offset, False
+        if last := lines.follow_rest(self.offset, head, self.rest):
+            write_all(fd, b"\n")
+            sync(fd)
+            return last, self.offset + len(self.rest) + 1, True
+        is_cut = self._set_aside(fd, access)
+        sync(fd)
+        return head, self.offset, is_cut
+
+    def is_set_aside(self) -> bool:
+        """
+        Return whether the rest was set aside and could not be cut off.
+
+        The chain is no weaker by that: had it been a whole record once, the next would name another one before itself.
+
+        Raises:
+            OSError: The file that it was set aside in can't be read.
+        """
+        try:
+            with reading(self.directory, self._aside) as fd:
+                return os.pread(fd, len(self.rest) + 1, 0) == self.rest
+        except FileNotFoundError:
+            return False
+
+    @property
+    def _aside(self) -> str:
+        # Named by its content: after a crash in here, the next attempt writes the same file again.
+        return f"{self.name}.torn-{self.offset}-{sha256(self.rest).hexdigest()[:16]}"
+
+    def _set_aside(self, fd: int, access: Access) -> bool:
+        """Copy the rest into a file of its own, and return whether it could be cut off from this one."""
+        if not self.is_set_aside():
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            with closing(open_file(self.directory, self._aside, flags)) as aside_fd:
+                access.give(aside_fd)
+                write_all(aside_fd, self.rest)
+                os.fsync(aside_fd)
+            sync_directory(self.directory)
+        words = "an incomplete record of %d bytes in %s was set aside in %s"
+        try:
+            os.ftruncate(fd, self.offset)
+        except PermissionError:
+            # Of an append-only file (`chattr +a`).
+            words = "an incomplete record of %d bytes in %s was copied to %s, and the next record begins another file"
+            is_cut = False
+        else:
+            is_cut = True
+        _log.warning(words, len(self.rest), self.name, self._aside)
+        return is_cut

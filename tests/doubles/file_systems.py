@@ -1,0 +1,42 @@
+"""File systems and file attributes that tests ask the operating system for, where it lets them."""
+
+import shutil
+import subprocess
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+__all__ = ["append_only", "mounted"]
+
+
+def _run(name: str, *arguments: str) -> bool:
+    """Run a program; return whether it could do what it was asked for."""
+    program = shutil.which(name)
+    return (
+        program is not None and not subprocess.run([program, *arguments], check=False, capture_output=True).returncode
+    )
+
+
+@contextmanager
+def mounted(directory: Path, size: str) -> Generator[None]:
+    """Mount an empty file system in memory on *directory*; skip the test where that may not be done."""
+    if not _run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)):
+        pytest.skip("may not mount")
+    try:
+        yield
+    finally:
+        # At once: a descriptor that is still open fails the test.
+        assert _run("umount", str(directory))
+
+
+@contextmanager
+def append_only(path: Path) -> Generator[None]:
+    """Make *path* append-only; skip the test where that may not be done."""
+    if not _run("chattr", "+a", str(path)):
+        pytest.skip("no append-only files here")
+    try:
+        yield
+    finally:
+        _run("chattr", "-a", str(path))

@@ -1,0 +1,101 @@
+"""Who may read the files: the mode and the group that a `FileStorage` gives them."""
+
+import errno
+import grp
+import os
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fapilog import AuditEvent, AuditEventType, AuditStorageError, FileStorage
+
+NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
+EVENT = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m")
+
+
+@pytest.fixture
+def _narrow_umask() -> Iterator[None]:
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def a_group() -> grp.struct_group:
+    """Return a group that this process may give a file: not its own one, if it may."""
+    own = os.getegid()
+    others = grp.getgrall() if os.geteuid() == 0 else [grp.getgrgid(each) for each in os.getgroups()]
+    return next((each for each in others if each.gr_gid != own), grp.getgrgid(own))
+
+
+def modes(directory: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in sorted(directory.iterdir())}
+
+
+@pytest.mark.usefixtures("_narrow_umask")
+@pytest.mark.parametrize(("mode", "directories"), [(0o640, 0o750), (0o644, 0o755), (0o660, 0o770), (0o600, 0o700)])
+async def test_a_group_may_read(tmp_path: Path, mode: int, directories: int) -> None:
+    """Each file and directory that is made has the mode and the group, whatever the umask; those before keep theirs."""
+    group = a_group()
+    now = NOON
+    storage = FileStorage(tmp_path / "above" / "audit", now=lambda: now, mode=mode, group=group.gr_name)
+    await storage.append(EVENT)
+    directory = tmp_path / "above" / "audit"
+    for each in (directory.parent, directory):
+        assert stat.S_IMODE(each.stat().st_mode) == directories
+        assert each.stat().st_gid == group.gr_gid
+    (directory / "audit_2026-01-31.jsonl").chmod(0o604)
+    directory.chmod(0o711)
+    await storage.aclose()
+    with (directory / "audit_2026-01-31.jsonl").open("ab") as file:
+        file.write(b"torn")
+    await storage.append(EVENT)
+    now += timedelta(days=1)
+    await storage.append(EVENT)
+    await storage.aclose()
+    [aside] = [name for name in modes(directory) if "torn" in name]
+    assert modes(directory) == {"audit_2026-01-31.jsonl": 0o604, aside: mode, "audit_2026-02-01.jsonl": mode}
+    assert {path.stat().st_gid for path in directory.iterdir()} == {group.gr_gid}
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o711
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"mode": "0640"}, TypeError, "mode: expected an int such as 0o640; got a str"),
+        ({"mode": 640}, ValueError, "mode: expected one that lets the owner read and write.*; got 0o1200"),
+        ({"mode": 0o440}, ValueError, "got 0o440"),
+        ({"mode": 0o646}, ValueError, "got 0o646"),
+        ({"mode": 0o750}, ValueError, "got 0o750"),
+        ({"mode": 0o2640}, ValueError, "got 0o2640"),
+        ({"mode": -1}, ValueError, "mode: "),
+        ({"group": "no such group"}, ValueError, "group: expected a group of this system; got 'no such group'"),
+        ({"group": -7}, ValueError, "group: expected a group of this system; got -7"),
+        ({"group": 2**70}, ValueError, "group: "),
+        ({"group": b"audit"}, TypeError, "group: expected a name or a number; got a bytes"),
+    ],
+)
+def test_what_is_wrong_is_said_at_once(tmp_path: Path, options: Any, error: type[Exception], words: str) -> None:
+    """A mode that would lock the owner out, or let others in to write, and an unknown group, are errors at once."""
+    with pytest.raises(error, match=words):
+        FileStorage(tmp_path, **options)
+
+
+async def test_a_group_that_may_not_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses the group, no event is stored under another, and no file is left that would have it."""
+    storage = FileStorage(tmp_path, group=os.getegid())
+
+    def refuse(fd: int, user: int, group: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fchown", refuse)
+        for _ in range(2):
+            with pytest.raises(AuditStorageError, match="Operation not permitted"):
+                await storage.append(EVENT)
+            assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240
+    assert (await storage.append(EVENT)) is not None
+    await storage.aclose()

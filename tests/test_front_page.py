@@ -1,0 +1,160 @@
+"""The names at the top: which are imported when they are asked for, and what is said where a library is missing."""
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+import fapilog
+from fapilog import _extras
+
+NAMES = fapilog._ON_DEMAND
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+
+
+def run(script: str) -> str:
+    """Return what a fresh Python prints for *script*."""
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_that_of_its_module(name: str) -> None:
+    """A wrapper or a provider is the same at the top and in its module."""
+    module = pytest.importorskip(f"fapilog.{NAMES[name]}", exc_type=ImportError)
+    assert getattr(fapilog, name) is getattr(module, name)
+
+
+def test_type_checkers_are_told_the_same() -> None:
+    """The names that are imported for type checkers are those of the table, each from its module, and nothing else."""
+    tree = ast.parse(inspect.getsource(fapilog))
+    [block] = [node for node in tree.body if isinstance(node, ast.If) and isinstance(node.body[0], ast.ImportFrom)]
+    told = {
+        alias.asname: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert told == NAMES
+
+
+@pytest.mark.parametrize("folder", ["delivery", "providers"])
+def test_every_dispatcher_is_at_the_top(folder: str) -> None:
+    """No wrapper and no provider is left out."""
+    for path in sorted((Path(fapilog.__file__).parent / folder).glob("[a-z]*")):
+        module = pytest.importorskip(f"fapilog.{folder}.{path.stem}", exc_type=ImportError)
+        found = [name for name in module.__all__ if hasattr(getattr(module, name), "send_alert")]
+        assert found
+        assert set(found) <= NAMES.keys()
+
+
+def test_completion_sees_them() -> None:
+    """`dir` lists the names before they are imported, and does not import them."""
+    script = "import sys, fapilog; print(*dir(fapilog)); print('fapilog.delivery.outbox' in sys.modules)"
+    names, imported = run(script).splitlines()
+    assert set(names.split()) >= {*NAMES, *fapilog.__all__, "__version__"}
+    assert imported == "False"
+
+
+def test_a_star_imports_no_extra() -> None:
+    """A star takes what needs no library of an extra."""
+    assert run("from fapilog import *; import sys; print('fapilog.delivery' in sys.modules)") == "False\n"
+
+
+def test_no_other_name_is_there() -> None:
+    """A name that is none is missing as in any other module."""
+    with pytest.raises(ImportError, match="cannot import name 'TeamsDispatcher'"):
+        from fapilog import TeamsDispatcher  # type: ignore[attr-defined]  # noqa: F401, PLC0415
+    assert not hasattr(fapilog, "TeamsDispatcher")
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "extra"),
+    [
+        ("AlertmanagerDispatcher", "httpx2", "alertmanager"),
+        ("AppriseDispatcher", "apprise", "apprise"),
+        ("OpsgenieDispatcher", "httpx2", "opsgenie"),
+        ("PagerDutyDispatcher", "httpx2", "pagerduty"),
+        ("Retrying", "stamina", "retry"),
+        ("SlackDispatcher", "httpx2", "slack"),
+        ("WebhookDispatcher", "httpx2", "webhook"),
+    ],
+)
+def test_a_missing_extra_is_named(name: str, library: str, extra: str) -> None:
+    """Without the library of an extra, the import says which extra brings the library, and how to get it."""
+    script = (
+        f"import sys; sys.modules[{library!r}] = None\n"
+        f"try: from fapilog import {name}\n"
+        "except ImportError as error: print(error)"
+    )
+    line = _extras.install_line(extra)
+    assert run(script) == f"fapilog.{name}: this needs {library}, which comes with: {line}\n"
+    if PYPROJECT.exists():
+        extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+        assert library in str(extras[extra])
+
+
+def test_a_missing_module_of_our_own_is_no_missing_extra() -> None:
+    """Where a module of ours is missing, that is what is raised."""
+    with pytest.raises(ModuleNotFoundError) as caught:
+        import_module("fapilog.nowhere")
+    with pytest.raises(ModuleNotFoundError) as again:
+        _extras.how_to_get(caught.value, "slack")
+    assert again.value is caught.value
+
+
+class Distribution:
+    """A package that is installed, as `importlib.metadata` shows it."""
+
+    def __init__(self, noted: str | None) -> None:
+        self.noted = noted
+
+    def read_text(self, _: str) -> str | None:
+        """Return what pip has noted."""
+        return self.noted
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("noted", "line"),
+    [
+        ({"url": "file:///a/clone", "dir_info": {}}, "pip install 'fapilog[slack] @ file:///a/clone'"),
+        (
+            {"url": "https://a.example/f.whl", "archive_info": {}},
+            "pip install 'fapilog[slack] @ https://a.example/f.whl'",
+        ),
+        (
+            {"url": "https://a.example/f.git", "vcs_info": {"vcs": "git", "commit_id": COMMIT}},
+            f"pip install 'fapilog[slack] @ git+https://a.example/f.git@{COMMIT}'",
+        ),
+        (None, "pip install '/path/to/the/clone[slack]'"),
+        ([], "pip install '/path/to/the/clone[slack]'"),
+    ],
+)
+def test_the_line_says_where_from(monkeypatch: pytest.MonkeyPatch, noted: object, line: str) -> None:
+    """The line that installs an extra names the place that the package came from, so that no registry is asked."""
+    text = None if noted is None else json.dumps(noted)
+    monkeypatch.setattr(_extras, "distribution", lambda _: Distribution(text))
+    assert _extras.install_line("slack") == line
+
+
+def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a path that is no installation, and where the note is damaged, the line names a clone."""
+
+    def nowhere(_: str) -> Distribution:
+        raise PackageNotFoundError
+
+    for found in (nowhere, lambda _: Distribution("{")):
+        monkeypatch.setattr(_extras, "distribution", found)
+        assert _extras.install_line("slack") == "pip install '/path/to/the/clone[slack]'"
+
+
+def test_the_version() -> None:
+    """The version is that of the package."""
+    assert fapilog.__version__ == version("fapilog")
