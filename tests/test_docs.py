@@ -31,11 +31,12 @@ from tests.doubles.trail_files import TrailFiles
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
+CONFIGURE = "how-to/configure.md"
 PROVE = "how-to/prove-that-someone-was-told.md"
 
 # A fenced block, and what stands before it since the last one.
 BLOCK = re.compile(r"(?P<before>.*?)^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
-NAMED = re.compile(r"(Save this as )?`(\w+\.py)`:\s*\Z")
+NAMED = re.compile(r"(Save this as )?`(\w+\.(?:py|toml))`:\s*(?:<!-- skip: next -->\s*)?\Z")
 
 
 def blocks(page: str) -> list[tuple[str, str, str]]:
@@ -76,15 +77,22 @@ def write_trail(directory: Path, *messages: str, now: datetime | None = None) ->
     return file
 
 
-@pytest.mark.parametrize("page", ["tutorial.md", "how-to/run-several-workers.md", "how-to/ask-the-trail.md", PROVE])
+@pytest.mark.parametrize(
+    "page", ["tutorial.md", "how-to/run-several-workers.md", "how-to/ask-the-trail.md", PROVE, CONFIGURE]
+)
 def test_a_reader_sees_what_the_page_shows(page: str, tmp_path: Path) -> None:
     """Whoever saves the scripts of a page, and runs them and its commands in order, gets the output that is shown."""
     if "fapilog alerts" in (DOCS / page).read_text(encoding="utf-8"):
         pytest.importorskip("typer")
+    if page == CONFIGURE:
+        pytest.importorskip("typer")
+        pytest.importorskip("httpx2")
     printed, compared = "", 0
     for language, code, before in blocks(page):
+        if language == "output" and page == CONFIGURE:  # of what Sybil runs
+            continue
         name = NAMED.search(before)
-        if language == "python" and name:
+        if language in {"python", "toml"} and name:
             (tmp_path / name[2]).write_text(code, encoding="utf-8")
             printed = "" if name[1] else in_shell(f"python {name[2]}", tmp_path)
         elif language == "sh":

@@ -315,6 +315,23 @@ def test_a_secret_that_is_none_is_named() -> None:
         pagerduty(routing_key="0" * 32, allow_http="no")
 
 
+def test_one_text_is_one_address() -> None:
+    """A single recipient, or a single address, needs no list around it, and none at all is refused."""
+    email = pytest.importorskip("fapilog.providers.smtp").EmailDispatcher
+    email(host="mx.example.com", sender="a@example.com", recipients="b@example.com")
+    with pytest.raises(ValueError, match=r"^recipients: expected at least one address; got none"):
+        email(host="mx.example.com", sender="a@example.com", recipients=[])
+    with pytest.raises(TypeError, match=r"^recipients: expected an address such as ops@example\.com; got a int"):
+        email(host="mx.example.com", sender="a@example.com", recipients=[5])
+    alertmanager = pytest.importorskip("fapilog.providers.alertmanager").AlertmanagerDispatcher
+    alertmanager(urls="https://a.example.com")
+    alertmanager(urls=lambda: "https://a.example.com")
+    with pytest.raises(ValueError, match=r"^urls: expected at least one address; got none"):
+        alertmanager(urls=[])
+    with pytest.raises(TypeError, match=r"^urls: expected one text, or a list; got None"):
+        alertmanager(urls=None)
+
+
 def test_an_aware_time_is_kept() -> None:
     """A time with a zone is taken as it is."""
     assert event(timestamp=datetime(2026, 1, 1, tzinfo=UTC)).timestamp == datetime(2026, 1, 1, tzinfo=UTC)

@@ -28,14 +28,21 @@ FLOORS = {
     ("providers", "delivery", "observers", "proof", "testing"): {"record", "tasks", "storage", "core"},
     ("integrations",): {"record", "tasks", "storage", "context", "core"},
 }
+# Modules at the top that others import by name.
+TOP = {"_configured", "_extras", "_hints", "config"}
 FOLDERS = {folder for floor in FLOORS for folder in floor}
 MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for folder in floor} | {
     # Of the fourth floor it only knows where the names are, until one is asked for.
-    "__init__": {"fapilog", *FOLDERS},
+    "__init__": {"_extras", "config", *FOLDERS},
     "_extras": set[str](),
+    "_hints": {"core", "delivery"},
+    "_configured": {"fapilog", "_hints", *FOLDERS},
+    "config": {"fapilog", "_configured", "_hints", *FOLDERS},
     "__main__": {"cli"},
-    "cli": {"fapilog", "cli", *FOLDERS},
+    "cli": {"fapilog", "cli", *TOP, *FOLDERS},
 }
+# A trail can be made of a configuration, which knows all that a trail may be made of; imported when it is asked for.
+MAY_IMPORT["core"].add("config")
 # What `import fapilog` loads may import these libraries, and the lowest floor fewer still.
 LIBRARIES = {
     "record": {"msgspec"},
@@ -90,7 +97,7 @@ def imported_areas(path: Path) -> Iterator[str]:
         top, _, rest = name.partition(".")
         if top == "fapilog":
             first = rest.partition(".")[0]
-            yield first if first in FOLDERS | {"cli"} else "fapilog"
+            yield first if first in FOLDERS | TOP | {"cli"} else "fapilog"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)

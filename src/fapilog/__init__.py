@@ -55,6 +55,7 @@ from .storage.files import FileStorage
 from .storage.protocol import AuditStorage
 
 if TYPE_CHECKING:
+    from .config import ConfigError as ConfigError
     from .delivery.digest import Digest as Digest
     from .delivery.fallback import Fallback as Fallback
     from .delivery.fanout import FanOut as FanOut
@@ -126,6 +127,7 @@ __all__ = [
 _ON_DEMAND: Final = {
     "AlertmanagerDispatcher": "providers.alertmanager",
     "AppriseDispatcher": "providers.apprise",
+    "ConfigError": "config",
     "ConsoleDispatcher": "providers.console",
     "Digest": "delivery.digest",
     "Disclosure": "providers",

@@ -68,6 +68,9 @@ from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
 
 assert_type(fapilog.Retrying(NoopAlertDispatcher()), Retrying)
 assert_type(SlackDispatcher(webhook_url="https://hooks.example.com"), fapilog.SlackDispatcher)
+assert_type(AuditTrail.from_config({"path": "audit"}), AuditTrail)
+assert_type(AuditTrail.from_toml(Path("pyproject.toml")), AuditTrail)
+assert_type(AuditTrail.from_env(), AuditTrail)
 no_such_name = fapilog.NoSuchName  # type: ignore[attr-defined]
 
 # -- dispatchers

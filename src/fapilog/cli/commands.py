@@ -18,6 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from .. import AuditChainVerificationResult, AuditTrail, ChainHead, ChainStatus
 from .alerts import alerts
+from .check_config import check_config
 from .demo import REQUESTS, run
 from .events import count, show
 from .screen import Output, Screen, verdict
@@ -39,6 +40,7 @@ app: Final = typer.Typer(
 app.add_typer(alerts, name="alerts")
 app.command()(show)
 app.command()(count)
+app.command()(check_config)
 
 
 @app.callback()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..record.errors import BrokenRouteError, TransientDeliveryError
+from ..record.options import several
 from ..record.privacy import Uncopied
 
-__all__ = ["Secret", "SecretSource", "is_loopback", "printable"]
+__all__ = ["Secret", "SecretSource", "is_loopback", "printable", "sources"]
 
 SecretSource = str | Callable[[], str]
 """
@@ -80,6 +81,20 @@ class Secret(Uncopied):
             return f"{self._name}: expected text; got an empty one"
         complaint = self._check(value)
         return None if complaint is None else f"{self._name}: expected {complaint}"
+
+
+def sources(name: str, given: SecretSource | Sequence[SecretSource]) -> Sequence[SecretSource]:
+    """
+    Return the secrets *given*, of which one may be given alone.
+
+    Raises:
+        TypeError: It is neither a secret nor a list; the message begins with *name*.
+        ValueError: There is none.
+    """
+    found: tuple[SecretSource, ...] = (given,) if callable(given) else several(name, given)
+    if not found:
+        raise ValueError(f"{name}: expected at least one address; got none")
+    return found
 
 
 def _no_source(source: object) -> str:

@@ -27,7 +27,7 @@ from ..record.values import text
 from ._answers import Answer
 from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, cut, dedup_key, fit, in_words, least, one_line
-from ._secret import SecretSource
+from ._secret import SecretSource, sources
 
 __all__ = ["AlertmanagerDispatcher"]
 
@@ -73,7 +73,7 @@ class AlertmanagerDispatcher(Uncopied):
     def __init__(
         self,
         *,
-        urls: Sequence[SecretSource],
+        urls: SecretSource | Sequence[SecretSource],
         duration: float = 3600.0,
         labels: Mapping[str, str] | None = None,
         disclosure: Disclosure = Disclosure.STANDARD,
@@ -93,9 +93,8 @@ class AlertmanagerDispatcher(Uncopied):
             enough={HTTPStatus.OK},
         )
         self._render = Renderer(disclosure, link)
-        if isinstance(urls, str) or not urls:
-            raise ValueError("urls: expected a list of at least one address")
-        self._urls = [self._poster.address(url, f"urls[{number}]", check=_check_url) for number, url in enumerate(urls)]
+        each = sources("urls", urls)
+        self._urls = [self._poster.address(url, f"urls[{number}]", check=_check_url) for number, url in enumerate(each)]
         # A year is enough for anyone, and a time that datetime can add.
         self._duration = timedelta(seconds=require("duration", duration, above=0, at_most=31_536_000))
         self._labels = dict(labels or {})

@@ -34,7 +34,7 @@ from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._muting import mute, muted
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, in_words, one_line
-from ._secret import Secret, SecretSource
+from ._secret import Secret, SecretSource, sources
 from ._threads import in_daemon_thread
 
 __all__ = ["AppriseDispatcher"]
@@ -118,13 +118,12 @@ class AppriseDispatcher(Uncopied):
     def __init__(
         self,
         *,
-        urls: Sequence[SecretSource],
+        urls: SecretSource | Sequence[SecretSource],
         disclosure: Disclosure = Disclosure.STANDARD,
         link: str | None = None,
         timeout: float = 30.0,
     ) -> None:
-        if isinstance(urls, str) or not urls:
-            raise ValueError("urls: expected a list of at least one address")
+        urls = sources("urls", urls)
         self._urls = [Secret(url, f"urls[{number}]", check=_check_url) for number, url in enumerate(urls)]
         for number, url in enumerate(urls):
             if isinstance(url, str) and not _is_known(url.strip()):

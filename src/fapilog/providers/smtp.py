@@ -21,7 +21,7 @@ import anyio
 from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.events import AuditEvent
-from ..record.options import require
+from ..record.options import require, require_text, several
 from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, one_line
@@ -85,7 +85,7 @@ class EmailDispatcher(Uncopied):
         host: str,
         port: int | None = None,
         sender: str,
-        recipients: Sequence[str],
+        recipients: str | Sequence[str],
         username: SecretSource | None = None,
         password: SecretSource | None = None,
         token: SecretSource | None = None,
@@ -99,9 +99,11 @@ class EmailDispatcher(Uncopied):
             raise ValueError(f"host: expected the name of a mail server; got {host!r}")
         if tls not in _PORTS:
             raise ValueError(f"tls: expected one of {', '.join(_PORTS)}; got {tls!r}")
-        if isinstance(recipients, str) or not recipients:
-            raise ValueError("recipients: expected a list of at least one address")
+        recipients = several("recipients", recipients)
+        if not recipients:
+            raise ValueError("recipients: expected at least one address; got none")
         for name, address in (("sender", sender), *(("recipients", each) for each in recipients)):
+            require_text(name, address, expected="an address such as ops@example.com")
             if len(address) > _MAX_ADDRESS or not _ADDRESS.fullmatch(address):
                 raise ValueError(f"{name}: expected an address such as ops@example.com, in ASCII; got {address!r}")
         if (username is None) != (password is None and token is None):

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 __all__ = [
     "did_you_mean",
     "flag",
+    "nearest",
     "require",
     "require_bool",
     "require_callable",
@@ -154,10 +155,16 @@ def several(name: str, value: Any, *, expected: str = "one text, or a list") -> 
 
 def did_you_mean(given: str, possible: Iterable[str]) -> str:
     """Return the end of a message about the name *given*, with the nearest of those that are *possible*; else ""."""
-    names, name = list(possible), str.lower(given)[:_LONGEST_NAME]
+    found = nearest(given, possible)
+    return "" if found is None else f"; did you mean {found}?"
+
+
+def nearest(given: str, possible: Iterable[str]) -> str | None:
+    """Return which of the *possible* names is nearly the one *given*; None if none is."""
+    names, name = {each.lower(): each for each in possible}, str.lower(given)[:_LONGEST_NAME]
     begun = [each for each in names if len(name) > 2 and each.startswith(name)]  # noqa: PLR2004  "a" is no hint
     found = begun or difflib.get_close_matches(name, names, 1, _LIKENESS)
-    return f"; did you mean {found[0]}?" if found else ""
+    return names[found[0]] if found else None
 
 
 def _is_bool(value: object) -> bool:

@@ -1,0 +1,49 @@
+"""Check a configuration, and say everything that is wrong with it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from .. import AuditTrail
+from ..config import ConfigError, options_from_env, options_from_toml
+
+__all__ = ["check_config"]
+
+_NOT_AS_IT_SHOULD_BE: Final = 1
+_CANNOT: Final = 2
+
+
+def check_config(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A TOML file with [tool.fapilog].")] = Path(
+        "pyproject.toml"
+    ),
+    *,
+    env: Annotated[bool, typer.Option("--env", help="Check the FAPILOG_ variables, and no file.")] = False,
+) -> None:
+    """
+    Check the configuration of a trail.
+
+    Says everything that is wrong with it, and where. Sends nothing, and makes no file. The secrets that it refers to
+    must be there, as they are for your service.
+
+    Exit code: 0 if a trail can be made of it, 1 if not, 2 if the file can't be read.
+    """
+    place = "the environment" if env else str(file)
+    try:
+        options = options_from_env() if env else options_from_toml(file)
+    except ConfigError as error:
+        for problem in error.problems:
+            typer.echo(f"{place}: {problem}")
+        raise typer.Exit(_NOT_AS_IT_SHOULD_BE) from None
+    except OSError as error:
+        typer.echo(f"fapilog: {file}: {error.strerror}", err=True)
+        raise typer.Exit(_CANNOT) from None
+    typer.echo(f"{place}: {_described(options)}")
+
+
+def _described(options: dict[str, Any]) -> str:
+    trail = AuditTrail(**options)
+    dispatcher = options.get("alert_dispatcher")
+    to = "nowhere" if dispatcher is None else f"to {type(dispatcher).__qualname__}"
+    return f"good; records in {trail.storage_path}, level {trail.policy.level.value}, alerts {to}"

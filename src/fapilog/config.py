@@ -1,0 +1,213 @@
+"""
+A trail from a configuration: a mapping, a TOML file, or the environment.
+
+    [tool.fapilog]
+    path = "/var/lib/clinic/audit"
+
+    [tool.fapilog.policy]
+    level = "hipaa"
+
+    [tool.fapilog.dispatcher]
+    type = "slack"
+    webhook_url = "env:SLACK_WEBHOOK_URL"
+
+`AuditTrail.from_config`, `from_toml` and `from_env` make a trail of it; ``fapilog check-config`` says what is wrong
+with it, and sends nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from fapilog import AuditTrail, CompliancePolicy, NoopAlertDispatcher
+
+from ._configured import DESTINATIONS, Reader, Reference, class_of
+from ._hints import Accepted, accepted, inside_many, is_secret, is_text
+from .record.errors import FapilogError
+from .record.options import nearest, require_mapping, require_path
+from .record.privacy import without_frames
+
+__all__ = ["ConfigError", "options_from_config", "options_from_env", "options_from_toml"]
+
+# What the arguments of a trail are called where nothing else has a path or a dispatcher.
+_KEYS: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
+_PREFIX: Final = "FAPILOG"
+# A comma may be part of such an address.
+_COMMAS_STAY: Final = {"apprise"}
+
+
+class ConfigError(FapilogError, ValueError):
+    """
+    Raised when a configuration does not describe a trail.
+
+    Its text says everything that is wrong, a line each, and holds no secret.
+
+    Attributes:
+        problems: The lines: where, what was expected, and what came.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems: tuple[str, ...] = tuple(problems)
+
+
+@without_frames
+def options_from_config(config: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
+    """
+    Return the arguments of an `AuditTrail` that *config* describes.
+
+    Args:
+        config: As on the page "Configure a trail" of the docs.
+        where: The place of *config*, for messages: "tool.fapilog".
+
+    Raises:
+        ConfigError: Something is wrong with it; everything is said.
+        TypeError: It is no mapping.
+    """
+    require_mapping("config", config, expected="a mapping")
+    given = dict(config)
+    named = given.pop("dispatchers", {})
+    at_names = _dotted(where, "dispatchers")
+    reader = Reader(named if isinstance(named, Mapping) else {}, at_names, _dotted)
+    if not isinstance(named, Mapping):
+        reader.wrong(at_names, "a table of dispatchers", f"a {type(named).__qualname__}")
+    options = reader.options(accepted(AuditTrail, _KEYS), given, where)
+    for name in reader.named.keys() - reader.used:
+        reader.wrong(_dotted(at_names, name), "something that sends alerts to it", "nothing")
+    return _checked(reader, options, where)
+
+
+@without_frames
+def options_from_toml(path: Path | str) -> dict[str, Any]:
+    """
+    Return the arguments of an `AuditTrail` that the table ``[tool.fapilog]`` of a file describes.
+
+    Raises:
+        ConfigError: Something is wrong with the file or the table; everything is said.
+        OSError: The file can't be read.
+        TypeError: *path* is no path.
+    """
+    file = require_path("path", path)
+    content: dict[str, Any] = {}
+    problem = None
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        # Raised out here, since the error has the whole text with it.
+        problem = str(error)
+    except UnicodeDecodeError:
+        problem = "expected UTF-8"
+    if problem is not None:
+        raise ConfigError([f"{file}: {problem}"])
+    tool = content.get("tool")
+    config = tool.get("fapilog") if isinstance(tool, dict) else None
+    if not isinstance(config, dict):
+        raise ConfigError(["tool.fapilog: expected a table; got nothing"])
+    return options_from_config(config, where="tool.fapilog")
+
+
+@without_frames
+def options_from_env() -> dict[str, Any]:
+    """
+    Return the arguments of an `AuditTrail` that the environment describes.
+
+    Each variable is called ``FAPILOG_``, and then an option of the trail, ``POLICY_`` and an option of the policy, or a
+    destination and an option of it, as for ``fapilog send-test``: FAPILOG_PATH, FAPILOG_POLICY_LEVEL,
+    FAPILOG_SLACK_WEBHOOK_URL. An alert goes to all destinations that are there. With FAPILOG_OUTBOX, the path of a
+    file, an `Outbox` keeps it for each.
+
+    Raises:
+        ConfigError: Something is wrong with the variables; everything is said.
+    """
+    reader = Reader({}, _PREFIX, _with_underscore, reference="a secret")
+    possible = accepted(AuditTrail, _KEYS)
+    settings = [key for key in possible if key not in {"policy", "dispatcher"}]
+    found: dict[str, dict[str, str]] = {}
+    for variable in sorted(name for name in os.environ if name.startswith(f"{_PREFIX}_") and os.environ[name]):
+        name = variable.removeprefix(f"{_PREFIX}_").lower()
+        place = next((each for each in ("policy", *DESTINATIONS) if name.startswith(f"{each}_")), "")
+        found.setdefault(place, {})[name.removeprefix(f"{place}_") if place else name] = variable
+    own, policy = found.pop("", {}), found.pop("policy", {})
+    outbox = own.pop("outbox", None)
+    for key in sorted(own.keys() - set(settings)):
+        reader.problems.append(f"{own.pop(key)}: there is no such variable; {_variables(key, [*settings, 'outbox'])}")
+    config = _table(possible, own)
+    if policy:
+        config["policy"] = _table(accepted(CompliancePolicy), policy)
+    dispatchers = [_destination(reader, kind, variables, outbox) for kind, variables in found.items()]
+    if dispatchers:
+        config["dispatcher"] = (
+            dispatchers[0] if len(dispatchers) == 1 else {"type": "fanout", "dispatchers": dispatchers}
+        )
+    return _checked(reader, reader.options(possible, config, _PREFIX), _PREFIX)
+
+
+def _variables(key: str, settings: list[str]) -> str:
+    """Return the words on which variables there are, instead of one for *key*."""
+    found = nearest(key, settings)
+    if found is not None:
+        return f"did you mean {_with_underscore(_PREFIX, found)}?"
+    names = ", ".join(_with_underscore(_PREFIX, each) for each in settings)
+    return f"there are {names}, and for the policy and each of {', '.join(DESTINATIONS)} one for each option"
+
+
+def _destination(reader: Reader, kind: str, variables: Mapping[str, str], outbox: str | None) -> object:
+    """Return the dispatcher that the *variables*, by their options, describe; in an outbox if its variable is given."""
+    where = f"{_PREFIX}_{kind.upper()}"
+    try:
+        options = accepted(class_of(kind))
+    except ImportError as missing:
+        reader.problems.append(f"{where}: {missing}")
+        return NoopAlertDispatcher()
+    dispatcher = reader.dispatcher({"type": kind, **_table(options, variables, commas=kind not in _COMMAS_STAY)}, where)
+    if outbox is None:
+        return dispatcher
+    kept = {"type": "outbox", "inner": dispatcher, "path": os.environ[outbox], "name": kind}
+    return reader.dispatcher(kept, f"{_PREFIX}_OUTBOX")
+
+
+def _table(options: Mapping[str, Accepted], variables: Mapping[str, str], *, commas: bool = True) -> dict[str, Any]:
+    """Return the values of *variables* by their options, as a file of configuration has them."""
+    return {key: _read(options.get(key), variable, commas=commas) for key, variable in variables.items()}
+
+
+def _read(option: Accepted | None, variable: str, *, commas: bool) -> Any:
+    text = os.environ[variable]
+    inside = None if option is None else inside_many(option.hint)
+    if inside is not None:
+        parts = [each for each in re.split(r"[\s,]+" if commas else r"\s+", text) if each]
+        references = [Reference("env", variable, part=number, at_commas=commas) for number in range(len(parts))]
+        return references if is_secret(inside) else parts
+    if option is not None and is_secret(option.hint):
+        return Reference("env", variable)
+    if option is None or is_text(option.hint):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _checked(reader: Reader, options: dict[str, Any] | None, where: str) -> dict[str, Any]:
+    """Return *options* if a trail can be made with them; raise everything that is wrong as a `ConfigError`."""
+    if options is not None:
+        reader.called(AuditTrail, options, where, _KEYS)
+    if reader.problems or options is None:
+        raise ConfigError(reader.problems)
+    return options
+
+
+def _dotted(where: str, key: str) -> str:
+    # A key that has a dot itself is written in quotes, as in TOML.
+    word = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+    return f"{where}.{word}" if where else word
+
+
+def _with_underscore(where: str, key: str) -> str:
+    return f"{where}_{key.upper()}"
