@@ -43,6 +43,8 @@ MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for fo
 }
 # A trail can be made of a configuration, which knows all that a trail may be made of; imported when it is asked for.
 MAY_IMPORT["core"].add("config")
+# A Django site has its configuration among its settings.
+MAY_IMPORT["integrations"].add("config")
 # What `import fapilog` loads may import these libraries, and the lowest floor fewer still.
 LIBRARIES = {
     "record": {"msgspec"},

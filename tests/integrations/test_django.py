@@ -255,25 +255,29 @@ def test_the_settings_are_checked(tmp_path: Path) -> None:
     good = {"path": tmp_path}
     assert found(**good, dispatcher="fapilog.NoopAlertDispatcher", policy={"level": "hipaa"}) == []
     assert found(**good, dispatcher=NoopAlertDispatcher(), trusted_proxies=2) == []
+    assert found(**good, dispatchers={"pager": {"type": "noop"}}, dispatcher="pager") == []
     assert not list(tmp_path.iterdir())
 
-    [unknown] = found(**good, trusted_proxy=1)
-    assert unknown.startswith("AUDIT: expected one of alert_buffer, ")
-    assert unknown.endswith("got 'trusted_proxy'; did you mean 'trusted_proxies'?")
-    assert found() == ["AUDIT has no 'path': expected the directory of the trail, such as BASE_DIR / 'audit'"]
+    assert found(**good, trusted_proxy=1) == [
+        "AUDIT.trusted_proxy: there is no such option; did you mean trusted_proxies?"
+    ]
+    assert found() == ["AUDIT.path: expected the directory of the trail, such as BASE_DIR / 'audit'; got nothing"]
     for options, words in (
-        ({"trusted_proxies": -1}, "AUDIT: trusted_proxies: expected a number of at least 0; got -1"),
-        ({"trusted_proxies": "1"}, "AUDIT: trusted_proxies: expected a whole number; got a str"),
-        ({"proxy_header": 1}, "AUDIT: proxy_header: expected a text; got int"),
-        ({"user_id": 1}, "AUDIT: user_id: expected a function; got int"),
-        ({"alert_timeout": 0}, "AUDIT: alert_timeout: expected a number above 0; got 0"),
-        ({"policy": {"level": "hippa"}}, "AUDIT: level: expected one of none, basic, sox, hipaa"),
-        ({"dispatcher": "clinic.alerts.pager"}, "AUDIT: alert_dispatcher: No module named 'clinic'"),
+        ({"trusted_proxies": -1}, "AUDIT.trusted_proxies: expected a number of at least 0; got -1"),
+        ({"trusted_proxies": "1"}, "AUDIT.trusted_proxies: expected a whole number; got a str"),
+        ({"proxy_header": 1}, "AUDIT.proxy_header: expected text; got a int"),
+        ({"user_id": 1}, "AUDIT.user_id: expected a function of the user, or its dotted path; got a int"),
+        ({"alert_timeout": 0}, "AUDIT.alert_timeout: expected a number above 0; got 0"),
+        ({"policy": {"level": "hippa"}}, "AUDIT.policy.level: expected one of none, basic, sox, hipaa"),
+        ({"dispatcher": "clinic.alerts.pager"}, "AUDIT: No module named 'clinic'"),
+        ({"dispatcher": {"type": "slack", "webhook_url": "https://s3cret"}}, "AUDIT.dispatcher.webhook_url: expected"),
+        ({"dispatcher": "pager"}, "AUDIT.dispatcher: expected"),
     ):
         [said] = found(**good, **options)
         assert said.startswith(words)
+        assert "s3cret" not in said
     with testing.override_settings(AUDIT=None):
-        assert [each.msg for each in apps.check_settings()] == ["AUDIT: expected a dict; got NoneType"]
+        assert [each.msg for each in apps.check_settings()] == ["AUDIT: expected a dict; got a NoneType"]
     with testing.override_settings(MIDDLEWARE=[]):
         [warning] = apps.check_settings()
     assert warning.hint == "Add 'fapilog.integrations.django.AuditMiddleware' to MIDDLEWARE."

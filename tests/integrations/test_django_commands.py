@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditTrail
+from fapilog import AuditTrail, FileStorage
 from tests.doubles import django_site
 
 pytest.importorskip("django")
@@ -42,7 +42,6 @@ def test_the_trail_of_the_site_is_shown(trail: AuditTrail) -> None:
     [event] = said("show", "--user", "alice", "--json").splitlines()
     assert json.loads(event)["target"] == {"type": "clinic.patient", "id": "42"}
     assert said("count", "--by", "user_id", "--json") == '{"bob": 1, "alice": 1}\n'
-    assert said("tail", "--last", "1").splitlines()[-1].startswith("2 ")
 
 
 def test_the_trail_of_the_site_is_verified(trail: AuditTrail) -> None:
@@ -56,10 +55,10 @@ def test_the_trail_of_the_site_is_verified(trail: AuditTrail) -> None:
     assert ended.value.code == 1
 
 
-def test_a_trail_that_is_not_in_files_is_refused() -> None:
+def test_a_trail_that_is_not_in_a_path_is_refused(tmp_path: Path) -> None:
     """With a storage of one's own the command says so."""
     error: Any = importlib.import_module("django.core.management.base").CommandError
-    storage: Any = importlib.import_module("fapilog.storage.memory").MemoryStorage()
+    storage = FileStorage(tmp_path)
     with (
         importlib.import_module("django.test").override_settings(AUDIT={"storage": storage}),
         pytest.raises(error, match="not in files"),

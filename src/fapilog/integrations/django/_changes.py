@@ -14,9 +14,9 @@ from django.apps import apps
 from django.db import transaction
 from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_delete, pre_save
 
-from ...record.events import AuditEventType, AuditOutcome
 from ...record.freezing import frozen_mapping
 from ...record.intake import CommonFields
+from ...record.kinds import AuditEventType, AuditOutcome
 from ...record.parties import Target
 from ...tasks.strangers import Log
 from ._settings import record, trail

@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 
-from ...record.events import AuditEventType
+from ...record.kinds import AuditEventType
 from ...tasks.strangers import Log
 from ._settings import of_request, record, trail
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
@@ -12,7 +12,8 @@ import msgspec
 from django import forms
 from django.utils import timezone
 
-from ...record.events import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome
+from ...record.events import AuditEvent
+from ...record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ...record.parties import Actor, Target
 from ...storage.protocol import Conditions
 
@@ -29,7 +30,9 @@ class Questions(forms.Form):
     target = forms.CharField(required=False, label="Target", max_length=256, help_text="TYPE/ID")
     event_type = forms.CharField(required=False, label="Type", max_length=128)
     min_level = forms.ChoiceField(
-        required=False, label="Level", choices=[("", "any"), *((each.value, f"{each.value} and higher") for each in AuditLogLevel)]
+        required=False,
+        label="Level",
+        choices=[("", "any"), *((each.value, f"{each.value} and higher") for each in AuditLogLevel)],
     )
     outcome = forms.ChoiceField(
         required=False, label="Outcome", choices=[("", "any"), *((each.value, each.value) for each in AuditOutcome)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -14,9 +13,9 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
+from ...config import options_from_config
 from ...core.audit import AuditTrail
-from ...core.policy import CompliancePolicy
-from ...record.options import require
+from ...record.options import did_you_mean, require, require_callable, require_text
 from ...tasks.strangers import Log
 
 __all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail"]
@@ -24,10 +23,9 @@ __all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems"
 _log: Final = Log("fapilog")
 
 # Shorter than the arguments of a trail, where nothing else has a path or a dispatcher.
-_NAMES: Final = {"path": "storage_path", "dispatcher": "alert_dispatcher"}
-_OF_TRAIL: Final = frozenset(signature(AuditTrail).parameters)
+_NAMES: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
 _OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id")
-_KNOWN: Final = sorted((_OF_TRAIL - set(_NAMES.values())) | set(_NAMES) | set(_OF_REQUEST))
+_KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,34 +53,30 @@ def _username(user: Any) -> object:
 def _given() -> dict[str, Any]:
     given = getattr(settings, "AUDIT", None)
     if not isinstance(given, Mapping):
-        raise ImproperlyConfigured(f"AUDIT: expected a dict; got {type(given).__qualname__}")
+        raise ImproperlyConfigured(f"AUDIT: expected a dict; got a {type(given).__qualname__}")
     return dict(given)
 
 
 def problems() -> list[str]:
-    """Return what is wrong with the setting AUDIT, a sentence each, without a value of it."""
+    """Return what is wrong with the setting AUDIT, a sentence each, without a secret."""
     try:
         given = _given()
     except ImproperlyConfigured as error:
         return [str(error)]
-    found = [_unknown(name) for name in given if name not in _KNOWN]
+    found = [f"AUDIT.{name}: there is no such option{_meant(str(name))}" for name in given if name not in _KNOWN]
     if "path" not in given and "storage" not in given:
         # A relative default would be another directory for `manage.py audit` than for the server.
-        found.append("AUDIT has no 'path': expected the directory of the trail, such as BASE_DIR / 'audit'")
-    if not found:
-        for check in (_trail_options, of_request):
-            try:
-                check()
-            except (ImproperlyConfigured, ImportError, TypeError, ValueError) as error:
-                found.append(str(error))
+        found.append("AUDIT.path: expected the directory of the trail, such as BASE_DIR / 'audit'; got nothing")
+    for check in () if found else (_trail_options, of_request):
+        try:
+            check()
+        except ImproperlyConfigured as error:
+            found += str(error).splitlines()
     return found
 
 
-def _unknown(name: object) -> str:
-    near = difflib.get_close_matches(str(name), _KNOWN, n=1)
-    return f"AUDIT: expected one of {', '.join(_KNOWN)}; got {name!r}" + (
-        f"; did you mean {near[0]!r}?" if near else ""
-    )
+def _meant(name: str) -> str:
+    return did_you_mean(name, _KNOWN) or f"; there are {', '.join(_KNOWN)}"
 
 
 def of_request() -> OfRequest:
@@ -93,54 +87,47 @@ def of_request() -> OfRequest:
         ImproperlyConfigured: AUDIT does not say it rightly.
     """
     given = _given()
-    for name in ("proxy_header", "request_id_header"):
-        if not isinstance(given.get(name, ""), str):
-            raise ImproperlyConfigured(f"AUDIT: {name}: expected a text; got {type(given[name]).__qualname__}")
-    user_id = _loaded("user_id", given.get("user_id", _username))
-    if not callable(user_id):
-        raise ImproperlyConfigured(f"AUDIT: user_id: expected a function; got {type(user_id).__qualname__}")
     try:
-        proxies = require("trusted_proxies", given.get("trusted_proxies", 0), at_least=0, whole=True)
-    except (TypeError, ValueError) as error:
-        raise ImproperlyConfigured(f"AUDIT: {error}") from None
-    return OfRequest(
-        trusted_proxies=proxies,
-        proxy_header=given.get("proxy_header", "x-forwarded-for").lower(),
-        id_header=given.get("request_id_header", "x-request-id"),
-        user_id=user_id,
-    )
+        user_id = _imported(given.get("user_id", _username))
+        require_callable("user_id", user_id, expected="a function of the user, or its dotted path")
+        return OfRequest(
+            trusted_proxies=require("trusted_proxies", given.get("trusted_proxies", 0), at_least=0, whole=True),
+            proxy_header=require_text("proxy_header", given.get("proxy_header", "x-forwarded-for")).lower(),
+            id_header=require_text("request_id_header", given.get("request_id_header", "x-request-id")),
+            user_id=user_id,
+        )
+    except (ImportError, TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"AUDIT.{error}") from error
 
 
 def _trail_options() -> dict[str, Any]:
-    """Return the arguments of the trail, which are checked."""
-    given = {_NAMES.get(name, name): value for name, value in _given().items() if name not in _OF_REQUEST}
+    """Return the arguments of the trail."""
+    config = {name: value for name, value in _given().items() if name not in _OF_REQUEST}
     try:
-        policy = given.get("policy")
-        if isinstance(policy, Mapping):
-            given["policy"] = CompliancePolicy(**policy)
-        for name in ("alert_dispatcher", "storage"):
-            if name in given:
-                given[name] = _made(name, given[name])
-        # Nothing is opened, and nothing is started, by that.
-        AuditTrail(**given)
-    except (TypeError, ValueError) as error:
-        raise ImproperlyConfigured(f"AUDIT: {error}") from None
-    return given
-
-
-def _loaded(name: str, value: Any) -> Any:
-    """Return *value*, or the object that it is the dotted path of."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return import_string(value)
+        made = {name: _made(config.pop(name)) for name in ("dispatcher", "storage") if _is_ours(name, config)}
+        if "dispatcher" in made:
+            config["dispatcher"] = made.pop("dispatcher")
+        return {**options_from_config(config, where="AUDIT"), **made}
     except ImportError as error:
-        raise ImproperlyConfigured(f"AUDIT: {name}: {error}") from error
+        raise ImproperlyConfigured(f"AUDIT: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(str(error)) from error
 
 
-def _made(name: str, value: Any) -> Any:
+def _is_ours(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a value is a dotted path, or a storage, which no configuration has; a name without a dot is a name."""
+    value = config.get(name)
+    return value is not None and (name == "storage" or (isinstance(value, str) and "." in value))
+
+
+def _imported(value: Any) -> Any:
+    """Return *value*, or the object that it is the dotted path of."""
+    return import_string(value) if isinstance(value, str) else value
+
+
+def _made(value: Any) -> Any:
     """Return *value*, or what the class or the function makes that *value* is, or is the dotted path of."""
-    found = _loaded(name, value)
+    found = _imported(value)
     is_ready = hasattr(found, "send_alert") or hasattr(found, "append")
     return found() if isinstance(found, type) or (callable(found) and not is_ready) else found
 

@@ -18,7 +18,7 @@ _COMMANDS = ("show", "tail", "verify", "count")
 
 class Command(BaseCommand):
     """
-    Runs ``fapilog show``, ``tail``, ``verify`` or ``count`` for the directory of the trail that the setting AUDIT names.
+    Runs ``fapilog show``, ``tail``, ``verify`` or ``count`` for the trail that the setting AUDIT describes.
 
         manage.py audit show --user alice --since 2h
 
@@ -27,7 +27,7 @@ class Command(BaseCommand):
 
     help = "Show, follow, verify or count the events of the audit trail."
     # It looks at the trail alone, also when the database or the code of the site is broken.
-    requires_system_checks: Any = []
+    requires_system_checks: Any = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Take a command, and all that follows as its options."""
@@ -50,8 +50,9 @@ class Command(BaseCommand):
         except ModuleNotFoundError as missing:
             raise CommandError(f"this needs {missing.name}, which the extra `cli` of fapilog installs") from missing
         # What Django's output gets is written as it is.
-        self.stdout.ending = ""
-        with contextlib.redirect_stdout(self.stdout):
+        output: Any = self.stdout
+        output.ending = ""
+        with contextlib.redirect_stdout(output):
             try:
                 app([command, str(directory), *options], prog_name="manage.py audit")
             except SystemExit as ended:
