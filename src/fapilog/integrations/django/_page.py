@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from django import forms
@@ -20,7 +20,6 @@ from ...storage.protocol import Conditions
 __all__ = ["PAGE", "Questions", "changes_of", "rows_of", "shown"]
 
 PAGE: Final = 50
-_CURSORS: Final = ("before", "after")
 
 
 class Questions(forms.Form):
@@ -56,8 +55,13 @@ class Questions(forms.Form):
         return given
 
     def conditions(self) -> Conditions:
-        """Return the conditions that were given; those of a form that is not valid are left out."""
-        return {name: value for name, value in self.cleaned_data.items() if value not in (None, "")}  # type: ignore[return-value]
+        """Return the conditions that were given; of a form that is valid."""
+        given = {name: value for name, value in self.cleaned_data.items() if value not in (None, "")}
+        for name in ("start_time", "end_time"):
+            # Without USE_TZ, a form has naive times.
+            if name in given and timezone.is_naive(given[name]):
+                given[name] = timezone.make_aware(given[name])
+        return cast("Conditions", given)
 
 
 def shown(value: object) -> str:

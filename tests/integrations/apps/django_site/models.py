@@ -11,7 +11,7 @@ class Patient(models.Model):
     """A patient."""
 
     name = models.CharField(max_length=80)
-    born = models.DateField(null=True)
+    born = models.DateField(null=True, blank=True)
     notes = models.TextField(blank=True)
     access_token = models.CharField(max_length=80, blank=True)
     visits = models.IntegerField(default=0)
