@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
 
 import anyio
 import anyio.lowlevel
@@ -21,27 +21,27 @@ import anyio.lowlevel
 from ..context import completed
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
-from ..record.errordetails import in_short
+from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent, data_event_type
-from ..record.intake import FIELDS, CommonFields, EventFields, keywords, names_in, recorded
-from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
-from ..record.options import flag, require, require_path
+from ..record.events import AuditEvent
+from ..record.intake import FIELDS, CommonFields, EventFields, recorded
+from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
+from ..record.options import require, require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
-from ..record.values import given_text
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_storage
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._aftermath import noted
 from ._alerts import Alerts
-from ._audited import Audited
 from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
-from ._reading import Events, counted
+from ._reading import Events, OnDamage, counted, intact
 from ._recording import Recorder
 from .alerting import AlertDispatcher, NoopAlertDispatcher
+from .audited import Audited
+from .everyday import EverydayEvents
 from .policy import CompliancePolicy
 from .signals import compliance_alert
 
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 
-class AuditTrail:
+class AuditTrail(EverydayEvents):
     """
     Records events, and announces the events that meet the policy.
 
@@ -329,131 +329,6 @@ class AuditTrail:
             await self._store_and_announce(event, once=once)
         return event.event_id
 
-    @without_frames
-    async def log_error(
-        self, /, error: BaseException, *, operation: str | None = None, **fields: Unpack[CommonFields]
-    ) -> str:
-        """
-        Record an exception with its type, text and traceback, at level error.
-
-        Args:
-            error: The exception.
-            operation: The operation that failed.
-            **fields: As for `log_event`.
-
-        Returns and raises as `log_event`.
-        """
-        return await self.log_event(
-            AuditEventType.ERROR_OCCURRED,
-            f"Error occurred: {in_short(given_text(error))}",
-            **keywords(fields, log_level=AuditLogLevel.ERROR, error=error, operation=operation),
-        )
-
-    @without_frames
-    async def log_security_event(
-        self, /, event_type: AuditEventType | str, message: str, **fields: Unpack[EventFields]
-    ) -> str:
-        """
-        Record a security event, at level security.
-
-        Args:
-            event_type: The kind of event.
-            message: The event in words.
-            **fields: As for `log_event`.
-
-        Returns and raises as `log_event`.
-        """
-        return await self.log_event(event_type, message, **keywords(fields, log_level=AuditLogLevel.SECURITY))
-
-    @without_frames
-    async def log_data_access(self, /, resource: Target | str, operation: str, **fields: Unpack[CommonFields]) -> str:
-        """
-        Record that data were read, changed, deleted or exported.
-
-        Args:
-            resource: The data, "patient/42": the target. It is in the metadata too, where the earlier fapilog had it.
-            operation: "read", "write", "update", "delete" or "export" decide on the event type; any other operation is
-                an access.
-            **fields: As for `log_event`.
-
-        Returns and raises as `log_event`.
-        """
-        name = given_text(resource)
-        return await self.log_event(
-            data_event_type(operation),
-            f"Data {given_text(operation)} on resource: {name}",
-            **keywords(fields, operation=operation, target=resource, resource=name),
-        )
-
-    @without_frames
-    async def log_authentication(
-        self, /, *, success: bool, method: str | None = None, **fields: Unpack[CommonFields]
-    ) -> str:
-        """
-        Record that somebody signed in, or could not.
-
-        A failure is a security event: AUTHENTICATION_FAILED at level security. A success is AUTHENTICATION_SUCCEEDED.
-
-        Args:
-            success: Whether it succeeded.
-            method: How: "password", "oidc", "api_key"; the *operation* of the event.
-            **fields: As for `log_event`; *user_id* is who signed in, *reason* why it failed.
-
-        Returns and raises as `log_event`.
-        """
-        succeeded = flag("success", success)
-        return await self.log_event(
-            AuditEventType.AUTHENTICATION_SUCCEEDED if succeeded else AuditEventType.AUTHENTICATION_FAILED,
-            "Authentication succeeded" if succeeded else "Authentication failed",
-            **keywords(
-                fields,
-                log_level=AuditLogLevel.INFO if succeeded else AuditLogLevel.SECURITY,
-                outcome=AuditOutcome.SUCCESS if succeeded else AuditOutcome.FAILURE,
-                operation=method,
-            ),
-        )
-
-    @without_frames
-    async def log_change(
-        self, /, target: Target | str, changes: Mapping[str, Collection[Any]], **fields: Unpack[CommonFields]
-    ) -> str:
-        """
-        Record that something was changed: from which values to which.
-
-        Args:
-            target: What was changed, "user/7".
-            changes: Of each field the old value and the new one: ``{"role": ("user", "admin")}``.
-            **fields: As for `log_event`.
-
-        Returns and raises as `log_event`.
-        """
-        return await self.log_event(
-            AuditEventType.DATA_MODIFICATION,
-            f"Changed {given_text(target)}: {', '.join(names_in(changes))}",
-            **keywords(fields, target=target, changes=changes, outcome=AuditOutcome.SUCCESS),
-        )
-
-    @without_frames
-    async def log_admin_action(
-        self, /, action: str, *, target: Target | str | None = None, **fields: Unpack[CommonFields]
-    ) -> str:
-        """
-        Record what somebody did by the rights of an administrator.
-
-        Args:
-            action: What was done, "restart worker"; the *operation* of the event.
-            target: What it was done to.
-            **fields: As for `log_event`.
-
-        Returns and raises as `log_event`.
-        """
-        name = given_text(action)
-        return await self.log_event(
-            AuditEventType.ADMIN_ACTION,
-            f"Admin action: {name}",
-            **keywords(fields, operation=name, target=target, outcome=AuditOutcome.SUCCESS),
-        )
-
     def audited(
         self, /, operation: str, *, target: Target | str | None = None, **fields: Unpack[CommonFields]
     ) -> Audited:
@@ -477,6 +352,8 @@ class AuditTrail:
         """
         Return stored events that meet all conditions, the newest first.
 
+        Records that can't be read are left out with one warning; `events` has other ways.
+
         Args:
             limit: The most events to return.
             **conditions: As `EventFilter` explains them: *start_time*, *end_time*, *user_id*, *target* and others.
@@ -486,9 +363,25 @@ class AuditTrail:
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        return await self._storage.find(EventFilter(**conditions), require("limit", limit, at_least=0))
+        return intact(await self._storage.find(EventFilter(**conditions), require("limit", limit, at_least=0)))
 
-    def events(self, *, oldest_first: bool = False, **conditions: Unpack[Conditions]) -> Events:
+    @overload
+    def events(
+        self,
+        *,
+        oldest_first: bool = False,
+        on_damage: Literal["log", "raise"] = "log",
+        **conditions: Unpack[Conditions],
+    ) -> Events[AuditEvent]: ...
+
+    @overload
+    def events(
+        self, *, oldest_first: bool = False, on_damage: Literal["yield"], **conditions: Unpack[Conditions]
+    ) -> Events[AuditEvent | DamagedRecord]: ...
+
+    def events(
+        self, *, oldest_first: bool = False, on_damage: OnDamage = "log", **conditions: Unpack[Conditions]
+    ) -> Events[Any]:
         """
         Return stored events that meet all conditions, page by page: ``async for event in trail.events(user_id="a")``.
 
@@ -497,9 +390,12 @@ class AuditTrail:
 
         Args:
             oldest_first: Whether to begin with the oldest, and not with the newest.
+            on_damage: What becomes of records that can't be read, and that may be among them: "log" leaves them out
+                with one warning, "raise" raises `AuditStorageError` at the first, and "yield" yields a `DamagedRecord`
+                in their place. Reading goes on behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
-        return Events(self._storage, EventFilter(**conditions), oldest_first=oldest_first)
+        return Events(self._storage, EventFilter(**conditions), oldest_first=oldest_first, on_damage=on_damage)
 
     @without_frames
     async def count_by(self, field: str, **conditions: Unpack[Conditions]) -> dict[str, int]:

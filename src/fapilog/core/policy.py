@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Final
 
 import msgspec
@@ -18,14 +18,6 @@ from ..storage.files import MAX_RECORD_BYTES
 from .alerting import Alert
 
 __all__ = ["CompliancePolicy"]
-
-_SWITCHES: Final = (
-    "enabled",
-    "real_time_alerts",
-    "alert_on_critical_errors",
-    "alert_on_security_events",
-    "hipaa_minimum_necessary",
-)
 
 
 @dataclass(frozen=True)
@@ -85,8 +77,9 @@ class CompliancePolicy:
         require("max_text_characters", self.max_text_characters, at_least=LEAST_TEXT, whole=True)
         require("max_message_characters", self.max_message_characters, at_least=LEAST_TEXT, whole=True)
         require("max_record_bytes", self.max_record_bytes, at_least=LEAST_RECORD, at_most=MAX_RECORD_BYTES, whole=True)
-        for name in _SWITCHES:
-            require_bool(name, getattr(self, name))
+        for each in fields(self):
+            if each.type == "bool":
+                require_bool(each.name, getattr(self, each.name))
         object.__setattr__(self, "level", member(ComplianceLevel, self.level, "level"))
         if self.alert_channel is not None:
             require_text("alert_channel", self.alert_channel)

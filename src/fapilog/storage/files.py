@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import grp
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -12,6 +12,7 @@ import anyio.lowlevel
 
 from ..record import chain
 from ..record.chain import AuditChainVerificationResult, Seal
+from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.options import require_path
@@ -127,30 +128,42 @@ class FileStorage:
         return result
 
     @without_frames
-    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+    async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """
-        Return the newest *limit* events that are wanted, the newest first.
+        Return the newest *limit* events that are wanted, the newest first, and the holes between them.
 
         Reads backwards from the end and stops when it has them; memory does not grow with the trail. Waits until a
         commit that is under way in any process is over.
 
         Raises:
-            AuditStorageError: A file can't be read, or a line on the way is no record.
+            AuditStorageError: A file can't be read.
         """
         return await in_thread(self._reader.find, wanted, limit)
 
     @without_frames
-    async def read(self, after: int, limit: int) -> list[AuditEvent]:
+    async def read(self, after: int, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """
-        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
+        Return the oldest *limit* events whose sequence number is greater than *after*, and the holes between them.
 
         Finds its way to them without reading the trail from the beginning; memory does not grow with the trail. Waits
         until a commit that is under way in any process is over.
 
         Raises:
-            AuditStorageError: A file can't be read, or a line on the way is no record.
+            AuditStorageError: A file can't be read.
         """
         return await in_thread(self._reader.read, after, limit)
+
+    @without_frames
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
+        """
+        Return the oldest *limit* records whose sequence number is greater than *after*, as they are stored.
+
+        Costs and waits as `read` does.
+
+        Raises:
+            AuditStorageError: A file can't be read.
+        """
+        return await in_thread(self._reader.read_lines, after, limit)
 
     @without_frames
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
