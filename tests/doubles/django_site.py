@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["audit_settings", "set_up"]
+__all__ = ["SETTINGS", "audit_settings", "set_up"]
 
 SETTINGS = "tests.integrations.apps.django_site.settings"
 

@@ -41,6 +41,7 @@ def test_the_trail_of_the_site_is_shown(trail: AuditTrail) -> None:
     """The commands of `fapilog`, with its options, are about the directory that the settings name."""
     [event] = said("show", "--user", "alice", "--json").splitlines()
     assert json.loads(event)["target"] == {"type": "clinic.patient", "id": "42"}
+    assert said("tail", "--last", "1").startswith("2 ")
     assert said("count", "--by", "user_id", "--json") == '{"bob": 1, "alice": 1}\n'
 
 
