@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ testing: Any = importlib.import_module("django.test")
 apps: Any = importlib.import_module("fapilog.integrations.django.apps")
 ours: Any = importlib.import_module("fapilog.integrations.django")
 
+ROOT = Path(__file__).parents[2]
 AGENT = {"user-agent": "Firefox"}
 
 
@@ -288,3 +290,18 @@ def test_a_server_does_not_start_with_wrong_settings(tmp_path: Path) -> None:
     wrong = importlib.import_module("django.core.exceptions").ImproperlyConfigured
     with testing.override_settings(AUDIT={"path": tmp_path, "durability": "sometimes"}), pytest.raises(wrong):
         ours.AuditMiddleware(lambda _: http.HttpResponse())
+
+
+def test_the_lines_of_the_docs_are_those_of_the_site() -> None:
+    """The blocks of the page that are not run are in the files of the site, which is; and all options are listed."""
+    page = (ROOT / "docs/how-to/use-with-django.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"[Ii]n `clinic/(\w+\.py)`:\n\n<!-- skip: next -->\n```python\n(.*?)```", page, re.DOTALL)
+    assert [name for name, _ in blocks] == ["settings.py", "models.py", "urls.py", "admin.py"]
+    for name, block in blocks:
+        text = (ROOT / "tests/integrations/apps/django_site" / name).read_text(encoding="utf-8")
+        site = text.replace("tests.integrations.apps.django_site", "clinic").splitlines()
+        assert [line for line in block.splitlines() if line and line not in site] == []
+    assert page.count("<!-- skip: next -->") == len(blocks)
+    listed = re.findall(r"^\| `(\w+)` \| ", page.partition("| option |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert listed == ["dispatcher", "storage", "trusted_proxies", "proxy_header", "request_id_header", "user_id"]
+    assert set(listed) <= set(importlib.import_module("fapilog.integrations.django._settings")._KNOWN)
