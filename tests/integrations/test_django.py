@@ -150,6 +150,31 @@ def test_a_user_who_is_found_in_the_view_is_known(trail: AuditTrail) -> None:
     assert [event.user_id for event in events(trail)] == ["bob"]
 
 
+def named(get_response: Any) -> Any:
+    """Return a middleware of a site that finds the user by a header, when the user is asked for, and without await."""
+    lazy: Any = importlib.import_module("django.utils.functional").SimpleLazyObject
+
+    def middleware(request: Any) -> Any:
+        request.user = lazy(lambda: auth.User.objects.get(username=request.headers["authorization"]))
+        return get_response(request)
+
+    return middleware
+
+
+@pytest.mark.parametrize("place", [0, None], ids=["outside", "inside"])
+@pytest.mark.parametrize("page", ["/patients/42", "/patients/42/watch"])
+def test_a_user_who_is_found_by_other_middleware_is_known(
+    page: str, place: int | None, trail: AuditTrail, alice: Any
+) -> None:
+    """Wherever that middleware stands, and though it asks the database late, each view knows the user."""
+    middleware = ["fapilog.integrations.django.AuditMiddleware"]
+    middleware.insert(len(middleware) if place is None else place, f"{__name__}.named")
+    with testing.override_settings(MIDDLEWARE=middleware):
+        response = asyncio.run(testing.AsyncClient().get(page, headers={"authorization": "alice"}))
+    assert response.status_code == 200
+    assert [event.user_id for event in events(trail)] == ["alice"]
+
+
 def test_the_id_of_a_user_is_yours_to_choose(tmp_path: Path, alice: Any) -> None:
     """A function in the settings says what a user is called, in requests and sign-ins; it may raise."""
     with django_site.audit_settings(tmp_path / "a", user_id=lambda user: f"u{user.pk}") as trail:
@@ -229,6 +254,7 @@ def test_a_dispatcher_that_is_not_entered_stops_no_request(tmp_path: Path, caplo
     assert caplog.text.count("can't be started") == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # what gunicorn does, too
 def test_a_forked_worker_has_the_trail_too(trail: AuditTrail) -> None:
     """A child that is forked when the trail was used stores in the same chain, and starts a trail of its own."""
     testing.Client().get("/patients/1")
@@ -269,9 +295,10 @@ def test_the_settings_are_checked(tmp_path: Path) -> None:
         ({"trusted_proxies": "1"}, "AUDIT.trusted_proxies: expected a whole number; got a str"),
         ({"proxy_header": 1}, "AUDIT.proxy_header: expected text; got a int"),
         ({"user_id": 1}, "AUDIT.user_id: expected a function of the user, or its dotted path; got a int"),
+        ({"user_id": "clinic.name"}, "AUDIT.user_id: No module named 'clinic'"),
         ({"alert_timeout": 0}, "AUDIT.alert_timeout: expected a number above 0; got 0"),
         ({"policy": {"level": "hippa"}}, "AUDIT.policy.level: expected one of none, basic, sox, hipaa"),
-        ({"dispatcher": "clinic.alerts.pager"}, "AUDIT: No module named 'clinic'"),
+        ({"dispatcher": "clinic.alerts.pager"}, "AUDIT.dispatcher: No module named 'clinic'"),
         ({"dispatcher": {"type": "slack", "webhook_url": "https://s3cret"}}, "AUDIT.dispatcher.webhook_url: expected"),
         ({"dispatcher": "pager"}, "AUDIT.dispatcher: expected"),
     ):

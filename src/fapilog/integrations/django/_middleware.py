@@ -8,11 +8,9 @@ from typing import Any, Final
 
 from asgiref.sync import iscoroutinefunction as is_async
 from asgiref.sync import markcoroutinefunction, sync_to_async
-from django.conf import settings
 from django.core.exceptions import SynchronousOnlyOperation
 from django.http import FileResponse
 from django.utils.crypto import salted_hmac
-from django.utils.functional import SimpleLazyObject
 
 from ...context import audit_context
 from ...tasks.strangers import Log
@@ -105,23 +103,23 @@ class AuditMiddleware:
         return response
 
     def _load_user(self, request: _Request, view: Any, *_: object) -> None:
-        """Find the user of an asynchronous view, in which Django forbids the queries for that."""
-        if is_async(view) and _has_session(request):
-            try:
-                bool(request.user.is_authenticated)
-            except Exception as error:
-                _log.error("the user of a request can't be read: %s", type(error).__qualname__)
+        """Find the user of an asynchronous view by now: in an event loop, Django refuses to ask the database."""
+        if is_async(view):
+            _evaluate(request)
 
     async def _load_user_soon(self, request: _Request, view: Any, *_: object) -> None:
-        if is_async(view) and _has_session(request):
-            try:
-                await request.auser()
-            except Exception as error:
-                _log.error("the user of a request can't be read: %s", type(error).__qualname__)
+        # Without a credential there is no user, and nothing to wait for.
+        if is_async(view) and (request.COOKIES or "HTTP_AUTHORIZATION" in request.META):
+            await sync_to_async(_evaluate)(request)
 
 
-def _has_session(request: _Request) -> bool:
-    return settings.SESSION_COOKIE_NAME in request.COOKIES and hasattr(request, "auser")
+def _evaluate(request: _Request) -> None:
+    try:
+        bool(request.user.is_authenticated)
+    except Exception as error:
+        # The site has no users, or fails to find this one: it will say so itself, if it needs to know.
+        if hasattr(request, "user"):
+            _log.error("the user of a request can't be read: %s", type(error).__qualname__)
 
 
 def _address(request: _Request, options: OfRequest) -> str | None:
@@ -138,12 +136,10 @@ def _address(request: _Request, options: OfRequest) -> str | None:
 
 def _user(request: _Request, options: OfRequest) -> object:
     user = getattr(request, "user", None)
-    if isinstance(user, SimpleLazyObject):
-        # What `request.auser()` has found; `request.user` would ask the database, and not in an event loop.
-        user = getattr(request, "_acached_user", user)
     try:
         is_known = user is not None and user.is_authenticated
     except SynchronousOnlyOperation:
+        # In asynchronous middleware, before the view is called.
         return None
     return options.user_id(user) if is_known else None
 

@@ -88,7 +88,7 @@ def of_request() -> OfRequest:
     """
     given = _given()
     try:
-        user_id = _imported(given.get("user_id", _username))
+        user_id = _imported("user_id", given.get("user_id", _username))
         require_callable("user_id", user_id, expected="a function of the user, or its dotted path")
         return OfRequest(
             trusted_proxies=require("trusted_proxies", given.get("trusted_proxies", 0), at_least=0, whole=True),
@@ -96,7 +96,7 @@ def of_request() -> OfRequest:
             id_header=require_text("request_id_header", given.get("request_id_header", "x-request-id")),
             user_id=user_id,
         )
-    except (ImportError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"AUDIT.{error}") from error
 
 
@@ -104,12 +104,10 @@ def _trail_options() -> dict[str, Any]:
     """Return the arguments of the trail."""
     config = {name: value for name, value in _given().items() if name not in _OF_REQUEST}
     try:
-        made = {name: _made(config.pop(name)) for name in ("dispatcher", "storage") if _is_ours(name, config)}
+        made = {name: _made(name, config.pop(name)) for name in ("dispatcher", "storage") if _is_ours(name, config)}
         if "dispatcher" in made:
             config["dispatcher"] = made.pop("dispatcher")
         return {**options_from_config(config, where="AUDIT"), **made}
-    except ImportError as error:
-        raise ImproperlyConfigured(f"AUDIT: {error}") from error
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(str(error)) from error
 
@@ -120,14 +118,19 @@ def _is_ours(name: str, config: Mapping[str, Any]) -> bool:
     return value is not None and (name == "storage" or (isinstance(value, str) and "." in value))
 
 
-def _imported(value: Any) -> Any:
+def _imported(name: str, value: Any) -> Any:
     """Return *value*, or the object that it is the dotted path of."""
-    return import_string(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        return import_string(value)
+    except ImportError as error:
+        raise ImproperlyConfigured(f"AUDIT.{name}: {error}") from error
 
 
-def _made(value: Any) -> Any:
+def _made(name: str, value: Any) -> Any:
     """Return *value*, or what the class or the function makes that *value* is, or is the dotted path of."""
-    found = _imported(value)
+    found = _imported(name, value)
     is_ready = hasattr(found, "send_alert") or hasattr(found, "append")
     return found() if isinstance(found, type) or (callable(found) and not is_ready) else found
 
