@@ -57,7 +57,10 @@ LIBRARIES = {
 # `import fapilog` pays for none of these.
 EXTRAS = {
     "apprise",
+    "arq",
+    "celery",
     "django",
+    "dramatiq",
     "httpx2",
     "opentelemetry",
     "prometheus_client",
@@ -65,6 +68,7 @@ EXTRAS = {
     "rich",
     "sqlite3",
     "stamina",
+    "structlog",
     "typer",
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditTrail, FileStorage
+from fapilog import AuditTrail, MemoryStorage
 from tests.doubles import django_site
 
 pytest.importorskip("django")
@@ -56,10 +56,10 @@ def test_the_trail_of_the_site_is_verified(trail: AuditTrail) -> None:
     assert ended.value.code == 1
 
 
-def test_a_trail_that_is_not_in_a_path_is_refused(tmp_path: Path) -> None:
+def test_a_trail_that_is_not_in_files_is_refused() -> None:
     """With a storage of one's own the command says so."""
     error: Any = importlib.import_module("django.core.management.base").CommandError
-    storage = FileStorage(tmp_path)
+    storage = MemoryStorage()
     with (
         importlib.import_module("django.test").override_settings(AUDIT={"storage": storage}),
         pytest.raises(error, match="not in files"),

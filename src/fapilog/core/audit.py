@@ -90,7 +90,7 @@ class AuditTrail(EverydayEvents):
 
     Attributes:
         policy: As given.
-        storage_path: The directory of the trail; None with a storage of your own.
+        storage_path: The directory of the trail; None with a storage other than files.
 
     Raises:
         TypeError: *alert_dispatcher* has no asynchronous `send_alert`, *policy* is no policy, or another option is not
@@ -122,6 +122,8 @@ class AuditTrail(EverydayEvents):
         if storage is None:
             path = Path("audit_logs") if path is None else path
             storage = FileStorage(path, durability=durability)
+        elif isinstance(storage, FileStorage):
+            path = storage.directory
         self.storage_path: Path | None = path
         self._storage: AuditStorage = storage
         self._stop_timeout = stop_timeout

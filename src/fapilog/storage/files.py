@@ -54,6 +54,9 @@ class FileStorage:
         group: Of these files and directories, by its name or number; None for the group that the system gives them.
             The process must be a member of it, or root.
 
+    Attributes:
+        directory: As given; absolute.
+
     Raises:
         TypeError: *directory* is no path, *mode* is no int, or *group* is neither a name nor a number.
         ValueError: An unknown *durability* or *group*, or a *mode* under which the owner may not read and write, or
@@ -76,16 +79,16 @@ class FileStorage:
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
         access = Access(_checked_mode(mode), None if group is None else _number_of(group))
         # A daemon that changes to another directory does not take the trail with it.
-        self._directory = require_path("directory", directory).absolute()
-        self._reader = TrailReader(self._directory, durable=durability == "fsync")
-        self._writer = TrailWriter(self._directory, durable=durability == "fsync", now=now, access=access)
+        self.directory: Path = require_path("directory", directory).absolute()
+        self._reader = TrailReader(self.directory, durable=durability == "fsync")
+        self._writer = TrailWriter(self.directory, durable=durability == "fsync", now=now, access=access)
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
         self._appends = 0
         call_in_child(self, FileStorage._forget)
 
     def __repr__(self) -> str:
-        return f"<FileStorage {str(self._directory)!r}>"
+        return f"<FileStorage {str(self.directory)!r}>"
 
     @without_frames
     async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
@@ -177,7 +180,7 @@ class FileStorage:
 
     async def trouble(self) -> str | None:
         """Return why no event can be stored, as far as the directory shows; None if nothing speaks against it."""
-        return await in_thread(why_not_writable, self._directory)
+        return await in_thread(why_not_writable, self.directory)
 
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""
