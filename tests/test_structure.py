@@ -43,6 +43,8 @@ MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for fo
 }
 # A trail can be made of a configuration, which knows all that a trail may be made of; imported when it is asked for.
 MAY_IMPORT["core"].add("config")
+# A Django site has its configuration among its settings.
+MAY_IMPORT["integrations"].add("config")
 # What `import fapilog` loads may import these libraries, and the lowest floor fewer still.
 LIBRARIES = {
     "record": {"msgspec"},
@@ -57,6 +59,7 @@ EXTRAS = {
     "apprise",
     "arq",
     "celery",
+    "django",
     "dramatiq",
     "httpx2",
     "opentelemetry",
@@ -76,6 +79,9 @@ def parsed(path: Path) -> ast.Module:
 
 def area(path: Path) -> str:
     """Return the folder, or the module at the top, that *path* belongs to."""
+    # By `manage.py audit` a Django site has the command line: it stands on that floor.
+    if "management" in path.parts:
+        return "cli"
     return path.parts[0].removesuffix(".py")
 
 
