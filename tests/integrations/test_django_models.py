@@ -95,6 +95,28 @@ def test_an_event_has_the_context_of_its_change(trail: AuditTrail, patient: Any)
     assert (event.user_id, event.reason) == ("inner", "ticket 7")
 
 
+def test_the_user_is_the_one_who_made_the_change(trail: AuditTrail, patient: Any) -> None:
+    """Who signs in or out between a change and the commit is not recorded as who made it."""
+    users = ["alice", None, "mallory"]
+    with audit_context(user_id=lambda: users[0]), transaction.atomic():
+        save_by(patient, visits=1)
+        users.pop(0)
+        save_by(patient, visits=2)
+        users.pop(0)
+    assert [event.user_id for event in later(trail)] == ["alice", None]
+
+
+def test_an_object_that_is_saved_again_while_it_is_saved_is_recorded(trail: AuditTrail, patient: Any) -> None:
+    """Where a receiver of the site saves the object once more, each event has the old values of its own save."""
+    badge = models.Badge.objects.create(number=uuid.uuid4(), pin="1")
+    save_by(badge, prints=0, pin="2")
+    again, created, once_more, changed = later(trail)
+    assert (again.operation, again.changes) == ("update", {"prints": [0, 1]})
+    assert (created.operation, created.changes["prints"]) == ("create", [None, 1])
+    assert once_more.changes == {"prints": [0, 1]}
+    assert changed.changes == {"pin": ["********", "********"]}
+
+
 @contextmanager
 def rolled_back() -> Iterator[None]:
     """Roll back what is done in the block."""
@@ -166,7 +188,7 @@ def test_secrets_are_masked(trail: AuditTrail) -> None:
     user = auth.User.objects.create_user("carol", password="correct horse")
     user.delete()
     badge.delete()
-    created, _, changed, signed_up, *_ = trail.sync.get_events()[::-1]
+    _, created, _, changed, signed_up, *_ = trail.sync.get_events()[::-1]
     assert created.changes["pin"] == [None, "********"]
     assert changed.changes == {"access_token": ["********", "********"]}
     assert signed_up.changes["password"] == [None, "********"]

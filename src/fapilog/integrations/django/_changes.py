@@ -14,6 +14,7 @@ from django.apps import apps
 from django.db import transaction
 from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_delete, pre_save
 
+from ...context import bind_audit_context, current_audit_context
 from ...record.freezing import frozen_mapping
 from ...record.intake import CommonFields
 from ...record.kinds import AuditEventType, AuditOutcome
@@ -31,6 +32,8 @@ _MASK: Final = "********"
 # Whole words, so that an author and a monkey are not taken for an authorization and a key.
 _SECRET: Final = re.compile(r"(^|_)(passwords?|passwd|secrets?|tokens?|(api|private|secret)_?keys?|signatures?)(_|$)")
 _BEFORE: Final = "fapilog_before"
+# What the middleware finds when an event is logged.
+_LATE: Final = ("user_id", "session_id", "client_ip")
 
 # By the names of fields.
 _Values = dict[str, Any]
@@ -198,16 +201,17 @@ def _before(*, sender: type[Any], instance: Any, using: str, raw: bool = False, 
     """
     primary_key = sender._meta.pk
     # Django inserts such an object without a look for an older one.
-    is_new = instance._state.adding and not raw and primary_key.has_default()
+    is_new = instance._state.adding and not raw and (primary_key.has_default() or primary_key.has_db_default())
     stored = None if instance.pk is None or is_new else _stored(sender, instance, _fields(sender), using)
-    setattr(instance._state, _BEFORE, stored)
+    # One on top of the other: a receiver of the site may save the object again before ours is called.
+    instance._state.__dict__.setdefault(_BEFORE, []).append(stored)
 
 
 @_contained
 def _saved(
     *, sender: type[Any], instance: Any, created: bool, using: str, update_fields: Any = None, **_: object
 ) -> None:
-    before: _Values = instance._state.__dict__.pop(_BEFORE, None) or {}
+    before = _popped(instance) or {}
     fields = [
         field
         for field in _fields(sender)
@@ -230,9 +234,14 @@ def _saved(
 
 @_contained
 def _deleted(*, sender: type[Any], instance: Any, using: str, **_: object) -> None:
-    before: _Values | None = instance._state.__dict__.pop(_BEFORE, None)
+    before = _popped(instance)
     if before is not None:  # another transaction had deleted it already
         _record(sender, instance, using, "delete", {name: (value, None) for name, value in before.items()})
+
+
+def _popped(instance: Any) -> _Values | None:
+    kept: list[_Values | None] = instance._state.__dict__.get(_BEFORE, [])
+    return kept.pop() if kept else None
 
 
 @_contained
@@ -310,6 +319,8 @@ def _record(model: Any, instance: Any, using: str, operation: str, changes: _Cha
     else:
         log = partial(trail.sync.log_event, AuditEventType.DATA_DELETION, f"Deleted {target}", **fields)
     context = copy_context()
+    # As they are now: by then the view may have signed the user out.
+    context.run(bind_audit_context, **{**dict.fromkeys(_LATE), **current_audit_context()})
 
     def then() -> None:
         context.run(record, log)

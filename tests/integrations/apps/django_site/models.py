@@ -2,6 +2,8 @@
 
 from django.contrib.auth.models import User
 from django.db import models
+from django.db.models.signals import post_save
+from django.dispatch import receiver
 
 from fapilog.integrations.django import audited
 
@@ -48,10 +50,21 @@ class Newborn(Patient):
     weight = models.IntegerField()
 
 
-@audited(mask=["pin"])
 class Badge(models.Model):
     """A badge, whose number is given by the site."""
 
     number = models.UUIDField(primary_key=True)
     pin = models.CharField(max_length=8)
     owner = models.ForeignKey(Patient, models.CASCADE, null=True)
+    prints = models.IntegerField(default=0)
+
+
+@receiver(post_save, sender=Badge)
+def printed(instance: Badge, **_: object) -> None:
+    """Print a badge when it is saved first, and save that."""
+    if not instance.prints:
+        instance.prints = 1
+        instance.save()
+
+
+audited(Badge, mask=["pin"])
