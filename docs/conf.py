@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import version as installed
+from importlib.util import find_spec
 
 project = "fapilog"
 author = "The fapilog maintainers"
@@ -9,6 +10,11 @@ copyright = author
 release = version = installed("fapilog")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# A button on each example copies it, without prompts and output; the docs build without the buttons, too.
+if find_spec("sphinx_copybutton"):
+    extensions.append("sphinx_copybutton")
+copybutton_prompt_text = "$ "
+copybutton_exclude = ".linenos, .gp, .go"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
@@ -36,4 +42,5 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+html_static_path = ["_static"]
 html_title = f"fapilog {release}"
