@@ -60,7 +60,9 @@ def rows(*, quick: bool) -> list[Row]:
     events, large = (1_000, 100_000) if quick else (5_000, 1_000_000)
     return [
         *_storing(events),
+        *_handling(events),
         *_verifying(20_000, large),
+        *_asking(large),
         *_announcing(events),
         *_alerting(events // 25),
         *_hanging(events // 5),
@@ -94,6 +96,13 @@ def _from_anywhere(events: int, large: int) -> list[Row]:
             arguments={"events": events, "processes": processes, "figure": figure},
         )
 
+    def among(days: int) -> Subject:
+        return Subject(
+            what=f"log_event, one caller in each of 4 processes, {days:,} file{'s' if days > 1 else ''}",
+            function="manyfiles:logged_among",
+            arguments={"events": events, "days": days},
+        )
+
     return [
         Row(name="sync-1", unit="µs", ours=ours(1), peer=insert, at_most=1.2, backends=("asyncio",)),
         *[
@@ -111,6 +120,17 @@ def _from_anywhere(events: int, large: int) -> list[Row]:
             )
             for processes in (2, 4)
             for figure in ("cpu", "p50", "p99.9")
+        ],
+        *[
+            Row(
+                name=f"files-{days}",
+                unit="events/s",
+                ours=among(days),
+                peer=among(1),
+                at_least=0.83,
+                backends=("asyncio",),
+            )
+            for days in (365, 2190)
         ],
         Row(
             name="first-event",
@@ -179,6 +199,26 @@ def _importing() -> list[Row]:
     ]
 
 
+def _handling(events: int) -> list[Row]:
+    return [
+        Row(
+            name="handler",
+            unit="µs",
+            ours=Subject(
+                what="a call of a logger with AuditHandler",
+                function="handling:handled",
+                arguments={"events": events},
+            ),
+            peer=Subject(
+                what="logging.FileHandler, lines as long",
+                function="handling:filed",
+                arguments={"events": events},
+            ),
+            backends=("asyncio",),
+        )
+    ]
+
+
 def _storing(events: int) -> list[Row]:
     written = Subject(
         what='log_event, durability="write", one caller',
@@ -229,6 +269,21 @@ def _storing(events: int) -> list[Row]:
             ),
             at_most=1.2,
         ),
+    ]
+
+
+def _asking(large: int) -> list[Row]:
+    grep = Subject(what="grep -c over the same files", function="asking:grepped", arguments={"records": large})
+
+    def ours(what: str, **arguments: object) -> Subject:
+        arguments = {"records": large, **arguments}
+        return Subject(what=f"get_events, {what}, of {large:,}", function="asking:asked", arguments=arguments)
+
+    return [
+        # A file has no index: the first question for times reads them all, so that a wrong clock hides no record.
+        Row(name="since-first", unit="ms", ours=ours("since a minute ago, a process's first"), peer=grep, rounds=5),
+        Row(name="since", unit="ms", ours=ours("since a minute ago", again=True), peer=grep, at_most=0.5, rounds=5),
+        Row(name="rare-user", unit="ms", ours=ours("of a rare user", user_id="nobody"), peer=grep, rounds=5),
     ]
 
 

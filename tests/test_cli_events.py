@@ -1,15 +1,19 @@
-"""`fapilog show` and `fapilog count`: the questions of somebody with a shell."""
+"""`fapilog show`, `fapilog tail` and `fapilog count`: the questions of somebody with a shell."""
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from fapilog import AuditEventType, AuditTrail
+from fapilog import AuditEventType, AuditTrail, FileStorage
 from fapilog.cli import main
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ("typer", "rich"))), reason="needs the extra cli")
@@ -98,7 +102,12 @@ def test_nothing_drives_a_terminal(run: Run, tmp_path: Path) -> None:
     """Whatever was logged, no control character is printed."""
     trail = AuditTrail(storage_path=tmp_path)
     trail.sync.log_event(AuditEventType.DATA_ACCESS, "\x1b[2J\x9b31m\u202e\r\n[bold]x[/bold]", user_id="\x07[red]")
-    for arguments in (("show", tmp_path), ("show", tmp_path, "--json"), ("count", tmp_path, "--by", "user_id")):
+    for arguments in (
+        ("show", tmp_path),
+        ("show", tmp_path, "--json"),
+        ("tail", tmp_path),
+        ("count", tmp_path, "--by", "user_id"),
+    ):
         code, out, _ = run(*arguments)
         assert code == 0
         assert all(each.isprintable() for each in out.replace("\n", ""))
@@ -117,15 +126,117 @@ def test_counts(run: Run, directory: Path) -> None:
     assert [line.split() for line in out.splitlines()] == [["events", "user_id"], ["1", "bob"], ["1", "alice"]]
 
 
-@pytest.mark.parametrize("arguments", [("show",), ("count", "--by", "user_id")])
-def test_a_trail_that_cannot_be_read(run: Run, directory: Path, arguments: tuple[str, ...]) -> None:
-    """Damage on the way is told with its file and line, and the exit code is 2."""
+def damage(directory: Path) -> None:
     (file,) = directory.glob("audit_*.jsonl")
-    file.write_bytes(file.read_bytes().replace(b'"bob"', b"bob"))
+    file.write_bytes(file.read_bytes().replace(b'"bob"', b"\x1b[2J"))
+
+
+@pytest.mark.parametrize("order", [(), ("--oldest-first",)])
+def test_what_cannot_be_read_is_shown(run: Run, directory: Path, order: tuple[str, ...]) -> None:
+    """A damaged record is shown in its place, with the file and the byte, and hides no other."""
+    damage(directory)
+    code, out, err = run("show", directory, *order)
+    assert (code, err) == (0, "")
+    assert sorted(numbers(out)) == [1, 3]
+    assert re.search(
+        r"(?m)^damaged +audit_\S+\.jsonl, byte [0-9]+: this is not a record of the trail", out.splitlines()[2]
+    )
+    code, out, _ = run("show", directory, "--json", *order)
+    assert "offset" in json.loads(out.splitlines()[1])["damaged_record"]
+    code, out, err = run("show", directory, "--limit", 1, "--user", "alice", *order)
+    assert (code, numbers(out), err) == (0, [1], "")
+
+
+def test_what_cannot_be_read_is_not_counted_silently(
+    run: Run, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A count says what it leaves out."""
+    damage(directory)
+    code, out, _ = run("count", directory, "--by", "event_type", "--json")
+    assert (code, json.loads(out)) == (0, {"data_access": 1, "authentication_failed": 1})
+    assert "left out" in caplog.text
+
+
+@pytest.mark.parametrize("arguments", [("show",), ("show", "--oldest-first"), ("tail",), ("count", "--by", "user_id")])
+def test_a_trail_that_cannot_be_read(run: Run, directory: Path, arguments: tuple[str, ...]) -> None:
+    """A directory in the place of a file is told, and the exit code is 2."""
+    (directory / "audit_2020-01-01.jsonl").mkdir()
     command, *options = arguments
     code, out, err = run(command, directory, *options)
     assert (code, out) == (2, "")
-    assert f"{file.name}, line 2" in err
+    assert "audit_2020-01-01.jsonl: expected a regular file" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ((), [1, 2, 3]),
+        (("-n", 2), [2, 3]),
+        (("-n", 0), []),
+        (("--user", "alice"), [1]),
+        (("--type", "data_access", "-n", 1), [2]),
+        (("--metadata", "status=403", "--since", "1h"), [2]),
+    ],
+)
+def test_the_tail(run: Run, directory: Path, options: tuple[str, ...], found: list[int]) -> None:
+    """The tail has the newest events that meet the conditions, a line each, the oldest of them first."""
+    code, out, err = run("tail", directory, *options)
+    assert (code, err) == (0, "")
+    assert numbers(out) == found
+    assert len(out.splitlines()) == len(found)
+    assert [
+        json.loads(line)["sequence_number"] for line in run("tail", directory, "--json", *options)[1].splitlines()
+    ] == found
+
+
+def test_the_tail_is_followed_over_midnight_and_damage(tmp_path: Path) -> None:
+    """With -f, events to come are printed, of the next day too, each once, damage as well; Ctrl-C ends it with 130."""
+    day = datetime(2026, 3, 1, tzinfo=UTC)
+    now = [day]
+    trail = AuditTrail(storage=FileStorage(tmp_path, durability="write", now=lambda: now[0]))
+    trail.sync.log_event(AuditEventType.DATA_ACCESS, "first", user_id="alice")
+    command = [sys.executable, "-m", "fapilog", "tail", str(tmp_path), "-f", "--message", "s"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert re.match(r"1  \S+ \S+  info      data_access  alice  first$", process.stdout.readline())
+            trail.sync.log_event(AuditEventType.DATA_ACCESS, "\x1b[2Jsecond")
+            trail.sync.log_event(AuditEventType.DATA_ACCESS, "another")
+            now[0] += timedelta(days=1)
+            trail.sync.log_event(AuditEventType.DATA_ACCESS, "last")
+            assert process.stdout.readline().endswith("  \ufffd[2Jsecond\n")
+            assert process.stdout.readline().startswith("4  ")
+            with (tmp_path / "audit_2026-03-02.jsonl").open("ab") as file:
+                file.write(b"x\n")
+            assert process.stdout.readline().startswith("damaged: audit_2026-03-02.jsonl, byte ")
+            process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate(timeout=10)
+        finally:
+            process.kill()
+    assert (process.returncode, rest) == (130, "")
+
+
+def test_recovering(run: Run, directory: Path) -> None:
+    """After `recover`, the trail takes events, and `verify` says what happened, with 1, for ever."""
+    assert run("recover", directory, "--reason", "x") == (1, "", "fapilog: there is nothing to recover\n")
+    damage(directory)
+    code, _, err = run("recover", directory, "--reason", " ")
+    assert (code, "expected the reason" in err) == (2, True)
+    code, out, err = run("recover", directory, "--reason", "a bad disk")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r"record 4 seals \d+ bytes behind record 1, from byte \d+ of \S+ on; services can go on\n", out)
+    AuditTrail(storage_path=directory).sync.log_event(AuditEventType.DATA_ACCESS, "m")
+    code, out, _ = run("verify", directory)
+    assert code == 1
+    assert out.startswith("NOT VALID: audit_")
+    assert "record 4 has sealed this damage as it is" in out
+    assert json.loads(run("verify", directory, "--json")[1])["status"] == "recovered"
+    assert numbers(run("show", directory)[1]) == [5, 4, 3, 1]
+
+
+def test_the_version(run: Run) -> None:
+    """It says which version it is."""
+    assert run("--version") == (0, f"fapilog {version('fapilog')}\n", "")
 
 
 @pytest.mark.parametrize(

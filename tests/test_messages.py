@@ -60,7 +60,7 @@ MISTAKES: list[tuple[Callable[..., object], dict[str, Any], type[Exception], str
     (AuditTrail, {"storage_path": 5}, TypeError, "storage_path: expected a path; got a int"),
     (AuditTrail, {"storage": "audit"}, TypeError, "storage: expected an AuditStorage; got a str without append, read"),
     (AuditTrail, {"storage": FileStorage}, TypeError, "storage: expected an AuditStorage; got the class FileStorage"),
-    (AuditTrail, {"storage": HalfAStorage()}, TypeError, "storage: .*; got a HalfAStorage without find, read, verify"),
+    (AuditTrail, {"storage": HalfAStorage()}, TypeError, "storage: .*; got a HalfAStorage without find, read, "),
     (AuditTrail, {"alert_dispatcher": WithoutSeverity()}, TypeError, f"alert_dispatcher: {SENDER}; got WithoutSev.*: "),
     (FileStorage, {"directory": 5}, TypeError, "directory: expected a path; got a int"),
     (EventFilter, {"start_time": "2026-01-01"}, TypeError, "start_time: expected a datetime with a .*; got a str"),

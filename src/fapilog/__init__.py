@@ -31,8 +31,10 @@ from .core.audit import (
     ComplianceLevel,
     CompliancePolicy,
 )
+from .core.rules import Threshold
 from .core.sync import SyncAuditTrail, exit_on_sigterm
 from .record.chain import ChainHead
+from .record.damage import DamagedRecord
 from .record.errordetails import ErrorDetails
 from .record.errors import (
     AlertBufferFullError,
@@ -74,8 +76,10 @@ if TYPE_CHECKING:
     from .providers.slack import SlackDispatcher as SlackDispatcher
     from .providers.smtp import EmailDispatcher as EmailDispatcher
     from .providers.webhook import WebhookDispatcher as WebhookDispatcher
+    from .storage.memory import MemoryStorage as MemoryStorage
+    from .storage.sqlite import SQLiteStorage as SQLiteStorage
 
-__version__: Final = "1.0.0a1"
+__version__ = "1.0.0a1"
 
 __all__ = [
     "Actor",
@@ -99,6 +103,7 @@ __all__ = [
     "ChainStatus",
     "ComplianceLevel",
     "CompliancePolicy",
+    "DamagedRecord",
     "DeliveryError",
     "DeliveryReport",
     "DurableDispatcher",
@@ -111,6 +116,7 @@ __all__ = [
     "PermanentDeliveryError",
     "SyncAuditTrail",
     "Target",
+    "Threshold",
     "TransientDeliveryError",
     "alert_attempted",
     "alert_dispatched",
@@ -135,12 +141,14 @@ _ON_DEMAND: Final = {
     "Fallback": "delivery.fallback",
     "FanOut": "delivery.fanout",
     "Heartbeat": "proof.heartbeat",
+    "MemoryStorage": "storage.memory",
     "OpsgenieDispatcher": "providers.opsgenie",
     "Outbox": "delivery.outbox",
     "PagerDutyDispatcher": "providers.pagerduty",
     "RateLimit": "delivery.ratelimit",
     "Retrying": "delivery.retry",
     "Route": "delivery.route",
+    "SQLiteStorage": "storage.sqlite",
     "SlackDispatcher": "providers.slack",
     "WebhookDispatcher": "providers.webhook",
     "when": "delivery.route",

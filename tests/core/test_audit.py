@@ -934,11 +934,14 @@ async def test_a_storage_of_ones_own(recorder: Recorder, tmp_path: Path) -> None
             calls.append("append")
             return await self.inner.append(event, once=once)
 
-        async def find(self, wanted: Any, limit: int) -> list[AuditEvent]:
+        async def find(self, wanted: Any, limit: int) -> Any:
             calls.append("find")
             return await self.inner.find(wanted, limit)
 
         async def read(self, after: int, limit: int) -> list[AuditEvent]:
+            raise NotImplementedError
+
+        async def read_lines(self, after: int, limit: int) -> list[bytes]:
             raise NotImplementedError
 
         async def verify(self, progress: Callable[[int], None] | None = None) -> Any:

@@ -27,10 +27,11 @@ async def test_every_record_has_the_context_of_its_request(tmp_path: Path, monke
     monkeypatch.delitem(sys.modules, "tests.integrations.apps.quart_app", raising=False)
     module: Any = importlib.import_module("tests.integrations.apps.quart_app")
 
-    @module.app.post("/login/<name>")
     async def log_in(name: str) -> str:
         quart.session["user"] = name
         return name
+
+    module.app.add_url_rule("/login/<name>", methods=["POST"], view_func=log_in)
 
     async def client(number: int) -> None:
         trust = httpx2.create_ssl_context()  # one for all tests: see the tests' conftest

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,16 @@ from typing import Any
 import anyio
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainHead, DeliveryError, FileStorage
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    AuditStorageError,
+    AuditTrail,
+    ChainHead,
+    DamagedRecord,
+    DeliveryError,
+    FileStorage,
+)
 from fapilog.proof.heartbeat import MIN_KEY_BYTES, Beat, Heartbeat, verify_heartbeat
 
 KEY = "SECRET-0123456789"
@@ -68,7 +77,7 @@ class Disk(FileStorage):
     error: Exception | None = None
     hangs = False
 
-    async def find(self, wanted: Any, limit: int) -> list[AuditEvent]:
+    async def find(self, wanted: Any, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         if self.error is not None:
             raise self.error
         if self.hangs:

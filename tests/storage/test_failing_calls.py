@@ -4,6 +4,7 @@ import errno
 import fcntl
 import itertools
 import os
+import stat
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus, FileStorage
 from fapilog.record import chain
+from fapilog.storage._directory import Access
+from fapilog.storage._recent import Once
 from tests.doubles.trail_files import TrailFiles
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -20,7 +23,7 @@ TODAY = "audit_2026-01-31.jsonl"
 
 CALLS = [
     *("os.open", "os.close", "os.fsync", "os.fdatasync", "os.ftruncate", "os.write", "os.pread", "os.fstat"),
-    *("os.stat", "os.lstat", "os.scandir", "os.listdir", "os.mkdir", "fcntl.flock"),
+    *("os.stat", "os.lstat", "os.scandir", "os.listdir", "os.mkdir", "fcntl.flock", "os.fchmod", "os.fchown"),
 ]
 
 
@@ -108,7 +111,45 @@ def append_after_a_crash(directory: Path) -> Iterator[Callable[[], object]]:
     trail.close()
 
 
+def append_first_for_a_group(directory: Path) -> Iterator[Callable[[], object]]:
+    access = Access(0o640, os.getegid())
+    trail = TrailFiles(directory / "below" / "audit", durable=True, now=lambda: NOON, access=access)
+    yield lambda: trail.append([body("new")])
+    assert {stat.S_IMODE(path.stat().st_mode) for path in trail.directory.iterdir()} <= {0o640, 0o600}
+    trail.close()
+
+
+def append_once(directory: Path) -> Iterator[Callable[[], object]]:
+    trail = trail_in(directory / "below" / "audit")
+    trail_in(directory / "below" / "audit", durable=False).append([body("old")])
+    yield lambda: trail.append([Once(body("new"))])
+    trail.close()
+
+
+def append_behind_what_can_not_be_cut_off(directory: Path) -> Iterator[Callable[[], object]]:
+    trail = trail_in(directory / "below" / "audit")
+    trail.append([body("old")])
+    trail.close()
+    path = trail.directory / TODAY
+    with path.open("ab") as file:
+        file.write(b"torn")
+    real = os.ftruncate
+
+    def refuse(fd: int, size: int) -> None:
+        if os.path.samestat(os.fstat(fd), path.stat()):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        real(fd, size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "ftruncate", refuse)
+        yield lambda: trail.append([body("new")])
+    trail.close()
+
+
 WAYS = [
+    append_first_for_a_group,
+    append_once,
+    append_behind_what_can_not_be_cut_off,
     append_first,
     append_next,
     append_at_once,

@@ -17,6 +17,7 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, FileStorage
 from fapilog.storage import _lock
 from fapilog.testing import RecordingDispatcher
+from tests.doubles.trail_files import whole
 
 
 def event(event_id: str) -> AuditEvent:
@@ -40,7 +41,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def stored(storage: FileStorage) -> list[str]:
-    return [each.event_id for each in await storage.read(0, 100)]
+    return [whole(each).event_id for each in await storage.read(0, 100)]
 
 
 @pytest.mark.parametrize("durability", ["fsync", "write"])

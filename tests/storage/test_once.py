@@ -21,7 +21,7 @@ from fapilog.record import chain
 from fapilog.storage import _recent
 from fapilog.storage._recent import Once
 from fapilog.storage._writer import TrailWriter
-from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_files import TrailFiles, whole
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 APPENDER = Path(__file__).parents[1] / "programs" / "appending_once.py"
@@ -78,7 +78,7 @@ async def test_an_id_is_stored_once(tmp_path: Path, durability: Literal["fsync",
     assert len(found) == 20
     assert found.count(None) == 19
     assert await FileStorage(tmp_path).append(event("other"), once=True) is None
-    assert [each.event_id for each in await storage.read(0, 10)] == ["7b2f", "other", "at once"]
+    assert [whole(each).event_id for each in await storage.read(0, 10)] == ["7b2f", "other", "at once"]
     await storage.aclose()
 
 

@@ -19,7 +19,7 @@ from fapilog.record import chain
 from fapilog.storage._recent import Once
 from fapilog.storage._writer import TrailWriter
 from tests.doubles.file_systems import mounted
-from tests.doubles.trail_files import TrailFiles
+from tests.doubles.trail_files import TrailFiles, whole
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 TODAY = "audit_2026-01-31.jsonl"
@@ -146,8 +146,10 @@ async def test_each_caller_of_a_batch_gets_its_own(tmp_path: Path, monkeypatch: 
         storage._commits._turn.release()
     monkeypatch.undo()
     assert sum(results.values()) == 3
-    events = await storage.read(1, 10)
-    assert {event_id for event_id, is_stored in results.items() if is_stored} == {event.event_id for event in events}
+    events = [whole(each) for each in await storage.read(1, 10)]
+    assert {event_id for event_id, is_stored in results.items() if is_stored} == {
+        whole(event).event_id for event in events
+    }
     await storage.aclose()
 
 

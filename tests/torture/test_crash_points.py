@@ -170,7 +170,7 @@ async def test_a_long_piece_hides_nothing(tmp_path: Path, size: int) -> None:
 # -- each call to the operating system
 
 APPENDER = Path(__file__).parents[1] / "programs" / "appending_files.py"
-CALLS = "?mkdir,?mkdirat,?open,openat,flock,write,pread64,?getdents64,fdatasync,fsync,ftruncate"
+CALLS = "?mkdir,?mkdirat,?open,openat,flock,write,pwrite64,pread64,?getdents64,fdatasync,fsync,ftruncate"
 # What a new trail and one that a crash left torn begin with.
 BEGINNINGS = {"new": [], "torn": ["before"]}
 
@@ -274,15 +274,16 @@ def test_the_stage_shows_the_work(strace: str, beginning: str, tmp_path: Path) -
 
 
 def test_each_failing_call_is_refused_and_made_good(strace: str, beginning: str, tmp_path: Path) -> None:
-    """An error of the operating system is told to the caller, nothing of the event is left, and the next is stored."""
+    """An error is told to the caller, and nothing of the event is left, or it is made good; the next is stored."""
     stage = Stage(strace, beginning, tmp_path)
     for call in stage.calls:
         for error in errors(call):
             played = stage.play(f"{call.name}:error={errno.errorcode[error]}:when={call.number}")
             assert not check(stage, played), "it was refused, and yet is there"
             refusals = [line for line in played.stdout.splitlines() if line.startswith("refused")]
-            # A lock that can't be given up is given up by closing the directory, and what was stored is stored.
-            assert len(refusals) == ("LOCK_UN" not in call.arguments)
+            # A lock that can't be given up is given up by closing the directory, and what was stored is stored. Records
+            # whose sync failed are written and synced again.
+            assert len(refusals) == ("LOCK_UN" not in call.arguments and not is_of_records(stage.calls, call))
             assert all(refusal.endswith(f"DIRECTORY: {os.strerror(error)}") for refusal in refusals)
 
 
@@ -297,18 +298,19 @@ def test_killed_in_each_call(strace: str, beginning: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("second", ["error=EIO", "signal=KILL"])
-def test_taking_back_fails_too(strace: str, tmp_path: Path, second: str) -> None:
-    """A write or a sync fails, and so does taking it back: what was refused may be there, but all else holds."""
+def test_making_good_fails_too(strace: str, tmp_path: Path, second: str) -> None:
+    """A write or a sync fails, and so does making that good: what was refused may be there, but all else holds."""
     stage = Stage(strace, "new", tmp_path)
     for call in stage.calls:
-        if call.name == "write" or (call.name == "fdatasync" and not is_between_days(stage.calls, call)):
-            played = stage.play(f"{call.name}:error=EIO:when={call.number}", f"ftruncate:{second}:when=1")
+        if call.name == "write" or is_of_records(stage.calls, call):
+            other = "ftruncate" if call.name == "write" else "pwrite64"
+            played = stage.play(f"{call.name}:error=EIO:when={call.number}", f"{other}:{second}:when=1")
             assert len(check(stage, played)) <= 2
 
 
-def is_between_days(calls: list[Call], sync: Call) -> bool:
-    """Tell whether *sync* is that of the finished day's file, behind which there is nothing to take back."""
-    return calls[calls.index(sync) - 1].name != "write"
+def is_of_records(calls: list[Call], sync: Call) -> bool:
+    """Tell whether *sync* is that of records that were just written, and not of the file of a day that is over."""
+    return sync.name == "fdatasync" and calls[calls.index(sync) - 1].name == "write"
 
 
 # -- no room

@@ -34,6 +34,7 @@ from fapilog import (
     ChainStatus,
     ComplianceLevel,
     CompliancePolicy,
+    DamagedRecord,
     DeliveryError,
     DeliveryReport,
     FileStorage,
@@ -41,6 +42,7 @@ from fapilog import (
     Retrying,
     SlackDispatcher,
     Target,
+    Threshold,
     alert_dispatched,
     alert_failed,
     audit_context,
@@ -62,7 +64,7 @@ from fapilog.integrations.asgi import AuditMiddleware, Scope
 from fapilog.observers import logs, metrics, otel
 from fapilog.record.chain import Seal
 from fapilog.storage.protocol import EventFilter
-from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
+from fapilog.testing import RecordedAlert, RecordedTrail, RecordingDispatcher, check_dispatcher
 
 # -- names that are imported when they are asked for
 
@@ -217,6 +219,13 @@ CompliancePolicy(
     level=ComplianceLevel.GDPR, enabled=False, alert_channel="#ops", alert_channels={"critical": "#on-call"}
 )
 CompliancePolicy("hipaa")  # type: ignore[arg-type]
+CompliancePolicy(
+    alert_on={AuditEventType.IMPERSONATION, AuditOutcome.DENIED, "billing.refund"},
+    severities={"admin_action": "critical"},
+    rules=[Threshold(["data_export"], count=1, within=60, by="actor", where=lambda event: event.contains_phi)],
+)
+Threshold("data_export", count=1, within=60, where=lambda event: event.message)  # type: ignore[arg-type, return-value]
+Threshold("data_export")  # type: ignore[call-arg]
 CompliancePolicy(encrypt_audit_logs=True)  # type: ignore[call-arg]
 
 AuditTrail()
@@ -293,7 +302,14 @@ async def reads(trail: AuditTrail) -> None:
     assert_type(await trail.count_by("user_id", event_type=[AuditEventType.DATA_ACCESS]), dict[str, int])
     async for event in trail.events(oldest_first=True, target="patient/42"):
         assert_type(event, AuditEvent)
-    trail.events(user="alice")  # type: ignore[call-arg]
+    async for item in trail.events(on_damage="yield"):
+        assert_type(item, AuditEvent | DamagedRecord)
+    async for event in trail.events(on_damage="raise"):
+        assert_type(event, AuditEvent)
+    for same in trail.sync.events(on_damage="yield"):
+        assert_type(same, AuditEvent | DamagedRecord)
+    trail.events(on_damage="skip")  # type: ignore[call-overload]
+    trail.events(user="alice")  # type: ignore[call-overload]
 
 
 def sees(event: SameAuditEvent) -> None:
@@ -325,6 +341,9 @@ class Memory:
         return []
 
     async def read(self, after: int, limit: int) -> list[AuditEvent]:
+        return []
+
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
         return []
 
     async def verify(self, progress: object = None) -> AuditChainVerificationResult:
@@ -453,3 +472,15 @@ def without_await(trail: AuditTrail) -> None:
     trail.sync.get_events(limit="1")  # type: ignore[arg-type]
     for event in trail.sync.events(min_level=AuditLogLevel.ERROR):
         assert_type(event, AuditEvent)
+
+
+# -- tests
+
+
+async def test_with_the_fixture(audit_trail: RecordedTrail) -> None:
+    """Takes the fixture of the pytest plugin."""
+    trail: AuditTrail = audit_trail
+    await trail.log_event(AuditEventType.DATA_ACCESS, "read")
+    assert_type(audit_trail.events[0], AuditEvent)
+    assert_type([event async for event in audit_trail.events(user_id="alice")], list[AuditEvent])
+    assert_type(list(audit_trail.alerts), list[RecordedAlert])

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import re
 import shlex
@@ -17,18 +18,21 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from .. import AuditChainVerificationResult, AuditTrail, ChainHead, ChainStatus
+from ..storage._recovering import recover as seal_damage
 from .alerts import alerts
 from .check_config import check_config
 from .demo import REQUESTS, run
-from .events import count, show
+from .events import count, show, tail
+from .receipts import plain
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
 
-__all__ = ["app", "demo", "send_test", "verify"]
+__all__ = ["app", "demo", "recover", "send_test", "verify"]
 
 _NOT_AS_IT_SHOULD_BE: Final = 1
 _CANNOT: Final = 2
 _INTERRUPTED: Final = 130
+_LONGEST_REASON: Final = 8192  # characters
 
 app: Final = typer.Typer(
     add_completion=False,
@@ -39,12 +43,25 @@ app: Final = typer.Typer(
 )
 app.add_typer(alerts, name="alerts")
 app.command()(show)
+app.command()(tail)
 app.command()(count)
 app.command()(check_config)
 
 
+def _print_version(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fapilog {importlib.metadata.version('fapilog')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _fapilog() -> None:
+def _fapilog(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit."),
+    ] = False,
+) -> None:
     """A hash-chained, durable audit trail that alerts."""
 
 
@@ -133,6 +150,37 @@ def _head(given: str) -> ChainHead:
     if found is None:
         raise typer.BadParameter("expected a number and a checksum with a colon between", param_hint="--head")
     return ChainHead(0, None) if found[1] is None else ChainHead(int(found[1]), found[2])
+
+
+@app.command()
+def recover(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)],
+    *,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.")],
+) -> None:
+    """
+    Go on in a trail that is damaged: seal the damage as it is, by a record in the trail.
+
+    Stop the services that write to it first, copy the directory, and find the cause. Nothing in the files is changed
+    or deleted. From then on `fapilog verify` says "recovered", and never again that the trail is intact.
+
+    Exit code: 0 if the damage is sealed, 1 if there is none, 2 if the trail can't be read or written.
+    """
+    if not reason.strip():
+        raise typer.BadParameter("expected the reason in words", param_hint="--reason")
+    try:
+        sealed = seal_damage(directory.absolute(), reason[:_LONGEST_REASON])
+    except OSError as error:
+        typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {error.strerror}", err=True)
+        raise typer.Exit(_CANNOT) from None
+    if sealed is None:
+        typer.echo("fapilog: there is nothing to recover", err=True)
+        raise typer.Exit(_NOT_AS_IT_SHOULD_BE)
+    number, damage = sealed
+    typer.echo(
+        f"record {number} seals {damage.size} bytes behind record {damage.after}, "
+        f"from byte {damage.offset} of {damage.file} on; services can go on"
+    )
 
 
 async def _verify(directory: Path, head: ChainHead | None) -> AuditChainVerificationResult:

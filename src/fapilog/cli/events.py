@@ -1,9 +1,10 @@
-"""`fapilog show` and `fapilog count`: the questions that a trail is asked."""
+"""`fapilog show`, `fapilog tail` and `fapilog count`: the questions that a trail is asked."""
 
 from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,14 +15,20 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .. import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail
-from ..storage.protocol import Conditions
+from .. import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, DamagedRecord
+from ..storage._holes import up_to
+from ..storage._reader import TrailReader
+from ..storage.protocol import Conditions, EventFilter
 from .receipts import plain
 from .screen import Output
 
-__all__ = ["count", "show"]
+__all__ = ["count", "show", "tail"]
 
 _CANNOT: Final = 2
+_INTERRUPTED: Final = 130
+_PAGE: Final = 500
+# Seconds.
+_LOOK_EVERY: Final = 0.5
 _AGO: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -68,6 +75,7 @@ _Metadata = Annotated[
     list[Any] | None,
     typer.Option(metavar="NAME=VALUE", parser=_value, help="With this value in the metadata; may be repeated."),
 ]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")]
 _Id = Annotated[str | None, typer.Option("--id", metavar="EVENT_ID", help="The event with this id.")]
 
 
@@ -90,12 +98,13 @@ def show(
     event_id: _Id = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")] = False,
+    as_json: _AsJson = False,
 ) -> None:
     """
     Show the events that meet all conditions, the newest first.
 
-    The trail may be written to meanwhile. Nothing that is printed can drive a terminal.
+    A record that can't be read, and may be one of them, is shown as damaged, with its place. The trail may be written
+    to meanwhile. Nothing that is printed can drive a terminal.
 
     Exit code: 0, whatever there is; 2 if the trail can't be read.
     """
@@ -115,18 +124,97 @@ def show(
         metadata=dict(metadata) if metadata else None,
         event_id=event_id,
     )
-    found = list(_first(directory, limit + 1, oldest_first=oldest_first, wanted=wanted))
+    try:
+        found = _first(directory, limit + 1, oldest_first=oldest_first, wanted=wanted)
+    except AuditStorageError as error:
+        raise _unreadable(error) from None
+    shown = list(up_to(limit, found))
     if as_json:
-        for event in found[:limit]:
-            # ASCII, as no terminal obeys that.
-            typer.echo(json.dumps(msgspec.to_builtins(event)))
-    elif found:
+        for item in shown:
+            typer.echo(_json(item))
+    elif shown:
         output = Output()
-        output.show(_table(found[:limit], wide=not output.is_terminal))
+        output.show(_table(shown, wide=not output.is_terminal))
     else:
         typer.echo("no events")
-    if len(found) > limit:
+    if len(shown) < len(found) and isinstance(found[-1], AuditEvent):
         typer.echo(f"fapilog: there are more than {limit}; --limit shows them", err=True)
+
+
+def tail(
+    directory: _Directory,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, until Ctrl-C.")] = False,
+    last: Annotated[int, typer.Option("--last", "-n", min=0, help="Begin with so many that are there.")] = 10,
+    since: _Since = None,
+    until: _Until = None,
+    user: _User = None,
+    target: _Target = None,
+    types: _Types = None,
+    level: _Level = None,
+    session: _Session = None,
+    request: _Request = None,
+    address: _Address = None,
+    component: _Component = None,
+    tag: _Tag = None,
+    message: _Words = None,
+    metadata: _Metadata = None,
+    as_json: _AsJson = False,
+) -> None:
+    """
+    Show the newest events that meet all conditions, the oldest of them first, a line each; with -f, those to come too.
+
+    It goes on over midnight, into the next file. Nothing that is printed can drive a terminal.
+
+    Exit code: 0; 2 if the trail can't be read; 130 after Ctrl-C.
+    """
+    wanted = _conditions(
+        start_time=since,
+        end_time=until,
+        user_id=user,
+        target=target,
+        event_type=types or None,
+        min_level=level,
+        session_id=session,
+        request_id=request,
+        client_ip=address,
+        component=component,
+        tag=tag,
+        message=message,
+        metadata=dict(metadata) if metadata else None,
+    )
+    try:
+        for item in _tail(directory, EventFilter(**wanted), last, follow=follow):
+            typer.echo(_json(item) if as_json else _line(item))
+    except AuditStorageError as error:
+        raise _unreadable(error) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> Iterator[AuditEvent | DamagedRecord]:
+    reader = TrailReader(directory.absolute(), durable=False)
+    # First the end and then what is before it: an event that comes in between is among those to come.
+    newest = reader.find(EventFilter(), 1)
+    after = next((item.sequence_number or 0 for item in newest if isinstance(item, AuditEvent)), 0)
+    hole = next((item for item in newest if isinstance(item, DamagedRecord)), None)
+    before = after + 1 if wanted.before is None else min(after + 1, wanted.before)
+    yield from reversed(reader.find(msgspec.structs.replace(wanted, before=before), last))
+    if hole is not None and last:
+        yield hole
+    while follow:
+        page = reader.read(after, _PAGE)
+        for item in page:
+            if isinstance(item, AuditEvent):
+                after = item.sequence_number or 0
+                if wanted.matches(item):
+                    yield item
+            elif item != hole:
+                # The one behind the last event is there each time.
+                hole = item
+                yield item
+        if not any(isinstance(item, AuditEvent) for item in page):
+            time.sleep(_LOOK_EVERY)
 
 
 def count(
@@ -150,6 +238,7 @@ def count(
         start_time=since, end_time=until, user_id=user, target=target, event_type=types or None, min_level=level
     )
     try:
+        # What is left out is logged, which without handlers goes to the standard error.
         counts = AuditTrail(storage_path=directory).sync.count_by(by, **wanted)
     except AuditStorageError as error:
         raise _unreadable(error) from None
@@ -168,18 +257,31 @@ def _conditions(**given: Any) -> Conditions:
     return {name: value for name, value in given.items() if value is not None}  # type: ignore[return-value]
 
 
-def _first(directory: Path, limit: int, *, oldest_first: bool, wanted: Conditions) -> Iterator[AuditEvent]:
-    trail = AuditTrail(storage_path=directory)
-    try:
-        if not oldest_first:
-            yield from trail.sync.get_events(limit=limit, **wanted)
-            return
-        for number, event in enumerate(trail.sync.events(oldest_first=True, **wanted)):
-            if number >= limit:
-                return
-            yield event
-    except AuditStorageError as error:
-        raise _unreadable(error) from None
+def _first(directory: Path, limit: int, *, oldest_first: bool, wanted: Conditions) -> list[AuditEvent | DamagedRecord]:
+    if oldest_first:
+        found = AuditTrail(storage_path=directory).sync.events(oldest_first=True, on_damage="yield", **wanted)
+        return list(up_to(limit, found))
+    return TrailReader(directory.absolute(), durable=False).find(EventFilter(**wanted), limit)
+
+
+def _json(item: AuditEvent | DamagedRecord) -> str:
+    """Return one line of ASCII, which no terminal obeys."""
+    found = msgspec.to_builtins(item)
+    return json.dumps(found if isinstance(item, AuditEvent) else {"damaged_record": found})
+
+
+def _line(item: AuditEvent | DamagedRecord) -> str:
+    if isinstance(item, DamagedRecord):
+        return plain(f"damaged: {item}")
+    known = (item.user_id, item.target, item.client_ip)
+    cells = (
+        f"{item.timestamp:%Y-%m-%d %H:%M:%S}",
+        f"{item.log_level.value:8}",
+        item.event_type.value,
+        *(each for each in known if each),
+        item.message,
+    )
+    return plain(f"{item.sequence_number}  {'  '.join(map(str, cells))}")
 
 
 def _unreadable(error: AuditStorageError) -> typer.Exit:
@@ -187,12 +289,15 @@ def _unreadable(error: AuditStorageError) -> typer.Exit:
     return typer.Exit(_CANNOT)
 
 
-def _table(events: list[AuditEvent], *, wide: bool) -> Table:
+def _table(items: list[AuditEvent | DamagedRecord], *, wide: bool) -> Table:
     others = ("component", "target", "address") if wide else ()
     table = Table(box=None, header_style="dim", pad_edge=False)
     for head in ("record", "time", "level", "type", "user", *others, "message"):
         table.add_column(head, no_wrap=head != "message", overflow="fold" if head == "message" else "ellipsis")
-    for event in events:
+    for event in items:
+        if isinstance(event, DamagedRecord):
+            table.add_row("damaged", *[""] * (4 + len(others)), Text(plain(str(event))), style="yellow")
+            continue
         more = (event.component, event.target, event.client_ip) if wide else ()
         cells = (
             event.sequence_number,

@@ -179,7 +179,8 @@ class Alerts:
         if self._was_stopped:
             self._was_stopped = False
             _log.warning(
-                "an event is recorded after its trail was stopped: it is stored, and log_event itself sends its alerts"
+                "an event is recorded after its trail was stopped: it is stored, and its alert is sent as if the trail "
+                "had never been started"
             )
 
     async def drain(self) -> None:

@@ -18,6 +18,7 @@ from ._aftermath import is_of_aftermath
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health
 from ._incidents import END, RESUMING
+from ._reading import intact
 from .alerting import DurableDispatcher
 from .policy import CompliancePolicy
 from .signals import compliance_alert
@@ -185,7 +186,7 @@ class CatchUp:
     async def _resend_page(self) -> bool:
         """Resend the alerts that the dispatcher lacks of the next page; return whether there may be more pages."""
         assert self._mark is not None  # noqa: S101 - found first
-        page = await self._storage.read(self._mark.sequence_number, _PAGE)
+        page = intact(await self._storage.read(self._mark.sequence_number, _PAGE))
         if not page:
             return False
         # An event that is stored and not yet announced would be taken for one that was missed.

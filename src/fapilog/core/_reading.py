@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
-from typing import Final, Self
+from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from msgspec.structs import replace
 
+from ..record.damage import DamagedRecord
+from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.values import text
 from ..storage.protocol import AuditStorage, EventFilter, value_at
+from ..tasks.strangers import Log
 
-__all__ = ["Events", "counted"]
+__all__ = ["Events", "OnDamage", "counted", "intact"]
+
+OnDamage = Literal["log", "raise", "yield"]
+"""What becomes of a record that can't be read; see `Events`."""
+
+Item = TypeVar("Item", bound="AuditEvent | DamagedRecord")
 
 _PAGE: Final = 500
 
+_log: Final = Log("fapilog")
 
-class Events:
+
+class Events(Generic[Item]):
     """
     Events of a trail, for ``async for``.
 
@@ -27,19 +38,38 @@ class Events:
         storage: Where they are.
         wanted: Which.
         oldest_first: Whether to begin with the oldest.
+        noting: Is called with what reads the first page, to note that they are read, and returns its result.
+        on_damage: What becomes of records that can't be read: "log" leaves them out with one warning, "raise" raises
+            `AuditStorageError` at the first, and "yield" yields a `DamagedRecord` in their place.
+
+    Raises:
+        ValueError: *on_damage* is something else.
     """
 
-    def __init__(self, storage: AuditStorage, wanted: EventFilter, *, oldest_first: bool) -> None:
+    def __init__(
+        self,
+        storage: AuditStorage,
+        wanted: EventFilter,
+        *,
+        oldest_first: bool,
+        on_damage: OnDamage = "log",
+        noting: Callable[[Callable[[], Awaitable[list[Item]]]], Awaitable[list[Item]]] | None = None,
+    ) -> None:
+        if on_damage not in ("log", "raise", "yield"):
+            raise ValueError(f'on_damage: expected "log", "raise" or "yield"; got {on_damage!r}')
         self._storage = storage
         self._wanted = wanted
         self._oldest_first = oldest_first
-        self._page: list[AuditEvent] = []
+        self._on_damage = on_damage
+        self._noting = noting
+        self._page: list[Item] = []
+        self._hole: DamagedRecord | None = None
         self._is_over = False
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> AuditEvent:
+    async def __anext__(self) -> Item:
         """Return the next event; raise AuditStorageError if the trail can't be read."""
         if not self._page:
             self._page = (await self.next_page())[::-1]
@@ -47,33 +77,65 @@ class Events:
             raise StopAsyncIteration
         return self._page.pop()
 
-    async def next_page(self) -> list[AuditEvent]:
+    async def next_page(self) -> list[Item]:
         """Return the next events, some hundred at most; none if there are no more."""
+        noting, self._noting = self._noting, None
+        return await (self._next_page() if noting is None else noting(self._next_page))
+
+    async def _next_page(self) -> list[Item]:
         while not self._is_over:
             found = await (self._next_oldest() if self._oldest_first else self._next_newest())
-            if found:
-                return found
+            # The only place that knows which kind of items were asked for.
+            page: list[Any] = [item for item in found if isinstance(item, AuditEvent) or self._takes(item)]
+            if page:
+                return page
         return []
 
-    async def _next_newest(self) -> list[AuditEvent]:
+    def _takes(self, hole: DamagedRecord) -> bool:
+        """Return whether *hole* is yielded; raise AuditStorageError if holes are to be raised."""
+        if hole == self._hole:
+            # The one behind the last event was in the page before too.
+            return False
+        is_first, self._hole = self._hole is None, hole
+        if self._on_damage == "raise":
+            raise AuditStorageError(f"a record can't be read: {hole}")
+        if self._on_damage == "log" and is_first:
+            _warn(hole)
+        return self._on_damage == "yield"
+
+    async def _next_newest(self) -> Sequence[AuditEvent | DamagedRecord]:
         found = await self._storage.find(self._wanted, _PAGE)
-        self._is_over = len(found) < _PAGE
-        if found:
-            self._wanted = replace(self._wanted, before=found[-1].sequence_number)
+        events = [item for item in found if isinstance(item, AuditEvent)]
+        self._is_over = len(events) < _PAGE
+        if events:
+            self._wanted = replace(self._wanted, before=events[-1].sequence_number)
         return found
 
-    async def _next_oldest(self) -> list[AuditEvent]:
-        page = await self._storage.read(self._wanted.after or 0, _PAGE)
-        self._is_over = not page
-        found = [event for event in page if self._wanted.matches(event)]
-        if page:
-            last = page[-1].sequence_number or 0
-            self._is_over = self._wanted.before is not None and last >= self._wanted.before
-            self._wanted = replace(self._wanted, after=last)
-        return found
+    async def _next_oldest(self) -> Sequence[AuditEvent | DamagedRecord]:
+        wanted = self._wanted
+        page = await self._storage.read(wanted.after or 0, _PAGE)
+        events = [item for item in page if isinstance(item, AuditEvent)]
+        self._is_over = not events
+        if events:
+            last = events[-1].sequence_number or 0
+            self._is_over = wanted.before is not None and last >= wanted.before
+            self._wanted = replace(wanted, after=last)
+        return [item for item in page if isinstance(item, DamagedRecord) or wanted.matches(item)]
 
 
-async def counted(events: Events, field: str) -> dict[str, int]:
+def intact(items: Sequence[AuditEvent | DamagedRecord]) -> list[AuditEvent]:
+    """Return the events of *items*, and log one warning if there are holes between them."""
+    holes = [item for item in items if isinstance(item, DamagedRecord)]
+    if holes:
+        _warn(holes[0])
+    return [item for item in items if isinstance(item, AuditEvent)]
+
+
+def _warn(hole: DamagedRecord) -> None:
+    _log.warning("what can't be read of the trail is left out; the first is in %s", hole)
+
+
+async def counted(events: Events[AuditEvent], field: str) -> dict[str, int]:
     """Return how many of *events* have each value of *field*, the most frequent first."""
     counts = Counter([_labelled(event, field) async for event in events])
     return dict(counts.most_common())

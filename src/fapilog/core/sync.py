@@ -14,16 +14,18 @@ import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, Unpack, cast
+from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
 import anyio
 
+from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.privacy import without_frames
 from ..storage.protocol import AuditStorage, Conditions
 from ..tasks.background import Background
 from ..tasks.loops import Loop, without_loop
 from ..tasks.portal import Portal
+from ._reading import Events
 from .audit import AuditTrail
 
 __all__ = ["SyncAuditTrail", "exit_on_sigterm"]
@@ -120,9 +122,23 @@ class SyncAuditTrail:
     def count_by(self, *args: Any, **kwargs: Any) -> object:
         """Do as `AuditTrail.count_by`."""
 
-    def events(self, *, oldest_first: bool = False, **conditions: Unpack[Conditions]) -> Iterator[AuditEvent]:
+    @overload
+    def events(
+        self,
+        *,
+        oldest_first: bool = False,
+        on_damage: Literal["log", "raise"] = "log",
+        **conditions: Unpack[Conditions],
+    ) -> Iterator[AuditEvent]: ...
+
+    @overload
+    def events(
+        self, *, oldest_first: bool = False, on_damage: Literal["yield"], **conditions: Unpack[Conditions]
+    ) -> Iterator[AuditEvent | DamagedRecord]: ...
+
+    def events(self, **options: Any) -> Iterator[Any]:
         """Do as `AuditTrail.events`, for ``for``; raises `AuditStorageError` where the trail can't be read."""
-        pages = self._trail.events(oldest_first=oldest_first, **conditions)
+        pages: Events[Any] = self._trail.events(**options)
         # Checked by now, and not at the first step.
         return itertools.chain.from_iterable(iter(lambda: self._call(pages.next_page), []))
 

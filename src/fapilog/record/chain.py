@@ -100,6 +100,10 @@ class ChainStatus(str, Enum):
     """A record is missing, or is not in its place."""
     BROKEN_LINK = "broken_link"
     """A record does not follow the one before it, so that one of the two was replaced."""
+    CONVERTED = "converted"
+    """Another program has rewritten a file; its records are intact once that is undone."""
+    RECOVERED = "recovered"
+    """Records are damaged, and an operator has sealed the damage as it was found; the rest of the chain is intact."""
     UNREADABLE = "unreadable"
     """Something is no record, has an unknown format, or could not be read."""
 

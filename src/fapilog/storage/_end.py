@@ -11,8 +11,9 @@ from typing import Final
 
 import msgspec
 
-from ..record.chain import ChainError, ChainHead, ChainStatus
+from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus
 from ._directory import file_of_day, names, reading
+from ._lines import Lines
 from ._reader import start_of_end
 
 __all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "where_to_check"]
@@ -20,6 +21,9 @@ __all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "where_to_ch
 # The last bytes of a record, from the digits of its checksum on: no other record ends like it.
 TAIL_BYTES: Final = len('"}\n') + 64
 
+# How many of the newest files a writer reads before its first append. Of years of days with few records each, opening
+# them takes longer than reading.
+_CHECKED_FILES: Final = 64
 # Nanoseconds that two changes of a directory may be apart, and have the same time. Kernels before 6.13 tell the time in
 # ticks of a clock of at least 100 Hz: https://docs.kernel.org/filesystems/multigrain-ts.html
 _TICK: Final = 20_000_000
@@ -124,7 +128,7 @@ def _tail(head: ChainHead) -> bytes:
 def where_to_check(directory: Path, known: End | None, files: list[str], checked: int) -> tuple[int, int, ChainHead]:
     """Return the index of the file to check first, the offset in it, and the head of the chain up to there."""
     if known is None or not known.sequence_number:
-        return start_of_end(directory, files, checked)
+        return _start(directory, files, checked)
     name, behind = known.record
     if name not in files:
         raise ChainError(ChainStatus.GAP, f"{name} is gone; it held records up to {known.sequence_number}")
@@ -140,6 +144,21 @@ def where_to_check(directory: Path, known: End | None, files: list[str], checked
         check_newest(fd, known)
     # Not from an earlier record than the newest that is known, whatever the records say.
     return max(start_of_end(directory, files, checked), start, key=lambda each: each[:2])
+
+
+def _start(directory: Path, files: list[str], checked: int) -> tuple[int, int, ChainHead]:
+    """Return where to begin at the start of a process: with few files, however little is in each of the others."""
+    older = max(0, len(files) - _CHECKED_FILES)
+    start = start_of_end(directory, files[older:], checked)
+    if not older or start != (0, 0, EMPTY):
+        return older + start[0], *start[1:]
+    for index in range(older, len(files)):
+        with reading(directory, files[index]) as fd:
+            lines = Lines(fd, files[index])
+            # The first record is believed, as it would be at any other place in the trail.
+            if first := lines.first_from(0, lines.end()):
+                return index, first[0], lines.head_before(*first)
+    return start_of_end(directory, files, checked)
 
 
 def check_newest(fd: int, known: End) -> None:

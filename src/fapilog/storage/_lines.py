@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..record import chain
 from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus
 
-__all__ = ["MAX_RECORD_BYTES", "Lines"]
+__all__ = ["MAX_RECORD_BYTES", "Lines", "PlacedError", "cut", "cut_backwards", "head_of_record", "split"]
 
 MAX_RECORD_BYTES: Final = 1 << 20
 """The longest record that is stored, and so the most that a reader must hold at once."""
@@ -19,6 +18,59 @@ _MAX_ZEROS: Final = 64 << 20
 # A reader's thread gives up the interpreter lock while it reads a block. Reading a much smaller one is over before the
 # event loop's thread has woken up, which would then have to wait for its turn again and again.
 _BLOCK_BYTES: Final = 1 << 18
+# Of the next block, to complete a line.
+_REST_BYTES: Final = 1 << 12
+# Lines that are looked at one by one.
+_FEW_LINES: Final = 8
+
+
+def cut(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of *data*, which begins at *offset*, the first one first, each with its offset."""
+    for line in split(data):
+        yield offset, line
+        offset += len(line) + 1
+
+
+def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of *data*, which begins at *offset*, the last one first, each with its offset."""
+    lines = split(data)
+    offset += sum(map(len, lines)) + len(lines)
+    for line in reversed(lines):
+        offset -= len(line) + 1
+        yield offset, line
+
+
+def split(data: bytes) -> list[bytes]:
+    """Return the lines of *data*, without their newlines."""
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def head_of_record(line: bytes) -> ChainHead | None:
+    """Return the number and the checksum of *line* if it is a whole record, wherever its place may be; else None."""
+    # Who copies files by way of another system adds this to every line.
+    line = line.removesuffix(b"\r")
+    try:
+        return chain.follow(chain.head_before(line), [line])
+    except ChainError:
+        return None
+
+
+class PlacedError(ChainError):
+    """
+    Raised at the first record that does not belong where it stands, of which the place is known.
+
+    Attributes:
+        file: The name of the file.
+        offset: Where the record begins in it.
+    """
+
+    def __init__(self, damage: ChainError, file: str, number: int, offset: int) -> None:
+        super().__init__(damage.status, f"{file}, line {number}: {damage}", damage.head)
+        self.file: str = file
+        self.offset: int = offset
 
 
 class Lines:
@@ -79,33 +131,53 @@ class Lines:
         except ChainError as damage:
             raise self.placed(ChainError(damage.status, str(damage), head), offset) from None
 
-    def backwards(self, end: int, *, begin: int = 0, needles: Collection[bytes] = ()) -> Iterator[tuple[int, bytes]]:
+    def blocks(self, begin: int, end: int) -> range:
+        """Return where the blocks begin that have the lines from *begin* to *end*; the same ones at every reading."""
+        return range(begin - begin % _BLOCK_BYTES, end, _BLOCK_BYTES)
+
+    def block(self, start: int, end: int) -> tuple[int, bytes]:
         """
-        Yield the lines from *end* to *begin*, the last first, with their offsets.
+        Return the lines that begin in the block at *start*, whole, and where the first of them begins.
+
+        A line that is longer than a record can be is cut, and then lacks its newline.
 
         Args:
-            end: Behind a newline.
-            begin: Where a line begins.
-            needles: Yield only lines that have all of these in them. A block without them is not cut into lines.
+            start: One of `blocks`.
+            end: Behind a newline: where the last line of interest ends.
         """
-        offset = end - 1
-        rest = b""
-        while offset > begin:
-            size = min(_BLOCK_BYTES, offset - begin)
-            offset -= size
-            block = os.pread(self._fd, size, offset) + rest
-            if all(needle in block for needle in needles):
-                rest, *lines = block.split(b"\n")
-                position = offset + len(block) + 1
-                for line in reversed(lines):
-                    position -= len(line) + 1
-                    if all(needle in line for needle in needles):
-                        yield position, line
-            else:
-                rest = block.partition(b"\n")[0]
-            self._limit(rest, offset)
-        if end > begin and all(needle in rest for needle in needles):
-            yield begin, rest
+        stop = min(start + _BLOCK_BYTES, end)
+        # A line begins at *start* if the byte in front of it is a newline.
+        offset = max(0, start - 1)
+        data = os.pread(self._fd, stop - offset, offset)
+        if start:
+            first = data.find(b"\n") + 1
+            if first in (0, len(data)):
+                return stop, b""
+            data, offset = data[first:], offset + first
+        if stop < end and not data.endswith(b"\n"):
+            data += b"".join(self._to_newline(stop, end))
+        behind = data.rfind(b"\n") + 1
+        # What no newline ends was taken back by its writer meanwhile, unless it is longer than a record can be.
+        return offset, data if len(data) - behind > MAX_RECORD_BYTES else data[:behind]
+
+    @staticmethod
+    def is_whole_block(start: int, end: int) -> bool:
+        """Return whether nothing can be added to the block at *start*, since the line after it ends before *end*."""
+        return start + _BLOCK_BYTES <= end
+
+    def _to_newline(self, offset: int, end: int) -> Iterator[bytes]:
+        stop = min(end, offset + MAX_RECORD_BYTES + 1)
+        while offset < stop and (piece := os.pread(self._fd, min(_REST_BYTES, stop - offset), offset)):
+            behind = piece.find(b"\n") + 1
+            yield piece[:behind] if behind else piece
+            if behind:
+                return
+            offset += len(piece)
+
+    def forwards(self, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines from *begin* to *end*, both behind a newline, with their offsets."""
+        for start in self.blocks(begin, end):
+            yield from (each for each in cut(*self.block(start, end)) if each[0] >= begin)
 
     def end(self) -> int:
         """Return the offset behind the last newline; a record that is being written, or is torn, may follow."""
@@ -117,43 +189,55 @@ class Lines:
                 return offset + behind
         return 0
 
-    def forwards(self, offset: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines from *offset* to *end*, with their offsets."""
-        rest = b""
-        while block := os.pread(self._fd, min(_BLOCK_BYTES, end - offset - len(rest)), offset + len(rest)):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                yield offset, line
-                offset += len(line) + 1
-            self._limit(rest, offset)
-
     def first_from(self, offset: int, end: int) -> tuple[int, bytes] | None:
         """Return the first line that begins at *offset* or later, and is whole before *end*, with its own offset."""
-        if offset > end:
-            return None
-        # A line begins at *offset* if the byte in front of it is a newline.
-        lines = self.forwards(max(0, offset - 1), end)
-        return next(itertools.islice(lines, min(1, offset), None), None)
+        return next(self.forwards(offset, end), None)
 
-    def after(self, sequence_number: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """
-        Yield the records up to *end* that come after the one with *sequence_number*, with their offsets.
+    def first_record(self, offset: int, end: int) -> tuple[int, int] | None:
+        """Return where the first record is that begins at *offset* or later and is whole, and its sequence number."""
+        for place, line in self.forwards(offset, end):
+            head = head_of_record(line)
+            if head is not None:
+                return place, head.sequence_number
+        return None
 
-        Raises:
-            ChainError: A line on the way is no record; the message names file and line.
+    def around(self, sequence_number: int, end: int) -> tuple[int, int]:
         """
-        # The first wanted record begins at *low* or later, and no later than the first line after *high*.
-        low, high = 0, end
+        Return the offsets behind the last whole record up to *sequence_number*, and of the first whole one after it.
+
+        Only records whose checksum is right are believed; what stands between the two offsets is damaged.
+        """
+        # The last record up to that number begins at *low* or later; the first one after it no later than the first
+        # record from *high* on.
+        low, high, step = 0, end, _BLOCK_BYTES
         while high - low > _BLOCK_BYTES:
-            middle = (low + high) // 2
-            behind = self.first_from(middle + 1, end)
-            if behind is None or self.head_before(*behind).sequence_number >= sequence_number:
-                high = middle
+            # In growing steps from the end, near which is most of what is asked for.
+            middle = max((low + high) // 2, high - step)
+            found = self.first_record(middle, high)
+            if found is None or found[1] > sequence_number:
+                high, step = middle, 4 * step
             else:
-                low = behind[0]
-        for offset, line in self.forwards(low, end):
-            if self.head_before(offset, line).sequence_number >= sequence_number:
-                yield offset, line
+                low = found[0]
+        # The same among the lines of what is about one block: each record that is looked at is hashed.
+        near = list(self.forwards(low, high))
+        first, last = 0, len(near)
+        while last - first > _FEW_LINES:
+            middle = (first + last) // 2
+            heads = ((index, head_of_record(near[index][1])) for index in range(middle, last))
+            index, head = next((each for each in heads if each[1] is not None), (last, None))
+            if head is None or head.sequence_number > sequence_number:
+                last = middle
+            else:
+                first = index
+        low = near[first][0] if near else low
+        behind = low
+        for place, line in self.forwards(low, end):
+            head = head_of_record(line)
+            if head is not None:
+                if head.sequence_number > sequence_number:
+                    return behind, place
+                behind = place + len(line) + 1
+        return behind, end
 
     def head_before(self, offset: int, line: bytes) -> ChainHead:
         """
@@ -167,13 +251,13 @@ class Lines:
         except ChainError as damage:
             raise self.placed(damage, offset) from None
 
-    def placed(self, damage: ChainError, offset: int) -> ChainError:
+    def placed(self, damage: ChainError, offset: int) -> PlacedError:
         """Return *damage* with the file, and the number of the line that begins at *offset*."""
         blocks = (
             os.pread(self._fd, min(_BLOCK_BYTES, offset - start), start) for start in range(0, offset, _BLOCK_BYTES)
         )
         number = 1 + sum(block.count(b"\n") for block in blocks)
-        return ChainError(damage.status, f"{self._name}, line {number}: {damage}", damage.head)
+        return PlacedError(damage, self._name, number, offset)
 
     def torn_in_the_middle(self, offset: int, head: ChainHead) -> ChainError:
         """Return the damage of a file that ends, from *offset* on, in an incomplete record while others follow."""

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import re
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Generator
-from datetime import UTC
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final, cast
 
-import msgspec
-
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
+from ..record import chain
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead
+from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.parties import Target
-from ._directory import cannot, files_set_aside, names, reading, sync, without_writers
-from ._lines import Lines
-from ._torn import Torn
+from ._directory import cannot, names, reading, sync, without_writers
+from ._holes import item_of, joined, up_to
+from ._lines import Lines, cut_backwards
+from ._recovering import last_seal
+from ._times import Times, Window
+from ._verifying import verify
 from .protocol import EQUAL, EventFilter
 
 __all__ = ["TrailReader", "start_of_end"]
@@ -35,8 +37,9 @@ class TrailReader:
     """
     Reads the files of one trail.
 
-    All methods block. It keeps nothing between two calls, so that any number of threads may call it at once. It takes
-    the lock on the directory, shared, only for short looks at the end of the trail, where a writer may be at work.
+    All methods block, and any number of threads may call them at once. All that it keeps between two calls is which
+    times stand in which part of a file. It takes the lock on the directory, shared, only for short looks at the end of
+    the trail, where a writer may be at work.
 
     Args:
         directory: Where the files are; absolute. It may be missing: the trail is then empty.
@@ -46,142 +49,116 @@ class TrailReader:
     def __init__(self, directory: Path, *, durable: bool) -> None:
         self._directory = directory
         self._durable = durable
+        self._times = Times()
 
     def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """Check every record, and call *progress* with how many so far; damage is returned, not raised."""
-        checked = 0
+        return verify(self._directory, progress)
 
-        def note(sequence_number: int) -> None:
-            nonlocal checked
-            checked = sequence_number
-            if progress is not None:
-                progress(sequence_number)
-
-        aside: tuple[str, ...] = ()
-        head = EMPTY
-        try:
-            files = names(self._directory)
-            aside = files_set_aside(self._directory) if files else ()
-            for name in files:
-                head = self._verify_file(name, head, note, is_last=name == files[-1])
-        except ChainError as damage:
-            intact = damage.head.sequence_number
-            is_torn = damage.status is ChainStatus.TORN_TAIL
-            return AuditChainVerificationResult(
-                valid=is_torn,
-                events_checked=intact if is_torn else intact + 1,
-                first_invalid_sequence=None if is_torn else intact + 1,
-                error_message=str(damage),
-                status=damage.status,
-                set_aside=aside,
-            )
-        except OSError as error:
-            return AuditChainVerificationResult(
-                valid=False,
-                events_checked=checked,
-                error_message=str(cannot("read", self._directory, error)),
-                status=ChainStatus.UNREADABLE,
-            )
-        return AuditChainVerificationResult(
-            valid=True,
-            events_checked=head.sequence_number,
-            error_message=f"incomplete records were set aside in {', '.join(aside)}" if aside else None,
-            status=ChainStatus.TORN_TAIL if aside else ChainStatus.OK,
-            set_aside=aside,
-        )
-
-    def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+    def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
-        Return the newest *limit* events that are wanted, the newest first.
+        Return the newest *limit* events that are wanted, the newest first, and the holes between them.
 
         Raises:
-            AuditStorageError: A file can't be read, or a line on the way is no record.
+            AuditStorageError: A file can't be read.
         """
         if limit < 1:
             return []
-        with contextlib.closing(self.newest_first(wanted)) as events:
-            return list(itertools.islice(events, limit))
+        with contextlib.closing(self.newest_first(wanted)) as found:
+            return list(up_to(limit, found))
 
-    def newest_first(self, wanted: EventFilter = _ALL) -> Generator[AuditEvent, None, None]:
+    def newest_first(self, wanted: EventFilter = _ALL) -> Generator[AuditEvent | DamagedRecord, None, None]:
         """
         Yield the events that are wanted, of those that are there to stay, the newest first, as far as is asked for.
 
-        Raises:
-            AuditStorageError: A file can't be read, or a line that may be wanted is no record.
-        """
-        needles, may_match = _needles(wanted), _by_time(wanted)
-        with self._failures():
-            files, last = self._stored()
-            first, behind = 0, len(files)
-            if wanted.after is not None:
-                first = max(0, self._file_of(wanted.after + 1, files))
-            if wanted.before is not None:
-                behind = self._file_of(wanted.before, files) + 1
-            for name in reversed(files[first:behind]):
-                with reading(self._directory, name) as fd:
-                    lines = Lines(fd, name)
-                    end = last if name == files[-1] else lines.end()
-                    begin, end = _span(lines, end, wanted)
-                    for offset, line in lines.backwards(end, begin=begin, needles=needles):
-                        if may_match(line):
-                            event = _event(lines, offset, line)
-                            if wanted.matches(event):
-                                yield event
+        A line that can't be read, and by its bytes may be wanted, is yielded as a hole; several in a row are one.
 
-    def read(self, after: int, limit: int) -> list[AuditEvent]:
+        Raises:
+            AuditStorageError: A file can't be read.
+        """
+        with self._failures():
+            yield from joined(self._newest_first(wanted))
+
+    def _newest_first(self, wanted: EventFilter) -> Iterator[AuditEvent | DamagedRecord]:
+        needles, window = _needles(wanted), Window(wanted)
+        files, last = self._stored()
+        first, behind = 0, len(files)
+        if wanted.after is not None:
+            first = max(0, self._file_of(wanted.after, files))
+        if wanted.before is not None:
+            behind = self._file_of(wanted.before, files) + 1
+        for name in reversed(files[first:behind]):
+            with reading(self._directory, name) as fd:
+                lines = Lines(fd, name)
+                end = last if name == files[-1] else lines.end()
+                begin, end = _span(lines, end, wanted)
+                for offset, line in self._lines_backwards(fd, lines, (begin, end), needles, window):
+                    item = item_of(line, file=name, offset=offset, size=len(line) + 1)
+                    if isinstance(item, DamagedRecord) or wanted.matches(item):
+                        yield item
+
+    def _lines_backwards(
+        self, fd: int, lines: Lines, span: tuple[int, int], needles: list[bytes], window: Window
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield the lines in *span* that may be wanted, the last one first, with their offsets."""
+        begin, end = span
+        for start in reversed(lines.blocks(begin, end)):
+            if not (window.is_open or window.meets(self._times.known(fd, start))):
+                continue
+            offset, data = lines.block(start, end)
+            # Where a needle is asked for, it is found in less time than all the times are.
+            if (
+                not (window.is_open or needles)
+                and lines.is_whole_block(start, end)
+                and not window.meets(self._times.learn(fd, start, offset, data))
+            ):
+                continue
+            # A block without the needles is not cut into lines.
+            if all(needle in data for needle in needles):
+                for place, line in cut_backwards(offset, data):
+                    if place >= begin and all(needle in line for needle in needles) and window.may_have(line):
+                        yield place, line
+
+    def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
         Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
 
-        Raises:
-            AuditStorageError: A file can't be read, or a line on the way is no record.
-        """
-        found: list[AuditEvent] = []
-        with self._failures():
-            files, end = self._stored()
-            for name in files[max(0, self._file_of(after + 1, files)) :]:
-                if len(found) >= limit:
-                    break
-                with reading(self._directory, name) as fd:
-                    lines = Lines(fd, name)
-                    is_last = name == files[-1]
-                    records = lines.after(after, end if is_last else lines.end())
-                    found += (_event(lines, *record) for record in itertools.islice(records, limit - len(found)))
-                    if is_last and self._durable:
-                        # A writer that was killed may have written these records without syncing them.
-                        sync(fd)
-        return found
+        A line that can't be read is a hole between them, or behind the last one; several in a row are one.
 
-    def _verify_file(
-        self, name: str, before: ChainHead, progress: Callable[[int], None], *, is_last: bool
-    ) -> ChainHead:
-        """Check that the records of a file follow the head *before*, and return the head after them."""
-        with reading(self._directory, name) as fd:
-            lines = Lines(fd, name)
-            head, size, rest = before, 0, b""
-            try:
-                head, size, rest = lines.follow(0, before, progress)
-                if not rest or (not is_last and Torn(self._directory, name, size, rest).is_set_aside()):
-                    return head
-            except ChainError:
-                if not is_last:
-                    raise
-            # A record may be being written, or records whose sync failed may have been taken back while they were
-            # checked: look again without writers, if need be from the beginning of the file.
-            with without_writers(self._directory):
-                try:
-                    head, size, rest = lines.follow(size, head, progress)
-                except ChainError:
-                    if not size:
-                        raise
-                    head, size, rest = lines.follow(0, before, progress)
-                if not rest or (not is_last and Torn(self._directory, name, size, rest).is_set_aside()):
-                    return head
-                if not is_last:
-                    raise lines.torn_in_the_middle(size, head)
-                if last := lines.follow_rest(size, head, rest):
-                    return last
-                message = f"{name} ends with {len(rest)} bytes of an incomplete record"
-                raise ChainError(ChainStatus.TORN_TAIL, message, head)
+        Raises:
+            AuditStorageError: A file can't be read.
+        """
+        read = (
+            item_of(line, file=name, offset=offset, size=len(line) + 1)
+            for name, offset, line in self._lines_after(after)
+        )
+        with self._failures():
+            return list(up_to(limit, joined(item for item in read if _number(item) > after)))
+
+    def read_lines(self, after: int, limit: int) -> list[bytes]:
+        """
+        Return the oldest *limit* records whose sequence number is greater than *after*, as they are stored.
+
+        Raises:
+            AuditStorageError: A file can't be read.
+        """
+        with self._failures():
+            records = (line for _, _, line in self._lines_after(after) if _claimed(line) > after)
+            return list(itertools.islice(records, limit))
+
+    def _lines_after(self, after: int) -> Iterator[tuple[str, int, bytes]]:
+        """Yield the lines from behind the record *after* on, each with its file and offset, of records that stay."""
+        files, last = self._stored()
+        for name in files[max(0, self._file_of(after, files)) :]:
+            with reading(self._directory, name) as fd:
+                lines = Lines(fd, name)
+                is_last = name == files[-1]
+                end = last if is_last else lines.end()
+                if is_last and self._durable:
+                    # A writer that was killed may have written these records without syncing them.
+                    sync(fd)
+                for offset, line in lines.forwards(lines.around(after, end)[0], end):
+                    yield name, offset, line
 
     def _stored(self) -> tuple[list[str], int]:
         """
@@ -207,12 +184,12 @@ class TrailReader:
         return bisect_right(range(len(files)), sequence_number, key=lambda index: self._first_number(files[index:])) - 1
 
     def _first_number(self, files: list[str]) -> int:
-        """Return the sequence number of the first record in *files*; a large one if there is none."""
+        """Return the sequence number of the first whole record in *files*; a large one if there is none."""
         for name in files:
             with reading(self._directory, name) as fd:
                 lines = Lines(fd, name)
-                if first := lines.first_from(0, lines.end()):
-                    return lines.head_before(*first).sequence_number + 1
+                if first := lines.first_record(0, lines.end()):
+                    return first[1]
         return sys.maxsize
 
     @contextlib.contextmanager
@@ -226,21 +203,28 @@ class TrailReader:
             raise cannot("read", self._directory, error) from error
 
 
-def _event(lines: Lines, offset: int, line: bytes) -> AuditEvent:
+def _number(item: AuditEvent | DamagedRecord) -> float:
+    """Return the sequence number of an event; of a hole that of its newest record, or one after all others."""
+    if isinstance(item, AuditEvent):
+        return item.sequence_number or 0
+    return math.inf if item.head is None else item.head.sequence_number
+
+
+def _claimed(line: bytes) -> int:
+    """Return the sequence number that *line* claims to have; 0 if it is no record."""
     try:
-        return decoded(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        damage = ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail: {error}")
-        raise lines.placed(damage, offset) from error
+        return chain.head_before(line.removesuffix(b"\r")).sequence_number + 1
+    except ChainError:
+        return 0
 
 
 def _span(lines: Lines, end: int, wanted: EventFilter) -> tuple[int, int]:
     """Return where the records between the numbers that are wanted begin, and where they end."""
     begin = 0
     if wanted.before is not None:
-        end = next((offset for offset, _ in lines.after(wanted.before - 1, end)), end)
+        end = lines.around(wanted.before - 1, end)[1]
     if wanted.after is not None:
-        begin = next((offset for offset, _ in lines.after(wanted.after, end)), end)
+        begin = lines.around(wanted.after, end)[0]
     return begin, end
 
 
@@ -275,45 +259,21 @@ def _needles(wanted: EventFilter) -> list[bytes]:
     return ["".join(each).encode() for each in parts if _AS_THEY_ARE.fullmatch(each[0] + each[2])]
 
 
-# Stands in front of the time in a record, behind the id; a quote inside of an id is escaped.
-_TIME: Final = b'","timestamp":"'
-_SECONDS: Final = len("2026-03-01T12:00:00")
-
-
-def _by_time(wanted: EventFilter) -> Callable[[bytes], bool]:
-    """
-    Return a function that tells from its bytes that a record is not of the time that is wanted, to the second.
-
-    Times are written in UTC and in one form, whose bytes are in the order of the times.
-    """
-    start, end = (
-        b"" if time is None else time.astimezone(UTC).isoformat()[:_SECONDS].encode()
-        for time in (wanted.start_time, wanted.end_time)
-    )
-
-    def may_match(line: bytes) -> bool:
-        place = line.find(_TIME) + len(_TIME)
-        second = line[place : place + _SECONDS]
-        return start <= second and (not end or second <= end)
-
-    return may_match if start or end else lambda _: True
-
-
 def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int, ChainHead]:
     """
     Return where to begin, to check the last *size* bytes of *files*: the index of a file, an offset in it, and a head.
 
-    Short of the whole trail, the first record that begins there is believed. If none does, since a power cut left zeros
-    for all of these bytes, more are checked.
+    Short of the whole trail, the first record that begins there is believed, and the last that seals damage. If none
+    does, since a power cut left zeros for all of these bytes, more are checked.
     """
+    if sealed := last_seal(directory, files, *_last_bytes(directory, files, size)):
+        # What is before it is damaged; this record goes on behind that.
+        return sealed
     while True:
-        index, beyond = len(files), -size
-        while index > 0 and beyond < 0:
-            index -= 1
-            beyond += os.stat(directory / files[index]).st_size
-        if index == 0 and beyond <= 0:
+        index, offset = _last_bytes(directory, files, size)
+        if index == offset == 0:
             return 0, 0, EMPTY
-        offset, begin = max(0, beyond), None
+        begin = None
         for name in files[index:]:
             with reading(directory, name) as fd:
                 lines = Lines(fd, name)
@@ -325,3 +285,12 @@ def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int
                     return index, begin, lines.head_before(*first)
             offset = 0
         size *= 2
+
+
+def _last_bytes(directory: Path, files: list[str], size: int) -> tuple[int, int]:
+    """Return the index of the file and the offset in it with which the last *size* bytes of *files* begin."""
+    index, beyond = len(files), -size
+    while index > 0 and beyond < 0:
+        index -= 1
+        beyond += os.stat(directory / files[index]).st_size
+    return index, max(0, beyond)

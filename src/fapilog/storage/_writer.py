@@ -299,9 +299,14 @@ class TrailWriter:
             lines.append(line)
             results.append(seal)
         data = b"".join(lines)
-        written, failure = write_until_error(fd, data)
-        if failure is not None:
-            return self._keep_whole(end, data[:written], results, failure)
+        try:
+            written = os.write(fd, data)
+        except OSError as error:
+            return self._keep_whole(end, b"", results, error)
+        if written < len(data):
+            more, failure = write_until_error(fd, data[written:])
+            if failure is not None:
+                return self._keep_whole(end, data[: written + more], results, failure)
         if self._durable:
             try:
                 sync(fd)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import grp
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -12,6 +12,7 @@ import anyio.lowlevel
 
 from ..record import chain
 from ..record.chain import AuditChainVerificationResult, Seal
+from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.options import require_path
@@ -53,6 +54,9 @@ class FileStorage:
         group: Of these files and directories, by its name or number; None for the group that the system gives them.
             The process must be a member of it, or root.
 
+    Attributes:
+        directory: As given; absolute.
+
     Raises:
         TypeError: *directory* is no path, *mode* is no int, or *group* is neither a name nor a number.
         ValueError: An unknown *durability* or *group*, or a *mode* under which the owner may not read and write, or
@@ -75,16 +79,16 @@ class FileStorage:
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
         access = Access(_checked_mode(mode), None if group is None else _number_of(group))
         # A daemon that changes to another directory does not take the trail with it.
-        self._directory = require_path("directory", directory).absolute()
-        self._reader = TrailReader(self._directory, durable=durability == "fsync")
-        self._writer = TrailWriter(self._directory, durable=durability == "fsync", now=now, access=access)
+        self.directory: Path = require_path("directory", directory).absolute()
+        self._reader = TrailReader(self.directory, durable=durability == "fsync")
+        self._writer = TrailWriter(self.directory, durable=durability == "fsync", now=now, access=access)
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
         self._appends = 0
         call_in_child(self, FileStorage._forget)
 
     def __repr__(self) -> str:
-        return f"<FileStorage {str(self._directory)!r}>"
+        return f"<FileStorage {str(self.directory)!r}>"
 
     @without_frames
     async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
@@ -127,30 +131,42 @@ class FileStorage:
         return result
 
     @without_frames
-    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+    async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """
-        Return the newest *limit* events that are wanted, the newest first.
+        Return the newest *limit* events that are wanted, the newest first, and the holes between them.
 
         Reads backwards from the end and stops when it has them; memory does not grow with the trail. Waits until a
         commit that is under way in any process is over.
 
         Raises:
-            AuditStorageError: A file can't be read, or a line on the way is no record.
+            AuditStorageError: A file can't be read.
         """
         return await in_thread(self._reader.find, wanted, limit)
 
     @without_frames
-    async def read(self, after: int, limit: int) -> list[AuditEvent]:
+    async def read(self, after: int, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """
-        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
+        Return the oldest *limit* events whose sequence number is greater than *after*, and the holes between them.
 
         Finds its way to them without reading the trail from the beginning; memory does not grow with the trail. Waits
         until a commit that is under way in any process is over.
 
         Raises:
-            AuditStorageError: A file can't be read, or a line on the way is no record.
+            AuditStorageError: A file can't be read.
         """
         return await in_thread(self._reader.read, after, limit)
+
+    @without_frames
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
+        """
+        Return the oldest *limit* records whose sequence number is greater than *after*, as they are stored.
+
+        Costs and waits as `read` does.
+
+        Raises:
+            AuditStorageError: A file can't be read.
+        """
+        return await in_thread(self._reader.read_lines, after, limit)
 
     @without_frames
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
@@ -164,7 +180,7 @@ class FileStorage:
 
     async def trouble(self) -> str | None:
         """Return why no event can be stored, as far as the directory shows; None if nothing speaks against it."""
-        return await in_thread(why_not_writable, self._directory)
+        return await in_thread(why_not_writable, self.directory)
 
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""

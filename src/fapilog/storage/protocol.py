@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol, TypedDict
 
 from msgspec import structs
 from msgspec.structs import force_setattr
 
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow_events
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow, head_before
+from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent, in_utc
 from ..record.intake import LevelName, OutcomeName
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, member
@@ -200,16 +201,31 @@ class AuditStorage(Protocol):
         """
         ...
 
-    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent]:
-        """Return the newest *limit* events that are wanted, the newest first."""
+    async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
+        """
+        Return the newest *limit* events that are wanted, the newest first.
+
+        One bad record hides nothing: a record that can't be read, and that may be wanted, is a `DamagedRecord` in its
+        place, beyond the limit. Several in a row are one, so that they take no more memory than the events.
+        """
         ...
 
-    async def read(self, after: int, limit: int) -> list[AuditEvent]:
+    async def read(self, after: int, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """
         Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
 
         Only events that are there to stay: none whose `append` may still raise, so that its place would be free again.
-        Called page by page, it costs no more at the end of a long chain than at its beginning.
+        Called page by page, it costs no more at the end of a long chain than at its beginning. Records that can't be
+        read are as `find` has them, and are behind the last event too, each time.
+        """
+        ...
+
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
+        """
+        Return the oldest *limit* records whose sequence number is greater than *after*, the oldest first, as stored.
+
+        Each without its newline, the very bytes that its checksum is of; those of `read`, in the same order. What has
+        no sequence number any more is left out; an altered record is not. `record.chain.follow` checks them.
         """
         ...
 
@@ -242,18 +258,23 @@ def require_storage(storage: AuditStorage) -> AuditStorage:
     return storage
 
 
-_METHODS: Final = ("append", "find", "read", "verify", "aclose")
+_METHODS: Final = ("append", "find", "read", "read_lines", "verify", "aclose")
 
 
 async def head_of(storage: AuditStorage) -> ChainHead:
     """
-    Return the number and the checksum of the newest event in *storage*.
+    Return the number and the checksum of the newest record in *storage* that can be read.
+
+    Of a record that only this version does not understand, both can be read.
 
     Raises:
         AuditStorageError: The storage can't be read.
     """
-    for event in await storage.find(EventFilter(), 1):
-        return ChainHead(event.sequence_number or 0, event.checksum)
+    for item in await storage.find(EventFilter(), 1):
+        if isinstance(item, AuditEvent):
+            return ChainHead(item.sequence_number or 0, item.checksum)
+        if item.head is not None:
+            return item.head
     return EMPTY
 
 
@@ -267,11 +288,8 @@ async def holds(storage: AuditStorage, head: ChainHead) -> bool:
     number = head.sequence_number
     if number < 1:
         return True
-    records = await storage.read(number - 1, 1)
-    if [record.checksum for record in records] != [head.checksum]:
-        return False
     try:
-        follow_events(ChainHead(number - 1, records[0].previous_hash), records)
-    except ChainError:  # the record only claims to have that checksum
+        # The record may only claim to have that checksum.
+        return [follow(head_before(line), [line]) for line in await storage.read_lines(number - 1, 1)] == [head]
+    except ChainError:
         return False
-    return True

@@ -1,0 +1,284 @@
+"""
+Going on behind damage: a record that seals the damaged bytes as they were found.
+
+A trail that is damaged takes no more records. `recover` appends one all the same, of the operator, which names where
+the damage begins, how many bytes it has, and their SHA-256. Nothing is changed and nothing deleted. From then on
+writers go on behind that record. A verification that comes to damage looks for the record that has sealed it: if the
+bytes are still those, it goes on behind them, and its verdict is "recovered" for ever; it never is "ok".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from ..record import chain
+from ..record.chain import EMPTY, ChainHead
+from ..record.events import AuditEvent
+from ..record.formats import decoded
+from ..record.kinds import AuditEventType, AuditLogLevel
+from ._directory import closing, names, open_file, reading, sync, write_all
+from ._lines import Lines, PlacedError, cut, head_of_record
+from ._torn import Torn
+
+__all__ = ["Break", "Resumption", "last_seal", "recover", "sealed_break"]
+
+_MEMBER: Final = "fapilog.recovered"
+_NEEDLE: Final = f'"{_MEMBER}":{{'.encode()
+_BLOCK_BYTES: Final = 1 << 18
+
+
+class Break(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Damage as a record seals it; a member of that record's metadata.
+
+    Attributes:
+        file: The file in which it begins.
+        offset: The byte with which it begins.
+        size: How many bytes it has, in that file and those after it. None of them may be there: records were cut out.
+        sha256: The hash of these bytes.
+        after: The number of the last record before it.
+        checksum: Of that record.
+        status: The kind of damage.
+    """
+
+    file: str
+    offset: int
+    size: int
+    sha256: str
+    after: int
+    checksum: str | None
+    status: str
+
+
+class Resumption(NamedTuple):
+    """Where a chain goes on behind sealed damage: the index of a file, an offset, a head; and the record that seals."""
+
+    file: int
+    offset: int
+    head: ChainHead
+    record: int
+
+
+def sealed_break(directory: Path, files: list[str], damage: PlacedError) -> Resumption | None:
+    """
+    Return where the chain goes on behind *damage*; None if no record has sealed it as it is.
+
+    Raises:
+        OSError: A file can't be read.
+    """
+    begin = damage.offset
+    for name in files[files.index(damage.file) :]:
+        for line, seal in _seals(directory, name, begin):
+            place = (seal.file, seal.offset, ChainHead(seal.after, seal.checksum))
+            if place == (damage.file, damage.offset, damage.head) and (found := _behind(directory, files, seal, line)):
+                return found
+        begin = 0
+    return None
+
+
+def last_seal(directory: Path, files: list[str], first: int, offset: int) -> tuple[int, int, ChainHead] | None:
+    """Return file, offset and head before the last record that seals damage, from *offset* of the file *first* on."""
+    for index in range(len(files) - 1, first - 1, -1):
+        with reading(directory, files[index]) as fd:
+            lines = Lines(fd, files[index])
+            begin, end = offset if index == first else 0, lines.end()
+            for start in reversed(lines.blocks(begin, end)):
+                found = [each for each in cut(*lines.block(start, end)) if _NEEDLE in each[1] and each[0] >= begin]
+                for place, line in reversed(found):
+                    if _seal_in(line) is not None:
+                        return index, place, chain.head_before(line)
+    return None
+
+
+def _seals(directory: Path, name: str, begin: int) -> Iterator[tuple[bytes, Break]]:
+    with reading(directory, name) as fd:
+        lines = Lines(fd, name)
+        end = lines.end()
+        for start in lines.blocks(begin, end):
+            offset, data = lines.block(start, end)
+            if _NEEDLE in data:
+                for _, line in cut(offset, data):
+                    if _NEEDLE in line and (seal := _seal_in(line)) is not None:
+                        yield line, seal
+
+
+def _seal_in(line: bytes) -> Break | None:
+    """Return the break that the whole record *line* seals, if it does that."""
+    if not _is_whole(line):
+        return None
+    try:
+        return msgspec.convert(dict(decoded(line).metadata[_MEMBER]), Break)
+    except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _is_whole(line: bytes) -> bool:
+    return head_of_record(line) is not None and not line.endswith(b"\r")
+
+
+def _behind(directory: Path, files: list[str], seal: Break, line: bytes) -> Resumption | None:
+    """Return where the chain goes on behind the bytes that *seal*, of the record *line*, is of; None for others."""
+    index, offset, found = _hashed(directory, files, files.index(seal.file), seal.offset, seal.size)
+    if found != seal.sha256 or index == len(files):
+        return None
+    with reading(directory, files[index]) as fd:
+        lines = Lines(fd, files[index])
+        next_line = lines.first_from(offset, lines.end())
+    if next_line is None or next_line[0] != offset or not _is_whole(next_line[1]):
+        return None
+    record = chain.head_before(line).sequence_number + 1
+    return Resumption(index, offset, chain.head_before(next_line[1]), record)
+
+
+def _hashed(directory: Path, files: list[str], index: int, offset: int, size: int) -> tuple[int, int, str | None]:
+    """Return the file and the offset behind *size* bytes, and their hash; None if there are fewer."""
+    digest = sha256()
+    while True:
+        with reading(directory, files[index]) as fd:
+            while size and (block := os.pread(fd, min(_BLOCK_BYTES, size), offset)):
+                digest.update(block)
+                offset, size = offset + len(block), size - len(block)
+            if not size and offset < os.fstat(fd).st_size:
+                return index, offset, digest.hexdigest()
+        index, offset = index + 1, 0
+        if index == len(files):
+            return index, 0, None if size else digest.hexdigest()
+
+
+class _Damage(NamedTuple):
+    """The first damage, where the last ends (None: with the trail), and what the next record follows."""
+
+    first: PlacedError
+    end: tuple[int, int] | None
+    head: ChainHead
+
+
+def recover(directory: Path, reason: str) -> tuple[int, Break] | None:
+    """
+    Seal the damage of the trail in *directory* by a record that is appended to it.
+
+    Several damages are sealed as one, from the first to the last. Writers of all processes wait meanwhile.
+
+    Args:
+        directory: Where the trail is; absolute.
+        reason: Why, in the words of the operator; they become the `reason` of the record.
+
+    Returns:
+        The number of the record, and what it seals; None if there is nothing to seal: the trail is intact, or a crash
+        has left an incomplete record at its end, which the next writer sets aside.
+
+    Raises:
+        OSError: A file can't be read or written.
+    """
+    with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            files = names(directory)
+            found = _damage(directory, files)
+            return None if found is None else _seal(directory, files, found, reason)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def _damage(directory: Path, files: list[str]) -> _Damage | None:
+    """Find the first damage that no record has sealed, and the end of the last."""
+    found: _Damage | None = None
+    index, offset = 0, 0
+    head: ChainHead | None = EMPTY
+    while index < len(files):
+        name = files[index]
+        with reading(directory, name) as fd:
+            lines = Lines(fd, name)
+            try:
+                if head is not None:
+                    head = _followed(
+                        directory, name, lines, (offset, head), is_tail=found is None and name == files[-1]
+                    )
+                    found = found and found._replace(head=head)
+                    index, offset = index + 1, 0
+                    continue
+            except PlacedError as damage:
+                if found is None and (seal := sealed_break(directory, files, damage)) is not None:
+                    index, offset, head = seal.file, seal.offset, seal.head
+                    continue
+                found = _Damage(damage if found is None else found.first, None, damage.head)
+                offset = damage.offset
+            assert found is not None  # noqa: S101 - the chain was lost here or before
+            whole = _next_whole(lines, offset)
+            if whole is not None:
+                offset, head = whole
+                found = _Damage(found.first, (index, offset), head)
+                continue
+            found, head = _Damage(found.first, None, _skipped(found.head, lines, offset)), None
+        index, offset = index + 1, 0
+    return found
+
+
+def _followed(directory: Path, name: str, lines: Lines, begin: tuple[int, ChainHead], *, is_tail: bool) -> ChainHead:
+    head, size, rest = lines.follow(*begin)
+    if is_tail:
+        # What a crash leaves behind the last record is set right by a writer; anything else is damage.
+        lines.follow_rest(size, head, rest)
+    elif rest and not Torn(directory, name, size, rest).is_set_aside():
+        raise lines.torn_in_the_middle(size, head)
+    return head
+
+
+def _next_whole(lines: Lines, offset: int) -> tuple[int, ChainHead] | None:
+    """Return where the next whole record begins, and the head that it claims to follow."""
+    for place, line in lines.forwards(offset, lines.end()):
+        if _is_whole(line):
+            return place, chain.head_before(line)
+    return None
+
+
+def _skipped(head: ChainHead, lines: Lines, offset: int) -> ChainHead:
+    """Return *head* with a number that leaves room for the lines from *offset* on: they may have been records."""
+    count = sum(1 for _ in lines.forwards(offset, lines.end())) + 1
+    return ChainHead(head.sequence_number + count, head.checksum)
+
+
+def _seal(directory: Path, files: list[str], damage: _Damage, reason: str) -> tuple[int, Break]:
+    with closing(open_file(directory, files[-1], os.O_RDWR | os.O_APPEND)) as fd:
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            write_all(fd, b"\n")
+            sync(fd)
+    first = damage.first
+    begin = files.index(first.file)
+    sizes = [os.stat(directory / each).st_size for each in files[begin:]]
+    end, rest = (len(files), 0) if damage.end is None else damage.end
+    span = sum(sizes[: end - begin]) + rest - first.offset
+    _, _, digest = _hashed(directory, files, begin, first.offset, span)
+    seal = Break(
+        file=first.file,
+        offset=first.offset,
+        size=span,
+        sha256=digest or "",
+        after=first.head.sequence_number,
+        checksum=first.head.checksum,
+        status=first.status.value,
+    )
+    metadata: dict[str, Any] = {_MEMBER: msgspec.to_builtins(seal)}
+    event = AuditEvent(
+        event_type=AuditEventType.AUDIT_LOG_LIFECYCLE,
+        log_level=AuditLogLevel.SECURITY,
+        message="the trail goes on behind damage, which this record seals as it was found",
+        operation="recover",
+        reason=reason,
+        hostname=os.uname().nodename,
+        process_id=os.getpid(),
+        metadata=metadata,
+    )
+    line, (number, _, _) = chain.seal(chain.body(event), damage.head.sequence_number + 1, damage.head.checksum)
+    with closing(open_file(directory, files[-1], os.O_RDWR | os.O_APPEND)) as fd:
+        write_all(fd, line)
+        sync(fd)
+    return number, seal

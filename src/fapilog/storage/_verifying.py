@@ -1,0 +1,125 @@
+"""Checking every record of a trail, beside its writers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
+from ._conversions import undone
+from ._directory import cannot, files_set_aside, names, reading, without_writers
+from ._lines import Lines, PlacedError
+from ._recovering import sealed_break
+from ._torn import Torn
+
+__all__ = ["verify"]
+
+
+class _Finding(NamedTuple):
+    """What is not as it should be, and does not end the verification."""
+
+    status: ChainStatus
+    first_invalid: int | None
+    words: str
+
+
+def verify(directory: Path, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+    """Check every record, and call *progress* with how many so far; damage is returned, not raised."""
+    checked = 0
+
+    def note(sequence_number: int) -> None:
+        nonlocal checked
+        checked = sequence_number
+        if progress is not None:
+            progress(sequence_number)
+
+    findings: list[_Finding] = []
+    aside: tuple[str, ...] = ()
+    try:
+        files = names(directory)
+        aside = files_set_aside(directory) if files else ()
+        intact = checked = _follow(directory, files, note, findings).sequence_number
+    except ChainError as damage:
+        intact = damage.head.sequence_number
+        is_torn = damage.status is ChainStatus.TORN_TAIL
+        checked = intact if is_torn else intact + 1
+        findings.append(_Finding(damage.status, None if is_torn else checked, str(damage)))
+    except OSError as error:
+        findings.append(_Finding(ChainStatus.UNREADABLE, None, str(cannot("read", directory, error))))
+    if aside and not findings:
+        findings.append(
+            _Finding(ChainStatus.TORN_TAIL, None, f"incomplete records were set aside in {', '.join(aside)}")
+        )
+    # What was found last ended the verification, unless it only is a tail.
+    worst = [each for each in findings if each.status is not ChainStatus.TORN_TAIL] or findings
+    return AuditChainVerificationResult(
+        valid=all(each.status is ChainStatus.TORN_TAIL for each in findings),
+        events_checked=checked,
+        first_invalid_sequence=next((each.first_invalid for each in findings if each.first_invalid is not None), None),
+        error_message="; ".join(each.words for each in reversed(findings)) or None,
+        status=worst[-1].status if worst else ChainStatus.OK,
+        set_aside=aside,
+    )
+
+
+def _follow(directory: Path, files: list[str], note: Callable[[int], None], findings: list[_Finding]) -> ChainHead:
+    """Check the records of *files*, and return the head after them."""
+    index, offset, head = 0, 0, EMPTY
+    while index < len(files):
+        name = files[index]
+        try:
+            head = _verify_file(directory, name, offset, head, note, is_last=name == files[-1])
+        except PlacedError as damage:
+            first = head.sequence_number + 1
+            with reading(directory, name) as fd:
+                words, last = undone(fd, head) if offset == 0 else ("", None)
+            if words and last is not None:
+                message = f"{name} was converted: {words}; undone, its records are intact"
+                findings.append(_Finding(ChainStatus.CONVERTED, first, message))
+                head = last
+                note(head.sequence_number)
+            else:
+                seal = sealed_break(directory, files, damage)
+                if seal is None:
+                    more = f"; {name} was converted: {words}; its records are not intact" if words else ""
+                    raise ChainError(damage.status, f"{damage}{more}", damage.head) from None
+                index, offset, head = seal.file, seal.offset, seal.head
+                message = f"{damage}; record {seal.record} has sealed this damage as it is"
+                findings.append(_Finding(ChainStatus.RECOVERED, damage.head.sequence_number + 1, message))
+                continue
+        index, offset = index + 1, 0
+    return head
+
+
+def _verify_file(
+    directory: Path, name: str, start: int, before: ChainHead, progress: Callable[[int], None], *, is_last: bool
+) -> ChainHead:
+    """Check that the records of a file, from *start* on, follow the head *before*, and return the head after them."""
+    with reading(directory, name) as fd:
+        lines = Lines(fd, name)
+        head, size, rest = before, start, b""
+        try:
+            head, size, rest = lines.follow(start, before, progress)
+            if not rest or (not is_last and Torn(directory, name, size, rest).is_set_aside()):
+                return head
+        except ChainError:
+            if not is_last:
+                raise
+        # A record may be being written, or records whose sync failed may have been taken back while they were
+        # checked: look again without writers, if need be from the beginning of the file.
+        with without_writers(directory):
+            try:
+                head, size, rest = lines.follow(size, head, progress)
+            except ChainError:
+                if size == start:
+                    raise
+                head, size, rest = lines.follow(start, before, progress)
+            if not rest or (not is_last and Torn(directory, name, size, rest).is_set_aside()):
+                return head
+            if not is_last:
+                raise lines.torn_in_the_middle(size, head)
+            if last := lines.follow_rest(size, head, rest):
+                return last
+            message = f"{name} ends with {len(rest)} bytes of an incomplete record"
+            raise ChainError(ChainStatus.TORN_TAIL, message, head)

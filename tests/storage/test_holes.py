@@ -1,0 +1,268 @@
+"""One bad record hides nothing: whatever became of some bytes, what is around them is read."""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainHead, DamagedRecord, FileStorage
+from fapilog.core._reading import Events
+from fapilog.record import chain
+from fapilog.storage import _lines
+from fapilog.storage.protocol import EventFilter, head_of, holds
+
+BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
+SECRET = "JOHN-Q-PATIENT"
+
+
+def made(directory: Path, count: int, *, days: int = 1) -> list[bytes]:
+    """Write a trail of *count* records to files of *days*, and return its lines."""
+    head, lines = chain.EMPTY, list[bytes]()
+    for number in range(count):
+        event = AuditEvent(
+            timestamp=BEGAN + timedelta(seconds=number),
+            event_type=AuditEventType.DATA_ACCESS,
+            message=SECRET,
+            user_id=f"u{number % 3}",
+        )
+        line, seal = chain.seal(chain.body(event), *_next(head))
+        head = ChainHead(seal.sequence_number, seal.checksum)
+        lines.append(line)
+    store(directory, lines, days=days)
+    return lines
+
+
+def _next(head: ChainHead) -> tuple[int, str | None]:
+    return head.sequence_number + 1, head.checksum
+
+
+def store(directory: Path, lines: Sequence[bytes], *, days: int = 1) -> None:
+    directory.mkdir(exist_ok=True)
+    size = -(-len(lines) // days)
+    for day in range(days):
+        name = f"audit_2026-03-{day + 1:02}.jsonl"
+        (directory / name).write_bytes(b"".join(lines[day * size : (day + 1) * size]))
+
+
+def numbers(items: Sequence[AuditEvent | DamagedRecord]) -> list[int | None]:
+    """Return the numbers of events, with None for each hole."""
+    return [item.sequence_number if isinstance(item, AuditEvent) else None for item in items]
+
+
+@pytest.fixture(params=[300, 1 << 18])
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lines, "_BLOCK_BYTES", request.param)
+
+
+junk = pytest.mark.parametrize(
+    "junk",
+    [
+        b"{}\n",
+        b"\xff\n",
+        b"\n",
+        b"x" * 5000 + b"\n",
+        b"\0" * 700 + b"\n",
+        b"a\nb\n\nc\n",
+        b"x" * (_lines.MAX_RECORD_BYTES + 600) + b"\n",
+        b'{"v":1,"event_id":"a","event_type":"JOHN-Q-PATIENT","message":"m"}\n',
+        b'{"v":7,"event_type":"data_access","message":"m"}\n',
+        b'{"v":1,"event_type":"data_access","message":"m"}\n',
+        b'{"v":1,"event_id":"a","event_type":"data_access","message":"' + b"m" * 600,
+    ],
+    ids=range(11),
+)
+
+
+@junk
+@pytest.mark.usefixtures("block")
+async def test_reading_goes_on_behind_a_hole(tmp_path: Path, junk: bytes) -> None:
+    """Whatever stands in the place of a record, it is one hole, and all others are read, from wherever one begins."""
+    lines = made(tmp_path, 9, days=3)
+    store(tmp_path, [*lines[:4], junk, *lines[5:]], days=3)
+    # Bytes that no newline ends take the next record with them.
+    whole = [1, 2, 3, 4, None, *([7] if not junk.endswith(b"\n") else [6, 7]), 8, 9]
+    trail = AuditTrail(storage_path=tmp_path)
+    for oldest_first, expected in ((True, whole), (False, whole[::-1])):
+        found = [each async for each in trail.events(oldest_first=oldest_first, on_damage="yield")]
+        assert numbers(found) == expected
+    [hole] = [each for each in found if isinstance(each, DamagedRecord)]
+    assert hole.file == "audit_2026-03-02.jsonl"
+    assert (hole.offset, hole.lines) == (len(lines[3]), max(1, junk.count(b"\n")))
+    assert SECRET not in repr(hole) + str(hole)
+    assert numbers(await trail._storage.find(EventFilter(after=4, before=8), 10)) == whole[4:-2][::-1]
+    for after in range(10):
+        read = await trail._storage.read(after, 100)
+        assert [number for number in numbers(read) if number] == [
+            number for number in whole if number and number > after
+        ]
+        assert (None in numbers(read)) == (after < (6 if junk.endswith(b"\n") else 7))
+
+
+@junk
+async def test_the_newest_or_the_oldest_record_is_a_hole(tmp_path: Path, junk: bytes) -> None:
+    """Damage at the ends of a trail is a hole too, once, and the head is told by the newest record that can be read."""
+    lines = made(tmp_path, 4)
+    end = junk if junk.endswith(b"\n") else junk + b"\n"
+    store(tmp_path, [end, *lines, end])
+    trail = AuditTrail(storage_path=tmp_path)
+    for oldest_first in (True, False):
+        found = [each async for each in trail.events(oldest_first=oldest_first, on_damage="yield")]
+        assert [number is None for number in numbers(found)] == [True, False, False, False, False, True]
+    assert await trail.head() == ChainHead(4, lines[3][-67:-3].decode())
+
+
+async def test_holes_are_left_out_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is left out silently: one warning says where the first hole is, and nothing of what stands there."""
+    lines = made(tmp_path, 9)
+    store(tmp_path, [lines[0], b"{}\n", *lines[2:5], SECRET.encode() + b"\n", *lines[6:]])
+    trail = AuditTrail(storage_path=tmp_path)
+    expected = [1, 3, 4, 5, 7, 8, 9]
+    assert numbers(await trail.get_events())[::-1] == expected
+    assert numbers([each async for each in trail.events(oldest_first=True)]) == expected
+    assert sum((await trail.count_by("user_id")).values()) == len(expected)
+    assert len(caplog.messages) == 3
+    assert f"audit_2026-03-01.jsonl, byte {len(lines[0])}: this is not a record of the trail" in caplog.messages[1]
+    assert SECRET not in caplog.text
+
+
+async def test_damage_is_raised_to_those_who_want_that(tmp_path: Path) -> None:
+    """With "raise", the events up to the page with the hole come, and then an error that names the place."""
+    lines = made(tmp_path, 4)
+    store(tmp_path, [*lines[:2], b"{}\n", lines[3]])
+    trail = AuditTrail(storage_path=tmp_path)
+    with pytest.raises(AuditStorageError, match=r"audit_2026-03-01.jsonl, byte \d+: this is not a record"):
+        [each async for each in trail.events(on_damage="raise")]
+    assert [each.sequence_number async for each in trail.events(on_damage="raise", user_id="u0")] == [4, 1]
+    wrong: Any = "skip"
+    with pytest.raises(ValueError, match="on_damage: expected"):
+        trail.events(on_damage=wrong)
+
+
+def test_holes_in_synchronous_code(tmp_path: Path) -> None:
+    """Code without an event loop has the same three ways."""
+    lines = made(tmp_path, 4)
+    store(tmp_path, [*lines[:2], b"{}\n", lines[3]])
+    trail = AuditTrail(storage_path=tmp_path)
+    assert numbers(list(trail.sync.events())) == [4, 2, 1]
+    assert numbers(list(trail.sync.events(on_damage="yield", oldest_first=True))) == [1, 2, None, 4]
+    with pytest.raises(AuditStorageError, match=r"audit_2026-03-01.jsonl, byte"):
+        list(trail.sync.events(on_damage="raise"))
+
+
+async def test_a_hole_that_cannot_be_wanted_is_none(tmp_path: Path) -> None:
+    """A line that has nothing of what is asked for, or another time, is no hole in the answer."""
+    lines = made(tmp_path, 6)
+    store(tmp_path, [*lines[:3], lines[3].replace(b'"info"', b"info"), *lines[4:]])
+    trail = AuditTrail(storage_path=tmp_path)
+    for asked, expected in (
+        ({"user_id": "u0"}, [None, 1]),
+        ({"user_id": "u1"}, [5, 2]),
+        ({"start_time": BEGAN + timedelta(seconds=4)}, [6, 5]),
+        ({"start_time": BEGAN + timedelta(seconds=3)}, [6, 5, None]),
+    ):
+        assert numbers([each async for each in trail.events(on_damage="yield", **asked)]) == expected
+
+
+async def test_a_record_of_a_later_version_tells_the_head(tmp_path: Path) -> None:
+    """A record that is whole, and only not understood, is a hole with its number and checksum, and may be the head."""
+    lines = made(tmp_path, 3)
+    body = lines[2].partition(b',"sequence_number"')[0].replace(b'"timestamp":"', b'"timestamp":"in ')
+    later, seal = chain.seal(body, 3, chain.head_before(lines[2][:-1]).checksum)
+    store(tmp_path, [*lines[:2], later])
+    trail = AuditTrail(storage_path=tmp_path)
+    head = ChainHead(3, seal.checksum)
+    [hole] = await trail._storage.find(EventFilter(after=2), 1)
+    assert isinstance(hole, DamagedRecord)
+    assert hole.head == head == await trail.head()
+    assert hole.problem == "this record is whole, and of a kind that this version of fapilog can't read"
+    assert await holds(trail._storage, head)
+    assert not await holds(trail._storage, ChainHead(3, "0" * 64))
+    assert await trail._storage.read(3, 10) == []
+    assert (await trail.verify_chain_from_storage()).valid
+
+
+async def test_many_bad_lines_are_one_hole(tmp_path: Path) -> None:
+    """However long the damage is, it takes no memory, and a page ends."""
+    lines = made(tmp_path, 4)
+    store(tmp_path, [*lines[:2], b"\n" * 20_000, *lines[2:]])
+    storage = FileStorage(tmp_path)
+    for page in (await storage.read(0, 3), await storage.find(EventFilter(), 3)):
+        assert None in numbers(page)
+        assert len(page) == 4
+    assert await head_of(storage) == ChainHead(4, lines[3][-67:-3].decode())
+
+
+async def test_raw_lines_are_those_that_were_stored(tmp_path: Path) -> None:
+    """`read_lines` gives the bytes of the records, page by page, and they follow each other."""
+    lines = [line[:-1] for line in made(tmp_path, 9, days=3)]
+    storage = FileStorage(tmp_path)
+    for after in range(11):
+        for limit in (0, 1, 4, 100):
+            assert await storage.read_lines(after, limit) == lines[after:][:limit]
+    head = chain.follow(chain.EMPTY, await storage.read_lines(0, 5))
+    assert chain.follow(head, await storage.read_lines(5, 100)).sequence_number == 9
+
+
+async def test_raw_lines_of_a_damaged_trail(tmp_path: Path) -> None:
+    """What is no record is left out of the raw lines, an altered record is not, and following them shows both."""
+    lines = made(tmp_path, 6)
+    altered = lines[4].replace(b'"u1"', b'"u2"')
+    store(tmp_path, [lines[0], b"{}\n", lines[2], lines[3], altered, lines[5]])
+    found = await FileStorage(tmp_path).read_lines(0, 10)
+    assert found == [line[:-1] for line in (lines[0], lines[2], lines[3], altered, lines[5])]
+    with pytest.raises(chain.ChainError, match="record 5 was altered"):
+        chain.follow(ChainHead(2, re.findall(rb'"previous_hash":"(\w+)"', lines[2])[0].decode()), found[1:])
+
+
+async def test_lines_that_came_by_another_system_are_read(tmp_path: Path) -> None:
+    """A file whose lines end as on Windows is read, forwards and backwards, and found by its numbers."""
+    lines = made(tmp_path, 9, days=2)
+    store(tmp_path, [line.replace(b"\n", b"\r\n") for line in lines], days=2)
+    storage = FileStorage(tmp_path)
+    assert numbers(await storage.find(EventFilter(after=2, before=9), 100)) == [8, 7, 6, 5, 4, 3]
+    assert numbers(await storage.read(3, 3)) == [4, 5, 6]
+
+
+damages = st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=300), st.integers(0, 900)), min_size=1, max_size=3)
+
+
+@given(damages, st.sampled_from([250, 1000, 1 << 18]))
+def test_any_damage_is_read_around(damages: list[tuple[float, bytes, int]], block: int) -> None:
+    """Whatever bytes are replaced by whatever others, every record that is whole is read, in both directions."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_lines, "_BLOCK_BYTES", block)
+        directory = Path(name)
+        content = b"".join(made(directory, 12))
+        for place, new, size in damages:
+            start = int(place * len(content))
+            content = content[:start] + new + content[start + size :]
+        (directory / "audit_2026-03-01.jsonl").write_bytes(content)
+        whole: list[ChainHead] = [head for line in content.split(b"\n")[:-1] if (head := _lines.head_of_record(line))]
+        storage = FileStorage(directory)
+
+        async def check() -> None:
+            for oldest_first in (True, False):
+                reading = Events[Any](storage, EventFilter(), oldest_first=oldest_first, on_damage="yield")
+                items = [item async for item in reading]
+                read = [
+                    ChainHead(each.sequence_number or 0, each.checksum)
+                    for each in items
+                    if isinstance(each, AuditEvent)
+                ]
+                assert [head for head in read if head in whole] == (whole if oldest_first else whole[::-1])
+                holes = [each for each in items if isinstance(each, DamagedRecord)]
+                lines = content[: content.rfind(b"\n") + 1].count(b"\n")
+                assert len(read) + sum(hole.lines for hole in holes) == lines
+            for head in whole:
+                later = set(numbers(await storage.read(head.sequence_number, 100)))
+                assert later >= {each.sequence_number for each in whole if each.sequence_number > head.sequence_number}
+                assert await holds(storage, head)
+
+        anyio.run(check)
