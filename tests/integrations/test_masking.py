@@ -4,7 +4,6 @@ import pytest
 
 from fapilog.integrations._masking import is_secret
 
-
 SECRET = (
     *("password", "password_hash", "hashed_password", "passphrase", "salt", "apiKey", "API_KEY", "access_key_id"),
     *("refresh_token", "tf_totp_secret", "clientSecret", "fs_uniquifier", "mf_recovery_codes"),
