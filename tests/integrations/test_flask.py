@@ -267,12 +267,12 @@ def test_threads_have_their_own_contexts(app: flask.Flask, trail: AuditTrail) ->
 
     try:
         with ThreadPoolExecutor(8) as clients:
-            list(clients.map(ask, range(40)))
+            list(clients.map(ask, range(20)))
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
-    assert len(expected) == 32
+    assert len(expected) == 16
     assert {event.event_id: (event.request_id, event.user_id) for event in stored(trail)} == expected
 
 
