@@ -1,6 +1,5 @@
 """Several processes on one trail: forked ones, and readers beside writers."""
 
-import contextlib
 import errno
 import fcntl
 import itertools
@@ -192,7 +191,7 @@ class Unsteady:
 
 @pytest.mark.parametrize("disk", ["good", "failing"])
 def test_readers_beside_unsteady_writers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: str) -> None:
-    """Where days end every moment, and what was written is taken back, a verification beside it is always valid."""
+    """Where days end every moment, and syncs fail, a verification is valid, and never finds less than before."""
     fails = disk == "failing"
     writers = Unsteady(tmp_path, fails=fails)
     monkeypatch.setattr(os, "fdatasync", writers.sync)
@@ -203,8 +202,7 @@ def test_readers_beside_unsteady_writers(tmp_path: Path, monkeypatch: pytest.Mon
         while len(writers.stored) < 3_000:
             result = reader.verify()
             assert result.status is ChainStatus.OK, result
-            # Those whose sync failed may have been seen.
-            assert result.events_checked >= checked - 6 * fails
+            assert result.events_checked >= checked
             checked = result.events_checked
             newest = [whole(event).sequence_number or 0 for event in itertools.islice(reader.newest_first(), 100)]
             assert newest == list(range(max(newest, default=0), max(newest, default=0) - len(newest), -1))
@@ -244,7 +242,7 @@ def line_of(event: AuditEvent) -> bytes:
 
 class FailsToSync:
     """
-    A writer in a thread whose first sync fails, after which its whole records stay, and others follow.
+    A writer in a thread whose first sync fails, so that it writes its records and syncs them again, and then others.
 
     The sync fails when a reader has read its *after*-th block without the lock, and then the reader goes on when all
     that is done; or when a reader waits for the lock.
@@ -288,8 +286,7 @@ class FailsToSync:
         return threading.current_thread() is not self._thread
 
     def _write(self) -> None:
-        with contextlib.suppress(AuditStorageError):
-            self._files.append(bodies(["not synced", "this too"], FIRST_DAY))
+        self._files.append(bodies(["synced again", "this too"], FIRST_DAY))
         self._files.append(bodies(["longer than those before", "and", "more"], FIRST_DAY))
         self._files.close()
 
@@ -301,10 +298,10 @@ class FailsToSync:
 @pytest.mark.real_time
 @pytest.mark.parametrize("after", range(1, 13))
 @pytest.mark.parametrize("way", ["backwards", "forwards"])
-async def test_what_is_found_while_a_sync_fails_stays(
+async def test_what_would_be_found_is_not_synced_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, way: str
 ) -> None:
-    """Where a sync fails while someone searches or reads, all that is found stays, in order and without a gap."""
+    """Where a sync fails while someone searches or reads, only records that are on the disk are found, all in order."""
     writer = FailsToSync(tmp_path, monkeypatch, after=after)
     monkeypatch.setattr("fapilog.storage._lines._BLOCK_BYTES", 100)
     storage = FileStorage(tmp_path)
@@ -315,4 +312,4 @@ async def test_what_is_found_while_a_sync_fails_stays(
     stored = (tmp_path / "audit_2026-01-01.jsonl").read_bytes().splitlines()
     assert len(stored) == 7
     lines = [line_of(whole(event)) for event in (found if way == "forwards" else reversed(found))]
-    assert lines in (stored[:2], stored[:4], stored)
+    assert lines in (stored[:4], stored)

@@ -14,13 +14,12 @@ __all__ = ["lock"]
 # Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; whoever holds it longer is no
 # writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
 _PATIENCE: Final = 10.0
-# Seconds between two attempts. flock can wait by itself, but not with a limit. Measured with four processes that write
-# all the time, attempts as close as this change neither their speed nor the longest waits.
-_PAUSE: Final = 0.000_1
+# Seconds between two attempts. flock can wait by itself, but not with a limit. Measured with four and eight processes
+# that write all the time on two cores: rarer attempts make the longest waits longer, closer ones take processor time.
+_PAUSE: Final = 0.000_3
 # After so many seconds of waiting, the processor is worth more than the moment.
 _LONG: Final = 2.0
 _LONG_PAUSE: Final = 0.001
-
 # "Locks held": https://man7.org/linux/man-pages/man5/proc_locks.5.html
 _LOCKS: Final = "/proc/locks"
 
