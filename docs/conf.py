@@ -31,7 +31,7 @@ _others = sorted(
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(_others)})(\..*)?"),
     # A type variable, in the signature of what is decorated.
-    ("py:class", r"fapilog\.record\.privacy\.F"),
+    ("py:class", r"fapilog\.(record\.privacy\.F|core\._reading\.Item)"),
 ]
 
 html_theme = "furo"

@@ -75,6 +75,8 @@ if TYPE_CHECKING:
     from .providers.slack import SlackDispatcher as SlackDispatcher
     from .providers.smtp import EmailDispatcher as EmailDispatcher
     from .providers.webhook import WebhookDispatcher as WebhookDispatcher
+    from .storage.memory import MemoryStorage as MemoryStorage
+    from .storage.sqlite import SQLiteStorage as SQLiteStorage
 
 __version__ = "1.0.0a1"
 
@@ -137,12 +139,14 @@ _ON_DEMAND: Final = {
     "Fallback": "delivery.fallback",
     "FanOut": "delivery.fanout",
     "Heartbeat": "proof.heartbeat",
+    "MemoryStorage": "storage.memory",
     "OpsgenieDispatcher": "providers.opsgenie",
     "Outbox": "delivery.outbox",
     "PagerDutyDispatcher": "providers.pagerduty",
     "RateLimit": "delivery.ratelimit",
     "Retrying": "delivery.retry",
     "Route": "delivery.route",
+    "SQLiteStorage": "storage.sqlite",
     "SlackDispatcher": "providers.slack",
     "WebhookDispatcher": "providers.webhook",
     "when": "delivery.route",

@@ -1,7 +1,7 @@
 """
 Logs events until its standard input ends, and prints the id of each on a line of its own when it is stored.
 
-    python writing_trail.py DIRECTORY asyncio|trio fsync|write
+    python writing_trail.py DIRECTORY|FILE.db asyncio|trio fsync|write
 """
 
 import itertools
@@ -9,19 +9,30 @@ import os
 import random
 import sys
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
 from fapilog.core.audit import AuditEventType, AuditTrail
+from fapilog.storage.files import FileStorage
+from fapilog.storage.protocol import AuditStorage
+from fapilog.storage.sqlite import SQLiteStorage
 
 CALLERS = 4
 # Mostly short ones, as in life, and some that take many pages and many reads.
 SIZES = {10: 90, 1_000: 5, 10_000: 4, 300_000: 1}
 
 
-async def main(directory: str, durability: str) -> None:
+def storage_at(path: Path, durability: Literal["fsync", "write"]) -> AuditStorage:
+    """Return a storage in files, or in a file of SQLite if that is its name."""
+    if path.suffix == ".db":
+        return SQLiteStorage(path, durability=durability)
+    return FileStorage(path, durability=durability)
+
+
+async def main(place: str, durability: Literal["fsync", "write"]) -> None:
     """Run a few callers side by side."""
     ended = anyio.Event()
     chance = random.Random(os.getpid())  # noqa: S311
@@ -37,7 +48,7 @@ async def main(directory: str, durability: str) -> None:
             await anyio.lowlevel.checkpoint()
 
     async with (
-        AuditTrail(storage_path=Path(directory), durability="fsync" if durability == "fsync" else "write") as trail,
+        AuditTrail(storage=storage_at(Path(place), durability)) as trail,
         anyio.create_task_group() as tasks,
     ):
         for _ in range(CALLERS):
@@ -47,4 +58,4 @@ async def main(directory: str, durability: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(main, sys.argv[1], sys.argv[3], backend=sys.argv[2])
+    anyio.run(main, sys.argv[1], "fsync" if sys.argv[3] == "fsync" else "write", backend=sys.argv[2])

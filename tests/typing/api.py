@@ -63,7 +63,7 @@ from fapilog.integrations.asgi import AuditMiddleware, Scope
 from fapilog.observers import logs, metrics, otel
 from fapilog.record.chain import Seal
 from fapilog.storage.protocol import EventFilter
-from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
+from fapilog.testing import RecordedAlert, RecordedTrail, RecordingDispatcher, check_dispatcher
 
 # -- names that are imported when they are asked for
 
@@ -464,3 +464,15 @@ def without_await(trail: AuditTrail) -> None:
     trail.sync.get_events(limit="1")  # type: ignore[arg-type]
     for event in trail.sync.events(min_level=AuditLogLevel.ERROR):
         assert_type(event, AuditEvent)
+
+
+# -- tests
+
+
+async def test_with_the_fixture(audit_trail: RecordedTrail) -> None:
+    """Takes the fixture of the pytest plugin."""
+    trail: AuditTrail = audit_trail
+    await trail.log_event(AuditEventType.DATA_ACCESS, "read")
+    assert_type(audit_trail.events[0], AuditEvent)
+    assert_type([event async for event in audit_trail.events(user_id="alice")], list[AuditEvent])
+    assert_type(list(audit_trail.alerts), list[RecordedAlert])

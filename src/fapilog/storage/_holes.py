@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterable
+from typing import Final
 
+import msgspec
+
+from ..record.chain import ChainError, ChainStatus
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
+from ..record.formats import decoded
+from ._lines import MAX_RECORD_BYTES, head_of_record
 
-__all__ = ["joined", "up_to"]
+__all__ = ["item_of", "joined", "up_to"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
@@ -35,3 +42,43 @@ def up_to(limit: int, items: Iterable[AuditEvent | DamagedRecord]) -> Generator[
             return
         yield item
         limit -= isinstance(item, AuditEvent)
+
+
+def item_of(line: bytes, *, file: str, offset: int, size: int) -> AuditEvent | DamagedRecord:
+    """Return the event in *line*, which is in this place; the hole that it is if it can't be read."""
+    try:
+        return _event(line)
+    except ChainError as damage:
+        problem = str(damage)
+    head = head_of_record(line)
+    if head is not None:
+        problem = "this record is whole, and of a kind that this version of fapilog can't read"
+    return DamagedRecord(file=file, offset=offset, size=size, problem=problem, head=head)
+
+
+def _event(line: bytes) -> AuditEvent:
+    """
+    Return the event in *line*.
+
+    Raises:
+        ChainError: There is none. The message has nothing of the line.
+    """
+    if len(line) > MAX_RECORD_BYTES:
+        raise ChainError(ChainStatus.UNREADABLE, "this is longer than a record can be")
+    try:
+        event = decoded(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail{_where(error)}") from None
+    if event.sequence_number is None:
+        raise ChainError(ChainStatus.UNREADABLE, "this is no record of the trail: it has no place in the chain")
+    return event
+
+
+def _where(error: Exception) -> str:
+    """Return the place in a record that *error* names, without the value that stands there."""
+    found = _PLACE.search(str(error))
+    return f": it is wrong at {found[0]}" if found else ""
+
+
+# As msgspec says it, at the end: the byte of what is no JSON, the member of other JSON.
+_PLACE: Final = re.compile(r"byte [0-9]+(?=\)$)|\$\.[a-z_]+(?=[^`]*`$)")

@@ -13,19 +13,16 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final, cast
 
-import msgspec
-
 from ..record import chain
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.parties import Target
 from ._directory import cannot, names, reading, sync, without_writers
-from ._holes import joined, up_to
-from ._lines import MAX_RECORD_BYTES, Lines, cut_backwards, head_of_record
+from ._holes import item_of, joined, up_to
+from ._lines import Lines, cut_backwards
 from ._recovering import last_seal
 from ._times import Times, Window
 from ._verifying import verify
@@ -96,7 +93,7 @@ class TrailReader:
                 end = last if name == files[-1] else lines.end()
                 begin, end = _span(lines, end, wanted)
                 for offset, line in self._lines_backwards(fd, lines, (begin, end), needles, window):
-                    item = _read(name, offset, line)
+                    item = item_of(line, file=name, offset=offset, size=len(line) + 1)
                     if isinstance(item, DamagedRecord) or wanted.matches(item):
                         yield item
 
@@ -131,7 +128,10 @@ class TrailReader:
         Raises:
             AuditStorageError: A file can't be read.
         """
-        read = (_read(name, offset, line) for name, offset, line in self._lines_after(after))
+        read = (
+            item_of(line, file=name, offset=offset, size=len(line) + 1)
+            for name, offset, line in self._lines_after(after)
+        )
         with self._failures():
             return list(up_to(limit, joined(item for item in read if _number(item) > after)))
 
@@ -201,46 +201,6 @@ class TrailReader:
             raise AuditStorageError(f"{self._directory}: {damage}") from damage
         except OSError as error:
             raise cannot("read", self._directory, error) from error
-
-
-def _read(name: str, offset: int, line: bytes) -> AuditEvent | DamagedRecord:
-    """Return the event in *line*, which is in the file *name*; the hole that it is if it can't be read."""
-    try:
-        return _event(line)
-    except ChainError as damage:
-        problem = str(damage)
-    head = head_of_record(line)
-    if head is not None:
-        problem = "this record is whole, and of a kind that this version of fapilog can't read"
-    return DamagedRecord(file=name, offset=offset, size=len(line) + 1, problem=problem, head=head)
-
-
-def _event(line: bytes) -> AuditEvent:
-    """
-    Return the event in *line*.
-
-    Raises:
-        ChainError: There is none. The message has nothing of the line.
-    """
-    if len(line) > MAX_RECORD_BYTES:
-        raise ChainError(ChainStatus.UNREADABLE, "this is longer than a record can be")
-    try:
-        event = decoded(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail{_where(error)}") from None
-    if event.sequence_number is None:
-        raise ChainError(ChainStatus.UNREADABLE, "this is no record of the trail: it has no place in the chain")
-    return event
-
-
-def _where(error: Exception) -> str:
-    """Return the place in a record that *error* names, without the value that stands there."""
-    found = _PLACE.search(str(error))
-    return f": it is wrong at {found[0]}" if found else ""
-
-
-# As msgspec says it, at the end: the byte of what is no JSON, the member of other JSON.
-_PLACE: Final = re.compile(r"byte [0-9]+(?=\)$)|\$\.[a-z_]+(?=[^`]*`$)")
 
 
 def _number(item: AuditEvent | DamagedRecord) -> float:

@@ -1,7 +1,7 @@
 """
-For your tests: dispatchers against their contract, providers against a scripted server, and a recorder of alerts.
+For your tests: dispatchers and storages against their contracts, providers against a scripted server, recorders.
 
-All of it works on asyncio and on trio, with any test runner.
+All of it works on asyncio and on trio, with any test runner. pytest finds the fixture `audit_trail` by itself.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from ._contract import check_dispatcher
 from ._origin import Answer, Fault, Origin, Request
 from ._provider import Limit, check_provider
 from ._recording import RecordedAlert, RecordingDispatcher
+from ._storage import check_storage
+from ._trail import RecordedEvents, RecordedTrail
 
 __all__ = [
     "Answer",
@@ -17,8 +19,11 @@ __all__ = [
     "Limit",
     "Origin",
     "RecordedAlert",
+    "RecordedEvents",
+    "RecordedTrail",
     "RecordingDispatcher",
     "Request",
     "check_dispatcher",
     "check_provider",
+    "check_storage",
 ]

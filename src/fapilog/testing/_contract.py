@@ -24,7 +24,7 @@ from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.values import tags
 from ..tasks.strangers import contained
 
-__all__ = ["Subject", "an_event", "check", "check_dispatcher", "hidden_in_logs", "printed"]
+__all__ = ["Cancelled", "Subject", "an_event", "check", "check_dispatcher", "hidden_in_logs", "printed"]
 
 
 async def check_dispatcher(
@@ -186,7 +186,7 @@ async def _overlaps(subject: Subject) -> None:
 
 async def _lets_cancellation_pass(subject: Subject) -> None:
     for wait in range(_MOST_WAITS):
-        call = _Cancelled(subject.call(an_event()), wait)
+        call = Cancelled(subject.call(an_event()), wait)
         error: Exception | None = None
         with anyio.move_on_after(subject.timeout) as limit:
             try:
@@ -266,7 +266,7 @@ def an_event(
     )
 
 
-class _Cancelled:
+class Cancelled:
     """
     A call that is cancelled while it waits, to be awaited inside of its `scope`.
 

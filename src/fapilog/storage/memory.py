@@ -1,0 +1,166 @@
+"""The chain in memory: for tests, and for whatever need not outlive its process."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Final, Literal, overload
+
+import anyio.lowlevel
+
+from ..record import chain
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
+from ..record.damage import DamagedRecord
+from ..record.errors import AuditStorageError
+from ..record.events import AuditEvent
+from ..record.formats import decoded
+from ..record.privacy import without_frames
+from ..tasks.fork import call_in_child
+from ..tasks.loops import is_without_loop
+from ._holes import item_of, joined, up_to
+from .protocol import EventFilter
+
+__all__ = ["MemoryStorage"]
+
+# Records that are checked between two calls of `progress`.
+_CHECKED_AT_ONCE: Final = 500
+
+
+class MemoryStorage:
+    """
+    The chain as the lines that a file would hold, in memory, for any thread and any event loop.
+
+    It keeps the bytes that `FileStorage` keeps, and checks them in the same way. A forked child goes on with a copy of
+    its own. `aclose` closes nothing: the events stay as long as the object.
+    """
+
+    #: No method waits for an event loop.
+    runs_anywhere = True
+
+    def __init__(self) -> None:
+        # The newest line tells where the chain goes on, so that one call into C stores a record whole.
+        self._lines: list[bytes] = []
+        self._ids: set[str] = set()
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+        call_in_child(self, MemoryStorage._forget)
+
+    def __repr__(self) -> str:
+        return f"<MemoryStorage with {len(self._lines)} events>"
+
+    @property
+    def events(self) -> list[AuditEvent]:
+        """The stored events, the oldest first."""
+        return [decoded(line) for line in tuple(self._lines)]
+
+    @overload
+    async def append(self, event: AuditEvent, *, once: Literal[False] = False) -> Seal: ...
+    @overload
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None: ...
+
+    @without_frames
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
+        """
+        Store *event* as the next of the chain.
+
+        A caller that is cancelled has stored nothing.
+
+        Args:
+            event: The event.
+            once: Whether to store it only if no record has its id.
+
+        Returns:
+            Its place in the chain; None if *once* and a record has its id already.
+
+        Raises:
+            AuditStorageError: It is not stored: the newest record is damaged, or this is called by a signal handler in
+                the midst of an append of the same thread.
+        """
+        body = chain.body(event)
+        await _checkpoint()
+        if self._owner == threading.get_ident():
+            raise AuditStorageError("not stored: called from within an append of the same thread")
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                if once and event.event_id in self._ids:
+                    return None
+                line, seal = chain.seal(body, *_next(self._lines))
+                self._lines.append(line.removesuffix(b"\n"))
+                self._ids.add(event.event_id)
+                return seal
+            finally:
+                self._owner = None
+
+    @without_frames
+    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
+        """Return the newest *limit* events that are wanted, the newest first, and what can't be read between them."""
+        await _checkpoint()
+        items = (_item(number, line) for number, line in reversed([*enumerate(self._lines, 1)]))
+        wanted_items = (item for item in items if isinstance(item, DamagedRecord) or wanted.matches(item))
+        return list(up_to(limit, joined(wanted_items)))
+
+    @without_frames
+    async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
+        """Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first."""
+        await _checkpoint()
+        items = (_item(number, line) for number, line in enumerate(tuple(self._lines), 1) if number > after)
+        return list(up_to(limit, joined(items)))
+
+    @without_frames
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
+        """Do as `read`, and return the records as they are stored, without a newline."""
+        await _checkpoint()
+        begin = max(0, after)
+        return self._lines[begin : begin + max(0, limit)]
+
+    @without_frames
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        """Check the whole chain; damage is returned, not raised."""
+        await _checkpoint()
+        head = EMPTY
+        lines = iter(tuple(self._lines))
+        try:
+            while page := tuple(itertools.islice(lines, _CHECKED_AT_ONCE)):
+                head = chain.follow(head, page)
+                if progress is not None:
+                    progress(head.sequence_number)
+        except ChainError as damage:
+            number = damage.head.sequence_number + 1
+            return AuditChainVerificationResult(
+                valid=False,
+                events_checked=number,
+                first_invalid_sequence=number,
+                error_message=f"in memory: {damage}",
+                status=damage.status,
+            )
+        return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number)
+
+    async def aclose(self) -> None:
+        """Keep everything."""
+
+    def _forget(self) -> None:
+        # In a forked child: another thread of the parent may have held the lock.
+        self._lock = threading.Lock()
+        self._owner = None
+
+
+def _item(number: int, line: bytes) -> AuditEvent | DamagedRecord:
+    return item_of(line, file="memory", offset=number, size=1)
+
+
+def _next(lines: list[bytes]) -> tuple[int, str | None]:
+    """Return the number of the record that comes next, and the checksum of the one before it."""
+    if not lines:
+        return 1, None
+    try:
+        head = chain.follow(chain.head_before(lines[-1]), lines[-1:])
+    except ChainError as damage:
+        raise AuditStorageError(f"in memory: {damage}; nothing is appended") from damage
+    return head.sequence_number + 1, head.checksum
+
+
+async def _checkpoint() -> None:
+    if not is_without_loop():
+        await anyio.lowlevel.checkpoint()

@@ -1,0 +1,386 @@
+"""The chain in one file of SQLite, which answers questions by indices, shared by all processes that write to it."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, overload
+
+import msgspec
+
+from ..record import chain
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, Seal
+from ..record.damage import DamagedRecord
+from ..record.errors import AuditStorageError
+from ..record.events import AuditEvent
+from ..record.formats import decoded
+from ..record.options import require_path
+from ..record.privacy import without_frames
+from ..tasks.fork import call_in_child
+from ..tasks.groupcommit import GroupCommit
+from ..tasks.threads import in_thread
+from ._database import Database
+from ._directory import why_not_writable
+from ._holes import item_of, joined, up_to
+from ._lines import MAX_RECORD_BYTES
+from ._rows import COLUMNS, Question, questions, values_of
+from .protocol import EventFilter
+
+__all__ = ["SQLiteStorage"]
+
+_INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
+
+# Of one look into the file, between which others, and a fork, have their turn.
+_PAGE: Final = 500
+_PAGE_BYTES: Final = 8 << 20
+_MAX: Final = 2**63 - 1
+
+# Only names of columns are put into these.
+_INSERT: Final = (
+    f"INSERT INTO records (sequence_number, {', '.join(COLUMNS)}, line)"  # noqa: S608
+    f" VALUES (?, {', '.join('?' * len(COLUMNS))}, ?)"
+)
+_EVERYTHING: Final = (
+    f"SELECT sequence_number, line, {', '.join(COLUMNS)} FROM records"  # noqa: S608
+    " WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"
+)
+_NEWEST: Final = "SELECT sequence_number, line FROM records ORDER BY sequence_number DESC LIMIT 1"
+
+
+class _Item(NamedTuple):
+    event_id: str
+    body: bytes
+    values: tuple[Any, ...]
+    once: bool
+
+
+class SQLiteStorage:
+    """
+    The chain in one file of SQLite, for one process or many.
+
+    A question for a user, a session, a request, a trace, an address, an actor, a target, a type or a time takes an
+    index, however long the chain is. The records are the lines that `FileStorage` writes. An event whose id is there
+    already is refused.
+
+    Args:
+        path: The file; made, mode 0600, when the first event is stored, with its directory. Two more are beside it
+            while it is open, NAME-wal and NAME-shm, and belong to it. A local file system: SQLite's locks are not to be
+            relied on over NFS.
+        durability: "fsync": an event counts as stored when it is on the disk. All callers that wait share one sync.
+            "write": when the operating system has it; a crash of the process loses nothing, one of the machine may
+            lose the last events.
+
+    Raises:
+        TypeError: *path* is no path.
+        ValueError: An unknown *durability*.
+    """
+
+    #: Without an event loop every method blocks the calling thread, and waits for nothing else.
+    runs_anywhere = True
+
+    def __init__(self, path: Path | str, *, durability: Literal["fsync", "write"] = "fsync") -> None:
+        if durability not in ("fsync", "write"):
+            raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
+        # A daemon that changes to another directory does not take the trail with it.
+        self._path = require_path("path", path).absolute()
+        self._writer = Database(self._path, durable=durability == "fsync")
+        # Another connection, so that no reader is in a writer's way.
+        self._reader = Database(self._path, durable=durability == "fsync")
+        # The newest record that this process knows: one that is gone later was taken away.
+        self._known = EMPTY
+        self._commits: GroupCommit[_Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
+        call_in_child(self, SQLiteStorage._forget)
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStorage {str(self._path)!r}>"
+
+    @overload
+    async def append(self, event: AuditEvent, *, once: Literal[False] = False) -> Seal: ...
+    @overload
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None: ...
+
+    @without_frames
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
+        """
+        Store *event* as the next of the chain.
+
+        A caller that is cancelled while it waits for its turn has stored nothing; later, it may have.
+
+        Args:
+            event: The event.
+            once: Whether to return None, and not to raise, if a record has its id already.
+
+        Raises:
+            AuditStorageError: It is not stored: the file can't be written to, its newest record is damaged or was taken
+                away, the record would be longer than `MAX_RECORD_BYTES`, or another one has the id.
+        """
+        body = chain.body(event)
+        if len(body) > MAX_RECORD_BYTES - 512:
+            raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(body)}")
+        result = await self._commits.submit(_Item(event.event_id, body, values_of(event), once))
+        if result is None and not once:
+            raise AuditStorageError(f"cannot append to {self._path}: a record has the id of this event already")
+        return result
+
+    @without_frames
+    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
+        """
+        Return the newest *limit* events that are wanted, the newest first.
+
+        A row that is no record, and that may be wanted, is a `DamagedRecord` in its place, whose *offset* is the number
+        of the row, and whose *size* is the number of rows.
+
+        Raises:
+            AuditStorageError: The file can't be read.
+        """
+        return await in_thread(self._find, wanted, limit)
+
+    @without_frames
+    async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
+        """
+        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
+
+        A row that is no record is as `find` has it.
+
+        Raises:
+            AuditStorageError: The file can't be read.
+        """
+        return await in_thread(self._read, after, limit)
+
+    @without_frames
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
+        """
+        Do as `read`, and return the records as they are stored, without a newline.
+
+        Raises:
+            AuditStorageError: The file can't be read.
+        """
+        return await in_thread(self._read_lines, after, limit)
+
+    @without_frames
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        """
+        Check the whole chain, and that what is searched is what the records say; may run beside writers.
+
+        SQLite's own ``PRAGMA integrity_check`` tells whether the indices are those of the table.
+
+        Args:
+            progress: Called in a worker thread, every few hundred records, with how many were checked so far.
+        """
+        return await in_thread(self._verify, progress)
+
+    async def trouble(self) -> str | None:
+        """Return why the file can't be made or written to, if that can be told without trying; else None."""
+        return await in_thread(why_not_writable, self._path.parent)
+
+    async def aclose(self) -> None:
+        """Close the file; the next call opens it again."""
+        await in_thread(self._close)
+
+    # -- in a thread
+
+    def _commit(self, items: Iterable[_Item]) -> list[Seal | None]:
+        """Store a record for each of *items* whose id is not there, and return the seals; None for the others."""
+        seals, head = self._writer.write(lambda connection: self._append(connection, items))
+        self._known = head
+        return seals
+
+    def _append(self, connection: sqlite3.Connection, items: Iterable[_Item]) -> tuple[list[Seal | None], ChainHead]:
+        head = self._head(connection)
+        seals: list[Seal | None] = []
+        rows: list[tuple[Any, ...]] = []
+        ids: set[str] = set()
+        for event_id, body, values, _ in items:
+            if event_id in ids or _has(connection, event_id):
+                seals.append(None)
+                continue
+            ids.add(event_id)
+            line, seal = chain.seal(body, head.sequence_number + 1, head.checksum)
+            head = ChainHead(seal.sequence_number, seal.checksum)
+            seals.append(seal)
+            rows.append((seal.sequence_number, *values, line.removesuffix(b"\n")))
+        connection.executemany(_INSERT, rows)
+        return seals, head
+
+    def _head(self, connection: sqlite3.Connection) -> ChainHead:
+        """Return the head, after checking its record, and that the newest that is known is still there."""
+        head, known = _head_of(connection.execute(_NEWEST).fetchone()), self._known
+        if head == known or not known.sequence_number:
+            return head
+        query = "SELECT sequence_number, line FROM records WHERE sequence_number = ?"
+        if _head_of(connection.execute(query, [known.sequence_number]).fetchone()) != known:
+            message = f"record {known.sequence_number} is not where it was stored: the chain was cut or replaced"
+            raise ChainError(ChainStatus.BROKEN_LINK, message)
+        return head
+
+    def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
+        if limit < 1:
+            return []
+        # By number and id: what answers several questions is there once.
+        found: dict[tuple[int, str], AuditEvent | DamagedRecord] = {}
+        for question in questions(wanted):
+            for item in up_to(limit, joined(self._newest(wanted, question, limit))):
+                if isinstance(item, AuditEvent):
+                    found[item.sequence_number or 0, item.event_id] = item
+                else:
+                    found[item.offset, ""] = item
+        return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
+
+    def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
+        """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
+        low = -1 if wanted.after is None else min(wanted.after, _MAX)
+        high = _MAX if wanted.before is None else min(wanted.before, _MAX)
+        if question.times is not None:
+            span = self._reader.read(lambda connection: _span(connection, question))
+            if span is None:
+                return
+            low, high = max(low, span[0] - 1), min(high, span[1] + 1)
+        # The class of S608 is a text of one's own in SQL; here are only names of columns.
+        query = (
+            f"SELECT sequence_number, line FROM records WHERE {question.where} ORDER BY sequence_number DESC LIMIT ?"  # noqa: S608
+        )
+        size = min(limit, _PAGE)
+        while rows := self._page(query, (low, high, *question.values, size)):
+            for row in rows:
+                item = self._item(*row)
+                if isinstance(item, DamagedRecord) or wanted.matches(item):
+                    yield item
+            high, size = rows[-1][0], _PAGE
+
+    def _read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
+        if limit < 1:
+            return []
+        return list(up_to(limit, joined(self._item(*row) for row in self._oldest(after, limit))))
+
+    def _read_lines(self, after: int, limit: int) -> list[bytes]:
+        lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and _is_record(line))
+        return list(itertools.islice(lines, max(0, limit)))
+
+    def _oldest(self, after: int, limit: int) -> Iterator[tuple[int, Any]]:
+        """Yield the rows behind *after*, the oldest first, page by page."""
+        query = "SELECT sequence_number, line FROM records WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"
+        after, size = min(after, _MAX), min(limit, _PAGE)
+        while rows := self._page(query, (after, size)):
+            yield from rows
+            after, size = rows[-1][0], _PAGE
+
+    def _page(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return self._reader.read(lambda connection: _rows(connection, query, values)) or []
+
+    def _item(self, number: int, line: Any) -> AuditEvent | DamagedRecord:
+        # Text is no line that was stored.
+        line = line if isinstance(line, bytes) else b""
+        return item_of(line, file=self._path.name, offset=number, size=1)
+
+    def _verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
+        head = EMPTY
+        # Whatever number a row has that was put in front of the first.
+        after = -_MAX
+        try:
+            while rows := self._page(_EVERYTHING, (after, _PAGE)):
+                for number, line, *values in rows:
+                    head = _followed(head, number, line, values)
+                    after = number
+                if progress is not None:
+                    progress(head.sequence_number)
+        except ChainError as damage:
+            number = damage.head.sequence_number + 1
+            return AuditChainVerificationResult(
+                valid=False,
+                events_checked=number,
+                first_invalid_sequence=number,
+                error_message=f"{self._path}: {damage}",
+                status=damage.status,
+            )
+        except AuditStorageError as error:
+            return AuditChainVerificationResult(
+                valid=False,
+                events_checked=head.sequence_number,
+                error_message=str(error),
+                status=ChainStatus.UNREADABLE,
+            )
+        return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number)
+
+    def _close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+        self._known = EMPTY
+
+    def _forget(self) -> None:
+        # In a forked child.
+        self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
+
+
+def _is_record(line: bytes) -> bool:
+    """Return whether *line* claims to have a place in the chain."""
+    try:
+        chain.head_before(line)
+    except ChainError:
+        return False
+    return True
+
+
+def _has(connection: sqlite3.Connection, event_id: str) -> bool:
+    return connection.execute("SELECT 1 FROM records WHERE event_id = ?", [event_id]).fetchone() is not None
+
+
+def _head_of(row: tuple[int, Any] | None) -> ChainHead:
+    """Return the head that the newest record *row* makes; raise ChainError if it is none."""
+    if row is None:
+        return EMPTY
+    number, line = row
+    if not isinstance(line, bytes):
+        raise ChainError(ChainStatus.UNREADABLE, f"record {number} is not a record of the trail")
+    return _followed(chain.head_before(line), number, line, None)
+
+
+def _followed(head: ChainHead, number: int, line: Any, values: list[Any] | None) -> ChainHead:
+    """Check that a row is the record that follows *head*, with these *values* to be searched by."""
+    if not isinstance(line, bytes):
+        raise ChainError(ChainStatus.UNREADABLE, "this is not a record of the trail", head)
+    after = chain.follow(head, [line])
+    if number != after.sequence_number:
+        message = f"record {after.sequence_number} is in the row of record {number}"
+        raise ChainError(ChainStatus.GAP, message, head)
+    if values is None:
+        return after
+    try:
+        event = decoded(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return after
+    # A later version of fapilog may know more of a record that it wrote.
+    if event.line is None:
+        for name, value, stored in zip(COLUMNS, values_of(event), values, strict=True):
+            if value != stored:
+                message = f"record {number} was altered: its column {name} is not what the record says"
+                raise ChainError(ChainStatus.ALTERED, message, head)
+    return after
+
+
+def _span(connection: sqlite3.Connection, question: Question) -> tuple[int, int] | None:
+    """Return the numbers of the first and of the last record whose time is wanted; None if there is none."""
+    query = (
+        "SELECT min(sequence_number), max(sequence_number) FROM records INDEXED BY by_timestamp"
+        " WHERE timestamp BETWEEN ? AND ?"
+    )
+    first, last = connection.execute(query, question.times or ()).fetchone()
+    return None if first is None else (first, last)
+
+
+def _rows(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Return the rows of a page, or the first of them, if they are long."""
+    found: list[tuple[Any, ...]] = []
+    size = 0
+    cursor = connection.execute(query, values)
+    try:
+        for row in cursor:
+            found.append(row)
+            size += len(row[1]) if isinstance(row[1], bytes) else 0
+            if size > _PAGE_BYTES:
+                break
+    finally:
+        # Else the transaction of the reader goes on, and the write-ahead log can't be emptied.
+        cursor.close()
+    return found

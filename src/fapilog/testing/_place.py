@@ -1,0 +1,140 @@
+"""A place where a storage keeps its records, and what is asked of every call of a storage."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NoReturn, TypeVar
+
+import anyio
+
+from ..record import chain
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
+from ..record.events import AuditEvent
+from ..record.formats import decoded
+from ..storage.protocol import AuditStorage, EventFilter, head_of
+from ..tasks.strangers import contained
+
+__all__ = ["Place"]
+
+T = TypeVar("T")
+
+_PAGE: Final = 25
+
+
+class Place:
+    """A place for the records of one clause, the storages that are made for it, and what is asked of their calls."""
+
+    def __init__(self, make: Callable[[str], AuditStorage], name: str, timeout: float) -> None:
+        self.name = name
+        self.timeout = timeout
+        self._make = make
+        self._made: list[AuditStorage] = []
+
+    def open(self) -> AuditStorage:
+        """Return an object for the place."""
+        self._made.append(self._make(self.name))
+        return self._made[-1]
+
+    async def close(self) -> None:
+        """Close all objects."""
+        for storage in self._made:
+            await self.ask("aclose", storage.aclose)
+
+    async def ask(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Return the result of *call*; fail if it raises, or takes too long."""
+        with anyio.move_on_after(self.timeout):
+            try:
+                return await contained(call)
+            except Exception as error:
+                raise AssertionError(f"{what} should return; it raised {type(error).__qualname__}: {error}") from error
+        raise AssertionError(f"{what} should return within {self.timeout:g} s")
+
+    def fail(self, expected: str) -> NoReturn:
+        """Say what a call should have done, and what it did."""
+        raise AssertionError(expected)
+
+    async def append(self, storage: AuditStorage, event: AuditEvent) -> Seal:
+        """Append *event*, and return its seal."""
+        seal = await self.ask("append", lambda: storage.append(event))
+        if not isinstance(seal, Seal):
+            self.fail(f"append should return a Seal; it returned a {type(seal).__qualname__}")
+        return seal
+
+    async def append_once(self, storage: AuditStorage, event: AuditEvent) -> Seal | None:
+        """Append *event* if its id is not there."""
+        return await self.ask("append with once", lambda: storage.append(event, once=True))
+
+    async def fill(self, storage: AuditStorage, events: Sequence[AuditEvent]) -> list[AuditEvent]:
+        """Append *events* one after the other, and return them with their seals."""
+        return [chain.sealed(event, await self.append(storage, event)) for event in events]
+
+    async def fill_without_loop(self, storage: AuditStorage, events: Sequence[AuditEvent]) -> list[AuditEvent]:
+        """Do as `fill` in a thread without an event loop, where nothing can limit the time."""
+        try:
+            seals = [await storage.append(event) for event in events]
+        except Exception as error:
+            raise AssertionError(
+                f"a storage that runs_anywhere should need no event loop; append raised"
+                f" {type(error).__qualname__}: {error}"
+            ) from error
+        return [chain.sealed(event, seal) for event, seal in zip(events, seals, strict=True) if seal is not None]
+
+    async def find(self, storage: AuditStorage, wanted: EventFilter, limit: int) -> list[AuditEvent]:
+        """Find events."""
+        found: Sequence[Any] = await self.ask("find", lambda: storage.find(wanted, limit))
+        return list(found)
+
+    async def read(self, storage: AuditStorage, after: int, limit: int) -> list[AuditEvent]:
+        """Read a page of events."""
+        found: Sequence[Any] = await self.ask("read", lambda: storage.read(after, limit))
+        return list(found)
+
+    async def read_lines(self, storage: AuditStorage, after: int, limit: int) -> list[bytes]:
+        """Read a page of lines."""
+        return await self.ask("read_lines", lambda: storage.read_lines(after, limit))
+
+    async def verify(self, storage: AuditStorage) -> AuditChainVerificationResult:
+        """Verify the chain."""
+        return await self.ask("verify", storage.verify)
+
+    async def all(self, storage: AuditStorage) -> list[AuditEvent]:
+        """Return all events, the oldest first, after checking that they make a chain."""
+        events: list[AuditEvent] = []
+        lines: list[bytes] = []
+        while page := await self.read(storage, len(events), _PAGE):
+            events += page
+            lines += await self.read_lines(storage, len(lines), len(page))
+        numbers = [event.sequence_number for event in events]
+        if numbers != list(range(1, len(events) + 1)):
+            raise AssertionError(f"the numbers should count from 1 without gaps; they are {numbers}")
+        try:
+            head = chain.follow(EMPTY, lines)
+        except ChainError as error:
+            raise AssertionError(f"the lines of read_lines should make a chain; {error}") from error
+        if [decoded(line) for line in lines] != events:
+            raise AssertionError("read_lines should give the lines of the events that read gives")
+        if head != await self.ask("find", lambda: head_of(storage)):
+            raise AssertionError("the newest event that is found should be the last one that is read")
+        result = await self.verify(storage)
+        if not result.valid or result.events_checked != len(events):
+            raise AssertionError(
+                f"verify should find {len(events)} valid records; it says valid={result.valid},"
+                f" events_checked={result.events_checked}, {result.error_message}"
+            )
+        return events
+
+    async def require(self, storage: AuditStorage, expected: Sequence[AuditEvent]) -> None:
+        """Fail if *expected*, in the order of their numbers, are not all that is in the chain."""
+        events = await self.all(storage)
+        expected = sorted(expected, key=lambda event: event.sequence_number or 0)
+        if [event.event_id for event in events] != [event.event_id for event in expected]:
+            raise AssertionError(
+                f"each event should be there once, in the place that append returned; {len(expected)} were"
+                f" appended, and {len(events)} are there"
+            )
+        for event, found in zip(expected, events, strict=True):
+            if event != found:
+                changed = [name for name in event.__struct_fields__ if getattr(event, name) != getattr(found, name)]
+                raise AssertionError(
+                    f"an event should be there as it was appended, and not with another {' and '.join(changed)}"
+                )

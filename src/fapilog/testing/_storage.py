@@ -1,0 +1,341 @@
+"""A check of any storage against the contract of `AuditStorage`."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import itertools
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from ..record import chain
+from ..record.chain import Seal
+from ..record.events import AuditEvent
+from ..record.formats import decoded
+from ..storage.protocol import AuditStorage, EventFilter
+from ..tasks.loops import without_loop
+from ._contract import Cancelled
+from ._place import Place
+from ._questions import an_event_with, events_of_all_kinds, questions_about, searched_events
+
+__all__ = ["check_storage"]
+
+
+async def check_storage(
+    make: Callable[[str], AuditStorage],
+    *,
+    damage: Callable[[str], object] | None = None,
+    timeout: float = 10.0,
+) -> None:
+    r"""
+    Check that a storage keeps the contract of `AuditStorage`; return if it does.
+
+    Each clause has a name, which a failure begins with:
+
+    - *append*: what was appended is there as it was given, in its place, whatever text is in it; the numbers count from
+      1 without gaps, and each record names the checksum of the one before it.
+    - *group*: calls at once get a place each, and no two the same.
+    - *once*: with ``once=True``, an event whose id is there is not stored again, and None is returned, also if it comes
+      many times at once.
+    - *read*: `read` pages through the chain, the oldest first; `read_lines` gives the bytes of the same records,
+      without a newline, and these make a chain that verifies.
+    - *search*: `find` returns what `EventFilter.matches` says, the newest first, and no more than the limit.
+    - *verify*: an empty chain is valid, and so is the chain of all that was appended; *progress* is called. With
+      *damage*: a chain with a record that was changed is not.
+    - *cancel*: wherever a call waits, cancellation ends it, and passes. An append that was cancelled is stored or not,
+      never twice, and the next one works.
+    - *threads*: threads with event loops of their own, asyncio's and, where it is installed, trio's, may use one object
+      at the same time; where it `runs_anywhere`, threads without a loop too.
+    - *writers*: two objects for the same place make one chain, and each sees what the other has stored.
+    - *reopen*: after `aclose` it goes on where it was, and so does another object for the same place.
+
+    It needs real time and a real event loop, so no clock that jumps; run it on asyncio and on trio.
+
+    Args:
+        make: Makes a storage for the place of that name, letters, digits and "-": the same place for the same name, as
+            in ``lambda name: FileStorage(tmp_path / name)``, and an empty one for each new name. What is in memory
+            alone is made once for each name: ``functools.cache(lambda name: MemoryStorage())``.
+        damage: Changes any one stored record in the place of that name, behind the back of the storage.
+        timeout: Seconds that a call may take.
+
+    Raises:
+        AssertionError: It does not. The message begins with the clause, and with the expectation.
+    """
+    # Of its own for each run: a database may still have the places of the last one.
+    run = secrets.token_hex(4)
+    clauses = _CLAUSES
+    if damage is not None:
+        clauses = (*clauses, ("verify", functools.partial(_finds_damage, damage)))
+    for number, (clause, check) in enumerate(clauses):
+        place = Place(make, f"{clause}-{number}-{run}", timeout)
+        try:
+            await check(place)
+            await place.close()
+        except AssertionError as failure:
+            raise AssertionError(f"{clause}: {failure}") from failure.__cause__
+
+
+async def _appends(place: Place) -> None:
+    storage = place.open()
+    if await place.all(storage):
+        raise AssertionError("a new place should be empty")
+    previous: Seal | None = None
+    stored: list[AuditEvent] = []
+    for event in events_of_all_kinds():
+        seal = await place.append(storage, event)
+        expected = (1, None) if previous is None else (previous.sequence_number + 1, previous.checksum)
+        if (seal.sequence_number, seal.previous_hash) != expected:
+            raise AssertionError(
+                f"append should return sequence_number {expected[0]}, and the checksum of the record before as"
+                f" previous_hash; it returned {seal}"
+            )
+        previous = seal
+        stored.append(chain.sealed(event, seal))
+    await place.require(storage, stored)
+
+
+async def _groups(place: Place) -> None:
+    storage = place.open()
+    await place.require(storage, await _at_once(place, [storage], _MANY))
+
+
+async def _at_once(place: Place, storages: Sequence[AuditStorage], count: int) -> list[AuditEvent]:
+    """Append *count* events at once, to *storages* in turn, and return them as they were stored."""
+    stored: list[AuditEvent] = []
+    failures: list[AssertionError] = []
+
+    async def append(storage: AuditStorage) -> None:
+        event = an_event_with("many at once")
+        try:
+            stored.append(chain.sealed(event, await place.append(storage, event)))
+        except AssertionError as failure:
+            # Raised outside, where no task group wraps it.
+            failures.append(failure)
+
+    async with anyio.create_task_group() as tasks:
+        for _, storage in zip(range(count), itertools.cycle(storages), strict=False):
+            tasks.start_soon(append, storage)
+    if failures:
+        raise failures[0]
+    return stored
+
+
+async def _appends_once(place: Place) -> None:
+    storage = place.open()
+    event, other = an_event_with("once"), an_event_with("many times at once")
+    stored = await place.fill(storage, [an_event_with("first")])
+    first = await place.append_once(storage, event)
+    if first is None:
+        raise AssertionError("append with once should store an event whose id is not there")
+    again = msgspec.structs.replace(event, message="the same id")
+    if await place.append_once(storage, again) is not None:
+        raise AssertionError("append with once should return None if the id of the event is there already")
+    results: list[Seal | None] = []
+    failures: list[AssertionError] = []
+
+    async def append() -> None:
+        try:
+            results.append(await place.append_once(storage, other))
+        except AssertionError as failure:
+            failures.append(failure)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(_FEW):
+            tasks.start_soon(append)
+    if failures:
+        raise failures[0]
+    seals = [seal for seal in results if seal is not None]
+    if len(seals) != 1:
+        raise AssertionError(f"append with once should store an event once; of {_FEW} at once {len(seals)} did")
+    stored += [chain.sealed(event, first), chain.sealed(other, seals[0])]
+    await place.require(storage, stored)
+
+
+async def _reads(place: Place) -> None:
+    storage = place.open()
+    events = await place.fill(storage, [an_event_with(str(number)) for number in range(_FEW)])
+    for after, limit in itertools.product((0, 3, _FEW - 1, _FEW, _FEW + 5), (0, 1, 4, _MANY)):
+        expected = events[after : after + limit]
+        if await place.read(storage, after, limit) != expected:
+            raise AssertionError(f"read({after}, {limit}) should return the events that come after that number")
+        lines: list[Any] = await place.read_lines(storage, after, limit)
+        if [line for line in lines if not isinstance(line, bytes) or b"\n" in line]:
+            raise AssertionError("read_lines should return bytes without a newline")
+        if [decoded(line) for line in lines] != expected:
+            raise AssertionError(f"read_lines({after}, {limit}) should return the lines that come after that number")
+
+
+async def _searches(place: Place) -> None:
+    storage = place.open()
+    events = (await place.fill(storage, searched_events(_MANY)))[::-1]
+    asked = questions_about(events)
+    for one, other in [
+        *((each, {}) for each in asked),
+        *itertools.pairwise(asked),
+        *zip(asked, asked[9:], strict=False),
+    ]:
+        conditions = {**one, **other}
+        wanted = EventFilter(**conditions)
+        expected = [event for event in events if wanted.matches(event)]
+        for limit in (1, _MANY) if expected else (_MANY,):
+            found = await place.find(storage, wanted, limit)
+            if [event.event_id for event in found] != [event.event_id for event in expected[:limit]]:
+                raise AssertionError(
+                    f"find with {' and '.join(conditions) or 'no condition'} and limit {limit} should return records"
+                    f" {[event.sequence_number for event in expected[:limit]]}; it returned"
+                    f" {[event.sequence_number for event in found]}"
+                )
+    if await place.find(storage, EventFilter(), 0):
+        raise AssertionError("find with limit 0 should return nothing")
+
+
+async def _verifies(place: Place) -> None:
+    storage = place.open()
+    await place.all(storage)
+    await place.fill(storage, [an_event_with() for _ in range(_FEW)])
+    told: list[int] = []
+    await place.ask("verify", lambda: storage.verify(told.append))
+    if not told or told != sorted(told) or told[-1] != _FEW:
+        raise AssertionError(f"verify should tell progress how many were checked, {_FEW} in the end; it told {told}")
+
+
+async def _finds_damage(damage: Callable[[str], object], place: Place) -> None:
+    storage = place.open()
+    await place.fill(storage, [an_event_with(str(number)) for number in range(_FEW)])
+    await place.ask("aclose", storage.aclose)
+    damage(place.name)
+    result = await place.verify(storage)
+    if result.valid or not result.error_message:
+        raise AssertionError("verify should say that a chain is not valid whose record was changed, and why")
+
+
+async def _lets_cancellation_pass(place: Place) -> None:
+    storage = place.open()
+    stored = await place.fill(storage, [an_event_with("before")])
+    unknown: set[str] = set()
+    for wait in range(_MOST_WAITS):
+        event = an_event_with("cancelled")
+        is_over = await _cancelled(place, "append", storage.append(event), wait)
+        unknown.add(event.event_id)
+        stored += await place.fill(storage, [an_event_with("after a cancellation")])
+        if is_over:
+            break
+    events = await place.all(storage)
+    ids = [event.event_id for event in events]
+    if len(set(ids)) != len(ids):
+        raise AssertionError("an append that was cancelled should be stored or not, and not twice")
+    if [event for event in events if event.event_id not in unknown] != stored:
+        raise AssertionError("events that were appended after a cancellation should be there once, in their place")
+    reads: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        "find": lambda: storage.find(EventFilter(), _MANY),
+        "read": lambda: storage.read(0, _MANY),
+        "read_lines": lambda: place.read_lines(storage, 0, _MANY),
+        "verify": storage.verify,
+    }
+    for what, read in reads.items():
+        for wait in range(_MOST_WAITS):
+            if await _cancelled(place, what, read(), wait):
+                break
+            if await place.all(storage) != events:
+                raise AssertionError(f"a cancelled {what} should leave everything as it was")
+
+
+async def _cancelled(place: Place, what: str, call: Coroutine[Any, Any, object], wait: int) -> bool:
+    """Cancel *call* where it waits for the time with that number; return whether it was over before that."""
+    cancelled = Cancelled(call, wait)
+    error: Exception | None = None
+    with anyio.move_on_after(place.timeout) as limit:
+        try:
+            with cancelled.scope:
+                await cancelled
+        except Exception as raised:
+            error = raised
+    if error is not None:
+        raise AssertionError(f"{what} should let a cancellation pass; it raised {type(error).__qualname__}") from error
+    if cancelled.deaf or anyio.current_time() >= limit.deadline:
+        raise AssertionError(f"{what} should end within {place.timeout:g} s when it is cancelled")
+    if cancelled.told and not cancelled.scope.cancelled_caught:
+        raise AssertionError(f"{what} should let a cancellation pass, and not return as if nothing had happened")
+    return not cancelled.scope.cancel_called
+
+
+async def _serves_threads(place: Place) -> None:
+    storage = place.open()
+    stored: list[AuditEvent] = []
+    failures: list[AssertionError] = []
+
+    async def append() -> None:
+        for _ in range(_ROUNDS):
+            stored.extend(await _at_once(place, [storage], _FEW))
+            await place.find(storage, EventFilter(), _FEW)
+
+    async def append_alone() -> None:
+        for _ in range(_ROUNDS):
+            stored.extend(await place.fill_without_loop(storage, [an_event_with("without a loop")]))
+
+    async def in_thread(way: Callable[[], object]) -> None:
+        try:
+            await anyio.to_thread.run_sync(way)
+        except AssertionError as failure:
+            failures.append(failure)
+
+    backends = ("asyncio", "trio") if importlib.util.find_spec("trio") else ("asyncio",)
+    ways: list[Callable[[], object]] = [functools.partial(anyio.run, append, backend=each) for each in backends * 2]
+    if getattr(storage, "runs_anywhere", False):
+        ways += [lambda: without_loop(append_alone())] * 2
+    async with anyio.create_task_group() as tasks:
+        for way in ways:
+            tasks.start_soon(in_thread, way)
+    if failures:
+        raise failures[0]
+    await place.require(storage, stored)
+
+
+async def _shares_its_place(place: Place) -> None:
+    storages = [place.open(), place.open()]
+    stored: list[AuditEvent] = []
+    for number in range(_FEW):
+        stored += await place.fill(storages[number % 2], [an_event_with("in turn")])
+    stored += await _at_once(place, storages, _MANY)
+    for storage in storages:
+        await place.require(storage, stored)
+    event = an_event_with("once")
+    seals = [await place.append_once(storage, event) for storage in storages]
+    if seals[0] is None or seals[1] is not None:
+        raise AssertionError("append with once should know the ids that another object has stored in the same place")
+
+
+async def _opens_again(place: Place) -> None:
+    stored: list[AuditEvent] = []
+    first, second = place.open(), place.open()
+    for storage in (first, first, second):
+        stored += await place.fill(storage, [an_event_with() for _ in range(3)])
+        await place.ask("aclose", storage.aclose)
+        await place.ask("aclose for the second time", storage.aclose)
+        await place.require(storage, stored)
+    await place.require(place.open(), stored)
+
+
+_CLAUSES: Final[tuple[tuple[str, Callable[[Place], Awaitable[None]]], ...]] = (
+    ("append", _appends),
+    ("group", _groups),
+    ("once", _appends_once),
+    ("read", _reads),
+    ("search", _searches),
+    ("verify", _verifies),
+    ("cancel", _lets_cancellation_pass),
+    ("threads", _serves_threads),
+    ("writers", _shares_its_place),
+    ("reopen", _opens_again),
+)
+
+_FEW: Final = 8
+_MANY: Final = 40
+_ROUNDS: Final = 2
+# Of a call that waits more often, only the first waits are tried.
+_MOST_WAITS: Final = 50

@@ -1,0 +1,305 @@
+"""Our own storages against the contract, and the check of it against storages that break it."""
+
+import contextlib
+import functools
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from msgspec.structs import replace
+
+from fapilog import AuditEvent, FileStorage
+from fapilog.record import chain
+from fapilog.record.chain import AuditChainVerificationResult
+from fapilog.storage.memory import MemoryStorage
+from fapilog.storage.protocol import EventFilter
+from fapilog.storage.sqlite import SQLiteStorage
+from fapilog.testing import _storage, check_storage
+from fapilog.testing._questions import questions_about, searched_events
+
+pytestmark = pytest.mark.real_time
+
+
+async def test_the_storage_in_memory_keeps_the_contract() -> None:
+    """A `MemoryStorage` passes."""
+    make = functools.cache(lambda _: MemoryStorage())
+
+    def damage(place: str) -> None:
+        lines = make(place)._lines
+        lines[3] = lines[3].replace(b'"3"', b'"x"')
+
+    await check_storage(make, damage=damage)
+
+
+async def test_the_storage_in_files_keeps_the_contract(tmp_path: Path) -> None:
+    """A `FileStorage` passes."""
+
+    def damage(place: str) -> None:
+        [file] = (tmp_path / place).glob("audit_*.jsonl")
+        file.write_bytes(file.read_bytes().replace(b'"3"', b'"x"'))
+
+    await check_storage(lambda place: FileStorage(tmp_path / place, durability="write"), damage=damage)
+
+
+async def test_the_storage_in_sqlite_keeps_the_contract(tmp_path: Path) -> None:
+    """A `SQLiteStorage` passes."""
+
+    def damage(place: str) -> None:
+        with contextlib.closing(sqlite3.connect(tmp_path / place)) as connection, connection:
+            connection.execute("UPDATE records SET line = CAST(replace(line, '\"3\"', '\"x\"') AS BLOB)")
+
+    await check_storage(lambda place: SQLiteStorage(tmp_path / place, durability="write"), damage=damage)
+
+
+class Altering(MemoryStorage):
+    """Stores a text without its spaces."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        return await super().append(replace(event, message=event.message.strip()), once=once)
+
+
+class Restarting(MemoryStorage):
+    """Gives every event the first place."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        return chain.seal(chain.body(event), 1, None)[1]
+
+
+class Racing(MemoryStorage):
+    """Looks at the head, and lets others run before it stores."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        head = chain.follow(chain.head_before(self._lines[-1]), self._lines[-1:]) if self._lines else chain.EMPTY
+        await anyio.lowlevel.checkpoint()
+        line, seal = chain.seal(chain.body(event), head.sequence_number + 1, head.checksum)
+        self._lines.append(line.removesuffix(b"\n"))
+        return seal
+
+
+class Repeating(MemoryStorage):
+    """Does not look whether an id is there."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        return await super().append(event)
+
+
+class Overlooking(MemoryStorage):
+    """Looks whether an id is there, and lets others run before it stores."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        if once and event.event_id in self._ids:
+            return None
+        await anyio.lowlevel.checkpoint()
+        return await super().append(event)
+
+
+class Backwards(MemoryStorage):
+    """Reads the newest first."""
+
+    async def read(self, after: int, limit: int) -> list[Any]:
+        return (await super().read(after, limit))[::-1]
+
+
+class Endless(MemoryStorage):
+    """Reads more than was asked for."""
+
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
+        return await super().read_lines(after, max(limit, 10))
+
+
+class WithNewlines(MemoryStorage):
+    """Gives lines with their newlines."""
+
+    async def read(self, after: int, limit: int) -> list[Any]:
+        return self.events[after : after + limit]
+
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
+        return [line + b"\n" for line in await super().read_lines(after, limit)]
+
+
+class Oldest(MemoryStorage):
+    """Finds the oldest instead of the newest."""
+
+    async def find(self, wanted: EventFilter, limit: int) -> list[Any]:
+        found = await super().find(wanted, len(self._lines))
+        return found[:limit] if wanted == EventFilter() else found[-limit:]
+
+
+class Deaf(MemoryStorage):
+    """Ignores a condition."""
+
+    async def find(self, wanted: EventFilter, limit: int) -> list[Any]:
+        return await super().find(replace(wanted, tag=None), limit)
+
+
+class Trusting(MemoryStorage):
+    """Finds every chain valid."""
+
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        if progress is not None:
+            progress(len(self._lines))
+        return AuditChainVerificationResult(valid=True, events_checked=len(self._lines))
+
+
+class Silent(MemoryStorage):
+    """Tells nothing of its progress."""
+
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        return await super().verify()
+
+
+class Suspicious(MemoryStorage):
+    """Finds nothing valid where nothing is."""
+
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        result = await super().verify(progress)
+        return replace(result, valid=bool(self._lines))
+
+
+class Swallowing(MemoryStorage):
+    """Stores an event, and returns, also where it is cancelled."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        with contextlib.suppress(anyio.get_cancelled_exc_class()):
+            await anyio.lowlevel.checkpoint()
+        with anyio.CancelScope(shield=True):
+            return await super().append(event, once=once)
+
+
+class Stuck(MemoryStorage):
+    """Never stores anything again after a cancellation."""
+
+    stuck = False
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        if self.stuck:
+            await anyio.sleep_forever()
+        try:
+            return await super().append(event, once=once)
+        except anyio.get_cancelled_exc_class():
+            self.stuck = True
+            raise
+
+
+class Twice(MemoryStorage):
+    """Stores an event again where it is cancelled."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        try:
+            with anyio.CancelScope(shield=True):
+                seal = await super().append(event, once=once)
+            await anyio.lowlevel.checkpoint()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await super().append(event)
+            raise
+        return seal
+
+
+class Hanging(MemoryStorage):
+    """Never finds anything where it is cancelled."""
+
+    async def find(self, wanted: EventFilter, limit: int) -> list[Any]:
+        found = await super().find(wanted, limit)
+        while True:
+            try:
+                await anyio.lowlevel.checkpoint()
+                return found
+            except anyio.get_cancelled_exc_class():
+                continue
+
+
+class AtHome(MemoryStorage):
+    """Works in one thread alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._home = threading.get_ident()
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        if self._home != threading.get_ident():
+            raise RuntimeError("another thread")
+        return await super().append(event, once=once)
+
+
+class Boasting(MemoryStorage):
+    """Needs a loop, and says that it does not."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        await anyio.lowlevel.checkpoint()
+        return await super().append(event, once=once)
+
+
+class Forgetful(MemoryStorage):
+    """Loses everything when it is closed."""
+
+    async def aclose(self) -> None:
+        self._lines.clear()
+
+
+class Closed(MemoryStorage):
+    """Can't be used again after it was closed."""
+
+    async def aclose(self) -> None:
+        self._lock = None  # type: ignore[assignment]
+
+
+BROKEN: list[tuple[type[MemoryStorage], str]] = [
+    (Altering, "append: an event should be there as it was appended, and not with another message"),
+    (Restarting, "append: append should return sequence_number 2, and the checksum"),
+    (Racing, "group: each event should be there once|group: the numbers should count from 1"),
+    (Repeating, "once: append with once should return None"),
+    (Overlooking, "once: append with once should store an event once; of 8 at once 8 did"),
+    (Backwards, "append: the numbers should count from 1 without gaps; they are .25, 24"),
+    (Endless, "read: read_lines.0, 0. should return"),
+    (WithNewlines, "append: the lines of read_lines should make a chain"),
+    (Oldest, "search: find with metadata and limit 1 should return records .40.; it returned .1."),
+    (Deaf, "search: find with tag and limit 40 should return records .40, 38, 37"),
+    (Suspicious, "append: verify should find 0 valid records"),
+    (Silent, "verify: verify should tell progress how many were checked, 8 in the end; it told .."),
+    (Trusting, "verify: verify should say that a chain is not valid whose record was changed, and why"),
+    (Swallowing, "cancel: append should let a cancellation pass, and not return"),
+    (Stuck, "cancel: append should return within"),
+    (Twice, "cancel: an append that was cancelled should be stored or not, and not twice"),
+    (Hanging, "cancel: find should end within"),
+    (AtHome, "threads: append should return; it raised RuntimeError: another thread"),
+    (Boasting, "threads: a storage that runs_anywhere should need no event loop"),
+    (Forgetful, "reopen: each event should be there once, .* 3 were appended, and 0 are there"),
+    (Closed, "reopen: append should return; it raised"),
+]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(("kind", "says"), BROKEN, ids=[kind.__name__ for kind, _ in BROKEN])
+async def test_a_storage_that_breaks_the_contract_is_found(
+    monkeypatch: pytest.MonkeyPatch, kind: type[MemoryStorage], says: str
+) -> None:
+    """Each clause fails the storage that breaks it, and says what was expected."""
+    # The clauses before it take most of the time, and pass.
+    clauses = [each for each in _storage._CLAUSES if says.startswith(each[0])]
+    monkeypatch.setattr(_storage, "_CLAUSES", tuple(clauses))
+    make = functools.cache(lambda _: kind())
+
+    def damage(place: str) -> None:
+        lines = make(place)._lines
+        lines[3] = lines[3].replace(b'"3"', b'"x"')
+
+    with pytest.raises(AssertionError, match=f"^({says})"):
+        await check_storage(make, damage=damage, timeout=0.2)
+
+
+@pytest.mark.parametrize("condition", EventFilter.__struct_fields__)
+def test_every_condition_is_asked_for(condition: str) -> None:
+    """Whichever condition a storage ignores, some question has another answer."""
+    events = [chain.sealed(event, chain.Seal(number, None, "")) for number, event in enumerate(searched_events(40), 1)]
+
+    def answer(wanted: EventFilter) -> list[Any]:
+        return [event for event in events if wanted.matches(event)]
+
+    wanted = [EventFilter(**asked) for asked in questions_about(events)]
+    assert [each for each in wanted if answer(each) != answer(replace(each, **{condition: None}))]

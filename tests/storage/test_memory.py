@@ -1,0 +1,97 @@
+"""The storage in memory, beyond what every storage must do."""
+
+import os
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus
+from fapilog.storage.memory import MemoryStorage
+from fapilog.tasks.loops import without_loop
+
+
+def an_event(message: str = "m", **fields: Any) -> AuditEvent:
+    return AuditEvent(event_type=AuditEventType.DATA_ACCESS, message=message, **fields)
+
+
+async def test_a_trail_in_memory() -> None:
+    """A trail keeps, finds and verifies its events without a file, from tasks and from synchronous code."""
+    storage = MemoryStorage()
+    trail = AuditTrail(storage=storage)
+    event_id = await trail.log_event(AuditEventType.DATA_ACCESS, "one")
+    trail.sync.log_event(AuditEventType.DATA_ACCESS, "two", user_id="alice")
+    assert [(event.message, event.sequence_number) for event in storage.events] == [("one", 1), ("two", 2)]
+    assert [event.event_id for event in await trail.get_events(before=2)] == [event_id]
+    assert len(trail.sync.get_events(user_id="alice")) == 1
+    assert (await trail.verify_chain_from_storage()).events_checked == 2
+    assert repr(storage) == "<MemoryStorage with 2 events>"
+
+
+async def test_what_is_kept_is_what_a_file_would_hold() -> None:
+    """An event comes back as it was stored, and its line is the one that verifies."""
+    storage = MemoryStorage()
+    await storage.append(an_event("\x1b[0m \u2028", metadata={"n": [1, None, {"x": 0.5}]}))
+    [line] = await storage.read_lines(0, 10)
+    assert b"\\u001b[0m \\u2028" in line
+    assert storage.events == await storage.read(0, 10)
+    assert storage.events[0].metadata == {"n": [1, None, {"x": 0.5}]}
+
+
+async def test_damage_is_named() -> None:
+    """A line that was altered is the first invalid one, and nothing is appended behind a damaged last one."""
+    storage = MemoryStorage()
+    for message in ("a", "b", "c"):
+        await storage.append(an_event(message))
+    storage._lines[1] = storage._lines[1].replace(b'"b"', b'"x"')
+    result = await storage.verify()
+    assert (result.valid, result.first_invalid_sequence, result.status) == (False, 2, ChainStatus.ALTERED)
+    assert result.error_message == "in memory: record 2 was altered: its checksum is of other bytes"
+    storage._lines[2] = b"{}"
+    with pytest.raises(AuditStorageError, match="in memory: this is not a record of the trail; nothing is appended"):
+        await storage.append(an_event())
+    assert len(await storage.read_lines(0, 10)) == 3
+
+
+def test_a_forked_child_goes_on_with_a_copy() -> None:
+    """A child that is forked in the midst of an append of another thread can append, and the parent has none of it."""
+    storage = MemoryStorage()
+    without_loop(storage.append(an_event()))
+    with storage._lock:
+        child = os.fork()
+        if child == 0:
+            seal = without_loop(storage.append(an_event()))
+            os._exit(seal.sequence_number)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert len(storage.events) == 1
+
+
+def test_an_append_within_an_append_is_refused() -> None:
+    """A signal handler that logs in the midst of an append of its thread gets an error, and the chain goes on."""
+    storage = MemoryStorage()
+    refused: list[str] = []
+
+    def interrupt(frame: FrameType, what: str, _: object) -> None:
+        # Where a signal handler may run: between any two lines.
+        if storage._owner == threading.get_ident() and not refused:
+            sys.settrace(None)
+            with pytest.raises(AuditStorageError) as caught:
+                without_loop(storage.append(an_event()))
+            refused.append(str(caught.value))
+
+    def trace(frame: FrameType, what: str, _: object) -> Any:
+        if frame.f_code.co_filename.endswith("memory.py"):
+            interrupt(frame, what, None)
+            return trace
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        without_loop(storage.append(an_event()))
+    finally:
+        sys.settrace(before)
+    assert refused == ["not stored: called from within an append of the same thread"]
+    assert without_loop(storage.append(an_event())).sequence_number == 2

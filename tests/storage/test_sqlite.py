@@ -1,0 +1,344 @@
+"""The storage in SQLite, beyond what every storage must do."""
+
+import contextlib
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, ChainStatus
+from fapilog.core._reading import intact
+from fapilog.record.damage import DamagedRecord
+from fapilog.record.parties import Actor, Target
+from fapilog.storage import _database, sqlite
+from fapilog.storage._rows import questions
+from fapilog.storage.protocol import EventFilter
+from fapilog.storage.sqlite import SQLiteStorage
+from fapilog.tasks.loops import without_loop
+
+
+def an_event(message: str = "m", **fields: Any) -> AuditEvent:
+    return AuditEvent(event_type=AuditEventType.DATA_ACCESS, message=message, **fields)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path of a file that is not there, in a directory that is not there."""
+    return tmp_path / "trail" / "audit.db"
+
+
+@pytest.fixture
+def storage(path: Path) -> Iterator[SQLiteStorage]:
+    """Return a storage for the file."""
+    made = SQLiteStorage(path, durability="write")
+    yield made
+    without_loop(made.aclose())
+
+
+def append(storage: SQLiteStorage, *messages: str) -> None:
+    for message in messages:
+        without_loop(storage.append(an_event(message, user_id=message)))
+
+
+def change(path: Path, *statements: str) -> None:
+    """Change the file behind the back of the storage."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.mark.may_block
+async def test_a_trail_in_sqlite(path: Path) -> None:
+    """A trail keeps its events in one file, from tasks and synchronous code, and goes on in it."""
+    for number in (1, 3):
+        async with AuditTrail(storage=SQLiteStorage(path)) as trail:
+            await trail.log_event(AuditEventType.DATA_ACCESS, "one", user_id="alice")
+            trail.sync.log_event(AuditEventType.DATA_ACCESS, "two", target="patient/42")
+            assert [event.sequence_number for event in await trail.get_events(limit=2)] == [number + 1, number]
+            assert (await trail.verify_chain_from_storage()).events_checked == number + 1
+    assert len(await trail.get_events(target="patient/42")) == 2
+    assert repr(trail) == f"<AuditTrail in <SQLiteStorage '{path}'>>"
+
+
+def test_what_is_not_there_is_empty(storage: SQLiteStorage, path: Path) -> None:
+    """A trail that is not there yet is valid and has no events, and looking for them makes no file."""
+    for _ in range(2):
+        assert without_loop(storage.find(EventFilter(), 10)) == without_loop(storage.read(0, 10)) == []
+        assert without_loop(storage.verify()).valid
+        if not path.parent.exists():
+            path.parent.mkdir()
+            path.touch()
+    assert path.stat().st_size == 0
+    append(storage, "a")
+    assert len(without_loop(storage.read_lines(0, 10))) == 1
+
+
+def test_modes(storage: SQLiteStorage, path: Path) -> None:
+    """The files are for their owner alone, and so is the directory that is made for them."""
+    append(storage, "a")
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()} == {0o600}
+    assert len(list(path.parent.iterdir())) == 3
+
+
+def test_durabilities(path: Path) -> None:
+    """A commit is synced to the disk, or left to the operating system."""
+    for durability, level in (("fsync", 2), ("write", 1)):
+        storage = SQLiteStorage(path, durability=durability)  # type: ignore[arg-type]
+        append(storage, durability)
+        assert storage._writer.write(lambda each: each.execute("PRAGMA synchronous").fetchone()) == (level,)
+        without_loop(storage.aclose())
+    with pytest.raises(ValueError, match=r"^durability: expected 'fsync' or 'write'; got 'never'"):
+        SQLiteStorage(path, durability="never")  # type: ignore[arg-type]
+
+
+def test_an_id_that_is_there_is_refused(storage: SQLiteStorage) -> None:
+    """The second event of an id is not stored, and keeps no other of its group from being stored."""
+    event = an_event()
+
+    async def run() -> list[Any]:
+        results: list[Any] = []
+
+        async def store(each: AuditEvent) -> None:
+            try:
+                results.append((await storage.append(each)).sequence_number)
+            except AuditStorageError as error:
+                results.append(str(error))
+
+        async with anyio.create_task_group() as tasks:
+            for each in (event, an_event(), event, an_event()):
+                tasks.start_soon(store, each)
+        return results
+
+    results = anyio.run(run)
+    assert [each for each in results if isinstance(each, int)] == [1, 2, 3]
+    assert [each for each in results if isinstance(each, str)] == [
+        f"cannot append to {storage._path}: a record has the id of this event already"
+    ]
+
+
+DAMAGE = {
+    "a line": ("UPDATE records SET line = CAST(replace(line, '\"b\"', '\"x\"') AS BLOB)", "altered: its checksum", 2),
+    "a text": ("UPDATE records SET line = 'b' WHERE sequence_number = 2", "not a record of the trail", 2),
+    "another row": (
+        "UPDATE records SET line = (SELECT line FROM records WHERE sequence_number = 1)",
+        "should be here",
+        2,
+    ),
+    "a column": ("UPDATE records SET user_id = NULL WHERE sequence_number = 2", "its column user_id is not what", 2),
+    "a time": ("UPDATE records SET timestamp = 0 WHERE sequence_number = 3", "its column timestamp is not what", 3),
+    "a number": ("UPDATE records SET sequence_number = 9 WHERE sequence_number = 3", "in the row of record 9", 3),
+    "a gap": ("DELETE FROM records WHERE sequence_number = 2", "record 2 should be here, and this is 3", 2),
+    "the front": ("DELETE FROM records WHERE sequence_number = 1", "record 1 should be here", 1),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damage_is_found(storage: SQLiteStorage, path: Path, what: str) -> None:
+    """Whatever is changed in the table, the verification names the first record that is not as it was stored."""
+    append(storage, "a", "b", "c")
+    without_loop(storage.aclose())
+    statement, says, number = DAMAGE[what]
+    change(path, statement)
+    result = without_loop(storage.verify())
+    assert (result.valid, result.first_invalid_sequence) == (False, number)
+    assert str(path) in (result.error_message or "")
+    assert says in (result.error_message or "")
+
+
+def test_a_file_that_is_broken_is_no_tampering(storage: SQLiteStorage, path: Path) -> None:
+    """A file that SQLite can't read is unreadable for the verification, and an error with its name for the others."""
+    append(storage, *"abc")
+    without_loop(storage.aclose())
+    path.write_bytes(b"SQLite format 3\0" + b"\xff" * 8000)
+    result = without_loop(storage.verify())
+    assert (result.valid, result.status, result.first_invalid_sequence) == (False, ChainStatus.UNREADABLE, None)
+    for call in (storage.append(an_event()), storage.find(EventFilter(), 1), storage.read(0, 1)):
+        with pytest.raises(AuditStorageError, match=r"^cannot (read|append to) .*audit\.db: "):
+            without_loop(call)
+    assert [each.name for each in path.parent.iterdir()] == ["audit.db"]
+
+
+def test_nothing_is_appended_behind_damage(storage: SQLiteStorage, path: Path) -> None:
+    """A writer whose newest record was altered or is gone stores nothing, until it is asked to look anew."""
+    append(storage, "a", "b")
+    change(path, "DELETE FROM records WHERE sequence_number = 2")
+    with pytest.raises(AuditStorageError, match=r"record 2 is not where it was stored: .* cut .*; nothing is appended"):
+        append(storage, "c")
+    without_loop(storage.aclose())
+    append(storage, "c")
+    change(path, "UPDATE records SET line = CAST(replace(line, '\"c\"', '\"x\"') AS BLOB)")
+    with pytest.raises(AuditStorageError, match=r"record 2 was altered: .*; nothing is appended"):
+        append(storage, "d")
+
+
+def test_a_file_that_is_taken_away_is_missed(storage: SQLiteStorage, path: Path) -> None:
+    """Where the file was removed, and made anew, what this process has stored is missed."""
+    append(storage, "a")
+    for each in path.parent.iterdir():
+        each.unlink()
+    with pytest.raises(AuditStorageError, match="record 1 is not where it was stored"):
+        append(storage, "b")
+
+
+@pytest.mark.parametrize(
+    ("statements", "says"),
+    [
+        (["CREATE TABLE shop (item)"], "expected an audit trail of version 1; got another database"),
+        ([f"PRAGMA application_id = {0x66617073}", "PRAGMA user_version = 7"], "version 1; got version 7"),
+    ],
+)
+def test_the_file_of_somebody_else_is_left_alone(
+    storage: SQLiteStorage, path: Path, statements: list[str], says: str
+) -> None:
+    """Another database, or one of another version, is named, and not changed."""
+    path.parent.mkdir()
+    change(path, *statements)
+    before = path.read_bytes()
+    for call in (storage.append(an_event()), storage.find(EventFilter(), 1)):
+        with pytest.raises(AuditStorageError, match=says):
+            without_loop(call)
+    assert path.read_bytes() == before
+
+
+def test_a_row_that_is_no_record_hides_no_other(storage: SQLiteStorage, path: Path) -> None:
+    """What can't be read stands in its place as a hole, several rows in a row as one, and all others are read."""
+    append(storage, "alice", "bob", "carol", "dave")
+    change(
+        path,
+        "UPDATE records SET line = x'7b7d' WHERE sequence_number = 2",
+        "UPDATE records SET line = 'text' WHERE sequence_number = 3",
+    )
+    assert [type(item) for item in without_loop(storage.find(EventFilter(user_id="alice"), 10))] == [AuditEvent]
+    found = without_loop(storage.find(EventFilter(), 10))
+    assert [type(item) for item in found] == [AuditEvent, DamagedRecord, AuditEvent]
+    hole = found[1]
+    assert isinstance(hole, DamagedRecord)
+    assert (hole.file, hole.offset, hole.lines) == ("audit.db", 2, 2)
+    assert without_loop(storage.read(0, 10)) == found[::-1]
+    assert len(without_loop(storage.read_lines(0, 10))) == 2
+
+
+def test_another_process_that_does_not_end_is_named(
+    storage: SQLiteStorage, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction of another process is waited for, but not for ever, and nothing is stored meanwhile."""
+    append(storage, "a")
+    monkeypatch.setattr(_database, "_PATIENCE", 0.01)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(AuditStorageError, match=r"^cannot append to .*audit.db: database is locked$"):
+            append(storage, "b")
+        assert len(without_loop(storage.read(0, 10))) == 1
+    append(storage, "b")
+    assert len(without_loop(storage.read(0, 10))) == 2
+
+
+def test_long_records_are_read_page_by_page(storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the records are, a page has few bytes, and every record is found, read and verified."""
+    append(storage, *(f"{number} {'x' * 300}" for number in range(20)))
+    monkeypatch.setattr(sqlite, "_PAGE_BYTES", 1500)
+    monkeypatch.setattr(sqlite, "_PAGE", 3)
+    assert [event.message[:2].strip() for event in intact(without_loop(storage.read(5, 7)))] == list(
+        map(str, range(5, 12))
+    )
+    found = without_loop(storage.find(EventFilter(message="x"), 100))
+    assert [event.sequence_number for event in intact(found)] == list(range(20, 0, -1))
+    told: list[int] = []
+    assert without_loop(storage.verify(told.append)).events_checked == 20
+    assert told[-1] == 20
+    with pytest.raises(AuditStorageError, match="an event of at most 1048576 bytes can be stored"):
+        append(storage, "x" * (1 << 20))
+
+
+@pytest.mark.parametrize(
+    ("asked", "index"),
+    [
+        ({"user_id": "a"}, "by_user_id (user_id=? AND rowid>? AND rowid<?)"),
+        ({"user_id": "a", "event_type": "data_access", "start_time": an_event().timestamp}, "by_user_id"),
+        ({"request_id": "a"}, "by_request_id"),
+        ({"trace_id": "a"}, "by_trace_id"),
+        ({"session_id": "a", "outcome": "denied"}, "by_session_id"),
+        ({"client_ip": "a"}, "by_client_ip"),
+        ({"target": "patient/42"}, "by_target_id"),
+        ({"event_id": "a"}, "by_event_id"),
+        ({"event_type": AuditEventType.ADMIN_ACTION}, "by_event_type (event_type=? AND rowid>? AND rowid<?)"),
+        ({"actor": "a"}, "by_user_id"),
+        ({"min_level": AuditLogLevel.ERROR}, "INTEGER PRIMARY KEY"),
+    ],
+)
+def test_questions_take_an_index(storage: SQLiteStorage, path: Path, asked: dict[str, Any], index: str) -> None:
+    """A question goes the shortest way, and has its answers in order without sorting them."""
+    append(storage, "a")
+    question = questions(EventFilter(**asked))[0]
+    query = f"SELECT line FROM records WHERE {question.where} ORDER BY sequence_number DESC LIMIT 9"  # noqa: S608
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        [(_, _, _, plan)] = connection.execute(f"EXPLAIN QUERY PLAN {query}", (0, 9, *question.values)).fetchall()
+    assert index in plan
+
+
+def test_an_actor_is_found_in_each_part(storage: SQLiteStorage) -> None:
+    """Who acted is found as the user, as the actor, and as the one on whose behalf something was done, once each."""
+    for actor in (None, Actor(id="alice"), Actor(id="cron", on_behalf_of="alice"), Actor(id="bob")):
+        without_loop(storage.append(an_event(actor=actor, user_id=None if actor else "alice", target=Target(id="4"))))
+    without_loop(storage.append(an_event(actor=Actor(id="alice", on_behalf_of="alice"), user_id="alice")))
+    numbers = [event.sequence_number for event in intact(without_loop(storage.find(EventFilter(actor="alice"), 10)))]
+    assert numbers == [5, 3, 2, 1]
+    assert len(without_loop(storage.find(EventFilter(actor="alice"), 2))) == 2
+    assert len(without_loop(storage.find(EventFilter(actor="alice", user_id="alice"), 9))) == 2
+
+
+def test_a_forked_child_goes_on(storage: SQLiteStorage) -> None:
+    """Parent and child append to one chain, whoever comes first, and neither takes the other's log away."""
+    append(storage, "before")
+    without_loop(storage.find(EventFilter(), 1))
+    child = os.fork()
+    if not child:
+        code = 1
+        with contextlib.suppress(Exception):
+            append(storage, *"abc")
+            code = 0
+        os._exit(code)
+    append(storage, *"def")
+    assert os.waitpid(child, 0)[1] == 0
+    append(storage, "after")
+    assert without_loop(storage.verify()).events_checked == 8
+
+
+def test_a_call_within_a_call_is_refused(storage: SQLiteStorage) -> None:
+    """A signal handler that asks, stores, closes or forks in the midst of a call of its thread does not hang."""
+    append(storage, "a")
+
+    def handler(_: sqlite3.Connection) -> None:
+        for call in (storage.find(EventFilter(), 1), storage.aclose()):
+            with pytest.raises(AuditStorageError, match="called from within a call of the same thread"):
+                without_loop(call)
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+    storage._reader.read(handler)
+    assert len(without_loop(storage.read(0, 10))) == 1
+
+
+def test_what_speaks_against_it_is_told(tmp_path: Path) -> None:
+    """Where the directory is none, the trail is told so before it stores anything."""
+    assert without_loop(SQLiteStorage(tmp_path / "new" / "audit.db").trouble()) is None
+    (tmp_path / "file").touch()
+    words = without_loop(SQLiteStorage(tmp_path / "file" / "audit.db").trouble())
+    assert words == f"{tmp_path / 'file'}: expected a directory, found something else"
+
+
+def test_importing_fapilog_loads_no_sqlite() -> None:
+    """Only who asks for this storage loads SQLite."""
+    script = "import sys, fapilog, fapilog.testing; assert 'sqlite3' not in sys.modules"
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    subprocess.run([sys.executable, "-c", script], env=env, check=True)
