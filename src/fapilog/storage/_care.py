@@ -15,15 +15,10 @@ from ..record.chain import EMPTY, ChainError, ChainHead
 from ._directory import day_after, file_of_day, identity, names, reading
 from ._lines import Lines, cut_backwards, head_of_record
 from ._recovering import last_seal
+from ._room import Room
 
 __all__ = ["Care"]
 
-# As auditd's space_left: https://man7.org/linux/man-pages/man5/auditd.conf.5.html. A small volume of its own, on which
-# that would be all there is, has a share.
-_LEAST_FREE: Final = 75 << 20
-_LEAST_SHARE: Final = 0.1
-# More than the limit that must be free again: an incident is not resolved and opened anew with each megabyte.
-_MARGIN: Final = 1.1
 # A packed or rotated copy of a day's file, as logrotate, gzip and others name it.
 _PACKED: Final = re.compile(
     # With something behind the name: a day's file may be made while this looks.
@@ -39,7 +34,8 @@ class Care:
     """
     Looks at the directory of a trail from outside, without a lock; never at all of the records.
 
-    Its methods block. A look takes one listing of the directory, and three reads for each file that is new in it.
+    Its methods block. A look takes one listing of the directory, and two reads of each file if the directory has
+    changed, which is once a day.
 
     Args:
         directory: Where the files are; absolute.
@@ -50,9 +46,8 @@ class Care:
 
     def __init__(self, directory: Path, *, min_free: float | None, now: Callable[[], datetime]) -> None:
         self._directory = directory
-        self._min_free = min_free
         self._now = now
-        self._is_low = False
+        self._room = Room(directory, min_free)
         self._listed: tuple[int, int, int] | None = None
         self._missing: str | None = None
 
@@ -73,21 +68,8 @@ class Care:
         if listed != self._listed:
             self._missing = self._what_is_missing(files)
             self._listed = listed
-        found = {"capacity": self._room(), "files": self._missing, "clock": self._time(files)}
+        found = {"capacity": self._room.concern(), "files": self._missing, "clock": self._time(files)}
         return {name: words for name, words in found.items() if words is not None}
-
-    def _room(self) -> str | None:
-        found = os.statvfs(self._directory)
-        size, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
-        asked = self._min_free
-        limit = min(_LEAST_FREE, size * _LEAST_SHARE) if asked is None else asked if asked >= 1 else size * asked
-        self._is_low = free < limit * (_MARGIN if self._is_low else 1)
-        if not self._is_low:
-            return None
-        return (
-            f"{self._directory}: {_mebibytes(free)} of {_mebibytes(size)} are free, and {_mebibytes(limit)} should be; "
-            "make room, or a larger file system: when it is full, no event can be stored"
-        )
 
     def _what_is_missing(self, files: list[str]) -> str | None:
         """Return which file is gone, by what was made of it, or by the records of its neighbours."""
@@ -190,7 +172,3 @@ def _head_before(fd: int, name: str) -> ChainHead | None:
 
 def _few(found: list[str]) -> str:
     return found[0] if not found[1:] else f"{found[0]} (and {len(found) - 1} more like it)"
-
-
-def _mebibytes(count: float) -> str:
-    return f"{count / (1 << 20):,.1f} MiB"
