@@ -155,6 +155,20 @@ async def test_a_beginning_is_no_nuisance(caplog: pytest.LogCaptureFixture) -> N
     assert len(caplog.messages) == len(ComplianceLevel) - 1
 
 
+async def test_a_policy_may_ask_for_beginnings() -> None:
+    """A policy under which the type alerts, at whatever log level, has the beginning recorded and announced."""
+
+    class Asking(CompliancePolicy):
+        def alerts_on(self, event: AuditEvent) -> bool:
+            return event.event_type is AuditEventType.AUDIT_LOG_LIFECYCLE
+
+    recorder = RecordingDispatcher()
+    async with AuditTrail(Asking(), storage=MemoryStorage(), alert_dispatcher=recorder) as trail:
+        await log(trail)
+        assert len(await trail.get_events()) == 2
+    assert [alert.event.event_type for alert in recorder.alerts] == [AuditEventType.AUDIT_LOG_LIFECYCLE]
+
+
 async def test_no_alert_about_a_beginning_without_alerts() -> None:
     """With `real_time_alerts` off the beginning is recorded, and does not alert."""
     recorder = RecordingDispatcher()

@@ -117,6 +117,13 @@ def test_a_packed_copy_beside_its_file_is_none_of_our_business(tmp_path: Path) -
     assert concerns(tmp_path) == {}
 
 
+def test_a_file_that_is_made_meanwhile_is_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day's file that is begun between two steps of a look is not taken for a copy of one that is gone."""
+    five_days(tmp_path)
+    monkeypatch.setattr("fapilog.storage._care.names", lambda _: DAYS[:4])
+    assert concerns(tmp_path) == {}
+
+
 def cut(path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))
