@@ -60,6 +60,7 @@ def rows(*, quick: bool) -> list[Row]:
     events, large = (1_000, 100_000) if quick else (5_000, 1_000_000)
     return [
         *_storing(events),
+        *_handling(events),
         *_verifying(20_000, large),
         *_asking(large),
         *_announcing(events),
@@ -195,6 +196,26 @@ def _importing() -> list[Row]:
             backends=("asyncio",),
         )
         for name, statement in (("import", "import fapilog"), ("import-trail", "from fapilog import AuditTrail"))
+    ]
+
+
+def _handling(events: int) -> list[Row]:
+    return [
+        Row(
+            name="handler",
+            unit="µs",
+            ours=Subject(
+                what="a call of a logger with AuditHandler",
+                function="handling:handled",
+                arguments={"events": events},
+            ),
+            peer=Subject(
+                what="logging.FileHandler, lines as long",
+                function="handling:filed",
+                arguments={"events": events},
+            ),
+            backends=("asyncio",),
+        )
     ]
 
 

@@ -20,10 +20,14 @@ __all__ = ["audit_policy", "audit_trail"]
 
 @pytest.fixture
 def audit_policy() -> CompliancePolicy:
-    """Return the policy of `audit_trail`; override it in your ``conftest.py``, or in a module or class of tests."""
+    """
+    Return the policy of `audit_trail`; override it in your ``conftest.py``, or in a module or class of tests.
+
+    It is strict: a mistyped keyword, ``clientip=``, is an error in the tests, and a warning in the log elsewhere.
+    """
     from fapilog import CompliancePolicy  # noqa: PLC0415  see above
 
-    return CompliancePolicy()
+    return CompliancePolicy(strict=True)
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ async def test_async(audit_trail: RecordedTrail):
 async def test_started(audit_trail: RecordedTrail):
     async with audit_trail:
         await anyio.to_thread.run_sync(refuse_login, audit_trail)
-        await audit_trail.alerts.wait_for(1)
+        await audit_trail.dispatcher.wait_for(1)
     assert len(audit_trail.alerts) == len(audit_trail.events) == 1
 
 
@@ -118,5 +118,12 @@ async def test_in_a_loop_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not trail.alerts
         trail.close()
         assert trail.is_started
-        assert len(await trail.alerts.wait_for(1)) == 1
+        assert len(await trail.dispatcher.wait_for(1)) == 1
     assert [event.message for event in trail.events] == ["m"]
+
+
+def test_a_typo_is_an_error_in_the_tests(audit_trail: RecordedTrail) -> None:
+    """The trail of the fixture refuses a mistyped keyword, which the trail of a service stores."""
+    with pytest.raises(TypeError, match="did you mean client_ip"):
+        audit_trail.sync.log_event(AuditEventType.DATA_ACCESS, "m", clientip="192.0.2.7")  # type: ignore[call-arg]
+    assert len(audit_trail.events) == 0

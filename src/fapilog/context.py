@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from inspect import iscoroutine
 from types import TracebackType
 from typing import Any, Final
@@ -22,7 +22,7 @@ from .record.containers import as_dict
 from .record.values import unreadable
 from .tasks.strangers import tamed
 
-__all__ = ["audit_context", "bind_audit_context", "completed", "current_audit_context"]
+__all__ = ["audit_context", "bind_audit_context", "completed", "current_audit_context", "settled_context"]
 
 _Blocks = tuple[tuple[object, dict[str, Any]], ...]
 # From the outermost block to the innermost, each with all values that hold in it. No dict is ever changed: copies of a
@@ -137,6 +137,16 @@ def _outside(outer: dict[str, Any], inner: Iterable[str]) -> dict[str, Any]:
 
 def _within(outer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return {**_outside(outer, values), **values} if outer else values
+
+
+def settled_context() -> Context:
+    """Return a copy of this context, with the values that functions have now in place of the functions."""
+    context = copy_context()
+    blocks = _blocks.get()
+    if any(callable(given) for given in _current().values()):
+        block, values = blocks[-1]
+        context.run(_blocks.set, ((block, {name: _value(given) for name, given in values.items()}),))
+    return context
 
 
 class _Block:

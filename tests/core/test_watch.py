@@ -90,7 +90,8 @@ def kinds(dispatcher: RecordingDispatcher) -> list[tuple[str, str | None]]:
 
 async def of_type(trail: AuditTrail, kind: AuditEventType) -> list[AuditEvent]:
     """Return the stored events of this type, the oldest first."""
-    return (await trail.get_events(event_type=kind))[::-1]
+    operation = {AuditEventType.AUDIT_LOG_LIFECYCLE: "begin", AuditEventType.TIME_STEP: "set clock"}[kind]
+    return (await trail.get_events(event_type=kind, operation=operation))[::-1]
 
 
 # -- a trail begins
@@ -105,6 +106,7 @@ async def begun(trail: AuditTrail, mode: str) -> None:
     elif mode == "sync":
         for _ in range(2):
             await anyio.to_thread.run_sync(lambda: trail.sync.log_event(LOGIN, "m"))
+        await anyio.to_thread.run_sync(trail.sync.start)
         await anyio.to_thread.run_sync(trail.sync.stop)
     else:
         await log(trail)

@@ -13,7 +13,7 @@ import msgspec
 from ..record.events import AuditEvent
 from ..tasks.strangers import is_logging
 
-__all__ = ["Aftermath", "is_of_aftermath", "noted"]
+__all__ = ["Aftermath", "calls_here", "is_of_aftermath", "noted"]
 
 _WHY: Final = "logged by what an alert has set going"
 
@@ -78,6 +78,11 @@ class _Call:
 
 # One of each trail: a dispatcher of one trail may log into another one, whose alerts go elsewhere.
 _calls: Final[ContextVar[tuple[_Call, ...]]] = ContextVar("fapilog_aftermath", default=())
+
+
+def calls_here() -> tuple[object, ...]:
+    """Return the calls of receivers and dispatchers that have set going this code: a longer tuple in each of them."""
+    return _calls.get()
 
 
 def noted(event: AuditEvent) -> AuditEvent:

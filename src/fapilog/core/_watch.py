@@ -131,7 +131,7 @@ class Watch:
         """Say that *first* is stored as record 1: a service that has run for years should know of that."""
         words = f"a trail begins at record 1 in {_place(self._storage)}"
         _log.info("%s; if there should be one, its volume is not mounted, or it was removed", words)
-        notice = self._event(AuditEventType.AUDIT_LOG_LIFECYCLE, words, {"first_event": first.event_id})
+        notice = self._event(AuditEventType.AUDIT_LOG_LIFECYCLE, "begin", words, {"first_event": first.event_id})
         # PCI DSS 10.2.1.6 asks for the initialization of new audit logs; otherwise only a policy that names the type
         # does. A record and an alert in each test of an application that makes a trail would be in everybody's way.
         asked = self._policy.alerts_on(msgspec.structs.replace(notice, log_level=AuditLogLevel.INFO))
@@ -184,7 +184,9 @@ class Watch:
         # Taken by the first of several threads that look.
         former, self._zero = self._zero, zero
         try:
-            await self._recorded(self._event(AuditEventType.TIME_STEP, f"{words}, from {before} to {after}", told))
+            await self._recorded(
+                self._event(AuditEventType.TIME_STEP, "set clock", f"{words}, from {before} to {after}", told)
+            )
         except AuditStorageError:
             # For the next look: the storage is an incident meanwhile.
             self._zero = former
@@ -210,12 +212,13 @@ class Watch:
         if record is not None and self._policy.enabled:
             await record(event)
 
-    def _event(self, event_type: AuditEventType, message: str, metadata: dict[str, Any]) -> AuditEvent:
+    def _event(self, event_type: AuditEventType, operation: str, message: str, metadata: dict[str, Any]) -> AuditEvent:
         return AuditEvent(
             event_type=event_type,
             log_level=AuditLogLevel.SECURITY,
             message=message,
             component="audit_trail",
+            operation=operation,
             hostname=os.uname().nodename,
             process_id=os.getpid(),
             compliance_level=self._policy.level,

@@ -13,9 +13,9 @@ import blinker
 
 from ..tasks.background import Background
 from ..tasks.strangers import Log
-from ._aftermath import Aftermath
+from ._aftermath import Aftermath, calls_here
 
-__all__ = ["Announcer", "alert_attempted", "alert_dispatched", "alert_failed", "compliance_alert"]
+__all__ = ["Announcer", "alert_attempted", "alert_dispatched", "alert_failed", "calls_here", "compliance_alert"]
 
 _log: Final = Log("fapilog")
 _namespace: Final = blinker.Namespace()

@@ -57,6 +57,9 @@ class FileStorage:
         min_free: What must be free of the file system, in bytes, or below 1 as a share of its size; less is an incident
             of the trail. 0 asks for nothing. By default 75 MiB, or a tenth where the file system has less than 750 MiB.
 
+    Attributes:
+        directory: As given; absolute.
+
     Raises:
         TypeError: *directory* is no path, *mode* is no int, *group* is neither a name nor a number, or *min_free* is no
             number.
@@ -81,18 +84,18 @@ class FileStorage:
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
         access = Access(_checked_mode(mode), None if group is None else _number_of(group))
         # A daemon that changes to another directory does not take the trail with it.
-        self._directory = require_path("directory", directory).absolute()
-        self._reader = TrailReader(self._directory, durable=durability == "fsync")
-        self._writer = TrailWriter(self._directory, durable=durability == "fsync", now=now, access=access)
+        self.directory: Path = require_path("directory", directory).absolute()
+        self._reader = TrailReader(self.directory, durable=durability == "fsync")
+        self._writer = TrailWriter(self.directory, durable=durability == "fsync", now=now, access=access)
         least = None if min_free is None else require("min_free", min_free, at_least=0)
-        self._care = Care(self._directory, min_free=least, now=now)
+        self._care = Care(self.directory, min_free=least, now=now)
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
         self._appends = 0
         call_in_child(self, FileStorage._forget)
 
     def __repr__(self) -> str:
-        return f"<FileStorage {str(self._directory)!r}>"
+        return f"<FileStorage {str(self.directory)!r}>"
 
     @without_frames
     async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
@@ -184,7 +187,7 @@ class FileStorage:
 
     async def trouble(self) -> str | None:
         """Return why no event can be stored, as far as the directory shows; None if nothing speaks against it."""
-        return await in_thread(why_not_writable, self._directory)
+        return await in_thread(why_not_writable, self.directory)
 
     @without_frames
     async def concerns(self) -> dict[str, str]:
@@ -201,7 +204,7 @@ class FileStorage:
         try:
             return await in_thread(self._care.concerns)
         except OSError as error:
-            raise cannot("look after", self._directory, error) from error
+            raise cannot("look after", self.directory, error) from error
 
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""

@@ -16,7 +16,7 @@ from .events import Event
 from .loops import Loop, LoopClosedError
 from .strangers import Log
 
-__all__ = ["Portal", "Stoppable"]
+__all__ = ["Portal", "Stoppable", "flush_all", "flush_at_exit"]
 
 T = TypeVar("T")
 
@@ -130,7 +130,28 @@ async def _stop(service: Stoppable, within: float) -> None:
         _log.error("stopping %s at the exit raised %s", type(service).__qualname__, type(error).__qualname__)
 
 
+_flushes: Final[weakref.WeakKeyDictionary[Any, Callable[[Any], object]]] = weakref.WeakKeyDictionary()
+
+
+def flush_at_exit(owner: T, method: Callable[[T], object]) -> None:
+    """Call ``method(owner)``, which raises nothing, when the interpreter exits and before services are stopped."""
+    _flushes[owner] = method
+    atexit.unregister(_close)
+    atexit.register(_close)
+
+
+def flush_all() -> None:
+    """
+    Call now what was given to `flush_at_exit`.
+
+    For a process that ends by `os._exit`, without an exit of the interpreter, as a child of Celery's pool does.
+    """
+    for owner, method in list(_flushes.items()):
+        method(owner)
+
+
 def _close() -> None:
+    flush_all()
     with _lock:
         portal, _state.portal = _state.portal, None
         _state.is_closed = True

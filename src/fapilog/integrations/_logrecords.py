@@ -1,0 +1,130 @@
+"""From a call of any logger to an event: which calls become one, and with which fields."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from ..record.freezing import Walk, plain
+from ..record.intake import FIELDS
+from ..record.kinds import AuditEventType, AuditLogLevel
+from ..record.values import given_tags, given_text
+from ._backlog import Waiting
+
+__all__ = ["AUDIT", "event_of", "is_audited", "level_number"]
+
+AUDIT: Final = "audit"
+"""The name under which a call gives the fields of its event."""
+
+_TEXTS: Final = frozenset(
+    {
+        *("message", "reason", "component", "operation", "user_id", "session_id", "request_id", "trace_id", "span_id"),
+        *("client_ip", "user_agent", "data_classification", "event_id"),
+    }
+)
+# Whatever else a call gives belongs into the metadata.
+_KNOWN: Final = FIELDS | {"event_type", "message"}
+_LEVELS: Final = (
+    (logging.CRITICAL, AuditLogLevel.CRITICAL),
+    (logging.ERROR, AuditLogLevel.ERROR),
+    (logging.WARNING, AuditLogLevel.WARNING),
+    (logging.INFO, AuditLogLevel.INFO),
+)
+
+
+def level_number(level: int | str) -> int:
+    """
+    Return the number of a level of the standard library's logging.
+
+    Raises:
+        TypeError: *level* is neither a number nor a name.
+        ValueError: There is no level of that name.
+    """
+    if isinstance(level, int) and not isinstance(level, bool):
+        return level
+    if not isinstance(level, str):
+        raise TypeError(f"level: expected a number or a name; got {type(level).__qualname__}")
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"level: expected one of {', '.join(logging.getLevelNamesMapping())}; got {level[:100]!r}")
+    return number
+
+
+def is_audited(level: int, given: object, *, threshold: int) -> bool:
+    """Return whether a call at *level* that gives *given* for its event becomes one."""
+    return level >= threshold if given is None else given is not False
+
+
+def event_of(
+    message: str,
+    given: object,
+    *,
+    level: int,
+    error: BaseException | None,
+    occurred: datetime,
+    component: str | None,
+    operation: str | None = None,
+) -> Waiting:
+    """
+    Return the event of a call.
+
+    Texts, tags and metadata are read now: what the application changes afterwards does not change the event.
+
+    Args:
+        message: What was logged.
+        given: The fields of the event, in a mapping; or any other value, which becomes one in the metadata.
+        level: The number of the level.
+        error: The exception that was logged.
+        occurred: When it was logged; the event is made later.
+        component: The name of the logger.
+        operation: The function that logged.
+    """
+    log_level = next((mine for number, mine in _LEVELS if level >= number), AuditLogLevel.DEBUG)
+    fields = {
+        "log_level": log_level,
+        "component": component,
+        "operation": operation,
+        "error": error,
+        "occurred": occurred,
+    }
+    return Waiting(
+        _event_type(log_level, error), message, fields, {} if given is None or given is True else _read(given)
+    )
+
+
+def _event_type(level: AuditLogLevel, error: BaseException | None) -> AuditEventType | str:
+    if error is not None or level in (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL):
+        return AuditEventType.ERROR_OCCURRED
+    return f"log.{level.value}"
+
+
+def _read(given: object) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        return {"metadata": _frozen({AUDIT: given})}
+    read: dict[str, Any] = {}
+    metadata: dict[Any, Any] = {}
+    for name, value in dict(given).items():
+        if value is None and name in _KNOWN:
+            continue
+        if name in _TEXTS:
+            read[name] = given_text(value)
+        elif name == "regulatory_tags":
+            read[name] = tuple(given_tags(value))
+        elif name == "metadata" and isinstance(value, Mapping):
+            metadata.update(value)
+        elif name == "changes" and isinstance(value, Mapping):
+            read[name] = _frozen(dict(value))
+        elif name in _KNOWN and name != "metadata":
+            read[name] = value
+        else:
+            metadata[name] = value
+    if metadata:
+        read["metadata"] = _frozen(metadata)
+    return read
+
+
+def _frozen(metadata: dict[Any, Any]) -> dict[str, Any]:
+    frozen = plain(metadata)
+    return Walk().root(metadata) if frozen is None else frozen

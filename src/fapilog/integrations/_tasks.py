@@ -1,0 +1,107 @@
+"""What the task queues have in common: who enqueued a task, in which context it runs, and what became of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
+
+from ..context import audit_context, current_audit_context
+from ..record.kinds import AuditEventType
+from ..record.parties import Actor
+from ..record.values import text
+from ..tasks.portal import flush_all
+from ..tasks.strangers import Log
+
+if TYPE_CHECKING:
+    from ..core.audit import AuditTrail
+
+__all__ = [
+    "GREEN_THREADS",
+    "HEADER",
+    "carried",
+    "logged",
+    "process_ends",
+    "refuse_green_threads",
+    "task_context",
+    "worker_ended",
+    "worker_started",
+]
+
+HEADER: Final = "fapilog"
+"""Under this name a message carries what `carried` returns."""
+
+_log: Final = Log("fapilog")
+# Only these: a message lies in the broker, where others may read it.
+_CARRIED: Final = ("user_id", "request_id")
+
+
+def carried() -> dict[str, str]:
+    """Return what a message carries of the context in which it is enqueued: the user and the request."""
+    values = current_audit_context()
+    return {name: text(values[name]) for name in _CARRIED if name in values}
+
+
+def task_context(name: str, task_id: str, given: object) -> AbstractContextManager[None]:
+    """
+    Return the context of a task.
+
+    Args:
+        name: Of the task; the component of its events.
+        task_id: The request id of its events.
+        given: What its message carries; anything, since others may write to the broker.
+    """
+    values: dict[str, Any] = {"component": name, "request_id": task_id}
+    # What is not known is left out: None would take away the user of the code that calls a task in place.
+    if isinstance(given, Mapping) and (user := given.get("user_id")) is not None:
+        values["user_id"] = text(user)
+        values["actor"] = Actor(id=name, type="service", on_behalf_of=text(user))
+    if isinstance(given, Mapping) and (request := given.get("request_id")) is not None:
+        values["enqueued_in"] = text(request)
+    return audit_context(**values)
+
+
+def logged(call: Callable[[], object]) -> None:
+    """Make *call*, which records something about a task; say in the log, and not to the queue, that it can't."""
+    try:
+        call()
+    except Exception as error:
+        _log.error("an event about a task was not recorded: %s", type(error).__qualname__)
+
+
+def worker_started(trail: AuditTrail, component: str, name: object) -> None:
+    """Record that a worker takes tasks from now on."""
+    message = f"worker {text(name)} started"
+    logged(lambda: trail.sync.log_event(AuditEventType.SYSTEM_STARTUP, message, component=component))
+
+
+def worker_ended(trail: AuditTrail, component: str, name: object) -> None:
+    """Record that a worker takes no more tasks, and leave nothing for an exit that may not come."""
+    message = f"worker {text(name)} stopped"
+    logged(lambda: trail.sync.log_event(AuditEventType.SYSTEM_SHUTDOWN, message, component=component))
+    process_ends(trail)
+
+
+def process_ends(trail: AuditTrail) -> None:
+    """Flush the handlers and send the alerts that wait; multiprocessing ends its children without an exit."""
+    flush_all()
+    logged(trail.sync.stop)
+
+
+def refuse_green_threads() -> None:
+    """
+    Refuse to work where threads are none.
+
+    Raises:
+        RuntimeError: gevent or eventlet has replaced the standard library's threads.
+    """
+    monkey, patcher = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if (monkey and monkey.is_module_patched("threading")) or (patcher and patcher.is_monkey_patched("thread")):
+        raise RuntimeError(GREEN_THREADS)
+
+
+GREEN_THREADS: Final = (
+    "fapilog needs real threads, and gevent and eventlet replace them: one task that waits for the disk would stop "
+    "all tasks of the worker; use processes or threads (celery worker --pool prefork, or --pool threads)"
+)

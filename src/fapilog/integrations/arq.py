@@ -1,0 +1,123 @@
+"""
+Record what arq's workers and jobs do, and for whom.
+
+    from fapilog.integrations.arq import AuditMiddleware, carried
+
+    audit = AuditMiddleware(trail)
+
+    class WorkerSettings:
+        functions = [audit.job(export)]
+        on_startup = audit.on_startup
+        on_shutdown = audit.on_shutdown
+
+    await redis.enqueue_job("export", 42, **carried())
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from arq import Retry
+from arq.worker import RetryJob
+
+from ..record.kinds import AuditEventType
+from ..record.values import text
+from ..tasks.strangers import Log
+from . import _tasks
+
+if TYPE_CHECKING:
+    from ..core.audit import AuditTrail
+
+__all__ = ["AuditMiddleware", "carried"]
+
+_log: Final = Log("fapilog")
+# Seconds that the event about a job that was cancelled may take: a worker that ends waits for its jobs.
+_AT_MOST: Final = 5.0
+
+
+def carried() -> dict[str, Any]:
+    """
+    Return the keyword for ``enqueue_job`` that carries the user and the request of the `audit_context` to the job.
+
+    arq's messages have no headers, so it is an argument of the job, ``fapilog=...``, which `AuditMiddleware.job` takes
+    away again. Without a user and a request there is none.
+    """
+    values = _tasks.carried()
+    return {_tasks.HEADER: values} if values else {}
+
+
+class AuditMiddleware:
+    """
+    Gives each job's events their context, and records failures.
+
+    Args:
+        trail: Where the events go.
+
+    Raises:
+        RuntimeError: gevent or eventlet has replaced the threads of this process.
+    """
+
+    def __init__(self, trail: AuditTrail) -> None:
+        _tasks.refuse_green_threads()
+        self._trail = trail
+
+    def job(self, coroutine: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
+        """
+        Return the job *coroutine* for ``functions`` or ``arq.func``, under its name.
+
+        Events of the job have its name as their component, its id as their request id, and as their user the user that
+        `carried` has found where it was enqueued; the acting party is the job, on behalf of that user. The request
+        there is ``enqueued_in`` in the metadata.
+
+        A job that raises, or that is cancelled by its limit in time or by the end of the worker, is an event
+        (ERROR_OCCURRED) with the exception and the number of the try, but not with the arguments; ``Retry`` is none.
+        The exception, and the cancellation, are raised again. What can't be recorded is said in the log.
+        """
+        name = coroutine.__qualname__
+
+        @functools.wraps(coroutine)
+        async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
+            with _tasks.task_context(name, text(ctx.get("job_id")), kwargs.pop(_tasks.HEADER, None)):
+                try:
+                    return await coroutine(ctx, *args, **kwargs)
+                except (Retry, RetryJob):
+                    raise
+                except (Exception, anyio.get_cancelled_exc_class()) as error:
+                    await self._failed(error, ctx)
+                    raise
+
+        return run
+
+    async def on_startup(self, ctx: dict[Any, Any]) -> None:  # noqa: ARG002  as arq calls it
+        """
+        Start the trail in the worker's loop, and record that the worker takes jobs from now on.
+
+        Raises:
+            Exception: The dispatcher can't be entered: its own exception.
+        """
+        await self._trail.start()
+        await self._recorded(AuditEventType.SYSTEM_STARTUP, f"worker {os.getpid()} started")
+
+    async def on_shutdown(self, ctx: dict[Any, Any]) -> None:  # noqa: ARG002  as arq calls it
+        """Record that the worker takes no more jobs, and stop the trail, which sends the alerts that wait."""
+        await self._recorded(AuditEventType.SYSTEM_SHUTDOWN, f"worker {os.getpid()} stopped")
+        await self._trail.stop()
+
+    async def _failed(self, error: BaseException, ctx: dict[Any, Any]) -> None:
+        metadata = {"attempt": ctx.get("job_try")}
+        with anyio.move_on_after(_AT_MOST, shield=True):
+            await _logged(self._trail.log_error(error, operation="task", outcome="failure", metadata=metadata))
+
+    async def _recorded(self, event_type: AuditEventType, message: str) -> None:
+        await _logged(self._trail.log_event(event_type, message, component="arq"))
+
+
+async def _logged(call: Awaitable[object]) -> None:
+    try:
+        await call
+    except Exception as error:
+        _log.error("an event about a job was not recorded: %s", type(error).__qualname__)

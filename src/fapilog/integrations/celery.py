@@ -1,0 +1,138 @@
+"""
+Record what Celery's workers and tasks do, and for whom.
+
+    from fapilog.integrations.celery import instrument
+
+    app = Celery("shop")
+    instrument(trail)
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
+
+from celery import signals  # type: ignore[import-untyped]
+
+from ._tasks import (
+    GREEN_THREADS,
+    HEADER,
+    carried,
+    logged,
+    process_ends,
+    refuse_green_threads,
+    task_context,
+    worker_ended,
+    worker_started,
+)
+
+if TYPE_CHECKING:
+    from ..core.audit import AuditTrail
+
+__all__ = ["instrument"]
+
+_GREEN: Final = ("gevent", "eventlet")
+
+
+def instrument(trail: AuditTrail) -> Callable[[], None]:
+    """
+    Have Celery's workers, and the code that calls tasks, record into *trail*. Call it once, where the app is made.
+
+    - Events of a task have the task's name as their component, its id as their request id, and as their user the user
+      of the `audit_context` in which the task was called; the actor is the task, on behalf of that user. The message
+      carries the user and the request id, which the events have as ``enqueued_in`` in their metadata. A task that is
+      called by a task has the same user.
+    - A task that fails is an event (ERROR_OCCURRED) with the exception, but not with the arguments. A retry is none,
+      until the last one fails.
+    - The start and the stop of a worker are events (SYSTEM_STARTUP, SYSTEM_SHUTDOWN).
+    - A child of the prefork pool sends the alerts that wait, and flushes `AuditHandler`, when it ends.
+
+    Use ``trail.sync`` in tasks. Any pool of processes or of threads works; gevent and eventlet end the worker at its
+    start, with a message that says why. A header can be forged by everybody who may write to the broker.
+
+    What can't be recorded is said in the log, and never fails a task.
+
+    Returns:
+        A function that undoes it.
+
+    Raises:
+        RuntimeError: gevent or eventlet has replaced the threads of this process.
+    """
+    refuse_green_threads()
+    receivers = _Receivers(trail)
+    connected = [
+        (signals.before_task_publish, _enqueued),
+        (signals.task_prerun, receivers.task_started),
+        (signals.task_postrun, receivers.task_ended),
+        (signals.task_failure, receivers.task_failed),
+        (signals.worker_init, _check_pool),
+        (signals.worker_ready, receivers.worker_started),
+        (signals.worker_shutdown, receivers.worker_ended),
+        (signals.worker_process_shutdown, receivers.process_ended),
+    ]
+    for signal, receiver in connected:
+        signal.connect(receiver, weak=False)
+
+    def undo() -> None:
+        for signal, receiver in connected:
+            signal.disconnect(receiver)
+
+    return undo
+
+
+class _Open(threading.local):
+    """The contexts of the tasks that run in this thread: a task that is called eagerly runs inside of another."""
+
+    def __init__(self) -> None:
+        self.contexts: list[tuple[str, AbstractContextManager[None]]] = []
+
+
+class _Receivers:
+    def __init__(self, trail: AuditTrail) -> None:
+        self._trail = trail
+        self._open = _Open()
+
+    def task_started(self, *, task_id: str, task: Any, **_: object) -> None:
+        # A task that is called eagerly has no message, and runs in the context in which it is called.
+        given = carried() if task.request.is_eager else getattr(task.request, HEADER, None)
+        context = task_context(task.name, task_id, given)
+        context.__enter__()
+        self._open.contexts.append((task_id, context))
+
+    def task_ended(self, *, task_id: str, **_: object) -> None:
+        contexts = self._open.contexts
+        while contexts:
+            started, context = contexts.pop()
+            context.__exit__(None, None, None)
+            if started == task_id:
+                return
+
+    def task_failed(self, *, sender: Any, task_id: str, exception: BaseException, **_: object) -> None:
+        # Where a process of the pool was killed, this is the worker's main process, without the context of the task.
+        fields = {"operation": "task", "outcome": "failure", "component": sender.name, "request_id": task_id}
+        logged(functools.partial(self._trail.sync.log_error, exception, **fields))
+
+    def worker_started(self, *, sender: Any, **_: object) -> None:
+        worker_started(self._trail, "celery", sender.hostname)
+
+    def worker_ended(self, *, sender: Any, **_: object) -> None:
+        worker_ended(self._trail, "celery", sender.hostname)
+
+    def process_ended(self, **_: object) -> None:
+        process_ends(self._trail)
+
+
+def _enqueued(*, headers: dict[str, Any] | None = None, **_: object) -> None:
+    # A retry has the header of the first try.
+    if headers is not None and (values := carried()):
+        headers.setdefault(HEADER, values)
+
+
+def _check_pool(*, sender: Any, **_: object) -> None:
+    # The name, or the class, of the pool. Celery logs an exception of a receiver and goes on, but not an exit.
+    pool = sender.pool_cls
+    if any(name in (pool if isinstance(pool, str) else pool.__module__) for name in _GREEN):
+        raise SystemExit(GREEN_THREADS)

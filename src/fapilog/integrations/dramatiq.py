@@ -1,0 +1,103 @@
+"""
+Record what dramatiq's workers and actors do, and for whom.
+
+    import dramatiq
+
+    from fapilog.integrations.dramatiq import AuditMiddleware
+
+    broker.add_middleware(AuditMiddleware(trail))
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from dramatiq import Broker, Message, MessageProxy, Middleware, Worker
+from dramatiq.errors import Retry
+
+from ._tasks import HEADER, carried, logged, refuse_green_threads, task_context, worker_ended, worker_started
+
+if TYPE_CHECKING:
+    from ..core.audit import AuditTrail
+
+__all__ = ["AuditMiddleware"]
+
+
+class _Open(threading.local):
+    """The contexts of the messages that are processed in this thread, by their ids."""
+
+    def __init__(self) -> None:
+        self.contexts: dict[str, AbstractContextManager[None]] = {}
+
+
+class AuditMiddleware(Middleware):
+    """
+    A middleware that gives each actor's events their context, and records failures.
+
+    - Events of an actor have the actor's name as their component, the message's id as their request id, and as their
+      user the user of the `audit_context` in which the message was sent; the acting party is the actor, on behalf of
+      that user. The message's options carry the user and the request id, which the events have as ``enqueued_in`` in
+      their metadata. An actor that is called by an actor has the same user.
+    - Each attempt that fails is an event (ERROR_OCCURRED) with the exception and the number of the attempt, but not
+      with the arguments. `dramatiq.errors.Retry` is no failure.
+    - The start and the stop of a worker are events (SYSTEM_STARTUP, SYSTEM_SHUTDOWN). When it stops, alerts that wait
+      are sent, and `AuditHandler` is flushed.
+
+    Use ``trail.sync`` in actors. What can't be recorded is said in the log, and never fails a message. The options can
+    be forged by everybody who may write to the broker.
+
+    Args:
+        trail: Where the events go.
+
+    Raises:
+        RuntimeError: gevent or eventlet has replaced the threads of this process.
+    """
+
+    def __init__(self, trail: AuditTrail) -> None:
+        refuse_green_threads()
+        self._trail = trail
+        self._open = _Open()
+
+    def before_enqueue(self, broker: Broker, message: Message[Any], delay: int) -> None:  # noqa: ARG002
+        """Put the user and the request into the message; a retry keeps those of the first attempt."""
+        if values := carried():
+            message.options.setdefault(HEADER, values)
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
+        """Enter the context of the message."""
+        context = task_context(message.actor_name, message.message_id, message.options.get(HEADER))
+        context.__enter__()
+        self._open.contexts[message.message_id] = context
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: Any = None,  # noqa: ARG002
+        exception: BaseException | None = None,
+    ) -> None:
+        """Record a failure, and leave the context."""
+        if exception is not None and not isinstance(exception, Retry):
+            attempt = message.options.get("retries", 0) + 1
+            fields: dict[str, Any] = {"operation": "task", "outcome": "failure", "metadata": {"attempt": attempt}}
+            logged(functools.partial(self._trail.sync.log_error, exception, **fields))
+        self.after_skip_message(broker, message)
+
+    def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
+        """Leave the context, which was not entered if a middleware before this one has skipped the message."""
+        context = self._open.contexts.pop(message.message_id, None)
+        if context is not None:
+            context.__exit__(None, None, None)
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        """Record that the worker takes messages from now on, before it takes the first."""
+        worker_started(self._trail, "dramatiq", os.getpid())
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
+        """Record that the worker takes no more messages, and send the alerts that wait."""
+        worker_ended(self._trail, "dramatiq", os.getpid())

@@ -1,0 +1,154 @@
+"""
+Record what is logged with the standard library's logging, and with loguru.
+
+    import logging
+
+    from fapilog.integrations.logging import AuditHandler
+
+    logging.getLogger("shop").addHandler(AuditHandler(trail))
+    logging.getLogger("shop.login").warning("wrong password", extra={"audit": {"user_id": "alice"}})
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from ..record.values import given_text
+from ._backlog import Backlog, Waiting, is_storing
+from ._logrecords import AUDIT, event_of, is_audited, level_number
+
+if TYPE_CHECKING:
+    from ..core.audit import AuditTrail
+
+__all__ = ["AuditHandler"]
+
+
+class AuditHandler(logging.Handler):
+    """
+    Makes events of log records.
+
+    The records of the loggers that it is added to become events if they have at least *level*, or if the call gives
+    ``extra={"audit": {...}}``; ``extra={"audit": False}`` leaves a record out. The fields of the event come from that
+    mapping: *event_type*, *user_id*, *request_id* and whatever else `AuditTrail.log_event` takes; its other values
+    become metadata. Otherwise the event has the record's message, level and time, the logger's name as its component,
+    the function as its operation, and the exception that was logged. No other ``extra`` is recorded.
+
+    A call of a logger never waits for the trail, which may be started, stopped, or neither, and nothing is raised into
+    it. The events are stored by a thread, in the order of the calls and in the context variables of each call. That
+    they are stored is certain only when `flush` has returned. The handler is flushed when it is closed and when the
+    interpreter exits, but not by SIGTERM, which ends a plain script at once: see `exit_on_sigterm`. A forked child
+    has a handler of its own, with nothing waiting in it.
+
+    Lines of fapilog's own loggers, and lines that are logged while the handler stores an event, are left out.
+
+    Args:
+        trail: Where the events go.
+        level: The least level of a record without ``extra={"audit": ...}``: a number, or a name such as "ERROR".
+        buffer: Records that may wait to be stored; further ones are dropped. See `dropped`.
+        flush_timeout: Seconds that `flush` and `close` wait.
+
+    Raises:
+        TypeError: A number is none.
+        ValueError: A number is out of range, or there is no such level.
+    """
+
+    def __init__(
+        self,
+        trail: AuditTrail,
+        level: int | str = logging.WARNING,
+        *,
+        buffer: int = 10_000,
+        flush_timeout: float = 5.0,
+    ) -> None:
+        self._threshold = level_number(level)
+        self._backlog = Backlog(trail, size=buffer, flush_timeout=flush_timeout)
+        super().__init__()
+
+    @property
+    def dropped(self) -> int:
+        """
+        How many records were not stored, since too many waited or the trail could not store them.
+
+        Each series of dropped records is itself an event, of type COMPONENT_FAILURE, as soon as there is room again.
+        """
+        return self._backlog.dropped
+
+    def setLevel(self, level: int | str) -> None:  # noqa: N802  as the standard library has it
+        """
+        Set the least level of a record without ``extra={"audit": ...}``, as the argument *level* does.
+
+        The handler's attribute `level` stays at NOTSET: a logger asks that first, and knows nothing of ``extra``.
+
+        Raises:
+            ValueError: There is no such level.
+        """
+        self._threshold = level_number(level)
+
+    def createLock(self) -> None:  # noqa: N802  as the standard library has it
+        """Make no lock: `emit` needs none, and a thread that holds one must not wait for the thread that stores."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Do as `logging.Handler.handle`, without a lock."""
+        # Since Python 3.12 a filter may return another record.
+        passed: Any = self.filter(record)
+        if passed:
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have *record* stored soon, if it is to become an event. An error is `handleError`'s."""
+        try:
+            if record.name.partition(".")[0] == "fapilog" or is_storing():
+                return
+            given = _given(record)
+            if is_audited(record.levelno, given, threshold=self._threshold):
+                self._backlog.add(_event(record, given))
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until the records so far are stored, for *flush_timeout* seconds at most."""
+        self._backlog.flush()
+
+    def close(self) -> None:
+        """Flush, end the thread, and have logging forget the handler. A record that comes later is stored too."""
+        self._backlog.close()
+        super().close()
+
+
+def _given(record: logging.LogRecord) -> object:
+    """Return what the call gave under "audit"; loguru has its extra values in a mapping of their own."""
+    given = getattr(record, AUDIT, None)
+    if given is None:
+        extra = getattr(record, "extra", None)
+        if isinstance(extra, Mapping):
+            return extra.get(AUDIT)
+    return given
+
+
+def _event(record: logging.LogRecord, given: object) -> Waiting:
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    return event_of(
+        _message(record),
+        given,
+        level=record.levelno,
+        error=error,
+        occurred=datetime.fromtimestamp(record.created, UTC),
+        component=record.name,
+        operation=record.funcName,
+    )
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # arguments that do not fit, or can't be read: the event is not lost by that
+        return given_text(record.msg)
