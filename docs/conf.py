@@ -37,7 +37,8 @@ _others = sorted(
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(_others)})(\..*)?"),
     # A type variable, in the signature of what is decorated.
-    ("py:class", r"fapilog\.(record\.privacy\.F|core\._reading\.Item)"),
+    ("py:class", r"fapilog\.(record\.privacy\.F|core\._reading\.Item|integrations\.django\._changes\._Model)"),
+    ("py:exc", "ImproperlyConfigured"),  # of Django
 ]
 
 html_theme = "furo"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
@@ -38,6 +38,7 @@ class Events(Generic[Item]):
         storage: Where they are.
         wanted: Which.
         oldest_first: Whether to begin with the oldest.
+        noting: Is called with what reads the first page, to note that they are read, and returns its result.
         on_damage: What becomes of records that can't be read: "log" leaves them out with one warning, "raise" raises
             `AuditStorageError` at the first, and "yield" yields a `DamagedRecord` in their place.
 
@@ -46,7 +47,13 @@ class Events(Generic[Item]):
     """
 
     def __init__(
-        self, storage: AuditStorage, wanted: EventFilter, *, oldest_first: bool, on_damage: OnDamage = "log"
+        self,
+        storage: AuditStorage,
+        wanted: EventFilter,
+        *,
+        oldest_first: bool,
+        on_damage: OnDamage = "log",
+        noting: Callable[[Callable[[], Awaitable[list[Item]]]], Awaitable[list[Item]]] | None = None,
     ) -> None:
         if on_damage not in ("log", "raise", "yield"):
             raise ValueError(f'on_damage: expected "log", "raise" or "yield"; got {on_damage!r}')
@@ -54,6 +61,7 @@ class Events(Generic[Item]):
         self._wanted = wanted
         self._oldest_first = oldest_first
         self._on_damage = on_damage
+        self._noting = noting
         self._page: list[Item] = []
         self._hole: DamagedRecord | None = None
         self._is_over = False
@@ -71,6 +79,10 @@ class Events(Generic[Item]):
 
     async def next_page(self) -> list[Item]:
         """Return the next events, some hundred at most; none if there are no more."""
+        noting, self._noting = self._noting, None
+        return await (self._next_page() if noting is None else noting(self._next_page))
+
+    async def _next_page(self) -> list[Item]:
         while not self._is_over:
             found = await (self._next_oldest() if self._oldest_first else self._next_newest())
             # The only place that knows which kind of items were asked for.

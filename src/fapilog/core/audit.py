@@ -37,12 +37,15 @@ from ._aftermath import noted
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
+from ._ownrecords import OwnRecords
 from ._reading import Events, OnDamage, counted, intact
 from ._recording import Recorder
+from ._rules import Rules
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .audited import Audited
 from .everyday import EverydayEvents
 from .policy import CompliancePolicy
+from .rules import RULE_MET
 from .signals import compliance_alert
 
 if TYPE_CHECKING:
@@ -141,6 +144,14 @@ class AuditTrail(EverydayEvents):
         )
         self._hostname = os.uname().nodename
         self._recorder = Recorder(storage, self._alerts)
+        self._own_records = OwnRecords(self.policy)
+        self._rules = Rules(
+            self.policy.rules if self.policy.enabled else (),
+            storage=storage,
+            background=self._alerts.background,
+            health=self._alerts.health,
+            aftermath=self._alerts.aftermath,
+        )
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
         compliance_alert.connect(self._alerts.forwarder.receive, sender=self)
         call_in_child(self, AuditTrail._forget)
@@ -206,7 +217,13 @@ class AuditTrail(EverydayEvents):
         Raises:
             Exception: The dispatcher can't be entered: its own exception; the trail is then not started.
         """
-        await self._alerts.start(self, self._send_compliance_alert)
+        await self._own_records.starting(self.log_event)
+        try:
+            await self._alerts.start(self, self._send_compliance_alert)
+        except BaseException:
+            self._own_records.not_started()
+            raise
+        self._rules.start(self._record_rule)
 
     async def stop(self) -> None:
         """
@@ -219,7 +236,10 @@ class AuditTrail(EverydayEvents):
         Raises:
             RuntimeError: The trail was started in another event loop, which does not run.
         """
-        await self._alerts.stop()
+        try:
+            await self._own_records.stopping(self.log_event)
+        finally:
+            await self._alerts.stop()
 
     async def cleanup(self) -> None:
         """Do as `stop`; the earlier fapilog had both names."""
@@ -310,20 +330,9 @@ class AuditTrail(EverydayEvents):
         given: dict[str, Any] = dict(fields)
         if not FIELDS.issuperset(given):
             look_for_typos(given, strict=policy.strict)
-        event = recorded(
-            {
-                "event_type": member(AuditEventType, event_type, "event_type"),
-                "message": message,
-                "hostname": self._hostname,
-                "process_id": os.getpid(),
-                "compliance_level": policy.level,
-                **current_span(),
-            },
-            completed(given),
-            limits=(policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes),
-        )
+        event = self._made(member(AuditEventType, event_type, "event_type"), message, completed(given), current_span())
         once = "event_id" in given
-        if not policy.alerts_on(event):
+        if not (policy.alerts_on(event) or self._rules.concern(event)):
             await self._recorder.record(event, announced=False, once=once)
         elif self._alerts.aftermath.is_here:
             await self._recorder.record(noted(event), announced=False, once=once)
@@ -365,7 +374,8 @@ class AuditTrail(EverydayEvents):
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        return intact(await self._storage.find(EventFilter(**conditions), require("limit", limit, at_least=0)))
+        find = functools.partial(self._storage.find, EventFilter(**conditions), require("limit", limit, at_least=0))
+        return intact(await self._own_records.reading(self.log_event, "get_events", dict(conditions), find))
 
     @overload
     def events(
@@ -397,7 +407,13 @@ class AuditTrail(EverydayEvents):
                 in their place. Reading goes on behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
-        return Events(self._storage, EventFilter(**conditions), oldest_first=oldest_first, on_damage=on_damage)
+        return Events(
+            self._storage,
+            EventFilter(**conditions),
+            oldest_first=oldest_first,
+            on_damage=on_damage,
+            noting=functools.partial(self._own_records.reading, self.log_event, "events", dict(conditions)),
+        )
 
     @without_frames
     async def count_by(self, field: str, **conditions: Unpack[Conditions]) -> dict[str, int]:
@@ -411,7 +427,9 @@ class AuditTrail(EverydayEvents):
         Returns:
             The number of events for each value as text; those without one are under "".
         """
-        return await counted(self.events(**conditions), field)
+        events: Events[AuditEvent] = Events(self._storage, EventFilter(**conditions), oldest_first=False)
+        count = functools.partial(counted, events, field)
+        return await self._own_records.reading(self.log_event, "count_by", {**conditions, "field": field}, count)
 
     async def head(self) -> ChainHead:
         """
@@ -518,9 +536,34 @@ class AuditTrail(EverydayEvents):
 
     async def _store_then_announce(self, event: AuditEvent, *, once: bool) -> None:
         stored = await self._recorder.record(event, announced=True, once=once)
-        if stored is not None:
+        if stored is None:
+            return
+        if self.policy.alerts_on(event):
             self._announce(stored)
-            await self._alerts.forwarder.make_room()
+        else:
+            self._alerts.outstanding.announced(stored.event_id)
+        if self._rules.concern(event):
+            self._rules.apply(stored, self._record_rule)
+        await self._alerts.forwarder.make_room()
+
+    async def _record_rule(self, message: str, **fields: Any) -> None:
+        """Store an event about a rule, and announce it; once, however many processes do."""
+        await self._store_then_announce(self._made(RULE_MET, message, fields, {}), once=True)
+
+    def _made(
+        self, event_type: AuditEventType, message: str, fields: dict[str, Any], others: dict[str, Any]
+    ) -> AuditEvent:
+        policy = self.policy
+        given = {
+            "event_type": event_type,
+            "message": message,
+            "hostname": self._hostname,
+            "process_id": os.getpid(),
+            "compliance_level": policy.level,
+            **others,
+        }
+        limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
+        return recorded(given, fields, limits=limits)
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store an event of the trail's own, which is announced next."""
@@ -530,4 +573,6 @@ class AuditTrail(EverydayEvents):
     def _forget(self) -> None:
         # In a forked child.
         self._recorder.forget()
+        self._rules.forget()
+        self._own_records.forget()
         self._alerts.forget()

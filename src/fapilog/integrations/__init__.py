@@ -1,7 +1,7 @@
 """
 Where applications and the trail meet: one module for each kind of application.
 
-`asgi` is a middleware for Starlette, FastAPI, Litestar and every other ASGI application.
+`asgi` is a middleware for Starlette, FastAPI, Litestar and every other ASGI application; `django` is an app for Django.
 """
 
 from __future__ import annotations

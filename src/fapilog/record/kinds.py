@@ -88,16 +88,27 @@ class AuditOutcome(str, Enum):
 
 
 class ComplianceLevel(str, Enum):
-    """The regulation that the service is under."""
+    """The regulation that the service is under: it is recorded with each event, and some change what a trail does."""
 
     NONE = "none"
+    """Changes nothing."""
     BASIC = "basic"
+    """The default; changes nothing."""
     SOX = "sox"
+    """The Sarbanes-Oxley Act; changes nothing."""
     HIPAA = "hipaa"
+    """Events that contain health data alert, unless the policy has ``alert_on_phi_access=False``."""
     GDPR = "gdpr"
+    """Events that contain personal data alert."""
     PCI_DSS = "pci_dss"
+    """
+    The trail records its own start and stop (10.2.1.6), and each time that its events are read by `get_events`,
+    `events` or `count_by` (10.2.1.3).
+    """
     SOC2 = "soc2"
+    """Changes nothing."""
     ISO27001 = "iso27001"
+    """Changes nothing."""
 
 
 E = TypeVar("E", bound=Enum)
