@@ -15,7 +15,7 @@ def test_a_server_that_is_ended_has_recorded_what_it_answered(tmp_path: Path) ->
 
 
 def test_an_application_without_a_lifespan_loses_no_alert(tmp_path: Path) -> None:
-    """Under uvicorn, which dies of the SIGTERM that it got, the trail is stopped first, and sends the alert that waits."""
+    """Under uvicorn, which dies of the SIGTERM it got, the trail is stopped first, and sends the alert that waits."""
     pytest.importorskip("uvicorn")
     port = free_port()
     with running(["uvicorn", "--port", str(port), "tests.programs.bare_asgi_app:app"], tmp_path) as server:
