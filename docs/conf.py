@@ -32,7 +32,8 @@ napoleon_use_ivar = True
 # Every reference to fapilog must lead somewhere. Those to other libraries would need their inventories from the
 # network, and the docs are built without one.
 _others = sorted(
-    sys.stdlib_module_names | {"anyio", "blinker", "httpx2", "msgspec", "opentelemetry", "prometheus_client"}
+    sys.stdlib_module_names
+    | {"anyio", "blinker", "flask", "httpx2", "msgspec", "opentelemetry", "prometheus_client", "sqlalchemy"}
 )
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(_others)})(\..*)?"),

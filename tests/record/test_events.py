@@ -201,6 +201,7 @@ def test_metadata_that_contain_themselves_end() -> None:
     assert _decode(_encode(made)) == made
 
 
+@pytest.mark.torture
 def test_metadata_that_explode_are_cut() -> None:
     """A few lists that share each other and unfold to more values than a record holds end with their number."""
     shared: list[object] = [1]

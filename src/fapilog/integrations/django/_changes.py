@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from contextvars import copy_context
@@ -20,6 +19,7 @@ from ...record.intake import CommonFields
 from ...record.kinds import AuditEventType, AuditOutcome
 from ...record.parties import Target
 from ...tasks.strangers import Log
+from .._masking import MASK, is_secret
 from ._settings import record, trail
 
 __all__ = ["audited", "connect_relations", "target_of"]
@@ -28,9 +28,6 @@ _Model = TypeVar("_Model", bound=type[Any])
 
 _log: Final = Log("fapilog")
 
-_MASK: Final = "********"
-# Whole words, so that an author and a monkey are not taken for an authorization and a key.
-_SECRET: Final = re.compile(r"(^|_)(passwords?|passwd|secrets?|tokens?|(api|private|secret)_?keys?|signatures?)(_|$)")
 _BEFORE: Final = "fapilog_before"
 # What the middleware finds when an event is logged.
 _LATE: Final = ("user_id", "session_id", "client_ip")
@@ -299,8 +296,8 @@ def _record(model: Any, instance: Any, using: str, operation: str, changes: _Cha
     """Have an event stored when the transaction commits, with the context of now."""
     how, target = _models[model], target_of(instance)
     shown = {
-        name: tuple(_MASK if each is not None else None for each in values)
-        if name in how.mask or _SECRET.search(name)
+        name: tuple(MASK if each is not None else None for each in values)
+        if name in how.mask or is_secret(name)
         else values
         for name, values in changes.items()
     }
