@@ -16,8 +16,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
-import anyio
-
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.privacy import without_frames
@@ -220,7 +218,9 @@ class SyncAuditTrail:
         if portal is None:
             # The interpreter is exiting, or no thread can be had: nobody else will send them.
             if not Loop.runs_here():
-                anyio.run(self._background.settle)
+                from ..tasks._ownloop import run  # noqa: PLC0415  with it comes asyncio
+
+                run(self._background.settle)
             return
         portal.stop_at_exit(self._trail, within=self._stop_timeout)
         portal.start_soon(self._trail.start)

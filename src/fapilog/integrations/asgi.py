@@ -12,12 +12,13 @@ from typing import Any, Final, cast
 
 from ..context import audit_context
 from ..core.audit import AuditTrail
+from ..record.errors import reason
 from ..record.options import require, require_callable, require_text
 from ..tasks.strangers import Log
 from ._headers import client_address, request_id
 from ._requests import check, is_chosen, of_request
 
-__all__ = ["AuditMiddleware", "Scope"]
+__all__ = ["AuditMiddleware", "Scope", "with_lifespan"]
 
 Scope = Mapping[str, Any]
 """What an ASGI server says of a connection: https://asgi.readthedocs.io/en/latest/specs/www.html."""
@@ -176,6 +177,38 @@ class AuditMiddleware:
             await self._trail.log_event(kind, message, **fields)
         except Exception as failure:
             _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)
+
+
+def with_lifespan(app: _App, trail: AuditTrail) -> _App:
+    """
+    Start *trail* with an application that has no lifespan, and stop it with that.
+
+        application = with_lifespan(get_asgi_application(), trail)
+
+    uvicorn ends a process by the signal itself, so that nothing is done at the exit of the interpreter. Without a
+    lifespan, the alerts that wait there would be lost.
+
+    Args:
+        app: An ASGI application, such as that of Django. It is never asked for its lifespan.
+        trail: Started before the first request, and stopped after the last one. If it can't be started, the server
+            says so and ends.
+    """
+
+    async def application(scope: Any, receive: _Receive, send: _Send) -> None:
+        if scope["type"] != "lifespan":
+            await app(scope, receive, send)
+            return
+        for phase, call in (("startup", trail.start), ("shutdown", trail.stop)):
+            await receive()
+            try:
+                await call()
+            except Exception as error:
+                # Raised, it would mean that there is no lifespan.
+                await send({"type": f"lifespan.{phase}.failed", "message": f"the trail: {reason(error)}"})
+                return
+            await send({"type": f"lifespan.{phase}.complete"})
+
+    return application
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
