@@ -340,7 +340,9 @@ class AuditTrail(EverydayEvents):
         given: dict[str, Any] = dict(fields)
         if not FIELDS.issuperset(given):
             look_for_typos(given, strict=policy.strict)
-        event = self._made(member(AuditEventType, event_type, "event_type"), message, completed(given), current_span())
+        whole = completed(given)
+        span = current_span(whole.get("trace_id"))
+        event = self._made(member(AuditEventType, event_type, "event_type"), message, whole, span)
         once = "event_id" in given
         if not (policy.alerts_on(event) or self._rules.concern(event)):
             await self._recorder.record(event, announced=False, once=once)
