@@ -58,6 +58,13 @@ def test_other_time_zones_become_utc() -> None:
     assert event(timestamp=noon).timestamp.isoformat() == "2026-01-31T10:00:00+00:00"
 
 
+def test_a_time_beyond_the_calendar_in_utc_is_its_end() -> None:
+    """The first and the last moment of another zone are no error, but the first and the last one in UTC."""
+    for moment, hours in ((datetime.min, 9), (datetime.max, -9)):  # noqa: DTZ901
+        given = moment.replace(tzinfo=timezone(timedelta(hours=hours)))
+        assert event(occurred=given).occurred == moment.replace(tzinfo=UTC)
+
+
 def test_naive_time_is_refused() -> None:
     """A timestamp without a time zone is an error that says what came."""
     with pytest.raises(ValueError, match=r"timestamp: expected a datetime with a time zone; got datetime\.datetime"):

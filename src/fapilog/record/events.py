@@ -253,7 +253,7 @@ def _make_texts(event: AuditEvent) -> None:
 
 def in_utc(name: str, given: object) -> datetime:
     """
-    Return the time *given* in UTC.
+    Return the time *given* in UTC; where the calendar of Python ends, its first or its last moment.
 
     Raises:
         TypeError: It is no datetime; the message begins with *name*.
@@ -263,7 +263,11 @@ def in_utc(name: str, given: object) -> datetime:
         raise TypeError(f"{name}: expected a datetime with a time zone; got a {name_of(type(given))}")
     if given.tzinfo is None:
         raise ValueError(f"{name}: expected a datetime with a time zone; got {given!r}")
-    return given.astimezone(UTC)
+    try:
+        return given.astimezone(UTC)
+    except OverflowError:
+        # "For ever" in a zone beside UTC: `datetime.min` with its offset is in the year 0.
+        return datetime.min.replace(tzinfo=UTC) if given.year == 1 else datetime.max.replace(tzinfo=UTC)
 
 
 _DATA_TYPES: Final = {
