@@ -25,8 +25,8 @@ def check_config(
     """
     Check the configuration of a trail.
 
-    Says everything that is wrong with it, and where. Sends nothing, makes no file, and drives no terminal. The secrets that it refers to
-    must be there, as they are for your service.
+    Says everything that is wrong with it, and where. Sends nothing, and makes no file. The secrets that it refers to
+    must be there, as they are for your service. Nothing that is printed can drive a terminal.
 
     Exit code: 0 if a trail can be made of it, 1 if not, 2 if the file can't be read.
     """
@@ -40,7 +40,7 @@ def check_config(
     except OSError as error:
         raise _unreadable(file, error.strerror) from None
     except ValueError as error:
-        # The path begins with the home directory of a user whom nobody knows, or has a NUL.
+        # The path begins with the home directory of a user whom nobody knows.
         raise _unreadable(file, str(error)) from None
     typer.echo(plain(f"{place}: {_described(options)}"))
 
