@@ -21,6 +21,7 @@ pytest.importorskip("django")
 django_site.set_up()
 auth: Any = importlib.import_module("django.contrib.auth.models")
 http: Any = importlib.import_module("django.http")
+conf: Any = importlib.import_module("django.conf")
 testing: Any = importlib.import_module("django.test")
 apps: Any = importlib.import_module("fapilog.integrations.django.apps")
 ours: Any = importlib.import_module("fapilog.integrations.django")
@@ -218,6 +219,17 @@ def test_who_signs_in_is_not_stopped_by_the_trail(tmp_path: Path, alice: Any, ca
         assert testing.Client().login(username="alice", password="correct horse")
     assert "an event of Django is not recorded: AuditStorageError" in caplog.text
     assert "alice" not in caplog.text
+
+
+def test_who_signs_in_is_not_stopped_by_wrong_settings(alice: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Where AUDIT describes no trail, users sign in, fail to, and sign out all the same, and the log says so."""
+    without = [each for each in conf.settings.MIDDLEWARE if "fapilog" not in each]
+    with testing.override_settings(AUDIT={"path": "audit", "durabilty": "write"}, MIDDLEWARE=without):
+        client = testing.Client()
+        assert client.login(username="alice", password="correct horse")
+        assert not client.login(username="alice", password="wrong")
+        client.logout()
+    assert caplog.text.count("an event of Django is not recorded: ImproperlyConfigured") == 3
 
 
 def test_the_trail_is_made_once_and_when_it_is_used(trail: AuditTrail, pager: RecordingDispatcher) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,6 +23,9 @@ testing: Any = importlib.import_module("django.test")
 management: Any = importlib.import_module("django.core.management")
 models: Any = importlib.import_module("tests.integrations.apps.django_site.models")
 page: Any = importlib.import_module("fapilog.integrations.django._page")
+admin: Any = importlib.import_module("django.contrib.admin")
+urlconf: Any = importlib.import_module("django.urls")
+ours: Any = importlib.import_module("fapilog.integrations.django.admin")
 events: Any = importlib.import_module("fapilog.integrations.django.models")
 
 TRAIL = "/admin/fapilog/event/"
@@ -192,6 +197,33 @@ def test_the_history_of_an_object_has_who_did_what(trail: AuditTrail, auditor: A
     assert "mallory" not in doctor.get(history).content.decode()
     assert auditor.get("/admin/django_site/patient/0/history/").status_code == 302
     auth.User.objects.filter(username="doctor").delete()
+
+
+def test_a_site_of_ones_own_needs_no_page_of_the_trail(trail: AuditTrail, auditor: Any) -> None:
+    """The history is shown in an admin site that has no page of the trail, without links to one."""
+    patient = models.Patient.objects.create(name="Ann")
+    site = admin.AdminSite(name="wards")
+    site.register(models.Patient, type("PatientAdmin", (ours.AuditHistory, admin.ModelAdmin), {}))
+    urls = ModuleType("urls")
+    vars(urls).update(urlpatterns=[urlconf.path("wards/", site.urls), urlconf.path("admin/", admin.site.urls)])
+    with testing.override_settings(ROOT_URLCONF=urls):
+        text = auditor.get(f"/wards/django_site/patient/{patient.pk}/history/").content.decode()
+    assert f"django_site.patient/{patient.pk}" in text
+    assert "fapilog/event" not in text
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_times_at_the_ends_of_the_calendar_are_shown_and_asked_for(zone: str, trail: AuditTrail, auditor: Any) -> None:
+    """Neither an event nor a question with such a time breaks the page."""
+    ids = [
+        trail.sync.log_event(AuditEventType.DATA_ACCESS, "x", occurred=each)
+        for each in (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+    ]
+    with testing.override_settings(TIME_ZONE=zone):
+        found = numbers(auditor, start_time="0001-01-01 00:00", end_time="9999-12-31 23:59:59")
+        assert len(found) >= len(ids)
+        for each in found:
+            assert auditor.get(f"{TRAIL}{each}/change/").status_code == 200
 
 
 def test_a_change_in_the_admin_is_recorded(trail: AuditTrail) -> None:

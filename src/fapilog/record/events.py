@@ -253,7 +253,7 @@ def _make_texts(event: AuditEvent) -> None:
 
 def in_utc(name: str, given: object) -> datetime:
     """
-    Return the time *given* in UTC.
+    Return the time *given* in UTC; where the calendar of Python ends, its first or its last moment.
 
     Raises:
         TypeError: It is no datetime; the message begins with *name*.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any, Final, TypeVar, Unpack, overload
@@ -13,7 +12,7 @@ from django.apps import apps
 from django.db import transaction
 from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_delete, pre_save
 
-from ...context import bind_audit_context, current_audit_context
+from ...context import settled_context
 from ...record.freezing import frozen_mapping
 from ...record.intake import CommonFields
 from ...record.kinds import AuditEventType, AuditOutcome
@@ -29,8 +28,6 @@ _Model = TypeVar("_Model", bound=type[Any])
 _log: Final = Log("fapilog")
 
 _BEFORE: Final = "fapilog_before"
-# What the middleware finds when an event is logged.
-_LATE: Final = ("user_id", "session_id", "client_ip")
 
 # By the names of fields.
 _Values = dict[str, Any]
@@ -315,9 +312,8 @@ def _record(model: Any, instance: Any, using: str, operation: str, changes: _Cha
         log = partial(trail.sync.log_event, AuditEventType.DATA_MODIFICATION, f"Created {target}", **fields)
     else:
         log = partial(trail.sync.log_event, AuditEventType.DATA_DELETION, f"Deleted {target}", **fields)
-    context = copy_context()
-    # As they are now: by then the view may have signed the user out.
-    context.run(bind_audit_context, **{**dict.fromkeys(_LATE), **current_audit_context()})
+    # With the values of now: by then the view may have signed the user out.
+    context = settled_context()
 
     def then() -> None:
         context.run(record, log)

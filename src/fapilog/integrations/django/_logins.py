@@ -26,22 +26,23 @@ def connect() -> None:
 
 def _logged_in(*, user: Any, **_: object) -> None:
     backend = getattr(user, "backend", None)
-    record(trail.sync.log_authentication, success=True, user_id=_id_of(user), metadata=backend and {"backend": backend})
+    metadata = backend and {"backend": backend}
+    record(lambda: trail.sync.log_authentication(success=True, user_id=_id_of(user), metadata=metadata))
 
 
 def _login_failed(*, credentials: Mapping[str, Any], **_: object) -> None:
     # Django has replaced passwords and tokens in them, and fields of one's own may have other names.
     names = (get_user_model().USERNAME_FIELD, "username")
     name = next((credentials[each] for each in names if credentials.get(each) is not None), None)
-    record(trail.sync.log_authentication, success=False, user_id=name)
+    record(lambda: trail.sync.log_authentication(success=False, user_id=name))
 
 
 def _logged_out(*, user: Any, **_: object) -> None:
     if user is not None:  # whose session had not ended already
-        record(trail.sync.log_event, AuditEventType.SESSION_ENDED, "Signed out", user_id=_id_of(user))
+        record(lambda: trail.sync.log_event(AuditEventType.SESSION_ENDED, "Signed out", user_id=_id_of(user)))
 
 
-def _id_of(user: Any) -> object:
+def _id_of(user: Any) -> Any:
     try:
         return of_request().user_id(user)
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final, cast
@@ -41,7 +42,7 @@ class Questions(forms.Form):
     client_ip = forms.CharField(required=False, label="Address", max_length=64)
     request_id = forms.CharField(required=False, label="Request", max_length=256)
     message = forms.CharField(required=False, label="Words in the message", max_length=256)
-    before = forms.IntegerField(required=False, min_value=1, widget=forms.HiddenInput)
+    before = forms.IntegerField(required=False, min_value=1, max_value=2**63 - 1, widget=forms.HiddenInput)
 
     def clean_event_type(self) -> str:
         """Return the name of a type, one of the list or one of the site's own, which has a dot."""
@@ -73,7 +74,9 @@ def shown(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime):
-        return f"{timezone.localtime(value):%Y-%m-%d %H:%M:%S %Z}"
+        with suppress(OverflowError):  # at the ends of the calendar
+            value = timezone.localtime(value)
+        return f"{value:%Y-%m-%d %H:%M:%S %Z}"
     if isinstance(value, Enum):
         value = value.value
     elif isinstance(value, Actor | Target):

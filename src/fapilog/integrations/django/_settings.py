@@ -195,14 +195,15 @@ def begin() -> None:
         _log.error("the audit trail can't be started, its first alert tries again: %s", type(error).__qualname__)
 
 
-def record(log: Callable[..., object], *args: Any, **fields: Any) -> None:
+def record(log: Callable[[], object]) -> None:
     """
-    Call a recording method; log what it raises, with the event type alone.
+    Call *log*, which records an event; log what it raises, with the type alone.
 
     What the site has done is done by then. An event that can't be stored opens an incident of the trail, which alerts.
+    The trail is asked for in *log*, and not before: its first use raises where the setting AUDIT is wrong.
     """
     try:
-        log(*args, **fields)
+        log()
     except Exception as error:
         _log.error("an event of Django is not recorded: %s", type(error).__qualname__)
 
