@@ -197,3 +197,17 @@ async def test_an_end_by_an_exception_that_is_not_recorded_is_logged(
     words = "how an exception ended a block under `audited` is not recorded: "
     whys = ["TypeError", "ValueError", "storing it took more than 0.01 s"]
     assert [record.getMessage() for record in caplog.records] == [words + why for why in whys]
+
+
+@pytest.mark.may_block
+async def test_a_type_that_is_added_is_checked_as_any_is() -> None:
+    """What is no type is refused in words, whatever it does when it is asked whether it is true."""
+
+    class Undecided:
+        def __bool__(self) -> bool:
+            raise RuntimeError("neither")
+
+    audit = AuditTrail(storage=MemoryStorage()).audited("read")
+    audit.add(event_type=Undecided())
+    with pytest.raises(ValueError, match=r"^event_type: expected one of"), audit:
+        pass

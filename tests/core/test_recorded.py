@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditEventType, AuditTrail, CompliancePolicy, MemoryStorage
+from fapilog import Actor, AuditEvent, AuditEventType, AuditTrail, CompliancePolicy, MemoryStorage
 from fapilog.record.chain import body
 from fapilog.record.values import original
 from fapilog.testing import RecordingDispatcher
@@ -228,3 +228,41 @@ async def test_a_type_may_be_a_member_of_an_enum_of_the_application() -> None:
     storage = MemoryStorage()
     await AuditTrail(storage=storage).log_event(Kinds.REFUND, "m")
     assert storage.events[0].event_type == AuditEventType("billing.refund")
+
+
+class Employee(Actor, frozen=True, kw_only=True):
+    """An actor with more than the trail knows."""
+
+    department: str
+
+
+async def test_an_actor_of_a_class_of_ones_own_is_an_actor() -> None:
+    """Its members are those of an actor, and what it has besides is in the metadata."""
+    storage = MemoryStorage()
+    employee = Employee(id="alice", type="user", department="X")
+    await AuditTrail(storage=storage).log_event(AuditEventType.DATA_ACCESS, "m", actor=employee)
+    [event] = storage.events
+    assert (event.actor, event.user_id) == (Actor(id="alice", type="user"), "alice")
+    assert event.metadata["actor"]["department"] == "X"
+
+
+class Asked(MemoryStorage):
+    """A storage that keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[bool] = []
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        """Note *once*."""
+        self.asked.append(once)
+        return await super().append(event, once=once)
+
+
+async def test_only_an_id_that_is_given_is_looked_for() -> None:
+    """A wrapper that always gives *event_id*, and mostly None, does not make the storage look through old records."""
+    storage = Asked()
+    trail = AuditTrail(storage=storage)
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", event_id=None)
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", event_id="a")
+    assert storage.asked == [False, True]

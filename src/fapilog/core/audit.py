@@ -337,13 +337,13 @@ class AuditTrail(EverydayEvents):
         policy = self.policy
         if not policy.enabled:
             return ""
-        given: dict[str, Any] = dict(fields)
+        given: dict[str, Any] = {**fields}
         if not FIELDS.issuperset(given):
             look_for_typos(given, strict=policy.strict)
         whole = completed(given)
         span = current_span(whole.get("trace_id"))
         event = self._made(member(AuditEventType, event_type, "event_type"), message, whole, span)
-        once = "event_id" in given
+        once = given.get("event_id") is not None
         if not (policy.alerts_on(event) or self._rules.concern(event)):
             await self._recorder.record(event, announced=False, once=once)
         elif self._alerts.aftermath.is_here:

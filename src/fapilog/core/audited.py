@@ -123,7 +123,9 @@ class Audited:
         elif error is not None:
             outcome, words, level = AuditOutcome.FAILURE, "failed", AuditLogLevel.ERROR
         name = given_text(self._operation)
-        event_type = fields.pop("event_type", None) or data_event_type(self._operation)
+        event_type = fields.pop("event_type", None)
+        if event_type is None:
+            event_type = data_event_type(self._operation)
         message = fields.pop("message", f"{name} {words}")
         own = {"operation": name, "outcome": outcome, "log_level": level, "error": error, "duration_seconds": seconds}
         return event_type, message, keywords(fields, **own)
