@@ -1,10 +1,12 @@
 """The storage in PostgreSQL, beyond what every storage must do."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +107,16 @@ CHANGES = (
     "UPDATE fapilog.heads SET checksum = 'x' WHERE TRAIL",
     "UPDATE fapilog.heads SET trail = 'x' WHERE TRAIL",
 )
+
+
+def test_the_page_can_be_followed(database: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example in the docs prints what the page says."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "store-in-postgresql.md").read_text(encoding="utf-8")
+    code, output = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
+    dsn = "postgresql://clinic@db.example/audit"
+    assert dsn in code
+    exec(code.replace(dsn, database.dsn(user="service")), {"__name__": "__main__"})  # noqa: S102
+    assert capsys.readouterr().out == output
 
 
 @pytest.mark.parametrize(
