@@ -25,6 +25,8 @@ class CuttingProxy:
         self._left: int | None = None
         self._forwards = False
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        # What the clients have sent.
+        self.sent: list[bytes] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def arm(self, number: int, *, forwards: bool) -> None:
@@ -63,6 +65,8 @@ class CuttingProxy:
             # The first message of a client has no type.
             while message := _message(stream, has_type=has_type):
                 has_type = True
+                if source is pair[0]:
+                    self.sent.append(message)
                 with self._lock:
                     is_last = False
                     if self._left is not None:

@@ -2,10 +2,12 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from fapilog.tasks.loops import without_loop
 from fapilog.testing import check_storage
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, server
+from tests.doubles.trail_writers import listen, writer
 
 
 @pytest.fixture(scope="module")
@@ -446,6 +449,44 @@ def test_a_cut_at_any_message_stores_once(database: Server, trail: str, *, forwa
     proxy.close()
 
 
+def test_nothing_outlives_a_transaction(database: Server, trail: str) -> None:
+    """Nothing is prepared by name or set for the session, so that PgBouncer may give each transaction another one."""
+    proxy = CuttingProxy(database.port)
+    storage = PostgresStorage(f"{database.dsn(port=proxy.port)} sslmode=disable gssencmode=disable", trail)
+    for number in range(12):
+        without_loop(storage.append(an_event(event_id=str(number)), once=True))
+        without_loop(storage.find(EventFilter(user_id="a"), 1))
+    without_loop(storage.verify())
+    without_loop(storage.aclose())
+    proxy.close()
+    assert len(proxy.sent) > 100
+    # The name of a statement that is parsed comes first, and ends in a NUL.
+    assert not [message for message in proxy.sent if message[:1] == b"P" and message[5:6] != b"\0"]
+    texts = b"".join(message for message in proxy.sent if message[:1] in b"PQ")
+    assert not re.search(
+        rb"(?i)\b(SET (?!LOCAL)|LISTEN|PREPARE|DECLARE|pg_advisory_lock|TEMP)", re.sub(rb"UPDATE \S+ SET", b"", texts)
+    )
+    assert texts.count(b"set_config(") == texts.count(b", true)")
+
+
+def test_a_server_that_does_not_answer_is_given_up(
+    storage: PostgresStorage, trail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that hangs with the connection open is given up after the time-out, and used again when it answers."""
+    append(storage, "a")
+    pid = storage._writer.call("ask", lambda connection: connection.info.backend_pid, 1)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "_timeout", 0.2)
+            with pytest.raises(AuditStorageError, match=r"^cannot append .*: no answer in time$"):
+                append(storage, "b")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    append(storage, "c")
+    assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["a", "c"]
+
+
 def test_a_commit_that_nobody_answers_may_be_stored(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the answer to a commit is lost and the server does not come back, the error says that it may be stored."""
     append(storage, "a")
@@ -510,6 +551,23 @@ def test_a_writer_that_is_stopped_holds_nobody_up(database: Server, trail: str) 
         append(storage, "other")
         assert process.communicate("\n", timeout=30)[0] == "stored 2\n"
     assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["other", "stopped"]
+    without_loop(storage.aclose())
+
+
+def test_processes_make_one_chain(database: Server) -> None:
+    """Processes on asyncio and on trio write to one trail, one is killed, and all that they stored is in one chain."""
+    with ExitStack() as stack:
+        writers = [stack.enter_context(writer(database.dsn(), each, "fsync")) for each in ("asyncio", "trio")]
+        listen(writers, lambda: all(len(each.stored) >= 10 for each in writers))
+        writers[0].kill()
+        enough = len(writers[1].stored) + 5
+        listen(writers[1:], lambda: len(writers[1].stored) >= enough)
+        writers[1].stop()
+    storage = PostgresStorage(database.dsn(), "written")
+    assert without_loop(storage.verify()).valid
+    found = [event.event_id for event in intact(without_loop(storage.find(EventFilter(), 1_000_000)))]
+    assert len(found) == len(set(found))
+    assert {event_id for each in writers for event_id in each.stored} <= set(found)
     without_loop(storage.aclose())
 
 
