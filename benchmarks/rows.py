@@ -70,6 +70,7 @@ def rows(*, quick: bool) -> list[Row]:
         *_rendering(events // 5),
         *_keeping(events, large),
         *_from_anywhere(events // 10, large),
+        *_sharing(events),
         *_requesting(events),
         *_importing(),
     ]
@@ -517,6 +518,24 @@ def _keeping(alerts: int, large: int) -> list[Row]:
             at_most_more=50,
         ),
     ]
+
+
+def _sharing(events: int) -> list[Row]:
+    """Return the rows about PostgreSQL."""
+    load: dict[str, Any] = {"callers": 100, "events": events}
+
+    def ours(figure: str, words: str) -> Subject:
+        return Subject(
+            what=f"PostgresStorage, 100 callers in each of 4 processes, one trail{words}",
+            function="fleet:appended",
+            arguments={**load, "processes": 4, "figure": figure},
+        )
+
+    # A chain has one commit after the other, so that one process is enough to make them.
+    peer = Subject(
+        what="COPY of the same rows, 100 a commit", function="fleet:copied", arguments={**load, "processes": 1}
+    )
+    return [Row(name="postgres", unit="events/s", ours=ours("rate", ""), peer=peer, at_least=0.5, rounds=5)]
 
 
 def _rendering(alerts: int) -> list[Row]:

@@ -26,6 +26,7 @@ from .events import count, show, tail
 from .receipts import plain
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
+from .storage import storage
 
 __all__ = ["app", "demo", "recover", "send_test", "verify"]
 
@@ -42,6 +43,7 @@ app: Final = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(alerts, name="alerts")
+app.add_typer(storage, name="storage")
 app.command()(show)
 app.command()(tail)
 app.command()(count)

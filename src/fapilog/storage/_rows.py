@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, cast
 
 from ..record.events import AuditEvent
@@ -15,36 +15,17 @@ from .protocol import EQUAL, EventFilter
 __all__ = ["COLUMNS", "SCHEMA", "SELECTIVE", "Dialect", "Question", "questions", "values_of"]
 
 
-def _actor(name: str) -> Callable[[AuditEvent], str | None]:
-    return lambda event: None if event.actor is None else getattr(event.actor, name)
-
-
-def _target(name: str) -> Callable[[AuditEvent], str | None]:
-    return lambda event: None if event.target is None else getattr(event.target, name)
-
-
-def _microseconds(time: datetime) -> int:
-    # Whole numbers: a float has too few digits.
-    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def _member(name: str) -> Callable[[AuditEvent], str | None]:
-    return lambda event: getattr(event, name)
-
-
-def _value(name: str) -> Callable[[AuditEvent], str | None]:
-    return lambda event: None if getattr(event, name) is None else getattr(event, name).value
-
-
 # Beside its number and its line, a record has what it is asked for by, taken from the event.
-COLUMNS: Final[dict[str, Callable[[AuditEvent], Any]]] = {
-    **{name: _member(name) for name in EQUAL},
-    "timestamp": lambda event: _microseconds(event.timestamp),
-    **{name: _value(name) for name in ("event_type", "log_level", "outcome")},
-    **{f"actor_{name}": _actor(name) for name in ("id", "on_behalf_of")},
-    **{f"target_{name}": _target(name) for name in ("type", "id", "name")},
-}
-"""The columns that are searched, and what each has of an event."""
+COLUMNS: Final = (
+    *EQUAL,
+    *("timestamp", "event_type", "log_level", "outcome"),
+    *("actor_id", "actor_on_behalf_of", "target_type", "target_id", "target_name"),
+)
+"""The columns that are searched."""
+
+_equal: Final = attrgetter(*EQUAL)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 SELECTIVE: Final = (
     *("event_id", "user_id", "session_id", "request_id", "trace_id", "client_ip"),
@@ -69,7 +50,21 @@ CREATE TABLE records (
 
 def values_of(event: AuditEvent) -> tuple[Any, ...]:
     """Return the values of `COLUMNS` for *event*."""
-    return tuple(take(event) for take in COLUMNS.values())
+    outcome, actor, target = event.outcome, event.actor, event.target
+    return (
+        *_equal(event),
+        _microseconds(event.timestamp),
+        event.event_type.value,
+        event.log_level.value,
+        None if outcome is None else outcome.value,
+        *((None, None) if actor is None else (actor.id, actor.on_behalf_of)),
+        *((None, None, None) if target is None else (target.type, target.id, target.name)),
+    )
+
+
+def _microseconds(time: datetime) -> int:
+    # Whole numbers: a float has too few digits.
+    return (time - _EPOCH) // _MICROSECOND
 
 
 class Dialect(NamedTuple):

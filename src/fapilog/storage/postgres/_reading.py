@@ -146,20 +146,24 @@ class Reading:
         query = _IN_BYTES.format(
             columns="sequence_number, line", where=f"trail = %s AND {question.where}", order="DESC"
         )
-        size = min(limit, _PAGE)
-        while rows := self._rows(query, (self._trail, low, high, *question.values, size, _PAGE_BYTES)):
+        size, is_last = min(limit, _PAGE), False
+        while not is_last:
+            rows = self._rows(query, (self._trail, low, high, *question.values, size, _PAGE_BYTES))
             for row in rows:
                 item = self._item(*row)
                 if isinstance(item, DamagedRecord) or wanted.matches(item):
                     yield item
-            high, size = rows[-1][0], _PAGE
+            is_last = _is_last(rows, size)
+            high, size = rows[-1][0] if rows else low, _PAGE
 
     def _oldest(self, after: int, limit: int) -> Iterator[tuple[Any, ...]]:
         """Yield the rows behind *after*, the oldest first, page by page."""
-        after, size = min(after, _MAX), min(limit, _PAGE)
-        while rows := self._rows(_OLDEST, (self._trail, after, size, _PAGE_BYTES)):
+        after, size, is_last = min(after, _MAX), min(limit, _PAGE), False
+        while not is_last:
+            rows = self._rows(_OLDEST, (self._trail, after, size, _PAGE_BYTES))
             yield from rows
-            after, size = rows[-1][0], _PAGE
+            is_last = _is_last(rows, size)
+            after, size = rows[-1][0] if rows else after, _PAGE
 
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         # The class of S608 is a text of one's own in SQL; here are only names of columns.
@@ -171,6 +175,11 @@ class Reading:
 
     def _item(self, number: int, line: bytes) -> AuditEvent | DamagedRecord:
         return item_of(line, file=f"trail {self._trail}", offset=number, size=1)
+
+
+def _is_last(rows: list[tuple[Any, ...]], size: int) -> bool:
+    """Return whether nothing is behind the page *rows*, of at most *size* rows: it is not full, and not cut short."""
+    return len(rows) < size and sum(len(line) for _, line in rows) < _PAGE_BYTES
 
 
 def _is_record(line: bytes) -> bool:

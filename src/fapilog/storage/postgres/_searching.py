@@ -32,7 +32,11 @@ def key_of(value: Any) -> Any:
 
 def keys_of(event: AuditEvent) -> tuple[Any, ...]:
     """Return the values of the columns for *event*."""
-    return tuple(map(key_of, values_of(event)))
+    # Most texts are short: asked here, as a call for each would cost more than all the rest.
+    return tuple(
+        key_of(value) if isinstance(value, str) and (len(value) > _LONGEST or "\0" in value) else value
+        for value in values_of(event)
+    )
 
 
 def questions_of(wanted: EventFilter) -> list[Question]:
