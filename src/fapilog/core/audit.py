@@ -116,7 +116,7 @@ class AuditTrail(EverydayEvents):
     ) -> None:
         if policy is not None and not isinstance(policy, CompliancePolicy):
             raise TypeError(
-                f"policy: expected a CompliancePolicy; a path is given as storage_path=; got {type(policy).__qualname__}"
+                f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
             )
         if storage is not None and storage_path is not None:
             raise ValueError("storage, storage_path: expected one of them; got both")
