@@ -1015,4 +1015,6 @@ def test_the_signature_is_the_one_that_is_decided() -> None:
         "alert_concurrency",
         "alert_buffer",
         "stop_timeout",
+        "must_exist",
+        "expected_head",
     ]

@@ -99,8 +99,10 @@ class OwnRecords:
             await self._record(log_event, AuditEventType.AUDIT_LOG_LIFECYCLE, message, operation=operation)
             return
         # A process that is being ended is often being cancelled.
-        with anyio.move_on_after(_SECONDS_TO_RECORD, shield=True):
+        with anyio.move_on_after(_SECONDS_TO_RECORD, shield=True) as scope:
             await self._record(log_event, AuditEventType.AUDIT_LOG_LIFECYCLE, message, operation=operation)
+        if scope.cancelled_caught:
+            _log.error("%s, and that may not be recorded: the storage took more than %g s", message, _SECONDS_TO_RECORD)
 
     async def _record(self, log_event: LogEvent, kind: AuditEventType, message: str, **fields: Any) -> None:
         try:

@@ -26,7 +26,7 @@ from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import FIELDS, CommonFields, EventFields, recorded
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
-from ..record.options import require, require_path
+from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
 from ..storage.files import FileStorage
@@ -90,6 +90,10 @@ class AuditTrail(EverydayEvents):
         alert_buffer: Alerts that may wait; more fail at once. Also the number of calls of asynchronous receivers that
             may be under way.
         stop_timeout: Seconds that `stop` waits for the alerts, and then for the dispatcher to be left.
+        must_exist: Whether a trail must be there already. If there is none, `start` and recording raise
+            `AuditStorageError`, and nothing is stored: a volume that is not mounted does not begin a second trail.
+        expected_head: A former result of `head` that the trail must hold, or else the same happens: for a restored
+            backup, say.
 
     Attributes:
         policy: As given.
@@ -113,6 +117,8 @@ class AuditTrail(EverydayEvents):
         alert_concurrency: int = 8,
         alert_buffer: int = 1000,
         stop_timeout: float = 10.0,
+        must_exist: bool = False,
+        expected_head: ChainHead | None = None,
     ) -> None:
         if policy is not None and not isinstance(policy, CompliancePolicy):
             raise TypeError(
@@ -139,6 +145,9 @@ class AuditTrail(EverydayEvents):
             files=None if path is None else IncidentFiles(path),
             announce=self._announce,
             store=self._store,
+            record=self._store_then_announce,
+            must_exist=require_bool("must_exist", must_exist),
+            expected_head=expected_head,
             timeout=require("alert_timeout", alert_timeout, above=0),
             concurrency=require("alert_concurrency", alert_concurrency, at_least=1, whole=True),
             buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
@@ -217,6 +226,7 @@ class AuditTrail(EverydayEvents):
         `log_event`, and not here. A caller that is cancelled meanwhile has not started the trail.
 
         Raises:
+            AuditStorageError: The trail is not there that *must_exist* or *expected_head* asks for.
             Exception: The dispatcher can't be entered: its own exception; the trail is then not started.
         """
         await self._own_records.starting(self.log_event)
@@ -332,7 +342,9 @@ class AuditTrail(EverydayEvents):
         given: dict[str, Any] = dict(fields)
         if not FIELDS.issuperset(given):
             look_for_typos(given, strict=policy.strict)
-        event = self._made(member(AuditEventType, event_type, "event_type"), message, completed(given), current_span())
+        whole = completed(given)
+        span = current_span(whole.get("trace_id"))
+        event = self._made(member(AuditEventType, event_type, "event_type"), message, whole, span)
         once = "event_id" in given
         if not (policy.alerts_on(event) or self._rules.concern(event)):
             await self._recorder.record(event, announced=False, once=once)
@@ -536,7 +548,7 @@ class AuditTrail(EverydayEvents):
                 raise
             await self._alerts.background.run(calls)
 
-    async def _store_then_announce(self, event: AuditEvent, *, once: bool) -> None:
+    async def _store_then_announce(self, event: AuditEvent, *, once: bool = False) -> None:
         stored = await self._recorder.record(event, announced=True, once=once)
         if stored is None:
             return

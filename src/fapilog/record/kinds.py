@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Final, Self, TypeVar, cast
 
 from .options import did_you_mean
-from .values import text, unreadable
+from .values import given_text, text, unreadable
 
 __all__ = [
     "AuditEventType",
@@ -140,14 +140,16 @@ def member(kind: type[E], value: object, name: str) -> E:
     """
     if type(value) is kind:
         return value
+    # Of a subclass of str, an enum of the application for example, the text that it is. Not by `isinstance`, which
+    # believes what an object says of its class.
+    given = given_text(value) if issubclass(type(value), str) else value
     try:
-        return kind(value)
+        return kind(given)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
         values = {str(each.value): each for each in kind}
-    given: object = str.lower(value) if isinstance(value, str) else value
-    found = values.get(given) if type(given) is str else None
+    found = values.get(given.lower()) if type(given) is str else None
     if found is None and kind is AuditLogLevel and type(given) is int:
         found = cast("E | None", _STANDARD.get(given))
     if found is None:
