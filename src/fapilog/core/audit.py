@@ -121,7 +121,9 @@ class AuditTrail(EverydayEvents):
         expected_head: ChainHead | None = None,
     ) -> None:
         if policy is not None and not isinstance(policy, CompliancePolicy):
-            raise TypeError(f"policy: expected a CompliancePolicy; got {type(policy).__qualname__}")
+            raise TypeError(
+                f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
+            )
         if storage is not None and storage_path is not None:
             raise ValueError("storage, storage_path: expected one of them; got both")
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
