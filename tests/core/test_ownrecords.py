@@ -82,7 +82,7 @@ class Refusing(RecordingDispatcher):
 
 
 async def test_a_start_that_fails() -> None:
-    """A trail that could not be started has no stop, and its next start is recorded again."""
+    """A trail that could not be started has neither a start nor a stop, and its next start is recorded."""
     storage, dispatcher = MemoryStorage(), Refusing()
     trail = pci(storage=storage, alert_dispatcher=dispatcher)
     with pytest.raises(OSError, match="no"):
@@ -91,7 +91,18 @@ async def test_a_start_that_fails() -> None:
     dispatcher.refuses = False
     async with trail:
         pass
-    assert own(storage) == [START, START, STOP]
+    assert own(storage) == [START, STOP]
+
+
+def test_a_stop_right_after_the_alert_that_starts_the_trail(tmp_path: Path) -> None:
+    """Without an event loop, a trail that is stopped while its first alert starts it is stopped, and says so."""
+    for number in range(20):
+        dispatcher = RecordingDispatcher()
+        trail = pci(storage_path=tmp_path / str(number), alert_dispatcher=dispatcher)
+        trail.sync.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
+        trail.sync.stop()
+        assert not trail.is_started
+        assert "m" in [alert.event.message for alert in dispatcher.alerts]
 
 
 async def test_each_read() -> None:

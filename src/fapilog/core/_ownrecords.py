@@ -43,16 +43,12 @@ class OwnRecords:
         """Become as new, in a forked child, which has started nothing."""
         self._is_started = False
 
-    async def starting(self, log_event: LogEvent) -> None:
+    async def started(self, log_event: LogEvent) -> None:
         """Record that the trail is started: 10.2.1.6, "all initialization of new audit logs, and all starting"."""
         if self._is_on and not self._is_started:
             # Before anything is awaited: several tasks may start a trail, which is started once.
             self._is_started = True
             await self._record_life(log_event, "start")
-
-    def not_started(self) -> None:
-        """Note that it could not be started after all."""
-        self._is_started = False
 
     async def stopping(self, log_event: LogEvent) -> None:
         """Record that the trail is stopped: 10.2.1.6, "stopping, or pausing of the existing audit logs"."""

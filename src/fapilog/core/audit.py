@@ -229,13 +229,11 @@ class AuditTrail(EverydayEvents):
             AuditStorageError: The trail is not there that *must_exist* or *expected_head* asks for.
             Exception: The dispatcher can't be entered: its own exception; the trail is then not started.
         """
-        await self._own_records.starting(self.log_event)
-        try:
-            await self._alerts.start(self, self._send_compliance_alert)
-        except BaseException:
-            self._own_records.not_started()
-            raise
+        # First of all: a `stop` that comes while something else is awaited must find what it has to stop.
+        await self._alerts.start(self, self._send_compliance_alert)
         self._rules.start(self._record_rule)
+        if self.is_started:
+            await self._own_records.started(self.log_event)
 
     async def stop(self) -> None:
         """

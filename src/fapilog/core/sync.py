@@ -25,6 +25,7 @@ from ..tasks.loops import Loop, without_loop
 from ..tasks.portal import Portal
 from ._reading import Events
 from .audit import AuditTrail
+from .audited import Audited
 
 __all__ = ["SyncAuditTrail", "exit_on_sigterm"]
 
@@ -111,6 +112,10 @@ class SyncAuditTrail:
     @_without_await(AuditTrail.log_admin_action)
     def log_admin_action(self, *args: Any, **kwargs: Any) -> object:
         """Do as `AuditTrail.log_admin_action`."""
+
+    def audited(self, operation: str, **fields: Any) -> Audited:
+        """Return the same as `AuditTrail.audited`: after ``with`` and ``@``, it records without ``await``."""
+        return self._trail.audited(operation, **fields)
 
     @_without_await(AuditTrail.get_events)
     def get_events(self, *args: Any, **kwargs: Any) -> object:
@@ -231,7 +236,7 @@ class SyncAuditTrail:
         home = self._background.home
         if home is not None:
             home.run(call)
-        elif self._trail.is_started:
+        elif self._trail.is_started or Portal.serves(self._trail):
             self._portal().run(call)
         else:
             without_loop(call())

@@ -84,6 +84,12 @@ class Portal:
         """Stop *service*, which is held weakly, when the interpreter exits, for *within* seconds at most."""
         self._to_stop[service] = within
 
+    @staticmethod
+    def serves(service: Stoppable) -> bool:
+        """Return whether *service* was given to the portal of this process: it may be started there at this moment."""
+        portal = _state.portal
+        return portal is not None and service in portal._to_stop  # noqa: SLF001  # its own class
+
     def close(self) -> None:
         """Stop the services, all at once, and end the loop; called when the interpreter exits."""
         limit = max(self._to_stop.values(), default=0.0)
