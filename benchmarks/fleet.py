@@ -2,7 +2,7 @@
 Processes that append to one trail in PostgreSQL, beside a bare COPY of the same rows into the same tables.
 
 A process of either kind: ``python -m benchmarks.fleet append|copy BACKEND DSN TRAIL EVENTS CALLERS``. It begins when it
-reads a line, and prints when it began and ended, and how long each call took, as JSON.
+reads a line, and prints when it began and ended, as JSON.
 """
 
 import json
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
-from statistics import quantiles
 from time import perf_counter
 from typing import Any
 
@@ -31,39 +30,34 @@ __all__ = ["appended", "copied"]
 _TRAILS = count()
 
 
-def appended(
-    backend: str, _directory: str, *, processes: int, callers: int, events: int, figure: str = "rate", pause: float = 0
-) -> Iterator[float]:
+def appended(backend: str, _directory: str, *, processes: int, callers: int, events: int) -> Iterator[float]:
     """
-    Yield a figure of processes that append *events* each to one trail.
+    Yield the events a second of processes that append *events* each to one trail.
 
     Args:
         backend: As of every subject.
         processes: How many.
         callers: In each of them, each of which appends one event after the other.
         events: For each process.
-        figure: "rate": events a second; "p50", "p99": of the time that one call takes, in milliseconds.
-        pause: Seconds between two calls of a caller.
     """
     with server() as started:
         install_schema(started.dsn())
         while True:
-            arguments = ["append", backend, started.dsn(), f"t{next(_TRAILS)}", str(events), str(callers), str(pause)]
-            rate, took = _run(arguments, processes, events)
-            yield rate if figure == "rate" else quantiles(took, n=100)[int(figure[1:]) - 1] * 1e3
+            arguments = ["append", backend, started.dsn(), f"t{next(_TRAILS)}", str(events), str(callers)]
+            yield _run(arguments, processes, events)
 
 
 def copied(_backend: str, _directory: str, *, processes: int, callers: int, events: int) -> Iterator[float]:
     """Yield the rows a second of processes that do nothing but COPY the same rows, *callers* of them in a commit."""
     with server() as started:
         install_schema(started.dsn())
-        anyio.run(partial(_append, started.dsn(), "rows", events, 100, 0))
+        anyio.run(partial(_append, started.dsn(), "rows", events, 100))
         while True:
-            arguments = ["copy", "asyncio", started.dsn(), f"t{next(_TRAILS)}", str(events), str(callers), "0"]
-            yield _run(arguments, processes, events)[0]
+            arguments = ["copy", "asyncio", started.dsn(), f"t{next(_TRAILS)}", str(events), str(callers)]
+            yield _run(arguments, processes, events)
 
 
-def _run(arguments: list[str], processes: int, events: int) -> tuple[float, list[float]]:
+def _run(arguments: list[str], processes: int, events: int) -> float:
     command = [sys.executable, "-m", "benchmarks.fleet", *arguments]
     started = [
         subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -77,22 +71,17 @@ def _run(arguments: list[str], processes: int, events: int) -> tuple[float, list
         each.stdin.write("\n")
         each.stdin.flush()
     found = [json.loads(each.communicate()[0]) for each in started]
-    took = max(each["ended"] for each in found) - min(each["began"] for each in found)
-    return events * processes / took, [seconds for each in found for seconds in each["took"]]
+    took: float = max(each["ended"] for each in found) - min(each["began"] for each in found)
+    return events * processes / took
 
 
-async def _append(dsn: str, trail: str, events: int, callers: int, pause: float) -> dict[str, object]:
-    took: list[float] = []
+async def _append(dsn: str, trail: str, events: int, callers: int) -> dict[str, float]:
     made = [_event(**call) for call in accesses(events)]
     storage = PostgresStorage(dsn, trail, timeout=60)
 
     async def append(number: int) -> None:
         for event in made[number::callers]:
-            began = perf_counter()
             await storage.append(event)
-            took.append(perf_counter() - began)
-            if pause:
-                await anyio.sleep(pause)
 
     await storage.find(EventFilter(), 1)
     _wait()
@@ -102,7 +91,7 @@ async def _append(dsn: str, trail: str, events: int, callers: int, pause: float)
             tasks.start_soon(append, number)
     ended = perf_counter()
     await storage.aclose()
-    return {"began": began, "ended": ended, "took": took}
+    return {"began": began, "ended": ended}
 
 
 def _event(**call: Any) -> AuditEvent:
@@ -110,7 +99,7 @@ def _event(**call: Any) -> AuditEvent:
     return AuditEvent(event_type=AuditEventType.DATA_ACCESS, metadata=metadata, **call)
 
 
-def _copy(dsn: str, trail: str, callers: int) -> dict[str, object]:
+def _copy(dsn: str, trail: str, callers: int) -> dict[str, float]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         rows = connection.execute("SELECT * FROM fapilog.records WHERE trail = 'rows'", binary=True).fetchall()
         rows = [(trail, *row[1:]) for row in rows]
@@ -121,7 +110,7 @@ def _copy(dsn: str, trail: str, callers: int) -> dict[str, object]:
                 copy.set_types(_TYPES)
                 for row in rows[first : first + callers]:
                     copy.write_row(row)
-        return {"began": began, "ended": perf_counter(), "took": []}
+        return {"began": began, "ended": perf_counter()}
 
 
 def _wait() -> None:
@@ -132,9 +121,9 @@ def _wait() -> None:
 
 
 def _main(*arguments: str) -> None:
-    what, backend, dsn, trail, events, callers, pause, number = arguments
+    what, backend, dsn, trail, events, callers, number = arguments
     if what == "append":
-        append = partial(_append, dsn, trail, int(events), int(callers), float(pause))
+        append = partial(_append, dsn, trail, int(events), int(callers))
         print(json.dumps(anyio.run(append, backend=backend)))
     else:
         print(json.dumps(_copy(dsn, trail + number, int(callers))))

@@ -522,20 +522,25 @@ def _keeping(alerts: int, large: int) -> list[Row]:
 
 def _sharing(events: int) -> list[Row]:
     """Return the rows about PostgreSQL."""
-    load: dict[str, Any] = {"callers": 100, "events": events}
-
-    def ours(figure: str, words: str) -> Subject:
-        return Subject(
-            what=f"PostgresStorage, 100 callers in each of 4 processes, one trail{words}",
-            function="fleet:appended",
-            arguments={**load, "processes": 4, "figure": figure},
+    return [
+        Row(
+            name="postgres",
+            unit="events/s",
+            ours=Subject(
+                what="PostgresStorage, 100 callers in each of 4 processes, one trail",
+                function="fleet:appended",
+                arguments={"processes": 4, "callers": 100, "events": events},
+            ),
+            # A chain has one commit after the other, so that one process is enough to make them.
+            peer=Subject(
+                what="COPY of the same rows, 100 a commit",
+                function="fleet:copied",
+                arguments={"processes": 1, "callers": 100, "events": events},
+            ),
+            at_least=0.5,
+            rounds=5,
         )
-
-    # A chain has one commit after the other, so that one process is enough to make them.
-    peer = Subject(
-        what="COPY of the same rows, 100 a commit", function="fleet:copied", arguments={**load, "processes": 1}
-    )
-    return [Row(name="postgres", unit="events/s", ours=ours("rate", ""), peer=peer, at_least=0.5, rounds=5)]
+    ]
 
 
 def _rendering(alerts: int) -> list[Row]:

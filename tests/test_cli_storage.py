@@ -9,7 +9,6 @@ psycopg = pytest.importorskip("psycopg")
 
 from fapilog.cli.commands import app  # noqa: E402  needs the extra
 from fapilog.storage.postgres import schema_sql  # noqa: E402
-from tests.doubles.postgres import server  # noqa: E402
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
@@ -20,14 +19,6 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, s
 def test_the_sql_is_printed() -> None:
     """With --sql it needs no database, and prints what it would run."""
     assert run("--sql") == (0, schema_sql(), "")
-
-
-def test_the_tables_are_made() -> None:
-    """The tables are made once, by an argument or by the variable, and then they are there."""
-    with server(fsync="off") as started:
-        assert run(started.dsn()) == (0, "the tables, triggers and roles are made\n", "")
-        env = {"FAPILOG_POSTGRES_DSN": started.dsn()}
-        assert run(env=env) == (0, "the tables, triggers and roles are there\n", "")
 
 
 def test_what_can_not_be_done_is_told() -> None:

@@ -69,6 +69,15 @@ class Server:
         host = str(self._directory) if port is None else "127.0.0.1"
         return f"host={host} port={port or self.port} user={user} dbname={database}"
 
+    def use_certificate(self, pem: bytes) -> None:
+        """Speak TLS from the next start on, with this key and certificate."""
+        path = self._directory / "server.pem"
+        path.write_bytes(pem)
+        path.chmod(0o600)
+        if self._user is not None:
+            shutil.chown(path, self._user)
+        self._settings |= {"ssl": "on", "ssl_cert_file": str(path), "ssl_key_file": str(path)}
+
     def start(self) -> None:
         """Return when it takes connections."""
         settings = {"port": str(self.port), "unix_socket_directories": str(self._directory), **self._settings}

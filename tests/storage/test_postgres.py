@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,13 @@ from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
 from fapilog.storage.postgres import PostgresStorage, _reading, install_schema, schema_sql
+from fapilog.storage.postgres._schema import VERSION
 from fapilog.storage.postgres._searching import questions_of
 from fapilog.storage.protocol import EventFilter
 from fapilog.tasks.loops import without_loop
 from fapilog.testing import check_storage
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, server
-from tests.doubles.trail_writers import listen, writer
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +160,7 @@ def test_a_reader_reads_and_verifies(storage: PostgresStorage, database: Server,
 def test_the_tables_are_made_once(database: Server) -> None:
     """Making the tables again does no harm, and the printed SQL makes the same tables."""
     assert install_schema(database.dsn()) is False
-    assert schema_sql(1) == "BEGIN;\nCOMMIT;\n"
+    assert schema_sql(VERSION) == "BEGIN;\nCOMMIT;\n"
     with psycopg.connect(database.dsn(), autocommit=True) as connection:
         for name, encoding in (("printed", "UTF8"), ("latin", "LATIN1")):
             connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0".encode())
@@ -184,6 +183,19 @@ def test_the_tables_are_made_once(database: Server) -> None:
         install_schema(database.dsn("latin"))
     with pytest.raises(AuditStorageError, match=r"cannot make the tables in .*: permission denied for database"):
         install_schema(database.dsn("latin").replace("latin", "template1").replace("user=postgres", "user=service"))
+
+
+def test_the_command_makes_the_tables(database: Server) -> None:
+    """`fapilog storage init` makes the tables once, by an argument or by the variable."""
+    typer_testing = pytest.importorskip("typer.testing")
+    commands = pytest.importorskip("fapilog.cli.commands")
+    with psycopg.connect(database.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE commanded")
+    for words in ("made", "there"):
+        done = typer_testing.CliRunner().invoke(commands.app, ["storage", "init", database.dsn("commanded")])
+        assert (done.exit_code, done.output) == (0, f"the tables, triggers and roles are {words}\n")
+    env = {"FAPILOG_POSTGRES_DSN": database.dsn("commanded")}
+    assert typer_testing.CliRunner().invoke(commands.app, ["storage", "init"], env=env).output.endswith("there\n")
 
 
 def test_an_id_that_is_there_is_refused(storage: PostgresStorage) -> None:
@@ -514,7 +526,7 @@ def test_another_transaction_at_the_head_is_waited_for(
     monkeypatch.setattr(storage, "_timeout", 0.1)
     with psycopg.connect(database.dsn()) as other:
         other.execute("SELECT 1 FROM fapilog.heads WHERE trail = %s FOR UPDATE", [trail])
-        with pytest.raises(AuditStorageError, match=r"canceling statement due to lock timeout \(55P03\)$"):
+        with pytest.raises(AuditStorageError, match=r": (canceling .* lock timeout \(55P03\)|no answer in time)$"):
             append(storage, "b")
     monkeypatch.setattr(storage, "_timeout", 10)
     append(storage, "b")
@@ -541,7 +553,7 @@ def test_a_deadlock_is_tried_again(storage: PostgresStorage, database: Server, t
 
 
 def test_a_writer_that_is_stopped_holds_nobody_up(database: Server, trail: str) -> None:
-    """A process that stands still with the head in its hands loses it, and stores its event later."""
+    """A process that stands still with the head in its hands loses it to another one, and stores its event later."""
     program = [sys.executable, "-m", "tests.programs.stopped_postgres", database.dsn(), trail]
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     storage = PostgresStorage(database.dsn(), trail)
@@ -551,23 +563,6 @@ def test_a_writer_that_is_stopped_holds_nobody_up(database: Server, trail: str) 
         append(storage, "other")
         assert process.communicate("\n", timeout=30)[0] == "stored 2\n"
     assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["other", "stopped"]
-    without_loop(storage.aclose())
-
-
-def test_processes_make_one_chain(database: Server) -> None:
-    """Processes on asyncio and on trio write to one trail, one is killed, and all that they stored is in one chain."""
-    with ExitStack() as stack:
-        writers = [stack.enter_context(writer(database.dsn(), each, "fsync")) for each in ("asyncio", "trio")]
-        listen(writers, lambda: all(len(each.stored) >= 10 for each in writers))
-        writers[0].kill()
-        enough = len(writers[1].stored) + 5
-        listen(writers[1:], lambda: len(writers[1].stored) >= enough)
-        writers[1].stop()
-    storage = PostgresStorage(database.dsn(), "written")
-    assert without_loop(storage.verify()).valid
-    found = [event.event_id for event in intact(without_loop(storage.find(EventFilter(), 1_000_000)))]
-    assert len(found) == len(set(found))
-    assert {event_id for each in writers for event_id in each.stored} <= set(found)
     without_loop(storage.aclose())
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("psycopg")
 
 import anyio
 
-from fapilog import AuditEvent, AuditEventType
+from fapilog import AuditEvent, AuditEventType, AuditStorageError
 from fapilog.core._reading import intact
 from fapilog.storage.postgres import PostgresStorage, install_schema
 from fapilog.storage.protocol import EventFilter
@@ -112,3 +112,27 @@ def test_every_cut_stores_once(programs: Path, *, forwards: bool, is_new: bool) 
         without_loop(storage.aclose())
         proxy.close()
     assert number > 15
+
+
+def test_the_server_is_checked(tmp_path: Path) -> None:
+    """With sslmode=verify-full nothing is sent to a server whose certificate is not of the authority that is named."""
+    trustme = pytest.importorskip("trustme")
+    ours, other = trustme.CA(), trustme.CA()
+    ours.cert_pem.write_to_path(tmp_path / "ours.pem")
+    other.cert_pem.write_to_path(tmp_path / "other.pem")
+    with server() as started:
+        install_schema(started.dsn())
+        started.stop()
+        started.use_certificate(ours.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.bytes())
+        started.start()
+        in_use = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+        for authority in ("ours", "other"):
+            dsn = f"{started.dsn(port=started.port)} sslmode=verify-full sslrootcert={tmp_path / authority}.pem"
+            storage = PostgresStorage(dsn, "tls", timeout=2)
+            if authority == "ours":
+                without_loop(storage.append(an_event()))
+                assert storage._writer.call("ask", lambda each: each.execute(in_use).fetchone(), 2) == (True,)
+            else:
+                with pytest.raises(AuditStorageError, match="certificate verify failed"):
+                    without_loop(storage.append(an_event()))
+            without_loop(storage.aclose())

@@ -132,8 +132,10 @@ class Batch:
 
     def _begin(self, connection: Connection) -> ChainHead:
         """Begin the transaction, wait for the head, and return it when it is checked."""
+        # A little less than is left, so that the server says why, before this process gives up.
+        patience = 900 * (connection.give_up_at - time.monotonic())
         parts = {
-            "patience": sql.Literal(f"{max(1, int(1000 * (connection.give_up_at - time.monotonic())))}ms"),
+            "patience": sql.Literal(f"{max(1, int(patience))}ms"),
             "left_alone": sql.Literal(str(_LEFT_ALONE)),
             "trail": sql.Literal(self._trail),
             "known": sql.Literal(self._known.sequence_number),
