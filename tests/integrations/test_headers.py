@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fapilog.integrations._headers import address, client_address, request_id
+from fapilog.integrations._headers import address, client_address, header_name, request_id
+from fapilog.integrations.asgi import AuditMiddleware
 
 PEER = "10.0.0.2"
 
@@ -119,3 +120,19 @@ def test_a_request_id_is_made(given_id: str | None) -> None:
     made = {request_id(given_id) for _ in range(3)}
     assert len(made) == 3
     assert all(len(each) == 32 and int(each, 16) >= 0 for each in made)
+
+
+@pytest.mark.parametrize("node", ["fe80::1%eth0", "[fe80::1%\x1b[31m]:443", "fe80::1%" + "a" * 5000])
+def test_an_address_has_no_zone(node: str) -> None:
+    """What follows the address of a network card is no part of the address, and may be any text."""
+    assert address(node) == "fe80::1"
+
+
+@pytest.mark.parametrize("name", ["", "x-id\r\nset-cookie", "x id", "x-\u2603", "x:id"])
+def test_a_header_has_a_name(name: str) -> None:
+    """What can be no name of a header is refused at once, and not in each response."""
+    with pytest.raises(ValueError, match=r"^request_id_header: expected the name of a header; got '"):
+        header_name("request_id_header", name)
+    with pytest.raises(ValueError, match=r"^proxy_header: "):
+        AuditMiddleware(None, proxy_header=name)  # type: ignore[arg-type]
+    assert header_name("x", "X-Request-ID") == "X-Request-ID"

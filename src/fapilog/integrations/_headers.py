@@ -7,7 +7,9 @@ import re
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-__all__ = ["address", "client_address", "request_id"]
+from ..record.options import require_text
+
+__all__ = ["address", "client_address", "header_name", "request_id"]
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -19,6 +21,20 @@ _PAIRS: Final = re.compile(_PAIR)
 _ELEMENT: Final = re.compile(rf"\s*{_PAIR}(?:\s*;\s*{_PAIR})*\s*")
 # https://www.rfc-editor.org/rfc/rfc7239#section-6
 _HIDDEN: Final = re.compile(r"unknown|_[A-Za-z0-9._-]{1,63}")
+
+
+def header_name(name: str, value: object) -> str:
+    """
+    Return *value* if it is the name of a header; with any other, a server would break each response.
+
+    Raises:
+        TypeError: It is no text; the message begins with *name*, that of the option.
+        ValueError: It has characters that no such name has.
+    """
+    found = require_text(name, value)
+    if not re.fullmatch(_WORD, found):
+        raise ValueError(f"{name}: expected the name of a header; got {found[:100]!r}")
+    return found
 
 
 def request_id(given: str | None) -> str:
@@ -71,7 +87,8 @@ def address(node: str) -> str | None:
     elif node.count(":") == 1:
         host = node.partition(":")[0]
     try:
-        found = ip_address(host)
+        # A zone, which may be any text, names a network card of whoever wrote the address, and means nothing here.
+        found = ip_address(host.partition("%")[0])
     except ValueError:
         return node if _HIDDEN.fullmatch(node) else None
     # A socket for both kinds shows the address of an IPv4 client as one of IPv6.

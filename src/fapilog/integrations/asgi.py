@@ -13,9 +13,9 @@ from typing import Any, Final, cast
 from ..context import audit_context
 from ..core.audit import AuditTrail
 from ..record.errors import reason
-from ..record.options import require, require_callable, require_text
+from ..record.options import require, require_callable
 from ..tasks.strangers import Log
-from ._headers import client_address, request_id
+from ._headers import client_address, header_name, request_id
 from ._requests import check, is_chosen, of_request
 
 __all__ = ["AuditMiddleware", "Scope", "with_lifespan"]
@@ -73,7 +73,8 @@ class AuditMiddleware:
 
     Raises:
         TypeError: *user*, *session* or *log_requests* can't be called, *trail* is no trail, or a header is no text.
-        ValueError: *trusted_proxies* is negative, or *log_requests* is given without a *trail*.
+        ValueError: *trusted_proxies* is negative, a header has no name of one, or *log_requests* is given without a
+            *trail*.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class AuditMiddleware:
         self._user = user
         self._session = session
         self._proxies = require("trusted_proxies", trusted_proxies, at_least=0, whole=True)
-        self._proxy_header = require_text("proxy_header", proxy_header).lower()
-        self._id_header = require_text("request_id_header", request_id_header).lower().encode("ascii")
+        self._proxy_header = header_name("proxy_header", proxy_header).lower()
+        self._id_header = header_name("request_id_header", request_id_header).lower().encode("ascii")
         self._log_requests = log_requests
 
     async def __call__(self, scope: Scope, receive: _Receive, send: _Send) -> None:

@@ -15,7 +15,8 @@ from flask import Flask, Response, got_request_exception, request
 
 from ..context import bind_audit_context, current_audit_context
 from ..core.audit import AuditTrail
-from ..record.options import require, require_callable, require_text
+from ..record.options import require, require_callable
+from ._headers import header_name
 from ._logins import Logins, current_user_id
 from ._requests import check
 from ._wsgi import WithRequests, note_error
@@ -87,8 +88,8 @@ class Audit:
         if session is not None:
             self._values["session_id"] = session
         self._proxies = require("trusted_proxies", trusted_proxies, at_least=0, whole=True)
-        self._proxy_header = require_text("proxy_header", proxy_header).lower()
-        self._id_header = require_text("request_id_header", request_id_header)
+        self._proxy_header = header_name("proxy_header", proxy_header).lower()
+        self._id_header = header_name("request_id_header", request_id_header)
         self._log_requests = log_requests
         self._logins: list[Logins] = []
         if app is not None:

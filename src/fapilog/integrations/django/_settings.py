@@ -15,8 +15,9 @@ from django.utils.module_loading import import_string
 
 from ...config import options_from_config
 from ...core.audit import AuditTrail
-from ...record.options import did_you_mean, require, require_callable, require_text
+from ...record.options import did_you_mean, require, require_callable
 from ...tasks.strangers import Log
+from .._headers import header_name
 
 __all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail"]
 
@@ -92,8 +93,8 @@ def of_request() -> OfRequest:
         require_callable("user_id", user_id, expected="a function of the user, or its dotted path")
         return OfRequest(
             trusted_proxies=require("trusted_proxies", given.get("trusted_proxies", 0), at_least=0, whole=True),
-            proxy_header=require_text("proxy_header", given.get("proxy_header", "x-forwarded-for")).lower(),
-            id_header=require_text("request_id_header", given.get("request_id_header", "x-request-id")),
+            proxy_header=header_name("proxy_header", given.get("proxy_header", "x-forwarded-for")).lower(),
+            id_header=header_name("request_id_header", given.get("request_id_header", "x-request-id")),
             user_id=user_id,
         )
     except (TypeError, ValueError) as error:
