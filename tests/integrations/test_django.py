@@ -335,7 +335,7 @@ def test_the_lines_of_the_docs_are_those_of_the_site() -> None:
     """The blocks of the page that are not run are in the files of the site, which is; and all options are listed."""
     page = (ROOT / "docs/how-to/use-with-django.md").read_text(encoding="utf-8")
     blocks = re.findall(r"[Ii]n `clinic/(\w+\.py)`:\n\n<!-- skip: next -->\n```python\n(.*?)```", page, re.DOTALL)
-    assert [name for name, _ in blocks] == ["settings.py", "models.py", "urls.py", "admin.py"]
+    assert [name for name, _ in blocks] == ["settings.py", "models.py", "urls.py", "admin.py", "asgi.py"]
     for name, block in blocks:
         text = (ROOT / "tests/integrations/apps/django_site" / name).read_text(encoding="utf-8")
         site = text.replace("tests.integrations.apps.django_site", "clinic").splitlines()
