@@ -21,6 +21,7 @@ from .. import AuditChainVerificationResult, AuditTrail, ChainHead, ChainStatus
 from ..storage._recovering import recover as seal_damage
 from .alerts import alerts
 from .check_config import check_config
+from .copy import copy
 from .demo import REQUESTS, run
 from .events import count, show, tail
 from .receipts import plain
@@ -46,6 +47,7 @@ app.command()(show)
 app.command()(tail)
 app.command()(count)
 app.command()(check_config)
+app.command()(copy)
 
 
 def _print_version(*, wanted: bool) -> None:

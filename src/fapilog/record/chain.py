@@ -35,6 +35,7 @@ __all__ = [
     "incomplete",
     "seal",
     "sealed",
+    "unsealed",
     "verified",
 ]
 
@@ -187,6 +188,19 @@ def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[
     line = body + _link(sequence_number, previous_hash)
     checksum = sha256(line + b"}").hexdigest()
     return line + _checksum(checksum) + b"\n", Seal(sequence_number, previous_hash, checksum)
+
+
+def unsealed(line: bytes) -> bytes:
+    """
+    Return the record *line* up to the place where its seal begins: sealed there again, it is the same line.
+
+    Raises:
+        ChainError: *line*, given without its newline, is no record.
+    """
+    _stated(line)
+    found = _SEAL.search(line, max(0, len(line) - _LONGEST_SEAL))
+    assert found is not None  # noqa: S101 - it states its seal
+    return line[: found.start()]
 
 
 def sealed(event: AuditEvent, seal: Seal) -> AuditEvent:

@@ -6,14 +6,15 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from ..record import chain
-from ..record.chain import ChainError, Seal
+from ..record.chain import ChainError, ChainHead, Seal
 from ..record.errors import AuditStorageError
+from ._copied import elsewhere
 from ._directory import (
     OWNER,
     Access,
@@ -125,6 +126,30 @@ class TrailWriter:
         if refusals and len(refusals) == len(results):
             raise refusals[0]
         return results
+
+    def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+        """
+        Append *lines*, records that follow the head *after*, as they are, and return the new head.
+
+        Raises:
+            AuditStorageError: The trail ends with another head, or can't be written to. The first of the records may
+                be stored.
+        """
+        expected = after
+
+        def bodies() -> Iterator[bytes]:
+            # Asked for when the lock is held and the end of the trail is known. Sealed again in its place, a record is
+            # the same bytes.
+            if self._end is None or self._end.head != expected:
+                raise elsewhere(self._directory, expected)
+            yield from map(chain.unsealed, lines)
+
+        for result in self.append(bodies()):
+            if isinstance(result, AuditStorageError):
+                raise result
+            assert result is not None  # noqa: S101 - none of them is a `Once`
+            after = ChainHead(result.sequence_number, result.checksum)
+        return after
 
     def append_at_once(self, body: bytes) -> Seal | None:
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, overload
 
@@ -21,6 +21,7 @@ from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
+from ._copied import elsewhere, followed
 from ._database import Database
 from ._directory import why_not_writable
 from ._holes import item_of, joined, up_to
@@ -125,6 +126,22 @@ class SQLiteStorage:
         return result
 
     @without_frames
+    async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+        """
+        Append records as they are, all of them or none, as `FileStorage.append_lines` does.
+
+        Args:
+            after: The head that the first of them follows, and with which this trail ends.
+            lines: The records, without their newlines.
+
+        Raises:
+            AuditStorageError: As that; also for a record that can't be read, or whose event id another has.
+        """
+        head = followed(self._path, after, lines)
+        await in_thread(self._append_lines, after, lines)
+        return head
+
+    @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
         Return the newest *limit* events that are wanted, the newest first.
@@ -186,6 +203,21 @@ class SQLiteStorage:
         seals, head = self._writer.write(lambda connection: self._append(connection, items))
         self._known = head
         return seals
+
+    def _append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> None:
+        def insert(connection: sqlite3.Connection) -> None:
+            if self._head(connection) != after:
+                raise elsewhere(self._path, after)
+            try:
+                rows = [
+                    (number, *values_of(decoded(line)), line)
+                    for number, line in enumerate(lines, after.sequence_number + 1)
+                ]
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise AuditStorageError(f"{self._path}: a record is of a kind that can't be read here") from error
+            connection.executemany(_INSERT, rows)
+
+        self._writer.write(insert)
 
     def _append(self, connection: sqlite3.Connection, items: Iterable[_Item]) -> tuple[list[Seal | None], ChainHead]:
         head = self._head(connection)
