@@ -24,7 +24,9 @@ from .check_config import check_config
 from .copy import copy
 from .demo import REQUESTS, run
 from .events import count, show, tail
+from .hold import hold
 from .receipts import plain
+from .retain import retain
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
 
@@ -43,11 +45,13 @@ app: Final = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(alerts, name="alerts")
+app.add_typer(hold, name="hold")
 app.command()(show)
 app.command()(tail)
 app.command()(count)
 app.command()(check_config)
 app.command()(copy)
+app.command()(retain)
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -136,7 +140,7 @@ def verify(
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
     result = anyio.run(_verify, directory, None if head is None else _head(head))
-    if result.valid and not any(directory.glob("audit_*.jsonl")):
+    if result.valid and not any(directory.glob("audit_*.jsonl*")):
         typer.echo(f"fapilog: there is no trail in {directory}", err=True)
         raise typer.Exit(_CANNOT)
     if as_json:
@@ -193,8 +197,11 @@ async def _verify(directory: Path, head: ChainHead | None) -> AuditChainVerifica
         task = progress.add_task("", total=None)
         trail = AuditTrail(storage_path=directory)
         result = await trail.verify_chain_from_storage(lambda checked: progress.update(task, completed=checked))
-    if not result.valid or head is None or await trail.holds(head):
+    if not result.valid or head is None or head == result.pruned or await trail.holds(head):
         return result
+    if result.pruned is not None and head.sequence_number < result.pruned.sequence_number:
+        words = f"record {head.sequence_number} was removed by retention: nobody can tell whether it had that checksum"
+        return msgspec.structs.replace(result, valid=False, error_message=words)
     return msgspec.structs.replace(
         result,
         valid=False,

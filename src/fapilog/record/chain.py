@@ -95,6 +95,8 @@ class ChainStatus(str, Enum):
     """Every record is as it was stored, and none is missing between the first and the last."""
     TORN_TAIL = "torn_tail"
     """The chain is intact; a crash left an incomplete record behind it, or did once, and it was set aside."""
+    FRONT_PRUNED = "front_pruned"
+    """The chain is intact from its first record that is left on; those before were removed by retention, as it says."""
     ALTERED = "altered"
     """A record's bytes are not those that were stored."""
     GAP = "gap"
@@ -120,6 +122,7 @@ class AuditChainVerificationResult(msgspec.Struct, frozen=True, kw_only=True):
         error_message: The damage, with its file and line; or the incomplete records that were set aside.
         status: The kind of damage.
         set_aside: Files with the incomplete records that crashes left.
+        pruned: The head up to which records were removed by retention; None if none were.
     """
 
     valid: bool
@@ -128,6 +131,7 @@ class AuditChainVerificationResult(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
     status: ChainStatus = ChainStatus.OK
     set_aside: tuple[str, ...] = ()
+    pruned: ChainHead | None = None
 
 
 class ChainError(Exception):

@@ -27,9 +27,10 @@ def followed(place: object, after: ChainHead, lines: Sequence[bytes]) -> ChainHe
         raise AuditStorageError(f"{place}: {damage}; nothing is appended") from damage
 
 
-def elsewhere(place: object, after: ChainHead) -> AuditStorageError:
+def elsewhere(place: object, after: ChainHead | None) -> AuditStorageError:
     """Return the error that says that the trail in *place* does not end with the head *after*."""
-    return AuditStorageError(f"{place}: its newest record is not record {after.sequence_number}; nothing is appended")
+    number = 0 if after is None else after.sequence_number
+    return AuditStorageError(f"{place}: its newest record is not record {number}; nothing is appended")
 
 
 def by_day(lines: Sequence[bytes]) -> Iterator[tuple[int, list[bytes]]]:

@@ -95,7 +95,8 @@ class RecentIds:
             index, offset, _ = start_of_end(self._directory, files, _BYTES)
         else:
             files = [name] if place[0] == name else names(self._directory)
-            index, offset = files.index(place[0]), place[1]
+            # Not there if retention has removed it.
+            index, offset = (files.index(place[0]), place[1]) if place[0] in files else (0, 0)
         for each in files[index:]:
             with reading(self._directory, each) as fd:
                 lines = Lines(fd, each)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +27,7 @@ from ._database import Database
 from ._directory import why_not_writable
 from ._holes import item_of, joined, up_to
 from ._lines import MAX_RECORD_BYTES
-from ._rows import COLUMNS, Question, questions, values_of
+from ._rows import COLUMNS, Question, questions, rows_of, span_of, values_of
 from .protocol import EventFilter
 
 __all__ = ["SQLiteStorage"]
@@ -138,7 +139,7 @@ class SQLiteStorage:
             AuditStorageError: As that; also for a record that can't be read, or whose event id another has.
         """
         head = followed(self._path, after, lines)
-        await in_thread(self._append_lines, after, lines)
+        await in_thread(self._writer.write, functools.partial(self._insert, after, lines))
         return head
 
     @without_frames
@@ -204,20 +205,10 @@ class SQLiteStorage:
         self._known = head
         return seals
 
-    def _append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> None:
-        def insert(connection: sqlite3.Connection) -> None:
-            if self._head(connection) != after:
-                raise elsewhere(self._path, after)
-            try:
-                rows = [
-                    (number, *values_of(decoded(line)), line)
-                    for number, line in enumerate(lines, after.sequence_number + 1)
-                ]
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise AuditStorageError(f"{self._path}: a record is of a kind that can't be read here") from error
-            connection.executemany(_INSERT, rows)
-
-        self._writer.write(insert)
+    def _insert(self, after: ChainHead, lines: Sequence[bytes], connection: sqlite3.Connection) -> None:
+        if self._head(connection) != after:
+            raise elsewhere(self._path, after)
+        connection.executemany(_INSERT, rows_of(after, lines))
 
     def _append(self, connection: sqlite3.Connection, items: Iterable[_Item]) -> tuple[list[Seal | None], ChainHead]:
         head = self._head(connection)
@@ -265,7 +256,7 @@ class SQLiteStorage:
         low = -1 if wanted.after is None else min(wanted.after, _MAX)
         high = _MAX if wanted.before is None else min(wanted.before, _MAX)
         if question.times is not None:
-            span = self._reader.read(lambda connection: _span(connection, question))
+            span = self._reader.read(lambda connection: span_of(connection, question))
             if span is None:
                 return
             low, high = max(low, span[0] - 1), min(high, span[1] + 1)
@@ -389,16 +380,6 @@ def _followed(head: ChainHead, number: int, line: Any, values: list[Any] | None)
                 message = f"record {number} was altered: its column {name} is not what the record says"
                 raise ChainError(ChainStatus.ALTERED, message, head)
     return after
-
-
-def _span(connection: sqlite3.Connection, question: Question) -> tuple[int, int] | None:
-    """Return the numbers of the first and of the last record whose time is wanted; None if there is none."""
-    query = (
-        "SELECT min(sequence_number), max(sequence_number) FROM records INDEXED BY by_timestamp"
-        " WHERE timestamp BETWEEN ? AND ?"
-    )
-    first, last = connection.execute(query, question.times or ()).fetchone()
-    return None if first is None else (first, last)
 
 
 def _rows(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
