@@ -17,10 +17,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from .. import AuditChainVerificationResult, AuditTrail, ChainHead, ChainStatus
+from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, ChainHead, ChainStatus
 from ..storage._recovering import recover as seal_damage
+from ..storage.earlier import is_of_earlier, verify_earlier
 from .alerts import alerts
 from .check_config import check_config
+from .continue_ import continue_, say
 from .copy import copy
 from .demo import REQUESTS, run
 from .events import count, show, tail
@@ -51,6 +53,7 @@ app.command()(tail)
 app.command()(count)
 app.command()(check_config)
 app.command()(copy)
+app.command("continue")(continue_)
 app.command()(retain)
 
 
@@ -135,10 +138,17 @@ def verify(
     Check whether a trail is intact.
 
     Says what is wrong with it and where. It may be written to meanwhile. Records that were cut off its very end can't
-    be seen from inside a chain; with --head it is also checked whether the trail still has that record.
+    be seen from inside a chain; with --head it is also checked whether the trail still has that record. A trail of
+    fapilog 0.3.5 or earlier is checked by the rule of that.
 
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
+    try:
+        if head is None and is_of_earlier(directory):
+            raise typer.Exit(say(verify_earlier(directory), as_json=as_json))
+    except AuditStorageError as error:
+        typer.echo(f"fapilog: {plain(str(error))}", err=True)
+        raise typer.Exit(_CANNOT) from None
     result = anyio.run(_verify, directory, None if head is None else _head(head))
     if result.valid and not any(directory.glob("audit_*.jsonl*")):
         typer.echo(f"fapilog: there is no trail in {directory}", err=True)
