@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fapilog import AuditEvent, AuditTrail, ChainStatus
-from fapilog.record.errors import AuditStorageError
+from fapilog import AuditEvent, AuditTrail, ChainStatus, DamagedRecord
 from fapilog.storage._days import compress_day
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.trail_files import TrailFiles
@@ -108,8 +107,11 @@ def test_a_changed_byte_is_damage(directory: Path, offset: int) -> None:
         return
     assert (result.valid, result.first_invalid_sequence, result.status) == (False, 7, ChainStatus.UNREADABLE)
     assert f"{path.name} is damaged" in (result.error_message or "")
-    with pytest.raises(AuditStorageError, match="is damaged"):
-        TrailFiles(directory, durable=False).read(0, 100)
+    reader = TrailFiles(directory, durable=False).reader
+    for items in (reader.read(0, 100), list(reader.newest_first())[::-1]):
+        kinds = [item.file if isinstance(item, DamagedRecord) else item.sequence_number for item in items]
+        assert kinds == [1, 2, 3, 4, 5, 6, path.name.removesuffix(".gz"), *range(10, 19)]
+    assert len(reader.read_lines(0, 100)) == 15
 
 
 def test_a_changed_record_is_found(directory: Path) -> None:

@@ -65,5 +65,6 @@ def test_whose_it_is(old: Path, tmp_path: Path) -> None:
     assert not is_of_earlier(aged_trail(tmp_path / "ours", (1,)))
     assert not is_of_earlier(tmp_path / "none")
     (tmp_path / "ours" / "audit_2020-01-01.jsonl").mkdir()
+    assert not is_of_earlier(tmp_path / "ours")
     with pytest.raises(AuditStorageError, match="cannot read"):
-        is_of_earlier(tmp_path / "ours")
+        verify_earlier(tmp_path / "ours")

@@ -25,6 +25,7 @@ from fapilog.record.kinds import ComplianceLevel
 from fapilog.storage._anchor import ANCHOR
 from fapilog.storage._days import alone
 from fapilog.storage._directory import closing
+from fapilog.storage._recovering import recover
 from fapilog.storage.holds import add_hold, holds_on, remove_hold
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher
@@ -441,6 +442,42 @@ async def test_removing_more_by_hand_is_a_gap(directory: Path) -> None:
     await trail_in(directory).apply_retention()
     (directory / day_file(10)).unlink()
     assert verified(directory)[:2] == (False, ChainStatus.GAP)
+
+
+# -- crashes, besides those at each call to the operating system in tests/torture
+
+
+async def test_what_a_crash_leaves_is_swept(directory: Path) -> None:
+    """Files that are removed and still there are no part of the trail, and the next run deletes them, and parts."""
+    before = contents(directory)
+    await trail_in(directory).apply_retention()
+    for age in (39, 38):
+        (directory / day_file(age)).write_bytes(before[day_file(age)])
+    (directory / f"{day_file(38)}.torn-1-ab").touch()
+    (directory / f"{day_file(10)}.gz.part").touch()
+    (directory / "outbox.db").touch()
+    assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 10, 9)
+    assert numbers(directory) == list(range(10, 20))
+    assert (await trail_in(directory).apply_retention()).days == ()
+    assert sorted(contents(directory)) == [
+        *(day_file(age) for age in (10, 2, 1, 0)),
+        "audit_anchor.json",
+        "audit_retention.lock",
+        "outbox.db",
+    ]
+
+
+async def test_damage_behind_the_front_is_sealed(directory: Path) -> None:
+    """A trail whose front was removed is recovered as any other."""
+    await trail_in(directory).apply_retention()
+    path = directory / day_file(2)
+    path.write_bytes(path.read_bytes().replace(b"user-2", b"user-9", 1))
+    assert verified(directory)[:2] == (False, ChainStatus.ALTERED)
+    sealed = recover(directory, "known")
+    assert sealed is not None
+    assert sealed[0] == 20
+    assert verified(directory) == (False, ChainStatus.RECOVERED, 11, 9)
+    await trail_in(directory).log_data_access("patient/1", "read")
 
 
 # -- writers and readers beside it

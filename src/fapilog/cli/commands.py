@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, ChainHead, ChainStatus
+from ..record.chain import ChainError
 from ..storage._recovering import recover as seal_damage
 from ..storage.earlier import is_of_earlier, verify_earlier
 from .alerts import alerts
@@ -188,6 +189,10 @@ def recover(
         sealed = seal_damage(directory.absolute(), reason[:_LONGEST_REASON])
     except OSError as error:
         typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {error.strerror}", err=True)
+        raise typer.Exit(_CANNOT) from None
+    except ChainError as broken:
+        # Of a compressed day, or of the anchor: no bytes of records that could be sealed.
+        typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {plain(str(broken))}", err=True)
         raise typer.Exit(_CANNOT) from None
     if sealed is None:
         typer.echo("fapilog: there is nothing to recover", err=True)

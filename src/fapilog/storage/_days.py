@@ -17,7 +17,7 @@ from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
 from ._compressed import SUFFIX
-from ._directory import close, day_of, make_directory, names, reading, sync_directory, without_writers
+from ._directory import close, day_of, make_directory, names, reading, sync, sync_directory, without_writers
 
 __all__ = ["alone", "archive_day", "compress_day", "digest", "is_archived", "remove_days", "sweep", "whole"]
 
@@ -100,6 +100,10 @@ def remove_days(directory: Path, names_of_days: list[str], anchor: Anchor) -> No
         OSError: It can't be done; what is left is deleted by the next `sweep`.
     """
     with without_writers(directory):
+        # A trail may leave it to the operating system when its records come to the disk; the anchor names one of them.
+        for name in names(directory)[-2:]:
+            with reading(directory, name) as fd:
+                sync(fd)
         _write_anchor(directory, anchor)
     _delete(directory, names_of_days)
 

@@ -148,8 +148,11 @@ def day_of(name: str) -> str | None:
 
 
 def files_set_aside(directory: Path) -> tuple[str, ...]:
-    """Return the names of the files that hold incomplete records, sorted."""
-    return tuple(sorted(filter(_SET_ASIDE.fullmatch, os.listdir(directory))))
+    """Return the names of the files that hold incomplete records, sorted; raise as `names`."""
+    anchor = anchor_of(directory)
+    last = "" if anchor is None else anchor.file
+    found = filter(_SET_ASIDE.fullmatch, os.listdir(directory))
+    return tuple(sorted(name for name in found if name[: len(last)] > last or not last))
 
 
 def identity(directory: str) -> tuple[int, int, int]:

@@ -92,7 +92,11 @@ class TrailReader:
         if wanted.before is not None:
             behind = self._file_of(wanted.before, files) + 1
         for name in reversed(files[first:behind]):
-            opened = self._opened(name)
+            try:
+                opened = self._opened(name)
+            except ChainError as damage:
+                yield DamagedRecord(file=name, offset=0, size=size_of(self._directory, name), problem=str(damage))
+                continue
             if opened is None:
                 return
             with opened as fd:
@@ -157,7 +161,12 @@ class TrailReader:
         """Yield the lines from behind the record *after* on, each with its file and offset, of records that stay."""
         files, last = self._stored()
         for name in files[max(0, self._file_of(after, files)) :]:
-            opened = self._opened(name)
+            try:
+                opened = self._opened(name)
+            except ChainError:
+                # All of it can't be read, as one line.
+                yield name, 0, b""
+                continue
             if opened is None:
                 continue
             with opened as fd:
@@ -198,7 +207,10 @@ class TrailReader:
         for name in files:
             if number := self._first_when_compressed(name):
                 return number
-            opened = self._opened(name)
+            try:
+                opened = self._opened(name)
+            except ChainError:
+                continue
             if opened is None:
                 continue
             with opened as fd:

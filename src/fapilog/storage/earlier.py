@@ -7,6 +7,7 @@ without that member. Each process began a chain of its own, from number 1: a dir
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -53,15 +54,13 @@ _decode: Final = msgspec.json.Decoder(_Record).decode
 
 
 def is_of_earlier(directory: Path) -> bool:
-    """
-    Return whether the oldest file of the trail in *directory* was written by the earlier fapilog.
-
-    Raises:
-        AuditStorageError: It can't be read.
-    """
-    for path in _files(directory):
-        for line in _lines(path):
-            return line.startswith(_START)
+    """Return whether the oldest file of the trail in *directory* was written by the earlier fapilog."""
+    # What can't be read, or is no file, is told by whoever looks for a trail of ours next.
+    with contextlib.suppress(OSError):
+        for path in _files(directory):
+            if path.is_file():
+                with path.open("rb") as file:
+                    return file.read(len(_START)) == _START
     return False
 
 
