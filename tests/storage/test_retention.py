@@ -102,12 +102,14 @@ async def test_again_and_again(directory: Path) -> None:
     assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 8, 12)
 
 
+@pytest.mark.one_backend
 async def test_without_a_loop(directory: Path) -> None:
     """`trail.sync` has the same method."""
     assert len(trail_in(directory).sync.apply_retention().days) == 3
     assert verified(directory)[1] is ChainStatus.FRONT_PRUNED
 
 
+@pytest.mark.one_backend
 async def test_only_asked(directory: Path, tmp_path: Path) -> None:
     """With *dry_run* the report is that of what would be done, and nothing is."""
     before = contents(directory)
@@ -119,6 +121,7 @@ async def test_only_asked(directory: Path, tmp_path: Path) -> None:
     assert (asked.dry_run, done.dry_run) == (True, False)
 
 
+@pytest.mark.one_backend
 async def test_days_are_compressed(directory: Path) -> None:
     """Days beyond the other age are compressed in place, once, and are still part of the trail."""
     trail = trail_in(directory, None, archive_after_days=9)
@@ -129,6 +132,7 @@ async def test_days_are_compressed(directory: Path) -> None:
     assert (await trail.apply_retention()).days == ()
 
 
+@pytest.mark.one_backend
 async def test_the_newest_file_stays(tmp_path: Path) -> None:
     """Neither the newest file nor today's is touched, however little is asked to be kept."""
     directory = aged_trail(tmp_path / "old", (400, 300))
@@ -140,6 +144,7 @@ async def test_the_newest_file_stays(tmp_path: Path) -> None:
     assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 2, 6)
 
 
+@pytest.mark.one_backend
 async def test_nothing_is_asked_for(directory: Path) -> None:
     """A policy without ages does nothing."""
     assert (await trail_in(directory, None).apply_retention()).days == ()
@@ -165,6 +170,7 @@ async def test_the_archive_is_a_trail(directory: Path, tmp_path: Path) -> None:
     assert verified(archive) == (True, ChainStatus.OK, 12, None)
 
 
+@pytest.mark.one_backend
 async def test_archived_and_kept(directory: Path, tmp_path: Path) -> None:
     """Days beyond the age for the archive are there and here; once they are there, they are not copied again."""
     archive = tmp_path / "archive"
@@ -175,6 +181,7 @@ async def test_archived_and_kept(directory: Path, tmp_path: Path) -> None:
     assert verified(directory)[:3] == (True, ChainStatus.OK, 18)
 
 
+@pytest.mark.one_backend
 async def test_an_archive_that_begins_later(directory: Path, tmp_path: Path) -> None:
     """An archive that begins after a first removal says what is before it, once it has the record about that."""
     archive = tmp_path / "archive"
@@ -188,6 +195,7 @@ async def test_an_archive_that_begins_later(directory: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("change", [b"", b"x", gzip.compress(b"{}")], ids=["cut", "garbage", "something else"])
+@pytest.mark.one_backend
 async def test_nothing_is_removed_that_the_archive_lacks(directory: Path, tmp_path: Path, change: bytes) -> None:
     """Where the archive has something else of that name, nothing is removed, and it is left as it is."""
     archive = tmp_path / "archive"
@@ -199,6 +207,7 @@ async def test_nothing_is_removed_that_the_archive_lacks(directory: Path, tmp_pa
     assert verified(directory)[:3] == (True, ChainStatus.OK, 18)
 
 
+@pytest.mark.one_backend
 async def test_an_archive_that_cannot_be_written(directory: Path, tmp_path: Path) -> None:
     """Where the archive can't be made, nothing is removed."""
     (tmp_path / "file").touch()
@@ -207,6 +216,7 @@ async def test_an_archive_that_cannot_be_written(directory: Path, tmp_path: Path
     assert verified(directory)[:3] == (True, ChainStatus.OK, 18)
 
 
+@pytest.mark.one_backend
 async def test_the_archive_is_elsewhere(directory: Path) -> None:
     """The directory of the trail can't be its archive."""
     with pytest.raises(ValueError, match="another directory"):
@@ -220,6 +230,7 @@ def kept(report: Any) -> list[str | None]:
     return [day.kept for day in report.days]
 
 
+@pytest.mark.one_backend
 async def test_a_floor_of_the_records(tmp_path: Path) -> None:
     """What the records' own level asks to keep is kept, whatever the policy's level is, unless that is said twice."""
     directory = aged_trail(tmp_path / "trail", (400, 399), level=ComplianceLevel.PCI_DSS)
@@ -236,6 +247,7 @@ async def test_a_floor_of_the_records(tmp_path: Path) -> None:
     assert [day.removed for day in report.days] == [True, True]
 
 
+@pytest.mark.one_backend
 async def test_six_years(tmp_path: Path) -> None:
     """Health records are kept for six years, with their leap days."""
     directory = aged_trail(tmp_path / "trail", (2193, 2192), level=ComplianceLevel.HIPAA)
@@ -262,6 +274,7 @@ def test_a_policy_below_the_floor_is_refused(options: dict[str, Any], words: str
     assert CompliancePolicy(ComplianceLevel.HIPAA, retention_days=1, retention_below_floor=True).retention_days == 1
 
 
+@pytest.mark.one_backend
 async def test_a_hold(directory: Path) -> None:
     """A day that a legal hold names is kept, with all after it, until the hold is lifted."""
     middle = today() - timedelta(39)
@@ -277,6 +290,7 @@ async def test_a_hold(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("since", "until", "count"), [(None, None, 0), (None, 40, 0), (38, None, 2), (37, None, 3), (None, 41, 3)]
 )
+@pytest.mark.one_backend
 async def test_the_days_of_a_hold(directory: Path, since: int | None, until: int | None, count: int) -> None:
     """A hold begins and ends with the days that it names, or with the trail."""
 
@@ -287,6 +301,7 @@ async def test_the_days_of_a_hold(directory: Path, since: int | None, until: int
     assert sum(each.removed for each in (await trail_in(directory).apply_retention()).days) == count
 
 
+@pytest.mark.one_backend
 async def test_holds_that_cannot_be_read_hold_everything(directory: Path) -> None:
     """If the file of the holds is no such file, nothing is removed."""
     (directory / "audit_holds.json").write_text('{"holds": []}')
@@ -305,6 +320,7 @@ def test_a_hold_that_is_none(directory: Path) -> None:
         remove_hold(directory, "x")
 
 
+@pytest.mark.one_backend
 async def test_keep_from(directory: Path) -> None:
     """The day with the record that is named stays, and all after it."""
     report = await trail_in(directory).apply_retention(keep_from=6)
@@ -356,6 +372,7 @@ async def test_alerts_that_may_be_lacking(directory: Path, tmp_path: Path) -> No
         assert kept(await trail.apply_retention()) == [None, None, None]
 
 
+@pytest.mark.one_backend
 async def test_alerts_of_which_nothing_is_known(directory: Path, tmp_path: Path) -> None:
     """Where the outbox of the trail can't be read, nothing is removed."""
     (tmp_path / "outbox.db").mkdir()
@@ -367,6 +384,7 @@ async def test_alerts_of_which_nothing_is_known(directory: Path, tmp_path: Path)
     assert files(directory) == [day_file(age) for age in AGES]
 
 
+@pytest.mark.one_backend
 async def test_damage_is_kept(directory: Path) -> None:
     """A damaged day is evidence, and stays, with all after it."""
     path = directory / day_file(39)
@@ -385,6 +403,7 @@ async def test_one_at_a_time(directory: Path) -> None:
     assert files(directory) == [day_file(age) for age in AGES]
 
 
+@pytest.mark.one_backend
 async def test_trails_that_cannot(directory: Path) -> None:
     """A trail that is not in files, or records nothing, is refused."""
     with pytest.raises(TypeError, match="got a MemoryStorage"):
@@ -401,6 +420,7 @@ def forge(directory: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@pytest.mark.one_backend
 async def test_a_forged_anchor_is_noticed(directory: Path) -> None:
     """An anchor that hides more than a record says was removed is noticed, whatever it says."""
     await trail_in(directory).apply_retention()
@@ -421,6 +441,7 @@ async def test_a_forged_anchor_is_noticed(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"v":1}'])
+@pytest.mark.one_backend
 async def test_an_anchor_that_is_none(directory: Path, content: bytes) -> None:
     """Something else in the place of the anchor is damage, for the verification and for writers."""
     (directory / ANCHOR).write_bytes(content)
@@ -430,6 +451,7 @@ async def test_an_anchor_that_is_none(directory: Path, content: bytes) -> None:
         await trail_in(directory).log_data_access("patient/1", "read")
 
 
+@pytest.mark.one_backend
 async def test_a_missing_anchor_is_a_gap(directory: Path) -> None:
     """Without the anchor the removed records are missing ones."""
     await trail_in(directory).apply_retention()
@@ -437,6 +459,7 @@ async def test_a_missing_anchor_is_a_gap(directory: Path) -> None:
     assert verified(directory)[:2] == (False, ChainStatus.GAP)
 
 
+@pytest.mark.one_backend
 async def test_removing_more_by_hand_is_a_gap(directory: Path) -> None:
     """A day that somebody deletes behind the removed ones is missing."""
     await trail_in(directory).apply_retention()
@@ -447,6 +470,7 @@ async def test_removing_more_by_hand_is_a_gap(directory: Path) -> None:
 # -- crashes, besides those at each call to the operating system in tests/torture
 
 
+@pytest.mark.one_backend
 async def test_what_a_crash_leaves_is_swept(directory: Path) -> None:
     """Files that are removed and still there are no part of the trail, and the next run deletes them, and parts."""
     before = contents(directory)
@@ -467,6 +491,7 @@ async def test_what_a_crash_leaves_is_swept(directory: Path) -> None:
     ]
 
 
+@pytest.mark.one_backend
 async def test_damage_behind_the_front_is_sealed(directory: Path) -> None:
     """A trail whose front was removed is recovered as any other."""
     await trail_in(directory).apply_retention()
@@ -483,6 +508,7 @@ async def test_damage_behind_the_front_is_sealed(directory: Path) -> None:
 # -- writers and readers beside it
 
 
+@pytest.mark.one_backend
 async def test_an_idle_writer_goes_on(tmp_path: Path) -> None:
     """A process whose newest record was removed meanwhile goes on behind the newest that is there."""
     now = datetime.now(UTC)
@@ -497,6 +523,7 @@ async def test_an_idle_writer_goes_on(tmp_path: Path) -> None:
     idle.close()
 
 
+@pytest.mark.one_backend
 async def test_a_reader_in_the_midst(directory: Path) -> None:
     """A reader who was at work when days were removed goes on to the last that is left."""
     newest_first = TrailFiles(directory, durable=False).newest_first()
@@ -505,6 +532,7 @@ async def test_a_reader_in_the_midst(directory: Path) -> None:
     assert [event.sequence_number for event in newest_first] == list(range(17, 9, -1))
 
 
+@pytest.mark.one_backend
 async def test_ids_that_come_again(directory: Path) -> None:
     """An id is stored once, also by a process that has read days which are removed now."""
     trail = trail_in(directory)
