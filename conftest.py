@@ -5,11 +5,13 @@ The ``python`` blocks of a page run from top to bottom in one namespace and one 
 saved the page as a script. An ``output`` block after one of them is what it printed; ``...`` stands for any text.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from doctest import ELLIPSIS, OutputChecker
 from io import StringIO
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from sybil import Example, Sybil
@@ -36,7 +38,8 @@ def _output(example: Example) -> str | None:
 def empty_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Be in an empty directory while the examples of one page run."""
     path = tmp_path_factory.mktemp("docs")
-    with pytest.MonkeyPatch.context() as patch:
+    # An example may set variables, as its reader would.
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ):
         patch.chdir(path)
         yield path
 

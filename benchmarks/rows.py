@@ -70,6 +70,7 @@ def rows(*, quick: bool) -> list[Row]:
         *_rendering(events // 5),
         *_keeping(events, large),
         *_from_anywhere(events // 10, large),
+        *_sharing(events),
         *_requesting(events),
         *_importing(),
     ]
@@ -516,6 +517,29 @@ def _keeping(alerts: int, large: int) -> list[Row]:
             peer=Subject(what="Outbox, empty", function="outboxing:started", arguments={"delivered": 0}),
             at_most_more=50,
         ),
+    ]
+
+
+def _sharing(events: int) -> list[Row]:
+    """Return the rows about PostgreSQL."""
+    return [
+        Row(
+            name="postgres",
+            unit="events/s",
+            ours=Subject(
+                what="PostgresStorage, 100 callers in each of 4 processes, one trail",
+                function="fleet:appended",
+                arguments={"processes": 4, "callers": 100, "events": events},
+            ),
+            # A chain has one commit after the other, so that one process is enough to make them.
+            peer=Subject(
+                what="COPY of the same rows, 100 a commit",
+                function="fleet:copied",
+                arguments={"processes": 1, "callers": 100, "events": events},
+            ),
+            at_least=0.5,
+            rounds=5,
+        )
     ]
 
 

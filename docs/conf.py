@@ -2,6 +2,7 @@
 
 import sys
 from importlib.metadata import version as installed
+from importlib.util import find_spec
 
 project = "fapilog"
 author = "The fapilog maintainers"
@@ -9,6 +10,11 @@ copyright = author
 release = version = installed("fapilog")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+# A button on each example copies it, without prompts and output; the docs build without the buttons, too.
+if find_spec("sphinx_copybutton"):
+    extensions.append("sphinx_copybutton")
+copybutton_prompt_text = "$ "
+copybutton_exclude = ".linenos, .gp, .go"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
@@ -26,13 +32,16 @@ napoleon_use_ivar = True
 # Every reference to fapilog must lead somewhere. Those to other libraries would need their inventories from the
 # network, and the docs are built without one.
 _others = sorted(
-    sys.stdlib_module_names | {"anyio", "blinker", "httpx2", "msgspec", "opentelemetry", "prometheus_client"}
+    sys.stdlib_module_names
+    | {"anyio", "blinker", "flask", "httpx2", "msgspec", "opentelemetry", "prometheus_client", "sqlalchemy"}
 )
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(_others)})(\..*)?"),
     # A type variable, in the signature of what is decorated.
-    ("py:class", r"fapilog\.(record\.privacy\.F|core\._reading\.Item)"),
+    ("py:class", r"fapilog\.(record\.privacy\.F|core\._reading\.Item|integrations\.django\._changes\._Model)"),
+    ("py:exc", "ImproperlyConfigured"),  # of Django
 ]
 
 html_theme = "furo"
+html_static_path = ["_static"]
 html_title = f"fapilog {release}"

@@ -41,6 +41,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # The files that take longest, by the clock: they begin first, so that all workers end at about the same time.
 LONGEST = (
+    "test_cancellation.py",
+    "test_intake.py",
+    "test_postgres.py",
+    "test_docs.py",
+    "test_pytest_plugin.py",
     "test_celery.py",
     "test_what_leaves.py",
     "test_servers.py",
@@ -53,6 +58,8 @@ LONGEST = (
     "test_outbox.py",
     "test_outbox_model.py",
     "test_processes.py",
+    "test_django_servers.py",
+    "test_contract.py",
     "test_cli_alerts.py",
 )
 

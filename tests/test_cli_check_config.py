@@ -75,6 +75,21 @@ def test_a_file_that_is_not_there() -> None:
     assert run(".")[::2] == (2, "fapilog: .: Is a directory\n")
 
 
+def test_nothing_that_is_printed_drives_a_terminal() -> None:
+    """Escape sequences in a configuration are shown as marks, whether it is good or wrong."""
+    write(r'path = "a\u001b[31mb"')
+    assert run()[1] == "pyproject.toml: good; records in a\ufffd[31mb, level basic, alerts nowhere\n"
+    write("[tool.fapilog.dispatcher]", 'type = "slack"', r'webhook_url = "file:/none\u001b[31m"')
+    code, out, _ = run()
+    assert (code, "\x1b" in out, "file:/none\ufffd[31m" in out) == (1, False, True)
+
+
+def test_a_path_that_is_none() -> None:
+    """A path that no file can have is said like that of a file that is not there, without a traceback."""
+    code, out, err = run("~nobody.knows/fapilog.toml")
+    assert (code, out, err.startswith("fapilog: ~nobody.knows/fapilog.toml: path: expected")) == (2, "", True)
+
+
 def test_the_environment() -> None:
     """The variables are checked instead of a file."""
     env = {"FAPILOG_PATH": "trail", "FAPILOG_POLICY_LEVEL": "sox"}

@@ -262,3 +262,27 @@ def test_times_are_utc_unless_they_say_otherwise(run: Run, tmp_path: Path) -> No
     for moment, found in ((now - timedelta(hours=1), [1]), (now + timedelta(hours=1), [])):
         assert numbers(run("show", tmp_path, "--since", f"{moment:%Y-%m-%dT%H:%M:%S}")[1]) == found
         assert numbers(run("show", tmp_path, "--since", f"{moment:%Y-%m-%dT%H:%M:%S}+00:00")[1]) == found
+
+
+def test_types_of_ones_own_are_asked_for(run: Run, directory: Path) -> None:
+    """A type with a dot is found by its name; one that can't be a type is refused with those that can."""
+    AuditTrail(storage_path=directory).sync.log_event("billing.refund", "of 7 EUR")
+    for command in ("show", "tail", "count --by user_id"):
+        code, out, _ = run(*command.split()[:1], directory, *command.split()[1:], "--type", "billing.refund", "--json")
+        assert (code, "refund" in out or json.loads(out) == {"": 1}) == (0, True)
+    code, _, err = run("show", directory, "--type", "refund")
+    assert (code, "data_access" in err, "with a dot" in err) == (2, True, True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--since", "999999d"),
+        ("--since", "0001-01-01T00:00+05:00"),
+        ("--until", "9999-12-31T23:59-05:00"),
+    ],
+)
+def test_times_beyond_the_calendar_are_its_ends(options: tuple[str, str], run: Run, directory: Path) -> None:
+    """Whoever asks for all times gets all events."""
+    code, out, _ = run("show", directory, *options)
+    assert (code, numbers(out)) == (0, [3, 2, 1])

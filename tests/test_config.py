@@ -453,6 +453,13 @@ def test_several_destinations(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_an_outbox_without_a_destination_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gives an outbox means to be alerted, and is not left with a trail that alerts nobody."""
+    environment(monkeypatch, OUTBOX="alerts.db")
+    with pytest.raises(ConfigError, match=r"^FAPILOG_OUTBOX: expected a destination too, one of .*slack.*; got none"):
+        options_from_env()
+
+
 def dispatcher() -> Any:
     return options_from_env()["alert_dispatcher"]
 

@@ -54,7 +54,7 @@ async def test_async(audit_trail: RecordedTrail):
 async def test_started(audit_trail: RecordedTrail):
     async with audit_trail:
         await anyio.to_thread.run_sync(refuse_login, audit_trail)
-        await audit_trail.alerts.wait_for(1)
+        await audit_trail.dispatcher.wait_for(1)
     assert len(audit_trail.alerts) == len(audit_trail.events) == 1
 
 
@@ -118,7 +118,7 @@ async def test_in_a_loop_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not trail.alerts
         trail.close()
         assert trail.is_started
-        assert len(await trail.alerts.wait_for(1)) == 1
+        assert len(await trail.dispatcher.wait_for(1)) == 1
     assert [event.message for event in trail.events] == ["m"]
 
 

@@ -31,6 +31,7 @@ from .core.audit import (
     ComplianceLevel,
     CompliancePolicy,
 )
+from .core.rules import Threshold
 from .core.sync import SyncAuditTrail, exit_on_sigterm
 from .record.chain import ChainHead
 from .record.damage import DamagedRecord
@@ -115,6 +116,7 @@ __all__ = [
     "PermanentDeliveryError",
     "SyncAuditTrail",
     "Target",
+    "Threshold",
     "TransientDeliveryError",
     "alert_attempted",
     "alert_dispatched",

@@ -140,6 +140,8 @@ def options_from_env() -> dict[str, Any]:
     config = _table(possible, own)
     if policy:
         config["policy"] = _table(accepted(CompliancePolicy), policy)
+    if outbox is not None and not found:
+        reader.wrong(outbox, f"a destination too, one of {', '.join(DESTINATIONS)}", "none, so no alert would be kept")
     dispatchers = [_destination(reader, kind, variables, outbox) for kind, variables in found.items()]
     if dispatchers:
         config["dispatcher"] = (

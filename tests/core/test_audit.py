@@ -601,7 +601,7 @@ async def test_dispatchers_of_all_asynchronous_shapes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"policy": "hipaa"}, TypeError, "policy: expected a CompliancePolicy; got str"),
+        ({"policy": "hipaa"}, TypeError, "policy: expected a CompliancePolicy; a path goes to storage_path=; got"),
         ({"alert_timeout": 0}, ValueError, "alert_timeout: expected a number above 0; got 0"),
         ({"alert_timeout": float("nan")}, ValueError, "alert_timeout: expected a number above 0; got nan"),
         ({"alert_concurrency": 0}, ValueError, "alert_concurrency: expected a number of at least 1; got 0"),
@@ -1015,4 +1015,6 @@ def test_the_signature_is_the_one_that_is_decided() -> None:
         "alert_concurrency",
         "alert_buffer",
         "stop_timeout",
+        "must_exist",
+        "expected_head",
     ]

@@ -22,6 +22,7 @@ from fapilog import (
     alert_failed,
     compliance_alert,
 )
+from fapilog.core import _catchup
 from fapilog.core._health import is_own
 
 
@@ -167,6 +168,26 @@ async def test_pages(tmp_path: Path, count: int) -> None:
         assert [int(message) for message in keeper.messages] == list(range(count))
         assert seen.outcomes == [(str(number), "dispatched") for number in range(count)]
     assert keeper.calls == count
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+async def test_an_altered_record_keeps_no_alert_from_being_resent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """Whatever number a record was given by somebody who wants the later ones to be passed over."""
+    monkeypatch.setattr(_catchup, "_PAGE", 2)
+    keeper = Keeper()
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=keeper):
+        pass
+    trail = AuditTrail(storage_path=tmp_path)
+    for number in range(4):
+        await trail.log_event(AuditEventType.DATA_ACCESS, f"m{number}", log_level="critical")
+    [file] = list(tmp_path.glob("*.jsonl"))  # noqa: ASYNC240
+    old = b'"sequence_number":%d,' % (place + 1)
+    file.write_bytes(file.read_bytes().replace(old, b'"sequence_number":1000000000,'))
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=keeper) as trail:
+        await trail.drain()
+    assert {"m0", "m1", "m2", "m3"} <= set(keeper.messages)
 
 
 async def test_a_full_buffer_loses_nothing(tmp_path: Path) -> None:

@@ -1,12 +1,23 @@
 """The methods for the everyday events, and the decorator that records how something ends."""
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
 
-from fapilog import AuditEventType, AuditLogLevel, AuditOutcome, AuditStorageError, AuditTrail, Target
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    AuditLogLevel,
+    AuditOutcome,
+    AuditStorageError,
+    AuditTrail,
+    MemoryStorage,
+    Target,
+)
+from fapilog.core import audited
 from fapilog.testing import RecordingDispatcher
 
 
@@ -154,4 +165,49 @@ async def test_the_error_of_a_block_goes_before_that_of_the_trail(tmp_path: Path
         async with trail.audited("read"):
             pass
     with pytest.raises(AuditStorageError), trail.audited("read"):
+        pass
+
+
+class Hanging(MemoryStorage):
+    """A storage that never answers."""
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        """Wait for ever."""
+        await anyio.sleep_forever()
+
+
+@pytest.mark.may_block
+async def test_an_end_by_an_exception_that_is_not_recorded_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The exception goes on, and the log says that there is no event about it, with nothing of its fields."""
+    monkeypatch.setattr(audited, "_SECONDS_TO_RECORD", 0.01)
+    mistyped: dict[str, Any] = {"outcome": "JOHN-Q-PATIENT"}
+    trail = AuditTrail(storage=MemoryStorage())
+    audit = trail.audited("read")
+    audit.add(occurred="JOHN-Q-PATIENT")
+    with pytest.raises(ZeroDivisionError), audit:
+        _ = 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        async with trail.audited("read", **mistyped):
+            _ = 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        async with AuditTrail(storage=Hanging()).audited("read"):
+            _ = 1 // 0
+    words = "how an exception ended a block under `audited` is not recorded: "
+    whys = ["TypeError", "ValueError", "storing it took more than 0.01 s"]
+    assert [record.getMessage() for record in caplog.records] == [words + why for why in whys]
+
+
+@pytest.mark.may_block
+async def test_a_type_that_is_added_is_checked_as_any_is() -> None:
+    """What is no type is refused in words, whatever it does when it is asked whether it is true."""
+
+    class Undecided:
+        def __bool__(self) -> bool:
+            raise RuntimeError("neither")
+
+    audit = AuditTrail(storage=MemoryStorage()).audited("read")
+    audit.add(event_type=Undecided())
+    with pytest.raises(ValueError, match=r"^event_type: expected one of"), audit:
         pass

@@ -235,7 +235,7 @@ async def test_started_nobody_waits_for_them(disk: Disk) -> None:
                 await anyio.sleep(3)
             return await super().append(event, once=once)
 
-    slow_disk = SlowDisk(disk._directory)
+    slow_disk = SlowDisk(disk.directory)
     async with trail_of(slow_disk, dispatcher := Slow()) as trail:
         began = anyio.current_time()
         slow_disk.error = AuditStorageError("full")
@@ -276,7 +276,7 @@ async def test_a_caller_that_is_cancelled_is_no_failure(disk: Disk, dispatcher: 
         async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
             await anyio.sleep_forever()
 
-    async with trail_of(Waiting(disk._directory), dispatcher) as trail:
+    async with trail_of(Waiting(disk.directory), dispatcher) as trail:
         with anyio.move_on_after(1) as scope:
             await log(trail)
         assert scope.cancelled_caught
@@ -313,7 +313,7 @@ async def test_a_storage_that_fails_while_the_recovery_is_stored(disk: Disk, dis
                 await gate.wait()
             return await super().append(event, once=once)
 
-    gated = Gated(disk._directory)
+    gated = Gated(disk.directory)
     async with trail_of(gated, dispatcher) as trail:
         gated.error = AuditStorageError("full")
         await log_in_vain(trail)
@@ -346,7 +346,7 @@ async def test_a_trail_that_is_stopped_while_it_recovers(disk: Disk, dispatcher:
                 await anyio.sleep_forever()
             return await super().append(event, once=once)
 
-    hanging = Hanging(disk._directory)
+    hanging = Hanging(disk.directory)
     async with trail_of(hanging, dispatcher, stop_timeout=3) as trail:
         alert_failed.connect(note, sender=trail)
         hanging.error = AuditStorageError("full")

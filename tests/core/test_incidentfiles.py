@@ -41,8 +41,10 @@ from fapilog.core._health import MOST_OPEN, TrailReporter
 from fapilog.core._incidentfiles import IncidentFiles
 from fapilog.core._incidents import DISPATCHING, END, LONGEST_TEXT, STORING, VERIFICATION, Incident, Part, new_id
 from fapilog.record.incidents import subject_of
+from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.health import Rig
+from tests.doubles.outboxes import glob
 from tests.doubles.running_background import Running
 from tests.doubles.trail_files import TrailFiles
 
@@ -56,7 +58,7 @@ class Run:
     """One run of a service: its trail, and what its dispatcher was told of the trail itself."""
 
     def __init__(self, directory: Path, policy: CompliancePolicy | None = None, dispatcher: Any = None) -> None:
-        self.dispatcher = dispatcher or RecordingDispatcher()
+        self.dispatcher = RecordingDispatcher() if dispatcher is None else dispatcher
         self.trail = AuditTrail(policy, directory, self.dispatcher)
         self.disk: Exception | None = None
         self.verdict: AuditChainVerificationResult | None = None
@@ -532,9 +534,9 @@ async def test_a_policy_under_which_nothing_is_told(tmp_path: Path, policy: Comp
 
 
 async def test_a_storage_of_ones_own(tmp_path: Path) -> None:
-    """With a storage of the user's own nothing is kept, and nothing is taken over."""
+    """With a storage that has no directory nothing is kept, and nothing is taken over."""
     leave_behind(tmp_path, an_incident())
-    trail = AuditTrail(storage=FileStorage(tmp_path), alert_dispatcher=(dispatcher := RecordingDispatcher()))
+    trail = AuditTrail(storage=MemoryStorage(), alert_dispatcher=(dispatcher := RecordingDispatcher()))
     async with trail:
         await trail.log_event(AuditEventType.DATA_ACCESS, "m")
     assert dispatcher.alerts == []
@@ -1086,3 +1088,13 @@ async def test_the_chain_takes_no_notice(tmp_path: Path, caplog: pytest.LogCaptu
         assert (result.valid, result.events_checked, result.set_aside) == (True, 6, ())
         assert len(await run.trail.get_events()) == 6
     assert in_thread(TrailFiles(tmp_path, durable=False).verify).valid
+
+
+async def test_files_given_as_a_storage_keep_incidents_too(tmp_path: Path) -> None:
+    """A trail whose `FileStorage` was given keeps its open incidents in the directory, as one given a path does."""
+    trail = AuditTrail(storage=FileStorage(tmp_path, mode=0o640))
+    assert trail.storage_path == tmp_path
+    async with trail:
+        trail._alerts.health.failing(STORING, OSError("full"))
+        await trail.drain()
+        assert glob(tmp_path, "incidents-*.json")

@@ -8,7 +8,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from fapilog import AuditEventType, AuditTrail, CompliancePolicy
+from fapilog import AuditEventType, AuditTrail, CompliancePolicy, MemoryStorage
 from fapilog.core import _keywords
 
 
@@ -89,6 +89,28 @@ async def test_an_event_is_in_its_trace(tmp_path: Path) -> None:
     assert other.trace_id == "t"
     assert (out.trace_id, out.span_id) == (None, None)
     assert await trail.get_events(trace_id=ids[0]) == [inside]
+
+
+async def test_an_event_of_another_trace_is_in_no_span_of_this_one() -> None:
+    """A trace that is given has not the span that the call happens to be in; one that is the same has it."""
+    storage = MemoryStorage()
+    trail = AuditTrail(storage=storage)
+    with TracerProvider().get_tracer("test").start_as_current_span("request") as span:
+        here = f"{span.get_span_context().trace_id:032x}"
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m", trace_id="0" * 31 + "1")
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m", trace_id=here)
+    assert [event.span_id for event in storage.events] == [None, f"{span.get_span_context().span_id:016x}"]
+
+
+@pytest.mark.parametrize("name", ["user_id\nforged line", "user id", "x" * (1 << 20)], ids=["line", "space", "long"])
+async def test_names_out_of_data_are_neither_logged_nor_kept(caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """What a client sent as the name of a value is stored, and can't forge a line of the log or fill the memory."""
+    _keywords._nearest.cache_clear()
+    storage = MemoryStorage()
+    given: dict[str, Any] = {name: "x"}
+    await AuditTrail(storage=storage).log_event(AuditEventType.DATA_ACCESS, "m", **given)
+    assert list(storage.events[0].metadata.values()) == ["x"]
+    assert (warnings(caplog), _keywords._nearest.cache_info().currsize) == ([], 0)
 
 
 async def test_a_broken_tracer_breaks_nothing(

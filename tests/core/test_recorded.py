@@ -1,12 +1,15 @@
 """What a caller gives to the trail, and what becomes of it."""
 
 import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fapilog import AuditEventType, AuditTrail, CompliancePolicy
+from fapilog import Actor, AuditEvent, AuditEventType, AuditTrail, CompliancePolicy, MemoryStorage
 from fapilog.record.chain import body
 from fapilog.record.values import original
 from fapilog.testing import RecordingDispatcher
@@ -128,3 +131,138 @@ async def test_the_policy_has_the_limits(tmp_path: Path) -> None:
     [event] = await trail.get_events()
     assert (len(event.message), len(event.user_agent or "")) == (256, 256)
     assert len(body(event)) <= 65_536
+
+
+class SaysItIsOther:
+    """Raises when it is asked for its class, as a proxy of an object that is gone does."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise RuntimeError("the session is gone")
+
+
+class _NoName(type):
+    def __getattribute__(cls, name: str) -> Any:
+        raise RuntimeError("the session is gone")
+
+
+class NoName(metaclass=_NoName):
+    """Has a class that raises whatever it is asked for."""
+
+
+class Zone(tzinfo):
+    """A zone that raises, or has no offset."""
+
+    def __init__(self, *, raises: bool) -> None:
+        self._raises = raises
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        """Return no offset."""
+        if self._raises:
+            raise LookupError("no such zone")
+        return None
+
+    def tzname(self, moment: datetime | None) -> str:
+        """Return a name."""
+        return "nowhere"
+
+    def dst(self, moment: datetime | None) -> None:
+        """Return nothing."""
+
+
+class Moment(datetime):
+    """A time of somebody's own, as pandas and pendulum have."""
+
+    def astimezone(self, zone: tzinfo | None = None) -> Any:
+        """Return what is no time."""
+        return "noon"
+
+
+class Kinds(str, Enum):
+    """Types of the application's own."""
+
+    REFUND = "billing.refund"
+
+
+NOON = datetime(2026, 1, 31, 12)  # noqa: DTZ001
+# Made by the tests themselves: pytest looks at what it is given.
+REFUSED: list[tuple[str, Callable[[], object]]] = [
+    *((name, SaysItIsOther) for name in ("outcome", "log_level", "occurred")),
+    *((name, NoName) for name in ("outcome", "log_level", "occurred")),
+    ("occurred", lambda: NOON.replace(tzinfo=Zone(raises=True))),
+    ("occurred", lambda: NOON.replace(tzinfo=Zone(raises=False))),
+    ("occurred", lambda: datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))),
+    ("occurred", lambda: datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))),
+]
+
+
+@pytest.mark.parametrize(("name", "made"), REFUSED, ids=map(str, range(len(REFUSED))))
+async def test_what_a_member_can_not_be_is_refused_in_words(name: str, made: Callable[[], Any]) -> None:
+    """Whatever a value does that is no outcome, level, time or flag, the caller is told so, and nothing else."""
+    storage = MemoryStorage()
+    with pytest.raises((ValueError, TypeError), match=f"^{name}: ") as raised:
+        await AuditTrail(storage=storage).log_event(AuditEventType.DATA_ACCESS, "m", **{name: made()})
+    assert raised.type in (ValueError, TypeError)
+    assert not storage.events
+
+
+async def test_a_time_of_another_class_is_the_time_that_it_is() -> None:
+    """Times of pandas, pendulum and freezegun are stored, whatever their methods make of them."""
+    storage = MemoryStorage()
+    moment = Moment(2026, 1, 31, 13, 0, 0, 7, tzinfo=timezone(timedelta(hours=1)))
+    await AuditTrail(storage=storage).log_event(AuditEventType.DATA_ACCESS, "m", occurred=moment)
+    assert storage.events[0].occurred == datetime(2026, 1, 31, 12, 0, 0, 7, tzinfo=UTC)
+
+
+async def test_values_of_a_class_that_raises_are_stored() -> None:
+    """An event is stored whose tags can't even be asked whether they are several, nor its flag for its name."""
+    storage = MemoryStorage()
+    given: dict[str, Any] = {"regulatory_tags": NoName(), "contains_pii": NoName()}
+    await AuditTrail(storage=storage).log_event(AuditEventType.DATA_ACCESS, "m", **given)
+    [event] = storage.events
+    assert (event.regulatory_tags, event.contains_pii) == (("<NoName, unreadable: RuntimeError>",), True)
+
+
+async def test_a_type_may_be_a_member_of_an_enum_of_the_application() -> None:
+    """A type of one's own that is a text in an enum is the text."""
+    storage = MemoryStorage()
+    await AuditTrail(storage=storage).log_event(Kinds.REFUND, "m")
+    assert storage.events[0].event_type == AuditEventType("billing.refund")
+
+
+class Employee(Actor, frozen=True, kw_only=True):
+    """An actor with more than the trail knows."""
+
+    department: str
+
+
+async def test_an_actor_of_a_class_of_ones_own_is_an_actor() -> None:
+    """Its members are those of an actor, and what it has besides is in the metadata."""
+    storage = MemoryStorage()
+    employee = Employee(id="alice", type="user", department="X")
+    await AuditTrail(storage=storage).log_event(AuditEventType.DATA_ACCESS, "m", actor=employee)
+    [event] = storage.events
+    assert (event.actor, event.user_id) == (Actor(id="alice", type="user"), "alice")
+    assert event.metadata["actor"]["department"] == "X"
+
+
+class Asked(MemoryStorage):
+    """A storage that keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[bool] = []
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        """Note *once*."""
+        self.asked.append(once)
+        return await super().append(event, once=once)
+
+
+async def test_only_an_id_that_is_given_is_looked_for() -> None:
+    """A wrapper that always gives *event_id*, and mostly None, does not make the storage look through old records."""
+    storage = Asked()
+    trail = AuditTrail(storage=storage)
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", event_id=None)
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", event_id="a")
+    assert storage.asked == [False, True]

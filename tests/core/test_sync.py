@@ -342,8 +342,11 @@ def delivered(directory: Path) -> list[str]:
         ("stop", 0, ["first", "second"]),
         ("raise", 1, ["first"]),
         ("late", 0, ["at the exit", "first"]),
+        ("only_late", 0, ["at the exit"]),
+        ("lookup", 0, ["first"]),
         ("sigterm", 128 + signal.SIGTERM, ["first"]),
         ("fork", 0, ["child", "first", "parent"]),
+        ("multiprocessing", 0, ["child", "first"]),
         ("threads", 0, ["first", *sorted(f"thread {number}" for number in range(20))]),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 SCRIPT = """
 import os, sys
 import anyio
+import anyio.lowlevel
 from fapilog.delivery.digest import Digest
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.testing import RecordingDispatcher
@@ -27,13 +28,14 @@ def sends_at_once(dispatcher, number):
     return False
 
 async def main():
-    limit = RateLimit(inner, rate=1.0, burst=1, max_wait=60.0)
+    limit = RateLimit(inner, rate=0.001, burst=1, max_wait=10_000.0)
     async with Digest(inner) as digest, anyio.create_task_group() as tasks:
         for number in (1, 2, 3):
             await digest.send_alert(event(number), severity="security")
         for number in (4, 5):
             tasks.start_soon(lambda number=number: limit.send_alert(event(number), severity="security"))
-        await anyio.sleep(0.01)
+        while len(inner.alerts) < 2 or not limit._waiting:
+            await anyio.lowlevel.checkpoint()
         assert len(inner.alerts) == 2
         child = os.fork()
         if not child:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +18,7 @@ import fapilog
 from fapilog import AuditTrail, ChainStatus
 from tests.doubles.servers import free_port, running, wait_for
 
-__all__ = ["COMMANDS", "check_ended"]
+__all__ = ["COMMANDS", "WSGI_COMMANDS", "check_ended", "serving_app"]
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = 4
@@ -26,6 +29,13 @@ COMMANDS = {
     "workers": ["uvicorn", "--port", "{port}", "--timeout-graceful-shutdown", "5", "--workers", "2"],
     "hypercorn": ["hypercorn", "--bind", "127.0.0.1:{port}"],
     "trio": ["hypercorn", "--worker-class", "trio", "--bind", "127.0.0.1:{port}"],
+}
+_GUNICORN = ["gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "--graceful-timeout", "10"]
+WSGI_COMMANDS = {
+    "sync": _GUNICORN,
+    "preload": [*_GUNICORN, "--preload"],
+    "gthread": [*_GUNICORN, "-k", "gthread", "--threads", "8"],
+    "gthread-preload": [*_GUNICORN, "-k", "gthread", "--threads", "8", "--preload"],
 }
 
 
@@ -49,24 +59,40 @@ def _ask_until_refused(port: int, number: int, answered: list[str], enough: thre
             enough.set()
 
 
+@contextlib.contextmanager
+def _running_app(app: str, command: str, directory: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    arguments = {**COMMANDS, **WSGI_COMMANDS}[command]
+    pytest.importorskip(arguments[0])
+    port = free_port()
+    path = os.pathsep.join([str(Path(fapilog.__file__).parents[1]), str(ROOT)])
+    whole = [*(part.format(port=port) for part in arguments), f"tests.integrations.apps.{app}"]
+    with running(whole, directory, directory, PYTHONPATH=path) as process:
+        wait_for(port, process, directory)
+        yield process, port
+
+
+@contextlib.contextmanager
+def serving_app(app: str, command: str, directory: Path) -> Iterator[int]:
+    """Serve an application until the end of the block; yield the port."""
+    with _running_app(app, command, directory) as (_, port):
+        yield port
+
+
 def check_ended(app: str, command: str, directory: Path) -> None:
     """End a server by SIGTERM amid requests: it ends in time, and each request that it answered is recorded once."""
     pytest.importorskip(app)
-    pytest.importorskip(COMMANDS[command][0])
-    port = free_port()
-    path = os.pathsep.join([str(Path(fapilog.__file__).parents[1]), str(ROOT)])
-    arguments = [part.format(port=port) for part in COMMANDS[command]]
-    target = f"tests.integrations.apps.{app}_app:app"
     answered: list[str] = []
     enough = threading.Event()
     with (
-        running([*arguments, target], directory, directory, PYTHONPATH=path) as process,
+        _running_app(f"{app}_app:app", command, directory) as (process, port),
         ThreadPoolExecutor(CLIENTS) as clients,
     ):
-        wait_for(port, process, directory)
         asking = [clients.submit(_ask_until_refused, port, each, answered, enough) for each in range(CLIENTS)]
-        assert enough.wait(20), (directory / "log").read_text()
-        process.terminate()
+        try:
+            assert enough.wait(20), (directory / "log").read_text()
+        finally:
+            # Otherwise the clients would ask for ever.
+            process.terminate()
         began = time.monotonic()
         process.wait(20)
         for each in asking:

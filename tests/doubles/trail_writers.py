@@ -63,7 +63,7 @@ def _started(script: str, *arguments: str) -> Generator[Writer]:
             started.process.kill()
 
 
-def writer(directory: Path, backend: str, durability: str) -> AbstractContextManager[Writer]:
+def writer(directory: Path | str, backend: str, durability: str) -> AbstractContextManager[Writer]:
     """Start a process that writes to a trail."""
     return _started("writing_trail.py", str(directory), backend, durability)
 

@@ -106,7 +106,7 @@ async def test_four_workers_share_a_trail(tmp_path: Path) -> None:
     assert result.valid
     assert result.events_checked == REQUESTS + 2 * WORKERS
     found = records(tmp_path / "trail")
-    requests = [record for record in found if record["request_id"] is not None]
+    requests = [record for record in found if record.get("request_id") is not None]
     assert len(requests) == REQUESTS
     assert {record["request_id"]: record["event_id"] for record in requests} == client.events
     kinds = Counter(record["event_type"] for record in found)

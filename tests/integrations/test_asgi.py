@@ -12,7 +12,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditStorageError, AuditTrail
 from fapilog.context import bind_audit_context, current_audit_context
-from fapilog.integrations.asgi import AuditMiddleware
+from fapilog.integrations.asgi import AuditMiddleware, with_lifespan
 
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -177,6 +177,58 @@ async def test_other_connections_pass_unchanged() -> None:
     arguments: tuple[Any, Any, Any] = {"type": "lifespan"}, object(), object()
     await AuditMiddleware(app)(*arguments)
     assert all(one is other for one, other in zip(passed, arguments, strict=True))
+
+
+# -- lifespan
+
+
+async def lived(app: View) -> list[Message]:
+    """Start and stop *app* as a server does, and return the messages that it sends."""
+    sent: list[Message] = []
+    phases = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> Message:
+        return {"type": next(phases)}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app({"type": "lifespan"}, receive, send)
+    return sent
+
+
+async def test_a_trail_lives_as_long_as_an_application_without_a_lifespan(trail: AuditTrail) -> None:
+    """The trail is started and stopped, and a request reaches the application."""
+    app = with_lifespan(answering(204), trail)
+    started: list[bool] = []
+
+    async def watching(scope: dict[str, Any], receive: Any, send: Send) -> None:
+        async def watch(message: Message) -> None:
+            started.append(trail.is_started)
+            await send(message)
+
+        await app(scope, receive, watch)
+
+    assert await lived(watching) == [{"type": "lifespan.startup.complete"}, {"type": "lifespan.shutdown.complete"}]
+    assert started == [True, False]
+    start, _ = await asked(app)
+    assert start["status"] == 204
+
+
+async def test_a_trail_that_can_not_be_started_ends_the_server(tmp_path: Path) -> None:
+    """The server is told that the startup has failed, and not with the words of a stranger."""
+
+    class Locked:
+        async def __aenter__(self) -> NoReturn:
+            raise ConnectionError("s3cret")
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None: ...
+
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=Locked())
+    [sent] = await lived(with_lifespan(answering(), trail))
+    assert sent == {"type": "lifespan.startup.failed", "message": "the trail: ConnectionError"}
 
 
 # -- request id

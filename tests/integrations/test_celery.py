@@ -40,7 +40,9 @@ def until(is_so: Callable[[], bool], directory: Path) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("pool", "stops"), [("prefork", True), ("threads", False)])
+@pytest.mark.parametrize(
+    ("pool", "stops"), [("prefork", True), pytest.param("threads", False, marks=pytest.mark.torture)]
+)
 def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops: bool) -> None:
     """In processes and threads, with SIGTERM in the middle, each event has its task, its user, and its alert once."""
     broker = tmp_path / "broker"

@@ -1,13 +1,14 @@
 """dramatiq's worker, with its broker in memory."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError, AuditTrail, FileStorage
-from fapilog.context import audit_context
+from fapilog.context import audit_context, current_audit_context
 from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
@@ -15,9 +16,10 @@ from fapilog.testing import RecordingDispatcher
 pytest.importorskip("dramatiq")
 
 import dramatiq
+from dramatiq import MessageProxy
 from dramatiq.brokers.stub import StubBroker
 from dramatiq.errors import Retry
-from dramatiq.middleware import Retries, SkipMessage
+from dramatiq.middleware import Callbacks, Pipelines, Retries, SkipMessage, TimeLimitExceeded
 
 from fapilog.integrations.dramatiq import AuditMiddleware
 
@@ -90,6 +92,52 @@ def test_every_message_is_recorded_for_its_user(
             assert event.metadata["enqueued_in"] == sent[event.message]
     alerted = [alert.event.event_id for alert in dispatcher.alerts]
     assert sorted(alerted) == sorted(event.event_id for event in events if event.component == "inner")
+
+
+def test_what_follows_a_message_is_for_the_same_user(trail: AuditTrail, broker: Any) -> None:
+    """The next actor of a pipeline, and the callback of one that has failed, know for whom they run."""
+    broker.add_middleware(Pipelines(), before=AuditMiddleware)
+    broker.add_middleware(Callbacks(), before=AuditMiddleware)
+
+    @dramatiq.actor(broker=broker, max_retries=0)
+    def step(*of_the_one_before: object) -> str:
+        if of_the_one_before:
+            raise LookupError
+        return "done"
+
+    @dramatiq.actor(broker=broker)
+    def clean_up(*_: object) -> None:
+        trail.sync.log_event(AuditEventType.DATA_DELETION, "cleaned up")
+
+    with audit_context(user_id="alice"):
+        fails = step.message_with_options(args=(), on_failure=clean_up)
+        steps: Any = dramatiq.pipeline([step.message(), fails], broker=broker)
+        steps.run()
+    with audit_context(user_id="bob"):
+        clean_up.send()
+    work(broker)
+    by_user = [event.user_id for event in stored(trail) if event.component in {"step", "clean_up"}]
+    assert sorted(map(str, by_user)) == ["alice", "alice", "bob"]
+
+
+class _Interrupted(AuditTrail):
+    """A trail in whose thread the time limit of the message passes while it records."""
+
+    @property
+    def sync(self) -> Any:
+        raise TimeLimitExceeded
+
+
+@pytest.mark.parametrize("options", [{}, {"retries": "many"}])
+def test_no_message_has_the_context_of_the_one_before(tmp_path: Path, broker: Any, options: dict[str, Any]) -> None:
+    """The context of a message ends, also if recording its failure is interrupted, or its number is none."""
+    middleware = AuditMiddleware(_Interrupted(storage_path=tmp_path))
+    message: Any = MessageProxy(dramatiq.Message("q", "a", (), {}, options | {"fapilog": {"user_id": "alice"}}))
+    middleware.before_process_message(broker, message)
+    assert current_audit_context()["user_id"] == "alice"
+    with suppress(TimeLimitExceeded):
+        middleware.after_process_message(broker, message, exception=LookupError())
+    assert current_audit_context() == {}
 
 
 def test_each_attempt_that_fails_is_recorded(trail: AuditTrail, broker: Any) -> None:

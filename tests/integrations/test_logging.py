@@ -201,14 +201,18 @@ def test_an_event_is_as_it_was_logged(tmp_path: Path, attach: Attach) -> None:
     storage = Gated(tmp_path)
     trail = AuditTrail(storage=storage)
     handler = attach(AuditHandler(trail))
+    log.warning("keeps the thread busy")
+    assert storage.asked.wait(20)
     items = [1]
-    audit: dict[str, Any] = {"items": items, "user_id": "alice"}
+    audit: dict[str, Any] = {"items": items, "user_id": items, "changes": {"items": ([], items)}, "session_id": "a"}
     log.warning("%s", items, extra={"audit": audit})
     items.append(2)
-    audit["user_id"] = "bob"
+    audit["session_id"] = "b"
     storage.gate.set()
-    (event,) = stored(trail, handler)
-    assert (event.message, event.metadata["items"], event.user_id) == ("[1]", [1], "alice")
+    _, event = stored(trail, handler)
+    assert (event.message, event.metadata["items"], event.user_id, event.session_id) == ("[1]", [1], "[1]", "a")
+    assert event.changes is not None
+    assert event.changes["items"] == [[], [1]]
 
 
 def test_an_event_has_the_context_of_its_call(tmp_path: Path, attach: Attach) -> None:
@@ -221,6 +225,7 @@ def test_an_event_has_the_context_of_its_call(tmp_path: Path, attach: Attach) ->
         with audit_context(user_id=lambda: users.pop(0), request_id=f"r{number}", tenant="acme"):
             log.warning("m", extra={"audit": {"client_ip": "192.0.2.7", "request_id": "own"} if number else {}})
     log.warning("outside")
+    assert users == ["too late"]
     storage.gate.set()
     found = [
         (event.user_id, event.request_id, event.client_ip, event.metadata.get("tenant"))
@@ -231,7 +236,6 @@ def test_an_event_has_the_context_of_its_call(tmp_path: Path, attach: Attach) ->
         ("alice", "own", "192.0.2.7", "acme"),
         (None, None, None, None),
     ]
-    assert users == ["too late"]
 
 
 def test_before_and_after_the_trail_lives(tmp_path: Path, attach: Attach) -> None:

@@ -23,7 +23,7 @@ from fapilog import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from fapilog.observers import metrics
+from fapilog.observers import _labels, metrics
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.observed_alerts import EVENT, PRIVATE, announce, attempt, finish
 from tests.doubles.observed_outboxes import Counted, kept, sent
@@ -151,17 +151,19 @@ async def test_the_state_of_an_outbox(tmp_path: Path, registry: CollectorRegistr
             assert gauges(registry, "slack") == (0, 0, 0)
 
 
-def test_labels_are_bounded(registry: CollectorRegistry) -> None:
-    """Whatever severities and types are made up by hand, they are one series, and nothing of an event is a label."""
+def test_labels_are_bounded(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Severities that are made up are one series, types beyond the first fifty too, and no label is of an event."""
+    monkeypatch.setattr(_labels, "_own", set())
     with metrics.connect(registry=registry):
         for number in range(100):
-            odd = AuditEvent(event_type=f"made up {number}", message="")  # type: ignore[arg-type]
-            announce(event=odd, severity=f"made up {number}")
+            odd = AuditEvent(event_type=f"made.up{number}", message="")  # type: ignore[arg-type]
+            announce(event=odd, severity=f"made.up{number}")
         finish(error=OSError(PRIVATE))
 
         exposed = generate_latest(registry).decode()
-        assert count(registry, "fapilog_alerts_announced_total", severity="other", event_type="other") == 100
-        assert "made up" not in exposed
+        assert count(registry, "fapilog_alerts_announced_total", severity="other", event_type="other") == 50
+        assert count(registry, "fapilog_alerts_announced_total", severity="other", event_type="made.up0") == 1
+        assert exposed.count('event_type="made.up') == 2 * 50
         assert PRIVATE not in exposed
         assert EVENT.event_id not in exposed
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from django.conf import settings  # type: ignore[import-untyped]
-from django.core.asgi import get_asgi_application  # type: ignore[import-untyped]
-from django.core.wsgi import get_wsgi_application  # type: ignore[import-untyped]
-from django.http import HttpRequest, HttpResponse  # type: ignore[import-untyped]
-from django.urls import path  # type: ignore[import-untyped]
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
 
 from tests.programs.served import KIND, trail
 

@@ -9,6 +9,7 @@ Writes a line to ``DIRECTORY/alerts`` for each alert that its dispatcher has del
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import signal
 import sys
@@ -38,6 +39,9 @@ class File:
         if HOW == "outbox" and not (DIRECTORY / "failed").exists():
             (DIRECTORY / "failed").touch()
             raise TransientDeliveryError("busy")
+        if HOW in {"lookup", "only_late"}:
+            # As a provider does with the name of its target.
+            await anyio.getaddrinfo("localhost", 80)
         await anyio.sleep(0.05)
         with (DIRECTORY / "alerts").open("a") as file:
             file.write(f"{event.message} {os.getpid()}\n")
@@ -58,6 +62,9 @@ def main() -> None:  # noqa: C901  one way to end after the other
         atexit.register(log, "at the exit")
     if HOW == "sigterm":
         exit_on_sigterm()
+    if HOW == "only_late":
+        atexit.register(log, "at the exit")
+        return
     log("first")
     if HOW == "fork":
         pid = os.fork()
@@ -65,6 +72,11 @@ def main() -> None:  # noqa: C901  one way to end after the other
         if pid == 0:
             sys.exit(0)
         assert os.waitpid(pid, 0)[1] == 0
+    if HOW == "multiprocessing":
+        child = multiprocessing.get_context("fork").Process(target=log, args=["child"])
+        child.start()
+        child.join()
+        assert child.exitcode == 0
     if HOW == "threads":
         threads = [threading.Thread(target=log, args=[f"thread {number}"]) for number in range(20)]
         for thread in threads:

@@ -1,7 +1,7 @@
 """
 Logs events until its standard input ends, and prints the id of each on a line of its own when it is stored.
 
-    python writing_trail.py DIRECTORY|FILE.db asyncio|trio fsync|write
+    python writing_trail.py DIRECTORY|FILE.db|DSN asyncio|trio fsync|write
 """
 
 import itertools
@@ -25,8 +25,13 @@ CALLERS = 4
 SIZES = {10: 90, 1_000: 5, 10_000: 4, 300_000: 1}
 
 
-def storage_at(path: Path, durability: Literal["fsync", "write"]) -> AuditStorage:
-    """Return a storage in files, or in a file of SQLite if that is its name."""
+def storage_at(place: str, durability: Literal["fsync", "write"]) -> AuditStorage:
+    """Return a storage in files, or in a file of SQLite or in PostgreSQL if that is its name."""
+    if place.startswith("host="):
+        from fapilog.storage.postgres import PostgresStorage  # noqa: PLC0415  an extra
+
+        return PostgresStorage(place, "written", timeout=60)
+    path = Path(place)
     if path.suffix == ".db":
         return SQLiteStorage(path, durability=durability)
     return FileStorage(path, durability=durability)
@@ -48,7 +53,7 @@ async def main(place: str, durability: Literal["fsync", "write"]) -> None:
             await anyio.lowlevel.checkpoint()
 
     async with (
-        AuditTrail(storage=storage_at(Path(place), durability)) as trail,
+        AuditTrail(storage=storage_at(place, durability)) as trail,
         anyio.create_task_group() as tasks,
     ):
         for _ in range(CALLERS):

@@ -60,7 +60,7 @@ def test_other_time_zones_become_utc() -> None:
 
 def test_naive_time_is_refused() -> None:
     """A timestamp without a time zone is an error that says what came."""
-    with pytest.raises(ValueError, match=r"timestamp: expected a datetime with a time zone; got datetime\.datetime"):
+    with pytest.raises(ValueError, match=r"timestamp: expected a datetime with a time zone; got one without"):
         event(timestamp=datetime(2026, 1, 31, 12))  # noqa: DTZ001
 
 
@@ -201,6 +201,7 @@ def test_metadata_that_contain_themselves_end() -> None:
     assert _decode(_encode(made)) == made
 
 
+@pytest.mark.torture
 def test_metadata_that_explode_are_cut() -> None:
     """A few lists that share each other and unfold to more values than a record holds end with their number."""
     shared: list[object] = [1]

@@ -144,3 +144,38 @@ def test_types_of_your_own() -> None:
     for text in ("billing", ".refund", "billing.", "bil ling.x", "a." + "b" * 200, "é.x", 5, None):
         with pytest.raises(ValueError, match="is not a valid AuditEventType"):
             AuditEventType(text)
+
+
+DEEP = 100_000
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b'"metadata":' + b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+        b'"site":' + b"[" * DEEP + b"]" * DEEP,
+        b'"timestamp":"9999-12-31T23:59:59-10:00"',
+        b'"timestamp":"2026-01-31T12:00:00"',
+    ],
+    ids=["metadata", "unknown", "year", "zone"],
+)
+def test_what_nobody_can_have_stored_is_no_record(members: bytes) -> None:
+    """Somebody who plants a record makes a reader raise one kind of error, and so a hole among others."""
+    line = line_of(1, None)[:-1]
+    with pytest.raises(msgspec.MsgspecError):
+        decoded(line[:7] + members + b"," + line[7:])
+
+
+def test_a_time_that_can_not_be_is_an_unknown_value() -> None:
+    """An event whose other time has no zone is read without it."""
+    event = decoded(line_of(1, None, occurred="2026-01-31T12:00:00"))
+    assert (event.occurred, event.unknown) == (None, {"occurred": "2026-01-31T12:00:00"})
+
+
+@pytest.mark.parametrize("planted", [{"line": "e30="}, {"format_version": 1}])
+def test_members_that_no_record_has_are_unknown_ones(planted: dict[str, Any]) -> None:
+    """What an event has and a record has not can't be planted: the event is the record, and says so."""
+    line = line_of(1, None, **planted)
+    event = decoded(line)
+    assert (event.line, event.format_version, event.unknown) == (line, 3, planted)
+    assert AuditTrail.verify_chain([event]).valid

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from fapilog import AuditEvent, AuditEventType
+from tests.doubles import django_site
 
 FORM = [("role", "user"), ("role", "admin")]
 ROLES = {"role": ["user", "admin"]}
@@ -17,9 +18,8 @@ def kept(value: object) -> Any:
 
 def test_django() -> None:
     """Of a form that was posted to Django, all values of each name are stored."""
-    conf, http = pytest.importorskip("django.conf"), pytest.importorskip("django.http")
-    if not conf.settings.configured:
-        conf.settings.configure(DEFAULT_CHARSET="utf-8")
+    http = pytest.importorskip("django.http")
+    django_site.set_up()
     assert kept(http.QueryDict("role=user&role=admin&x=1")) == {**ROLES, "x": ["1"]}
     assert kept(http.request.HttpHeaders({"HTTP_VIA": "a"})) == {"Via": "a"}
 

@@ -273,3 +273,16 @@ def test_writers_that_take_turns_find_each_others_records(tmp_path: Path, *, dur
     assert (writers[0].verify().status, writers[0].verify().events_checked) == (ChainStatus.OK, 80)
     for writer in writers:
         writer.close()
+
+
+@durabilities
+def test_a_commit_that_all_callers_have_left_makes_nobody_blind(tmp_path: Path, *, durable: bool) -> None:
+    """Behind a record that was replaced nothing is stored, also after a commit of nothing."""
+    trail = running(tmp_path, durable=durable)
+    assert trail.writer.append([]) == []
+    path = tmp_path / TODAY
+    with path.open("r+b") as file:
+        file.write(b"x" * (path.stat().st_size - 1) + b"\n")
+    with pytest.raises(AuditStorageError):
+        append(trail, "more")
+    trail.close()

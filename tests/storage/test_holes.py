@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainHead, DamagedRecord, FileStorage
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    AuditStorageError,
+    AuditTrail,
+    ChainHead,
+    DamagedRecord,
+    FileStorage,
+)
+from fapilog.core import _reading
 from fapilog.core._reading import Events
 from fapilog.record import chain
 from fapilog.storage import _lines
@@ -266,3 +275,22 @@ def test_any_damage_is_read_around(damages: list[tuple[float, bytes, int]], bloc
                 assert await holds(storage, head)
 
         anyio.run(check)
+
+
+@pytest.mark.parametrize("number", [1, 8, 10**9])
+@pytest.mark.parametrize("place", [0, 3, 4, 8, 10, 11])
+async def test_a_record_that_claims_another_number_hides_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, number: int
+) -> None:
+    """Wherever a page ends, each other record is read, and read once, though one was altered to be of another place."""
+    monkeypatch.setattr(_reading, "_PAGE", 4)
+    lines = made(tmp_path, 12)
+    lines[place] = lines[place].replace(b'"sequence_number":%d,' % (place + 1), b'"sequence_number":%d,' % number)
+    store(tmp_path, lines)
+    for oldest_first in (True, False):
+        found = [each async for each in AuditTrail(storage_path=tmp_path).events(oldest_first=oldest_first)]
+        moments = [round((each.timestamp - BEGAN).total_seconds()) for each in found]
+        assert [moment for moment in moments if moment != place] == [
+            moment for moment in sorted(range(12), reverse=not oldest_first) if moment != place
+        ]
+        assert moments.count(place) <= 1

@@ -139,6 +139,18 @@ def test_ids_of_other_days_and_of_other_writers(trail: TrailFiles) -> None:
     other.close()
 
 
+def test_a_day_that_was_archived_takes_its_ids_with_it(tmp_path: Path) -> None:
+    """After the file in which ids were last looked for has gone, with a newer one there, the next id is stored."""
+    day = [NOON]
+    trail = TrailFiles(tmp_path / "audit", durable=True, now=lambda: day[0])
+    assert numbers(trail.writer, once("a")) == [1]
+    day[0] += timedelta(days=1)
+    assert numbers(trail.writer, plain("b")) == [2]
+    (tmp_path / "audit" / "audit_2026-01-31.jsonl").unlink()
+    assert numbers(trail.writer, once("b"), once("c")) == [None, 3]
+    trail.close()
+
+
 def test_an_id_is_equal_however_it_is_written(trail: TrailFiles) -> None:
     """An id in a record of another version, with characters as they are that are now escaped, is the same id."""
     name = 'a"\\\x85\u2028ä'

@@ -1,7 +1,7 @@
 """The questions that a trail is asked: what is found by its bytes is what is found by its values."""
 
 import tempfile
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +175,10 @@ async def test_a_question_that_makes_no_sense(tmp_path: Path, asked: Any, error:
         trail.events(**asked)
     with pytest.raises(error, match=says):
         trail.sync.events(**asked)
+
+
+def test_a_time_beyond_the_calendar_in_utc_is_its_end() -> None:
+    """The first and the last moment of another zone are no error, but the first and the last one in UTC."""
+    for moment, hours in ((datetime.min, 9), (datetime.max, -9)):  # noqa: DTZ901
+        given_so = moment.replace(tzinfo=timezone(timedelta(hours=hours)))
+        assert EventFilter(start_time=given_so).start_time == moment.replace(tzinfo=UTC)

@@ -22,6 +22,7 @@ from fapilog.storage._rows import questions
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage
 from fapilog.tasks.loops import without_loop
+from tests.doubles.file_systems import mounted
 
 
 def an_event(message: str = "m", **fields: Any) -> AuditEvent:
@@ -342,3 +343,13 @@ def test_importing_fapilog_loads_no_sqlite() -> None:
     script = "import sys, fapilog, fapilog.testing; assert 'sqlite3' not in sys.modules"
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     subprocess.run([sys.executable, "-c", script], env=env, check=True)
+
+
+def test_the_room_for_the_file_is_looked_at(tmp_path: Path) -> None:
+    """Little room on the file system of the file is a concern of the storage, and a directory to be made is none."""
+    assert without_loop(SQLiteStorage(tmp_path / "new" / "audit.db").concerns()) == {}
+    with mounted(tmp_path, "10m"):
+        storage = SQLiteStorage(tmp_path / "audit.db")
+        assert without_loop(storage.concerns()) == {}
+        (tmp_path / "ballast").write_bytes(bytes(9_600_000))
+        assert without_loop(storage.concerns()).keys() == {"capacity"}

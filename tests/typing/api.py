@@ -42,6 +42,7 @@ from fapilog import (
     Retrying,
     SlackDispatcher,
     Target,
+    Threshold,
     alert_dispatched,
     alert_failed,
     audit_context,
@@ -218,6 +219,13 @@ CompliancePolicy(
     level=ComplianceLevel.GDPR, enabled=False, alert_channel="#ops", alert_channels={"critical": "#on-call"}
 )
 CompliancePolicy("hipaa")  # type: ignore[arg-type]
+CompliancePolicy(
+    alert_on={AuditEventType.IMPERSONATION, AuditOutcome.DENIED, "billing.refund"},
+    severities={"admin_action": "critical"},
+    rules=[Threshold(["data_export"], count=1, within=60, by="actor", where=lambda event: event.contains_phi)],
+)
+Threshold("data_export", count=1, within=60, where=lambda event: event.message)  # type: ignore[arg-type, return-value]
+Threshold("data_export")  # type: ignore[call-arg]
 CompliancePolicy(encrypt_audit_logs=True)  # type: ignore[call-arg]
 
 AuditTrail()

@@ -7,6 +7,7 @@ import typer
 
 from .. import AuditTrail
 from ..config import ConfigError, options_from_env, options_from_toml
+from .receipts import plain
 
 __all__ = ["check_config"]
 
@@ -25,7 +26,7 @@ def check_config(
     Check the configuration of a trail.
 
     Says everything that is wrong with it, and where. Sends nothing, and makes no file. The secrets that it refers to
-    must be there, as they are for your service.
+    must be there, as they are for your service. Nothing that is printed can drive a terminal.
 
     Exit code: 0 if a trail can be made of it, 1 if not, 2 if the file can't be read.
     """
@@ -34,12 +35,19 @@ def check_config(
         options = options_from_env() if env else options_from_toml(file)
     except ConfigError as error:
         for problem in error.problems:
-            typer.echo(f"{place}: {problem}")
+            typer.echo(plain(f"{place}: {problem}"))
         raise typer.Exit(_NOT_AS_IT_SHOULD_BE) from None
     except OSError as error:
-        typer.echo(f"fapilog: {file}: {error.strerror}", err=True)
-        raise typer.Exit(_CANNOT) from None
-    typer.echo(f"{place}: {_described(options)}")
+        raise _unreadable(file, error.strerror) from None
+    except ValueError as error:
+        # The path begins with the home directory of a user whom nobody knows.
+        raise _unreadable(file, str(error)) from None
+    typer.echo(plain(f"{place}: {_described(options)}"))
+
+
+def _unreadable(file: Path, words: str | None) -> typer.Exit:
+    typer.echo(plain(f"fapilog: {file}: {words}"), err=True)
+    return typer.Exit(_CANNOT)
 
 
 def _described(options: dict[str, Any]) -> str:

@@ -32,6 +32,7 @@ from .receipts import plain
 from .retain import retain
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
+from .storage import storage
 
 __all__ = ["app", "demo", "recover", "send_test", "verify"]
 
@@ -49,6 +50,7 @@ app: Final = typer.Typer(
 )
 app.add_typer(alerts, name="alerts")
 app.add_typer(hold, name="hold")
+app.add_typer(storage, name="storage")
 app.command()(show)
 app.command()(tail)
 app.command()(count)

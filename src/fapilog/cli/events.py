@@ -37,12 +37,23 @@ def _moment(given: str) -> datetime:
     """Return a time: 2026-03-01, 2026-03-01T12:00:00Z, or 15m, 2h, 7d for so long ago; UTC unless it says otherwise."""
     ago = _AGO.fullmatch(given)
     if ago is not None:
-        return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+        try:
+            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+        except OverflowError:  # before the year 1
+            return datetime.min.replace(tzinfo=UTC)
     try:
         moment = datetime.fromisoformat(given)
     except ValueError:
         raise typer.BadParameter("expected a time such as 2026-03-01, 2026-03-01T12:00:00Z or 2h") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _type(given: str) -> AuditEventType:
+    try:
+        return AuditEventType(given)
+    except ValueError:
+        known = ", ".join(each.value for each in AuditEventType)
+        raise typer.BadParameter(f"expected one of {known}, or a type of your own with a dot") from None
 
 
 def _value(given: str) -> tuple[str, Any]:
@@ -63,7 +74,9 @@ _Since = Annotated[
 _Until = Annotated[datetime | None, typer.Option(metavar="TIME", parser=_moment, help="Not after.")]
 _User = Annotated[str | None, typer.Option(metavar="ID", help="Of this user.")]
 _Target = Annotated[str | None, typer.Option(metavar="TYPE/ID", help="On this target.")]
-_Types = Annotated[list[AuditEventType] | None, typer.Option("--type", help="Of this type; may be repeated.")]
+_Types = Annotated[
+    list[Any] | None, typer.Option("--type", metavar="TYPE", parser=_type, help="Of this type; may be repeated.")
+]
 _Level = Annotated[AuditLogLevel | None, typer.Option("--level", help="Of this level or a higher one.")]
 _Session = Annotated[str | None, typer.Option(metavar="ID", help="In this session.")]
 _Request = Annotated[str | None, typer.Option(metavar="ID", help="In this request.")]

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import anyio
 
+from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.values import text
 from ..storage.protocol import AuditStorage
@@ -23,6 +24,7 @@ from ._catchup import CatchUp
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health, TrailReporter
 from ._incidentfiles import IncidentFiles
+from ._watch import Watch
 from .alerting import AlertDispatcher, DurableDispatcher, reporter, require_dispatcher
 from .policy import CompliancePolicy
 from .signals import Announcer
@@ -46,6 +48,9 @@ class Alerts:
         files: Keep open incidents for the next process; None if no file does.
         announce: Announces an event of the trail's own; a bound method, held weakly.
         store: Stores an event of the trail's own; likewise.
+        record: Stores an event of the trail about itself, and announces it if the policy says so; likewise.
+        must_exist: Whether the trail must have a record already.
+        expected_head: What the trail must hold, if anything.
         timeout: Seconds that the dispatcher, or an asynchronous receiver, may take for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait.
@@ -60,6 +65,7 @@ class Alerts:
         aftermath: Knows which events are logged by receivers and dispatchers.
         announcer: Sends the signals.
         health: The trail's own incidents.
+        watch: Looks at the clock and at the storage.
         outstanding: The alerts that have no report yet.
         forwarder: Receives the signal.
         catch_up: Resends the alerts that a durable dispatcher lacks; None without one, and while not started.
@@ -74,6 +80,9 @@ class Alerts:
         files: IncidentFiles | None,
         announce: Callable[[AuditEvent], None],
         store: Callable[[AuditEvent], Coroutine[Any, Any, AuditEvent]],
+        record: Callable[[AuditEvent], Coroutine[Any, Any, None]],
+        must_exist: bool,
+        expected_head: ChainHead | None,
         timeout: float,
         concurrency: int,
         buffer: int,
@@ -88,6 +97,15 @@ class Alerts:
         self.aftermath: Aftermath = Aftermath(timeout)
         self.announcer: Announcer = Announcer(self.background, self.aftermath, timeout=timeout, limit=buffer)
         self.health: Health = Health(policy, self.background, announce=announce, store=store, files=files)
+        self.watch: Watch = Watch(
+            storage,
+            policy=policy,
+            background=self.background,
+            health=self.health,
+            record=record,
+            must_exist=must_exist,
+            expected_head=expected_head,
+        )
         self.outstanding: Outstanding = Outstanding()
         self.forwarder: AlertForwarder = AlertForwarder(
             dispatcher,
@@ -127,6 +145,7 @@ class Alerts:
             announce: Announces an event of an earlier run.
 
         Raises:
+            AuditStorageError: The trail is not there that must be.
             Exception: The dispatcher can't be entered: its own exception.
         """
         self._was_stopped = False
@@ -211,6 +230,7 @@ class Alerts:
         self.outstanding.__init__()  # type: ignore[misc]
         self.forwarder.forget()
         self.health.forget()
+        self.watch.forget()
 
     @asynccontextmanager
     async def _started(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> AsyncGenerator[None]:
@@ -226,8 +246,11 @@ class Alerts:
         began = None
         try:
             await self._say_what_is_wrong()
+            if self._policy.enabled:
+                await self.watch.expect()
             await self.health.enter()
             async with self._dispatcher_entered(trail, life), self.background.open():
+                await self.watch.look_soon()
                 async with self._catching_up(trail, announce):
                     yield
                     began = anyio.current_time()
@@ -261,6 +284,7 @@ class Alerts:
                 await self.background.settle()
         self.announcer.give_up()
         await self.health.leave()
+        self.watch.doubt()
         await self._storage.aclose()
 
     @asynccontextmanager

@@ -18,7 +18,7 @@ from ._aftermath import is_of_aftermath
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health
 from ._incidents import END, RESUMING
-from ._reading import intact
+from ._reading import intact, last_intact
 from .alerting import DurableDispatcher
 from .policy import CompliancePolicy
 from .signals import compliance_alert
@@ -206,7 +206,12 @@ class CatchUp:
         missed = await self._outstanding.until_reported()
         if await self._lacking(alerts[event_id] for event_id in missed):
             raise DeliveryError("the dispatcher did not take the alerts")
-        self._mark = ChainHead(page[-1].sequence_number or 0, page[-1].checksum)
+        index = last_intact(page)
+        if index is None and len(page) < _PAGE:
+            # Behind an altered record, with a number that may be anything, the next event shows where to go on.
+            return False
+        last = page[-1 if index is None else index]
+        self._mark = ChainHead(last.sequence_number or 0, last.checksum)
         await self._dispatcher.resumed_to(self._mark)
         return True
 

@@ -32,7 +32,7 @@ from .alerting import DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Announcer, alert_attempted
 
-__all__ = ["MOST_OPEN", "Health", "TrailReporter", "is_own"]
+__all__ = ["MOST_OPEN", "Health", "TrailReporter", "is_own", "weakly"]
 
 _log: Final = Log("fapilog")
 
@@ -97,8 +97,8 @@ class Health:
         self._level = policy.level
         self._is_on = policy.enabled and policy.real_time_alerts
         self._background = background
-        self._announce = _weak(announce)
-        self._store = _weak(store)
+        self._announce = weakly(announce)
+        self._store = weakly(store)
         self._files = files
         self._clock = clock
         self._lock = threading.RLock()
@@ -366,7 +366,8 @@ def _part(name: str) -> Part:
     return Part("alert_delivery", text(name)[:LONGEST_TEXT])
 
 
-def _weak(method: Callable[..., Any]) -> Callable[[], Callable[..., Any] | None]:
+def weakly(method: Callable[..., Any]) -> Callable[[], Callable[..., Any] | None]:
+    """Return a function that returns *method*, or None once the object that it is bound to is gone."""
     return weakref.WeakMethod(method) if isinstance(method, MethodType) else lambda: method
 
 

@@ -41,6 +41,7 @@ _ALIASES: Final = {
 # What `log_data_access` gives itself, for those who know it from the earlier fapilog.
 _MEANT: Final = frozenset({"resource"})
 _NEAR: Final = 0.8
+_LONGEST_NAME: Final = 100
 # The places in the code that were told of; more than any application has, and bounded all the same.
 _MAX_PLACES: Final = 1024
 _told: Final[set[tuple[str, int, str]]] = set()
@@ -57,7 +58,9 @@ def look_for_typos(given: Iterable[str], *, strict: bool) -> None:
     Raises:
         TypeError: There is one, and *strict*.
     """
-    found = {name: near for name in given if name not in FIELDS and name not in _MEANT and (near := _nearest(name))}
+    # What is no name in code, or a very long one, comes from data: it is neither logged nor remembered.
+    names = [name for name in given if name not in FIELDS and name.isidentifier() and len(name) <= _LONGEST_NAME]
+    found = {name: near for name in names if name not in _MEANT and (near := _nearest(name))}
     if not found:
         return
     words = ", ".join(f"{name}: did you mean {near}?" for name, near in found.items())
@@ -90,9 +93,11 @@ def _caller() -> tuple[str, int]:
     return frame.f_code.co_filename, frame.f_lineno
 
 
-def current_span() -> dict[str, Any]:
+def current_span(trace_id: object) -> dict[str, Any]:
     """
     Return the ids of OpenTelemetry's current span as members of an event; none where there is no span.
+
+    Nor if a *trace_id* is given that is of another trace, in which there is no such span.
 
     As the W3C writes them: https://www.w3.org/TR/trace-context/#traceparent-header. Nothing is imported: without
     OpenTelemetry in the process there is no span.
@@ -108,4 +113,4 @@ def current_span() -> dict[str, Any]:
     except BaseException as error:
         _log.warning("OpenTelemetry's current span can't be read: %s", type(error).__qualname__)
         return {}
-    return ids
+    return ids if trace_id is None or given_text(trace_id) == ids.get("trace_id") else {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from msgspec.structs import replace
 
+from ..record.chain import is_intact
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
@@ -16,7 +17,7 @@ from ..record.values import text
 from ..storage.protocol import AuditStorage, EventFilter, value_at
 from ..tasks.strangers import Log
 
-__all__ = ["Events", "OnDamage", "counted", "intact"]
+__all__ = ["Events", "OnDamage", "counted", "intact", "last_intact"]
 
 OnDamage = Literal["log", "raise", "yield"]
 """What becomes of a record that can't be read; see `Events`."""
@@ -38,6 +39,7 @@ class Events(Generic[Item]):
         storage: Where they are.
         wanted: Which.
         oldest_first: Whether to begin with the oldest.
+        noting: Is called with what reads the first page, to note that they are read, and returns its result.
         on_damage: What becomes of records that can't be read: "log" leaves them out with one warning, "raise" raises
             `AuditStorageError` at the first, and "yield" yields a `DamagedRecord` in their place.
 
@@ -46,7 +48,13 @@ class Events(Generic[Item]):
     """
 
     def __init__(
-        self, storage: AuditStorage, wanted: EventFilter, *, oldest_first: bool, on_damage: OnDamage = "log"
+        self,
+        storage: AuditStorage,
+        wanted: EventFilter,
+        *,
+        oldest_first: bool,
+        on_damage: OnDamage = "log",
+        noting: Callable[[Callable[[], Awaitable[list[Item]]]], Awaitable[list[Item]]] | None = None,
     ) -> None:
         if on_damage not in ("log", "raise", "yield"):
             raise ValueError(f'on_damage: expected "log", "raise" or "yield"; got {on_damage!r}')
@@ -54,8 +62,12 @@ class Events(Generic[Item]):
         self._wanted = wanted
         self._oldest_first = oldest_first
         self._on_damage = on_damage
+        self._noting = noting
         self._page: list[Item] = []
         self._hole: DamagedRecord | None = None
+        # The events of the last page behind the one from which the next page goes on: they may be in that too.
+        self._behind: list[AuditEvent] = []
+        self._seen: list[AuditEvent] = []
         self._is_over = False
 
     def __aiter__(self) -> Self:
@@ -71,24 +83,30 @@ class Events(Generic[Item]):
 
     async def next_page(self) -> list[Item]:
         """Return the next events, some hundred at most; none if there are no more."""
+        noting, self._noting = self._noting, None
+        return await (self._next_page() if noting is None else noting(self._next_page))
+
+    async def _next_page(self) -> list[Item]:
         while not self._is_over:
             found = await (self._next_oldest() if self._oldest_first else self._next_newest())
             # The only place that knows which kind of items were asked for.
-            page: list[Any] = [item for item in found if isinstance(item, AuditEvent) or self._takes(item)]
+            page: list[Any] = [item for item in found if self._takes(item)]
             if page:
                 return page
         return []
 
-    def _takes(self, hole: DamagedRecord) -> bool:
-        """Return whether *hole* is yielded; raise AuditStorageError if holes are to be raised."""
-        if hole == self._hole:
+    def _takes(self, item: AuditEvent | DamagedRecord) -> bool:
+        """Return whether *item* is yielded; raise AuditStorageError if it is a hole, and holes are to be raised."""
+        if isinstance(item, AuditEvent):
+            return not (self._seen and item in self._seen)
+        if item == self._hole:
             # The one behind the last event was in the page before too.
             return False
-        is_first, self._hole = self._hole is None, hole
+        is_first, self._hole = self._hole is None, item
         if self._on_damage == "raise":
-            raise AuditStorageError(f"a record can't be read: {hole}")
+            raise AuditStorageError(f"a record can't be read: {item}")
         if self._on_damage == "log" and is_first:
-            _warn(hole)
+            _warn(item)
         return self._on_damage == "yield"
 
     async def _next_newest(self) -> Sequence[AuditEvent | DamagedRecord]:
@@ -96,7 +114,9 @@ class Events(Generic[Item]):
         events = [item for item in found if isinstance(item, AuditEvent)]
         self._is_over = len(events) < _PAGE
         if events:
-            self._wanted = replace(self._wanted, before=events[-1].sequence_number)
+            before, number = self._wanted.before, self._number_of_last(events)
+            # Ever smaller, whatever altered records say.
+            self._wanted = replace(self._wanted, before=number if before is None else min(number, before - 1))
         return found
 
     async def _next_oldest(self) -> Sequence[AuditEvent | DamagedRecord]:
@@ -105,10 +125,21 @@ class Events(Generic[Item]):
         events = [item for item in page if isinstance(item, AuditEvent)]
         self._is_over = not events
         if events:
-            last = events[-1].sequence_number or 0
+            last = max(self._number_of_last(events), (wanted.after or 0) + 1)
             self._is_over = wanted.before is not None and last >= wanted.before
             self._wanted = replace(wanted, after=last)
         return [item for item in page if isinstance(item, DamagedRecord) or wanted.matches(item)]
+
+    def _number_of_last(self, events: list[AuditEvent]) -> int:
+        """Return the number of the last of *events* whose number can be believed, and note those behind it."""
+        index = last_intact(events)
+        self._seen, self._behind = self._behind, [] if index is None else events[index + 1 :]
+        return max(0, events[-1 if index is None else index].sequence_number or 0)
+
+
+def last_intact(events: Sequence[AuditEvent]) -> int | None:
+    """Return the index of the last of *events* that is not altered, from whose number on to read; None if all are."""
+    return next((index for index in reversed(range(len(events))) if is_intact(events[index])), None)
 
 
 def intact(items: Sequence[AuditEvent | DamagedRecord]) -> list[AuditEvent]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from time import monotonic
 
 from ..record.chain import AuditChainVerificationResult, sealed
 from ..record.errors import AuditStorageError, reason
@@ -59,6 +60,8 @@ class Recorder:
             await self._send_own(announced=announced)
             raise
         self._alerts.health.working(STORING)
+        if monotonic() >= self._alerts.watch.due:
+            await self._alerts.watch.look_soon()
         await self._send_own(announced=announced)
         return stored
 
@@ -72,6 +75,8 @@ class Recorder:
 
     async def store(self, event: AuditEvent, *, announced: bool = True, once: bool = False) -> AuditEvent | None:
         """Store *event* as `record` does, but for the incident: of the event that resolves one, say."""
+        if not self._alerts.watch.is_expected:
+            await self._alerts.watch.expect()
         if announced:
             self._alerts.outstanding.expect(event.event_id)
         try:
@@ -90,6 +95,8 @@ class Recorder:
             self.counts["total_events"] += 1
             self.counts["error_events"] += is_error(event)
             self.counts["security_events"] += is_security(event)
+        if seal.sequence_number == 1:
+            self._alerts.watch.begins(event)
         if self._alerts.catch_up is not None:
             self._alerts.catch_up.stored(seal.sequence_number)
         return sealed(event, seal) if announced else event

@@ -26,7 +26,7 @@ from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import FIELDS, CommonFields, EventFields, recorded
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
-from ..record.options import require, require_path
+from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
 from ..storage.files import FileStorage
@@ -38,13 +38,16 @@ from ._aftermath import noted
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
+from ._ownrecords import OwnRecords
 from ._reading import Events, OnDamage, counted, intact
 from ._recording import Recorder
 from ._retaining import retained
+from ._rules import Rules
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .audited import Audited
 from .everyday import EverydayEvents
 from .policy import CompliancePolicy
+from .rules import RULE_MET
 from .signals import compliance_alert
 
 if TYPE_CHECKING:
@@ -89,10 +92,14 @@ class AuditTrail(EverydayEvents):
         alert_buffer: Alerts that may wait; more fail at once. Also the number of calls of asynchronous receivers that
             may be under way.
         stop_timeout: Seconds that `stop` waits for the alerts, and then for the dispatcher to be left.
+        must_exist: Whether a trail must be there already. If there is none, `start` and recording raise
+            `AuditStorageError`, and nothing is stored: a volume that is not mounted does not begin a second trail.
+        expected_head: A former result of `head` that the trail must hold, or else the same happens: for a restored
+            backup, say.
 
     Attributes:
         policy: As given.
-        storage_path: The directory of the trail; None with a storage of your own.
+        storage_path: The directory of the trail; None with a storage other than files.
 
     Raises:
         TypeError: *alert_dispatcher* has no asynchronous `send_alert`, *policy* is no policy, or another option is not
@@ -112,9 +119,13 @@ class AuditTrail(EverydayEvents):
         alert_concurrency: int = 8,
         alert_buffer: int = 1000,
         stop_timeout: float = 10.0,
+        must_exist: bool = False,
+        expected_head: ChainHead | None = None,
     ) -> None:
         if policy is not None and not isinstance(policy, CompliancePolicy):
-            raise TypeError(f"policy: expected a CompliancePolicy; got {type(policy).__qualname__}")
+            raise TypeError(
+                f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
+            )
         if storage is not None and storage_path is not None:
             raise ValueError("storage, storage_path: expected one of them; got both")
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
@@ -124,6 +135,8 @@ class AuditTrail(EverydayEvents):
         if storage is None:
             path = Path("audit_logs") if path is None else path
             storage = FileStorage(path, durability=durability)
+        elif isinstance(storage, FileStorage):
+            path = storage.directory
         self.storage_path: Path | None = path
         self._storage: AuditStorage = storage
         self._stop_timeout = stop_timeout
@@ -134,6 +147,9 @@ class AuditTrail(EverydayEvents):
             files=None if path is None else IncidentFiles(path),
             announce=self._announce,
             store=self._store,
+            record=self._store_then_announce,
+            must_exist=require_bool("must_exist", must_exist),
+            expected_head=expected_head,
             timeout=require("alert_timeout", alert_timeout, above=0),
             concurrency=require("alert_concurrency", alert_concurrency, at_least=1, whole=True),
             buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
@@ -141,6 +157,14 @@ class AuditTrail(EverydayEvents):
         )
         self._hostname = os.uname().nodename
         self._recorder = Recorder(storage, self._alerts)
+        self._own_records = OwnRecords(self.policy)
+        self._rules = Rules(
+            self.policy.rules if self.policy.enabled else (),
+            storage=storage,
+            background=self._alerts.background,
+            health=self._alerts.health,
+            aftermath=self._alerts.aftermath,
+        )
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
         compliance_alert.connect(self._alerts.forwarder.receive, sender=self)
         call_in_child(self, AuditTrail._forget)
@@ -204,9 +228,14 @@ class AuditTrail(EverydayEvents):
         `log_event`, and not here. A caller that is cancelled meanwhile has not started the trail.
 
         Raises:
+            AuditStorageError: The trail is not there that *must_exist* or *expected_head* asks for.
             Exception: The dispatcher can't be entered: its own exception; the trail is then not started.
         """
+        # First of all: a `stop` that comes while something else is awaited must find what it has to stop.
         await self._alerts.start(self, self._send_compliance_alert)
+        self._rules.start(self._record_rule)
+        if self.is_started:
+            await self._own_records.started(self.log_event)
 
     async def stop(self) -> None:
         """
@@ -219,7 +248,10 @@ class AuditTrail(EverydayEvents):
         Raises:
             RuntimeError: The trail was started in another event loop, which does not run.
         """
-        await self._alerts.stop()
+        try:
+            await self._own_records.stopping(self.log_event)
+        finally:
+            await self._alerts.stop()
 
     async def cleanup(self) -> None:
         """Do as `stop`; the earlier fapilog had both names."""
@@ -307,23 +339,14 @@ class AuditTrail(EverydayEvents):
         policy = self.policy
         if not policy.enabled:
             return ""
-        given: dict[str, Any] = dict(fields)
+        given: dict[str, Any] = {**fields}
         if not FIELDS.issuperset(given):
             look_for_typos(given, strict=policy.strict)
-        event = recorded(
-            {
-                "event_type": member(AuditEventType, event_type, "event_type"),
-                "message": message,
-                "hostname": self._hostname,
-                "process_id": os.getpid(),
-                "compliance_level": policy.level,
-                **current_span(),
-            },
-            completed(given),
-            limits=(policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes),
-        )
-        once = "event_id" in given
-        if not policy.alerts_on(event):
+        whole = completed(given)
+        span = current_span(whole.get("trace_id"))
+        event = self._made(member(AuditEventType, event_type, "event_type"), message, whole, span)
+        once = given.get("event_id") is not None
+        if not (policy.alerts_on(event) or self._rules.concern(event)):
             await self._recorder.record(event, announced=False, once=once)
         elif self._alerts.aftermath.is_here:
             await self._recorder.record(noted(event), announced=False, once=once)
@@ -365,7 +388,8 @@ class AuditTrail(EverydayEvents):
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        return intact(await self._storage.find(EventFilter(**conditions), require("limit", limit, at_least=0)))
+        find = functools.partial(self._storage.find, EventFilter(**conditions), require("limit", limit, at_least=0))
+        return intact(await self._own_records.reading(self.log_event, "get_events", dict(conditions), find))
 
     @overload
     def events(
@@ -397,7 +421,13 @@ class AuditTrail(EverydayEvents):
                 in their place. Reading goes on behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
-        return Events(self._storage, EventFilter(**conditions), oldest_first=oldest_first, on_damage=on_damage)
+        return Events(
+            self._storage,
+            EventFilter(**conditions),
+            oldest_first=oldest_first,
+            on_damage=on_damage,
+            noting=functools.partial(self._own_records.reading, self.log_event, "events", dict(conditions)),
+        )
 
     @without_frames
     async def count_by(self, field: str, **conditions: Unpack[Conditions]) -> dict[str, int]:
@@ -411,7 +441,9 @@ class AuditTrail(EverydayEvents):
         Returns:
             The number of events for each value as text; those without one are under "".
         """
-        return await counted(self.events(**conditions), field)
+        events: Events[AuditEvent] = Events(self._storage, EventFilter(**conditions), oldest_first=False)
+        count = functools.partial(counted, events, field)
+        return await self._own_records.reading(self.log_event, "count_by", {**conditions, "field": field}, count)
 
     async def head(self) -> ChainHead:
         """
@@ -553,11 +585,36 @@ class AuditTrail(EverydayEvents):
                 raise
             await self._alerts.background.run(calls)
 
-    async def _store_then_announce(self, event: AuditEvent, *, once: bool) -> None:
+    async def _store_then_announce(self, event: AuditEvent, *, once: bool = False) -> None:
         stored = await self._recorder.record(event, announced=True, once=once)
-        if stored is not None:
+        if stored is None:
+            return
+        if self.policy.alerts_on(event):
             self._announce(stored)
-            await self._alerts.forwarder.make_room()
+        else:
+            self._alerts.outstanding.announced(stored.event_id)
+        if self._rules.concern(event):
+            self._rules.apply(stored, self._record_rule)
+        await self._alerts.forwarder.make_room()
+
+    async def _record_rule(self, message: str, **fields: Any) -> None:
+        """Store an event about a rule, and announce it; once, however many processes do."""
+        await self._store_then_announce(self._made(RULE_MET, message, fields, {}), once=True)
+
+    def _made(
+        self, event_type: AuditEventType, message: str, fields: dict[str, Any], others: dict[str, Any]
+    ) -> AuditEvent:
+        policy = self.policy
+        given = {
+            "event_type": event_type,
+            "message": message,
+            "hostname": self._hostname,
+            "process_id": os.getpid(),
+            "compliance_level": policy.level,
+            **others,
+        }
+        limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
+        return recorded(given, fields, limits=limits)
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store an event of the trail's own, which is announced next."""
@@ -567,4 +624,6 @@ class AuditTrail(EverydayEvents):
     def _forget(self) -> None:
         # In a forked child.
         self._recorder.forget()
+        self._rules.forget()
+        self._own_records.forget()
         self._alerts.forget()

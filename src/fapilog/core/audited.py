@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import anyio
 
+from ..record.errors import reason
 from ..record.events import data_event_type
 from ..record.intake import keywords
 from ..record.kinds import AuditLogLevel, AuditOutcome
 from ..record.values import given_text
+from ..tasks.strangers import Log
 
 if TYPE_CHECKING:
     from .audit import AuditTrail
@@ -23,6 +25,8 @@ __all__ = ["Audited"]
 
 # How an exception ended a block, before the exception goes on: a storage that hangs must not keep a cancelled task.
 _SECONDS_TO_RECORD: Final = 5.0
+
+_log: Final = Log("fapilog")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,8 +42,8 @@ class Audited:
         def clear() -> None: ...
 
     The outcome is success; or, when an exception ends the block, failure, or denied for a `PermissionError`. A
-    cancellation is a failure too. The exception is in the event and goes on, whether or not the event can be stored;
-    after a success, an event that can't be stored raises `AuditStorageError`.
+    cancellation is a failure too. The exception is in the event and goes on, whether or not the event can be stored: if
+    not, that is logged; after a success, an event that can't be stored raises `AuditStorageError`.
 
     A plain function, and ``with``, record by `AuditTrail.sync`, which blocks an event loop in the same thread. A
     generator is no block: use ``with`` inside of it. A block that is entered again, or in several tasks at once, needs
@@ -66,9 +70,10 @@ class Audited:
         event_type, message, fields = self._ended(error)
         try:
             self._trail.sync.log_event(event_type, message, **fields)
-        except Exception:
+        except Exception as failure:
             if error is None:
                 raise
+            _complain(reason(failure))
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -82,11 +87,14 @@ class Audited:
                 await self._trail.log_event(event_type, message, **fields)
             else:
                 # That it was cancelled is recorded too.
-                with anyio.move_on_after(_SECONDS_TO_RECORD, shield=True):
+                with anyio.move_on_after(_SECONDS_TO_RECORD, shield=True) as scope:
                     await self._trail.log_event(event_type, message, **fields)
-        except Exception:
+                if scope.cancelled_caught:
+                    _complain(f"storing it took more than {_SECONDS_TO_RECORD:g} s")
+        except Exception as failure:
             if error is None:
                 raise
+            _complain(reason(failure))
 
     def __call__(self, function: F) -> F:
         """Return *function*, asynchronous or not, with each of its calls recorded."""
@@ -115,7 +123,13 @@ class Audited:
         elif error is not None:
             outcome, words, level = AuditOutcome.FAILURE, "failed", AuditLogLevel.ERROR
         name = given_text(self._operation)
-        event_type = fields.pop("event_type", None) or data_event_type(self._operation)
+        event_type = fields.pop("event_type", None)
+        if event_type is None:
+            event_type = data_event_type(self._operation)
         message = fields.pop("message", f"{name} {words}")
         own = {"operation": name, "outcome": outcome, "log_level": level, "error": error, "duration_seconds": seconds}
         return event_type, message, keywords(fields, **own)
+
+
+def _complain(why: str) -> None:
+    _log.error("how an exception ended a block under `audited` is not recorded: %s", why)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, Final
 
@@ -11,12 +12,13 @@ import msgspec
 from ..record.events import PERSONAL, AuditEvent
 from ..record.incidents import incident_of, is_recovery
 from ..record.intake import LEAST_RECORD, LEAST_TEXT
-from ..record.kinds import AuditLogLevel, ComplianceLevel, member
-from ..record.options import require, require_bool, require_mapping, require_text
+from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
+from ..record.options import did_you_mean, require, require_bool, require_mapping, require_text, several
 from ..record.values import NO_METADATA, FrozenDict
 from ..storage.files import MAX_RECORD_BYTES
 from ..storage.retention import FLOORS
 from .alerting import Alert
+from .rules import RULE_MET, Threshold
 
 __all__ = ["CompliancePolicy"]
 
@@ -29,9 +31,12 @@ class CompliancePolicy:
     An event alerts, with `real_time_alerts`, if at least one of these holds:
 
     - its log level is critical, and `alert_on_critical_errors` is on;
-    - its log level is security, and `alert_on_security_events` is on;
+    - its log level is security, or somebody could not sign in (authentication_failed, at whatever log level), and
+      `alert_on_security_events` is on;
+    - its type or its outcome is in `alert_on`;
     - it contains personal data, and the level is GDPR;
-    - it contains health data, and the level is HIPAA;
+    - it contains health data, the level is HIPAA, and `alert_on_phi_access` is on;
+    - a rule is met: the trail records an event about that, which alerts;
     - it ends an incident: its type is error_recovered or component_recovery, and its metadata name the ``incident``,
       as text or as a whole number. An incident that was announced is resolved in public too, at whatever log level.
 
@@ -41,6 +46,12 @@ class CompliancePolicy:
         real_time_alerts: Whether any event alerts.
         alert_on_critical_errors: Whether critical events alert.
         alert_on_security_events: Whether security events alert.
+        alert_on_phi_access: Whether health data alone make an event alert, under HIPAA. False for those who read them
+            all day: such an event then alerts only for another reason.
+        alert_on: Event types, also of your own, and outcomes that alert: ``{"impersonation", AuditOutcome.DENIED}``.
+        severities: The severity of the alerts about some event types, ``{"admin_action": "critical"}``, in place of the
+            log level. It makes no event alert.
+        rules: What is met by several events together, see `Threshold`.
         hipaa_minimum_necessary:
             Give the dispatcher only the fields that an on-call engineer needs to find the record: type, severity, time,
             component, and the place in the chain. Of the metadata it gets the ``incident`` alone, hashed, so that a
@@ -59,8 +70,9 @@ class CompliancePolicy:
             is stored in the metadata, with one warning for each place in the code.
 
     Raises:
-        TypeError: A limit or an age is no whole number, a channel no text, or a switch neither True nor False.
-        ValueError: An unknown level, an unknown severity in *alert_channels*, a limit out of range, or a
+        TypeError: A limit or an age is no whole number, a channel no text, a rule no rule, or a switch neither True nor
+            False.
+        ValueError: An unknown level, type, outcome or severity, a limit out of range, two rules of one name, or a
             *retention_days* below the floor of the level.
     """
 
@@ -70,6 +82,10 @@ class CompliancePolicy:
     real_time_alerts: bool = True
     alert_on_critical_errors: bool = True
     alert_on_security_events: bool = True
+    alert_on_phi_access: bool = True
+    alert_on: Collection[str | AuditEventType | AuditOutcome] = ()
+    severities: Mapping[str | AuditEventType, str | AuditLogLevel] = field(default_factory=FrozenDict)
+    rules: Collection[Threshold] = ()
     hipaa_minimum_necessary: bool = False
     alert_channel: str | None = None
     alert_channels: Mapping[str, str] = field(default_factory=FrozenDict)
@@ -100,6 +116,15 @@ class CompliancePolicy:
             for severity, channel in self.alert_channels.items()
         }
         object.__setattr__(self, "alert_channels", FrozenDict(channels))
+        require_mapping("severities", self.severities, expected='a mapping such as {"admin_action": "critical"}')
+        severities = {
+            member(AuditEventType, kind, "severities").value: member(AuditLogLevel, severity, "severities").value
+            for kind, severity in self.severities.items()
+        }
+        object.__setattr__(self, "severities", FrozenDict(severities))
+        # Tuples, in which a member is found without its hash, which for an enum is slow: each event is looked at.
+        object.__setattr__(self, "alert_on", tuple(map(_kind_or_outcome, several("alert_on", self.alert_on))))
+        object.__setattr__(self, "rules", _checked(self.rules))
 
     def _check_retention(self) -> None:
         for name in ("retention_days", "archive_after_days"):
@@ -114,11 +139,18 @@ class CompliancePolicy:
 
     def alerts_on(self, event: AuditEvent) -> bool:
         """Return whether *event* is one that someone must be told of at once."""
+        kind, log_level = event.event_type, event.log_level
         return self.real_time_alerts and (
-            (event.log_level is AuditLogLevel.CRITICAL and self.alert_on_critical_errors)
-            or (event.log_level is AuditLogLevel.SECURITY and self.alert_on_security_events)
+            (log_level is AuditLogLevel.CRITICAL and self.alert_on_critical_errors)
+            or (
+                (log_level is AuditLogLevel.SECURITY or kind is AuditEventType.AUTHENTICATION_FAILED)
+                and self.alert_on_security_events
+            )
             or (event.contains_pii and self.level is ComplianceLevel.GDPR)
-            or (event.contains_phi and self.level is ComplianceLevel.HIPAA)
+            or (event.contains_phi and self.level is ComplianceLevel.HIPAA and self.alert_on_phi_access)
+            or kind in self.alert_on
+            or event.outcome in self.alert_on
+            or kind == RULE_MET
             or is_recovery(event)
         )
 
@@ -127,8 +159,8 @@ class CompliancePolicy:
         return self.alert_channels.get(severity, self.alert_channel)
 
     def alert_about(self, event: AuditEvent) -> Alert:
-        """Return the alert about *event*: its log level is the severity, which decides on the channel."""
-        severity = event.log_level.value
+        """Return the alert about *event*, with the severity of its type or else its log level, and the channel."""
+        severity = self.severities.get(event.event_type.value, event.log_level.value)
         return Alert(event, severity, self.channel_for(severity))
 
     def for_dispatch(self, event: AuditEvent) -> AuditEvent:
@@ -142,6 +174,33 @@ class CompliancePolicy:
             **_UNNECESSARY,
             metadata=NO_METADATA if incident is None else FrozenDict(incident=incident),
         )
+
+
+def _kind_or_outcome(given: object) -> AuditEventType | AuditOutcome:
+    name = require_text("alert_on", given, expected="event types and outcomes")
+    with suppress(ValueError):
+        return member(AuditOutcome, name, "alert_on")
+    with suppress(ValueError):
+        return member(AuditEventType, name, "alert_on")
+    possible = [str(each.value) for kind in (AuditOutcome, AuditEventType) for each in kind]
+    nearest = did_you_mean(name, possible)
+    raise ValueError(f"alert_on: expected some of {', '.join(possible)}; got {str(name)[:_LONGEST_SHOWN]!r}{nearest}")
+
+
+def _checked(given: object) -> tuple[Threshold, ...]:
+    rules = (given,) if isinstance(given, Threshold) else several("rules", given, expected="a list of Threshold")
+    for rule in rules:
+        if not isinstance(rule, Threshold):
+            raise TypeError(f"rules: expected a list of Threshold; got one with a {type(rule).__qualname__}")
+    names = [rule.name for rule in rules]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"rules: expected a name= of its own for each; got two of {name!r}")
+    return rules
+
+
+# Of a name that nobody knows.
+_LONGEST_SHOWN: Final = 200
 
 
 # With their defaults. An engineer finds the record by its id, and all of them there.

@@ -16,8 +16,6 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
 
-import anyio
-
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.privacy import without_frames
@@ -27,6 +25,7 @@ from ..tasks.loops import Loop, without_loop
 from ..tasks.portal import Portal
 from ._reading import Events
 from .audit import AuditTrail
+from .audited import Audited
 
 __all__ = ["SyncAuditTrail", "exit_on_sigterm"]
 
@@ -114,6 +113,10 @@ class SyncAuditTrail:
     @_without_await(AuditTrail.log_admin_action)
     def log_admin_action(self, *args: Any, **kwargs: Any) -> object:
         """Do as `AuditTrail.log_admin_action`."""
+
+    def audited(self, operation: str, **fields: Any) -> Audited:
+        """Return the same as `AuditTrail.audited`: after ``with`` and ``@``, it records without ``await``."""
+        return self._trail.audited(operation, **fields)
 
     @_without_await(AuditTrail.get_events)
     def get_events(self, *args: Any, **kwargs: Any) -> object:
@@ -225,7 +228,9 @@ class SyncAuditTrail:
         if portal is None:
             # The interpreter is exiting, or no thread can be had: nobody else will send them.
             if not Loop.runs_here():
-                anyio.run(self._background.settle)
+                from ..tasks._ownloop import run  # noqa: PLC0415  with it comes asyncio
+
+                run(self._background.settle)
             return
         portal.stop_at_exit(self._trail, within=self._stop_timeout)
         portal.start_soon(self._trail.start)
@@ -236,7 +241,7 @@ class SyncAuditTrail:
         home = self._background.home
         if home is not None:
             home.run(call)
-        elif self._trail.is_started:
+        elif self._trail.is_started or Portal.serves(self._trail):
             self._portal().run(call)
         else:
             without_loop(call())

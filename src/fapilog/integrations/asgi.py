@@ -12,12 +12,13 @@ from typing import Any, Final, cast
 
 from ..context import audit_context
 from ..core.audit import AuditTrail
-from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
+from ..record.errors import reason
 from ..record.options import require, require_callable, require_text
-from ..tasks.strangers import Log, tamed
+from ..tasks.strangers import Log
 from ._headers import client_address, request_id
+from ._requests import check, is_chosen, of_request
 
-__all__ = ["AuditMiddleware", "Scope"]
+__all__ = ["AuditMiddleware", "Scope", "with_lifespan"]
 
 Scope = Mapping[str, Any]
 """What an ASGI server says of a connection: https://asgi.readthedocs.io/en/latest/specs/www.html."""
@@ -32,8 +33,6 @@ _log: Final = Log("fapilog")
 _REQUEST_ID: Final = "fapilog.request_id"
 # The messages that begin an answer and have headers.
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-_DENIED: Final = frozenset({401, 403, 429})
-_READING: Final = frozenset({"GET", "HEAD", "OPTIONS", "QUERY", "TRACE", "WEBSOCKET"})
 
 
 class AuditMiddleware:
@@ -91,12 +90,7 @@ class AuditMiddleware:
     ) -> None:
         require_callable("user", user, expected="a function of the scope")
         require_callable("session", session, expected="a function of the scope")
-        if not isinstance(log_requests, bool):
-            require_callable("log_requests", log_requests, expected="True, False or a function")
-        if trail is not None and not isinstance(trail, AuditTrail):
-            raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
-        if log_requests and trail is None:
-            raise ValueError("log_requests: expected a trail to store the events in; got none")
+        check(log_requests, trail)
         self._app = app
         self._trail = trail
         self._user = user
@@ -176,31 +170,45 @@ class AuditMiddleware:
             await self._log(method, path, 500)
 
     async def _log(self, method: str, path: str, status: int, error: Exception | None = None) -> None:
-        if self._trail is None or not self._is_chosen(method, path, status):
+        if self._trail is None or not is_chosen(self._log_requests, method, path, status):
             return
-        kind, level, outcome = _kind(method, status)
+        kind, message, fields = of_request(method, path, status, error)
         try:
-            await self._trail.log_event(
-                kind,
-                f"{method} {path}: {status}",
-                log_level=level,
-                operation=method,
-                error=error,
-                outcome=outcome,
-                target=path,
-                metadata={"status": status},
-            )
+            await self._trail.log_event(kind, message, **fields)
         except Exception as failure:
             _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)
 
-    def _is_chosen(self, method: str, path: str, status: int) -> bool:
-        if isinstance(self._log_requests, bool):
-            return self._log_requests
-        try:
-            return bool(self._log_requests(method, path, status))
-        except BaseException as error:
-            _log.error("log_requests raised %s: the request is recorded", type(tamed(error)).__qualname__)
-            return True
+
+def with_lifespan(app: _App, trail: AuditTrail) -> _App:
+    """
+    Start *trail* with an application that has no lifespan, and stop it with that.
+
+        application = with_lifespan(get_asgi_application(), trail)
+
+    uvicorn ends a process by the signal itself, so that nothing is done at the exit of the interpreter. Without a
+    lifespan, the alerts that wait there would be lost.
+
+    Args:
+        app: An ASGI application, such as that of Django. It is never asked for its lifespan.
+        trail: Started before the first request, and stopped after the last one. If it can't be started, the server
+            says so and ends.
+    """
+
+    async def application(scope: Any, receive: _Receive, send: _Send) -> None:
+        if scope["type"] != "lifespan":
+            await app(scope, receive, send)
+            return
+        for phase, call in (("startup", trail.start), ("shutdown", trail.stop)):
+            await receive()
+            try:
+                await call()
+            except Exception as error:
+                # Raised, it would mean that there is no lifespan.
+                await send({"type": f"lifespan.{phase}.failed", "message": f"the trail: {reason(error)}"})
+                return
+            await send({"type": f"lifespan.{phase}.complete"})
+
+    return application
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
@@ -210,17 +218,3 @@ def _header(scope: Scope, name: bytes) -> str | None:
             text: str = value.decode("latin-1")
             return text
     return None
-
-
-def _kind(method: str, status: int) -> tuple[AuditEventType, AuditLogLevel, AuditOutcome]:
-    """Return the type, the level and the outcome of the event of a request."""
-    if status in _DENIED:
-        return AuditEventType.AUTHORIZATION_FAILED, AuditLogLevel.WARNING, AuditOutcome.DENIED
-    if status >= 500:  # noqa: PLR2004
-        return AuditEventType.ERROR_OCCURRED, AuditLogLevel.ERROR, AuditOutcome.FAILURE
-    if method in _READING:
-        kind = AuditEventType.DATA_ACCESS
-    else:
-        kind = AuditEventType.DATA_DELETION if method == "DELETE" else AuditEventType.DATA_MODIFICATION
-    outcome = AuditOutcome.SUCCESS if status < 400 else AuditOutcome.FAILURE  # noqa: PLR2004
-    return kind, AuditLogLevel.INFO, outcome

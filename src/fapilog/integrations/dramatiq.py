@@ -10,7 +10,6 @@ Record what dramatiq's workers and actors do, and for whom.
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 from contextlib import AbstractContextManager
@@ -28,10 +27,17 @@ __all__ = ["AuditMiddleware"]
 
 
 class _Open(threading.local):
-    """The contexts of the messages that are processed in this thread, by their ids."""
+    """
+    What is known of the messages that are processed in this thread.
+
+    Attributes:
+        contexts: Those that are entered, by the ids of the messages.
+        carried: What the message carries that was processed last.
+    """
 
     def __init__(self) -> None:
         self.contexts: dict[str, AbstractContextManager[None]] = {}
+        self.carried: dict[str, str] = {}
 
 
 class AuditMiddleware(Middleware):
@@ -41,7 +47,8 @@ class AuditMiddleware(Middleware):
     - Events of an actor have the actor's name as their component, the message's id as their request id, and as their
       user the user of the `audit_context` in which the message was sent; the acting party is the actor, on behalf of
       that user. The message's options carry the user and the request id, which the events have as ``enqueued_in`` in
-      their metadata. An actor that is called by an actor has the same user.
+      their metadata. An actor that is called by an actor, or follows it in a pipeline or as a
+      callback, has the same user.
     - Each attempt that fails is an event (ERROR_OCCURRED) with the exception and the number of the attempt, but not
       with the arguments. `dramatiq.errors.Retry` is no failure.
     - The start and the stop of a worker are events (SYSTEM_STARTUP, SYSTEM_SHUTDOWN). When it stops, alerts that wait
@@ -64,13 +71,16 @@ class AuditMiddleware(Middleware):
 
     def before_enqueue(self, broker: Broker, message: Message[Any], delay: int) -> None:  # noqa: ARG002
         """Put the user and the request into the message; a retry keeps those of the first attempt."""
-        if values := carried():
+        # Middleware behind this one sends the next message of a pipeline, and those of callbacks, when this one has
+        # left the context.
+        if values := carried() or self._open.carried:
             message.options.setdefault(HEADER, values)
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         """Enter the context of the message."""
         context = task_context(message.actor_name, message.message_id, message.options.get(HEADER))
         context.__enter__()
+        self._open.carried = {}
         self._open.contexts[message.message_id] = context
 
     def after_process_message(
@@ -82,17 +92,26 @@ class AuditMiddleware(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         """Record a failure, and leave the context."""
-        if exception is not None and not isinstance(exception, Retry):
-            attempt = message.options.get("retries", 0) + 1
-            fields: dict[str, Any] = {"operation": "task", "outcome": "failure", "metadata": {"attempt": attempt}}
-            logged(functools.partial(self._trail.sync.log_error, exception, **fields))
-        self.after_skip_message(broker, message)
+        self._open.carried = carried()
+        try:
+            if exception is not None and not isinstance(exception, Retry):
+                logged(lambda: self._failed(message, exception))
+        finally:
+            # Also if dramatiq interrupts this thread meanwhile, since the time limit of the message has passed: the
+            # next message in this thread must not have the user of this one.
+            self.after_skip_message(broker, message)
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         """Leave the context, which was not entered if a middleware before this one has skipped the message."""
         context = self._open.contexts.pop(message.message_id, None)
         if context is not None:
             context.__exit__(None, None, None)
+
+    def _failed(self, message: MessageProxy, exception: BaseException) -> None:
+        # Others may write to the broker, and so the number may be none.
+        attempt = message.options.get("retries", 0) + 1
+        metadata = {"attempt": attempt}
+        self._trail.sync.log_error(exception, operation="task", outcome="failure", metadata=metadata)
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002
         """Record that the worker takes messages from now on, before it takes the first."""

@@ -53,8 +53,8 @@ class Disclosure(str, Enum):
 
 _MINIMAL, _STANDARD, _FULL = Disclosure
 
-# Every field of an event with the level that it needs, in the order in which it is shown. The docs' table is made of
-# it, and a test holds that no field of `AuditEvent` is missing.
+# Every field of an event, but for those about its record, with the level that it needs, in the order in which it is
+# shown. The docs' table is made of it, and a test holds that no field of `AuditEvent` is missing.
 FIELDS: Final[Mapping[str, Disclosure]] = {
     "event_type": _MINIMAL,
     "log_level": _MINIMAL,
@@ -91,7 +91,6 @@ FIELDS: Final[Mapping[str, Disclosure]] = {
     "metadata": _FULL,
     "truncated": _FULL,
     "not_announced": _FULL,
-    "format_version": _FULL,
 }
 _SHOWN: Final = {
     level: tuple(name for name, needs in FIELDS.items() if list(Disclosure).index(needs) <= number)

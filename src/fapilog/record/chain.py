@@ -33,6 +33,7 @@ __all__ = [
     "follow_events",
     "head_before",
     "incomplete",
+    "is_intact",
     "seal",
     "sealed",
     "unsealed",
@@ -268,6 +269,12 @@ def verified(events: Iterable[AuditEvent], after: ChainHead = EMPTY) -> AuditCha
             status=damage.status,
         )
     return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number - after.sequence_number)
+
+
+def is_intact(event: AuditEvent) -> bool:
+    """Return whether *event* was read from the bytes that its checksum is of, so that its number is to be believed."""
+    number = event.sequence_number
+    return number is not None and verified([event], ChainHead(number - 1, event.previous_hash)).valid
 
 
 def head_before(line: bytes) -> ChainHead:

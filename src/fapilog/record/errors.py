@@ -48,8 +48,9 @@ class AuditStorageError(FapilogError):
     """
     Raised when an event could not be stored, or the trail could not be read.
 
-    The message names the place and the reason. In two cases it says that the event may be stored all the same: the disk
-    failed to write it and then failed to take it back, or the event loop was ended in the middle.
+    The message names the place and the reason. In three cases it says that the event may be stored all the same: the
+    disk failed to write it and then failed to take it back, the event loop was ended in the middle, or a database did
+    not answer to a commit, and did not come back in time.
     """
 
 

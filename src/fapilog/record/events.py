@@ -253,17 +253,29 @@ def _make_texts(event: AuditEvent) -> None:
 
 def in_utc(name: str, given: object) -> datetime:
     """
-    Return the time *given* in UTC.
+    Return the time *given* in UTC; where the calendar of Python ends, its first or its last moment.
 
     Raises:
         TypeError: It is no datetime; the message begins with *name*.
-        ValueError: It has no time zone.
+        ValueError: It has no time zone, or none that can be asked, or is in no year of UTC from 1 to 9999.
     """
-    if not isinstance(given, datetime):
+    if type(given) is datetime and given.tzinfo is UTC:
+        return given
+    # Not by `isinstance`: it believes what an object says of its class.
+    if not issubclass(type(given), datetime):
         raise TypeError(f"{name}: expected a datetime with a time zone; got a {name_of(type(given))}")
-    if given.tzinfo is None:
-        raise ValueError(f"{name}: expected a datetime with a time zone; got {given!r}")
-    return given.astimezone(UTC)
+    time: Any = given
+    try:
+        # Of a subclass, the time that it is and not the one that its methods make. Without an offset, `astimezone`
+        # would take the zone of this machine.
+        if datetime.utcoffset(time) is not None:
+            return datetime.fromisoformat(datetime.isoformat(datetime.astimezone(time, UTC))).replace(tzinfo=UTC)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        kind = name_of(type(error))
+        raise ValueError(f"{name}: expected a time that there is in UTC; asking for it raised {kind}") from None
+    raise ValueError(f"{name}: expected a datetime with a time zone; got one without")
 
 
 _DATA_TYPES: Final = {

@@ -15,7 +15,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from .errordetails import ErrorDetails
-from .events import AuditEvent
+from .events import FORMAT_VERSION, AuditEvent, in_utc
 from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
 
@@ -77,8 +77,20 @@ def decoded(record: bytes | str) -> AuditEvent:
         UnicodeDecodeError: It is no UTF-8.
     """
     try:
+        return _decoded(record)
+    except RecursionError:
+        raise msgspec.ValidationError("a record is not nested so deeply") from None
+
+
+def _decoded(record: bytes | str) -> AuditEvent:
+    try:
         event = _decode(record)
     except msgspec.ValidationError:
+        event = None
+    if event is None or (
+        isinstance(event, AuditEvent) and (event.line is not None or event.format_version != FORMAT_VERSION)
+    ):
+        # Also where somebody has written members that an event has and a record has not.
         return _as_far_as_known(record.encode() if isinstance(record, str) else record)
     if isinstance(event, AuditEvent):
         return event
@@ -98,15 +110,16 @@ def _as_far_as_known(record: bytes) -> AuditEvent:
         if field.name in _OURS or field.name not in members:
             continue
         try:
-            taken[field.name] = msgspec.convert(members[field.name], field.type)
-        except msgspec.ValidationError:
+            value = msgspec.convert(members[field.name], field.type)
+            taken[field.name] = in_utc(field.name, value) if isinstance(value, datetime) else value
+        except (msgspec.ValidationError, ValueError) as error:
             value = members[field.name]
             kinds = [kind for kind in (field.type, *get_args(field.type)) if isinstance(kind, type)]
             enums = [kind for kind in kinds if issubclass(kind, Enum)]
             if enums and type(value) is str:
                 taken[field.name] = unlisted(enums[0], value)
             elif field.required or field.name in _SEAL:
-                raise
+                raise msgspec.ValidationError(f"{error} - at `$.{field.name}`") from None
     if missing := _NEEDED - taken.keys():
         raise msgspec.ValidationError(f"a record has the members {', '.join(sorted(missing))}")
     return AuditEvent(**taken, format_version=version, line=record)

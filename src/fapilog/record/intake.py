@@ -247,7 +247,9 @@ class _Draft:
 
     def whole(self) -> AuditEvent:
         """Return the event with its texts as they are; raise UnicodeEncodeError for one that can't be stored so."""
-        members: dict[str, Any] = {**self._members, **self._values, **_parties(self._parts)}
+        members: dict[str, Any] = self._members | self._values
+        if self._parts:
+            members |= _parties(self._parts)
         if self._error is not None:
             members["error"] = ErrorDetails(**self._error._asdict())
         return AuditEvent(**members, regulatory_tags=self._tags)

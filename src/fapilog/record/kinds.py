@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Final, Self, TypeVar, cast
 
 from .options import did_you_mean
-from .values import text, unreadable
+from .values import given_text, text, unreadable
 
 __all__ = [
     "AuditEventType",
@@ -88,16 +88,27 @@ class AuditOutcome(str, Enum):
 
 
 class ComplianceLevel(str, Enum):
-    """The regulation that the service is under."""
+    """The regulation that the service is under: it is recorded with each event, and some change what a trail does."""
 
     NONE = "none"
+    """Changes nothing."""
     BASIC = "basic"
+    """The default; changes nothing."""
     SOX = "sox"
+    """The Sarbanes-Oxley Act; changes nothing."""
     HIPAA = "hipaa"
+    """Events that contain health data alert, unless the policy has ``alert_on_phi_access=False``."""
     GDPR = "gdpr"
+    """Events that contain personal data alert."""
     PCI_DSS = "pci_dss"
+    """
+    The trail records its own start and stop (10.2.1.6), and each time that its events are read by `get_events`,
+    `events` or `count_by` (10.2.1.3).
+    """
     SOC2 = "soc2"
+    """Changes nothing."""
     ISO27001 = "iso27001"
+    """Changes nothing."""
 
 
 E = TypeVar("E", bound=Enum)
@@ -129,14 +140,16 @@ def member(kind: type[E], value: object, name: str) -> E:
     """
     if type(value) is kind:
         return value
+    # Of a subclass of str, an enum of the application for example, the text that it is. Not by `isinstance`, which
+    # believes what an object says of its class.
+    given = given_text(value) if issubclass(type(value), str) else value
     try:
-        return kind(value)
+        return kind(given)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
         values = {str(each.value): each for each in kind}
-    given: object = str.lower(value) if isinstance(value, str) else value
-    found = values.get(given) if type(given) is str else None
+    found = values.get(given.lower()) if type(given) is str else None
     if found is None and kind is AuditLogLevel and type(given) is int:
         found = cast("E | None", _STANDARD.get(given))
     if found is None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from .values import name_of
+
 __all__ = [
     "did_you_mean",
     "flag",
@@ -172,7 +174,7 @@ def _is_bool(value: object) -> bool:
 
 
 def _kind(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__qualname__}"
+    return "None" if value is None else f"a {name_of(type(value))}"
 
 
 def flag(name: str, value: object) -> bool:

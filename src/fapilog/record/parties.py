@@ -95,8 +95,10 @@ def target_parts(given: object) -> tuple[dict[str, str], bool]:
 
 def _parts(kind: type[Actor | Target], given: object) -> tuple[dict[str, str], bool] | None:
     names = kind.__struct_fields__
-    if type(given) is kind:
-        return {name: value for name in names if (value := getattr(given, name)) is not None}, True
+    if issubclass(type(given), kind):
+        parts = {name: value for name in names if (value := getattr(given, name)) is not None}
+        # A subclass may have more.
+        return parts, type(given) is kind
     mapping = as_dict(given)
     if mapping is None:
         return None

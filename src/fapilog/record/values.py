@@ -176,9 +176,9 @@ def tags(given: object) -> tuple[str, ...]:
 
 def given_tags(given: object) -> list[str]:
     """Return the tags of *given* as `tags` does, with the lone surrogates that they have."""
-    if issubclass(type(given), str | bytes) or not hasattr(type(given), "__iter__"):
-        return [given_text(given)]
     try:
+        if issubclass(type(given), str | bytes) or not hasattr(type(given), "__iter__"):
+            return [given_text(given)]
         found = list(itertools.islice(given, _MAX_TAGS + 1))  # type: ignore[call-overload]
     except (KeyboardInterrupt, SystemExit):
         raise

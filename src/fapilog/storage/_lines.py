@@ -20,6 +20,8 @@ _MAX_ZEROS: Final = 64 << 20
 _BLOCK_BYTES: Final = 1 << 18
 # Of the next block, to complete a line.
 _REST_BYTES: Final = 1 << 12
+# Lines that are looked at one by one.
+_FEW_LINES: Final = 8
 
 
 def cut(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -207,14 +209,27 @@ class Lines:
         """
         # The last record up to that number begins at *low* or later; the first one after it no later than the first
         # record from *high* on.
-        low, high = 0, end
+        low, high, step = 0, end, _BLOCK_BYTES
         while high - low > _BLOCK_BYTES:
-            middle = (low + high) // 2
+            # In growing steps from the end, near which is most of what is asked for.
+            middle = max((low + high) // 2, high - step)
             found = self.first_record(middle, high)
             if found is None or found[1] > sequence_number:
-                high = middle
+                high, step = middle, 4 * step
             else:
                 low = found[0]
+        # The same among the lines of what is about one block: each record that is looked at is hashed.
+        near = list(self.forwards(low, high))
+        first, last = 0, len(near)
+        while last - first > _FEW_LINES:
+            middle = (first + last) // 2
+            heads = ((index, head_of_record(near[index][1])) for index in range(middle, last))
+            index, head = next((each for each in heads if each[1] is not None), (last, None))
+            if head is None or head.sequence_number > sequence_number:
+                last = middle
+            else:
+                first = index
+        low = near[first][0] if near else low
         behind = low
         for place, line in self.forwards(low, end):
             head = head_of_record(line)

@@ -183,8 +183,8 @@ class TrailReader:
         """
         Return the names of the files up to the last that holds records, and the offset behind the last record in it.
 
-        These records are there to stay. A record that a writer has written and not synced is not among them, since the
-        writer takes it back if the sync fails.
+        These records are there to stay: whole records are never taken back. While a writer is at work, its last record
+        may be one that a full disk will cut.
         """
         if not names(self._directory):
             return [], 0

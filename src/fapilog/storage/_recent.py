@@ -89,14 +89,13 @@ class RecentIds:
     def _follow(self, name: str, size: int) -> None:
         """Read the records that have come, up to *size* of the file *name*."""
         place, self._place = self._place, None
-        if place is None:
+        files = [name] if place is not None and place[0] == name else names(self._directory)
+        if place is None or place[0] not in files:
+            # Not read yet; or the file up to which it was read is gone, and newer ones have come.
             self.forget()
-            files = names(self._directory)
             index, offset, _ = start_of_end(self._directory, files, _BYTES)
         else:
-            files = [name] if place[0] == name else names(self._directory)
-            # Not there if retention has removed it.
-            index, offset = (files.index(place[0]), place[1]) if place[0] in files else (0, 0)
+            index, offset = files.index(place[0]), place[1]
         for each in files[index:]:
             with reading(self._directory, each) as fd:
                 lines = Lines(fd, each)

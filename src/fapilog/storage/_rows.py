@@ -1,12 +1,12 @@
-"""The table of a trail in SQLite: its columns, its indices, and the questions that these answer."""
+"""The table of a trail in a database: its columns, its indices, and the questions that these answer."""
 
 from __future__ import annotations
 
 import re
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple, cast
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -18,45 +18,29 @@ from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.parties import Target
 from .protocol import EQUAL, EventFilter
 
-__all__ = ["COLUMNS", "SCHEMA", "Question", "questions", "rows_of", "span_of", "values_of"]
+if TYPE_CHECKING:
+    import sqlite3
 
-
-def _actor(name: str) -> Callable[[AuditEvent], str | None]:
-    return lambda event: None if event.actor is None else getattr(event.actor, name)
-
-
-def _target(name: str) -> Callable[[AuditEvent], str | None]:
-    return lambda event: None if event.target is None else getattr(event.target, name)
-
-
-def _microseconds(time: datetime) -> int:
-    # Whole numbers: a float has too few digits.
-    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def _member(name: str) -> Callable[[AuditEvent], str | None]:
-    return lambda event: getattr(event, name)
-
-
-def _value(name: str) -> Callable[[AuditEvent], str | None]:
-    return lambda event: None if getattr(event, name) is None else getattr(event, name).value
+__all__ = ["COLUMNS", "SCHEMA", "SELECTIVE", "Dialect", "Question", "questions", "rows_of", "span_of", "values_of"]
 
 
 # Beside its number and its line, a record has what it is asked for by, taken from the event.
-COLUMNS: Final[dict[str, Callable[[AuditEvent], Any]]] = {
-    **{name: _member(name) for name in EQUAL},
-    "timestamp": lambda event: _microseconds(event.timestamp),
-    **{name: _value(name) for name in ("event_type", "log_level", "outcome")},
-    **{f"actor_{name}": _actor(name) for name in ("id", "on_behalf_of")},
-    **{f"target_{name}": _target(name) for name in ("type", "id", "name")},
-}
-"""The columns that are searched, and what each has of an event."""
+COLUMNS: Final = (
+    *EQUAL,
+    *("timestamp", "event_type", "log_level", "outcome"),
+    *("actor_id", "actor_on_behalf_of", "target_type", "target_id", "target_name"),
+)
+"""The columns that are searched."""
 
-# Few records have one of these values, so that their index is the shortest way to them.
-_SELECTIVE: Final = (
+_equal: Final = attrgetter(*EQUAL)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+SELECTIVE: Final = (
     *("event_id", "user_id", "session_id", "request_id", "trace_id", "client_ip"),
     *("actor_id", "actor_on_behalf_of", "target_id"),
 )
+"""Columns of which few records have the same value, so that their index is the shortest way to them."""
 
 SCHEMA: Final = (
     f"""
@@ -67,7 +51,7 @@ CREATE TABLE records (
 )
     """,
     "CREATE UNIQUE INDEX by_event_id ON records (event_id)",
-    *(f"CREATE INDEX by_{name} ON records ({name}) WHERE {name} IS NOT NULL" for name in _SELECTIVE[1:]),
+    *(f"CREATE INDEX by_{name} ON records ({name}) WHERE {name} IS NOT NULL" for name in SELECTIVE[1:]),
     "CREATE INDEX by_event_type ON records (event_type)",
     "CREATE INDEX by_timestamp ON records (timestamp)",
 )
@@ -75,7 +59,39 @@ CREATE TABLE records (
 
 def values_of(event: AuditEvent) -> tuple[Any, ...]:
     """Return the values of `COLUMNS` for *event*."""
-    return tuple(take(event) for take in COLUMNS.values())
+    outcome, actor, target = event.outcome, event.actor, event.target
+    return (
+        *_equal(event),
+        _microseconds(event.timestamp),
+        event.event_type.value,
+        event.log_level.value,
+        None if outcome is None else outcome.value,
+        *((None, None) if actor is None else (actor.id, actor.on_behalf_of)),
+        *((None, None, None) if target is None else (target.type, target.id, target.name)),
+    )
+
+
+def _microseconds(time: datetime) -> int:
+    # Whole numbers: a float has too few digits.
+    return (time - _EPOCH) // _MICROSECOND
+
+
+class Dialect(NamedTuple):
+    """
+    How a database wants a question written.
+
+    Attributes:
+        parameter: What stands for a value.
+        contains: The condition that a text is in the line.
+        unindexed: Stands before a column whose index would be a longer way than another.
+    """
+
+    parameter: str
+    contains: str
+    unindexed: str
+
+
+_SQLITE: Final = Dialect(parameter="?", contains="instr(line, ?)", unindexed="+")
 
 
 def rows_of(after: ChainHead, lines: Sequence[bytes]) -> list[tuple[Any, ...]]:
@@ -113,7 +129,7 @@ _EARLIEST: Final = -(2**63)
 _LATEST: Final = 2**63 - 1
 
 
-def questions(wanted: EventFilter) -> list[Question]:
+def questions(wanted: EventFilter, dialect: Dialect = _SQLITE) -> list[Question]:
     """Return questions of which each wanted record is an answer to at least one."""
     equal: dict[str, Any] = {name: getattr(wanted, name) for name in EQUAL if getattr(wanted, name) is not None}
     # Checked by the filter, and a target by now.
@@ -126,32 +142,37 @@ def questions(wanted: EventFilter) -> list[Question]:
             equal[name] = getattr(wanted, name).value
     if wanted.actor is None or wanted.user_id is not None:
         # Where both are asked for, the actor is looked for among the records of the user.
-        return [_question(wanted, equal)]
-    return [_question(wanted, {**equal, name: wanted.actor}) for name in ("user_id", "actor_id", "actor_on_behalf_of")]
+        return [_question(wanted, equal, dialect)]
+    return [
+        _question(wanted, {**equal, name: wanted.actor}, dialect)
+        for name in ("user_id", "actor_id", "actor_on_behalf_of")
+    ]
 
 
-def _question(wanted: EventFilter, equal: dict[str, Any]) -> Question:
-    is_selective = bool(equal.keys() & set(_SELECTIVE))
-    parts: list[tuple[str, list[Any]]] = [(f"{name} = ?", [value]) for name, value in equal.items()]
+def _question(wanted: EventFilter, equal: dict[str, Any], dialect: Dialect) -> Question:
+    mark = dialect.parameter
+    is_selective = bool(equal.keys() & set(SELECTIVE))
+    parts: list[tuple[str, list[Any]]] = [(f"{name} = {mark}", [value]) for name, value in equal.items()]
     kinds = [kind.value for kind in cast("tuple[AuditEventType, ...]", wanted.event_type or ())]
     if wanted.event_type is not None:
         # The sign keeps SQLite from an index that has too many of them, or that has them in another order.
-        sign = "+" if is_selective or len(kinds) != 1 else ""
-        parts.append((f"{sign}event_type IN ({', '.join('?' * len(kinds))})", kinds))
+        sign = dialect.unindexed if is_selective or len(kinds) != 1 else ""
+        parts.append((f"{sign}event_type IN ({', '.join([mark] * len(kinds)) or 'NULL'})", kinds))
     if wanted.min_level is not None:
         # One that is not known is looked at, as `EventFilter` does.
         lower = [level.value for level in AuditLogLevel]
         lower = lower[: lower.index(AuditLogLevel(wanted.min_level).value)]
-        parts.append((f"log_level NOT IN ({', '.join('?' * len(lower))})", lower))
+        if lower:
+            parts.append((f"log_level NOT IN ({', '.join([mark] * len(lower))})", lower))
     texts = [text for text in (wanted.message, wanted.tag) if text and _AS_THEY_ARE.fullmatch(text)]
-    parts += [("instr(line, ?)", [text.encode()]) for text in texts]
+    parts += [(dialect.contains, [text.encode()]) for text in texts]
     begin = _EARLIEST if wanted.start_time is None else _microseconds(wanted.start_time)
     end = _LATEST if wanted.end_time is None else _microseconds(wanted.end_time)
     has_times = (begin, end) != (_EARLIEST, _LATEST)
     if has_times:
-        parts.append(("+timestamp BETWEEN ? AND ?", [begin, end]))
+        parts.append((f"{dialect.unindexed}timestamp BETWEEN {mark} AND {mark}", [begin, end]))
     return Question(
-        " AND ".join(["sequence_number > ? AND sequence_number < ?", *(part for part, _ in parts)]),
+        " AND ".join([f"sequence_number > {mark} AND sequence_number < {mark}", *(part for part, _ in parts)]),
         tuple(value for _, values in parts for value in values),
         (begin, end) if has_times and not is_selective else None,
     )

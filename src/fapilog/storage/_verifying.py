@@ -167,7 +167,7 @@ def _verify_file(
         except ChainError:
             if not is_last:
                 raise
-        # A record may be being written, or records whose sync failed may have been taken back while they were
+        # A record may be being written, or one that a full disk has cut may have been taken back while it was
         # checked: look again without writers, if need be from the beginning of the file.
         with without_writers(directory):
             try:

@@ -117,7 +117,9 @@ class TrailWriter:
                     # An older file is never written to, whatever the clock does.
                     if end is None or self._today() > end.name:
                         self._begin(self._today())
-                    results = self._write(list(bodies))
+                    taken = list(bodies)
+                    # All callers may have left while the lock was waited for.
+                    results = self._write(taken) if taken else []
                 finally:
                     self._unlock(lock_fd)
             except ChainError as damage:

@@ -16,14 +16,15 @@ from ..record.chain import AuditChainVerificationResult, ChainHead, Seal
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.options import require_path
+from ..record.options import require, require_path
 from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
+from ._care import Care
 from ._copied import by_day, followed
-from ._directory import OWNER, Access, sync_directory, why_not_writable
+from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
 from ._lines import MAX_RECORD_BYTES
 from ._reader import TrailReader
 from ._recent import Once
@@ -55,11 +56,17 @@ class FileStorage:
             are there already keep theirs.
         group: Of these files and directories, by its name or number; None for the group that the system gives them.
             The process must be a member of it, or root.
+        min_free: What must be free of the file system, in bytes, or below 1 as a share of its size; less is an incident
+            of the trail. 0 asks for nothing. By default 75 MiB, or a tenth where the file system has less than 750 MiB.
+
+    Attributes:
+        directory: As given; absolute.
 
     Raises:
-        TypeError: *directory* is no path, *mode* is no int, or *group* is neither a name nor a number.
-        ValueError: An unknown *durability* or *group*, or a *mode* under which the owner may not read and write, or
-            others may write, or any execute.
+        TypeError: *directory* is no path, *mode* is no int, *group* is neither a name nor a number, or *min_free* is no
+            number.
+        ValueError: A negative *min_free*, an unknown *durability* or *group*, or a *mode* under which the owner may not
+            read and write, or others may write, or any execute.
     """
 
     #: Without an event loop every method blocks the calling thread, and waits for nothing else.
@@ -73,30 +80,28 @@ class FileStorage:
         now: Callable[[], datetime] = utc_now,
         mode: int = OWNER.mode,
         group: str | int | None = None,
+        min_free: float | None = None,
     ) -> None:
         if durability not in ("fsync", "write"):
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
         access = Access(_checked_mode(mode), None if group is None else _number_of(group))
         # A daemon that changes to another directory does not take the trail with it.
-        self._directory = require_path("directory", directory).absolute()
-        self._reader = TrailReader(self._directory, durable=durability == "fsync")
-        self._writer = TrailWriter(self._directory, durable=durability == "fsync", now=now, access=access)
+        self.directory: Path = require_path("directory", directory).absolute()
+        self._reader = TrailReader(self.directory, durable=durability == "fsync")
+        self._writer = TrailWriter(self.directory, durable=durability == "fsync", now=now, access=access)
+        least = None if min_free is None else require("min_free", min_free, at_least=0)
+        self._care = Care(self.directory, min_free=least, now=now)
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
         self._appends = 0
         # Copied records go into the files of their own days.
         self._copied_day = 1
         self._copying = threading.Lock()
-        self._copier = TrailWriter(self._directory, durable=True, now=self._time_of_copied, access=access)
+        self._copier = TrailWriter(self.directory, durable=True, now=self._time_of_copied, access=access)
         call_in_child(self, FileStorage._forget)
 
-    @property
-    def directory(self) -> Path:
-        """Where the files are; absolute."""
-        return self._directory
-
     def __repr__(self) -> str:
-        return f"<FileStorage {str(self._directory)!r}>"
+        return f"<FileStorage {str(self.directory)!r}>"
 
     @without_frames
     async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
@@ -157,7 +162,7 @@ class FileStorage:
             AuditStorageError: The records do not follow *after*, the trail ends with another head, or it can't be
                 written to.
         """
-        followed(self._directory, after, lines)
+        followed(self.directory, after, lines)
         return await in_thread(self._append_lines, after, lines)
 
     def _append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
@@ -224,7 +229,24 @@ class FileStorage:
 
     async def trouble(self) -> str | None:
         """Return why no event can be stored, as far as the directory shows; None if nothing speaks against it."""
-        return await in_thread(why_not_writable, self._directory)
+        return await in_thread(why_not_writable, self.directory)
+
+    @without_frames
+    async def concerns(self) -> dict[str, str]:
+        """
+        Return what must be looked after while events are still stored, in words that say what to do.
+
+        Returns:
+            Under "capacity", that less is free than *min_free*; under "files", that a file is gone, was cut, or was
+            packed by another program; under "clock", that a file is of a day to come, or was written in the future.
+
+        Raises:
+            AuditStorageError: The directory can't be read.
+        """
+        try:
+            return await in_thread(self._care.concerns)
+        except OSError as error:
+            raise cannot("look after", self.directory, error) from error
 
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""

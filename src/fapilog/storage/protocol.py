@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypedDict
 
 from msgspec import structs
@@ -149,12 +149,22 @@ def _is_on(target: Target | None, wanted: Target) -> bool:
     )
 
 
+def _moment(name: str, value: object) -> datetime:
+    """Return the time *value* in UTC, as far as there is one: `datetime.min` in a zone before UTC is in the year 0."""
+    try:
+        return in_utc(name, value)
+    except ValueError as error:
+        if isinstance(error.__context__, OverflowError) and isinstance(value, datetime):
+            return datetime.min.replace(tzinfo=UTC) if value.year == 1 else datetime.max.replace(tzinfo=UTC)
+        raise
+
+
 def _types(name: str, value: Any) -> tuple[AuditEventType, ...]:
     return tuple(member(AuditEventType, each, name) for each in several(name, value))
 
 
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
-    **dict.fromkeys(["start_time", "end_time"], in_utc),
+    **dict.fromkeys(["start_time", "end_time"], _moment),
     **dict.fromkeys(["after", "before"], lambda name, value: require(name, value, at_least=0)),
     "event_type": _types,
     **dict.fromkeys(["log_level", "min_level"], lambda name, value: member(AuditLogLevel, value, name)),
@@ -185,6 +195,11 @@ class AuditStorage(Protocol):
 
     A storage may have a method ``async def trouble(self) -> str | None``, which a trail calls on start. It returns why
     no event could be stored, if that can be told without storing one, and else None.
+
+    A storage may also have a method ``async def concerns(self) -> Mapping[str, str]``, which a trail calls on start and
+    every ten seconds at most, after an event. It returns what must be looked after while events are still stored:
+    "capacity", little room; "files", a part of the trail that is gone; "clock", times that can't be right. Each with
+    words that say what to do, and without a secret; the trail makes an incident of each, until it is not returned.
     """
 
     async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:

@@ -27,6 +27,7 @@ from ._database import Database
 from ._directory import why_not_writable
 from ._holes import item_of, joined, up_to
 from ._lines import MAX_RECORD_BYTES
+from ._room import Room
 from ._rows import COLUMNS, Question, questions, rows_of, span_of, values_of
 from .protocol import EventFilter
 
@@ -90,6 +91,7 @@ class SQLiteStorage:
         self._writer = Database(self._path, durable=durability == "fsync")
         # Another connection, so that no reader is in a writer's way.
         self._reader = Database(self._path, durable=durability == "fsync")
+        self._room = Room(self._path.parent)
         # The newest record that this process knows: one that is gone later was taken away.
         self._known = EMPTY
         self._commits: GroupCommit[_Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
@@ -192,6 +194,11 @@ class SQLiteStorage:
     async def trouble(self) -> str | None:
         """Return why the file can't be made or written to, if that can be told without trying; else None."""
         return await in_thread(why_not_writable, self._path.parent)
+
+    async def concerns(self) -> dict[str, str]:
+        """Return under "capacity" that less than 75 MiB, or a tenth of a small file system, is free for the file."""
+        words = await in_thread(self._room.concern)
+        return {} if words is None else {"capacity": words}
 
     async def aclose(self) -> None:
         """Close the file; the next call opens it again."""

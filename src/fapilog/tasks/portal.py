@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
@@ -58,7 +59,7 @@ class Portal:
                     _state.portal = Portal()
                 except RuntimeError:
                     return None
-                atexit.register(_close)
+                _close_at_exit()
             return _state.portal
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -83,6 +84,12 @@ class Portal:
         """Stop *service*, which is held weakly, when the interpreter exits, for *within* seconds at most."""
         self._to_stop[service] = within
 
+    @staticmethod
+    def serves(service: Stoppable) -> bool:
+        """Return whether *service* was given to the portal of this process: it may be started there at this moment."""
+        portal = _state.portal
+        return portal is not None and service in portal._to_stop  # noqa: SLF001  # its own class
+
     def close(self) -> None:
         """Stop the services, all at once, and end the loop; called when the interpreter exits."""
         limit = max(self._to_stop.values(), default=0.0)
@@ -103,7 +110,10 @@ class Portal:
 
     def _run_loop(self) -> None:
         try:
-            anyio.run(self._run)
+            # Imported here, as `import fapilog` does without asyncio.
+            from ._ownloop import run  # noqa: PLC0415
+
+            run(self._run)
         finally:
             self._ready.set()
 
@@ -137,7 +147,7 @@ def flush_at_exit(owner: T, method: Callable[[T], object]) -> None:
     """Call ``method(owner)``, which raises nothing, when the interpreter exits and before services are stopped."""
     _flushes[owner] = method
     atexit.unregister(_close)
-    atexit.register(_close)
+    _close_at_exit()
 
 
 def flush_all() -> None:
@@ -148,6 +158,14 @@ def flush_all() -> None:
     """
     for owner, method in list(_flushes.items()):
         method(owner)
+
+
+def _close_at_exit() -> None:
+    atexit.register(_close)
+    # A forked child of multiprocessing ends by os._exit, and calls its finalizers before.
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        sys.modules["multiprocessing.util"].Finalize(None, _close, exitpriority=0)
 
 
 def _close() -> None:
@@ -167,3 +185,5 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
+# Also here: what is registered while the interpreter exits, by a first alert that is logged then, would not be called.
+atexit.register(_close)

@@ -46,6 +46,10 @@ class Log:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
+    def info(self, message: str, *args: object) -> None:
+        """Log at level info."""
+        self._log(logging.INFO, message, args)
+
     def warning(self, message: str, *args: object) -> None:
         """Log at level warning."""
         self._log(logging.WARNING, message, args)

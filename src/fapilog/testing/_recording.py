@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
@@ -32,8 +32,6 @@ class RecordingDispatcher:
     """
     Remembers every alert when it is called, then does as it is told.
 
-    It has a length, and its alerts can be taken out of it: ``[alert] = dispatcher``.
-
     Args:
         wait: Awaited in each call: ``anyio.sleep_forever`` makes it hang, the `wait` of an `anyio.Event` makes it wait
             for you.
@@ -52,12 +50,6 @@ class RecordingDispatcher:
         self.wait = wait
         self.error = error
         self._came: anyio.Event | None = None
-
-    def __iter__(self) -> Iterator[RecordedAlert]:
-        return iter(list(self.alerts))
-
-    def __len__(self) -> int:
-        return len(self.alerts)
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Remember the alert, then wait and raise if told to."""

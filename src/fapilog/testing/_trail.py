@@ -14,7 +14,7 @@ from ..record.events import AuditEvent
 from ..storage.memory import MemoryStorage
 from ..storage.protocol import Conditions
 from ..tasks.loops import Loop, LoopClosedError
-from ._recording import RecordingDispatcher
+from ._recording import RecordedAlert, RecordingDispatcher
 
 __all__ = ["RecordedEvents", "RecordedTrail"]
 
@@ -58,17 +58,20 @@ class RecordedTrail(AuditTrail):
     A trail in memory, whose events and alerts are at hand.
 
     It is what the fixture `audit_trail` of pytest gives to a test. Not started, it sends an alert before `log_event`
-    returns; started, in the background, as any trail: await `drain`, or `alerts.wait_for`. Where `sync` is used, a
+    returns; started, in the background, as any trail: await `drain`, or `dispatcher.wait_for`. Where `sync` is used, a
     thread sends the alerts, and `alerts` waits for them.
 
     Args:
         policy: Which events alert; by default `CompliancePolicy()`.
+
+    Attributes:
+        dispatcher: Gets the alerts; its `error` and `wait` may be set, to see what becomes of the code that is tested.
     """
 
     def __init__(self, policy: CompliancePolicy | None = None) -> None:
         self._memory = MemoryStorage()
-        self._dispatcher = RecordingDispatcher()
-        super().__init__(policy, alert_dispatcher=self._dispatcher, storage=self._memory)
+        self.dispatcher: RecordingDispatcher = RecordingDispatcher()
+        super().__init__(policy, alert_dispatcher=self.dispatcher, storage=self._memory)
 
     @property
     def events(self) -> RecordedEvents:  # pyright: ignore[reportIncompatibleMethodOverride]  # callable as the method is
@@ -76,14 +79,14 @@ class RecordedTrail(AuditTrail):
         return RecordedEvents(self, self._memory.events)
 
     @property
-    def alerts(self) -> RecordingDispatcher:
+    def alerts(self) -> list[RecordedAlert]:
         """
-        The dispatcher with its alerts, as in ``[alert] = trail.alerts``.
+        The alerts that were sent, as in ``[alert] = trail.alerts``; the oldest is the first.
 
         In a thread without an event loop, it waits for the alerts that are under way, for one second at most.
         """
         self._run_elsewhere(self.drain)
-        return self._dispatcher
+        return list(self.dispatcher.alerts)
 
     def close(self) -> None:
         """

@@ -1,0 +1,63 @@
+"""Prepare the place where trails are kept."""
+
+from typing import Annotated, Final
+
+import typer
+
+from .. import AuditStorageError
+from .._extras import how_to_get
+
+__all__ = ["init", "storage"]
+
+_NOT_AS_IT_SHOULD_BE: Final = 1
+_CANNOT: Final = 2
+
+storage: Final = typer.Typer(no_args_is_help=True, help="Prepare the place where trails are kept.")
+
+
+@storage.callback()
+def _storage() -> None:
+    """Prepare the place where trails are kept."""
+
+
+@storage.command()
+def init(
+    dsn: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DSN",
+            envvar="FAPILOG_POSTGRES_DSN",
+            help="The database, as in postgresql://admin@host/database.",
+            show_envvar=True,
+        ),
+    ] = None,
+    *,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and connect to nothing.")] = False,
+) -> None:
+    """
+    Make the tables, triggers and roles for trails in PostgreSQL, or migrate them.
+
+    Run it with a role that may create schemas and roles, and not with that of your service. Doing it again does no
+    harm. A password is best in ~/.pgpass or in PGPASSWORD: other users of the machine can see the arguments of a
+    command.
+
+    Exit code: 0 if the tables are there, 1 if they could not be made, 2 if psycopg is missing or there is no DSN.
+    """
+    try:
+        from ..storage.postgres import install_schema, schema_sql  # noqa: PLC0415  an extra of its own
+    except ModuleNotFoundError as missing:
+        typer.echo(f"fapilog: {how_to_get(missing, 'postgres')}", err=True)
+        raise typer.Exit(_CANNOT) from None
+    if sql:
+        typer.echo(schema_sql(), nl=False)
+        return
+    if not dsn:
+        raise typer.BadParameter("expected the database, or FAPILOG_POSTGRES_DSN", param_hint="DSN")
+    try:
+        is_new = install_schema(dsn)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="DSN") from None
+    except AuditStorageError as error:
+        typer.echo(f"fapilog: {error}", err=True)
+        raise typer.Exit(_NOT_AS_IT_SHOULD_BE) from None
+    typer.echo("the tables, triggers and roles are made" if is_new else "the tables, triggers and roles are there")

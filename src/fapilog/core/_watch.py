@@ -1,0 +1,236 @@
+"""The trail about itself: that it begins, that the clock is set, and what is wrong with it although it still stores."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from ..record.chain import EMPTY, ChainHead
+from ..record.errors import AuditStorageError, reason
+from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel
+from ..record.values import FrozenDict, text
+from ..storage.protocol import AuditStorage, EventFilter, holds
+from ..tasks.background import Background
+from ..tasks.loops import is_without_loop, own_context
+from ..tasks.strangers import Log, contained
+from ._health import Health, weakly
+from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT
+from .policy import CompliancePolicy
+
+__all__ = ["Watch"]
+
+_log: Final = Log("fapilog")
+
+# Seconds between two looks, at events.
+_EVERY: Final = 10.0
+# Seconds that a look may take; a file system that hangs keeps its thread, and not the caller.
+_PATIENCE: Final = 30.0
+# Seconds by which the clock is set at least. A leap second is one, and no step.
+_STEP: Final = 2.0
+_PARTS: Final = {"capacity": CAPACITY, "files": FILES, "clock": CLOCK}
+
+
+def _wall() -> float:
+    # As the kernel has it: a test that replaces `time.time` does not set the clock.
+    return time.clock_gettime(time.CLOCK_REALTIME)
+
+
+def _elapsed() -> float:
+    # A clock that nobody can set, and that goes on while the machine is suspended, so that a laptop that wakes up has
+    # not set its clock: https://man7.org/linux/man-pages/man2/clock_gettime.2.html. On macOS it is CLOCK_MONOTONIC that
+    # goes on: "man 3 clock_gettime". NTP slews both clocks alike.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Watch:
+    """
+    Looks at the clock and at the storage, at the start and then, at events, every ten seconds at most.
+
+    Any thread may call any method. Only `expect` raises; what a look finds is an event, or an incident of the health.
+
+    Args:
+        storage: As of the trail. Its method ``concerns``, if it has one, tells of incidents.
+        policy: Says which events of the trail about itself are recorded.
+        background: Runs the looks.
+        health: Takes the incidents.
+        record: Stores an event and announces it as the policy says; a bound method, held weakly.
+        must_exist: Whether the trail must have a record already.
+        expected_head: What the trail must hold, if anything.
+
+    Raises:
+        TypeError: *expected_head* is no head.
+
+    Attributes:
+        due: When the next look is due, on the clock `time.monotonic`.
+        is_expected: Whether the trail was found to be the one that was asked for.
+    """
+
+    def __init__(
+        self,
+        storage: AuditStorage,
+        *,
+        policy: CompliancePolicy,
+        background: Background,
+        health: Health,
+        record: Callable[[AuditEvent], Coroutine[Any, Any, None]],
+        must_exist: bool,
+        expected_head: ChainHead | None,
+    ) -> None:
+        if expected_head is not None and not isinstance(expected_head, ChainHead):
+            raise TypeError(f"expected_head: expected a ChainHead; got a {type(expected_head).__qualname__}")
+        self._storage = storage
+        self._policy = policy
+        self._background = background
+        self._health = health
+        self._record = weakly(record)
+        self._must_exist = must_exist
+        self._expected_head = EMPTY if expected_head is None else expected_head
+        # The time of day when nothing had elapsed; another value means that the clock was set.
+        self._zero = _wall() - _elapsed()
+        self._lock = threading.Lock()
+        self._has_complained = False
+        self.due: float
+        self.is_expected: bool
+        self.doubt()
+
+    def doubt(self) -> None:
+        """Trust nothing that was seen, as the trail is closed: look at the next start or event, and `expect` anew."""
+        self.due = 0.0
+        self.is_expected = not self._must_exist and self._expected_head == EMPTY
+
+    async def expect(self) -> None:
+        """
+        Check that the trail is there that was asked for, if any was; nothing may be stored before.
+
+        Raises:
+            AuditStorageError: It is not there, or can't be read.
+        """
+        if self.is_expected:
+            return
+        head = self._expected_head
+        if self._must_exist and not await self._storage.find(EventFilter(), 1):
+            raise AuditStorageError(
+                f"{_place(self._storage)}: expected a trail, as must_exist says, and found no record; is its volume "
+                "mounted? Nothing is stored"
+            )
+        if not await holds(self._storage, head):
+            raise AuditStorageError(
+                f"{_place(self._storage)}: expected the trail with record {head.sequence_number}, as expected_head has "
+                "it, and found another: one that was cut, replaced, or restored from an older backup? Nothing is stored"
+            )
+        self.is_expected = True
+
+    def begins(self, first: AuditEvent) -> None:
+        """Say that *first* is stored as record 1: a service that has run for years should know of that."""
+        words = f"a trail begins at record 1 in {_place(self._storage)}"
+        _log.info("%s; if there should be one, its volume is not mounted, or it was removed", words)
+        notice = self._event(AuditEventType.AUDIT_LOG_LIFECYCLE, "begin", words, {"first_event": first.event_id})
+        # PCI DSS 10.2.1.6 asks for the initialization of new audit logs; otherwise only a policy that names the type
+        # does. A record and an alert in each test of an application that makes a trail would be in everybody's way.
+        asked = self._policy.alerts_on(msgspec.structs.replace(notice, log_level=AuditLogLevel.INFO))
+        if asked or self._policy.level is ComplianceLevel.PCI_DSS:
+            self._start(lambda: self._recorded(notice))
+
+    async def look_soon(self) -> None:
+        """Look, if it is due: in the background, or here and now where there is no event loop."""
+        # Without waiting: a thread, or a signal handler in the middle of this, that comes second has nothing to do.
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if time.monotonic() < self.due:
+                return
+            self.due = time.monotonic() + _EVERY
+        finally:
+            self._lock.release()
+        if is_without_loop() and not self._background.entered:
+            # Kept for later, it would start the background thread of the process only to look.
+            await self.look()
+        else:
+            self._start(self.look)
+
+    async def look(self) -> None:
+        """Look now; never raises."""
+        self.due = time.monotonic() + _EVERY
+        try:
+            await self._look_at_clock()
+            await self._look_at_storage()
+        except Exception as error:
+            if not self._has_complained:
+                _log.warning("cannot look after the trail: %s", text(reason(error)))
+            self._has_complained = True
+        else:
+            self._has_complained = False
+
+    def forget(self) -> None:
+        """Get a new lock, in a forked child: another thread of the parent may have held it."""
+        self._lock = threading.Lock()
+
+    async def _look_at_clock(self) -> None:
+        now = _wall()
+        zero = now - _elapsed()
+        step = zero - self._zero
+        if abs(step) <= _STEP:
+            return
+        before, after = _time(now - step), _time(now)
+        words = f"the clock was set {'forward' if step > 0 else 'back'} by {abs(step):.1f} s"
+        told = {"from": before, "to": after, "seconds": round(step, 3)}
+        # Taken by the first of several threads that look.
+        former, self._zero = self._zero, zero
+        try:
+            await self._recorded(
+                self._event(AuditEventType.TIME_STEP, "set clock", f"{words}, from {before} to {after}", told)
+            )
+        except AuditStorageError:
+            # For the next look: the storage is an incident meanwhile.
+            self._zero = former
+
+    async def _look_at_storage(self) -> None:
+        concerns = getattr(self._storage, "concerns", None)
+        if concerns is None:
+            return
+        found = await contained(concerns)
+        for name, part in _PARTS.items():
+            words = found.get(name)
+            if words is None:
+                self._health.working(part)
+            else:
+                self._health.failing(part, text(words)[:LONGEST_TEXT])
+
+    def _start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        # It is not the request's that happened to be the first.
+        own_context().run(lambda: self._background.start_soon(call, timeout=_PATIENCE))
+
+    async def _recorded(self, event: AuditEvent) -> None:
+        record = self._record()
+        if record is not None and self._policy.enabled:
+            await record(event)
+
+    def _event(self, event_type: AuditEventType, operation: str, message: str, metadata: dict[str, Any]) -> AuditEvent:
+        return AuditEvent(
+            event_type=event_type,
+            log_level=AuditLogLevel.SECURITY,
+            message=message,
+            component="audit_trail",
+            operation=operation,
+            hostname=os.uname().nodename,
+            process_id=os.getpid(),
+            compliance_level=self._policy.level,
+            metadata=FrozenDict(metadata),
+        )
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _place(storage: AuditStorage) -> str:
+    """Return where *storage* is. The repr of somebody else's may have a password."""
+    kind = type(storage)
+    return repr(storage) if kind.__module__.startswith("fapilog.") else kind.__qualname__

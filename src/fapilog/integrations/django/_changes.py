@@ -1,0 +1,325 @@
+"""What becomes of the objects of a model: created, changed, deleted, recorded when the transaction commits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Any, Final, TypeVar, Unpack, overload
+
+from django.apps import apps
+from django.db import transaction
+from django.db.models.signals import class_prepared, m2m_changed, post_delete, post_save, pre_delete, pre_save
+
+from ...context import settled_context
+from ...record.freezing import frozen_mapping
+from ...record.intake import CommonFields
+from ...record.kinds import AuditEventType, AuditOutcome
+from ...record.parties import Target
+from ...tasks.strangers import Log
+from .._masking import MASK, is_secret
+from ._settings import record, trail
+
+__all__ = ["audited", "connect_relations", "target_of"]
+
+_Model = TypeVar("_Model", bound=type[Any])
+
+_log: Final = Log("fapilog")
+
+_BEFORE: Final = "fapilog_before"
+
+# By the names of fields.
+_Values = dict[str, Any]
+_Changes = dict[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class _Audited:
+    """How the changes of a model are recorded: which fields are left out, which are masked, and what else is said."""
+
+    exclude: frozenset[str]
+    mask: frozenset[str]
+    fields: Mapping[str, Any]
+
+
+_models: Final[dict[type[Any], _Audited]] = {}
+
+
+@overload
+def audited(
+    model: _Model, /, *, exclude: Iterable[str] = ..., mask: Iterable[str] = ..., **fields: Unpack[CommonFields]
+) -> _Model: ...
+
+
+@overload
+def audited(
+    *, exclude: Iterable[str] = ..., mask: Iterable[str] = ..., **fields: Unpack[CommonFields]
+) -> Callable[[_Model], _Model]: ...
+
+
+def audited(
+    model: Any = None,
+    /,
+    *,
+    exclude: Iterable[str] = (),
+    mask: Iterable[str] = (),
+    **fields: Unpack[CommonFields],
+) -> Any:
+    """
+    Record what becomes of the objects of a model: as a decorator of its class, or by a call for a model of others.
+
+        @audited(exclude=["last_seen"], contains_phi=True)
+        class Patient(models.Model): ...
+
+        audited(User, exclude=["last_login"])
+
+    An object that is created, changed or deleted is recorded with the old and the new value of each field that differs,
+    and so are changes of its many-to-many relations. Proxies and other subclasses of the model are recorded too. The
+    old values are read from the database before an object is saved: one query by the primary key more.
+
+    An event is stored when the transaction commits, with the request, the user and the other values of the
+    `audit_context` in which the object was saved; nothing is stored if the transaction is rolled back. If the process
+    is killed between the commit and the record, or another callback of `transaction.on_commit`, which was given before
+    and not as *robust*, raises, then the change has no record. An event that can't be stored is logged, and raises
+    nothing: what the site has done is done.
+
+    Django sends no signal for ``QuerySet.update``, ``bulk_create``, ``bulk_update``, for an ``on_delete`` that sets a
+    field, and for SQL of your own: record these yourself, by ``trail.sync.log_change`` or `AuditTrail.audited`. It does
+    for every object that ``QuerySet.delete`` or a cascade deletes.
+
+    Args:
+        model: The class of the model.
+        exclude: The names of fields that are not recorded; a save that changes no other field is not recorded either.
+        mask: The names of fields of which only the change is recorded, and no value. Fields with a word such as
+            password, secret, token or api_key in their names always are.
+        **fields: What each event says besides, as for `AuditTrail.log_event`: ``contains_phi=True``.
+
+    Returns:
+        The model; without one, a decorator.
+
+    Raises:
+        ValueError: The model has no such field.
+    """
+    if model is None:
+        return partial(audited, exclude=exclude, mask=mask, **fields)
+    _check(model, [*exclude, *mask])
+    how = _Audited(frozenset(exclude), frozenset(mask), dict(fields))
+    for each in (model, *_subclasses(model)):
+        _connect(each, how)
+    return model
+
+
+def target_of(instance: Any) -> Target:
+    """
+    Return the target that `audited` records for an object of a model: "clinic.patient/42".
+
+    For events of your own about the object, so that they are found together with its changes.
+
+    Args:
+        instance: The object, which is saved.
+    """
+    return Target(type=instance._meta.concrete_model._meta.label_lower, id=str(instance.pk))
+
+
+def _check(model: Any, names: list[str]) -> None:
+    meta = model._meta
+    there = [field.name for field in (*meta.fields, *meta.many_to_many)]
+    for name in names:
+        if name not in there:
+            raise ValueError(f"{meta.label}: expected a field, one of {', '.join(there)}; got {name!r}")
+
+
+# -- connecting
+
+
+def _subclasses(model: type[Any]) -> list[type[Any]]:
+    return [each for child in model.__subclasses__() for each in (child, *_subclasses(child))]
+
+
+def _inherit(*, sender: type[Any], **_: object) -> None:
+    """Record the changes of a class that is made later, of which a base is audited."""
+    for base in sender.__mro__[1:]:
+        if base in _models:
+            _connect(sender, _models[base])
+            return
+
+
+class_prepared.connect(_inherit, dispatch_uid="fapilog")
+
+
+def _connect(model: Any, how: _Audited) -> None:
+    _models[model] = how
+    if not model._meta.abstract:
+        for signal, receive in (
+            (pre_save, _before),
+            (pre_delete, _before),
+            (post_save, _saved),
+            (post_delete, _deleted),
+        ):
+            signal.connect(receive, sender=model, dispatch_uid="fapilog")
+        if apps.models_ready:
+            connect_relations(model)
+
+
+def connect_relations(*models: Any) -> None:
+    """Record changes of the many-to-many relations of *models*, or of all: when the models at their ends are there."""
+    for model in models or [each for each in _models if not each._meta.abstract]:
+        for field in model._meta.many_to_many:
+            m2m_changed.connect(_related, sender=field.remote_field.through, dispatch_uid="fapilog")
+
+
+# -- receiving
+
+
+def _contained(receive: Callable[..., None]) -> Callable[..., None]:
+    """Return a receiver that raises nothing into the code that saves: an error is logged, by its type."""
+
+    @wraps(receive)
+    def call(*, sender: type[Any], **given: Any) -> None:
+        try:
+            receive(sender=sender, **given)
+        except Exception as error:
+            _log.error("a change of a %s is not recorded: %s", sender.__qualname__, type(error).__qualname__)
+
+    return call
+
+
+@_contained
+def _before(*, sender: type[Any], instance: Any, using: str, raw: bool = False, **_: object) -> None:
+    """
+    Keep the values that are stored now, until the object is saved or deleted.
+
+    Read from the database, and not remembered from when the object was loaded: another process may have changed them
+    since, the object may have been made by hand, or loaded in part. What is recorded is what the transaction replaces.
+    """
+    primary_key = sender._meta.pk
+    # Django inserts such an object without a look for an older one.
+    is_new = instance._state.adding and not raw and (primary_key.has_default() or primary_key.has_db_default())
+    stored = None if instance.pk is None or is_new else _stored(sender, instance, _fields(sender), using)
+    # One on top of the other: a receiver of the site may save the object again before ours is called.
+    instance._state.__dict__.setdefault(_BEFORE, []).append(stored)
+
+
+@_contained
+def _saved(
+    *, sender: type[Any], instance: Any, created: bool, using: str, update_fields: Any = None, **_: object
+) -> None:
+    before = _popped(instance) or {}
+    fields = [
+        field
+        for field in _fields(sender)
+        # A field that is not there was never loaded, and so is not saved.
+        if field.attname in instance.__dict__
+        and (update_fields is None or field.name in update_fields or field.attname in update_fields)
+    ]
+    after = {field.name: _prepared(field, getattr(instance, field.attname)) for field in fields}
+    # The database computes these: F("visits") + 1.
+    computed = [field for field in fields if hasattr(after[field.name], "resolve_expression")]
+    if computed:
+        after |= _stored(sender, instance, computed, using) or {}
+    old = {} if created else before
+    changes = {name: (old.get(name), value) for name, value in after.items() if old.get(name) != value}
+    if created:
+        _record(sender, instance, using, "create", changes)
+    elif changes:
+        _record(sender, instance, using, "update", changes)
+
+
+@_contained
+def _deleted(*, sender: type[Any], instance: Any, using: str, **_: object) -> None:
+    before = _popped(instance)
+    if before is not None:  # another transaction had deleted it already
+        _record(sender, instance, using, "delete", {name: (value, None) for name, value in before.items()})
+
+
+def _popped(instance: Any) -> _Values | None:
+    kept: list[_Values | None] = instance._state.__dict__.get(_BEFORE, [])
+    return kept.pop() if kept else None
+
+
+@_contained
+def _related(
+    *, sender: type[Any], instance: Any, action: str, reverse: bool, model: Any, pk_set: Any, using: str, **_: object
+) -> None:
+    if action not in {"post_add", "post_remove", "pre_clear"}:
+        return
+    audited_model = model if reverse else type(instance)
+    for field in audited_model._meta.many_to_many if audited_model in _models else ():
+        if field.remote_field.through is sender and field.name not in _models[audited_model].exclude:
+            near, far = field.m2m_field_name(), field.m2m_reverse_field_name()
+            if reverse:
+                near, far = far, near
+            if pk_set is None:  # all of them go
+                ends: Any = sender
+                pk_set = ends._base_manager.using(using).filter(**{near: instance}).values_list(far, flat=True)
+            keys = sorted(pk_set)
+            changed = [model(pk=key) for key in keys] if reverse else [instance]
+            others = [instance.pk] if reverse else keys
+            change = ([], others) if action == "post_add" else (others, [])
+            for each in changed if keys else ():
+                _record(audited_model, each, using, "update", {field.name: change})
+
+
+# -- recording
+
+
+def _fields(model: Any) -> list[Any]:
+    exclude = _models[model].exclude
+    return [
+        field
+        for field in model._meta.concrete_fields
+        if not field.primary_key and not field.generated and field.name not in exclude
+    ]
+
+
+def _stored(model: Any, instance: Any, fields: list[Any], using: str) -> _Values | None:
+    """Return the values that the database has of these fields; None if it has no such object."""
+    rows = model._base_manager.using(using).filter(pk=instance.pk).values(*(field.attname for field in fields))
+    for row in rows[:1]:
+        return {field.name: _prepared(field, row[field.attname]) for field in fields}
+    return None
+
+
+def _prepared(field: Any, value: Any) -> Any:
+    """Return a value as it is given to the database, so that "1" and 1 are no difference."""
+    # A value that the field does not take is the site's error, which is raised there.
+    with suppress(Exception):
+        return field.get_prep_value(value)
+    return value
+
+
+def _record(model: Any, instance: Any, using: str, operation: str, changes: _Changes) -> None:
+    """Have an event stored when the transaction commits, with the context of now."""
+    how, target = _models[model], target_of(instance)
+    shown = {
+        name: tuple(MASK if each is not None else None for each in values)
+        if name in how.mask or is_secret(name)
+        else values
+        for name, values in changes.items()
+    }
+    fields: dict[str, Any] = {
+        "target": target,
+        "operation": operation,
+        "outcome": AuditOutcome.SUCCESS,
+        # A copy: the site may go on to change a list that it has saved.
+        "changes": frozen_mapping(shown),
+        **how.fields,
+    }
+    if operation == "update":
+        log = partial(trail.sync.log_change, fields.pop("target"), fields.pop("changes"), **fields)
+    elif operation == "create":
+        log = partial(trail.sync.log_event, AuditEventType.DATA_MODIFICATION, f"Created {target}", **fields)
+    else:
+        log = partial(trail.sync.log_event, AuditEventType.DATA_DELETION, f"Deleted {target}", **fields)
+    # With the values of now: by then the view may have signed the user out.
+    context = settled_context()
+
+    def then() -> None:
+        context.run(record, log)
+
+    try:
+        transaction.on_commit(then, using=using, robust=True)
+    except transaction.TransactionManagementError:
+        # Without autocommit, and outside of `atomic`, Django can't tell when the site commits.
+        then()

@@ -1,0 +1,168 @@
+"""The middleware: every event of a request has the request's id, the client's address, and the user."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from asgiref.sync import iscoroutinefunction as is_async
+from asgiref.sync import markcoroutinefunction, sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
+from django.http import FileResponse
+from django.utils.crypto import salted_hmac
+
+from ...context import audit_context
+from ...tasks.strangers import Log
+from .._headers import client_address, request_id
+from ._settings import OfRequest, begin, has_begun, of_request, trail
+
+__all__ = ["AuditMiddleware"]
+
+_Request = Any  # Django's HttpRequest, which has no types, and gets its user by a middleware
+_log: Final = Log("fapilog")
+
+_REQUEST_ID: Final = "fapilog.request_id"
+_SESSION_ID_LENGTH: Final = 32
+
+
+class AuditMiddleware:
+    """
+    Fills in the events of a Django site with the request that they belong to; `MIDDLEWARE` has its path.
+
+    Every event that is logged while a request is handled has its request id, the address of the client, its user agent,
+    the user, and an id of the session by which nobody can take it over. They are found when the event is logged, so
+    that it does not matter where in `MIDDLEWARE` this stands, and a user whom Django REST framework finds in the view
+    is known. Values that a call gives itself win; see `audit_context`, which you may use in your views as well.
+
+    The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
+    new one. The response carries it. Views find it in ``request.META["fapilog.request_id"]``. A client can choose it
+    freely: it finds what belongs together, and proves nothing.
+
+    The first request of a process starts the trail. It is for WSGI and for ASGI; the setting AUDIT has its options.
+
+    Args:
+        get_response: The rest of the site, synchronous or not.
+
+    Raises:
+        ImproperlyConfigured: Something is wrong with the setting AUDIT.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[_Request], Any]) -> None:
+        self._get_response = get_response
+        self._options = of_request()
+        # Here, where an error in the setting AUDIT keeps the server from starting. Nothing is opened by that.
+        _ = trail.policy
+        self._is_async = is_async(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        # Called by Django just before the view, when all middleware has seen the request.
+        self.process_view: Callable[..., Any] = self._load_user_soon if self._is_async else self._load_user
+
+    def __call__(self, request: _Request) -> Any:
+        """Handle one request: Django's own interface; a coroutine if the rest of the site is asynchronous."""
+        if self._is_async:
+            return self._handle(request)
+        begin()
+        block = self._block(request)
+        with block:
+            response = self._get_response(request)
+        return self._finished(request, response, block)
+
+    async def _handle(self, request: _Request) -> Any:
+        if not has_begun():
+            # In a thread: a dispatcher that is entered may wait for its network.
+            await sync_to_async(begin, thread_sensitive=False)()
+        block = self._block(request)
+        with block:
+            response = await self._get_response(request)
+        return self._finished(request, response, block)
+
+    def _block(self, request: _Request) -> AbstractContextManager[None]:
+        options, meta = self._options, request.META
+        # The id that our middleware for ASGI has given stays, where that is around the whole site.
+        given = getattr(request, "scope", {}).get(_REQUEST_ID) or request_id(request.headers.get(options.id_header))
+        meta[_REQUEST_ID] = given
+        return audit_context(
+            request_id=given,
+            client_ip=lambda: _address(request, options),
+            user_agent=meta.get("HTTP_USER_AGENT"),
+            user_id=lambda: _user(request, options),
+            session_id=lambda: _session(request),
+        )
+
+    def _finished(self, request: _Request, response: Any, block: AbstractContextManager[None]) -> Any:
+        response.headers[self._options.id_header] = request.META[_REQUEST_ID]
+        # The server runs a generator of the view later; a file runs no code of the site.
+        if response.streaming and not isinstance(response, FileResponse):
+            chunks = response.streaming_content
+            response.streaming_content = _streaming(chunks, block) if response.is_async else _yielding(chunks, block)
+        return response
+
+    def _load_user(self, request: _Request, view: Any, *_: object) -> None:
+        """Find the user of an asynchronous view by now: in an event loop, Django refuses to ask the database."""
+        if is_async(view):
+            _evaluate(request)
+
+    async def _load_user_soon(self, request: _Request, view: Any, *_: object) -> None:
+        # Without a credential there is no user, and nothing to wait for.
+        if is_async(view) and (request.COOKIES or "HTTP_AUTHORIZATION" in request.META):
+            await sync_to_async(_evaluate)(request)
+
+
+def _evaluate(request: _Request) -> None:
+    try:
+        bool(request.user.is_authenticated)
+    except Exception as error:
+        # The site has no users, or fails to find this one: it will say so itself, if it needs to know.
+        if hasattr(request, "user"):
+            _log.error("the user of a request can't be read: %s", type(error).__qualname__)
+
+
+def _address(request: _Request, options: OfRequest) -> str | None:
+    meta = request.META
+    # A server joins several headers of a name by commas: PEP 3333 for WSGI, and Django for ASGI.
+    forwarded = meta.get(f"HTTP_{options.proxy_header.upper().replace('-', '_')}")
+    return client_address(
+        meta.get("REMOTE_ADDR") or None,
+        [] if forwarded is None else [forwarded],
+        proxies=options.trusted_proxies,
+        header=options.proxy_header,
+    )
+
+
+def _user(request: _Request, options: OfRequest) -> object:
+    user = getattr(request, "user", None)
+    try:
+        is_known = user is not None and user.is_authenticated
+    except SynchronousOnlyOperation:
+        # In asynchronous middleware, before the view is called.
+        return None
+    return options.user_id(user) if is_known else None
+
+
+def _session(request: _Request) -> str | None:
+    key = getattr(getattr(request, "session", None), "session_key", None)
+    # The key itself would let a reader of the trail take the session over.
+    return salted_hmac("fapilog.session", key, algorithm="sha256").hexdigest()[:_SESSION_ID_LENGTH] if key else None
+
+
+def _yielding(chunks: Iterator[bytes], block: AbstractContextManager[None]) -> Iterator[bytes]:
+    while True:
+        with block:
+            chunk = next(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
+
+
+async def _streaming(chunks: AsyncIterator[bytes], block: AbstractContextManager[None]) -> AsyncIterator[bytes]:
+    while True:
+        with block:
+            chunk = await anext(chunks, None)
+        if chunk is None:
+            return
+        yield chunk

@@ -1,0 +1,221 @@
+"""The setting AUDIT: what it may have, what is wrong with it, and the trail that it describes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Final
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from ...config import options_from_config
+from ...core.audit import AuditTrail
+from ...record.options import did_you_mean, require, require_callable, require_text
+from ...tasks.strangers import Log
+
+__all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail"]
+
+_log: Final = Log("fapilog")
+
+# Shorter than the arguments of a trail, where nothing else has a path or a dispatcher.
+_NAMES: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
+_OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id")
+_KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfRequest:
+    """
+    How a request is read.
+
+    Attributes:
+        trusted_proxies: How many proxies of your own each request comes through.
+        proxy_header: The header with their addresses, in lower case.
+        id_header: The header with the request id.
+        user_id: Returns the id of a user.
+    """
+
+    trusted_proxies: int
+    proxy_header: str
+    id_header: str
+    user_id: Callable[[Any], object]
+
+
+def _username(user: Any) -> object:
+    return user.get_username()
+
+
+def _given() -> dict[str, Any]:
+    given = getattr(settings, "AUDIT", None)
+    if not isinstance(given, Mapping):
+        raise ImproperlyConfigured(f"AUDIT: expected a dict; got a {type(given).__qualname__}")
+    return dict(given)
+
+
+def problems() -> list[str]:
+    """Return what is wrong with the setting AUDIT, a sentence each, without a secret."""
+    try:
+        given = _given()
+    except ImproperlyConfigured as error:
+        return [str(error)]
+    found = [f"AUDIT.{name}: there is no such option{_meant(str(name))}" for name in given if name not in _KNOWN]
+    if "path" not in given and "storage" not in given:
+        # A relative default would be another directory for `manage.py audit` than for the server.
+        found.append("AUDIT.path: expected the directory of the trail, such as BASE_DIR / 'audit'; got nothing")
+    for check in () if found else (_trail_options, of_request):
+        try:
+            check()
+        except ImproperlyConfigured as error:
+            found += str(error).splitlines()
+    return found
+
+
+def _meant(name: str) -> str:
+    return did_you_mean(name, _KNOWN) or f"; there are {', '.join(_KNOWN)}"
+
+
+def of_request() -> OfRequest:
+    """
+    Return how a request is read.
+
+    Raises:
+        ImproperlyConfigured: AUDIT does not say it rightly.
+    """
+    given = _given()
+    try:
+        user_id = _imported("user_id", given.get("user_id", _username))
+        require_callable("user_id", user_id, expected="a function of the user, or its dotted path")
+        return OfRequest(
+            trusted_proxies=require("trusted_proxies", given.get("trusted_proxies", 0), at_least=0, whole=True),
+            proxy_header=require_text("proxy_header", given.get("proxy_header", "x-forwarded-for")).lower(),
+            id_header=require_text("request_id_header", given.get("request_id_header", "x-request-id")),
+            user_id=user_id,
+        )
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"AUDIT.{error}") from error
+
+
+def _trail_options() -> dict[str, Any]:
+    """Return the arguments of the trail."""
+    config = {name: value for name, value in _given().items() if name not in _OF_REQUEST}
+    try:
+        made = {name: _made(name, config.pop(name)) for name in ("dispatcher", "storage") if _is_ours(name, config)}
+        if "dispatcher" in made:
+            config["dispatcher"] = made.pop("dispatcher")
+        return {**options_from_config(config, where="AUDIT"), **made}
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(str(error)) from error
+
+
+def _is_ours(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a value is a dotted path, or a storage, which no configuration has; a name without a dot is a name."""
+    value = config.get(name)
+    return value is not None and (name == "storage" or (isinstance(value, str) and "." in value))
+
+
+def _imported(name: str, value: Any) -> Any:
+    """Return *value*, or the object that it is the dotted path of."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return import_string(value)
+    except ImportError as error:
+        raise ImproperlyConfigured(f"AUDIT.{name}: {error}") from error
+
+
+def _made(name: str, value: Any) -> Any:
+    """Return *value*, or what the class or the function makes that *value* is, or is the dotted path of."""
+    found = _imported(name, value)
+    is_ready = hasattr(found, "send_alert") or hasattr(found, "append")
+    return found() if isinstance(found, type) or (callable(found) and not is_ready) else found
+
+
+class _TrailOfSettings(AuditTrail):
+    """
+    The trail that the setting AUDIT describes; the setting is read when the trail is used first.
+
+    So every module may import it, the settings and the models included. It is a trail and no proxy: a receiver may be
+    connected with the trail as the sender of the signal.
+    """
+
+    def __init__(self) -> None:
+        """Do nothing yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Called for an attribute that is missing, as all are before the trail is made.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        with _lock:
+            if "_hostname" not in self.__dict__:
+                super().__init__(**_trail_options())
+        return object.__getattribute__(self, name)
+
+    def __repr__(self) -> str:
+        return super().__repr__() if "_hostname" in self.__dict__ else "<AuditTrail of the setting AUDIT, not used yet>"
+
+
+_lock = threading.RLock()
+_begun_in: list[int] = []
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603  a thread of the parent may hold it
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+trail: AuditTrail = _TrailOfSettings()
+"""The trail that the setting AUDIT describes."""
+
+
+def has_begun() -> bool:
+    """Return whether `begin` was called in this process."""
+    return _begun_in == [os.getpid()]
+
+
+def begin() -> None:
+    """
+    Start the trail, once in each process, so that alerts which an earlier process left are sent.
+
+    Not when the application is loaded: gunicorn may do that before it forks. A dispatcher that can't be entered is
+    logged, and tried again with the first alert.
+    """
+    if has_begun():
+        return
+    _begun_in[:] = [os.getpid()]
+    try:
+        trail.sync.start()
+    except Exception as error:
+        _log.error("the audit trail can't be started, its first alert tries again: %s", type(error).__qualname__)
+
+
+def record(log: Callable[[], object]) -> None:
+    """
+    Call *log*, which records an event; log what it raises, with the type alone.
+
+    What the site has done is done by then. An event that can't be stored opens an incident of the trail, which alerts.
+    The trail is asked for in *log*, and not before: its first use raises where the setting AUDIT is wrong.
+    """
+    try:
+        log()
+    except Exception as error:
+        _log.error("an event of Django is not recorded: %s", type(error).__qualname__)
+
+
+def forget(*, setting: str, **_: object) -> None:
+    """Read AUDIT anew with the next use of the trail, where a test has changed it: a receiver of `setting_changed`."""
+    if setting != "AUDIT" or "_hostname" not in trail.__dict__:
+        return
+    try:
+        trail.sync.stop()
+    except Exception as error:
+        _log.error("the audit trail can't be stopped: %s", type(error).__qualname__)
+    finally:
+        trail.__dict__.clear()
+        _begun_in.clear()

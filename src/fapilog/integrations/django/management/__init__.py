@@ -1,0 +1,1 @@
+"""What Django finds by its place: the commands of `manage.py`."""

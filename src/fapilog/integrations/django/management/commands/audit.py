@@ -1,0 +1,60 @@
+"""``manage.py audit``: the commands of ``fapilog`` that look at a trail, for the trail of the site."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from fapilog.integrations.django import trail
+
+__all__ = ["Command"]
+
+_COMMANDS = ("show", "tail", "verify", "count")
+
+
+class Command(BaseCommand):
+    """
+    Runs ``fapilog show``, ``tail``, ``verify`` or ``count`` for the trail that the setting AUDIT describes.
+
+        manage.py audit show --user alice --since 2h
+
+    Its options, its output and its exit codes are those of ``fapilog``: see ``manage.py audit show --help``.
+    """
+
+    help = "Show, follow, verify or count the events of the audit trail."
+    # It looks at the trail alone, also when the database or the code of the site is broken.
+    requires_system_checks: Any = ()
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Take a command, and all that follows as its options."""
+        parser.add_argument("command", choices=_COMMANDS)
+        parser.add_argument("options", nargs=argparse.REMAINDER, help="as of `fapilog COMMAND`; --help lists them")
+
+    def handle(self, *, command: str, options: list[str], **_: object) -> None:
+        """
+        Run the command.
+
+        Raises:
+            CommandError: The trail is not in files, or a library is missing.
+            SystemExit: The command ended with another exit code than 0.
+        """
+        directory = trail.storage_path
+        if directory is None:
+            raise CommandError("the trail is not in files: AUDIT has a storage of its own, and no path")
+        try:
+            app = importlib.import_module("fapilog.cli.commands").app
+        except ModuleNotFoundError as missing:
+            raise CommandError(f"this needs {missing.name}, which the extra `cli` of fapilog installs") from missing
+        # What Django's output gets is written as it is.
+        output: Any = self.stdout
+        output.ending = ""
+        with contextlib.redirect_stdout(output):
+            try:
+                app([command, str(directory), *options], prog_name="manage.py audit")
+            except SystemExit as ended:
+                if ended.code:
+                    raise

@@ -1,0 +1,130 @@
+"""
+Flask: events know their request and their user, and logins are recorded.
+
+    trail = AuditTrail(storage_path="audit")
+    app = Flask(__name__)
+    Audit(app, trail=trail, trusted_proxies=1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Response, got_request_exception, request
+
+from ..context import bind_audit_context, current_audit_context
+from ..core.audit import AuditTrail
+from ..record.options import require, require_callable, require_text
+from ._logins import Logins, current_user_id
+from ._requests import check
+from ._wsgi import WithRequests, note_error
+
+__all__ = ["Audit"]
+
+
+class Audit:
+    """
+    An extension of Flask: fills in the events of an application with the request that they belong to.
+
+    Every event that is logged while a request is handled, and while its response is streamed, has its request id, the
+    address of the client, its user agent and the user. They end with the request, even if a view raises. Values that a
+    call gives itself win; see `audit_context`, which you may use in your views as well. A view records by `trail.sync`.
+
+    Where Flask-Login is installed, signing in and out is recorded; where Flask-Security is, failures, changed
+    passwords, second factors and accounts are too. No event has a password, a token, or the content of a form. A
+    failure to record is logged (logger "fapilog"), and raises nothing into your views.
+
+    The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
+    new one. The response carries it. Views find it in ``request.environ["fapilog.request_id"]``. A client can choose it
+    freely: it finds what belongs together, and proves nothing.
+
+    Args:
+        app: The application. Without one, call `init_app`.
+        trail: Stores the events. It needs no start: see `AuditTrail.sync`.
+        user: Called when an event is logged in a request; returns the user's id, or None: ``lambda: g.user_id``. By
+            default the *id* of Flask-Login's current user, if the application has a login manager.
+        session: Likewise for the id of the session. Never return a cookie by which a session can be taken over.
+        trusted_proxies: How many proxies of your own each request comes through. Each of them must append the address
+            that it was asked from to *proxy_header*. The entries are counted from the right, so that a client can't
+            forge its address. With 0, the client is the peer that the server, or werkzeug's `ProxyFix`, names.
+        proxy_header: The header with these addresses: "x-forwarded-for", "forwarded" (RFC 7239), or another list of
+            addresses. Only this one is read, since a client can send the others.
+        request_id_header: The header with the request id, in requests and responses.
+        log_requests: True stores an event for each request; a function is called with the method, the path and the
+            status, and returns whether to store one: ``lambda method, path, status: status >= 400``. The event is
+            stored before the response begins, as for `AuditMiddleware`; of an exception that is answered with status
+            500 it has type, text and traceback.
+
+    Attributes:
+        trail: The trail; in a view ``current_app.extensions["audit"].trail`` has it.
+
+    Raises:
+        TypeError: *user*, *session* or *log_requests* can't be called, or *trail* is no trail.
+        ValueError: *trusted_proxies* is negative.
+        RuntimeError: The application has an `Audit` already.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        trail: AuditTrail,
+        user: Callable[[], object] | None = None,
+        session: Callable[[], object] | None = None,
+        trusted_proxies: int = 0,
+        proxy_header: str = "x-forwarded-for",
+        request_id_header: str = "X-Request-ID",
+        log_requests: bool | Callable[[str, str, int], object] = False,
+    ) -> None:
+        require_callable("user", user, expected="a function without arguments")
+        require_callable("session", session, expected="a function without arguments")
+        if not isinstance(trail, AuditTrail):
+            raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
+        check(log_requests, trail)
+        self.trail = trail
+        self._values: dict[str, Callable[[], object]] = {"user_id": user or current_user_id}
+        if session is not None:
+            self._values["session_id"] = session
+        self._proxies = require("trusted_proxies", trusted_proxies, at_least=0, whole=True)
+        self._proxy_header = require_text("proxy_header", proxy_header).lower()
+        self._id_header = require_text("request_id_header", request_id_header)
+        self._log_requests = log_requests
+        self._logins: list[Logins] = []
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """
+        Fill in the events of *app*, too; for applications that are made by a function.
+
+        Raises:
+            RuntimeError: *app* has an `Audit` already.
+        """
+        if "audit" in app.extensions:
+            raise RuntimeError(f"the application {app.name!r} has an Audit already")
+        app.extensions["audit"] = self
+        app.wsgi_app = WithRequests(  # type: ignore[method-assign]
+            app.wsgi_app,
+            self.trail,
+            values=self._values,
+            proxies=self._proxies,
+            proxy_header=self._proxy_header,
+            id_header=self._id_header,
+            log_requests=self._log_requests,
+        )
+        app.after_request(self._keep)
+        self._logins.append(Logins(app, self.trail))
+        if self._log_requests:
+            got_request_exception.connect(_note, app)
+
+    def _keep(self, response: Response) -> Response:
+        """Keep the user for the events of a response that is streamed: by then Flask's own contexts are gone."""
+        if response.is_streamed and not response.direct_passthrough:
+            known = current_audit_context()
+            bind_audit_context(**{name: known.get(name) for name in self._values})
+        return response
+
+
+def _note(_: Flask, *, exception: BaseException, **__: Any) -> None:
+    note_error(request.environ, exception)

@@ -1,0 +1,291 @@
+"""What sessions flush, and commit or roll back: `Changes` listens, and records what is committed."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import anyio
+from sqlalchemy import inspect
+from sqlalchemy.ext.asyncio import async_session
+from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy.util import concurrency
+
+from ...context import audit_context, current_audit_context
+from ...core.audit import AuditTrail
+from ...record.freezing import frozen_mapping
+from ...record.kinds import AuditEventType, AuditOutcome
+from ...tasks.strangers import Log
+from .._masking import MASK, is_secret
+from ._ledger import UNKNOWN, Changed, Created, Deleted, Key, Outcome, outcomes
+from ._states import (
+    Attribute,
+    State,
+    columns,
+    history_of,
+    is_among,
+    key_of,
+    known_values,
+    may_change,
+    new_values,
+    old_values,
+    primary,
+    target_at,
+)
+
+__all__ = ["Changes", "contained"]
+
+_log: Final = Log("fapilog")
+
+# Each of many events may take its time; when one could not be stored, the others have this long altogether.
+_SECONDS: Final = 10.0
+# SQLAlchemy 2.2 calls it so.
+_await: Final[Callable[[Any], Any]] = getattr(concurrency, "await_", None) or concurrency.await_only
+
+
+def contained(listen: Callable[..., None]) -> Callable[..., None]:
+    """Return a listener that raises nothing into the session: an error is logged, by its type."""
+
+    @functools.wraps(listen)
+    def call(*given: Any) -> None:
+        try:
+            listen(*given)
+        except Exception as error:
+            _log.error("a change in the database is not recorded: %s", type(error).__qualname__)
+
+    return call
+
+
+def _current(session: Session) -> SessionTransaction | None:
+    """Return the savepoint, or the transaction, that *session* is in; not the one that is the flush itself."""
+    return session.get_nested_transaction() or session.get_transaction()
+
+
+class _Flush:
+    """What is known of a flush while it goes on."""
+
+    def __init__(self) -> None:
+        # Now, and not when the event is logged: by then the session may have forgotten who the user is.
+        self.context = current_audit_context()
+        # Of what may change, as it was before the flush.
+        self.old: dict[State, Mapping[str, Any]] = {}
+        # With their keys and the old values of what has changed.
+        self.changed: list[tuple[State, Key, Mapping[str, Any]]] = []
+        self.created: list[State] = []
+        # Of the new objects, in which they were added; the session has them in a set while it flushes.
+        self.order: dict[State, int] = {}
+        self.deleted: list[Deleted] = []
+        # The session itself holds objects weakly as soon as they are flushed.
+        self.alive: list[object] = []
+
+
+class _Steps(list[Changed | Created | Deleted]):
+    """What the flushes of a transaction, or of a savepoint, have done so far."""
+
+    is_committed = False
+
+
+class Changes:
+    """Listens to sessions; see `audit_changes`. A method without an underscore has the name of SQLAlchemy's event."""
+
+    def __init__(
+        self,
+        trail: AuditTrail,
+        models: tuple[type[Any], ...] | None,
+        exclude: tuple[Attribute, ...],
+        mask: tuple[Attribute, ...],
+        fields: dict[str, Any],
+    ) -> None:
+        self._trail = trail
+        self._models = models
+        self._exclude = exclude
+        self._mask = mask
+        self._fields = fields
+        self._flushes: WeakKeyDictionary[Session, _Flush] = WeakKeyDictionary()
+        self._steps: WeakKeyDictionary[SessionTransaction, _Steps] = WeakKeyDictionary()
+
+    # -- a flush
+
+    def before_flush(self, session: Session, _flush: object, _objects: object) -> None:
+        """Keep the old values of what may change, and read those that the session does not know."""
+        flush = self._flushes[session] = _Flush()
+        flush.order = {inspect(each, raiseerr=True): number for number, each in enumerate(session.new)}
+        for state in self._states(session.deleted):
+            flush.old[state] = old_values(session, state, self._columns(state.mapper))
+        for state in self._states(each for each in session.dirty if session.is_modified(each)):
+            names = [*self._columns(state.mapper), *primary(state.mapper)]
+            flush.old[state] = old_values(session, state, [name for name in names if may_change(state, name)])
+
+    def after_flush(self, session: Session, _flush: object) -> None:
+        """Keep the objects that were changed, with the values that only the flush itself has changed."""
+        flush = self._flushes[session]
+        flush.alive += session.dirty
+        for state in self._states(session.dirty):
+            old = flush.old.get(state, {})
+            names = [*self._columns(state.mapper), *primary(state.mapper)]
+            late = [name for name in names if name not in old and history_of(state, name).added]
+            if old or late:
+                added = frozen_mapping(dict.fromkeys(late, UNKNOWN) | known_values(state, late))
+                flush.changed.append((state, key_of(state), {**old, **added}))
+
+    def pending_to_persistent(self, session: Session, instance: object) -> None:
+        """Note an object that was created."""
+        flush = self._flushes[session]
+        flush.alive.append(instance)
+        flush.created += self._states([instance])
+
+    def persistent_to_deleted(self, session: Session, instance: object) -> None:
+        """Note an object that was deleted, by itself or by a relationship, with its values."""
+        flush = self._flushes[session]
+        for state in self._states([instance]):
+            known = frozen_mapping(known_values(state, self._columns(state.mapper)))
+            old = {**known, **flush.old.get(state, {})}
+            flush.deleted.append(Deleted(state.mapper, key_of(state), old, flush.context))
+
+    def after_flush_postexec(self, session: Session, _flush: object) -> None:
+        """Add what the flush has done to what the transaction does."""
+        flush = self._flushes.pop(session)
+        gone = {step.key for step in flush.deleted}
+        steps = _Steps()
+        for state, before, old in flush.changed:
+            if before not in gone:
+                new = new_values(session, state, [*old])
+                steps.append(Changed(state.mapper, key_of(state), new, flush.context, before, old))
+        steps += flush.deleted
+        for state in sorted(flush.created, key=lambda state: flush.order.get(state, len(flush.order))):
+            names, key = self._columns(state.mapper), key_of(state)
+            # An object in place of one that the same flush deletes: SQLAlchemy changes the row, which keeps its values.
+            new = new_values(session, state, names, is_row_new=key not in gone)
+            steps.append(Created(state.mapper, key, new, flush.context))
+        transaction = _current(session)
+        if steps and transaction is not None:
+            self._steps.setdefault(transaction, _Steps()).extend(steps)
+
+    # -- a transaction
+
+    def after_commit(self, session: Session) -> None:
+        """Note that the transaction, or the savepoint, is committed."""
+        transaction = _current(session)
+        if transaction is not None and transaction in self._steps:
+            self._steps[transaction].is_committed = True
+
+    def after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+        """Record what a transaction has done, if it is committed; what a savepoint has done goes to the one around."""
+        steps = self._steps.pop(transaction, None)
+        if steps is None or not steps.is_committed:
+            return
+        around = _current(session)
+        if around is not None:
+            self._steps.setdefault(around, _Steps()).extend(steps)
+            return
+        events = [_Event(outcome, self._shown(outcome), self._fields) for outcome in outcomes(steps)]
+        if async_session(session) is None:
+            self._store(events)
+        else:
+            _await(self._store_async(events))
+
+    # -- recording
+
+    def _shown(self, outcome: Outcome) -> dict[str, tuple[Any, Any]]:
+        return {
+            name: (_masked(old), _masked(new)) if self._is_masked(outcome.kind, name) else (old, new)
+            for name, (old, new) in outcome.changes.items()
+        }
+
+    def _store(self, events: list[_Event]) -> None:
+        losses = _Losses()
+        for each in events:
+            with losses, each.context():
+                losses.check()
+                each.log(self._trail.sync)
+        losses.tell()
+
+    async def _store_async(self, events: list[_Event]) -> None:
+        losses = _Losses()
+        for each in events:
+            # The transaction is committed: a caller that is cancelled now has changed the database all the same.
+            with losses, anyio.fail_after(_SECONDS, shield=True), each.context():
+                losses.check()
+                await each.log(self._trail)
+        losses.tell()
+
+    # -- which objects, and which columns
+
+    def _states(self, instances: Iterable[object]) -> list[State]:
+        models = self._models
+        return [inspect(each, raiseerr=True) for each in instances if models is None or isinstance(each, models)]
+
+    def _columns(self, mapper: Mapper[Any]) -> list[str]:
+        """Return the names of the attributes that are recorded, but for those of the primary key."""
+        return [name for name in columns(mapper) if not is_among(self._exclude, mapper, name)]
+
+    def _is_masked(self, mapper: Mapper[Any], name: str) -> bool:
+        return is_secret(name) or is_among(self._mask, mapper, name)
+
+
+def _masked(value: object) -> str | None:
+    return None if value is None else MASK
+
+
+@dataclass(frozen=True, repr=False)
+class _Event:
+    """An event that is to be stored."""
+
+    outcome: Outcome
+    changes: dict[str, tuple[Any, Any]]
+    fields: dict[str, Any]
+
+    def context(self) -> AbstractContextManager[None]:
+        return audit_context(**self.outcome.context)
+
+    def log(self, trail: Any) -> Any:
+        """Store it by the methods of a trail, with ``await`` or without; return what they return."""
+        operation, target = self.outcome.operation, target_at(self.outcome.key)
+        fields = {"operation": operation, "outcome": AuditOutcome.SUCCESS, **self.fields}
+        if operation == "update":
+            return trail.log_change(target, self.changes, **fields)
+        kind, words = {
+            "create": (AuditEventType.DATA_MODIFICATION, "Created"),
+            "delete": (AuditEventType.DATA_DELETION, "Deleted"),
+        }[operation]
+        return trail.log_event(kind, f"{words} {target}", target=target, changes=self.changes, **fields)
+
+
+class _Losses:
+    """Contains what is raised where one of many events can't be stored, and counts these."""
+
+    def __init__(self) -> None:
+        self._errors: list[str] = []
+        self._until = math.inf
+
+    def check(self) -> None:
+        """Give up the next event, if storing has failed for long enough to keep the caller waiting."""
+        if time.monotonic() > self._until:
+            raise TimeoutError
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._errors.append(type(error).__qualname__)
+        self._until = min(self._until, time.monotonic() + _SECONDS)
+        return True
+
+    def tell(self) -> None:
+        if self._errors:
+            _log.error(
+                "changes that are committed have no event, since these can't be stored: %s (%s)",
+                len(self._errors),
+                ", ".join(sorted(set(self._errors))),
+            )

@@ -1,0 +1,186 @@
+"""What an operator must look after while records are still stored: little room, files that are gone, a wrong clock."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ..record import chain
+from ..record.chain import ChainError, ChainHead
+from ._anchor import is_removed, start_of
+from ._directory import day_after, file_of_day, identity, names, reading
+from ._lines import Lines, cut_backwards, head_of_record
+from ._recovering import last_seal
+from ._room import Room
+
+__all__ = ["Care"]
+
+# A packed or rotated copy of a day's file, as logrotate, gzip and others name it.
+_PACKED: Final = re.compile(
+    # With something behind the name: a day's file may be made while this looks.
+    r"(audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl)(?=.)(?:[.-][0-9]+)?(?:\.(?:gz|bz2|xz|zst|lz4|Z|zip))?"
+)
+# Seconds by which the newest write may be ahead of the clock: other machines may write, and no two clocks are equal.
+_AHEAD: Final = 3600.0
+# Most first records are no longer.
+_FIRST_BYTES: Final = 1 << 12
+
+
+class Care:
+    """
+    Looks at the directory of a trail from outside, without a lock; never at all of the records.
+
+    Its methods block. A look takes one listing of the directory, and two reads of each file if the directory has
+    changed, which is once a day.
+
+    Args:
+        directory: Where the files are; absolute.
+        min_free: Bytes, or a share below 1, of the file system that are to be free; None for the default of
+            `FileStorage`.
+        now: Tells the time, as the writer has it.
+    """
+
+    def __init__(self, directory: Path, *, min_free: float | None, now: Callable[[], datetime]) -> None:
+        self._directory = directory
+        self._now = now
+        self._room = Room(directory, min_free)
+        self._listed: tuple[int, int, int] | None = None
+        self._missing: str | None = None
+
+    def concerns(self) -> dict[str, str]:
+        """
+        Return the cause of each concern, by its name: "capacity", "files", "clock".
+
+        Raises:
+            OSError: The directory, or a file, can't be read.
+        """
+        try:
+            listed = identity(os.fspath(self._directory))
+        except FileNotFoundError:
+            if self._listed is None:
+                return {}  # no event was stored yet
+            raise
+        files = names(self._directory)
+        if listed != self._listed:
+            self._missing = self._what_is_missing(files)
+            self._listed = listed
+        found = {"capacity": self._room.concern(), "files": self._missing, "clock": self._time(files)}
+        return {name: words for name, words in found.items() if words is not None}
+
+    def _what_is_missing(self, files: list[str]) -> str | None:
+        """Return which file is gone, by what was made of it, or by the records of its neighbours."""
+        there = set(files)
+        for name in sorted(os.listdir(self._directory)):
+            found = _PACKED.fullmatch(name)
+            if (
+                found
+                and found[1] not in there
+                and not is_removed(self._directory, found[1])
+                and not self._is_sealed(files, found[1])
+            ):
+                return (
+                    f"{self._directory}: {found[1]} is gone, and {name} is there: unpack it to the former name, and "
+                    "let no logrotate, and nothing else, pack or move the files of a trail"
+                )
+        last: _Last | None = _Last("", start_of(self._directory))
+        for name in files:
+            if not os.path.exists(self._directory / name):
+                # To look at the end of one that is compressed takes all of it; a verification does.
+                last = None
+                continue
+            with reading(self._directory, name) as fd:
+                size, first = os.fstat(fd).st_size, _head_before(fd, name)
+            if first is not None and last is not None and not last.is_followed_by(first, self._directory):
+                if self._is_sealed(files, name):
+                    return None
+                behind = f"behind {last.name}" if last.name else "at the beginning"
+                return (
+                    f"{self._directory}: records are missing {behind}, as {name} goes on behind record "
+                    f"{first.sequence_number}: put back the file that was removed or cut; `fapilog verify` says more"
+                )
+            if size:
+                last = _Last(name, None)
+        return None
+
+    def _is_sealed(self, files: list[str], since: str) -> bool:
+        """Return whether an operator knows of damage, and has sealed it with a reason in the file *since* or later."""
+        first = sum(name < since for name in files)
+        return last_seal(self._directory, files, first, 0) is not None
+
+    def _time(self, files: list[str]) -> str | None:
+        if not files:
+            return None
+        newest, now = files[-1], self._now()
+        today = file_of_day(now.toordinal())
+        to_come = [name for name in files if name > day_after(today)]
+        if to_come:
+            # The writer never goes back to an older file, whatever the clock does from now on.
+            before = files[: -len(to_come)]
+            free = max(today, day_after(before[-1])) if before else today
+            target = f"that file to {free}" if to_come == [newest] else f"these files, in their order, from {free} on"
+            return (
+                f"{self._directory}: {_few(to_come)} is of a day to come, for it is {now:%Y-%m-%d}, and every record "
+                f"goes to that file: set the clock right; then, while no process writes, rename {target}"
+            )
+        if not os.path.exists(self._directory / newest):
+            return None  # somebody has compressed it
+        written = os.stat(self._directory / newest).st_mtime
+        # The kernel's time, which has stamped the file, and not the one that a test has put in place of `time.time`.
+        clock = time.clock_gettime(time.CLOCK_REALTIME)
+        if written - clock > _AHEAD:
+            return (
+                f"{self._directory}: {newest} was written {written - clock:.0f} s from now: the clock was ahead then, "
+                "or is behind now; set it right"
+            )
+        return None
+
+
+class _Last(NamedTuple):
+    """The last file with records, and the head behind them if that is known."""
+
+    name: str
+    head: ChainHead | None
+
+    def is_followed_by(self, head: ChainHead, directory: Path) -> bool:
+        """Return whether the file ends with the record that is the newest of *head*, or with what a crash left."""
+        if self.head is not None:
+            return head == self.head
+        with reading(directory, self.name) as fd:
+            size = os.fstat(fd).st_size
+            end = f'"checksum":"{head.checksum}"}}\n'.encode()
+            # Else it may end in what a crash has left there, or was converted.
+            return os.pread(fd, len(end), max(0, size - len(end))) == end or _newest(Lines(fd, self.name)) == head
+
+
+def _newest(lines: Lines) -> ChainHead | None:
+    """Return the head behind the last whole record."""
+    end = lines.end()
+    for start in reversed(lines.blocks(0, end)):
+        for _, line in cut_backwards(*lines.block(start, end)):
+            if head := head_of_record(line):
+                return head
+    return None
+
+
+def _head_before(fd: int, name: str) -> ChainHead | None:
+    """Return the head that the first record of a file follows; None if the file has none that can be read."""
+    line, newline, _ = os.pread(fd, _FIRST_BYTES, 0).partition(b"\n")
+    if not newline:
+        lines = Lines(fd, name)
+        found = lines.first_from(0, lines.end())
+        if found is None:
+            return None
+        line = found[1]
+    try:
+        return chain.head_before(line)
+    except ChainError:
+        return None
+
+
+def _few(found: list[str]) -> str:
+    return found[0] if not found[1:] else f"{found[0]} (and {len(found) - 1} more like it)"

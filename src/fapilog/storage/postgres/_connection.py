@@ -1,0 +1,256 @@
+"""
+A connection to PostgreSQL that is opened when it is needed, and never waits for ever.
+
+It works through PgBouncer in transaction mode: nothing is prepared, and no setting outlives its transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator
+from typing import Any, Final, TypeAlias, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from ...record.errors import AuditStorageError
+from ...record.privacy import Uncopied
+from ...record.values import escaped
+
+__all__ = ["Connection", "Link", "Server", "words"]
+
+T = TypeVar("T")
+Row: TypeAlias = "tuple[Any, ...]"
+
+# Seconds: the first pause between two tries, and the longest.
+_PAUSES: Final = (0.02, 1.0)
+# Seconds between two looks at the clock.
+_LOOK_EVERY: Final = 0.1
+_LONGEST_WORDS: Final = 500
+# What may be over at the next try: https://www.postgresql.org/docs/current/errcodes-appendix.html
+# Lost connections, rolled back transactions, a server that stops or starts.
+_PASSING_CLASSES: Final = ("08", "40", "57")
+_PASSING: Final = frozenset(
+    {
+        "25006",  # read only: a standby that is about to be promoted, or was the primary
+        "25P03",  # idle in a transaction for too long: this process was stopped
+        "53300",  # too many connections
+        "55P03",  # waited too long for a lock
+    }
+)
+
+
+class Connection(psycopg.Connection[Row]):
+    """A connection that gives up a wait at a time that is set before each call."""
+
+    give_up_at = math.inf
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
+        """Do as psycopg does, until `give_up_at`."""
+        return super().wait(_until(gen, self.give_up_at), *args, **kwargs)
+
+    def __del__(self, *_: object) -> None:
+        """Warn of nothing: the link closes it, or the end of the process does."""
+
+
+def _until(gen: Generator[Any, Any, T], give_up_at: float) -> Generator[Any, Any, T]:
+    ready: Any = None
+    while True:
+        try:
+            wanted = gen.send(ready)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
+        ready = yield wanted
+        if not ready and time.monotonic() > give_up_at:
+            raise psycopg.OperationalError("no answer in time")
+
+
+class Server(Uncopied):
+    """
+    Where a database is, and how to connect to it.
+
+    Its text names host, port and database, and never the password.
+
+    Args:
+        dsn: As libpq has it. Nothing of it is shown by an error.
+
+    Raises:
+        TypeError: *dsn* is no text.
+        ValueError: It can't be read.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        if not isinstance(dsn, str):
+            raise TypeError(f"dsn: expected a text; got a {type(dsn).__qualname__}")
+        parameters: dict[str, Any] | None = None
+        with contextlib.suppress(psycopg.ProgrammingError):
+            parameters = conninfo_to_dict(dsn)
+        if parameters is None:
+            raise ValueError("dsn: expected postgresql://HOST/DATABASE or host=HOST dbname=DATABASE")
+        self._parameters = parameters
+
+    def __str__(self) -> str:
+        given = self._parameters
+        host = given.get("host") or given.get("hostaddr") or os.environ.get("PGHOST") or "localhost"
+        port = given.get("port") or os.environ.get("PGPORT") or "5432"
+        database = given.get("dbname") or os.environ.get("PGDATABASE") or given.get("service") or "default"
+        return escaped(f"PostgreSQL {host}:{port}/{database}")
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def connect(self, timeout: float) -> Connection:
+        """Return a new connection, in autocommit; raise psycopg.Error after *timeout* seconds, two at least."""
+        given = float(self._parameters.get("connect_timeout") or math.inf)
+        parameters = {
+            # Of a host that is gone without a word, the client learns by these.
+            "keepalives_idle": "10",
+            "keepalives_interval": "5",
+            "keepalives_count": "3",
+            "fallback_application_name": "fapilog",
+            **self._parameters,
+            "client_encoding": "utf8",
+            "connect_timeout": str(max(2, math.ceil(min(timeout, given or math.inf)))),
+        }
+        connection = Connection.connect(make_conninfo(**parameters), autocommit=True, prepare_threshold=None)
+        connection.give_up_at = time.monotonic() + timeout
+        return connection
+
+
+def words(error: psycopg.Error) -> str:
+    """Return what *error* says, without the values of a record, which stand in its details."""
+    primary = error.diag.message_primary
+    said = " ".join((primary or str(error) or type(error).__qualname__).split())
+    return escaped(said[:_LONGEST_WORDS]) + (f" ({error.sqlstate})" if error.sqlstate else "")
+
+
+def _is_passing(error: psycopg.Error) -> bool:
+    """Return whether the same call may succeed a moment later."""
+    state = error.sqlstate
+    if state is None:
+        # The server can't be reached, or went away.
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return state in _PASSING or state.startswith(_PASSING_CLASSES)
+
+
+class Link:
+    """
+    One connection, which makes calls one at a time, and is opened anew after any that failed.
+
+    Threads may use it at the same time. A forked child has to `abandon` it before it uses it.
+
+    Args:
+        server: Where to.
+        check: Called with each new connection; may raise AuditStorageError.
+    """
+
+    def __init__(self, server: Server, check: Callable[[Connection], object]) -> None:
+        self._server = server
+        self._check = check
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+        self._connection: Connection | None = None
+        self._closes: weakref.finalize[[Connection], Link] | None = None
+
+    def call(self, what: str, call: Callable[[Connection], T], timeout: float) -> T:
+        """
+        Return the result of *call*, which is made again after a failure that may pass, for *timeout* seconds.
+
+        Args:
+            what: The call, for the message: "append to the trail".
+            call: What to do with the connection; it commits what it begins.
+            timeout: Seconds, from now on.
+
+        Raises:
+            AuditStorageError: It failed, for good or until the time was over. The message names server and reason.
+        """
+        give_up_at = time.monotonic() + timeout
+        # The first try may have found a connection that the server has closed long ago.
+        pause = 0.0
+        while True:
+            with self._taken():
+                try:
+                    return call(self._opened(give_up_at))
+                except psycopg.Error as error:
+                    self._close()
+                    problem, may_pass = words(error), _is_passing(error)
+                except BaseException:
+                    self._close()
+                    raise
+            if not may_pass or time.monotonic() + pause >= give_up_at:
+                # Outside of the `except`: psycopg's error shows values in its details.
+                raise AuditStorageError(f"cannot {what} in {self._server}: {problem}")
+            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  no secret
+            pause = min(max(2 * pause, _PAUSES[0]), _PAUSES[1])
+
+    def close(self) -> None:
+        """
+        Close it; the next call opens it again.
+
+        Raises:
+            AuditStorageError: Called from within a call of the same thread.
+        """
+        with self._taken():
+            self._close()
+
+    def abandon(self) -> None:
+        """Forget, in a forked child, what belongs to the parent: say nothing to the server, and hold no socket."""
+        connection, self._connection = self._connection, None
+        if self._closes is not None:
+            self._closes.detach()
+        self._closes = None
+        self._lock = threading.Lock()
+        self._owner = None
+        if connection is not None:
+            _inherited.append(connection)
+            with contextlib.suppress(OSError, psycopg.Error):
+                # While the child has the socket, the server does not see that the parent is gone, and keeps its locks.
+                # The number stays taken, so that no other file gets it.
+                nothing = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nothing, connection.pgconn.socket, inheritable=False)
+                os.close(nothing)
+
+    @contextlib.contextmanager
+    def _taken(self) -> Generator[None]:
+        """Be the only call; a signal handler in the midst of a call of its thread would wait for itself for ever."""
+        if self._owner == threading.get_ident():
+            raise AuditStorageError(f"cannot use {self._server}: called from within a call of the same thread")
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = None
+
+    def _opened(self, give_up_at: float) -> Connection:
+        if self._connection is None:
+            connection = self._server.connect(max(0.0, give_up_at - time.monotonic()))
+            self._connection = connection
+            self._closes = weakref.finalize(self, _close, connection)
+            # The end of the process closes it; a thread may be in a call of it.
+            self._closes.atexit = False
+            connection.give_up_at = give_up_at
+            self._check(connection)
+        self._connection.give_up_at = give_up_at
+        return self._connection
+
+    def _close(self) -> None:
+        closes, self._closes, self._connection = self._closes, None, None
+        if closes is not None:
+            closes()
+
+
+# Never collected: closing them would end the connections of the parent.
+_inherited: Final[list[Connection]] = []
+
+
+def _close(connection: Connection) -> None:
+    with contextlib.suppress(psycopg.Error, OSError):
+        connection.close()

@@ -1,0 +1,221 @@
+"""Reading a trail in PostgreSQL, page by page, so that no transaction is long and in the way of a vacuum."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from ...record import chain
+from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
+from ...record.damage import DamagedRecord
+from ...record.errors import AuditStorageError
+from ...record.events import AuditEvent
+from ...record.formats import decoded
+from .._holes import item_of, joined, up_to
+from .._rows import COLUMNS, Question
+from ..protocol import EventFilter
+from ._connection import Link
+from ._searching import keys_of, questions_of
+
+__all__ = ["Reading"]
+
+# Of one question to the server.
+_PAGE: Final = 500
+_PAGE_BYTES: Final = 8 << 20
+_MAX: Final = 2**63 - 1
+
+# The rows of a page whose lines have no more bytes than `_PAGE_BYTES`, and the first in any case. The size of a line is
+# known to the server without reading it.
+_IN_BYTES: Final = """\
+SELECT {columns} FROM (
+    SELECT *, sum(octet_length(line)) OVER (ORDER BY sequence_number {order}) - octet_length(line) AS bytes_before
+    FROM (SELECT * FROM fapilog.records WHERE {where} ORDER BY sequence_number {order} LIMIT %s) AS page
+) AS page WHERE bytes_before < %s ORDER BY sequence_number {order}
+"""
+_OLDEST: Final = _IN_BYTES.format(
+    columns="sequence_number, line", where="trail = %s AND sequence_number > %s", order="ASC"
+)
+# With the head as it is at the moment of the same snapshot.
+_CHECKED: Final = """\
+SELECT heads.sequence_number, heads.checksum, page.* FROM (SELECT 1) AS one
+LEFT JOIN fapilog.heads AS heads ON heads.trail = %s
+LEFT JOIN LATERAL ({page}) AS page ON true
+""".format(  # noqa: S608
+    page=_IN_BYTES.format(
+        columns=f"sequence_number, line, {', '.join(COLUMNS)}",
+        where="trail = %s AND sequence_number > %s",
+        order="ASC",
+    )
+)
+# The fence keeps the planner from walking all records by their numbers to find the first of that time.
+_SPAN: Final = """\
+SELECT min(sequence_number), max(sequence_number) FROM (
+    SELECT sequence_number FROM fapilog.records WHERE trail = %s AND "timestamp" BETWEEN %s AND %s OFFSET 0
+) AS span
+"""
+
+
+class Reading:
+    """
+    What is asked of a trail; all of it blocks.
+
+    Args:
+        link: The connection.
+        trail: The name of the trail.
+        place: The server and the trail, for messages.
+        timeout: Seconds that a page may take.
+    """
+
+    def __init__(self, link: Link, trail: str, place: str, timeout: float) -> None:
+        self.link = link
+        self._trail = trail
+        self._place = place
+        self._timeout = timeout
+
+    def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
+        """Return the newest *limit* events that are wanted, the newest first, and the holes between them."""
+        if limit < 1:
+            return []
+        # By number and id: what answers several questions is there once.
+        found: dict[tuple[int, str], AuditEvent | DamagedRecord] = {}
+        for question in questions_of(wanted):
+            for item in up_to(limit, joined(self._newest(wanted, question, limit))):
+                if isinstance(item, AuditEvent):
+                    found[item.sequence_number or 0, item.event_id] = item
+                else:
+                    found[item.offset, ""] = item
+        return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
+
+    def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
+        """Return the oldest *limit* events behind *after*, and the holes between them."""
+        if limit < 1:
+            return []
+        return list(up_to(limit, joined(self._item(*row) for row in self._oldest(after, limit))))
+
+    def read_lines(self, after: int, limit: int) -> list[bytes]:
+        """Return the oldest *limit* lines behind *after*."""
+        lines = (line for _, line in self._oldest(after, limit) if _is_record(line))
+        return list(itertools.islice(lines, max(0, limit)))
+
+    def verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
+        """Check the chain, its head and its columns."""
+        head = EMPTY
+        # Whatever number a row has that was put in front of the first.
+        after = -_MAX
+        try:
+            while True:
+                rows = self._rows(_CHECKED, (self._trail, self._trail, after, _PAGE, _PAGE_BYTES))
+                if rows[0][2] is None:
+                    _require_head(head, rows[0][0], rows[0][1])
+                    break
+                for _, _, number, line, *values in rows:
+                    head = _followed(head, number, line, values)
+                    after = number
+                if progress is not None:
+                    progress(head.sequence_number)
+        except ChainError as damage:
+            number = damage.head.sequence_number + 1
+            return AuditChainVerificationResult(
+                valid=False,
+                events_checked=number,
+                first_invalid_sequence=number,
+                error_message=f"{self._place}: {damage}",
+                status=damage.status,
+            )
+        except AuditStorageError as error:
+            return AuditChainVerificationResult(
+                valid=False,
+                events_checked=head.sequence_number,
+                error_message=str(error),
+                status=ChainStatus.UNREADABLE,
+            )
+        return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number)
+
+    def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
+        """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
+        low = -1 if wanted.after is None else min(wanted.after, _MAX)
+        high = _MAX if wanted.before is None else min(wanted.before, _MAX)
+        if question.times is not None:
+            [(first, last)] = self._rows(_SPAN, (self._trail, *question.times))
+            if first is None:
+                return
+            low, high = max(low, first - 1), min(high, last + 1)
+        query = _IN_BYTES.format(
+            columns="sequence_number, line", where=f"trail = %s AND {question.where}", order="DESC"
+        )
+        size, is_last = min(limit, _PAGE), False
+        while not is_last:
+            rows = self._rows(query, (self._trail, low, high, *question.values, size, _PAGE_BYTES))
+            for row in rows:
+                item = self._item(*row)
+                if isinstance(item, DamagedRecord) or wanted.matches(item):
+                    yield item
+            is_last = _is_last(rows, size)
+            high, size = rows[-1][0] if rows else low, _PAGE
+
+    def _oldest(self, after: int, limit: int) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows behind *after*, the oldest first, page by page."""
+        after, size, is_last = min(after, _MAX), min(limit, _PAGE), False
+        while not is_last:
+            rows = self._rows(_OLDEST, (self._trail, after, size, _PAGE_BYTES))
+            yield from rows
+            is_last = _is_last(rows, size)
+            after, size = rows[-1][0] if rows else after, _PAGE
+
+    def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        # The class of S608 is a text of one's own in SQL; here are only names of columns.
+        return self.link.call(
+            f"read trail {self._trail!r}",
+            lambda connection: connection.execute(query.encode(), values, binary=True).fetchall(),
+            self._timeout,
+        )
+
+    def _item(self, number: int, line: bytes) -> AuditEvent | DamagedRecord:
+        return item_of(line, file=f"trail {self._trail}", offset=number, size=1)
+
+
+def _is_last(rows: list[tuple[Any, ...]], size: int) -> bool:
+    """Return whether nothing is behind the page *rows*, of at most *size* rows: it is not full, and not cut short."""
+    return len(rows) < size and sum(len(line) for _, line in rows) < _PAGE_BYTES
+
+
+def _is_record(line: bytes) -> bool:
+    """Return whether *line* claims to have a place in the chain."""
+    try:
+        chain.head_before(line)
+    except ChainError:
+        return False
+    return True
+
+
+def _require_head(head: ChainHead, number: int | None, checksum: str | None) -> None:
+    """Raise ChainError if the row of the trail does not say that *head* is its newest record."""
+    if (number or 0, checksum) == head:
+        return
+    if number is None or number <= head.sequence_number:
+        message = f"the head of the trail is not record {head.sequence_number}, its newest: the head was changed"
+        raise ChainError(ChainStatus.BROKEN_LINK, message, ChainHead(max(0, head.sequence_number - 1), None))
+    message = f"record {head.sequence_number + 1} is missing: the head of the trail is record {number}"
+    raise ChainError(ChainStatus.GAP, message, head)
+
+
+def _followed(head: ChainHead, number: int, line: bytes, values: list[Any]) -> ChainHead:
+    """Check that a row is the record that follows *head*, with these *values* to be searched by."""
+    after = chain.follow(head, [line])
+    if number != after.sequence_number:
+        message = f"record {after.sequence_number} is in the row of record {number}"
+        raise ChainError(ChainStatus.GAP, message, head)
+    try:
+        event = decoded(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return after
+    # A later version of fapilog may know more of a record that it wrote.
+    if event.line is None:
+        for name, value, stored in zip(COLUMNS, keys_of(event), values, strict=True):
+            if value != stored:
+                message = f"record {number} was altered: its column {name} is not what the record says"
+                raise ChainError(ChainStatus.ALTERED, message, head)
+    return after

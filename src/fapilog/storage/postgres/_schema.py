@@ -1,0 +1,167 @@
+"""The tables of the trails in PostgreSQL, who may do what with them, and how they are made and migrated."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+
+from ...record.errors import AuditStorageError
+from ...record.privacy import without_frames
+from .._rows import COLUMNS, SELECTIVE
+from ._connection import Server, words
+
+__all__ = ["COLUMN_TYPES", "VERSION", "install_schema", "schema_sql"]
+
+_NUMBERS: Final = frozenset({"timestamp"})
+
+COLUMN_TYPES: Final = {name: "int8" if name in _NUMBERS else "text" for name in COLUMNS}
+"""The types of the columns that are searched."""
+
+# Of the C locale, whose order no update of the operating system changes, which damages other indices:
+# https://wiki.postgresql.org/wiki/Locale_data_changes
+_COLUMNS: Final = ",\n    ".join(
+    f"{name} bigint" if kind == "int8" else f'{name} text COLLATE "C"' for name, kind in COLUMN_TYPES.items()
+)
+_INDICES: Final = "\n".join(
+    f"CREATE INDEX by_{name} ON fapilog.records (trail, {name}, sequence_number) WHERE {name} IS NOT NULL;"
+    for name in SELECTIVE[1:]
+)
+
+# Names of columns alone are put into it.
+_FIRST: Final = f"""\
+CREATE SCHEMA fapilog;
+
+CREATE TABLE fapilog.schema_version (version integer NOT NULL);
+
+-- A row for each trail: its newest record. Writers of a trail wait for each other at this row.
+CREATE TABLE fapilog.heads (
+    trail text COLLATE "C" PRIMARY KEY CHECK (length(trail) BETWEEN 1 AND 200),
+    sequence_number bigint NOT NULL DEFAULT 0,
+    checksum text COLLATE "C"
+) WITH (fillfactor = 20);  -- a new version of the row has room beside the old one, and no index changes
+
+-- "line" is the record as it was stored; the other columns are taken from it, to be searched.
+CREATE TABLE fapilog.records (
+    trail text COLLATE "C" NOT NULL,
+    sequence_number bigint NOT NULL,
+    {_COLUMNS},
+    line bytea NOT NULL,
+    PRIMARY KEY (trail, sequence_number)
+);
+CREATE UNIQUE INDEX by_event_id ON fapilog.records (trail, event_id);
+{_INDICES}
+CREATE INDEX by_event_type ON fapilog.records (trail, event_type, sequence_number);
+CREATE INDEX by_timestamp ON fapilog.records (trail, "timestamp", sequence_number);
+
+CREATE FUNCTION fapilog.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'fapilog: % of % is refused: an audit trail is only appended to', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = 'insufficient_privilege';
+END $$;
+CREATE TRIGGER is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON fapilog.records
+    FOR EACH STATEMENT EXECUTE FUNCTION fapilog.refuse();
+CREATE TRIGGER is_kept BEFORE DELETE OR TRUNCATE ON fapilog.heads
+    FOR EACH STATEMENT EXECUTE FUNCTION fapilog.refuse();
+CREATE TRIGGER only_grows BEFORE UPDATE ON fapilog.heads FOR EACH ROW
+    WHEN (NEW.trail <> OLD.trail OR NEW.sequence_number <= OLD.sequence_number)
+    EXECUTE FUNCTION fapilog.refuse();
+
+-- Roles belong to all databases of the server: they may be there already.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'fapilog_writer') THEN
+        CREATE ROLE fapilog_writer NOLOGIN;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'fapilog_reader') THEN
+        CREATE ROLE fapilog_reader NOLOGIN;
+    END IF;
+END $$;
+REVOKE ALL ON SCHEMA fapilog FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA fapilog FROM PUBLIC;
+GRANT USAGE ON SCHEMA fapilog TO fapilog_writer, fapilog_reader;
+GRANT SELECT ON ALL TABLES IN SCHEMA fapilog TO fapilog_writer, fapilog_reader;
+GRANT INSERT ON fapilog.records, fapilog.heads TO fapilog_writer;
+GRANT UPDATE (sequence_number, checksum) ON fapilog.heads TO fapilog_writer;
+"""  # noqa: S608
+
+# Each makes of the version before it the next one. Those that were released stay as they are.
+_MIGRATIONS: Final = (_FIRST,)
+
+VERSION: Final = len(_MIGRATIONS)
+"""The version of the tables that this version of fapilog works with."""
+
+
+def schema_sql(after: int = 0) -> str:
+    """
+    Return the SQL that makes the tables, the triggers and the roles, or migrates them.
+
+    It is one transaction, to be run once, in a database whose encoding is UTF8, by a role that may create schemas and
+    roles. The role owns the tables then, and can switch the triggers off: it should not be the one of a service.
+
+    Args:
+        after: The version of the tables that are there; 0 if there are none.
+    """
+    steps = [
+        f"-- Version {number}.\n{sql}TRUNCATE fapilog.schema_version;\n"
+        f"INSERT INTO fapilog.schema_version VALUES ({number});\n"
+        for number, sql in enumerate(_MIGRATIONS, 1)
+        if number > after
+    ]
+    return "\n".join(["BEGIN;", *steps, "COMMIT;"]) + "\n"
+
+
+@without_frames
+def install_schema(dsn: str, *, timeout: float = 60.0) -> bool:
+    """
+    Make or migrate the tables, the triggers and the roles in a database; blocks.
+
+    Args:
+        dsn: The database, as libpq has it: ``postgresql://host/database`` or ``host=... dbname=...``, with a role that
+            may create schemas and roles.
+        timeout: Seconds to wait for the server, and for other transactions.
+
+    Returns:
+        Whether anything was to be done.
+
+    Raises:
+        ValueError: *dsn* is not one.
+        AuditStorageError: It had no effect. The message names the database and the reason.
+    """
+    server = Server(dsn)
+    problem = ""
+    try:
+        connection = server.connect(timeout)
+        try:
+            return _migrate(connection, server)
+        finally:
+            connection.close()
+    except psycopg.Error as error:
+        # Raised below, without an error behind it that may show somebody's data.
+        problem = words(error)
+    raise AuditStorageError(f"cannot make the tables in {server}: {problem}")
+
+
+def _migrate(connection: psycopg.Connection[tuple[object, ...]], server: Server) -> bool:
+    row = connection.execute("SELECT current_setting('server_encoding')").fetchone()
+    if row != ("UTF8",):
+        raise AuditStorageError(f"{server}: expected a database whose encoding is UTF8; got {row and row[0]}")
+    with connection.transaction():
+        # Two that migrate at once wait for each other. The number is "faps".
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [0x66617073])
+        found = installed_version(connection)
+        if found > VERSION:
+            raise AuditStorageError(f"{server}: its tables are of version {found}; this fapilog knows {VERSION}")
+        if found < VERSION:
+            inner = schema_sql(found).removeprefix("BEGIN;\n").removesuffix("COMMIT;\n")
+            connection.execute(inner.encode())
+    return found < VERSION
+
+
+def installed_version(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    """Return the version of the tables that are there; 0 if there are none."""
+    row = connection.execute("SELECT to_regclass('fapilog.schema_version')").fetchone()
+    if row is None or row[0] is None:
+        return 0
+    version = connection.execute("SELECT version FROM fapilog.schema_version").fetchone()
+    return 0 if version is None else int(str(version[0]))

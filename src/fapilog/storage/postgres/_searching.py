@@ -1,0 +1,44 @@
+"""What the records of a trail in PostgreSQL are found by."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any, Final
+
+from ...record.events import AuditEvent
+from .._rows import Dialect, Question, questions, values_of
+from ..protocol import EventFilter
+
+__all__ = ["key_of", "keys_of", "questions_of"]
+
+# An entry of an index has 2,704 bytes at most, and a character four:
+# https://www.postgresql.org/docs/current/btree.html
+_LONGEST: Final = 200
+_KEPT: Final = 100
+
+_DIALECT: Final = Dialect(parameter="%s", contains="position(%s IN line) > 0", unindexed="")
+
+
+def key_of(value: Any) -> Any:
+    """
+    Return what stands for *value* in a column: itself, unless PostgreSQL can't index it.
+
+    A text that is too long is its beginning and its hash, and so is one with a NUL, which no text of PostgreSQL has.
+    """
+    if not isinstance(value, str) or (len(value) <= _LONGEST and "\0" not in value):
+        return value
+    return f"{value[:_KEPT].replace(chr(0), '')}\u2026{sha256(value.encode()).hexdigest()}"
+
+
+def keys_of(event: AuditEvent) -> tuple[Any, ...]:
+    """Return the values of the columns for *event*."""
+    # Most texts are short: asked here, as a call for each would cost more than all the rest.
+    return tuple(
+        key_of(value) if isinstance(value, str) and (len(value) > _LONGEST or "\0" in value) else value
+        for value in values_of(event)
+    )
+
+
+def questions_of(wanted: EventFilter) -> list[Question]:
+    """Return questions of which each wanted record is an answer to at least one."""
+    return [question._replace(values=tuple(map(key_of, question.values))) for question in questions(wanted, _DIALECT)]

