@@ -239,6 +239,7 @@ def test_verify_prints_json(trail: Path, monkeypatch: pytest.MonkeyPatch, capsys
         "error_message": None,
         "status": "ok",
         "set_aside": [],
+        "pruned": None,
     }
     file_of(trail).write_bytes(file_of(trail).read_bytes().replace(b"reading 1", b"reading 7"))
     assert run_main(monkeypatch, "verify", "--json", trail) == 1

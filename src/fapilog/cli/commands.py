@@ -17,13 +17,19 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from .. import AuditChainVerificationResult, AuditTrail, ChainHead, ChainStatus
+from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, ChainHead, ChainStatus
+from ..record.chain import ChainError
 from ..storage._recovering import recover as seal_damage
+from ..storage.earlier import is_of_earlier, verify_earlier
 from .alerts import alerts
 from .check_config import check_config
+from .continue_ import continue_, say
+from .copy import copy
 from .demo import REQUESTS, run
 from .events import count, show, tail
+from .hold import hold
 from .receipts import plain
+from .retain import retain
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
 from .storage import storage
@@ -43,11 +49,15 @@ app: Final = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(alerts, name="alerts")
+app.add_typer(hold, name="hold")
 app.add_typer(storage, name="storage")
 app.command()(show)
 app.command()(tail)
 app.command()(count)
 app.command()(check_config)
+app.command()(copy)
+app.command("continue")(continue_)
+app.command()(retain)
 
 
 def _print_version(*, wanted: bool) -> None:
@@ -131,12 +141,19 @@ def verify(
     Check whether a trail is intact.
 
     Says what is wrong with it and where. It may be written to meanwhile. Records that were cut off its very end can't
-    be seen from inside a chain; with --head it is also checked whether the trail still has that record.
+    be seen from inside a chain; with --head it is also checked whether the trail still has that record. A trail of
+    fapilog 0.3.5 or earlier is checked by the rule of that.
 
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
+    try:
+        if head is None and is_of_earlier(directory):
+            raise typer.Exit(say(verify_earlier(directory), as_json=as_json))
+    except AuditStorageError as error:
+        typer.echo(f"fapilog: {plain(str(error))}", err=True)
+        raise typer.Exit(_CANNOT) from None
     result = anyio.run(_verify, directory, None if head is None else _head(head))
-    if result.valid and not any(directory.glob("audit_*.jsonl")):
+    if result.valid and not any(directory.glob("audit_*.jsonl*")):
         typer.echo(f"fapilog: there is no trail in {directory}", err=True)
         raise typer.Exit(_CANNOT)
     if as_json:
@@ -175,6 +192,10 @@ def recover(
     except OSError as error:
         typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {error.strerror}", err=True)
         raise typer.Exit(_CANNOT) from None
+    except ChainError as broken:
+        # Of a compressed day, or of the anchor: no bytes of records that could be sealed.
+        typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {plain(str(broken))}", err=True)
+        raise typer.Exit(_CANNOT) from None
     if sealed is None:
         typer.echo("fapilog: there is nothing to recover", err=True)
         raise typer.Exit(_NOT_AS_IT_SHOULD_BE)
@@ -193,8 +214,11 @@ async def _verify(directory: Path, head: ChainHead | None) -> AuditChainVerifica
         task = progress.add_task("", total=None)
         trail = AuditTrail(storage_path=directory)
         result = await trail.verify_chain_from_storage(lambda checked: progress.update(task, completed=checked))
-    if not result.valid or head is None or await trail.holds(head):
+    if not result.valid or head is None or head == result.pruned or await trail.holds(head):
         return result
+    if result.pruned is not None and head.sequence_number < result.pruned.sequence_number:
+        words = f"record {head.sequence_number} was removed by retention: nobody can tell whether it had that checksum"
+        return msgspec.structs.replace(result, valid=False, error_message=words)
     return msgspec.structs.replace(
         result,
         valid=False,

@@ -60,6 +60,7 @@ class Alerts:
         TypeError: *dispatcher* can't be one.
 
     Attributes:
+        dispatcher: As given.
         background: Runs the sends and the asynchronous receivers.
         aftermath: Knows which events are logged by receivers and dispatchers.
         announcer: Sends the signals.
@@ -87,7 +88,7 @@ class Alerts:
         buffer: int,
         stop_timeout: float,
     ) -> None:
-        self._dispatcher = require_dispatcher("alert_dispatcher", dispatcher)
+        self.dispatcher: AlertDispatcher = require_dispatcher("alert_dispatcher", dispatcher)
         self._policy = policy
         self._storage = storage
         self._timeout = timeout
@@ -288,11 +289,11 @@ class Alerts:
 
     @asynccontextmanager
     async def _dispatcher_entered(self, trail: object, life: Life) -> AsyncGenerator[None]:
-        if not isinstance(self._dispatcher, AbstractAsyncContextManager):
+        if not isinstance(self.dispatcher, AbstractAsyncContextManager):
             yield
             return
         # In a task of its own: a dispatcher that fails there, or cancels the task it is in, does not end the trail.
-        own = Life(self._dispatcher, leave_within=self._stop_timeout)
+        own = Life(self.dispatcher, leave_within=self._stop_timeout)
         token = reporter.set(TrailReporter(trail, self.announcer, self.health))
         # The tasks that the dispatcher starts here log in the aftermath of alerts until it is left.
         with self.aftermath.begun():
@@ -307,17 +308,17 @@ class Alerts:
                     await life.within(math.inf, own.leave)
                 except Exception as error:
                     # Not its text or traceback, which may hold secrets.
-                    _log.error("leaving %s raised %s", type(self._dispatcher).__qualname__, type(error).__qualname__)
+                    _log.error("leaving %s raised %s", type(self.dispatcher).__qualname__, type(error).__qualname__)
 
     @asynccontextmanager
     async def _catching_up(
         self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]
     ) -> AsyncGenerator[None]:
-        if not isinstance(self._dispatcher, DurableDispatcher) or not self._dispatcher.resumes:
+        if not isinstance(self.dispatcher, DurableDispatcher) or not self.dispatcher.resumes:
             yield
             return
         async with CatchUp(
-            self._dispatcher,
+            self.dispatcher,
             sender=trail,
             storage=self._storage,
             policy=self._policy,

@@ -141,6 +141,11 @@ class CatchUp:
                 wait = _WAIT
                 self._end_attempt(failed=False)
 
+    async def move_on(self) -> None:
+        """Look through the newest events, so that the mark is behind those about which no alert is lacking."""
+        self._want()
+        await self.idle()
+
     async def idle(self) -> None:
         """Wait until the dispatcher lacks no alert, or an attempt to resend has failed."""
         await self._outstanding.changed.until(lambda: self._has_failed or not (self._is_running or self._has_work))

@@ -124,6 +124,9 @@ class DurableDispatcher(Protocol):
     `lacking` and `resumed_to`: the alerts since its mark that a dispatcher lacks are sent to it by `send_alert`. The
     same happens when more alerts came than the trail's buffer holds. The trail asks its own dispatcher alone; a wrapper
     may pass the calls on to the dispatchers inside.
+
+    It may have a method ``async def oldest_pending(self) -> int | None``, which `AuditTrail.apply_retention` calls: it
+    returns the number of the first event about which it has an alert that has not arrived, whose record then stays.
     """
 
     @property

@@ -31,6 +31,7 @@ from ..record.parties import Target
 from ..record.privacy import without_frames
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_storage
+from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._aftermath import noted
@@ -40,6 +41,7 @@ from ._keywords import current_span, look_for_typos
 from ._ownrecords import OwnRecords
 from ._reading import Events, OnDamage, counted, intact
 from ._recording import Recorder
+from ._retaining import retained
 from ._rules import Rules
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .audited import Audited
@@ -506,6 +508,43 @@ class AuditTrail(EverydayEvents):
             progress: Called now and then, in a worker thread, with the number of events checked so far.
         """
         return await self._recorder.verify(progress)
+
+    @without_frames
+    async def apply_retention(
+        self, *, archive: Path | str | None = None, keep_from: int | None = None, dry_run: bool = False
+    ) -> RetentionReport:
+        """
+        Compress, archive and remove days of the trail that are old enough, as the policy says.
+
+        Beyond `archive_after_days` a day is compressed, and copied to *archive*; beyond `retention_days` it is removed,
+        after the archive, if there is one, was read back. Never today's day or the newest; never one with a record that
+        this trail's durable dispatcher has an alert about that is pending, one that a legal hold names, one that is
+        damaged, or one with records that their level asks to keep longer. Each removal is recorded before it is made.
+        The rest of the trail verifies as `ChainStatus.FRONT_PRUNED`.
+
+        A caller that is cancelled, and a process that dies, leave a trail that is valid; the next call goes on.
+
+        Args:
+            archive: The directory of the archive, made if it is not there: a trail by itself, to be read and verified.
+            keep_from: The number of the first record that stays, whatever its age: since another process's outbox has
+                an alert about it, say.
+            dry_run: Whether to do nothing, and only to report what would be done.
+
+        Raises:
+            AuditStorageError: A file can't be read or written, the archive has something else, another process applies
+                retention, or it can't be told which alerts are pending. What was done until then stays done.
+            TypeError: The trail is not in files.
+            ValueError: The policy is disabled, or *archive* is the directory of the trail.
+        """
+        return await retained(
+            self._storage,
+            self.policy,
+            self._alerts,
+            self.log_event,
+            archive=None if archive is None else require_path("archive", archive),
+            keep_from=None if keep_from is None else require("keep_from", keep_from, at_least=1, whole=True),
+            dry_run=dry_run,
+        )
 
     # -- announcing
 

@@ -16,6 +16,7 @@ from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, Complian
 from ..record.options import did_you_mean, require, require_bool, require_mapping, require_text, several
 from ..record.values import NO_METADATA, FrozenDict
 from ..storage.files import MAX_RECORD_BYTES
+from ..storage.retention import FLOORS
 from .alerting import Alert
 from .rules import RULE_MET, Threshold
 
@@ -61,12 +62,18 @@ class CompliancePolicy:
             metadata; of a longer one the beginning is kept, with its length and hash. At least 256.
         max_message_characters: The same for the message, the message of an error, and the texts in the metadata.
         max_record_bytes: The longest record; of an event that is longer still, more is cut. From 65,536 to 1,048,576.
+        retention_days: Age in days beyond which `AuditTrail.apply_retention` removes a day; None for never.
+        archive_after_days: Age in days beyond which it compresses a day, and copies it to the archive; None for never.
+        retention_below_floor: Whether *retention_days* may be below what the level asks for: 365 days for PCI DSS,
+            2,190 for HIPAA. To be said besides the number, so that nobody removes what must be kept by a slip.
         strict: Whether a keyword that is no field of an event, and near one, is refused: ``clientip=``. By default it
             is stored in the metadata, with one warning for each place in the code.
 
     Raises:
-        TypeError: A limit is no whole number, a channel no text, a rule no rule, or a switch neither True nor False.
-        ValueError: An unknown level, type, outcome or severity, a limit out of range, or two rules of one name.
+        TypeError: A limit or an age is no whole number, a channel no text, a rule no rule, or a switch neither True nor
+            False.
+        ValueError: An unknown level, type, outcome or severity, a limit out of range, two rules of one name, or a
+            *retention_days* below the floor of the level.
     """
 
     level: ComplianceLevel = ComplianceLevel.BASIC
@@ -85,6 +92,9 @@ class CompliancePolicy:
     max_text_characters: int = 8_192
     max_message_characters: int = 65_536
     max_record_bytes: int = 262_144
+    retention_days: int | None = None
+    archive_after_days: int | None = None
+    retention_below_floor: bool = False
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -96,6 +106,7 @@ class CompliancePolicy:
             if each.type == "bool":
                 require_bool(each.name, getattr(self, each.name))
         object.__setattr__(self, "level", member(ComplianceLevel, self.level, "level"))
+        self._check_retention()
         if self.alert_channel is not None:
             require_text("alert_channel", self.alert_channel)
         example = 'a mapping such as {"critical": "#on-call"}'
@@ -114,6 +125,17 @@ class CompliancePolicy:
         # Tuples, in which a member is found without its hash, which for an enum is slow: each event is looked at.
         object.__setattr__(self, "alert_on", tuple(map(_kind_or_outcome, several("alert_on", self.alert_on))))
         object.__setattr__(self, "rules", _checked(self.rules))
+
+    def _check_retention(self) -> None:
+        for name in ("retention_days", "archive_after_days"):
+            if getattr(self, name) is not None:
+                require(name, getattr(self, name), at_least=1, whole=True)
+        days, floor = self.retention_days, 365 * FLOORS.get(self.level, 0)
+        if days is not None and days < floor and not self.retention_below_floor:
+            raise ValueError(
+                f"retention_days: expected at least {floor}, for which {self.level.value} asks; got {days}."
+                " If you mean it, say so by retention_below_floor=True"
+            )
 
     def alerts_on(self, event: AuditEvent) -> bool:
         """Return whether *event* is one that someone must be told of at once."""

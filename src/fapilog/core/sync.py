@@ -36,6 +36,7 @@ _METHODS: Final = (
     *("log_event", "log_error", "log_security_event", "log_data_access"),
     *("log_authentication", "log_change", "log_admin_action"),
     *("get_events", "count_by", "get_statistics", "head", "holds", "verify_chain_from_storage"),
+    "apply_retention",
 )
 
 
@@ -160,6 +161,10 @@ class SyncAuditTrail:
     @_without_await(AuditTrail.verify_chain_from_storage)
     def verify_chain_from_storage(self, *args: Any, **kwargs: Any) -> object:
         """Do as `AuditTrail.verify_chain_from_storage`."""
+
+    @_without_await(AuditTrail.apply_retention)
+    def apply_retention(self, *args: Any, **kwargs: Any) -> object:
+        """Do as `AuditTrail.apply_retention`."""
 
     def start(self) -> None:
         """

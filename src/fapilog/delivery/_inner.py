@@ -23,6 +23,7 @@ __all__ = [
     "deliver",
     "kinds",
     "missing_from",
+    "oldest_pending",
     "resume_from",
     "resumed_to",
     "resuming",
@@ -113,6 +114,13 @@ async def resumed_to(dispatchers: Iterable[AlertDispatcher], mark: ChainHead) ->
     """Tell all that resume."""
     for each in resuming(dispatchers):
         await each.resumed_to(mark)
+
+
+async def oldest_pending(dispatchers: Iterable[AlertDispatcher]) -> int | None:
+    """Return the number of the first event about which an alert is pending in any that resumes; None without one."""
+    asked = [getattr(each, "oldest_pending", None) for each in resuming(dispatchers)]
+    numbers = [await each() for each in asked if each is not None]
+    return min((number for number in numbers if number is not None), default=None)
 
 
 async def missing_from(dispatcher: DurableDispatcher, alerts: Sequence[Alert]) -> set[tuple[str, str, str | None]]:

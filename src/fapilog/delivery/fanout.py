@@ -20,7 +20,7 @@ from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..tasks.background import side_by_side
-from ._inner import Managers, checked, deliver, kinds, missing_from, resume_from, resumed_to, resuming
+from ._inner import Managers, checked, deliver, kinds, missing_from, oldest_pending, resume_from, resumed_to, resuming
 
 __all__ = ["FanOut"]
 
@@ -124,3 +124,7 @@ class FanOut:
     async def resumed_to(self, mark: ChainHead) -> None:
         """Tell all that resume."""
         await resumed_to(self._dispatchers, mark)
+
+    async def oldest_pending(self) -> int | None:
+        """Return the number of the first event about which an alert is pending in any; None if none is."""
+        return await oldest_pending(self._dispatchers)

@@ -28,7 +28,7 @@ from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, member
 from ..record.options import require_mapping, require_text, several
 from ..tasks.strangers import Log
-from ._inner import Managers, missing_from, resume_from, resumed_to, resuming
+from ._inner import Managers, missing_from, oldest_pending, resume_from, resumed_to, resuming
 
 __all__ = ["Condition", "Route", "when"]
 
@@ -178,6 +178,10 @@ class Route:
     async def resumed_to(self, mark: ChainHead) -> None:
         """Tell all that resume."""
         await resumed_to(self._dispatchers, mark)
+
+    async def oldest_pending(self) -> int | None:
+        """Return the number of the first event about which an alert is pending in any; None if none is."""
+        return await oldest_pending(self._dispatchers)
 
     def _way(self, event: AuditEvent, severity: str, channel: str | None) -> AlertDispatcher:
         for number, (condition, dispatcher) in enumerate(self._routes.items(), 1):

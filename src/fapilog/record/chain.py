@@ -36,6 +36,7 @@ __all__ = [
     "is_intact",
     "seal",
     "sealed",
+    "unsealed",
     "verified",
 ]
 
@@ -95,6 +96,8 @@ class ChainStatus(str, Enum):
     """Every record is as it was stored, and none is missing between the first and the last."""
     TORN_TAIL = "torn_tail"
     """The chain is intact; a crash left an incomplete record behind it, or did once, and it was set aside."""
+    FRONT_PRUNED = "front_pruned"
+    """The chain is intact from its first record that is left on; those before were removed by retention, as it says."""
     ALTERED = "altered"
     """A record's bytes are not those that were stored."""
     GAP = "gap"
@@ -120,6 +123,7 @@ class AuditChainVerificationResult(msgspec.Struct, frozen=True, kw_only=True):
         error_message: The damage, with its file and line; or the incomplete records that were set aside.
         status: The kind of damage.
         set_aside: Files with the incomplete records that crashes left.
+        pruned: The head up to which records were removed by retention; None if none were.
     """
 
     valid: bool
@@ -128,6 +132,7 @@ class AuditChainVerificationResult(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
     status: ChainStatus = ChainStatus.OK
     set_aside: tuple[str, ...] = ()
+    pruned: ChainHead | None = None
 
 
 class ChainError(Exception):
@@ -188,6 +193,19 @@ def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[
     line = body + _link(sequence_number, previous_hash)
     checksum = sha256(line + b"}").hexdigest()
     return line + _checksum(checksum) + b"\n", Seal(sequence_number, previous_hash, checksum)
+
+
+def unsealed(line: bytes) -> bytes:
+    """
+    Return the record *line* up to the place where its seal begins: sealed there again, it is the same line.
+
+    Raises:
+        ChainError: *line*, given without its newline, is no record.
+    """
+    _stated(line)
+    found = _SEAL.search(line, max(0, len(line) - _LONGEST_SEAL))
+    assert found is not None  # noqa: S101 - it states its seal
+    return line[: found.start()]
 
 
 def sealed(event: AuditEvent, seal: Seal) -> AuditEvent:

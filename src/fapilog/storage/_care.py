@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..record import chain
-from ..record.chain import EMPTY, ChainError, ChainHead
+from ..record.chain import ChainError, ChainHead
+from ._anchor import is_removed, start_of
 from ._directory import day_after, file_of_day, identity, names, reading
 from ._lines import Lines, cut_backwards, head_of_record
 from ._recovering import last_seal
@@ -76,16 +77,25 @@ class Care:
         there = set(files)
         for name in sorted(os.listdir(self._directory)):
             found = _PACKED.fullmatch(name)
-            if found and found[1] not in there and not self._is_sealed(files, found[1]):
+            if (
+                found
+                and found[1] not in there
+                and not is_removed(self._directory, found[1])
+                and not self._is_sealed(files, found[1])
+            ):
                 return (
                     f"{self._directory}: {found[1]} is gone, and {name} is there: unpack it to the former name, and "
                     "let no logrotate, and nothing else, pack or move the files of a trail"
                 )
-        last = _Last("", EMPTY)
+        last: _Last | None = _Last("", start_of(self._directory))
         for name in files:
+            if not os.path.exists(self._directory / name):
+                # To look at the end of one that is compressed takes all of it; a verification does.
+                last = None
+                continue
             with reading(self._directory, name) as fd:
                 size, first = os.fstat(fd).st_size, _head_before(fd, name)
-            if first is not None and not last.is_followed_by(first, self._directory):
+            if first is not None and last is not None and not last.is_followed_by(first, self._directory):
                 if self._is_sealed(files, name):
                     return None
                 behind = f"behind {last.name}" if last.name else "at the beginning"
@@ -117,6 +127,8 @@ class Care:
                 f"{self._directory}: {_few(to_come)} is of a day to come, for it is {now:%Y-%m-%d}, and every record "
                 f"goes to that file: set the clock right; then, while no process writes, rename {target}"
             )
+        if not os.path.exists(self._directory / newest):
+            return None  # somebody has compressed it
         written = os.stat(self._directory / newest).st_mtime
         # The kernel's time, which has stamped the file, and not the one that a test has put in place of `time.time`.
         clock = time.clock_gettime(time.CLOCK_REALTIME)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..record.errors import AuditStorageError
+from ._anchor import ANCHOR, anchor_of
+from ._compressed import SUFFIX, decompressed, size_when_decompressed
 from ._lock import lock
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "close",
     "closing",
     "day_after",
+    "day_of",
     "file_of_day",
     "files_set_aside",
     "identity",
@@ -30,7 +33,9 @@ __all__ = [
     "make_directory",
     "names",
     "open_file",
+    "open_to_append",
     "reading",
+    "size_of",
     "sync",
     "sync_directory",
     "why_not_writable",
@@ -42,6 +47,8 @@ __all__ = [
 # Not "\d", which takes the digits of all scripts.
 _NAME: Final = re.compile(r"audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl")
 _SET_ASIDE: Final = re.compile(_NAME.pattern + r"\.torn-[0-9]+-[0-9a-f]+")
+_OF_A_DAY: Final = re.compile(rf"({_NAME.pattern})({re.escape(SUFFIX)}|\.torn-.*)?")
+_EITHER: Final = re.compile(rf"({_NAME.pattern})({re.escape(SUFFIX)})?")
 
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
@@ -109,7 +116,11 @@ def names(directory: Path) -> list[str]:
     """
     Return the names of the trail's files, the oldest first.
 
+    Of a compressed one the name that it had. Those that retention has removed are left out, also where a crash has left
+    them.
+
     Raises:
+        ChainError: It can't be told which were removed.
         OSError: One of them is no regular file, or the directory can't be read.
     """
     try:
@@ -119,17 +130,29 @@ def names(directory: Path) -> list[str]:
             raise
         return []
     with entries:
-        found = [entry for entry in entries if _NAME.fullmatch(entry.name)]
+        there = {entry.name: entry for entry in entries}
+    found = [entry for entry in there.values() if _EITHER.fullmatch(entry.name)]
     for entry in found:
         # Most file systems tell the kind with the name, so that this reads nothing more.
         if not entry.is_file(follow_symlinks=False) and (words := _no_file(entry.path)):
             raise OSError(errno.EINVAL, words)
-    return sorted(entry.name for entry in found)
+    anchor = anchor_of(directory) if ANCHOR in there else None
+    last = "" if anchor is None else anchor.file
+    return sorted(name for name in {entry.name.removesuffix(SUFFIX) for entry in found} if name > last)
+
+
+def day_of(name: str) -> str | None:
+    """Return the name of the file of the trail that the file *name* is, compressed or not, or an end of; else None."""
+    found = _OF_A_DAY.fullmatch(name)
+    return None if found is None else found[1]
 
 
 def files_set_aside(directory: Path) -> tuple[str, ...]:
-    """Return the names of the files that hold incomplete records, sorted."""
-    return tuple(sorted(filter(_SET_ASIDE.fullmatch, os.listdir(directory))))
+    """Return the names of the files that hold incomplete records, sorted; raise as `names`."""
+    anchor = anchor_of(directory)
+    last = "" if anchor is None else anchor.file
+    found = filter(_SET_ASIDE.fullmatch, os.listdir(directory))
+    return tuple(sorted(name for name in found if name[: len(last)] > last or not last))
 
 
 def identity(directory: str) -> tuple[int, int, int]:
@@ -148,11 +171,45 @@ def is_named(path: str, fd: int) -> bool:
 
 def open_file(directory: Path, name: str, flags: int = os.O_RDONLY) -> int:
     """
-    Open the file *name* at once, whatever has that name.
+    Open the file *name* at once, whatever has that name; to read, also one that is compressed.
 
     Raises:
+        ChainError: It is compressed, and damaged.
         OSError: It is no regular file, or can't be opened.
     """
+    try:
+        return _open(directory, name, flags)
+    except FileNotFoundError:
+        path = f"{directory}/{name}{SUFFIX}"
+        if flags != os.O_RDONLY or not _NAME.fullmatch(name) or not os.path.isfile(path):
+            raise
+    return decompressed(path)
+
+
+def open_to_append(directory: Path, name: str) -> tuple[int, bool]:
+    """Open the file *name*, and return whether more can be appended to it; raise as `open_file`."""
+    try:
+        return open_file(directory, name, os.O_RDWR | os.O_APPEND), True
+    except FileNotFoundError:
+        # It is compressed.
+        return open_file(directory, name), False
+
+
+def size_of(directory: Path, name: str) -> int:
+    """
+    Return the size of the file *name*; of a compressed one, that which it had.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    path = f"{directory}/{name}"
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return size_when_decompressed(path + SUFFIX)
+
+
+def _open(directory: Path, name: str, flags: int) -> int:
     path = f"{directory}/{name}"
     try:
         # Without waiting for the other end of a pipe, or becoming the terminal's process: "man 2 open".

@@ -11,8 +11,9 @@ from typing import Final
 
 import msgspec
 
-from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus
-from ._directory import file_of_day, names, reading
+from ..record.chain import ChainError, ChainHead, ChainStatus
+from ._anchor import anchor_of
+from ._directory import file_of_day, names, reading, size_of
 from ._lines import Lines
 from ._reader import start_of_end
 
@@ -130,10 +131,14 @@ def where_to_check(directory: Path, known: End | None, files: list[str], checked
     if known is None or not known.sequence_number:
         return _start(directory, files, checked)
     name, behind = known.record
+    anchor = anchor_of(directory)
+    if anchor is not None and name <= anchor.file and known.sequence_number <= anchor.sequence_number:
+        # Nothing was stored by this process since that day was removed.
+        return _start(directory, files, checked)
     if name not in files:
         raise ChainError(ChainStatus.GAP, f"{name} is gone; it held records up to {known.sequence_number}")
     index = files.index(name)
-    sizes = [os.stat(f"{directory}/{each}").st_size for each in files[index:]]
+    sizes = [size_of(directory, each) for each in files[index:]]
     if sizes[0] < behind:
         message = f"{name} was cut: it has {sizes[0]} bytes, and {behind} were stored"
         raise ChainError(ChainStatus.GAP, message)
@@ -150,7 +155,7 @@ def _start(directory: Path, files: list[str], checked: int) -> tuple[int, int, C
     """Return where to begin at the start of a process: with few files, however little is in each of the others."""
     older = max(0, len(files) - _CHECKED_FILES)
     start = start_of_end(directory, files[older:], checked)
-    if not older or start != (0, 0, EMPTY):
+    if not older or start[:2] != (0, 0):
         return older + start[0], *start[1:]
     for index in range(older, len(files)):
         with reading(directory, files[index]) as fd:

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Final, cast
 
 from ..record import chain
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead
+from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.parties import Target
-from ._directory import cannot, names, reading, sync, without_writers
+from ._anchor import is_removed, start_of
+from ._compressed import SUFFIX, beginning
+from ._directory import cannot, names, reading, size_of, sync, without_writers
 from ._holes import item_of, joined, up_to
-from ._lines import Lines, cut_backwards
+from ._lines import Lines, cut, cut_backwards, head_of_record
 from ._recovering import last_seal
 from ._times import Times, Window
 from ._verifying import verify
@@ -31,6 +33,8 @@ from .protocol import EQUAL, EventFilter
 __all__ = ["TrailReader", "start_of_end"]
 
 _ALL: Final = EventFilter()
+# Of a compressed file, to find its first record.
+_FIRST_BYTES: Final = 1 << 16
 
 
 class TrailReader:
@@ -88,7 +92,14 @@ class TrailReader:
         if wanted.before is not None:
             behind = self._file_of(wanted.before, files) + 1
         for name in reversed(files[first:behind]):
-            with reading(self._directory, name) as fd:
+            try:
+                opened = self._opened(name)
+            except ChainError as damage:
+                yield DamagedRecord(file=name, offset=0, size=size_of(self._directory, name), problem=str(damage))
+                continue
+            if opened is None:
+                return
+            with opened as fd:
                 lines = Lines(fd, name)
                 end = last if name == files[-1] else lines.end()
                 begin, end = _span(lines, end, wanted)
@@ -150,7 +161,15 @@ class TrailReader:
         """Yield the lines from behind the record *after* on, each with its file and offset, of records that stay."""
         files, last = self._stored()
         for name in files[max(0, self._file_of(after, files)) :]:
-            with reading(self._directory, name) as fd:
+            try:
+                opened = self._opened(name)
+            except ChainError:
+                # All of it can't be read, as one line.
+                yield name, 0, b""
+                continue
+            if opened is None:
+                continue
+            with opened as fd:
                 lines = Lines(fd, name)
                 is_last = name == files[-1]
                 end = last if is_last else lines.end()
@@ -186,11 +205,37 @@ class TrailReader:
     def _first_number(self, files: list[str]) -> int:
         """Return the sequence number of the first whole record in *files*; a large one if there is none."""
         for name in files:
-            with reading(self._directory, name) as fd:
+            if number := self._first_when_compressed(name):
+                return number
+            try:
+                opened = self._opened(name)
+            except ChainError:
+                continue
+            if opened is None:
+                continue
+            with opened as fd:
                 lines = Lines(fd, name)
                 if first := lines.first_record(0, lines.end()):
                     return first[1]
         return sys.maxsize
+
+    def _first_when_compressed(self, name: str) -> int | None:
+        """Return the number of the first record of a compressed file, without decompressing all of it."""
+        with contextlib.suppress(OSError, ChainError):
+            if not os.path.exists(self._directory / name):
+                data = beginning(f"{self._directory}/{name}{SUFFIX}", _FIRST_BYTES)
+                heads = (head_of_record(line) for _, line in cut(0, data[: data.rfind(b"\n") + 1]))
+                return next((head.sequence_number for head in heads if head is not None), None)
+        return None
+
+    def _opened(self, name: str) -> contextlib.AbstractContextManager[int] | None:
+        """Open a file; None if it was removed by retention since it was listed."""
+        try:
+            return reading(self._directory, name)
+        except FileNotFoundError:
+            if is_removed(self._directory, name):
+                return None
+            raise
 
     @contextlib.contextmanager
     def _failures(self) -> Generator[None, None, None]:
@@ -272,7 +317,7 @@ def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int
     while True:
         index, offset = _last_bytes(directory, files, size)
         if index == offset == 0:
-            return 0, 0, EMPTY
+            return 0, 0, start_of(directory)
         begin = None
         for name in files[index:]:
             with reading(directory, name) as fd:
@@ -292,5 +337,5 @@ def _last_bytes(directory: Path, files: list[str], size: int) -> tuple[int, int]
     index, beyond = len(files), -size
     while index > 0 and beyond < 0:
         index -= 1
-        beyond += os.stat(directory / files[index]).st_size
+        beyond += size_of(directory, files[index])
     return index, max(0, beyond)

@@ -19,11 +19,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ..record import chain
-from ..record.chain import EMPTY, ChainHead
+from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel
-from ._directory import closing, names, open_file, reading, sync, write_all
+from ._anchor import start_of
+from ._directory import closing, names, open_file, reading, size_of, sync, write_all
 from ._lines import Lines, PlacedError, cut, head_of_record
 from ._torn import Torn
 
@@ -191,7 +192,7 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
     """Find the first damage that no record has sealed, and the end of the last."""
     found: _Damage | None = None
     index, offset = 0, 0
-    head: ChainHead | None = EMPTY
+    head: ChainHead | None = start_of(directory)
     while index < len(files):
         name = files[index]
         with reading(directory, name) as fd:
@@ -253,7 +254,7 @@ def _seal(directory: Path, files: list[str], damage: _Damage, reason: str) -> tu
             sync(fd)
     first = damage.first
     begin = files.index(first.file)
-    sizes = [os.stat(directory / each).st_size for each in files[begin:]]
+    sizes = [size_of(directory, each) for each in files[begin:]]
     end, rest = (len(files), 0) if damage.end is None else damage.end
     span = sum(sizes[: end - begin]) + rest - first.offset
     _, _, digest = _hashed(directory, files, begin, first.offset, span)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+import msgspec
+
+from ..record.chain import ChainHead
+from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
+from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.parties import Target
 from .protocol import EQUAL, EventFilter
 
-__all__ = ["COLUMNS", "SCHEMA", "SELECTIVE", "Dialect", "Question", "questions", "values_of"]
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = ["COLUMNS", "SCHEMA", "SELECTIVE", "Dialect", "Question", "questions", "rows_of", "span_of", "values_of"]
 
 
 # Beside its number and its line, a record has what it is asked for by, taken from the event.
@@ -85,6 +94,20 @@ class Dialect(NamedTuple):
 _SQLITE: Final = Dialect(parameter="?", contains="instr(line, ?)", unindexed="+")
 
 
+def rows_of(after: ChainHead, lines: Sequence[bytes]) -> list[tuple[Any, ...]]:
+    """
+    Return the rows of the records *lines*, which follow the head *after*.
+
+    Raises:
+        AuditStorageError: One is of a kind that can't be read.
+    """
+    try:
+        numbered = enumerate(lines, after.sequence_number + 1)
+        return [(number, *values_of(decoded(line)), line) for number, line in numbered]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise AuditStorageError("a record is of a kind that can't be read here; nothing is appended") from error
+
+
 class Question(NamedTuple):
     """
     A condition in SQL that holds for every record that is wanted, and for few others.
@@ -153,3 +176,13 @@ def _question(wanted: EventFilter, equal: dict[str, Any], dialect: Dialect) -> Q
         tuple(value for _, values in parts for value in values),
         (begin, end) if has_times and not is_selective else None,
     )
+
+
+def span_of(connection: sqlite3.Connection, question: Question) -> tuple[int, int] | None:
+    """Return the numbers of the first and of the last record whose time is wanted; None if there is none."""
+    query = (
+        "SELECT min(sequence_number), max(sequence_number) FROM records INDEXED BY by_timestamp"
+        " WHERE timestamp BETWEEN ? AND ?"
+    )
+    first, last = connection.execute(query, question.times or ()).fetchone()
+    return None if first is None else (first, last)

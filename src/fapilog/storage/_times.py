@@ -87,6 +87,9 @@ class Times:
     def learn(self, fd: int, start: int, offset: int, data: bytes) -> Span:
         """Return the times of the lines *data* of the block at *start*, which begin at *offset*, and keep them."""
         times = _times_of(split(data))
+        if not os.fstat(fd).st_nlink:
+            # Of a compressed file, decompressed for this time alone.
+            return times
         if len(self._known) < _MOST_BLOCKS or _key(fd, start) in self._known:
             end = data[-_END_BYTES:]
             self._known[_key(fd, start)] = offset + len(data) - len(end), end, times

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
+from ._anchor import Anchor, anchor_of, says
 from ._conversions import undone
 from ._directory import cannot, files_set_aside, names, reading, without_writers
 from ._lines import Lines, PlacedError
@@ -14,6 +15,9 @@ from ._recovering import sealed_break
 from ._torn import Torn
 
 __all__ = ["verify"]
+
+
+_HARMLESS: Final = frozenset({ChainStatus.TORN_TAIL, ChainStatus.FRONT_PRUNED})
 
 
 class _Finding(NamedTuple):
@@ -26,46 +30,98 @@ class _Finding(NamedTuple):
 
 def verify(directory: Path, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
     """Check every record, and call *progress* with how many so far; damage is returned, not raised."""
-    checked = 0
+    while True:
+        before = _anchor_now(directory)
+        result = _verify(directory, before, progress)
+        if result.valid or _anchor_now(directory) == before:
+            return result
+        # Days were removed meanwhile.
+
+
+def _anchor_now(directory: Path) -> Anchor | None:
+    try:
+        return anchor_of(directory)
+    except (ChainError, OSError):
+        # Which the verification comes to itself.
+        return None
+
+
+def _verify(
+    directory: Path, anchor: Anchor | None, progress: Callable[[int], None] | None
+) -> AuditChainVerificationResult:
+    start = EMPTY if anchor is None else anchor.head
+    checked = start.sequence_number
 
     def note(sequence_number: int) -> None:
         nonlocal checked
         checked = sequence_number
         if progress is not None:
-            progress(sequence_number)
+            progress(sequence_number - start.sequence_number)
 
     findings: list[_Finding] = []
     aside: tuple[str, ...] = ()
     try:
         files = names(directory)
         aside = files_set_aside(directory) if files else ()
-        intact = checked = _follow(directory, files, note, findings).sequence_number
+        intact = checked = _follow(directory, files, start, note, findings).sequence_number
+        if anchor is not None:
+            findings.append(_front(directory, files, anchor))
     except ChainError as damage:
         intact = damage.head.sequence_number
         is_torn = damage.status is ChainStatus.TORN_TAIL
         checked = intact if is_torn else intact + 1
+        if is_torn and anchor is not None:
+            findings.append(_front(directory, names(directory), anchor))
         findings.append(_Finding(damage.status, None if is_torn else checked, str(damage)))
     except OSError as error:
         findings.append(_Finding(ChainStatus.UNREADABLE, None, str(cannot("read", directory, error))))
-    if aside and not findings:
+    if aside and all(each.status is ChainStatus.FRONT_PRUNED for each in findings):
         findings.append(
             _Finding(ChainStatus.TORN_TAIL, None, f"incomplete records were set aside in {', '.join(aside)}")
         )
     # What was found last ended the verification, unless it only is a tail.
-    worst = [each for each in findings if each.status is not ChainStatus.TORN_TAIL] or findings
+    worst = [each for each in findings if each.status not in _HARMLESS] or findings
     return AuditChainVerificationResult(
-        valid=all(each.status is ChainStatus.TORN_TAIL for each in findings),
-        events_checked=checked,
+        valid=all(each.status in _HARMLESS for each in findings),
+        events_checked=checked - start.sequence_number,
         first_invalid_sequence=next((each.first_invalid for each in findings if each.first_invalid is not None), None),
         error_message="; ".join(each.words for each in reversed(findings)) or None,
         status=worst[-1].status if worst else ChainStatus.OK,
         set_aside=aside,
+        pruned=None if anchor is None else anchor.head,
     )
 
 
-def _follow(directory: Path, files: list[str], note: Callable[[int], None], findings: list[_Finding]) -> ChainHead:
-    """Check the records of *files*, and return the head after them."""
-    index, offset, head = 0, 0, EMPTY
+def _front(directory: Path, files: list[str], anchor: Anchor) -> _Finding:
+    """Return what is to be said of the records that are removed, after the record that says so was looked for."""
+    last = anchor.sequence_number
+    which = "record 1 was" if last == 1 else f"records 1 to {last} were"
+    if any(says(line, anchor) for line in _record(directory, files, anchor.record)):
+        words = f"{which} removed by retention, as record {anchor.record} says"
+        return _Finding(ChainStatus.FRONT_PRUNED, None, words)
+    words = f"{which} removed, and record {anchor.record} does not say so"
+    return _Finding(ChainStatus.GAP, last + 1, words)
+
+
+def _record(directory: Path, files: list[str], number: int) -> Iterator[bytes]:
+    """Yield the lines from the record of that *number* on that are near it."""
+    for name in reversed(files):
+        with reading(directory, name) as fd:
+            lines = Lines(fd, name)
+            end = lines.end()
+            first = lines.first_record(0, end)
+            if first is None or first[1] > number:
+                continue
+            begin, behind = lines.around(number - 1, end)[0], lines.around(number, end)[1]
+            yield from (line for _, line in lines.forwards(begin, behind))
+            return
+
+
+def _follow(
+    directory: Path, files: list[str], start: ChainHead, note: Callable[[int], None], findings: list[_Finding]
+) -> ChainHead:
+    """Check that the records of *files* follow the head *start*, and return the head after them."""
+    index, offset, head = 0, 0, start
     while index < len(files):
         name = files[index]
         try:
@@ -88,6 +144,11 @@ def _follow(directory: Path, files: list[str], note: Callable[[int], None], find
                 message = f"{damage}; record {seal.record} has sealed this damage as it is"
                 findings.append(_Finding(ChainStatus.RECOVERED, damage.head.sequence_number + 1, message))
                 continue
+        except ChainError as damage:
+            # All that is damaged may be how it is compressed, and then no record of it is known.
+            if damage.status is not ChainStatus.UNREADABLE or damage.head != EMPTY:
+                raise
+            raise ChainError(damage.status, str(damage), head) from None
         index, offset = index + 1, 0
     return head
 

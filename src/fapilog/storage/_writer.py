@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from ..record import chain
-from ..record.chain import ChainError, Seal
+from ..record.chain import EMPTY, ChainError, ChainHead, Seal
 from ..record.errors import AuditStorageError
+from ._copied import elsewhere
 from ._directory import (
     OWNER,
     Access,
@@ -23,7 +24,8 @@ from ._directory import (
     identity,
     is_named,
     make_directory,
-    open_file,
+    open_to_append,
+    size_of,
     sync,
     sync_directory,
     write_until_error,
@@ -81,7 +83,7 @@ class TrailWriter:
         self._recent = RecentIds(directory)
         self._listing = Listing(directory)
 
-    def append(self, bodies: Iterable[bytes]) -> list[Result]:
+    def append(self, bodies: Iterable[bytes], after: ChainHead | None = None) -> list[Result]:
         """
         Store a record for each of *bodies*, and return what became of each.
 
@@ -91,6 +93,7 @@ class TrailWriter:
         Args:
             bodies: Records without their seals; a `Once` is stored only if no newer record has its id. They are asked
                 for when the lock is held and the files are checked, right before the write.
+            after: The head that the trail must have; None for any.
 
         Raises:
             AuditStorageError: No record is stored. The next append continues the chain where it was.
@@ -109,6 +112,8 @@ class TrailWriter:
                         self._unsynced.store(self._directory)
                     end = self._end if self._is_up_to_date() else self._catch_up()
                     self._unsynced = None
+                    if after not in (None, EMPTY if end is None else end.head):
+                        raise elsewhere(self._directory, after)
                     # An older file is never written to, whatever the clock does.
                     if end is None or self._today() > end.name:
                         self._begin(self._today())
@@ -222,14 +227,17 @@ class TrailWriter:
         size, record = 0, ("", 0) if known is None else known.record
         can_grow = True
         for index in range(first, len(files)):
-            name, later, can_grow = files[index], files[index + 1 :], True
-            fd = self._fd = open_file(self._directory, name, os.O_RDWR | os.O_APPEND)
+            name, later = files[index], files[index + 1 :]
+            fd, can_grow = open_to_append(self._directory, name)
+            self._fd = fd
             if known is not None and (name, offset) == known.record:
                 check_newest(fd, known)
             head, size, rest = Lines(fd, name).follow(offset, head)
             if rest:
-                is_followed = any(os.stat(self._directory / each).st_size for each in later)
+                is_followed = any(size_of(self._directory, each) for each in later)
                 torn = Torn(self._directory, name, size, rest)
+                if not (can_grow or is_followed):
+                    raise OSError(errno.EINVAL, f"{name} is compressed, and ends in an incomplete record")
                 head, size, can_grow = torn.mend(fd, head, self._access, is_followed=is_followed)
             if size:
                 record = name, size

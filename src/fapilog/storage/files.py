@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import grp
+import threading
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
 import anyio.lowlevel
 
 from ..record import chain
-from ..record.chain import AuditChainVerificationResult, Seal
+from ..record.chain import AuditChainVerificationResult, ChainHead, Seal
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
@@ -22,6 +23,7 @@ from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
 from ._care import Care
+from ._copied import by_day, followed
 from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
 from ._lines import MAX_RECORD_BYTES
 from ._reader import TrailReader
@@ -92,6 +94,10 @@ class FileStorage:
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
         self._appends = 0
+        # Copied records go into the files of their own days.
+        self._copied_day = 1
+        self._copying = threading.Lock()
+        self._copier = TrailWriter(self.directory, durable=True, now=self._time_of_copied, access=access)
         call_in_child(self, FileStorage._forget)
 
     def __repr__(self) -> str:
@@ -136,6 +142,42 @@ class FileStorage:
             # A new one for each caller, as an exception collects the traceback of every place that raises it.
             raise AuditStorageError(*result.args) from result
         return result
+
+    @without_frames
+    async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+        """
+        Append records as they are, byte for byte: those of another storage, which `read_lines` returns.
+
+        Each goes into the file of its own day, or into the newest if that is newer. Returning means that they are on
+        the disk. Where it is interrupted, the first of them may be stored, in order; `head_of` tells up to which.
+
+        Args:
+            after: The head that the first of them follows, and with which this trail ends.
+            lines: The records, without their newlines.
+
+        Returns:
+            The head of the trail.
+
+        Raises:
+            AuditStorageError: The records do not follow *after*, the trail ends with another head, or it can't be
+                written to.
+        """
+        followed(self.directory, after, lines)
+        return await in_thread(self._append_lines, after, lines)
+
+    def _append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+        with self._copying:
+            for self._copied_day, group in by_day(lines):
+                # Sealed again in its place, a record is the same bytes.
+                for result in self._copier.append(map(chain.unsealed, group), after):
+                    if isinstance(result, AuditStorageError):
+                        raise result
+                    assert result is not None  # noqa: S101 - none of them is a `Once`
+                    after = ChainHead(result.sequence_number, result.checksum)
+        return after
+
+    def _time_of_copied(self) -> datetime:
+        return datetime.fromordinal(self._copied_day).replace(tzinfo=UTC)
 
     @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
@@ -209,9 +251,12 @@ class FileStorage:
     async def aclose(self) -> None:
         """Close the files; the next append opens them again."""
         await in_thread(self._writer.close)
+        await in_thread(self._copier.close)
 
     def _forget(self) -> None:
         self._writer.forget()
+        self._copying = threading.Lock()
+        self._copier.forget()
         self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Literal, overload
 
 import anyio.lowlevel
 
 from ..record import chain
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
@@ -18,6 +18,7 @@ from ..record.formats import decoded
 from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.loops import is_without_loop
+from ._copied import elsewhere, followed
 from ._holes import item_of, joined, up_to
 from .protocol import EventFilter
 
@@ -92,6 +93,25 @@ class MemoryStorage:
                 return seal
             finally:
                 self._owner = None
+
+    @without_frames
+    async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+        """
+        Append records as they are, as `FileStorage.append_lines` does, and raise as that does.
+
+        Args:
+            after: The head that the first of them follows.
+            lines: The records, without their newlines.
+        """
+        await _checkpoint()
+        head = followed("memory", after, lines)
+        with self._lock:
+            number, checksum = _next(self._lines)
+            if ChainHead(number - 1, checksum) != after:
+                raise elsewhere("memory", after)
+            self._ids.update(decoded(line).event_id for line in lines)
+            self._lines.extend(lines)
+        return head
 
     @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, overload
 
@@ -21,12 +22,13 @@ from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
+from ._copied import elsewhere, followed
 from ._database import Database
 from ._directory import why_not_writable
 from ._holes import item_of, joined, up_to
 from ._lines import MAX_RECORD_BYTES
 from ._room import Room
-from ._rows import COLUMNS, Question, questions, values_of
+from ._rows import COLUMNS, Question, questions, rows_of, span_of, values_of
 from .protocol import EventFilter
 
 __all__ = ["SQLiteStorage"]
@@ -127,6 +129,22 @@ class SQLiteStorage:
         return result
 
     @without_frames
+    async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+        """
+        Append records as they are, all of them or none, as `FileStorage.append_lines` does.
+
+        Args:
+            after: The head that the first of them follows, and with which this trail ends.
+            lines: The records, without their newlines.
+
+        Raises:
+            AuditStorageError: As that; also for a record that can't be read, or whose event id another has.
+        """
+        head = followed(self._path, after, lines)
+        await in_thread(self._writer.write, functools.partial(self._insert, after, lines))
+        return head
+
+    @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
         Return the newest *limit* events that are wanted, the newest first.
@@ -194,6 +212,11 @@ class SQLiteStorage:
         self._known = head
         return seals
 
+    def _insert(self, after: ChainHead, lines: Sequence[bytes], connection: sqlite3.Connection) -> None:
+        if self._head(connection) != after:
+            raise elsewhere(self._path, after)
+        connection.executemany(_INSERT, rows_of(after, lines))
+
     def _append(self, connection: sqlite3.Connection, items: Iterable[_Item]) -> tuple[list[Seal | None], ChainHead]:
         head = self._head(connection)
         seals: list[Seal | None] = []
@@ -240,7 +263,7 @@ class SQLiteStorage:
         low = -1 if wanted.after is None else min(wanted.after, _MAX)
         high = _MAX if wanted.before is None else min(wanted.before, _MAX)
         if question.times is not None:
-            span = self._reader.read(lambda connection: _span(connection, question))
+            span = self._reader.read(lambda connection: span_of(connection, question))
             if span is None:
                 return
             low, high = max(low, span[0] - 1), min(high, span[1] + 1)
@@ -364,16 +387,6 @@ def _followed(head: ChainHead, number: int, line: Any, values: list[Any] | None)
                 message = f"record {number} was altered: its column {name} is not what the record says"
                 raise ChainError(ChainStatus.ALTERED, message, head)
     return after
-
-
-def _span(connection: sqlite3.Connection, question: Question) -> tuple[int, int] | None:
-    """Return the numbers of the first and of the last record whose time is wanted; None if there is none."""
-    query = (
-        "SELECT min(sequence_number), max(sequence_number) FROM records INDEXED BY by_timestamp"
-        " WHERE timestamp BETWEEN ? AND ?"
-    )
-    first, last = connection.execute(query, question.times or ()).fetchone()
-    return None if first is None else (first, last)
 
 
 def _rows(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:

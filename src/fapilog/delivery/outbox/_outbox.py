@@ -271,6 +271,15 @@ class Outbox:
         if self._mark is None or mark.sequence_number > self._mark.sequence_number:
             self._mark = mark
 
+    async def oldest_pending(self) -> int | None:
+        """
+        Return the number of the first event about which an alert is pending or dead; None if there is none.
+
+        Raises:
+            OutboxError: The file can't be used.
+        """
+        return await self._store.read(lambda connection: _receipts.oldest_pending(connection, self.name))
+
     # -- receipts
 
     async def pending(self, limit: int = 100) -> list[OutboxAlert]:

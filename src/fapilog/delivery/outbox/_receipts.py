@@ -14,7 +14,7 @@ from typing import Final
 from ...record.values import text
 from ._rows import OutboxAlert, OutboxAttempt, Status, alert_of, attempt_of
 
-__all__ = ["alerts", "attempts", "discard", "outboxes", "retry"]
+__all__ = ["alerts", "attempts", "discard", "oldest_pending", "outboxes", "retry"]
 
 # Only the event's id is known here: an index has it, which is much smaller than the table.
 _ABOUT: Final = "id IN (SELECT id FROM alerts WHERE event_id = ?)"
@@ -56,6 +56,17 @@ def attempts(connection: sqlite3.Connection, outbox: str, event_id: str) -> list
         (outbox, event_id),
     )
     return [attempt_of(rows.description, row) for row in rows]
+
+
+def oldest_pending(connection: sqlite3.Connection, outbox: str | None = None) -> int | None:
+    """Return the number of the first event about which an alert is pending or dead; None if there is none."""
+    where = "" if outbox is None else " AND outbox = ?"
+    found: int | None = connection.execute(
+        # The numbers of alerts without one are 0.
+        f"SELECT min(sequence_number) FROM alerts WHERE status IN ('pending', 'dead') AND sequence_number > 0{where}",  # noqa: S608
+        () if outbox is None else (outbox,),
+    ).fetchone()[0]
+    return found
 
 
 def retry(connection: sqlite3.Connection, outbox: str | None, event_ids: Iterable[str] | None, now: float) -> int:

@@ -1,0 +1,79 @@
+"""`fapilog continue`: a new trail that continues one of the earlier fapilog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+from rich.text import Text
+
+from .. import AuditEventType, AuditStorageError, AuditTrail
+from ..storage.earlier import EarlierTrail, as_metadata, is_of_earlier, verify_earlier
+from .receipts import plain
+from .screen import Output
+
+__all__ = ["continue_", "say"]
+
+_NOT_AS_IT_SHOULD_BE: Final = 1
+_CANNOT: Final = 2
+
+
+def continue_(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The earlier trail.", exists=True, file_okay=False)],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The directory of the new one.", file_okay=False)],
+) -> None:
+    """
+    Begin a trail in NEW whose first record names the head of OLD, a trail of fapilog 0.3.5 or earlier.
+
+    OLD is verified first, and is not changed. The record has its last checksum and the SHA-256 of each of its files:
+    whoever verifies NEW, and has OLD, has the whole history.
+
+    Exit code: 0 if it is done, 1 if OLD is not intact, 2 if it can't be read, is no such trail, or NEW has records.
+    """
+    try:
+        found = verify_earlier(old) if is_of_earlier(old) else None
+        if found is not None and found.problem is None and not _begun(new, found):
+            found = None
+    except AuditStorageError as error:
+        typer.echo(f"fapilog: {plain(str(error))}", err=True)
+        raise typer.Exit(_CANNOT) from None
+    if found is None:
+        words = f"expected a trail of the earlier fapilog in {old}, and none in {new}"
+        typer.echo(f"fapilog: {plain(words)}", err=True)
+        raise typer.Exit(_CANNOT)
+    if found.problem is not None:
+        typer.echo(f"fapilog: {plain(found.problem)}", err=True)
+        raise typer.Exit(_NOT_AS_IT_SHOULD_BE)
+    typer.echo(f"record 1 in {plain(str(new))} names the {found.records} records of {plain(str(old))}")
+
+
+def _begun(new: Path, found: EarlierTrail) -> bool:
+    """Begin a trail with the record that names *found*; return False if there is one already."""
+    trail = AuditTrail(storage_path=new).sync
+    try:
+        if trail.head().sequence_number:
+            return False
+        trail.log_event(
+            AuditEventType.AUDIT_LOG_LIFECYCLE,
+            "this trail continues one of the earlier fapilog",
+            operation="continue",
+            metadata=as_metadata(found),
+        )
+    finally:
+        trail.stop()
+    return True
+
+
+def say(found: EarlierTrail, *, as_json: bool) -> int:
+    """Print the verdict on an earlier trail, and return the exit code."""
+    if as_json:
+        typer.echo(msgspec.json.encode(found))
+    elif found.problem is not None:
+        Output().print(Text(f"NOT VALID: {plain(found.problem)}", style="bold red"), soft_wrap=True)
+    else:
+        runs = "one run" if found.runs == 1 else f"{found.runs} runs, each with a chain of its own"
+        words = f"valid: {found.records} records of fapilog 0.3.5 or earlier, in {runs}"
+        Output().print(Text(words, style="bold green"), soft_wrap=True)
+    return 0 if found.problem is None else _NOT_AS_IT_SHOULD_BE

@@ -1,0 +1,136 @@
+"""`fapilog hold`: legal holds, which retention respects."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+from rich.table import Table
+
+from .. import AuditEventType, AuditStorageError, AuditTrail
+from ..storage.holds import Hold, add_hold, holds_on, remove_hold
+from .receipts import plain
+from .screen import Output
+
+__all__ = ["add", "hold", "list_", "remove"]
+
+_NOT_THERE: Final = 1
+_CANNOT: Final = 2
+
+_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
+_Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.", show_default=False)]
+
+
+def _day(given: str) -> date:
+    try:
+        return date.fromisoformat(given)
+    except ValueError:
+        raise typer.BadParameter("expected a day such as 2026-03-01") from None
+
+
+_Day = Annotated[date | None, typer.Option(metavar="DAY", parser=_day, show_default=False)]
+
+hold: Final = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+
+
+@hold.callback()
+def _hold() -> None:
+    """
+    Set, list and lift legal holds: days that retention does not remove, whatever their age.
+
+    Setting and lifting one is recorded in the trail.
+    """
+
+
+@hold.command()
+def add(directory: _Directory, *, reason: _Reason, since: _Day = None, until: _Day = None) -> None:
+    """
+    Set a hold on the days from --since to --until, both included; on the whole trail without them.
+
+    Exit code: 0 if it is set and recorded; 2 if not.
+    """
+    try:
+        added = add_hold(directory.absolute(), reason, since=since, until=until)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except AuditStorageError as error:
+        raise _cannot(error) from None
+    # In force before it is recorded, so that there is no moment in which it is believed and not in force.
+    _record(directory, "a legal hold was set", added, reason)
+    typer.echo(f"hold {added.id} is set")
+
+
+@hold.command("list")
+def list_(
+    directory: _Directory, *, as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False
+) -> None:
+    """
+    List the holds.
+
+    Exit code: 0, whatever there is; 2 if they can't be read.
+    """
+    try:
+        found = holds_on(directory.absolute())
+    except AuditStorageError as error:
+        raise _cannot(error) from None
+    if as_json:
+        typer.echo(msgspec.json.encode(found))
+        return
+    if not found:
+        typer.echo("no holds")
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for head in ("hold", "since", "until", "set", "reason"):
+        table.add_column(head)
+    for each in found:
+        days = (str(each.since or ""), str(each.until or ""))
+        table.add_row(each.id, *days, f"{each.set_at:%Y-%m-%d}", plain(each.reason))
+    Output().show(table)
+
+
+@hold.command()
+def remove(
+    directory: _Directory,
+    hold_id: Annotated[str, typer.Argument(metavar="HOLD", help="As `list` shows it.")],
+    *,
+    reason: _Reason,
+) -> None:
+    """
+    Lift a hold.
+
+    Exit code: 0 if it is recorded and lifted, 1 if there is none of that id, 2 if it can't be done.
+    """
+    if not reason.strip():
+        raise typer.BadParameter("expected the reason in words", param_hint="--reason")
+    try:
+        found = next((each for each in holds_on(directory.absolute()) if each.id == hold_id), None)
+        if found is None:
+            typer.echo(f"fapilog: there is no hold {plain(hold_id)}", err=True)
+            raise typer.Exit(_NOT_THERE)
+        # Recorded before it is lifted.
+        _record(directory, "a legal hold was lifted", found, reason)
+        remove_hold(directory.absolute(), hold_id)
+    except AuditStorageError as error:
+        raise _cannot(error) from None
+    typer.echo(f"hold {hold_id} is lifted")
+
+
+def _record(directory: Path, message: str, changed: Hold, reason: str) -> None:
+    metadata: dict[str, Any] = {"fapilog.hold": msgspec.to_builtins(changed)}
+    trail = AuditTrail(storage_path=directory)
+    try:
+        trail.sync.log_event(
+            AuditEventType.AUDIT_LOG_LIFECYCLE, message, operation="hold", reason=reason, metadata=metadata
+        )
+    except AuditStorageError as error:
+        raise _cannot(error) from None
+    finally:
+        trail.sync.stop()
+
+
+def _cannot(error: AuditStorageError) -> typer.Exit:
+    typer.echo(f"fapilog: {plain(str(error))}", err=True)
+    return typer.Exit(_CANNOT)

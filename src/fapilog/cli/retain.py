@@ -1,0 +1,129 @@
+"""`fapilog retain`: what is old is compressed, archived and removed."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+from rich.table import Table
+
+from .. import AuditStorageError, AuditTrail, ComplianceLevel, CompliancePolicy, OutboxError
+from ..delivery.outbox import _receipts
+from ..delivery.outbox._file import OutboxFile
+from ..storage.retention import RetainedDay, RetentionReport
+from .receipts import plain
+from .screen import Output
+
+__all__ = ["retain"]
+
+_CANNOT: Final = 2
+
+
+def retain(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)],
+    *,
+    retention_days: Annotated[int | None, typer.Option(metavar="N", min=1, help="Remove days older than that.")] = None,
+    archive_after_days: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Compress, and archive, days older than that.")
+    ] = None,
+    archive: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the archive is, if there is one.", file_okay=False)
+    ] = None,
+    level: Annotated[ComplianceLevel, typer.Option(help="The level of the policy.")] = ComplianceLevel.BASIC,
+    outboxes: Annotated[
+        list[Path] | None,
+        typer.Option("--outbox", metavar="FILE", help="An outbox of the trail; may be repeated.", dir_okay=False),
+    ] = None,
+    below_floor: Annotated[
+        bool, typer.Option("--below-floor", help="Remove also what its level asks to keep longer.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """
+    Compress, archive and remove days of a trail that are old enough.
+
+    Never today's day or the newest; never one with a record about which an outbox has an alert that has not arrived,
+    one that a legal hold names, one that is damaged, or one with records that their level asks to keep longer. Each
+    removal is recorded in the trail, which may be written to meanwhile. With --archive nothing is removed before the
+    archive was read back.
+
+    Exit code: 0 if it is done, also if there is nothing to do; 2 if not, or not all.
+    """
+    try:
+        policy = CompliancePolicy(
+            level,
+            retention_days=retention_days,
+            archive_after_days=archive_after_days,
+            retention_below_floor=below_floor,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error).replace("retention_below_floor=True", "--below-floor")) from None
+    if retention_days is None and archive_after_days is None:
+        raise typer.BadParameter("expected --retention-days, --archive-after-days, or both")
+    trail = AuditTrail(policy, directory)
+    try:
+        keep_from = _first_that_stays([*(outboxes or ()), *_outboxes_in(directory)])
+        report = trail.sync.apply_retention(archive=archive, keep_from=keep_from, dry_run=dry_run)
+    except (AuditStorageError, OutboxError, ValueError) as error:
+        typer.echo(f"fapilog: {plain(str(error))}", err=True)
+        raise typer.Exit(_CANNOT) from None
+    finally:
+        trail.sync.stop()
+    if as_json:
+        typer.echo(msgspec.json.encode(report))
+    else:
+        _show(report)
+
+
+def _outboxes_in(directory: Path) -> list[Path]:
+    """Return the files in *directory* that are outboxes: one that is beside its trail need not be named."""
+    found: list[Path] = []
+    for path in sorted(directory.iterdir()):
+        if path.is_file() and not path.name.startswith("audit_"):
+            with path.open("rb") as file:
+                header = file.read(72)
+            # https://www.sqlite.org/fileformat.html#the_database_header
+            if header.startswith(b"SQLite format 3\0") and header[68:72] == b"fapi":
+                found.append(path)
+    return found
+
+
+def _first_that_stays(outboxes: list[Path]) -> int | None:
+    """Return the number of the first record about which one of *outboxes* lacks an alert, or has one pending."""
+
+    def ask(connection: sqlite3.Connection) -> list[int | None]:
+        marks = [row[0] for row in connection.execute("SELECT sequence_number FROM outboxes")]
+        pending = _receipts.oldest_pending(connection)
+        return [*(None if mark is None else mark + 1 for mark in marks), pending]
+
+    numbers: list[int] = []
+    for path in outboxes:
+        opened = OutboxFile(path, must_exist=True)
+        try:
+            [found] = opened.run([ask], writes=False)
+        finally:
+            opened.close()
+        numbers += [number for number in found if number is not None]
+    return min(numbers, default=None)
+
+
+def _show(report: RetentionReport) -> None:
+    if not report.days:
+        typer.echo("nothing is old enough")
+        return
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for head in ("day", "records", "would be" if report.dry_run else "done"):
+        table.add_column(head)
+    for day in report.days:
+        records = "" if day.first is None else f"{day.first}-{day.last}"
+        table.add_row(day.file.removesuffix(".jsonl"), records, _words(day))
+    Output().show(table)
+
+
+def _words(day: RetainedDay) -> str:
+    done = [name for name in ("compressed", "archived", "removed") if getattr(day, name)]
+    return ", ".join([*done, *([] if day.kept is None else [f"kept: {day.kept}"])])

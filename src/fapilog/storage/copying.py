@@ -1,0 +1,73 @@
+"""
+Copying a trail from one storage to another, byte for byte.
+
+    await copy(FileStorage("audit"), SQLiteStorage("audit.db"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast, runtime_checkable
+
+from ..record.chain import EMPTY, ChainHead
+from ..record.errors import AuditStorageError
+from .protocol import AuditStorage, head_of, holds
+
+__all__ = ["TakesLines", "copy"]
+
+_PAGE = 500
+
+
+@runtime_checkable
+class TakesLines(Protocol):
+    """A storage that records can be copied into: all of ours can be."""
+
+    async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+        """
+        Append records as they are, and return the new head.
+
+        Args:
+            after: The head that the first of them follows, and with which the trail ends.
+            lines: The records, without their newlines, as `AuditStorage.read_lines` returns them.
+
+        Raises:
+            AuditStorageError: The records do not follow *after*, the trail ends with another head, or can't be written.
+        """
+        ...
+
+
+async def copy(
+    source: AuditStorage, target: AuditStorage, progress: Callable[[int], None] | None = None
+) -> tuple[int, ChainHead]:
+    """
+    Copy the records that *target* lacks, and then check all of *target*.
+
+    Every record is checked before it is written. Interrupted, by a crash too, it goes on where it was when it is called
+    again. The source may be written to meanwhile: what comes after the last page is left for the next call.
+
+    Args:
+        source: The trail; from its first record to its last it must be intact.
+        target: Empty, or with the first records of *source*; one that has an `append_lines`.
+        progress: Called after each page with the number of the newest record that is copied.
+
+    Returns:
+        How many records were copied, and the head that both have now.
+
+    Raises:
+        AuditStorageError: *target* has other records than *source*, *source* is damaged, or one of the two can't be
+            read or written.
+        TypeError: *target* takes no lines.
+    """
+    if not isinstance(target, TakesLines):
+        raise TypeError(f"target: expected a storage with append_lines; got a {type(target).__qualname__}")
+    begin = head = await head_of(cast("AuditStorage", target))
+    if head != EMPTY and not await holds(source, head):
+        raise AuditStorageError(f"the target has record {head.sequence_number}, and the source has not: two trails")
+    while lines := await source.read_lines(head.sequence_number, _PAGE):
+        head = await target.append_lines(head, lines)
+        if progress is not None:
+            progress(head.sequence_number)
+    result = await target.verify()
+    if not result.valid:
+        raise AuditStorageError(f"the copy is not valid: {result.error_message}")
+    return head.sequence_number - begin.sequence_number, head

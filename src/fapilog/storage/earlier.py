@@ -1,0 +1,128 @@
+"""
+Trails of the earlier fapilog, up to 0.3.5: read and verified as they are, and continued by a new trail.
+
+There a record is a line of JSON with sorted keys, so that ``checksum`` comes first. It is the SHA-256 of the line
+without that member. Each process began a chain of its own, from number 1: a directory holds one or several runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from ..record.errors import AuditStorageError
+
+__all__ = ["EarlierTrail", "as_metadata", "is_of_earlier", "verify_earlier"]
+
+_START: Final = b'{"checksum":"'
+_COVERED: Final = len(_START) + 64 + len(b'",')
+
+
+class EarlierTrail(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What a trail of the earlier fapilog has.
+
+    Attributes:
+        records: How many records were checked, the invalid one included.
+        runs: How many chains they are: one for each process that wrote.
+        sequence_number: Of the last record.
+        checksum: Of the last record.
+        files: The SHA-256 of each file.
+        problem: What is not as it was written, with file and line; None if all is.
+    """
+
+    records: int
+    runs: int
+    sequence_number: int
+    checksum: str | None
+    files: dict[str, str]
+    problem: str | None = None
+
+
+class _Record(msgspec.Struct):
+    checksum: str
+    sequence_number: int
+    previous_hash: str | None
+
+
+_decode: Final = msgspec.json.Decoder(_Record).decode
+
+
+def is_of_earlier(directory: Path) -> bool:
+    """Return whether the oldest file of the trail in *directory* was written by the earlier fapilog."""
+    # What can't be read, or is no file, is told by whoever looks for a trail of ours next.
+    with contextlib.suppress(OSError):
+        for path in _files(directory):
+            if path.is_file():
+                with path.open("rb") as file:
+                    return file.read(len(_START)) == _START
+    return False
+
+
+def verify_earlier(directory: Path) -> EarlierTrail:
+    """
+    Check every record of a trail of the earlier fapilog, by its own rule; damage is returned, not raised.
+
+    Where a process began, the numbers begin again: nothing tells whether records in front of that were cut off.
+
+    Raises:
+        AuditStorageError: A file can't be read.
+    """
+    records = runs = number = 0
+    checksum: str | None = None
+    problem: str | None = None
+    hashes: dict[str, str] = {}
+    for path in _files(directory):
+        content = sha256()
+        for index, line in enumerate(_lines(path), 1):
+            content.update(line)
+            if problem is not None or not line.strip():
+                continue
+            records += 1
+            record = _checked(line.rstrip(b"\r\n"))
+            if record is None:
+                problem = f"{path.name}, line {index}: this is no record of fapilog 0.3.5, or was altered"
+                continue
+            is_first = record.sequence_number == 1 and record.previous_hash is None
+            if not is_first and (record.sequence_number, record.previous_hash) != (number + 1, checksum):
+                problem = f"{path.name}, line {index}: record {record.sequence_number} does not follow record {number}"
+                continue
+            runs += is_first
+            number, checksum = record.sequence_number, record.checksum
+        hashes[path.name] = content.hexdigest()
+    return EarlierTrail(
+        records=records, runs=runs, sequence_number=number, checksum=checksum, files=hashes, problem=problem
+    )
+
+
+def as_metadata(trail: EarlierTrail) -> dict[str, Any]:
+    """Return what the first record of a trail says that continues *trail*."""
+    return {"fapilog.continues": {"written_by": "fapilog 0.3.5 or earlier", **msgspec.to_builtins(trail)}}
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("audit_????-??-??.jsonl"))
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except OSError as error:
+        raise AuditStorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _checked(line: bytes) -> _Record | None:
+    """Return the record that *line* is, if its checksum is right."""
+    try:
+        record = _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    if not line.startswith(_START + record.checksum.encode() + b'",'):
+        return None
+    return record if sha256(b"{" + line[_COVERED:]).hexdigest() == record.checksum else None

@@ -1,0 +1,125 @@
+"""
+Legal holds: days that retention does not remove, whatever their age, until the hold is lifted.
+
+They are in a file in the directory of the trail. `fapilog hold` sets and lifts them, and records that in the trail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Generator
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from ..record.errors import AuditStorageError
+from ._days import alone, whole
+from ._directory import closing
+
+__all__ = ["Hold", "add_hold", "holds_on", "remove_hold"]
+
+_FILE: Final = "audit_holds.json"
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A legal hold.
+
+    Attributes:
+        id: What it is lifted by.
+        reason: Why, in words.
+        since: The first day that is held; None for the first of the trail.
+        until: The last day that is held; None if there is no last.
+        set_at: When it was set.
+    """
+
+    id: str
+    reason: str
+    since: date | None = None
+    until: date | None = None
+    set_at: datetime
+
+    def covers(self, day: date) -> bool:
+        """Return whether the records of *day* are held."""
+        return (self.since is None or self.since <= day) and (self.until is None or day <= self.until)
+
+
+_decode: Final = msgspec.json.Decoder(list[Hold]).decode
+
+
+def holds_on(directory: Path) -> list[Hold]:
+    """
+    Return the holds on the trail in *directory*, the oldest first.
+
+    Raises:
+        AuditStorageError: Their file can't be read, or holds something else.
+    """
+    path = directory / _FILE
+    try:
+        return _decode(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise AuditStorageError(f"cannot read {path}: {error.strerror or error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        # Never "no holds": something would be removed that must not be.
+        raise AuditStorageError(f"{path}: expected a list of holds; got something else") from None
+
+
+def add_hold(directory: Path, reason: str, *, since: date | None = None, until: date | None = None) -> Hold:
+    """
+    Set a hold on the trail in *directory*, and return it when it is on the disk.
+
+    Args:
+        directory: Where the trail is.
+        reason: Why, in words.
+        since: The first day to hold; None for the first of the trail.
+        until: The last day to hold; None if there is no last.
+
+    Raises:
+        AuditStorageError: The file can't be read or written, or retention is being applied.
+        ValueError: No reason, or the days are in the wrong order.
+    """
+    if not reason.strip():
+        raise ValueError("reason: expected words; got none")
+    if since is not None and until is not None and until < since:
+        raise ValueError(f"until: expected no day before {since}; got {until}")
+    hold = Hold(id=uuid.uuid4().hex[:8], reason=reason, since=since, until=until, set_at=datetime.now(UTC))
+    with _alone(directory):
+        _write(directory, [*holds_on(directory), hold])
+    return hold
+
+
+def remove_hold(directory: Path, hold_id: str) -> Hold:
+    """
+    Lift a hold on the trail in *directory*, and return it.
+
+    Raises:
+        AuditStorageError: The file can't be read or written, or retention is being applied.
+        LookupError: There is none of that id.
+    """
+    with _alone(directory):
+        holds = holds_on(directory)
+        lifted = next((hold for hold in holds if hold.id == hold_id), None)
+        if lifted is None:
+            raise LookupError(f"there is no hold {hold_id}")
+        _write(directory, [hold for hold in holds if hold is not lifted])
+    return lifted
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Generator[None]:
+    try:
+        # No retention, which may have decided already what it removes.
+        with closing(alone(directory)):
+            yield
+    except OSError as error:
+        raise AuditStorageError(f"cannot write {directory / _FILE}: {error.strerror or error}") from error
+
+
+def _write(directory: Path, holds: list[Hold]) -> None:
+    with whole(f"{directory}/{_FILE}") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(holds), indent=2) + b"\n")

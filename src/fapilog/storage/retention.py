@@ -1,0 +1,289 @@
+"""
+Retention: the days of a trail are compressed, archived and removed when they are old enough.
+
+A day is a file. It is never changed: compressed it has the same bytes, and it is removed as a whole. A record in the
+trail says what is removed before it is, and an anchor remains, so that the rest verifies as `ChainStatus.FRONT_PRUNED`.
+Whenever the process ends, between any two steps, the trail is valid and goes on, and the next run goes on too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from ..record.chain import ChainError, ChainHead
+from ..record.errors import AuditStorageError
+from ..record.kinds import ComplianceLevel
+from ..tasks.threads import in_thread
+from ._anchor import MEMBER, Anchor, start_of
+from ._compressed import MAX_SIZE
+from ._days import alone, archive_day, compress_day, digest, is_archived, remove_days, sweep
+from ._directory import cannot, close, names, reading, size_of
+from ._lines import Lines
+from ._torn import Torn
+from .holds import Hold, holds_on
+
+__all__ = ["FLOORS", "RetainedDay", "RetentionReport", "RetentionRule", "apply_retention"]
+
+FLOORS: Final = {ComplianceLevel.PCI_DSS: 1, ComplianceLevel.HIPAA: 6}
+"""
+For how many years the records of a level are kept at least: PCI DSS 10.5.1, 45 CFR 164.316(b)(2)(i).
+"""
+
+# So many that the record that names them is far from the limit of a record.
+_DAYS_A_RECORD: Final = 100
+_BLOCK_BYTES: Final = 1 << 20
+
+
+class RetentionRule(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What is done to days that are over, and when.
+
+    Attributes:
+        archive_after_days: Age in days beyond which a day is compressed, and copied to *archive*; None for never.
+        retention_days: Age in days beyond which a day is removed; None for never.
+        archive: The directory of the archive; None for none. With one, nothing is removed that is not there, whole.
+        below_floor: Whether records are removed before the age that their level asks for (`FLOORS`).
+        keep_from: The number of the first record that stays, whatever its age; None for no such one.
+    """
+
+    archive_after_days: int | None = None
+    retention_days: int | None = None
+    archive: Path | None = None
+    below_floor: bool = False
+    keep_from: int | None = None
+
+
+class RetainedDay(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What was done to the file of a day, or would be.
+
+    Attributes:
+        file: Its name.
+        compressed: Whether it was compressed in this run.
+        archived: Whether it is in the archive, as this run has proved.
+        removed: Whether it was removed.
+        kept: Why not, in words, though it is old enough; else None.
+        first: The number of its first record, if it was old enough to be removed.
+        last: The number of its last record, likewise.
+        sha256: The SHA-256 of its content, likewise.
+    """
+
+    file: str
+    compressed: bool = False
+    archived: bool = False
+    removed: bool = False
+    kept: str | None = None
+    first: int | None = None
+    last: int | None = None
+    sha256: str | None = None
+
+
+class RetentionReport(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What a run of retention did.
+
+    Attributes:
+        days: The days that are old enough for something, the oldest first.
+        dry_run: Whether nothing was done, and this is what would be.
+        records: The numbers of the records that say what was removed.
+    """
+
+    days: tuple[RetainedDay, ...]
+    dry_run: bool
+    records: tuple[int, ...] = ()
+
+
+class _Planned(msgspec.Struct, frozen=True):
+    day: RetainedDay
+    # After its last record; only of a day that is old enough to be removed.
+    head: ChainHead | None
+
+
+async def apply_retention(
+    directory: Path,
+    rule: RetentionRule,
+    *,
+    today: date,
+    record: Callable[[dict[str, Any], str], Awaitable[int]],
+    dry_run: bool = False,
+) -> RetentionReport:
+    """
+    Apply *rule* to the trail in *directory*; `AuditTrail.apply_retention` calls it.
+
+    Writers and readers may be at work meanwhile, in any process. Neither the file of today nor the newest one is
+    touched. Whoever calls it is cancelled between two steps, and the next run goes on.
+
+    Args:
+        directory: Where the trail is; absolute.
+        rule: What to do.
+        today: The day, in UTC.
+        record: Records in the trail that days are removed: called with the metadata and the reason, before they are.
+            Returns the number of the record.
+        dry_run: Whether to do nothing, and only to report.
+
+    Raises:
+        AuditStorageError: A file can't be read or written, the archive has something else, or another process applies
+            retention. What was done until then stays done.
+    """
+    with _failures(directory):
+        if dry_run:
+            found = await in_thread(_plan, directory, rule, today)
+            return RetentionReport(days=tuple(each.day for each in found), dry_run=True)
+        fd = await in_thread(alone, directory)
+        try:
+            await in_thread(sweep, directory)
+            found = await in_thread(_plan, directory, rule, today)
+            for each in found:
+                if each.day.compressed:
+                    await in_thread(compress_day, directory, each.day.file)
+                if each.day.archived and rule.archive is not None:
+                    await in_thread(archive_day, directory, each.day.file, rule.archive)
+            numbers = [
+                await _remove(directory, rule, batch, record)
+                for batch in _batches([each for each in found if each.day.removed])
+            ]
+        finally:
+            close(fd)
+    return RetentionReport(days=tuple(each.day for each in found), dry_run=False, records=tuple(numbers))
+
+
+def _batches(planned: list[_Planned]) -> Iterable[list[_Planned]]:
+    return (planned[begin : begin + _DAYS_A_RECORD] for begin in range(0, len(planned), _DAYS_A_RECORD))
+
+
+async def _remove(
+    directory: Path,
+    rule: RetentionRule,
+    batch: list[_Planned],
+    record: Callable[[dict[str, Any], str], Awaitable[int]],
+) -> int:
+    before = await in_thread(start_of, directory)
+    last = batch[-1]
+    assert last.head is not None  # noqa: S101 - planned to be removed
+    assert last.head.checksum is not None  # noqa: S101 - it has records
+    said = {
+        "sequence_number": last.head.sequence_number,
+        "checksum": last.head.checksum,
+        "file": last.day.file,
+        "first": before.sequence_number + 1,
+        "previous_hash": before.checksum,
+        "days": {each.day.file: each.day.sha256 for each in batch},
+        "retention_days": rule.retention_days,
+        "archive": None if rule.archive is None else str(rule.archive),
+        "below_floor": rule.below_floor,
+    }
+    number = await record({MEMBER: said}, f"older than {rule.retention_days} days")
+    anchor = Anchor(
+        sequence_number=last.head.sequence_number, checksum=last.head.checksum, file=last.day.file, record=number
+    )
+    await in_thread(remove_days, directory, [each.day.file for each in batch], anchor)
+    return number
+
+
+@contextlib.contextmanager
+def _failures(directory: Path) -> Generator[None]:
+    try:
+        yield
+    except ChainError as damage:
+        raise AuditStorageError(f"{directory}: {damage}") from damage
+    except OSError as error:
+        raise cannot("apply retention in", directory, error) from error
+
+
+def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
+    files = [name for name in names(directory) if size_of(directory, name)]
+    # Neither the newest, which is written to, nor today's, nor one of tomorrow, by a clock that was wrong.
+    closed = [name for name in files[:-1] if _day(name) < today]
+    holds = holds_on(directory)
+    planned: list[_Planned] = []
+    head: ChainHead | None = start_of(directory)
+    kept: str | None = None
+    for name in closed:
+        age = today - _day(name)
+        is_cold = rule.archive_after_days is not None and age > timedelta(rule.archive_after_days)
+        is_old = rule.retention_days is not None and age > timedelta(rule.retention_days)
+        if not (is_cold or is_old):
+            break
+        day = RetainedDay(file=name)
+        if is_old and kept is None:
+            assert head is not None  # noqa: S101 - lost only with the day that is kept
+            day, head = _examined(directory, day, head)
+            kept = day.kept or _why_kept(directory, day, rule, holds, age)
+            day = replace(day, kept=kept, removed=kept is None)
+        elif is_old:
+            day = replace(day, kept="an older day is kept")
+        day = _packed(directory, day, rule, is_cold=is_cold)
+        if day.compressed or day.archived or day.removed or day.kept:
+            planned.append(_Planned(day, head if day.removed else None))
+    return planned
+
+
+def _packed(directory: Path, day: RetainedDay, rule: RetentionRule, *, is_cold: bool) -> RetainedDay:
+    """Return *day* with what is to be done to it short of removing it."""
+    archive = rule.archive if is_cold or day.removed else None
+    if not (is_cold or archive):
+        return day
+    is_plain = (directory / day.file).exists()
+    if is_plain and size_of(directory, day.file) > MAX_SIZE:
+        return replace(day, removed=day.removed and archive is None, kept="it is too large to be compressed")
+    # Of a day that stays, the archive is believed to have what it once has proved to have.
+    is_new = archive is not None and (day.removed or is_plain or not is_archived(directory, day.file, archive))
+    return replace(day, compressed=is_plain, archived=is_new)
+
+
+def _examined(directory: Path, day: RetainedDay, before: ChainHead) -> tuple[RetainedDay, ChainHead | None]:
+    """Return *day* with its numbers and hash, and the head after it; if it is damaged, why it is kept, and None."""
+    try:
+        with reading(directory, day.file) as fd:
+            head, size, rest = Lines(fd, day.file).follow(0, before)
+            if not rest or Torn(directory, day.file, size, rest).is_set_aside():
+                numbers = {"first": before.sequence_number + 1, "last": head.sequence_number}
+                return replace(day, sha256=digest(fd), **numbers), head
+    except ChainError:
+        pass
+    # Evidence: see `fapilog recover`.
+    return replace(day, kept="it is damaged"), None
+
+
+def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: list[Hold], age: timedelta) -> str | None:
+    hold = next((hold for hold in holds if hold.covers(_day(day.file))), None)
+    if hold is not None:
+        return f"legal hold {hold.id}"
+    if rule.keep_from is not None and day.last is not None and day.last >= rule.keep_from:
+        return f"an alert about record {rule.keep_from} may be pending"
+    if not rule.below_floor:
+        for level in _levels_in(directory, day.file):
+            years = FLOORS[level]
+            # A year has up to 366 days, and of six years two.
+            if age <= timedelta(years * 365 + years // 4 + 1):
+                return f"it has records of level {level.value}, which are kept for {years} year{'s'[: years > 1]}"
+    return None
+
+
+def _levels_in(directory: Path, name: str) -> list[ComplianceLevel]:
+    """Return the levels with a floor that records of the file have, the one with the highest floor first."""
+    needles = {level: f'"compliance_level":"{level.value}"'.encode() for level in FLOORS}
+    found: set[ComplianceLevel] = set()
+    with reading(directory, name) as fd:
+        offset, longest = 0, max(map(len, needles.values()))
+        while block := os.pread(fd, _BLOCK_BYTES, offset):
+            found |= {level for level, needle in needles.items() if needle in block}
+            # What begins at the end of this block is in the next one.
+            offset += max(1, len(block) - longest) if len(block) == _BLOCK_BYTES else len(block)
+    return sorted(found, key=lambda level: -FLOORS[level])
+
+
+def _day(name: str) -> date:
+    try:
+        return date.fromisoformat(name[len("audit_") : -len(".jsonl")])
+    except ValueError:
+        # There is no such day: nobody knows how old it is.
+        return date.max

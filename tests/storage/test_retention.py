@@ -1,0 +1,543 @@
+"""Retention: what is old enough is compressed, archived and removed, and nothing else; and the rest verifies."""
+
+import contextlib
+import gzip
+import json
+import sqlite3
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fapilog import (
+    AuditEventType,
+    AuditStorageError,
+    AuditTrail,
+    ChainHead,
+    ChainStatus,
+    CompliancePolicy,
+    FanOut,
+    Outbox,
+    Route,
+)
+from fapilog.record.kinds import ComplianceLevel
+from fapilog.storage._anchor import ANCHOR
+from fapilog.storage._days import alone
+from fapilog.storage._directory import closing
+from fapilog.storage._recovering import recover
+from fapilog.storage.holds import add_hold, holds_on, remove_hold
+from fapilog.storage.memory import MemoryStorage
+from fapilog.testing import RecordingDispatcher
+from tests.doubles.aged_trails import aged_trail, day_file, today
+from tests.doubles.trail_files import TrailFiles
+from tests.programs.appending_files import bodies
+
+pytestmark = pytest.mark.real_time
+
+AGES = (40, 39, 38, 10, 2, 1)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A trail of six days, 40 to 1 days ago, with three records each."""
+    return aged_trail(tmp_path / "trail", AGES)
+
+
+def trail_in(directory: Path, days: int | None = 30, **policy: Any) -> AuditTrail:
+    return AuditTrail(CompliancePolicy(retention_days=days, **policy), directory)
+
+
+def files(directory: Path) -> list[str]:
+    """Return the names of the days that are there."""
+    return sorted(path.name for path in directory.glob("audit_2*"))
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def verified(directory: Path) -> tuple[bool, ChainStatus, int, int | None]:
+    result = TrailFiles(directory, durable=False).verify()
+    front = None if result.pruned is None else result.pruned.sequence_number
+    return result.valid, result.status, result.events_checked, front
+
+
+def numbers(directory: Path) -> list[int]:
+    return [event.sequence_number or 0 for event in TrailFiles(directory, durable=False).read(0, 1000)]
+
+
+async def test_old_days_are_removed(directory: Path) -> None:
+    """Days beyond the age are removed, a record and an anchor say so, and the rest verifies, is read and goes on."""
+    trail = trail_in(directory)
+    heads = [ChainHead(event.sequence_number or 0, event.checksum) for event in await trail.get_events()]
+    report = await trail.apply_retention()
+    assert [(day.file, day.removed, day.first, day.last) for day in report.days] == [
+        (day_file(40), True, 1, 3),
+        (day_file(39), True, 4, 6),
+        (day_file(38), True, 7, 9),
+    ]
+    assert report.records == (19,)
+    assert files(directory) == [day_file(10), day_file(2), day_file(1), day_file(0)]
+    assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 10, 9)
+    assert numbers(directory) == list(range(10, 20))
+    (event,) = await trail.get_events(event_type=AuditEventType.RETENTION_POLICY_APPLIED)
+    said = event.metadata["fapilog.retention"]
+    assert (said["first"], said["sequence_number"], said["previous_hash"], len(said["days"])) == (1, 9, None, 3)
+    assert event.reason == "older than 30 days"
+    # What follows the front has not changed, and what is before it can't be shown any more.
+    assert [await trail.holds(head) for head in heads] == [True] * 9 + [False] * 9
+    await trail.log_data_access("patient/1", "read")
+    assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 11, 9)
+
+
+async def test_again_and_again(directory: Path) -> None:
+    """A later removal takes the place of an earlier one, and one with nothing to remove does nothing."""
+    await trail_in(directory, 38).apply_retention()
+    assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 13, 6)
+    before = contents(directory)
+    assert (await trail_in(directory, 38).apply_retention()).days == ()
+    assert contents(directory) == before
+    await trail_in(directory, 5).apply_retention()
+    assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 8, 12)
+
+
+@pytest.mark.one_backend
+async def test_without_a_loop(directory: Path) -> None:
+    """`trail.sync` has the same method."""
+    assert len(trail_in(directory).sync.apply_retention().days) == 3
+    assert verified(directory)[1] is ChainStatus.FRONT_PRUNED
+
+
+@pytest.mark.one_backend
+async def test_only_asked(directory: Path, tmp_path: Path) -> None:
+    """With *dry_run* the report is that of what would be done, and nothing is."""
+    before = contents(directory)
+    asked = await trail_in(directory, archive_after_days=9).apply_retention(archive=tmp_path / "archive", dry_run=True)
+    assert contents(directory) == before
+    assert not (tmp_path / "archive").exists()
+    done = await trail_in(directory, archive_after_days=9).apply_retention(archive=tmp_path / "archive")
+    assert asked.days == done.days
+    assert (asked.dry_run, done.dry_run) == (True, False)
+
+
+@pytest.mark.one_backend
+async def test_days_are_compressed(directory: Path) -> None:
+    """Days beyond the other age are compressed in place, once, and are still part of the trail."""
+    trail = trail_in(directory, None, archive_after_days=9)
+    report = await trail.apply_retention()
+    assert [day.compressed for day in report.days] == [True] * 4
+    assert files(directory) == [*(f"{day_file(age)}.gz" for age in AGES[:4]), day_file(2), day_file(1)]
+    assert verified(directory) == (True, ChainStatus.OK, 18, None)
+    assert (await trail.apply_retention()).days == ()
+
+
+@pytest.mark.one_backend
+async def test_the_newest_file_stays(tmp_path: Path) -> None:
+    """Neither the newest file nor today's is touched, however little is asked to be kept."""
+    directory = aged_trail(tmp_path / "old", (400, 300))
+    await trail_in(directory, 1, archive_after_days=1).apply_retention()
+    assert files(directory) == [day_file(300), day_file(0)]
+    # The newest before the record, which then is in a newer one.
+    await trail_in(directory, 1).apply_retention()
+    assert files(directory) == [day_file(0)]
+    assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 2, 6)
+
+
+@pytest.mark.one_backend
+async def test_nothing_is_asked_for(directory: Path) -> None:
+    """A policy without ages does nothing."""
+    assert (await trail_in(directory, None).apply_retention()).days == ()
+    assert files(directory) == [day_file(age) for age in AGES]
+
+
+# -- the archive
+
+
+async def test_the_archive_is_a_trail(directory: Path, tmp_path: Path) -> None:
+    """What is removed is in the archive, byte for byte, which verifies and is searched where it is."""
+    archive = tmp_path / "archive"
+    before = {name: (directory / name).read_bytes() for name in files(directory)}
+    report = await trail_in(directory).apply_retention(archive=archive)
+    assert [(day.archived, day.removed) for day in report.days] == [(True, True)] * 3
+    assert files(archive) == [f"{day_file(age)}.gz" for age in (40, 39, 38)]
+    for name in files(archive):
+        assert gzip.decompress((archive / name).read_bytes()) == before[name.removesuffix(".gz")]
+    assert verified(archive) == (True, ChainStatus.OK, 9, None)
+    assert len(await AuditTrail(storage_path=archive).get_events(user_id="user-39")) == 3
+    # The next days follow those that are there.
+    await trail_in(directory, 5).apply_retention(archive=archive)
+    assert verified(archive) == (True, ChainStatus.OK, 12, None)
+
+
+@pytest.mark.one_backend
+async def test_archived_and_kept(directory: Path, tmp_path: Path) -> None:
+    """Days beyond the age for the archive are there and here; once they are there, they are not copied again."""
+    archive = tmp_path / "archive"
+    trail = trail_in(directory, None, archive_after_days=9)
+    assert [day.archived for day in (await trail.apply_retention(archive=archive)).days] == [True] * 4
+    assert (await trail.apply_retention(archive=archive)).days == ()
+    assert verified(archive)[:3] == (True, ChainStatus.OK, 12)
+    assert verified(directory)[:3] == (True, ChainStatus.OK, 18)
+
+
+@pytest.mark.one_backend
+async def test_an_archive_that_begins_later(directory: Path, tmp_path: Path) -> None:
+    """An archive that begins after a first removal says what is before it, once it has the record about that."""
+    archive = tmp_path / "archive"
+    await trail_in(directory, 39).apply_retention()
+    await trail_in(directory, 9).apply_retention(archive=archive)
+    assert files(archive)[0] == f"{day_file(39)}.gz"
+    assert verified(archive) == (False, ChainStatus.GAP, 9, 3)
+    for name in files(directory):
+        (archive / name).write_bytes((directory / name).read_bytes())
+    assert verified(archive) == (True, ChainStatus.FRONT_PRUNED, 17, 3)
+
+
+@pytest.mark.parametrize("change", [b"", b"x", gzip.compress(b"{}")], ids=["cut", "garbage", "something else"])
+@pytest.mark.one_backend
+async def test_nothing_is_removed_that_the_archive_lacks(directory: Path, tmp_path: Path, change: bytes) -> None:
+    """Where the archive has something else of that name, nothing is removed, and it is left as it is."""
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    (archive / f"{day_file(39)}.gz").write_bytes(change)
+    with pytest.raises(AuditStorageError, match="read back, it is not what the trail has"):
+        await trail_in(directory).apply_retention(archive=archive)
+    assert (archive / f"{day_file(39)}.gz").read_bytes() == change
+    assert verified(directory)[:3] == (True, ChainStatus.OK, 18)
+
+
+@pytest.mark.one_backend
+async def test_an_archive_that_cannot_be_written(directory: Path, tmp_path: Path) -> None:
+    """Where the archive can't be made, nothing is removed."""
+    (tmp_path / "file").touch()
+    with pytest.raises(AuditStorageError, match="apply retention"):
+        await trail_in(directory).apply_retention(archive=tmp_path / "file" / "archive")
+    assert verified(directory)[:3] == (True, ChainStatus.OK, 18)
+
+
+@pytest.mark.one_backend
+async def test_the_archive_is_elsewhere(directory: Path) -> None:
+    """The directory of the trail can't be its archive."""
+    with pytest.raises(ValueError, match="another directory"):
+        await trail_in(directory).apply_retention(archive=directory / ".." / directory.name)
+
+
+# -- what is kept
+
+
+def kept(report: Any) -> list[str | None]:
+    return [day.kept for day in report.days]
+
+
+@pytest.mark.one_backend
+async def test_a_floor_of_the_records(tmp_path: Path) -> None:
+    """What the records' own level asks to keep is kept, whatever the policy's level is, unless that is said twice."""
+    directory = aged_trail(tmp_path / "trail", (400, 399), level=ComplianceLevel.PCI_DSS)
+    aged_trail(directory, (300, 299), level=ComplianceLevel.PCI_DSS)
+    aged_trail(directory, (1,))
+    report = await trail_in(directory, 100).apply_retention()
+    assert [day.removed for day in report.days] == [True, True, False, False]
+    assert kept(report)[2:] == [
+        "it has records of level pci_dss, which are kept for 1 year",
+        "an older day is kept",
+    ]
+    assert verified(directory)[3] == 6
+    report = await trail_in(directory, 100, retention_below_floor=True).apply_retention()
+    assert [day.removed for day in report.days] == [True, True]
+
+
+@pytest.mark.one_backend
+async def test_six_years(tmp_path: Path) -> None:
+    """Health records are kept for six years, with their leap days."""
+    directory = aged_trail(tmp_path / "trail", (2193, 2192), level=ComplianceLevel.HIPAA)
+    aged_trail(directory, (1,))
+    report = await trail_in(directory, 30).apply_retention()
+    assert [day.removed for day in report.days] == [True, False]
+    assert kept(report)[1] == "it has records of level hipaa, which are kept for 6 years"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"level": "pci_dss", "retention_days": 364}, "at least 365, for which pci_dss asks; got 364"),
+        ({"level": "hipaa", "retention_days": 2189}, "at least 2190, for which hipaa asks; got 2189"),
+        ({"retention_days": 0}, "retention_days"),
+        ({"archive_after_days": 1.5}, "archive_after_days"),
+    ],
+)
+def test_a_policy_below_the_floor_is_refused(options: dict[str, Any], words: str) -> None:
+    """A policy that keeps less than its level asks for is refused where it is made, unless it says so twice."""
+    with pytest.raises((ValueError, TypeError), match=words):
+        CompliancePolicy(**options)
+    assert CompliancePolicy(ComplianceLevel.PCI_DSS, retention_days=365).retention_days == 365
+    assert CompliancePolicy(ComplianceLevel.HIPAA, retention_days=1, retention_below_floor=True).retention_days == 1
+
+
+@pytest.mark.one_backend
+async def test_a_hold(directory: Path) -> None:
+    """A day that a legal hold names is kept, with all after it, until the hold is lifted."""
+    middle = today() - timedelta(39)
+    hold = add_hold(directory, "case 7", since=middle, until=middle)
+    assert holds_on(directory) == [hold]
+    report = await trail_in(directory).apply_retention()
+    assert kept(report) == [None, f"legal hold {hold.id}", "an older day is kept"]
+    assert verified(directory)[3] == 3
+    assert remove_hold(directory, hold.id) == hold
+    assert kept(await trail_in(directory).apply_retention()) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "count"), [(None, None, 0), (None, 40, 0), (38, None, 2), (37, None, 3), (None, 41, 3)]
+)
+@pytest.mark.one_backend
+async def test_the_days_of_a_hold(directory: Path, since: int | None, until: int | None, count: int) -> None:
+    """A hold begins and ends with the days that it names, or with the trail."""
+
+    def day(age: int | None) -> date | None:
+        return None if age is None else today() - timedelta(age)
+
+    add_hold(directory, "case 7", since=day(since), until=day(until))
+    assert sum(each.removed for each in (await trail_in(directory).apply_retention()).days) == count
+
+
+@pytest.mark.one_backend
+async def test_holds_that_cannot_be_read_hold_everything(directory: Path) -> None:
+    """If the file of the holds is no such file, nothing is removed."""
+    (directory / "audit_holds.json").write_text('{"holds": []}')
+    with pytest.raises(AuditStorageError, match="expected a list of holds"):
+        await trail_in(directory).apply_retention()
+    assert verified(directory)[:3] == (True, ChainStatus.OK, 18)
+
+
+def test_a_hold_that_is_none(directory: Path) -> None:
+    """A hold needs a reason, and days in their order; one that is not there can't be lifted."""
+    with pytest.raises(ValueError, match="reason"):
+        add_hold(directory, " ")
+    with pytest.raises(ValueError, match="until"):
+        add_hold(directory, "x", since=date(2026, 1, 2), until=date(2026, 1, 1))
+    with pytest.raises(LookupError, match="there is no hold x"):
+        remove_hold(directory, "x")
+
+
+@pytest.mark.one_backend
+async def test_keep_from(directory: Path) -> None:
+    """The day with the record that is named stays, and all after it."""
+    report = await trail_in(directory).apply_retention(keep_from=6)
+    assert kept(report) == [None, "an alert about record 6 may be pending", "an older day is kept"]
+
+
+def alert(path: Path, number: int, status: str) -> None:
+    """Put an alert about a record into the file of an outbox."""
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO alerts (outbox, event_id, sequence_number, event_type, severity, status, came_at, due_at,"
+            " noted_at) VALUES ('alerts', ?, ?, 'data_access', 'info', ?, 0, 1e12, 0)",
+            [f"about {number}", number, status],
+        )
+
+
+@pytest.mark.parametrize(
+    "around",
+    [lambda it: it, lambda it: FanOut([it]), lambda it: Route({}, default=it)],
+    ids=["alone", "fan-out", "route"],
+)
+@pytest.mark.parametrize("status", ["pending", "dead"])
+async def test_alerts_that_have_not_arrived(directory: Path, tmp_path: Path, around: Any, status: str) -> None:
+    """A record about which an alert waits, or is dead, in the trail's outbox stays, whatever is around the outbox."""
+    outbox = Outbox(RecordingDispatcher(), tmp_path / "outbox.db")
+    policy = CompliancePolicy(retention_days=30)
+    async with AuditTrail(policy, directory, around(outbox)) as trail:
+        assert kept(await trail.apply_retention(dry_run=True)) == [None, None, None]
+        alert(tmp_path / "outbox.db", 5, status)
+        alert(tmp_path / "outbox.db", 2, "delivered")
+        assert kept(await trail.apply_retention()) == [
+            None,
+            "an alert about record 5 may be pending",
+            "an older day is kept",
+        ]
+        await outbox.discard("about 5", reason="known")
+        assert kept(await trail.apply_retention()) == [None, None]
+
+
+async def test_alerts_that_may_be_lacking(directory: Path, tmp_path: Path) -> None:
+    """What is behind the mark of a durable dispatcher stays, until the trail has looked for alerts that it lacks."""
+    outbox = Outbox(RecordingDispatcher(), tmp_path / "outbox.db")
+    trail = AuditTrail(CompliancePolicy(retention_days=30), directory, outbox)
+    (fourth,) = await trail.get_events(after=3, before=5)
+    await outbox.resume_from(ChainHead(4, fourth.checksum))
+    report = await trail.apply_retention(dry_run=True)
+    assert kept(report)[1] == "an alert about record 5 may be pending"
+    async with trail:
+        assert kept(await trail.apply_retention()) == [None, None, None]
+
+
+@pytest.mark.one_backend
+async def test_alerts_of_which_nothing_is_known(directory: Path, tmp_path: Path) -> None:
+    """Where the outbox of the trail can't be read, nothing is removed."""
+    (tmp_path / "outbox.db").mkdir()
+    trail = AuditTrail(
+        CompliancePolicy(retention_days=30), directory, Outbox(RecordingDispatcher(), tmp_path / "outbox.db")
+    )
+    with pytest.raises(AuditStorageError, match="it can't be told which alerts are pending"):
+        await trail.apply_retention()
+    assert files(directory) == [day_file(age) for age in AGES]
+
+
+@pytest.mark.one_backend
+async def test_damage_is_kept(directory: Path) -> None:
+    """A damaged day is evidence, and stays, with all after it."""
+    path = directory / day_file(39)
+    path.write_bytes(path.read_bytes().replace(b"user-39", b"user-93"))
+    report = await trail_in(directory).apply_retention(dry_run=True)
+    assert kept(report) == [None, "it is damaged", "an older day is kept"]
+
+
+async def test_one_at_a_time(directory: Path) -> None:
+    """While another process applies retention, nothing is done, and no hold is changed."""
+    with closing(alone(directory)):
+        with pytest.raises(AuditStorageError, match="another process applies retention"):
+            await trail_in(directory).apply_retention()
+        with pytest.raises(AuditStorageError, match="another process applies retention"):
+            add_hold(directory, "case 7")
+    assert files(directory) == [day_file(age) for age in AGES]
+
+
+@pytest.mark.one_backend
+async def test_trails_that_cannot(directory: Path) -> None:
+    """A trail that is not in files, or records nothing, is refused."""
+    with pytest.raises(TypeError, match="got a MemoryStorage"):
+        await AuditTrail(storage=MemoryStorage()).apply_retention()
+    with pytest.raises(ValueError, match="enabled"):
+        await AuditTrail(CompliancePolicy(enabled=False, retention_days=1), directory).apply_retention()
+
+
+# -- what is forged
+
+
+def forge(directory: Path, **changes: Any) -> None:
+    path = directory / ANCHOR
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.one_backend
+async def test_a_forged_anchor_is_noticed(directory: Path) -> None:
+    """An anchor that hides more than a record says was removed is noticed, whatever it says."""
+    await trail_in(directory).apply_retention()
+    next_head = TrailFiles(directory, durable=False).read(0, 3)[-1]
+    anchor = (directory / ANCHOR).read_bytes()
+    first = files(directory)[0]
+    more = {"sequence_number": 12, "checksum": next_head.checksum, "file": first}
+    forge(directory, **more)
+    assert verified(directory)[:2] == (False, ChainStatus.GAP)
+    forge(directory, **more, record=11)
+    assert verified(directory)[:2] == (False, ChainStatus.GAP)
+    (directory / ANCHOR).write_bytes(anchor)
+    for changes in ({"checksum": "0" * 64}, {"sequence_number": 8}, {"record": 18}, {"file": day_file(41)}):
+        forge(directory, **changes)
+        assert not TrailFiles(directory, durable=False).verify().valid, changes
+        (directory / ANCHOR).write_bytes(anchor)
+    assert verified(directory)[:2] == (True, ChainStatus.FRONT_PRUNED)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"v":1}'])
+@pytest.mark.one_backend
+async def test_an_anchor_that_is_none(directory: Path, content: bytes) -> None:
+    """Something else in the place of the anchor is damage, for the verification and for writers."""
+    (directory / ANCHOR).write_bytes(content)
+    result = TrailFiles(directory, durable=False).verify()
+    assert (result.valid, result.status) == (False, ChainStatus.UNREADABLE)
+    with pytest.raises(AuditStorageError, match="not what retention has written"):
+        await trail_in(directory).log_data_access("patient/1", "read")
+
+
+@pytest.mark.one_backend
+async def test_a_missing_anchor_is_a_gap(directory: Path) -> None:
+    """Without the anchor the removed records are missing ones."""
+    await trail_in(directory).apply_retention()
+    (directory / ANCHOR).unlink()
+    assert verified(directory)[:2] == (False, ChainStatus.GAP)
+
+
+@pytest.mark.one_backend
+async def test_removing_more_by_hand_is_a_gap(directory: Path) -> None:
+    """A day that somebody deletes behind the removed ones is missing."""
+    await trail_in(directory).apply_retention()
+    (directory / day_file(10)).unlink()
+    assert verified(directory)[:2] == (False, ChainStatus.GAP)
+
+
+# -- crashes, besides those at each call to the operating system in tests/torture
+
+
+@pytest.mark.one_backend
+async def test_what_a_crash_leaves_is_swept(directory: Path) -> None:
+    """Files that are removed and still there are no part of the trail, and the next run deletes them, and parts."""
+    before = contents(directory)
+    await trail_in(directory).apply_retention()
+    for age in (39, 38):
+        (directory / day_file(age)).write_bytes(before[day_file(age)])
+    (directory / f"{day_file(38)}.torn-1-ab").touch()
+    (directory / f"{day_file(10)}.gz.part").touch()
+    (directory / "outbox.db").touch()
+    assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 10, 9)
+    assert numbers(directory) == list(range(10, 20))
+    assert (await trail_in(directory).apply_retention()).days == ()
+    assert sorted(contents(directory)) == [
+        *(day_file(age) for age in (10, 2, 1, 0)),
+        "audit_anchor.json",
+        "audit_retention.lock",
+        "outbox.db",
+    ]
+
+
+@pytest.mark.one_backend
+async def test_damage_behind_the_front_is_sealed(directory: Path) -> None:
+    """A trail whose front was removed is recovered as any other."""
+    await trail_in(directory).apply_retention()
+    path = directory / day_file(2)
+    path.write_bytes(path.read_bytes().replace(b"user-2", b"user-9", 1))
+    assert verified(directory)[:2] == (False, ChainStatus.ALTERED)
+    sealed = recover(directory, "known")
+    assert sealed is not None
+    assert sealed[0] == 20
+    assert verified(directory) == (False, ChainStatus.RECOVERED, 11, 9)
+    await trail_in(directory).log_data_access("patient/1", "read")
+
+
+# -- writers and readers beside it
+
+
+@pytest.mark.one_backend
+async def test_an_idle_writer_goes_on(tmp_path: Path) -> None:
+    """A process whose newest record was removed meanwhile goes on behind the newest that is there."""
+    now = datetime.now(UTC)
+    times = [now - timedelta(40), now]
+    idle = TrailFiles(tmp_path, durable=False, now=lambda: times[0])
+    idle.append(bodies(["a"], now))
+    aged_trail(tmp_path, (39, 1))
+    await trail_in(tmp_path).apply_retention()
+    del times[0]
+    assert [seal.sequence_number for seal in idle.append(bodies(["b"], now))] == [9]
+    assert verified(tmp_path) == (True, ChainStatus.FRONT_PRUNED, 5, 4)
+    idle.close()
+
+
+@pytest.mark.one_backend
+async def test_a_reader_in_the_midst(directory: Path) -> None:
+    """A reader who was at work when days were removed goes on to the last that is left."""
+    newest_first = TrailFiles(directory, durable=False).newest_first()
+    assert next(newest_first).sequence_number == 18
+    await trail_in(directory).apply_retention()
+    assert [event.sequence_number for event in newest_first] == list(range(17, 9, -1))
+
+
+@pytest.mark.one_backend
+async def test_ids_that_come_again(directory: Path) -> None:
+    """An id is stored once, also by a process that has read days which are removed now."""
+    trail = trail_in(directory)
+    given = "0f6d3f4c-95a4-4a0a-8a0f-0f3c1a1a1a1a"
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", event_id=given)
+    await trail.apply_retention()
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", event_id=given)
+    assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 11, 9)

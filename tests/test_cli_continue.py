@@ -1,0 +1,64 @@
+"""`fapilog verify` and `fapilog continue` with a trail of fapilog 0.3.5."""
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from fapilog import AuditTrail
+from fapilog.cli import main
+
+pytestmark = pytest.mark.skipif(not all(map(find_spec, ("typer", "rich"))), reason="needs the extra cli")
+
+GOLDEN = Path(__file__).parent / "golden" / "earlier" / "0.3.5"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the command, and returns its exit code, its output and its errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["fapilog", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        printed = capsys.readouterr()
+        return code or 0, printed.out, printed.err
+
+    return run
+
+
+def test_it_is_verified(run: Run, tmp_path: Path) -> None:
+    """It is valid as it is, as words and as JSON, and a changed one is not."""
+    words = "valid: 4 records of fapilog 0.3.5 or earlier, in 2 runs, each with a chain of its own\n"
+    assert run("verify", GOLDEN) == (0, words, "")
+    assert json.loads(run("verify", GOLDEN, "--json")[1])["records"] == 4
+    shutil.copytree(GOLDEN, tmp_path / "old")
+    [file] = (tmp_path / "old").iterdir()
+    file.write_bytes(file.read_bytes().replace(b"alice", b"mally", 1))
+    code, out, _ = run("verify", tmp_path / "old")
+    assert code == 1
+    assert "NOT VALID" in out
+    assert run("continue", tmp_path / "old", tmp_path / "new")[0] == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_it_is_continued(run: Run, tmp_path: Path) -> None:
+    """The first record of the new trail names the last checksum and the hashes of the old one, once."""
+    code, out, err = run("continue", GOLDEN, tmp_path / "new")
+    assert (code, err) == (0, "")
+    assert "names the 4 records" in out
+    assert run("verify", tmp_path / "new")[0] == 0
+    (event,) = AuditTrail(storage_path=tmp_path / "new").sync.get_events()
+    [file] = GOLDEN.iterdir()
+    last = json.loads(file.read_bytes().splitlines()[-1])
+    said = event.metadata["fapilog.continues"]
+    assert (said["records"], said["runs"], said["checksum"]) == (4, 2, last["checksum"])
+    assert list(said["files"]) == [file.name]
+    assert run("continue", GOLDEN, tmp_path / "new")[0] == 2
+    assert run("continue", tmp_path / "new", tmp_path / "newer")[0] == 2

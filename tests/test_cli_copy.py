@@ -1,0 +1,69 @@
+"""`fapilog copy`: what it says, and with which exit code it ends."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from fapilog import AuditTrail
+from fapilog.cli import main
+from fapilog.storage.sqlite import SQLiteStorage
+
+pytestmark = pytest.mark.skipif(not all(map(find_spec, ("typer", "rich"))), reason="needs the extra cli")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the command, and returns its exit code, its output and its errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["fapilog", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        printed = capsys.readouterr()
+        return code or 0, printed.out, printed.err
+
+    return run
+
+
+def test_into_a_database_and_back(run: Run, tmp_path: Path) -> None:
+    """A name with the ending of a database makes one, any other a directory; each says what was copied."""
+    trail = AuditTrail(storage_path=tmp_path / "audit")
+    for number in range(3):
+        trail.sync.log_data_access(f"patient/{number}", "read", user_id="alice")
+    code, out, err = run("copy", tmp_path / "audit", tmp_path / "audit.db")
+    assert (code, err) == (0, "")
+    assert out.startswith("copied 3 records;")
+    there = AuditTrail(storage=SQLiteStorage(tmp_path / "audit.db"))
+    assert there.sync.head() == trail.sync.head()
+    there.sync.stop()
+    assert run("copy", tmp_path / "audit.db", tmp_path / "again")[0] == 0
+    assert run("verify", tmp_path / "again")[0] == 0
+    code, out, _ = run("copy", tmp_path / "audit.db", tmp_path / "again")
+    assert (code, out.startswith("copied 0 records;")) == (0, True)
+
+
+def test_damage_is_told(run: Run, tmp_path: Path) -> None:
+    """Of a damaged trail nothing is copied from the damage on, and the exit code is 1."""
+    trail = AuditTrail(storage_path=tmp_path / "audit")
+    trail.sync.log_data_access("patient/1", "read", user_id="alice")
+    (file,) = (tmp_path / "audit").glob("audit_*.jsonl")
+    file.write_bytes(file.read_bytes().replace(b"alice", b"mally"))
+    code, out, err = run("copy", tmp_path / "audit", tmp_path / "audit.db")
+    assert (code, out) == (1, "")
+    assert "record 1 was altered" in err
+
+
+def test_what_cannot_be_copied(run: Run, tmp_path: Path) -> None:
+    """A trail is not copied onto itself, and a place that can't be written to is named, with the exit code 2."""
+    AuditTrail(storage_path=tmp_path / "audit").sync.log_data_access("patient/1", "read")
+    assert run("copy", tmp_path / "audit", tmp_path / "audit")[0] == 2
+    (tmp_path / "file").touch()
+    code, _, err = run("copy", tmp_path / "audit", tmp_path / "file" / "there")
+    assert code == 2
+    assert "there" in err

@@ -1,0 +1,164 @@
+"""`fapilog retain` and `fapilog hold`: what they say and do, and with which exit code they end."""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from fapilog import AuditEventType, AuditTrail, Outbox
+from fapilog.cli import main
+from fapilog.storage._days import alone
+from fapilog.storage._directory import closing
+from fapilog.testing import RecordingDispatcher
+from tests.doubles.aged_trails import aged_trail, day_file
+
+pytestmark = [
+    pytest.mark.skipif(not all(map(find_spec, ("typer", "rich"))), reason="needs the extra cli"),
+    pytest.mark.real_time,
+]
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the command, and returns its exit code, its output and its errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["fapilog", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        assert code is None or isinstance(code, int)
+        printed = capsys.readouterr()
+        return code or 0, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A trail of five days, 40 to 1 days ago, with three records each."""
+    return aged_trail(tmp_path / "trail", (40, 39, 20, 2, 1))
+
+
+def test_a_run(run: Run, directory: Path, tmp_path: Path) -> None:
+    """Asked first and then done, it says for each day what becomes of it, and the trail and a later head verify."""
+    head = AuditTrail(storage_path=directory).sync.get_events(before=8)[0]
+    options = ("--retention-days", 30, "--archive-after-days", 10, "--archive", tmp_path / "archive")
+    code, out, err = run("retain", directory, *options, "--dry-run")
+    assert (code, err) == (0, "")
+    rows = [line.split(maxsplit=2) for line in out.splitlines()]
+    assert rows == [
+        ["day", "records", "would be"],
+        [day_file(40)[:-6], "1-3", "compressed, archived, removed"],
+        [day_file(39)[:-6], "4-6", "compressed, archived, removed"],
+        [day_file(20)[:-6], "compressed,", "archived"],
+    ]
+    code, out, _ = run("retain", directory, *options)
+    assert code == 0
+    assert [line.split(maxsplit=2) for line in out.splitlines()] == [["day", "records", "done"], *rows[1:]]
+    code, out, _ = run("verify", directory)
+    assert code == 0
+    assert "records 1 to 6 were removed by retention, as record 16 says" in out
+    assert run("verify", directory, "--head", f"{head.sequence_number}:{head.checksum}")[0] == 0
+    code, out, _ = run("verify", directory, "--head", f"3:{'0' * 64}")
+    assert (code, "record 3 was removed by retention" in out) == (2, True)
+    assert run("verify", tmp_path / "archive")[0] == 0
+    assert run("retain", directory, *options) == (0, "nothing is old enough\n", "")
+
+
+def test_as_json(run: Run, directory: Path) -> None:
+    """As JSON the report has every member."""
+    code, out, _ = run("retain", directory, "--retention-days", 39, "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert (report["dry_run"], report["records"], len(report["days"])) == (False, [16], 1)
+    assert report["days"][0]["removed"] is True
+
+
+def test_options_that_say_nothing(run: Run, directory: Path) -> None:
+    """Without an age, and with one below the floor of the level, nothing is done."""
+    assert run("retain", directory)[0] == 2
+    code, _, err = run("retain", directory, "--retention-days", 30, "--level", "pci_dss")
+    assert code == 2
+    assert "--below-floor" in err
+    assert run("retain", directory, "--retention-days", 30, "--level", "pci_dss", "--below-floor")[0] == 0
+
+
+def test_another_at_work(run: Run, directory: Path) -> None:
+    """While another process applies retention it says so, with the exit code 2."""
+    with closing(alone(directory)):
+        code, _, err = run("retain", directory, "--retention-days", 30)
+    assert code == 2
+    assert "another process applies retention" in err
+
+
+@pytest.mark.parametrize("place", ["trail/outbox.db", "elsewhere.db"])
+async def test_an_outbox(run: Run, directory: Path, tmp_path: Path, place: str) -> None:
+    """A record about which an outbox has a dead alert stays, if the outbox is in the directory or is named."""
+    path = tmp_path / place
+    async with AuditTrail(storage_path=directory, alert_dispatcher=Outbox(RecordingDispatcher(), path)) as trail:
+        await trail.drain()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO alerts (outbox, event_id, sequence_number, event_type, severity, status, came_at, due_at,"
+            " noted_at) VALUES ('alerts', 'x', 5, 'data_access', 'info', 'dead', 0, 0, 0)"
+        )
+    named = () if place.startswith("trail") else ("--outbox", path)
+    code, out, _ = run("retain", directory, "--retention-days", 30, *named)
+    assert code == 0
+    assert out.count("removed") == 1
+    assert "kept: an alert about record 5 may be pending" in out
+    assert run("alerts", "discard", path, "x", "--reason", "known")[0] == 0
+    assert run("retain", directory, "--retention-days", 30, *named)[1].count("removed") == 1
+
+
+def test_an_outbox_that_is_none(run: Run, directory: Path, tmp_path: Path) -> None:
+    """Where an outbox that is named can't be read, nothing is removed."""
+    code, _, err = run("retain", directory, "--retention-days", 30, "--outbox", tmp_path / "none.db")
+    assert code == 2
+    assert "there is no such file" in err
+    assert (directory / day_file(40)).exists()
+
+
+def test_holds(run: Run, directory: Path) -> None:
+    """A hold is set, listed and lifted, and both are recorded; while it is set, no day that it names is removed."""
+    assert run("hold", "list", directory) == (0, "no holds\n", "")
+    code, out, _ = run("hold", "add", directory, "--reason", "case 7")
+    assert code == 0
+    name = out.split()[1]
+    code, out, _ = run("hold", "list", directory)
+    assert (code, name in out, "case 7" in out) == (0, True, True)
+    assert json.loads(run("hold", "list", directory, "--json")[1])[0]["id"] == name
+    _, out, _ = run("retain", directory, "--retention-days", 30)
+    assert f"kept: legal hold {name}" in out
+    assert run("hold", "remove", directory, "none", "--reason", "x")[0] == 1
+    assert run("hold", "remove", directory, name, "--reason", " ")[0] == 2
+    assert run("hold", "remove", directory, name, "--reason", "closed") == (0, f"hold {name} is lifted\n", "")
+    _, out, _ = run("retain", directory, "--retention-days", 30)
+    assert out.count("removed") == 2
+    trail = AuditTrail(storage_path=directory).sync
+    events = trail.get_events(event_type=AuditEventType.AUDIT_LOG_LIFECYCLE)
+    assert [(event.message, event.reason) for event in events] == [
+        ("a legal hold was lifted", "closed"),
+        ("a legal hold was set", "case 7"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--reason", ""),
+        ("--reason", "x", "--since", "yesterday"),
+        ("--reason", "x", "--since", "2026-02-01", "--until", "2026-01-01"),
+    ],
+)
+def test_holds_that_are_none(run: Run, directory: Path, options: tuple[str, ...]) -> None:
+    """A hold without a reason, or with days that are none, is refused."""
+    assert run("hold", "add", directory, *options)[0] == 2
+    assert run("hold", "list", directory) == (0, "no holds\n", "")
