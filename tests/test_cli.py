@@ -94,6 +94,7 @@ def test_demo_names_the_record_that_it_altered(environment: dict[str, str], tmp_
 
 
 @needs_extra
+@pytest.mark.torture
 def test_demo_touches_no_other_trail(environment: dict[str, str], tmp_path: Path) -> None:
     """A directory with anything in it is refused, and stays as it is."""
     (tmp_path / "kept").mkdir()
@@ -128,7 +129,7 @@ def test_demo_is_live_and_in_colour_on_a_terminal(environment: dict[str, str], e
 
 @needs_extra
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("backend", ["asyncio", pytest.param("trio", marks=pytest.mark.torture)])
 def test_demo_ends_cleanly_on_a_signal(
     backend: str, number: signal.Signals, environment: dict[str, str], empty: Path
 ) -> None:
@@ -146,6 +147,7 @@ def test_demo_ends_cleanly_on_a_signal(
 
 
 @needs_extra
+@pytest.mark.torture
 def test_demo_draws_nothing_on_a_dumb_terminal(environment: dict[str, str]) -> None:
     """A terminal that can't be drawn on gets plain lines."""
     terminal = Terminal("demo", env={**environment, "TERM": "dumb"})
@@ -154,6 +156,7 @@ def test_demo_draws_nothing_on_a_dumb_terminal(environment: dict[str, str]) -> N
 
 
 @needs_extra
+@pytest.mark.torture
 def test_demo_goes_on_when_nobody_reads(environment: dict[str, str], empty: Path) -> None:
     """Where its reader goes away, as `head` does, the demonstration ends without a word and leaves nothing behind."""
     command = [*COMMAND, "demo"]

@@ -557,7 +557,7 @@ def test_arguments_that_are_not_utf8(file: Path) -> None:
     assert (code, err) == (2, f"fapilog: {file}: there is no outbox \\udcff; there is: pager, slack\n")
 
 
-@settings(max_examples=min(60, settings().max_examples // 2))  # an example is slow
+@settings(max_examples=min(60, max(4, settings().max_examples // 5)))  # an example is slow
 @given(spoils)
 def test_whatever_is_in_one_row_the_others_are_there(spoilt: list[Spoilt]) -> None:
     """Any values in any columns of an alert, and of its attempt, are shown without harm, and so are the others."""

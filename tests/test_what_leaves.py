@@ -29,7 +29,7 @@ WATCHERS = {
 
 
 # These see no more than the others do, and take as long as all of them.
-SLOW = {"sentry-attach-stacktrace", "loguru", "rich"}
+SLOW = {"sentry-attach-stacktrace", "structlog", "loguru", "rich"}
 
 
 def test_the_table_is_made_of_the_code() -> None:

@@ -199,8 +199,8 @@ async def play(disk: Disk, path: Path, fails: Fails, fails_after: Fails = nothin
     return Counter(inner.ids)
 
 
-# Of the statements that may fail, every fifth on each backend, and all of them in the long runs.
-some_or_all = pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.torture)])
+# Of the statements that may fail, every thirteenth on each backend, and all of them in the long runs.
+some_or_all = pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.mark.torture)])
 EACH_ONCE = Counter(an_event(number).event_id for number in range(1, 6))
 
 

@@ -50,7 +50,7 @@ UVICORN = ["uvicorn", "--port", "{port}", "--log-level", "warning"]
 @pytest.mark.parametrize(
     ("library", "command", "paths", "env"),
     [
-        ("flask", [*GUNICORN, "tests.programs.flask_app:app"], ["/{}"], {}),
+        pytest.param("flask", [*GUNICORN, "tests.programs.flask_app:app"], ["/{}"], {}, marks=pytest.mark.torture),
         ("flask", [*GUNICORN, "-k", "gthread", "--threads", "8", "tests.programs.flask_app:app"], ["/{}"], {}),
         ("flask", [*GUNICORN, "--preload", "tests.programs.flask_app:app"], ["/{}"], {"TRAIL_USED_BEFORE_FORK": "1"}),
         ("flask", ["flask", "--app", "tests.programs.flask_app", "run", "--port", "{port}"], ["/{}"], {}),
@@ -78,6 +78,7 @@ def test_every_request_is_answered_stored_and_alerted(
     check(tmp_path, ids, others=len(env))
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_every_task_is_stored_and_alerted(pool: str, tmp_path: Path) -> None:
     """A hundred Celery tasks, in forked processes or in threads, are stored and alerted once each."""

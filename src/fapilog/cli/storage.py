@@ -26,9 +26,7 @@ def init(
         str | None,
         typer.Argument(
             metavar="DSN",
-            envvar="FAPILOG_POSTGRES_DSN",
             help="The database, as in postgresql://admin@host/database.",
-            show_envvar=True,
         ),
     ] = None,
     *,
@@ -52,7 +50,7 @@ def init(
         typer.echo(schema_sql(), nl=False)
         return
     if not dsn:
-        raise typer.BadParameter("expected the database, or FAPILOG_POSTGRES_DSN", param_hint="DSN")
+        raise typer.BadParameter("expected the database, as in postgresql://admin@host/database", param_hint="DSN")
     try:
         is_new = install_schema(dsn)
     except ValueError as error:
