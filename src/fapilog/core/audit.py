@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 
 import anyio
 import anyio.lowlevel
@@ -21,7 +21,6 @@ import anyio.lowlevel
 from ..context import completed
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
-from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import FIELDS, CommonFields, EventFields, recorded
@@ -30,7 +29,7 @@ from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
 from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_storage
+from ..storage.protocol import AuditStorage, head_of, holds, require_storage
 from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
@@ -39,7 +38,6 @@ from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
 from ._ownrecords import OwnRecords
-from ._reading import Events, OnDamage, counted, intact
 from ._recording import Recorder
 from ._retaining import retained
 from ._rules import Rules
@@ -47,6 +45,7 @@ from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .audited import Audited
 from .everyday import EverydayEvents
 from .policy import CompliancePolicy
+from .questions import Questions
 from .rules import RULE_MET
 from .signals import compliance_alert
 
@@ -65,20 +64,17 @@ __all__ = [
 ]
 
 
-class AuditTrail(EverydayEvents):
+class AuditTrail(EverydayEvents, Questions):
     """
     Records events, and announces the events that meet the policy.
 
     The id of an event is returned when the event is stored, and only then. An alert never delays, stops or changes
     that: a failure of a dispatcher or a receiver is logged (logger "fapilog") and reported on `alert_failed`.
 
-    Use a trail as an asynchronous context manager, or call `start` and `stop`. A started trail sends its alerts in the
-    background, in the event loop that started it. Any other sends each alert before `log_event` returns, contained and
-    timed all the same. Any task, thread and event loop may call a trail; `sync` has the same methods for code without
-    an event loop.
-
-    When storing, verifying or alerting fails, the trail announces an incident, once, and its end. Open incidents in the
-    directory of a trail outlive a restart.
+    Use a trail as an asynchronous context manager, or call `start` and `stop`. Started, it sends its alerts in the
+    background, in the event loop that started it; else before `log_event` returns, contained and timed all the same.
+    Any task, thread and event loop may call a trail; `sync` has the same methods for code without an event loop. A
+    failure to store, verify or alert is an incident, announced once, and once when it ends.
 
     Args:
         policy: Which events alert; by default `CompliancePolicy()`.
@@ -92,18 +88,16 @@ class AuditTrail(EverydayEvents):
         alert_buffer: Alerts that may wait; more fail at once. Also the number of calls of asynchronous receivers that
             may be under way.
         stop_timeout: Seconds that `stop` waits for the alerts, and then for the dispatcher to be left.
-        must_exist: Whether a trail must be there already. If there is none, `start` and recording raise
-            `AuditStorageError`, and nothing is stored: a volume that is not mounted does not begin a second trail.
-        expected_head: A former result of `head` that the trail must hold, or else the same happens: for a restored
-            backup, say.
+        must_exist: Whether a trail must be there already. If there is none, for the volume is not mounted, say, `start`
+            and recording raise `AuditStorageError`.
+        expected_head: A former result of `head` that the trail must hold, or else the same: after a restored backup.
 
     Attributes:
         policy: As given.
         storage_path: The directory of the trail; None with a storage other than files.
 
     Raises:
-        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, *policy* is no policy, or another option is not
-            of its type.
+        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, or another option is not of its type.
         ValueError: A number is out of range, or both *storage* and *storage_path* are given.
     """
 
@@ -371,79 +365,6 @@ class AuditTrail(EverydayEvents):
         return Audited(self, operation, {**fields, "target": target})
 
     # -- reading
-
-    @without_frames
-    async def get_events(self, *, limit: int = 100, **conditions: Unpack[Conditions]) -> list[AuditEvent]:
-        """
-        Return stored events that meet all conditions, the newest first.
-
-        Records that can't be read are left out with one warning; `events` has other ways.
-
-        Args:
-            limit: The most events to return.
-            **conditions: As `EventFilter` explains them: *start_time*, *end_time*, *user_id*, *target* and others.
-
-        Raises:
-            AuditStorageError: The trail can't be read.
-            TypeError: There is no such condition, a time is no datetime, or a number is none.
-            ValueError: A time without zone, an unknown type or level, or a negative number.
-        """
-        find = functools.partial(self._storage.find, EventFilter(**conditions), require("limit", limit, at_least=0))
-        return intact(await self._own_records.reading(self.log_event, "get_events", dict(conditions), find))
-
-    @overload
-    def events(
-        self,
-        *,
-        oldest_first: bool = False,
-        on_damage: Literal["log", "raise"] = "log",
-        **conditions: Unpack[Conditions],
-    ) -> Events[AuditEvent]: ...
-
-    @overload
-    def events(
-        self, *, oldest_first: bool = False, on_damage: Literal["yield"], **conditions: Unpack[Conditions]
-    ) -> Events[AuditEvent | DamagedRecord]: ...
-
-    def events(
-        self, *, oldest_first: bool = False, on_damage: OnDamage = "log", **conditions: Unpack[Conditions]
-    ) -> Events[Any]:
-        """
-        Return stored events that meet all conditions, page by page: ``async for event in trail.events(user_id="a")``.
-
-        However many there are, memory does not grow with them. Events that are stored meanwhile are among them if the
-        oldest come first.
-
-        Args:
-            oldest_first: Whether to begin with the oldest, and not with the newest.
-            on_damage: What becomes of records that can't be read, and that may be among them: "log" leaves them out
-                with one warning, "raise" raises `AuditStorageError` at the first, and "yield" yields a `DamagedRecord`
-                in their place. Reading goes on behind them.
-            **conditions: As for `get_events`, and raises as that does.
-        """
-        return Events(
-            self._storage,
-            EventFilter(**conditions),
-            oldest_first=oldest_first,
-            on_damage=on_damage,
-            noting=functools.partial(self._own_records.reading, self.log_event, "events", dict(conditions)),
-        )
-
-    @without_frames
-    async def count_by(self, field: str, **conditions: Unpack[Conditions]) -> dict[str, int]:
-        """
-        Count the events that meet all conditions by one of their members, the most frequent value first.
-
-        Args:
-            field: A member of `AuditEvent`, such as "user_id", or the path of a value in the metadata.
-            **conditions: As for `get_events`, and raises as that does.
-
-        Returns:
-            The number of events for each value as text; those without one are under "".
-        """
-        events: Events[AuditEvent] = Events(self._storage, EventFilter(**conditions), oldest_first=False)
-        count = functools.partial(counted, events, field)
-        return await self._own_records.reading(self.log_event, "count_by", {**conditions, "field": field}, count)
 
     async def head(self) -> ChainHead:
         """
