@@ -7,11 +7,11 @@ from itertools import groupby
 
 import msgspec
 
-from ..record.chain import ChainError, ChainHead, follow
+from ..record.chain import ChainError, ChainHead, follow, head_before
 from ..record.errors import AuditStorageError
 from ..record.formats import decoded
 
-__all__ = ["by_day", "elsewhere", "followed"]
+__all__ = ["by_day", "elsewhere", "followed", "is_record"]
 
 
 def followed(place: object, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
@@ -45,3 +45,12 @@ def _day(line: bytes) -> int:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         # Of a kind that only a later version can read: it goes where the newest file is.
         return 1
+
+
+def is_record(line: bytes) -> bool:
+    """Return whether *line* claims to have a place in the chain."""
+    try:
+        head_before(line)
+    except ChainError:
+        return False
+    return True

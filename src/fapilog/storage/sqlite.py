@@ -22,7 +22,7 @@ from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
-from ._copied import elsewhere, followed
+from ._copied import elsewhere, followed, is_record
 from ._database import Database
 from ._directory import why_not_writable
 from ._holes import item_of, joined, up_to
@@ -285,7 +285,7 @@ class SQLiteStorage:
         return list(up_to(limit, joined(self._item(*row) for row in self._oldest(after, limit))))
 
     def _read_lines(self, after: int, limit: int) -> list[bytes]:
-        lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and _is_record(line))
+        lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and is_record(line))
         return list(itertools.islice(lines, max(0, limit)))
 
     def _oldest(self, after: int, limit: int) -> Iterator[tuple[int, Any]]:
@@ -341,15 +341,6 @@ class SQLiteStorage:
     def _forget(self) -> None:
         # In a forked child.
         self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
-
-
-def _is_record(line: bytes) -> bool:
-    """Return whether *line* claims to have a place in the chain."""
-    try:
-        chain.head_before(line)
-    except ChainError:
-        return False
-    return True
 
 
 def _has(connection: sqlite3.Connection, event_id: str) -> bool:
