@@ -461,10 +461,10 @@ async def test_a_volume_that_fills_up(tmp_path: Path) -> None:
 
 @pytest.mark.real_time
 async def test_a_packed_file_is_one_incident_over_a_restart(tmp_path: Path) -> None:
-    """What logrotate packed is told at the next start, and the start after it is unpacked ends every incident of it."""
+    """What logrotate renamed and packed is told at the next start; the start after it is put back ends the incident."""
     await log(AuditTrail(storage_path=tmp_path))
     [path] = [Path(each) async for each in anyio.Path(tmp_path).glob("audit_*.jsonl")]
-    packed = path.with_name(f"{path.name}.gz")
+    packed = path.with_name(f"{path.name}.1.gz")
     packed.write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
     recorder = RecordingDispatcher()

@@ -33,9 +33,7 @@ from .holds import Hold, holds_on
 __all__ = ["FLOORS", "RetainedDay", "RetentionReport", "RetentionRule", "apply_retention"]
 
 FLOORS: Final = {ComplianceLevel.PCI_DSS: 1, ComplianceLevel.HIPAA: 6}
-"""
-For how many years the records of a level are kept at least: PCI DSS 10.5.1, 45 CFR 164.316(b)(2)(i).
-"""
+"""Years that the records of a level are kept at least, as PCI DSS 10.5.1 and 45 CFR 164.316(b)(2)(i) ask."""
 
 # So many that the record that names them is far from the limit of a record.
 _DAYS_A_RECORD: Final = 100
