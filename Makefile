@@ -42,7 +42,7 @@ check: .venv/has-dev ## lint, types, docs, examples, structure
 	PATH="$(CURDIR)/$(bin):$$PATH" basedpyright
 	PATH="$(CURDIR)/$(bin):$$PATH" basedpyright --verifytypes fapilog --ignoreexternal
 	$(MAKE) docs
-	$(python) -m pytest -q docs README.md tests/test_structure.py
+	$(python) -m pytest -q $(in_parallel) docs README.md tests/test_structure.py
 
 docs: .venv/has-dev ## build the docs into docs/_build
 	$(python) -m sphinx -E -n -W --keep-going -q -b html docs docs/_build

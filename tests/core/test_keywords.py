@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
 
 from fapilog import AuditEventType, AuditTrail, CompliancePolicy, MemoryStorage
 from fapilog.core import _keywords
@@ -77,8 +75,9 @@ def test_places_are_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytes
 
 async def test_an_event_is_in_its_trace(tmp_path: Path) -> None:
     """The ids of OpenTelemetry's current span are those of the event, unless the caller gives others."""
+    trace, sdk = (pytest.importorskip(f"opentelemetry.{name}") for name in ("trace", "sdk.trace"))
     trail = AuditTrail(storage_path=tmp_path)
-    with TracerProvider().get_tracer("t").start_as_current_span("s") as span:
+    with sdk.TracerProvider().get_tracer("t").start_as_current_span("s") as span:
         context = span.get_span_context()
         await trail.log_event(AuditEventType.DATA_ACCESS, "in")
         await trail.log_event(AuditEventType.DATA_ACCESS, "other", trace_id="t")
@@ -95,7 +94,8 @@ async def test_an_event_of_another_trace_is_in_no_span_of_this_one() -> None:
     """A trace that is given has not the span that the call happens to be in; one that is the same has it."""
     storage = MemoryStorage()
     trail = AuditTrail(storage=storage)
-    with TracerProvider().get_tracer("test").start_as_current_span("request") as span:
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    with sdk.TracerProvider().get_tracer("test").start_as_current_span("request") as span:
         here = f"{span.get_span_context().trace_id:032x}"
         await trail.log_event(AuditEventType.DATA_ACCESS, "m", trace_id="0" * 31 + "1")
         await trail.log_event(AuditEventType.DATA_ACCESS, "m", trace_id=here)
@@ -117,6 +117,7 @@ async def test_a_broken_tracer_breaks_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """If the current span can't be read, the event is stored without, and the log says so."""
+    trace = pytest.importorskip("opentelemetry.trace")
 
     def fail() -> None:
         raise RuntimeError("secret")
