@@ -40,7 +40,7 @@ check: .venv/has-dev ## lint, types, docs, examples, structure
 	$(bin)/ruff format --check
 	$(bin)/mypy
 	PATH="$(CURDIR)/$(bin):$$PATH" basedpyright
-	PATH="$(CURDIR)/$(bin):$$PATH" basedpyright --verifytypes fapilog --ignoreexternal
+	PATH="$(CURDIR)/$(bin):$$PATH" $(python) .ci/typed
 	$(MAKE) docs
 	$(python) -m pytest -q $(in_parallel) docs README.md tests/test_structure.py
 
