@@ -12,7 +12,6 @@ Record what is logged with the standard library's logging, and with loguru.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -90,7 +89,7 @@ class AuditHandler(logging.Handler):
 
     def createLock(self) -> None:  # noqa: N802  as the standard library has it
         """Make no lock: `emit` needs none, and a thread that holds one must not wait for the thread that stores."""
-        self.lock: threading.Lock | None = None
+        self.lock: Any = None
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Do as `logging.Handler.handle`, without a lock."""
