@@ -29,9 +29,9 @@ demo: .venv/has-demo ## run the demonstration
 test: .venv/has-dev ## run the tests on asyncio and trio
 	$(python) -m pytest $(in_parallel)
 
-coverage: .venv/has-dev ## run the tests with all examples of Hypothesis, and measure the coverage
+coverage: .venv/has-dev ## run the tests, and measure the coverage
 	@rm -f .coverage .coverage.*
-	$(python) -m coverage run -m pytest $(in_parallel) --hypothesis-profile full -o faulthandler_timeout=180
+	$(python) -m coverage run -m pytest $(in_parallel) -o faulthandler_timeout=180
 	@$(python) -m coverage combine --quiet
 	$(python) -m coverage report
 

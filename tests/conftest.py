@@ -29,7 +29,7 @@ MAY_BLOCK: dict[str, set[str]] = {
     "fapilog/core/_incidentfiles.py": {"__init__"},
 }
 
-# `--hypothesis-profile full` is for `make coverage` and `make torture`. On a busy machine an example takes as long as
+# `--hypothesis-profile full` is for `make torture`. On a busy machine an example takes as long as
 # it takes, so neither profile has a deadline.
 settings.register_profile("quick", deadline=None, max_examples=20)
 settings.register_profile("full", deadline=None, max_examples=300)
