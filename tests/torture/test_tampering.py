@@ -96,19 +96,26 @@ class Bench:
         """Expect that record *at* is reported, here and in memory, and that no writer appends."""
         files = self.lay(trail)
         result = files.verify()
-        assert (result.valid, result.first_invalid_sequence, result.events_checked) == (False, at, at)
-        assert result.status in {
-            ChainStatus.ALTERED,
-            ChainStatus.BROKEN_LINK,
-            ChainStatus.GAP,
-            ChainStatus.UNREADABLE,
-        }
+        assert not result.valid
         assert result.error_message is not None
-        assert PLACE.match(result.error_message)
         with pytest.raises(AuditStorageError) as refusal:
             files.append([b'{"v":2,"message":"new"'])
         files.close()
-        assert result.error_message in str(refusal.value)
+        if result.status is ChainStatus.CONVERTED:
+            # A line end or a space that came in between: the records of that file, named by its first, are whole
+            # without it, and all are looked at.
+            assert result.first_invalid_sequence in {1, 4}
+            assert result.events_checked == RECORDS
+        else:
+            assert (result.first_invalid_sequence, result.events_checked) == (at, at)
+            assert result.status in {
+                ChainStatus.ALTERED,
+                ChainStatus.BROKEN_LINK,
+                ChainStatus.GAP,
+                ChainStatus.UNREADABLE,
+            }
+            assert PLACE.match(result.error_message)
+            assert result.error_message.partition("; ")[0] in str(refusal.value)
         assert contents(self.directory) == trail
         if (in_memory := events(trail)) is not None:
             verdict = AuditTrail.verify_chain(in_memory)
@@ -166,7 +173,7 @@ def test_each_flipped_bit_is_reported(bench: Bench, trail: Trail, bit: int) -> N
         result = bench.reports({**trail, name: bytes(data)}, at=record)
         assert result.error_message is not None
         line = record if name == FIRST_DAY else record - 3
-        assert result.error_message.startswith(f"{name}, line {line}: ")
+        assert result.error_message.startswith((f"{name}, line {line}: ", f"{name} was converted: "))
 
 
 def test_each_removed_byte_is_reported(bench: Bench, trail: Trail) -> None:
@@ -252,9 +259,9 @@ def test_records_out_of_place_are_reported(bench: Bench, trail: Trail) -> None:
 
 EDITS = {
     "message": (b'"message":"m"', b'"message":"n"'),
-    "user": (b'"user_id":null', b'"user_id":"eve"'),
+    "user": (b',"compliance_level":', b',"user_id":"eve","compliance_level":'),
     "member": (b'{"v":2,', b'{"v":2,"more":1,'),
-    "metadata": (b'"metadata":{}', b'"metadata":{"a":[1,2]}'),
+    "metadata": (b',"compliance_level":', b',"metadata":{"a":[1,2]},"compliance_level":'),
 }
 
 
