@@ -614,8 +614,8 @@ async def test_a_full_buffer_is_one_incident(disk: Disk) -> None:
             await log(trail, alerts=True)
             await anyio.sleep(1)
         await trail.drain()
-        # The alert about the full buffer found it full.
-        assert dispatcher.own == []
+        # The alert about the full buffer found it full; the last of the others may have found room.
+        assert kinds(dispatcher.own) in ([], ["component_recovery"])
         await log(trail, alerts=True)
         await trail.drain()
         assert kinds(dispatcher.own) == ["component_recovery"]

@@ -17,8 +17,7 @@ from fapilog.context import audit_context
 from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.modules import ROOT
-from tests.doubles.servers import running
+from tests.doubles.servers import ROOT, running
 
 celery = pytest.importorskip("celery")
 
@@ -56,7 +55,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
         check=True,
         timeout=30,
         env={**os.environ, "TRAIL": str(tmp_path / "unused"), **env},
-        cwd=ROOT.parents[1],
+        cwd=ROOT,
     )
     trail = tmp_path / "audit"
     # Of the tasks, and the start of a worker.

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from fapilog import AuditEvent, AuditTrail
-from tests.doubles.modules import ROOT
-from tests.doubles.servers import running
+from tests.doubles.servers import ROOT, running
 
 APP = "tests.integrations.apps.celery_app"
 
@@ -22,7 +21,7 @@ def test_a_task_whose_process_is_killed_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "broker").mkdir()
     env = {"BROKER": str(tmp_path / "broker")}
     caller = {**os.environ, "TRAIL": str(tmp_path / "unused"), **env}
-    subprocess.run([sys.executable, "-m", APP, "die:1"], check=True, timeout=30, env=caller, cwd=ROOT.parents[1])
+    subprocess.run([sys.executable, "-m", APP, "die:1"], check=True, timeout=30, env=caller, cwd=ROOT)
 
     def failures() -> list[AuditEvent]:
         return AuditTrail(storage_path=tmp_path / "audit").sync.get_events(component="shop.die")
