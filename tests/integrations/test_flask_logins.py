@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,8 +124,8 @@ def test_neither_library_is_needed(trail: AuditTrail, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def with_security(trail: AuditTrail, monkeypatch: pytest.MonkeyPatch) -> flask.Flask:
-    """Return an application with Flask-Security, and its users in a database in memory."""
+def with_security(trail: AuditTrail, monkeypatch: pytest.MonkeyPatch) -> Iterator[flask.Flask]:
+    """Yield an application with Flask-Security, and its users in a database in memory."""
     security: Any = pytest.importorskip("flask_security")
     orm: Any = pytest.importorskip("sqlalchemy.orm")
     sqlalchemy: Any = pytest.importorskip("sqlalchemy")
@@ -157,7 +158,9 @@ def with_security(trail: AuditTrail, monkeypatch: pytest.MonkeyPatch) -> flask.F
     security.Security(app, security.SQLAlchemySessionUserDatastore(session, user, role))
     Audit(app, trail=trail)
     app.logger.setLevel(logging.CRITICAL)
-    return app
+    yield app
+    session.remove()
+    engine.dispose()
 
 
 def test_an_account_is_recorded_from_registration_to_a_new_password(
