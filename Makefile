@@ -7,7 +7,8 @@
 PYTHON ?=
 # Which other Pythons test-wheel runs on: empty for all that are here, or "newest".
 PYTHONS ?=
-# How long each torture test goes on.
+# Which campaigns, and how long each goes on.
+TORTURE ?= tests
 TORTURE_SECONDS ?= 60
 
 bin := .venv/bin
@@ -52,7 +53,7 @@ bench: .venv/has-dev ## measure against the peers
 
 torture: .venv/has-dev ## kill, tear, flip and fill up, in long campaigns of TORTURE_SECONDS each
 	$(python) -m pytest -m torture -n 4 --max-worker-restart 0 --hypothesis-profile full \
-		-o faulthandler_timeout=0 --torture-seconds $(TORTURE_SECONDS) tests
+		-o faulthandler_timeout=0 --torture-seconds $(TORTURE_SECONDS) $(TORTURE)
 
 test-wheel: .venv/has-dev ## run the tests against the built wheel: without extras, and with all on every other CPython here
 	bash .ci/test-wheel $(python) $(PYTHONS)
