@@ -37,6 +37,7 @@ __all__ = [
     "seal",
     "sealed",
     "unsealed",
+    "verdict",
     "verified",
 ]
 
@@ -260,15 +261,20 @@ def verified(events: Iterable[AuditEvent], after: ChainHead = EMPTY) -> AuditCha
     try:
         head = follow_events(after, events)
     except ChainError as damage:
-        number = damage.head.sequence_number + 1
-        return AuditChainVerificationResult(
-            valid=False,
-            events_checked=number - after.sequence_number,
-            first_invalid_sequence=number,
-            error_message=str(damage),
-            status=damage.status,
-        )
+        return verdict(damage, str(damage), after)
     return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number - after.sequence_number)
+
+
+def verdict(damage: ChainError, message: str, after: ChainHead = EMPTY) -> AuditChainVerificationResult:
+    """Return the verdict on a chain, checked from behind the head *after* on, that *damage* ends."""
+    number = damage.head.sequence_number + 1
+    return AuditChainVerificationResult(
+        valid=False,
+        events_checked=number - after.sequence_number,
+        first_invalid_sequence=number,
+        error_message=message,
+        status=damage.status,
+    )
 
 
 def is_intact(event: AuditEvent) -> bool:

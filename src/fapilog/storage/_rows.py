@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
 
-from ..record.chain import ChainHead
+from ..record.chain import ChainError, ChainHead, ChainStatus, follow
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.formats import decoded
@@ -21,7 +21,18 @@ from .protocol import EQUAL, EventFilter
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["COLUMNS", "SCHEMA", "SELECTIVE", "Dialect", "Question", "questions", "rows_of", "span_of", "values_of"]
+__all__ = [
+    "COLUMNS",
+    "SCHEMA",
+    "SELECTIVE",
+    "Dialect",
+    "Question",
+    "follow_row",
+    "questions",
+    "rows_of",
+    "span_of",
+    "values_of",
+]
 
 
 # Beside its number and its line, a record has what it is asked for by, taken from the event.
@@ -106,6 +117,47 @@ def rows_of(after: ChainHead, lines: Sequence[bytes]) -> list[tuple[Any, ...]]:
         return [(number, *values_of(decoded(line)), line) for number, line in numbered]
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise AuditStorageError("a record is of a kind that can't be read here; nothing is appended") from error
+
+
+def follow_row(
+    head: ChainHead,
+    number: int,
+    line: Any,
+    values: Sequence[Any] | None,
+    searched_by: Callable[[AuditEvent], tuple[Any, ...]] = values_of,
+) -> ChainHead:
+    """
+    Check that a row is the record that follows *head*, and return the head after it.
+
+    Args:
+        head: Before it.
+        number: As the row has it.
+        line: As the row has it; anything else than bytes is no record.
+        values: Of its columns that are searched; None to leave them unchecked.
+        searched_by: Returns what these have to be.
+
+    Raises:
+        ChainError: It is not.
+    """
+    if not isinstance(line, bytes):
+        raise ChainError(ChainStatus.UNREADABLE, "this is not a record of the trail", head)
+    after = follow(head, [line])
+    if number != after.sequence_number:
+        message = f"record {after.sequence_number} is in the row of record {number}"
+        raise ChainError(ChainStatus.GAP, message, head)
+    if values is None:
+        return after
+    try:
+        event = decoded(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return after
+    # A later version of fapilog may know more of a record that it wrote.
+    if event.line is None:
+        for name, value, stored in zip(COLUMNS, searched_by(event), values, strict=True):
+            if value != stored:
+                message = f"record {number} was altered: its column {name} is not what the record says"
+                raise ChainError(ChainStatus.ALTERED, message, head)
+    return after
 
 
 class Question(NamedTuple):

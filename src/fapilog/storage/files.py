@@ -25,7 +25,7 @@ from ..tasks.threads import in_thread
 from ._care import Care
 from ._copied import by_day, followed
 from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
-from ._lines import MAX_RECORD_BYTES
+from ._lines import MAX_RECORD_BYTES, body_of
 from ._reader import TrailReader
 from ._recent import Once
 from ._writer import Result, TrailWriter, utc_now
@@ -126,9 +126,7 @@ class FileStorage:
                 record is written and could not be synced, or a part of it could not be taken back, the message says
                 that it may be stored all the same. The same id given again, with *once*, is stored once in any case.
         """
-        body = chain.body(event)
-        if len(body) > MAX_RECORD_BYTES - 512:
-            raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(body)}")
+        body = body_of(event)
         if once:
             body = Once(body)
         elif self._at_once:

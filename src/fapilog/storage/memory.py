@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal, overload
 
 import anyio.lowlevel
@@ -20,6 +20,7 @@ from ..tasks.fork import call_in_child
 from ..tasks.loops import is_without_loop
 from ._copied import elsewhere, followed
 from ._holes import item_of, joined, up_to
+from ._verdicts import verdict_on
 from .protocol import EventFilter
 
 __all__ = ["MemoryStorage"]
@@ -139,23 +140,7 @@ class MemoryStorage:
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """Check the whole chain; damage is returned, not raised."""
         await _checkpoint()
-        head = EMPTY
-        lines = iter(tuple(self._lines))
-        try:
-            while page := tuple(itertools.islice(lines, _CHECKED_AT_ONCE)):
-                head = chain.follow(head, page)
-                if progress is not None:
-                    progress(head.sequence_number)
-        except ChainError as damage:
-            number = damage.head.sequence_number + 1
-            return AuditChainVerificationResult(
-                valid=False,
-                events_checked=number,
-                first_invalid_sequence=number,
-                error_message=f"in memory: {damage}",
-                status=damage.status,
-            )
-        return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number)
+        return verdict_on("in memory", _heads(iter(tuple(self._lines))), progress)
 
     async def aclose(self) -> None:
         """Keep everything."""
@@ -164,6 +149,13 @@ class MemoryStorage:
         # In a forked child: another thread of the parent may have held the lock.
         self._lock = threading.Lock()
         self._owner = None
+
+
+def _heads(lines: Iterator[bytes]) -> Iterator[ChainHead]:
+    head = EMPTY
+    while page := tuple(itertools.islice(lines, _CHECKED_AT_ONCE)):
+        head = chain.follow(head, page)
+        yield head
 
 
 def _item(number: int, line: bytes) -> AuditEvent | DamagedRecord:

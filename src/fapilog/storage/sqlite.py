@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, overload
 
-import msgspec
-
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, Seal
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.formats import decoded
 from ..record.options import require_path
 from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
@@ -26,9 +23,10 @@ from ._copied import elsewhere, followed, is_record
 from ._database import Database
 from ._directory import why_not_writable
 from ._holes import item_of, joined, up_to
-from ._lines import MAX_RECORD_BYTES
+from ._lines import body_of
 from ._room import Room
-from ._rows import COLUMNS, Question, questions, rows_of, span_of, values_of
+from ._rows import COLUMNS, Question, follow_row, questions, rows_of, span_of, values_of
+from ._verdicts import verdict_on
 from .protocol import EventFilter
 
 __all__ = ["SQLiteStorage"]
@@ -120,9 +118,7 @@ class SQLiteStorage:
             AuditStorageError: It is not stored: the file can't be written to, its newest record is damaged or was taken
                 away, the record would be longer than `MAX_RECORD_BYTES`, or another one has the id.
         """
-        body = chain.body(event)
-        if len(body) > MAX_RECORD_BYTES - 512:
-            raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(body)}")
+        body = body_of(event)
         result = await self._commits.submit(_Item(event.event_id, body, values_of(event), once))
         if result is None and not once:
             raise AuditStorageError(f"cannot append to {self._path}: a record has the id of this event already")
@@ -189,7 +185,7 @@ class SQLiteStorage:
         Args:
             progress: Called in a worker thread, every few hundred records, with how many were checked so far.
         """
-        return await in_thread(self._verify, progress)
+        return await in_thread(verdict_on, self._path, self._heads(), progress)
 
     async def trouble(self) -> str | None:
         """Return why the file can't be made or written to, if that can be told without trying; else None."""
@@ -304,34 +300,16 @@ class SQLiteStorage:
         line = line if isinstance(line, bytes) else b""
         return item_of(line, file=self._path.name, offset=number, size=1)
 
-    def _verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
+    def _heads(self) -> Iterator[ChainHead]:
+        """Yield the head after each page, whose rows are checked with their columns."""
         head = EMPTY
         # Whatever number a row has that was put in front of the first.
         after = -_MAX
-        try:
-            while rows := self._page(_EVERYTHING, (after, _PAGE)):
-                for number, line, *values in rows:
-                    head = _followed(head, number, line, values)
-                    after = number
-                if progress is not None:
-                    progress(head.sequence_number)
-        except ChainError as damage:
-            number = damage.head.sequence_number + 1
-            return AuditChainVerificationResult(
-                valid=False,
-                events_checked=number,
-                first_invalid_sequence=number,
-                error_message=f"{self._path}: {damage}",
-                status=damage.status,
-            )
-        except AuditStorageError as error:
-            return AuditChainVerificationResult(
-                valid=False,
-                events_checked=head.sequence_number,
-                error_message=str(error),
-                status=ChainStatus.UNREADABLE,
-            )
-        return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number)
+        while rows := self._page(_EVERYTHING, (after, _PAGE)):
+            for number, line, *values in rows:
+                head = follow_row(head, number, line, values)
+                after = number
+            yield head
 
     def _close(self) -> None:
         self._reader.close()
@@ -354,30 +332,7 @@ def _head_of(row: tuple[int, Any] | None) -> ChainHead:
     number, line = row
     if not isinstance(line, bytes):
         raise ChainError(ChainStatus.UNREADABLE, f"record {number} is not a record of the trail")
-    return _followed(chain.head_before(line), number, line, None)
-
-
-def _followed(head: ChainHead, number: int, line: Any, values: list[Any] | None) -> ChainHead:
-    """Check that a row is the record that follows *head*, with these *values* to be searched by."""
-    if not isinstance(line, bytes):
-        raise ChainError(ChainStatus.UNREADABLE, "this is not a record of the trail", head)
-    after = chain.follow(head, [line])
-    if number != after.sequence_number:
-        message = f"record {after.sequence_number} is in the row of record {number}"
-        raise ChainError(ChainStatus.GAP, message, head)
-    if values is None:
-        return after
-    try:
-        event = decoded(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return after
-    # A later version of fapilog may know more of a record that it wrote.
-    if event.line is None:
-        for name, value, stored in zip(COLUMNS, values_of(event), values, strict=True):
-            if value != stored:
-                message = f"record {number} was altered: its column {name} is not what the record says"
-                raise ChainError(ChainStatus.ALTERED, message, head)
-    return after
+    return follow_row(chain.head_before(line), number, line, None)
 
 
 def _rows(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:

@@ -6,16 +6,13 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import msgspec
-
-from ...record import chain
 from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from ...record.damage import DamagedRecord
-from ...record.errors import AuditStorageError
 from ...record.events import AuditEvent
-from ...record.formats import decoded
+from .._copied import is_record
 from .._holes import item_of, joined, up_to
-from .._rows import COLUMNS, Question
+from .._rows import COLUMNS, Question, follow_row
+from .._verdicts import verdict_on
 from ..protocol import EventFilter
 from ._connection import Link
 from ._searching import keys_of, questions_of
@@ -97,42 +94,26 @@ class Reading:
 
     def read_lines(self, after: int, limit: int) -> list[bytes]:
         """Return the oldest *limit* lines behind *after*."""
-        lines = (line for _, line in self._oldest(after, limit) if _is_record(line))
+        lines = (line for _, line in self._oldest(after, limit) if is_record(line))
         return list(itertools.islice(lines, max(0, limit)))
 
     def verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
         """Check the chain, its head and its columns."""
+        return verdict_on(self._place, self._heads(), progress)
+
+    def _heads(self) -> Iterator[ChainHead]:
         head = EMPTY
         # Whatever number a row has that was put in front of the first.
         after = -_MAX
-        try:
-            while True:
-                rows = self._rows(_CHECKED, (self._trail, self._trail, after, _PAGE, _PAGE_BYTES))
-                if rows[0][2] is None:
-                    _require_head(head, rows[0][0], rows[0][1])
-                    break
-                for _, _, number, line, *values in rows:
-                    head = _followed(head, number, line, values)
-                    after = number
-                if progress is not None:
-                    progress(head.sequence_number)
-        except ChainError as damage:
-            number = damage.head.sequence_number + 1
-            return AuditChainVerificationResult(
-                valid=False,
-                events_checked=number,
-                first_invalid_sequence=number,
-                error_message=f"{self._place}: {damage}",
-                status=damage.status,
-            )
-        except AuditStorageError as error:
-            return AuditChainVerificationResult(
-                valid=False,
-                events_checked=head.sequence_number,
-                error_message=str(error),
-                status=ChainStatus.UNREADABLE,
-            )
-        return AuditChainVerificationResult(valid=True, events_checked=head.sequence_number)
+        while True:
+            rows = self._rows(_CHECKED, (self._trail, self._trail, after, _PAGE, _PAGE_BYTES))
+            if rows[0][2] is None:
+                _require_head(head, rows[0][0], rows[0][1])
+                return
+            for _, _, number, line, *values in rows:
+                head = follow_row(head, number, line, values, keys_of)
+                after = number
+            yield head
 
     def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
         """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
@@ -182,15 +163,6 @@ def _is_last(rows: list[tuple[Any, ...]], size: int) -> bool:
     return len(rows) < size and sum(len(line) for _, line in rows) < _PAGE_BYTES
 
 
-def _is_record(line: bytes) -> bool:
-    """Return whether *line* claims to have a place in the chain."""
-    try:
-        chain.head_before(line)
-    except ChainError:
-        return False
-    return True
-
-
 def _require_head(head: ChainHead, number: int | None, checksum: str | None) -> None:
     """Raise ChainError if the row of the trail does not say that *head* is its newest record."""
     if (number or 0, checksum) == head:
@@ -200,22 +172,3 @@ def _require_head(head: ChainHead, number: int | None, checksum: str | None) -> 
         raise ChainError(ChainStatus.BROKEN_LINK, message, ChainHead(max(0, head.sequence_number - 1), None))
     message = f"record {head.sequence_number + 1} is missing: the head of the trail is record {number}"
     raise ChainError(ChainStatus.GAP, message, head)
-
-
-def _followed(head: ChainHead, number: int, line: bytes, values: list[Any]) -> ChainHead:
-    """Check that a row is the record that follows *head*, with these *values* to be searched by."""
-    after = chain.follow(head, [line])
-    if number != after.sequence_number:
-        message = f"record {after.sequence_number} is in the row of record {number}"
-        raise ChainError(ChainStatus.GAP, message, head)
-    try:
-        event = decoded(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return after
-    # A later version of fapilog may know more of a record that it wrote.
-    if event.line is None:
-        for name, value, stored in zip(COLUMNS, keys_of(event), values, strict=True):
-            if value != stored:
-                message = f"record {number} was altered: its column {name} is not what the record says"
-                raise ChainError(ChainStatus.ALTERED, message, head)
-    return after
