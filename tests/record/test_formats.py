@@ -96,9 +96,10 @@ def test_what_is_no_record_of_any_version(change: dict[str, Any]) -> None:
     """A record without what every record has, or with something else in its place, is none."""
     with pytest.raises(msgspec.ValidationError):
         decoded(msgspec.json.encode(json.loads(later(1)[0]) | change))
-    for name in ("v", "event_id", "timestamp", "event_type", "message"):
-        with pytest.raises(msgspec.ValidationError):
-            decoded(msgspec.json.encode({k: v for k, v in json.loads(later(1)[0]).items() if k != name}))
+    for line in (later(1)[0], FORMAT_1[0], FORMAT_2[0]):
+        for name in ("v", "event_id", "timestamp", "event_type", "message"):
+            with pytest.raises(msgspec.ValidationError):
+                decoded(msgspec.json.encode({k: v for k, v in json.loads(line).items() if k != name}))
 
 
 async def test_a_trail_goes_on_in_one_chain(tmp_path: Path) -> None:

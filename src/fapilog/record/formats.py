@@ -7,6 +7,7 @@ all formats: what was not known yet is verified, and chained, like any other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
@@ -83,6 +84,7 @@ def decoded(record: bytes | str) -> AuditEvent:
 
 
 def _decoded(record: bytes | str) -> AuditEvent:
+    record = record.encode() if isinstance(record, str) else record
     try:
         event = _decode(record)
     except msgspec.ValidationError:
@@ -91,8 +93,11 @@ def _decoded(record: bytes | str) -> AuditEvent:
         isinstance(event, AuditEvent) and (event.line is not None or event.format_version != FORMAT_VERSION)
     ):
         # Also where somebody has written members that an event has and a record has not.
-        return _as_far_as_known(record.encode() if isinstance(record, str) else record)
+        return _as_far_as_known(record)
     if isinstance(event, AuditEvent):
+        # An event that is made gets an id and a time of its own, and another one each time; a record has them.
+        if _BEGINNING.match(record) is None:
+            _require(_decode_any(record))
         return event
     members = {name: getattr(event, name) for name in _Format1.__struct_fields__}
     resource = event.metadata.get("resource")
@@ -120,10 +125,17 @@ def _as_far_as_known(record: bytes) -> AuditEvent:
                 taken[field.name] = unlisted(enums[0], value)
             elif field.required or field.name in _SEAL:
                 raise msgspec.ValidationError(f"{error} - at `$.{field.name}`") from None
-    if missing := _NEEDED - taken.keys():
-        raise msgspec.ValidationError(f"a record has the members {', '.join(sorted(missing))}")
+    _require(taken)
     return AuditEvent(**taken, format_version=version, line=record)
 
+
+def _require(members: Mapping[str, Any]) -> None:
+    if missing := _NEEDED - members.keys():
+        raise msgspec.ValidationError(f"a record has the members {', '.join(sorted(missing))}")
+
+
+# As the encoder of records writes it. Others may have spaced or sorted the members.
+_BEGINNING: Final = re.compile(rb'\{"v":[0-9]+,"event_id":"(?:[^"\\]|\\.)*+","timestamp":"')
 
 _OURS: Final = frozenset({"format_version", "line"})
 _SEAL: Final = frozenset({"event_id", "timestamp", "sequence_number", "previous_hash", "checksum"})
