@@ -7,9 +7,6 @@ A `Database` is one connection. It makes calls one at a time, and blocks.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import random
 import sqlite3
 import threading
 import time
@@ -20,8 +17,9 @@ from typing import Final, TypeVar
 
 from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
-from ._directory import make_directory, sync_directory
+from ._directory import make_directory
 from ._rows import SCHEMA
+from .sqlitefile import close, close_at_forks, inode_of, locked, make_file, make_tables, number, pause, roll_back
 
 __all__ = ["Database"]
 
@@ -32,9 +30,6 @@ _APPLICATION_ID: Final = 0x66617073
 _VERSION: Final = 1
 # Seconds that a call waits for other processes to finish theirs.
 _PATIENCE: Final = 10.0
-# Seconds between two looks whether another process has finished. SQLite's own waits grow to a tenth of a second, in
-# which others take their turns again and again: sqliteDefaultBusyCallback in https://sqlite.org/src/file?name=src/main.c
-_LOOK_EVERY: Final = (0.0005, 0.003)
 # Bytes that the write-ahead log beside the file keeps when it is empty again.
 _LOG_KEPT: Final = 64 << 20
 
@@ -60,7 +55,7 @@ class Database:
         # Keeps the connection alive until it is closed: collected with this, it might warn first that it is open.
         self._closes: weakref.finalize[[sqlite3.Connection], Database] | None = None
         self._inode: tuple[int, int] | None = None
-        _all.add(self)
+        close_at_forks(self)
 
     def write(self, call: Callable[[sqlite3.Connection], T]) -> T:
         """
@@ -77,9 +72,9 @@ class Database:
                 result = call(connection)
                 connection.execute("COMMIT")
             except BaseException:
-                _roll_back(connection)
+                roll_back(connection)
                 raise
-            if self._inode != _inode(self._path):
+            if self._inode != inode_of(self._path):
                 raise AuditStorageError(f"cannot append to {self._path}: it was replaced or removed meanwhile")
             return result
 
@@ -153,7 +148,7 @@ class Database:
 
     def _connection_to(self, *, is_made: bool) -> sqlite3.Connection | None:
         """Return the connection, opened if need be; None if there is no trail yet, and none is to be made."""
-        inode = _inode(self._path)
+        inode = inode_of(self._path)
         if self._connection is not None and self._inode == inode:
             return self._connection
         self._close()
@@ -162,16 +157,16 @@ class Database:
         elif inode is None:
             return None
         # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
-        with _locked(self._path.parent):
+        with locked(self._path.parent, patience=_PATIENCE, error=AuditStorageError):
             if is_made:
-                _make(self._path)
-            self._inode = _inode(self._path)
+                make_file(self._path)
+            self._inode = inode_of(self._path)
             # Never made by SQLite, with a mode that others may read.
             uri = f"{self._path.as_uri()}?mode=rw"
             connection = sqlite3.connect(
                 uri, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
             )
-            self._connection, self._closes = connection, weakref.finalize(self, _close, connection)
+            self._connection, self._closes = connection, weakref.finalize(self, close, connection)
             # The exit of the interpreter waits for a commit, and not for a thread that reads: closed under its hands,
             # the connection would crash the process.
             self._closes.atexit = is_made
@@ -179,7 +174,8 @@ class Database:
                 if not is_made:
                     self._close()
                     return None
-                _make_tables(connection)
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                make_tables(connection, SCHEMA, application_id=_APPLICATION_ID, version=_VERSION)
             synchronous = "FULL" if self._durable else "NORMAL"
             # On macOS fsync leaves the data in the drive's cache: https://www.sqlite.org/pragma.html#pragma_fullfsync
             for setting in (f"synchronous = {synchronous}", "fullfsync = ON", f"journal_size_limit = {_LOG_KEPT}"):
@@ -190,27 +186,13 @@ class Database:
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
         """Return whether there are no tables yet; raise if it is somebody else's file, or of another version."""
-        application, version = _number(connection, "application_id"), _number(connection, "user_version")
+        application, version = number(connection, "application_id"), number(connection, "user_version")
         if (application, version) == (_APPLICATION_ID, _VERSION):
             return False
         if not application and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             return True
         got = f"version {version}" if application == _APPLICATION_ID else "another database"
         raise AuditStorageError(f"{self._path}: expected an audit trail of version {_VERSION}; got {got}")
-
-
-def _make_tables(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL").fetchall()
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for statement in SCHEMA:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        connection.execute("COMMIT")
-    except BaseException:
-        _roll_back(connection)
-        raise
 
 
 def _begin(connection: sqlite3.Connection) -> None:
@@ -225,82 +207,4 @@ def _begin(connection: sqlite3.Connection) -> None:
                 raise
         else:
             return
-        time.sleep(random.uniform(*_LOOK_EVERY))  # noqa: S311  no secret
-
-
-# SQLite keeps account of the locks that a process has on a file. A child takes its parent's for its own, and has none:
-# the parent would remove the log that the child writes to. So no file is open while the process is forked.
-# https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
-_all: Final[weakref.WeakSet[Database]] = weakref.WeakSet()
-_forking: Final = threading.Lock()
-_stopped: Final[list[Database]] = []
-
-
-def _before_fork() -> None:
-    _forking.acquire()
-    _stopped.extend(database for database in list(_all) if database.before_fork())
-
-
-def _after_fork() -> None:
-    for database in _stopped:
-        database.after_fork()
-    _stopped.clear()
-    _forking.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
-
-
-def _close(connection: sqlite3.Connection) -> None:
-    with contextlib.suppress(sqlite3.Error):
-        connection.close()
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    # SQLite may have done so by itself, and an error here says less than the one before.
-    with contextlib.suppress(sqlite3.Error):
-        connection.execute("ROLLBACK")
-
-
-def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _make(path: Path) -> None:
-    """Make the file, for nobody else's eyes, so that a power cut does not take it away again."""
-    # Never opened if it is there: closing any descriptor of it would give up the locks that SQLite holds in this
-    # process. https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        sync_directory(path.parent)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Generator[None]:
-    """Be the only one, of all processes, to open a database in *directory*."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        give_up_at = time.monotonic() + _PATIENCE
-        while not _lock(fd):
-            if time.monotonic() > give_up_at:
-                raise AuditStorageError(f"{directory}: another process keeps it locked")
-            time.sleep(random.uniform(*_LOOK_EVERY))  # noqa: S311  no secret
-        yield
-    finally:
-        os.close(fd)
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        pause()

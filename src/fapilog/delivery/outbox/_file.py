@@ -8,7 +8,6 @@ is.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import math
 import os
 import sqlite3
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from ...record.errors import OutboxError
-from ...storage.files import sync_directory
+from ...storage.sqlitefile import close, close_at_forks, inode_of, locked, make_file, make_tables, number, roll_back
 from ...tasks.strangers import Log
 from ._schema import SCHEMA
 
@@ -67,7 +66,7 @@ class OutboxFile:
         self._lock = threading.Lock()
         self._next_look = -math.inf
         self._log_is_large = False
-        _files.add(self)
+        close_at_forks(self)
 
     def run(self, calls: Sequence[Callable[[sqlite3.Connection], T]], *, writes: bool = True) -> list[T]:
         """
@@ -95,7 +94,7 @@ class OutboxFile:
                         results = [call(connection) for call in calls]
                         connection.execute("COMMIT")
                     except BaseException:
-                        _roll_back(connection)
+                        roll_back(connection)
                         raise
                     self._check_unmoved()
                     return results
@@ -114,10 +113,11 @@ class OutboxFile:
         with self._lock:
             self._close()
 
-    def before_fork(self) -> None:
-        """Close it, and let nobody open it before `after_fork`."""
+    def before_fork(self) -> bool:
+        """Close it, let nobody open it before `after_fork`, and return True."""
         self._lock.acquire()
         self._close()
+        return True
 
     def after_fork(self) -> None:
         """Let it be used again, in the parent and in the child."""
@@ -129,7 +129,7 @@ class OutboxFile:
             closes()
 
     def _check_unmoved(self) -> None:
-        if self._inode != _inode(self.path):
+        if self._inode != inode_of(self.path):
             raise OutboxError(f"{self.path}: it was replaced or removed while it was in use")
 
     def _look_at_log(self) -> None:
@@ -147,7 +147,7 @@ class OutboxFile:
                 _log.warning("the log of the outbox file %s is small again", self.path)
 
     def _opened(self) -> sqlite3.Connection:
-        if self._connection is not None and self._inode == _inode(self.path):
+        if self._connection is not None and self._inode == inode_of(self.path):
             return self._connection
         if self._connection is not None:
             _log.error("the outbox file %s was replaced or removed while it was in use", self.path)
@@ -157,14 +157,14 @@ class OutboxFile:
         else:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
-        with _locked(self.path.parent):
+        with locked(self.path.parent, patience=_BUSY_TIMEOUT, error=OutboxError):
             if not self._must_exist:
-                _make(self.path)
-            self._inode = _inode(self.path)
+                make_file(self.path)
+            self._inode = inode_of(self.path)
             connection = self._connection = sqlite3.connect(
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
-            self._closes = weakref.finalize(self, _close, connection)
+            self._closes = weakref.finalize(self, close, connection)
             connection.text_factory = _utf8
             # Before anything is changed: it may be somebody else's.
             is_new = self._is_new(connection)
@@ -173,7 +173,7 @@ class OutboxFile:
             # Else a log that is empty again keeps its size: https://www.sqlite.org/pragma.html#pragma_journal_size_limit
             connection.execute(f"PRAGMA journal_size_limit = {_LARGE_LOG}").fetchall()
             if is_new:
-                self._make_tables(connection)
+                make_tables(connection, SCHEMA, application_id=_APPLICATION_ID, version=_VERSION)
         return connection
 
     def _check_access(self) -> None:
@@ -185,7 +185,7 @@ class OutboxFile:
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
         """Return whether the tables are to be made; raise if it is somebody else's, or of another version."""
-        application, version = _number(connection, "application_id"), _number(connection, "user_version")
+        application, version = number(connection, "application_id"), number(connection, "user_version")
         if (application, version) == (_APPLICATION_ID, _VERSION):
             return False
         is_empty = not application and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -195,18 +195,6 @@ class OutboxFile:
         if application == _APPLICATION_ID:
             got = f"version {version}"
         raise OutboxError(f"{self.path}: expected an outbox of version {_VERSION}; got {got}")
-
-    def _make_tables(self, connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in SCHEMA:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
-            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            connection.execute("COMMIT")
-        except BaseException:
-            _roll_back(connection)
-            raise
 
     @contextlib.contextmanager
     def _errors(self) -> Generator[None]:
@@ -219,8 +207,8 @@ class OutboxFile:
 
     def _set_aside(self, inode: tuple[int, int] | None) -> None:
         """Rename a damaged file, with what belongs to it, unless somebody has done so meanwhile."""
-        with self._errors(), _locked(self.path.parent):
-            if inode is None or inode != _inode(self.path) or not self._is_damaged():
+        with self._errors(), locked(self.path.parent, patience=_BUSY_TIMEOUT, error=OutboxError):
+            if inode is None or inode != inode_of(self.path) or not self._is_damaged():
                 return
             aside = f"{self.path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
             for suffix in ("-wal", "-shm", ""):
@@ -243,88 +231,8 @@ class _CorruptError(OutboxError):
     """Raised when the file is no database, or a damaged one."""
 
 
-# SQLite keeps account of the locks that a process has on a file. A child takes its parent's for its own, and has none:
-# the parent would remove the log that the child writes to. So no file is open while the process is forked.
-# https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
-_files: Final[weakref.WeakSet[OutboxFile]] = weakref.WeakSet()
-_forking: Final = threading.Lock()
-_stopped: Final[list[OutboxFile]] = []
-
-
-def _before_fork() -> None:
-    _forking.acquire()
-    _stopped.extend(_files)
-    for file in _stopped:
-        file.before_fork()
-
-
-def _after_fork() -> None:
-    for file in _stopped:
-        file.after_fork()
-    _stopped.clear()
-    _forking.release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
-
-
 def _is_corrupt(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def _close(connection: sqlite3.Connection) -> None:
-    with contextlib.suppress(sqlite3.Error):
-        connection.close()
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    # SQLite may have done so by itself, and an error here says less than the one before.
-    with contextlib.suppress(sqlite3.Error):
-        connection.execute("ROLLBACK")
-
-
-def _number(connection: sqlite3.Connection, pragma: str) -> int:
-    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _make(path: Path) -> None:
-    """Make the file, for nobody else's eyes, so that a power cut does not take it away again."""
-    # Never opened if it is there: closing any descriptor of it would give up the locks that SQLite holds in this
-    # process. https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        sync_directory(path.parent)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Generator[None]:
-    """Be the only one, of all processes, to make or to rename an outbox in *directory*."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        give_up_at = time.monotonic() + _BUSY_TIMEOUT
-        while not _lock(fd):
-            if time.monotonic() > give_up_at:
-                raise OutboxError(f"{directory}: another process keeps it locked")
-            time.sleep(0.02)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _utf8(stored: bytes) -> str:

@@ -1,0 +1,159 @@
+"""What any file of SQLite needs, that of a trail and that of an outbox: made, locked, and closed before a fork."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Iterable
+from pathlib import Path
+from typing import Final, Protocol
+
+from ._directory import sync_directory
+
+__all__ = [
+    "Forkable",
+    "close",
+    "close_at_forks",
+    "inode_of",
+    "locked",
+    "make_file",
+    "make_tables",
+    "number",
+    "pause",
+    "roll_back",
+]
+
+# Seconds between two looks whether another process has finished. SQLite's own waits grow to a tenth of a second, in
+# which others take their turns again and again: sqliteDefaultBusyCallback in https://sqlite.org/src/file?name=src/main.c
+_LOOK_EVERY: Final = (0.0005, 0.003)
+
+
+class Forkable(Protocol):
+    """What has a file of SQLite open, and closes it for the time of a fork."""
+
+    def before_fork(self) -> bool:
+        """Close it, let nobody open it before `after_fork`, and return True; False if that can't be."""
+        ...
+
+    def after_fork(self) -> None:
+        """Let it be used again, in the parent and in the child."""
+        ...
+
+
+# SQLite keeps account of the locks that a process has on a file. A child takes its parent's for its own, and has none:
+# the parent would remove the log that the child writes to. So no file is open while the process is forked.
+# https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
+_all: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
+_forking: Final = threading.Lock()
+_stopped: Final[list[Forkable]] = []
+
+
+def close_at_forks(file: Forkable) -> None:
+    """Have *file*, which is held weakly, closed before each fork."""
+    _all.add(file)
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    _stopped.extend(file for file in list(_all) if file.before_fork())
+
+
+def _after_fork() -> None:
+    for file in _stopped:
+        file.after_fork()
+    _stopped.clear()
+    _forking.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+def close(connection: sqlite3.Connection) -> None:
+    """Close *connection*; nobody can do anything about an error."""
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """Take the transaction back."""
+    # SQLite may have done so by itself, and an error here says less than the one before.
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("ROLLBACK")
+
+
+def number(connection: sqlite3.Connection, pragma: str) -> int:
+    """Return the value of a *pragma* that is a number."""
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def make_tables(connection: sqlite3.Connection, schema: Iterable[str], *, application_id: int, version: int) -> None:
+    """Make the tables of *schema*, and note whose file it is, in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in schema:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute(f"PRAGMA application_id = {application_id}")
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+def inode_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells the file at *path* from any other; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def make_file(path: Path) -> None:
+    """Make the file, for nobody else's eyes, so that a power cut does not take it away again."""
+    # Never opened if it is there: closing any descriptor of it would give up the locks that SQLite holds in this
+    # process. https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        sync_directory(path.parent)
+
+
+def pause() -> None:
+    """Give another process time to finish."""
+    time.sleep(random.uniform(*_LOOK_EVERY))  # noqa: S311  no secret
+
+
+@contextlib.contextmanager
+def locked(directory: Path, *, patience: float, error: Callable[[str], Exception]) -> Generator[None]:
+    """
+    Be the only one, of all processes, to open, make or rename a database in *directory*.
+
+    Args:
+        directory: Where it is.
+        patience: Seconds to wait for another process.
+        error: Makes the exception that is raised after that.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        give_up_at = time.monotonic() + patience
+        while not _lock(fd):
+            if time.monotonic() > give_up_at:
+                raise error(f"{directory}: another process keeps it locked")
+            pause()
+        yield
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
