@@ -246,7 +246,7 @@ class Closed(MemoryStorage):
     """Can't be used again after it was closed."""
 
     async def aclose(self) -> None:
-        self._lock = None  # type: ignore[assignment]
+        self._turn = None  # type: ignore[assignment]
 
 
 BROKEN: list[tuple[type[MemoryStorage], str]] = [

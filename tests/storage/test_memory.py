@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 from types import FrameType
 from typing import Any
 
@@ -59,7 +58,7 @@ def test_a_forked_child_goes_on_with_a_copy() -> None:
     """A child that is forked in the midst of an append of another thread can append, and the parent has none of it."""
     storage = MemoryStorage()
     without_loop(storage.append(an_event()))
-    with storage._lock:
+    with storage._turn.taken():
         child = os.fork()
         if child == 0:
             seal = without_loop(storage.append(an_event()))
@@ -75,7 +74,7 @@ def test_an_append_within_an_append_is_refused() -> None:
 
     def interrupt(frame: FrameType, what: str, _: object) -> None:
         # Where a signal handler may run: between any two lines.
-        if storage._owner == threading.get_ident() and not refused:
+        if storage._turn.is_mine and not refused:
             sys.settrace(None)
             with pytest.raises(AuditStorageError) as caught:
                 without_loop(storage.append(an_event()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import threading
 import time
 import weakref
 from collections.abc import Callable, Generator
@@ -17,6 +16,7 @@ from typing import Final, TypeVar
 
 from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
+from ..tasks.threads import Turn
 from ._directory import make_directory
 from ._rows import SCHEMA
 from .sqlitefile import close, close_at_forks, inode_of, locked, make_file, make_tables, number, pause, roll_back
@@ -49,8 +49,7 @@ class Database:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self._path = path
         self._durable = durable
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._turn = Turn(f"cannot use {path}: called from within a call of the same thread")
         self._connection: sqlite3.Connection | None = None
         # Keeps the connection alive until it is closed: collected with this, it might warn first that it is open.
         self._closes: weakref.finalize[[sqlite3.Connection], Database] | None = None
@@ -64,7 +63,7 @@ class Database:
         Raises:
             AuditStorageError: It had no effect. The message names the file and the reason.
         """
-        with self._taken(), self._failures("append to"):
+        with self._turn.taken(), self._failures("append to"):
             connection = self._connection_to(is_made=True)
             assert connection is not None  # noqa: S101 - made if it was not there
             _begin(connection)
@@ -85,7 +84,7 @@ class Database:
         Raises:
             AuditStorageError: It can't be read. The message names the file and the reason.
         """
-        with self._taken(), self._failures("read"):
+        with self._turn.taken(), self._failures("read"):
             connection = self._connection_to(is_made=False)
             return None if connection is None else call(connection)
 
@@ -96,32 +95,20 @@ class Database:
         Raises:
             AuditStorageError: Called from within a call of the same thread.
         """
-        with self._taken():
+        with self._turn.taken():
             self._close()
 
     def before_fork(self) -> bool:
         """Close it, let nobody open it before `after_fork`, and return True; False if this very thread uses it."""
-        if self._owner == threading.get_ident():
+        if self._turn.is_mine:
             return False
-        self._lock.acquire()
+        self._turn.stop()
         self._close()
         return True
 
     def after_fork(self) -> None:
         """Let it be used again, in the parent and in the child."""
-        self._lock.release()
-
-    @contextlib.contextmanager
-    def _taken(self) -> Generator[None]:
-        """Be the only call; a signal handler in the midst of a call of its thread would wait for itself for ever."""
-        if self._owner == threading.get_ident():
-            raise AuditStorageError(f"cannot use {self._path}: called from within a call of the same thread")
-        with self._lock:
-            self._owner = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._owner = None
+        self._turn.go_on()
 
     def _close(self) -> None:
         closes, self._closes, self._connection, self._inode = self._closes, None, None, None

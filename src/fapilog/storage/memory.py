@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Literal, overload
 
@@ -18,6 +17,7 @@ from ..record.formats import decoded
 from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.loops import is_without_loop
+from ..tasks.threads import Turn
 from ._copied import elsewhere, followed
 from ._holes import item_of, joined, up_to
 from ._verdicts import verdict_on
@@ -44,8 +44,7 @@ class MemoryStorage:
         # The newest line tells where the chain goes on, so that one call into C stores a record whole.
         self._lines: list[bytes] = []
         self._ids: set[str] = set()
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._turn = Turn("not stored: called from within an append of the same thread")
         call_in_child(self, MemoryStorage._forget)
 
     def __repr__(self) -> str:
@@ -81,19 +80,13 @@ class MemoryStorage:
         """
         body = chain.body(event)
         await _checkpoint()
-        if self._owner == threading.get_ident():
-            raise AuditStorageError("not stored: called from within an append of the same thread")
-        with self._lock:
-            self._owner = threading.get_ident()
-            try:
-                if once and event.event_id in self._ids:
-                    return None
-                line, seal = chain.seal(body, *_next(self._lines))
-                self._lines.append(line.removesuffix(b"\n"))
-                self._ids.add(event.event_id)
-                return seal
-            finally:
-                self._owner = None
+        with self._turn.taken():
+            if once and event.event_id in self._ids:
+                return None
+            line, seal = chain.seal(body, *_next(self._lines))
+            self._lines.append(line.removesuffix(b"\n"))
+            self._ids.add(event.event_id)
+            return seal
 
     @without_frames
     async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
@@ -106,7 +99,7 @@ class MemoryStorage:
         """
         await _checkpoint()
         head = followed("memory", after, lines)
-        with self._lock:
+        with self._turn.taken():
             number, checksum = _next(self._lines)
             if ChainHead(number - 1, checksum) != after:
                 raise elsewhere("memory", after)
@@ -146,9 +139,8 @@ class MemoryStorage:
         """Keep everything."""
 
     def _forget(self) -> None:
-        # In a forked child: another thread of the parent may have held the lock.
-        self._lock = threading.Lock()
-        self._owner = None
+        # In a forked child.
+        self._turn.forget()
 
 
 def _heads(lines: Iterator[bytes]) -> Iterator[ChainHead]:

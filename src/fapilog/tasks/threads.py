@@ -5,18 +5,65 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextvars import copy_context
 from typing import Any, TypeVar
 
 import anyio
 import anyio.lowlevel
 
+from ..record.errors import AuditStorageError
 from .loops import Loop, LoopClosedError, is_without_loop, uninterrupted
 
-__all__ = ["begun_in_thread", "in_thread"]
+__all__ = ["Turn", "begun_in_thread", "in_thread"]
 
 T = TypeVar("T")
+
+
+class Turn:
+    """
+    A lock of which one thread has its turn at a time, and that is not waited for by the thread that has it.
+
+    A signal handler, which runs in the midst of a call of its thread, would wait for itself for ever.
+
+    Args:
+        words: Of the error that it gets instead.
+    """
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread has it."""
+        return self._owner == threading.get_ident()
+
+    @contextlib.contextmanager
+    def taken(self) -> Generator[None]:
+        """Have it, for a block of code; raise AuditStorageError if this thread has it already."""
+        if self.is_mine:
+            raise AuditStorageError(self._words)
+        with self._lock:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = None
+
+    def stop(self) -> None:
+        """Wait until nobody has it, and let nobody have it until `go_on`: for a fork."""
+        self._lock.acquire()
+
+    def go_on(self) -> None:
+        """Let it be taken again."""
+        self._lock.release()
+
+    def forget(self) -> None:
+        """Become as new, in a forked child: another thread of the parent may have had it."""
+        self._lock = threading.Lock()
+        self._owner = None
 
 
 def begun_in_thread(call: Callable[[], T], *, name: str) -> tuple[anyio.Event, Callable[[], T]]:

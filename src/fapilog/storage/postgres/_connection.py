@@ -10,7 +10,6 @@ import contextlib
 import math
 import os
 import random
-import threading
 import time
 import weakref
 from collections.abc import Callable, Generator
@@ -22,6 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ...record.errors import AuditStorageError
 from ...record.privacy import Uncopied
 from ...record.values import escaped
+from ...tasks.threads import Turn
 
 __all__ = ["Connection", "Link", "Server", "words"]
 
@@ -154,8 +154,7 @@ class Link:
     def __init__(self, server: Server, check: Callable[[Connection], object]) -> None:
         self._server = server
         self._check = check
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        self._turn = Turn(f"cannot use {server}: called from within a call of the same thread")
         self._connection: Connection | None = None
         self._closes: weakref.finalize[[Connection], Link] | None = None
 
@@ -175,7 +174,7 @@ class Link:
         # The first try may have found a connection that the server has closed long ago.
         pause = 0.0
         while True:
-            with self._taken():
+            with self._turn.taken():
                 try:
                     return call(self._opened(give_up_at))
                 except psycopg.Error as error:
@@ -197,7 +196,7 @@ class Link:
         Raises:
             AuditStorageError: Called from within a call of the same thread.
         """
-        with self._taken():
+        with self._turn.taken():
             self._close()
 
     def abandon(self) -> None:
@@ -206,8 +205,7 @@ class Link:
         if self._closes is not None:
             self._closes.detach()
         self._closes = None
-        self._lock = threading.Lock()
-        self._owner = None
+        self._turn.forget()
         if connection is not None:
             _inherited.append(connection)
             with contextlib.suppress(OSError, psycopg.Error):
@@ -216,18 +214,6 @@ class Link:
                 nothing = os.open(os.devnull, os.O_RDWR)
                 os.dup2(nothing, connection.pgconn.socket, inheritable=False)
                 os.close(nothing)
-
-    @contextlib.contextmanager
-    def _taken(self) -> Generator[None]:
-        """Be the only call; a signal handler in the midst of a call of its thread would wait for itself for ever."""
-        if self._owner == threading.get_ident():
-            raise AuditStorageError(f"cannot use {self._server}: called from within a call of the same thread")
-        with self._lock:
-            self._owner = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._owner = None
 
     def _opened(self, give_up_at: float) -> Connection:
         if self._connection is None:
