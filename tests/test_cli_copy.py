@@ -1,34 +1,21 @@
 """`fapilog copy`: what it says, and with which exit code it ends."""
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from fapilog import AuditTrail
-from fapilog.cli import main
 from fapilog.storage.sqlite import SQLiteStorage
+from tests.doubles.commands import Run, runs
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ("typer", "rich"))), reason="needs the extra cli")
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs the command, and returns its exit code, its output and its errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["fapilog", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        code = ended.value.code
-        assert code is None or isinstance(code, int)
-        printed = capsys.readouterr()
-        return code or 0, printed.out, printed.err
-
-    return run
+    return runs(monkeypatch, capsys)
 
 
 def test_into_a_database_and_back(run: Run, tmp_path: Path) -> None:
