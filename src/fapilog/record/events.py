@@ -251,12 +251,18 @@ def _make_texts(event: AuditEvent) -> None:
             force_setattr(event, name, text(value))
 
 
-def in_utc(name: str, given: object) -> datetime:
+def in_utc(name: str, given: object, *, is_bound: bool = False) -> datetime:
     """
-    Return the time *given* in UTC; where the calendar of Python ends, its first or its last moment.
+    Return the time *given* in UTC.
+
+    Args:
+        name: With which the message of an error begins.
+        given: The time.
+        is_bound: Whether it bounds a question: `datetime.min` in a zone before UTC, which is in the year 0 there, is
+            then the first moment of the calendar, and `datetime.max` the last one.
 
     Raises:
-        TypeError: It is no datetime; the message begins with *name*.
+        TypeError: It is no datetime.
         ValueError: It has no time zone, or none that can be asked, or is in no year of UTC from 1 to 9999.
     """
     if type(given) is datetime and given.tzinfo is UTC:
@@ -273,6 +279,9 @@ def in_utc(name: str, given: object) -> datetime:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
+        if is_bound and isinstance(error, OverflowError):
+            end = datetime.min if time.year == datetime.min.year else datetime.max  # noqa: DTZ901
+            return end.replace(tzinfo=UTC)
         kind = name_of(type(error))
         raise ValueError(f"{name}: expected a time that there is in UTC; asking for it raised {kind}") from None
     raise ValueError(f"{name}: expected a datetime with a time zone; got one without")

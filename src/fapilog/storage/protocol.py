@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, Protocol, TypedDict
 
 from msgspec import structs
@@ -149,22 +150,12 @@ def _is_on(target: Target | None, wanted: Target) -> bool:
     )
 
 
-def _moment(name: str, value: object) -> datetime:
-    """Return the time *value* in UTC, as far as there is one: `datetime.min` in a zone before UTC is in the year 0."""
-    try:
-        return in_utc(name, value)
-    except ValueError as error:
-        if isinstance(error.__context__, OverflowError) and isinstance(value, datetime):
-            return datetime.min.replace(tzinfo=UTC) if value.year == 1 else datetime.max.replace(tzinfo=UTC)
-        raise
-
-
 def _types(name: str, value: Any) -> tuple[AuditEventType, ...]:
     return tuple(member(AuditEventType, each, name) for each in several(name, value))
 
 
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
-    **dict.fromkeys(["start_time", "end_time"], _moment),
+    **dict.fromkeys(["start_time", "end_time"], functools.partial(in_utc, is_bound=True)),
     **dict.fromkeys(["after", "before"], lambda name, value: require(name, value, at_least=0)),
     "event_type": _types,
     **dict.fromkeys(["log_level", "min_level"], lambda name, value: member(AuditLogLevel, value, name)),
