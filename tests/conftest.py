@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -103,6 +104,21 @@ def _one_tls_context() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpx2, "create_ssl_context", cache(httpx2.create_ssl_context))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_put_back() -> Iterator[None]:
+    """Put logging back as it was: frameworks under test set it up for the whole process, as Litestar does."""
+    root, ours = logging.getLogger(), logging.getLogger("fapilog")
+    handlers = list(root.handlers)
+    levels, disabled = (root.level, ours.level), ours.disabled
+    yield
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    ours.disabled = disabled
+    for handler in list(root.handlers):
+        if handler not in handlers:
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
