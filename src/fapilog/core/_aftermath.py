@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from ..record.events import AuditEvent
 from ..tasks.strangers import is_logging
 
 __all__ = ["Aftermath", "calls_here", "is_of_aftermath", "noted"]
+
+E = TypeVar("E", bound=AuditEvent)
 
 _WHY: Final = "logged by what an alert has set going"
 
@@ -85,7 +87,7 @@ def calls_here() -> tuple[object, ...]:
     return _calls.get()
 
 
-def noted(event: AuditEvent) -> AuditEvent:
+def noted(event: E) -> E:
     """Return *event* with the note that it was logged in an aftermath, and is not to be announced."""
     return msgspec.structs.replace(event, not_announced=_WHY)
 

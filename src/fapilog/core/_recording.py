@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from ..record.chain import AuditChainVerificationResult, sealed
+from ..record.chain import AuditChainVerificationResult, Seal, sealed
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent, is_error, is_security
+from ..record.intake import Draft
+from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage
-from ..tasks.strangers import contained
+from ..tasks.strangers import contained, tamed
 from ._alerts import Alerts
 from ._incidents import STORING, VERIFICATION
 
@@ -33,6 +35,10 @@ class Recorder:
     def __init__(self, storage: AuditStorage, alerts: Alerts) -> None:
         self._storage = storage
         self._alerts = alerts
+        self._append_at_once: Callable[[bytes], Seal | None] | None = None
+        # Not past the `append` of a subclass, which may do more.
+        if isinstance(storage, FileStorage) and type(storage).append is FileStorage.append:
+            self._append_at_once = storage.append_at_once
         self.counts: dict[str, int] = {"total_events": 0, "error_events": 0, "security_events": 0}
         self.forget()
 
@@ -40,13 +46,12 @@ class Recorder:
         """Get a new lock, in a forked child: another thread of the parent may have held it."""
         self._lock = threading.Lock()
 
-    async def record(self, event: AuditEvent, *, announced: bool, once: bool = False) -> AuditEvent | None:
+    async def record(self, event: AuditEvent, *, once: bool = False) -> AuditEvent | None:
         """
-        Store *event*, and return it with its place in the chain; None if it is stored already.
+        Store *event*, which the caller announces next, and return it with its place; None if it is stored already.
 
         Args:
             event: The event.
-            announced: Whether the caller announces the event next.
             once: Whether a recent record may have its id, which the caller gave.
 
         Raises:
@@ -54,23 +59,49 @@ class Recorder:
         """
         self._alerts.note_event()
         try:
-            stored = await self.store(event, announced=announced, once=once)
+            stored = await self.store(event, once=once)
         except Exception as error:
             self._alerts.health.failing(STORING, error)
-            await self._send_own(announced=announced)
             raise
         self._alerts.health.working(STORING)
         if monotonic() >= self._alerts.watch.due:
             await self._alerts.watch.look_soon()
-        await self._send_own(announced=announced)
         return stored
 
-    async def _send_own(self, *, announced: bool) -> None:
-        """Send the alerts of an incident that was opened or resolved, unless the caller does."""
+    async def record_quietly(self, event: Draft, record: bytes | None, *, once: bool) -> None:
+        """
+        Store *event*, which is not announced.
+
+        Args:
+            event: The event.
+            record: Its record: where a storage has only to write it, nothing else is made of the event. None if the
+                storage must be given the event.
+            once: As of `record`.
+
+        Raises:
+            AuditStorageError: The event is not stored.
+        """
+        alerts = self._alerts
+        alerts.note_event()
+        try:
+            if record is None or once or not self._stored_at_once(event, record):
+                await self.store(event.event(), announced=False, once=once)
+        except Exception as error:
+            alerts.health.failing(STORING, error)
+            await self._send_own()
+            raise
+        alerts.health.working(STORING)
+        if monotonic() >= alerts.watch.due:
+            await alerts.watch.look_soon()
+        if alerts.background.kept:
+            await self._send_own()
+
+    async def _send_own(self) -> None:
+        """Send the alerts of an incident that was opened or resolved, as the caller does not."""
         # Not in a `finally`: nothing may be awaited there when the coroutine is thrown away, with a loop that was
         # closed around it. The collector does that in any thread, and into the loop of that thread it would get.
         background = self._alerts.background
-        if not announced and background.kept and background.home is None:
+        if background.kept and background.home is None:
             await background.run([])
 
     async def store(self, event: AuditEvent, *, announced: bool = True, once: bool = False) -> AuditEvent | None:
@@ -87,19 +118,42 @@ class Recorder:
             self._alerts.outstanding.announced(event.event_id)
             if not isinstance(error, Exception) or isinstance(error, AuditStorageError):
                 raise
-            raise AuditStorageError(f"{type(self._storage).__qualname__} can't store: {reason(error)}") from error
+            raise self._refusal(error) from error
         if seal is None:
             self._alerts.outstanding.announced(event.event_id)
             return None
+        self._take_note(event, seal.sequence_number)
+        return sealed(event, seal) if announced else event
+
+    def _stored_at_once(self, event: Draft, record: bytes) -> bool:
+        """Store *event* if that takes nothing but a write, and return whether it did."""
+        if self._append_at_once is None or not self._alerts.watch.is_expected:
+            return False
+        try:
+            seal = self._append_at_once(record)
+        except AuditStorageError:
+            raise
+        except BaseException as error:
+            raise self._refusal(tamed(error)) from error
+        if seal is None:
+            return False
+        self._take_note(event, seal.sequence_number)
+        return True
+
+    def _refusal(self, error: Exception) -> AuditStorageError:
+        return AuditStorageError(f"{type(self._storage).__qualname__} can't store: {reason(error)}")
+
+    def _take_note(self, event: AuditEvent, sequence_number: int) -> None:
+        """Count *event*, which is stored as the record of that number, and tell those who follow the trail."""
+        counts = self.counts
         with self._lock:
-            self.counts["total_events"] += 1
-            self.counts["error_events"] += is_error(event)
-            self.counts["security_events"] += is_security(event)
-        if seal.sequence_number == 1:
+            counts["total_events"] += 1
+            counts["error_events"] += is_error(event)
+            counts["security_events"] += is_security(event)
+        if sequence_number == 1:
             self._alerts.watch.begins(event)
         if self._alerts.catch_up is not None:
-            self._alerts.catch_up.stored(seal.sequence_number)
-        return sealed(event, seal) if announced else event
+            self._alerts.catch_up.stored(sequence_number)
 
     async def verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
         """Check every stored event; a trail that is damaged, or can't be read, is an incident."""

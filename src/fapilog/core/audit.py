@@ -23,7 +23,7 @@ from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.intake import FIELDS, CommonFields, EventFields, recorded
+from ..record.intake import FIELDS, CommonFields, Draft, EventFields, recorded
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
@@ -149,7 +149,14 @@ class AuditTrail(EverydayEvents, Questions):
             buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
             stop_timeout=require("stop_timeout", stop_timeout, at_least=0),
         )
-        self._hostname = os.uname().nodename
+        policy = self.policy
+        # Kept, as each event has them: asking for the process is a call of the operating system.
+        self._known: dict[str, Any] = {
+            "hostname": os.uname().nodename,
+            "process_id": os.getpid(),
+            "compliance_level": policy.level,
+        }
+        self._limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
         self._recorder = Recorder(storage, self._alerts)
         self._own_records = OwnRecords(self.policy)
         self._rules = Rules(
@@ -338,14 +345,14 @@ class AuditTrail(EverydayEvents, Questions):
             look_for_typos(given, strict=policy.strict)
         whole = completed(given)
         span = current_span(whole.get("trace_id"))
-        event = self._made(member(AuditEventType, event_type, "event_type"), message, whole, span)
+        event, record = self._made(member(AuditEventType, event_type, "event_type"), message, whole, span)
         once = given.get("event_id") is not None
         if not (policy.alerts_on(event) or self._rules.concern(event)):
-            await self._recorder.record(event, announced=False, once=once)
+            await self._recorder.record_quietly(event, record, once=once)
         elif self._alerts.aftermath.is_here:
-            await self._recorder.record(noted(event), announced=False, once=once)
+            await self._recorder.record_quietly(noted(event), None, once=once)
         else:
-            await self._store_and_announce(event, once=once)
+            await self._store_and_announce(event.event(), once=once)
         return event.event_id
 
     def audited(
@@ -507,7 +514,7 @@ class AuditTrail(EverydayEvents, Questions):
             await self._alerts.background.run(calls)
 
     async def _store_then_announce(self, event: AuditEvent, *, once: bool = False) -> None:
-        stored = await self._recorder.record(event, announced=True, once=once)
+        stored = await self._recorder.record(event, once=once)
         if stored is None:
             return
         if self.policy.alerts_on(event):
@@ -520,22 +527,14 @@ class AuditTrail(EverydayEvents, Questions):
 
     async def _record_rule(self, message: str, **fields: Any) -> None:
         """Store an event about a rule, and announce it; once, however many processes do."""
-        await self._store_then_announce(self._made(RULE_MET, message, fields, {}), once=True)
+        event, _ = self._made(RULE_MET, message, fields, {})
+        await self._store_then_announce(event.event(), once=True)
 
     def _made(
         self, event_type: AuditEventType, message: str, fields: dict[str, Any], others: dict[str, Any]
-    ) -> AuditEvent:
-        policy = self.policy
-        given = {
-            "event_type": event_type,
-            "message": message,
-            "hostname": self._hostname,
-            "process_id": os.getpid(),
-            "compliance_level": policy.level,
-            **others,
-        }
-        limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
-        return recorded(given, fields, limits=limits)
+    ) -> tuple[Draft, bytes]:
+        given = {"event_type": event_type, "message": message, **self._known, **others}
+        return recorded(given, fields, limits=self._limits)
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store an event of the trail's own, which is announced next."""
@@ -544,6 +543,7 @@ class AuditTrail(EverydayEvents, Questions):
 
     def _forget(self) -> None:
         # In a forked child.
+        self._known["process_id"] = os.getpid()
         self._recorder.forget()
         self._rules.forget()
         self._own_records.forget()

@@ -188,7 +188,7 @@ class TrailWriter:
             # Not a context manager, which would take a tenth of the time of an append.
             try:
                 fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return self._write([body])[0] if self._is_up_to_date() else None
+                return self._write_all([body])[0] if self._is_up_to_date() else None
             finally:
                 self._unlock(lock_fd)
         except BlockingIOError:

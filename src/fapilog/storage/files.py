@@ -33,7 +33,7 @@ from .protocol import EventFilter
 
 __all__ = ["MAX_RECORD_BYTES", "FileStorage", "sync_directory", "utc_now"]
 
-# How often a caller that appends without ever waiting lets other tasks run, and can be cancelled.
+# After so many appends, a caller that never waits lets other tasks run, and can be cancelled.
 _APPENDS_PER_YIELD: Final = 32
 
 _INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
@@ -130,16 +130,35 @@ class FileStorage:
         if once:
             body = Once(body)
         elif self._at_once:
-            self._appends += 1
-            if self._appends % _APPENDS_PER_YIELD == 0 and not is_without_loop():
-                await anyio.lowlevel.checkpoint()
-            if not self._commits.busy and (seal := self._writer.append_at_once(body)):
+            if self._appends >= _APPENDS_PER_YIELD:
+                self._appends = 0
+                if not is_without_loop():
+                    await anyio.lowlevel.checkpoint()
+            if seal := self.append_at_once(body):
                 return seal
         result = await self._commits.submit(body)
         if isinstance(result, AuditStorageError):
             # A new one for each caller, as an exception collects the traceback of every place that raises it.
             raise AuditStorageError(*result.args) from result
         return result
+
+    def append_at_once(self, record: bytes) -> Seal | None:
+        """
+        Store an event by its *record*, as `record.chain.body` has it, if that takes nothing but a write.
+
+        From any thread; it never waits. Other tasks have their turn, and a caller can be cancelled, in `append` alone.
+
+        Returns:
+            The event's place in the chain; None if `append` has to store the event: with durability "fsync", where
+            another process writes just now, on a new day, and each time that other tasks should have their turn.
+
+        Raises:
+            AuditStorageError: It is not stored; as of `append`.
+        """
+        if not self._at_once or self._appends >= _APPENDS_PER_YIELD or self._commits.busy:
+            return None
+        self._appends += 1
+        return self._writer.append_at_once(record)
 
     @without_frames
     async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
