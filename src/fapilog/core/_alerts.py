@@ -19,7 +19,6 @@ from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
 from ..tasks.strangers import Log, contained
-from ._aftermath import Aftermath
 from ._catchup import CatchUp
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health, TrailReporter
@@ -27,7 +26,7 @@ from ._incidentfiles import IncidentFiles
 from ._watch import Watch
 from .alerting import AlertDispatcher, DurableDispatcher, reporter, require_dispatcher
 from .policy import CompliancePolicy
-from .signals import Announcer
+from .signals import Aftermath, Announcer
 
 __all__ = ["Alerts"]
 

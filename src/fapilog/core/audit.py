@@ -33,7 +33,6 @@ from ..storage.protocol import AuditStorage, head_of, holds, require_storage
 from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
-from ._aftermath import noted
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
@@ -47,7 +46,7 @@ from .everyday import EverydayEvents
 from .policy import CompliancePolicy
 from .questions import Questions
 from .rules import RULE_MET
-from .signals import compliance_alert
+from .signals import compliance_alert, noted
 
 if TYPE_CHECKING:
     from .sync import SyncAuditTrail
