@@ -19,7 +19,6 @@ from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
 from ..tasks.strangers import Log, contained
-from ._aftermath import Aftermath
 from ._catchup import CatchUp
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health, TrailReporter
@@ -27,7 +26,7 @@ from ._incidentfiles import IncidentFiles
 from ._watch import Watch
 from .alerting import AlertDispatcher, DurableDispatcher, reporter, require_dispatcher
 from .policy import CompliancePolicy
-from .signals import Announcer
+from .signals import Aftermath, Announcer
 
 __all__ = ["Alerts"]
 
@@ -51,7 +50,7 @@ class Alerts:
         record: Stores an event of the trail about itself, and announces it if the policy says so; likewise.
         must_exist: Whether the trail must have a record already.
         expected_head: What the trail must hold, if anything.
-        timeout: Seconds that the dispatcher, or an asynchronous receiver, may take for one alert.
+        timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait.
         stop_timeout: Seconds that stopping waits for the alerts, and then for the dispatcher to be left.
@@ -146,7 +145,7 @@ class Alerts:
 
         Raises:
             AuditStorageError: The trail is not there that must be.
-            Exception: The dispatcher can't be entered: its own exception.
+            Exception: The dispatcher can't be entered: its own exception, or a `TimeoutError`.
         """
         self._was_stopped = False
         while True:
@@ -298,9 +297,13 @@ class Alerts:
         # The tasks that the dispatcher starts here log in the aftermath of alerts until it is left.
         with self.aftermath.begun():
             try:
-                await own.enter()
+                with anyio.move_on_after(self._timeout) as entering:
+                    await own.enter()
             finally:
                 reporter.reset(token)
+            if entering.cancelled_caught:
+                name = type(self.dispatcher).__qualname__
+                raise TimeoutError(f"alert_dispatcher: {name} was not entered within {self._timeout:g} s")
             try:
                 yield
             finally:

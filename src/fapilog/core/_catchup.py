@@ -14,14 +14,13 @@ from ..record.errors import DeliveryError, reason
 from ..record.events import AuditEvent
 from ..storage.protocol import AuditStorage, head_of, holds
 from ..tasks.strangers import Log, contained
-from ._aftermath import is_of_aftermath
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health
 from ._incidents import END, RESUMING
 from ._reading import intact, last_intact
 from .alerting import DurableDispatcher
 from .policy import CompliancePolicy
-from .signals import compliance_alert
+from .signals import compliance_alert, is_of_aftermath
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup

@@ -24,11 +24,10 @@ from ..tasks.background import Background
 from ..tasks.events import Condition
 from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
-from ._aftermath import Aftermath
 from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
-from .signals import Announcer, alert_dispatched, alert_failed
+from .signals import Aftermath, Announcer, alert_dispatched, alert_failed
 
 __all__ = ["AlertForwarder", "Outstanding", "Pending"]
 

@@ -22,11 +22,11 @@ from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.background import Background
 from ..tasks.loops import own_context
 from ..tasks.strangers import Log, contained
-from ._aftermath import Aftermath
 from ._health import Health
 from ._incidents import RULES
 from ._reading import Events
 from .rules import RULE_MET, Threshold
+from .signals import Aftermath
 
 __all__ = ["MOST_COUNTED", "Record", "Rules"]
 

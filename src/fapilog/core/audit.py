@@ -33,7 +33,6 @@ from ..storage.protocol import AuditStorage, head_of, holds, require_storage
 from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
-from ._aftermath import noted
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
@@ -47,7 +46,7 @@ from .everyday import EverydayEvents
 from .policy import CompliancePolicy
 from .questions import Questions
 from .rules import RULE_MET
-from .signals import compliance_alert
+from .signals import compliance_alert, noted
 
 if TYPE_CHECKING:
     from .sync import SyncAuditTrail
@@ -83,7 +82,8 @@ class AuditTrail(EverydayEvents, Questions):
             entered on start, and left on stop after the last alert.
         storage: Keeps the events, instead of files in *storage_path*.
         durability: "fsync": stored means on the disk. "write": in the operating system's hands. See `FileStorage`.
-        alert_timeout: Seconds that the dispatcher, or an asynchronous receiver, may take for one alert.
+        alert_timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one
+            alert.
         alert_concurrency: Alerts that are sent at once.
         alert_buffer: Alerts that may wait; more fail at once. Also the number of calls of asynchronous receivers that
             may be under way.
@@ -230,7 +230,8 @@ class AuditTrail(EverydayEvents, Questions):
 
         Raises:
             AuditStorageError: The trail is not there that *must_exist* or *expected_head* asks for.
-            Exception: The dispatcher can't be entered: its own exception; the trail is then not started.
+            Exception: The dispatcher can't be entered: its own exception, or a `TimeoutError` after `alert_timeout`
+                seconds; the trail is then not started.
         """
         # First of all: a `stop` that comes while something else is awaited must find what it has to stop.
         await self._alerts.start(self, self._send_compliance_alert)

@@ -32,8 +32,8 @@ FORMAT_VERSION: Final = 2
 """Of the records that this version writes."""
 
 
-# The next ids. Each call of `os.urandom` gives up the interpreter lock, and a thread that takes it would commit the first
-# event of many that are being logged, alone. A list, whose `pop` any thread may call.
+# The next ids. Each call of `os.urandom` gives up the interpreter lock, and a thread that takes it would commit the
+# first event of many that are being logged, alone. A list, whose `pop` any thread may call.
 _ids: Final[list[str]] = []
 _IDS_AT_ONCE: Final = 256
 # Otherwise a forked child would give the ids that its parent gives.
