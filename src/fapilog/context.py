@@ -100,8 +100,8 @@ def completed(given: dict[str, Any]) -> dict[str, Any]:
 
     It raises nothing that the context is to blame for.
     """
-    values = _current()
-    if not values:
+    blocks = _blocks.get()
+    if not blocks or not (values := blocks[-1][1]):
         return given
     result = dict(given)
     others: dict[str, Any] = {}

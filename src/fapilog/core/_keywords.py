@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import sys
 from collections.abc import Iterable
 from typing import Any, Final
@@ -38,8 +37,11 @@ _ALIASES: Final = {
     "phi": "contains_phi",
     "id": "event_id",
 }
-# What `log_data_access` gives itself, for those who know it from the earlier fapilog.
-_MEANT: Final = frozenset({"resource"})
+# The fields, and what `log_data_access` gives itself, for those who know it from the earlier fapilog.
+_KNOWN: Final = FIELDS | {"resource"}
+# These, and names that are near none. Bounded: somebody may make names of data.
+_innocent: Final = set(_KNOWN)
+_MOST_INNOCENT: Final = 1024
 _NEAR: Final = 0.8
 _LONGEST_NAME: Final = 100
 # The places in the code that were told of; more than any application has, and bounded all the same.
@@ -58,9 +60,14 @@ def look_for_typos(given: Iterable[str], *, strict: bool) -> None:
     Raises:
         TypeError: There is one, and *strict*.
     """
+    if _innocent.issuperset(given):
+        return
     # What is no name in code, or a very long one, comes from data: it is neither logged nor remembered.
-    names = [name for name in given if name not in FIELDS and name.isidentifier() and len(name) <= _LONGEST_NAME]
-    found = {name: near for name in names if name not in _MEANT and (near := _nearest(name))}
+    names = [name for name in given if name not in _innocent and name.isidentifier() and len(name) <= _LONGEST_NAME]
+    found = {name: near for name in names if (near := _nearest(name))}
+    if len(_innocent) > _MOST_INNOCENT:
+        _innocent.intersection_update(_KNOWN)
+    _innocent.update(name for name in names if name not in found)
     if not found:
         return
     words = ", ".join(f"{name}: did you mean {near}?" for name, near in found.items())
@@ -72,7 +79,6 @@ def look_for_typos(given: Iterable[str], *, strict: bool) -> None:
         _log.warning("%s, line %s: %s The event is stored, with the value in its metadata.", *place)
 
 
-@functools.lru_cache(maxsize=1024)
 def _nearest(name: str) -> str | None:
     plain = name.lower().replace("_", "")
     if plain in _ALIASES:

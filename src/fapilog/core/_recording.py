@@ -6,11 +6,13 @@ import functools
 import threading
 from collections.abc import Callable
 from time import monotonic
+from typing import Final
 
 from ..record.chain import AuditChainVerificationResult, Seal, sealed
 from ..record.errors import AuditStorageError, reason
-from ..record.events import AuditEvent, is_error, is_security
+from ..record.events import AuditEvent
 from ..record.intake import Draft
+from ..record.kinds import AuditEventType, AuditLogLevel
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage
 from ..tasks.strangers import contained, tamed
@@ -18,6 +20,14 @@ from ._alerts import Alerts
 from ._incidents import STORING, VERIFICATION
 
 __all__ = ["Recorder"]
+
+# Tuples, in which a member is found without its hash, which for an enum is slow: each event is looked at.
+_ERROR_LEVELS: Final = (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL)
+_SECURITY_TYPES: Final = (
+    AuditEventType.AUTHENTICATION_FAILED,
+    AuditEventType.AUTHORIZATION_FAILED,
+    AuditEventType.SECURITY_VIOLATION,
+)
 
 
 class Recorder:
@@ -145,11 +155,13 @@ class Recorder:
 
     def _take_note(self, event: AuditEvent, sequence_number: int) -> None:
         """Count *event*, which is stored as the record of that number, and tell those who follow the trail."""
-        counts = self.counts
+        kind, log_level, counts = event.event_type, event.log_level, self.counts
         with self._lock:
             counts["total_events"] += 1
-            counts["error_events"] += is_error(event)
-            counts["security_events"] += is_security(event)
+            if kind is AuditEventType.ERROR_OCCURRED or log_level in _ERROR_LEVELS:
+                counts["error_events"] += 1
+            if log_level is AuditLogLevel.SECURITY or kind in _SECURITY_TYPES:
+                counts["security_events"] += 1
         if sequence_number == 1:
             self._alerts.watch.begins(event)
         if self._alerts.catch_up is not None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 
 import anyio
 import anyio.lowlevel
@@ -23,11 +24,11 @@ from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.intake import FIELDS, CommonFields, Draft, EventFields, recorded
+from ..record.intake import FIELDS, CommonFields, EventFields, recorded
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
-from ..record.privacy import without_frames
+from ..record.privacy import leave_frames_out, without_frames
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, head_of, holds, require_storage
 from ..storage.retention import RetentionReport
@@ -155,6 +156,7 @@ class AuditTrail(EverydayEvents, Questions):
             "hostname": os.uname().nodename,
             "process_id": os.getpid(),
             "compliance_level": policy.level,
+            "log_level": AuditLogLevel.INFO,
         }
         self._limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
         self._recorder = Recorder(storage, self._alerts)
@@ -312,7 +314,6 @@ class AuditTrail(EverydayEvents, Questions):
 
     # -- recording
 
-    @without_frames
     async def log_event(self, /, event_type: AuditEventType | str, message: str, **fields: Unpack[EventFields]) -> str:
         """
         Store an event, announce it if the policy says so, and return its id.
@@ -338,22 +339,29 @@ class AuditTrail(EverydayEvents, Questions):
                 strict policy also: a keyword is none of the fields, and near one.
             ValueError: An unknown event type, level or outcome, a time without zone, or an *event_id* that is none.
         """
-        policy = self.policy
-        if not policy.enabled:
-            return ""
-        given: dict[str, Any] = {**fields}
-        if not FIELDS.issuperset(given):
-            look_for_typos(given, strict=policy.strict)
-        whole = completed(given)
-        span = current_span(whole.get("trace_id"))
-        event, record = self._made(member(AuditEventType, event_type, "event_type"), message, whole, span)
-        once = given.get("event_id") is not None
-        if not (policy.alerts_on(event) or self._rules.concern(event)):
-            await self._recorder.record_quietly(event, record, once=once)
-        elif self._alerts.aftermath.is_here:
-            await self._recorder.record_quietly(noted(event), None, once=once)
-        else:
-            await self._store_and_announce(event.event(), once=once)
+        handled = sys.exception()
+        try:
+            policy = self.policy
+            if not policy.enabled:
+                return ""
+            given = cast("dict[str, Any]", fields)
+            if not FIELDS.issuperset(given):
+                look_for_typos(given, strict=policy.strict)
+            whole = completed(given)
+            span = current_span(whole.get("trace_id"))
+            known = {"event_type": member(AuditEventType, event_type, "event_type"), "message": message, **self._known}
+            event, record = recorded(known | span if span else known, whole, limits=self._limits)
+            once = given.get("event_id") is not None
+            if not (policy.alerts_on(event) or self._rules.concern(event)):
+                await self._recorder.record_quietly(event, record, once=once)
+            elif self._alerts.aftermath.is_here:
+                await self._recorder.record_quietly(noted(event), None, once=once)
+            else:
+                await self._store_and_announce(event.event(), once=once)
+        except BaseException as error:
+            # As `without_frames` does, without a second coroutine for each event.
+            leave_frames_out(error, handled)
+            raise
         return event.event_id
 
     def audited(
@@ -528,14 +536,9 @@ class AuditTrail(EverydayEvents, Questions):
 
     async def _record_rule(self, message: str, **fields: Any) -> None:
         """Store an event about a rule, and announce it; once, however many processes do."""
-        event, _ = self._made(RULE_MET, message, fields, {})
+        known = {"event_type": RULE_MET, "message": message, **self._known}
+        event, _ = recorded(known, fields, limits=self._limits)
         await self._store_then_announce(event.event(), once=True)
-
-    def _made(
-        self, event_type: AuditEventType, message: str, fields: dict[str, Any], others: dict[str, Any]
-    ) -> tuple[Draft, bytes]:
-        given = {"event_type": event_type, "message": message, **self._known, **others}
-        return recorded(given, fields, limits=self._limits)
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store an event of the trail's own, which is announced next."""

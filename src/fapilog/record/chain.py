@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from .events import AuditEvent
+from .events import FORMAT_VERSION, AuditEvent
 from .formats import decoded, encoded
 
 __all__ = [
@@ -56,6 +56,8 @@ _SEAL_ANYWHERE: Final = re.compile(
 )
 _SEAL: Final = re.compile(_SEAL_ANYWHERE.pattern + rb"\Z")
 _LONGEST_SEAL: Final = 256
+_encode: Final = msgspec.json.Encoder().encode
+_new: Final = tuple.__new__
 
 
 class Seal(NamedTuple):
@@ -153,7 +155,11 @@ class ChainError(Exception):
 
 def body(event: AuditEvent) -> bytes:
     """Return the record of *event* up to the place where its seal begins."""
-    record = _as_is(event)
+    has_no_place = event.sequence_number is event.previous_hash is event.checksum is None
+    if has_no_place and event.line is None and event.format_version == FORMAT_VERSION:
+        record = _encode(event)[:-1]
+    else:
+        record = _as_is(event)
     return record if record.isascii() and b"\x7f" not in record else _printable(record)
 
 
@@ -193,8 +199,8 @@ def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[
     """Return the line to store for *body*, its newline included, and its seal."""
     line = body + _link(sequence_number, previous_hash)
     checksum = sha256(line + b"}").hexdigest()
-    # As `_checksum` has it, without a call: each event comes by here.
-    return line + f',"checksum":"{checksum}"}}\n'.encode(), Seal(sequence_number, previous_hash, checksum)
+    # As `_checksum` and `Seal` have it, without their calls: each event comes by here.
+    return line + f',"checksum":"{checksum}"}}\n'.encode(), _new(Seal, (sequence_number, previous_hash, checksum))
 
 
 def unsealed(line: bytes) -> bytes:

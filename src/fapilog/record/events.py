@@ -24,8 +24,6 @@ __all__ = [
     "AuditEvent",
     "data_event_type",
     "in_utc",
-    "is_error",
-    "is_security",
 ]
 
 FORMAT_VERSION: Final = 2
@@ -298,28 +296,11 @@ _DATA_TYPES: Final = {
     "delete": AuditEventType.DATA_DELETION,
     "export": AuditEventType.DATA_EXPORT,
 }
-# Tuples, in which a member is found without its hash, which for an enum is slow: each event is looked at.
-_ERROR_LEVELS: Final = (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL)
-_SECURITY_TYPES: Final = (
-    AuditEventType.AUTHENTICATION_FAILED,
-    AuditEventType.AUTHORIZATION_FAILED,
-    AuditEventType.SECURITY_VIOLATION,
-)
 
 
 def data_event_type(operation: object) -> AuditEventType:
     """Return the type of the event of an operation on data, which is an access unless its name says otherwise."""
     return _DATA_TYPES.get(text(operation).lower(), AuditEventType.DATA_ACCESS)
-
-
-def is_error(event: AuditEvent) -> bool:
-    """Return whether *event* counts as an error."""
-    return event.event_type is AuditEventType.ERROR_OCCURRED or event.log_level in _ERROR_LEVELS
-
-
-def is_security(event: AuditEvent) -> bool:
-    """Return whether *event* counts as a security event."""
-    return event.log_level is AuditLogLevel.SECURITY or event.event_type in _SECURITY_TYPES
 
 
 _TEXTS: Final = {

@@ -190,6 +190,8 @@ def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int
         TypeError: A flag is neither true nor false, or a time is no datetime.
         ValueError: An unknown level or outcome, an event id that is none, or a time without zone.
     """
+    if type(given["message"]) is not str:
+        given["message"] = given_text(given["message"])
     taken = _Taken(given, fields, limits)
     try:
         event = taken.whole()
@@ -216,7 +218,6 @@ class _Taken:
         self._values: dict[str, FrozenDict] = {}
         self._counts: dict[int, int] = {}
         metadata: dict[str, Any] = {}
-        given["message"] = given_text(given["message"])
         for name, value in fields.items():
             # First what nearly all of them are.
             if name in _TEXT_FIELDS:
@@ -226,11 +227,11 @@ class _Taken:
                 metadata[name] = value
             elif value is not None:
                 self._take(name, value, metadata)
-        if actor := self._parts.get("actor"):
+        if self._parts and (actor := self._parts.get("actor")):
             # One thing, also for those who ask for the user alone.
             self._members.setdefault("user_id", actor.get("id"))
             if (user := self._members["user_id"]) is not None:
-                actor.setdefault("id", given_text(user))
+                actor.setdefault("id", user)
         if metadata:
             given_so = metadata.get("metadata")
             if type(given_so) is not dict or len(metadata) > 1:
@@ -261,12 +262,10 @@ class _Taken:
 
     def whole(self) -> Draft:
         """Return the event with its texts as they are, some of which may not be storable."""
-        members: dict[str, Any] = self._members | self._values
-        if self._parts:
-            members |= _parties(self._parts)
+        others: dict[str, Any] = _parties(self._parts) if self._parts else {}
         if self._error is not None:
-            members["error"] = ErrorDetails(**self._error._asdict())
-        return Draft(**members, regulatory_tags=self._tags)
+            others["error"] = ErrorDetails(**self._error._asdict())
+        return Draft(**self._members, **self._values, **others, regulatory_tags=self._tags)
 
     def fitting(self) -> Draft:
         """Return the event with as much of the texts, and of the values, as the record has room for."""

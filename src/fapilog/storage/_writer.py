@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -42,6 +42,7 @@ __all__ = ["Result", "TrailWriter", "utc_now"]
 # How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
 # that a start does not take longer every day.
 _CHECKED_BYTES: Final = 16 << 20
+_AT_ONCE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
 Result: TypeAlias = Seal | AuditStorageError | None
 """What became of a record: its seal; the reason why it is not stored; or None for a `Once` whose id the trail has."""
 
@@ -131,7 +132,7 @@ class TrailWriter:
         refusals = [result for result in results if isinstance(result, AuditStorageError)]
         if refusals and len(refusals) == len(results):
             raise refusals[0]
-        return results
+        return list(results)
 
     def append_at_once(self, body: bytes) -> Seal | None:
         """
@@ -181,14 +182,17 @@ class TrailWriter:
     # The mutex is held by the callers of the methods below, and from `_is_up_to_date` on the lock on the directory too.
 
     def _append_at_once(self, body: bytes) -> Result:
-        lock_fd = self._lock_fd
-        if lock_fd is None or self._end is None or self._today() > self._end.name:
+        lock_fd, end = self._lock_fd, self._end
+        if lock_fd is None or end is None or self._today() > end.name:
             return None
         try:
             # Not a context manager, which would take a tenth of the time of an append.
             try:
-                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return self._write_all([body])[0] if self._is_up_to_date() else None
+                fcntl.flock(lock_fd, _AT_ONCE)
+                if not self._is_up_to_date():
+                    return None
+                line, seal = chain.seal(body, end.sequence_number + 1, end.checksum)
+                return self._put(line, [seal])[0]
             finally:
                 self._unlock(lock_fd)
         except BlockingIOError:
@@ -206,7 +210,9 @@ class TrailWriter:
         # which is there if the file has grown.
         if os.pread(fd, len(end.tail) + 1, end.size - len(end.tail)) != end.tail:
             return False
-        if identity(self._path) != end.directory:
+        found = os.stat(self._path)
+        # As `identity` has it, without a call: each event comes by here.
+        if (found.st_dev, found.st_ino, found.st_ctime_ns) != end.directory:
             return False
         if self._listing.is_settled:
             return True
@@ -280,7 +286,7 @@ class TrailWriter:
         self._listing.begin()
         self._end = End.of(identity(self._path), name, 0, end.head, end.record)
 
-    def _write(self, bodies: list[bytes]) -> list[Result]:
+    def _write(self, bodies: list[bytes]) -> Sequence[Result]:
         if Once not in map(type, bodies):
             return self._write_all(bodies)
         fd, end = self._fd, self._end
@@ -296,44 +302,50 @@ class TrailWriter:
             for index, is_own in places
         ]
 
-    def _write_all(self, bodies: list[bytes]) -> list[Result]:
-        fd, end = self._fd, self._end
-        assert fd is not None  # noqa: S101 - opened by the callers
-        assert end is not None  # noqa: S101
+    def _write_all(self, bodies: list[bytes]) -> Sequence[Result]:
+        end = self._end
+        assert end is not None  # noqa: S101 - set by the callers
         sequence_number, checksum = end.sequence_number, end.checksum
         lines: list[bytes] = []
-        results: list[Result] = []
+        seals: list[Seal] = []
         for body in bodies:
             line, seal = chain.seal(body, sequence_number + 1, checksum)
             sequence_number, _, checksum = seal
             lines.append(line)
-            results.append(seal)
-        data = b"".join(lines)
+            seals.append(seal)
+        return self._put(b"".join(lines), seals)
+
+    def _put(self, data: bytes, seals: list[Seal]) -> Sequence[Result]:
+        """Write *data*, the records that have these *seals*, and return what became of each."""
+        fd, end = self._fd, self._end
+        assert fd is not None  # noqa: S101 - opened by the callers
+        assert end is not None  # noqa: S101
         try:
             written = os.write(fd, data)
         except OSError as error:
-            return self._keep_whole(end, b"", results, error)
+            return self._keep_whole(end, b"", seals, error)
         if written < len(data):
             more, failure = write_until_error(fd, data[written:])
             if failure is not None:
-                return self._keep_whole(end, data[: written + more], results, failure)
+                return self._keep_whole(end, data[: written + more], seals, failure)
         if self._durable:
             try:
                 sync(fd)
             except OSError as error:
-                return self._keep_whole(end, data, results, error)
+                return self._keep_whole(end, data, seals, error)
+        sequence_number, _, checksum = seals[-1]
         size, tail = end.size + len(data), data[-TAIL_BYTES:]
         self._end = End(end.name, size, tail, end.directory, sequence_number, checksum, None)
-        return results
+        return seals
 
-    def _keep_whole(self, end: End, data: bytes, results: list[Result], failure: OSError) -> list[Result]:
+    def _keep_whole(self, end: End, data: bytes, seals: list[Seal], failure: OSError) -> list[Result]:
         """
         Keep the records of *data* that are whole, as readers may have seen them, and take back the one that is cut.
 
         Args:
             end: Of the trail before *data*.
             data: What was written.
-            results: For each record, its seal.
+            seals: Of the records.
             failure: Of the write, or of the sync.
 
         Returns:
@@ -343,7 +355,7 @@ class TrailWriter:
         assert fd is not None  # noqa: S101 - opened by the callers
         refusal = cannot("append to", self._directory, failure)
         count, whole = data.count(b"\n"), data[: data.rfind(b"\n") + 1]
-        is_sync = count == len(results)
+        is_sync = count == len(seals)
         if not is_sync:
             try:
                 os.ftruncate(fd, end.size + len(whole))
@@ -351,8 +363,7 @@ class TrailWriter:
                 words = f"{failure.strerror}; whether it is stored all the same shows later, for taking it back failed"
                 refusal = cannot("append to", self._directory, OSError(error.errno, words))
         if count:
-            last = results[count - 1]
-            assert isinstance(last, Seal)  # noqa: S101 - none is refused yet
+            last = seals[count - 1]
             size, tail = end.size + len(whole), whole[-TAIL_BYTES:]
             self._end = End(end.name, size, tail, end.directory, last.sequence_number, last.checksum, None)
         if count and self._durable:
@@ -372,7 +383,7 @@ class TrailWriter:
                 count = 0
         # The next append looks at the file anew.
         self._close_file()
-        return [*results[:count], *[refusal] * (len(results) - count)]
+        return [*seals[:count], *[refusal] * (len(seals) - count)]
 
     def _unlock(self, lock_fd: int) -> None:
         """Give up the lock, whatever fails: that says nothing of the records, and nobody must wait for ever."""
