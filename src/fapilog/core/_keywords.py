@@ -1,17 +1,17 @@
-"""What a call of a recording method gives besides: a keyword that was mistyped, and the trace that it is made in."""
+"""A keyword of a recording method that was mistyped."""
 
 from __future__ import annotations
 
 import difflib
 import sys
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from ..record.intake import FIELDS
 from ..record.values import given_text
 from ..tasks.strangers import Log
 
-__all__ = ["current_span", "look_for_typos"]
+__all__ = ["look_for_typos"]
 
 _log: Final = Log("fapilog.core.audit")
 
@@ -97,26 +97,3 @@ def _caller() -> tuple[str, int]:
     while frame.f_back is not None and given_text(frame.f_globals.get("__name__")).partition(".")[0] == ours:
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
-
-
-def current_span(trace_id: object) -> dict[str, Any]:
-    """
-    Return the ids of OpenTelemetry's current span as members of an event; none where there is no span.
-
-    Nor if a *trace_id* is given that is of another trace, in which there is no such span.
-
-    As the W3C writes them: https://www.w3.org/TR/trace-context/#traceparent-header. Nothing is imported: without
-    OpenTelemetry in the process there is no span.
-    """
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is None:
-        return {}
-    try:
-        context = trace.get_current_span().get_span_context()
-        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"} if context.is_valid else {}
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        _log.warning("OpenTelemetry's current span can't be read: %s", type(error).__qualname__)
-        return {}
-    return ids if trace_id is None or given_text(trace_id) == ids.get("trace_id") else {}

@@ -36,7 +36,7 @@ from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
-from ._keywords import current_span, look_for_typos
+from ._keywords import look_for_typos
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
 from ._retaining import retained
@@ -347,12 +347,10 @@ class AuditTrail(EverydayEvents, Questions):
             given = cast("dict[str, Any]", fields)
             if not FIELDS.issuperset(given):
                 look_for_typos(given, strict=policy.strict)
-            whole = completed(given)
-            span = current_span(whole.get("trace_id"))
             known = {"event_type": member(AuditEventType, event_type, "event_type"), "message": message, **self._known}
-            event, record = recorded(known | span if span else known, whole, limits=self._limits)
+            event, record = recorded(known, completed(given), limits=self._limits)
             once = given.get("event_id") is not None
-            if not (policy.alerts_on(event) or self._rules.concern(event)):
+            if not (policy.alerts_on(event) or event.event_type in self._rules.kinds):
                 await self._recorder.record_quietly(event, record, once=once)
             elif self._alerts.aftermath.is_here:
                 await self._recorder.record_quietly(noted(event), None, once=once)
@@ -530,7 +528,7 @@ class AuditTrail(EverydayEvents, Questions):
             self._announce(stored)
         else:
             self._alerts.outstanding.announced(stored.event_id)
-        if self._rules.concern(event):
+        if event.event_type in self._rules.kinds:
             self._rules.apply(stored, self._record_rule)
         await self._alerts.forwarder.make_room()
 

@@ -41,7 +41,7 @@ _VERSION: Final = bytes(0x40 | byte & 0x0F for byte in range(256))
 _VARIANT: Final = bytes(0x80 | byte & 0x3F for byte in range(256))
 
 
-def new_id() -> str:
+def _new_id() -> str:
     """Return a random UUID, version 4 of RFC 9562, as text; `uuid.uuid4` takes longer than the rest of the event."""
     try:
         return _ids.pop()
@@ -118,7 +118,7 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
 
     _shown = ("event_id", "event_type", "log_level", "sequence_number")
 
-    event_id: str = msgspec.field(default_factory=new_id)
+    event_id: str = msgspec.field(default_factory=_new_id)
     timestamp: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
     occurred: datetime | None = None
     event_type: AuditEventType

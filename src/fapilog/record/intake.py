@@ -215,7 +215,7 @@ class _Taken:
         self._error: Described | None = None
         self._tags: tuple[str, ...] = ()
         # The values of a mapping, as JSON, and how many it had where some were left out.
-        self._values: dict[str, FrozenDict] = {}
+        self._values: dict[str, Any] = {}
         self._counts: dict[int, int] = {}
         metadata: dict[str, Any] = {}
         for name, value in fields.items():

@@ -25,13 +25,12 @@ from ..tasks.threads import in_thread
 from ._care import Care
 from ._copied import by_day, followed
 from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
-from ._lines import MAX_RECORD_BYTES, body_of
 from ._reader import TrailReader
 from ._recent import Once
 from ._writer import Result, TrailWriter, utc_now
 from .protocol import EventFilter
 
-__all__ = ["MAX_RECORD_BYTES", "FileStorage", "sync_directory", "utc_now"]
+__all__ = ["FileStorage", "sync_directory", "utc_now"]
 
 # After so many appends, a caller that never waits lets other tasks run, and can be cancelled.
 _APPENDS_PER_YIELD: Final = 32
@@ -126,7 +125,7 @@ class FileStorage:
                 record is written and could not be synced, or a part of it could not be taken back, the message says
                 that it may be stored all the same. The same id given again, with *once*, is stored once in any case.
         """
-        body = body_of(event)
+        body = chain.storable(event)
         if once:
             body = Once(body)
         elif self._at_once:

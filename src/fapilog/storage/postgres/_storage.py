@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Literal, overload
 
-from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
+from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal, storable
 from ...record.damage import DamagedRecord
 from ...record.errors import AuditStorageError
 from ...record.events import AuditEvent
@@ -15,7 +15,6 @@ from ...record.values import escaped
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread
-from .._lines import body_of
 from ..protocol import EventFilter
 from ._connection import Connection, Link, Server
 from ._reading import Reading
@@ -102,7 +101,7 @@ class PostgresStorage:
                 answer to its commit was lost, and the server did not come back in time, the message says that the
                 event may be stored.
         """
-        body = body_of(event)
+        body = storable(event)
         result = await self._commits.submit(Item(key_of(event.event_id), body, keys_of(event), once))
         if result is None and not once:
             raise AuditStorageError(f"cannot append to {self._place}: a record has the id of this event already")
