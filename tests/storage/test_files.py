@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, DamagedRecord, FileStorage
 from fapilog.record import chain
 from fapilog.record.chain import MAX_RECORD_BYTES
-from fapilog.storage import _directory, _end, _lock, _reader, _recent, _torn, _unsynced, _writer
+from fapilog.storage import _directory, _end, _names, _reader, _recent, _torn, _unsynced, _writer
 from fapilog.storage import _lines as lines
 from tests.doubles.trail_files import TrailFiles, whole
 
@@ -214,7 +214,7 @@ def test_writers_that_take_turns_do_not_list_the_files(
     for writer in (trail, other) * 3:
         writer.append([body()])
     listed: list[Path] = []
-    real = _directory.names
+    real = _names.names
 
     def names(directory: Path) -> list[str]:
         listed.append(directory)
@@ -478,7 +478,7 @@ def test_what_is_read_is_on_the_disk(trail: TrailFiles, monkeypatch: pytest.Monk
     assert len(TrailFiles(trail.directory, durable=False).read(0, 10)) == 1
 
 
-WRITING = {module.__file__ for module in (_writer, _end, _lock, _recent, _torn, _unsynced)}
+WRITING = {module.__file__ for module in (_writer, _end, _directory, _recent, _torn, _unsynced)}
 
 
 class Interrupter:

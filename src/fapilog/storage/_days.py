@@ -17,7 +17,8 @@ from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
 from ._compressed import SUFFIX
-from ._directory import close, day_of, make_directory, names, reading, sync, sync_directory, without_writers
+from ._directory import close, make_directory, reading, sync, sync_directory, without_writers
+from ._names import day_of, names
 
 __all__ = ["alone", "archive_day", "compress_day", "digest", "is_archived", "remove_days", "sweep", "whole"]
 

@@ -7,7 +7,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -20,9 +20,9 @@ from ._directory import (
     Access,
     cannot,
     close,
-    day_after,
     identity,
     is_named,
+    lock,
     make_directory,
     open_to_append,
     size_of,
@@ -30,14 +30,14 @@ from ._directory import (
     sync_directory,
     write_until_error,
 )
-from ._end import TAIL_BYTES, End, Listing, Today, check_newest, where_to_check
+from ._end import TAIL_BYTES, End, Listing, Today, check_newest, utc_now, where_to_check
 from ._lines import Lines
-from ._lock import lock
+from ._names import day_after
 from ._recent import Once, RecentIds
 from ._torn import Torn
 from ._unsynced import Unsynced
 
-__all__ = ["Result", "TrailWriter", "utc_now"]
+__all__ = ["Result", "TrailWriter"]
 
 # How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
 # that a start does not take longer every day.
@@ -45,11 +45,6 @@ _CHECKED_BYTES: Final = 16 << 20
 _AT_ONCE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
 Result: TypeAlias = Seal | AuditStorageError | None
 """What became of a record: its seal; the reason why it is not stored; or None for a `Once` whose id the trail has."""
-
-
-def utc_now() -> datetime:
-    """Return the time that decides which day's file is written to."""
-    return datetime.now(UTC)
 
 
 class TrailWriter:

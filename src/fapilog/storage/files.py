@@ -25,9 +25,10 @@ from ..tasks.threads import in_thread
 from ._care import Care
 from ._copied import by_day, followed
 from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
+from ._end import utc_now
 from ._reader import TrailReader
 from ._recent import Once
-from ._writer import Result, TrailWriter, utc_now
+from ._writer import Result, TrailWriter
 from .protocol import EventFilter
 
 __all__ = ["FileStorage", "sync_directory", "utc_now"]
