@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Final
 
@@ -45,10 +45,10 @@ class Recorder:
     def __init__(self, storage: AuditStorage, alerts: Alerts) -> None:
         self._storage = storage
         self._alerts = alerts
-        self._append_at_once: Callable[[bytes], Seal | None] | None = None
         # Not past the `append` of a subclass, which may do more.
+        self._files: FileStorage | None = None
         if isinstance(storage, FileStorage) and type(storage).append is FileStorage.append:
-            self._append_at_once = storage.append_at_once
+            self._files = storage
         self.counts: dict[str, int] = {"total_events": 0, "error_events": 0, "security_events": 0}
         self.forget()
 
@@ -78,14 +78,13 @@ class Recorder:
             await self._alerts.watch.look_soon()
         return stored
 
-    async def record_quietly(self, event: Draft, record: bytes | None, *, once: bool) -> None:
+    async def record_quietly(self, event: Draft, record: bytes, *, once: bool) -> None:
         """
         Store *event*, which is not announced.
 
         Args:
             event: The event.
-            record: Its record: where a storage has only to write it, nothing else is made of the event. None if the
-                storage must be given the event.
+            record: Its record: of a storage in files, nothing else is made of the event.
             once: As of `record`.
 
         Raises:
@@ -94,8 +93,15 @@ class Recorder:
         alerts = self._alerts
         alerts.note_event()
         try:
-            if record is None or once or not self._stored_at_once(event, record):
-                await self.store(event.event(), announced=False, once=once)
+            if once or not self._is_stored_at_once(event, record):
+                again = {"once": True} if once else {}
+                seal = await self._appended(
+                    functools.partial(self._storage.append, event.event(), **again)
+                    if self._files is None
+                    else functools.partial(self._files.append_record, record, **again)
+                )
+                if seal is not None:
+                    self._take_note(event, seal.sequence_number)
         except Exception as error:
             alerts.health.failing(STORING, error)
             await self._send_own()
@@ -114,33 +120,40 @@ class Recorder:
         if background.kept and background.home is None:
             await background.run([])
 
-    async def store(self, event: AuditEvent, *, announced: bool = True, once: bool = False) -> AuditEvent | None:
+    async def store(self, event: AuditEvent, *, once: bool = False) -> AuditEvent | None:
         """Store *event* as `record` does, but for the incident: of the event that resolves one, say."""
-        if not self._alerts.watch.is_expected:
-            await self._alerts.watch.expect()
-        if announced:
-            self._alerts.outstanding.expect(event.event_id)
+        outstanding = self._alerts.outstanding
+        outstanding.expect(event.event_id)
         try:
             # A storage that knows of no *once* need not, until somebody gives an id.
             again = {"once": True} if once else {}
-            seal = await contained(functools.partial(self._storage.append, event, **again))
-        except BaseException as error:
-            self._alerts.outstanding.announced(event.event_id)
-            if not isinstance(error, Exception) or isinstance(error, AuditStorageError):
-                raise
-            raise self._refusal(error) from error
+            seal = await self._appended(functools.partial(self._storage.append, event, **again))
+        except BaseException:
+            outstanding.announced(event.event_id)
+            raise
         if seal is None:
-            self._alerts.outstanding.announced(event.event_id)
+            outstanding.announced(event.event_id)
             return None
         self._take_note(event, seal.sequence_number)
-        return sealed(event, seal) if announced else event
+        return sealed(event, seal)
 
-    def _stored_at_once(self, event: Draft, record: bytes) -> bool:
+    async def _appended(self, append: Callable[[], Awaitable[Seal | None]]) -> Seal | None:
+        """Return the result of ``await append()``, or raise `AuditStorageError`, and no other exception."""
+        if not self._alerts.watch.is_expected:
+            await self._alerts.watch.expect()
+        try:
+            return await contained(append)
+        except AuditStorageError:
+            raise
+        except Exception as error:
+            raise self._refusal(error) from error
+
+    def _is_stored_at_once(self, event: Draft, record: bytes) -> bool:
         """Store *event* if that takes nothing but a write, and return whether it did."""
-        if self._append_at_once is None or not self._alerts.watch.is_expected:
+        if self._files is None or not self._alerts.watch.is_expected:
             return False
         try:
-            seal = self._append_at_once(record)
+            seal = self._files.append_at_once(record)
         except AuditStorageError:
             raise
         except BaseException as error:

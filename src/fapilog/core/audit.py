@@ -353,7 +353,8 @@ class AuditTrail(EverydayEvents, Questions):
             if not (policy.alerts_on(event) or event.event_type in self._rules.kinds):
                 await self._recorder.record_quietly(event, record, once=once)
             elif self._alerts.aftermath.is_here:
-                await self._recorder.record_quietly(noted(event), None, once=once)
+                event = noted(event)
+                await self._recorder.record_quietly(event, chain.body(event), once=once)
             else:
                 await self._store_and_announce(event.event(), once=once)
         except BaseException as error:

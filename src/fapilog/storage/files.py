@@ -126,17 +126,27 @@ class FileStorage:
                 record is written and could not be synced, or a part of it could not be taken back, the message says
                 that it may be stored all the same. The same id given again, with *once*, is stored once in any case.
         """
-        body = chain.storable(event)
-        if once:
-            body = Once(body)
-        elif self._at_once:
+        return await self.append_record(chain.storable(event), once=once)
+
+    @without_frames
+    async def append_record(self, record: bytes, *, once: bool = False) -> Seal | None:
+        """
+        Store an event by its *record*, as `append` does.
+
+        Args:
+            record: As `record.chain.storable` has it.
+            once: As of `append`.
+
+        Returns and raises as `append`.
+        """
+        if self._at_once and not once:
             if self._appends >= _APPENDS_PER_YIELD:
                 self._appends = 0
                 if not is_without_loop():
                     await anyio.lowlevel.checkpoint()
-            if seal := self.append_at_once(body):
+            if seal := self.append_at_once(record):
                 return seal
-        result = await self._commits.submit(body)
+        result = await self._commits.submit(Once(record) if once else record)
         if isinstance(result, AuditStorageError):
             # A new one for each caller, as an exception collects the traceback of every place that raises it.
             raise AuditStorageError(*result.args) from result
@@ -144,12 +154,15 @@ class FileStorage:
 
     def append_at_once(self, record: bytes) -> Seal | None:
         """
-        Store an event by its *record*, as `record.chain.body` has it, if that takes nothing but a write.
+        Store an event by its *record* if that takes nothing but a write.
 
         From any thread; it never waits. Other tasks have their turn, and a caller can be cancelled, in `append` alone.
 
+        Args:
+            record: As of `append_record`.
+
         Returns:
-            The event's place in the chain; None if `append` has to store the event: with durability "fsync", where
+            The event's place in the chain; None if `append_record` has to store it: with durability "fsync", where
             another process writes just now, on a new day, and each time that other tasks should have their turn.
 
         Raises:
