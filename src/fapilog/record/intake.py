@@ -380,8 +380,8 @@ def keywords(given: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
     What that method takes as an argument is put into the metadata.
     """
     found = {**{name: value for name, value in fields.items() if value is not None}, **given}
-    clashing = {key: found.pop(key) for key in ("event_type", "message") if key in found}
-    if clashing:
+    if "event_type" in found or "message" in found:
+        clashing = {key: found.pop(key) for key in ("event_type", "message") if key in found}
         nested = {"metadata": found["metadata"]} if "metadata" in found else {}
         found["metadata"] = merged(clashing | nested)
     return found
