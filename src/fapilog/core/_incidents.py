@@ -21,6 +21,7 @@ __all__ = [
     "FILES",
     "LONGEST_TEXT",
     "OWN",
+    "REPLICA",
     "RESUMING",
     "RULES",
     "STORING",
@@ -56,15 +57,16 @@ END: Final = Part("audit_trail", "the end of the trail")
 CAPACITY: Final = Part("audit_trail", "room for events")
 FILES: Final = Part("audit_trail", "the files of the trail")
 CLOCK: Final = Part("audit_trail", "the clock")
+REPLICA: Final = Part("audit_trail", "the replica of the trail")
 RULES: Final = Part("audit_trail", "applying rules")
 DISPATCHING: Final = Part("alert_delivery", "dispatching alerts")
 RESUMING: Final = Part("alert_delivery", "resending alerts from the trail")
 
 # The parts that a trail has whatever its dispatcher is, so that incidents of others leave room for theirs.
-OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, RULES, DISPATCHING, RESUMING)
+OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, REPLICA, RULES, DISPATCHING, RESUMING)
 # The parts that an attacker who can write to the directory can make fail. The attacker could write a file of incidents
 # too, which says that they are known: it keeps none of them from being announced.
-UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, RULES, RESUMING)
+UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, REPLICA, RULES, RESUMING)
 
 _WORDS: Final = {
     STORING: ("the audit trail can't store events", "the audit trail stores events again"),
@@ -73,6 +75,7 @@ _WORDS: Final = {
     CAPACITY: ("there is little room left for the audit trail", "there is room for the audit trail again"),
     FILES: ("files of the audit trail are missing", "the files of the audit trail are all there again"),
     CLOCK: ("the clock and the audit trail differ", "the clock and the audit trail agree again"),
+    REPLICA: ("the replica of the audit trail is behind", "the replica of the audit trail is complete again"),
     RULES: ("the rules of the policy can't be applied", "the rules of the policy are applied again"),
     DISPATCHING: ("an alert was not delivered", "alerts are delivered again"),
     RESUMING: ("alerts can't be resent from the trail", "alerts are resent from the trail again"),

@@ -21,7 +21,7 @@ from ..tasks.background import Background
 from ..tasks.loops import is_without_loop, own_context
 from ..tasks.strangers import Log, contained
 from ._health import Health, weakly
-from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT
+from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT, REPLICA
 from .policy import CompliancePolicy
 
 __all__ = ["Watch"]
@@ -34,7 +34,7 @@ _EVERY: Final = 10.0
 _PATIENCE: Final = 30.0
 # Seconds by which the clock is set at least. A leap second is one, and no step.
 _STEP: Final = 2.0
-_PARTS: Final = {"capacity": CAPACITY, "files": FILES, "clock": CLOCK}
+_PARTS: Final = {"capacity": CAPACITY, "files": FILES, "clock": CLOCK, "replica": REPLICA}
 
 
 def _wall() -> float:

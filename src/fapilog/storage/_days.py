@@ -19,11 +19,12 @@ from ._anchor import ANCHOR, Anchor, anchor_of
 from ._compressed import SUFFIX
 from ._directory import close, day_of, make_directory, names, reading, sync, sync_directory, without_writers
 
-__all__ = ["alone", "archive_day", "compress_day", "digest", "is_archived", "remove_days", "sweep", "whole"]
+__all__ = ["PART", "alone", "archive_day", "compress_day", "digest", "is_archived", "remove_days", "sweep", "whole"]
 
 _BLOCK_BYTES: Final = 1 << 20
 _LOCK: Final = "audit_retention.lock"
-_PART: Final = ".part"
+PART: Final = ".part"
+"""The ending of a file that is not whole yet."""
 
 
 def digest(fd: int) -> str:
@@ -134,7 +135,7 @@ def sweep(directory: Path) -> None:
     leftovers = [
         name
         for name in sorted(os.listdir(directory))
-        if (name.startswith("audit_") and name.endswith(_PART))
+        if (name.startswith("audit_") and name.endswith(PART))
         or (anchor is not None and (day := day_of(name)) is not None and day <= anchor.file)
     ]
     if leftovers:
@@ -167,7 +168,7 @@ def _write_anchor(directory: Path, anchor: Anchor) -> None:
 @contextlib.contextmanager
 def whole(path: str, like: int | None = None) -> Generator[IO[bytes]]:
     """Make a file that is there when it is whole and on the disk, for those who may read the open file *like*."""
-    part = path + _PART
+    part = path + PART
     _unlink(part)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "wb") as file:

@@ -84,5 +84,6 @@ async def common_head(source: AuditStorage, target: AuditStorage) -> ChainHead:
     """
     head = await head_of(target)
     if head != EMPTY and not await holds(source, head):
-        raise TrailMismatchError(f"the target has record {head.sequence_number}, and the source has not: two trails")
+        words = f"the target ends with record {head.sequence_number}, checksum {head.checksum}"
+        raise TrailMismatchError(f"{words}, which the source does not have: two trails")
     return head
