@@ -29,6 +29,7 @@ from .demo import REQUESTS, run
 from .events import count, show, tail
 from .hold import hold
 from .receipts import plain
+from .replicate import replicate
 from .retain import retain
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
@@ -57,6 +58,7 @@ app.command()(count)
 app.command()(check_config)
 app.command()(copy)
 app.command("continue")(continue_)
+app.command()(replicate)
 app.command()(retain)
 
 

@@ -136,12 +136,12 @@ class Replication:
 
     @property
     def state(self) -> ReplicationState:
-        """How far the replica is behind, as it was when this last looked: a new object after each look."""
+        """How far the replica is behind, as this has last seen; a new object after each look."""
         return self._state
 
     @property
     def problem(self) -> str | None:
-        """Why nothing can be copied, in words without a secret; None if nothing is known to be wrong."""
+        """Why nothing can be copied, in words; None if nothing is known to be wrong."""
         return self._problem
 
     async def __aenter__(self) -> Self:
