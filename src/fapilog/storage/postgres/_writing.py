@@ -28,8 +28,9 @@ from ._schema import COLUMN_TYPES
 
 __all__ = ["Batch", "Item"]
 
-# The seconds after which a server gives the head to others, if this machine is gone or this process is stopped.
-_LEFT_ALONE: Final = 10
+# The seconds after which a server gives the head to others, if this machine is gone or this process is stopped: fewer
+# than the others wait by default. Said with its unit, as that of a number alone is another for each setting.
+_LEFT_ALONE: Final = 5
 
 _TYPES: Final = ("text", "int8", *COLUMN_TYPES.values(), "bytea")
 _COPY: Final = (
@@ -148,7 +149,7 @@ class Batch:
         patience = 900 * (connection.give_up_at - time.monotonic())
         parts = {
             "patience": sql.Literal(f"{max(1, int(patience))}ms"),
-            "left_alone": sql.Literal(str(_LEFT_ALONE)),
+            "left_alone": sql.Literal(f"{_LEFT_ALONE}s"),
             "trail": sql.Literal(self._trail),
             "known": sql.Literal(self._known.sequence_number),
         }
