@@ -25,12 +25,9 @@ pytestmark = pytest.mark.real_time
 
 
 def test_a_trail_behind_pgbouncer() -> None:
-    """
-    Processes and threads that share three connections store each event once, and find, verify and copy all.
-
-    PgBouncer gives each transaction whichever connection is free, and resets none in between: what is prepared, or set
-    for longer than a transaction, would be missed or found by somebody else. Meanwhile the server ends the connections.
-    """
+    """Processes and threads that share three connections store each event once, and find, verify and copy all."""
+    # Each transaction has whichever connection is free, and none is reset in between: what is prepared, or set for
+    # longer than a transaction, would be missed or found by somebody else.
     with server() as started, ExitStack() as stack:
         install_schema(started.dsn())
         with psycopg.connect(started.dsn()) as connection:
