@@ -70,10 +70,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
+def pytest_collection() -> None:
+    """Collect tests without the garbage collector, which would walk them all again and again, and find nothing."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Keep the collected tests away from the garbage collector, which would walk them all in each full collection."""
-    gc.collect()
+    """Keep the collected tests away from the garbage collector."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks for marks of this kind
