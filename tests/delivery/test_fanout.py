@@ -168,6 +168,7 @@ async def test_of_one_dispatcher_the_error_is_its_own() -> None:
     assert await failure(FanOut([RecordingDispatcher(error=GONE)])) is GONE
 
 
+@pytest.mark.one_backend
 async def test_memory_is_bounded() -> None:
     """Of alerts that only some have, the thousand newest are remembered."""
     first, second = RecordingDispatcher(), RecordingDispatcher(error=GONE)

@@ -44,8 +44,8 @@ async def test_waits_have_a_limit() -> None:
     """No wait is longer than *wait_max*, however many tries there are."""
     inner = Scripted(BUSY)
     with pytest.raises(TransientDeliveryError):
-        await steady(inner, attempts=500, wait_max=4.0, timeout=20_000.0).send_alert(EVENT, severity="info")
-    assert len(inner.calls) == 500
+        await steady(inner, attempts=100, wait_max=4.0, timeout=20_000.0).send_alert(EVENT, severity="info")
+    assert len(inner.calls) == 100
     assert inner.waits[:5] == [0.5, 1.0, 2.0, 4.0, 4.0]
     assert max(inner.waits) == 4.0
 

@@ -36,7 +36,7 @@ def test_a_poisonous_alert_is_no_crash_loop(tmp_path: Path, backend: str) -> Non
     outbox = Outbox(NoopAlertDispatcher(), tmp_path / "alerts.db")
 
     waits: list[float] = []
-    for attempts in range(1, 5):
+    for attempts in range(1, 4):
         # The program waits for as long as the alert has to.
         kept = "outbox" if attempts == 1 else "restarted"
         ends(tmp_path, backend, "exit", place="dispatcher", started="started", kept=kept)
@@ -48,4 +48,4 @@ def test_a_poisonous_alert_is_no_crash_loop(tmp_path: Path, backend: str) -> Non
         last = anyio.run(outbox.history, alert.event_id)[-1]
         waits.append((alert.due_at - last.began_at).total_seconds())
     assert waits == sorted(waits)
-    assert waits[-1] > waits[0] * 3
+    assert waits[-1] > waits[0] * 2

@@ -76,6 +76,7 @@ def test_what_fails_in_a_parent_is_its_own(tmp_path: Path, scene: str, backend: 
     play(scene, tmp_path, backend)
 
 
+@pytest.mark.one_backend
 @pytest.mark.real_time
 async def test_what_a_killed_process_told_of_is_over(tmp_path: Path, anyio_backend_name: str) -> None:
     """Two are killed while they can't store events, one lives; the next to start tells that it is over for the two."""
@@ -105,14 +106,14 @@ async def test_readers_beside_writers(tmp_path: Path, durability: str, anyio_bac
 
     async def verify(trail: AuditTrail) -> None:
         checked = 0
-        while rounds < 12:
+        while rounds < 4:
             result = await trail.verify_chain_from_storage()
             assert result.valid, result
             assert result.events_checked >= checked
             checked = result.events_checked
 
     async def read(trail: AuditTrail) -> None:
-        while rounds < 12:
+        while rounds < 4:
             events = await trail.get_events(limit=50)
             for newer, older in itertools.pairwise(events):
                 assert newer.sequence_number is not None
@@ -125,7 +126,7 @@ async def test_readers_beside_writers(tmp_path: Path, durability: str, anyio_bac
         async with anyio.create_task_group() as tasks:
             for task in (verify, verify, read, read):
                 tasks.start_soon(task, trail)
-            while rounds < 12:
+            while rounds < 4:
                 enough = {each: len(each.stored) + 10 for each in writers}
                 await anyio.to_thread.run_sync(
                     listen,
@@ -136,7 +137,7 @@ async def test_readers_beside_writers(tmp_path: Path, durability: str, anyio_bac
         for each in writers:
             each.stop()
     acknowledged = {event_id for each in writers for event_id in each.stored}
-    assert len(acknowledged) >= 240
+    assert len(acknowledged) >= 80
     assert acknowledged <= {event.event_id for event in await trail.get_events(limit=1_000_000)}
 
 
@@ -199,7 +200,7 @@ def test_readers_beside_unsteady_writers(tmp_path: Path, monkeypatch: pytest.Mon
     with writers:
         reader = TrailFiles(tmp_path, durable=False)
         checked = 0
-        while len(writers.stored) < 3_000:
+        while len(writers.stored) < 1_000:
             result = reader.verify()
             assert result.status is ChainStatus.OK, result
             assert result.events_checked >= checked
@@ -290,6 +291,7 @@ class FailsToSync:
         self._thread.join()
 
 
+@pytest.mark.one_backend
 @pytest.mark.real_time
 @pytest.mark.parametrize("after", range(1, 13))
 @pytest.mark.parametrize("way", ["backwards", "forwards"])
