@@ -244,9 +244,7 @@ async def test_a_file_that_can_only_be_read(tmp_path: Path, disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.torture)])
-async def test_a_commit_that_succeeds_is_said_to_have_failed(
-    tmp_path: Path, disk: Disk, first: int, step: int
-) -> None:
+async def test_a_commit_that_succeeds_is_said_to_have_failed(tmp_path: Path, disk: Disk, first: int, step: int) -> None:
     """Where a commit takes place and an error comes back, each alert is sent, and once."""
     for wanted in itertools.count(first, step):
         commits = itertools.count(1)

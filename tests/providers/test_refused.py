@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import pytest
@@ -159,11 +160,18 @@ FILTERS = [
     # Some block with a page and a 200.
     Answer(200, b"<html><head><title>Request Rejected</title>", {"content-type": "text/html"}),
 ]
+# Each with one provider, and each provider with two: one code judges for all.
+FILTERED = pytest.mark.parametrize(
+    ("provider", "answer"),
+    [
+        pytest.param(PROVIDERS[name], answer, id=f"{place}-{name}")
+        for place, (name, answer) in enumerate(zip(cycle(PROVIDERS), FILTERS, strict=False))
+    ],
+)
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize("answer", FILTERS, ids=range(len(FILTERS)))
-@pytest.mark.parametrize("provider", EACH)
+@FILTERED
 async def test_what_something_refuses_is_sent_with_less(
     origin: Origin, provider: Provider, answer: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -181,8 +189,7 @@ async def test_what_something_refuses_is_sent_with_less(
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize("answer", FILTERS, ids=range(len(FILTERS)))
-@pytest.mark.parametrize("provider", EACH)
+@FILTERED
 async def test_what_refuses_less_too_is_a_broken_route(origin: Origin, provider: Provider, answer: Answer) -> None:
     """What is refused whatever is in it says nothing of the alert, which may be sent when the route is mended."""
     origin.script(answer)
