@@ -111,6 +111,19 @@ def _one_tls_context() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_command_line() -> Iterator[None]:
+    """Make the commands of the command line once: Typer makes them anew for each run, which takes 30 ms."""
+    try:
+        import typer.main  # noqa: PLC0415  an extra
+    except ImportError:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_group", cache(typer.main.get_group))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _logging_is_put_back() -> Iterator[None]:
     """Put logging back as it was: frameworks under test set it up for the whole process, as Litestar does."""
