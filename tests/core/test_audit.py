@@ -258,6 +258,7 @@ async def test_log_security_event(trail: AuditTrail) -> None:
     )
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("operation", "event_type"),
     [
@@ -310,6 +311,7 @@ async def test_no_keyword_is_lost(trail: AuditTrail, method: str) -> None:
     assert {name: value for name, value in event.metadata.items() if name != "resource"} == expected
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("given", "stored"),
     [
@@ -878,6 +880,7 @@ async def test_events_are_filtered(trail: AuditTrail, wanted: Any, numbers: list
     assert [int(event.message) for event in await trail.get_events(**wanted)] == numbers
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [

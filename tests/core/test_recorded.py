@@ -197,6 +197,7 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("name", "made"), REFUSED, ids=map(str, range(len(REFUSED))))
 async def test_what_a_member_can_not_be_is_refused_in_words(name: str, made: Callable[[], Any]) -> None:
     """Whatever a value does that is no outcome, level, time or flag, the caller is told so, and nothing else."""

@@ -140,6 +140,7 @@ async def test_nobody_gets_an_alert_twice_and_nobody_is_forgotten(
         lacking[number] = failing
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("errors", "kind", "pause"),
     [

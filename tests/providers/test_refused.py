@@ -140,6 +140,7 @@ async def test_less_is_refused(origin: Origin, provider: Provider, refusal: Answ
     assert len(origin.requests) == 2
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("provider", EACH)
 async def test_the_second_fails_as_it_fails(origin: Origin, provider: Provider) -> None:
     """If the second meets anything else, that is what is raised."""
@@ -200,6 +201,7 @@ async def test_what_refuses_less_too_is_a_broken_route(origin: Origin, provider:
     assert len(origin.requests) == 2
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("provider", EACH)
 async def test_the_second_refusal_decides(origin: Origin, provider: Provider) -> None:
     """A firewall's refusal that is followed by the other side's own is one of the content."""
