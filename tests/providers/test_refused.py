@@ -54,7 +54,7 @@ async def test_less_is_taken(
     for words in ("SECURITY authentication_failed in auth", an_event().event_id, "2" * 64, "12"):
         assert words in less.body.decode()
     [record] = [each for each in caplog.records if each.name == "fapilog.providers"]
-    assert "says only what happened, and where in the trail it is" in record.getMessage()
+    assert "has only the event type and the place in the trail" in record.getMessage()
 
 
 @pytest.mark.one_backend

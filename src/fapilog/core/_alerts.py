@@ -49,7 +49,7 @@ class Alerts:
         store: Stores an event of the trail's own; likewise.
         record: Stores an event of the trail about itself, and announces it if the policy says so; likewise.
         must_exist: Whether the trail must have a record already.
-        expected_head: What the trail must hold, if anything.
+        expected_head: The head that the trail must hold; None if it need not.
         timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait.
@@ -164,7 +164,7 @@ class Alerts:
             try:
                 await life.settled()
             except RuntimeError:
-                # Whoever began to start was cancelled; this caller was not.
+                # The caller that began the start was cancelled; this caller was not.
                 if not life.is_called_off:
                     raise
             else:
@@ -211,7 +211,7 @@ class Alerts:
     def forget_closed_loop(self) -> None:
         """Report the alerts that wait as failed, if the loop was closed before `stop`."""
         home = self.background.home
-        # Asked for each alert, so the cheap questions come first.
+        # Called for every alert, so the cheap conditions come first.
         if home is None or home.is_here or not home.is_closed:
             return
         _log.error("a trail was not stopped before its event loop was closed: log_event itself sends its alerts")
