@@ -949,9 +949,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
             "a@b\n",
         )
     ),
-    ({"username": "user"}, "expected a username and one of the others, or none"),
-    ({"password": PASSWORD}, "expected a username and one of the others, or none"),
-    ({"token": PASSWORD}, "expected a username and one of the others, or none"),
+    ({"username": "user"}, "expected a username with a password or a token, or none of them"),
+    ({"password": PASSWORD}, "expected a username with a password or a token, or none of them"),
+    ({"token": PASSWORD}, "expected a username with a password or a token, or none of them"),
     ({"username": "user", "password": PASSWORD, "token": PASSWORD}, "expected one of them"),
     ({"username": "user", "token": PASSWORD, "tls": "none"}, "sent in the clear"),
     ({"username": "user", "token": PASSWORD + " x"}, "token: expected printable ASCII"),

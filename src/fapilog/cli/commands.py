@@ -178,7 +178,7 @@ def recover(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.")],
 ) -> None:
     """
-    Go on in a trail that is damaged: seal the damage as it is, by a record in the trail.
+    Continue a damaged trail: seal the damage as it is, by a record in the trail.
 
     Stop the services that write to it first, copy the directory, and find the cause. Nothing in the files is changed
     or deleted. From then on `fapilog verify` says "recovered", and never again that the trail is intact.
@@ -193,7 +193,7 @@ def recover(
         typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {error.strerror}", err=True)
         raise typer.Exit(_CANNOT) from None
     except ChainError as broken:
-        # Of a compressed day, or of the anchor: no bytes of records that could be sealed.
+        # Damage of a compressed day, or of the anchor: no bytes of records that could be sealed.
         typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {plain(str(broken))}", err=True)
         raise typer.Exit(_CANNOT) from None
     if sealed is None:
