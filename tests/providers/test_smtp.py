@@ -409,9 +409,8 @@ async def test_slow_down_is_for_now(reply: str) -> None:
     says = r"refused for now \(status 55\d.*: full, busy, or over a limit\)"
     for step in ("greeting", "mail", "rcpt", "data", "content"):
         with Script({step: reply}, then_close=True).running() as server:
-            with pytest.raises(TransientDeliveryError, match=says) as caught:
+            with pytest.raises(TransientDeliveryError, match=says):
                 await to(cast("Server", server)).send_alert(an_event(), severity="info")
-            assert caught.value, step
 
 
 async def test_a_server_that_was_over_its_quota_gets_the_mail_later(server: Server) -> None:
