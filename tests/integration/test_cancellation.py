@@ -13,7 +13,7 @@ from tests.clock import stop_clock_in_threads
 from tests.doubles.cancelled_service import DISPATCHERS, cancel_after, cases
 
 # Steps from one cancellation to the next that is tried.
-EVERY = 397
+EVERY = 1201
 CASES = [
     (backend, dispatcher, way, started)
     for backend in ("asyncio", "trio")

@@ -45,7 +45,7 @@ _LONGEST_REASON: Final = 8192  # characters
 app: Final = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    # A traceback with the values of variables may show somebody's data.
+    # A traceback with the values of variables may show personal data.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -82,7 +82,7 @@ def _fapilog(
 @app.command()
 def demo(
     *,
-    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="What it runs on.")] = "asyncio",
+    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="The event loop to run on.")] = "asyncio",
     keep: Annotated[
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, writable=True, help="Leave the trail in DIR: empty, or new."),
@@ -142,9 +142,9 @@ def verify(
     """
     Check whether a trail is intact.
 
-    Says what is wrong with it and where. It may be written to meanwhile. Records that were cut off its very end can't
+    Names the damage and its place. The trail may be written to meanwhile. Records that were cut off its very end can't
     be seen from inside a chain; with --head it is also checked whether the trail still has that record. A trail of
-    fapilog 0.3.5 or earlier is checked by the rule of that.
+    fapilog 0.3.5 or earlier is checked by the rules of that version.
 
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
@@ -180,7 +180,7 @@ def recover(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.")],
 ) -> None:
     """
-    Go on in a trail that is damaged: seal the damage as it is, by a record in the trail.
+    Continue a damaged trail: seal the damage as it is, by a record in the trail.
 
     Stop the services that write to it first, copy the directory, and find the cause. Nothing in the files is changed
     or deleted. From then on `fapilog verify` says "recovered", and never again that the trail is intact.
@@ -195,7 +195,7 @@ def recover(
         typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {error.strerror}", err=True)
         raise typer.Exit(_CANNOT) from None
     except ChainError as broken:
-        # Of a compressed day, or of the anchor: no bytes of records that could be sealed.
+        # Damage of a compressed day, or of the anchor: no bytes of records that could be sealed.
         typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {plain(str(broken))}", err=True)
         raise typer.Exit(_CANNOT) from None
     if sealed is None:
@@ -209,7 +209,7 @@ def recover(
 
 
 async def _verify(directory: Path, head: ChainHead | None) -> AuditChainVerificationResult:
-    # Not on the output: that may be piped while somebody watches.
+    # Not on the standard output, which may be piped while the terminal shows the progress.
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
@@ -219,7 +219,7 @@ async def _verify(directory: Path, head: ChainHead | None) -> AuditChainVerifica
     if not result.valid or head is None or head == result.pruned or await trail.holds(head):
         return result
     if result.pruned is not None and head.sequence_number < result.pruned.sequence_number:
-        words = f"record {head.sequence_number} was removed by retention: nobody can tell whether it had that checksum"
+        words = f"record {head.sequence_number} was removed by retention: whether it had that checksum can't be checked"
         return msgspec.structs.replace(result, valid=False, error_message=words)
     return msgspec.structs.replace(
         result,
@@ -239,12 +239,12 @@ def send_test(
     allow_http: Annotated[bool, typer.Option("--allow-http", help="Let an address be http: and not loopback.")] = False,
 ) -> None:
     """
-    Send one test alert, and say what became of it.
+    Send one test alert, and print the outcome.
 
     Addresses and credentials come from environment variables, such as FAPILOG_SLACK_WEBHOOK_URL; the reference of the
     command line lists them. It is sent once: nothing tries again.
 
-    Exit code: 0 if the other side has it, 1 if not, or if nobody knows, 2 if it could not be tried.
+    Exit code: 0 if the other side has it, 1 if not, or if that is unknown, 2 if it could not be tried.
     """
     try:
         dispatcher = dispatcher_for(to, allow_http=allow_http)

@@ -1,4 +1,4 @@
-"""What observers measure beside the alerts: the contents of outboxes, and how far replicas are behind."""
+"""The gauges of observers: the contents of outboxes, and the lag of replicas."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class HasState(Protocol):
         """
         How much is in it; asked for at any time, from any thread, it neither waits nor raises.
 
-        A new object after each count, though the numbers may be the same: then they are known to be new.
+        A new object after every count, even with the same numbers: so an observer knows that they are new.
         """
         ...
 
@@ -69,10 +69,10 @@ class Gauge(NamedTuple):
     Something to measure.
 
     Attributes:
-        of: What it is measured of, "outbox" or "replication"; the metric is named after it, and so is its label.
-        name: What comes after that in the name of the metric.
+        of: "outbox" or "replication"; in the name of the metric, and the name of its label.
+        name: The part after that in the name of the metric.
         unit: As OpenTelemetry writes it.
-        description: For people.
+        description: One sentence, shown with the metric.
         read: Reads it from a state.
     """
 
@@ -108,16 +108,16 @@ _REPLICATION: Final = (
 )
 
 ALL: Final = (*_OUTBOX, *_REPLICATION)
-"""All that is measured."""
+"""The gauges of both."""
 
 
 class Measured(NamedTuple):
     """
-    An outbox, or a replication, and what is measured of it.
+    An outbox or a replication, and its gauges.
 
     Attributes:
         item: Has a name and a state.
-        gauges: What is measured.
+        gauges: Read from the state.
     """
 
     item: HasState | HasBacklog
@@ -126,7 +126,7 @@ class Measured(NamedTuple):
 
 def measured(outboxes: Iterable[HasState], replications: Iterable[HasBacklog]) -> list[Measured]:
     """
-    Return *outboxes* and *replications*, each of which has a name of its own.
+    Return *outboxes* and *replications*; within each of the two, all names differ.
 
     Raises:
         ValueError: Two of a kind have the same name.
