@@ -21,7 +21,8 @@ FLOORS = {
     ("record",): set[str](),
     # Of the floor below, tasks know the errors and no event.
     ("tasks",): {"record"},
-    ("storage",): {"record", "tasks"},
+    # Some storages need the library of an extra, and say how to get it.
+    ("storage",): {"record", "tasks", "_extras"},
     # A module, which the trail asks; integrations fill it.
     ("context",): {"record", "tasks"},
     ("core",): {"record", "tasks", "storage", "context"},
@@ -54,12 +55,18 @@ LIBRARIES = {
     "core": {"anyio", "blinker", "msgspec"},
 }
 # What it does not load may import the library of its extra.
-OF_AN_EXTRA = {"storage/postgres": {"psycopg"}}
+OF_AN_EXTRA = {
+    "storage/_s3errors.py": {"botocore"},
+    "storage/postgres": {"psycopg"},
+    "storage/s3.py": {"boto3", "botocore"},
+}
 
 # `import fapilog` pays for none of these.
 EXTRAS = {
     "apprise",
     "arq",
+    "boto3",
+    "botocore",
     "celery",
     "django",
     "dramatiq",
@@ -118,7 +125,8 @@ def test_imports_point_inwards(path: Path) -> None:
 def test_the_core_needs_three_libraries(path: Path) -> None:
     """The core and the floors below import blinker, anyio, msgspec and the standard library, nothing else."""
     libraries = {name.partition(".")[0] for name in imported(path)} - sys.stdlib_module_names - {"fapilog"}
-    assert libraries <= LIBRARIES[area(path)] | OF_AN_EXTRA.get(path.parent.as_posix(), set())
+    extra = OF_AN_EXTRA.get(path.parent.as_posix(), set()) | OF_AN_EXTRA.get(path.as_posix(), set())
+    assert libraries <= LIBRARIES[area(path)] | extra
 
 
 def test_importing_loads_no_extra() -> None:

@@ -13,6 +13,7 @@ import anyio
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType
+from ..storage.archive import Archive, DirectoryArchive
 from ..storage.files import FileStorage, utc_now
 from ..storage.protocol import AuditStorage, EventFilter, head_of
 from ..storage.retention import RetentionReport, RetentionRule, apply_retention
@@ -35,7 +36,7 @@ async def retained(
     alerts: Alerts,
     log_event: Callable[..., Awaitable[str]],
     *,
-    archive: Path | None,
+    archive: Archive | None,
     keep_from: int | None,
     dry_run: bool,
 ) -> RetentionReport:
@@ -44,8 +45,8 @@ async def retained(
         raise TypeError(f"retention: expected a trail in files; got a {type(storage).__qualname__}")
     if not policy.enabled:
         raise ValueError("retention: expected a policy that is enabled, since removals are recorded; this one is not")
-    if archive is not None:
-        archive = await in_thread(_checked, archive, storage.directory)
+    if isinstance(archive, DirectoryArchive):
+        await in_thread(_require_another, archive.directory, storage.directory)
     mark = None if policy.retention_days is None else await _first_that_stays(storage, alerts)
     rule = RetentionRule(
         archive_after_days=policy.archive_after_days,
@@ -71,10 +72,9 @@ async def retained(
     return await apply_retention(storage.directory, rule, today=_today(), record=record, dry_run=dry_run)
 
 
-def _checked(archive: Path, directory: Path) -> Path:
+def _require_another(archive: Path, directory: Path) -> None:
     if archive.resolve() == directory.resolve():
         raise ValueError("archive: expected another directory than that of the trail")
-    return archive.absolute()
 
 
 def _today() -> date:

@@ -28,6 +28,7 @@ from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, membe
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
+from ..storage.archive import Archive, require_archive
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, head_of, holds, require_storage
 from ..storage.retention import RetentionReport
@@ -432,7 +433,7 @@ class AuditTrail(EverydayEvents, Questions):
 
     @without_frames
     async def apply_retention(
-        self, *, archive: Path | str | None = None, keep_from: int | None = None, dry_run: bool = False
+        self, *, archive: Archive | Path | str | None = None, keep_from: int | None = None, dry_run: bool = False
     ) -> RetentionReport:
         """
         Compress, archive and remove days of the trail that are old enough, as the policy says.
@@ -462,7 +463,7 @@ class AuditTrail(EverydayEvents, Questions):
             self.policy,
             self._alerts,
             self.log_event,
-            archive=None if archive is None else require_path("archive", archive),
+            archive=None if archive is None else require_archive("archive", archive),
             keep_from=None if keep_from is None else require("keep_from", keep_from, at_least=1, whole=True),
             dry_run=dry_run,
         )

@@ -13,11 +13,12 @@ import os
 import tempfile
 import zlib
 from collections.abc import Generator
-from typing import Final
+from hashlib import sha256
+from typing import IO, Final
 
 from ..record.chain import ChainError, ChainStatus
 
-__all__ = ["MAX_SIZE", "SUFFIX", "beginning", "decompressed", "size_when_decompressed"]
+__all__ = ["MAX_SIZE", "SUFFIX", "beginning", "content_of", "decompressed", "size_when_decompressed"]
 
 SUFFIX: Final = ".gz"
 MAX_SIZE: Final = (1 << 32) - 1
@@ -82,6 +83,18 @@ def beginning(path: str, size: int) -> bytes:
     """
     with open(path, "rb") as file, _damage(path), gzip.GzipFile(fileobj=file) as packed:
         return packed.read(size)
+
+
+def content_of(file: IO[bytes]) -> str | None:
+    """Return the SHA-256 of the decompressed bytes of *file*, in hexadecimal; None if it is damaged."""
+    found = sha256()
+    try:
+        with gzip.GzipFile(fileobj=file) as packed:
+            while block := packed.read(_BLOCK_BYTES):
+                found.update(block)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return None
+    return found.hexdigest()
 
 
 def size_when_decompressed(path: str) -> int:
