@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from .providers.smtp import EmailDispatcher as EmailDispatcher
     from .providers.webhook import WebhookDispatcher as WebhookDispatcher
     from .storage.archive import DirectoryArchive as DirectoryArchive
+    from .storage.archived import ArchiveStorage as ArchiveStorage
     from .storage.memory import MemoryStorage as MemoryStorage
     from .storage.s3 import S3Archive as S3Archive
     from .storage.sqlite import SQLiteStorage as SQLiteStorage
@@ -135,6 +136,7 @@ __all__ = [
 _ON_DEMAND: Final = {
     "AlertmanagerDispatcher": "providers.alertmanager",
     "AppriseDispatcher": "providers.apprise",
+    "ArchiveStorage": "storage.archived",
     "ConfigError": "config",
     "ConsoleDispatcher": "providers.console",
     "Digest": "delivery.digest",

@@ -22,6 +22,7 @@ __all__ = [
     "LONGEST_TEXT",
     "OWN",
     "RESUMING",
+    "RETAINING",
     "RULES",
     "STORING",
     "UNTRUSTED",
@@ -57,14 +58,15 @@ CAPACITY: Final = Part("audit_trail", "room for events")
 FILES: Final = Part("audit_trail", "the files of the trail")
 CLOCK: Final = Part("audit_trail", "the clock")
 RULES: Final = Part("audit_trail", "applying rules")
+RETAINING: Final = Part("audit_trail", "applying retention")
 DISPATCHING: Final = Part("alert_delivery", "dispatching alerts")
 RESUMING: Final = Part("alert_delivery", "resending alerts from the trail")
 
 # The parts that a trail has whatever its dispatcher is, so that incidents of others leave room for theirs.
-OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, RULES, DISPATCHING, RESUMING)
+OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, RULES, RETAINING, DISPATCHING, RESUMING)
 # The parts that an attacker who can write to the directory can make fail. The attacker could write a file of incidents
 # too, which says that they are known: it keeps none of them from being announced.
-UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, RULES, RESUMING)
+UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, RULES, RETAINING, RESUMING)
 
 _WORDS: Final = {
     STORING: ("the audit trail can't store events", "the audit trail stores events again"),
@@ -74,6 +76,7 @@ _WORDS: Final = {
     FILES: ("files of the audit trail are missing", "the files of the audit trail are all there again"),
     CLOCK: ("the clock and the audit trail differ", "the clock and the audit trail agree again"),
     RULES: ("the rules of the policy can't be applied", "the rules of the policy are applied again"),
+    RETAINING: ("retention can't be applied", "retention is applied again"),
     DISPATCHING: ("an alert was not delivered", "alerts are delivered again"),
     RESUMING: ("alerts can't be resent from the trail", "alerts are resent from the trail again"),
 }

@@ -21,10 +21,14 @@ from ._packed import from_disk, not_what_the_trail_has
 from ._whole import PART, remove, whole
 from .archive import Archive, PackedFile
 
-__all__ = ["alone", "archive_day", "compress_day", "digest", "remove_days", "sweep"]
+__all__ = ["BusyError", "alone", "archive_day", "compress_day", "digest", "remove_days", "sweep"]
 
 _BLOCK_BYTES: Final = 1 << 20
 _LOCK: Final = "audit_retention.lock"
+
+
+class BusyError(AuditStorageError):
+    """Raised when another process applies retention, or changes holds."""
 
 
 def digest(fd: int) -> str:
@@ -110,7 +114,7 @@ def alone(directory: Path) -> int:
     Be the only one, of all processes, that applies retention or changes holds, until what is returned is closed.
 
     Raises:
-        AuditStorageError: Another one does.
+        BusyError: Another one does.
         OSError: That can't be told.
     """
     # Not the lock on the directory, which writers need. Never deleted: another process may just have opened it.
@@ -120,7 +124,7 @@ def alone(directory: Path) -> int:
     except OSError as error:
         close(fd)
         if isinstance(error, BlockingIOError):
-            raise AuditStorageError(f"{directory}: another process applies retention to it; try again") from None
+            raise BusyError(f"{directory}: another process applies retention to it; try again") from None
         raise
     return fd
 

@@ -16,6 +16,7 @@ from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
@@ -25,9 +26,12 @@ from ._directory import make_directory
 from ._packed import from_disk, is_archived_name, not_what_the_trail_has
 from ._whole import whole
 
-__all__ = ["Archive", "DirectoryArchive", "PackedFile", "require_archive"]
+__all__ = ["Archive", "DirectoryArchive", "PackedFile", "is_address", "require_archive"]
 
 _BLOCK_BYTES: Final = 1 << 20
+_ADDRESS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# In an address, behind a question mark.
+_S3_OPTIONS: Final = frozenset({"endpoint", "lock_days", "region"})
 
 
 class PackedFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,11 +99,12 @@ class Archive(Protocol):
         """
         ...
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str, size: int | None = None) -> IO[bytes]:
         """
-        Open the file *name* to read it from its beginning; what was opened is closed by the caller.
+        Open the file *name* to read it, back and forth; what was opened is closed by the caller.
 
-        Raises `AuditStorageError` if it can't be read, or is not there.
+        With *size*, not above the size of the file, its first *size* bytes are enough. Raises `AuditStorageError` if it
+        can't be read, or is not there.
         """
         ...
 
@@ -149,21 +154,28 @@ class DirectoryArchive:
         if not file.is_what(lambda: from_disk(there)):
             raise not_what_the_trail_has(there)
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str, size: int | None = None) -> IO[bytes]:  # noqa: ARG002  all of it is as fast
         """Do as `Archive.open`; raise OSError if it can't be read."""
         return (self.directory / name).open("rb")
 
 
+def is_address(given: str) -> bool:
+    """Return whether *given* is an address, and no path."""
+    return _ADDRESS.match(given) is not None
+
+
 def require_archive(name: str, given: Any) -> Archive:
     """
-    Return the archive that *given* is, or names: a directory, or ``s3://bucket/prefix``.
+    Return the archive that *given* is, or names: a directory, or ``s3://bucket/prefix?lock_days=2190&region=eu-west-1``.
+
+    Behind the question mark are options of `S3Archive`: *lock_days*, *region* and *endpoint*.
 
     Raises:
         ImportError: The library of the archive is missing; the message says how to get it.
         TypeError: It is neither a path nor an archive.
-        ValueError: It is an address of something else.
+        ValueError: It is an address of something else, or with an option that is wrong.
     """
-    if isinstance(given, str) and (scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", given)):
+    if isinstance(given, str) and (scheme := _ADDRESS.match(given)):
         if scheme[1].lower() != "s3":
             raise ValueError(f"{name}: expected a directory or s3://bucket/prefix; got {scheme[0]}...")
         return _s3(name, given)
@@ -184,5 +196,13 @@ def _s3(name: str, address: str) -> Archive:
         from .._extras import how_to_get  # noqa: PLC0415
 
         raise ImportError(f"{name}: {how_to_get(missing, 's3')}", name=missing.name) from missing
-    bucket, _, prefix = address[len("s3://") :].partition("/")
-    return S3Archive(bucket, prefix=prefix)
+    parts = urlsplit(address)
+    options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for unknown in options.keys() - _S3_OPTIONS:
+        raise ValueError(f"{name}: there is no option {unknown[:100]!r}; there are {', '.join(sorted(_S3_OPTIONS))}")
+    if "lock_days" in options:
+        try:
+            options["lock_days"] = int(options["lock_days"])
+        except ValueError:
+            raise ValueError(f"{name}: expected a whole number as lock_days; got something else") from None
+    return S3Archive(parts.netloc, prefix=parts.path, **options)

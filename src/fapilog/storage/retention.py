@@ -24,14 +24,14 @@ from ..record.kinds import ComplianceLevel
 from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, start_of
 from ._compressed import MAX_SIZE, SUFFIX
-from ._days import alone, archive_day, compress_day, digest, remove_days, sweep
+from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
 from ._directory import cannot, close, names, reading, size_of
 from ._lines import Lines
 from ._torn import Torn
 from .archive import Archive
 from .holds import Hold, holds_on
 
-__all__ = ["FLOORS", "RetainedDay", "RetentionReport", "RetentionRule", "apply_retention"]
+__all__ = ["FLOORS", "BusyError", "RetainedDay", "RetentionReport", "RetentionRule", "apply_retention"]
 
 FLOORS: Final = {ComplianceLevel.PCI_DSS: 1, ComplianceLevel.HIPAA: 6}
 """Years that the records of a level are kept at least, as PCI DSS 10.5.1 and 45 CFR 164.316(b)(2)(i) ask."""

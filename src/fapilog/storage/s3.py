@@ -189,19 +189,21 @@ class S3Archive:
         if not is_same and not file.is_what(lambda: self.open(name)):
             raise not_what_the_trail_has(f"{self}/{name}")
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str, size: int | None = None) -> IO[bytes]:
         """
         Do as `Archive.open`: download an object into a file without a name, which is gone when it is closed.
 
-        Memory does not grow with it. It is whole, and has the checksum that S3 has, before this returns.
+        Memory does not grow with it. Without *size* it is whole, and has the checksum that S3 has, before this returns.
 
         Raises:
             AuditStorageError: It can't be read, or comes cut, each time.
             OSError: There is no room for it.
         """
+        # S3 has the checksum of the whole object only.
+        part = {"ChecksumMode": "ENABLED"} if size is None else {"Range": f"bytes=0-{size - 1}"}
 
         def download(client: Any) -> IO[bytes]:
-            answer = client.get_object(Bucket=self.bucket, Key=self._key(name), ChecksumMode="ENABLED")
+            answer = client.get_object(Bucket=self.bucket, Key=self._key(name), **part)
             with contextlib.closing(answer["Body"]) as body, contextlib.ExitStack() as unless_whole:
                 # Closed by the caller.
                 file = unless_whole.enter_context(tempfile.TemporaryFile())
