@@ -156,6 +156,8 @@ def s3_server() -> Iterator[S3]:
         moto.start()
         try:
             with S3(moto.get_host_and_port()) as proxy:
+                # What another server of this process has had.
+                proxy.forward("POST", "/moto-api/reset", {}, b"")
                 patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
                 thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
                 thread.start()
