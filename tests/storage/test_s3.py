@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import itertools
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -21,8 +23,10 @@ pytest.importorskip("moto")
 
 import boto3
 
-from fapilog import AuditStorageError, AuditTrail, ChainStatus, CompliancePolicy, S3Archive
-from fapilog.storage.archive import PackedFile
+from fapilog import AuditStorageError, AuditTrail, ChainStatus, CompliancePolicy, Outbox, S3Archive
+from fapilog.storage.archive import PackedFile, require_archive
+from fapilog.storage.holds import add_hold, remove_hold
+from fapilog.testing import RecordingDispatcher
 from tests.doubles.aged_trails import aged_trail, day_file, today
 from tests.doubles.s3 import ACCESS_KEY, S3, SECRET_KEY, Fault, bucket_of, s3_server
 from tests.doubles.trail_files import TrailFiles
@@ -480,3 +484,51 @@ async def test_an_address_of_something_else(directory: Path) -> None:
         await trail_in(directory).apply_retention(archive=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="bucket"):
         await trail_in(directory).apply_retention(archive="s3:///prefix")
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("s3://bucket?lock=1", "there is no option 'lock'; there are endpoint, lock_days, region"),
+        ("s3://bucket?lock_days=x", "expected a whole number as lock_days"),
+        ("s3://bucket?lock_days=0", "lock_days"),
+        ("s3://", "expected the name of a bucket"),
+    ],
+)
+def test_addresses_that_are_wrong(address: str, words: str) -> None:
+    """An address with an option that is none, or without a bucket, is refused in words."""
+    with pytest.raises(ValueError, match=words):
+        AuditTrail(archive=address)
+
+
+def test_an_address(s3: S3, bucket: str, tmp_path: Path) -> None:
+    """An address has the options of an archive."""
+    file = packed(tmp_path, retention_days=None)
+    archive = require_archive("archive", f"S3://{bucket}/clinic/?lock_days=500&region=eu-west-1&endpoint={s3.url}")
+    archive.put(file)
+    archive.prove(file)
+    assert lock_of(s3, bucket, file)[1] == midnight(file.day) + timedelta(501)
+    assert "/eu-west-1/s3/" in s3.sent("PUT")[0].headers["authorization"]
+
+
+@pytest.mark.one_backend
+async def test_what_must_stay(s3: S3, archive: S3Archive, directory: Path, tmp_path: Path) -> None:
+    """A day with a record about which an alert is pending, or that a hold names, is not removed; it may be archived."""
+    outbox = Outbox(RecordingDispatcher(), tmp_path / "outbox.db")
+    policy = CompliancePolicy(retention_days=30, archive_after_days=9)
+    async with AuditTrail(policy, directory, outbox, archive=archive) as trail:
+        await trail.drain()
+        with contextlib.closing(sqlite3.connect(tmp_path / "outbox.db")) as connection, connection:
+            connection.execute(
+                "INSERT INTO alerts (outbox, event_id, sequence_number, event_type, severity, status, came_at, due_at,"
+                " noted_at) VALUES ('alerts', 'x', 8, 'data_access', 'info', 'pending', 0, 1e12, 0)"
+            )
+        hold = add_hold(directory, "case 7", since=today() - timedelta(39))
+        kept = [day.kept for day in (await trail.apply_retention()).days]
+        assert kept == [None, f"legal hold {hold.id}", "an older day is kept", None]
+        remove_hold(directory, hold.id)
+        kept = [day.kept for day in (await trail.apply_retention()).days]
+        assert kept == [None, "an alert about record 8 may be pending"]
+        await outbox.discard("x", reason="known")
+        assert [day.kept for day in (await trail.apply_retention()).days] == [None]
+    assert sorted(archive.sizes()) == [f"{day_file(age)}.gz" for age in (40, 39, 38, 10)]
