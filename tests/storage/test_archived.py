@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,20 @@ def take(archive: Any, name: str) -> None:
         archive._given.delete_object(Bucket=archive.bucket, Key=f"clinic/{name}")
 
 
+def fetched(archive: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the files that are fetched whole from now on."""
+    whole: list[str] = []
+    former = type(archive).open
+
+    def noted(self: Any, name: str, size: int | None = None) -> Any:
+        if size is None:
+            whole.append(name)
+        return former(self, name, size)
+
+    monkeypatch.setattr(type(archive), "open", noted)
+    return whole
+
+
 # -- the archive alone
 
 
@@ -119,19 +134,29 @@ async def test_an_empty_archive(archive: Archive) -> None:
 async def test_a_few_records_of_many_days(directory: Path, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """For some records the days are fetched in which they are, each once, and of others only the beginning."""
     await trail_in(directory, archive=archive).apply_retention()
-    whole: list[str] = []
-    former = type(archive).open
-
-    def noted(self: Any, name: str, size: int | None = None) -> Any:
-        if size is None:
-            whole.append(name)
-        return former(self, name, size)
-
-    monkeypatch.setattr(type(archive), "open", noted)
+    whole = fetched(archive, monkeypatch)
     storage = ArchiveStorage(archive)
     assert numbers(await storage.find(EventFilter(before=6), 1)) == [5]
     assert numbers(await storage.find(EventFilter(before=5), 1)) == [4]
     assert whole == [f"{day_file(39)}.gz"]
+
+
+@pytest.mark.one_backend
+async def test_a_time(directory: Path, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days that were over before the time asked for are not fetched, and the archive is not asked for later ones."""
+    aged_trail(tmp := directory.parent / "long", (60, 50, 49, 48, 2, 1))
+    trail = trail_in(tmp, archive=archive)
+    await trail.apply_retention()
+    whole = fetched(archive, monkeypatch)
+    now = datetime.now(UTC)
+    found = await trail.get_events(start_time=now - timedelta(48, minutes=1))
+    assert numbers(found)[-3:] == [10, 11, 12][::-1]
+    assert f"{day_file(60)}.gz" not in whole
+    assert numbers(await trail.get_events(start_time=now - timedelta(99)))[-1] == 1
+    assert await ArchiveStorage(archive).find(EventFilter(start_time=now), 9) == []
+    assert len(await ArchiveStorage(archive).find(EventFilter(start_time=datetime.min.replace(tzinfo=UTC)), 99)) == 12
+    monkeypatch.setattr(type(archive), "sizes", None)
+    assert len(await trail.get_events(start_time=now - timedelta(5))) == 7
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", gzip.compress(b"{}\n")], ids=["empty", "garbage", "something else"])

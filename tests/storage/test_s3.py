@@ -532,3 +532,16 @@ async def test_what_must_stay(s3: S3, archive: S3Archive, directory: Path, tmp_p
         await outbox.discard("x", reason="known")
         assert [day.kept for day in (await trail.apply_retention()).days] == [None]
     assert sorted(archive.sizes()) == [f"{day_file(age)}.gz" for age in (40, 39, 38, 10)]
+
+
+def test_the_example_of_the_docs(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of the how-to runs as it is written."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "archive-in-s3.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    bucket_of(s3, "clinic-audit")
+    aged_trail(tmp_path / "audit", (400, 10, 1))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "archive-in-s3.md", "exec"), {"__name__": "__main__"})  # noqa: S102  ours
+    found = s3.client.list_objects_v2(Bucket="clinic-audit", Prefix="eu/")["Contents"]
+    assert [each["Key"] for each in found] == [f"eu/{day_file(age)}.gz" for age in (400, 10)]
+    assert not (tmp_path / "audit" / day_file(400)).exists()

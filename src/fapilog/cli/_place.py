@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -33,10 +33,10 @@ def _place(given: str) -> Path | Archive:
     return path
 
 
-Place: Final = Annotated[
+Place = Annotated[
     Any, typer.Argument(metavar="DIR", help="Where the trail is; s3://BUCKET/PREFIX for an archive.", parser=_place)
 ]
-WithArchive: Final = Annotated[
+WithArchive = Annotated[
     Any,
     typer.Option("--archive", metavar="PLACE", help="Its archive, for days that were removed.", parser=archive_at),
 ]

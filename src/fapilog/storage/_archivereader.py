@@ -6,28 +6,35 @@ import contextlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainStatus
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, decoded_anchor, says
 from ._compressed import SUFFIX, Latest, first_bytes, unpacked
-from ._directory import cannot, closing
+from ._directory import cannot, closing, file_of_day
 from ._lines import Lines
 from ._reader import FIRST_BYTES, TrailReader
 from ._verifying import front_pruned, verify
 from .archive import Archive
+from .protocol import EventFilter
 
-__all__ = ["ArchiveReader"]
+__all__ = ["ArchiveReader", "earliest_file"]
+
+# A record goes into the file of the day on which it is stored, or into a later one if the clock was set back. Its own
+# time is that of a moment before.
+_EARLIER: Final = timedelta(days=2)
 
 
 class ArchiveReader(TrailReader):
     """
     Reads the days of one archive.
 
-    What is in an archive is never changed. So a day that was read last is kept, and so is the number of the first
-    record of each day.
+    What is in an archive is never changed. So the day that was read last is kept, and the number of the first record of
+    each day. Days that were over long before the time that is asked for are not fetched.
 
     Args:
         archive: The archive.
@@ -37,11 +44,14 @@ class ArchiveReader(TrailReader):
         super().__init__(Path(str(archive)), durable=False)
         self._archive = archive
         self._latest = Latest()
-        self._firsts: dict[str, int | None] = {}
+        # As it was when it was asked last. Replaced as a whole.
+        self._sizes: Mapping[str, int] = {}
+        self._firsts: dict[tuple[str, int], int | None] = {}
 
     def days(self) -> list[str]:
         """Return the names of the days that are there, without the ending of compressed ones, the oldest first."""
-        return sorted(name.removesuffix(SUFFIX) for name in self._archive.sizes() if name != ANCHOR)
+        self._sizes = self._archive.sizes()
+        return sorted(name.removesuffix(SUFFIX) for name in self._sizes if name != ANCHOR)
 
     def first_number(self, days: list[str]) -> int | None:
         """Return the number of the first record in *days* that can be read; None if there is none."""
@@ -96,7 +106,7 @@ class ArchiveReader(TrailReader):
 
     def _verified_here(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
         with tempfile.TemporaryDirectory(prefix="fapilog-") as here:
-            for name in self._archive.sizes():
+            for name in sorted(self._archive.sizes()):
                 with contextlib.closing(self._archive.open(name)) as source, Path(here, name).open("wb") as target:
                     shutil.copyfileobj(source, target)
             return verify(Path(here), progress)
@@ -110,17 +120,22 @@ class ArchiveReader(TrailReader):
     def _stored(self) -> tuple[list[str], int | None]:
         return self.days(), None
 
+    def _in_time(self, files: list[str], wanted: EventFilter) -> list[str]:
+        earliest = earliest_file(wanted)
+        return files if earliest is None else [name for name in files if name >= earliest]
+
     def _opened(self, name: str) -> contextlib.AbstractContextManager[int]:
-        return closing(self._latest.opened(name, lambda: self._fetched(name)))
+        return closing(self._latest.opened((name, self._size(name)), lambda: self._fetched(name)))
 
     def _fetched(self, name: str) -> int:
         with contextlib.closing(self._archive.open(name + SUFFIX)) as file:
             return unpacked(file, name + SUFFIX)
 
     def _first_when_compressed(self, name: str) -> int | None:
-        if name not in self._firsts:
-            self._firsts[name] = super()._first_when_compressed(name)
-        return self._firsts[name]
+        key = name, self._size(name)
+        if key not in self._firsts:
+            self._firsts[key] = super()._first_when_compressed(name)
+        return self._firsts[key]
 
     def _beginning(self, name: str) -> bytes:
         if not self._size(name):
@@ -129,7 +144,7 @@ class ArchiveReader(TrailReader):
             return first_bytes(file.read(FIRST_BYTES), FIRST_BYTES)
 
     def _size(self, name: str) -> int:
-        return self._archive.sizes().get(name + SUFFIX, 0)
+        return self._sizes.get(name + SUFFIX, 0)
 
     @contextlib.contextmanager
     def _failures(self) -> Generator[None, None, None]:
@@ -139,3 +154,10 @@ class ArchiveReader(TrailReader):
             raise AuditStorageError(f"{self._archive}: {damage}") from damage
         except OSError as error:
             raise cannot("read", self._archive, error) from error
+
+
+def earliest_file(wanted: EventFilter) -> str | None:
+    """Return the name of the oldest file that may have what is *wanted*, by the time; None if that may be any."""
+    if wanted.start_time is None:
+        return None
+    return file_of_day(max(1, wanted.start_time.toordinal() - _EARLIER.days))

@@ -15,7 +15,7 @@ from ..record.events import AuditEvent
 from ..record.privacy import without_frames
 from ..tasks.threads import in_thread
 from ._anchor import Anchor, anchor_of
-from ._archivereader import ArchiveReader
+from ._archivereader import ArchiveReader, earliest_file
 from ._directory import cannot
 from .archive import Archive, require_archive
 from .files import FileStorage
@@ -109,7 +109,7 @@ class WithArchive:
             anchor = await in_thread(self._anchor)
             found = await self._storage.find(wanted, limit)
             lacking = limit - sum(isinstance(item, AuditEvent) for item in found)
-            if anchor is not None and lacking > 0 and (wanted.after or 0) < anchor.sequence_number:
+            if anchor is not None and lacking > 0 and _reaches_back(wanted, anchor):
                 found = [*found, *await in_thread(self._find_removed, wanted, lacking, anchor)]
             if await in_thread(self._anchor) == anchor:
                 return found
@@ -135,7 +135,7 @@ class WithArchive:
         if before > last:
             found = [*self._lacking_end(anchor), *found]
         if sum(isinstance(item, AuditEvent) for item in found) < limit:
-            found += self._lacking_beginning(wanted.after or 0)
+            found += self._lacking_beginning(wanted.after or 0, earliest_file(wanted))
         return found
 
     def _read_removed(self, after: int, limit: int, anchor: Anchor) -> list[AuditEvent | DamagedRecord]:
@@ -151,11 +151,11 @@ class WithArchive:
         words = f"records up to {anchor.sequence_number} were removed, and the last of them are not in {self._archive}"
         return [DamagedRecord(file=anchor.file, offset=0, size=0, problem=words)]
 
-    def _lacking_beginning(self, after: int) -> list[DamagedRecord]:
-        """Return the hole in front of the archive, if there is one."""
+    def _lacking_beginning(self, after: int, earliest: str | None = None) -> list[DamagedRecord]:
+        """Return the hole in front of the archive, if there is one behind record *after* and the file *earliest*."""
         days = self._reader.days()
         first = self._reader.first_number(days)
-        if first is None or first <= after + 1:
+        if first is None or first <= after + 1 or (earliest is not None and days[0] < earliest):
             return []
         words = f"records {after + 1} to {first - 1} were removed, and are not in {self._archive}"
         return [DamagedRecord(file=days[0], offset=0, size=0, problem=words)]
@@ -168,3 +168,9 @@ class WithArchive:
             raise AuditStorageError(f"{directory}: {damage}") from damage
         except OSError as error:
             raise cannot("read", directory, error) from error
+
+
+def _reaches_back(wanted: EventFilter, anchor: Anchor) -> bool:
+    """Return whether records that were removed may be wanted."""
+    earliest = earliest_file(wanted)
+    return (wanted.after or 0) < anchor.sequence_number and (earliest is None or earliest <= anchor.file)
