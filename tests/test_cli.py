@@ -118,7 +118,7 @@ def test_demo_says_where_it_cannot_keep(environment: dict[str, str], tmp_path: P
 def test_demo_is_live_and_in_colour_on_a_terminal(environment: dict[str, str], empty: Path) -> None:
     """On a terminal the demonstration is drawn in colour with progress bars, and gives the cursor back."""
     terminal = Terminal("demo", env=environment)
-    terminal.read_until("posted to whoever is on call")
+    terminal.read_until("posted to the engineer on call")
     assert terminal.read_to_the_end() == 0
     assert colours(terminal.shown)
     assert "365/365" in terminal.shown

@@ -1,8 +1,8 @@
 """
-An audit trail that proves itself, and tells the right people at once.
+An audit trail that proves itself, and alerts the right team at once.
 
-`AuditTrail` stores events in a hash chain, and announces those that meet its `CompliancePolicy` on the signal
-`compliance_alert`. From there each goes to the `AlertDispatcher`, and to whoever else listens.
+`AuditTrail` stores events in a hash chain, and announces the events that meet its `CompliancePolicy` on the signal
+`compliance_alert`. Every announcement goes to the `AlertDispatcher`, and to all other receivers of the signal.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ __all__ = [
     "exit_on_sigterm",
 ]
 
-# Imported when they are asked for, since each brings the library of an extra, or a file to keep. They are not in
+# Imported when they are asked for, since they bring the library of an extra, or a file to keep. They are not in
 # `__all__`: a star would import them all. An extra has the name of the module that needs it.
 _ON_DEMAND: Final = {
     "AlertmanagerDispatcher": "providers.alertmanager",

@@ -559,6 +559,23 @@ async def test_a_dispatcher_that_cannot_be_entered(tmp_path: Path) -> None:
     assert dispatcher.messages == ["m"]
 
 
+async def test_a_dispatcher_that_is_never_entered(tmp_path: Path) -> None:
+    """A dispatcher whose entering hangs is given up after `alert_timeout`, and the trail works as one not started."""
+
+    class Silent(Recorder):
+        async def __aenter__(self) -> None:
+            await anyio.sleep_forever()
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=(dispatcher := Silent()), alert_timeout=5)
+    with pytest.raises(TimeoutError, match="Silent was not entered within 5 s"):
+        await trail.start()
+    assert not trail.is_started
+    await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
+    assert dispatcher.messages == ["m"]
+
+
 @pytest.mark.parametrize(
     "dispatcher",
     [

@@ -200,7 +200,7 @@ async def test_no_connection_is_transient() -> None:
         url = gone.url
     error = await failure_of(Vendor(), url)
     assert type(error) is TransientDeliveryError
-    assert str(error) == "vendor: no connection (the connection was refused; nobody listens at the port)"
+    assert str(error) == "vendor: no connection (the connection was refused; nothing listens at the port)"
 
 
 async def test_no_name_is_transient() -> None:
@@ -335,7 +335,7 @@ def refused(code: int) -> ssl.SSLCertVerificationError:
 
 RARE: list[tuple[BaseException, str]] = [
     (OSError(errno.EHOSTUNREACH, "s3cr3t"), "there is no way to the host"),
-    (TimeoutError(errno.ETIMEDOUT, "s3cr3t"), "nobody answered in time"),
+    (TimeoutError(errno.ETIMEDOUT, "s3cr3t"), "no answer in time"),
     (refused(23), "the certificate was revoked"),
     (refused(79), "the certificate is not accepted, code 79 of OpenSSL"),
     (ValueError("s3cr3t"), "Exception"),
@@ -367,11 +367,11 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
 
 PROXIED = [
     (407, BrokenRouteError, "the proxy wants a password; put it into the proxy's address"),
-    (403, BrokenRouteError, "the proxy refused it, status 403: ask who runs it"),
-    (404, BrokenRouteError, "the proxy refused it, status 404: ask who runs it"),
+    (403, BrokenRouteError, "the proxy refused it, status 403: ask its operator"),
+    (404, BrokenRouteError, "the proxy refused it, status 404: ask its operator"),
     (429, TransientDeliveryError, "the proxy refused it, status 429"),
     (502, TransientDeliveryError, "the proxy refused it, status 502"),
-    (302, BrokenRouteError, "the proxy refused it, status 302: ask who runs it"),
+    (302, BrokenRouteError, "the proxy refused it, status 302: ask its operator"),
 ]
 
 

@@ -379,7 +379,7 @@ async def test_alerts_of_which_nothing_is_known(directory: Path, tmp_path: Path)
     trail = AuditTrail(
         CompliancePolicy(retention_days=30), directory, Outbox(RecordingDispatcher(), tmp_path / "outbox.db")
     )
-    with pytest.raises(AuditStorageError, match="it can't be told which alerts are pending"):
+    with pytest.raises(AuditStorageError, match="the dispatcher can't say which alerts are pending"):
         await trail.apply_retention()
     assert files(directory) == [day_file(age) for age in AGES]
 

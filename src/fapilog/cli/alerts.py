@@ -1,4 +1,4 @@
-"""`fapilog alerts`: what is in the file of an outbox, and what to do about it."""
+"""`fapilog alerts`: show, retry and discard the alerts in the file of an outbox."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ alerts: Final = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @alerts.callback()
 def _alerts() -> None:
     """
-    See what an outbox has delivered and what not, and act on it.
+    Show the alerts that an outbox has and has not delivered; retry or discard them.
 
     The service may run meanwhile.
     """
@@ -65,7 +65,7 @@ def list_(
     as_lines_of_json: _Json = False,
 ) -> None:
     """
-    List the alerts that are not delivered, or others.
+    List the alerts that are not delivered, or those of another status.
 
     Exit code: 0, whatever there is; 2 if the file can't be used.
     """
@@ -93,7 +93,7 @@ def show(
     as_lines_of_json: _Json = False,
 ) -> None:
     """
-    Show the alert about an event, and each attempt to deliver it, in every outbox of the file.
+    Show the alert about an event, and all attempts to deliver it, in every outbox of the file.
 
     Exit code: 0 if there is one, 1 if not, 2 if the file can't be used.
     """
@@ -128,10 +128,10 @@ def retry(
     """
     Make alerts due now, on a new schedule.
 
-    Those that are named may be dead, discarded or waiting. The service sends them, within seconds if it runs; what may
-    have arrived already is sent again.
+    The named alerts may be dead, discarded or waiting. The service sends them, within seconds if it runs; an alert that
+    may have arrived already is sent again.
 
-    Exit code: 0 if it is done, 1 if one that was named can't be retried, 2 if the file can't be used.
+    Exit code: 0 if it is done, 1 if a named alert can't be retried, 2 if the file can't be used.
     """
     if bool(event_ids) == all_dead:
         raise typer.BadParameter("expected either EVENT_ID or --all-dead")
@@ -177,12 +177,12 @@ def discard(
 def _statuses(status: Literal[Status, "all"] | None) -> list[Status]:
     if status is None:
         return ["pending", "dead"]
-    # Of a damaged file also those whose status is none.
+    # For a damaged file also the alerts without a valid status.
     return [] if status == "all" else [status]
 
 
 def _transact(file: Path, outbox: str | None, call: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
-    """Return what *call* returns, made in a transaction; where the file can't be used, say why and exit with 2."""
+    """Return the result of *call*, made in a transaction; if the file can't be used, say why and exit with 2."""
 
     def checked(connection: sqlite3.Connection) -> T:
         names = _receipts.outboxes(connection)

@@ -46,7 +46,7 @@ _LONGEST_REASON: Final = 8192  # characters
 app: Final = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    # A traceback with the values of variables may show somebody's data.
+    # A traceback with the values of variables may show personal data.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -82,7 +82,7 @@ def _fapilog(
 @app.command()
 def demo(
     *,
-    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="What it runs on.")] = "asyncio",
+    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="The event loop to run on.")] = "asyncio",
     keep: Annotated[
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, writable=True, help="Leave the trail in DIR: empty, or new."),
@@ -142,9 +142,9 @@ def verify(
     """
     Check whether a trail is intact.
 
-    Says what is wrong with it and where. It may be written to meanwhile. Records that were cut off its very end can't
+    Names the damage and its place. The trail may be written to meanwhile. Records that were cut off its very end can't
     be seen from inside a chain; with --head it is also checked whether the trail still has that record. A trail of
-    fapilog 0.3.5 or earlier is checked by the rule of that. An archive is checked where it is.
+    fapilog 0.3.5 or earlier is checked by the rules of that version. An archive is checked where it is.
 
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
@@ -210,7 +210,7 @@ def recover(
 
 
 async def _verify(place: Path | Archive, head: ChainHead | None) -> AuditChainVerificationResult:
-    # Not on the output: that may be piped while somebody watches.
+    # Not on the standard output, which may be piped while the terminal shows the progress.
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
@@ -220,7 +220,7 @@ async def _verify(place: Path | Archive, head: ChainHead | None) -> AuditChainVe
     if not result.valid or head is None or head == result.pruned or await trail.holds(head):
         return result
     if result.pruned is not None and head.sequence_number < result.pruned.sequence_number:
-        words = f"record {head.sequence_number} was removed by retention: nobody can tell whether it had that checksum"
+        words = f"record {head.sequence_number} was removed by retention: whether it had that checksum can't be checked"
         return msgspec.structs.replace(result, valid=False, error_message=words)
     return msgspec.structs.replace(
         result,
@@ -240,12 +240,12 @@ def send_test(
     allow_http: Annotated[bool, typer.Option("--allow-http", help="Let an address be http: and not loopback.")] = False,
 ) -> None:
     """
-    Send one test alert, and say what became of it.
+    Send one test alert, and print the outcome.
 
     Addresses and credentials come from environment variables, such as FAPILOG_SLACK_WEBHOOK_URL; the reference of the
     command line lists them. It is sent once: nothing tries again.
 
-    Exit code: 0 if the other side has it, 1 if not, or if nobody knows, 2 if it could not be tried.
+    Exit code: 0 if the other side has it, 1 if not, or if that is unknown, 2 if it could not be tried.
     """
     try:
         dispatcher = dispatcher_for(to, allow_http=allow_http)

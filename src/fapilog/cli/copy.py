@@ -31,9 +31,9 @@ def copy(
     """
     Copy a trail, byte for byte: the records that TO lacks, and then check all of TO.
 
-    FROM and TO are each a directory with the files of a trail, or a file of SQLite: what is a file, or is not there and
-    ends in .db, .sqlite or .sqlite3. Interrupted, it goes on where it was when it is called again. The trail may be
-    written to meanwhile; a last call, when its services have stopped, copies the rest.
+    FROM and TO are directories with the files of a trail, or files of SQLite: a path is one if it is a file, or is not
+    there and ends in .db, .sqlite or .sqlite3. Interrupted, it goes on where it was when it is called again. The trail
+    may be written to meanwhile; a last call, when its services have stopped, copies the rest.
 
     Exit code: 0 if TO has all records and is intact, 1 if FROM is damaged or TO is another trail, 2 if one of the two
     can't be read or written, 130 if it was interrupted.
@@ -58,7 +58,7 @@ def _storage(path: Path) -> AuditStorage:
 
 
 async def _copy(source: AuditStorage, target: AuditStorage) -> tuple[int, ChainHead]:
-    # Not on the output: that may be piped while somebody watches.
+    # Not on the standard output, which may be piped while the terminal shows the progress.
     console = Console(stderr=True)
     columns = BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("records")
     try:

@@ -182,7 +182,7 @@ def tail(
     as_json: _AsJson = False,
 ) -> None:
     """
-    Show the newest events that meet all conditions, the oldest of them first, a line each; with -f, those to come too.
+    Show the newest events that meet all conditions, the oldest of them first, one per line; with -f, also new ones.
 
     It goes on over midnight, into the next file. Nothing that is printed can drive a terminal.
 
@@ -214,7 +214,7 @@ def tail(
 
 def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> Iterator[AuditEvent | DamagedRecord]:
     reader = TrailReader(directory.absolute(), durable=False)
-    # First the end and then what is before it: an event that comes in between is among those to come.
+    # First the end and then the events before it: an event that comes in between is shown as a new one.
     newest = reader.find(EventFilter(), 1)
     after = next((item.sequence_number or 0 for item in newest if isinstance(item, AuditEvent)), 0)
     hole = next((item for item in newest if isinstance(item, DamagedRecord)), None)
@@ -230,7 +230,7 @@ def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> I
                 if wanted.matches(item):
                     yield item
             elif item != hole:
-                # The one behind the last event is there each time.
+                # A hole behind the last event is in every page.
                 hole = item
                 yield item
         if not any(isinstance(item, AuditEvent) for item in page):
@@ -259,7 +259,7 @@ def count(
         start_time=since, end_time=until, user_id=user, target=target, event_type=types or None, min_level=level
     )
     try:
-        # What is left out is logged, which without handlers goes to the standard error.
+        # Records that are left out are logged, which without handlers goes to the standard error.
         counts = trail_in(place, archive).sync.count_by(by, **wanted)
     except AuditStorageError as error:
         raise _unreadable(error) from None

@@ -1,4 +1,4 @@
-"""`fapilog retain`: what is old is compressed, archived and removed."""
+"""`fapilog retain`: compress, archive and remove the old days of a trail."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def retain(
         typer.Option("--outbox", metavar="FILE", help="An outbox of the trail; may be repeated.", dir_okay=False),
     ] = None,
     below_floor: Annotated[
-        bool, typer.Option("--below-floor", help="Remove also what its level asks to keep longer.")
+        bool, typer.Option("--below-floor", help="Remove also days that the level asks to keep longer.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; only print what would change.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """
     Compress, archive and remove days of a trail that are old enough.
 
     Never today's day or the newest; never one with a record about which an outbox has an alert that has not arrived,
-    one that a legal hold names, one that is damaged, or one with records that their level asks to keep longer. Each
+    one that a legal hold names, one that is damaged, or one with records that their level asks to keep longer. Every
     removal is recorded in the trail, which may be written to meanwhile. With --archive nothing is removed before the
     archive has proved that it has it; the lock of an object in S3 ends so many days after its day as
     s3://BUCKET/PREFIX?lock_days=N says, or --retention-days.

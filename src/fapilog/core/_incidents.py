@@ -62,10 +62,10 @@ RETAINING: Final = Part("audit_trail", "applying retention")
 DISPATCHING: Final = Part("alert_delivery", "dispatching alerts")
 RESUMING: Final = Part("alert_delivery", "resending alerts from the trail")
 
-# The parts that a trail has whatever its dispatcher is, so that incidents of others leave room for theirs.
+# The parts that every trail has: their incidents are opened however many incidents the dispatcher's parts have open.
 OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, RULES, RETAINING, DISPATCHING, RESUMING)
-# The parts that an attacker who can write to the directory can make fail. The attacker could write a file of incidents
-# too, which says that they are known: it keeps none of them from being announced.
+# The parts that an attacker with write access to the directory can make fail. The attacker could also write a file of
+# incidents that says that they are known: it does not stop their announcement.
 UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, RULES, RETAINING, RESUMING)
 
 _WORDS: Final = {
@@ -86,8 +86,8 @@ def new_id(part: Part, number: uuid.UUID | None = None) -> uuid.UUID:
     """
     Return an id for an incident of *part*, new or made of *number*.
 
-    It tells the part. So an incident in a file can't name the incident of another part, or the alert about another
-    event, and have it resolved when *part* works.
+    The id depends on the part. So an incident in a file can't have the id of another part's incident, or of another
+    event's alert, and resolve that when *part* works.
     """
     mark = sha256("\0".join(part).encode()).digest()[:4]
     return uuid.UUID(bytes=mark + (number or uuid.uuid4()).bytes[4:])

@@ -80,7 +80,7 @@ class Recorder:
         if announced:
             self._alerts.outstanding.expect(event.event_id)
         try:
-            # A storage that knows of no *once* need not, until somebody gives an id.
+            # A storage without the option *once* works, until a caller gives an id.
             again = {"once": True} if once else {}
             seal = await contained(functools.partial(self._storage.append, event, **again))
         except BaseException as error:

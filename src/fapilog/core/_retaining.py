@@ -1,4 +1,4 @@
-"""Retention of a trail: what its policy says, beside the alerts that are pending and the records that say so."""
+"""Retention of a trail by its policy: records with pending alerts stay, and every removal is recorded."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def _first_that_stays(storage: AuditStorage, alerts: Alerts) -> int | None
     try:
         mark = await contained(functools.partial(_mark, dispatcher, storage))
     except Exception as error:
-        raise AuditStorageError(f"it can't be told which alerts are pending: {reason(error)}") from error
+        raise AuditStorageError(f"the dispatcher can't say which alerts are pending: {reason(error)}") from error
     return mark
 
 

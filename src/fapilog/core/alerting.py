@@ -58,13 +58,13 @@ The outcome of an alert, or of an attempt: one of few words, fit for a metric's 
 
 "transient": it may help to try again; "throttled": it does, after the pause that the other side asks for; "permanent":
 it does not; "ambiguous": it may have arrived; "error": the dispatcher raised anything else. "timeout", "buffer_full",
-"cancelled" and "stopped" are what the trail or the outbox itself saw.
+"cancelled" and "stopped" come from the trail or the outbox itself.
 """
 
 
 class AlertDispatcher(Protocol):
     """
-    Takes alerts to where people see them.
+    Delivers alerts to a destination: a chat, a pager, a mailbox.
 
     Returning means that the other side has the alert. Raising means that it may not have it; which exception it is
     tells observers why, and is never raised into the audited code. A dispatcher owns its retries and its back-off, and
@@ -111,7 +111,7 @@ class Alert(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str, str | None]:
-        """The event's id, the severity and the channel, which tell this alert from all others."""
+        """The event's id, the severity and the channel: no other alert has the same."""
         return self.event.event_id, self.severity, self.channel
 
 

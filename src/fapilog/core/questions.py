@@ -17,7 +17,7 @@ __all__ = ["Questions"]
 
 
 class Questions:
-    """What `AuditTrail` answers about its events; under PCI DSS each question is recorded."""
+    """The methods of `AuditTrail` that find and count events; under PCI DSS every call is recorded."""
 
     if TYPE_CHECKING:  # the trail's
         _asked: AuditStorage
@@ -33,7 +33,7 @@ class Questions:
 
         Args:
             limit: The most events to return.
-            **conditions: As `EventFilter` explains them: *start_time*, *end_time*, *user_id*, *target* and others.
+            **conditions: As `EventFilter` explains them: *start_time*, *end_time*, *user_id*, *target* and so on.
 
         Raises:
             AuditStorageError: The trail can't be read.
@@ -68,9 +68,9 @@ class Questions:
 
         Args:
             oldest_first: Whether to begin with the oldest, and not with the newest.
-            on_damage: What becomes of records that can't be read, and that may be among them: "log" leaves them out
-                with one warning, "raise" raises `AuditStorageError` at the first, and "yield" yields a `DamagedRecord`
-                in their place. Reading goes on behind them.
+            on_damage: How to treat records that can't be read, and that may be among them: "log" leaves them out with
+                one warning, "raise" raises `AuditStorageError` at the first, and "yield" yields a `DamagedRecord` in
+                their place. Reading goes on behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
         return Events(
@@ -91,7 +91,7 @@ class Questions:
             **conditions: As for `get_events`, and raises as that does.
 
         Returns:
-            The number of events for each value as text; those without one are under "".
+            The number of events by value, as text; events without a value are under "".
         """
         events: Events[AuditEvent] = Events(self._asked, EventFilter(**conditions), oldest_first=False)
         count = functools.partial(counted, events, field)

@@ -41,7 +41,7 @@ class HasState(Protocol):
         """
         How much is in it; asked for at any time, from any thread, it neither waits nor raises.
 
-        A new object after each count, though the numbers may be the same: then they are known to be new.
+        A new object after every count, even with the same numbers: so an observer knows that they are new.
         """
         ...
 
@@ -51,9 +51,9 @@ class Gauge(NamedTuple):
     Something to measure of an outbox.
 
     Attributes:
-        name: What comes after "outbox" in the name of the metric.
+        name: The part after "outbox" in the name of the metric.
         unit: As OpenTelemetry writes it.
-        description: For people.
+        description: One sentence, shown with the metric.
         read: Reads it.
     """
 
@@ -84,7 +84,7 @@ GAUGES: Final = (
 
 def with_unique_names(outboxes: Iterable[HasState]) -> list[HasState]:
     """
-    Return *outboxes*, each of which has a name of its own.
+    Return *outboxes*, whose names all differ.
 
     Raises:
         ValueError: Two have the same name.

@@ -60,21 +60,21 @@ def connect(
     ``fapilog_outbox_dead``                   outbox
     ========================================= =============================
 
-    Announced less finished is what waits. The outcome is `DeliveryReport.outcome`. Those in seconds of an alert are
-    histograms; an alert that never reached the dispatcher, such as one with the outcome "buffer_full", took next to no
-    time. Attempts are those of a dispatcher that makes several, such as an outbox, which is what the target names.
-    There are only so many series: a severity or type that is none of ours is counted as "other".
+    Announced less finished is the number of alerts that wait. The outcome is `DeliveryReport.outcome`. The seconds of
+    an alert are histograms; an alert that never reached the dispatcher, such as one with the outcome "buffer_full",
+    took next to no time. Attempts are counted for a dispatcher that makes several, such as an outbox; the target is its
+    name. There are only so many series: a severity or type that is none of ours is counted as "other".
 
-    Those of an outbox are gauges, read when they are asked for. They are of the file: where several processes share
-    one, each has the same numbers, so take the `max` of them and not the `sum`.
+    The metrics of an outbox are gauges, read when they are asked for. They are of the file: processes that share one
+    have the same numbers, so take their `max` and not the `sum`.
 
     In the multiprocess mode of prometheus_client, with ``PROMETHEUS_MULTIPROC_DIR`` in the environment, a scrape asks
-    no process, but reads what each has written. So a thread of each process writes the gauges of an outbox within a
-    second after that process has counted its alerts, and a scrape shows the newest count of all (the mode
-    "livemostrecent"). A gauge is missing until the first count. Written metrics stay when the connection ends.
+    no process, but reads the files that the processes have written. So a thread of every process writes the gauges of
+    an outbox within a second after that process has counted its alerts, and a scrape shows the newest count of all (the
+    mode "livemostrecent"). A gauge is missing until the first count. Written metrics stay when the connection ends.
 
     Args:
-        sender: The trail whose alerts are counted; None counts those of all trails.
+        sender: The trail whose alerts are counted; None counts the alerts of all trails.
         registry: Holds the metrics; by default the one that prometheus_client serves.
         outboxes: Whose state is measured.
 
@@ -194,10 +194,10 @@ class _CountWatch:
     Measures outboxes in multiprocess mode: in a thread, and whenever this process has counted their alerts anew.
 
     Not at other times: the scrape shows the numbers that were written last. A process that counts nothing, such as a
-    master that only forks the workers, would else hide the counts of the others behind its old ones, or behind zeros.
+    master that only forks the workers, would else hide the counts of the workers behind its old ones, or behind zeros.
 
     Args:
-        outboxes: Each has a new object as its state after each count.
+        outboxes: Their state is a new object after every count.
         measure: Called with the name of an outbox and its state.
     """
 

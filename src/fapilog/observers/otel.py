@@ -50,11 +50,11 @@ def connect(
     ``fapilog.outbox.dead``           {alert}   ``fapilog.outbox``
     ================================= ========= =================================================================
 
-    They mean the same as those of `fapilog.observers.metrics`; through a Prometheus exporter the metrics also have
-    the same names. Each connection counts on its own: connected twice, every alert is counted twice.
+    They mean the same as the metrics of `fapilog.observers.metrics`; through a Prometheus exporter they also have the
+    same names. Connections count on their own: connected twice, every alert is counted twice.
 
     Args:
-        sender: The trail whose alerts are counted; None counts those of all trails.
+        sender: The trail whose alerts are counted; None counts the alerts of all trails.
         meter_provider: Where the metrics go; by default to the global provider, which may also be set later.
         outboxes: Whose state is measured.
 
@@ -106,8 +106,8 @@ def connect(
     )
 
 
-# What the connections of each provider watch. Of instruments with the same name a provider keeps the first, with its
-# callback, and for good: so that is one that reads whatever is watched at the time.
+# The outboxes that are watched, by provider. A provider keeps the first instrument of a name, with its callback, for
+# good: so the callback reads the outboxes that are watched at the time.
 _watched: Final[WeakKeyDictionary[MeterProvider, list[list[HasState]]]] = WeakKeyDictionary()
 _watched_globally: Final[list[list[HasState]]] = []
 

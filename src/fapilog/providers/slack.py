@@ -38,9 +38,9 @@ _MAX_TEXT: Final = 1000
 _MAX_MESSAGE_BYTES: Final = 6000
 _MAX_FIELDS_BYTES: Final = 4000
 
-# What Slack says in words, as `error` or as the whole body. https://docs.slack.dev/reference/methods/chat.postMessage
-# and https://docs.slack.dev/changelog/2016-05-17-changes-to-errors-for-incoming-webhooks; those of webhooks that are
-# on neither page were seen: https://routeforms.com/tools/slack-webhook-error-decoder
+# Slack's words, as `error` or as the whole body. https://docs.slack.dev/reference/methods/chat.postMessage and
+# https://docs.slack.dev/changelog/2016-05-17-changes-to-errors-for-incoming-webhooks; words of webhooks that are on
+# neither page were seen: https://routeforms.com/tools/slack-webhook-error-decoder
 _THROTTLED: Final = {"ratelimited", "rate_limited", "message_limit_exceeded"}
 _PASSING: Final = {"service_unavailable", "team_added_to_org", "org_login_required", "request_timeout"}
 # "It's possible some aspect of the operation succeeded before the error was raised."
@@ -87,18 +87,18 @@ _KINDS: Final = {_DEAD: BrokenRouteError, _REFUSED: PayloadRefusedError}
 
 class SlackDispatcher(Uncopied):
     """
-    Posts each alert as a message.
+    Posts every alert as a message.
 
     Give a *webhook_url*, which posts to the one channel that it was made for, whatever the policy says; or a bot's
-    *token* and a *channel*, which is for alerts to which the policy gives none.
+    *token* and a *channel*, which is for alerts without a channel of the policy.
 
     Returning means that Slack has the message. Slack has no key to drop duplicates by: after an
-    `AmbiguousDeliveryError`, what is sent again may be seen twice. A message that Slack refuses for what is in it, or
-    something between with a 4xx or a web page, is posted once more as plain text, with the title and the place in the
-    chain alone.
+    `AmbiguousDeliveryError`, an alert that is sent again may be seen twice. A message that Slack refuses for its
+    content, or something between with a 4xx or a web page, is posted once more as plain text, with the title and the
+    place in the chain alone.
 
     Args:
-        webhook_url: An incoming webhook. Who knows it can post.
+        webhook_url: An incoming webhook. It is a secret: any sender who has it can post.
         token: A bot's token, ``xoxb-...``, with the scope ``chat:write``. The bot must be in the channel, or have
             ``chat:write.public``.
         channel: A channel's id or name, where *token* is given.
@@ -210,7 +210,7 @@ def _by_word(answer: Answer, word: str) -> DeliveryError | None:
 
 
 class _NotThereError(PermanentDeliveryError):
-    """Means that nobody can post this to the channel."""
+    """Means that the app can't post this to the channel."""
 
 
 def _message(rendered: Rendered) -> dict[str, Any]:
@@ -227,8 +227,8 @@ def _text_alone(rendered: Rendered) -> dict[str, Any]:
 
 def _text(shown: str) -> dict[str, Any]:
     return {
-        # Notifications show this, and clients that can't show blocks. Any text can mention people or hide a link
-        # unless it is escaped: https://docs.slack.dev/messaging/formatting-message-text#escaping
+        # Notifications show this, and clients that can't show blocks. Any text can mention users or hide a link unless
+        # it is escaped: https://docs.slack.dev/messaging/formatting-message-text#escaping
         "text": _escaped(shown),
         "mrkdwn": False,
         # Otherwise Slack would visit whatever links are in the message.

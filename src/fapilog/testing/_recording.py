@@ -30,12 +30,12 @@ class RecordedAlert:
 
 class RecordingDispatcher:
     """
-    Remembers every alert when it is called, then does as it is told.
+    Remembers every alert when it is called, then waits and raises as its options say.
 
     Args:
-        wait: Awaited in each call: ``anyio.sleep_forever`` makes it hang, the `wait` of an `anyio.Event` makes it wait
+        wait: Awaited in every call: ``anyio.sleep_forever`` makes it hang, the `wait` of an `anyio.Event` makes it wait
             for you.
-        error: Raised by each call, after the wait.
+        error: Raised by every call, after the wait.
 
     Attributes:
         alerts: The alerts, in the order of the calls.
