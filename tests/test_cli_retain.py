@@ -182,6 +182,8 @@ def test_an_archive_in_s3(run: Run, directory: Path, bucket: str) -> None:
     assert [json.loads(line)["sequence_number"] for line in out.splitlines()] == list(range(1, 17))
     assert json.loads(run("count", directory, "--archive", bucket, "--by", "user_id", "--json")[1])["user-40"] == 3
     assert len(run("show", directory, "--json")[1].splitlines()) == 10
+    code, _, err = run("count", bucket, "--archive", bucket, "--by", "user_id")
+    assert (code, "got an archive" in err) == (2, True)
 
 
 def test_an_archive_that_is_none(run: Run, directory: Path, bucket: str) -> None:

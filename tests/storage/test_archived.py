@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -201,6 +202,29 @@ async def test_an_archive_with_an_anchor(directory: Path, archive: Archive) -> N
     assert (await ArchiveStorage(archive).verify()).status is ChainStatus.UNREADABLE
 
 
+@pytest.mark.one_backend
+async def test_a_torn_day(directory: Path, archive: Archive) -> None:
+    """A day that ends within a record is read up to there, and is no intact one."""
+    await trail_in(directory, archive=archive).apply_retention()
+    with contextlib.closing(archive.open(f"{day_file(39)}.gz")) as file:
+        content = gzip.decompress(file.read())
+    put(archive, f"{day_file(39)}.gz", gzip.compress(content[:-9]))
+    storage = ArchiveStorage(archive)
+    assert numbers(await storage.find(EventFilter(), 99)) == [9, 8, 7, 5, 4, 3, 2, 1]
+    result = await storage.verify()
+    assert (result.valid, result.first_invalid_sequence) == (False, 6)
+
+
+@pytest.mark.one_backend
+async def test_a_directory_that_cannot_be_read(tmp_path: Path) -> None:
+    """An archive whose directory can't be read is an error that names it."""
+    (tmp_path / "file").touch()
+    storage = ArchiveStorage(tmp_path / "file")
+    for ask in (lambda: storage.find(EventFilter(), 9), lambda: storage.read(0, 9), storage.verify):
+        with pytest.raises(AuditStorageError, match=f"cannot read {tmp_path / 'file'}"):
+            await ask()
+
+
 # -- the trail with its archive
 
 
@@ -286,6 +310,23 @@ async def test_days_that_are_removed_meanwhile(directory: Path, archive: Any, mo
 
     monkeypatch.setattr(type(archive), "sizes", slow)
     assert numbers(await trail.get_events())[1:] == list(range(19, 0, -1))
+    later = iter([9])
+    assert numbers([event async for event in trail.events(oldest_first=True)])[:19] == list(range(1, 20))
+
+
+@pytest.mark.one_backend
+async def test_an_anchor_that_is_none(directory: Path, archive: Archive) -> None:
+    """Where the anchor of the trail can't be read, nobody knows what was removed: an error."""
+    trail = trail_in(directory, archive=archive)
+    for content in (b"{}", None):
+        (directory / "audit_anchor.json").unlink(missing_ok=True)
+        if content is None:
+            (directory / "audit_anchor.json").mkdir()
+        else:
+            (directory / "audit_anchor.json").write_bytes(content)
+        for ask in (trail.get_events, trail.events(oldest_first=True).next_page):
+            with pytest.raises(AuditStorageError):
+                await ask()
 
 
 @pytest.mark.one_backend

@@ -381,7 +381,9 @@ def test_a_client_of_your_own(s3: S3, bucket: str, tmp_path: Path) -> None:
     [
         ({"bucket": ""}, "bucket: expected the name of a bucket"),
         ({"bucket": "a/b"}, "bucket: expected the name of a bucket"),
+        ({"bucket": "user:s3cr3t@b"}, "bucket: expected the name of a bucket; got something else"),
         ({"bucket": 1}, "bucket: expected text"),
+        ({"bucket": "b", "endpoint": "localhost"}, "endpoint: expected an address that begins with https://"),
         ({"bucket": "b", "prefix": 1}, "prefix: expected text"),
         ({"bucket": "b", "lock_days": 0}, "lock_days"),
         ({"bucket": "b", "lock_days": 1.5}, "lock_days"),
@@ -493,6 +495,7 @@ async def test_an_address_of_something_else(directory: Path) -> None:
         ("s3://bucket?lock_days=x", "expected a whole number as lock_days"),
         ("s3://bucket?lock_days=0", "lock_days"),
         ("s3://", "expected the name of a bucket"),
+        ("s3://bucket/x#y", "got an address with a #"),
     ],
 )
 def test_addresses_that_are_wrong(address: str, words: str) -> None:

@@ -50,7 +50,7 @@ class Stage:
         self.scratch, self.directory = scratch, scratch / "trail"
         aged_trail(scratch / "beginning", AGES)
         self.records = lines(scratch / "beginning")
-        self.archive: DirectoryArchive | Any = self.new_archive()
+        self.archive: Any = self.new_archive()
         self._log = scratch / "log"
         self._strace = [strace, "-f", "-qq", "-s", "0", "-o", str(self._log), "-e", f"trace={calls}"]
         if calls == CALLS:

@@ -46,6 +46,8 @@ def trail_in(place: Path | Archive, archive: Archive | None = None) -> AuditTrai
     """Return the trail that is there, together with its *archive*."""
     if isinstance(place, Path):
         return AuditTrail(storage_path=place, archive=archive)
+    if archive is not None:
+        raise typer.BadParameter("expected the directory of the trail as DIR; got an archive", param_hint="--archive")
     return AuditTrail(storage=ArchiveStorage(place))
 
 

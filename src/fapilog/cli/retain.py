@@ -54,9 +54,9 @@ def retain(
 
     Never today's day or the newest; never one with a record about which an outbox has an alert that has not arrived,
     one that a legal hold names, one that is damaged, or one with records that their level asks to keep longer. Every
-    removal is recorded in the trail, which may be written to meanwhile. With --archive nothing is removed before the
-    archive has proved that it has it; the lock of an object in S3 ends so many days after its day as
-    s3://BUCKET/PREFIX?lock_days=N says, or --retention-days.
+    removal is recorded in the trail, which may be written to meanwhile. With --archive a day is removed only
+    after the archive has proved that it has the day. In S3 the lock of a day ends N days after it, by
+    s3://BUCKET/PREFIX?lock_days=N, or else by --retention-days.
 
     Exit code: 0 if it is done, also if there is nothing to do; 2 if not, or not all.
     """

@@ -1,8 +1,8 @@
 """
 Archives: where the days of a trail are kept, compressed, when the trail itself need not have them any more.
 
-An archive keeps files, and knows nothing of what is in them: a compressed day, and the anchor of a trail that had
-removed days before its archive was begun. `DirectoryArchive` is one; `fapilog.storage.s3.S3Archive` another.
+An archive keeps files and does not look into them: the compressed days, and the anchor of a trail that had removed days
+before its archive was begun. `DirectoryArchive` is one; `fapilog.storage.s3.S3Archive` another.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class PackedFile(msgspec.Struct, frozen=True, kw_only=True):
     A file that goes into an archive.
 
     Attributes:
-        path: Where it is; its last part is its name in the archive.
-        size: In bytes.
-        sha256: The SHA-256 of these bytes, in hexadecimal.
-        content: The SHA-256 of the decompressed bytes; None if it is not compressed.
-        day: The day that it is of, in UTC.
-        retention_days: The age in days up to which the policy keeps that day; None for no such age.
+        path: The file of the trail; its name is the name in the archive too.
+        size: The size of the file in bytes.
+        sha256: The SHA-256 of the file, in hexadecimal.
+        content: The SHA-256 of the decompressed file; None if the file is not compressed.
+        day: The day of the records in the file, in UTC.
+        retention_days: The age in days up to which the policy keeps this day; None for ever.
     """
 
     path: Path
@@ -55,66 +55,67 @@ class PackedFile(msgspec.Struct, frozen=True, kw_only=True):
     retention_days: int | None
 
     def until(self, days: int) -> datetime:
-        """Return when the day is over for *days* days."""
+        """Return the time *days* days after the end of the day."""
         return datetime.combine(self.day, time(), UTC) + timedelta(1 + days)
 
-    def is_what(self, opened: Callable[[], IO[bytes]]) -> bool:
-        """Return whether the file that *opened* opens has the same bytes, or the same when it is decompressed."""
+    def matches(self, opened: Callable[[], IO[bytes]]) -> bool:
+        """Return whether the file that *opened* opens has the same bytes, compressed or decompressed."""
         with closing(opened()) as file:
             if hashlib.file_digest(file, "sha256").hexdigest() == self.sha256:  # type: ignore[arg-type]
                 return True
         if self.content is None:
             return False
-        # It was compressed by another version of zlib, say.
+        # Another version of zlib compresses the same day to other bytes.
         with closing(opened()) as file:
             return content_of(file) == self.content
 
 
 class Archive(Protocol):
     """
-    Keeps files for a trail, and gives them back.
+    Keeps the files of days for a trail.
 
-    All methods block, and are called in a worker thread. `AuditStorageError` says that the archive is away, or refuses;
-    its text has no secret. ``str()`` of an archive says where it is, also without one.
+    All methods block, and are called in worker threads. Each raises `AuditStorageError` where the archive can't be
+    reached or refuses the call, and its message names the place and the reason. Neither the message nor ``str()`` of
+    the archive, which is its address, has a secret.
     """
 
     def sizes(self) -> Mapping[str, int]:
-        """Return the names of the files that are there, and the size of each in bytes; none if there are none yet."""
+        """Return the names of the files in the archive, and the size of each in bytes."""
         ...
 
     def put(self, file: PackedFile) -> None:
         """
-        Keep *file*, unless one of that name is there, whatever it has.
+        Store *file*, unless the archive has a file of this name, whatever is in that.
 
-        It is there whole or not at all, whenever the caller dies. Calling it again does no harm.
+        The archive has the whole file or none, whenever the process dies. Calling it again does no harm.
         """
         ...
 
     def prove(self, file: PackedFile) -> None:
         """
-        Return if *file* is there, byte for byte, and is kept for as long as the archive promises; it is asked anew.
+        Return if the archive, asked anew, has the bytes of *file* and keeps them for as long as it promises.
 
-        What the trail has of it may be deleted then. Raises `AuditStorageError` if it is not there, has other bytes, or
-        is not kept for so long.
+        Returning means that the trail may delete its own copy. Raises `AuditStorageError` if the file is not there, has
+        other bytes, or may be deleted earlier.
         """
         ...
 
     def open(self, name: str, size: int | None = None) -> IO[bytes]:
         """
-        Open the file *name* to read it, back and forth; what was opened is closed by the caller.
+        Open the file *name* for reading and seeking; the caller closes it.
 
-        With *size*, not above the size of the file, its first *size* bytes are enough. Raises `AuditStorageError` if it
-        can't be read, or is not there.
+        With *size*, which is not above the size of the file, the caller reads the first *size* bytes alone. Raises
+        `AuditStorageError` if the file is not there or can't be read.
         """
         ...
 
 
 class DirectoryArchive:
     """
-    An archive in a directory, which is a trail by itself: `fapilog verify` and every reader take it as it is.
+    An archive in a directory, which is a trail by itself: `fapilog verify` and every reader work on it.
 
     Args:
-        directory: Where it is; made (mode 0700) with the first file. ``~`` is the home directory.
+        directory: The directory; made (mode 0700) with the first file. ``~`` is the home directory.
 
     Attributes:
         directory: As given; absolute.
@@ -151,7 +152,7 @@ class DirectoryArchive:
     def prove(self, file: PackedFile) -> None:
         """Do as `Archive.prove`; raise OSError if it can't be read."""
         there = self.directory / file.path.name
-        if not file.is_what(lambda: from_disk(there)):
+        if not file.matches(lambda: from_disk(there)):
             raise not_what_the_trail_has(there)
 
     def open(self, name: str, size: int | None = None) -> IO[bytes]:  # noqa: ARG002  all of it is as fast
@@ -197,6 +198,8 @@ def _s3(name: str, address: str) -> Archive:
 
         raise ImportError(f"{name}: {how_to_get(missing, 's3')}", name=missing.name) from missing
     parts = urlsplit(address)
+    if parts.fragment:
+        raise ValueError(f"{name}: expected s3://bucket/prefix; got an address with a #")
     options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
     for unknown in options.keys() - _S3_OPTIONS:
         raise ValueError(f"{name}: there is no option {unknown[:100]!r}; there are {', '.join(sorted(_S3_OPTIONS))}")

@@ -1,4 +1,4 @@
-"""Trails that are searched and verified in their archive, where that is."""
+"""Storages that read an archive: alone, and as the beginning of the trail that it is of."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ __all__ = ["ArchiveStorage", "WithArchive"]
 
 class ArchiveStorage:
     """
-    The days of an archive as a storage, which is read, and never written to.
+    The days of an archive as a storage for reading.
 
         trail = AuditTrail(storage=ArchiveStorage("s3://clinic-audit/eu"))
 
-    A day at a time is fetched, into a file without a name, in ``TMPDIR``; memory does not grow with the archive.
+    It fetches one day at a time into a file without a name in ``TMPDIR``; memory does not grow with the archive. With a
+    *start_time*, `find` leaves out the days that were over two days before: a record is stored in the file of its day,
+    or in a later one.
 
     Args:
-        archive: The archive; or a directory, or ``s3://bucket/prefix``.
+        archive: The archive, or its place: a directory, or ``s3://bucket/prefix``.
 
     Raises:
         ImportError: The library of the archive is missing; the message says how to get it.
@@ -81,10 +83,10 @@ class ArchiveStorage:
 
 class WithArchive:
     """
-    A trail in files of which the removed days are read in its archive.
+    A trail in files that reads its removed days in its archive.
 
-    Records that were removed and are not in the archive are a hole. An archive that is away is an `AuditStorageError`,
-    of questions that reach so far back.
+    Removed records that the archive lacks are a `DamagedRecord`. Only a question that reaches back to removed records
+    asks the archive, and raises `AuditStorageError` if the archive is away.
 
     Args:
         storage: The trail.
@@ -145,7 +147,7 @@ class WithArchive:
         return [*self._lacking_beginning(after), *found]
 
     def _lacking_end(self, anchor: Anchor) -> list[DamagedRecord]:
-        """Return the hole between the archive and the trail, if there is one."""
+        """Return the hole between the end of the archive and the trail, if there is one."""
         if anchor.file in self._reader.days():
             return []
         words = f"records up to {anchor.sequence_number} were removed, and the last of them are not in {self._archive}"

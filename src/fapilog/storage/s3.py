@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import random
+import re
 import shutil
 import tempfile
 import threading
@@ -54,28 +55,29 @@ class S3Archive:
     An archive in a bucket of S3 that has Object Lock.
 
     Each day is one object, uploaded once (``If-None-Match: *``) with its SHA-256, and locked in COMPLIANCE mode: until
-    the lock ends, nobody can delete or change it, not even the owner of the account. The lock ends *lock_days* after
-    the day; one that is shorter is extended, and one that is longer is left. A day is deleted from the trail only after
-    S3 was asked anew, and has said the mode and the end of the lock, the length, and the SHA-256.
+    the lock ends, nobody can delete or change the object, not even the owner of the account. The lock ends *lock_days*
+    after the day; a shorter lock is extended, and a longer one is left. Retention removes a day from the trail only
+    after S3, asked anew, has named the mode and the end of the lock, the length, and the SHA-256.
 
-    Conflicts, throttling, errors of S3 and of the network are tried again, six times within half a minute, beside the
-    time that S3 takes. Credentials come from where boto3 finds them, and are never shown or logged.
+    A request that meets a conflict, throttling, an error of S3 or of the network is sent six times, with pauses of 16
+    seconds in all. Credentials come from where boto3 finds them, and are never shown or logged.
 
     Args:
         bucket: The name of the bucket.
-        prefix: What the names of the objects begin with, for example the name of the trail; a ``/`` follows.
+        prefix: The beginning of the names of the objects, for example the name of the trail; a ``/`` follows.
         lock_days: Days from the end of a day until its lock ends; None for the `retention_days` of the policy.
-        region: Of the bucket; None for what boto3 finds.
-        endpoint: The address of another service with the same protocol; None for what boto3 finds.
-        client: A client for S3 that boto3 has made, in place of *region* and *endpoint*. It is not closed.
+        region: The region of the bucket; None for the one that boto3 finds.
+        endpoint: The address of another service with the same protocol; None for the one that boto3 finds.
+        client: A client for S3 that boto3 has made, in place of *region* and *endpoint*. The archive does not close it.
 
     Attributes:
         bucket: As given.
         prefix: As given, without a ``/`` at its ends.
 
     Raises:
-        TypeError: *bucket* or *prefix* is no text, or *lock_days* no whole number.
-        ValueError: No bucket, a *lock_days* out of range, or both a *client* and a *region* or an *endpoint*.
+        TypeError: *bucket*, *prefix* or *endpoint* is no text, or *lock_days* no whole number.
+        ValueError: *bucket* is no name of a bucket, *endpoint* no address, *lock_days* out of range, or both a *client*
+            and a *region* or an *endpoint* are given.
     """
 
     def __init__(
@@ -89,8 +91,11 @@ class S3Archive:
         client: Any = None,
     ) -> None:
         self.bucket: str = require_text("bucket", bucket)
-        if not bucket or "/" in bucket:
-            raise ValueError(f"bucket: expected the name of a bucket; got {bucket!r}")
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", bucket):
+            # Not the text, which may be an address with a password.
+            raise ValueError("bucket: expected the name of a bucket; got something else")
+        if endpoint is not None and not re.match(r"https?://.", require_text("endpoint", endpoint)):
+            raise ValueError("endpoint: expected an address that begins with https://; got something else")
         self.prefix: str = require_text("prefix", prefix).strip("/")
         if client is not None and (region is not None or endpoint is not None):
             raise ValueError("client: expected it without region and endpoint, which it has already; got both")
@@ -186,7 +191,7 @@ class S3Archive:
                 "the bucket has Object Lock, and the credentials may call s3:GetObjectRetention; nothing is deleted"
             )
         is_same = head["ContentLength"] == file.size and head.get("ChecksumSHA256") == _in_base64(file.sha256)
-        if not is_same and not file.is_what(lambda: self.open(name)):
+        if not is_same and not file.matches(lambda: self.open(name)):
             raise not_what_the_trail_has(f"{self}/{name}")
 
     def open(self, name: str, size: int | None = None) -> IO[bytes]:
