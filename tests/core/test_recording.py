@@ -10,7 +10,6 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, FileStorage, MemoryStorage
 from fapilog.record import chain
 from fapilog.record.chain import Seal
-from fapilog.storage import _writer
 from fapilog.testing import RecordingDispatcher
 
 DURABILITIES = pytest.mark.parametrize("durability", ["fsync", "write"])
@@ -53,9 +52,9 @@ async def test_an_append_of_ones_own_gets_each_event(tmp_path: Path, durability:
     """A storage that does more with an event is given every one, whatever the trail knows of files."""
 
     class Telling(FileStorage):
-        async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
+        async def append(self, event: AuditEvent, **how: Any) -> Any:
             told.append(event)
-            return await super().append(event, once=once)
+            return await super().append(event, **how)
 
     told: list[AuditEvent] = []
     trail = AuditTrail(storage=Telling(tmp_path, durability=durability), alert_dispatcher=RecordingDispatcher())
@@ -71,9 +70,9 @@ async def test_a_storage_of_any_kind_gets_an_event() -> None:
     kinds: list[type] = []
 
     class Kinds(MemoryStorage):
-        async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
+        async def append(self, event: AuditEvent, **how: Any) -> Any:
             kinds.append(type(event))
-            return await super().append(event, once=once)
+            return await super().append(event, **how)
 
     storage = Kinds()
     await log(AuditTrail(storage=storage))
@@ -95,7 +94,7 @@ async def test_a_write_that_fails_is_not_tried_again(tmp_path: Path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_writer.os, "write", full)
+        patch.setattr(os, "write", full)
         with pytest.raises(AuditStorageError, match="No space left on device"):
             await log(trail, "the message")
     assert len(tries) == 1

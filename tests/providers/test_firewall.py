@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fapilog.testing import Answer
+from tests.doubles.http_providers import EACH, Provider
 from tests.doubles.origin import Origin
 from tests.doubles.servers import free_port
 from tests.providers.conftest import an_event
-from tests.providers.test_refused import EACH, Provider
 
 pytest.importorskip("httpx2")
 

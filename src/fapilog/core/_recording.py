@@ -121,11 +121,11 @@ class Recorder:
             await background.run([])
 
     async def store(self, event: AuditEvent, *, once: bool = False) -> AuditEvent | None:
-        """Store *event* as `record` does, but for the incident: of the event that resolves one, say."""
+        """Store *event* as `record` does, but open and resolve no incident: for the recovery that resolves one, say."""
         outstanding = self._alerts.outstanding
         outstanding.expect(event.event_id)
         try:
-            # A storage that knows of no *once* need not, until somebody gives an id.
+            # A storage without the option *once* works, until a caller gives an id.
             again = {"once": True} if once else {}
             seal = await self._appended(functools.partial(self._storage.append, event, **again))
         except BaseException:

@@ -1,8 +1,8 @@
 """
-The signals that the trail sends, and a way to send them in which no receiver can hurt anyone.
+The signals that the trail sends, and a way to send them in which no receiver can hurt the caller or another receiver.
 
 Nor can an alert feed itself: a receiver may log that an alert has failed, and if that was an alert too, the next would
-fail as well, and so on for as long as the pager is down. `Aftermath` knows what is logged in this way.
+fail as well, and so on for as long as the pager is down. `Aftermath` recognises such events.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ E = TypeVar("E", bound=AuditEvent)
 _log: Final = Log("fapilog")
 _namespace: Final = blinker.Namespace()
 
-# What an event says that was logged in the aftermath of an alert.
+# The note of an event that was logged in the aftermath of an alert.
 _WHY: Final = "logged by what an alert has set going"
 
 compliance_alert: Final = _namespace.signal(
     "compliance_alert",
     """
-    Sent when an event was stored that someone must be told of.
+    Sent when an event that meets the policy was stored.
 
     The sender is the `AuditTrail`; a receiver is called as ``receiver(trail, event=..., severity=..., channel=...)``.
     It may be a function, a coroutine function or any callable object. Connect it with or without ``sender=trail``, and
@@ -65,7 +65,7 @@ alert_failed: Final = _namespace.signal(
 alert_attempted: Final = _namespace.signal(
     "alert_attempted",
     """
-    Sent for each attempt of a dispatcher that makes several: ``receiver(trail, report=...)``, with a `DeliveryReport`
+    Sent for every attempt of a dispatcher that makes several: ``receiver(trail, report=...)``, with a `DeliveryReport`
     whose `target` and `attempt` say which.
     """,
 )
@@ -73,10 +73,11 @@ alert_attempted: Final = _namespace.signal(
 
 class Aftermath:
     """
-    The calls of receivers and dispatchers that one trail makes about its alerts, and what these calls set going.
+    The calls of receivers and dispatchers that one trail makes about its alerts, and the tasks that they start.
 
-    A call is told by a context variable, which the tasks that it starts inherit. The task of a worker that is started
-    lazily, and then lives for ever, is to be heard again: so a call that has returned counts for some seconds only.
+    A context variable holds the call, and the tasks that it starts inherit the variable. A worker task that such a call
+    starts, and that then lives for ever, must be able to alert again: so a call counts for some seconds after its
+    return only.
 
     Args:
         seconds: Counted from the return of a call.
@@ -106,7 +107,7 @@ class Aftermath:
 
 
 class _Call:
-    """A call; as a context manager, for it is made for each receiver and a generator would cost as much as the rest."""
+    """A call, as a context manager: one is made per receiver, and a generator would cost as much as the rest."""
 
     __slots__ = ("_token", "ended", "trail")
 
@@ -127,12 +128,12 @@ class _Call:
         return self.trail.lasts(self)
 
 
-# One of each trail: a dispatcher of one trail may log into another one, whose alerts go elsewhere.
+# One per trail: a dispatcher of one trail may log into another one, whose alerts go elsewhere.
 _calls: Final[ContextVar[tuple[_Call, ...]]] = ContextVar("fapilog_aftermath", default=())
 
 
 def calls_here() -> tuple[object, ...]:
-    """Return the calls of receivers and dispatchers that have set going this code: a longer tuple in each of them."""
+    """Return the calls of receivers and dispatchers that led to this code: a nested call makes the tuple longer."""
     return _calls.get()
 
 
@@ -150,7 +151,7 @@ class Announcer:
     """
     Sends signals for one sender.
 
-    Every receiver is called, whatever another one does. An exception of a receiver is logged with the receiver's name,
+    Every receiver is called, even if another one raises. An exception of a receiver is logged with the receiver's name,
     without text and arguments: they may hold secrets or personal data. The awaitable of an asynchronous receiver is
     awaited in the background, for *timeout* seconds at most.
 

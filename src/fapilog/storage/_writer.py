@@ -34,6 +34,7 @@ from ._end import TAIL_BYTES, End, Listing, Today, check_newest, utc_now, where_
 from ._lines import Lines
 from ._names import day_after
 from ._recent import Once, RecentIds
+from ._reserving import Reserving
 from ._torn import Torn
 from ._unsynced import Unsynced
 
@@ -42,7 +43,6 @@ __all__ = ["Result", "TrailWriter"]
 # How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
 # that a start does not take longer every day.
 _CHECKED_BYTES: Final = 16 << 20
-_AT_ONCE: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
 Result: TypeAlias = Seal | AuditStorageError | None
 """What became of a record: its seal; the reason why it is not stored; or None for a `Once` whose id the trail has."""
 
@@ -78,6 +78,7 @@ class TrailWriter:
         self._unsynced: Unsynced | None = None
         self._recent = RecentIds(directory)
         self._listing = Listing(directory)
+        self._reserving = Reserving(directory)
 
     def append(self, bodies: Iterable[bytes], after: ChainHead | None = None) -> list[Result]:
         """
@@ -183,11 +184,11 @@ class TrailWriter:
         try:
             # Not a context manager, which would take a tenth of the time of an append.
             try:
-                fcntl.flock(lock_fd, _AT_ONCE)
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not self._is_up_to_date():
                     return None
                 line, seal = chain.seal(body, end.sequence_number + 1, end.checksum)
-                return self._put(line, [seal])[0]
+                return self._put([line], [seal])[0]
             finally:
                 self._unlock(lock_fd)
         except BlockingIOError:
@@ -300,40 +301,41 @@ class TrailWriter:
     def _write_all(self, bodies: list[bytes]) -> Sequence[Result]:
         end = self._end
         assert end is not None  # noqa: S101 - set by the callers
-        sequence_number, checksum = end.sequence_number, end.checksum
-        lines: list[bytes] = []
-        seals: list[Seal] = []
+        lines, seals, sequence_number, checksum = list[bytes](), list[Seal](), end.sequence_number, end.checksum
         for body in bodies:
             line, seal = chain.seal(body, sequence_number + 1, checksum)
             sequence_number, _, checksum = seal
             lines.append(line)
             seals.append(seal)
-        return self._put(b"".join(lines), seals)
+        return self._put(lines, seals)
 
-    def _put(self, data: bytes, seals: list[Seal]) -> Sequence[Result]:
-        """Write *data*, the records that have these *seals*, and return what became of each."""
+    def _put(self, lines: list[bytes], seals: list[Seal]) -> Sequence[Result]:
+        """Write *lines*, the records that have these *seals*, and return the result of each."""
         fd, end = self._fd, self._end
         assert fd is not None  # noqa: S101 - opened by the callers
         assert end is not None  # noqa: S101
+        lines, failure = self._reserving.fitting(fd, end.size, lines)
+        data = b"".join(lines)
         try:
             written = os.write(fd, data)
         except OSError as error:
-            return self._keep_whole(end, b"", seals, error)
+            return self._keep_whole(end, b"", seals, error, is_cut=True)
         if written < len(data):
-            more, failure = write_until_error(fd, data[written:])
-            if failure is not None:
-                return self._keep_whole(end, data[: written + more], seals, failure)
+            more, stopped_by = write_until_error(fd, data[written:])
+            written, failure = written + more, stopped_by or failure
+        if failure is not None:
+            return self._keep_whole(end, data[:written], seals, failure, is_cut=written < len(data))
         if self._durable:
             try:
                 sync(fd)
             except OSError as error:
-                return self._keep_whole(end, data, seals, error)
+                return self._keep_whole(end, data, seals, error, is_cut=False)
         sequence_number, _, checksum = seals[-1]
         size, tail = end.size + len(data), data[-TAIL_BYTES:]
         self._end = End(end.name, size, tail, end.directory, sequence_number, checksum, None)
         return seals
 
-    def _keep_whole(self, end: End, data: bytes, seals: list[Seal], failure: OSError) -> list[Result]:
+    def _keep_whole(self, end: End, data: bytes, seals: list[Seal], failure: OSError, *, is_cut: bool) -> list[Result]:
         """
         Keep the records of *data* that are whole, as readers may have seen them, and take back the one that is cut.
 
@@ -341,7 +343,8 @@ class TrailWriter:
             end: Of the trail before *data*.
             data: What was written.
             seals: Of the records.
-            failure: Of the write, or of the sync.
+            failure: Of reserving room, of the write, or of the sync.
+            is_cut: Whether a piece of a record may stand behind the whole ones.
 
         Returns:
             For each record, its seal if it is stored, or else the reason.
@@ -349,9 +352,9 @@ class TrailWriter:
         fd = self._fd
         assert fd is not None  # noqa: S101 - opened by the callers
         refusal = cannot("append to", self._directory, failure)
+        self._reserving.was_full()
         count, whole = data.count(b"\n"), data[: data.rfind(b"\n") + 1]
-        is_sync = count == len(seals)
-        if not is_sync:
+        if is_cut:
             try:
                 os.ftruncate(fd, end.size + len(whole))
             except OSError as error:
@@ -365,7 +368,7 @@ class TrailWriter:
             unsynced: Unsynced | None = None
             try:
                 unsynced = Unsynced.of(end.name, fd, end.size, whole)
-                if is_sync:
+                if count == len(seals):
                     unsynced.store(self._directory)
                 else:
                     sync(fd)
