@@ -114,9 +114,8 @@ class TrailWriter:
                     # An older file is never written to, whatever the clock does.
                     if end is None or self._today() > end.name:
                         self._begin(self._today())
-                    taken = list(bodies)
                     # All callers may have left while the lock was waited for.
-                    results = self._write(taken) if taken else []
+                    results = self._write(taken) if (taken := list(bodies)) else []
                 finally:
                     self._unlock(lock_fd)
             except ChainError as damage:
@@ -206,9 +205,7 @@ class TrailWriter:
         # which is there if the file has grown.
         if os.pread(fd, len(end.tail) + 1, end.size - len(end.tail)) != end.tail:
             return False
-        found = os.stat(self._path)
-        # As `identity` has it, without a call: each event comes by here.
-        if (found.st_dev, found.st_ino, found.st_ctime_ns) != end.directory:
+        if identity(self._path) != end.directory:
             return False
         if self._listing.is_settled:
             return True
