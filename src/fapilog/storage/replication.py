@@ -32,7 +32,7 @@ from ..tasks.life import Life
 from ..tasks.strangers import Log, contained
 from ..tasks.threads import in_thread
 from ._replica import Replica, keep_replica, stored_at
-from .copying import TakesLines, common_head
+from .copying import TakesLines, common_head, pages
 from .files import FileStorage
 from .protocol import AuditStorage, head_of, require_storage
 
@@ -40,7 +40,6 @@ __all__ = ["Replication", "ReplicationState"]
 
 _log: Final = Log("fapilog")
 
-_PAGE: Final = 500
 # Seconds: the first pause after a failure, and the longest. A machine of many that come back at once waits up to half
 # as long again.
 _PAUSES: Final = (1.0, 60.0)
@@ -170,12 +169,13 @@ class Replication:
         if self._head is None:
             self._head = await common_head(self._source, self._target)
             await self._keep(self._head)
-        while lines := await self._source.read_lines(self._head.sequence_number, _PAGE):
-            # If this fails, the head is unknown: the records may be stored.
-            head, self._head = self._head, None
-            self._head = await cast("TakesLines", self._target).append_lines(head, lines)
-            await self._keep(self._head)
-            await self._count()
+        async with contextlib.aclosing(pages(self._source, self._head.sequence_number)) as found:
+            async for lines in found:
+                # If this fails, the head is unknown: the records may be stored.
+                head, self._head = self._head, None
+                self._head = await cast("TakesLines", self._target).append_lines(head, lines)
+                await self._keep(self._head)
+                await self._count()
         self._state = ReplicationState()
         return self._head
 
