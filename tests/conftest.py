@@ -99,19 +99,6 @@ def anyio_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_tls_context() -> Iterator[None]:
-    """Load the certificates of a client once: that takes 70 ms, and a thousand tests make a client."""
-    try:
-        import httpx2  # noqa: PLC0415  an extra
-    except ImportError:
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(httpx2, "create_ssl_context", cache(httpx2.create_ssl_context))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
 def _one_command_line() -> Iterator[None]:
     """Make the commands of the command line once: Typer makes them anew for each run, which takes 30 ms."""
     try:

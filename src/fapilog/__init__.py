@@ -77,7 +77,10 @@ if TYPE_CHECKING:
     from .providers.slack import SlackDispatcher as SlackDispatcher
     from .providers.smtp import EmailDispatcher as EmailDispatcher
     from .providers.webhook import WebhookDispatcher as WebhookDispatcher
+    from .storage.archive import DirectoryArchive as DirectoryArchive
+    from .storage.archived import ArchiveStorage as ArchiveStorage
     from .storage.memory import MemoryStorage as MemoryStorage
+    from .storage.s3 import S3Archive as S3Archive
     from .storage.sqlite import SQLiteStorage as SQLiteStorage
 
 __version__ = "1.0.0a1"
@@ -135,9 +138,11 @@ __all__ = [
 _ON_DEMAND: Final = {
     "AlertmanagerDispatcher": "providers.alertmanager",
     "AppriseDispatcher": "providers.apprise",
+    "ArchiveStorage": "storage.archived",
     "ConfigError": "config",
     "ConsoleDispatcher": "providers.console",
     "Digest": "delivery.digest",
+    "DirectoryArchive": "storage.archive",
     "Disclosure": "providers",
     "EmailDispatcher": "providers.smtp",
     "Fallback": "delivery.fallback",
@@ -150,6 +155,7 @@ _ON_DEMAND: Final = {
     "RateLimit": "delivery.ratelimit",
     "Retrying": "delivery.retry",
     "Route": "delivery.route",
+    "S3Archive": "storage.s3",
     "SQLiteStorage": "storage.sqlite",
     "SlackDispatcher": "providers.slack",
     "WebhookDispatcher": "providers.webhook",

@@ -303,7 +303,7 @@ class Reader:
             if shown != options:
                 make(**shown)
             return make(**options)
-        except (TypeError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             # A message of ours begins with the option, and has no secret.
             name, _, words = str(error).partition(": ")
             first, bracket, rest = name.partition("[")

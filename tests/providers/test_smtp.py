@@ -408,9 +408,9 @@ async def test_slow_down_is_for_now(reply: str) -> None:
     """A reply that says by its enhanced status code or in words that it passes is transient, although it is 5yz."""
     says = r"refused for now \(status 55\d.*: full, busy, or over a limit\)"
     for step in ("greeting", "mail", "rcpt", "data", "content"):
-        with Script({step: reply}, then_close=True).running() as server:
-            with pytest.raises(TransientDeliveryError, match=says):
-                await to(cast("Server", server)).send_alert(an_event(), severity="info")
+        script = Script({step: reply}, then_close=True)
+        with script.running() as server, pytest.raises(TransientDeliveryError, match=says):
+            await to(cast("Server", server)).send_alert(an_event(), severity="info")
 
 
 async def test_a_server_that_was_over_its_quota_gets_the_mail_later(server: Server) -> None:

@@ -17,10 +17,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, ChainHead, ChainStatus
+from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus
 from ..record.chain import ChainError
 from ..storage._recovering import recover as seal_damage
+from ..storage.archive import Archive
 from ..storage.earlier import is_of_earlier, verify_earlier
+from ._place import Place, trail_in
 from .alerts import alerts
 from .check_config import check_config
 from .continue_ import continue_, say
@@ -131,7 +133,7 @@ def _directory(keep: Path | None) -> Generator[Path, None, None]:
 
 @app.command()
 def verify(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)],
+    place: Place,
     *,
     head: Annotated[
         str | None,
@@ -144,19 +146,20 @@ def verify(
 
     Names the damage and its place. The trail may be written to meanwhile. Records that were cut off its very end can't
     be seen from inside a chain; with --head it is also checked whether the trail still has that record. A trail of
-    fapilog 0.3.5 or earlier is checked by the rules of that version.
+    fapilog 0.3.5 or earlier is checked by the rules of that version. An archive is checked where it is.
 
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
     try:
-        if head is None and is_of_earlier(directory):
-            raise typer.Exit(say(verify_earlier(directory), as_json=as_json))
+        if head is None and isinstance(place, Path) and is_of_earlier(place):
+            raise typer.Exit(say(verify_earlier(place), as_json=as_json))
+        result = anyio.run(_verify, place, None if head is None else _head(head))
     except AuditStorageError as error:
         typer.echo(f"fapilog: {plain(str(error))}", err=True)
         raise typer.Exit(_CANNOT) from None
-    result = anyio.run(_verify, directory, None if head is None else _head(head))
-    if result.valid and not any(directory.glob("audit_*.jsonl*")):
-        typer.echo(f"fapilog: there is no trail in {directory}", err=True)
+    is_there = any(place.glob("audit_*.jsonl*")) if isinstance(place, Path) else result.events_checked > 0
+    if result.valid and not is_there:
+        typer.echo(f"fapilog: there is no trail in {plain(str(place))}", err=True)
         raise typer.Exit(_CANNOT)
     if as_json:
         typer.echo(msgspec.json.encode(result))
@@ -208,13 +211,13 @@ def recover(
     )
 
 
-async def _verify(directory: Path, head: ChainHead | None) -> AuditChainVerificationResult:
+async def _verify(place: Path | Archive, head: ChainHead | None) -> AuditChainVerificationResult:
     # Not on the standard output, which may be piped while the terminal shows the progress.
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("", total=None)
-        trail = AuditTrail(storage_path=directory)
+        trail = trail_in(place)
         result = await trail.verify_chain_from_storage(lambda checked: progress.update(task, completed=checked))
     if not result.valid or head is None or head == result.pruned or await trail.holds(head):
         return result

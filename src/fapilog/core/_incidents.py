@@ -23,6 +23,7 @@ __all__ = [
     "OWN",
     "REPLICA",
     "RESUMING",
+    "RETAINING",
     "RULES",
     "STORING",
     "UNTRUSTED",
@@ -59,14 +60,15 @@ FILES: Final = Part("audit_trail", "the files of the trail")
 CLOCK: Final = Part("audit_trail", "the clock")
 REPLICA: Final = Part("audit_trail", "the replica of the trail")
 RULES: Final = Part("audit_trail", "applying rules")
+RETAINING: Final = Part("audit_trail", "applying retention")
 DISPATCHING: Final = Part("alert_delivery", "dispatching alerts")
 RESUMING: Final = Part("alert_delivery", "resending alerts from the trail")
 
 # The parts that every trail has: their incidents are opened however many incidents the dispatcher's parts have open.
-OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, REPLICA, RULES, DISPATCHING, RESUMING)
+OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, REPLICA, RULES, RETAINING, DISPATCHING, RESUMING)
 # The parts that an attacker with write access to the directory can make fail. The attacker could also write a file of
 # incidents that says that they are known: it does not stop their announcement.
-UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, REPLICA, RULES, RESUMING)
+UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, REPLICA, RULES, RETAINING, RESUMING)
 
 _WORDS: Final = {
     STORING: ("the audit trail can't store events", "the audit trail stores events again"),
@@ -77,6 +79,7 @@ _WORDS: Final = {
     CLOCK: ("the clock and the audit trail differ", "the clock and the audit trail agree again"),
     REPLICA: ("the replica of the audit trail is behind", "the replica of the audit trail is complete again"),
     RULES: ("the rules of the policy can't be applied", "the rules of the policy are applied again"),
+    RETAINING: ("retention can't be applied", "retention is applied again"),
     DISPATCHING: ("an alert was not delivered", "alerts are delivered again"),
     RESUMING: ("alerts can't be resent from the trail", "alerts are resent from the trail again"),
 }

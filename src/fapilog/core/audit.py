@@ -28,6 +28,7 @@ from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, membe
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
+from ..storage.archive import Archive
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, head_of, holds, require_storage
 from ..storage.retention import RetentionReport
@@ -38,7 +39,7 @@ from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
-from ._retaining import retained
+from ._retaining import archive_of, retained, with_archive
 from ._rules import Rules
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .audited import Audited
@@ -81,6 +82,8 @@ class AuditTrail(EverydayEvents, Questions):
         alert_dispatcher: Gets the alerts; by default a dispatcher that drops them. An asynchronous context manager is
             entered on start, and left on stop after the last alert.
         storage: Keeps the events, instead of files in *storage_path*.
+        archive: Where `apply_retention` archives days, and where questions find days that were removed: a directory,
+            ``s3://bucket/prefix``, or an `Archive` such as `S3Archive`.
         durability: "fsync": stored means on the disk. "write": in the operating system's hands. See `FileStorage`.
         alert_timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one
             alert.
@@ -97,6 +100,7 @@ class AuditTrail(EverydayEvents, Questions):
         storage_path: The directory of the trail; None with a storage other than files.
 
     Raises:
+        ImportError: The library of the *archive* is missing; the message says how to get it.
         TypeError: *alert_dispatcher* has no asynchronous `send_alert`, or another option is not of its type.
         ValueError: A number is out of range, or both *storage* and *storage_path* are given.
     """
@@ -108,6 +112,7 @@ class AuditTrail(EverydayEvents, Questions):
         alert_dispatcher: AlertDispatcher | None = None,
         *,
         storage: AuditStorage | None = None,
+        archive: Archive | Path | str | None = None,
         durability: Literal["fsync", "write"] = "fsync",
         alert_timeout: float = 30.0,
         alert_concurrency: int = 8,
@@ -133,6 +138,8 @@ class AuditTrail(EverydayEvents, Questions):
             path = storage.directory
         self.storage_path: Path | None = path
         self._storage: AuditStorage = storage
+        self._archive = None if archive is None else archive_of(storage, archive)
+        self._asked = storage if self._archive is None else with_archive(storage, self._archive)
         self._stop_timeout = stop_timeout
         self._alerts = Alerts(
             NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher,
@@ -435,7 +442,7 @@ class AuditTrail(EverydayEvents, Questions):
 
     @without_frames
     async def apply_retention(
-        self, *, archive: Path | str | None = None, keep_from: int | None = None, dry_run: bool = False
+        self, *, archive: Archive | Path | str | None = None, keep_from: int | None = None, dry_run: bool = False
     ) -> RetentionReport:
         """
         Compress, archive and remove days of the trail that are old enough, as the policy says.
@@ -449,24 +456,27 @@ class AuditTrail(EverydayEvents, Questions):
         A caller that is cancelled, and a process that dies, leave a valid trail; the next call continues.
 
         Args:
-            archive: The directory of the archive, made if it is not there: a trail by itself, to be read and verified.
+            archive: The archive; None for that of the trail, if it has one. A directory is made if it is not there.
             keep_from: The number of the first record that stays, whatever its age: since another process's outbox has
                 an alert about it, say.
             dry_run: Whether to change nothing, and only to report the days that would be compressed, archived and
                 removed.
 
         Raises:
-            AuditStorageError: A file can't be read or written, the archive has something else, another process applies
-                retention, or the dispatcher can't say which alerts are pending. The days done until then stay done.
-            TypeError: The trail is not in files.
-            ValueError: The policy is disabled, or *archive* is the directory of the trail.
+            AuditStorageError: A file can't be read or written; the archive is away, has another file of a day, or does
+                not prove that it keeps the day; another process applies retention; or the dispatcher can't say which
+                alerts are pending. The days done until then stay done. The failure is an incident of the trail, unless
+                another process applies retention.
+            ImportError: The library of the *archive* is missing; the message names the extra.
+            TypeError: The trail is not in files, or *archive* is neither a place nor an `Archive`.
+            ValueError: The policy is disabled, or *archive* is the directory of the trail, or no address in S3.
         """
         return await retained(
             self._storage,
             self.policy,
             self._alerts,
             self.log_event,
-            archive=None if archive is None else require_path("archive", archive),
+            archive=self._archive if archive is None else archive_of(self._storage, archive),
             keep_from=None if keep_from is None else require("keep_from", keep_from, at_least=1, whole=True),
             dry_run=dry_run,
         )

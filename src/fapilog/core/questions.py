@@ -20,7 +20,7 @@ class Questions:
     """The methods of `AuditTrail` that find and count events; under PCI DSS every call is recorded."""
 
     if TYPE_CHECKING:  # the trail's
-        _storage: AuditStorage
+        _asked: AuditStorage
         _own_records: OwnRecords
         log_event: LogEvent
 
@@ -40,7 +40,7 @@ class Questions:
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        find = functools.partial(self._storage.find, EventFilter(**conditions), require("limit", limit, at_least=0))
+        find = functools.partial(self._asked.find, EventFilter(**conditions), require("limit", limit, at_least=0))
         return intact(await self._own_records.reading(self.log_event, "get_events", dict(conditions), find))
 
     @overload
@@ -74,7 +74,7 @@ class Questions:
             **conditions: As for `get_events`, and raises as that does.
         """
         return Events(
-            self._storage,
+            self._asked,
             EventFilter(**conditions),
             oldest_first=oldest_first,
             on_damage=on_damage,
@@ -93,6 +93,6 @@ class Questions:
         Returns:
             The number of events by value, as text; events without a value are under "".
         """
-        events: Events[AuditEvent] = Events(self._storage, EventFilter(**conditions), oldest_first=False)
+        events: Events[AuditEvent] = Events(self._asked, EventFilter(**conditions), oldest_first=False)
         count = functools.partial(counted, events, field)
         return await self._own_records.reading(self.log_event, "count_by", {**conditions, "field": field}, count)

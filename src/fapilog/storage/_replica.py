@@ -18,9 +18,9 @@ from msgspec.structs import replace
 from ..record.chain import ChainError, ChainHead
 from ..record.errors import AuditStorageError
 from ..record.formats import decoded
-from ._days import PART, whole
 from ._directory import cannot, names, reading
 from ._reader import TrailReader
+from ._whole import PART, whole
 
 __all__ = ["Replica", "keep_replica", "replica_of", "stored_at", "waits"]
 
