@@ -49,6 +49,7 @@ from .record.errors import (
     OutboxError,
     PanicError,
     PermanentDeliveryError,
+    TrailMismatchError,
     TransientDeliveryError,
 )
 from .record.kinds import AuditOutcome
@@ -120,6 +121,7 @@ __all__ = [
     "SyncAuditTrail",
     "Target",
     "Threshold",
+    "TrailMismatchError",
     "TransientDeliveryError",
     "alert_attempted",
     "alert_dispatched",

@@ -72,7 +72,7 @@ class Reference:
     Args:
         kind: "env" for a variable of the environment, "file" for a file.
         name: The name of the variable, or the path of the file.
-        part: Which of several with space between them; None is the whole text.
+        part: The index of the secret among several with space between them; None is the whole text.
         at_commas: Whether commas stand between them too.
     """
 

@@ -60,7 +60,7 @@ def accepted(make: Callable[..., Any], names: Mapping[str, str] | None = None) -
 
     Args:
         make: A class, or a function.
-        names: The keys of arguments that have another one than their name.
+        names: The keys of arguments whose key is not their name.
     """
     hints = get_type_hints(cast(Any, make).__init__ if isinstance(make, type) else make)
     found: dict[str, Accepted] = {}

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from itertools import cycle
 
 import pytest
 
@@ -68,6 +69,7 @@ async def test_less_is_refused(origin: Origin, provider: Provider, refusal: Answ
     assert len(origin.requests) == 2
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("provider", EACH)
 async def test_the_second_fails_as_it_fails(origin: Origin, provider: Provider) -> None:
     """If the second meets anything else, that is what is raised."""
@@ -88,11 +90,18 @@ FILTERS = [
     # Some block with a page and a 200.
     Answer(200, b"<html><head><title>Request Rejected</title>", {"content-type": "text/html"}),
 ]
+# Each with one provider, and each provider with two: one code judges for all.
+FILTERED = pytest.mark.parametrize(
+    ("provider", "answer"),
+    [
+        pytest.param(PROVIDERS[name], answer, id=f"{place}-{name}")
+        for place, (name, answer) in enumerate(zip(cycle(PROVIDERS), FILTERS, strict=False))
+    ],
+)
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize("answer", FILTERS, ids=range(len(FILTERS)))
-@pytest.mark.parametrize("provider", EACH)
+@FILTERED
 async def test_what_something_refuses_is_sent_with_less(
     origin: Origin, provider: Provider, answer: Answer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -110,8 +119,7 @@ async def test_what_something_refuses_is_sent_with_less(
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize("answer", FILTERS, ids=range(len(FILTERS)))
-@pytest.mark.parametrize("provider", EACH)
+@FILTERED
 async def test_what_refuses_less_too_is_a_broken_route(origin: Origin, provider: Provider, answer: Answer) -> None:
     """What is refused whatever is in it says nothing of the alert, which may be sent when the route is mended."""
     origin.script(answer)
@@ -122,6 +130,7 @@ async def test_what_refuses_less_too_is_a_broken_route(origin: Origin, provider:
     assert len(origin.requests) == 2
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("provider", EACH)
 async def test_the_second_refusal_decides(origin: Origin, provider: Provider) -> None:
     """A firewall's refusal that is followed by the other side's own is one of the content."""

@@ -337,6 +337,7 @@ def alert(path: Path, number: int, status: str) -> None:
         )
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "around",
     [lambda it: it, lambda it: FanOut([it]), lambda it: Route({}, default=it)],

@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _NOT_THERE: Final = 1
 _CANNOT: Final = 2
-# Of an alert that could not be retried or discarded.
+# Reasons why an alert could not be retried or discarded.
 _WHY_NOT: Final[dict[str, str]] = {
     "pending": "it is being sent",
     "dead": "its event is not in the file",
@@ -61,7 +61,7 @@ def list_(
         Literal[Status, "all"] | None, typer.Option(help="Which alerts.", show_default="pending and dead")
     ] = None,
     outbox: _Outbox = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most: those that came first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most: the oldest ones.")] = 100,
     as_lines_of_json: _Json = False,
 ) -> None:
     """
@@ -70,7 +70,7 @@ def list_(
     Exit code: 0, whatever there is; 2 if the file can't be used.
     """
     statuses = _statuses(status)
-    # One more, to tell whether there are more.
+    # One more, to see whether there are more.
     found = _transact(file, outbox, lambda connection: _receipts.alerts(connection, outbox, statuses, limit=limit + 1))
     shown = found[:limit]
     if as_lines_of_json:

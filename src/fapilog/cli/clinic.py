@@ -39,7 +39,7 @@ class OnCall:
     trail, where reading is audited as well.
 
     Args:
-        host: Where the receiver is.
+        host: The host of the receiver.
         port: The port that it listens on.
         timeout: Seconds without an answer after which the alert has failed.
     """
@@ -140,7 +140,7 @@ async def work(
     Use the clinic as *user*, over one connection.
 
     Args:
-        port: Where the clinic is.
+        port: The port of the clinic.
         user: One of the staff.
         numbers: One number per request; it decides the path, and whether the password is mistyped.
         pause: Seconds between an answer and the next request.
@@ -160,7 +160,7 @@ async def work(
 
 
 async def serve(answer: Callable[[Request], Awaitable[int]], *, task_status: TaskStatus[int]) -> None:
-    """Answer HTTP requests with the statuses that *answer* returns, on a free port, which *task_status* is told."""
+    """Answer HTTP requests with the statuses that *answer* returns, on a free port, which *task_status* gets."""
     async with await anyio.create_tcp_listener(local_host=LOOPBACK) as listener:
         task_status.started(listener.extra(SocketAttribute.local_port))  # noqa: S610 - not Django's
         await listener.serve(functools.partial(_converse, answer))

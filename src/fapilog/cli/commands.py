@@ -31,6 +31,7 @@ from .demo import REQUESTS, run
 from .events import count, show, tail
 from .hold import hold
 from .receipts import plain
+from .replicate import replicate
 from .retain import retain
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
@@ -59,6 +60,7 @@ app.command()(count)
 app.command()(check_config)
 app.command()(copy)
 app.command("continue")(continue_)
+app.command()(replicate)
 app.command()(retain)
 
 
@@ -181,7 +183,7 @@ def recover(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.")],
 ) -> None:
     """
-    Go on in a trail that is damaged: seal the damage as it is, by a record in the trail.
+    Continue a damaged trail: seal the damage as it is, by a record in the trail.
 
     Stop the services that write to it first, copy the directory, and find the cause. Nothing in the files is changed
     or deleted. From then on `fapilog verify` says "recovered", and never again that the trail is intact.
@@ -196,7 +198,7 @@ def recover(
         typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {error.strerror}", err=True)
         raise typer.Exit(_CANNOT) from None
     except ChainError as broken:
-        # Of a compressed day, or of the anchor: no bytes of records that could be sealed.
+        # Damage of a compressed day, or of the anchor: no bytes of records that could be sealed.
         typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {plain(str(broken))}", err=True)
         raise typer.Exit(_CANNOT) from None
     if sealed is None:

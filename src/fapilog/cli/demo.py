@@ -42,8 +42,8 @@ async def run(screen: Screen, directory: Path) -> bool | None:
     Run the demonstration.
 
     Args:
-        screen: Where it is shown.
-        directory: Where the trail will be; empty, or not there yet.
+        screen: Shows the demonstration.
+        directory: The directory of the trail; empty, or not there yet.
 
     Returns:
         Whether everything was as it should be; None if a signal ended it early.

@@ -184,7 +184,7 @@ def tail(
     """
     Show the newest events that meet all conditions, the oldest of them first, one per line; with -f, also new ones.
 
-    It goes on over midnight, into the next file. Nothing that is printed can drive a terminal.
+    It continues over midnight, into the next file. Nothing that is printed can drive a terminal.
 
     Exit code: 0; 2 if the trail can't be read; 130 after Ctrl-C.
     """

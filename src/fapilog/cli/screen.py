@@ -56,8 +56,8 @@ class Screen:
     Shows the demonstration.
 
     Args:
-        console: Where.
-        requests: How many there will be.
+        console: The console to print to.
+        requests: How many requests there will be.
 
     Attributes:
         live: Whether it is drawn, on a terminal; else it is printed line by line.

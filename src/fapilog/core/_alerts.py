@@ -42,8 +42,8 @@ class Alerts:
 
     Args:
         dispatcher: Gets the alerts.
-        policy: As of the trail.
-        storage: As of the trail.
+        policy: The trail's policy.
+        storage: The trail's storage.
         files: Keep open incidents for the next process; None if no file does.
         announce: Announces an event of the trail's own; a bound method, held weakly.
         store: Stores an event of the trail's own; likewise.
@@ -131,13 +131,13 @@ class Alerts:
 
     @property
     def is_started(self) -> bool:
-        """Whether they are started, or are being started, and not stopped."""
+        """Whether the alerts are started, or are being started, and not stopped."""
         life = self._life
         return life is not None and not life.is_over
 
     async def start(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> None:
         """
-        Start, in a task of its own in this loop; if that is done already, in whatever loop, wait until it is.
+        Start, in a task of its own in this loop; if another call has begun that, in any loop, wait for its end.
 
         Args:
             trail: The sender of the alerts, and the owner that a warning names.
@@ -176,7 +176,7 @@ class Alerts:
 
         Raises:
             Exception: The storage can't be closed: its own exception.
-            RuntimeError: The loop in which they were started does not run.
+            RuntimeError: The loop in which the alerts were started does not run.
         """
         life = self._life
         if life is None:
@@ -194,7 +194,7 @@ class Alerts:
                     self._life = None
 
     def note_event(self) -> None:
-        """Say once, of an event that is recorded after `stop`, how its alert is sent."""
+        """Warn once, for an event that is recorded after `stop`, how its alert is sent."""
         if self._was_stopped:
             self._was_stopped = False
             _log.warning(
@@ -341,6 +341,6 @@ class Alerts:
             with anyio.fail_after(self._timeout):
                 await contained(functools.partial(announce, event))
         except Exception as error:
-            # Of a subclass of the trail, with an announcement of its own.
+            # The exception of a subclass of the trail, which announces in its own way.
             _log.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)
             raise

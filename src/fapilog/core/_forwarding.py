@@ -44,7 +44,7 @@ class Pending:
     Args:
         sender: The trail that has announced it.
         alert: The alert.
-        announced: When, on the forwarder's clock.
+        announced: The time of the announcement, on the forwarder's clock.
     """
 
     __slots__ = ("alert", "announced", "context", "sender")
@@ -154,7 +154,7 @@ class AlertForwarder:
 
     Every alert that is received ends in exactly one report, on `alert_dispatched` or on `alert_failed`. While the trail
     is started, alerts wait in a bounded buffer, and up to *concurrency* of them are sent at once, in the trail's event
-    loop. While it is not, the alert is sent by the call of `log_event` that it is for.
+    loop. While it is not, the call of `log_event` sends its alert itself.
 
     While a catch-up resends missed alerts, an alert that finds the buffer full has no report yet: it is received again.
 
@@ -169,11 +169,11 @@ class AlertForwarder:
         timeout: Seconds that the dispatcher may take for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait; more fail.
-        clock: Tells the seconds that reports are made of.
+        clock: Returns seconds, for the times in reports.
 
     Attributes:
         dispatched: How many alerts the dispatcher has taken.
-        failed: How many it has not.
+        failed: How many alerts failed.
     """
 
     def __init__(

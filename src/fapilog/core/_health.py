@@ -74,10 +74,10 @@ class Health:
     # event on to the trail. And the recovery is stored in the background, after the call that noticed it.
     #
     # How threads are kept apart: a transition (a part fails, a part works, an alert was delivered) only changes the
-    # three dictionaries, with the lock held. Of 20 threads that report the same failure, one opens the incident; of 20
-    # that report success, one takes the incident out of `_open`. Announcing, storing, saving and logging come after the
-    # lock is released: they run foreign code, which may wait for other locks, or call back. The lock is reentrant for
-    # the foreign code that can't be kept out: a signal handler or a finalizer which records an event in the middle of a
+    # three dictionaries, with the lock held. If 20 threads report the same failure, one opens the incident; if 20
+    # report success, one takes the incident out of `_open`. Announcing, storing, saving and logging come after the lock
+    # is released: they run foreign code, which may wait for other locks, or call back. The lock is reentrant for the
+    # foreign code that can't be kept out: a signal handler or a finalizer which records an event in the middle of a
     # transition of its own thread. At worst it opens an incident twice; with a plain lock it would wait for ever.
     #
     # How the announcements stay in order: while one thread announces a failure, another may report success. A recovery

@@ -40,7 +40,7 @@ _MAX_BYTES: Final = 2 << 20
 _MOST_FILES: Final = 100
 # Incidents that are taken over at a start. Every incident beyond `MOST_OPEN` takes a line in the log.
 _MOST_FOUND: Final = 1000
-# Files that are looked at, whatever is in them, and lines in the log about the useless ones.
+# Files that are looked at, readable or not, and lines in the log about the unreadable ones.
 _MOST_LOOKS: Final = 1000
 _MOST_LINES: Final = 10
 # Seconds after which a file without a lock is abandoned, and not one whose process is about to lock it.
@@ -61,7 +61,7 @@ class IncidentFiles:
     """
     The files of one process.
 
-    All methods block, and any thread may call them. None raises, whatever is in the directory.
+    All methods block, and any thread may call them. None raises.
 
     A file that was taken over stays in place, and locked, until its incidents are in a new file that is on the disk. So
     whenever the process dies, every open incident is in a file; an incident that was just resolved may still be in one.

@@ -21,6 +21,7 @@ __all__ = [
     "FILES",
     "LONGEST_TEXT",
     "OWN",
+    "REPLICA",
     "RESUMING",
     "RETAINING",
     "RULES",
@@ -57,16 +58,17 @@ END: Final = Part("audit_trail", "the end of the trail")
 CAPACITY: Final = Part("audit_trail", "room for events")
 FILES: Final = Part("audit_trail", "the files of the trail")
 CLOCK: Final = Part("audit_trail", "the clock")
+REPLICA: Final = Part("audit_trail", "the replica of the trail")
 RULES: Final = Part("audit_trail", "applying rules")
 RETAINING: Final = Part("audit_trail", "applying retention")
 DISPATCHING: Final = Part("alert_delivery", "dispatching alerts")
 RESUMING: Final = Part("alert_delivery", "resending alerts from the trail")
 
 # The parts that every trail has: their incidents are opened however many incidents the dispatcher's parts have open.
-OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, RULES, RETAINING, DISPATCHING, RESUMING)
+OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, REPLICA, RULES, RETAINING, DISPATCHING, RESUMING)
 # The parts that an attacker with write access to the directory can make fail. The attacker could also write a file of
 # incidents that says that they are known: it does not stop their announcement.
-UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, RULES, RETAINING, RESUMING)
+UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, REPLICA, RULES, RETAINING, RESUMING)
 
 _WORDS: Final = {
     STORING: ("the audit trail can't store events", "the audit trail stores events again"),
@@ -75,6 +77,7 @@ _WORDS: Final = {
     CAPACITY: ("there is little room left for the audit trail", "there is room for the audit trail again"),
     FILES: ("files of the audit trail are missing", "the files of the audit trail are all there again"),
     CLOCK: ("the clock and the audit trail differ", "the clock and the audit trail agree again"),
+    REPLICA: ("the replica of the audit trail is behind", "the replica of the audit trail is complete again"),
     RULES: ("the rules of the policy can't be applied", "the rules of the policy are applied again"),
     RETAINING: ("retention can't be applied", "retention is applied again"),
     DISPATCHING: ("an alert was not delivered", "alerts are delivered again"),

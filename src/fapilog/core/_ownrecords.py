@@ -31,7 +31,7 @@ class OwnRecords:
     The trail starts, stops and reads even if the record can't be stored; that is an incident, as for any event.
 
     Args:
-        policy: Of the trail.
+        policy: The trail's policy.
     """
 
     def __init__(self, policy: CompliancePolicy) -> None:

@@ -65,7 +65,7 @@ class Events(Generic[Item]):
         self._noting = noting
         self._page: list[Item] = []
         self._hole: DamagedRecord | None = None
-        # The events of the last page behind the one from which the next page goes on: they may be in that too.
+        # The events of the last page behind the event that the next page starts from: they may be in both pages.
         self._behind: list[AuditEvent] = []
         self._seen: list[AuditEvent] = []
         self._is_over = False
@@ -115,7 +115,7 @@ class Events(Generic[Item]):
         self._is_over = len(events) < _PAGE
         if events:
             before, number = self._wanted.before, self._number_of_last(events)
-            # Ever smaller, whatever altered records say.
+            # Always smaller, even if an altered record has a larger number.
             self._wanted = replace(self._wanted, before=number if before is None else min(number, before - 1))
         return found
 

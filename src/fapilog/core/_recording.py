@@ -74,7 +74,7 @@ class Recorder:
             await background.run([])
 
     async def store(self, event: AuditEvent, *, announced: bool = True, once: bool = False) -> AuditEvent | None:
-        """Store *event* as `record` does, but for the incident: of the event that resolves one, say."""
+        """Store *event* as `record` does, but open and resolve no incident: for the recovery that resolves one, say."""
         if not self._alerts.watch.is_expected:
             await self._alerts.watch.expect()
         if announced:

@@ -44,7 +44,7 @@ _MOST_OWED: Final = 1_000
 # Seconds. A process that begins to count records the rules that were met up to this long ago, if no record says so yet:
 # the process that saw it may have been killed. It records no older ones: the rule may be new, and the trail a year old.
 _OWED: Final = 600.0
-# Of the ids of the events about rules; any other would do.
+# The namespace of the ids of events about rules; any UUID would do.
 _NAMESPACE: Final = uuid.UUID("b5a4fb2c-0b5e-4d0a-9a57-5f1c1f2f6a57")
 
 
@@ -57,7 +57,7 @@ class Rules:
         storage: Has the events.
         background: Runs the counting.
         health: Takes its failures.
-        aftermath: Is told of the calls of predicates, whose own events must not be counted.
+        aftermath: Notes the calls of predicates, whose own events must not be counted.
     """
 
     # Why the trail is read, instead of counting the events that this process records: several processes write to one
@@ -109,7 +109,7 @@ class Rules:
             self._start(record)
 
     def _start(self, record: Record) -> None:
-        # The event about a rule is not the request's that happened to be the last.
+        # The event about a rule does not belong to the request that happened to be the last.
         own_context().run(self._background.start_soon, functools.partial(self._count, record))
 
     async def _count(self, record: Record) -> None:
@@ -160,7 +160,7 @@ class Rules:
         return True
 
     async def _record(self, rule: Threshold, met: _Met, record: Record) -> None:
-        """Record that *rule* is met, unless that is recorded by now."""
+        """Record that *rule* is met, unless the trail has such a record already."""
         known = EventFilter(event_type=RULE_MET, after=met.number, metadata={"rule": rule.name, "key": met.key})
         async for event in _newest_first(self._storage, known):
             if event.metadata.get("record") == met.number:
@@ -234,7 +234,7 @@ class _Counts:
 
     Args:
         rule: The rule.
-        aftermath: As of `Rules`.
+        aftermath: The same as for `Rules`.
     """
 
     def __init__(self, rule: Threshold, aftermath: Aftermath) -> None:

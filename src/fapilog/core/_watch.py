@@ -21,7 +21,7 @@ from ..tasks.background import Background
 from ..tasks.loops import is_without_loop, own_context
 from ..tasks.strangers import Log, contained
 from ._health import Health, weakly
-from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT
+from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT, REPLICA
 from .policy import CompliancePolicy
 
 __all__ = ["Watch"]
@@ -34,7 +34,7 @@ _EVERY: Final = 10.0
 _PATIENCE: Final = 30.0
 # Seconds by which the clock is set at least. A leap second is one, and no step.
 _STEP: Final = 2.0
-_PARTS: Final = {"capacity": CAPACITY, "files": FILES, "clock": CLOCK}
+_PARTS: Final = {"capacity": CAPACITY, "files": FILES, "clock": CLOCK, "replica": REPLICA}
 
 
 def _wall() -> float:
@@ -44,8 +44,8 @@ def _wall() -> float:
 
 def _elapsed() -> float:
     # A clock that can't be set, and that runs while the machine is suspended, so that a laptop that wakes up has not
-    # set its clock: https://man7.org/linux/man-pages/man2/clock_gettime.2.html. On macOS it is CLOCK_MONOTONIC that
-    # goes on: "man 3 clock_gettime". NTP slews both clocks alike.
+    # set its clock: https://man7.org/linux/man-pages/man2/clock_gettime.2.html. On macOS CLOCK_MONOTONIC does so: "man
+    # 3 clock_gettime". NTP slews both clocks alike.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -56,7 +56,7 @@ class Watch:
     Any thread may call any method. Only `expect` raises; a finding of a look is an event, or an incident of the health.
 
     Args:
-        storage: As of the trail. Its method ``concerns``, if it has one, tells of incidents.
+        storage: The trail's storage. Its method ``concerns``, if it has one, returns the causes of incidents.
         policy: Says which events of the trail about itself are recorded.
         background: Runs the looks.
         health: Takes the incidents.

@@ -365,7 +365,7 @@ class AuditTrail(EverydayEvents, Questions):
         Record how a block of code, or every call of a function, ends: use it after ``with``, ``async with``, or ``@``.
 
         The event has the operation, its duration in seconds, and the outcome: success; failure, with the exception; or
-        denied, for a `PermissionError`. The exception goes on. See `Audited`.
+        denied, for a `PermissionError`. The exception is raised on. See `Audited`.
 
         Args:
             operation: The operation, "export"; it decides on the event type, as for `log_data_access`.
@@ -419,7 +419,7 @@ class AuditTrail(EverydayEvents, Questions):
         """
         Check *events*, given in order and without gaps, as `verify_chain_from_storage` would.
 
-        Damage is returned, not raised. The newest events may be missing: a chain can't tell.
+        Damage is returned, not raised. Missing newest events can't be seen from inside a chain.
 
         Args:
             events: The events; of one that a later fapilog wrote, the record.
@@ -453,7 +453,7 @@ class AuditTrail(EverydayEvents, Questions):
         damaged, or one with records that their level asks to keep longer. Every removal is recorded before it is made.
         The rest of the trail verifies as `ChainStatus.FRONT_PRUNED`.
 
-        A caller that is cancelled, and a process that dies, leave a trail that is valid; the next call goes on.
+        A caller that is cancelled, and a process that dies, leave a valid trail; the next call continues.
 
         Args:
             archive: The archive; None for that of the trail, if it has one. A directory is made if it is not there.
@@ -533,7 +533,7 @@ class AuditTrail(EverydayEvents, Questions):
         await self._alerts.forwarder.make_room()
 
     async def _record_rule(self, message: str, **fields: Any) -> None:
-        """Store an event about a rule, and announce it; once, however many processes do."""
+        """Store an event about a rule, and announce it; once, even if several processes do so."""
         await self._store_then_announce(self._made(RULE_MET, message, fields, {}), once=True)
 
     def _made(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Audited"]
 
-# How an exception ended a block, before the exception goes on: a storage that hangs must not keep a cancelled task.
+# Recording a failure delays the exception: a storage that hangs must not keep a cancelled task.
 _SECONDS_TO_RECORD: Final = 5.0
 
 _log: Final = Log("fapilog")
@@ -42,8 +42,8 @@ class Audited:
         def clear() -> None: ...
 
     The outcome is success; or, when an exception ends the block, failure, or denied for a `PermissionError`. A
-    cancellation is a failure too. The exception is in the event and goes on, whether or not the event can be stored: if
-    not, that is logged; after a success, an event that can't be stored raises `AuditStorageError`.
+    cancellation is a failure too. The exception is in the event and is raised on, whether or not the event can be
+    stored: if not, that is logged; after a success, an event that can't be stored raises `AuditStorageError`.
 
     A plain function, and ``with``, record by `AuditTrail.sync`, which blocks an event loop in the same thread. A
     generator is no block: use ``with`` inside of it. An object serves one block, entered once: call

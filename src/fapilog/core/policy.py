@@ -54,9 +54,9 @@ class CompliancePolicy:
         rules: Conditions that several events meet together, see `Threshold`.
         hipaa_minimum_necessary:
             Give the dispatcher only the fields that an on-call engineer needs to find the record: type, severity, time,
-            component, and the place in the chain. Of the metadata it gets the ``incident`` alone, hashed, so that a
+            component, and the place in the chain. From the metadata it gets the ``incident`` alone, hashed, so that a
             recovery still resolves its incident. Receivers in this process get the whole event.
-        alert_channel: The channel that a dispatcher is told; None leaves it to the dispatcher.
+        alert_channel: The channel that a dispatcher gets; None leaves the choice to the dispatcher.
         alert_channels: Other channels for some severities, for example ``{"critical": "#on-call"}``.
         max_text_characters: The longest text of a member such as the user agent, of a tag, and of a name in the
             metadata; of a longer one the beginning is kept, with its length and hash. At least 256.

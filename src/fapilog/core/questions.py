@@ -1,4 +1,4 @@
-"""The questions that a trail is asked: which events there are, and how many."""
+"""Finding and counting the events of a trail."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Questions:
             oldest_first: Whether to begin with the oldest, and not with the newest.
             on_damage: How to treat records that can't be read, and that may be among them: "log" leaves them out with
                 one warning, "raise" raises `AuditStorageError` at the first, and "yield" yields a `DamagedRecord` in
-                their place. Reading goes on behind them.
+                their place. Reading continues behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
         return Events(

@@ -50,7 +50,7 @@ class Threshold:
 
     Args:
         event_type: The type that counts, or several; your own too.
-        count: How many meet the rule, from 1 to 1,000.
+        count: How many events meet the rule, from 1 to 1,000.
         within: Seconds between the first of them and the last; at most 31,536,000, a year.
         by: The value that the events must have in common: a member, such as "user_id" or "client_ip"; "actor", a user
             or a service; "target"; or a name or a path in the metadata, "tenant", "http.status", which may begin with

@@ -179,7 +179,7 @@ class SyncAuditTrail:
 
     def stop(self) -> None:
         """
-        Stop the trail, as `AuditTrail.stop` does, in whatever event loop it is started in.
+        Stop the trail, as `AuditTrail.stop` does, in the event loop that it is started in.
 
         Raises:
             RuntimeError: This thread runs that event loop, which would wait for itself; use ``await trail.stop()``.
@@ -272,6 +272,6 @@ def exit_on_sigterm() -> None:
 
 
 def _exit(number: int, _: FrameType | None) -> None:
-    # A second signal, while the exit goes on, ends it at once.
+    # A second signal, during the exit, ends the process at once.
     signal.signal(number, signal.SIG_DFL)
     sys.exit(128 + number)

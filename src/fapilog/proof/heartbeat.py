@@ -52,7 +52,7 @@ Text is encoded as UTF-8, without the space around it, such as the end of a file
 """
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# Only characters that no destination escapes, so that the line can be found in whatever an alert was made into.
+# Only characters that no destination escapes, so that the line can be found in any rendering of an alert.
 _LINE: Final = re.compile(
     r"(?P<signed>fapilog-heartbeat/1 name=(?P<name>[A-Za-z0-9._-]{1,64}) time=(?P<time>[0-9T:.-]{1,40}Z)"
     r" interval=(?P<interval>[0-9.e+-]{1,32}) head=(?P<head>0:none|[1-9][0-9]{0,18}:[0-9a-f]{64}|unreadable))"
@@ -97,8 +97,8 @@ class Heartbeat(Uncopied):
             that may be entered twice: if it is an asynchronous context manager, it is entered and left with this.
         key: The key that signs them.
         interval: Seconds from one to the next.
-        name: Tells one sender from another: up to 64 of the characters ``A-Z a-z 0-9 . _ -``.
-        channel: Where they should go, as a dispatcher is told; None leaves it to the dispatcher.
+        name: The name of this sender: up to 64 of the characters ``A-Z a-z 0-9 . _ -``.
+        channel: The channel that the dispatcher gets; None leaves the choice to the dispatcher.
 
     Raises:
         TypeError: *key* is neither text nor bytes nor callable.
@@ -235,7 +235,7 @@ def verify_heartbeat(message: str, key: KeySource) -> Beat:
 
     Args:
         message: The event's message, or any text that holds it, such as the body of a mail.
-        key: As the sender has it.
+        key: The sender's key.
 
     Raises:
         TypeError: *key* is neither text nor bytes nor callable.

@@ -19,7 +19,7 @@ def cause_of(error: BaseException, handled: BaseException | None = None) -> str:
     An error without a known cause is named by its type: its text may hold an address.
 
     Args:
-        error: As it was raised.
+        error: The exception of the request.
         handled: The error that the caller was handling before, which Python chains to all later ones, and which is not
             the cause: a service logs an event just when its database has refused a connection.
     """
@@ -32,7 +32,7 @@ def cause_of(error: BaseException, handled: BaseException | None = None) -> str:
 
 def waited_for(error: BaseException, seconds: float) -> str:
     """Return the step that took more than *seconds*, by where *error*, a cancellation or a time-out, ended the wait."""
-    # `start_tls` is a name of httpcore2's interface for streams. Its extension "trace" would tell the same, at 3 % of
+    # `start_tls` is a name of httpcore2's interface for streams. Its extension "trace" would show the same, at 3 % of
     # the time of every request.
     frames = (frame for each in _behind(error, None) for frame, _ in traceback.walk_tb(each.__traceback__))
     in_tls = any(frame.f_code.co_name == "start_tls" for frame in frames)

@@ -105,7 +105,7 @@ class Poster:
         client: Sends the requests, with your proxies and certificates; it stays yours to close. None makes one, which
             uses the proxies of the environment, but not for this machine's addresses.
         allow_http: Whether an address may begin with ``http:`` and not be this machine's.
-        repeatable: Whether the vendor knows an alert by a key, and takes it once however often it comes.
+        repeatable: Whether the vendor recognises an alert by a key, and takes it once however often it comes.
         enough: The statuses by which alone the vendor says that it has the alert, if the rest can't be read.
         repeated: The statuses by which it says that it had the alert already.
 

@@ -45,7 +45,7 @@ def muted() -> Generator[None]:
             return
         with ExitStack() as stack:
             for name, unseen in watchers:
-                # A release of theirs that knows none of this must not cost the alert.
+                # A release of Sentry or OpenTelemetry without these functions must not cost the alert.
                 with suppress(Exception):
                     stack.enter_context(unseen(sys.modules[name]))
             yield
@@ -70,7 +70,7 @@ def _unseen_by_sentry(sentry_sdk: Any) -> Generator[None]:
 
 @functools.cache
 def _blind_client(make: Any) -> Any:
-    """Return a client of Sentry without integrations, that sends nothing, whatever the environment says."""
+    """Return a client of Sentry without integrations that sends nothing and ignores the environment."""
     # Without a release, it would start git to find one.
     return make(dsn="", release="", spotlight=False, default_integrations=False, auto_enabling_integrations=False)
 

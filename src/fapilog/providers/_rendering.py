@@ -117,7 +117,7 @@ class Rendered(NamedTuple):
 
     Attributes:
         title: One line: severity, kind and place; "SECURITY authentication_failed in auth".
-        severity: As the dispatcher was told.
+        severity: The severity that the dispatcher got.
         message: The event in words; None if it may not leave. No control characters but line ends and tabs.
         link: The way to the record; None if no template was given, or it became too long.
         details: Every field that may leave and has a value, the message included, as JSON values in the order in which
@@ -136,8 +136,8 @@ class Renderer:
     Makes the `Rendered` of an event.
 
     Args:
-        disclosure: How much may leave.
-        link: Where a record can be seen, with ``{event_id}`` and ``{sequence_number}`` to be filled in.
+        disclosure: How much of the event may leave.
+        link: The address of a record, with ``{event_id}`` and ``{sequence_number}`` to be filled in.
 
     Raises:
         ValueError: An unknown disclosure, or a template that is no https or http address or names other fields.

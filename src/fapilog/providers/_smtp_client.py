@@ -114,7 +114,7 @@ class Session:
         self._login = login
         self._recipients = recipients
         self._lock = threading.Lock()
-        # A second handle of the connection, whatever TLS has made of the first one.
+        # A second handle of the connection, since TLS may take the first one over.
         self._lever: socket.socket | None = None
         self._abandoned = False
         self._sent = False
@@ -229,7 +229,8 @@ class Session:
         addresses = _in_turns(socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM))
         self._doing = "the connection"
         connected = _first_connection(addresses, self._check)
-        # The task abandons this in time, and tells where it stood. The socket's own limit is for a task that is gone.
+        # The task abandons this in time, and names the step that it had reached. The socket's own limit is for a task
+        # that is gone.
         connected.settimeout(server.timeout + 1.0)
         try:
             self._hold(connected)

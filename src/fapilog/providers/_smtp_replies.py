@@ -57,7 +57,7 @@ _PASSING: Final = {
     "7.233",
     "7.236",
 }
-# The same in words, by servers that have no code for it, or a general one: Exchange Online's "554 5.2.0 ...
+# Such refusals in words, by servers that have no code for them, or a general one: Exchange Online's "554 5.2.0 ...
 # SubmissionQuotaExceededException" (the page above), Postfix policies' "554 5.7.1 Quota exceeded", Exim's "550 exceeded
 # the max emails per hour", RFC 5321's own "try again later".
 _SLOW_DOWN: Final = re.compile(

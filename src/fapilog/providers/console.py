@@ -30,7 +30,7 @@ class ConsoleDispatcher:
     On a terminal the title is coloured, unless ``NO_COLOR`` is in the environment. Printed means delivered.
 
     Args:
-        stream: Where to; None is `sys.stdout` as it is when the alert comes.
+        stream: The stream to print to; None is `sys.stdout` as it is when the alert comes.
         disclosure: How much of an event is printed.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
 

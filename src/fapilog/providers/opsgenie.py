@@ -63,8 +63,8 @@ class OpsgenieDispatcher(Uncopied):
 
     Args:
         api_key: The key of an API integration; an API token of a person is something else.
-        base_url: Where it is: ``https://api.opsgenie.com`` for Opsgenie in the US, ``https://api.eu.opsgenie.com`` in
-            the EU. JSM has one address for both.
+        base_url: The address of the API: ``https://api.opsgenie.com`` for Opsgenie in the US,
+            ``https://api.eu.opsgenie.com`` in the EU. JSM has one address for both.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt.
@@ -112,7 +112,7 @@ class OpsgenieDispatcher(Uncopied):
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Create the alert once, or close it; create it once more with less in it if that is refused."""
         api_key = self._api_key.reveal()
-        # Aliases count for the whole account: the teams of two keys must both be told.
+        # Aliases count for the whole account: the teams of two keys must both get the alert.
         alias = dedup_key(subject_of(event), api_key)
         address = self._url.reveal().rstrip("/") + "/v2/alerts"
         if is_recovery(event):

@@ -64,7 +64,7 @@ class PagerDutyDispatcher(Uncopied):
 
     Args:
         routing_key: The integration key of a service or an orchestration: 32 characters.
-        base_url: Where PagerDuty is; in the EU ``https://events.eu.pagerduty.com``.
+        base_url: The address of the API; in the EU ``https://events.eu.pagerduty.com``.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt.

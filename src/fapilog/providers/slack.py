@@ -30,7 +30,7 @@ _MAX_HEADER: Final = 150
 _MAX_SECTION: Final = 3000
 _MAX_FIELD: Final = 2000
 _FIELDS_IN_A_SECTION: Final = 10
-# Of the notification; ours.
+# Characters of the notification; ours.
 _MAX_TEXT: Final = 1000
 # Bytes, ours too. Blocks of together 13 200 characters are refused (https://github.com/slackapi/bolt-js/issues/2509),
 # and `chat.postMessage` answers with the message, in which a byte may have become five ("&amp;", "\u2026"): the answer
@@ -102,7 +102,7 @@ class SlackDispatcher(Uncopied):
         token: A bot's token, ``xoxb-...``, with the scope ``chat:write``. The bot must be in the channel, or have
             ``chat:write.public``.
         channel: A channel's id or name, where *token* is given.
-        base_url: Where the API is that *token* is for; for GovSlack ``https://slack-gov.com/api``.
+        base_url: The address of the API that *token* is for; for GovSlack ``https://slack-gov.com/api``.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt.
@@ -134,7 +134,7 @@ class SlackDispatcher(Uncopied):
             client=client,
             allow_http=allow_http,
             repeatable=False,
-            # A webhook tells its failures by the status; the API tells all but one of them with a 200. See _ADVICE.
+            # A webhook reports failures by the status; the API reports all but one of them with a 200. See _ADVICE.
             enough={HTTPStatus.OK} if token is None else (),
         )
         given = [name for name, each in (("webhook_url", webhook_url), ("token", token), ("channel", channel)) if each]
@@ -231,7 +231,7 @@ def _text(shown: str) -> dict[str, Any]:
         # it is escaped: https://docs.slack.dev/messaging/formatting-message-text#escaping
         "text": _escaped(shown),
         "mrkdwn": False,
-        # Otherwise Slack would visit whatever links are in the message.
+        # Otherwise Slack would visit all links in the message.
         "unfurl_links": False,
         "unfurl_media": False,
     }

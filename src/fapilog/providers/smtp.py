@@ -32,7 +32,8 @@ from ._threads import in_daemon_thread
 __all__ = ["EmailDispatcher"]
 
 _PORTS: Final = {"starttls": 587, "implicit": 465, "none": 25}
-# Of the fields; with both parts, their markup and their encoding, in which a byte becomes six, a mail is under 110 kB.
+# Bytes of the fields; with both parts, their markup and their encoding, in which a byte becomes six, a mail is under
+# 110 kB.
 _MAX_BYTES: Final = 15_000
 # RFC 5322, 2.1.1: a line should be no longer than 78 characters; readers show less of a subject.
 _MAX_SUBJECT: Final = 150
@@ -63,8 +64,8 @@ class EmailDispatcher(Uncopied):
         port: None is 587 for "starttls", 465 for "implicit", 25 for "none".
         sender: The address that it comes from, and that failures are reported to.
         recipients: The addresses that it goes to; every recipient sees all addresses.
-        username: To log in with; None does not log in.
-        password: To log in with; ASCII.
+        username: The name to log in with; None does not log in.
+        password: The password to log in with; ASCII.
         token: An OAuth 2.0 access token to log in with in the place of a password, by XOAUTH2 or OAUTHBEARER. A
             function that returns it is called for every connection, in a thread: it may ask another server for it.
         tls: "starttls" asks the server to encrypt, and sends nothing if it can't; "implicit" encrypts from the start;
@@ -107,7 +108,9 @@ class EmailDispatcher(Uncopied):
             if len(address) > _MAX_ADDRESS or not _ADDRESS.fullmatch(address):
                 raise ValueError(f"{name}: expected an address such as ops@example.com, in ASCII; got {address!r}")
         if (username is None) != (password is None and token is None):
-            raise ValueError("username, password, token: expected a username and one of the others, or none")
+            raise ValueError(
+                "username, password, token: expected a username with a password or a token, or none of them"
+            )
         if password is not None and token is not None:
             raise ValueError("password, token: expected one of them, not both")
         if username is not None and tls == "none" and not is_loopback(host):

@@ -47,7 +47,7 @@ class WebhookDispatcher(Uncopied):
     MINIMAL and without the link.
 
     Args:
-        url: Where to.
+        url: The address of the receiver.
         secret: ``whsec_`` and 24 to 64 bytes in base64, as the receiver has it; with several, an alert is signed with
             all of them, so that one can be exchanged while both are accepted.
         headers: Further headers, such as ``Authorization``.

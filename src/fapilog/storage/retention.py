@@ -27,6 +27,7 @@ from ._compressed import MAX_SIZE, SUFFIX
 from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
 from ._directory import cannot, close, names, reading, size_of
 from ._lines import Lines
+from ._replica import Replica, replica_of
 from ._torn import Torn
 from .archive import Archive
 from .holds import Hold, holds_on
@@ -201,7 +202,7 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
     files = [name for name in names(directory) if size_of(directory, name)]
     # Neither the newest, which is written to, nor today's, nor one of tomorrow, by a clock that was wrong.
     closed = [name for name in files[:-1] if _day(name) < today]
-    holds = holds_on(directory)
+    holds, replica = holds_on(directory), replica_of(directory)
     archived = {} if rule.archive is None or not closed else rule.archive.sizes()
     planned: list[_Planned] = []
     head: ChainHead | None = start_of(directory)
@@ -216,7 +217,7 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
         if is_old and kept is None:
             assert head is not None  # noqa: S101 - lost only with the day that is kept
             day, head = _examined(directory, day, head)
-            kept = day.kept or _why_kept(directory, day, rule, holds, age)
+            kept = day.kept or _not_replicated(day, replica) or _why_kept(directory, day, rule, holds, age)
             day = replace(day, kept=kept, removed=kept is None)
         elif is_old:
             day = replace(day, kept="an older day is kept")
@@ -259,6 +260,13 @@ def _examined(directory: Path, day: RetainedDay, before: ChainHead) -> tuple[Ret
         pass
     # Evidence: see `fapilog recover`.
     return replace(day, kept="it is damaged"), None
+
+
+def _not_replicated(day: RetainedDay, replica: Replica | None) -> str | None:
+    # The record with which the replica ends stays too: by it the replica is known to be one of this trail.
+    if replica is not None and day.last is not None and day.last >= replica.sequence_number:
+        return f"{replica.target} ends with record {replica.sequence_number}"
+    return None
 
 
 def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: list[Hold], age: timedelta) -> str | None:

@@ -31,7 +31,7 @@ class Job:
     A call that was started, with the context variables of the code that started it.
 
     Args:
-        call: To be awaited.
+        call: The call to await.
         timeout: Seconds that it may take.
         failed: Is called with the exception of the call, or a `TimeoutError`.
 
@@ -154,7 +154,7 @@ class Background:
         Run *call* soon, or keep it for `settle`. From any thread; never waits and never raises.
 
         Args:
-            call: To be awaited, in the context variables of this code.
+            call: The call to await, in the context variables of this code.
             timeout: Seconds after which it is cancelled.
             failed: Is called with the exception of *call*, or a `TimeoutError`; by default, the type is logged.
         """

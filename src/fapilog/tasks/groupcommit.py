@@ -74,7 +74,7 @@ class GroupCommit(Generic[Item, Result]):
         # The callers that wait, in a dict, of which one that is cancelled leaves at once.
         self._waiting: dict[_Place[Item, Result], None] = {}
         self._is_awake = False
-        # Starts the thread, or tells it that there is something to commit; None ends it.
+        # Calls for the thread to make; None ends it.
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None

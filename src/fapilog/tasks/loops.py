@@ -1,8 +1,8 @@
 """
 Crossing between threads and event loops: schedule a call in a loop, or do without a loop.
 
-This is the one module that tells asyncio from trio: anyio starts tasks only inside of a task group, whose host is one
-certain task, and it has no way to schedule a call in another thread's loop without waiting for the call.
+This is the one module that treats asyncio and trio differently: anyio starts tasks only inside of a task group, whose
+host is one certain task, and it has no way to schedule a call in another thread's loop without waiting for the call.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Loop:
             Exception: The exception of *call*.
             LoopClosedError: The loop has ended, before or meanwhile.
             RuntimeError: The loop runs in this very thread, which would wait for itself for ever.
-            TimeoutError: *timeout* seconds are over; the task goes on.
+            TimeoutError: *timeout* seconds are over; the task still runs.
         """
         if self.is_here:
             raise RuntimeError("this thread runs the event loop that it would wait for; use `await` here")
@@ -249,7 +249,7 @@ def own_context() -> Context:
 
 def cancellation_of_this_task() -> Callable[[], bool]:
     """
-    Return a function that tells whether this task is being cancelled, for asyncio's tasks to ask.
+    Return a function that returns whether this task is being cancelled; only asyncio needs it.
 
     When its loop ends, asyncio cancels all tasks in one go. So a cancelled task knows that the loop is ending if
     another one, which nothing else cancels, is cancelled too. trio ends the scopes around the tasks instead, from the

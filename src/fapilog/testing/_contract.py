@@ -220,9 +220,9 @@ _CLAUSES: Final = (
 
 # As many as a trail makes by default.
 _CALLS_AT_ONCE: Final = 8
-# Of a call that waits more often, only the first waits are tried.
+# If a call waits more often, only the first waits are tried.
 _MOST_WAITS: Final = 100
-# A call that was cancelled is told again whenever it waits; one that is told so often will not listen.
+# A cancelled call is cancelled again whenever it waits; a call that still goes on after so many times ignores it.
 _MOST_TELLINGS: Final = 100
 
 _WORDS: Final = (
@@ -272,8 +272,8 @@ class Cancelled:
 
     Attributes:
         scope: Is cancelled when the call waits.
-        told: Whether the call was told so, there and then.
-        deaf: Whether it was told again and again, and went on.
+        told: Whether the cancellation was delivered at that wait.
+        deaf: Whether the call ignored the cancellation again and again.
     """
 
     def __init__(self, call: Coroutine[Any, Any, object], wait: int) -> None:

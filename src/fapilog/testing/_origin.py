@@ -88,7 +88,7 @@ class Request:
 
 class Origin:
     """
-    A server on the loopback that answers as it is told.
+    A server on the loopback that gives scripted answers.
 
         with Origin() as origin:
             origin.script(Answer(503), Answer(200))
@@ -102,7 +102,7 @@ class Origin:
 
     Attributes:
         requests: All that have come, in order.
-        connections: How many were accepted.
+        connections: How many connections were accepted.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -123,7 +123,7 @@ class Origin:
         return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
 
     def script(self, *answers: Answer) -> None:
-        """Answer so from now on, in turn, then the last again and again."""
+        """Give these answers from now on, in turn, then the last again and again."""
         with self._lock:
             self._script = list(answers) or [Answer()]
 

@@ -35,7 +35,7 @@ class Limit:
     Attributes:
         field: The field of an `AuditEvent` that the text comes from: "message".
         most: The longest text that the other side takes.
-        read: Returns the text as it was sent. Its length counts: of a str in code points, of bytes in bytes.
+        read: Returns the text as it was sent. Its length counts: a str in code points, bytes in bytes.
         letter: The letter that the text repeats.
     """
 

@@ -53,7 +53,7 @@ async def check_storage(
     - *threads*: threads with event loops of their own, asyncio's and, where it is installed, trio's, may use one object
       at the same time; where it `runs_anywhere`, threads without a loop too.
     - *writers*: two objects for the same place make one chain, and both see all its events.
-    - *reopen*: after `aclose` it goes on where it was, and so does another object for the same place.
+    - *reopen*: after `aclose` it continues where it was, and so does another object for the same place.
 
     It needs real time and a real event loop, so no clock that jumps; run it on asyncio and on trio.
 
@@ -338,5 +338,5 @@ _CLAUSES: Final[tuple[tuple[str, Callable[[Place], Awaitable[None]]], ...]] = (
 _FEW: Final = 8
 _MANY: Final = 40
 _ROUNDS: Final = 2
-# Of a call that waits more often, only the first waits are tried.
+# If a call waits more often, only the first waits are tried.
 _MOST_WAITS: Final = 50
