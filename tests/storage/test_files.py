@@ -390,7 +390,7 @@ def test_reading_forwards_from_anywhere(
     with (trail.directory / "audit_2026-02-06.jsonl").open("ab") as file:
         file.write(torn)
     monkeypatch.setattr(lines, "_BLOCK_BYTES", block)
-    for limit in (-1, 0, 1, 3, 100) if block > 11 else (3,):
+    for limit in (-1, 0, 3, 100) if block > 100 else (3,):
         for after in range(-1, 23):
             assert trail.read(after, limit) == events[max(0, after) :][: max(0, limit)]
 
