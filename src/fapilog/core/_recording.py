@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Final
 
-from ..record.chain import AuditChainVerificationResult, Seal, sealed
+from ..record.chain import Seal, sealed
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.intake import Draft
@@ -17,7 +17,7 @@ from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage
 from ..tasks.strangers import contained, tamed
 from ._alerts import Alerts
-from ._incidents import STORING, VERIFICATION
+from ._incidents import STORING
 
 __all__ = ["Recorder"]
 
@@ -179,16 +179,3 @@ class Recorder:
             self._alerts.watch.begins(event)
         if self._alerts.catch_up is not None:
             self._alerts.catch_up.stored(sequence_number)
-
-    async def verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
-        """Check every stored event; a trail that is damaged, or can't be read, is an incident."""
-        with self._alerts.background.collecting() as calls:
-            try:
-                result = await self._storage.verify(progress)
-            except Exception as error:
-                self._alerts.health.failing(VERIFICATION, error)
-                await self._alerts.background.run(calls)
-                raise
-            self._alerts.health.verified(result)
-            await self._alerts.background.run(calls)
-        return result

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ import anyio.lowlevel
 
 from ..context import completed
 from ..record import chain
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
+from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import FIELDS, CommonFields, EventFields, recorded
@@ -31,7 +31,7 @@ from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
 from ..storage.archive import Archive
 from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage, head_of, holds, require_storage
+from ..storage.protocol import AuditStorage, require_storage
 from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
@@ -390,32 +390,6 @@ class AuditTrail(EverydayEvents, Questions):
 
     # -- reading
 
-    async def head(self) -> ChainHead:
-        """
-        Return the number and the checksum of the newest stored event.
-
-        Kept out of reach of the service, a head proves later that the trail was neither cut nor replaced; see `holds`.
-
-        Raises:
-            AuditStorageError: The trail can't be read.
-        """
-        return await head_of(self._storage)
-
-    async def holds(self, head: ChainHead) -> bool:
-        """
-        Return whether the trail still holds the record that was the newest when *head* was taken.
-
-        If so, and if a verification finds the trail valid, every record up to that one is unchanged, since its checksum
-        depends on all records before it. If not, the trail was cut off before that record, or replaced.
-
-        Args:
-            head: A result of `head`; every trail holds the head of an empty one.
-
-        Raises:
-            AuditStorageError: The trail can't be read.
-        """
-        return await holds(self._storage, head)
-
     async def get_statistics(self) -> dict[str, Any]:
         """
         Return the counts of this trail since it was made.
@@ -427,32 +401,6 @@ class AuditTrail(EverydayEvents, Questions):
         """
         policy = {"compliance_level": self.policy.level.value, "enabled": self.policy.enabled}
         return {**self._recorder.counts, "alerts": self._alerts.counts, "policy": policy}
-
-    @classmethod
-    def verify_chain(cls, events: Iterable[AuditEvent], *, after: ChainHead = EMPTY) -> AuditChainVerificationResult:
-        """
-        Check *events*, given in order and without gaps, as `verify_chain_from_storage` would.
-
-        Damage is returned, not raised. Missing newest events can't be seen from inside a chain.
-
-        Args:
-            events: The events; of one that a later fapilog wrote, the record.
-            after: The head of the trail before the first of them; by default they begin with the trail.
-        """
-        return chain.verified(events, after)
-
-    async def verify_chain_from_storage(
-        self, progress: Callable[[int], None] | None = None
-    ) -> AuditChainVerificationResult:
-        """
-        Check every stored event, while new events are being written.
-
-        Damage is returned, not raised. Events cut off the very end can't be seen from inside a chain.
-
-        Args:
-            progress: Called now and then, in a worker thread, with the number of events checked so far.
-        """
-        return await self._recorder.verify(progress)
 
     @without_frames
     async def apply_retention(
