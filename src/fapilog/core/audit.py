@@ -83,8 +83,6 @@ class AuditTrail(EverydayEvents, Questions):
         alert_dispatcher: Gets the alerts; by default a dispatcher that drops them. An asynchronous context manager is
             entered on start, and left on stop after the last alert.
         storage: Keeps the events, instead of files in *storage_path*.
-        archive: Where `apply_retention` archives days, and where questions find days that were removed: a directory,
-            ``s3://bucket/prefix``, or an `Archive` such as `S3Archive`.
         durability: "fsync": stored means on the disk. "write": in the operating system's hands. See `FileStorage`.
         alert_timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one
             alert.
@@ -95,6 +93,8 @@ class AuditTrail(EverydayEvents, Questions):
         must_exist: Whether a trail must be there already. If there is none, for the volume is not mounted, say, `start`
             and recording raise `AuditStorageError`.
         expected_head: A former result of `head` that the trail must hold, or else the same: after a restored backup.
+        archive: Where `apply_retention` archives days, and where questions find days that were removed: a directory,
+            ``s3://bucket/prefix``, or an `Archive` such as `S3Archive`.
 
     Attributes:
         policy: As given.
@@ -113,7 +113,6 @@ class AuditTrail(EverydayEvents, Questions):
         alert_dispatcher: AlertDispatcher | None = None,
         *,
         storage: AuditStorage | None = None,
-        archive: Archive | Path | str | None = None,
         durability: Literal["fsync", "write"] = "fsync",
         alert_timeout: float = 30.0,
         alert_concurrency: int = 8,
@@ -121,6 +120,7 @@ class AuditTrail(EverydayEvents, Questions):
         stop_timeout: float = 10.0,
         must_exist: bool = False,
         expected_head: ChainHead | None = None,
+        archive: Archive | Path | str | None = None,
     ) -> None:
         if policy is not None and not isinstance(policy, CompliancePolicy):
             raise TypeError(
