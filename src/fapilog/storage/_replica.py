@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from ..record.chain import ChainError, ChainHead
 from ..record.errors import AuditStorageError
 from ..record.formats import decoded
-from ._directory import cannot, names, reading
+from ._directory import cannot, reading
+from ._names import names
 from ._reader import TrailReader
 from ._whole import PART, whole
 
