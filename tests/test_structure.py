@@ -22,9 +22,11 @@ FLOORS = {
     # Of the floor below, tasks know the errors and no event.
     ("tasks",): {"record"},
     ("storage",): {"record", "tasks"},
-    # A module, which the trail asks; integrations fill it.
-    ("context",): {"record", "tasks"},
-    ("core",): {"record", "tasks", "storage", "context"},
+    # Two modules: what was mistyped, in the context and in a call; and the context, which integrations fill and the
+    # trail asks.
+    ("_keywords",): {"record", "tasks"},
+    ("context",): {"record", "tasks", "_keywords"},
+    ("core",): {"record", "tasks", "storage", "context", "_keywords"},
     ("providers", "delivery", "observers", "proof", "testing"): {"record", "tasks", "storage", "core"},
     ("integrations",): {"record", "tasks", "storage", "context", "core"},
 }
@@ -50,6 +52,7 @@ LIBRARIES = {
     "record": {"msgspec"},
     "tasks": {"anyio"},
     "storage": {"anyio", "msgspec"},
+    "_keywords": set(),
     "context": set(),
     "core": {"anyio", "blinker", "msgspec"},
 }

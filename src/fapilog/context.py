@@ -18,6 +18,7 @@ from inspect import iscoroutine
 from types import TracebackType
 from typing import Any, Final
 
+from ._keywords import look_for_typos
 from .record.containers import as_dict
 from .record.values import unreadable
 from .tasks.strangers import tamed
@@ -39,6 +40,7 @@ _FILLED: Final = frozenset(
         *("contains_pii", "contains_phi"),
     }
 )
+_NAMES: Final = _FILLED | {"metadata"}
 _FLAGS: Final = frozenset({"contains_pii", "contains_phi"})
 # One thing each: where one of the two is given, the other is not taken from further out.
 _PAIRS: Final = (frozenset({"actor", "user_id"}), frozenset({"trace_id", "span_id"}))
@@ -58,6 +60,9 @@ def audit_context(**values: Any) -> AbstractContextManager[None]:
             so does the content of ``metadata={...}``. A value that the call itself gives wins. None takes the value of
             an outer block away. An *actor* replaces the *user_id* from further out, and the other way round.
 
+            A name that is nearly that of a field, such as *user*, is asked about in the log, once for each place in the
+            code. A trail with a strict `CompliancePolicy` refuses to log an event in the block: TypeError.
+
             A value may be a function without arguments. It is called for each event, when the event is logged, and so
             may know what was not known yet when the block was entered. It must not wait: an event loop waits with it.
             If it raises, a text in its place names the type of the exception. Events that it logs itself have no
@@ -66,6 +71,7 @@ def audit_context(**values: Any) -> AbstractContextManager[None]:
     Returns:
         A context manager for ``with``, in asynchronous code too. It can be entered again.
     """
+    look_for_typos(values, _NAMES)
     return _Block(values)
 
 
@@ -79,6 +85,7 @@ def bind_audit_context(**values: Any) -> None:
     Args:
         **values: As for `audit_context`.
     """
+    look_for_typos(values, _NAMES)
     blocks = _blocks.get()
     block, outer = blocks[-1] if blocks else (None, {})
     _blocks.set((*blocks[:-1], (block, _within(outer, values))))
@@ -94,15 +101,20 @@ def current_audit_context() -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def completed(given: dict[str, Any]) -> dict[str, Any]:
+def completed(given: dict[str, Any], *, strict: bool = False) -> dict[str, Any]:
     """
     Return the keywords *given* to `AuditTrail.log_event`, with those of the context that were not; for the trail.
 
-    It raises nothing that the context is to blame for.
+    No value in the context makes it raise.
+
+    Raises:
+        TypeError: A name in the context is no field and near one, and *strict*.
     """
     values = _current()
     if not values:
         return given
+    if strict:
+        look_for_typos(values, _NAMES, strict=True, where="audit_context: ")
     result = dict(given)
     others: dict[str, Any] = {}
     for name, value in _outside(values, (name for name in given if given[name] is not None)).items():

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
 import anyio
 import anyio.lowlevel
 
+from .._keywords import look_for_typos
 from ..context import completed
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.intake import FIELDS, CommonFields, EventFields, recorded
+from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
@@ -36,11 +37,11 @@ from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._aftermath import noted
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
-from ._keywords import current_span, look_for_typos
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
 from ._retaining import retained
 from ._rules import Rules
+from ._spans import current_span
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .audited import Audited
 from .everyday import EverydayEvents
@@ -334,9 +335,8 @@ class AuditTrail(EverydayEvents, Questions):
         if not policy.enabled:
             return ""
         given: dict[str, Any] = {**fields}
-        if not FIELDS.issuperset(given):
-            look_for_typos(given, strict=policy.strict)
-        whole = completed(given)
+        look_for_typos(given, strict=policy.strict)
+        whole = completed(given, strict=policy.strict)
         span = current_span(whole.get("trace_id"))
         event = self._made(member(AuditEventType, event_type, "event_type"), message, whole, span)
         once = given.get("event_id") is not None

@@ -1,18 +1,19 @@
-"""What a call of a recording method gives besides: a keyword that was mistyped, and the trace that it is made in."""
+"""A keyword that was mistyped, of a recording method or of a context: it names no field, and is near one."""
 
 from __future__ import annotations
 
 import difflib
 import functools
 import sys
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Collection
+from collections.abc import Set as AbstractSet
+from typing import Final
 
-from ..record.intake import FIELDS
-from ..record.values import given_text
-from ..tasks.strangers import Log
+from .record.intake import FIELDS
+from .record.values import given_text
+from .tasks.strangers import Log
 
-__all__ = ["current_span", "look_for_typos"]
+__all__ = ["look_for_typos"]
 
 _log: Final = Log("fapilog.core.audit")
 
@@ -47,29 +48,35 @@ _MAX_PLACES: Final = 1024
 _told: Final[set[tuple[str, int, str]]] = set()
 
 
-def look_for_typos(given: Iterable[str], *, strict: bool) -> None:
+def look_for_typos(
+    given: Collection[str], possible: AbstractSet[str] = FIELDS, *, strict: bool = False, where: str = ""
+) -> None:
     """
     Warn, once for each place in the code, of a keyword that is no field and near one.
 
     Args:
         given: The names of the keywords.
+        possible: The fields that may have been meant.
         strict: Whether to refuse instead.
+        where: With what the refusal begins.
 
     Raises:
         TypeError: There is one, and *strict*.
     """
+    if FIELDS.issuperset(given):
+        return
     # What is no name in code, or a very long one, comes from data: it is neither logged nor remembered.
     names = [name for name in given if name not in FIELDS and name.isidentifier() and len(name) <= _LONGEST_NAME]
-    found = {name: near for name in names if name not in _MEANT and (near := _nearest(name))}
+    found = {name: near for name in names if name not in _MEANT and (near := _nearest(name)) in possible}
     if not found:
         return
     words = ", ".join(f"{name}: did you mean {near}?" for name, near in found.items())
     if strict:
-        raise TypeError(f"{words} Values that are no field belong into metadata={{...}}")
+        raise TypeError(f"{where}{words} Values that are no field belong into metadata={{...}}")
     place = (*_caller(), words)
     if place not in _told and len(_told) < _MAX_PLACES:
         _told.add(place)
-        _log.warning("%s, line %s: %s The event is stored, with the value in its metadata.", *place)
+        _log.warning("%s, line %s: %s Events are stored with the value in their metadata.", *place)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -91,26 +98,3 @@ def _caller() -> tuple[str, int]:
     while frame.f_back is not None and given_text(frame.f_globals.get("__name__")).partition(".")[0] == ours:
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
-
-
-def current_span(trace_id: object) -> dict[str, Any]:
-    """
-    Return the ids of OpenTelemetry's current span as members of an event; none where there is no span.
-
-    Nor if a *trace_id* is given that is of another trace, in which there is no such span.
-
-    As the W3C writes them: https://www.w3.org/TR/trace-context/#traceparent-header. Nothing is imported: without
-    OpenTelemetry in the process there is no span.
-    """
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is None:
-        return {}
-    try:
-        context = trace.get_current_span().get_span_context()
-        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"} if context.is_valid else {}
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        _log.warning("OpenTelemetry's current span can't be read: %s", type(error).__qualname__)
-        return {}
-    return ids if trace_id is None or given_text(trace_id) == ids.get("trace_id") else {}
