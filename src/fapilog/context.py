@@ -11,17 +11,16 @@ unless you start it by ``contextvars.copy_context().run``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
-from inspect import iscoroutine
 from types import TracebackType
 from typing import Any, Final
 
 from ._keywords import look_for_typos
 from .record.containers import as_dict
 from .record.values import unreadable
-from .tasks.strangers import tamed
+from .tasks.strangers import answer, tamed
 
 __all__ = ["audit_context", "bind_audit_context", "completed", "current_audit_context", "settled_context"]
 
@@ -197,19 +196,11 @@ def _value(given: Any) -> Any:
         return given
     token = _blocks.set(())
     try:
-        return _called(given)
+        return answer(given)
     except BaseException as error:
         return unreadable(given, tamed(error))
     finally:
         _blocks.reset(token)
-
-
-def _called(function: Callable[[], Any]) -> Any:
-    value = function()
-    if iscoroutine(value):
-        value.close()
-        raise TypeError("expected a function that returns a value; got a coroutine function")
-    return value
 
 
 def _is_true(value: object) -> bool:

@@ -284,6 +284,10 @@ def test_a_forked_worker_has_the_trail_too(trail: AuditTrail) -> None:
     assert trail.sync.verify_chain_from_storage().valid
 
 
+async def asynchronous(*_: object) -> str:
+    raise AssertionError
+
+
 def found(**options: Any) -> list[str]:
     """Return what ``manage.py check`` says of a setting AUDIT."""
     with testing.override_settings(AUDIT=options):
@@ -307,6 +311,8 @@ def test_the_settings_are_checked(tmp_path: Path) -> None:
         ({"trusted_proxies": "1"}, "AUDIT.trusted_proxies: expected a whole number; got a str"),
         ({"proxy_header": 1}, "AUDIT.proxy_header: expected text; got a int"),
         ({"user_id": 1}, "AUDIT.user_id: expected a function of the user, or its dotted path; got a int"),
+        ({"user_id": None}, "AUDIT.user_id: expected a function of the user, or its dotted path; got None"),
+        ({"user_id": asynchronous}, "AUDIT.user_id: expected a function of the user, or its dotted path; got an async"),
         ({"user_id": "clinic.name"}, "AUDIT.user_id: No module named 'clinic'"),
         ({"alert_timeout": 0}, "AUDIT.alert_timeout: expected a number above 0; got 0"),
         ({"policy": {"level": "hippa"}}, "AUDIT.policy.level: expected one of none, basic, sox, hipaa"),
