@@ -19,7 +19,7 @@ from .. import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from .._extras import how_to_get
+from .._extras import MissingExtraError
 
 __all__ = ["CannotSendError", "Destination", "Severity", "dispatcher_for", "send"]
 
@@ -145,8 +145,8 @@ def dispatcher_for(to: Destination, *, allow_http: bool = False) -> AlertDispatc
     try:
         provider = getattr(import_module(f"fapilog.providers.{module}"), name)
         dispatcher: AlertDispatcher = provider(**options)
-    except ModuleNotFoundError as missing:
-        raise CannotSendError(how_to_get(missing, to)) from None
+    except MissingExtraError as missing:
+        raise CannotSendError(str(missing)) from None
     except ValueError as error:
         # A provider's message names the option, and holds no secret.
         raise CannotSendError(f"the environment does not describe {to}: {error}") from None

@@ -19,8 +19,12 @@ from typing import Final, Self
 
 import anyio
 import msgspec
-import stamina
-import stamina.instrumentation
+
+from .._extras import needs
+
+with needs("retry"):
+    import stamina
+    import stamina.instrumentation
 
 from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, reporter, require_dispatcher
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError

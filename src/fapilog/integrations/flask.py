@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Response, got_request_exception, request
+from .._extras import needs
+
+with needs("flask"):
+    from flask import Flask, Response, got_request_exception, request
 
 from ..context import bind_audit_context, current_audit_context
 from ..core.audit import AuditTrail
