@@ -11,7 +11,7 @@ unless you start it by ``contextvars.copy_context().run``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
@@ -43,6 +43,7 @@ _NAMES: Final = _FILLED | {"metadata"}
 _FLAGS: Final = frozenset({"contains_pii", "contains_phi"})
 # One thing each: where one of the two is given, the other is not taken from further out.
 _PAIRS: Final = (frozenset({"actor", "user_id"}), frozenset({"trace_id", "span_id"}))
+_PAIRED: Final = frozenset().union(*_PAIRS)
 
 
 def audit_context(**values: Any) -> AbstractContextManager[None]:
@@ -96,8 +97,7 @@ def current_audit_context() -> dict[str, Any]:
 
     Functions among them are called; a value that is None is left out.
     """
-    values = {name: _value(given) for name, given in _current().items()}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in _evaluated(_current()).items() if value is not None}
 
 
 def completed(given: dict[str, Any], *, strict: bool = False) -> dict[str, Any]:
@@ -115,12 +115,13 @@ def completed(given: dict[str, Any], *, strict: bool = False) -> dict[str, Any]:
     if strict:
         look_for_typos(values, _NAMES, strict=True, where="audit_context: ")
     result = dict(given)
-    others: dict[str, Any] = {}
-    for name, value in _outside(values, (name for name in given if given[name] is not None)).items():
-        if name not in _FILLED:
-            others[name] = value
-        elif given.get(name) is None and (found := _value(value)) is not None:
-            result[name] = _is_true(found) if name in _FLAGS else found
+    if not _PAIRED.isdisjoint(given):
+        values = _outside(values, (name for name in given if given[name] is not None))
+    lacking = {name: value for name, value in values.items() if name in _FILLED and given.get(name) is None}
+    for name, value in _evaluated(lacking).items():
+        if value is not None:
+            result[name] = _is_true(value) if name in _FLAGS else value
+    others = {name: value for name, value in values.items() if name not in _FILLED}
     if others and (metadata := _metadata(others, given)):
         result["metadata"] = metadata
     return result
@@ -131,11 +132,12 @@ def _metadata(others: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     own = as_dict(given.get("metadata"))
     if own is None:
         own = {"metadata": given["metadata"]} if given.get("metadata") is not None else {}
-    mapping = as_dict(_value(others.get("metadata")))
-    if mapping is not None:
-        others = {**mapping, **{name: value for name, value in others.items() if name != "metadata"}}
-    lacking = {name: _value(value) for name, value in others.items() if name not in given and name not in own}
-    added = {name: value for name, value in lacking.items() if value is not None}
+    if "metadata" in others:
+        mapping = as_dict(_evaluated({"metadata": others["metadata"]})["metadata"])
+        if mapping is not None:
+            others = {**mapping, **{name: value for name, value in others.items() if name != "metadata"}}
+    lacking = {name: value for name, value in others.items() if name not in given and name not in own}
+    added = {name: value for name, value in _evaluated(lacking).items() if value is not None}
     return {**own, **added} if added else {}
 
 
@@ -154,9 +156,9 @@ def settled_context() -> Context:
     """Return a copy of this context, with the values that functions have now in place of the functions."""
     context = copy_context()
     blocks = _blocks.get()
-    if any(callable(given) for given in _current().values()):
-        block, values = blocks[-1]
-        context.run(_blocks.set, ((block, {name: _value(given) for name, given in values.items()}),))
+    block, values = blocks[-1] if blocks else (None, {})
+    if any(map(callable, values.values())):
+        context.run(_blocks.set, ((block, _evaluated(values)),))
     return context
 
 
@@ -190,17 +192,20 @@ def _current() -> dict[str, Any]:
     return blocks[-1][1] if blocks else {}
 
 
-def _value(given: Any) -> Any:
-    """Return *given*, or what it returns if it is a function, without a context: an event in there needs no values."""
-    if not callable(given):
-        return given
+def _evaluated(values: dict[str, Any]) -> dict[str, Any]:
+    """Return *values*, with the answers of functions in their place, which need none of them in an event of theirs."""
     token = _blocks.set(())
     try:
-        return answer(given)
-    except BaseException as error:
-        return unreadable(given, tamed(error))
+        return {name: _answered(value) if callable(value) else value for name, value in values.items()}
     finally:
         _blocks.reset(token)
+
+
+def _answered(function: Callable[[], Any]) -> Any:
+    try:
+        return answer(function)
+    except BaseException as error:
+        return unreadable(function, tamed(error))
 
 
 def _is_true(value: object) -> bool:

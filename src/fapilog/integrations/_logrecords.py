@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -29,11 +30,13 @@ _TEXTS: Final = frozenset(
 )
 # Whatever else a call gives belongs into the metadata.
 _KNOWN: Final = FIELDS | {"event_type", "message"}
+# From which number on a call has which level, and which type its event has.
 _LEVELS: Final = (
-    (logging.CRITICAL, AuditLogLevel.CRITICAL),
-    (logging.ERROR, AuditLogLevel.ERROR),
-    (logging.WARNING, AuditLogLevel.WARNING),
-    (logging.INFO, AuditLogLevel.INFO),
+    (logging.CRITICAL, AuditLogLevel.CRITICAL, AuditEventType.ERROR_OCCURRED),
+    (logging.ERROR, AuditLogLevel.ERROR, AuditEventType.ERROR_OCCURRED),
+    (logging.WARNING, AuditLogLevel.WARNING, AuditEventType("log.warning")),
+    (logging.INFO, AuditLogLevel.INFO, AuditEventType("log.info")),
+    (-math.inf, AuditLogLevel.DEBUG, AuditEventType("log.debug")),
 )
 
 
@@ -126,7 +129,9 @@ def event_of(
         component: The name of the logger.
         operation: The function that logged.
     """
-    log_level = next((mine for number, mine in _LEVELS if level >= number), AuditLogLevel.DEBUG)
+    log_level, event_type = next((mine, kind) for number, mine, kind in _LEVELS if level >= number)
+    if error is not None:
+        event_type = AuditEventType.ERROR_OCCURRED
     fields = {
         "log_level": log_level,
         "component": component,
@@ -134,15 +139,7 @@ def event_of(
         "error": error,
         "occurred": occurred,
     }
-    return Waiting(
-        _event_type(log_level, error), message, fields, {} if given is None or given is True else _read(given)
-    )
-
-
-def _event_type(level: AuditLogLevel, error: BaseException | None) -> AuditEventType | str:
-    if error is not None or level in (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL):
-        return AuditEventType.ERROR_OCCURRED
-    return f"log.{level.value}"
+    return Waiting(event_type, message, fields, {} if given is None or given is True else _read(given))
 
 
 def _read(given: object) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from inspect import isawaitable
 from typing import Final, ParamSpec, TypeVar
 
 import anyio
@@ -91,7 +90,8 @@ def answer(function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
         BaseException: That of *function*.
     """
     found = function(*args, **given)
-    if isawaitable(found):
+    # Of the type: an object may answer to every name.
+    if hasattr(type(found), "__await__"):
         getattr(found, "close", bool)()
         raise TypeError("expected a function that returns its answer; got something to await")
     return found
