@@ -117,6 +117,7 @@ MODULES = {
     "providers.slack": ("httpx2", "slack"),
     "providers.webhook": ("httpx2", "webhook"),
     "storage.postgres": ("psycopg", "postgres"),
+    "storage.s3": ("boto3", "s3"),
 }
 WITHOUT_LIBRARIES_OF = f"""
 import sys

@@ -1,4 +1,4 @@
-"""Send one test alert to a destination, and say what became of it."""
+"""Send one test alert to a destination, and return the outcome in words."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _RETURNED: Final[Mapping[Destination, str]] = {
 
 
 async def send(dispatcher: AlertDispatcher, to: Destination, severity: Severity) -> tuple[bool, str]:
-    """Send the test alert, and return whether the other side has it, and what to say."""
+    """Send the test alert; return whether the other side has it, and the outcome in words."""
     event = AuditEvent(
         event_type=AuditEventType.COMPLIANCE_CHECK,
         log_level=AuditLogLevel(severity),
