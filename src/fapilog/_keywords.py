@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import sys
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
@@ -39,8 +38,11 @@ _ALIASES: Final = {
     "phi": "contains_phi",
     "id": "event_id",
 }
-# Metadata that `log_data_access` itself adds, as the earlier fapilog did.
-_MEANT: Final = frozenset({"resource"})
+# The fields, and metadata that `log_data_access` itself adds, as the earlier fapilog did.
+_KNOWN: Final = FIELDS | {"resource"}
+# These, and names that are near none of them. Bounded: an application may make names of data.
+_innocent: Final = set(_KNOWN)
+_MOST_INNOCENT: Final = 1024
 _NEAR: Final = 0.8
 _LONGEST_NAME: Final = 100
 # The places in the code that were warned about; more than any application has, and bounded all the same.
@@ -63,11 +65,15 @@ def look_for_typos(
     Raises:
         TypeError: There is such a keyword, and *strict* is set.
     """
-    if FIELDS.issuperset(given):
+    if _innocent.issuperset(given):
         return
     # A key that is no identifier, or a very long one, comes from data: it is neither logged nor remembered.
-    names = [name for name in given if name not in FIELDS and name.isidentifier() and len(name) <= _LONGEST_NAME]
-    found = {name: near for name in names if name not in _MEANT and (near := _nearest(name)) in possible}
+    names = [name for name in given if name not in _innocent and name.isidentifier() and len(name) <= _LONGEST_NAME]
+    similar = {name: near for name in names if (near := _nearest(name))}
+    if len(_innocent) > _MOST_INNOCENT:
+        _innocent.intersection_update(_KNOWN)
+    _innocent.update(name for name in names if name not in similar)
+    found = {name: near for name, near in similar.items() if near in possible}
     if not found:
         return
     words = ", ".join(f"{name}: did you mean {near}?" for name, near in found.items())
@@ -79,7 +85,6 @@ def look_for_typos(
         _log.warning("%s, line %s: %s Events are stored with the value in their metadata.", *place)
 
 
-@functools.lru_cache(maxsize=1024)
 def _nearest(name: str) -> str | None:
     plain = name.lower().replace("_", "")
     if plain in _ALIASES:

@@ -11,6 +11,7 @@ unless you start it by ``contextvars.copy_context().run``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
@@ -19,10 +20,12 @@ from typing import Any, Final
 
 from ._keywords import look_for_typos
 from .record.containers import as_dict
-from .record.values import unreadable
-from .tasks.strangers import answer, tamed
+from .record.values import given_text, unreadable
+from .tasks.strangers import Log, answer, tamed
 
 __all__ = ["audit_context", "bind_audit_context", "completed", "current_audit_context", "settled_context"]
+
+_log: Final = Log("fapilog.context")
 
 _Blocks = tuple[tuple[object, dict[str, Any]], ...]
 # From the outermost block to the innermost, every block with all values that hold in it. No dict is ever changed:
@@ -104,16 +107,21 @@ def completed(given: dict[str, Any], *, strict: bool = False) -> dict[str, Any]:
     """
     Return the keywords *given* to `AuditTrail.log_event`, completed from the context; for the trail.
 
-    No value in the context makes it raise.
+    The ids of OpenTelemetry's current span are part of the context. No value in the context makes it raise.
 
     Raises:
         TypeError: A name in the context is no field but similar to one, and *strict* is set.
     """
-    values = _current()
-    if not values:
-        return given
-    if strict:
-        look_for_typos(values, _NAMES, strict=True, where="audit_context: ")
+    blocks = _blocks.get()
+    if strict and blocks:
+        look_for_typos(blocks[-1][1], _NAMES, strict=True, where="audit_context: ")
+    whole = _filled(given, blocks[-1][1]) if blocks else given
+    if "opentelemetry.trace" in sys.modules and (span := _current_span(whole.get("trace_id"))):
+        return whole | {name: value for name, value in span.items() if whole.get(name) is None}
+    return whole
+
+
+def _filled(given: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     result = dict(given)
     if not _PAIRED.isdisjoint(given):
         values = _outside(values, (name for name in given if given[name] is not None))
@@ -125,6 +133,28 @@ def completed(given: dict[str, Any], *, strict: bool = False) -> dict[str, Any]:
     if others and (metadata := _metadata(others, given)):
         result["metadata"] = metadata
     return result
+
+
+def _current_span(trace_id: object) -> dict[str, str]:
+    """
+    Return the ids of OpenTelemetry's current span as members of an event; none where there is no span.
+
+    Nor if a *trace_id* is given that is of another trace, in which there is no such span.
+
+    As the W3C writes them: https://www.w3.org/TR/trace-context/#traceparent-header. Nothing is imported: without
+    OpenTelemetry in the process there is no span.
+    """
+    try:
+        context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
+        if not context.is_valid:
+            return {}
+        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        _log.warning("OpenTelemetry's current span can't be read: %s", type(error).__qualname__)
+        return {}
+    return ids if trace_id is None or given_text(trace_id) == ids["trace_id"] else {}
 
 
 def _metadata(others: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
