@@ -58,7 +58,7 @@ torture: .venv/has-dev ## kill, tear, flip and fill up, in long campaigns of TOR
 test-wheel: .venv/has-dev ## run the tests against the built wheel: without extras, and with all on every other CPython here
 	bash .ci/test-wheel $(python) $(PYTHONS)
 
-test-oldest: .venv/has-dev ## run the tests of the integrations with the oldest frameworks that pyproject.toml allows
+test-oldest: .venv/has-dev ## run the tests of the integrations with the oldest frameworks that the group test allows
 	bash .ci/test-oldest $(python) .envs/oldest
 
 clean: ## remove everything that make has made
