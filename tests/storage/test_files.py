@@ -24,6 +24,7 @@ from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, 
 from fapilog.record import chain
 from fapilog.storage import _directory, _end, _lock, _reader, _recent, _torn, _unsynced, _writer, files
 from fapilog.storage import _lines as lines
+from fapilog.storage._times import INDEX
 from tests.doubles.trail_files import TrailFiles, whole
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -59,7 +60,7 @@ def trail(tmp_path: Path, clock: Clock) -> Iterator[TrailFiles]:
 
 
 def contents(trail: TrailFiles) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(trail.directory.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(trail.directory.iterdir()) if path.name != INDEX}
 
 
 def test_the_newest_file_is_written_to_whatever_the_clock_does(trail: TrailFiles, clock: Clock) -> None:

@@ -17,7 +17,8 @@ from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
 from ._compressed import SUFFIX
-from ._directory import close, day_of, make_directory, names, reading, sync, sync_directory, without_writers
+from ._directory import allow_as, close, day_of, make_directory, names, reading, sync, sync_directory, without_writers
+from ._times import INDEX, Times
 
 __all__ = ["alone", "archive_day", "compress_day", "digest", "is_archived", "remove_days", "sweep", "whole"]
 
@@ -58,6 +59,7 @@ def compress_day(directory: Path, name: str) -> None:
     _prove(path + SUFFIX, wanted)
     os.unlink(path)
     sync_directory(directory)
+    _tidy(directory)
 
 
 def archive_day(directory: Path, name: str, archive: Path) -> None:
@@ -150,6 +152,16 @@ def _delete(directory: Path, names_of_days: list[str]) -> None:
         for name in sorted(each for each in there if each.startswith(day)):
             _unlink(f"{directory}/{name}")
     sync_directory(directory)
+    _tidy(directory)
+
+
+def _tidy(directory: Path) -> None:
+    """Leave out of the index what it has of files that are gone."""
+    # Without the index, or with too much in it, every answer is the same.
+    with contextlib.suppress(OSError), reading(directory, INDEX) as fd:
+        there = set(os.listdir(directory))
+        with whole(f"{directory}/{INDEX}", like=fd) as part:
+            part.write(Times(directory).tidied(there))
 
 
 def _unlink(path: str) -> None:
@@ -172,10 +184,7 @@ def whole(path: str, like: int | None = None) -> Generator[IO[bytes]]:
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "wb") as file:
         if like is not None:
-            found = os.fstat(like)
-            with contextlib.suppress(PermissionError):  # a group that this process is no member of
-                os.fchown(fd, -1, found.st_gid)
-            os.fchmod(fd, found.st_mode & 0o664)
+            allow_as(fd, like)
         yield file
         file.flush()
         os.fsync(fd)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from ..record import chain
@@ -48,13 +48,26 @@ def cut(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += len(line) + 1
 
 
-def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of *data*, which begins at *offset*, the last one first, each with its offset."""
+def cut_backwards(offset: int, data: bytes, needles: Sequence[bytes] = ()) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of *data*, which begins at *offset*, that have all *needles*, the last first, with offsets."""
+    if needles:
+        found = [each for each in _cut_having(data, needles[0]) if all(needle in each[1] for needle in needles)]
+        yield from ((offset + place, line) for place, line in reversed(found))
+        return
     lines = split(data)
     offset += sum(map(len, lines)) + len(lines)
     for line in reversed(lines):
         offset -= len(line) + 1
         yield offset, line
+
+
+def _cut_having(data: bytes, needle: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of *data* that have *needle*, with their places; the others are not looked at one by one."""
+    behind = 0
+    while (found := data.find(needle, behind)) >= 0:
+        begin, behind = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
+        behind = behind if behind >= 0 else len(data)
+        yield begin, data[begin:behind]
 
 
 def split(data: bytes) -> list[bytes]:
@@ -162,7 +175,7 @@ class Lines:
             start: One of `blocks`.
             end: Behind a newline: where the last line of interest ends.
         """
-        stop = min(start + _BLOCK_BYTES, end)
+        stop = self.block_end(start, end)
         # A line begins at *start* if the byte in front of it is a newline.
         offset = max(0, start - 1)
         data = os.pread(self._fd, stop - offset, offset)
@@ -178,9 +191,24 @@ class Lines:
         return offset, data if len(data) - behind > MAX_RECORD_BYTES else data[:behind]
 
     @staticmethod
-    def is_whole_block(start: int, end: int) -> bool:
-        """Return whether nothing can be added to the block at *start*, since the line after it ends before *end*."""
-        return start + _BLOCK_BYTES <= end
+    def block_end(start: int, end: int) -> int:
+        """Return where the block at *start* ends, of lines that end at *end*."""
+        return min(start + _BLOCK_BYTES, end)
+
+    @staticmethod
+    def whole_blocks(begin: int, end: int) -> range:
+        """Return where the blocks begin that lines from *begin* to *end* complete, so that nothing is added to them."""
+        return range(begin - begin % _BLOCK_BYTES, end - end % _BLOCK_BYTES, _BLOCK_BYTES)
+
+    def may_have(self, needles: list[bytes], start: int, end: int) -> bool:
+        """Return whether all *needles* may be in the block at *start*, in the time that a search of bytes takes."""
+        if not needles:
+            return True
+        size = self.block_end(start, end) - start
+        data = os.pread(self._fd, min(size + _REST_BYTES, end - start), start)
+        # The last line of the block ends in the next one.
+        is_cut = len(data) < end - start and data.find(b"\n", size) < 0
+        return is_cut or all(needle in data for needle in needles)
 
     def _to_newline(self, offset: int, end: int) -> Iterator[bytes]:
         stop = min(end, offset + MAX_RECORD_BYTES + 1)

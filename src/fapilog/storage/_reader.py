@@ -6,29 +6,27 @@ import contextlib
 import itertools
 import math
 import os
-import re
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple
 
 from ..record import chain
 from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
-from ..record.parties import Target
 from ._anchor import is_removed, start_of
 from ._compressed import SUFFIX, beginning
 from ._directory import cannot, names, reading, size_of, sync, without_writers
 from ._holes import item_of, joined, up_to
 from ._lines import Lines, cut, cut_backwards, head_of_record
+from ._needles import needles_of
 from ._recovering import last_seal
 from ._times import Times, Window
 from ._verifying import verify
-from .protocol import EQUAL, EventFilter
+from .protocol import EventFilter
 
 __all__ = ["TrailReader", "start_of_end"]
 
@@ -48,16 +46,19 @@ class TrailReader:
     Args:
         directory: Where the files are; absolute. It may be missing: the trail is then empty.
         durable: Whether `read` returns only records that are on the disk.
+        times: Of the records, as far as they are known; None to begin with the index alone.
     """
 
-    def __init__(self, directory: Path, *, durable: bool) -> None:
+    def __init__(self, directory: Path, *, durable: bool, times: Times | None = None) -> None:
         self._directory = directory
         self._durable = durable
-        self._times = Times()
+        self._times = Times(directory) if times is None else times
 
     def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """Check every record, and call *progress* with how many so far; damage is returned, not raised."""
-        return verify(self._directory, progress)
+        verdict = verify(self._directory, progress)
+        self._times.check()
+        return verdict
 
     def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
@@ -84,14 +85,18 @@ class TrailReader:
             yield from joined(self._newest_first(wanted))
 
     def _newest_first(self, wanted: EventFilter) -> Iterator[AuditEvent | DamagedRecord]:
-        needles, window = _needles(wanted), Window(wanted)
+        needles, window = needles_of(wanted), Window(wanted)
         files, last = self._stored()
         first, behind = 0, len(files)
         if wanted.after is not None:
             first = max(0, self._file_of(wanted.after, files))
         if wanted.before is not None:
             behind = self._file_of(wanted.before, files) + 1
+        if not window.is_open:
+            self._times.load()
         for name in reversed(files[first:behind]):
+            if not window.meets(self._times.of_compressed(name)):
+                continue
             try:
                 opened = self._opened(name)
             except ChainError as damage:
@@ -100,35 +105,43 @@ class TrailReader:
             if opened is None:
                 return
             with opened as fd:
-                lines = Lines(fd, name)
-                end = last if name == files[-1] else lines.end()
-                begin, end = _span(lines, end, wanted)
-                for offset, line in self._lines_backwards(fd, lines, (begin, end), needles, window):
-                    item = item_of(line, file=name, offset=offset, size=len(line) + 1)
-                    if isinstance(item, DamagedRecord) or wanted.matches(item):
-                        yield item
+                file = _File(fd, name, Lines(fd, name), is_closed=name != files[-1])
+                end = file.lines.end() if file.is_closed else last
+                try:
+                    for offset, line in self._lines_backwards(file, _span(file.lines, end, wanted), needles, window):
+                        item = item_of(line, file=name, offset=offset, size=len(line) + 1)
+                        if isinstance(item, DamagedRecord) or wanted.matches(item):
+                            yield item
+                finally:
+                    self._times.save(like=fd)
 
     def _lines_backwards(
-        self, fd: int, lines: Lines, span: tuple[int, int], needles: list[bytes], window: Window
+        self, file: _File, span: tuple[int, int], needles: list[bytes], window: Window
     ) -> Iterator[tuple[int, bytes]]:
         """Yield the lines in *span* that may be wanted, the last one first, with their offsets."""
-        begin, end = span
+        lines, (begin, end) = file.lines, span
+        learns = not (window.is_open or needles)
+        if learns and file.is_compressed and not window.meets(self._times.learn_compressed(file.name, lines)):
+            return
         for start in reversed(lines.blocks(begin, end)):
-            if not (window.is_open or window.meets(self._times.known(fd, start))):
+            if not window.is_open:
+                known = self._times.known(file.fd, file.name, start, lines.block_end(start, end))
+                if not window.meets(known):
+                    continue
+            # A block without the needles is neither copied nor cut into lines.
+            if not lines.may_have(needles, start, end):
                 continue
             offset, data = lines.block(start, end)
             # Where a needle is asked for, it is found in less time than all the times are.
             if (
-                not (window.is_open or needles)
-                and lines.is_whole_block(start, end)
-                and not window.meets(self._times.learn(fd, start, offset, data))
+                learns
+                and file.is_complete(start, end)
+                and not window.meets(self._times.learn(file.name, start, offset, data))
             ):
                 continue
-            # A block without the needles is not cut into lines.
-            if all(needle in data for needle in needles):
-                for place, line in cut_backwards(offset, data):
-                    if place >= begin and all(needle in line for needle in needles) and window.may_have(line):
-                        yield place, line
+            for place, line in cut_backwards(offset, data, needles):
+                if place >= begin and window.may_have(line):
+                    yield place, line
 
     def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
@@ -248,6 +261,25 @@ class TrailReader:
             raise cannot("read", self._directory, error) from error
 
 
+class _File(NamedTuple):
+    """A file that is read: open, its name, its lines, and whether nothing is appended to it any more."""
+
+    fd: int
+    name: str
+    lines: Lines
+    is_closed: bool
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it was decompressed for this time alone, into a file without a name."""
+        return not os.fstat(self.fd).st_nlink
+
+    def is_complete(self, start: int, end: int) -> bool:
+        """Return whether nothing is added any more to the block at *start*, of lines that end at *end*."""
+        is_whole = start in self.lines.whole_blocks(start, end)
+        return not self.is_compressed and (is_whole or (self.is_closed and end == self.lines.end()))
+
+
 def _number(item: AuditEvent | DamagedRecord) -> float:
     """Return the sequence number of an event; of a hole that of its newest record, or one after all others."""
     if isinstance(item, AuditEvent):
@@ -271,37 +303,6 @@ def _span(lines: Lines, end: int, wanted: EventFilter) -> tuple[int, int]:
     if wanted.after is not None:
         begin = lines.around(wanted.after, end)[0]
     return begin, end
-
-
-# The encoder of records writes these characters as they are, and did in each version.
-_AS_THEY_ARE: Final = re.compile(r"[ !#-\[\]-~]*")
-
-
-def _needles(wanted: EventFilter) -> list[bytes]:
-    """
-    Return bytes that each record has which is wanted, so that no other needs to be decoded.
-
-    Records are written by one encoder, which writes equal values as equal bytes. A value with other characters than
-    those that it has always written as they are gives no needle.
-    """
-    found = [(name, getattr(wanted, name)) for name in EQUAL]
-    found += (wanted.metadata or {}).items()
-    # A tuple by now.
-    kinds = cast("tuple[AuditEventType, ...]", wanted.event_type or ())
-    if len(kinds) == 1:
-        found.append(("event_type", kinds[0].value))
-    if wanted.log_level is not None:
-        found.append(("log_level", AuditLogLevel(wanted.log_level).value))
-    if wanted.outcome is not None:
-        found.append(("outcome", AuditOutcome(wanted.outcome).value))
-    # In front of a value in the metadata stands the end of its path, whether that is a name or the end of one.
-    parts = [(name.rpartition(".")[2], '":"', value, '"') for name, value in found if isinstance(value, str)]
-    parts += [("", '"', wanted.tag, '"')] if wanted.tag is not None else []
-    parts += [("", "", wanted.message, "")] if wanted.message else []
-    # Of a target, what format 1 has too, as the end of "resource"; of an actor, whatever member it is.
-    parts += [("", "", target.id, '"')] if (target := cast("Target | None", wanted.target)) and target.id else []
-    parts += [("", '"', wanted.actor, '"')] if wanted.actor is not None else []
-    return ["".join(each).encode() for each in parts if _AS_THEY_ARE.fullmatch(each[0] + each[2])]
 
 
 def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int, ChainHead]:

@@ -34,6 +34,7 @@ from ._end import TAIL_BYTES, End, Listing, Today, check_newest, where_to_check
 from ._lines import Lines
 from ._lock import lock
 from ._recent import Once, RecentIds
+from ._times import Times
 from ._torn import Torn
 from ._unsynced import Unsynced
 
@@ -63,6 +64,9 @@ class TrailWriter:
         durable: Whether `append` returns only after the records are on the disk.
         now: Tells the time.
         access: For the files and directories that are made.
+
+    Attributes:
+        times: Of the records, which it keeps up.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class TrailWriter:
         self._unsynced: Unsynced | None = None
         self._recent = RecentIds(directory)
         self._listing = Listing(directory)
+        self.times: Times = Times(directory)
 
     def append(self, bodies: Iterable[bytes], after: ChainHead | None = None) -> list[Result]:
         """
@@ -165,8 +170,7 @@ class TrailWriter:
         """
         Become as new, in a forked child, whose parent may hold the mutex and the lock.
 
-        The lock belongs to the open directory, which parent and child have in common: closed without being unlocked,
-        it stays the parent's.
+        The lock belongs to the open directory, which both have in common: closed without being unlocked, it stays.
         """
         self._mutex = threading.Lock()
         self._release()
@@ -260,6 +264,7 @@ class TrailWriter:
         if self._fd is not None:
             # Also if nothing else is durable: a power cut must not take the end of one file and leave the next.
             sync(self._fd)
+            self.times.note(self._fd, end.name, end.size, end.size, is_over=True)
         self._close_file()
         path = f"{self._path}/{name}"
         try:
@@ -324,6 +329,7 @@ class TrailWriter:
                 return self._keep_whole(end, data, results, error)
         size, tail = end.size + len(data), data[-TAIL_BYTES:]
         self._end = End(end.name, size, tail, end.directory, sequence_number, checksum, None)
+        self.times.note(fd, end.name, end.size, size)
         return results
 
     def _keep_whole(self, end: End, data: bytes, results: list[Result], failure: OSError) -> list[Result]:

@@ -87,8 +87,9 @@ class FileStorage:
         access = Access(_checked_mode(mode), None if group is None else _number_of(group))
         # A daemon that changes to another directory does not take the trail with it.
         self.directory: Path = require_path("directory", directory).absolute()
-        self._reader = TrailReader(self.directory, durable=durability == "fsync")
-        self._writer = TrailWriter(self.directory, durable=durability == "fsync", now=now, access=access)
+        is_durable = durability == "fsync"
+        self._writer = TrailWriter(self.directory, durable=is_durable, now=now, access=access)
+        self._reader = TrailReader(self.directory, durable=is_durable, times=self._writer.times)
         least = None if min_free is None else require("min_free", min_free, at_least=0)
         self._care = Care(self.directory, min_free=least, now=now)
         self._at_once = durability == "write"
