@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..record import chain
@@ -48,12 +48,8 @@ def cut(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += len(line) + 1
 
 
-def cut_backwards(offset: int, data: bytes, needles: Sequence[bytes] = ()) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of *data*, which begins at *offset*, that have all *needles*, the last first, with offsets."""
-    if needles:
-        found = [each for each in _cut_having(data, needles[0]) if all(needle in each[1] for needle in needles)]
-        yield from ((offset + place, line) for place, line in reversed(found))
-        return
+def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of *data*, which begins at *offset*, the last one first, each with its offset."""
     lines = split(data)
     offset += sum(map(len, lines)) + len(lines)
     for line in reversed(lines):
@@ -61,11 +57,10 @@ def cut_backwards(offset: int, data: bytes, needles: Sequence[bytes] = ()) -> It
         yield offset, line
 
 
-def _cut_having(data: bytes, needle: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of *data* that have *needle*, with their places; the others are not looked at one by one."""
-    behind = 0
+def _cut_having(data: bytes, needle: bytes, behind: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of *data* from *behind* on that have *needle*, with their places; the others are not cut."""
     while (found := data.find(needle, behind)) >= 0:
-        begin, behind = data.rfind(b"\n", 0, found) + 1, data.find(b"\n", found)
+        begin, behind = data.rfind(b"\n", behind, found) + 1 or behind, data.find(b"\n", found)
         behind = behind if behind >= 0 else len(data)
         yield begin, data[begin:behind]
 
@@ -200,15 +195,19 @@ class Lines:
         """Return where the blocks begin that lines from *begin* to *end* complete, so that nothing is added to them."""
         return range(begin - begin % _BLOCK_BYTES, end - end % _BLOCK_BYTES, _BLOCK_BYTES)
 
-    def may_have(self, needles: list[bytes], start: int, end: int) -> bool:
-        """Return whether all *needles* may be in the block at *start*, in the time that a search of bytes takes."""
-        if not needles:
-            return True
-        size = self.block_end(start, end) - start
-        data = os.pread(self._fd, min(size + _REST_BYTES, end - start), start)
-        # The last line of the block ends in the next one.
-        is_cut = len(data) < end - start and data.find(b"\n", size) < 0
-        return is_cut or all(needle in data for needle in needles)
+    def having(self, needles: list[bytes], start: int, end: int) -> list[tuple[int, bytes]]:
+        """Return the lines of the block at *start* that have all *needles*, with offsets; costs what grep does."""
+        stop, offset = self.block_end(start, end), max(0, start - 1)
+        data = os.pread(self._fd, min(stop + _REST_BYTES, end) - offset, offset)
+        first = data.find(b"\n") + 1 if start else 0
+        if offset + len(data) < end and data.find(b"\n", stop - offset - 1) < 0:
+            # The last line of the block ends further on.
+            found = cut(*self.block(start, end))
+        elif start and not first:
+            return []
+        else:
+            found = ((offset + place, line) for place, line in _cut_having(data, needles[0], first))
+        return [each for each in found if each[0] < stop and all(needle in each[1] for needle in needles)]
 
     def _to_newline(self, offset: int, end: int) -> Iterator[bytes]:
         stop = min(end, offset + MAX_RECORD_BYTES + 1)

@@ -24,15 +24,45 @@ from ._holes import item_of, joined, up_to
 from ._lines import Lines, cut, cut_backwards, head_of_record
 from ._needles import needles_of
 from ._recovering import last_seal
-from ._times import Times, Window
+from ._times import ANY, Times, Window
 from ._verifying import verify
 from .protocol import EventFilter
 
-__all__ = ["TrailReader", "start_of_end"]
+__all__ = ["Effort", "TooLongError", "TrailReader", "start_of_end"]
 
 _ALL: Final = EventFilter()
 # Of a compressed file, to find its first record.
 _FIRST_BYTES: Final = 1 << 16
+
+
+# To decode a record takes so many times as long as to search its bytes.
+_DECODED: Final = 16
+
+
+class TooLongError(Exception):
+    """Raised where a search has taken all of its `Effort`."""
+
+
+class Effort:
+    """
+    How much a search may do.
+
+    Args:
+        size: So many bytes it may search, or decode a share of them in vain.
+    """
+
+    def __init__(self, size: float = math.inf) -> None:
+        self._left = size
+
+    def take(self, size: int) -> None:
+        """Note that *size* bytes are searched, or that it takes as long; raise `TooLongError` if that is too much."""
+        self._left -= size
+        if self._left < 0:
+            raise TooLongError
+
+    def end(self) -> None:
+        """Have the search end with the next bytes; any thread may call it."""
+        self._left = -math.inf
 
 
 class TrailReader:
@@ -50,29 +80,35 @@ class TrailReader:
     """
 
     def __init__(self, directory: Path, *, durable: bool, times: Times | None = None) -> None:
-        self._directory = directory
+        self.directory: Path = directory
         self._durable = durable
         self._times = Times(directory) if times is None else times
 
     def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """Check every record, and call *progress* with how many so far; damage is returned, not raised."""
-        verdict = verify(self._directory, progress)
+        verdict = verify(self.directory, progress)
         self._times.check()
         return verdict
 
-    def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
+    def find(self, wanted: EventFilter, limit: int, effort: Effort | None = None) -> list[AuditEvent | DamagedRecord]:
         """
         Return the newest *limit* events that are wanted, the newest first, and the holes between them.
 
+        Args:
+            wanted: Which.
+            limit: How many at most.
+            effort: How much it may read; None for all that there is.
+
         Raises:
             AuditStorageError: A file can't be read.
+            TooLongError: It takes more than *effort*.
         """
-        if limit < 1:
-            return []
-        with contextlib.closing(self.newest_first(wanted)) as found:
+        with contextlib.closing(self.newest_first(wanted, effort)) as found:
             return list(up_to(limit, found))
 
-    def newest_first(self, wanted: EventFilter = _ALL) -> Generator[AuditEvent | DamagedRecord, None, None]:
+    def newest_first(
+        self, wanted: EventFilter = _ALL, effort: Effort | None = None
+    ) -> Generator[AuditEvent | DamagedRecord, None, None]:
         """
         Yield the events that are wanted, of those that are there to stay, the newest first, as far as is asked for.
 
@@ -82,10 +118,11 @@ class TrailReader:
             AuditStorageError: A file can't be read.
         """
         with self._failures():
-            yield from joined(self._newest_first(wanted))
+            yield from joined(self._newest_first(wanted, effort or Effort()))
 
-    def _newest_first(self, wanted: EventFilter) -> Iterator[AuditEvent | DamagedRecord]:
-        needles, window = needles_of(wanted), Window(wanted)
+    def _newest_first(self, wanted: EventFilter, effort: Effort) -> Iterator[AuditEvent | DamagedRecord]:
+        sought = _Sought(needles_of(wanted), Window(wanted), effort)
+        window = sought.window
         files, last = self._stored()
         first, behind = 0, len(files)
         if wanted.after is not None:
@@ -100,7 +137,7 @@ class TrailReader:
             try:
                 opened = self._opened(name)
             except ChainError as damage:
-                yield DamagedRecord(file=name, offset=0, size=size_of(self._directory, name), problem=str(damage))
+                yield DamagedRecord(file=name, offset=0, size=size_of(self.directory, name), problem=str(damage))
                 continue
             if opened is None:
                 return
@@ -108,38 +145,40 @@ class TrailReader:
                 file = _File(fd, name, Lines(fd, name), is_closed=name != files[-1])
                 end = file.lines.end() if file.is_closed else last
                 try:
-                    for offset, line in self._lines_backwards(file, _span(file.lines, end, wanted), needles, window):
+                    for offset, line in self._lines_backwards(file, _span(file.lines, end, wanted), sought):
                         item = item_of(line, file=name, offset=offset, size=len(line) + 1)
                         if isinstance(item, DamagedRecord) or wanted.matches(item):
                             yield item
+                        else:
+                            effort.take(_DECODED * len(line))
                 finally:
                     self._times.save(like=fd)
 
-    def _lines_backwards(
-        self, file: _File, span: tuple[int, int], needles: list[bytes], window: Window
-    ) -> Iterator[tuple[int, bytes]]:
+    def _lines_backwards(self, file: _File, span: tuple[int, int], sought: _Sought) -> Iterator[tuple[int, bytes]]:
         """Yield the lines in *span* that may be wanted, the last one first, with their offsets."""
         lines, (begin, end) = file.lines, span
+        needles, window, effort = sought
         learns = not (window.is_open or needles)
-        if learns and file.is_compressed and not window.meets(self._times.learn_compressed(file.name, lines)):
-            return
+        if learns and file.is_compressed:
+            effort.take(lines.end())
+            if not window.meets(self._times.learn_compressed(file.name, lines)):
+                return
         for start in reversed(lines.blocks(begin, end)):
+            known = ANY
             if not window.is_open:
                 known = self._times.known(file.fd, file.name, start, lines.block_end(start, end))
-                if not window.meets(known):
-                    continue
-            # A block without the needles is neither copied nor cut into lines.
-            if not lines.may_have(needles, start, end):
+            if not window.meets(known):
                 continue
-            offset, data = lines.block(start, end)
-            # Where a needle is asked for, it is found in less time than all the times are.
-            if (
-                learns
-                and file.is_complete(start, end)
-                and not window.meets(self._times.learn(file.name, start, offset, data))
-            ):
-                continue
-            for place, line in cut_backwards(offset, data, needles):
+            effort.take(lines.block_end(start, end) - start)
+            if needles:
+                # Found in less time than all the times of the block are.
+                found = reversed(lines.having(needles, start, end))
+            else:
+                offset, data = lines.block(start, end)
+                if learns and file.is_complete(start, end):
+                    known = self._times.learn(file.name, start, offset, data)
+                found = cut_backwards(offset, data) if window.meets(known) else iter(())
+            for place, line in found:
                 if place >= begin and window.may_have(line):
                     yield place, line
 
@@ -199,12 +238,12 @@ class TrailReader:
         These records are there to stay: whole records are never taken back. While a writer is at work, its last record
         may be one that a full disk will cut.
         """
-        if not names(self._directory):
+        if not names(self.directory):
             return [], 0
-        with without_writers(self._directory):
-            files = names(self._directory)
+        with without_writers(self.directory):
+            files = names(self.directory)
             while files:
-                with reading(self._directory, files[-1]) as fd:
+                with reading(self.directory, files[-1]) as fd:
                     end = Lines(fd, files[-1]).end()
                 if end:
                     return files, end
@@ -235,8 +274,8 @@ class TrailReader:
     def _first_when_compressed(self, name: str) -> int | None:
         """Return the number of the first record of a compressed file, without decompressing all of it."""
         with contextlib.suppress(OSError, ChainError):
-            if not os.path.exists(self._directory / name):
-                data = beginning(f"{self._directory}/{name}{SUFFIX}", _FIRST_BYTES)
+            if not os.path.exists(self.directory / name):
+                data = beginning(f"{self.directory}/{name}{SUFFIX}", _FIRST_BYTES)
                 heads = (head_of_record(line) for _, line in cut(0, data[: data.rfind(b"\n") + 1]))
                 return next((head.sequence_number for head in heads if head is not None), None)
         return None
@@ -244,9 +283,9 @@ class TrailReader:
     def _opened(self, name: str) -> contextlib.AbstractContextManager[int] | None:
         """Open a file; None if it was removed by retention since it was listed."""
         try:
-            return reading(self._directory, name)
+            return reading(self.directory, name)
         except FileNotFoundError:
-            if is_removed(self._directory, name):
+            if is_removed(self.directory, name):
                 return None
             raise
 
@@ -256,9 +295,17 @@ class TrailReader:
         try:
             yield
         except ChainError as damage:
-            raise AuditStorageError(f"{self._directory}: {damage}") from damage
+            raise AuditStorageError(f"{self.directory}: {damage}") from damage
         except OSError as error:
-            raise cannot("read", self._directory, error) from error
+            raise cannot("read", self.directory, error) from error
+
+
+class _Sought(NamedTuple):
+    """What a search looks for, and how much it may read."""
+
+    needles: list[bytes]
+    window: Window
+    effort: Effort
 
 
 class _File(NamedTuple):

@@ -30,7 +30,7 @@ from ._directory import allow_as, closing, open_file, write_all
 from ._lines import Lines, split
 from .protocol import EventFilter
 
-__all__ = ["INDEX", "Times", "Window"]
+__all__ = ["ANY", "INDEX", "Times", "Window"]
 
 INDEX: Final = "audit_times.index"
 """The name of the index in the directory of a trail."""
@@ -57,7 +57,8 @@ class Span(NamedTuple):
     last: str
 
 
-_ANY: Final = Span("", "~")
+ANY: Final = Span("", "~")
+"""All times."""
 
 
 class Window:
@@ -148,7 +149,7 @@ class Times:
         """Return the times in the part from *start* to *end*, or a little more, of an open file; all if not known."""
         part = self._parts.get((name, start))
         if part is None or part.end < end or os.pread(fd, _TAIL_BYTES, part.end - _TAIL_BYTES) != part.tail:
-            return _ANY
+            return ANY
         return Span(part.first, part.last)
 
     def learn(self, name: str, start: int, offset: int, data: bytes) -> Span:
@@ -163,7 +164,7 @@ class Times:
         if (packed, 0) in self._parts and not os.path.exists(self._directory / name):
             with contextlib.suppress(OSError), closing(open_file(self._directory, packed)) as fd:
                 return self.known(fd, packed, 0, os.fstat(fd).st_size)
-        return _ANY
+        return ANY
 
     def learn_compressed(self, name: str, lines: Lines) -> Span:
         """Return the times in a compressed file, of which *lines* are the lines, and keep them."""
@@ -274,8 +275,8 @@ def _times_of(lines: list[bytes]) -> Span:
     found = [line.partition(_BEFORE)[2][:_SECONDS] for line in lines]
     if all(len(time) == _SECONDS for time in found):
         return _span(min(found, default=b"~"), max(found, default=b""))
-    return _ANY
+    return ANY
 
 
 def _span(first: bytes, last: bytes) -> Span:
-    return Span(first.decode(), last.decode()) if first.isascii() and last.isascii() else _ANY
+    return Span(first.decode(), last.decode()) if first.isascii() and last.isascii() else ANY
