@@ -61,6 +61,7 @@ class Aside:
 
     def __init__(self) -> None:
         self.turns: threading.Semaphore = threading.Semaphore(max(1, _processors() - 1))
+        # Until what is started turns out to be something else.
         self.is_possible: bool = _is_python(sys.executable)
 
 
@@ -127,8 +128,7 @@ class Search:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
             )
-        except (OSError, ValueError):
-            self._aside.is_possible = False
+        except OSError:
             return None
         with _ended(process):
             self._process = process
@@ -147,7 +147,9 @@ class Search:
         # In no argument, which every user of the machine can read.
         package = sys.modules[__name__.partition(".")[0]].__path__
         pipe.write(pickle.dumps((sys.path, list(package), __name__)))
-        wanted = {name: value for name in EventFilter.__struct_fields__ if (value := getattr(self._wanted, name))}
+        wanted = {
+            name: value for name in EventFilter.__struct_fields__ if (value := getattr(self._wanted, name)) is not None
+        }
         pipe.write(pickle.dumps((self._reader.directory, wanted, self._limit)))
         pipe.flush()
 
@@ -162,7 +164,7 @@ def main() -> None:
     answer.write(_READY)
     answer.flush()
     wanted = EventFilter()
-    for name, value in conditions.items():
+    for name, value in conditions:
         # They were checked, and their texts are as they are stored: that must not be done twice.
         force_setattr(wanted, name, value)
     try:
