@@ -18,7 +18,7 @@ from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, member
 from ..record.options import require, several
 from ..record.parties import Target, target_parts
 from ..record.privacy import Discreet
-from ..record.values import escaped, given_text
+from ..record.values import escaped, given_text, text
 
 __all__ = ["EQUAL", "AuditStorage", "Conditions", "EventFilter", "head_of", "holds", "require_storage", "value_at"]
 
@@ -162,6 +162,9 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "outcome": lambda name, value: member(AuditOutcome, value, name),
     "target": lambda _, value: Target(**{name: escaped(part) for name, part in target_parts(value)[0].items()}),
     **dict.fromkeys(["message", "actor", "tag", *EQUAL], lambda _, value: escaped(given_text(value))),
+    # Of printable characters alone, it is stored as it is.
+    "event_id": lambda _, value: text(value),
+    "metadata": lambda _, value: {path: escaped(each) if type(each) is str else each for path, each in value.items()},
 }
 
 
