@@ -223,6 +223,11 @@ class Lines:
         for start in self.blocks(begin, end):
             yield from (each for each in cut(*self.block(start, end)) if each[0] >= begin)
 
+    def count(self, begin: int, end: int) -> int:
+        """Return how many lines end between *begin* and *end*."""
+        pieces = range(begin, end, _BLOCK_BYTES)
+        return sum(os.pread(self._fd, min(_BLOCK_BYTES, end - start), start).count(b"\n") for start in pieces)
+
     def end(self) -> int:
         """Return the offset behind the last newline; a record that is being written, or is torn, may follow."""
         offset = os.fstat(self._fd).st_size
@@ -297,11 +302,7 @@ class Lines:
 
     def placed(self, damage: ChainError, offset: int) -> PlacedError:
         """Return *damage* with the file, and the number of the line that begins at *offset*."""
-        blocks = (
-            os.pread(self._fd, min(_BLOCK_BYTES, offset - start), start) for start in range(0, offset, _BLOCK_BYTES)
-        )
-        number = 1 + sum(block.count(b"\n") for block in blocks)
-        return PlacedError(damage, self._name, number, offset)
+        return PlacedError(damage, self._name, 1 + self.count(0, offset), offset)
 
     def torn_in_the_middle(self, offset: int, head: ChainHead) -> ChainError:
         """Return the damage of a file that ends, from *offset* on, in an incomplete record while others follow."""

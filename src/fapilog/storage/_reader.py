@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..record import chain
-from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead
+from ..record.chain import AuditChainVerificationResult, ChainError
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ._anchor import is_removed, start_of
 from ._compressed import SUFFIX, beginning
 from ._directory import cannot, names, reading, size_of, sync, without_writers
-from ._holes import item_of, joined, up_to
+from ._holes import joined, up_to
 from ._lines import Lines, cut, cut_backwards, head_of_record
 from ._needles import needles_of
-from ._recovering import last_seal
+from ._places import Line, Places, number_behind, numbered
 from ._times import ANY, Times, Window
 from ._verifying import verify
 from .protocol import EventFilter
 
-__all__ = ["Effort", "TooLongError", "TrailReader", "start_of_end"]
+__all__ = ["Effort", "TooLongError", "TrailReader"]
 
 _ALL: Final = EventFilter()
 # Of a compressed file, to find its first record.
@@ -121,18 +121,17 @@ class TrailReader:
             yield from joined(self._newest_first(wanted, effort or Effort()))
 
     def _newest_first(self, wanted: EventFilter, effort: Effort) -> Iterator[AuditEvent | DamagedRecord]:
-        sought = _Sought(needles_of(wanted), Window(wanted), effort)
-        window = sought.window
+        sought = _Sought(wanted, wanted.numbered(after=None, before=None), needles_of(wanted), Window(wanted), effort)
         files, last = self._stored()
         first, behind = 0, len(files)
         if wanted.after is not None:
             first = max(0, self._file_of(wanted.after, files))
         if wanted.before is not None:
             behind = self._file_of(wanted.before, files) + 1
-        if not window.is_open:
+        if not sought.window.is_open:
             self._times.load()
         for name in reversed(files[first:behind]):
-            if not window.meets(self._times.of_compressed(name)):
+            if not sought.window.meets(self._times.of_compressed(name)):
                 continue
             try:
                 opened = self._opened(name)
@@ -143,21 +142,30 @@ class TrailReader:
                 return
             with opened as fd:
                 file = _File(fd, name, Lines(fd, name), is_closed=name != files[-1])
-                end = file.lines.end() if file.is_closed else last
                 try:
-                    for offset, line in self._lines_backwards(file, _span(file.lines, end, wanted), sought):
-                        item = item_of(line, file=name, offset=offset, size=len(line) + 1)
-                        if isinstance(item, DamagedRecord) or wanted.matches(item):
-                            yield item
-                        else:
-                            effort.take(_DECODED * len(line))
+                    yield from self._items_backwards(file, file.lines.end() if file.is_closed else last, sought)
                 finally:
                     self._times.save(like=fd)
 
-    def _lines_backwards(self, file: _File, span: tuple[int, int], sought: _Sought) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines in *span* that may be wanted, the last one first, with their offsets."""
+    def _items_backwards(self, file: _File, end: int, sought: _Sought) -> Iterator[AuditEvent | DamagedRecord]:
+        """Yield what is wanted of a file whose lines end at *end*, the last one first."""
+        places = Places(file.lines, end)
+        for line in self._lines_backwards(file, _span(file.lines, end, sought.wanted), sought):
+            item = line.item()
+            if isinstance(item, AuditEvent):
+                if not sought.anywhere.matches(item):
+                    sought.effort.take(_DECODED * len(line.text))
+                    continue
+                if head_of_record(line.text) is None:
+                    # It was altered, and may claim any number.
+                    item = line.item(places.number_at(line.offset))
+            if isinstance(item, DamagedRecord) or sought.wanted.matches(item):
+                yield item
+
+    def _lines_backwards(self, file: _File, span: tuple[int, int], sought: _Sought) -> Iterator[Line]:
+        """Yield the lines in *span* that may be wanted, the last one first."""
         lines, (begin, end) = file.lines, span
-        needles, window, effort = sought
+        _, _, needles, window, effort = sought
         learns = not (window.is_open or needles)
         if learns and file.is_compressed:
             effort.take(lines.end())
@@ -180,7 +188,7 @@ class TrailReader:
                 found = cut_backwards(offset, data) if window.meets(known) else iter(())
             for place, line in found:
                 if place >= begin and window.may_have(line):
-                    yield place, line
+                    yield Line(file.name, place, line)
 
     def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
@@ -191,12 +199,29 @@ class TrailReader:
         Raises:
             AuditStorageError: A file can't be read.
         """
-        read = (
-            item_of(line, file=name, offset=offset, size=len(line) + 1)
-            for name, offset, line in self._lines_after(after)
-        )
         with self._failures():
-            return list(up_to(limit, joined(item for item in read if _number(item) > after)))
+            # More records than one may be in a hole.
+            read = (
+                item
+                for item, place in self._items_after(after)
+                if place is None or place > after or (isinstance(item, DamagedRecord) and item.head is None)
+            )
+            return list(up_to(limit, joined(read)))
+
+    def _items_after(self, after: int) -> Iterator[tuple[AuditEvent | DamagedRecord, int | None]]:
+        """Yield what is in the lines from about the record *after* on, each with the number of its place if known."""
+        number = None if after else start_of(self.directory).sequence_number + 1
+        for name, lines, begin, end in self._files_after(after):
+            if lines is None:
+                # All of it can't be read, as one line.
+                yield Line(name, 0, b"").item(), None
+                number = None
+                continue
+            number = number_behind(lines, begin) if number is None else number
+            found = (Line(name, offset, line) for offset, line in lines.forwards(begin, end))
+            for item, place in numbered(found, number):
+                yield item, place
+                number = None if place is None else place + 1
 
     def read_lines(self, after: int, limit: int) -> list[bytes]:
         """
@@ -206,18 +231,23 @@ class TrailReader:
             AuditStorageError: A file can't be read.
         """
         with self._failures():
-            records = (line for _, _, line in self._lines_after(after) if _claimed(line) > after)
-            return list(itertools.islice(records, limit))
+            files = ((lines, begin, end) for _, lines, begin, end in self._files_after(after) if lines is not None)
+            found = (line for lines, begin, end in files for _, line in lines.forwards(begin, end))
+            return list(itertools.islice((line for line in found if _claimed(line) > after), limit))
 
-    def _lines_after(self, after: int) -> Iterator[tuple[str, int, bytes]]:
-        """Yield the lines from behind the record *after* on, each with its file and offset, of records that stay."""
+    def _files_after(self, after: int) -> Iterator[tuple[str, Lines | None, int, int]]:
+        """
+        Yield the files with the lines from behind the record *after* on, of records that stay.
+
+        Returns:
+            The name of the file, its lines, and where those of interest begin and end; no lines if it can't be read.
+        """
         files, last = self._stored()
         for name in files[max(0, self._file_of(after, files)) :]:
             try:
                 opened = self._opened(name)
             except ChainError:
-                # All of it can't be read, as one line.
-                yield name, 0, b""
+                yield name, None, 0, 0
                 continue
             if opened is None:
                 continue
@@ -228,8 +258,7 @@ class TrailReader:
                 if is_last and self._durable:
                     # A writer that was killed may have written these records without syncing them.
                     sync(fd)
-                for offset, line in lines.forwards(lines.around(after, end)[0], end):
-                    yield name, offset, line
+                yield name, lines, lines.around(after, end)[0], end
 
     def _stored(self) -> tuple[list[str], int]:
         """
@@ -301,8 +330,10 @@ class TrailReader:
 
 
 class _Sought(NamedTuple):
-    """What a search looks for, and how much it may read."""
+    """What a search looks for, there and at any place, and by which bytes and times; and how much it may do."""
 
+    wanted: EventFilter
+    anywhere: EventFilter
     needles: list[bytes]
     window: Window
     effort: Effort
@@ -327,13 +358,6 @@ class _File(NamedTuple):
         return not self.is_compressed and (is_whole or (self.is_closed and end == self.lines.end()))
 
 
-def _number(item: AuditEvent | DamagedRecord) -> float:
-    """Return the sequence number of an event; of a hole that of its newest record, or one after all others."""
-    if isinstance(item, AuditEvent):
-        return item.sequence_number or 0
-    return math.inf if item.head is None else item.head.sequence_number
-
-
 def _claimed(line: bytes) -> int:
     """Return the sequence number that *line* claims to have; 0 if it is no record."""
     try:
@@ -350,40 +374,3 @@ def _span(lines: Lines, end: int, wanted: EventFilter) -> tuple[int, int]:
     if wanted.after is not None:
         begin = lines.around(wanted.after, end)[0]
     return begin, end
-
-
-def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int, ChainHead]:
-    """
-    Return where to begin, to check the last *size* bytes of *files*: the index of a file, an offset in it, and a head.
-
-    Short of the whole trail, the first record that begins there is believed, and the last that seals damage. If none
-    does, since a power cut left zeros for all of these bytes, more are checked.
-    """
-    if sealed := last_seal(directory, files, *_last_bytes(directory, files, size)):
-        # What is before it is damaged; this record goes on behind that.
-        return sealed
-    while True:
-        index, offset = _last_bytes(directory, files, size)
-        if index == offset == 0:
-            return 0, 0, start_of(directory)
-        begin = None
-        for name in files[index:]:
-            with reading(directory, name) as fd:
-                lines = Lines(fd, name)
-                end = lines.end()
-                first = lines.first_from(offset, end)
-                if begin is None:
-                    begin = end if first is None else first[0]
-                if first is not None:
-                    return index, begin, lines.head_before(*first)
-            offset = 0
-        size *= 2
-
-
-def _last_bytes(directory: Path, files: list[str], size: int) -> tuple[int, int]:
-    """Return the index of the file and the offset in it with which the last *size* bytes of *files* begin."""
-    index, beyond = len(files), -size
-    while index > 0 and beyond < 0:
-        index -= 1
-        beyond += size_of(directory, files[index])
-    return index, max(0, beyond)

@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from ._directory import names, reading
+from ._end import start_of_end
 from ._lines import Lines
-from ._reader import start_of_end
 
 __all__ = ["Once", "RecentIds"]
 

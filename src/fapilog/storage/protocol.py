@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
@@ -106,6 +107,14 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
         for name, check in _CHECKS.items():
             if getattr(self, name) is not None:
                 force_setattr(self, name, check(name, getattr(self, name)))
+
+    def numbered(self, *, after: int | None, before: int | None) -> EventFilter:
+        """Return this question, asked of records with a greater number than *after* and a smaller one than *before*."""
+        # Made anew, its texts would be escaped once more.
+        other = copy.copy(self)
+        force_setattr(other, "after", after)
+        force_setattr(other, "before", before)
+        return other
 
     def matches(self, event: AuditEvent) -> bool:
         """Return whether *event* is asked for."""

@@ -1,0 +1,90 @@
+"""
+The numbers that lines have by their places, where they can't be told by the lines themselves: these were altered.
+
+Who pages by numbers would lose a record that claims another number than its place has, or have it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from ..record.damage import DamagedRecord
+from ..record.events import AuditEvent
+from ._holes import item_of
+from ._lines import Lines, cut_backwards, head_of_record
+
+__all__ = ["Line", "Places", "number_behind", "numbered"]
+
+
+class Line(NamedTuple):
+    """A line, and where it is."""
+
+    file: str
+    offset: int
+    text: bytes
+
+    def item(self, number: int | None = None) -> AuditEvent | DamagedRecord:
+        """Return the event of that *number*, of any if it is None; or the hole that the line is."""
+        return item_of(self.text, file=self.file, offset=self.offset, size=len(self.text) + 1, number=number)
+
+
+class Places:
+    """
+    The numbers of the lines of one file by their places, counted from a record near them whose checksum is right.
+
+    They are asked for from the end of the file to its beginning, so that no line is counted twice.
+
+    Args:
+        lines: Of the file.
+        end: Where the last of them ends.
+    """
+
+    def __init__(self, lines: Lines, end: int) -> None:
+        self._lines = lines
+        # The number of the line that begins there, if it is known.
+        self._known: tuple[int, int | None] = end, None
+        self._is_lost = False
+
+    def number_at(self, offset: int) -> int | None:
+        """Return the number of the line that begins at *offset*; None if the file has no record with a checksum."""
+        if self._is_lost:
+            return None
+        behind, number = self._lines.first_record(offset, self._known[0]) or self._known
+        if number is None:
+            number = number_behind(self._lines, offset)
+        else:
+            number -= self._lines.count(offset, behind)
+        self._known, self._is_lost = (offset, number), number is None
+        return number
+
+
+def number_behind(lines: Lines, offset: int) -> int | None:
+    """Return the number of the line at *offset*, counted from the last record before it whose checksum is right."""
+    count = 1
+    for start in reversed(lines.blocks(0, offset)):
+        for _, line in cut_backwards(*lines.block(start, offset)):
+            if (head := head_of_record(line)) is not None:
+                return head.sequence_number + count
+            count += 1
+    return None
+
+
+def numbered(lines: Iterable[Line], number: int | None) -> Iterator[tuple[AuditEvent | DamagedRecord, int | None]]:
+    """
+    Yield what is in *lines*, which follow each other, the oldest first, with the numbers of their places if known.
+
+    Args:
+        lines: The lines.
+        number: Of the first of them; None to believe the first.
+    """
+    for line in lines:
+        item = line.item()
+        claimed = item.sequence_number if isinstance(item, AuditEvent) else item.head and item.head.sequence_number
+        # Hashed only if need be: a record whose checksum is right is believed, and others are counted from it.
+        if number is None or (claimed != number and head_of_record(line.text) is not None):
+            number = claimed
+        elif claimed not in (None, number):
+            item = line.item(number)
+        yield item, number
+        number = None if number is None else number + 1
