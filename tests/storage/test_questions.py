@@ -188,7 +188,10 @@ async def test_an_odd_text_is_found_as_it_was_given(tmp_path: Path, given: str) 
     for each in (LONE, ITS_ESCAPE, "x\\\\udcff"):
         target = Target(type="file", id=each)
         event_id = each if each.isprintable() else None
-        await trail.log_data_access(target, "read", user_id=each, event_id=event_id, actor={"id": each}, k=each)
+        metadata = {"k": each}
+        await trail.log_data_access(
+            target, "read", user_id=each, event_id=event_id, actor={"id": each}, metadata=metadata
+        )
     asked: list[dict[str, Any]] = [
         {"user_id": given},
         {"actor": given},
@@ -199,8 +202,8 @@ async def test_an_odd_text_is_found_as_it_was_given(tmp_path: Path, given: str) 
     ]
     if given.isprintable():
         asked.append({"event_id": given})
-    for each in asked:
-        assert len(await trail.get_events(**each)) == 1, each
+    for conditions in asked:
+        assert len(await trail.get_events(**conditions)) == 1, conditions
 
 
 def test_a_party_in_an_event_is_storable() -> None:

@@ -57,12 +57,13 @@ def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
         yield offset, line
 
 
-def _cut_having(data: bytes, needle: bytes, behind: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of *data* from *behind* on that have *needle*, with their places; the others are not cut."""
-    while (found := data.find(needle, behind)) >= 0:
-        begin, behind = data.rfind(b"\n", behind, found) + 1 or behind, data.find(b"\n", found)
-        behind = behind if behind >= 0 else len(data)
+def _cut_having(needle: bytes, data: bytes, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of *data* from *begin* to *end* that have *needle*, with their places; others are not cut."""
+    while (found := data.find(needle, begin, end)) >= 0:
+        begin, behind = data.rfind(b"\n", begin, found) + 1 or begin, data.find(b"\n", found, end)
+        behind = behind if behind >= 0 else end
         yield begin, data[begin:behind]
+        begin = behind
 
 
 def split(data: bytes) -> list[bytes]:
@@ -156,7 +157,8 @@ class Lines:
         except ChainError as damage:
             raise self.placed(ChainError(damage.status, str(damage), head), offset) from None
 
-    def blocks(self, begin: int, end: int) -> range:
+    @staticmethod
+    def blocks(begin: int, end: int) -> range:
         """Return where the blocks begin that have the lines from *begin* to *end*; the same ones at every reading."""
         return range(begin - begin % _BLOCK_BYTES, end, _BLOCK_BYTES)
 
@@ -195,19 +197,27 @@ class Lines:
         """Return where the blocks begin that lines from *begin* to *end* complete, so that nothing is added to them."""
         return range(begin - begin % _BLOCK_BYTES, end - end % _BLOCK_BYTES, _BLOCK_BYTES)
 
-    def having(self, needles: list[bytes], start: int, end: int) -> list[tuple[int, bytes]]:
-        """Return the lines of the block at *start* that have all *needles*, with offsets; costs what grep does."""
+    def view(self, start: int, end: int) -> tuple[int, bytes, int, int]:
+        """
+        Return bytes in which the lines of the block at *start* are, which are not copied once more.
+
+        Returns:
+            Where the bytes begin in the file, the bytes, and where in these the first line begins and the last ends.
+        """
         stop, offset = self.block_end(start, end), max(0, start - 1)
         data = os.pread(self._fd, min(stop + _REST_BYTES, end) - offset, offset)
-        first = data.find(b"\n") + 1 if start else 0
-        if offset + len(data) < end and data.find(b"\n", stop - offset - 1) < 0:
+        behind = data.find(b"\n", stop - offset - 1) + 1
+        if not behind:
             # The last line of the block ends further on.
-            found = cut(*self.block(start, end))
-        elif start and not first:
-            return []
-        else:
-            found = ((offset + place, line) for place, line in _cut_having(data, needles[0], first))
-        return [each for each in found if each[0] < stop and all(needle in each[1] for needle in needles)]
+            offset, data = self.block(start, end)
+            return offset, data, 0, len(data)
+        return offset, data, data.find(b"\n") + 1 if start else 0, behind
+
+    def having(self, needles: list[bytes], start: int, end: int) -> list[tuple[int, bytes]]:
+        """Return the lines of the block at *start* that have all *needles*, with offsets; costs what grep does."""
+        offset, *view = self.view(start, end)
+        found = ((offset + place, line) for place, line in _cut_having(needles[0], *view))
+        return [each for each in found if all(needle in each[1] for needle in needles)]
 
     def _to_newline(self, offset: int, end: int) -> Iterator[bytes]:
         stop = min(end, offset + MAX_RECORD_BYTES + 1)

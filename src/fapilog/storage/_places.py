@@ -6,11 +6,16 @@ Who pages by numbers would lose a record that claims another number than its pla
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+from ..record.chain import ChainError
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
+from ._anchor import start_of
+from ._directory import reading
 from ._holes import item_of
 from ._lines import Lines, cut_backwards, head_of_record
 
@@ -31,32 +36,51 @@ class Line(NamedTuple):
 
 class Places:
     """
-    The numbers of the lines of one file by their places, counted from a record near them whose checksum is right.
+    The numbers of the lines of one file by their places, counted back from the next record whose checksum is right.
 
     They are asked for from the end of the file to its beginning, so that no line is counted twice.
 
     Args:
+        directory: Of the trail.
+        files: The names of its files.
+        name: Of the file.
         lines: Of the file.
         end: Where the last of them ends.
     """
 
-    def __init__(self, lines: Lines, end: int) -> None:
+    def __init__(self, directory: Path, files: list[str], name: str, lines: Lines, end: int) -> None:
         self._lines = lines
-        # The number of the line that begins there, if it is known.
-        self._known: tuple[int, int | None] = end, None
-        self._is_lost = False
+        # Where a line begins, or would, and its number.
+        self._known: tuple[int, int] = end, _number_at_end(directory, files, files.index(name) + 1)
 
-    def number_at(self, offset: int) -> int | None:
-        """Return the number of the line that begins at *offset*; None if the file has no record with a checksum."""
-        if self._is_lost:
-            return None
-        behind, number = self._lines.first_record(offset, self._known[0]) or self._known
-        if number is None:
-            number = number_behind(self._lines, offset)
-        else:
-            number -= self._lines.count(offset, behind)
-        self._known, self._is_lost = (offset, number), number is None
-        return number
+    def number_at(self, offset: int) -> int:
+        """Return the number of the line that begins at *offset*."""
+        place, number = self._lines.first_record(offset, self._known[0]) or self._known
+        self._known = offset, number - self._lines.count(offset, place)
+        return self._known[1]
+
+
+def _number_at_end(directory: Path, files: list[str], index: int) -> int:
+    """Return the number of the line that would follow the last one of the files before *index*."""
+    count = 0
+    for lines, end in _lines_of(directory, files[index:]):
+        if (first := lines.first_record(0, end)) is not None:
+            return first[1] - count - lines.count(0, first[0])
+        count += lines.count(0, end)
+    count = 0
+    for lines, end in _lines_of(directory, files[index - 1 :: -1]):
+        if (number := number_behind(lines, end)) is not None:
+            return number + count
+        count += lines.count(0, end)
+    return start_of(directory).sequence_number + 1 + count
+
+
+def _lines_of(directory: Path, files: list[str]) -> Iterator[tuple[Lines, int]]:
+    """Yield the lines of each file, and where they end; those of a compressed one that is damaged can't be counted."""
+    for name in files:
+        with contextlib.suppress(ChainError), reading(directory, name) as fd:
+            lines = Lines(fd, name)
+            yield lines, lines.end()
 
 
 def number_behind(lines: Lines, offset: int) -> int | None:

@@ -127,7 +127,9 @@ class TrailReader:
         if wanted.after is not None:
             first = max(0, self._file_of(wanted.after, files))
         if wanted.before is not None:
+            # Up to the next record whose checksum is right: it is not known of others what their numbers were.
             behind = self._file_of(wanted.before, files) + 1
+            behind = self._file_of(self._first_number(files[behind:]), files) + 1
         if not sought.window.is_open:
             self._times.load()
         for name in reversed(files[first:behind]):
@@ -143,13 +145,15 @@ class TrailReader:
             with opened as fd:
                 file = _File(fd, name, Lines(fd, name), is_closed=name != files[-1])
                 try:
-                    yield from self._items_backwards(file, file.lines.end() if file.is_closed else last, sought)
+                    yield from self._items_backwards(file, files, file.lines.end() if file.is_closed else last, sought)
                 finally:
                     self._times.save(like=fd)
 
-    def _items_backwards(self, file: _File, end: int, sought: _Sought) -> Iterator[AuditEvent | DamagedRecord]:
-        """Yield what is wanted of a file whose lines end at *end*, the last one first."""
-        places = Places(file.lines, end)
+    def _items_backwards(
+        self, file: _File, files: list[str], end: int, sought: _Sought
+    ) -> Iterator[AuditEvent | DamagedRecord]:
+        """Yield what is wanted of one of *files*, whose lines end at *end*, the last one first."""
+        places: Places | None = None
         for line in self._lines_backwards(file, _span(file.lines, end, sought.wanted), sought):
             item = line.item()
             if isinstance(item, AuditEvent):
@@ -158,6 +162,7 @@ class TrailReader:
                     continue
                 if head_of_record(line.text) is None:
                     # It was altered, and may claim any number.
+                    places = places or Places(self.directory, files, file.name, file.lines, end)
                     item = line.item(places.number_at(line.offset))
             if isinstance(item, DamagedRecord) or sought.wanted.matches(item):
                 yield item
@@ -182,10 +187,9 @@ class TrailReader:
                 # Found in less time than all the times of the block are.
                 found = reversed(lines.having(needles, start, end))
             else:
-                offset, data = lines.block(start, end)
                 if learns and file.is_complete(start, end):
-                    known = self._times.learn(file.name, start, offset, data)
-                found = cut_backwards(offset, data) if window.meets(known) else iter(())
+                    known = self._times.learn(file.name, start, lines, end)
+                found = cut_backwards(*lines.block(start, end)) if window.meets(known) else iter(())
             for place, line in found:
                 if place >= begin and window.may_have(line):
                     yield Line(file.name, place, line)
@@ -210,14 +214,14 @@ class TrailReader:
 
     def _items_after(self, after: int) -> Iterator[tuple[AuditEvent | DamagedRecord, int | None]]:
         """Yield what is in the lines from about the record *after* on, each with the number of its place if known."""
-        number = None if after else start_of(self.directory).sequence_number + 1
+        number: int | None = start_of(self.directory).sequence_number + 1
         for name, lines, begin, end in self._files_after(after):
             if lines is None:
                 # All of it can't be read, as one line.
                 yield Line(name, 0, b"").item(), None
                 number = None
                 continue
-            number = number_behind(lines, begin) if number is None else number
+            number = number_behind(lines, begin) if begin else number
             found = (Line(name, offset, line) for offset, line in lines.forwards(begin, end))
             for item, place in numbered(found, number):
                 yield item, place

@@ -88,7 +88,7 @@ class Window:
 
     def may_have(self, line: bytes) -> bool:
         """Return whether *line* is a record of a time that is wanted, or says no time."""
-        return self.is_open or self.meets(_times_of([line]))
+        return self.is_open or self.meets(_times_in(line + b"\n", 0, len(line) + 1))
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -152,10 +152,11 @@ class Times:
             return ANY
         return Span(part.first, part.last)
 
-    def learn(self, name: str, start: int, offset: int, data: bytes) -> Span:
-        """Return the times of the lines *data*, which begin at *offset* in the part at *start*, and keep them."""
-        times = _times_of(split(data))
-        self._learn(name, start, offset + len(data), data[-_TAIL_BYTES:], times)
+    def learn(self, name: str, start: int, lines: Lines, end: int) -> Span:
+        """Return the times in the block at *start* of *lines*, which end at *end*, and keep them."""
+        offset, data, begin, behind = lines.view(start, end)
+        times = _times_in(data, begin, behind)
+        self._learn(name, start, offset + behind, data[max(begin, behind - _TAIL_BYTES) : behind], times)
         return times
 
     def of_compressed(self, name: str) -> Span:
@@ -169,7 +170,7 @@ class Times:
     def learn_compressed(self, name: str, lines: Lines) -> Span:
         """Return the times in a compressed file, of which *lines* are the lines, and keep them."""
         end = lines.end()
-        spans = [_times_of(split(lines.block(start, end)[1])) for start in lines.blocks(0, end)]
+        spans = [_times_in(*lines.view(start, end)[1:]) for start in lines.blocks(0, end)]
         times = Span(min((each.first for each in spans), default="~"), max((each.last for each in spans), default=""))
         packed = name + SUFFIX
         with contextlib.suppress(OSError), closing(open_file(self._directory, packed)) as fd:
@@ -188,14 +189,13 @@ class Times:
             end: Where they end.
             is_over: Whether nothing will be appended to the file any more.
         """
-        lines = Lines(fd, name)
-        starts = lines.whole_blocks(begin, end)
+        starts = Lines.whole_blocks(begin, end)
         if is_over:
-            starts = lines.blocks(starts.stop, end)
+            starts = Lines.blocks(starts.stop, end)
         if starts:
             with contextlib.suppress(OSError):
                 for start in starts:
-                    self.learn(name, start, *lines.block(start, end))
+                    self.learn(name, start, Lines(fd, name), end)
                 self.save(fd)
 
     def save(self, like: int) -> None:
@@ -234,7 +234,7 @@ class Times:
         """Return whether *part*, whose last bytes are those of the open file, lacks a time of its records."""
         if part.file.endswith(SUFFIX) or os.pread(fd, _TAIL_BYTES, part.end - _TAIL_BYTES) != part.tail:
             return False
-        found = _times_of(split(Lines(fd, part.file).block(part.start, part.end)[1]))
+        found = _times_in(*Lines(fd, part.file).view(part.start, part.end)[1:])
         return found.first < part.first or found.last > part.last
 
     def _opened(self, like: int) -> int:
@@ -264,15 +264,20 @@ class Times:
         return is_kept
 
 
-def _times_of(lines: list[bytes]) -> Span:
-    """Return the first and the last time in *lines*; all times if one of them says none."""
+def _times_in(data: bytes, begin: int, end: int) -> Span:
+    """Return the first and the last time in the lines of *data*; all times if one of them says none."""
+    usual, place = list[bytes](), begin
+    while place < end:
+        usual.append(data[place + _USUAL.start : place + _USUAL.stop])
+        place = data.find(b"\n", place, end) + 1 or end
     # What stands between two texts with the same beginning has that beginning too.
-    usual = [line[_USUAL] for line in lines]
     first, last = min(usual, default=b""), max(usual, default=b"")
-    is_whole = sum(map(len, usual)) == len(usual) * (_USUAL.stop - _USUAL.start)
+    all_usual = b"".join(usual)
+    # A shorter line ends in there.
+    is_whole = len(all_usual) == len(usual) * (_USUAL.stop - _USUAL.start) and b"\n" not in all_usual
     if is_whole and first.startswith(_BEFORE) and last.startswith(_BEFORE):
         return _span(first[len(_BEFORE) :], last[len(_BEFORE) :])
-    found = [line.partition(_BEFORE)[2][:_SECONDS] for line in lines]
+    found = [line.partition(_BEFORE)[2][:_SECONDS] for line in split(data[begin:end])]
     if all(len(time) == _SECONDS for time in found):
         return _span(min(found, default=b"~"), max(found, default=b""))
     return ANY
