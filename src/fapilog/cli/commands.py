@@ -20,6 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, ChainHead, ChainStatus
 from ..record.chain import ChainError
 from ..storage._recovering import recover as seal_damage
+from ..storage._times import Times
 from ..storage.earlier import is_of_earlier, verify_earlier
 from .alerts import alerts
 from .check_config import check_config
@@ -160,6 +161,8 @@ def verify(
         typer.echo(msgspec.json.encode(result))
     else:
         Output().print(verdict(result), soft_wrap=True)
+    if words := Times(directory.absolute()).check():
+        typer.echo(f"fapilog: {plain(words)}", err=True)
     could_not_read = not result.valid and result.first_invalid_sequence is None
     raise typer.Exit(_CANNOT if could_not_read else 0 if result.valid else _NOT_AS_IT_SHOULD_BE)
 

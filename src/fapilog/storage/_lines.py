@@ -215,8 +215,8 @@ class Lines:
 
     def having(self, needles: list[bytes], start: int, end: int) -> list[tuple[int, bytes]]:
         """Return the lines of the block at *start* that have all *needles*, with offsets; costs what grep does."""
-        offset, *view = self.view(start, end)
-        found = ((offset + place, line) for place, line in _cut_having(needles[0], *view))
+        offset, data, begin, behind = self.view(start, end)
+        found = ((offset + place, line) for place, line in _cut_having(needles[0], data, begin, behind))
         return [each for each in found if all(needle in each[1] for needle in needles)]
 
     def _to_newline(self, offset: int, end: int) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ what it lacks, or what does not fit, is read again.
 What it says of a part is believed while that part ends with the same bytes. They have the checksum of its last record,
 on which all before it have a part. That shows a file that was cut, replaced or restored, but not a lie about the times.
 So the index is read only if it belongs to somebody who could as well have removed the records: the owner of the
-directory, root, or this process's user; and a verification compares it with the records.
+directory, root, or this process's user; and `fapilog verify` compares it with the records.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from ..tasks.strangers import Log
 from ._compressed import SUFFIX
 from ._directory import allow_as, closing, open_file, write_all
 from ._lines import Lines, split
@@ -48,6 +47,12 @@ _TAIL_BYTES: Final = 80
 # Parts that are known at most: 16 GiB of records, some 30 MiB of memory and 15 of the index.
 _MOST_PARTS: Final = 65_536
 _MOST_BYTES: Final = 24 << 20
+
+
+# To look for a number takes less time than for bytes.
+_NEWLINE: Final = ord("\n")
+# What a writer may leave for its next save: a question reads so many parts in a few milliseconds.
+_MOST_UNSAVED: Final = 8
 
 
 class Span(NamedTuple):
@@ -102,7 +107,6 @@ class _Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
     last: str
 
 
-_log: Final = Log("fapilog")
 _decode: Final = msgspec.json.Decoder(_Part).decode
 
 
@@ -180,7 +184,7 @@ class Times:
 
     def note(self, fd: int, name: str, begin: int, end: int, *, is_over: bool = False) -> None:
         """
-        Learn the times of the parts that are complete now, of records that were just appended, and save them.
+        Learn the times of the parts that are complete now, of records that were just appended, and save some at once.
 
         Args:
             fd: The file, open for reading.
@@ -196,7 +200,8 @@ class Times:
             with contextlib.suppress(OSError):
                 for start in starts:
                     self.learn(name, start, Lines(fd, name), end)
-                self.save(fd)
+                if is_over or len(self._new) >= _MOST_UNSAVED:
+                    self.save(fd)
 
     def save(self, like: int) -> None:
         """Append to the index what it lacks; if there is none, make it for those who may read the open file *like*."""
@@ -217,17 +222,17 @@ class Times:
         parts = [part for part in self._parts.values() if part.file in files]
         return b"".join(msgspec.json.encode(part) + b"\n" for part in parts)
 
-    def check(self) -> None:
-        """Compare the index with the records, and throw it away, with a warning, if these have times that it denies."""
+    def check(self) -> str | None:
+        """Compare the index with the records; if these have times that it denies, throw it away, and return that."""
         self.load()
         parts = sorted(self._parts.values(), key=lambda part: part.file)
         for name, of_file in itertools.groupby(parts, key=lambda part: part.file):
             with contextlib.suppress(OSError), closing(open_file(self._directory, name)) as fd:
                 if any(self._is_wrong(part, fd) for part in of_file):
-                    _log.warning("%s: %s says other times than the records; it is made anew", self._directory, INDEX)
                     self._parts.clear()
                     os.unlink(self._directory / INDEX)
-                    return
+                    return f"{self._directory / INDEX} denied times that records have: it is deleted, and made anew"
+        return None
 
     @staticmethod
     def _is_wrong(part: _Part, fd: int) -> bool:
@@ -269,7 +274,7 @@ def _times_in(data: bytes, begin: int, end: int) -> Span:
     usual, place = list[bytes](), begin
     while place < end:
         usual.append(data[place + _USUAL.start : place + _USUAL.stop])
-        place = data.find(b"\n", place, end) + 1 or end
+        place = data.find(_NEWLINE, place) + 1 or end
     # What stands between two texts with the same beginning has that beginning too.
     first, last = min(usual, default=b""), max(usual, default=b"")
     all_usual = b"".join(usual)
