@@ -49,7 +49,7 @@ def grepped(_backend: str, directory: str, *, records: int) -> Iterator[float]:
     grep = shutil.which("grep") or "grep"
     while True:
         began = perf_counter()
-        command = [grep, "-c", '"user_id":"nobody"', *files]
+        command = [grep, "-c", '"user_id":"nobody"', *map(str, files)]
         # In another locale it looks for characters, and not for bytes.
         subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env={**os.environ, "LC_ALL": "C"})
         yield (perf_counter() - began) * 1e3

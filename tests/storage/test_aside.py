@@ -20,7 +20,8 @@ from fapilog.record.parties import Actor, Target
 from fapilog.storage import _aside
 from fapilog.storage._aside import Aside, Search
 from fapilog.storage._directory import without_writers
-from fapilog.storage._reader import TooLongError, TrailReader
+from fapilog.storage._effort import TooLongError
+from fapilog.storage._reader import TrailReader
 from fapilog.storage.protocol import Conditions, EventFilter
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)

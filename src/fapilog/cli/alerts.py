@@ -1,4 +1,4 @@
-"""`fapilog alerts`: what is in the file of an outbox, and what to do about it."""
+"""`fapilog alerts`: show, retry and discard the alerts in the file of an outbox."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _NOT_THERE: Final = 1
 _CANNOT: Final = 2
-# Of an alert that could not be retried or discarded.
+# Reasons why an alert could not be retried or discarded.
 _WHY_NOT: Final[dict[str, str]] = {
     "pending": "it is being sent",
     "dead": "its event is not in the file",
@@ -47,7 +47,7 @@ alerts: Final = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @alerts.callback()
 def _alerts() -> None:
     """
-    See what an outbox has delivered and what not, and act on it.
+    Show the alerts that an outbox has and has not delivered; retry or discard them.
 
     The service may run meanwhile.
     """
@@ -61,16 +61,16 @@ def list_(
         Literal[Status, "all"] | None, typer.Option(help="Which alerts.", show_default="pending and dead")
     ] = None,
     outbox: _Outbox = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most: those that came first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most: the oldest ones.")] = 100,
     as_lines_of_json: _Json = False,
 ) -> None:
     """
-    List the alerts that are not delivered, or others.
+    List the alerts that are not delivered, or those of another status.
 
     Exit code: 0, whatever there is; 2 if the file can't be used.
     """
     statuses = _statuses(status)
-    # One more, to tell whether there are more.
+    # One more, to see whether there are more.
     found = _transact(file, outbox, lambda connection: _receipts.alerts(connection, outbox, statuses, limit=limit + 1))
     shown = found[:limit]
     if as_lines_of_json:
@@ -93,7 +93,7 @@ def show(
     as_lines_of_json: _Json = False,
 ) -> None:
     """
-    Show the alert about an event, and each attempt to deliver it, in every outbox of the file.
+    Show the alert about an event, and all attempts to deliver it, in every outbox of the file.
 
     Exit code: 0 if there is one, 1 if not, 2 if the file can't be used.
     """
@@ -128,10 +128,10 @@ def retry(
     """
     Make alerts due now, on a new schedule.
 
-    Those that are named may be dead, discarded or waiting. The service sends them, within seconds if it runs; what may
-    have arrived already is sent again.
+    The named alerts may be dead, discarded or waiting. The service sends them, within seconds if it runs; an alert that
+    may have arrived already is sent again.
 
-    Exit code: 0 if it is done, 1 if one that was named can't be retried, 2 if the file can't be used.
+    Exit code: 0 if it is done, 1 if a named alert can't be retried, 2 if the file can't be used.
     """
     if bool(event_ids) == all_dead:
         raise typer.BadParameter("expected either EVENT_ID or --all-dead")
@@ -177,12 +177,12 @@ def discard(
 def _statuses(status: Literal[Status, "all"] | None) -> list[Status]:
     if status is None:
         return ["pending", "dead"]
-    # Of a damaged file also those whose status is none.
+    # For a damaged file also the alerts without a valid status.
     return [] if status == "all" else [status]
 
 
 def _transact(file: Path, outbox: str | None, call: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
-    """Return what *call* returns, made in a transaction; where the file can't be used, say why and exit with 2."""
+    """Return the result of *call*, made in a transaction; if the file can't be used, say why and exit with 2."""
 
     def checked(connection: sqlite3.Connection) -> T:
         names = _receipts.outboxes(connection)

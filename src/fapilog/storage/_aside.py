@@ -27,8 +27,9 @@ from msgspec.structs import force_setattr
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
+from ._effort import Effort, TooLongError
 from ._holes import up_to
-from ._reader import Effort, TooLongError, TrailReader
+from ._reader import TrailReader
 from .protocol import EventFilter
 
 __all__ = ["Aside", "Search", "main"]

@@ -42,8 +42,8 @@ def up_to(limit: int, items: Iterable[AuditEvent | DamagedRecord]) -> Generator[
     for item in items:
         yield item
         limit -= isinstance(item, AuditEvent)
-        # Before the next one is looked for, which may take a search of all the rest.
         if limit < 1:
+            # Before the next one is looked for, which may be in another file.
             return
 
 

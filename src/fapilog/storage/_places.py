@@ -6,16 +6,11 @@ Who pages by numbers would lose a record that claims another number than its pla
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from ..record.chain import ChainError
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
-from ._anchor import start_of
-from ._directory import reading
 from ._holes import item_of
 from ._lines import Lines, cut_backwards, head_of_record
 
@@ -41,46 +36,21 @@ class Places:
     They are asked for from the end of the file to its beginning, so that no line is counted twice.
 
     Args:
-        directory: Of the trail.
-        files: The names of its files.
-        name: Of the file.
         lines: Of the file.
         end: Where the last of them ends.
+        number: That the next line would have.
     """
 
-    def __init__(self, directory: Path, files: list[str], name: str, lines: Lines, end: int) -> None:
+    def __init__(self, lines: Lines, end: int, number: int) -> None:
         self._lines = lines
         # Where a line begins, or would, and its number.
-        self._known: tuple[int, int] = end, _number_at_end(directory, files, files.index(name) + 1)
+        self._known: tuple[int, int] = end, number
 
     def number_at(self, offset: int) -> int:
         """Return the number of the line that begins at *offset*."""
         place, number = self._lines.first_record(offset, self._known[0]) or self._known
         self._known = offset, number - self._lines.count(offset, place)
         return self._known[1]
-
-
-def _number_at_end(directory: Path, files: list[str], index: int) -> int:
-    """Return the number of the line that would follow the last one of the files before *index*."""
-    count = 0
-    for lines, end in _lines_of(directory, files[index:]):
-        if (first := lines.first_record(0, end)) is not None:
-            return first[1] - count - lines.count(0, first[0])
-        count += lines.count(0, end)
-    count = 0
-    for lines, end in _lines_of(directory, files[index - 1 :: -1]):
-        if (number := number_behind(lines, end)) is not None:
-            return number + count
-        count += lines.count(0, end)
-    return start_of(directory).sequence_number + 1 + count
-
-
-def _lines_of(directory: Path, files: list[str]) -> Iterator[tuple[Lines, int]]:
-    """Yield the lines of each file, and where they end; those of a compressed one that is damaged can't be counted."""
-    for name in files:
-        with contextlib.suppress(ChainError), reading(directory, name) as fd:
-            lines = Lines(fd, name)
-            yield lines, lines.end()
 
 
 def number_behind(lines: Lines, offset: int) -> int | None:

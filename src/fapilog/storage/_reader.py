@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import os
 import sys
 from bisect import bisect_right
@@ -13,13 +12,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..record import chain
-from ..record.chain import AuditChainVerificationResult, ChainError
+from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ._anchor import is_removed, start_of
 from ._compressed import SUFFIX, beginning
 from ._directory import cannot, names, reading, size_of, sync, without_writers
+from ._effort import DECODED, Effort
 from ._holes import joined, up_to
 from ._lines import Lines, cut, cut_backwards, head_of_record
 from ._needles import needles_of
@@ -28,41 +28,11 @@ from ._times import ANY, Times, Window
 from ._verifying import verify
 from .protocol import EventFilter
 
-__all__ = ["Effort", "TooLongError", "TrailReader"]
+__all__ = ["FIRST_BYTES", "TrailReader"]
 
 _ALL: Final = EventFilter()
-# Of a compressed file, to find its first record.
-_FIRST_BYTES: Final = 1 << 16
-
-
-# To decode a record takes so many times as long as to search its bytes.
-_DECODED: Final = 16
-
-
-class TooLongError(Exception):
-    """Raised where a search has taken all of its `Effort`."""
-
-
-class Effort:
-    """
-    How much a search may do.
-
-    Args:
-        size: So many bytes it may search, or decode a share of them in vain.
-    """
-
-    def __init__(self, size: float = math.inf) -> None:
-        self._left = size
-
-    def take(self, size: int) -> None:
-        """Note that *size* bytes are searched, or that it takes as long; raise `TooLongError` if that is too much."""
-        self._left -= size
-        if self._left < 0:
-            raise TooLongError
-
-    def end(self) -> None:
-        """Have the search end with the next bytes; any thread may call it."""
-        self._left = -math.inf
+FIRST_BYTES: Final = 1 << 16
+"""Of a compressed file, to find its first record."""
 
 
 class TrailReader:
@@ -121,13 +91,15 @@ class TrailReader:
     def _newest_first(self, wanted: EventFilter, effort: Effort) -> Iterator[AuditEvent | DamagedRecord]:
         sought = _Sought(wanted, wanted.numbered(after=None, before=None), needles_of(wanted), Window(wanted), effort)
         files, last = self._stored()
+        files = self._in_time(files, wanted)
         first, behind = 0, len(files)
         if wanted.after is not None:
             first = max(0, self._file_of(wanted.after, files))
         if wanted.before is not None:
-            # Up to the next record whose checksum is right: it is not known of others what their numbers were.
             behind = self._file_of(wanted.before, files) + 1
-            behind = self._file_of(self._first_number(files[behind:]), files) + 1
+            # Files may follow that begin with altered records, of which it is not known what their numbers were.
+            while behind < len(files) and (self._first_record(files[behind]) or (1, 0))[0]:
+                behind += 1
         if not sought.window.is_open:
             self._times.load()
         for name in reversed(files[first:behind]):
@@ -136,14 +108,16 @@ class TrailReader:
             try:
                 opened = self._opened(name)
             except ChainError as damage:
-                yield DamagedRecord(file=name, offset=0, size=size_of(self.directory, name), problem=str(damage))
+                yield DamagedRecord(file=name, offset=0, size=self._size(name), problem=str(damage))
                 continue
             if opened is None:
                 return
             with opened as fd:
-                file = _File(fd, name, Lines(fd, name), is_closed=name != files[-1])
+                is_closed = last is None or name != files[-1]
+                file = _File(fd, name, Lines(fd, name), is_closed=is_closed)
+                end = file.lines.end() if last is None or is_closed else last
                 try:
-                    yield from self._items_backwards(file, files, file.lines.end() if file.is_closed else last, sought)
+                    yield from self._items_backwards(file, files, end, sought)
                 finally:
                     self._times.save(like=fd)
 
@@ -156,11 +130,11 @@ class TrailReader:
             item = line.item()
             if isinstance(item, AuditEvent):
                 if not sought.anywhere.matches(item):
-                    sought.effort.take(_DECODED * len(line.text))
+                    sought.effort.take(DECODED * len(line.text))
                     continue
                 if head_of_record(line.text) is None:
                     # It was altered, and may claim any number.
-                    places = places or Places(self.directory, files, file.name, file.lines, end)
+                    places = places or Places(file.lines, end, self._number_at_end(files, files.index(file.name) + 1))
                     item = line.item(places.number_at(line.offset))
             if isinstance(item, DamagedRecord) or sought.wanted.matches(item):
                 yield item
@@ -212,14 +186,17 @@ class TrailReader:
 
     def _items_after(self, after: int) -> Iterator[tuple[AuditEvent | DamagedRecord, int | None]]:
         """Yield what is in the lines from about the record *after* on, each with the number of its place if known."""
-        number: int | None = start_of(self.directory).sequence_number + 1
-        for name, lines, begin, end in self._files_after(after):
+        number: int | None = None
+        for index, (name, lines, begin, end) in enumerate(self._files_after(after)):
             if lines is None:
                 # All of it can't be read, as one line.
                 yield Line(name, 0, b"").item(), None
                 number = None
                 continue
-            number = number_behind(lines, begin) if begin else number
+            if begin:
+                number = number_behind(lines, begin)
+            elif index == 0:
+                number = self._start().sequence_number + 1
             found = (Line(name, offset, line) for offset, line in lines.forwards(begin, end))
             for item, place in numbered(found, number):
                 yield item, place
@@ -255,16 +232,17 @@ class TrailReader:
                 continue
             with opened as fd:
                 lines = Lines(fd, name)
-                is_last = name == files[-1]
-                end = last if is_last else lines.end()
-                if is_last and self._durable:
+                end = lines.end() if last is None or name != files[-1] else last
+                if name == files[-1] and self._durable:
                     # A writer that was killed may have written these records without syncing them.
                     sync(fd)
                 yield name, lines, lines.around(after, end)[0], end
 
-    def _stored(self) -> tuple[list[str], int]:
+    def _stored(self) -> tuple[list[str], int | None]:
         """
         Return the names of the files up to the last that holds records, and the offset behind the last record in it.
+
+        The offset is None if nobody writes to that file.
 
         These records are there to stay: whole records are never taken back. While a writer is at work, its last record
         may be one that a full disk will cut.
@@ -281,35 +259,72 @@ class TrailReader:
                 files.pop()
         return [], 0
 
+    def _in_time(self, files: list[str], wanted: EventFilter) -> list[str]:  # noqa: ARG002  of an archive's reader
+        """Return those of *files* that may have what is *wanted*, by the time."""
+        # All: to look into a file costs little, and says so whatever the clock has done.
+        return files
+
     def _file_of(self, sequence_number: int, files: list[str]) -> int:
         """Return the index of the file in which that record is, or would be; -1 if it is before the first."""
         return bisect_right(range(len(files)), sequence_number, key=lambda index: self._first_number(files[index:])) - 1
 
     def _first_number(self, files: list[str]) -> int:
         """Return the sequence number of the first whole record in *files*; a large one if there is none."""
-        for name in files:
-            if number := self._first_when_compressed(name):
-                return number
-            try:
-                opened = self._opened(name)
-            except ChainError:
-                continue
-            if opened is None:
-                continue
-            with opened as fd:
-                lines = Lines(fd, name)
-                if first := lines.first_record(0, lines.end()):
-                    return first[1]
-        return sys.maxsize
+        return next((first[1] for name in files if (first := self._first_record(name)) is not None), sys.maxsize)
 
-    def _first_when_compressed(self, name: str) -> int | None:
-        """Return the number of the first record of a compressed file, without decompressing all of it."""
-        with contextlib.suppress(OSError, ChainError):
-            if not os.path.exists(self.directory / name):
-                data = beginning(f"{self.directory}/{name}{SUFFIX}", _FIRST_BYTES)
-                heads = (head_of_record(line) for _, line in cut(0, data[: data.rfind(b"\n") + 1]))
-                return next((head.sequence_number for head in heads if head is not None), None)
+    def _first_record(self, name: str) -> tuple[int, int] | None:
+        """Return where the first whole record of a file is, and its sequence number; None if there is none."""
+        if first := self._first_when_compressed(name):
+            return first
+        for lines, end in self._lines_of([name]):
+            return lines.first_record(0, end)
         return None
+
+    def _first_when_compressed(self, name: str) -> tuple[int, int] | None:
+        """Return the same of a compressed file, if it is at its beginning, without decompressing all of it."""
+        with contextlib.suppress(OSError, ChainError):
+            data = self._beginning(name)
+            heads = ((place, head_of_record(line)) for place, line in cut(0, data[: data.rfind(b"\n") + 1]))
+            return next(((place, head.sequence_number) for place, head in heads if head is not None), None)
+        return None
+
+    def _number_at_end(self, files: list[str], index: int) -> int:
+        """Return the number of the line that would follow the last one of the files before *index*."""
+        count = 0
+        for lines, end in self._lines_of(files[index:]):
+            if (first := lines.first_record(0, end)) is not None:
+                return first[1] - count - lines.count(0, first[0])
+            count += lines.count(0, end)
+        count = 0
+        for lines, end in self._lines_of(files[index - 1 :: -1]):
+            if (number := number_behind(lines, end)) is not None:
+                return number + count
+            count += lines.count(0, end)
+        return self._start().sequence_number + 1 + count
+
+    def _lines_of(self, files: list[str]) -> Iterator[tuple[Lines, int]]:
+        """Yield the lines of each file, and where they end; of a file that can't be read they are not known."""
+        for name in files:
+            with contextlib.suppress(ChainError):
+                opened = self._opened(name)
+                if opened is not None:
+                    with opened as fd:
+                        lines = Lines(fd, name)
+                        yield lines, lines.end()
+
+    def _start(self) -> ChainHead:
+        """Return the head that the first record follows."""
+        return start_of(self.directory)
+
+    def _beginning(self, name: str) -> bytes:
+        """Return the first bytes of a compressed file; none of another."""
+        if os.path.exists(self.directory / name):
+            return b""
+        return beginning(f"{self.directory}/{name}{SUFFIX}", FIRST_BYTES)
+
+    def _size(self, name: str) -> int:
+        """Return the size that a file has, or had before it was compressed."""
+        return size_of(self.directory, name)
 
     def _opened(self, name: str) -> contextlib.AbstractContextManager[int] | None:
         """Open a file; None if it was removed by retention since it was listed."""

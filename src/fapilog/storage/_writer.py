@@ -7,7 +7,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -30,26 +30,22 @@ from ._directory import (
     sync_directory,
     write_until_error,
 )
-from ._end import TAIL_BYTES, End, Listing, Today, check_newest, where_to_check
+from ._end import TAIL_BYTES, End, Listing, Today, check_newest, utc_now, where_to_check
 from ._lines import Lines
 from ._lock import lock
 from ._recent import Once, RecentIds
+from ._reserving import Reserving
 from ._times import Times
 from ._torn import Torn
 from ._unsynced import Unsynced
 
-__all__ = ["Result", "TrailWriter", "utc_now"]
+__all__ = ["Result", "TrailWriter"]
 
 # How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
 # that a start does not take longer every day.
 _CHECKED_BYTES: Final = 16 << 20
 Result: TypeAlias = Seal | AuditStorageError | None
 """What became of a record: its seal; the reason why it is not stored; or None for a `Once` whose id the trail has."""
-
-
-def utc_now() -> datetime:
-    """Return the time that decides which day's file is written to."""
-    return datetime.now(UTC)
 
 
 class TrailWriter:
@@ -66,7 +62,7 @@ class TrailWriter:
         access: For the files and directories that are made.
 
     Attributes:
-        times: Of the records, which it keeps up.
+        times: Of the records; kept up to date.
     """
 
     def __init__(
@@ -87,6 +83,7 @@ class TrailWriter:
         self._recent = RecentIds(directory)
         self._listing = Listing(directory)
         self.times: Times = Times(directory)
+        self._reserving = Reserving(directory)
 
     def append(self, bodies: Iterable[bytes], after: ChainHead | None = None) -> list[Result]:
         """
@@ -182,8 +179,7 @@ class TrailWriter:
     def __del__(self) -> None:
         self._release()
 
-    # The mutex is held by the callers of the methods below, and from `_is_up_to_date` on the lock on the directory too.
-
+    # The callers of the methods below hold the mutex, and from `_is_up_to_date` on the lock on the directory too.
     def _append_at_once(self, body: bytes) -> Result:
         lock_fd = self._lock_fd
         if lock_fd is None or self._end is None or self._today() > self._end.name:
@@ -305,34 +301,37 @@ class TrailWriter:
         fd, end = self._fd, self._end
         assert fd is not None  # noqa: S101 - opened by the callers
         assert end is not None  # noqa: S101
-        sequence_number, checksum = end.sequence_number, end.checksum
-        lines: list[bytes] = []
+        lines, sequence_number, checksum = list[bytes](), end.sequence_number, end.checksum
         results: list[Result] = []
         for body in bodies:
             line, seal = chain.seal(body, sequence_number + 1, checksum)
             sequence_number, _, checksum = seal
             lines.append(line)
             results.append(seal)
+        lines, failure = self._reserving.fitting(fd, end.size, lines)
         data = b"".join(lines)
         try:
             written = os.write(fd, data)
         except OSError as error:
-            return self._keep_whole(end, b"", results, error)
+            return self._keep_whole(end, b"", results, error, is_cut=True)
         if written < len(data):
-            more, failure = write_until_error(fd, data[written:])
-            if failure is not None:
-                return self._keep_whole(end, data[: written + more], results, failure)
+            more, stopped_by = write_until_error(fd, data[written:])
+            written, failure = written + more, stopped_by or failure
+        if failure is not None:
+            return self._keep_whole(end, data[:written], results, failure, is_cut=written < len(data))
         if self._durable:
             try:
                 sync(fd)
             except OSError as error:
-                return self._keep_whole(end, data, results, error)
+                return self._keep_whole(end, data, results, error, is_cut=False)
         size, tail = end.size + len(data), data[-TAIL_BYTES:]
         self._end = End(end.name, size, tail, end.directory, sequence_number, checksum, None)
         self.times.note(fd, end.name, end.size, size)
         return results
 
-    def _keep_whole(self, end: End, data: bytes, results: list[Result], failure: OSError) -> list[Result]:
+    def _keep_whole(
+        self, end: End, data: bytes, results: list[Result], failure: OSError, *, is_cut: bool
+    ) -> list[Result]:
         """
         Keep the records of *data* that are whole, as readers may have seen them, and take back the one that is cut.
 
@@ -340,7 +339,8 @@ class TrailWriter:
             end: Of the trail before *data*.
             data: What was written.
             results: For each record, its seal.
-            failure: Of the write, or of the sync.
+            failure: Of reserving room, of the write, or of the sync.
+            is_cut: Whether a piece of a record may stand behind the whole ones.
 
         Returns:
             For each record, its seal if it is stored, or else the reason.
@@ -348,9 +348,9 @@ class TrailWriter:
         fd = self._fd
         assert fd is not None  # noqa: S101 - opened by the callers
         refusal = cannot("append to", self._directory, failure)
+        self._reserving.was_full()
         count, whole = data.count(b"\n"), data[: data.rfind(b"\n") + 1]
-        is_sync = count == len(results)
-        if not is_sync:
+        if is_cut:
             try:
                 os.ftruncate(fd, end.size + len(whole))
             except OSError as error:
@@ -365,7 +365,7 @@ class TrailWriter:
             unsynced: Unsynced | None = None
             try:
                 unsynced = Unsynced.of(end.name, fd, end.size, whole)
-                if is_sync:
+                if count == len(results):
                     unsynced.store(self._directory)
                 else:
                     sync(fd)

@@ -53,7 +53,13 @@ class Connection(psycopg.Connection[Row]):
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """Do as psycopg does, until `give_up_at`."""
-        return super().wait(_until(gen, self.give_up_at), *args, **kwargs)
+        try:
+            return super().wait(_until(gen, self.give_up_at), *args, **kwargs)
+        except (ValueError, psycopg.ProgrammingError) as error:
+            # To the error of a server that ends a connection PgBouncer adds one of its own, where psycopg takes one.
+            if self.closed:
+                raise psycopg.OperationalError("the connection was lost") from error
+            raise
 
     def __del__(self, *_: object) -> None:
         """Warn of nothing: the link closes it, or the end of the process does."""

@@ -19,14 +19,18 @@ from psycopg.pq import TransactionStatus
 
 from ...record import chain
 from ...record.chain import EMPTY, ChainError, ChainHead, ChainStatus, Seal
+from ...record.errors import AuditStorageError
+from ...record.values import escaped
+from .._copied import elsewhere
 from .._rows import COLUMNS
 from ._connection import Connection
 from ._schema import COLUMN_TYPES
 
 __all__ = ["Batch", "Item"]
 
-# The seconds after which a server gives the head to others, if this machine is gone or this process is stopped.
-_LEFT_ALONE: Final = 10
+# The seconds after which a server gives the head to others, if this machine is gone or this process is stopped: fewer
+# than the others wait by default. Said with its unit, as that of a number alone is another for each setting.
+_LEFT_ALONE: Final = 5
 
 _TYPES: Final = ("text", "int8", *COLUMN_TYPES.values(), "bytea")
 _COPY: Final = (
@@ -80,12 +84,15 @@ class Batch:
         trail: The name of the trail.
         known: The newest record that this process has seen in it.
         items: The events, which are taken when the head is locked.
+        after: The head that the first of them follows, if they have their places already: then all of them are stored
+            in these, or none is. None to give them the places that are next.
     """
 
-    def __init__(self, trail: str, known: ChainHead, items: Iterable[Item]) -> None:
+    def __init__(self, trail: str, known: ChainHead, items: Iterable[Item], *, after: ChainHead | None = None) -> None:
         self._trail = trail
         self._known = known
         self._waiting = items
+        self._after = after
         self._items: list[Item] | None = None
         # The places that the events had in transactions whose end is not known.
         self._tried: list[dict[str, Seal]] = []
@@ -103,11 +110,15 @@ class Batch:
         Raises:
             psycopg.Error: It failed. It may be called again, with another connection.
             ChainError: What is there is not a chain that ends at its head.
+            AuditStorageError: The events have their places already, and these are not free, or an id is there.
         """
         head = self._begin(connection)
         if self._items is None:
             self._items = list(self._waiting)
         there = self._there(connection) if self._looks or any(item.once for item in self._items) else {}
+        # Unless an earlier try has stored them: then they are there, in their places.
+        if self._after not in (None, head) and not self._tried:
+            raise elsewhere(f"trail {escaped(self._trail)!r}", self._after)
         results: list[Seal | None] = []
         rows: list[tuple[Any, ...]] = []
         placed: dict[str, Seal] = {}
@@ -123,6 +134,8 @@ class Batch:
             rows.append((self._trail, seal.sequence_number, *values, line.removesuffix(b"\n")))
             placed[event_id] = seal
             there[event_id] = None
+        if self._after is not None and None in results:
+            raise AuditStorageError("the id of a record is there already, of another record; nothing is appended")
         if not rows:
             connection.execute("ROLLBACK")
             return results, head
@@ -136,7 +149,7 @@ class Batch:
         patience = 900 * (connection.give_up_at - time.monotonic())
         parts = {
             "patience": sql.Literal(f"{max(1, int(patience))}ms"),
-            "left_alone": sql.Literal(str(_LEFT_ALONE)),
+            "left_alone": sql.Literal(f"{_LEFT_ALONE}s"),
             "trail": sql.Literal(self._trail),
             "known": sql.Literal(self._known.sequence_number),
         }
