@@ -37,7 +37,7 @@ __all__ = ["Aside", "Search", "main"]
 Found: TypeAlias = list[AuditEvent | DamagedRecord]
 
 # What a search reads in its thread, in some milliseconds: most find enough in that.
-_SHORT_BYTES: Final = 4 << 20
+_SHORT_BYTES: Final = 8 << 20
 _LESS_URGENT: Final = 10
 _READY: Final = b"fapilog\n"
 # Run without `site`, and without all that `import fapilog` loads, which takes as long as a search of 200 MiB. It finds

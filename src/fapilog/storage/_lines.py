@@ -241,8 +241,10 @@ class Lines:
     def end(self) -> int:
         """Return the offset behind the last newline; a record that is being written, or is torn, may follow."""
         offset = os.fstat(self._fd).st_size
+        # Mostly in the last bytes.
+        most = _REST_BYTES
         while offset > 0:
-            size = min(_BLOCK_BYTES, offset)
+            size, most = min(most, offset), _BLOCK_BYTES
             offset -= size
             if behind := os.pread(self._fd, size, offset).rfind(b"\n") + 1:
                 return offset + behind

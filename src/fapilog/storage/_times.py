@@ -205,11 +205,13 @@ class Times:
 
     def save(self, like: int) -> None:
         """Append to the index what it lacks; if there is none, make it for those who may read the open file *like*."""
+        if not self._new:
+            return
         new, self._new = self._new, []
         with contextlib.suppress(OSError):
             owner = os.stat(self._directory).st_uid
             # Of another user, the index would be of no use to the rest.
-            if new and os.geteuid() in (0, owner):
+            if os.geteuid() in (0, owner):
                 # In one write, behind a newline: a line that another write has left torn takes none of these with it.
                 data = b"\n".join([b"", *map(msgspec.json.encode, new), b""])
                 with closing(self._opened(like)) as fd:
