@@ -242,7 +242,7 @@ class Lines:
         """Return the offset behind the last newline; a record that is being written, or is torn, may follow."""
         offset = os.fstat(self._fd).st_size
         # Mostly in the last bytes.
-        most = _REST_BYTES
+        most = min(_REST_BYTES, _BLOCK_BYTES)
         while offset > 0:
             size, most = min(most, offset), _BLOCK_BYTES
             offset -= size
