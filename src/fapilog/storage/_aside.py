@@ -38,7 +38,7 @@ Found: TypeAlias = list[AuditEvent | DamagedRecord]
 
 # What a search reads in its thread, in some milliseconds: most find enough in that.
 _SHORT_BYTES: Final = 8 << 20
-_LESS_URGENT: Final = 10
+_LESS_URGENT: Final = 2
 _READY: Final = b"fapilog\n"
 # Run without `site`, and without all that `import fapilog` loads, which takes as long as a search of 200 MiB. It finds
 # what this interpreter finds.

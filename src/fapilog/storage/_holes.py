@@ -62,7 +62,7 @@ def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | Non
         event = _event(line)
         if number in (None, event.sequence_number):
             return event
-        problem = f"this record was altered: it is in the place of record {number}, and has another number"
+        problem = f"this is in the place of record {number}, and has another number"
     except ChainError as damage:
         problem = str(damage)
     head = head_of_record(line)
