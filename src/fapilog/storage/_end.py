@@ -13,8 +13,9 @@ import msgspec
 
 from ..record.chain import ChainError, ChainHead, ChainStatus
 from ._anchor import anchor_of, start_of
-from ._directory import file_of_day, names, reading, size_of
+from ._directory import reading, size_of
 from ._lines import Lines
+from ._names import file_of_day, names
 from ._recovering import last_seal
 
 __all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "start_of_end", "utc_now", "where_to_check"]

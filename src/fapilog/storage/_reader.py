@@ -18,10 +18,11 @@ from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ._anchor import is_removed, start_of
 from ._compressed import SUFFIX, beginning
-from ._directory import cannot, names, reading, size_of, sync, without_writers
+from ._directory import cannot, reading, size_of, sync, without_writers
 from ._effort import DECODED, Effort
 from ._holes import joined, up_to
 from ._lines import Lines, cut, cut_backwards, head_of_record
+from ._names import names
 from ._needles import needles_of
 from ._places import Line, Places, number_behind, numbered
 from ._times import ANY, Times, Window

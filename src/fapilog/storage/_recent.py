@@ -10,9 +10,10 @@ from typing import Final
 
 import msgspec
 
-from ._directory import names, reading
+from ._directory import reading
 from ._end import start_of_end
 from ._lines import Lines
+from ._names import names
 
 __all__ = ["Once", "RecentIds"]
 
