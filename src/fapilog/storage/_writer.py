@@ -327,9 +327,8 @@ class TrailWriter:
                 sync(fd)
             except OSError as error:
                 return self._keep_whole(end, data, seals, error, is_cut=False)
-        sequence_number, _, checksum = seals[-1]
-        size, tail = end.size + len(data), data[-TAIL_BYTES:]
-        self._end = End(end.name, size, tail, end.directory, sequence_number, checksum, None)
+        size, (sequence_number, _, checksum) = end.size + len(data), seals[-1]
+        self._end = End(end.name, size, data[-TAIL_BYTES:], end.directory, sequence_number, checksum, None)
         self.times.note(fd, end.name, end.size, size)
         return seals
 
