@@ -44,7 +44,7 @@ class Waiting(NamedTuple):
         given: The application's values for these keywords, of any kind.
     """
 
-    event_type: AuditEventType | str
+    event_type: AuditEventType
     message: str
     fields: dict[str, Any]
     given: dict[str, Any]
