@@ -151,6 +151,8 @@ class _TrailOfSettings(AuditTrail):
     connected with the trail as the sender of the signal.
     """
 
+    _is_made = False
+
     def __init__(self) -> None:
         """Do nothing yet."""
 
@@ -159,12 +161,17 @@ class _TrailOfSettings(AuditTrail):
         if name.startswith("__"):
             raise AttributeError(name)
         with _lock:
-            if "_hostname" not in self.__dict__:
-                super().__init__(**_trail_options())
+            if not self._is_made:
+                self._is_made = True
+                try:
+                    super().__init__(**_trail_options())
+                except BaseException:
+                    self.__dict__.clear()
+                    raise
         return object.__getattribute__(self, name)
 
     def __repr__(self) -> str:
-        return super().__repr__() if "_hostname" in self.__dict__ else "<AuditTrail of the setting AUDIT, not used yet>"
+        return super().__repr__() if self._is_made else "<AuditTrail of the setting AUDIT, not used yet>"
 
 
 _lock = threading.RLock()
@@ -218,7 +225,7 @@ def record(log: Callable[[], object]) -> None:
 
 def forget(*, setting: str, **_: object) -> None:
     """Read AUDIT anew with the next use of the trail, where a test has changed it: a receiver of `setting_changed`."""
-    if setting != "AUDIT" or "_hostname" not in trail.__dict__:
+    if setting != "AUDIT" or not trail.__dict__:
         return
     try:
         trail.sync.stop()
