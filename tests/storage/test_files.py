@@ -25,6 +25,7 @@ from fapilog.record import chain
 from fapilog.record.chain import MAX_RECORD_BYTES
 from fapilog.storage import _directory, _end, _names, _reader, _recent, _torn, _unsynced, _writer
 from fapilog.storage import _lines as lines
+from fapilog.storage._times import INDEX
 from tests.doubles.trail_files import TrailFiles, whole
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -60,7 +61,7 @@ def trail(tmp_path: Path, clock: Clock) -> Iterator[TrailFiles]:
 
 
 def contents(trail: TrailFiles) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(trail.directory.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(trail.directory.iterdir()) if path.name != INDEX}
 
 
 def test_the_newest_file_is_written_to_whatever_the_clock_does(trail: TrailFiles, clock: Clock) -> None:

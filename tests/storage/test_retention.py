@@ -26,6 +26,7 @@ from fapilog.storage._anchor import ANCHOR
 from fapilog.storage._days import alone
 from fapilog.storage._directory import closing
 from fapilog.storage._recovering import recover
+from fapilog.storage._times import INDEX
 from fapilog.storage.holds import add_hold, holds_on, remove_hold
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher
@@ -54,7 +55,7 @@ def files(directory: Path) -> list[str]:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.name != INDEX}
 
 
 def verified(directory: Path) -> tuple[bool, ChainStatus, int, int | None]:

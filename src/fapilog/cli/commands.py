@@ -21,6 +21,7 @@ from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, Chain
 from ..config import ConfigError, dispatcher_from_env
 from ..record.chain import ChainError
 from ..storage._recovering import recover as seal_damage
+from ..storage._times import Times
 from ..storage.archive import Archive
 from ..storage.earlier import is_of_earlier, verify_earlier
 from ._place import Place, trail_in
@@ -166,6 +167,8 @@ def verify(
         typer.echo(msgspec.json.encode(result))
     else:
         Output().print(verdict(result), soft_wrap=True)
+    if isinstance(place, Path) and (words := Times(place.absolute()).check()):
+        typer.echo(f"fapilog: {plain(words)}", err=True)
     could_not_read = not result.valid and result.first_invalid_sequence is None
     raise typer.Exit(_CANNOT if could_not_read else 0 if result.valid else _NOT_AS_IT_SHOULD_BE)
 

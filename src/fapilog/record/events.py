@@ -14,7 +14,7 @@ from msgspec.structs import force_setattr
 from .errordetails import ErrorDetails
 from .freezing import frozen_mapping
 from .kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
-from .parties import Actor, Target
+from .parties import Actor, Target, storable
 from .privacy import Discreet
 from .values import NO_METADATA, FrozenDict, name_of, tags, text
 
@@ -195,6 +195,10 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
             self.checksum,
         ):
             _make_texts(self)
+        if self.actor is not None:
+            force_setattr(self, "actor", storable(self.actor))
+        if self.target is not None:
+            force_setattr(self, "target", storable(self.target))
         if type(self.metadata) is not FrozenDict:
             force_setattr(self, "metadata", frozen_mapping(self.metadata) or NO_METADATA)
         if type(self.changes) is not FrozenDict:

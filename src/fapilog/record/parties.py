@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
-from msgspec.structs import force_setattr
+from msgspec.structs import asdict, astuple, force_setattr
 
 from .containers import as_dict
 from .privacy import Discreet
 from .values import given_text, text
 
-__all__ = ["Actor", "Target", "actor_parts", "target_parts"]
+__all__ = ["Actor", "Target", "actor_parts", "storable", "target_parts"]
 
 # The type in "patient/42"; the path of a file and the address of a page have none.
 _TYPE_AND_ID: Final = re.compile(r"([A-Za-z][\w.-]*)/(?=.)", re.ASCII)
@@ -34,7 +34,7 @@ class Actor(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     on_behalf_of: str | None = None
 
     def __post_init__(self) -> None:
-        """Make the given values storable."""
+        """Make the given values texts."""
         _make_texts(self)
 
     @classmethod
@@ -60,7 +60,7 @@ class Target(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
     name: str | None = None
 
     def __post_init__(self) -> None:
-        """Make the given values storable."""
+        """Make the given values texts."""
         _make_texts(self)
 
     def __str__(self) -> str:
@@ -74,9 +74,20 @@ class Target(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
 
 
 def _make_texts(party: Actor | Target) -> None:
+    # A lone surrogate stays until it is recorded or asked for, as which it is told from the characters of its escape.
     for name in party.__struct_fields__:
         if (value := getattr(party, name)) is not None:
-            force_setattr(party, name, text(value))
+            force_setattr(party, name, given_text(value))
+
+
+Party = TypeVar("Party", Actor, Target)
+
+
+def storable(party: Party) -> Party:
+    """Return *party* with texts that UTF-8 can carry."""
+    if "".join(filter(None, astuple(party))).isascii():
+        return party
+    return type(party)(**{name: text(value) for name, value in asdict(party).items() if value is not None})
 
 
 def actor_parts(given: object) -> tuple[dict[str, str], bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainStatus
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, decoded_anchor, says
 from ._compressed import SUFFIX, Latest, first_bytes, unpacked
@@ -19,6 +20,7 @@ from ._directory import cannot, closing
 from ._lines import Lines
 from ._names import file_of_day
 from ._reader import FIRST_BYTES, TrailReader
+from ._times import Times
 from ._verifying import front_pruned, verify
 from .archive import Archive
 from .protocol import EventFilter
@@ -42,12 +44,13 @@ class ArchiveReader(TrailReader):
     """
 
     def __init__(self, archive: Archive) -> None:
-        super().__init__(Path(str(archive)), durable=False)
+        # No directory has it: the times stay in memory.
+        super().__init__(Path(str(archive)), durable=False, times=Times(Path(os.devnull)))
         self._archive = archive
         self._latest = Latest()
         # As it was when it was asked last. Replaced as a whole.
         self._sizes: Mapping[str, int] = {}
-        self._firsts: dict[tuple[str, int], int | None] = {}
+        self._firsts: dict[tuple[str, int], tuple[int, int] | None] = {}
 
     def days(self) -> list[str]:
         """Return the names of the days that are there, without the ending of compressed ones, the oldest first."""
@@ -118,6 +121,10 @@ class ArchiveReader(TrailReader):
         with contextlib.closing(self._archive.open(ANCHOR)) as file:
             return decoded_anchor(file)
 
+    def _start(self) -> ChainHead:
+        anchor = self._anchor()
+        return EMPTY if anchor is None else anchor.head
+
     def _stored(self) -> tuple[list[str], int | None]:
         return self.days(), None
 
@@ -132,7 +139,7 @@ class ArchiveReader(TrailReader):
         with contextlib.closing(self._archive.open(name + SUFFIX)) as file:
             return unpacked(file, name + SUFFIX)
 
-    def _first_when_compressed(self, name: str) -> int | None:
+    def _first_when_compressed(self, name: str) -> tuple[int, int] | None:
         key = name, self._size(name)
         if key not in self._firsts:
             self._firsts[key] = super()._first_when_compressed(name)

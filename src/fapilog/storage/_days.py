@@ -19,6 +19,7 @@ from ._compressed import SUFFIX, content_of
 from ._directory import close, reading, sync, sync_directory, without_writers
 from ._names import day_of, names
 from ._packed import from_disk, not_what_the_trail_has
+from ._times import INDEX, Times
 from ._whole import PART, remove, whole
 from .archive import Archive, PackedFile
 
@@ -66,6 +67,7 @@ def compress_day(directory: Path, name: str) -> None:
             raise not_what_the_trail_has(path + SUFFIX)
     os.unlink(path)
     sync_directory(directory)
+    _tidy(directory)
 
 
 def archive_day(directory: Path, name: str, archive: Archive, retention_days: int | None) -> None:
@@ -152,6 +154,16 @@ def _delete(directory: Path, names_of_days: list[str]) -> None:
         for name in sorted(each for each in there if each.startswith(day)):
             remove(f"{directory}/{name}")
     sync_directory(directory)
+    _tidy(directory)
+
+
+def _tidy(directory: Path) -> None:
+    """Leave out of the index what it has of files that are gone."""
+    # Without the index, or with too much in it, every answer is the same.
+    with contextlib.suppress(OSError), reading(directory, INDEX) as fd:
+        there = set(os.listdir(directory))
+        with whole(f"{directory}/{INDEX}", like=fd) as part:
+            part.write(Times(directory).tidied(there))
 
 
 def _write_anchor(directory: Path, anchor: Anchor) -> None:

@@ -19,6 +19,7 @@ from ._names import expected_a_file, is_name, no_file
 __all__ = [
     "OWNER",
     "Access",
+    "allow_as",
     "cannot",
     "close",
     "closing",
@@ -76,6 +77,16 @@ class Access(NamedTuple):
 
 OWNER: Final = Access(0o600)
 """For the owner alone, as far as the umask leaves it."""
+
+
+def allow_as(fd: int, other: int) -> None:
+    """Let those read a file that was just made who may read *other*, and let it belong to the owner of that."""
+    found = os.fstat(other)
+    with contextlib.suppress(PermissionError):  # a group that this process is no member of, or an owner that it is not
+        os.fchown(fd, -1, found.st_gid)
+        if os.geteuid() == 0:
+            os.fchown(fd, found.st_uid, -1)
+    os.fchmod(fd, found.st_mode & 0o664)
 
 
 def _give(directory: Path, access: Access) -> None:

@@ -12,13 +12,13 @@ from typing import Final
 import msgspec
 
 from ..record.chain import ChainError, ChainHead, ChainStatus
-from ._anchor import anchor_of
+from ._anchor import anchor_of, start_of
 from ._directory import reading, size_of
 from ._lines import Lines
 from ._names import file_of_day, names
-from ._reader import start_of_end
+from ._recovering import last_seal
 
-__all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "utc_now", "where_to_check"]
+__all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "start_of_end", "utc_now", "where_to_check"]
 
 # The last bytes of a record, from the digits of its checksum on: no other record ends like it.
 TAIL_BYTES: Final = len('"}\n') + 64
@@ -178,3 +178,40 @@ def check_newest(fd: int, known: End) -> None:
     if behind and os.pread(fd, TAIL_BYTES, behind - TAIL_BYTES) != _tail(known.head):
         message = f"{name} was cut or replaced: record {known.sequence_number} is not where it was stored"
         raise ChainError(ChainStatus.BROKEN_LINK, message)
+
+
+def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int, ChainHead]:
+    """
+    Return where to begin, to check the last *size* bytes of *files*: the index of a file, an offset in it, and a head.
+
+    Short of the whole trail, the first record that begins there is believed, and the last that seals damage. If none
+    does, since a power cut left zeros for all of these bytes, more are checked.
+    """
+    if sealed := last_seal(directory, files, *_last_bytes(directory, files, size)):
+        # What is before it is damaged; this record goes on behind that.
+        return sealed
+    while True:
+        index, offset = _last_bytes(directory, files, size)
+        if index == offset == 0:
+            return 0, 0, start_of(directory)
+        begin = None
+        for name in files[index:]:
+            with reading(directory, name) as fd:
+                lines = Lines(fd, name)
+                end = lines.end()
+                first = lines.first_from(offset, end)
+                if begin is None:
+                    begin = end if first is None else first[0]
+                if first is not None:
+                    return index, begin, lines.head_before(*first)
+            offset = 0
+        size *= 2
+
+
+def _last_bytes(directory: Path, files: list[str], size: int) -> tuple[int, int]:
+    """Return the index of the file and the offset in it with which the last *size* bytes of *files* begin."""
+    index, beyond = len(files), -size
+    while index > 0 and beyond < 0:
+        index -= 1
+        beyond += size_of(directory, files[index])
+    return index, max(0, beyond)

@@ -47,14 +47,26 @@ def up_to(limit: int, items: Iterable[AuditEvent | DamagedRecord]) -> Generator[
             return
 
 
-def item_of(line: bytes, *, file: str, offset: int, size: int) -> AuditEvent | DamagedRecord:
-    """Return the event in *line*, which is in this place; the hole that it is if it can't be read."""
+def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | None = None) -> AuditEvent | DamagedRecord:
+    """
+    Return the event in *line*, which is in this place; the hole that it is if it can't be read.
+
+    Args:
+        line: The line.
+        file: Where it is.
+        offset: Where it is in the file.
+        size: Of the hole.
+        number: That its place has; None if it may be of any.
+    """
     try:
-        return _event(line)
+        event = _event(line)
+        if number in (None, event.sequence_number):
+            return event
+        problem = f"this is in the place of record {number}, and has another number"
     except ChainError as damage:
         problem = str(damage)
     head = head_of_record(line)
-    if head is not None:
+    if head is not None and number in (None, head.sequence_number):
         problem = "this record is whole, and of a kind that this version of fapilog can't read"
     return DamagedRecord(file=file, offset=offset, size=size, problem=problem, head=head)
 

@@ -37,6 +37,15 @@ def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
         yield offset, line
 
 
+def _cut_having(needle: bytes, data: bytes, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of *data* from *begin* to *end* that have *needle*, with their places; others are not cut."""
+    while (found := data.find(needle, begin, end)) >= 0:
+        begin, behind = data.rfind(b"\n", begin, found) + 1 or begin, data.find(b"\n", found, end)
+        behind = behind if behind >= 0 else end
+        yield begin, data[begin:behind]
+        begin = behind
+
+
 def split(data: bytes) -> list[bytes]:
     """Return the lines of *data*, without their newlines."""
     lines = data.split(b"\n")
@@ -128,7 +137,8 @@ class Lines:
         except ChainError as damage:
             raise self.placed(ChainError(damage.status, str(damage), head), offset) from None
 
-    def blocks(self, begin: int, end: int) -> range:
+    @staticmethod
+    def blocks(begin: int, end: int) -> range:
         """Return where the blocks begin that have the lines from *begin* to *end*; the same ones at every reading."""
         return range(begin - begin % _BLOCK_BYTES, end, _BLOCK_BYTES)
 
@@ -142,7 +152,7 @@ class Lines:
             start: One of `blocks`.
             end: Behind a newline: where the last line of interest ends.
         """
-        stop = min(start + _BLOCK_BYTES, end)
+        stop = self.block_end(start, end)
         # A line begins at *start* if the byte in front of it is a newline.
         offset = max(0, start - 1)
         data = os.pread(self._fd, stop - offset, offset)
@@ -158,9 +168,36 @@ class Lines:
         return offset, data if len(data) - behind > MAX_RECORD_BYTES else data[:behind]
 
     @staticmethod
-    def is_whole_block(start: int, end: int) -> bool:
-        """Return whether nothing can be added to the block at *start*, since the line after it ends before *end*."""
-        return start + _BLOCK_BYTES <= end
+    def block_end(start: int, end: int) -> int:
+        """Return where the block at *start* ends, of lines that end at *end*."""
+        return min(start + _BLOCK_BYTES, end)
+
+    @staticmethod
+    def whole_blocks(begin: int, end: int) -> range:
+        """Return where the blocks begin that lines from *begin* to *end* complete, so that nothing is added to them."""
+        return range(begin - begin % _BLOCK_BYTES, end - end % _BLOCK_BYTES, _BLOCK_BYTES)
+
+    def view(self, start: int, end: int) -> tuple[int, bytes, int, int]:
+        """
+        Return bytes in which the lines of the block at *start* are, which are not copied once more.
+
+        Returns:
+            Where the bytes begin in the file, the bytes, and where in these the first line begins and the last ends.
+        """
+        stop, offset = self.block_end(start, end), max(0, start - 1)
+        data = os.pread(self._fd, min(stop + _REST_BYTES, end) - offset, offset)
+        behind = data.find(b"\n", stop - offset - 1) + 1
+        if not behind:
+            # The last line of the block ends further on.
+            offset, data = self.block(start, end)
+            return offset, data, 0, len(data)
+        return offset, data, data.find(b"\n") + 1 if start else 0, behind
+
+    def having(self, needles: list[bytes], start: int, end: int) -> list[tuple[int, bytes]]:
+        """Return the lines of the block at *start* that have all *needles*, with offsets; costs what grep does."""
+        offset, data, begin, behind = self.view(start, end)
+        found = ((offset + place, line) for place, line in _cut_having(needles[0], data, begin, behind))
+        return [each for each in found if all(needle in each[1] for needle in needles)]
 
     def _to_newline(self, offset: int, end: int) -> Iterator[bytes]:
         stop = min(end, offset + MAX_RECORD_BYTES + 1)
@@ -176,11 +213,18 @@ class Lines:
         for start in self.blocks(begin, end):
             yield from (each for each in cut(*self.block(start, end)) if each[0] >= begin)
 
+    def count(self, begin: int, end: int) -> int:
+        """Return how many lines end between *begin* and *end*."""
+        pieces = range(begin, end, _BLOCK_BYTES)
+        return sum(os.pread(self._fd, min(_BLOCK_BYTES, end - start), start).count(b"\n") for start in pieces)
+
     def end(self) -> int:
         """Return the offset behind the last newline; a record that is being written, or is torn, may follow."""
         offset = os.fstat(self._fd).st_size
+        # Mostly in the last bytes.
+        most = min(_REST_BYTES, _BLOCK_BYTES)
         while offset > 0:
-            size = min(_BLOCK_BYTES, offset)
+            size, most = min(most, offset), _BLOCK_BYTES
             offset -= size
             if behind := os.pread(self._fd, size, offset).rfind(b"\n") + 1:
                 return offset + behind
@@ -250,11 +294,7 @@ class Lines:
 
     def placed(self, damage: ChainError, offset: int) -> PlacedError:
         """Return *damage* with the file, and the number of the line that begins at *offset*."""
-        blocks = (
-            os.pread(self._fd, min(_BLOCK_BYTES, offset - start), start) for start in range(0, offset, _BLOCK_BYTES)
-        )
-        number = 1 + sum(block.count(b"\n") for block in blocks)
-        return PlacedError(damage, self._name, number, offset)
+        return PlacedError(damage, self._name, 1 + self.count(0, offset), offset)
 
     def torn_in_the_middle(self, offset: int, head: ChainHead) -> ChainError:
         """Return the damage of a file that ends, from *offset* on, in an incomplete record while others follow."""

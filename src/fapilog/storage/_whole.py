@@ -8,7 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Final
 
-from ._directory import sync_directory
+from ._directory import allow_as, sync_directory
 
 __all__ = ["PART", "remove", "whole"]
 
@@ -30,10 +30,7 @@ def whole(path: str, like: int | None = None) -> Generator[IO[bytes]]:
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "wb") as file:
         if like is not None:
-            found = os.fstat(like)
-            with contextlib.suppress(PermissionError):  # a group that this process is no member of
-                os.fchown(fd, -1, found.st_gid)
-            os.fchmod(fd, found.st_mode & 0o664)
+            allow_as(fd, like)
         yield file
         file.flush()
         os.fsync(fd)

@@ -35,13 +35,13 @@ from ._lines import Lines
 from ._names import day_after
 from ._recent import Once, RecentIds
 from ._reserving import Reserving
+from ._times import Times
 from ._torn import Torn
 from ._unsynced import Unsynced
 
 __all__ = ["Result", "TrailWriter"]
 
-# How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
-# that a start does not take longer every day.
+# How much of the trail's end a writer reads before its first append, so that a start does not take longer every day.
 _CHECKED_BYTES: Final = 16 << 20
 Result: TypeAlias = Seal | AuditStorageError | None
 """What became of a record: its seal; the reason why it is not stored; or None for a `Once` whose id the trail has."""
@@ -78,6 +78,7 @@ class TrailWriter:
         self._unsynced: Unsynced | None = None
         self._recent = RecentIds(directory)
         self._listing = Listing(directory)
+        self.times: Times = Times(directory)  # of the records; kept up to date
         self._reserving = Reserving(directory)
 
     def append(self, bodies: Iterable[bytes], after: ChainHead | None = None) -> list[Result]:
@@ -161,8 +162,7 @@ class TrailWriter:
         """
         Become as new, in a forked child, whose parent may hold the mutex and the lock.
 
-        The lock belongs to the open directory, which parent and child have in common: closed without being unlocked,
-        it stays the parent's.
+        The lock belongs to the open directory, which both have in common: closed without being unlocked, it stays.
         """
         self._mutex = threading.Lock()
         self._release()
@@ -174,8 +174,7 @@ class TrailWriter:
     def __del__(self) -> None:
         self._release()
 
-    # The mutex is held by the callers of the methods below, and from `_is_up_to_date` on the lock on the directory too.
-
+    # The callers of the methods below hold the mutex, and from `_is_up_to_date` on the lock on the directory too.
     def _append_at_once(self, body: bytes) -> Result:
         lock_fd, end = self._lock_fd, self._end
         if lock_fd is None or end is None or self._today() > end.name:
@@ -259,6 +258,7 @@ class TrailWriter:
         if self._fd is not None:
             # Also if nothing else is durable: a power cut must not take the end of one file and leave the next.
             sync(self._fd)
+            self.times.note(self._fd, end.name, end.size, end.size, is_over=True)
         self._close_file()
         path = f"{self._path}/{name}"
         try:
@@ -327,9 +327,9 @@ class TrailWriter:
                 sync(fd)
             except OSError as error:
                 return self._keep_whole(end, data, seals, error, is_cut=False)
-        sequence_number, _, checksum = seals[-1]
-        size, tail = end.size + len(data), data[-TAIL_BYTES:]
-        self._end = End(end.name, size, tail, end.directory, sequence_number, checksum, None)
+        size, (sequence_number, _, checksum) = end.size + len(data), seals[-1]
+        self._end = End(end.name, size, data[-TAIL_BYTES:], end.directory, sequence_number, checksum, None)
+        self.times.note(fd, end.name, end.size, size)
         return seals
 
     def _keep_whole(self, end: End, data: bytes, seals: list[Seal], failure: OSError, *, is_cut: bool) -> list[Result]:

@@ -22,6 +22,7 @@ from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
+from ._aside import Aside, Search
 from ._care import Care
 from ._copied import by_day, followed
 from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
@@ -88,10 +89,12 @@ class FileStorage:
         access = Access(_checked_mode(mode), None if group is None else _number_of(group))
         # A daemon that changes to another directory does not take the trail with it.
         self.directory: Path = require_path("directory", directory).absolute()
-        self._reader = TrailReader(self.directory, durable=durability == "fsync")
-        self._writer = TrailWriter(self.directory, durable=durability == "fsync", now=now, access=access)
+        is_durable = durability == "fsync"
+        self._writer = TrailWriter(self.directory, durable=is_durable, now=now, access=access)
+        self._reader = TrailReader(self.directory, durable=is_durable, times=self._writer.times)
         least = None if min_free is None else require("min_free", min_free, at_least=0)
         self._care = Care(self.directory, min_free=least, now=now)
+        self._aside = Aside()
         self._now = now
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
@@ -217,12 +220,14 @@ class FileStorage:
         Return the newest *limit* events that are wanted, the newest first, and the holes between them.
 
         Reads backwards from the end and stops when it has them; memory does not grow with the trail. Waits until a
-        commit that is under way in any process is over.
+        commit that is under way in any process is over. A long search goes on in a process of its own, if that can be
+        had, and ends soon if the caller is cancelled.
 
         Raises:
             AuditStorageError: A file can't be read.
         """
-        return await in_thread(self._reader.find, wanted, limit)
+        search = Search(self._aside, self._reader, wanted, limit)
+        return await in_thread(search.run, stop=search.stop)
 
     @without_frames
     async def read(self, after: int, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
@@ -296,6 +301,7 @@ class FileStorage:
         self._copying = threading.Lock()
         self._copier.forget()
         self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
+        self._aside = Aside()
 
 
 def _checked_mode(mode: int) -> int:

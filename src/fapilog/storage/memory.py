@@ -151,7 +151,7 @@ def _heads(lines: Iterator[bytes]) -> Iterator[ChainHead]:
 
 
 def _item(number: int, line: bytes) -> AuditEvent | DamagedRecord:
-    return item_of(line, file="memory", offset=number, size=1)
+    return item_of(line, file="memory", offset=number, size=1, number=number)
 
 
 def _next(lines: list[bytes]) -> tuple[int, str | None]:

@@ -297,7 +297,7 @@ class SQLiteStorage:
     def _item(self, number: int, line: Any) -> AuditEvent | DamagedRecord:
         # Text is no line that was stored.
         line = line if isinstance(line, bytes) else b""
-        return item_of(line, file=self._path.name, offset=number, size=1)
+        return item_of(line, file=self._path.name, offset=number, size=1, number=number)
 
     def _heads(self) -> Iterator[ChainHead]:
         """Yield the head after each page, whose rows are checked with their columns."""

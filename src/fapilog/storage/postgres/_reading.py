@@ -155,7 +155,7 @@ class Reading:
         )
 
     def _item(self, number: int, line: bytes) -> AuditEvent | DamagedRecord:
-        return item_of(line, file=f"trail {self._trail}", offset=number, size=1)
+        return item_of(line, file=f"trail {self._trail}", offset=number, size=1, number=number)
 
 
 def _is_last(rows: list[tuple[Any, ...]], size: int) -> bool:
