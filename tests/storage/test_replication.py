@@ -288,6 +288,18 @@ async def test_cancelled_anywhere_it_goes_on(trail: FileStorage, target: Target)
     await require_same(trail, target)
 
 
+@pytest.mark.one_backend
+async def test_a_forked_child_replicates_too(trail: FileStorage, target: Target) -> None:
+    """A child finds by itself where the target ends, and has none of the parent's tasks."""
+    await append(trail, 2)
+    replication = Replication(trail.directory, target)
+    await replication.catch_up()
+    replication._forget()
+    await append(trail, 1)
+    assert (await replication.catch_up()).sequence_number == 3
+    await require_same(trail, target)
+
+
 @pytest.mark.real_time
 async def test_retention_keeps_what_is_not_replicated(tmp_path: Path, target: Target) -> None:
     """A day with a record that the target lacks stays, and so does the one with which the target ends."""

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 import anyio
 import anyio.lowlevel
 
+from .._keywords import look_for_typos
 from ..context import completed
 from ..record import chain
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.intake import FIELDS, CommonFields, EventFields, recorded
+from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
@@ -37,7 +38,6 @@ from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
-from ._keywords import look_for_typos
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
 from ._retaining import archive_of, retained, with_archive
@@ -354,10 +354,9 @@ class AuditTrail(EverydayEvents, Questions):
             if not policy.enabled:
                 return ""
             given = cast("dict[str, Any]", fields)
-            if not FIELDS.issuperset(given):
-                look_for_typos(given, strict=policy.strict)
+            look_for_typos(given, strict=policy.strict)
             known = {"event_type": member(AuditEventType, event_type, "event_type"), "message": message, **self._known}
-            event, record = recorded(known, completed(given), limits=self._limits)
+            event, record = recorded(known, completed(given, strict=policy.strict), limits=self._limits)
             once = given.get("event_id") is not None
             if not (policy.alerts_on(event) or event.event_type in self._rules.kinds):
                 await self._recorder.record_quietly(event, record, once=once)

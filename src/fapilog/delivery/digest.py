@@ -27,7 +27,7 @@ from ..tasks.background import Background
 from ..tasks.events import Event
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
-from ..tasks.strangers import Log
+from ..tasks.strangers import Log, answer
 from ._inner import Managers, deliver, kinds
 from ._summary import COMPONENT_LENGTH, Counted, digest_of
 
@@ -88,7 +88,7 @@ class Digest:
         stop_timeout: Seconds for what is left when this is left. Let a trail's *stop_timeout* be longer.
 
     Raises:
-        TypeError: *inner* is no dispatcher, *key* can't be called, or a number is none.
+        TypeError: *inner* is no dispatcher, *key* can't be called or is asynchronous, or a number is none.
         ValueError: A number is out of range, or an unknown severity.
     """
 
@@ -107,7 +107,7 @@ class Digest:
         self._inner = require_dispatcher("inner", inner)
         self._window = require("window", window, above=0, finite=True)
         self._burst = require("burst", burst, at_least=0, whole=True)
-        require_callable("key", key, expected="a function of event, severity and channel")
+        require_callable("key", key, expected="a function of event, severity and channel", or_none=True)
         self._key = key
         self._bypass = frozenset(member(AuditLogLevel, each, "bypass").value for each in several("bypass", bypass))
         self._max_keys = require("max_keys", max_keys, at_least=1, whole=True)
@@ -190,7 +190,7 @@ class Digest:
     def _key_of(self, alert: Alert) -> Hashable:
         if self._key is not None:
             try:
-                key = self._key(*alert)
+                key = answer(self._key, *alert)
                 hash(key)
             except (KeyboardInterrupt, SystemExit):
                 raise

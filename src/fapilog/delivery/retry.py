@@ -19,8 +19,12 @@ from typing import Final, Self
 
 import anyio
 import msgspec
-import stamina
-import stamina.instrumentation
+
+from .._extras import needs
+
+with needs("retry"):
+    import stamina
+    import stamina.instrumentation
 
 from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, reporter, require_dispatcher
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
@@ -118,7 +122,7 @@ class Retrying:
         self._wait_max = require("wait_max", wait_max, at_least=0, finite=True)
         self._wait_jitter = require("wait_jitter", wait_jitter, at_least=0, finite=True)
         self._retry_ambiguous = require_bool("retry_ambiguous", retry_ambiguous)
-        require_callable("on_attempt", on_attempt, expected="a function of one Attempt")
+        require_callable("on_attempt", on_attempt, expected="a function of one Attempt", or_none=True)
         self._on_attempt = on_attempt
         self._reporter: Reporter | None = None
         # On the event loop's clock.

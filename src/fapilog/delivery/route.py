@@ -26,8 +26,8 @@ from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, require_d
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, member
-from ..record.options import require_mapping, require_text, several
-from ..tasks.strangers import Log
+from ..record.options import require_callable, require_mapping, require_text, several
+from ..tasks.strangers import Log, answer
 from ._inner import Managers, missing_from, oldest_pending, resume_from, resumed_to, resuming
 
 __all__ = ["Condition", "Route", "when"]
@@ -124,14 +124,14 @@ class Route:
         default: Gets the rest.
 
     Raises:
-        TypeError: *routes* is no mapping, a condition can't be called, or one of the dispatchers is none.
+        TypeError: *routes* is no mapping, a condition can't be called or is asynchronous, or one of the dispatchers is
+            none.
     """
 
     def __init__(self, routes: Mapping[Condition, AlertDispatcher], *, default: AlertDispatcher) -> None:
         require_mapping("routes", routes, expected='a mapping such as {when(severity="critical"): pagerduty}')
         for condition in routes:
-            if not callable(condition):
-                raise TypeError(f'routes: expected conditions such as when(severity="critical"); got {condition!r}')
+            require_callable("routes", condition, expected='conditions such as when(severity="critical")')
         self._routes = {condition: require_dispatcher("routes", each) for condition, each in routes.items()}
         # A None for "nowhere" is refused here, and not at the first alert.
         self._default = require_dispatcher("default", default)
@@ -186,7 +186,7 @@ class Route:
     def _way(self, event: AuditEvent, severity: str, channel: str | None) -> AlertDispatcher:
         for number, (condition, dispatcher) in enumerate(self._routes.items(), 1):
             try:
-                if condition(event, severity, channel):
+                if answer(condition, event, severity, channel):
                     return dispatcher
             except (KeyboardInterrupt, SystemExit):
                 raise

@@ -44,7 +44,7 @@ class Waiting(NamedTuple):
         given: What the application gave for these keywords, whatever that is.
     """
 
-    event_type: AuditEventType | str
+    event_type: AuditEventType
     message: str
     fields: dict[str, Any]
     given: dict[str, Any]

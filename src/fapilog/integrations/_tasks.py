@@ -96,8 +96,12 @@ def refuse_green_threads() -> None:
     Raises:
         RuntimeError: gevent or eventlet has replaced the standard library's threads.
     """
+    # gevent names modules of the standard library, the first of which `patch_thread(threading=False)` replaces alone:
+    # https://www.gevent.org/api/gevent.monkey.html. eventlet names the parts that `monkey_patch` takes:
+    # https://eventlet.readthedocs.io/en/latest/patching.html.
     monkey, patcher = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if (monkey and monkey.is_module_patched("threading")) or (patcher and patcher.is_monkey_patched("thread")):
+    by_gevent = monkey is not None and any(map(monkey.is_module_patched, ("_thread", "threading")))
+    if by_gevent or (patcher is not None and patcher.is_monkey_patched("thread")):
         raise RuntimeError(GREEN_THREADS)
 
 

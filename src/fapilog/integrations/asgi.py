@@ -72,7 +72,8 @@ class AuditMiddleware:
             and the path without the query as *target*. Headers and bodies are not recorded.
 
     Raises:
-        TypeError: *user*, *session* or *log_requests* can't be called, *trail* is no trail, or a header is no text.
+        TypeError: *user*, *session* or *log_requests* can't be called or is asynchronous, *trail* is no trail, or a
+            header is no text.
         ValueError: *trusted_proxies* is negative, a header has no name of one, or *log_requests* is given without a
             *trail*.
     """
@@ -89,8 +90,8 @@ class AuditMiddleware:
         request_id_header: str = "x-request-id",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
-        require_callable("user", user, expected="a function of the scope")
-        require_callable("session", session, expected="a function of the scope")
+        require_callable("user", user, expected="a function of the scope", or_none=True)
+        require_callable("session", session, expected="a function of the scope", or_none=True)
         check(log_requests, trail)
         self._app = app
         self._trail = trail

@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Response, got_request_exception, request
+from .._extras import needs
+
+with needs("flask"):
+    from flask import Flask, Response, got_request_exception, request
 
 from ..context import bind_audit_context, current_audit_context
 from ..core.audit import AuditTrail
@@ -61,7 +64,7 @@ class Audit:
         trail: The trail; in a view ``current_app.extensions["audit"].trail`` has it.
 
     Raises:
-        TypeError: *user*, *session* or *log_requests* can't be called, or *trail* is no trail.
+        TypeError: *user*, *session* or *log_requests* can't be called or is asynchronous, or *trail* is no trail.
         ValueError: *trusted_proxies* is negative.
         RuntimeError: The application has an `Audit` already.
     """
@@ -78,8 +81,8 @@ class Audit:
         request_id_header: str = "X-Request-ID",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
-        require_callable("user", user, expected="a function without arguments")
-        require_callable("session", session, expected="a function without arguments")
+        require_callable("user", user, expected="a function without arguments", or_none=True)
+        require_callable("session", session, expected="a function without arguments", or_none=True)
         if not isinstance(trail, AuditTrail):
             raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
         check(log_requests, trail)

@@ -14,25 +14,21 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from structlog.processors import NAME_TO_LEVEL
 from structlog.typing import EventDict, WrappedLogger
 
 from ..record.values import given_text
 from ..tasks.strangers import Log
-from ._backlog import Backlog, is_storing
-from ._logrecords import AUDIT, event_of, is_audited, level_number
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
+from ._logrecords import AUDIT, Recording, event_of
 
 __all__ = ["AuditProcessor"]
 
 _log: Final = Log("fapilog")
 
 
-class AuditProcessor:
+class AuditProcessor(Recording):
     """
     A processor that makes events of log calls, and passes each event dict on unchanged.
 
@@ -57,22 +53,6 @@ class AuditProcessor:
         ValueError: A number is out of range, or there is no such level.
     """
 
-    def __init__(
-        self,
-        trail: AuditTrail,
-        level: int | str = logging.WARNING,
-        *,
-        buffer: int = 10_000,
-        flush_timeout: float = 5.0,
-    ) -> None:
-        self._threshold = level_number(level)
-        self._backlog = Backlog(trail, size=buffer, flush_timeout=flush_timeout)
-
-    @property
-    def dropped(self) -> int:
-        """How many calls were not stored; see `fapilog.integrations.logging.AuditHandler.dropped`."""
-        return self._backlog.dropped
-
     def __call__(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
         """Have the call stored soon, if it is to become an event, and return *event_dict*."""
         try:
@@ -84,22 +64,12 @@ class AuditProcessor:
             _log.error("a call of structlog was not recorded: %s", type(error).__qualname__)
         return event_dict
 
-    def flush(self) -> None:
-        """Wait until the calls so far are stored, for *flush_timeout* seconds at most."""
-        self._backlog.flush()
-
-    def close(self) -> None:
-        """Flush, and end the thread. A call that comes later is stored too."""
-        self._backlog.close()
-
     def _record(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> None:
         name = event_dict.get("logger") or getattr(logger, "name", None)
         component = None if name is None else given_text(name)
-        if is_storing() or (component or "").partition(".")[0] == "fapilog":
-            return
         level = _level(event_dict.get("level_number"), event_dict.get("level"), method_name)
         given = event_dict.get(AUDIT)
-        if is_audited(level, given, threshold=self._threshold):
+        if self._is_audited(component, level, given):
             event = event_of(
                 given_text(event_dict.get("event")),
                 given,

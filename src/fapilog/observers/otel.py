@@ -15,7 +15,10 @@ from itertools import chain
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
+from .._extras import needs
+
+with needs("otel"):
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import os
 from collections.abc import Iterable, Mapping
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -14,6 +16,7 @@ from .values import name_of
 __all__ = [
     "did_you_mean",
     "flag",
+    "is_async",
     "nearest",
     "require",
     "require_bool",
@@ -130,15 +133,32 @@ def require_mapping(name: str, value: object, *, expected: str) -> None:
         raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
 
 
-def require_callable(name: str, value: object, *, expected: str) -> None:
+def require_callable(name: str, value: object, *, expected: str, or_none: bool = False) -> None:
     """
-    Check that *value* is None, or can be called.
+    Check that *value* can be called, and returns its answer, and not a coroutine: that would count as true.
+
+    Args:
+        name: The option, with which the message begins.
+        value: The value of the option.
+        expected: Words on the function that is expected.
+        or_none: Whether None will do.
 
     Raises:
-        TypeError: It can't; the message begins with *name*, and says that *expected* was.
+        TypeError: It can't be called, or is asynchronous.
     """
-    if value is not None and not callable(value):
+    if value is None and or_none:
+        return
+    if not callable(value):
         raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+    if is_async(value):
+        raise TypeError(f"{name}: expected {expected}; got an asynchronous one")
+
+
+def is_async(function: object) -> bool:
+    """Return whether *function*, or an object that is called like one, is asynchronous, as far as can be told."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return iscoroutinefunction(function) or (callable(function) and iscoroutinefunction(type(function).__call__))
 
 
 def several(name: str, value: Any, *, expected: str = "one text, or a list") -> tuple[Any, ...]:

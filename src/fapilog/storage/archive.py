@@ -200,12 +200,12 @@ def require_archive(name: str, given: Any) -> Archive:
 
 
 def _s3(name: str, address: str) -> Archive:
+    from .._extras import MissingExtraError  # noqa: PLC0415  needed for an extra alone
+
     try:
         from .s3 import S3Archive  # noqa: PLC0415  an extra of its own
-    except ModuleNotFoundError as missing:
-        from .._extras import how_to_get  # noqa: PLC0415
-
-        raise ImportError(f"{name}: {how_to_get(missing, 's3')}", name=missing.name) from missing
+    except MissingExtraError as missing:
+        raise ImportError(f"{name}: {missing}", name=missing.name) from missing
     parts = urlsplit(address)
     if parts.fragment:
         raise ValueError(f"{name}: expected s3://bucket/prefix; got an address with a #")

@@ -22,9 +22,12 @@ from datetime import UTC, datetime, timedelta
 from time import sleep
 from typing import IO, Any, Final, TypeVar
 
-import boto3.session
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from .._extras import needs
+
+with needs("s3"):
+    import boto3.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
 
 from ..record.errors import AuditStorageError
 from ..record.options import require, require_text

@@ -18,6 +18,8 @@ from ...core.audit import AuditTrail
 from ...record.options import did_you_mean, require, require_callable
 from ...tasks.strangers import Log
 from .._headers import header_name
+from .._requests import Choice
+from .._requests import check as check_choice
 
 __all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail"]
 
@@ -25,7 +27,7 @@ _log: Final = Log("fapilog")
 
 # Shorter than the arguments of a trail, where nothing else has a path or a dispatcher.
 _NAMES: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
-_OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id")
+_OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id", "log_requests")
 _KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
 
 
@@ -39,12 +41,14 @@ class OfRequest:
         proxy_header: The header with their addresses, in lower case.
         id_header: The header with the request id.
         user_id: Returns the id of a user.
+        log_requests: Which requests have an event.
     """
 
     trusted_proxies: int
     proxy_header: str
     id_header: str
     user_id: Callable[[Any], object]
+    log_requests: Choice
 
 
 def _username(user: Any) -> object:
@@ -91,11 +95,14 @@ def of_request() -> OfRequest:
     try:
         user_id = _imported("user_id", given.get("user_id", _username))
         require_callable("user_id", user_id, expected="a function of the user, or its dotted path")
+        log_requests = _imported("log_requests", given.get("log_requests", False))
+        check_choice(log_requests, trail)
         return OfRequest(
             trusted_proxies=require("trusted_proxies", given.get("trusted_proxies", 0), at_least=0, whole=True),
             proxy_header=header_name("proxy_header", given.get("proxy_header", "x-forwarded-for")).lower(),
             id_header=header_name("request_id_header", given.get("request_id_header", "x-request-id")),
             user_id=user_id,
+            log_requests=log_requests,
         )
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"AUDIT.{error}") from error

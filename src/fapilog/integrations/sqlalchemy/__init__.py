@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias, Unpack
 
-from sqlalchemy import event, inspect
-from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
-from sqlalchemy.orm import Mapper, QueryableAttribute, Session, scoped_session, sessionmaker
+from ..._extras import needs
+
+with needs("sqlalchemy"):
+    from sqlalchemy import event, inspect
+    from sqlalchemy.exc import NoInspectionAvailable
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+    from sqlalchemy.orm import Mapper, QueryableAttribute, Session, scoped_session, sessionmaker
 
 from ...core.audit import AuditTrail
 from ...record.intake import CommonFields
