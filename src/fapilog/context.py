@@ -44,7 +44,7 @@ _FILLED: Final = frozenset(
 )
 _NAMES: Final = _FILLED | {"metadata"}
 _FLAGS: Final = frozenset({"contains_pii", "contains_phi"})
-# Two fields for one thing: where one of the two is given, the other is not taken from further out.
+# Two fields for one thing: where one of the two is given, the other is not taken from an outer block.
 _PAIRS: Final = (frozenset({"actor", "user_id"}), frozenset({"trace_id", "span_id"}))
 _PAIRED: Final = frozenset().union(*_PAIRS)
 

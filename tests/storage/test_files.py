@@ -328,8 +328,8 @@ def test_an_incomplete_record_in_an_older_file_is_damage(trail: TrailFiles, cloc
     path.write_bytes(path.read_bytes()[:-5])
     verdict = trail.verify()
     assert (verdict.valid, verdict.status, verdict.first_invalid_sequence) == (False, ChainStatus.UNREADABLE, 2)
-    assert verdict.error_message == "audit_2026-01-31.jsonl, line 2: the record is incomplete, and others follow"
-    with pytest.raises(AuditStorageError, match="line 2: the record is incomplete, and others follow; nothing is"):
+    assert verdict.error_message == "audit_2026-01-31.jsonl, line 2: the record is incomplete, and more follow"
+    with pytest.raises(AuditStorageError, match="line 2: the record is incomplete, and more follow; nothing is"):
         trail.append([body()])
 
 

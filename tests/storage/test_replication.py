@@ -155,8 +155,8 @@ async def test_the_target_is_away_for_hours(
             target.is_away = False
             await until(lambda: replication.state == ReplicationState())
         assert [record.getMessage() for record in caplog.records] == [
-            "the replication replica can't go on: the target is away",
-            "the replication replica goes on",
+            "the replication replica can't continue: the target is away",
+            "the replication replica continues",
         ]
         assert replication.problem is None
     await require_same(trail, target)

@@ -158,9 +158,9 @@ def show(
     """
     Show the events that meet all conditions, the newest first.
 
-    A record that can't be read, and may be one of them, is shown as damaged, with its place. With --archive, those that
-    retention has removed are found there. The trail may be written to meanwhile. Nothing that is printed can drive a
-    terminal.
+    A record that can't be read, and may be one of them, is shown as damaged, with its place. With --archive, records
+    that retention has removed are found there. The trail may be written to meanwhile. Nothing that is printed can drive
+    a terminal.
 
     Exit code: 0, whatever there is; 2 if the trail can't be read.
     """

@@ -81,7 +81,7 @@ class Rules:
         aftermath: Aftermath,
     ) -> None:
         self._rules = tuple(rules)
-        # A tuple, in which a member is found without its hash, which for an enum is slow: each event is looked at.
+        # A tuple, in which a member is found without its hash, which for an enum is slow: every event is looked up.
         self.kinds: tuple[AuditEventType, ...] = tuple({kind: None for rule in self._rules for kind in rule.kinds})
         self._storage = storage
         self._background = background

@@ -93,7 +93,7 @@ class AuditTrail(EverydayEvents, Questions):
         must_exist: Whether a trail must be there already. If there is none, for the volume is not mounted, say, `start`
             and recording raise `AuditStorageError`.
         expected_head: A former result of `head` that the trail must hold, or else the same: after a restored backup.
-        archive: Where `apply_retention` archives days, and where questions find days that were removed: a directory,
+        archive: Keeps the days that `apply_retention` archives, and answers questions about removed days: a directory,
             ``s3://bucket/prefix``, or an `Archive` such as `S3Archive`.
 
     Attributes:
@@ -158,7 +158,7 @@ class AuditTrail(EverydayEvents, Questions):
             stop_timeout=require("stop_timeout", stop_timeout, at_least=0),
         )
         policy = self.policy
-        # Kept, as each event has them: asking for the process is a call of the operating system.
+        # Kept, as every event has them: asking for the process is a call of the operating system.
         self._known: dict[str, Any] = {
             "hostname": os.uname().nodename,
             "process_id": os.getpid(),
@@ -366,7 +366,7 @@ class AuditTrail(EverydayEvents, Questions):
             else:
                 await self._store_and_announce(event.event(), once=once)
         except BaseException as error:
-            # As `without_frames` does, without a second coroutine for each event.
+            # The same as `without_frames`, without a second coroutine for every event.
             leave_frames_out(error, handled)
             raise
         return event.event_id

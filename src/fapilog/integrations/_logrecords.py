@@ -28,7 +28,7 @@ _TEXTS: Final = frozenset(
         *("client_ip", "user_agent", "data_classification", "event_id"),
     }
 )
-# Whatever else a call gives belongs into the metadata.
+# All other values of a call belong into the metadata.
 _KNOWN: Final = FIELDS | {"event_type", "message"}
 # From which number on a call has which level, and which type its event has.
 _LEVELS: Final = (
@@ -118,10 +118,10 @@ def event_of(
     """
     Return the event of a call.
 
-    Texts, tags and metadata are read now: what the application changes afterwards does not change the event.
+    Texts, tags and metadata are read now: later changes by the application do not change the event.
 
     Args:
-        message: What was logged.
+        message: The message that was logged.
         given: The fields of the event, in a mapping; or any other value, which becomes one in the metadata.
         level: The number of the level.
         error: The exception that was logged.

@@ -1,4 +1,4 @@
-"""One event a request: whether it is stored, and what it says."""
+"""The event of a request: whether it is stored, and its fields."""
 
 from __future__ import annotations
 

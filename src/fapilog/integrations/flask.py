@@ -41,7 +41,7 @@ class Audit:
 
     The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
     new one. The response carries it. Views find it in ``request.environ["fapilog.request_id"]``. A client can choose it
-    freely: it finds what belongs together, and proves nothing.
+    freely: it groups events, and proves nothing.
 
     Args:
         app: The application. Without one, call `init_app`.
@@ -49,13 +49,13 @@ class Audit:
         user: Called when an event is logged in a request; returns the user's id, or None: ``lambda: g.user_id``. By
             default the *id* of Flask-Login's current user, if the application has a login manager.
         session: Likewise for the id of the session. Never return a cookie by which a session can be taken over.
-        trusted_proxies: How many proxies of your own each request comes through. Each of them must append the address
-            that it was asked from to *proxy_header*. The entries are counted from the right, so that a client can't
-            forge its address. With 0, the client is the peer that the server, or werkzeug's `ProxyFix`, names.
+        trusted_proxies: How many proxies of your own a request comes through. All must append the address that they
+            were asked from to *proxy_header*. The entries are counted from the right, so that a client can't forge its
+            address. With 0, the client is the peer that the server, or werkzeug's `ProxyFix`, names.
         proxy_header: The header with these addresses: "x-forwarded-for", "forwarded" (RFC 7239), or another list of
-            addresses. Only this one is read, since a client can send the others.
+            addresses. Only this header is read, since a client can send any other.
         request_id_header: The header with the request id, in requests and responses.
-        log_requests: True stores an event for each request; a function is called with the method, the path and the
+        log_requests: True stores an event for every request; a function is called with the method, the path and the
             status, and returns whether to store one: ``lambda method, path, status: status >= 400``. The event is
             stored before the response begins, as for `AuditMiddleware`; of an exception that is answered with status
             500 it has type, text and traceback.

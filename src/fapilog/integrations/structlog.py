@@ -1,5 +1,5 @@
 """
-Record what is logged with structlog.
+Record log calls of structlog.
 
     import structlog
 
@@ -30,7 +30,7 @@ _log: Final = Log("fapilog")
 
 class AuditProcessor(Recording):
     """
-    A processor that makes events of log calls, and passes each event dict on unchanged.
+    A processor that records log calls as events, and passes every event dict on unchanged.
 
     A call becomes an event if it has at least *level*, or if it gives ``audit={...}``; ``audit=False`` leaves a call
     out. The fields of the event come from that mapping, as for `fapilog.integrations.logging.AuditHandler`. Otherwise
@@ -39,11 +39,11 @@ class AuditProcessor(Recording):
 
     Put it behind a filter such as `structlog.stdlib.filter_by_level`, and before
     `structlog.processors.format_exc_info`, which makes text of an exception. A call of a logger never waits for the
-    trail, and nothing is raised into it. What `AuditHandler` says about the thread that stores, about the exit and
-    about forks is true of a processor too.
+    trail, and nothing is raised into it. The docstring of `AuditHandler` about the thread that stores, the exit and
+    forks is true of a processor too.
 
     Args:
-        trail: Where the events go.
+        trail: Stores the events.
         level: The least level of a call without ``audit=...``: a number, or a name such as "ERROR".
         buffer: Calls that may wait to be stored; the events of further ones are dropped. See `dropped`.
         flush_timeout: Seconds that `flush` and `close` wait.
@@ -54,7 +54,7 @@ class AuditProcessor(Recording):
     """
 
     def __call__(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
-        """Have the call stored soon, if it is to become an event, and return *event_dict*."""
+        """Store the call soon, if it is to become an event, and return *event_dict*."""
         try:
             self._record(logger, method_name, event_dict)
         except (KeyboardInterrupt, SystemExit):

@@ -114,7 +114,7 @@ def connect(
 
 
 # The outboxes and replications that are watched, by provider. A provider keeps the first instrument of a name, with its
-# callback, for good: so the callback reads those that are watched at the time.
+# callback, for good: so the callback reads the objects that are watched at the time.
 _watched: Final[WeakKeyDictionary[MeterProvider, list[list[Measured]]]] = WeakKeyDictionary()
 _watched_globally: Final[list[list[Measured]]] = []
 

@@ -1,4 +1,4 @@
-"""The checks of what an option was given: one rule for each kind of value, and one sentence about what breaks it."""
+"""The checks of options: one rule per kind of value, and one sentence for a value that breaks it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _Number = TypeVar("_Number", bound=float)
-# Characters of a name that is compared with others.
+# Characters of a name that are compared.
 _LONGEST_NAME: Final = 100
 # Of the letters, as difflib counts them: with fewer, "crit" would bring "security" to mind.
 _LIKENESS: Final = 0.7
@@ -60,7 +60,7 @@ def require(
         TypeError: *value* is no number, or no whole one.
         ValueError: *value* is out of range, as NaN always is.
     """
-    # True counts as 1 to Python, and to nobody who reads a configuration.
+    # True counts as 1 in Python, but not to the reader of a configuration.
     if _is_bool(value) or (whole and not isinstance(value, int)):
         raise TypeError(f"{name}: expected a {'whole ' if whole else ''}number; got {_kind(value)}")
     try:
@@ -81,7 +81,7 @@ def require(
 
 def require_bool(name: str, value: object) -> bool:
     """
-    Return *value* if it is True or False; of any other the truth is a guess: "no" would count as true.
+    Return *value* if it is True or False; the truth of any other value is a guess: "no" would count as true.
 
     Raises:
         TypeError: It is neither; the message begins with *name*.
@@ -109,7 +109,7 @@ def require_path(name: str, value: object) -> Path:
 
     Raises:
         TypeError: It is neither text nor a path; the message begins with *name*.
-        ValueError: It is empty, or begins with the home directory of a user whom nobody knows.
+        ValueError: It is empty, or begins with the home directory of an unknown user.
     """
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(given, str):
@@ -176,7 +176,7 @@ def several(name: str, value: Any, *, expected: str = "one text, or a list") -> 
 
 
 def did_you_mean(given: str, possible: Iterable[str]) -> str:
-    """Return the end of a message about the name *given*, with the nearest of those that are *possible*; else ""."""
+    """Return the end of a message about the name *given*, with the nearest of the *possible* names; else ""."""
     found = nearest(given, possible)
     return "" if found is None else f"; did you mean {found}?"
 

@@ -1,4 +1,4 @@
-"""Who acted, and on what: `Actor` and `Target`."""
+"""The parties of an action: `Actor` and `Target`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _TYPE_AND_ID: Final = re.compile(r"([A-Za-z][\w.-]*)/(?=.)", re.ASCII)
 
 class Actor(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """
-    Who acted. Whatever is given becomes text. Its `repr` shows the type alone.
+    The user, service or job that acted. Every value becomes text. Its `repr` shows the type alone.
 
     Attributes:
         id: The user, the service, or the job.
-        type: "user", "service" or "system"; None if nobody said.
-        on_behalf_of: The user for whom it acted: the one that a service serves, or an administrator impersonates.
+        type: "user", "service" or "system"; None if it was not given.
+        on_behalf_of: The user that a service serves, or that an administrator impersonates.
     """
 
     _shown = ("type",)
@@ -45,12 +45,12 @@ class Actor(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
 
 class Target(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """
-    What was acted on. Whatever is given becomes text. Its `repr` shows the type alone, its `str` type and id.
+    The object of an action. Every value becomes text. Its `repr` shows the type alone, its `str` type and id.
 
     Attributes:
         type: The kind of thing: "patient", "invoice", "role".
-        id: Which one.
-        name: How people call it.
+        id: Its id among things of that kind.
+        name: Its name for a reader.
     """
 
     _shown = ("type",)

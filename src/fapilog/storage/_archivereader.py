@@ -1,4 +1,4 @@
-"""Reading a trail from its archive, where that is: a day at a time is here, in a file without a name."""
+"""Reading a trail from its archive: one day at a time is fetched, into a file without a name."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ArchiveReader(TrailReader):
     """
     Reads the days of one archive.
 
-    What is in an archive is never changed. So the day that was read last is kept, and the number of the first record of
-    each day. Days that were over long before the time that is asked for are not fetched.
+    A file in an archive never changes. So the day that was read last is kept, and the first record numbers of all days.
+    Days that were over long before the wanted time are not fetched.
 
     Args:
         archive: The archive.
@@ -67,7 +67,7 @@ class ArchiveReader(TrailReader):
         """
         Check every record, and call *progress* with how many so far; damage is returned, not raised.
 
-        A day at a time is here. Only if something is not as it should be, all of them are fetched, to say what.
+        One day at a time is fetched. Only if a record is damaged, all days are fetched, to describe the damage.
 
         Raises:
             AuditStorageError: The archive is away.
@@ -83,7 +83,7 @@ class ArchiveReader(TrailReader):
     def _checked(
         self, anchor: Anchor | None, progress: Callable[[int], None] | None
     ) -> AuditChainVerificationResult | None:
-        """Return the verdict if every record is as it should be; else None, or raise ChainError."""
+        """Return the verdict if every record is intact; else None, or raise ChainError."""
         start = head = EMPTY if anchor is None else anchor.head
 
         def note(sequence_number: int) -> None:
@@ -165,7 +165,7 @@ class ArchiveReader(TrailReader):
 
 
 def earliest_file(wanted: EventFilter) -> str | None:
-    """Return the name of the oldest file that may have what is *wanted*, by the time; None if that may be any."""
+    """Return the name of the oldest file that may have *wanted* records, by the time; None if any may."""
     if wanted.start_time is None:
         return None
     return file_of_day(max(1, wanted.start_time.toordinal() - _EARLIER.days))

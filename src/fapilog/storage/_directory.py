@@ -39,8 +39,8 @@ __all__ = [
     "write_until_error",
 ]
 
-# Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; whoever holds it longer is no
-# writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
+# Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; a process that holds it longer
+# is no writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
 _PATIENCE: Final = 10.0
 # Seconds between two attempts. flock can wait by itself, but not with a limit. Measured with four and eight processes
 # that write all the time on two cores: rarer attempts make the longest waits longer, closer ones take processor time.
@@ -54,10 +54,10 @@ _LOCKS: Final = "/proc/locks"
 
 class Access(NamedTuple):
     """
-    Who may read the files of a trail, apart from those that were made before.
+    The mode and group of new files of a trail; files that are there already keep theirs.
 
     Attributes:
-        mode: Of a file; a directory that is made can be entered by all that may read.
+        mode: The mode of a file; a new directory can be entered by all that may read.
         group: The number of the group; None for the one that the system gives.
     """
 
@@ -112,7 +112,7 @@ def is_named(path: str, fd: int) -> bool:
 
 def open_file(directory: Path, name: str, flags: int = os.O_RDONLY) -> int:
     """
-    Open the file *name* at once, whatever has that name; to read, also one that is compressed.
+    Open the file *name* without waiting, even if it is a pipe; to read, also one that is compressed.
 
     Raises:
         ChainError: It is compressed, and damaged.
@@ -138,7 +138,7 @@ def open_to_append(directory: Path, name: str) -> tuple[int, bool]:
 
 def size_of(directory: Path, name: str) -> int:
     """
-    Return the size of the file *name*; of a compressed one, that which it had.
+    Return the size of the file *name*; of a compressed one, the former size.
 
     Raises:
         OSError: It can't be read.
@@ -182,11 +182,11 @@ def lock(fd: int, how: int) -> None:
     Take the lock on the open directory *fd*.
 
     Args:
-        fd: Of the directory.
+        fd: The descriptor of the directory.
         how: `fcntl.LOCK_EX` for a writer, `fcntl.LOCK_SH` for a reader that keeps writers away.
 
     Raises:
-        OSError: Another process has held the lock for ten seconds; the message names it, where the system tells.
+        OSError: Another process has held the lock for ten seconds; the message names that process, if the system does.
     """
     begun = time.monotonic()
     while True:
@@ -293,7 +293,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def write_until_error(fd: int, data: bytes) -> tuple[int, OSError | None]:
-    """Write *data*, in several writes if need be; return how much was written, and the error that left it at that."""
+    """Write *data*, in several writes if need be; return how much was written, and the error that stopped the rest."""
     written = 0
     try:
         written = os.write(fd, data)

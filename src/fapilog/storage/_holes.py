@@ -1,4 +1,4 @@
-"""What is read of a trail: events, and the holes between them."""
+"""The items of a trail that is read: events, and the holes between them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["item_of", "joined", "up_to"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
-    """Yield *items*, with holes that are next to each other as one."""
+    """Yield *items*, with adjacent holes joined into one."""
     hole: DamagedRecord | None = None
     for item in items:
         if isinstance(item, DamagedRecord):
@@ -97,5 +97,5 @@ def _where(error: Exception) -> str:
     return f": it is wrong at {found[0]}" if found else ""
 
 
-# As msgspec says it, at the end: the byte of what is no JSON, the member of other JSON.
+# As msgspec's messages end: the byte where JSON breaks off, or the member that is wrong.
 _PLACE: Final = re.compile(r"byte [0-9]+(?=\)$)|\$\.[a-z_]+(?=[^`]*`$)")

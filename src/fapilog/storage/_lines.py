@@ -22,14 +22,14 @@ _FEW_LINES: Final = 8
 
 
 def cut(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of *data*, which begins at *offset*, the first one first, each with its offset."""
+    """Yield the lines of *data*, which begins at *offset*, the first one first, with their offsets."""
     for line in split(data):
         yield offset, line
         offset += len(line) + 1
 
 
 def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of *data*, which begins at *offset*, the last one first, each with its offset."""
+    """Yield the lines of *data*, which begins at *offset*, the last one first, with their offsets."""
     lines = split(data)
     offset += sum(map(len, lines)) + len(lines)
     for line in reversed(lines):
@@ -56,7 +56,7 @@ def split(data: bytes) -> list[bytes]:
 
 def head_of_record(line: bytes) -> ChainHead | None:
     """Return the number and the checksum of *line* if it is a whole record, wherever its place may be; else None."""
-    # Who copies files by way of another system adds this to every line.
+    # A copy by way of another system adds this to every line.
     line = line.removesuffix(b"\r")
     try:
         return chain.follow(chain.head_before(line), [line])
@@ -70,7 +70,7 @@ class PlacedError(ChainError):
 
     Attributes:
         file: The name of the file.
-        offset: Where the record begins in it.
+        offset: The offset of the record in the file.
     """
 
     def __init__(self, damage: ChainError, file: str, number: int, offset: int) -> None:
@@ -99,9 +99,9 @@ class Lines:
         Check that the records from *offset* on follow *head*.
 
         Args:
-            offset: Where a record begins, or the file ends.
-            head: Of the chain up to there.
-            progress: Called after each block with the last sequence number.
+            offset: The offset of a record, or of the file's end.
+            head: The head of the chain up to there.
+            progress: Called after every block with the last sequence number.
 
         Returns:
             The head after the last whole record, the offset behind that record, and the bytes from there to the end of
@@ -150,7 +150,7 @@ class Lines:
 
         Args:
             start: One of `blocks`.
-            end: Behind a newline: where the last line of interest ends.
+            end: The offset behind the newline of the last line of interest.
         """
         stop = self.block_end(start, end)
         # A line begins at *start* if the byte in front of it is a newline.
@@ -164,7 +164,7 @@ class Lines:
         if stop < end and not data.endswith(b"\n"):
             data += b"".join(self._to_newline(stop, end))
         behind = data.rfind(b"\n") + 1
-        # What no newline ends was taken back by its writer meanwhile, unless it is longer than a record can be.
+        # A line without a newline was taken back by its writer meanwhile, unless it is longer than a record can be.
         return offset, data if len(data) - behind > MAX_RECORD_BYTES else data[:behind]
 
     @staticmethod
@@ -246,20 +246,20 @@ class Lines:
         """
         Return the offsets behind the last whole record up to *sequence_number*, and of the first whole one after it.
 
-        Only records whose checksum is right are believed; what stands between the two offsets is damaged.
+        Only records whose checksum is right count; the bytes between the two offsets are damaged.
         """
         # The last record up to that number begins at *low* or later; the first one after it no later than the first
         # record from *high* on.
         low, high, step = 0, end, _BLOCK_BYTES
         while high - low > _BLOCK_BYTES:
-            # In growing steps from the end, near which is most of what is asked for.
+            # In growing steps from the end, near which most wanted records are.
             middle = max((low + high) // 2, high - step)
             found = self.first_record(middle, high)
             if found is None or found[1] > sequence_number:
                 high, step = middle, 4 * step
             else:
                 low = found[0]
-        # The same among the lines of what is about one block: each record that is looked at is hashed.
+        # The same among the lines of about one block, since every record that is looked at is hashed.
         near = list(self.forwards(low, high))
         first, last = 0, len(near)
         while last - first > _FEW_LINES:
@@ -297,8 +297,8 @@ class Lines:
         return PlacedError(damage, self._name, 1 + self.count(0, offset), offset)
 
     def torn_in_the_middle(self, offset: int, head: ChainHead) -> ChainError:
-        """Return the damage of a file that ends, from *offset* on, in an incomplete record while others follow."""
-        message = "the record is incomplete, and others follow"
+        """Return the damage of a file that ends, from *offset* on, in an incomplete record although records follow."""
+        message = "the record is incomplete, and more follow"
         return self.placed(ChainError(ChainStatus.UNREADABLE, message, head), offset)
 
     def _follow_block(self, lines: list[bytes], offset: int, head: ChainHead) -> ChainHead:

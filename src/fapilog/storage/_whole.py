@@ -1,4 +1,4 @@
-"""Files that are there when they are whole, and on the disk."""
+"""Files that appear when they are whole, and on the disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._directory import allow_as, sync_directory
 __all__ = ["PART", "remove", "whole"]
 
 PART: Final = ".part"
-"""The ending of a file that is being made; one that a crash has left is nothing."""
+"""The ending of a file that is being made; one that a crash has left may be deleted."""
 
 
 def remove(path: str) -> None:
@@ -24,7 +24,7 @@ def remove(path: str) -> None:
 
 @contextlib.contextmanager
 def whole(path: str, like: int | None = None) -> Generator[IO[bytes]]:
-    """Make a file that is there when it is whole and on the disk, for those who may read the open file *like*."""
+    """Make a file that appears when it is whole and on the disk, with the group and mode of the open file *like*."""
     part = path + PART
     remove(part)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -35,13 +35,13 @@ class AuditMiddleware:
     Fills in the events of a Django site with the request that they belong to; `MIDDLEWARE` has its path.
 
     Every event that is logged while a request is handled has its request id, the address of the client, its user agent,
-    the user, and an id of the session by which nobody can take it over. They are found when the event is logged, so
-    that it does not matter where in `MIDDLEWARE` this stands, and a user whom Django REST framework finds in the view
-    is known. Values that a call gives itself win; see `audit_context`, which you may use in your views as well.
+    the user, and an id of the session that does not let a reader take it over. They are found when the event is logged,
+    so that it does not matter where in `MIDDLEWARE` this stands, and a user that Django REST framework finds in the
+    view is known. Values that a call gives itself win; see `audit_context`, which you may use in your views as well.
 
     The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
     new one. The response carries it. Views find it in ``request.META["fapilog.request_id"]``. A client can choose it
-    freely: it finds what belongs together, and proves nothing.
+    freely: it groups events, and proves nothing.
 
     With ``log_requests`` in the setting AUDIT, requests have an event of their own, as for the middleware for ASGI; it
     is stored before the response begins. One that Django REST framework refuses has the code of the error in its

@@ -1,4 +1,4 @@
-"""The setting AUDIT: what it may have, what is wrong with it, and the trail that it describes."""
+"""The setting AUDIT: its options, its errors, and the trail that it describes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class OfRequest:
     How a request is read.
 
     Attributes:
-        trusted_proxies: How many proxies of your own each request comes through.
+        trusted_proxies: How many proxies of your own a request comes through.
         proxy_header: The header with their addresses, in lower case.
         id_header: The header with the request id.
         user_id: Returns the id of a user.
@@ -67,7 +67,7 @@ def _given() -> dict[str, Any]:
 
 
 def problems() -> list[str]:
-    """Return what is wrong with the setting AUDIT, a sentence each, without a secret."""
+    """Return the errors in the setting AUDIT, one sentence per error, without a secret."""
     try:
         given = _given()
     except ImproperlyConfigured as error:
@@ -141,7 +141,7 @@ def _imported(name: str, value: Any) -> Any:
 
 
 def _made(name: str, value: Any) -> Any:
-    """Return *value*, or what the class or the function makes that *value* is, or is the dotted path of."""
+    """Return *value*, or the result of calling it if it is a class or a function, or the dotted path of one."""
     found = _imported(name, value)
     is_ready = hasattr(found, "send_alert") or hasattr(found, "append")
     return found() if isinstance(found, type) or (callable(found) and not is_ready) else found
@@ -194,7 +194,7 @@ def has_begun() -> bool:
 
 def begin() -> None:
     """
-    Start the trail, once in each process, so that alerts which an earlier process left are sent.
+    Start the trail, once per process, so that alerts which an earlier process left are sent.
 
     Not when the application is loaded: gunicorn may do that before it forks. A dispatcher that can't be entered is
     logged, and tried again with the first alert.
@@ -210,9 +210,9 @@ def begin() -> None:
 
 def record(log: Callable[[], object]) -> None:
     """
-    Call *log*, which records an event; log what it raises, with the type alone.
+    Call *log*, which records an event; log its exception, with the type alone.
 
-    What the site has done is done by then. An event that can't be stored opens an incident of the trail, which alerts.
+    The site has made its change by then. An event that can't be stored opens an incident of the trail, which alerts.
     The trail is asked for in *log*, and not before: its first use raises where the setting AUDIT is wrong.
     """
     try:
