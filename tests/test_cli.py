@@ -234,7 +234,7 @@ def test_verify_compares_the_index_of_times(
     assert run_main(monkeypatch, "verify", trail) == 0
     said = capsys.readouterr()
     assert said.out.startswith("valid: 3 records")
-    assert "audit_times.index denied times that records have" in said.err
+    assert "audit_times.index denies times that records have" in said.err
     assert not index.exists()
 
 

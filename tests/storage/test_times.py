@@ -292,6 +292,9 @@ def test_the_index_of_a_stranger_is_not_believed(
     os.chown(tmp_path / INDEX, owner, -1)
     (tmp_path / INDEX).chmod(mode)
     assert found(TrailReader(tmp_path, durable=False), 0, None) == list(range(20, 0, -1))
+    # What the owner has learned is not added to it.
+    assert b'"2025-' not in (tmp_path / INDEX).read_bytes()
+    assert (tmp_path / INDEX).stat().st_uid == 0
 
 
 def test_a_lie_about_the_times_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +308,7 @@ def test_a_lie_about_the_times_is_found_out(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / INDEX).write_bytes(lie)
     words = _times.Times(tmp_path).check()
     assert words is not None
-    assert "denied times that records have" in words
+    assert "denies times that records have" in words
     assert not (tmp_path / INDEX).exists()
     assert found(TrailReader(tmp_path, durable=False), 0, None) == list(range(20, 0, -1))
 

@@ -56,17 +56,19 @@ def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | Non
         file: Where it is.
         offset: Where it is in the file.
         size: Of the hole.
-        number: That its place has; None if it may be of any.
+        number: That its place has, for a record that was altered; None to believe the one that it claims.
     """
     try:
         event = _event(line)
         if number in (None, event.sequence_number):
             return event
-        problem = f"this is in the place of record {number}, and has another number"
+        # Who pages by numbers would lose it else, or have it twice. Its checksum is of other bytes, so that it can't be
+        # taken for a record that was stored so.
+        return msgspec.structs.replace(event, sequence_number=number)
     except ChainError as damage:
         problem = str(damage)
     head = head_of_record(line)
-    if head is not None and number in (None, head.sequence_number):
+    if head is not None:
         problem = "this record is whole, and of a kind that this version of fapilog can't read"
     return DamagedRecord(file=file, offset=offset, size=size, problem=problem, head=head)
 

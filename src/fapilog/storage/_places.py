@@ -25,7 +25,7 @@ class Line(NamedTuple):
     text: bytes
 
     def item(self, number: int | None = None) -> AuditEvent | DamagedRecord:
-        """Return the event of that *number*, of any if it is None; or the hole that the line is."""
+        """Return the event in the line, with that *number* unless it is None; or the hole that the line is."""
         return item_of(self.text, file=self.file, offset=self.offset, size=len(self.text) + 1, number=number)
 
 

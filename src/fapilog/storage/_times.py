@@ -25,7 +25,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from ._compressed import SUFFIX
-from ._directory import allow_as, closing, open_file, write_all
+from ._directory import allow_as, close, closing, open_file, write_all
 from ._lines import Lines, split
 from .protocol import EventFilter
 
@@ -232,8 +232,12 @@ class Times:
             with contextlib.suppress(OSError), closing(open_file(self._directory, name)) as fd:
                 if any(self._is_wrong(part, fd) for part in of_file):
                     self._parts.clear()
-                    os.unlink(self._directory / INDEX)
-                    return f"{self._directory / INDEX} denied times that records have: it is deleted, and made anew"
+                    words = f"{self._directory / INDEX} denies times that records have"
+                    try:
+                        os.unlink(self._directory / INDEX)
+                    except OSError:
+                        return f"{words}: delete it"
+                    return f"{words}: it is deleted, and made anew"
         return None
 
     @staticmethod
@@ -246,12 +250,16 @@ class Times:
 
     def _opened(self, like: int) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
-        try:
-            return open_file(self._directory, INDEX, flags)
-        except FileNotFoundError:
-            fd = open_file(self._directory, INDEX, flags | os.O_CREAT | os.O_EXCL)
-            allow_as(fd, like)
-            return fd
+        with contextlib.suppress(FileNotFoundError):
+            fd = open_file(self._directory, INDEX, flags)
+            if self._is_trusted(os.fstat(fd)):
+                return fd
+            # Nobody reads it.
+            close(fd)
+            os.unlink(self._directory / INDEX)
+        fd = open_file(self._directory, INDEX, flags | os.O_CREAT | os.O_EXCL)
+        allow_as(fd, like)
+        return fd
 
     def _is_trusted(self, found: os.stat_result) -> bool:
         owners = {0, os.geteuid(), os.stat(self._directory).st_uid}

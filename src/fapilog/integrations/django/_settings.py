@@ -31,6 +31,10 @@ _OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "u
 _KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
 
 
+# The attribute that the trail has when it is made.
+_MADE: Final = "_is_made"
+
+
 @dataclass(frozen=True, kw_only=True)
 class OfRequest:
     """
@@ -159,12 +163,13 @@ class _TrailOfSettings(AuditTrail):
         if name.startswith("__"):
             raise AttributeError(name)
         with _lock:
-            if "_hostname" not in self.__dict__:
+            if _MADE not in self.__dict__:
                 super().__init__(**_trail_options())
+                self.__dict__[_MADE] = True
         return object.__getattribute__(self, name)
 
     def __repr__(self) -> str:
-        return super().__repr__() if "_hostname" in self.__dict__ else "<AuditTrail of the setting AUDIT, not used yet>"
+        return super().__repr__() if _MADE in self.__dict__ else "<AuditTrail of the setting AUDIT, not used yet>"
 
 
 _lock = threading.RLock()
@@ -218,7 +223,7 @@ def record(log: Callable[[], object]) -> None:
 
 def forget(*, setting: str, **_: object) -> None:
     """Read AUDIT anew with the next use of the trail, where a test has changed it: a receiver of `setting_changed`."""
-    if setting != "AUDIT" or "_hostname" not in trail.__dict__:
+    if setting != "AUDIT" or _MADE not in trail.__dict__:
         return
     try:
         trail.sync.stop()
