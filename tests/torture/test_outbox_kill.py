@@ -2,7 +2,6 @@
 
 import random
 import shutil
-import sqlite3
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fapilog.delivery.outbox import _receipts
 from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._filequeue import FileQueue
 from fapilog.testing import Answer, Origin, Request
 from tests.doubles.trail_writers import Writer, alerter, listen
 
@@ -73,8 +72,8 @@ def check(directory: Path, origin: Moody, stored: set[str]) -> None:
     assert len({key for each in keys.values() for key in each}) == len(keys)
     twice = [event_id for event_id, count in origin.taken.items() if count > 1]
 
-    def attempts(connection: sqlite3.Connection) -> dict[str, list[str | None]]:
-        found = {event_id: _receipts.attempts(connection, "alerts", event_id) for event_id in twice}
+    def attempts(queue: FileQueue) -> dict[str, list[str | None]]:
+        found = {event_id: queue.attempts("alerts", event_id) for event_id in twice}
         return {event_id: [each.outcome for each in attempts] for event_id, attempts in found.items()}
 
     file = OutboxFile(directory / "alerts.db", must_exist=True)

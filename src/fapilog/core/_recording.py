@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
+from typing import Any
 
 from ..record.chain import AuditChainVerificationResult, sealed
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent, is_error, is_security
-from ..storage.protocol import AuditStorage
+from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.strangers import contained
 from ._alerts import Alerts
 from ._incidents import STORING, VERIFICATION
@@ -40,7 +41,9 @@ class Recorder:
         """Get a new lock, in a forked child: another thread of the parent may have held it."""
         self._lock = threading.Lock()
 
-    async def record(self, event: AuditEvent, *, announced: bool, once: bool = False) -> AuditEvent | None:
+    async def record(
+        self, event: AuditEvent, *, announced: bool, once: bool = False, alerts: Sequence[KeptAlert] = ()
+    ) -> AuditEvent | None:
         """
         Store *event*, and return it with its place in the chain; None if it is stored already.
 
@@ -48,13 +51,14 @@ class Recorder:
             event: The event.
             announced: Whether the caller announces the event next.
             once: Whether a recent record may have its id, which the caller gave.
+            alerts: The alerts about it that the storage keeps.
 
         Raises:
             AuditStorageError: The event is not stored.
         """
         self._alerts.note_event()
         try:
-            stored = await self.store(event, announced=announced, once=once)
+            stored = await self.store(event, announced=announced, once=once, alerts=alerts)
         except Exception as error:
             self._alerts.health.failing(STORING, error)
             await self._send_own(announced=announced)
@@ -73,16 +77,20 @@ class Recorder:
         if not announced and background.kept and background.home is None:
             await background.run([])
 
-    async def store(self, event: AuditEvent, *, announced: bool = True, once: bool = False) -> AuditEvent | None:
+    async def store(
+        self, event: AuditEvent, *, announced: bool = True, once: bool = False, alerts: Sequence[KeptAlert] = ()
+    ) -> AuditEvent | None:
         """Store *event* as `record` does, but for the incident: of the event that resolves one, say."""
         if not self._alerts.watch.is_expected:
             await self._alerts.watch.expect()
         if announced:
             self._alerts.outstanding.expect(event.event_id)
         try:
-            # A storage that knows of no *once* need not, until somebody gives an id.
-            again = {"once": True} if once else {}
-            seal = await contained(functools.partial(self._storage.append, event, **again))
+            # A storage that knows of no *once* need not, until somebody gives an id; nor of *alerts*.
+            options: dict[str, Any] = {"once": True} if once else {}
+            if alerts:
+                options["alerts"] = alerts
+            seal = await contained(functools.partial(self._storage.append, event, **options))
         except BaseException as error:
             self._alerts.outstanding.announced(event.event_id)
             if not isinstance(error, Exception) or isinstance(error, AuditStorageError):

@@ -127,6 +127,11 @@ class DurableDispatcher(Protocol):
 
     It may have a method ``async def oldest_pending(self) -> int | None``, which `AuditTrail.apply_retention` calls: it
     returns the number of the first event about which it has an alert that has not arrived, whose record then stays.
+
+    One that keeps its alerts in the database of the trail may have a method ``def kept_in(self, storage: object, alert:
+    Alert) -> Sequence[str]``: it returns the names of its outboxes that keep *alert* in *storage*, which then puts the
+    alert into them in the transaction that stores its event. It is called for each event that alerts, and must not
+    wait. Its event has no place in the chain yet. `send_alert` is called for the alert all the same.
     """
 
     @property

@@ -6,7 +6,8 @@ Lose no alert: keep each in a file until it is delivered, however long that take
     trail = AuditTrail(alert_dispatcher=Outbox(slack, Path("alerts.db"), name="slack"))
 """
 
-from ._outbox import SCHEDULE, Outbox
+from ._any import SCHEDULE
+from ._outbox import Outbox
 from ._rows import OutboxAlert, OutboxAttempt, OutboxState
 
 __all__ = ["SCHEDULE", "Outbox", "OutboxAlert", "OutboxAttempt", "OutboxState"]
