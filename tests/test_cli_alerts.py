@@ -26,6 +26,7 @@ from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.delivery.outbox._filequeue import FileQueue
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.damaged_outbox import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoils
+from tests.doubles.postgres import Server, fleet
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 from tests.doubles.terminal import Terminal, colours
 
@@ -628,3 +629,54 @@ async def test_beside_a_busy_service(tmp_path: Path) -> None:
                     await outbox.send_alert(an_event(event), severity="critical")
             await inner.wait_for(50)
     assert len(inner.alerts) == 50
+
+
+# -- in a database
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Server]:
+    """Run a server with the tables; it need not survive a power cut."""
+    pytest.importorskip("psycopg")
+    with fleet() as started:
+        yield started
+
+
+def test_a_database(database: Server) -> None:
+    """The same is shown of an outbox in PostgreSQL, and done to it; a password is never shown."""
+    postgres = pytest.importorskip("fapilog.storage.postgres")
+    pgplace = pytest.importorskip("fapilog.delivery.outbox._pgplace")
+    host = database.dsn(user="service", port=database.port).split()[0].removeprefix("host=")
+    dsn = f"postgresql://service:t0k3n@{host}:{database.port}/postgres"
+    place = pgplace.Database(postgres.PostgresStorage(dsn, "clinic"))
+    for each in (1, 2):
+        alert = Alert(an_event(each, message=PRIVATE), "critical", "#on-call")
+        place.run([lambda queue, alert=alert: queue.put("slack", alert, time.time())])
+    place.close()
+    at = (dsn, "--trail", "clinic")
+    code, out, err = run("list", *at)
+    assert (code, err) == (0, "")
+    assert [number(each) in out for each in (1, 2, 3)] == [True, True, False]
+    assert run("discard", *at, number(1), "--reason", "told by phone") == (0, "1 alert is discarded\n", "")
+    assert run("retry", *at, number(1)) == (0, "1 alert is due now\n", "")
+    assert run("retry", *at, number(3)) == (
+        1,
+        "0 alerts are due now\n",
+        f"fapilog: {number(3)}: there is no such alert\n",
+    )
+    code, out, err = run("show", *at, number(2), "--json")
+    assert (code, err, json.loads(out)["status"], json.loads(out)["channel"]) == (0, "", "pending", "#on-call")
+    place_ = f"PostgreSQL {host}:{database.port}/postgres, trail 'clinic'"
+    assert run("list", *at, "--outbox", "mail") == (
+        2,
+        "",
+        f"fapilog: {place_}: there is no outbox mail; there is: slack\n",
+    )
+    for arguments in (
+        ("list", dsn),
+        ("list", "postgresql://a:t0k3n@b:c:d/", "--trail", "x"),
+        ("list", *at, "--outbox", "x"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert "t0k3n" not in err

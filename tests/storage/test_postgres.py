@@ -588,7 +588,7 @@ def test_the_server_comes_back(database: Server, trail: str, monkeypatch: pytest
     database.kill()
     with monkeypatch.context() as patch:
         patch.setattr(storage, "timeout", 0.1)
-        patch.setattr(storage._reading, "timeout", 0.1)
+        patch.setattr(storage._reading, "_timeout", 0.1)
         with pytest.raises(AuditStorageError, match=r"^cannot append to trail .* in PostgreSQL /tmp/.*: connection"):
             append(storage, "b")
         result = without_loop(storage.verify())

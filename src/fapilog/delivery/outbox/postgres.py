@@ -38,7 +38,8 @@ class PostgresOutbox(AnyOutbox):
 
     Each alert is claimed by one process, for *lease* seconds of the server's clock, and again before these are over
     while it is being sent. When a process dies, another one takes its alerts over within the lease. An alert arrives at
-    least once, and twice only where an `Outbox` would send it twice.
+    least once. It may arrive twice where an `Outbox` would send it twice: after an attempt of which nobody knows the
+    outcome, which is also one that could not be noted before its lease was over, as the server was away.
 
     A process hears of alerts that others have stored at once, by LISTEN; where a pooler such as PgBouncer is between,
     it looks when an alert is due, and after each *lease*.
