@@ -228,8 +228,8 @@ async def test_what_a_dead_process_held_is_taken_over(make: Make) -> None:
 async def test_the_lease_is_renewed(make: Make) -> None:
     """An attempt that takes longer than the lease is made once."""
     inner = Scripted()
-    inner.delay = 1.5
-    async with make(inner, lease=0.5) as outbox, make(NotCalled(), lease=0.5):
+    inner.delay = 4.0
+    async with make(inner, lease=3.0) as outbox, make(NotCalled(), lease=3.0):
         await outbox.send_alert(an_event(), severity="critical")
         await until(lambda: inner.calls and not inner.at_once)
     assert await statuses(outbox, an_event()) == ["delivered"]

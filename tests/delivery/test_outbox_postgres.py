@@ -1,6 +1,7 @@
 """The outbox in PostgreSQL: one transaction with the record, several processes, and a server that comes and goes."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,7 +19,15 @@ pytest.importorskip("psycopg")
 
 import psycopg
 
-from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, CompliancePolicy, OutboxError
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    AuditStorageError,
+    AuditTrail,
+    ComplianceLevel,
+    CompliancePolicy,
+    OutboxError,
+)
 from fapilog.core.alerting import Alert
 from fapilog.core.signals import compliance_alert
 from fapilog.delivery.fanout import FanOut
@@ -162,7 +171,7 @@ class Broken(Scripted):
 
 async def test_the_outbox_holds_what_is_sent(database: Server, storage: PostgresStorage) -> None:
     """With the minimum necessary the outbox holds no more; on delivery the event is gone."""
-    policy = CompliancePolicy(level="hipaa", hipaa_minimum_necessary=True)
+    policy = CompliancePolicy(level=ComplianceLevel.HIPAA, hipaa_minimum_necessary=True)
     inner = RecordingDispatcher()
     trail = AuditTrail(policy, storage=storage, alert_dispatcher=pager(inner, storage))
     trail._announce = lambda event: None  # type: ignore[method-assign]
@@ -203,8 +212,8 @@ async def test_a_killed_process_is_taken_over(
     for _ in range(3):
         await anyio.to_thread.run_sync(holder.stdout.readline)
     inner = RecordingDispatcher()
-    async with pager(inner, storage, lease=2.0) as outbox:
-        await anyio.sleep(3.0)
+    async with pager(inner, storage, lease=4.0) as outbox:
+        await anyio.sleep(5.0)
         assert not inner.alerts  # it renews its lease
         holder.kill()
         holder.wait()
@@ -414,3 +423,13 @@ def test_what_is_no_outbox(storage: PostgresStorage) -> None:
     outbox = PostgresOutbox(Scripted(), secret)
     assert outbox.place == "PostgreSQL db.example:5432/audit, trail 'clinic'"
     assert "t0k3n" not in repr(vars(outbox))
+
+
+def test_the_page_can_be_followed(database: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example in the docs prints what the page says."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "alert-from-a-fleet.md").read_text(encoding="utf-8")
+    code, output = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
+    dsn = "postgresql://clinic@db.example/audit"
+    assert dsn in code
+    exec(code.replace(dsn, database.dsn(user="service")), {"__name__": "__main__"})  # noqa: S102
+    assert capsys.readouterr().out == output

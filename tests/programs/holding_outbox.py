@@ -25,9 +25,9 @@ class Hanging:
 
 async def main(dsn: str, trail: str) -> None:
     """Hold whatever is there."""
-    async with PostgresOutbox(Hanging(), PostgresStorage(dsn, trail), name="pager", lease=2.0):
+    async with PostgresOutbox(Hanging(), PostgresStorage(dsn, trail), name="pager", lease=4.0):
         await anyio.sleep_forever()
 
 
 if __name__ == "__main__":
-    anyio.run(main, *sys.argv[1:3], backend=sys.argv[3])
+    anyio.run(main, sys.argv[1], sys.argv[2], backend=sys.argv[3])

@@ -94,6 +94,9 @@ class PostgresQueue:
         held = list(map(told, request.held))
         claims = self._claim(outbox, request.lease, request.now, request.lasts, room=request.room, held=held)
         state = self._state(outbox, request.now) if request.wants_state else None
+        if 0 < request.room <= len(claims):
+            # There may be more, for which there is no room now.
+            return Answer(claims, renewed, wait=0.0, retried=False, state=state, more_to_prune=more_to_prune)
         held += (told(claim.event_id) for claim in claims)
         [(wait, retried)] = self._do(sql.NEXT, outbox, held=held, since=request.since)
         return Answer(claims, renewed, wait, bool(retried), state, more_to_prune)

@@ -29,6 +29,11 @@ WITH given AS (
     SELECT * FROM unnest(%(event_ids)s::text[], %(attempts)s::int4[]) AS given (event_id, number)
 ), {_FIND}"""
 
+_UNHELD: Final = "event_id <> ALL(%(held)s::text[])"
+_FREE: Final = "(leased_until IS NULL OR leased_until <= statement_timestamp())"
+
+_LET_GO: Final = "lease = NULL, leased_until = NULL"
+
 STOPPED: Final = "nobody knows: the process ended, or lost its lease, before there was an outcome"
 
 TOUCH: Final = """\
@@ -38,8 +43,8 @@ ON CONFLICT (trail, name) DO UPDATE SET paused_until = outboxes.paused_until
 
 DELIVERED: Final = f"""\
 WITH found AS (
-    UPDATE fapilog.alerts SET status = 'delivered', lease = NULL, event = NULL, reason = NULL, attempts = attempts + 1,
-        ended_at = statement_timestamp() - make_interval(secs => %(ago)s - %(took)s)
+    UPDATE fapilog.alerts SET status = 'delivered', {_LET_GO}, event = NULL, reason = NULL,
+        attempts = attempts + 1, ended_at = statement_timestamp() - make_interval(secs => %(ago)s - %(took)s)
     WHERE {_ONE} AND status = 'pending'
     RETURNING id, attempts
 )
@@ -53,9 +58,11 @@ MEND: Final = f"""\
 UPDATE fapilog.alerts SET
     due_at = CASE WHEN due_at > statement_timestamp() + make_interval(secs => %(longest)s)
         THEN statement_timestamp() ELSE due_at END,
+    leased_until = least(leased_until, statement_timestamp() + make_interval(secs => %(longest)s)),
     came_at = least(came_at, statement_timestamp())
 WHERE {_MINE} AND status = 'pending' AND (
-    due_at > statement_timestamp() + make_interval(secs => %(longest)s) OR came_at > statement_timestamp()
+    greatest(due_at, leased_until) > statement_timestamp() + make_interval(secs => %(longest)s)
+    OR came_at > statement_timestamp()
 )
 """
 MEND_PAUSE: Final = """\
@@ -79,7 +86,7 @@ WITH given AS (
 )
 UPDATE fapilog.alerts SET
     status = found.status,
-    lease = NULL,
+    {_LET_GO},
     event = CASE WHEN found.status = 'delivered' THEN NULL ELSE event END,
     due_at = statement_timestamp() + make_interval(secs => found.wait),
     attempts = greatest(attempts, found.number),
@@ -93,7 +100,7 @@ FROM found WHERE alerts.id = found.id AND alerts.status <> 'delivered'
 
 GIVE_BACK: Final = f"""\
 {_FOUND}, returned AS (
-    UPDATE fapilog.alerts SET lease = NULL, due_at = statement_timestamp(), attempts = attempts - 1
+    UPDATE fapilog.alerts SET {_LET_GO}, attempts = attempts - 1
     FROM found WHERE alerts.id = found.id AND lease = %(lease)s
     RETURNING alerts.id, number
 )
@@ -102,7 +109,7 @@ DELETE FROM fapilog.attempts USING returned WHERE alert = id AND attempts.number
 
 RENEW: Final = f"""\
 {_FOUND}
-UPDATE fapilog.alerts SET due_at = statement_timestamp() + make_interval(secs => %(lasts)s)
+UPDATE fapilog.alerts SET leased_until = statement_timestamp() + make_interval(secs => %(lasts)s)
 FROM found WHERE alerts.id = found.id AND lease = %(lease)s
 RETURNING alerts.event_id
 """
@@ -130,7 +137,7 @@ DELETE FROM fapilog.alerts WHERE id IN (
 CLAIM: Final = f"""\
 WITH due AS MATERIALIZED (
     SELECT id, due_at AS was_due, lease AS left_behind FROM fapilog.alerts
-    WHERE {_MINE} AND status = 'pending' AND due_at <= statement_timestamp() AND event_id <> ALL(%(held)s::text[])
+    WHERE {_MINE} AND status = 'pending' AND due_at <= statement_timestamp() AND {_FREE} AND {_UNHELD}
         AND (%(event_id)s::text IS NULL OR event_id = %(event_id)s)
         AND NOT EXISTS (
             SELECT FROM fapilog.outboxes WHERE outboxes.trail = %(trail)s AND name = %(outbox)s
@@ -143,7 +150,7 @@ WITH due AS MATERIALIZED (
 ), taken AS (
     UPDATE fapilog.alerts SET
         lease = %(lease)s,
-        due_at = statement_timestamp() + make_interval(secs => %(lasts)s),
+        leased_until = statement_timestamp() + make_interval(secs => %(lasts)s),
         attempts = attempts + 1
     FROM due WHERE alerts.id = due.id
     RETURNING alerts.*, was_due
@@ -157,8 +164,8 @@ SELECT id, event_id, sequence_number, event, severity, channel,
 FROM taken ORDER BY was_due, id
 """
 
-GIVE_UP: Final = """\
-UPDATE fapilog.alerts SET status = 'dead', lease = NULL, ended_at = statement_timestamp(), reason = %(reason)s
+GIVE_UP: Final = f"""\
+UPDATE fapilog.alerts SET status = 'dead', {_LET_GO}, ended_at = statement_timestamp(), reason = %(reason)s
 WHERE id = %(id)s
 """
 
@@ -172,16 +179,23 @@ SELECT pending.count, extract(epoch FROM statement_timestamp() - oldest)::float8
 
 NEXT: Final = f"""\
 SELECT
-    CASE WHEN due_at IS NOT NULL
-        THEN extract(epoch FROM greatest(due_at, paused_until) - statement_timestamp())::float8 END,
+    CASE WHEN least(free.due_at, taken.due_at) IS NOT NULL THEN
+        extract(epoch FROM greatest(least(free.due_at, taken.due_at), paused_until) - statement_timestamp())::float8
+    END,
     retried_at >= statement_timestamp() - make_interval(secs => %(since)s::float8)
         AND retried_at <= statement_timestamp()
 FROM (SELECT) AS one
 LEFT JOIN fapilog.outboxes ON trail = %(trail)s AND name = %(outbox)s
 LEFT JOIN LATERAL (
-    SELECT due_at FROM fapilog.alerts
-    WHERE {_MINE} AND status = 'pending' AND event_id <> ALL(%(held)s::text[]) ORDER BY due_at LIMIT 1
-) AS next ON true
+    SELECT due_at FROM fapilog.alerts WHERE {_MINE} AND status = 'pending' AND {_FREE} AND {_UNHELD}
+    ORDER BY due_at LIMIT 1
+) AS free ON true
+-- Leases matter where nothing else is due: then few alerts are, which are those with a lease.
+LEFT JOIN LATERAL (
+    SELECT min(leased_until) AS due_at FROM fapilog.alerts
+    WHERE {_MINE} AND status = 'pending' AND due_at <= statement_timestamp() AND NOT {_FREE} AND {_UNHELD}
+        AND (free.due_at IS NULL OR free.due_at > statement_timestamp())
+) AS taken ON true
 """
 
 MARK: Final = """\
@@ -205,8 +219,9 @@ UNION SELECT outbox FROM fapilog.alerts WHERE trail = %(trail)s ORDER BY 1
 
 ALERTS: Final = f"""\
 SELECT outbox, event_id, sequence_number, event_type, severity, channel, status,
-    extract(epoch FROM came_at)::float8 AS came_at, extract(epoch FROM due_at)::float8 AS due_at,
-    extract(epoch FROM ended_at)::float8 AS ended_at, attempts, reason
+    extract(epoch FROM came_at)::float8 AS came_at, attempts, reason,
+    extract(epoch FROM coalesce(leased_until, due_at))::float8 AS due_at,
+    extract(epoch FROM ended_at)::float8 AS ended_at
 FROM fapilog.alerts
 WHERE {_ANY} AND (
         status = 'pending' AND %(pending)s OR status = 'dead' AND %(dead)s OR status = ANY(%(others)s::text[])
@@ -241,7 +256,7 @@ WHERE trail = %(trail)s AND (%(outbox)s::text IS NULL OR name = %(outbox)s)
 
 # Without its lease: a process that is sending it may find it discarded, and it can be retried.
 DISCARD: Final = f"""\
-UPDATE fapilog.alerts SET status = 'discarded', lease = NULL, ended_at = statement_timestamp(), reason = %(reason)s
+UPDATE fapilog.alerts SET status = 'discarded', {_LET_GO}, ended_at = statement_timestamp(), reason = %(reason)s
 WHERE {_ANY} AND status IN ('dead', 'pending') AND event_id = ANY(%(event_ids)s)
 RETURNING id
 """

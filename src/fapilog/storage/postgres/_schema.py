@@ -110,16 +110,18 @@ CREATE TABLE fapilog.alerts (
     event bytea,  -- JSON, as it is sent; gone once it is delivered
     status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'delivered', 'dead', 'discarded')),
     came_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    due_at timestamptz NOT NULL DEFAULT clock_timestamp(),  -- while it is sent: when others may take it over
+    due_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     lease text,  -- who is sending it
+    leased_until timestamptz,  -- when others may take it over
     attempts integer NOT NULL DEFAULT 0,
     failures integer NOT NULL DEFAULT 0,  -- the attempts that count against the schedule
     spent double precision NOT NULL DEFAULT 0,  -- the seconds of waiting that count against it instead
     reason text,
     ended_at timestamptz,
     UNIQUE (trail, event_id, outbox)
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
--- A row is in few of them at a time, since it is written twice for each attempt.
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+-- A row is in few of them at a time, since it is written twice for each attempt. What a lease changes is in none, so
+-- that a claim writes to no index: https://www.postgresql.org/docs/current/storage-hot.html
 CREATE INDEX due ON fapilog.alerts (trail, outbox, due_at, id) WHERE status = 'pending';
 CREATE INDEX dead ON fapilog.alerts (trail, outbox, came_at) WHERE status = 'dead';
 CREATE INDEX delivered ON fapilog.alerts (trail, outbox, ended_at) WHERE status = 'delivered';
