@@ -32,7 +32,7 @@ WITH given AS (
 _UNHELD: Final = "event_id <> ALL(%(held)s::text[])"
 _FREE: Final = "(leased_until IS NULL OR leased_until <= statement_timestamp())"
 
-_LET_GO: Final = "lease = NULL, leased_until = NULL"
+_LET_GO: Final = "lease = NULL, leased_at = NULL, leased_until = NULL"
 
 STOPPED: Final = "nobody knows: the process ended, or lost its lease, before there was an outcome"
 
@@ -99,12 +99,9 @@ FROM found WHERE alerts.id = found.id AND alerts.status <> 'delivered'
 """
 
 GIVE_BACK: Final = f"""\
-{_FOUND}, returned AS (
-    UPDATE fapilog.alerts SET {_LET_GO}, attempts = attempts - 1
-    FROM found WHERE alerts.id = found.id AND lease = %(lease)s
-    RETURNING alerts.id, number
-)
-DELETE FROM fapilog.attempts USING returned WHERE alert = id AND attempts.number = returned.number
+{_FOUND}
+UPDATE fapilog.alerts SET {_LET_GO}, attempts = attempts - 1
+FROM found WHERE alerts.id = found.id AND lease = %(lease)s
 """
 
 RENEW: Final = f"""\
@@ -136,7 +133,8 @@ DELETE FROM fapilog.alerts WHERE id IN (
 
 CLAIM: Final = f"""\
 WITH due AS MATERIALIZED (
-    SELECT id, due_at AS was_due, lease AS left_behind FROM fapilog.alerts
+    SELECT id, due_at AS was_due, lease AS left_behind, leased_at AS left_at, attempts AS left_number
+    FROM fapilog.alerts
     WHERE {_MINE} AND status = 'pending' AND due_at <= statement_timestamp() AND {_FREE} AND {_UNHELD}
         AND (%(event_id)s::text IS NULL OR event_id = %(event_id)s)
         AND NOT EXISTS (
@@ -145,19 +143,17 @@ WITH due AS MATERIALIZED (
         )
     ORDER BY due_at, id LIMIT %(room)s FOR UPDATE SKIP LOCKED
 ), interrupted AS (
-    UPDATE fapilog.attempts SET outcome = 'stopped', reason = %(stopped)s
-    FROM due WHERE alert = id AND left_behind IS NOT NULL AND outcome IS NULL
+    INSERT INTO fapilog.attempts (alert, number, began_at, outcome, reason)
+    SELECT id, left_number, left_at, 'stopped', %(stopped)s FROM due WHERE left_behind IS NOT NULL
+    ON CONFLICT DO NOTHING
 ), taken AS (
     UPDATE fapilog.alerts SET
         lease = %(lease)s,
+        leased_at = statement_timestamp(),
         leased_until = statement_timestamp() + make_interval(secs => %(lasts)s),
         attempts = attempts + 1
     FROM due WHERE alerts.id = due.id
     RETURNING alerts.*, was_due
-), begun AS (
-    INSERT INTO fapilog.attempts (alert, number, began_at) SELECT id, attempts, statement_timestamp() FROM taken
-    ON CONFLICT (alert, number) DO UPDATE SET
-        began_at = excluded.began_at, took = NULL, outcome = NULL, reason = NULL
 )
 SELECT id, event_id, sequence_number, event, severity, channel,
     extract(epoch FROM statement_timestamp() - came_at)::float8, attempts, failures, spent
@@ -232,8 +228,11 @@ ORDER BY came_at, id LIMIT %(limit)s
 
 ATTEMPTS: Final = f"""\
 SELECT number, extract(epoch FROM began_at)::float8 AS began_at, took, outcome, attempts.reason
-FROM fapilog.attempts JOIN fapilog.alerts ON alerts.id = alert
-WHERE {_ONE} ORDER BY number
+FROM fapilog.attempts JOIN fapilog.alerts ON alerts.id = alert WHERE {_ONE}
+UNION ALL
+SELECT attempts, extract(epoch FROM leased_at)::float8, NULL, NULL, NULL
+FROM fapilog.alerts WHERE {_ONE} AND lease IS NOT NULL
+ORDER BY number
 """
 
 OLDEST_PENDING: Final = f"""\

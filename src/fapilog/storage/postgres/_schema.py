@@ -112,6 +112,7 @@ CREATE TABLE fapilog.alerts (
     came_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     due_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     lease text,  -- who is sending it
+    leased_at timestamptz,  -- when the attempt that is under way began
     leased_until timestamptz,  -- when others may take it over
     attempts integer NOT NULL DEFAULT 0,
     failures integer NOT NULL DEFAULT 0,  -- the attempts that count against the schedule
@@ -126,12 +127,13 @@ CREATE INDEX due ON fapilog.alerts (trail, outbox, due_at, id) WHERE status = 'p
 CREATE INDEX dead ON fapilog.alerts (trail, outbox, came_at) WHERE status = 'dead';
 CREATE INDEX delivered ON fapilog.alerts (trail, outbox, ended_at) WHERE status = 'delivered';
 
+-- The attempts that have ended.
 CREATE TABLE fapilog.attempts (
     alert bigint NOT NULL REFERENCES fapilog.alerts ON DELETE CASCADE,
     number integer NOT NULL,
     began_at timestamptz NOT NULL,
     took double precision,  -- seconds
-    outcome text,  -- NULL while it is under way
+    outcome text NOT NULL,
     reason text,
     PRIMARY KEY (alert, number)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
