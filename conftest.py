@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from doctest import ELLIPSIS, OutputChecker
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from unittest import mock
@@ -32,6 +33,23 @@ def _output(example: Example) -> str | None:
     if OutputChecker().check_output(expected, printed, ELLIPSIS):
         return None
     return f"Expected:\n{expected}\nPrinted:\n{printed}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_tls_context() -> Iterator[None]:
+    """Load the certificates of a client once: that takes 70 ms, and a thousand tests and examples make a client."""
+    try:
+        import httpx2  # noqa: PLC0415  an extra
+        import httpx2._transports.default as transports  # noqa: PLC0415
+    except ImportError:
+        yield
+        return
+    once = cache(httpx2.create_ssl_context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx2, "create_ssl_context", once)
+        # What a client without certificates of its own calls.
+        patch.setattr(transports, "create_ssl_context", once)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,8 @@ from typing import Any
 import anyio
 import blinker
 
-from fapilog.core._aftermath import Aftermath
 from fapilog.core.audit import AuditEvent, AuditEventType
-from fapilog.core.signals import Announcer
+from fapilog.core.signals import Aftermath, Announcer
 from fapilog.tasks.background import Background
 from fapilog.tasks.life import Life
 

@@ -33,7 +33,7 @@ napoleon_use_ivar = True
 # network, and the docs are built without one.
 _others = sorted(
     sys.stdlib_module_names
-    | {"anyio", "blinker", "flask", "httpx2", "msgspec", "opentelemetry", "prometheus_client", "sqlalchemy"}
+    | {"anyio", "blinker", "boto3", "flask", "httpx2", "msgspec", "opentelemetry", "prometheus_client", "sqlalchemy"}
 )
 nitpick_ignore_regex = [
     ("py:.*", rf"({'|'.join(_others)})(\..*)?"),

@@ -70,10 +70,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
+def pytest_collection() -> None:
+    """Collect tests without the garbage collector, which would walk them all again and again, and find nothing."""
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Keep the collected tests away from the garbage collector, which would walk them all in each full collection."""
-    gc.collect()
+    """Keep the collected tests away from the garbage collector."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks for marks of this kind
@@ -94,15 +99,15 @@ def anyio_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_tls_context() -> Iterator[None]:
-    """Load the certificates of a client once: that takes 70 ms, and a thousand tests make a client."""
+def _one_command_line() -> Iterator[None]:
+    """Make the commands of the command line once: Typer makes them anew for each run, which takes 30 ms."""
     try:
-        import httpx2  # noqa: PLC0415  an extra
+        import typer.main  # noqa: PLC0415  an extra
     except ImportError:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(httpx2, "create_ssl_context", cache(httpx2.create_ssl_context))
+        patch.setattr(typer.main, "get_group", cache(typer.main.get_group))
         yield
 
 

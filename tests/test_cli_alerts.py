@@ -559,7 +559,7 @@ def test_arguments_that_are_not_utf8(file: Path) -> None:
     assert (code, err) == (2, f"fapilog: {file}: there is no outbox \\udcff; there is: pager, slack\n")
 
 
-@settings(max_examples=min(60, max(4, settings().max_examples // 5)))  # an example is slow
+@settings(max_examples=min(60, settings().max_examples // 8))  # an example is slow
 @given(spoils)
 def test_whatever_is_in_one_row_the_others_are_there(spoilt: list[Spoilt]) -> None:
     """Any values in any columns of an alert, and of its attempt, are shown without harm, and so are the others."""
@@ -590,6 +590,7 @@ def test_whatever_is_in_one_row_the_others_are_there(spoilt: list[Spoilt]) -> No
 # -- beside a service
 
 
+@pytest.mark.one_backend
 async def test_beside_a_service(tmp_path: Path) -> None:
     """What another process retries and discards, a running outbox sends and leaves alone."""
     inner = RecordingDispatcher(error=GONE)
@@ -611,12 +612,13 @@ async def test_beside_a_service(tmp_path: Path) -> None:
     assert [each.status for each in found if each] == ["discarded", "delivered"]
 
 
+@pytest.mark.one_backend
 async def test_beside_a_busy_service(tmp_path: Path) -> None:
     """Looking on while alerts come and go disturbs neither side."""
     inner = RecordingDispatcher()
 
     async def look() -> None:
-        for _ in range(20):
+        for _ in range(10):
             code, _, err = await anyio.to_thread.run_sync(run, "list", tmp_path / "alerts.db", "--status", "all")
             assert (code, err) == (0, "")
 
@@ -625,10 +627,10 @@ async def test_beside_a_busy_service(tmp_path: Path) -> None:
         with anyio.fail_after(30):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(look)
-                for event in range(2, 51):
+                for event in range(2, 31):
                     await outbox.send_alert(an_event(event), severity="critical")
-            await inner.wait_for(50)
-    assert len(inner.alerts) == 50
+            await inner.wait_for(30)
+    assert len(inner.alerts) == 30
 
 
 # -- in a database

@@ -3,12 +3,14 @@
 import contextlib
 import json
 import sqlite3
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from fapilog import AuditEventType, AuditTrail, Outbox
+from fapilog import ArchiveStorage, AuditEventType, AuditTrail, Outbox
 from fapilog.storage._days import alone
 from fapilog.storage._directory import closing
 from fapilog.testing import RecordingDispatcher
@@ -149,3 +151,61 @@ def test_holds_that_are_none(run: Run, directory: Path, options: tuple[str, ...]
     """A hold without a reason, or with days that are none, is refused."""
     assert run("hold", "add", directory, *options)[0] == 2
     assert run("hold", "list", directory) == (0, "no holds\n", "")
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of an archive in S3, on loopback."""
+    pytest.importorskip("boto3")
+    pytest.importorskip("moto")
+    from tests.doubles.s3 import bucket_of, s3_server  # noqa: PLC0415  needs an extra
+
+    monkeypatch.setattr("fapilog.storage.s3.sleep", lambda _: None)
+    with s3_server() as server:
+        yield f"s3://{bucket_of(server, 'clinic-audit')}/eu?lock_days=2190"
+
+
+def test_an_archive_in_s3(run: Run, directory: Path, bucket: str) -> None:
+    """Days go into S3 by the address of the archive, and are shown, counted and verified there, and with the trail."""
+    options = ("--retention-days", 30, "--archive", bucket)
+    assert "archived, removed" in run("retain", directory, *options, "--dry-run")[1]
+    code, out, err = run("retain", directory, *options)
+    assert (code, err, out.count("compressed, archived, removed")) == (0, "", 2)
+    code, out, _ = run("verify", bucket)
+    assert (code, "6" in out) == (0, True)
+    head = AuditTrail(storage=ArchiveStorage(bucket)).sync.head()
+    assert run("verify", bucket, "--head", f"{head.sequence_number}:{head.checksum}")[0] == 0
+    assert run("verify", bucket, "--head", f"7:{'0' * 64}")[0] == 1
+    code, out, _ = run("show", bucket, "--user", "user-39", "--json")
+    assert [json.loads(line)["sequence_number"] for line in out.splitlines()] == [6, 5, 4]
+    code, out, _ = run("show", directory, "--archive", bucket, "--oldest-first", "--json")
+    assert [json.loads(line)["sequence_number"] for line in out.splitlines()] == list(range(1, 17))
+    assert json.loads(run("count", directory, "--archive", bucket, "--by", "user_id", "--json")[1])["user-40"] == 3
+    assert len(run("show", directory, "--json")[1].splitlines()) == 10
+    code, _, err = run("count", bucket, "--archive", bucket, "--by", "user_id")
+    assert (code, "got an archive" in err) == (2, True)
+
+
+def test_an_archive_that_is_none(run: Run, directory: Path, bucket: str) -> None:
+    """An archive that is empty, away, or no archive is an error that says so, with the exit code 2."""
+    code, _, err = run("verify", bucket)
+    assert (code, "there is no trail in s3://clinic-audit/eu" in err) == (2, True)
+    for command in (("verify",), ("show",), ("count", "--by", "user_id")):
+        code, _, err = run(*command, "s3://nobody/has")
+        assert (code, "there is no such bucket" in err) == (2, True)
+    code, _, err = run("retain", directory, "--retention-days", 30, "--archive", "s3://nobody/has")
+    assert (code, "there is no such bucket" in err) == (2, True)
+    for wrong in ("gs://bucket", "s3://", "s3://b?lock=1", "s3://b?lock_days=x", "s3://b?lock_days=0"):
+        assert run("verify", wrong)[0] == 2
+        assert run("retain", directory, "--retention-days", 30, "--archive", wrong)[0] == 2
+    assert (directory / day_file(40)).exists()
+
+
+def test_an_archive_without_its_library(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without boto3 the error names the extra that brings it."""
+    monkeypatch.delitem(sys.modules, "fapilog.storage.s3", raising=False)
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.setitem(sys.modules, "boto3.session", None)
+    code, _, err = run("retain", directory, "--retention-days", 30, "--archive", "s3://bucket/x")
+    assert code == 2
+    assert "[s3]" in err.replace("\n", "")

@@ -84,6 +84,7 @@ def test_every_option_of_a_trail() -> None:
     options = options_from_config(
         {
             "path": "~/audit",
+            "archive": "~/archive",
             "durability": "write",
             "alert_timeout": 5,
             "alert_concurrency": 2,
@@ -97,6 +98,7 @@ def test_every_option_of_a_trail() -> None:
     assert options.pop("policy") == CompliancePolicy(**policy)  # type: ignore[arg-type]
     assert options == {
         "storage_path": "~/audit",
+        "archive": "~/archive",
         "durability": "write",
         "alert_timeout": 5,
         "alert_concurrency": 2,
@@ -212,6 +214,8 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"durability": "fsnc"}, ["durability: expected one of fsync, write; got 'fsnc'; did you mean fsync?"]),
     ({"path": 5}, ["path: expected a path; got 5"]),
     ({"path": ""}, ["path: expected a path; got an empty text"]),
+    ({"archive": 5}, ["archive: expected a path; got 5"]),
+    ({"archive": "gs://b"}, ["archive: expected a directory or s3://bucket/prefix; got gs://..."]),
     ({"alert_timeout": "30"}, ["alert_timeout: expected a number; got text"]),
     ({"alert_timeout": 0}, ["alert_timeout: expected a number above 0; got 0"]),
     ({"alert_buffer": 1.5}, ["alert_buffer: expected a whole number; got 1.5"]),

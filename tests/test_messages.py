@@ -125,6 +125,7 @@ async def test_a_limit_that_is_no_number_is_named(tmp_path: Path) -> None:
         await AuditTrail(storage_path=tmp_path).get_events(limit=None)  # type: ignore[arg-type]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("given", "level"),
     [

@@ -519,6 +519,7 @@ class LoggedInTraceback(Broken):
 BROKEN = Broken.__subclasses__() + Swallowing.__subclasses__()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("broken", BROKEN)
 async def test_breaks_the_contract(broken: type[Broken]) -> None:
     """What breaks a clause fails, and the message says which clause."""

@@ -1,8 +1,8 @@
 """
-An audit trail that proves itself, and tells the right people at once.
+An audit trail that proves itself, and alerts the right team at once.
 
-`AuditTrail` stores events in a hash chain, and announces those that meet its `CompliancePolicy` on the signal
-`compliance_alert`. From there each goes to the `AlertDispatcher`, and to whoever else listens.
+`AuditTrail` stores events in a hash chain, and announces the events that meet its `CompliancePolicy` on the signal
+`compliance_alert`. Every announcement goes to the `AlertDispatcher`, and to all other receivers of the signal.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from .record.errors import (
     OutboxError,
     PanicError,
     PermanentDeliveryError,
+    TrailMismatchError,
     TransientDeliveryError,
 )
 from .record.kinds import AuditOutcome
@@ -76,7 +77,10 @@ if TYPE_CHECKING:
     from .providers.slack import SlackDispatcher as SlackDispatcher
     from .providers.smtp import EmailDispatcher as EmailDispatcher
     from .providers.webhook import WebhookDispatcher as WebhookDispatcher
+    from .storage.archive import DirectoryArchive as DirectoryArchive
+    from .storage.archived import ArchiveStorage as ArchiveStorage
     from .storage.memory import MemoryStorage as MemoryStorage
+    from .storage.s3 import S3Archive as S3Archive
     from .storage.sqlite import SQLiteStorage as SQLiteStorage
 
 __version__ = "1.0.0a1"
@@ -117,6 +121,7 @@ __all__ = [
     "SyncAuditTrail",
     "Target",
     "Threshold",
+    "TrailMismatchError",
     "TransientDeliveryError",
     "alert_attempted",
     "alert_dispatched",
@@ -128,14 +133,16 @@ __all__ = [
     "exit_on_sigterm",
 ]
 
-# Imported when they are asked for, since each brings the library of an extra, or a file to keep. They are not in
+# Imported when they are asked for, since they bring the library of an extra, or a file to keep. They are not in
 # `__all__`: a star would import them all. An extra has the name of the module that needs it.
 _ON_DEMAND: Final = {
     "AlertmanagerDispatcher": "providers.alertmanager",
     "AppriseDispatcher": "providers.apprise",
+    "ArchiveStorage": "storage.archived",
     "ConfigError": "config",
     "ConsoleDispatcher": "providers.console",
     "Digest": "delivery.digest",
+    "DirectoryArchive": "storage.archive",
     "Disclosure": "providers",
     "EmailDispatcher": "providers.smtp",
     "Fallback": "delivery.fallback",
@@ -148,6 +155,7 @@ _ON_DEMAND: Final = {
     "RateLimit": "delivery.ratelimit",
     "Retrying": "delivery.retry",
     "Route": "delivery.route",
+    "S3Archive": "storage.s3",
     "SQLiteStorage": "storage.sqlite",
     "SlackDispatcher": "providers.slack",
     "WebhookDispatcher": "providers.webhook",

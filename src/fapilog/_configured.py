@@ -47,7 +47,7 @@ DESTINATIONS: Final = {
     "slack": "SlackDispatcher",
     "webhook": "WebhookDispatcher",
 }
-"""The types of dispatchers that send alerts away, and the names that each has in `fapilog`."""
+"""The types of dispatchers that send alerts away, and their names in `fapilog`."""
 
 _DISPATCHERS: Final = {
     **DESTINATIONS,
@@ -60,7 +60,7 @@ _DISPATCHERS: Final = {
     "route": "Route",
 }
 
-# What stands for a value that is wrong; the error is noted.
+# Stands for a value that is wrong; the error is noted.
 _NOTHING: Final = object()
 _LONGEST_SECRET: Final = 65_536
 
@@ -72,7 +72,7 @@ class Reference:
     Args:
         kind: "env" for a variable of the environment, "file" for a file.
         name: The name of the variable, or the path of the file.
-        part: Which of several with space between them; None is the whole text.
+        part: The index of the secret among several with space between them; None is the whole text.
         at_commas: Whether commas stand between them too.
     """
 
@@ -98,7 +98,7 @@ class Reference:
     def trouble(self) -> str | None:
         """Return why there is no secret, in words without it; None if there is one."""
         if self._kind == "file" and Path(self._name).exists() and not Path(self._name).is_file():
-            # A pipe that nobody writes to would block whoever reads the secret.
+            # A pipe without a writer would block the reader of the secret.
             return f"file:{self._name}, which is no regular file"
         try:
             return None if self().strip() else f"{self._kind}:{self._name}, which is empty"
@@ -118,17 +118,17 @@ def class_of(kind: str) -> Callable[..., AlertDispatcher]:
 
 class Reader:
     """
-    Reads one configuration, and notes all that is wrong with it.
+    Reads one configuration, and notes all its errors.
 
     Args:
-        named: Dispatchers that others name, by their names.
+        named: Dispatchers by the names that other dispatchers use.
         where: The place of *named*, in words.
         joined: Returns the words for the place of a key: called with the place around it, and the key.
-        reference: The words on what stands for a secret.
+        reference: The words for a reference to a secret.
 
     Attributes:
         named: As given.
-        problems: The errors: where, what was expected, and what came. No secret is in them.
+        problems: The errors: the place, the expected value, and the value that came. No secret is in them.
         used: The names of the dispatchers that were asked for.
     """
 
@@ -178,14 +178,14 @@ class Reader:
         return found if is_whole else None
 
     def make(self, make: Callable[..., Any], given: Any, where: str) -> Any:
-        """Return what *make* makes of the table *given*; a mark, and the errors are noted, if it can't."""
+        """Return the result of *make* for the table *given*; `_NOTHING`, and the errors are noted, if it can't."""
         if not isinstance(given, Mapping):
             return self.wrong(where, "a table", _got(given))
         options = self.options(accepted(make), given, where)
         return _NOTHING if options is None else self.called(make, options, where)
 
     def dispatcher(self, given: Any, where: str) -> AlertDispatcher:
-        """Return the dispatcher that a table describes, or one that has a name; another one, if that can't be."""
+        """Return the dispatcher that a table describes or a name refers to; a no-op, after an error was noted."""
         if isinstance(given, str):
             return self._by_name(given, where)
         if not isinstance(given, Mapping):
@@ -303,7 +303,7 @@ class Reader:
             if shown != options:
                 make(**shown)
             return make(**options)
-        except (TypeError, ValueError) as error:
+        except (ImportError, TypeError, ValueError) as error:
             # A message of ours begins with the option, and has no secret.
             name, _, words = str(error).partition(": ")
             first, bracket, rest = name.partition("[")
@@ -327,7 +327,7 @@ def _revealed(value: Any) -> Any:
 
 
 def _got(given: Any) -> str:
-    """Return the words on what came: of a text nothing more, since it may be a secret in a wrong place."""
+    """Return the words for the value that came: for a text only "text", since it may be a secret in a wrong place."""
     if given is None:
         return "nothing"
     if isinstance(given, bool | int | float):

@@ -1,4 +1,4 @@
-"""What the annotations of our constructors say about plain values, such as a file of configuration has."""
+"""The annotations of our constructors, read for plain values such as those of a configuration file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def accepted(make: Callable[..., Any], names: Mapping[str, str] | None = None) -
 
     Args:
         make: A class, or a function.
-        names: The keys of arguments that have another one than their name.
+        names: The keys of arguments whose key is not their name.
     """
     hints = get_type_hints(cast(Any, make).__init__ if isinstance(make, type) else make)
     found: dict[str, Accepted] = {}
@@ -110,7 +110,7 @@ def is_enum(hint: Hint) -> bool:
 
 
 def is_plain(hint: Hint) -> bool:
-    """Return whether plain values can say what *hint* takes: no function, and no object that we can't make."""
+    """Return whether *hint* takes plain values: no function, and no object that we can't make."""
     return any(
         arm in {*_SCALARS, AlertDispatcher}
         or is_dataclass(arm)
@@ -122,7 +122,7 @@ def is_plain(hint: Hint) -> bool:
 
 
 def expected(hint: Hint) -> str:
-    """Return the words on what *hint* takes."""
+    """Return the words for the values that *hint* takes."""
     arm = next(arm for arm in arms(hint) if is_plain(arm))
     if origin(arm) is Literal:
         return f"one of {', '.join(get_args(arm))}"

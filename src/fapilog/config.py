@@ -11,8 +11,8 @@ A trail from a configuration: a mapping, a TOML file, or the environment.
     type = "slack"
     webhook_url = "env:SLACK_WEBHOOK_URL"
 
-`AuditTrail.from_config`, `from_toml` and `from_env` make a trail of it; ``fapilog check-config`` says what is wrong
-with it, and sends nothing.
+`AuditTrail.from_config`, `from_toml` and `from_env` make a trail of it; ``fapilog check-config`` lists its errors, and
+sends nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .record.privacy import without_frames
 
 __all__ = ["ConfigError", "options_from_config", "options_from_env", "options_from_toml"]
 
-# What the arguments of a trail are called where nothing else has a path or a dispatcher.
+# The keys of a trail's arguments, in a table where nothing else has a path or a dispatcher.
 _KEYS: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
 _PREFIX: Final = "FAPILOG"
 # A comma may be part of such an address.
@@ -46,10 +46,10 @@ class ConfigError(FapilogError, ValueError):
     """
     Raised when a configuration does not describe a trail.
 
-    Its text says everything that is wrong, a line each, and holds no secret.
+    Its text has one line per error, and no secret.
 
     Attributes:
-        problems: The lines: where, what was expected, and what came.
+        problems: The lines: the place, the expected value, and the value that came.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -117,10 +117,10 @@ def options_from_env() -> dict[str, Any]:
     """
     Return the arguments of an `AuditTrail` that the environment describes.
 
-    Each variable is called ``FAPILOG_``, and then an option of the trail, ``POLICY_`` and an option of the policy, or a
+    A variable is called ``FAPILOG_``, and then an option of the trail, ``POLICY_`` and an option of the policy, or a
     destination and an option of it, as for ``fapilog send-test``: FAPILOG_PATH, FAPILOG_POLICY_LEVEL,
     FAPILOG_SLACK_WEBHOOK_URL. An alert goes to all destinations that are there. With FAPILOG_OUTBOX, the path of a
-    file, an `Outbox` keeps it for each.
+    file, an `Outbox` per destination keeps it.
 
     Raises:
         ConfigError: Something is wrong with the variables; everything is said.

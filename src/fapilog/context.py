@@ -1,5 +1,5 @@
 """
-What the code around a call knows of it: who asks, from where, in which request.
+The context of a call that the code around it knows: the user, the address, the request.
 
     with audit_context(user_id="alice", request_id="7f3a", client_ip="192.0.2.7"):
         await trail.log_data_access("patient/42", "read")  # has all three
@@ -25,13 +25,13 @@ from .tasks.strangers import tamed
 __all__ = ["audit_context", "bind_audit_context", "completed", "current_audit_context", "settled_context"]
 
 _Blocks = tuple[tuple[object, dict[str, Any]], ...]
-# From the outermost block to the innermost, each with all values that hold in it. No dict is ever changed: copies of a
-# context share them. The name must not begin with "fapilog_": such variables come along into the tasks of a trail, and
-# these outlive the request that happened to start the trail; see `tasks.loops.own_context`.
+# From the outermost block to the innermost, every block with all values that hold in it. No dict is ever changed:
+# copies of a context share them. The name must not begin with "fapilog_": such variables come along into the tasks of a
+# trail, which outlive the request that happened to start the trail; see `tasks.loops.own_context`.
 _blocks: Final[ContextVar[_Blocks]] = ContextVar("audit_context", default=())
 
-# What a block may say of the events in it. The other fields are about one event alone: if all had the same *event_id*,
-# all but the first would be lost.
+# The fields that a block may fill in. The other fields are about one event alone: if all had the same *event_id*, all
+# but the first would be lost.
 _FILLED: Final = frozenset(
     {
         *("actor", "user_id", "session_id", "request_id", "trace_id", "span_id", "client_ip", "user_agent"),
@@ -40,16 +40,16 @@ _FILLED: Final = frozenset(
     }
 )
 _FLAGS: Final = frozenset({"contains_pii", "contains_phi"})
-# One thing each: where one of the two is given, the other is not taken from further out.
+# Two fields for one thing: where one of the two is given, the other is not taken from further out.
 _PAIRS: Final = (frozenset({"actor", "user_id"}), frozenset({"trace_id", "span_id"}))
 
 
 def audit_context(**values: Any) -> AbstractContextManager[None]:
     """
-    Have every event that is logged inside of the block filled in with *values*.
+    Fill in every event that is logged inside of the block with *values*.
 
     A block inside of another one adds to the values of the outer block, and its own values win. However the block is
-    left, afterwards the values are those from before, without any that were bound inside of the block.
+    left, afterwards the earlier values hold again, without any that were bound inside of the block.
 
     Args:
         **values: *actor*, *user_id*, *session_id*, *request_id*, *trace_id*, *span_id*, *client_ip*, *user_agent*,
@@ -58,10 +58,10 @@ def audit_context(**values: Any) -> AbstractContextManager[None]:
             so does the content of ``metadata={...}``. A value that the call itself gives wins. None takes the value of
             an outer block away. An *actor* replaces the *user_id* from further out, and the other way round.
 
-            A value may be a function without arguments. It is called for each event, when the event is logged, and so
-            may know what was not known yet when the block was entered. It must not wait: an event loop waits with it.
-            If it raises, a text in its place names the type of the exception. Events that it logs itself have no
-            context.
+            A value may be a function without arguments. It is called for every event, when the event is logged, and so
+            may return a value that was not known yet when the block was entered. It must not wait: an event loop waits
+            with it. If it raises, a text in its place names the type of the exception. Events that it logs itself have
+            no context.
 
     Returns:
         A context manager for ``with``, in asynchronous code too. It can be entered again.
@@ -73,8 +73,8 @@ def bind_audit_context(**values: Any) -> None:
     """
     Add *values* until the end of the `audit_context` around this code, or of the request that a middleware handles.
 
-    Without one around it, they stay until the current context ends: that of the task, or of the thread. What is bound
-    in a task or in a thread does not reach the code that started it.
+    Without one around it, they stay until the current context ends: that of the task, or of the thread. Values that are
+    bound in a task or in a thread do not reach the code that started it.
 
     Args:
         **values: As for `audit_context`.
@@ -96,9 +96,9 @@ def current_audit_context() -> dict[str, Any]:
 
 def completed(given: dict[str, Any]) -> dict[str, Any]:
     """
-    Return the keywords *given* to `AuditTrail.log_event`, with those of the context that were not; for the trail.
+    Return the keywords *given* to `AuditTrail.log_event`, completed from the context; for the trail.
 
-    It raises nothing that the context is to blame for.
+    A fault in the context raises nothing.
     """
     values = _current()
     if not values:
@@ -116,7 +116,7 @@ def completed(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _metadata(others: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return the metadata *given*, with the *others* that were not; nothing if there is nothing to add."""
+    """Return the metadata *given*, completed by *others*; an empty dict if there is nothing to add."""
     own = as_dict(given.get("metadata"))
     if own is None:
         own = {"metadata": given["metadata"]} if given.get("metadata") is not None else {}
@@ -129,7 +129,7 @@ def _metadata(others: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outside(outer: dict[str, Any], inner: Iterable[str]) -> dict[str, Any]:
-    """Return *outer* without values that contradict those with the names in *inner*."""
+    """Return *outer* without the values that a name in *inner* replaces."""
     names = frozenset(inner)
     gone = frozenset().union(*(pair for pair in _PAIRS if not pair.isdisjoint(names)))
     return {name: value for name, value in outer.items() if name not in gone} if gone else outer
@@ -180,7 +180,7 @@ def _current() -> dict[str, Any]:
 
 
 def _value(given: Any) -> Any:
-    """Return *given*, or what it returns if it is a function, without a context: an event in there needs no values."""
+    """Return *given*, or its result if it is a function; events that the function logs have no context."""
     if not callable(given):
         return given
     token = _blocks.set(())
@@ -201,7 +201,7 @@ def _called(function: Callable[[], Any]) -> Any:
 
 
 def _is_true(value: object) -> bool:
-    """Return whether *value* is true; one that can't say so is, since it may well be personal."""
+    """Return whether *value* is true; a value that can't be asked counts as true, since it may well be personal."""
     try:
         return bool(value)
     except BaseException as error:

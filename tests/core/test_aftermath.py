@@ -106,7 +106,9 @@ async def test_an_outbox_does_not_take_it_from_the_trail_either(tmp_path: Path, 
     dispatcher = Down(logs=True)
 
     def make(inner: Down | RecordingDispatcher) -> AuditTrail:
-        outbox = Outbox(inner, tmp_path / "alerts.db", name="pager", schedule=[1000.0], now=anyio.current_time)
+        outbox = Outbox(
+            inner, tmp_path / "alerts.db", name="pager", schedule=[1000.0], lease=600.0, now=anyio.current_time
+        )
         return AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=outbox)
 
     trail = dispatcher.trail = make(dispatcher)

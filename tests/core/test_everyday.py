@@ -194,7 +194,7 @@ async def test_an_end_by_an_exception_that_is_not_recorded_is_logged(
     with pytest.raises(ZeroDivisionError):
         async with AuditTrail(storage=Hanging()).audited("read"):
             _ = 1 // 0
-    words = "how an exception ended a block under `audited` is not recorded: "
+    words = "the failure of a block under `audited` is not recorded: "
     whys = ["TypeError", "ValueError", "storing it took more than 0.01 s"]
     assert [record.getMessage() for record in caplog.records] == [words + why for why in whys]
 

@@ -530,19 +530,19 @@ async def test_a_recovery_that_cannot_be_stored_goes_out(disk: Disk, dispatcher:
 
 @started_or_not
 async def test_a_dispatcher_that_always_fails(disk: Disk, *, started: bool) -> None:
-    """Over two hundred alerts that are not delivered, one alert says so, with the reason of the first."""
+    """Over many alerts that are not delivered, one alert says so, with the reason of the first."""
     dispatcher = Dispatcher(DeliveryError("slack: answered 503"))
     async with trail_of(disk, dispatcher, started=started) as trail:
         first = await log(trail, alerts=True)
-        for _ in range(199):
+        for _ in range(39):
             await log(trail, alerts=True)
         await trail.drain()
         (failure,) = dispatcher.own
         assert (failure.component, failure.operation) == ("alert_delivery", "dispatching alerts")
         assert failure.metadata["cause"] == f"slack: answered 503 (event {first}, record 1)"
         assert failure.message == f"an alert was not delivered: {failure.metadata['cause']}"
-        assert (await trail.get_statistics())["alerts"] == {"dispatched": 0, "failed": 201, "waiting": 0}
-        assert (await trail.get_statistics())["total_events"] == 200
+        assert (await trail.get_statistics())["alerts"] == {"dispatched": 0, "failed": 41, "waiting": 0}
+        assert (await trail.get_statistics())["total_events"] == 40
 
 
 @started_or_not
@@ -592,7 +592,7 @@ async def test_a_dispatcher_that_flaps(disk: Disk) -> None:
             await super().send_alert(event, severity=severity, channel=channel)
 
     async with trail_of(disk, dispatcher := Flapping(), alert_concurrency=2) as trail:
-        for number in range(200):
+        for number in range(40):
             await log(trail, "odd" if number % 2 else "even", alerts=True)
         await trail.drain()
         assert kinds(dispatcher.own) == ["component_failure"]
@@ -874,21 +874,21 @@ def often_switching() -> Iterator[None]:
 async def test_twenty_threads_report_one_failure_and_one_recovery() -> None:
     """However many threads see a part fail, and then work, at the same moment, one incident is opened and resolved."""
     crowd = Crowd()
-    for number in range(20):
+    for number in range(8):
         part = Part("alert_delivery", f"part {number}")
         crowd.report(*[functools.partial(crowd.health.failing, part, "c")] * 20)
         assert len(crowd.announced) == 2 * number + 1
         crowd.report(*[functools.partial(crowd.health.working, part)] * 20)
         assert crowd.background.kept == 1
         await crowd.background.settle()
-    assert list(crowd.counted().values()) == [PAIR] * 20
+    assert list(crowd.counted().values()) == [PAIR] * 8
 
 
 @pytest.mark.usefixtures("often_switching")
 async def test_twenty_threads_disagree() -> None:
     """Whatever threads say at the same moment, each incident is opened, announced and resolved once, in this order."""
     crowd = Crowd()
-    for _ in range(20):
+    for _ in range(8):
         fails = functools.partial(crowd.health.failing, STORING, "c")
         works = functools.partial(crowd.health.working, STORING)
         crowd.report(*[fails] * 10, *[works] * 10)
@@ -930,7 +930,7 @@ async def test_twenty_threads_report_alerts() -> None:
         report = msgspec.structs.replace(a_report(), error=error)
         return functools.partial(crowd.health.reported, report, announced)
 
-    for now in range(10, 200, 10):
+    for now in range(10, 90, 10):
         crowd.report(*[reported(DeliveryError("503"), now), reported(None, now - 1)] * 10)
         await crowd.background.settle()
         crowd.report(*[reported(None, now - 1)] * 20)

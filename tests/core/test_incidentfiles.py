@@ -639,6 +639,7 @@ def put_device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "put",
     [put_directory, put_link, os.mkfifo, put_socket, put_device],

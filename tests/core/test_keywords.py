@@ -19,6 +19,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "fapilog.core.audit"]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
@@ -48,6 +49,7 @@ async def test_a_typo_is_told_and_loses_nothing(
         assert line.startswith(__file__)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", ["rows", "resource_name", "patient", "table", "x", "invoice", "Ü"])
 async def test_what_is_no_typo_is_not_told(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     """Other keywords are metadata without a word, as with the earlier fapilog, also under a strict policy."""

@@ -33,7 +33,7 @@ def test_it_is_safe_from_several_threads() -> None:
 
     def run(thread: int) -> None:
         begin.wait()
-        for number in range(1 + thread, 4001, 8):
+        for number in range(1 + thread, 1501, 8):
             alert = an_alert(number)
             partial.delivered(alert, 0)
             assert partial.receivers_without(alert, range(3)) == [1, 2]

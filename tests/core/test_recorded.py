@@ -48,6 +48,7 @@ async def test_a_long_header_loses_no_event_and_opens_no_incident(tmp_path: Path
         assert (await trail.verify_chain_from_storage()).valid
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("method", ["log_event", "log_error", "log_security_event", "log_data_access"])
 @pytest.mark.parametrize(
     "value", [LONG, Hostile(), {"a": Hostile()}, "a\udcff"], ids=["long", "hostile", "in", "broken"]
@@ -196,6 +197,7 @@ REFUSED: list[tuple[str, Callable[[], object]]] = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("name", "made"), REFUSED, ids=map(str, range(len(REFUSED))))
 async def test_what_a_member_can_not_be_is_refused_in_words(name: str, made: Callable[[], Any]) -> None:
     """Whatever a value does that is no outcome, level, time or flag, the caller is told so, and nothing else."""

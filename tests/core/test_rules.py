@@ -56,6 +56,7 @@ async def log_and_count(
     return event
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("times", "numbers"),
     [
@@ -285,6 +286,7 @@ def panics(_: AuditEvent) -> bool:
     raise Panic
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("where", "complaint"),
     [

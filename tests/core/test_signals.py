@@ -9,8 +9,7 @@ import anyio
 import blinker
 import pytest
 
-from fapilog.core._aftermath import Aftermath
-from fapilog.core.signals import Announcer, alert_dispatched, alert_failed, compliance_alert
+from fapilog.core.signals import Aftermath, Announcer, alert_dispatched, alert_failed, compliance_alert
 from fapilog.tasks.background import Background
 from tests.doubles.running_background import Running
 

@@ -411,7 +411,9 @@ async def test_a_look_that_fails_hurts_nobody(caplog: pytest.LogCaptureFixture) 
             await log(trail)
             assert kinds(recorder) == [("component_failure", "the files of the trail")]
         assert len(await trail.get_events()) == 7
-    assert [line for line in caplog.messages if "look after" in line] == ["cannot look after the trail: OSError"]
+    assert [line for line in caplog.messages if "cannot check" in line] == [
+        "cannot check the clock and the storage: OSError"
+    ]
 
 
 @pytest.mark.usefixtures("_always")

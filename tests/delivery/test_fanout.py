@@ -140,6 +140,7 @@ async def test_nobody_gets_an_alert_twice_and_nobody_is_forgotten(
         lacking[number] = failing
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("errors", "kind", "pause"),
     [
@@ -168,6 +169,7 @@ async def test_of_one_dispatcher_the_error_is_its_own() -> None:
     assert await failure(FanOut([RecordingDispatcher(error=GONE)])) is GONE
 
 
+@pytest.mark.one_backend
 async def test_memory_is_bounded() -> None:
     """Of alerts that only some have, the thousand newest are remembered."""
     first, second = RecordingDispatcher(), RecordingDispatcher(error=GONE)

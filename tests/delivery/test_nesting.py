@@ -68,6 +68,7 @@ NESTED: dict[str, Callable[[Leaf], AlertDispatcher]] = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.real_time
 @pytest.mark.parametrize("make", NESTED.values(), ids=NESTED)
 async def test_nested_wrappers_keep_the_contract(make: Callable[[Leaf], AlertDispatcher]) -> None:

@@ -20,7 +20,7 @@ HOSTILE = {
     "nul": "a\0b\0",
     "surrogate": "a\ud800b\udfff",
     "emoji": "👩‍👩‍👧‍👦🏴‍☠️" * 10,
-    "long": "x" * (1 << 20),
+    "long": "x" * (1 << 18),
     "empty": "",
     "sql": "'; DROP TABLE alerts; --",
     "controls": "".join(map(chr, range(32))) + "\x7f\u2028\u202e\ufeff\uffff",
@@ -154,6 +154,7 @@ async def test_two_hundred_events_with_one_id(tmp_path: Path, *, entered: bool) 
     assert len(inner.calls) == 1
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.torture)])
 async def test_many_wait(tmp_path: Path, count: int) -> None:
     """While thousands of alerts wait and the other side hangs, memory stays flat, and leaving takes *stop_timeout*."""

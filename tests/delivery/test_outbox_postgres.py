@@ -269,8 +269,8 @@ async def test_the_thread_that_listens_ends(storage: PostgresStorage) -> None:
 
 async def test_behind_a_pooler_it_looks(database: Server, storage: PostgresStorage) -> None:
     """Behind PgBouncer in transaction mode nothing is listened to, and everything arrives."""
-    with pgbouncer(database) as port:
-        pooled = PostgresStorage(database.dsn(user="service", port=port), storage.trail)
+    with pgbouncer(database, "service") as dsn:
+        pooled = PostgresStorage(dsn, storage.trail)
         inner = RecordingDispatcher()
         outbox = pager(inner, pooled, lease=0.5)
         async with AuditTrail(storage=pooled, alert_dispatcher=outbox) as trail:

@@ -190,7 +190,7 @@ async def test_a_receipt_that_is_there_already(tmp_path: Path) -> None:
 def test_whatever_is_in_one_row_the_others_are_sent(backend: str, caplog: pytest.LogCaptureFixture) -> None:
     """Any values in any columns of an alert, and of its attempt, keep no other alert from being sent, once each."""
 
-    @settings(max_examples=min(60, settings().max_examples))  # an example is slow
+    @settings(max_examples=min(60, settings().max_examples // 2))  # an example is slow, and there are two backends
     @given(spoils)
     def check(spoilt: list[Spoilt]) -> None:
         with TemporaryDirectory() as directory:

@@ -24,6 +24,7 @@ SEVERE, MILD = event(log_level=AuditLogLevel.CRITICAL), event(log_level=AuditLog
 EXPORT = event(event_type=AuditEventType.DATA_EXPORT, component="db")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("condition", "given", "channel", "expected"),
     [

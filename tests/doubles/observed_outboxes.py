@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import pytest
 
 from fapilog import PermanentDeliveryError, TransientDeliveryError
 from fapilog.delivery.outbox import Outbox, OutboxState
@@ -38,12 +39,15 @@ async def kept(directory: Path) -> AsyncIterator[Outbox]:
     """Yield an outbox with a dead alert and one that has waited for 100 seconds."""
     inner = Scripted(PermanentDeliveryError("gone"), TransientDeliveryError("busy"))
     outbox = Outbox(inner, directory / "alerts.db", name="slack", now=lambda: time.time() - 100)
-    async with outbox:
-        for number in (1, 2):
-            await outbox.send_alert(an_event(number), severity="critical")
-            await until(outbox, OutboxState(pending=number - 1, dead=1))
-        inner.outcomes = [None]
-        yield outbox
+    with pytest.MonkeyPatch.context() as patch:
+        # How often an outbox looks at its state.
+        patch.setattr("fapilog.delivery.outbox._sender._STATE_EVERY", 0.01)
+        async with outbox:
+            for number in (1, 2):
+                await outbox.send_alert(an_event(number), severity="critical")
+                await until(outbox, OutboxState(pending=number - 1, dead=1))
+            inner.outcomes = [None]
+            yield outbox
 
 
 async def sent(outbox: Outbox) -> None:

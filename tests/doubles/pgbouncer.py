@@ -1,8 +1,7 @@
-"""PgBouncer before a server, in transaction mode."""
+"""PgBouncer before a PostgreSQL server, in transaction mode."""
 
 import contextlib
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -18,48 +17,55 @@ from tests.doubles.servers import free_port
 
 __all__ = ["pgbouncer"]
 
-# Where Debian has it.
+# Of Debian, which puts it where only root looks.
 _PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+
+# Fewer connections to the server than there are clients, so that no client has one for itself.
+_SETTINGS = """\
+[databases]
+postgres = host={host} port={port} dbname=postgres
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen}
+unix_socket_dir =
+auth_type = trust
+auth_file = users
+pool_mode = transaction
+default_pool_size = 3
+max_client_conn = 200
+"""
 
 
 @contextlib.contextmanager
-def pgbouncer(server: Server) -> Iterator[int]:
-    """Run it until the end of the block, and yield its port; skip the test where there is none."""
+def pgbouncer(server: Server, user: str) -> Iterator[str]:
+    """Run it until the end of the block, and yield a DSN through it for *user*; skip the test where there is none."""
     if _PROGRAM is None:
-        pytest.skip("PgBouncer is not installed")
-    directory = Path(tempfile.mkdtemp(prefix="fapilog-pgbouncer-"))
-    port = free_port()
-    (directory / "users.txt").write_text('"service" ""\n"postgres" ""\n')
-    (directory / "pgbouncer.ini").write_text(
-        f"""\
-[databases]
-* = host=127.0.0.1 port={server.port}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = trust
-auth_file = users.txt
-pool_mode = transaction
-"""
-    )
-    # It refuses to run as root.
-    user = "nobody" if os.geteuid() == 0 else None
-    if user is not None:
-        owner = pwd.getpwnam(user)
-        for path in (directory, *directory.iterdir()):
-            os.chown(path, owner.pw_uid, owner.pw_gid)
-    process = subprocess.Popen([_PROGRAM, "-q", "pgbouncer.ini"], cwd=directory, user=user, stderr=subprocess.DEVNULL)
+        pytest.skip("the Debian package pgbouncer is missing")
+    directory = Path(tempfile.mkdtemp(prefix="fapilog-pgb-"))
+    # It refuses to run as root, as PostgreSQL does.
+    runs_as = "nobody" if os.geteuid() == 0 else None
     try:
-        end = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-                break
-            assert process.poll() is None, "PgBouncer ended by itself"
-            assert time.monotonic() < end, "PgBouncer does not start"
-            time.sleep(0.02)
-        yield port
+        listen, host = free_port(), server.dsn().split()[0].removeprefix("host=")
+        (directory / "ini").write_text(_SETTINGS.format(host=host, port=server.port, listen=listen))
+        (directory / "users").write_text(f'"{user}" ""\n')
+        directory.chmod(0o755)
+        with subprocess.Popen(
+            [_PROGRAM, "ini"], cwd=directory, user=runs_as, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            try:
+                _wait_for(listen, process)
+                yield server.dsn(user=user, port=listen)
+            finally:
+                process.kill()
     finally:
-        process.terminate()
-        process.wait(30)
         shutil.rmtree(directory)
+
+
+def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        assert process.poll() is None, "PgBouncer ended by itself"
+        assert time.monotonic() < end, "PgBouncer does not start"
+        time.sleep(0.02)

@@ -40,7 +40,7 @@ def binaries() -> list[Path]:
 class Server:
     """A server that can be started, stopped and killed, over and over."""
 
-    def __init__(self, programs: Path, directory: Path, **settings: str) -> None:
+    def __init__(self, programs: Path, directory: Path, standby_of: "Server | None" = None, **settings: str) -> None:
         self._programs = programs
         self._directory = directory
         self._settings = {**_SETTINGS, **settings}
@@ -51,7 +51,11 @@ class Server:
         if self._user is not None:
             user = pwd.getpwnam(self._user)
             os.chown(directory, user.pw_uid, user.pw_gid)
-        self._run("initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D", "data")
+        if standby_of is None:
+            self._run("initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D", "data")
+        else:
+            primary = f"{standby_of.dsn()} application_name=standby"
+            self._run("pg_basebackup", "--no-sync", "-c", "fast", "-R", "-d", primary, "-D", "data")
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
@@ -127,15 +131,15 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(programs: Path | None = None, **settings: str) -> Iterator[Server]:
-    """Run a server until the end of the block; skip the test where there is none."""
+def server(programs: Path | None = None, standby_of: Server | None = None, **settings: str) -> Iterator[Server]:
+    """Run a server, or a standby of another one, until the end of the block; skip the test where there is none."""
     found = [programs] if programs is not None else binaries()[:1]
     if not found:
         pytest.skip("no PostgreSQL server is installed")
     # Beside pytest's directories, which are closed to other users; the path of a socket has to be short too.
     directory = Path(tempfile.mkdtemp(prefix="fapilog-pg-"))
     try:
-        made = Server(found[0], directory, **settings)
+        made = Server(found[0], directory, standby_of, **settings)
         made.start()
         try:
             yield made
@@ -146,14 +150,14 @@ def server(programs: Path | None = None, **settings: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def fleet(programs: Path | None = None, **settings: str) -> Iterator[Server]:
+def fleet() -> Iterator[Server]:
     """Run a server with the tables, and with the roles of a service, a writer without alerts, and an auditor."""
     # Here, as these tests also run where psycopg is not installed.
     import psycopg  # noqa: PLC0415
 
     from fapilog.storage.postgres import install_schema  # noqa: PLC0415
 
-    with server(programs, fsync="off", deadlock_timeout="10ms", **settings) as started:
+    with server(fsync="off", deadlock_timeout="10ms") as started:
         install_schema(started.dsn())
         with psycopg.connect(started.dsn()) as connection:
             connection.execute("CREATE ROLE service LOGIN IN ROLE fapilog_writer, fapilog_sender")

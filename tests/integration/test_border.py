@@ -177,8 +177,7 @@ async def test_entering_or_leaving_raises(tmp_path: Path, error: BaseException, 
 SIGNALS = [compliance_alert, alert_dispatched, alert_failed, alert_attempted]
 
 
-@started_or_not
-@pytest.mark.parametrize("kind", ["plain", "asynchronous"])
+@pytest.mark.parametrize(("kind", "started"), [("plain", False), ("asynchronous", True)])
 @strange
 async def test_receivers_raise(
     tmp_path: Path, reports: list[DeliveryReport], error: BaseException, kind: str, *, started: bool
@@ -231,8 +230,7 @@ async def test_a_storage_raises(tmp_path: Path, error: BaseException) -> None:
         assert "stored" in {event.message for event in await trail.get_events()}
 
 
-@started_or_not
-@pytest.mark.parametrize("where", ["filter", "handler"])
+@pytest.mark.parametrize(("where", "started"), [("filter", True), ("handler", False)])
 @strange
 async def test_logging_raises(
     tmp_path: Path, reports: list[DeliveryReport], error: BaseException, where: str, *, started: bool

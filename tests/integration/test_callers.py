@@ -37,7 +37,7 @@ def messages(directory: Path) -> list[str]:
 
 
 @durabilities
-@pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.torture)])
 async def test_thousands_of_callers_at_once(tmp_path: Path, durability: Durability, count: int) -> None:
     """Thousands of callers at once each get the id of an event that is stored once, and no task is left behind."""
     ids: list[str] = []
@@ -58,7 +58,7 @@ async def test_thousands_of_callers_at_once(tmp_path: Path, durability: Durabili
 
 
 @durabilities
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(1, 10))])
 async def test_callers_that_leave_at_random(tmp_path: Path, durability: Durability, seed: int) -> None:
     """Callers that are cancelled while others go on lose no one else's event, and every id that came back is stored."""
     chance = random.Random(seed)  # noqa: S311
@@ -73,7 +73,7 @@ async def test_callers_that_leave_at_random(tmp_path: Path, durability: Durabili
                     level = chance.choice([AuditLogLevel.INFO, AuditLogLevel.SECURITY])  # one alerts
                     ids.append(await trail.log_event(AuditEventType.DATA_ACCESS, "m", log_level=level))
 
-        scopes = [anyio.CancelScope() for _ in range(300)]
+        scopes = [anyio.CancelScope() for _ in range(150)]
         async with anyio.create_task_group() as tasks:
             for scope in scopes:
                 tasks.start_soon(call, scope)
@@ -87,7 +87,7 @@ async def test_callers_that_leave_at_random(tmp_path: Path, durability: Durabili
     assert found[-1] == last
     assert set(ids) <= set(found)
     assert len(found) == len(set(found))
-    assert len(ids) > 300
+    assert len(ids) > 150
 
 
 async def test_deadlines(tmp_path: Path) -> None:
@@ -288,9 +288,8 @@ def test_runs_that_end_at_random(tmp_path: Path, durability: Durability) -> None
     assert set(ids) <= set(stored(tmp_path))
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@durabilities
-def test_keyboard_interrupts(tmp_path: Path, backend: str, durability: Durability) -> None:
+@pytest.mark.parametrize(("backend", "durability"), [("asyncio", "fsync"), ("trio", "write")])
+def test_keyboard_interrupts(tmp_path: Path, backend: str, durability: str) -> None:
     """Interrupted at random moments, again and again, a trail keeps what it said was stored, and its chain."""
     script = Path(__file__).parents[1] / "programs" / "interrupted_trail.py"
     command = [sys.executable, str(script), str(tmp_path), backend, durability]

@@ -10,19 +10,18 @@ from fapilog.core.alerting import NoopAlertDispatcher
 from fapilog.delivery.outbox import Outbox
 from tests.doubles.exits import ends
 
-on_both = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
-
-@on_both
 @pytest.mark.parametrize(
-    ("place", "started", "kept"),
+    ("backend", "place", "started", "kept"),
     [
-        ("dispatcher", "started", "plain"),
-        ("dispatcher", "started", "outbox"),
-        ("dispatcher", "not_started", "plain"),
-        ("coroutine", "started", "plain"),
-        ("entering", "started", "plain"),
-        ("storage", "started", "plain"),
+        ("asyncio", "dispatcher", "started", "plain"),
+        ("trio", "dispatcher", "started", "plain"),
+        ("trio", "dispatcher", "started", "outbox"),
+        ("asyncio", "dispatcher", "not_started", "plain"),
+        ("asyncio", "coroutine", "started", "plain"),
+        ("trio", "coroutine", "started", "plain"),
+        ("trio", "entering", "started", "plain"),
+        ("asyncio", "storage", "started", "plain"),
     ],
 )
 def test_an_exit_ends_the_process(tmp_path: Path, backend: str, place: str, started: str, kept: str) -> None:
@@ -30,16 +29,15 @@ def test_an_exit_ends_the_process(tmp_path: Path, backend: str, place: str, star
     ends(tmp_path, backend, "exit", place=place, started=started, kept=kept)
 
 
-@on_both
-def test_a_poisonous_alert_is_no_crash_loop(tmp_path: Path, backend: str) -> None:
+def test_a_poisonous_alert_is_no_crash_loop(tmp_path: Path) -> None:
     """A dispatcher that exits makes an attempt each time: the attempts rise and the waits grow with each restart."""
     outbox = Outbox(NoopAlertDispatcher(), tmp_path / "alerts.db")
 
     waits: list[float] = []
-    for attempts in range(1, 5):
+    for attempts in range(1, 4):
         # The program waits for as long as the alert has to.
         kept = "outbox" if attempts == 1 else "restarted"
-        ends(tmp_path, backend, "exit", place="dispatcher", started="started", kept=kept)
+        ends(tmp_path, "asyncio", "exit", place="dispatcher", started="started", kept=kept)
         # An incident of an earlier run may wait beside it.
         pending = anyio.run(outbox.pending)
         (alert,) = [each for each in pending if each.event_type == AuditEventType.SECURITY_VIOLATION.value]
@@ -48,4 +46,4 @@ def test_a_poisonous_alert_is_no_crash_loop(tmp_path: Path, backend: str) -> Non
         last = anyio.run(outbox.history, alert.event_id)[-1]
         waits.append((alert.due_at - last.began_at).total_seconds())
     assert waits == sorted(waits)
-    assert waits[-1] > waits[0] * 3
+    assert waits[-1] > waits[0] * 2

@@ -69,13 +69,13 @@ def test_a_trail_is_used_before_and_after_a_fork(tmp_path: Path, scene: str, bac
     assert Counter(event_id for _, _, event_id in alerts) == Counter(alerting)
 
 
-@backends
-@pytest.mark.parametrize("scene", ["failing", "orphaned"])
+@pytest.mark.parametrize(("scene", "backend"), [("failing", "trio"), ("orphaned", "asyncio")])
 def test_what_fails_in_a_parent_is_its_own(tmp_path: Path, scene: str, backend: str) -> None:
     """A child neither ends what is failing in its parent, nor keeps others from it when the parent is gone."""
     play(scene, tmp_path, backend)
 
 
+@pytest.mark.one_backend
 @pytest.mark.real_time
 async def test_what_a_killed_process_told_of_is_over(tmp_path: Path, anyio_backend_name: str) -> None:
     """Two are killed while they can't store events, one lives; the next to start tells that it is over for the two."""
@@ -98,21 +98,21 @@ async def test_what_a_killed_process_told_of_is_over(tmp_path: Path, anyio_backe
 
 
 @pytest.mark.real_time
-@pytest.mark.parametrize("durability", ["fsync", "write"])
-async def test_readers_beside_writers(tmp_path: Path, durability: str, anyio_backend_name: str) -> None:
+async def test_readers_beside_writers(tmp_path: Path, anyio_backend_name: str) -> None:
     """Beside two processes that write, each verification is valid and each reader gets the newest events, in order."""
+    durability = "fsync" if anyio_backend_name == "asyncio" else "write"
     rounds = 0
 
     async def verify(trail: AuditTrail) -> None:
         checked = 0
-        while rounds < 12:
+        while rounds < 4:
             result = await trail.verify_chain_from_storage()
             assert result.valid, result
             assert result.events_checked >= checked
             checked = result.events_checked
 
     async def read(trail: AuditTrail) -> None:
-        while rounds < 12:
+        while rounds < 4:
             events = await trail.get_events(limit=50)
             for newer, older in itertools.pairwise(events):
                 assert newer.sequence_number is not None
@@ -125,7 +125,7 @@ async def test_readers_beside_writers(tmp_path: Path, durability: str, anyio_bac
         async with anyio.create_task_group() as tasks:
             for task in (verify, verify, read, read):
                 tasks.start_soon(task, trail)
-            while rounds < 12:
+            while rounds < 4:
                 enough = {each: len(each.stored) + 10 for each in writers}
                 await anyio.to_thread.run_sync(
                     listen,
@@ -136,7 +136,7 @@ async def test_readers_beside_writers(tmp_path: Path, durability: str, anyio_bac
         for each in writers:
             each.stop()
     acknowledged = {event_id for each in writers for event_id in each.stored}
-    assert len(acknowledged) >= 240
+    assert len(acknowledged) >= 80
     assert acknowledged <= {event.event_id for event in await trail.get_events(limit=1_000_000)}
 
 
@@ -199,7 +199,7 @@ def test_readers_beside_unsteady_writers(tmp_path: Path, monkeypatch: pytest.Mon
     with writers:
         reader = TrailFiles(tmp_path, durable=False)
         checked = 0
-        while len(writers.stored) < 3_000:
+        while len(writers.stored) < 1_000:
             result = reader.verify()
             assert result.status is ChainStatus.OK, result
             assert result.events_checked >= checked
@@ -290,6 +290,7 @@ class FailsToSync:
         self._thread.join()
 
 
+@pytest.mark.one_backend
 @pytest.mark.real_time
 @pytest.mark.parametrize("after", range(1, 13))
 @pytest.mark.parametrize("way", ["backwards", "forwards"])

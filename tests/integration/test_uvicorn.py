@@ -24,7 +24,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 WORKERS = 4
-REQUESTS = 800
+REQUESTS = 400
 CALLERS = 50
 
 
@@ -93,7 +93,7 @@ class Client:
 @pytest.mark.real_time
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)  # of the client; uvicorn has no other
 async def test_four_workers_share_a_trail(tmp_path: Path) -> None:
-    """Of 800 requests to four workers each is in the one chain once, and each refused login was announced once."""
+    """Of 400 requests to four workers each is in the one chain once, and each refused login was announced once."""
     client = Client()
     numbers = iter(range(REQUESTS))
     with service(tmp_path / "trail", tmp_path / "alerts") as address:

@@ -104,6 +104,7 @@ async def test_events_know_their_request(trail: AuditTrail) -> None:
         assert (event.request_id, event.client_ip, event.user_agent) == ("r-1", "192.0.2.9", "curl")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("options", "client", "expected"),
     [

@@ -23,7 +23,7 @@ else:
     httpx2 = pytest.importorskip("httpx2")
 
 APPS = "tests.integrations.apps"
-CLIENTS = 6
+CLIENTS = 4
 ROUNDS = 2
 
 

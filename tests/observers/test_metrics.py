@@ -131,6 +131,21 @@ def test_measures_outboxes(registry: CollectorRegistry) -> None:
     assert generate_latest(registry) == b""
 
 
+def test_measures_replications(registry: CollectorRegistry) -> None:
+    """How far a replica is behind is read when the metrics are asked for; its name may be that of an outbox."""
+    replica = Counted("slack")
+    with metrics.connect(registry=registry, outboxes=[Counted("slack")], replications=[replica]):
+        replica.pending, replica.oldest = 3, time.time() - 60
+        labels = {"replication": "slack"}
+        assert registry.get_sample_value("fapilog_replication_pending", labels) == 3
+        age = registry.get_sample_value("fapilog_replication_oldest_pending_seconds", labels)
+        assert age is not None
+        assert 60 <= age < 90
+        assert gauges(registry, "slack") == (0, 0, 0)
+    with pytest.raises(ValueError, match="replications: expected names of their own"):
+        metrics.connect(registry=registry, replications=[replica, replica])
+
+
 def test_outboxes_are_told_apart(registry: CollectorRegistry) -> None:
     """Two outboxes of one name are refused, and nothing is registered."""
     with pytest.raises(ValueError, match=r"^outboxes: expected names of their own; got several that are called slack$"):

@@ -151,7 +151,7 @@ def test_a_failure_is_logged_once(
         outbox.error, outbox.pending = None, 3
         until(lambda: pending() == 3)
     asked = outbox.asked
-    assert caplog.messages == ["cannot measure the outboxes (OSError); tried again every second"]
+    assert caplog.messages == ["cannot measure the gauges (OSError); tried again every second"]
 
     # A connection that has ended asks for nothing, whatever its thread is at.
     with metrics.connect(registry=registry, outboxes=[Failing("other")]):

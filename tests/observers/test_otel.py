@@ -124,6 +124,17 @@ def test_measures_outboxes(meters: Meters) -> None:
     assert gauges(meters) == {}
 
 
+def test_measures_replications(meters: Meters) -> None:
+    """How far a replica is behind is read when the metrics are collected."""
+    replica = Counted("database")
+    with otel.connect(meter_provider=meters.provider, replications=[replica]):
+        replica.pending = 3
+        at = {"fapilog.replication": "database"}
+        assert meters.counts("fapilog.replication.pending") == [(at, 3)]
+        assert meters.counts("fapilog.replication.oldest_pending") == [(at, 0)]
+        assert meters.metrics()["fapilog.replication.oldest_pending"].unit == "s"
+
+
 def test_each_connection_has_its_outboxes(meters: Meters) -> None:
     """Outboxes are measured while their connection lasts, in its provider, whichever connection was the first."""
     other = Meters()

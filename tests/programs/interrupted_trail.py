@@ -21,7 +21,7 @@ import anyio.lowlevel
 
 from fapilog.core.audit import AuditEventType, AuditTrail
 
-INTERRUPTS = 200
+INTERRUPTS = 60
 
 
 class Interrupter:

@@ -3,7 +3,7 @@ Applies retention to a trail, as a job of the night does.
 
     python retaining_trail.py DIRECTORY ARCHIVE
 
-Prints "done" at the end, or "refused" with the reason.
+ARCHIVE is a directory, or an address in S3. Prints "done" at the end, or "refused" with the reason.
 """
 
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 from fapilog import AuditStorageError, AuditTrail, CompliancePolicy
 
 
-def main(directory: Path, archive: Path) -> None:
+def main(directory: Path, archive: str) -> None:
     """Apply it, and say what became of it."""
     trail = AuditTrail(CompliancePolicy(retention_days=30, archive_after_days=10), directory)
     try:
@@ -25,4 +25,4 @@ def main(directory: Path, archive: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[2])

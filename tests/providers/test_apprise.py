@@ -227,7 +227,7 @@ def broken() -> str:
 
 
 SOURCES: list[tuple[Callable[[], Any], type[DeliveryError], str]] = [
-    (broken, TransientDeliveryError, r"urls\[1\]: what should return it raised OSError"),
+    (broken, TransientDeliveryError, r"urls\[1\]: the function that returns it raised OSError"),
     (lambda: "nope://s3cr3t-p4th", TransientDeliveryError, "does not know such an address"),
     (lambda: "s3cr3t-p4th", TransientDeliveryError, r"urls\[1\]: expected an address"),
 ]

@@ -283,6 +283,7 @@ async def test_entered_it_keeps_the_connection(opsgenie: Origin) -> None:
     assert opsgenie.connections == 1
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("key", ["", " ", "s3cr3t key", "s3cr3t\u00e9", "s3cr3t\nx"])
 async def test_a_key_is_checked(key: str) -> None:
     """A key that no header can hold is refused when it is given, or when it is asked for."""

@@ -25,6 +25,7 @@ from fapilog.testing._questions import questions_about, searched_events
 pytestmark = pytest.mark.real_time
 
 
+@pytest.mark.one_backend
 async def test_the_storage_in_memory_keeps_the_contract() -> None:
     """A `MemoryStorage` passes."""
     make = functools.cache(lambda _: MemoryStorage())

@@ -46,6 +46,7 @@ async def lines(storage: AuditStorage) -> list[bytes]:
     return list(await storage.read_lines(0, 10_000))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("source", MAKERS, ids=NAMES)
 @pytest.mark.parametrize("target", MAKERS, ids=NAMES)
 async def test_every_byte_arrives(tmp_path: Path, source: Make, target: Make) -> None:
@@ -72,6 +73,7 @@ async def test_files_are_of_the_days_of_their_records(tmp_path: Path, source: Ma
     await there.aclose()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("golden", ["format-1", "format-2"])
 @pytest.mark.parametrize("target", MAKERS, ids=NAMES)
 async def test_each_format_stays_as_it_is(tmp_path: Path, golden: str, target: Make) -> None:
@@ -132,6 +134,7 @@ class Damaged(MemoryStorage):
         return list(self._changed(await super().read_lines(after, limit)))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("target", MAKERS, ids=NAMES)
 @pytest.mark.parametrize(
     "changed",

@@ -163,15 +163,20 @@ def stored(directory: Path) -> list[str]:
     return [event.message for event in trail_in(directory).newest_first()][::-1]
 
 
-@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_failing_call_is_a_refusal_or_a_success(
-    tmp_path: Path, way: Callable[[Path], Iterator[Callable[[], object]]], call: str
+    tmp_path: Path, way: Callable[[Path], Iterator[Callable[[], object]]]
 ) -> None:
     """What is returned is stored, what is refused is not, nobody waits for a lock, and the next event is stored."""
+    for call in CALLS:
+        each_fails(tmp_path / call, way, call)
+
+
+def each_fails(path: Path, way: Callable[[Path], Iterator[Callable[[], object]]], call: str) -> None:
+    """Let the first *call* fail, then the second, and so on; the directory of an attempt names both."""
     for number in itertools.count():
-        directory = tmp_path / str(number) / "below" / "audit"
-        directory.parent.parent.mkdir()
+        directory = path / str(number) / "below" / "audit"
+        directory.parent.parent.mkdir(parents=True)
         going = way(directory.parent.parent)
         append = next(going)
         before = stored(directory)

@@ -89,6 +89,7 @@ junk = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.one_backend
 @junk
 @pytest.mark.usefixtures("block")
 async def test_reading_goes_on_behind_a_hole(tmp_path: Path, junk: bytes) -> None:
@@ -114,6 +115,7 @@ async def test_reading_goes_on_behind_a_hole(tmp_path: Path, junk: bytes) -> Non
         assert (None in numbers(read)) == (after < (6 if junk.endswith(b"\n") else 7))
 
 
+@pytest.mark.one_backend
 @junk
 async def test_the_newest_or_the_oldest_record_is_a_hole(tmp_path: Path, junk: bytes) -> None:
     """Damage at the ends of a trail is a hole too, once, and the head is told by the newest record that can be read."""
@@ -197,6 +199,7 @@ async def test_a_record_of_a_later_version_tells_the_head(tmp_path: Path) -> Non
     assert (await trail.verify_chain_from_storage()).valid
 
 
+@pytest.mark.one_backend
 async def test_many_bad_lines_are_one_hole(tmp_path: Path) -> None:
     """However long the damage is, it takes no memory, and a page ends."""
     lines = made(tmp_path, 4)
@@ -277,6 +280,7 @@ def test_any_damage_is_read_around(damages: list[tuple[float, bytes, int]], bloc
         anyio.run(check)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("number", [1, 8, 10**9])
 @pytest.mark.parametrize("place", [0, 3, 4, 8, 10, 11])
 async def test_a_record_that_claims_another_number_hides_none(

@@ -99,12 +99,12 @@ def test_only_who_asks_gets_it(trail: TrailFiles, monkeypatch: pytest.MonkeyPatc
 
 def test_processes_share_the_ids(tmp_path: Path) -> None:
     """Each id that several processes bring at the same time is stored by one of them."""
-    command = [sys.executable, str(APPENDER), str(tmp_path), "id", "150"]
+    command = [sys.executable, str(APPENDER), str(tmp_path), "id", "60"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = Counter(line for process in processes for line in process.communicate()[0].splitlines())
-    assert said == {f"new id-{number}": 1 for number in range(150)} | {f"known id-{number}": 2 for number in range(150)}
+    assert said == {f"new id-{number}": 1 for number in range(60)} | {f"known id-{number}": 2 for number in range(60)}
     trail = TrailFiles(tmp_path, durable=False)
-    assert sorted(ids(trail)) == sorted(f"id-{number}" for number in range(150))
+    assert sorted(ids(trail)) == sorted(f"id-{number}" for number in range(60))
     assert trail.verify().status is ChainStatus.OK
 
 

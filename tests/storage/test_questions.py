@@ -156,6 +156,7 @@ async def test_counts_are_of_any_member(tmp_path: Path) -> None:
     assert await trail.count_by("event_type") == {"data_access": 3, "compliance_check": 1}
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("asked", "error", "says"),
     [

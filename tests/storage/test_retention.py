@@ -337,6 +337,7 @@ def alert(path: Path, number: int, status: str) -> None:
         )
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "around",
     [lambda it: it, lambda it: FanOut([it]), lambda it: Route({}, default=it)],
@@ -379,7 +380,7 @@ async def test_alerts_of_which_nothing_is_known(directory: Path, tmp_path: Path)
     trail = AuditTrail(
         CompliancePolicy(retention_days=30), directory, Outbox(RecordingDispatcher(), tmp_path / "outbox.db")
     )
-    with pytest.raises(AuditStorageError, match="it can't be told which alerts are pending"):
+    with pytest.raises(AuditStorageError, match="the dispatcher can't say which alerts are pending"):
         await trail.apply_retention()
     assert files(directory) == [day_file(age) for age in AGES]
 
@@ -410,6 +411,44 @@ async def test_trails_that_cannot(directory: Path) -> None:
         await AuditTrail(storage=MemoryStorage()).apply_retention()
     with pytest.raises(ValueError, match="enabled"):
         await AuditTrail(CompliancePolicy(enabled=False, retention_days=1), directory).apply_retention()
+
+
+# -- failures
+
+
+async def test_a_retention_that_fails_is_an_incident(directory: Path, tmp_path: Path) -> None:
+    """A run that can't be completed is an incident, with its cause, until one is; asking opens none."""
+    alerts = RecordingDispatcher()
+    (tmp_path / "archive").mkdir()
+    other = tmp_path / "archive" / f"{day_file(39)}.gz"
+    other.write_bytes(b"x")
+    policy = CompliancePolicy(retention_days=30)
+    async with AuditTrail(policy, directory, alerts, archive=tmp_path / "archive") as trail:
+        with closing(alone(directory)), pytest.raises(AuditStorageError, match="another process"):
+            await trail.apply_retention()
+        await trail.apply_retention(dry_run=True)
+        await trail.drain()
+        assert not alerts.alerts
+        for _ in range(2):
+            with pytest.raises(AuditStorageError, match="read back"):
+                await trail.apply_retention()
+        await trail.drain()
+        assert [alert.event.event_type.value for alert in alerts.alerts] == ["component_failure"]
+        assert alerts.alerts[0].event.operation == "applying retention"
+        assert f"{other}: read back" in alerts.alerts[0].event.metadata["cause"]
+        other.unlink()
+        assert len((await trail.apply_retention()).days) == 3
+        await trail.drain()
+        assert alerts.alerts[1].event.event_type.value == "component_recovery"
+
+
+@pytest.mark.one_backend
+async def test_a_trail_of_its_own_archive(directory: Path, tmp_path: Path) -> None:
+    """The archive of a trail is taken where none is given, and another one in its place where one is."""
+    trail = AuditTrail(CompliancePolicy(retention_days=38), directory, archive=tmp_path / "archive")
+    await trail.apply_retention(archive=tmp_path / "other", dry_run=True)
+    await trail.apply_retention()
+    assert files(tmp_path / "archive") == [f"{day_file(age)}.gz" for age in (40, 39)]
 
 
 # -- what is forged

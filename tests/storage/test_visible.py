@@ -1,6 +1,7 @@
 """A record that a reader could see stays where it is, whatever the disk does."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import resource
@@ -16,6 +17,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, FileStorage
 from fapilog.record import chain
+from fapilog.storage import _reserving
 from fapilog.storage._recent import Once
 from fapilog.storage._writer import TrailWriter
 from tests.doubles.file_systems import mounted
@@ -45,12 +47,14 @@ class Shipper:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.sent: list[bytes] = []
+        self.saw_piece = False
 
     def look(self) -> None:
         lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
         assert self.sent == whole[: len(self.sent)], "a record that was seen is gone"
         self.sent = whole
+        self.saw_piece |= lines != whole
 
 
 def watched(shipper: Shipper, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,7 +80,7 @@ def looking_at_each_step(shipper: Shipper) -> Iterator[None]:
 @contextmanager
 def no_more_than(directory: Path, how: str) -> Iterator[None]:
     """Have room for some 64 KiB."""
-    if how == "a full disk":
+    if how != "a limit":
         with mounted(directory, "64k"):
             yield
         return
@@ -89,9 +93,11 @@ def no_more_than(directory: Path, how: str) -> Iterator[None]:
 
 
 @durabilities
-@pytest.mark.parametrize("how", ["a full disk", "a limit"])
-def test_records_that_fit_are_kept(tmp_path: Path, how: str, *, durable: bool) -> None:
+@pytest.mark.parametrize("how", ["a full disk", "a limit", "a full disk where no room can be reserved"])
+def test_records_that_fit_are_kept(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, *, durable: bool) -> None:
     """Of a batch that fits in part, the records that are whole have their seals, and no record is taken back."""
+    if how.endswith("reserved"):
+        monkeypatch.setattr(_reserving, "_fallocate", lambda: None)
     writer = TrailWriter(tmp_path / "audit", durable=durable, now=lambda: NOON)
     shipper = Shipper(tmp_path / "audit" / TODAY)
     (tmp_path / "audit").mkdir()
@@ -107,9 +113,41 @@ def test_records_that_fit_are_kept(tmp_path: Path, how: str, *, durable: bool) -
         stored = [each for each, is_stored in said.items() if is_stored]
         assert 40 < len(stored) < 200
         assert len(stored) % 20, "no batch was cut"
+        assert shipper.saw_piece == how.endswith("reserved")
         assert ids(tmp_path / "audit") == stored
         assert trail_in(tmp_path / "audit").verify().status is ChainStatus.OK
         writer.close()
+
+
+def test_a_write_that_found_no_room_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system seems to have room, as with a quota, at most one write leaves a piece to be cut off."""
+    trail = trail_in(tmp_path)
+    trail.append([body("one")])
+    shipper, real = Shipper(tmp_path / TODAY), os.write
+    pieces = 0
+
+    def write(fd: int, data: bytes) -> int:
+        nonlocal pieces
+        if len(data) > 100 and data.startswith(b"{"):
+            pieces += 1
+            real(fd, data[:100])
+            shipper.look()
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    def fallocate(*_: int) -> int:
+        ctypes.set_errno(errno.EDQUOT)
+        return -1
+
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(_reserving, "_fallocate", lambda: fallocate)
+    for _ in range(5):
+        with pytest.raises(AuditStorageError, match="quota"):
+            trail.append([body("two"), body("three")])
+    assert pieces == 1
+    monkeypatch.undo()
+    trail.append([body("four")])
+    assert ids(tmp_path) == ["one", "four"]
+    trail.close()
 
 
 async def test_each_caller_of_a_batch_gets_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,13 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Leave the tests of this folder, the short ones too, to `make torture`."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.torture)
+    item.add_marker(pytest.mark.torture)
 
 
 @pytest.fixture(scope="session")

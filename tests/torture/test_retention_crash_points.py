@@ -5,6 +5,7 @@ Nothing looks tampered, nothing is lost that is not in the archive, and the next
 """
 
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -16,18 +17,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
-from fapilog import AuditTrail, ChainStatus, CompliancePolicy
+from fapilog import AuditTrail, ChainStatus, CompliancePolicy, DirectoryArchive
 from fapilog.record.chain import EMPTY, follow
+from fapilog.storage._archivereader import ArchiveReader
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.trail_files import TrailFiles
 from tests.programs.appending_files import bodies
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "retaining_trail.py"
 AGES = (40, 39, 20, 1)
+NETWORK = "connect,sendto,recvfrom"
 CALLS = "?open,openat,flock,write,?rename,?renameat,?renameat2,?unlink,?unlinkat,fsync,?fchmod,?fchown,?getdents64"
 
 
@@ -36,27 +39,39 @@ def lines(directory: Path) -> list[bytes]:
 
 
 class Stage:
-    """Plays the program over and over from the same beginning, with strace between it and the operating system."""
+    """
+    Plays the program over and over from the same beginning, with strace between it and the operating system.
 
-    def __init__(self, strace: str, scratch: Path) -> None:
-        self.scratch, self.directory, self.archive = scratch, scratch / "trail", scratch / "archive"
+    Attributes:
+        archive: Where the days go in the play that was last.
+    """
+
+    def __init__(self, strace: str, scratch: Path, *, calls: str = CALLS) -> None:
+        self.scratch, self.directory = scratch, scratch / "trail"
         aged_trail(scratch / "beginning", AGES)
         self.records = lines(scratch / "beginning")
+        self.archive: Any = self.new_archive()
         self._log = scratch / "log"
-        self._strace = [strace, "-f", "-qq", "-s", "0", "-o", str(self._log), "-e", f"trace={CALLS}"]
-        names = [day_file(age) for age in (*AGES, 0)]
-        names += [f"{name}.gz" for name in names] + ["audit_anchor.json"]
-        names += [f"{name}.part" for name in names] + ["audit_retention.lock"]
-        for path in [self.directory, self.archive]:
-            for each in [path, *(path / name for name in names)]:
-                self._strace += ["-P", str(each)]
+        self._strace = [strace, "-f", "-qq", "-s", "0", "-o", str(self._log), "-e", f"trace={calls}"]
+        if calls == CALLS:
+            names = [day_file(age) for age in (*AGES, 0)]
+            names += [f"{name}.gz" for name in names] + ["audit_anchor.json"]
+            names += [f"{name}.part" for name in names] + ["audit_retention.lock"]
+            for path in [self.directory, scratch / "archive"]:
+                for each in [path, *(path / name for name in names)]:
+                    self._strace += ["-P", str(each)]
         self.play()
         self.calls = list(self._traced())
 
+    def new_archive(self) -> Any:
+        """Return an archive with nothing in it."""
+        shutil.rmtree(self.scratch / "archive", ignore_errors=True)
+        return DirectoryArchive(self.scratch / "archive")
+
     def play(self, fault: str | None = None) -> "subprocess.CompletedProcess[str]":
         """Run the program with a fault, which must happen."""
-        for path in (self.directory, self.archive):
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.archive = self.new_archive()
         shutil.copytree(self.scratch / "beginning", self.directory)
         injected = [] if fault is None else ["-e", f"inject={fault}"]
         # Coverage would write files of its own.
@@ -80,12 +95,16 @@ class Stage:
         result = TrailFiles(self.directory, durable=True).verify()
         assert result.valid, result
         left = lines(self.directory)
-        archived = lines(self.archive) if self.archive.exists() else []
+        archived = ArchiveReader(self.archive).read_lines(0, 10_000)
         assert set(archived) | set(left) >= set(self.records)
         follow(result.pruned or EMPTY, left)
-        trail = AuditTrail(CompliancePolicy(retention_days=30, archive_after_days=10), self.directory)
+        policy = CompliancePolicy(retention_days=30, archive_after_days=10)
+        trail = AuditTrail(policy, self.directory, archive=self.archive)
         trail.sync.log_data_access("patient/1", "read")
-        trail.sync.apply_retention(archive=self.archive)
+        trail.sync.apply_retention()
+        # The newest record is about the removal, or of an incident.
+        found = [event.sequence_number for event in trail.sync.events(oldest_first=True)]
+        assert found == list(range(1, len(found) + 1))
         trail.sync.stop()
         result = TrailFiles(self.directory, durable=True).verify()
         assert (result.valid, result.status) == (True, ChainStatus.FRONT_PRUNED), result
@@ -93,8 +112,49 @@ class Stage:
         names = {path.name for path in self.directory.glob("audit_*")}
         kept = {f"{day_file(20)}.gz", day_file(1), day_file(0)}
         assert names == {*kept, "audit_anchor.json", "audit_retention.lock"}
-        assert lines(self.archive) == self.records[:9]
-        assert TrailFiles(self.archive, durable=True).verify().valid
+        assert ArchiveReader(self.archive).read_lines(0, 10_000) == self.records[:9]
+        assert ArchiveReader(self.archive).verify().status is ChainStatus.OK
+        self.check_archive()
+
+    def check_archive(self) -> None:
+        """Check what only this kind of archive has."""
+        assert TrailFiles(self.archive.directory, durable=True).verify().valid
+
+
+class StageOfS3(Stage):
+    """The same with an archive in S3."""
+
+    def __init__(self, strace: str, scratch: Path, s3: Any, *, calls: str) -> None:
+        self.s3 = s3
+        self._numbers = itertools.count()
+        super().__init__(strace, scratch, calls=calls)
+
+    def new_archive(self) -> Any:
+        """Return an archive in a new bucket."""
+        from fapilog import S3Archive  # noqa: PLC0415  needs an extra
+        from tests.doubles.s3 import bucket_of  # noqa: PLC0415
+
+        bucket = bucket_of(self.s3, f"stage-{next(self._numbers)}")
+        return S3Archive(bucket, prefix="clinic", client=self.s3.client)
+
+    def check_archive(self) -> None:
+        """Check that each day was stored once, and is locked."""
+        found = self.s3.client.list_object_versions(Bucket=self.archive.bucket)
+        assert len(found["Versions"]) == 3
+        for each in found["Versions"]:
+            head = self.s3.client.head_object(Bucket=self.archive.bucket, Key=each["Key"])
+            assert head["ObjectLockMode"] == "COMPLIANCE"
+
+
+@pytest.fixture
+def s3() -> Iterator[Any]:
+    """S3 on loopback, for this process and its children."""
+    pytest.importorskip("boto3")
+    pytest.importorskip("moto")
+    from tests.doubles.s3 import s3_server  # noqa: PLC0415  needs an extra
+
+    with s3_server() as server:
+        yield server
 
 
 def test_the_stage_shows_the_work(strace: str, tmp_path: Path) -> None:
@@ -120,6 +180,27 @@ def test_each_failing_call(strace: str, tmp_path: Path, error: int) -> None:
     stage = Stage(strace, tmp_path)
     for name, number in stage.calls:
         stage.play(f"{name}:error={errno.errorcode[error]}:when={number}")
+        stage.check()
+
+
+@pytest.mark.parametrize("calls", [CALLS, NETWORK], ids=["files", "network"])
+@pytest.mark.real_time
+def test_killed_in_each_call_with_s3(strace: str, tmp_path: Path, s3: Any, calls: str) -> None:
+    """Killed in a call for a file or for the network, it leaves a valid trail, and nothing is uploaded twice."""
+    stage = StageOfS3(strace, tmp_path, s3, calls=calls)
+    assert len(stage.calls) > 20
+    for name, number in stage.calls:
+        stage.play(f"{name}:signal=KILL:when={number}")
+        stage.check()
+
+
+@pytest.mark.real_time
+def test_each_failing_call_of_the_network(strace: str, tmp_path: Path, s3: Any) -> None:
+    """Where the connection breaks, whatever S3 has done by then, it is tried again, and succeeds."""
+    stage = StageOfS3(strace, tmp_path, s3, calls=NETWORK)
+    for name, number in stage.calls:
+        done = stage.play(f"{name}:error=ECONNRESET:when={number}")
+        assert "done" in done.stdout, (name, number)
         stage.check()
 
 

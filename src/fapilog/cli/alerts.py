@@ -1,4 +1,4 @@
-"""`fapilog alerts`: what is in the file or database of an outbox, and what to do about it."""
+"""`fapilog alerts`: show, retry and discard the alerts in the file or database of an outbox."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Annotated, Final, Literal, TypeVar
 import typer
 
 from .. import OutboxError
-from .._extras import how_to_get
 from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Place, Queue
 from ..delivery.outbox._rows import Status
 from ..record.values import text
+from .places import in_postgres, is_dsn
 from .receipts import as_json, listing, plain, receipts
 from .screen import Output
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _NOT_THERE: Final = 1
 _CANNOT: Final = 2
-# Of an alert that could not be retried or discarded.
+# Reasons why an alert could not be retried or discarded.
 _WHY_NOT: Final[dict[str, str]] = {
     "pending": "it is being sent",
     "dead": "its event is not in the outbox",
@@ -55,7 +55,7 @@ alerts: Final = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @alerts.callback()
 def _alerts() -> None:
     """
-    See what an outbox has delivered and what not, and act on it.
+    Show the alerts that an outbox has and has not delivered; retry or discard them.
 
     The service may run meanwhile.
     """
@@ -70,16 +70,16 @@ def list_(
     ] = None,
     trail: _Trail = None,
     outbox: _Outbox = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most: those that came first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most: the oldest ones.")] = 100,
     as_lines_of_json: _Json = False,
 ) -> None:
     """
-    List the alerts that are not delivered, or others.
+    List the alerts that are not delivered, or those of another status.
 
     Exit code: 0, whatever there is; 2 if the outbox can't be used.
     """
     statuses = _statuses(status)
-    # One more, to tell whether there are more.
+    # One more, to see whether there are more.
     found = _transact(_opened(where, trail), outbox, lambda queue: queue.alerts(outbox, statuses, limit=limit + 1))
     shown = found[:limit]
     if as_lines_of_json:
@@ -103,7 +103,7 @@ def show(
     as_lines_of_json: _Json = False,
 ) -> None:
     """
-    Show the alert about an event, and each attempt to deliver it, in every outbox of the file or trail.
+    Show the alert about an event, and all attempts to deliver it, in every outbox of the file or trail.
 
     Exit code: 0 if there is one, 1 if not, 2 if the outbox can't be used.
     """
@@ -136,10 +136,10 @@ def retry(
     """
     Make alerts due now, on a new schedule.
 
-    Those that are named may be dead, discarded or waiting. The service sends them, within seconds if it runs; what may
-    have arrived already is sent again.
+    The named alerts may be dead, discarded or waiting. The service sends them, within seconds if it runs; an alert that
+    may have arrived already is sent again.
 
-    Exit code: 0 if it is done, 1 if one that was named can't be retried, 2 if the outbox can't be used.
+    Exit code: 0 if it is done, 1 if a named alert can't be retried, 2 if the outbox can't be used.
     """
     if bool(event_ids) == all_dead:
         raise typer.BadParameter("expected either EVENT_ID or --all-dead")
@@ -186,27 +186,18 @@ def discard(
 def _statuses(status: Literal[Status, "all"] | None) -> list[Status]:
     if status is None:
         return ["pending", "dead"]
-    # Of a damaged file also those whose status is none.
+    # For a damaged file also the alerts without a valid status.
     return [] if status == "all" else [status]
 
 
 def _opened(where: str, trail: str | None) -> Place:
-    """Return the place of an argument; nothing is opened before it is used."""
-    if not where.startswith(("postgresql://", "postgres://")):
+    """Return the place that an argument names; nothing is opened."""
+    if not is_dsn(where):
         return OutboxFile(Path(where), must_exist=True)
-    try:
-        from ..delivery.outbox._pgplace import Database  # noqa: PLC0415  an extra of its own
-        from ..storage.postgres import PostgresStorage  # noqa: PLC0415
-    except ModuleNotFoundError as missing:
-        typer.echo(f"fapilog: {how_to_get(missing, 'postgres')}", err=True)
-        raise typer.Exit(_CANNOT) from None
-    if trail is None:
-        raise typer.BadParameter("a database holds many trails: expected the name of one", param_hint="--trail")
-    try:
-        return Database(PostgresStorage(where, trail))
-    except ValueError as error:
-        # It names what is wrong, and has nothing of the DSN, which may have a password.
-        raise typer.BadParameter(str(error), param_hint="DSN") from None
+    storage = in_postgres(where, trail, "DSN")
+    from ..delivery.outbox._pgplace import Database  # noqa: PLC0415  an extra of its own
+
+    return Database(storage)
 
 
 def _transact(place: Place, outbox: str | None, call: Callable[[Queue], T], *, writes: bool = False) -> T:

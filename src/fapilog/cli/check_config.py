@@ -40,7 +40,7 @@ def check_config(
     except OSError as error:
         raise _unreadable(file, error.strerror) from None
     except ValueError as error:
-        # The path begins with the home directory of a user whom nobody knows.
+        # The path begins with the home directory of an unknown user.
         raise _unreadable(file, str(error)) from None
     typer.echo(plain(f"{place}: {_described(options)}"))
 

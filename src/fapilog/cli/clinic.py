@@ -1,5 +1,5 @@
 """
-The demonstration's service: a clinic under HIPAA, the people who use it, and whoever is on call.
+The demonstration's service: a clinic under HIPAA, its staff, and the engineer on call.
 
 Small, and real: HTTP on loopback, an audit trail, and a dispatcher that posts alerts. The patients are numbers.
 """
@@ -27,19 +27,19 @@ LOOPBACK: Final = "127.0.0.1"
 # Two of them one byte apart.
 STAFF: Final = ("adeyemi", "jim", "kim", "novak", "okafor", "silva", "tanaka")
 
-_PASSWORD: Final = "correct horse"  # noqa: S105 - what it opens is gone in seconds
+_PASSWORD: Final = "correct horse"  # noqa: S105 - the clinic is gone in seconds
 _LONGEST_HEAD: Final = 65_536
 
 
 class OnCall:
     """
-    A dispatcher: posts each alert as JSON to the one who is on call.
+    A dispatcher: posts every alert as JSON to the engineer on call.
 
-    It says what happened, how severe it is and which record to look at. Who did what with whose data stays in the
-    trail, where looking is audited as well.
+    The alert has the event type, the severity and the number of the record. Names of users and patients stay in the
+    trail, where reading is audited as well.
 
     Args:
-        host: Where the receiver is.
+        host: The host of the receiver.
         port: The port that it listens on.
         timeout: Seconds without an answer after which the alert has failed.
     """
@@ -79,10 +79,10 @@ class Request(NamedTuple):
 
     Attributes:
         method: "GET" or "POST".
-        path: What is asked for.
+        path: The path, "/schedule".
         headers: Their values, by their names in lower case.
-        body: What was sent along.
-        client_ip: Who asks.
+        body: The body; may be empty.
+        client_ip: The address of the client.
     """
 
     method: str
@@ -94,10 +94,10 @@ class Request(NamedTuple):
 
 class Clinic:
     """
-    The service. Whoever is not let in, whatever is read, and whatever breaks is in its trail before it answers.
+    The service. Every refused login, every access to data and every error is in its trail before it answers.
 
     Args:
-        trail: Where that is recorded.
+        trail: Records them.
     """
 
     def __init__(self, trail: AuditTrail) -> None:
@@ -140,11 +140,11 @@ async def work(
     Use the clinic as *user*, over one connection.
 
     Args:
-        port: Where the clinic is.
+        port: The port of the clinic.
         user: One of the staff.
-        numbers: One for each request; it decides what is asked for, and whether the password is mistyped.
+        numbers: One number per request; it decides the path, and whether the password is mistyped.
         pause: Seconds between an answer and the next request.
-        on_answer: Told the status of each answer.
+        on_answer: Called with the status of every answer.
     """
     async with await anyio.connect_tcp(LOOPBACK, port) as stream:
         received = BufferedByteReceiveStream(stream)
@@ -160,7 +160,7 @@ async def work(
 
 
 async def serve(answer: Callable[[Request], Awaitable[int]], *, task_status: TaskStatus[int]) -> None:
-    """Answer HTTP requests with the statuses that *answer* returns, on a free port, which *task_status* is told."""
+    """Answer HTTP requests with the statuses that *answer* returns, on a free port, which *task_status* gets."""
     async with await anyio.create_tcp_listener(local_host=LOOPBACK) as listener:
         task_status.started(listener.extra(SocketAttribute.local_port))  # noqa: S610 - not Django's
         await listener.serve(functools.partial(_converse, answer))

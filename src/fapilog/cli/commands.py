@@ -17,10 +17,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, ChainHead, ChainStatus
+from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus
 from ..record.chain import ChainError
 from ..storage._recovering import recover as seal_damage
+from ..storage.archive import Archive
 from ..storage.earlier import is_of_earlier, verify_earlier
+from ._place import Place, trail_in
 from .alerts import alerts
 from .check_config import check_config
 from .continue_ import continue_, say
@@ -29,6 +31,7 @@ from .demo import REQUESTS, run
 from .events import count, show, tail
 from .hold import hold
 from .receipts import plain
+from .replicate import replicate
 from .retain import retain
 from .screen import Output, Screen, verdict
 from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
@@ -44,7 +47,7 @@ _LONGEST_REASON: Final = 8192  # characters
 app: Final = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    # A traceback with the values of variables may show somebody's data.
+    # A traceback with the values of variables may show personal data.
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -57,6 +60,7 @@ app.command()(count)
 app.command()(check_config)
 app.command()(copy)
 app.command("continue")(continue_)
+app.command()(replicate)
 app.command()(retain)
 
 
@@ -80,7 +84,7 @@ def _fapilog(
 @app.command()
 def demo(
     *,
-    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="What it runs on.")] = "asyncio",
+    backend: Annotated[Literal["asyncio", "trio"], typer.Option(help="The event loop to run on.")] = "asyncio",
     keep: Annotated[
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, writable=True, help="Leave the trail in DIR: empty, or new."),
@@ -129,7 +133,7 @@ def _directory(keep: Path | None) -> Generator[Path, None, None]:
 
 @app.command()
 def verify(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)],
+    place: Place,
     *,
     head: Annotated[
         str | None,
@@ -140,21 +144,22 @@ def verify(
     """
     Check whether a trail is intact.
 
-    Says what is wrong with it and where. It may be written to meanwhile. Records that were cut off its very end can't
+    Names the damage and its place. The trail may be written to meanwhile. Records that were cut off its very end can't
     be seen from inside a chain; with --head it is also checked whether the trail still has that record. A trail of
-    fapilog 0.3.5 or earlier is checked by the rule of that.
+    fapilog 0.3.5 or earlier is checked by the rules of that version. An archive is checked where it is.
 
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
     try:
-        if head is None and is_of_earlier(directory):
-            raise typer.Exit(say(verify_earlier(directory), as_json=as_json))
+        if head is None and isinstance(place, Path) and is_of_earlier(place):
+            raise typer.Exit(say(verify_earlier(place), as_json=as_json))
+        result = anyio.run(_verify, place, None if head is None else _head(head))
     except AuditStorageError as error:
         typer.echo(f"fapilog: {plain(str(error))}", err=True)
         raise typer.Exit(_CANNOT) from None
-    result = anyio.run(_verify, directory, None if head is None else _head(head))
-    if result.valid and not any(directory.glob("audit_*.jsonl*")):
-        typer.echo(f"fapilog: there is no trail in {directory}", err=True)
+    is_there = any(place.glob("audit_*.jsonl*")) if isinstance(place, Path) else result.events_checked > 0
+    if result.valid and not is_there:
+        typer.echo(f"fapilog: there is no trail in {plain(str(place))}", err=True)
         raise typer.Exit(_CANNOT)
     if as_json:
         typer.echo(msgspec.json.encode(result))
@@ -178,7 +183,7 @@ def recover(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.")],
 ) -> None:
     """
-    Go on in a trail that is damaged: seal the damage as it is, by a record in the trail.
+    Continue a damaged trail: seal the damage as it is, by a record in the trail.
 
     Stop the services that write to it first, copy the directory, and find the cause. Nothing in the files is changed
     or deleted. From then on `fapilog verify` says "recovered", and never again that the trail is intact.
@@ -193,7 +198,7 @@ def recover(
         typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {error.strerror}", err=True)
         raise typer.Exit(_CANNOT) from None
     except ChainError as broken:
-        # Of a compressed day, or of the anchor: no bytes of records that could be sealed.
+        # Damage of a compressed day, or of the anchor: no bytes of records that could be sealed.
         typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {plain(str(broken))}", err=True)
         raise typer.Exit(_CANNOT) from None
     if sealed is None:
@@ -206,18 +211,18 @@ def recover(
     )
 
 
-async def _verify(directory: Path, head: ChainHead | None) -> AuditChainVerificationResult:
-    # Not on the output: that may be piped while somebody watches.
+async def _verify(place: Path | Archive, head: ChainHead | None) -> AuditChainVerificationResult:
+    # Not on the standard output, which may be piped while the terminal shows the progress.
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("", total=None)
-        trail = AuditTrail(storage_path=directory)
+        trail = trail_in(place)
         result = await trail.verify_chain_from_storage(lambda checked: progress.update(task, completed=checked))
     if not result.valid or head is None or head == result.pruned or await trail.holds(head):
         return result
     if result.pruned is not None and head.sequence_number < result.pruned.sequence_number:
-        words = f"record {head.sequence_number} was removed by retention: nobody can tell whether it had that checksum"
+        words = f"record {head.sequence_number} was removed by retention: whether it had that checksum can't be checked"
         return msgspec.structs.replace(result, valid=False, error_message=words)
     return msgspec.structs.replace(
         result,
@@ -237,12 +242,12 @@ def send_test(
     allow_http: Annotated[bool, typer.Option("--allow-http", help="Let an address be http: and not loopback.")] = False,
 ) -> None:
     """
-    Send one test alert, and say what became of it.
+    Send one test alert, and print the outcome.
 
     Addresses and credentials come from environment variables, such as FAPILOG_SLACK_WEBHOOK_URL; the reference of the
     command line lists them. It is sent once: nothing tries again.
 
-    Exit code: 0 if the other side has it, 1 if not, or if nobody knows, 2 if it could not be tried.
+    Exit code: 0 if the other side has it, 1 if not, or if that is unknown, 2 if it could not be tried.
     """
     try:
         dispatcher = dispatcher_for(to, allow_http=allow_http)

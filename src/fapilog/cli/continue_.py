@@ -27,8 +27,8 @@ def continue_(
     """
     Begin a trail in NEW whose first record names the head of OLD, a trail of fapilog 0.3.5 or earlier.
 
-    OLD is verified first, and is not changed. The record has its last checksum and the SHA-256 of each of its files:
-    whoever verifies NEW, and has OLD, has the whole history.
+    OLD is verified first, and is not changed. The record has its last checksum and the SHA-256 of all its files: NEW,
+    once verified, vouches for OLD.
 
     Exit code: 0 if it is done, 1 if OLD is not intact, 2 if it can't be read, is no such trail, or NEW has records.
     """

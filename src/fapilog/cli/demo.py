@@ -24,14 +24,14 @@ __all__ = ["REQUESTS", "run"]
 REQUESTS: Final = 52 * len(STAFF)
 _LOGGER: Final = "fapilog.alerts"
 
-# For someone who watches.
+# So that a viewer can follow.
 _SECONDS_TO_THINK: Final = 0.07
 _SECONDS_TO_READ: Final = 0.8
 _SECONDS_A_FRAME: Final = 0.1
 # On a slow disk there are fewer requests, so that it ends all the same.
 _LONGEST_DAY: Final = 10.0
 
-# One byte, and somebody else did it.
+# One byte, and another user did it.
 _BEFORE: Final = b'"user_id":"kim"'
 _AFTER: Final = b'"user_id":"jim"'
 _BYTE: Final = _BEFORE.index(b"k")
@@ -42,8 +42,8 @@ async def run(screen: Screen, directory: Path) -> bool | None:
     Run the demonstration.
 
     Args:
-        screen: Where it is shown.
-        directory: Where the trail will be; empty, or not there yet.
+        screen: Shows the demonstration.
+        directory: The directory of the trail; empty, or not there yet.
 
     Returns:
         Whether everything was as it should be; None if a signal ended it early.
@@ -57,7 +57,7 @@ async def run(screen: Screen, directory: Path) -> bool | None:
 
     as_it_should_be: bool | None = None
     async with anyio.create_task_group() as tasks:
-        # It outlives what alerts it, also when a signal ends that.
+        # The receiver outlives the clinic, also when a signal ends the clinic.
         on_call = await tasks.start(serve, take)
         with anyio.CancelScope() as story:
             tasks.start_soon(_cancel_on_signal, story)
@@ -201,7 +201,7 @@ async def _verify(screen: Screen, trail: AuditTrail, heading: str) -> AuditChain
 
 
 def _change_a_byte(directory: Path, event: AuditEvent) -> str:
-    """Change a byte of the record of *event*; return what was done, in words."""
+    """Change a byte of the record of *event*; return a sentence about the change."""
     for path in sorted(directory.glob("audit_*.jsonl")):
         content = path.read_bytes()
         record = content.find(event.event_id.encode())

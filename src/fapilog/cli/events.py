@@ -15,10 +15,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .. import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, DamagedRecord
+from .. import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, DamagedRecord
 from ..storage._holes import up_to
 from ..storage._reader import TrailReader
 from ..storage.protocol import Conditions, EventFilter
+from ._place import Place, WithArchive, reader_of, trail_in
 from .receipts import plain
 from .screen import Output
 
@@ -93,8 +94,9 @@ _Id = Annotated[str | None, typer.Option("--id", metavar="EVENT_ID", help="The e
 
 
 def show(
-    directory: _Directory,
+    place: Place,
     *,
+    archive: WithArchive = None,
     since: _Since = None,
     until: _Until = None,
     user: _User = None,
@@ -116,8 +118,9 @@ def show(
     """
     Show the events that meet all conditions, the newest first.
 
-    A record that can't be read, and may be one of them, is shown as damaged, with its place. The trail may be written
-    to meanwhile. Nothing that is printed can drive a terminal.
+    A record that can't be read, and may be one of them, is shown as damaged, with its place. With --archive, those that
+    retention has removed are found there. The trail may be written to meanwhile. Nothing that is printed can drive a
+    terminal.
 
     Exit code: 0, whatever there is; 2 if the trail can't be read.
     """
@@ -138,7 +141,11 @@ def show(
         event_id=event_id,
     )
     try:
-        found = _first(directory, limit + 1, oldest_first=oldest_first, wanted=wanted)
+        if oldest_first or archive is not None:
+            events = trail_in(place, archive).sync.events(oldest_first=oldest_first, on_damage="yield", **wanted)
+            found = list(up_to(limit + 1, events))
+        else:
+            found = reader_of(place).find(EventFilter(**wanted), limit + 1)
     except AuditStorageError as error:
         raise _unreadable(error) from None
     shown = list(up_to(limit, found))
@@ -175,9 +182,9 @@ def tail(
     as_json: _AsJson = False,
 ) -> None:
     """
-    Show the newest events that meet all conditions, the oldest of them first, a line each; with -f, those to come too.
+    Show the newest events that meet all conditions, the oldest of them first, one per line; with -f, also new ones.
 
-    It goes on over midnight, into the next file. Nothing that is printed can drive a terminal.
+    It continues over midnight, into the next file. Nothing that is printed can drive a terminal.
 
     Exit code: 0; 2 if the trail can't be read; 130 after Ctrl-C.
     """
@@ -207,7 +214,7 @@ def tail(
 
 def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> Iterator[AuditEvent | DamagedRecord]:
     reader = TrailReader(directory.absolute(), durable=False)
-    # First the end and then what is before it: an event that comes in between is among those to come.
+    # First the end and then the events before it: an event that comes in between is shown as a new one.
     newest = reader.find(EventFilter(), 1)
     after = next((item.sequence_number or 0 for item in newest if isinstance(item, AuditEvent)), 0)
     hole = next((item for item in newest if isinstance(item, DamagedRecord)), None)
@@ -223,7 +230,7 @@ def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> I
                 if wanted.matches(item):
                     yield item
             elif item != hole:
-                # The one behind the last event is there each time.
+                # A hole behind the last event is in every page.
                 hole = item
                 yield item
         if not any(isinstance(item, AuditEvent) for item in page):
@@ -231,8 +238,9 @@ def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> I
 
 
 def count(
-    directory: _Directory,
+    place: Place,
     *,
+    archive: WithArchive = None,
     by: Annotated[str, typer.Option(metavar="FIELD", help="A member of events, or a path in the metadata.")],
     since: _Since = None,
     until: _Until = None,
@@ -251,8 +259,8 @@ def count(
         start_time=since, end_time=until, user_id=user, target=target, event_type=types or None, min_level=level
     )
     try:
-        # What is left out is logged, which without handlers goes to the standard error.
-        counts = AuditTrail(storage_path=directory).sync.count_by(by, **wanted)
+        # Records that are left out are logged, which without handlers goes to the standard error.
+        counts = trail_in(place, archive).sync.count_by(by, **wanted)
     except AuditStorageError as error:
         raise _unreadable(error) from None
     if as_json:
@@ -268,13 +276,6 @@ def count(
 
 def _conditions(**given: Any) -> Conditions:
     return {name: value for name, value in given.items() if value is not None}  # type: ignore[return-value]
-
-
-def _first(directory: Path, limit: int, *, oldest_first: bool, wanted: Conditions) -> list[AuditEvent | DamagedRecord]:
-    if oldest_first:
-        found = AuditTrail(storage_path=directory).sync.events(oldest_first=True, on_damage="yield", **wanted)
-        return list(up_to(limit, found))
-    return TrailReader(directory.absolute(), durable=False).find(EventFilter(**wanted), limit)
 
 
 def _json(item: AuditEvent | DamagedRecord) -> str:

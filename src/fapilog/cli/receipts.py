@@ -1,4 +1,4 @@
-"""What the command shows of the alerts in an outbox, whose file may hold any text."""
+"""The alerts in an outbox as the command shows them; the file may hold any text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def listing(alerts: Iterable[OutboxAlert], now: datetime, *, wide: bool) -> Tabl
     Return a table of alerts.
 
     Args:
-        alerts: What to show.
+        alerts: The alerts to show.
         now: The time.
         wide: Whether there is room for all of an alert in one line; else some of it stands below.
     """
@@ -82,7 +82,7 @@ def _receipt(alert: OutboxAlert, attempts: Sequence[OutboxAttempt], now: datetim
 
 
 def as_json(alert: OutboxAlert, attempts: Iterable[OutboxAttempt] | None = None) -> str:
-    """Return an alert, and what is given of its history, as one line of JSON, in ASCII as no terminal obeys that."""
+    """Return an alert and its *attempts*, if given, as one line of JSON, in ASCII, which no terminal obeys."""
     history = {} if attempts is None else {"history": msgspec.to_builtins(list(attempts))}
     return json.dumps(msgspec.to_builtins(alert) | history)
 
@@ -94,12 +94,12 @@ def _below(alert: OutboxAlert) -> str:
 
 
 def _or_unknown(shown: OutboxAlert | OutboxAttempt, name: str, value: str | None = None) -> str:
-    """Return *value*, or without one what *name* is, unless the file is damaged there."""
+    """Return *value*, or without one the member *name*; "unknown" if the file is damaged there."""
     return "unknown" if name in shown.unreadable else str(getattr(shown, name)) if value is None else value
 
 
 def _why(shown: OutboxAlert | OutboxAttempt) -> str:
-    """Return the reason, and what of the rest can't be read."""
+    """Return the reason, and the names of the members that can't be read."""
     damage = f"can't be read: {_damage(shown)}" if shown.unreadable else None
     return "; ".join(filter(None, [shown.reason, damage]))
 

@@ -1,9 +1,9 @@
-"""`fapilog retain`: what is old is compressed, archived and removed."""
+"""`fapilog retain`: compress, archive and remove the old days of a trail."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -13,6 +13,7 @@ from .. import AuditStorageError, AuditTrail, ComplianceLevel, CompliancePolicy,
 from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Queue
 from ..storage.retention import RetainedDay, RetentionReport
+from ._place import archive_at
 from .receipts import plain
 from .screen import Output
 
@@ -29,7 +30,12 @@ def retain(
         int | None, typer.Option(metavar="N", min=1, help="Compress, and archive, days older than that.")
     ] = None,
     archive: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the archive is, if there is one.", file_okay=False)
+        Any,
+        typer.Option(
+            metavar="PLACE",
+            help="Where the archive is, if there is one: a directory, or s3://BUCKET/PREFIX.",
+            parser=archive_at,
+        ),
     ] = None,
     level: Annotated[ComplianceLevel, typer.Option(help="The level of the policy.")] = ComplianceLevel.BASIC,
     outboxes: Annotated[
@@ -37,18 +43,19 @@ def retain(
         typer.Option("--outbox", metavar="FILE", help="An outbox of the trail; may be repeated.", dir_okay=False),
     ] = None,
     below_floor: Annotated[
-        bool, typer.Option("--below-floor", help="Remove also what its level asks to keep longer.")
+        bool, typer.Option("--below-floor", help="Remove also days that the level asks to keep longer.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; only print what would change.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """
     Compress, archive and remove days of a trail that are old enough.
 
     Never today's day or the newest; never one with a record about which an outbox has an alert that has not arrived,
-    one that a legal hold names, one that is damaged, or one with records that their level asks to keep longer. Each
-    removal is recorded in the trail, which may be written to meanwhile. With --archive nothing is removed before the
-    archive was read back.
+    one that a legal hold names, one that is damaged, or one with records that their level asks to keep longer. Every
+    removal is recorded in the trail, which may be written to meanwhile. With --archive a day is removed only
+    after the archive has proved that it has the day. In S3 the lock of a day ends N days after it, by
+    s3://BUCKET/PREFIX?lock_days=N, or else by --retention-days.
 
     Exit code: 0 if it is done, also if there is nothing to do; 2 if not, or not all.
     """

@@ -1,4 +1,4 @@
-"""What the command shows: live and in colour on a terminal, line by line as plain text anywhere else."""
+"""The output of the command: live and in colour on a terminal, line by line as plain text anywhere else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WIDE: Final = 10_000
 
 
 class Output(Console):
-    """The standard output. If nobody reads on, what runs goes on to its end, and to its exit code."""
+    """The standard output. If its reader goes away, the command still runs to its end, and to its exit code."""
 
     def __init__(self) -> None:
         super().__init__(highlight=False)
@@ -56,15 +56,15 @@ class Screen:
     Shows the demonstration.
 
     Args:
-        console: Where.
-        requests: How many there will be.
+        console: The console to print to.
+        requests: How many requests there will be.
 
     Attributes:
-        live: Whether it is drawn, for someone who watches; else it is printed line by line.
+        live: Whether it is drawn, on a terminal; else it is printed line by line.
     """
 
     def __init__(self, console: Console, *, requests: int) -> None:
-        # FORCE_COLOR makes a console of a pipe, but nobody can draw on that.
+        # FORCE_COLOR makes a console of a pipe, but a pipe can't be drawn on.
         self.live: bool = console.is_interactive and console.file.isatty()
         self._console = console
         self._progress = _bar(console)
@@ -76,7 +76,7 @@ class Screen:
 
     @contextmanager
     def watching(self) -> Generator[Callable[[int], None], None, None]:
-        """Show the service at work; yields what draws it, given how many events are stored."""
+        """Show the service at work; yields a function that draws it, called with the number of stored events."""
         if not self.live:
             yield lambda _: None
             return
@@ -118,9 +118,9 @@ class Screen:
         return Group(
             self._progress,
             counts,
-            _panel("posted to whoever is on call", self._on_call, shown),
+            _panel("posted to the engineer on call", self._on_call, shown),
             _panel("logged as fapilog.alerts", self._log, shown),
-            # What a terminal echoes of Ctrl-C stays in a row of its own, and the others can be taken away.
+            # The terminal's echo of Ctrl-C stays in a row of its own, and the other rows can be erased.
             Text(),
         )
 
@@ -148,7 +148,7 @@ class Screen:
 
     @contextmanager
     def checking(self, heading: str, total: int) -> Generator[Callable[[int], None], None, None]:
-        """Show a bar while records are checked; yields what moves it, given how many were, from any thread."""
+        """Show a bar while records are checked; yields a function that takes the number so far, from any thread."""
         if not self.live:
             self.heading(heading)
             yield lambda _: None
@@ -160,7 +160,7 @@ class Screen:
 
 
 def verdict(result: AuditChainVerificationResult) -> Text:
-    """Return what a verification found, in words."""
+    """Return the result of a verification in words."""
     if not result.valid:
         return Text(f"NOT VALID: {result.error_message}", style="bold red")
     count = result.events_checked

@@ -1,4 +1,4 @@
-"""Send one test alert to a destination that the environment describes, and say what became of it."""
+"""Send one test alert to a destination that the environment describes, and return the outcome in words."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _needed(*names: str, instead: str = "") -> list[str]:
 
 
 def _given(**names: str) -> dict[str, Any]:
-    """Return the values of environment variables that are there, by the option that each is for."""
+    """Return the values of environment variables that are there, by their options."""
     return {option: os.environ[name] for option, name in names.items() if os.environ.get(name)}
 
 
@@ -104,7 +104,7 @@ class _Provider(NamedTuple):
     Attributes:
         name: Its module in `fapilog.providers`, and its class.
         options: Reads its options from the environment.
-        returned: What it means that `send_alert` has returned.
+        returned: The meaning of a return of `send_alert`, in words.
     """
 
     name: str
@@ -136,7 +136,7 @@ def dispatcher_for(to: Destination, *, allow_http: bool = False) -> AlertDispatc
         allow_http: Whether an address may begin with ``http:`` and not be this machine's.
 
     Raises:
-        CannotSendError: A variable or a library is missing, or a value is not what is expected.
+        CannotSendError: A variable or a library is missing, or a value is not valid.
     """
     options = _PROVIDERS[to].options()
     if allow_http and to in _OVER_HTTP:
@@ -154,7 +154,7 @@ def dispatcher_for(to: Destination, *, allow_http: bool = False) -> AlertDispatc
 
 
 async def send(dispatcher: AlertDispatcher, to: Destination, severity: Severity) -> tuple[bool, str]:
-    """Send the test alert, and return whether the other side has it, and what to say."""
+    """Send the test alert; return whether the other side has it, and the outcome in words."""
     event = AuditEvent(
         event_type=AuditEventType.COMPLIANCE_CHECK,
         log_level=AuditLogLevel(severity),

@@ -19,7 +19,6 @@ from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
 from ..tasks.strangers import Log, contained
-from ._aftermath import Aftermath
 from ._catchup import CatchUp
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health, TrailReporter
@@ -27,7 +26,7 @@ from ._incidentfiles import IncidentFiles
 from ._watch import Watch
 from .alerting import Alert, AlertDispatcher, DurableDispatcher, reporter, require_dispatcher
 from .policy import CompliancePolicy
-from .signals import Announcer, compliance_alert
+from .signals import Aftermath, Announcer, compliance_alert
 
 __all__ = ["Alerts"]
 
@@ -43,15 +42,15 @@ class Alerts:
 
     Args:
         dispatcher: Gets the alerts.
-        policy: As of the trail.
-        storage: As of the trail.
+        policy: The trail's policy.
+        storage: The trail's storage.
         files: Keep open incidents for the next process; None if no file does.
         announce: Announces an event of the trail's own; a bound method, held weakly.
         store: Stores an event of the trail's own; likewise.
         record: Stores an event of the trail about itself, and announces it if the policy says so; likewise.
         must_exist: Whether the trail must have a record already.
-        expected_head: What the trail must hold, if anything.
-        timeout: Seconds that the dispatcher, or an asynchronous receiver, may take for one alert.
+        expected_head: The head that the trail must hold; None if it need not.
+        timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait.
         stop_timeout: Seconds that stopping waits for the alerts, and then for the dispatcher to be left.
@@ -132,13 +131,13 @@ class Alerts:
 
     @property
     def is_started(self) -> bool:
-        """Whether they are started, or are being started, and not stopped."""
+        """Whether the alerts are started, or are being started, and not stopped."""
         life = self._life
         return life is not None and not life.is_over
 
     async def start(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> None:
         """
-        Start, in a task of its own in this loop; if that is done already, in whatever loop, wait until it is.
+        Start, in a task of its own in this loop; if another call has begun that, in any loop, wait for its end.
 
         Args:
             trail: The sender of the alerts, and the owner that a warning names.
@@ -146,7 +145,7 @@ class Alerts:
 
         Raises:
             AuditStorageError: The trail is not there that must be.
-            Exception: The dispatcher can't be entered: its own exception.
+            Exception: The dispatcher can't be entered: its own exception, or a `TimeoutError`.
         """
         self._was_stopped = False
         while True:
@@ -165,7 +164,7 @@ class Alerts:
             try:
                 await life.settled()
             except RuntimeError:
-                # Whoever began to start was cancelled; this caller was not.
+                # The caller that began the start was cancelled; this caller was not.
                 if not life.is_called_off:
                     raise
             else:
@@ -177,7 +176,7 @@ class Alerts:
 
         Raises:
             Exception: The storage can't be closed: its own exception.
-            RuntimeError: The loop in which they were started does not run.
+            RuntimeError: The loop in which the alerts were started does not run.
         """
         life = self._life
         if life is None:
@@ -208,7 +207,7 @@ class Alerts:
             return []
 
     def note_event(self) -> None:
-        """Say once, of an event that is recorded after `stop`, how its alert is sent."""
+        """Warn once, for an event that is recorded after `stop`, how its alert is sent."""
         if self._was_stopped:
             self._was_stopped = False
             _log.warning(
@@ -225,7 +224,7 @@ class Alerts:
     def forget_closed_loop(self) -> None:
         """Report the alerts that wait as failed, if the loop was closed before `stop`."""
         home = self.background.home
-        # Asked for each alert, so the cheap questions come first.
+        # Called for every alert, so the cheap conditions come first.
         if home is None or home.is_here or not home.is_closed:
             return
         _log.error("a trail was not stopped before its event loop was closed: log_event itself sends its alerts")
@@ -311,9 +310,13 @@ class Alerts:
         # The tasks that the dispatcher starts here log in the aftermath of alerts until it is left.
         with self.aftermath.begun():
             try:
-                await own.enter()
+                with anyio.move_on_after(self._timeout) as entering:
+                    await own.enter()
             finally:
                 reporter.reset(token)
+            if entering.cancelled_caught:
+                name = type(self.dispatcher).__qualname__
+                raise TimeoutError(f"alert_dispatcher: {name} was not entered within {self._timeout:g} s")
             try:
                 yield
             finally:
@@ -351,6 +354,6 @@ class Alerts:
             with anyio.fail_after(self._timeout):
                 await contained(functools.partial(announce, event))
         except Exception as error:
-            # Of a subclass of the trail, with an announcement of its own.
+            # The exception of a subclass of the trail, which announces in its own way.
             _log.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)
             raise

@@ -14,14 +14,13 @@ from ..record.errors import DeliveryError, reason
 from ..record.events import AuditEvent
 from ..storage.protocol import AuditStorage, head_of, holds
 from ..tasks.strangers import Log, contained
-from ._aftermath import is_of_aftermath
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health
 from ._incidents import END, RESUMING
 from ._reading import intact, last_intact
 from .alerting import DurableDispatcher
 from .policy import CompliancePolicy
-from .signals import compliance_alert
+from .signals import compliance_alert, is_of_aftermath
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -34,7 +33,7 @@ _log: Final = Log("fapilog")
 _PAGE: Final = 250
 # Events after which the mark is moved on, so that a start after a crash has no more than these to look through.
 _MARK_EVERY: Final = 10_000
-# Seconds until the next attempt to resend; after each further failure twice as long.
+# Seconds until the next attempt to resend; they double with every further failure.
 _WAIT: Final = 15.0
 _LONGEST_WAIT: Final = 300.0
 
@@ -46,7 +45,7 @@ class CatchUp:
     The trail is the queue. An alert that never reached the dispatcher, since the process was killed or the forwarder's
     buffer was full, can be derived again from its event. The dispatcher keeps a mark: the newest event up to which it
     lacks no alert. From the mark on, the catch-up reads the events page by page, asks the dispatcher which alerts of
-    the page it lacks, resends those, waits until each has a report, and moves the mark behind the page.
+    the page it lacks, resends them, waits until all have a report, and moves the mark behind the page.
 
     Why a page waits for the events that are expected: an event is stored before it is announced. A page that is read in
     between holds an event whose alert is still to come; resent now, the alert would be sent twice. Why an event of an
@@ -142,7 +141,7 @@ class CatchUp:
                 self._end_attempt(failed=False)
 
     async def move_on(self) -> None:
-        """Look through the newest events, so that the mark is behind those about which no alert is lacking."""
+        """Look through the newest events, and move the mark behind the events about which no alert is lacking."""
         self._want()
         await self.idle()
 
@@ -208,7 +207,7 @@ class CatchUp:
             raise DeliveryError("the dispatcher did not take the alerts")
         index = last_intact(page)
         if index is None and len(page) < _PAGE:
-            # Behind an altered record, with a number that may be anything, the next event shows where to go on.
+            # An altered record may have any number: the next intact event shows where to read on.
             return False
         last = page[-1 if index is None else index]
         self._mark = ChainHead(last.sequence_number or 0, last.checksum)
@@ -225,7 +224,7 @@ class CatchUp:
         assert self._head is not None  # noqa: S101 - found first
         if (event.sequence_number or 0) <= self._head.sequence_number:
             if compliance_alert.is_muted:
-                # Nobody is asked for the alert; the mark must not move past it.
+                # The alert is not announced, so the mark must not move past its event.
                 raise DeliveryError("the signal compliance_alert is muted")
             with contextlib.suppress(Exception):  # which the trail has logged
                 await self._announce(event)

@@ -24,11 +24,10 @@ from ..tasks.background import Background
 from ..tasks.events import Condition
 from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
-from ._aftermath import Aftermath
 from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
-from .signals import Announcer, alert_dispatched, alert_failed
+from .signals import Aftermath, Announcer, alert_dispatched, alert_failed
 
 __all__ = ["AlertForwarder", "Outstanding", "Pending"]
 
@@ -45,7 +44,7 @@ class Pending:
     Args:
         sender: The trail that has announced it.
         alert: The alert.
-        announced: When, on the forwarder's clock.
+        announced: The time of the announcement, on the forwarder's clock.
     """
 
     __slots__ = ("alert", "announced", "context", "sender")
@@ -60,14 +59,14 @@ class Pending:
 
 class Outstanding:
     """
-    The alerts that are on their way: those to be announced, those without a report, and those that were missed.
+    The alerts that are on their way: to be announced, without a report, or missed.
 
-    The trail notes an event before it is stored, and when it was announced. The forwarder notes each alert until its
+    The trail notes an event before it is stored, and when it was announced. The forwarder notes an alert until its
     report. A catch-up, while there is one, waits for both, and resends the alerts that were missed: that found the
     buffer full, or failed. Any thread may call any method.
 
     Attributes:
-        changed: Notified after each change.
+        changed: Notified after every change.
     """
 
     def __init__(self) -> None:
@@ -135,13 +134,13 @@ class Outstanding:
         return self._has_missed
 
     def watch(self, event_ids: Collection[str]) -> frozenset[str]:
-        """Note from now on which of these events' alerts are missed; return those that have no report yet."""
+        """Note from now on which of these events' alerts are missed; return the ids of the alerts without a report."""
         with self._lock:
             self._watched, self._missed, self._has_missed = frozenset(event_ids), set(), False
         return self._ids()
 
     async def until_reported(self) -> frozenset[str]:
-        """Wait until the alerts about all events that are watched have a report; return those that were missed."""
+        """Wait until the alerts about all watched events have a report; return the ids of the missed alerts."""
         await self.changed.until(lambda: not self._watched & self._ids())
         return frozenset(self._missed)
 
@@ -151,11 +150,11 @@ class Outstanding:
 
 class AlertForwarder:
     """
-    Receives `compliance_alert` and hands each alert to the dispatcher.
+    Receives `compliance_alert` and sends the alerts to the dispatcher.
 
     Every alert that is received ends in exactly one report, on `alert_dispatched` or on `alert_failed`. While the trail
     is started, alerts wait in a bounded buffer, and up to *concurrency* of them are sent at once, in the trail's event
-    loop. While it is not, the alert is sent by the call of `log_event` that it is for.
+    loop. While it is not, the call of `log_event` sends its alert itself.
 
     While a catch-up resends missed alerts, an alert that finds the buffer full has no report yet: it is received again.
 
@@ -164,17 +163,17 @@ class AlertForwarder:
         policy: Says how much of an event the dispatcher gets.
         background: Runs the sends.
         announcer: Sends the reports.
-        health: Takes each report.
+        health: Takes the reports.
         outstanding: Knows the alerts that have no report yet.
         aftermath: Knows the calls of the dispatcher, which may log events.
         timeout: Seconds that the dispatcher may take for one alert.
         concurrency: Alerts that are sent at once.
         buffer: Alerts that may wait; more fail.
-        clock: Tells the seconds that reports are made of.
+        clock: Returns seconds, for the times in reports.
 
     Attributes:
         dispatched: How many alerts the dispatcher has taken.
-        failed: How many it has not.
+        failed: How many alerts failed.
     """
 
     def __init__(
@@ -226,7 +225,7 @@ class AlertForwarder:
         if home is None or is_without_loop() or not home.is_here:
             return
         for _ in range(_TURNS):
-            # What is full stays full: a dispatcher that hangs must not delay the callers.
+            # A full buffer stays full: a dispatcher that hangs must not delay the callers.
             if not self._limit <= 2 * len(self._buffer) < 2 * self._limit:
                 return
             await anyio.lowlevel.checkpoint()

@@ -70,14 +70,14 @@ class Health:
     """
 
     # Why `announce` and `store` are functions, and not results on which the caller acts: failures are noticed in four
-    # places (the trail, the forwarder, the catch-up, a dispatcher), and each would need a function of its own to pass
-    # the event on to the trail. And the recovery is stored in the background, after the call that noticed it.
+    # places (the trail, the forwarder, the catch-up, a dispatcher), and all four would need a function to pass the
+    # event on to the trail. And the recovery is stored in the background, after the call that noticed it.
     #
     # How threads are kept apart: a transition (a part fails, a part works, an alert was delivered) only changes the
-    # three dictionaries, with the lock held. Of 20 threads that report the same failure, one opens the incident; of 20
-    # that report success, one takes the incident out of `_open`. Announcing, storing, saving and logging come after the
-    # lock is released: they run foreign code, which may wait for other locks, or call back. The lock is reentrant for
-    # the foreign code that can't be kept out: a signal handler or a finalizer which records an event in the middle of a
+    # three dictionaries, with the lock held. If 20 threads report the same failure, one opens the incident; if 20
+    # report success, one takes the incident out of `_open`. Announcing, storing, saving and logging come after the lock
+    # is released: they run foreign code, which may wait for other locks, or call back. The lock is reentrant for the
+    # foreign code that can't be kept out: a signal handler or a finalizer which records an event in the middle of a
     # transition of its own thread. At worst it opens an incident twice; with a plain lock it would wait for ever.
     #
     # How the announcements stay in order: while one thread announces a failure, another may report success. A recovery
@@ -102,9 +102,9 @@ class Health:
         self._files = files
         self._clock = clock
         self._lock = threading.RLock()
-        # By id, each incident whose recovery is not announced yet: the next process may have to announce it.
+        # By id, the incidents whose recovery is not announced yet: the next process may have to announce it.
         self._incidents: dict[str, Incident] = {}
-        # Of each part the ids of the incidents that nothing resolves yet: several, if earlier processes left one each.
+        # By part, the ids of its open incidents: several, if several earlier processes left one.
         self._open: dict[Part, tuple[str, ...]] = {}
         # Whether a part has worked, since it failed and while that is being announced.
         self._announcing: dict[Part, bool] = {}
@@ -168,7 +168,7 @@ class Health:
 
     def working(self, part: Part) -> None:
         """Resolve the incidents of *part*, if there are any."""
-        # Asked for each event that is stored, and nearly always of an empty book: no lock for that.
+        # Called for every stored event, and the book is nearly always empty: no lock for that.
         if self._open:
             with self._lock:
                 keys = self._taken(part)
@@ -186,10 +186,10 @@ class Health:
 
     def reported(self, report: DeliveryReport, announced: float) -> None:
         """
-        Take the report of an alert that was *announced* then.
+        Take the report of an alert that was *announced* at that time.
 
         A delivered alert resolves the incident only if it was announced after the last undelivered one had failed. The
-        alerts that wait in a full buffer prove nothing: each would resolve the incident that the next alert opens anew.
+        alerts that wait in a full buffer prove nothing: one would resolve the incident, and the next open it anew.
         """
         if is_own(report.event):
             if report.error is None:
@@ -202,7 +202,7 @@ class Health:
                 keys = self._taken(DISPATCHING) if announced >= self._last_undelivered else ()
             if keys:
                 own_context().run(self._background.start_soon, functools.partial(self._resolve, DISPATCHING, keys))
-        # Without a background it is the caller of `log_event` who was cancelled, and not the dispatcher.
+        # Without a background the caller of `log_event` was cancelled, not the dispatcher.
         elif report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.entered):
             with self._lock:
                 self._last_undelivered = max(self._last_undelivered, announced + report.waited + report.took)
@@ -222,8 +222,8 @@ class Health:
     def _opened(self, part: Part, cause: str, former: list[Incident]) -> AuditEvent:
         """Enter an incident of *part*, with the lock held, and return the event to announce."""
         # The failure that an earlier process could not have delivered is announced again, and the incident stays the
-        # same. A damaged trail, however, is a new incident after each start: whoever damaged the trail may have put the
-        # file there that says that the incident is known.
+        # same. A damaged trail, however, is a new incident after every start: the attacker who damaged the trail may
+        # have written the file that says that the incident is known.
         again = bool(former) and part not in UNTRUSTED
         if again:
             incident = msgspec.structs.replace(former[0], alert="announced")
@@ -235,7 +235,7 @@ class Health:
         return incident.failure(self._level, again=again)
 
     def _taken(self, part: Part) -> tuple[str, ...]:
-        """Take the incidents of *part* out of those that are open, with the lock held, and return their ids."""
+        """Take the incidents of *part* out of the open ones, with the lock held, and return their ids."""
         if part in self._announcing:
             self._announcing[part] = True
             return ()
@@ -283,7 +283,7 @@ class Health:
             )
 
     def _keep(self) -> None:
-        """Have the open incidents saved soon."""
+        """Save the open incidents soon, in the background."""
         with self._lock:
             if self._files is None or not self._is_keeping or self._is_saving:
                 return
@@ -298,7 +298,7 @@ class Health:
             return tuple(incident for incident in tuple(self._incidents.values()) if incident.part != END)[:MOST_OPEN]
 
     async def _resolve(self, part: Part, keys: tuple[str, ...]) -> None:
-        """Store and announce a recovery for each incident of *keys*."""
+        """Store and announce the recoveries of the incidents *keys*."""
         for number, key in enumerate(keys):
             incident = self._incidents.get(key)
             if incident is None:  # left to the next process in the meantime

@@ -4,8 +4,8 @@ The open incidents of a process, in files beside the records of the trail, so th
 A process has such a file while an incident is open, and holds the file locked. The kernel gives up the lock of a
 process that dies: a file without a lock is there to be taken over.
 
-Whoever can write to the directory can put such a file there. So nothing in a file is believed that no process of this
-package writes, the number of everything is bounded, and a text goes on without the characters that a terminal obeys.
+An attacker who can write to the directory can put such a file there. So a file is refused if no process of this package
+can have written it, all numbers are bounded, and control characters are taken out of texts.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _log: Final = Log("fapilog")
 # The most incidents that a process writes, and more bytes than the longest of them take.
 _MOST_INCIDENTS: Final = 100
 _MAX_BYTES: Final = 2 << 20
-# Each file that is taken over stays open until its successor is on the disk.
+# A file that is taken over stays open until its successor is on the disk.
 _MOST_FILES: Final = 100
-# Incidents that are taken over at a start: each that is one too many takes a line in the log.
+# Incidents that are taken over at a start. Every incident beyond `MOST_OPEN` takes a line in the log.
 _MOST_FOUND: Final = 1000
-# Files that are looked at, whatever is in them, and lines in the log about the useless ones.
+# Files that are looked at, readable or not, and lines in the log about the unreadable ones.
 _MOST_LOOKS: Final = 1000
 _MOST_LINES: Final = 10
 # Seconds after which a file without a lock is abandoned, and not one whose process is about to lock it.
@@ -61,10 +61,10 @@ class IncidentFiles:
     """
     The files of one process.
 
-    All methods block, and any thread may call them. None raises, whatever is in the directory.
+    All methods block, and any thread may call them. None raises.
 
     A file that was taken over stays in place, and locked, until its incidents are in a new file that is on the disk. So
-    whenever the process dies, each open incident is in a file; one that was just resolved may be in a file once more.
+    whenever the process dies, every open incident is in a file; an incident that was just resolved may still be in one.
 
     Args:
         directory: The directory of the trail; while it does not exist, nothing is kept.
@@ -241,7 +241,7 @@ def _check(status: os.stat_result, owner: int) -> None:
 def _believed(incidents: Sequence[Incident]) -> Iterator[Incident]:
     """Yield *incidents* with their texts fit to be shown; raise `ValueError` if no process has written them."""
     for each in incidents:
-        # The operations of a dispatcher's parts are names that it gives; those of the trail itself are known.
+        # A dispatcher names its parts itself; the parts of the trail are known.
         if each.part.component == "audit_trail" and each.part not in OWN:
             raise ValueError("it names a part that the trail does not have")
         if each.id != new_id(each.part, each.id):
@@ -251,6 +251,6 @@ def _believed(incidents: Sequence[Incident]) -> Iterator[Incident]:
 
 
 def _shown(given: str) -> str:
-    """Return *given* without what a terminal or a reader obeys: controls, and marks of the direction of text."""
+    """Return *given* without the control characters and the marks of text direction, which a terminal obeys."""
     cut = given[:LONGEST_TEXT]
     return "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in cut)

@@ -21,7 +21,9 @@ __all__ = [
     "FILES",
     "LONGEST_TEXT",
     "OWN",
+    "REPLICA",
     "RESUMING",
+    "RETAINING",
     "RULES",
     "STORING",
     "UNTRUSTED",
@@ -56,15 +58,17 @@ END: Final = Part("audit_trail", "the end of the trail")
 CAPACITY: Final = Part("audit_trail", "room for events")
 FILES: Final = Part("audit_trail", "the files of the trail")
 CLOCK: Final = Part("audit_trail", "the clock")
+REPLICA: Final = Part("audit_trail", "the replica of the trail")
 RULES: Final = Part("audit_trail", "applying rules")
+RETAINING: Final = Part("audit_trail", "applying retention")
 DISPATCHING: Final = Part("alert_delivery", "dispatching alerts")
 RESUMING: Final = Part("alert_delivery", "resending alerts from the trail")
 
-# The parts that a trail has whatever its dispatcher is, so that incidents of others leave room for theirs.
-OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, RULES, DISPATCHING, RESUMING)
-# The parts that an attacker who can write to the directory can make fail. The attacker could write a file of incidents
-# too, which says that they are known: it keeps none of them from being announced.
-UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, RULES, RESUMING)
+# The parts that every trail has: their incidents are opened however many incidents the dispatcher's parts have open.
+OWN: Final = (STORING, VERIFICATION, END, CAPACITY, FILES, CLOCK, REPLICA, RULES, RETAINING, DISPATCHING, RESUMING)
+# The parts that an attacker with write access to the directory can make fail. The attacker could also write a file of
+# incidents that says that they are known: it does not stop their announcement.
+UNTRUSTED: Final = (STORING, VERIFICATION, FILES, CLOCK, REPLICA, RULES, RETAINING, RESUMING)
 
 _WORDS: Final = {
     STORING: ("the audit trail can't store events", "the audit trail stores events again"),
@@ -73,7 +77,9 @@ _WORDS: Final = {
     CAPACITY: ("there is little room left for the audit trail", "there is room for the audit trail again"),
     FILES: ("files of the audit trail are missing", "the files of the audit trail are all there again"),
     CLOCK: ("the clock and the audit trail differ", "the clock and the audit trail agree again"),
+    REPLICA: ("the replica of the audit trail is behind", "the replica of the audit trail is complete again"),
     RULES: ("the rules of the policy can't be applied", "the rules of the policy are applied again"),
+    RETAINING: ("retention can't be applied", "retention is applied again"),
     DISPATCHING: ("an alert was not delivered", "alerts are delivered again"),
     RESUMING: ("alerts can't be resent from the trail", "alerts are resent from the trail again"),
 }
@@ -83,8 +89,8 @@ def new_id(part: Part, number: uuid.UUID | None = None) -> uuid.UUID:
     """
     Return an id for an incident of *part*, new or made of *number*.
 
-    It tells the part. So an incident in a file can't name the incident of another part, or the alert about another
-    event, and have it resolved when *part* works.
+    The id depends on the part. So an incident in a file can't have the id of another part's incident, or of another
+    event's alert, and resolve that when *part* works.
     """
     mark = sha256("\0".join(part).encode()).digest()[:4]
     return uuid.UUID(bytes=mark + (number or uuid.uuid4()).bytes[4:])

@@ -1,4 +1,4 @@
-"""What a call of a recording method gives besides: a keyword that was mistyped, and the trace that it is made in."""
+"""Two checks of a call of a recording method: for mistyped keywords, and for the trace that it belongs to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["current_span", "look_for_typos"]
 
 _log: Final = Log("fapilog.core.audit")
 
-# What other libraries and the everyday word call a field; all without underscores.
+# Common names for the fields, from other libraries and from everyday use; all without underscores.
 _ALIASES: Final = {
     "level": "log_level",
     "severity": "log_level",
@@ -38,27 +38,27 @@ _ALIASES: Final = {
     "phi": "contains_phi",
     "id": "event_id",
 }
-# What `log_data_access` gives itself, for those who know it from the earlier fapilog.
+# Metadata that `log_data_access` itself adds, as the earlier fapilog did.
 _MEANT: Final = frozenset({"resource"})
 _NEAR: Final = 0.8
 _LONGEST_NAME: Final = 100
-# The places in the code that were told of; more than any application has, and bounded all the same.
+# The places in the code that were warned about; more than any application has, and bounded all the same.
 _MAX_PLACES: Final = 1024
 _told: Final[set[tuple[str, int, str]]] = set()
 
 
 def look_for_typos(given: Iterable[str], *, strict: bool) -> None:
     """
-    Warn, once for each place in the code, of a keyword that is no field and near one.
+    Warn, once per place in the code, about a keyword that is no field but similar to one.
 
     Args:
         given: The names of the keywords.
-        strict: Whether to refuse instead.
+        strict: Whether to raise instead.
 
     Raises:
-        TypeError: There is one, and *strict*.
+        TypeError: There is such a keyword, and *strict* is set.
     """
-    # What is no name in code, or a very long one, comes from data: it is neither logged nor remembered.
+    # A key that is no identifier, or a very long one, comes from data: it is neither logged nor remembered.
     names = [name for name in given if name not in FIELDS and name.isidentifier() and len(name) <= _LONGEST_NAME]
     found = {name: near for name in names if name not in _MEANT and (near := _nearest(name))}
     if not found:

@@ -1,4 +1,4 @@
-"""The records of a trail about itself, which PCI DSS 4.0.1 asks for: its start and stop, and each time it is read."""
+"""The records of a trail about itself, which PCI DSS 4.0.1 asks for: its start, its stop, and every reading of it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ _SECONDS_TO_RECORD: Final = 5.0
 
 class OwnRecords:
     """
-    Records what happens to the trail itself, where the regulation asks for that.
+    Records the start, the stop and the readings of the trail, if the level of its policy asks for that.
 
-    A record that can't be stored keeps nobody from starting, stopping or reading the trail; it is an incident, as of
-    any event.
+    The trail starts, stops and reads even if the record can't be stored; that is an incident, as for any event.
 
     Args:
-        policy: Of the trail.
+        policy: The trail's policy.
     """
 
     def __init__(self, policy: CompliancePolicy) -> None:

@@ -20,7 +20,7 @@ from ..tasks.strangers import Log
 __all__ = ["Events", "OnDamage", "counted", "intact", "last_intact"]
 
 OnDamage = Literal["log", "raise", "yield"]
-"""What becomes of a record that can't be read; see `Events`."""
+"""How a record that can't be read is treated; see `Events`."""
 
 Item = TypeVar("Item", bound="AuditEvent | DamagedRecord")
 
@@ -36,11 +36,11 @@ class Events(Generic[Item]):
     It is no generator, which trio wants to be closed by hand where a loop is left early: there is nothing to close.
 
     Args:
-        storage: Where they are.
-        wanted: Which.
+        storage: Has the events.
+        wanted: The conditions.
         oldest_first: Whether to begin with the oldest.
-        noting: Is called with what reads the first page, to note that they are read, and returns its result.
-        on_damage: What becomes of records that can't be read: "log" leaves them out with one warning, "raise" raises
+        noting: Is called with the function that reads the first page; records the reading, and returns the page.
+        on_damage: How to treat records that can't be read: "log" leaves them out with one warning, "raise" raises
             `AuditStorageError` at the first, and "yield" yields a `DamagedRecord` in their place.
 
     Raises:
@@ -65,7 +65,7 @@ class Events(Generic[Item]):
         self._noting = noting
         self._page: list[Item] = []
         self._hole: DamagedRecord | None = None
-        # The events of the last page behind the one from which the next page goes on: they may be in that too.
+        # The events of the last page behind the event that the next page starts from: they may be in both pages.
         self._behind: list[AuditEvent] = []
         self._seen: list[AuditEvent] = []
         self._is_over = False
@@ -115,7 +115,7 @@ class Events(Generic[Item]):
         self._is_over = len(events) < _PAGE
         if events:
             before, number = self._wanted.before, self._number_of_last(events)
-            # Ever smaller, whatever altered records say.
+            # Always smaller, even if an altered record has a larger number.
             self._wanted = replace(self._wanted, before=number if before is None else min(number, before - 1))
         return found
 
@@ -131,14 +131,14 @@ class Events(Generic[Item]):
         return [item for item in page if isinstance(item, DamagedRecord) or wanted.matches(item)]
 
     def _number_of_last(self, events: list[AuditEvent]) -> int:
-        """Return the number of the last of *events* whose number can be believed, and note those behind it."""
+        """Return the number of the last of *events* that is intact, and note the events behind it."""
         index = last_intact(events)
         self._seen, self._behind = self._behind, [] if index is None else events[index + 1 :]
         return max(0, events[-1 if index is None else index].sequence_number or 0)
 
 
 def last_intact(events: Sequence[AuditEvent]) -> int | None:
-    """Return the index of the last of *events* that is not altered, from whose number on to read; None if all are."""
+    """Return the index of the last of *events* that is not altered, to read on from its number; None if all are."""
     return next((index for index in reversed(range(len(events))) if is_intact(events[index])), None)
 
 
@@ -151,11 +151,11 @@ def intact(items: Sequence[AuditEvent | DamagedRecord]) -> list[AuditEvent]:
 
 
 def _warn(hole: DamagedRecord) -> None:
-    _log.warning("what can't be read of the trail is left out; the first is in %s", hole)
+    _log.warning("records that can't be read are left out; the first is in %s", hole)
 
 
 async def counted(events: Events[AuditEvent], field: str) -> dict[str, int]:
-    """Return how many of *events* have each value of *field*, the most frequent first."""
+    """Return how many of *events* have which value of *field*, the most frequent value first."""
     counts = Counter([_labelled(event, field) async for event in events])
     return dict(counts.most_common())
 

@@ -80,13 +80,13 @@ class Recorder:
     async def store(
         self, event: AuditEvent, *, announced: bool = True, once: bool = False, alerts: Sequence[KeptAlert] = ()
     ) -> AuditEvent | None:
-        """Store *event* as `record` does, but for the incident: of the event that resolves one, say."""
+        """Store *event* as `record` does, but open and resolve no incident: for the recovery that resolves one, say."""
         if not self._alerts.watch.is_expected:
             await self._alerts.watch.expect()
         if announced:
             self._alerts.outstanding.expect(event.event_id)
         try:
-            # A storage that knows of no *once* need not, until somebody gives an id; nor of *alerts*.
+            # A storage without the option *once* works, until a caller gives an id; likewise *alerts*.
             options: dict[str, Any] = {"once": True} if once else {}
             if alerts:
                 options["alerts"] = alerts

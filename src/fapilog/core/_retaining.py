@@ -1,4 +1,4 @@
-"""Retention of a trail: what its policy says, beside the alerts that are pending and the records that say so."""
+"""Retention of a trail by its policy: records with pending alerts stay, and every removal is recorded."""
 
 from __future__ import annotations
 
@@ -13,20 +13,41 @@ import anyio
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType
+from ..storage.archive import Archive, DirectoryArchive, require_archive
+from ..storage.archived import WithArchive
 from ..storage.files import FileStorage, utc_now
 from ..storage.protocol import AuditStorage, EventFilter, head_of
-from ..storage.retention import RetentionReport, RetentionRule, apply_retention
+from ..storage.retention import BusyError, RetentionReport, RetentionRule, apply_retention
 from ..tasks.loops import is_without_loop
 from ..tasks.strangers import contained
-from ..tasks.threads import in_thread
 from ._alerts import Alerts
+from ._incidents import RETAINING
 from .alerting import AlertDispatcher, DurableDispatcher
 from .policy import CompliancePolicy
 
-__all__ = ["retained"]
+__all__ = ["archive_of", "retained", "with_archive"]
 
 # Seconds that the catch-up has to say up to where the dispatcher lacks no alert.
 _PATIENCE: Final = 10.0
+
+
+def archive_of(storage: AuditStorage, given: Archive | Path | str) -> Archive:
+    """Return the archive that *given* names for the trail in *storage*; raise as `require_archive`, or ValueError."""
+    archive = require_archive("archive", given)
+    if isinstance(archive, DirectoryArchive) and archive.directory.resolve() == _files(storage).directory.resolve():
+        raise ValueError("archive: expected another directory than that of the trail")
+    return archive
+
+
+def with_archive(storage: AuditStorage, archive: Archive) -> AuditStorage:
+    """Return the trail in *storage* with the days of its *archive*; raise TypeError if it can have no archive."""
+    return WithArchive(_files(storage), archive)
+
+
+def _files(storage: AuditStorage) -> FileStorage:
+    if not isinstance(storage, FileStorage):
+        raise TypeError(f"retention: expected a trail in files; got a {type(storage).__qualname__}")
+    return storage
 
 
 async def retained(
@@ -35,17 +56,46 @@ async def retained(
     alerts: Alerts,
     log_event: Callable[..., Awaitable[str]],
     *,
-    archive: Path | None,
+    archive: Archive | None,
     keep_from: int | None,
     dry_run: bool,
 ) -> RetentionReport:
     """Do as `AuditTrail.apply_retention`."""
-    if not isinstance(storage, FileStorage):
-        raise TypeError(f"retention: expected a trail in files; got a {type(storage).__qualname__}")
+    files = _files(storage)
     if not policy.enabled:
         raise ValueError("retention: expected a policy that is enabled, since removals are recorded; this one is not")
-    if archive is not None:
-        archive = await in_thread(_checked, archive, storage.directory)
+    apply = functools.partial(
+        _retained, files, policy, alerts, log_event, archive=archive, keep_from=keep_from, dry_run=dry_run
+    )
+    if dry_run:
+        return await apply()
+    try:
+        report = await apply()
+    except BusyError:
+        raise
+    except AuditStorageError as error:
+        await _noted(alerts, functools.partial(alerts.health.failing, RETAINING, error))
+        raise
+    await _noted(alerts, functools.partial(alerts.health.working, RETAINING))
+    return report
+
+
+async def _noted(alerts: Alerts, note: Callable[[], None]) -> None:
+    with alerts.background.collecting() as calls:
+        note()
+        await alerts.background.run(calls)
+
+
+async def _retained(
+    storage: FileStorage,
+    policy: CompliancePolicy,
+    alerts: Alerts,
+    log_event: Callable[..., Awaitable[str]],
+    *,
+    archive: Archive | None,
+    keep_from: int | None,
+    dry_run: bool,
+) -> RetentionReport:
     mark = None if policy.retention_days is None else await _first_that_stays(storage, alerts)
     rule = RetentionRule(
         archive_after_days=policy.archive_after_days,
@@ -71,12 +121,6 @@ async def retained(
     return await apply_retention(storage.directory, rule, today=_today(), record=record, dry_run=dry_run)
 
 
-def _checked(archive: Path, directory: Path) -> Path:
-    if archive.resolve() == directory.resolve():
-        raise ValueError("archive: expected another directory than that of the trail")
-    return archive.absolute()
-
-
 def _today() -> date:
     return utc_now().date()
 
@@ -93,7 +137,7 @@ async def _first_that_stays(storage: AuditStorage, alerts: Alerts) -> int | None
     try:
         mark = await contained(functools.partial(_mark, dispatcher, storage))
     except Exception as error:
-        raise AuditStorageError(f"it can't be told which alerts are pending: {reason(error)}") from error
+        raise AuditStorageError(f"the dispatcher can't say which alerts are pending: {reason(error)}") from error
     return mark
 
 

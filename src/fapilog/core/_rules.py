@@ -22,11 +22,11 @@ from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.background import Background
 from ..tasks.loops import own_context
 from ..tasks.strangers import Log, contained
-from ._aftermath import Aftermath
 from ._health import Health
 from ._incidents import RULES
 from ._reading import Events
 from .rules import RULE_MET, Threshold
+from .signals import Aftermath
 
 __all__ = ["MOST_COUNTED", "Record", "Rules"]
 
@@ -36,15 +36,15 @@ Record = Callable[..., Coroutine[Any, Any, None]]
 _log: Final = Log("fapilog")
 
 MOST_COUNTED: Final = 50_000
-"""The events of a rule that are counted; a few hundred bytes each."""
+"""The events of a rule that are counted; an event takes a few hundred bytes."""
 # The ids that stand in an event about a rule, so that it surely fits into a record.
 _MOST_IDS: Final = 100
 # Events about a rule that can't be stored, and wait.
 _MOST_OWED: Final = 1_000
-# Seconds. A process that begins to count tells of the rules that were met this long ago, if nobody has told: a process
-# may have been killed before it did. Of what is older it does not: the rule may be a new one, of events of a year.
+# Seconds. A process that begins to count records the rules that were met up to this long ago, if no record says so yet:
+# the process that saw it may have been killed. It records no older ones: the rule may be new, and the trail a year old.
 _OWED: Final = 600.0
-# Of the ids of the events about rules; any other would do.
+# The namespace of the ids of events about rules; any UUID would do.
 _NAMESPACE: Final = uuid.UUID("b5a4fb2c-0b5e-4d0a-9a57-5f1c1f2f6a57")
 
 
@@ -57,16 +57,16 @@ class Rules:
         storage: Has the events.
         background: Runs the counting.
         health: Takes its failures.
-        aftermath: Is told of the calls of predicates, whose own events must not be counted.
+        aftermath: Notes the calls of predicates, whose own events must not be counted.
     """
 
-    # Why the trail is read, and not only what this process records is counted: several processes write to one trail,
-    # and after a restart nothing else is known. Each process counts all events in the order of the chain. So all find
-    # the same event to be the fifth, whoever recorded it, and make the same id of it for the event about the rule,
-    # which the storage stores once. If one of them is killed before it has done that, another one does.
+    # Why the trail is read, instead of counting the events that this process records: several processes write to one
+    # trail, and after a restart only the trail is known. Every process counts all events in the order of the chain. So
+    # all find the same event to be the fifth, whichever process recorded it, and derive the same id for the event about
+    # the rule, which the storage stores once. If one of them is killed before that, another stores it.
     #
-    # Why counts are kept, and the trail is not asked for each event: the question would be a search through all records
-    # of the last ten minutes, for each password that an attacker tries. As it is, each record is looked at once.
+    # Why counts are kept, and the trail is not searched at every event: that would be a search through all records of
+    # the last ten minutes, for every password that an attacker tries. With counts, every record is looked at once.
 
     def __init__(
         self,
@@ -103,13 +103,13 @@ class Rules:
         self._start(record)
 
     def start(self, record: Record) -> None:
-        """Count soon what earlier processes have recorded, and may not have counted before they were killed."""
+        """Count soon the events of earlier processes, which may have been killed before they counted them."""
         if self._rules:
             self._is_starting = True
             self._start(record)
 
     def _start(self, record: Record) -> None:
-        # The event about a rule is not the request's that happened to be the last.
+        # The event about a rule does not belong to the request that happened to be the last.
         own_context().run(self._background.start_soon, functools.partial(self._count, record))
 
     async def _count(self, record: Record) -> None:
@@ -136,7 +136,7 @@ class Rules:
                     self._is_running = False
 
     async def _count_on(self, record: Record) -> bool:
-        """Count up to what is the newest event now; return False if there is none."""
+        """Count up to the event that is the newest now; return False if there is none."""
         if self._is_starting:
             for item in await self._storage.find(EventFilter(), 1):
                 if isinstance(item, AuditEvent):
@@ -160,13 +160,14 @@ class Rules:
         return True
 
     async def _record(self, rule: Threshold, met: _Met, record: Record) -> None:
-        """Record that *rule* is met, unless that is recorded by now."""
+        """Record that *rule* is met, unless the trail has such a record already."""
         known = EventFilter(event_type=RULE_MET, after=met.number, metadata={"rule": rule.name, "key": met.key})
         async for event in _newest_first(self._storage, known):
             if event.metadata.get("record") == met.number:
                 return
         value = None
-        # The last of the events behind it: a value may be large, and is not kept for each event that is counted.
+        # Read from the last of the events that met the rule: a value may be large, and is not kept for all counted
+        # events.
         for item in await self._storage.find(EventFilter(after=met.number - 1, before=met.number + 1), 1):
             if isinstance(item, AuditEvent):
                 value = rule.value_of(item)
@@ -233,7 +234,7 @@ class _Counts:
 
     Args:
         rule: The rule.
-        aftermath: As of `Rules`.
+        aftermath: The same as for `Rules`.
     """
 
     def __init__(self, rule: Threshold, aftermath: Aftermath) -> None:
@@ -266,7 +267,8 @@ class _Counts:
         number, now, within = last.sequence_number or 0, last.timestamp.timestamp(), self.rule.within
         if number <= self._number:
             return
-        # What bears on a rule that was met so long ago; and as much again, for clocks that differ or are set back.
+        # The events that can bear on a rule met that long ago; and as much again, for clocks that differ or are set
+        # back.
         since = now - _OWED - 2 * within
         # Begin anew if the events in between were not all counted.
         is_new = not self._since + within <= now <= self._time + _OWED + within
@@ -312,7 +314,7 @@ class _Counts:
         return found
 
     def _key(self, event: AuditEvent) -> str | None:
-        """Return a short text for what *event* has in common with others; None if it does not count."""
+        """Return a hash of the value that *event* is counted by; None if it does not count."""
         if event.not_announced is not None or (value := self.rule.value_of(event)) is None:
             return None
         # As JSON, in which 1, "1" and true are different.

@@ -1,4 +1,4 @@
-"""The trail about itself: that it begins, that the clock is set, and what is wrong with it although it still stores."""
+"""The trail about itself: its first record, a clock that is set, and troubles of a storage that still stores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..tasks.background import Background
 from ..tasks.loops import is_without_loop, own_context
 from ..tasks.strangers import Log, contained
 from ._health import Health, weakly
-from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT
+from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT, REPLICA
 from .policy import CompliancePolicy
 
 __all__ = ["Watch"]
@@ -34,7 +34,7 @@ _EVERY: Final = 10.0
 _PATIENCE: Final = 30.0
 # Seconds by which the clock is set at least. A leap second is one, and no step.
 _STEP: Final = 2.0
-_PARTS: Final = {"capacity": CAPACITY, "files": FILES, "clock": CLOCK}
+_PARTS: Final = {"capacity": CAPACITY, "files": FILES, "clock": CLOCK, "replica": REPLICA}
 
 
 def _wall() -> float:
@@ -43,9 +43,9 @@ def _wall() -> float:
 
 
 def _elapsed() -> float:
-    # A clock that nobody can set, and that goes on while the machine is suspended, so that a laptop that wakes up has
-    # not set its clock: https://man7.org/linux/man-pages/man2/clock_gettime.2.html. On macOS it is CLOCK_MONOTONIC that
-    # goes on: "man 3 clock_gettime". NTP slews both clocks alike.
+    # A clock that can't be set, and that runs while the machine is suspended, so that a laptop that wakes up has not
+    # set its clock: https://man7.org/linux/man-pages/man2/clock_gettime.2.html. On macOS CLOCK_MONOTONIC does so: "man
+    # 3 clock_gettime". NTP slews both clocks alike.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -53,16 +53,16 @@ class Watch:
     """
     Looks at the clock and at the storage, at the start and then, at events, every ten seconds at most.
 
-    Any thread may call any method. Only `expect` raises; what a look finds is an event, or an incident of the health.
+    Any thread may call any method. Only `expect` raises; a finding of a look is an event, or an incident of the health.
 
     Args:
-        storage: As of the trail. Its method ``concerns``, if it has one, tells of incidents.
+        storage: The trail's storage. Its method ``concerns``, if it has one, returns the causes of incidents.
         policy: Says which events of the trail about itself are recorded.
         background: Runs the looks.
         health: Takes the incidents.
         record: Stores an event and announces it as the policy says; a bound method, held weakly.
         must_exist: Whether the trail must have a record already.
-        expected_head: What the trail must hold, if anything.
+        expected_head: The head that the trail must hold; None if it need not.
 
     Raises:
         TypeError: *expected_head* is no head.
@@ -107,10 +107,10 @@ class Watch:
 
     async def expect(self) -> None:
         """
-        Check that the trail is there that was asked for, if any was; nothing may be stored before.
+        Check that the expected trail is there, if one is expected; nothing may be stored before.
 
         Raises:
-            AuditStorageError: It is not there, or can't be read.
+            AuditStorageError: The trail is not there, or can't be read.
         """
         if self.is_expected:
             return
@@ -133,7 +133,7 @@ class Watch:
         _log.info("%s; if there should be one, its volume is not mounted, or it was removed", words)
         notice = self._event(AuditEventType.AUDIT_LOG_LIFECYCLE, "begin", words, {"first_event": first.event_id})
         # PCI DSS 10.2.1.6 asks for the initialization of new audit logs; otherwise only a policy that names the type
-        # does. A record and an alert in each test of an application that makes a trail would be in everybody's way.
+        # does. A record and an alert in every test of an application that makes a trail would be in the way.
         asked = self._policy.alerts_on(msgspec.structs.replace(notice, log_level=AuditLogLevel.INFO))
         if asked or self._policy.level is ComplianceLevel.PCI_DSS:
             self._start(lambda: self._recorded(notice))
@@ -163,7 +163,7 @@ class Watch:
             await self._look_at_storage()
         except Exception as error:
             if not self._has_complained:
-                _log.warning("cannot look after the trail: %s", text(reason(error)))
+                _log.warning("cannot check the clock and the storage: %s", text(reason(error)))
             self._has_complained = True
         else:
             self._has_complained = False
@@ -231,6 +231,6 @@ def _time(seconds: float) -> str:
 
 
 def _place(storage: AuditStorage) -> str:
-    """Return where *storage* is. The repr of somebody else's may have a password."""
+    """Return where *storage* is. The repr of a storage that is not ours may have a password."""
     kind = type(storage)
     return repr(storage) if kind.__module__.startswith("fapilog.") else kind.__qualname__

@@ -58,19 +58,19 @@ The outcome of an alert, or of an attempt: one of few words, fit for a metric's 
 
 "transient": it may help to try again; "throttled": it does, after the pause that the other side asks for; "permanent":
 it does not; "ambiguous": it may have arrived; "error": the dispatcher raised anything else. "timeout", "buffer_full",
-"cancelled" and "stopped" are what the trail or the outbox itself saw.
+"cancelled" and "stopped" come from the trail or the outbox itself.
 """
 
 
 class AlertDispatcher(Protocol):
     """
-    Takes alerts to where people see them.
+    Delivers alerts to a destination: a chat, a pager, a mailbox.
 
-    Returning means that the other side has the alert. Raising means that it may not have it; which exception it is
-    tells observers why, and is never raised into the audited code. A dispatcher owns its retries and its back-off, and
-    must be done within `alert_timeout`: after that it is cancelled, and it must let the cancellation pass. Calls may
-    overlap, up to `alert_concurrency` of them. If a dispatcher is an asynchronous context manager, the trail enters it
-    on start and leaves it when all alerts are out.
+    Returning means that the other side has the alert. Raising means that it may not have it; the type of the exception
+    tells observers why, and no exception is raised into the audited code. A dispatcher owns its retries and its
+    back-off, and must be done within `alert_timeout`: after that it is cancelled, and it must let the cancellation
+    pass. Calls may overlap, up to `alert_concurrency` of them. If a dispatcher is an asynchronous context manager, the
+    trail enters it on start and leaves it when all alerts are out.
     """
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
@@ -80,7 +80,7 @@ class AlertDispatcher(Protocol):
         Args:
             event: The event as it is stored; immutable.
             severity: "debug", "info", "warning", "error", "critical" or "security".
-            channel: Where it should go, if the policy says so; None leaves it to the dispatcher.
+            channel: The channel that the policy names; None leaves the choice to the dispatcher.
         """
         ...
 
@@ -98,8 +98,8 @@ class Alert(NamedTuple):
 
     Attributes:
         event: The event that it is about.
-        severity: As a dispatcher is told.
-        channel: As a dispatcher is told.
+        severity: The severity that a dispatcher gets.
+        channel: The channel that a dispatcher gets.
     """
 
     event: AuditEvent
@@ -111,7 +111,7 @@ class Alert(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str, str | None]:
-        """The event's id, the severity and the channel, which tell this alert from all others."""
+        """The event's id, the severity and the channel: no other alert has the same."""
         return self.event.event_id, self.severity, self.channel
 
 
@@ -125,13 +125,13 @@ class DurableDispatcher(Protocol):
     same happens when more alerts came than the trail's buffer holds. The trail asks its own dispatcher alone; a wrapper
     may pass the calls on to the dispatchers inside.
 
-    It may have a method ``async def oldest_pending(self) -> int | None``, which `AuditTrail.apply_retention` calls: it
-    returns the number of the first event about which it has an alert that has not arrived, whose record then stays.
+    It may have a method ``async def oldest_pending(self) -> int | None`` for `AuditTrail.apply_retention`: the method
+    returns the number of the first event whose alert has not arrived, and the record of that event stays.
 
-    One that keeps its alerts in the database of the trail may have a method ``def kept_in(self, storage: object, alert:
-    Alert) -> Sequence[str]``: it returns the names of its outboxes that keep *alert* in *storage*, which then puts the
-    alert into them in the transaction that stores its event. It is called for each event that alerts, and must not
-    wait. Its event has no place in the chain yet. `send_alert` is called for the alert all the same.
+    A dispatcher that keeps its alerts in the database of the trail may have a method ``def kept_in(self, storage:
+    object, alert: Alert) -> Sequence[str]``: it returns the names of its outboxes that keep *alert* in *storage*. The
+    storage then puts the alert into them, in the transaction that stores the event. The trail calls the method for each
+    event that alerts, before the event has its place in the chain; it must not wait. `send_alert` is called as well.
     """
 
     @property
@@ -199,8 +199,8 @@ class DeliveryReport(Discreet, frozen=True, kw_only=True):
 
     Attributes:
         event: The event that it is about.
-        severity: As the dispatcher was told.
-        channel: As the dispatcher was told.
+        severity: The severity that the dispatcher got.
+        channel: The channel that the dispatcher got.
         waited: Seconds from the announcement to the call of the dispatcher, or to the failure if it was not called.
         took: Seconds that the call took; 0 if there was none.
         error: Why it failed; None if the dispatcher took it. Its text and traceback may hold secrets: print `reason`.
@@ -276,7 +276,7 @@ def require_dispatcher(name: str, dispatcher: AlertDispatcher) -> AlertDispatche
         raise TypeError(f"{expected}; got {type(dispatcher).__qualname__}")
     try:
         takes = signature(send)
-    except ValueError:  # of a function that is not written in Python
+    except ValueError:  # a function that is not written in Python
         return dispatcher
     try:
         takes.bind(None, severity="info", channel=None)

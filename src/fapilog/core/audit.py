@@ -1,5 +1,5 @@
 """
-The audit trail: stores events in a hash chain, and announces those that someone must be told of.
+The audit trail: stores events in a hash chain, and announces the events that meet the policy.
 
     async with AuditTrail(CompliancePolicy(level=ComplianceLevel.HIPAA), Path("audit"), dispatcher) as trail:
         await trail.log_security_event(AuditEventType.AUTHENTICATION_FAILED, "wrong password", user_id="alice")
@@ -28,18 +28,18 @@ from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, membe
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
+from ..storage.archive import Archive
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, KeptAlert, head_of, holds, require_storage
 from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
-from ._aftermath import noted
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._keywords import current_span, look_for_typos
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
-from ._retaining import retained
+from ._retaining import archive_of, retained, with_archive
 from ._rules import Rules
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .audited import Audited
@@ -47,7 +47,7 @@ from .everyday import EverydayEvents
 from .policy import CompliancePolicy
 from .questions import Questions
 from .rules import RULE_MET
-from .signals import compliance_alert
+from .signals import compliance_alert, noted
 
 if TYPE_CHECKING:
     from .sync import SyncAuditTrail
@@ -82,8 +82,11 @@ class AuditTrail(EverydayEvents, Questions):
         alert_dispatcher: Gets the alerts; by default a dispatcher that drops them. An asynchronous context manager is
             entered on start, and left on stop after the last alert.
         storage: Keeps the events, instead of files in *storage_path*.
+        archive: Where `apply_retention` archives days, and where questions find days that were removed: a directory,
+            ``s3://bucket/prefix``, or an `Archive` such as `S3Archive`.
         durability: "fsync": stored means on the disk. "write": in the operating system's hands. See `FileStorage`.
-        alert_timeout: Seconds that the dispatcher, or an asynchronous receiver, may take for one alert.
+        alert_timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one
+            alert.
         alert_concurrency: Alerts that are sent at once.
         alert_buffer: Alerts that may wait; more fail at once. Also the number of calls of asynchronous receivers that
             may be under way.
@@ -97,6 +100,7 @@ class AuditTrail(EverydayEvents, Questions):
         storage_path: The directory of the trail; None with a storage other than files.
 
     Raises:
+        ImportError: The library of the *archive* is missing; the message says how to get it.
         TypeError: *alert_dispatcher* has no asynchronous `send_alert`, or another option is not of its type.
         ValueError: A number is out of range, or both *storage* and *storage_path* are given.
     """
@@ -108,6 +112,7 @@ class AuditTrail(EverydayEvents, Questions):
         alert_dispatcher: AlertDispatcher | None = None,
         *,
         storage: AuditStorage | None = None,
+        archive: Archive | Path | str | None = None,
         durability: Literal["fsync", "write"] = "fsync",
         alert_timeout: float = 30.0,
         alert_concurrency: int = 8,
@@ -133,6 +138,8 @@ class AuditTrail(EverydayEvents, Questions):
             path = storage.directory
         self.storage_path: Path | None = path
         self._storage: AuditStorage = storage
+        self._archive = None if archive is None else archive_of(storage, archive)
+        self._asked = storage if self._archive is None else with_archive(storage, self._archive)
         self._stop_timeout = stop_timeout
         self._alerts = Alerts(
             NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher,
@@ -170,7 +177,8 @@ class AuditTrail(EverydayEvents, Questions):
         Return the trail that *config* describes, as the page "Configure a trail" of the docs has it.
 
         Args:
-            config: What a file of configuration has in ``[tool.fapilog]``. A dispatcher may be there as an object too.
+            config: The content of the table ``[tool.fapilog]`` in a configuration file. A dispatcher may be there as an
+                object too.
 
         Raises:
             ConfigError: Something is wrong with it; the message says everything, and where, and has no secret.
@@ -202,7 +210,7 @@ class AuditTrail(EverydayEvents, Questions):
     @without_frames
     def from_env(cls) -> Self:
         """
-        Return the trail that the environment describes, by FAPILOG_PATH, FAPILOG_SLACK_WEBHOOK_URL and others.
+        Return the trail that the environment describes, by FAPILOG_PATH, FAPILOG_SLACK_WEBHOOK_URL and so on.
 
         Raises:
             ConfigError: Something is wrong with them; the message says everything, and where, and has no secret.
@@ -223,9 +231,10 @@ class AuditTrail(EverydayEvents, Questions):
 
         Raises:
             AuditStorageError: The trail is not there that *must_exist* or *expected_head* asks for.
-            Exception: The dispatcher can't be entered: its own exception; the trail is then not started.
+            Exception: The dispatcher can't be entered: its own exception, or a `TimeoutError` after `alert_timeout`
+                seconds; the trail is then not started.
         """
-        # First of all: a `stop` that comes while something else is awaited must find what it has to stop.
+        # First of all: a `stop` that is called while something else is awaited must find the alerts started.
         await self._alerts.start(self, self._send_compliance_alert)
         self._rules.start(self._record_rule)
         if self.is_started:
@@ -309,12 +318,13 @@ class AuditTrail(EverydayEvents, Questions):
         """
         Store an event, announce it if the policy says so, and return its id.
 
-        Any value is recorded: a text that is too long for the policy is cut, and one that can't be read is named. What
-        the call does not give comes from the `audit_context` around it.
+        Any value is recorded: a text that is too long for the policy is cut, and a value that can't be read is named.
+        Members that the call does not give come from the `audit_context` around it.
 
         Returning means that the event is stored. If the caller is cancelled while it waits, the event may be stored or
-        not; a stored event that alerts is announced all the same. Only what is logged by a receiver of an alert, by the
-        dispatcher, or by what these set going, is stored with a note and not announced: it would feed itself.
+        not; a stored event that alerts is announced all the same. An event that is logged by a receiver of an alert, by
+        the dispatcher, or by a task that one of them started, is stored with a note and not announced: the alerts would
+        feed themselves.
 
         Args:
             event_type: The kind of event; one of your own has a dot: "billing.refund".
@@ -352,14 +362,14 @@ class AuditTrail(EverydayEvents, Questions):
         self, /, operation: str, *, target: Target | str | None = None, **fields: Unpack[CommonFields]
     ) -> Audited:
         """
-        Record how a block of code, or each call of a function, ends: use it after ``with``, ``async with``, or ``@``.
+        Record how a block of code, or every call of a function, ends: use it after ``with``, ``async with``, or ``@``.
 
         The event has the operation, its duration in seconds, and the outcome: success; failure, with the exception; or
-        denied, for a `PermissionError`. The exception goes on. See `Audited`.
+        denied, for a `PermissionError`. The exception is raised on. See `Audited`.
 
         Args:
-            operation: What is done, "export"; it decides on the event type, as for `log_data_access`.
-            target: What it is done to.
+            operation: The operation, "export"; it decides on the event type, as for `log_data_access`.
+            target: The object of the operation.
             **fields: As for `log_event`.
         """
         return Audited(self, operation, {**fields, "target": target})
@@ -409,7 +419,7 @@ class AuditTrail(EverydayEvents, Questions):
         """
         Check *events*, given in order and without gaps, as `verify_chain_from_storage` would.
 
-        Damage is returned, not raised. The newest events may be missing: a chain can't tell.
+        Damage is returned, not raised. Missing newest events can't be seen from inside a chain.
 
         Args:
             events: The events; of one that a later fapilog wrote, the record.
@@ -421,7 +431,7 @@ class AuditTrail(EverydayEvents, Questions):
         self, progress: Callable[[int], None] | None = None
     ) -> AuditChainVerificationResult:
         """
-        Check every stored event, while others are being written.
+        Check every stored event, while new events are being written.
 
         Damage is returned, not raised. Events cut off the very end can't be seen from inside a chain.
 
@@ -432,7 +442,7 @@ class AuditTrail(EverydayEvents, Questions):
 
     @without_frames
     async def apply_retention(
-        self, *, archive: Path | str | None = None, keep_from: int | None = None, dry_run: bool = False
+        self, *, archive: Archive | Path | str | None = None, keep_from: int | None = None, dry_run: bool = False
     ) -> RetentionReport:
         """
         Compress, archive and remove days of the trail that are old enough, as the policy says.
@@ -440,29 +450,33 @@ class AuditTrail(EverydayEvents, Questions):
         Beyond `archive_after_days` a day is compressed, and copied to *archive*; beyond `retention_days` it is removed,
         after the archive, if there is one, was read back. Never today's day or the newest; never one with a record that
         this trail's durable dispatcher has an alert about that is pending, one that a legal hold names, one that is
-        damaged, or one with records that their level asks to keep longer. Each removal is recorded before it is made.
+        damaged, or one with records that their level asks to keep longer. Every removal is recorded before it is made.
         The rest of the trail verifies as `ChainStatus.FRONT_PRUNED`.
 
-        A caller that is cancelled, and a process that dies, leave a trail that is valid; the next call goes on.
+        A caller that is cancelled, and a process that dies, leave a valid trail; the next call continues.
 
         Args:
-            archive: The directory of the archive, made if it is not there: a trail by itself, to be read and verified.
+            archive: The archive; None for that of the trail, if it has one. A directory is made if it is not there.
             keep_from: The number of the first record that stays, whatever its age: since another process's outbox has
                 an alert about it, say.
-            dry_run: Whether to do nothing, and only to report what would be done.
+            dry_run: Whether to change nothing, and only to report the days that would be compressed, archived and
+                removed.
 
         Raises:
-            AuditStorageError: A file can't be read or written, the archive has something else, another process applies
-                retention, or it can't be told which alerts are pending. What was done until then stays done.
-            TypeError: The trail is not in files.
-            ValueError: The policy is disabled, or *archive* is the directory of the trail.
+            AuditStorageError: A file can't be read or written; the archive is away, has another file of a day, or does
+                not prove that it keeps the day; another process applies retention; or the dispatcher can't say which
+                alerts are pending. The days done until then stay done. The failure is an incident of the trail, unless
+                another process applies retention.
+            ImportError: The library of the *archive* is missing; the message names the extra.
+            TypeError: The trail is not in files, or *archive* is neither a place nor an `Archive`.
+            ValueError: The policy is disabled, or *archive* is the directory of the trail, or no address in S3.
         """
         return await retained(
             self._storage,
             self.policy,
             self._alerts,
             self.log_event,
-            archive=None if archive is None else require_path("archive", archive),
+            archive=self._archive if archive is None else archive_of(self._storage, archive),
             keep_from=None if keep_from is None else require("keep_from", keep_from, at_least=1, whole=True),
             dry_run=dry_run,
         )
@@ -473,8 +487,8 @@ class AuditTrail(EverydayEvents, Questions):
         """
         Announce *event* on `compliance_alert`.
 
-        A subclass may override it. The override is then called for each alert instead; it is contained and timed like
-        an asynchronous receiver, and nothing is announced unless it awaits this one.
+        A subclass may override it. The override is then called for every alert; it is contained and timed like an
+        asynchronous receiver, and nothing is announced unless it awaits this method.
         """
         self._emit(event)
 
@@ -506,7 +520,7 @@ class AuditTrail(EverydayEvents, Questions):
         self._alerts.forget_closed_loop()
         with self._alerts.background.collecting() as calls:
             try:
-                # Whatever happens to the caller meanwhile: an event that is stored must be announced.
+                # Even if the caller is cancelled meanwhile: an event that is stored must be announced.
                 await finished(functools.partial(self._store_then_announce, event, once=once))
             except LoopClosedError as error:
                 raise AuditStorageError("interrupted while storing: the event may be stored or not") from error
@@ -528,7 +542,7 @@ class AuditTrail(EverydayEvents, Questions):
         await self._alerts.forwarder.make_room()
 
     async def _record_rule(self, message: str, **fields: Any) -> None:
-        """Store an event about a rule, and announce it; once, however many processes do."""
+        """Store an event about a rule, and announce it; once, even if several processes do so."""
         await self._store_then_announce(self._made(RULE_MET, message, fields, {}), once=True)
 
     def _made(

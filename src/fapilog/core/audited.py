@@ -1,4 +1,4 @@
-"""Recording how a block of code, or each call of a function, ends: `Audited`."""
+"""Recording how a block of code, or every call of a function, ends: `Audited`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Audited"]
 
-# How an exception ended a block, before the exception goes on: a storage that hangs must not keep a cancelled task.
+# Recording a failure delays the exception: a storage that hangs must not keep a cancelled task.
 _SECONDS_TO_RECORD: Final = 5.0
 
 _log: Final = Log("fapilog")
@@ -33,7 +33,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class Audited:
     """
-    Records one event when the block under ``with`` or ``async with`` ends, or for each call of a function under ``@``.
+    Records one event when the block under ``with`` or ``async with`` ends, or per call of a function under ``@``.
 
         async with trail.audited("export", target="report/7") as audit:
             audit.add(rows=await export())
@@ -42,12 +42,12 @@ class Audited:
         def clear() -> None: ...
 
     The outcome is success; or, when an exception ends the block, failure, or denied for a `PermissionError`. A
-    cancellation is a failure too. The exception is in the event and goes on, whether or not the event can be stored: if
-    not, that is logged; after a success, an event that can't be stored raises `AuditStorageError`.
+    cancellation is a failure too. The exception is in the event and is raised on, whether or not the event can be
+    stored: if not, that is logged; after a success, an event that can't be stored raises `AuditStorageError`.
 
     A plain function, and ``with``, record by `AuditTrail.sync`, which blocks an event loop in the same thread. A
-    generator is no block: use ``with`` inside of it. A block that is entered again, or in several tasks at once, needs
-    an object of its own each.
+    generator is no block: use ``with`` inside of it. An object serves one block, entered once: call
+    `AuditTrail.audited` anew for the next block or task.
     """
 
     def __init__(self, trail: AuditTrail, operation: str, fields: dict[str, Any]) -> None:
@@ -57,7 +57,7 @@ class Audited:
         self._begun = 0.0
 
     def add(self, **fields: Any) -> None:
-        """Add to the event what is known by now: fields of an event, its type and message, other values as metadata."""
+        """Add *fields* to the event: members of an event, its type and message, and other values as metadata."""
         self._fields |= fields
 
     def __enter__(self) -> Self:
@@ -97,7 +97,7 @@ class Audited:
             _complain(reason(failure))
 
     def __call__(self, function: F) -> F:
-        """Return *function*, asynchronous or not, with each of its calls recorded."""
+        """Return *function*, asynchronous or not, with every call recorded."""
 
         @functools.wraps(function)
         async def wait(*args: Any, **kwargs: Any) -> Any:
@@ -132,4 +132,4 @@ class Audited:
 
 
 def _complain(why: str) -> None:
-    _log.error("how an exception ended a block under `audited` is not recorded: %s", why)
+    _log.error("the failure of a block under `audited` is not recorded: %s", why)

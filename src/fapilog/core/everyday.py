@@ -1,4 +1,4 @@
-"""The methods of a trail for everyday events: each says in a word what `log_event` would be told in many."""
+"""The methods of a trail for everyday events: short forms of `log_event`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["EverydayEvents"]
 
 
 class EverydayEvents:
-    """What `AuditTrail` has besides `log_event`, and does by it."""
+    """The recording methods of `AuditTrail` that call `log_event`."""
 
     async def log_event(self, /, event_type: AuditEventType | str, message: str, **fields: Unpack[EventFields]) -> str:
         """Store an event; see `AuditTrail.log_event`."""
@@ -85,14 +85,14 @@ class EverydayEvents:
         self, /, *, success: bool, method: str | None = None, **fields: Unpack[CommonFields]
     ) -> str:
         """
-        Record that somebody signed in, or could not.
+        Record a sign-in, or a failed one.
 
         A failure is a security event: AUTHENTICATION_FAILED at level security. A success is AUTHENTICATION_SUCCEEDED.
 
         Args:
             success: Whether it succeeded.
             method: How: "password", "oidc", "api_key"; the *operation* of the event.
-            **fields: As for `log_event`; *user_id* is who signed in, *reason* why it failed.
+            **fields: As for `log_event`; *user_id* is the user who signed in, *reason* the reason of a failure.
 
         Returns and raises as `log_event`.
         """
@@ -116,8 +116,8 @@ class EverydayEvents:
         Record that something was changed: from which values to which.
 
         Args:
-            target: What was changed, "user/7".
-            changes: Of each field the old value and the new one: ``{"role": ("user", "admin")}``.
+            target: The object that was changed, "user/7".
+            changes: The old value and the new one by field: ``{"role": ("user", "admin")}``.
             **fields: As for `log_event`.
 
         Returns and raises as `log_event`.
@@ -133,11 +133,11 @@ class EverydayEvents:
         self, /, action: str, *, target: Target | str | None = None, **fields: Unpack[CommonFields]
     ) -> str:
         """
-        Record what somebody did by the rights of an administrator.
+        Record an action that needed the rights of an administrator.
 
         Args:
-            action: What was done, "restart worker"; the *operation* of the event.
-            target: What it was done to.
+            action: The action, "restart worker"; the *operation* of the event.
+            target: The object of the action.
             **fields: As for `log_event`.
 
         Returns and raises as `log_event`.

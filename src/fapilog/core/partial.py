@@ -1,4 +1,4 @@
-"""One alert for several receivers: which of them have the alert, and one error for the others."""
+"""One alert for several receivers: which of them have the alert, and one error for all that do not."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .alerting import Alert
 
 __all__ = ["PartialDelivery", "combined"]
 
-# Alerts that only some of the receivers have; each is a hundred bytes. Of one that fell out, a retry goes to all.
+# Alerts that only some of the receivers have; an alert takes a hundred bytes. A retry of a forgotten alert goes to all.
 _MOST_ALERTS: Final = 1000
 
 
 class PartialDelivery:
     """
-    Remembers which receivers have an alert that others lack, so that a retry goes only to the others.
+    Remembers which receivers have an alert, so that a retry goes only to the receivers that lack it.
 
     The memory ends with the process: after a restart, a retry goes to all, with the key that the alert had before. Its
     methods may be called from any thread.
@@ -35,7 +35,7 @@ class PartialDelivery:
     Args:
         name: The name of the target in messages: "alertmanager".
         receivers: The word for the receivers: "replicas".
-        kinds: The kind of each receiver, where they differ; named in messages.
+        kinds: The kinds of the receivers, where they differ; named in messages.
     """
 
     def __init__(self, name: str, receivers: str, *, kinds: Sequence[str] = ()) -> None:
@@ -47,13 +47,13 @@ class PartialDelivery:
         call_in_child(self, PartialDelivery._renew_lock)
 
     def receivers_without(self, alert: Alert, receivers: Collection[int]) -> list[int]:
-        """Return those of *receivers*, which are the numbers of their places, that do not have *alert*."""
+        """Return the *receivers*, by the numbers of their places, that do not have *alert*."""
         with self._lock:
             having = self._having.get(alert.key, set[int]())
             return [number for number in receivers if number not in having]
 
     def delivered(self, alert: Alert, receiver: int) -> None:
-        """Note at once that *receiver* has *alert*: the call may be cancelled while the others take their time."""
+        """Note at once that *receiver* has *alert*: the call may be cancelled while other receivers take their time."""
         with self._lock:
             self._having.setdefault(alert.key, set()).add(receiver)
             while len(self._having) > _MOST_ALERTS:
@@ -88,10 +88,10 @@ def combined(
     Return one error for all *failures*.
 
     A single receiver's `DeliveryError` is returned as it is. Otherwise the error counts the receivers that have the
-    alert and names the others: it is transient if any failure is, with the longest pause of all; else permanent if all
-    are; else ambiguous. An exception that is no `DeliveryError` counts as ambiguous: the alert may have arrived. Of
+    alert and names the failed ones: it is transient if any failure is, with the longest pause of all; else permanent if
+    all are; else ambiguous. An exception that is no `DeliveryError` counts as ambiguous: the alert may have arrived. Of
     permanent ones, a `BrokenRouteError` stays one if all receivers raised it, and is transient otherwise. An ambiguous
-    one is `repeatable` if that is so of each that may have the alert.
+    error is `repeatable` if it is for every receiver that may have the alert.
 
     Args:
         name: As for `PartialDelivery`.
@@ -119,7 +119,7 @@ def combined(
         broken = sum(isinstance(error, BrokenRouteError) for error in errors)
         if not broken:
             return PermanentDeliveryError(message)
-        # A route that is broken for one receiver is no reason to keep the alerts from the others.
+        # A route that is broken for one receiver must not keep the alerts from the other receivers.
         return BrokenRouteError(message) if broken == total else TransientDeliveryError(message)
     unknown = [error for error in errors if not isinstance(error, PermanentDeliveryError)]
     repeatable = all(isinstance(error, AmbiguousDeliveryError) and error.repeatable for error in unknown)

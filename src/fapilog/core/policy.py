@@ -31,7 +31,7 @@ class CompliancePolicy:
     An event alerts, with `real_time_alerts`, if at least one of these holds:
 
     - its log level is critical, and `alert_on_critical_errors` is on;
-    - its log level is security, or somebody could not sign in (authentication_failed, at whatever log level), and
+    - its log level is security, or its type is authentication_failed (a failed sign-in, at whatever log level), and
       `alert_on_security_events` is on;
     - its type or its outcome is in `alert_on`;
     - it contains personal data, and the level is GDPR;
@@ -41,22 +41,22 @@ class CompliancePolicy:
       as text or as a whole number. An incident that was announced is resolved in public too, at whatever log level.
 
     Args:
-        level: The regulation that the service is under; it is recorded with each event.
+        level: The regulation that the service is under; it is recorded with every event.
         enabled: Whether events are stored at all.
         real_time_alerts: Whether any event alerts.
         alert_on_critical_errors: Whether critical events alert.
         alert_on_security_events: Whether security events alert.
-        alert_on_phi_access: Whether health data alone make an event alert, under HIPAA. False for those who read them
-            all day: such an event then alerts only for another reason.
+        alert_on_phi_access: Whether health data alone make an event alert, under HIPAA. False for a service that reads
+            them all day: such an event then alerts only for another reason.
         alert_on: Event types, also of your own, and outcomes that alert: ``{"impersonation", AuditOutcome.DENIED}``.
         severities: The severity of the alerts about some event types, ``{"admin_action": "critical"}``, in place of the
             log level. It makes no event alert.
-        rules: What is met by several events together, see `Threshold`.
+        rules: Conditions that several events meet together, see `Threshold`.
         hipaa_minimum_necessary:
             Give the dispatcher only the fields that an on-call engineer needs to find the record: type, severity, time,
-            component, and the place in the chain. Of the metadata it gets the ``incident`` alone, hashed, so that a
+            component, and the place in the chain. From the metadata it gets the ``incident`` alone, hashed, so that a
             recovery still resolves its incident. Receivers in this process get the whole event.
-        alert_channel: The channel that a dispatcher is told; None leaves it to the dispatcher.
+        alert_channel: The channel that a dispatcher gets; None leaves the choice to the dispatcher.
         alert_channels: Other channels for some severities, for example ``{"critical": "#on-call"}``.
         max_text_characters: The longest text of a member such as the user agent, of a tag, and of a name in the
             metadata; of a longer one the beginning is kept, with its length and hash. At least 256.
@@ -64,10 +64,10 @@ class CompliancePolicy:
         max_record_bytes: The longest record; of an event that is longer still, more is cut. From 65,536 to 1,048,576.
         retention_days: Age in days beyond which `AuditTrail.apply_retention` removes a day; None for never.
         archive_after_days: Age in days beyond which it compresses a day, and copies it to the archive; None for never.
-        retention_below_floor: Whether *retention_days* may be below what the level asks for: 365 days for PCI DSS,
-            2,190 for HIPAA. To be said besides the number, so that nobody removes what must be kept by a slip.
+        retention_below_floor: Whether *retention_days* may be below the minimum of the level: 365 days for PCI DSS,
+            2,190 for HIPAA. A separate option, so that a slip in the number removes no record that must be kept.
         strict: Whether a keyword that is no field of an event, and near one, is refused: ``clientip=``. By default it
-            is stored in the metadata, with one warning for each place in the code.
+            is stored in the metadata, with one warning per place in the code.
 
     Raises:
         TypeError: A limit or an age is no whole number, a channel no text, a rule no rule, or a switch neither True nor
@@ -122,7 +122,7 @@ class CompliancePolicy:
             for kind, severity in self.severities.items()
         }
         object.__setattr__(self, "severities", FrozenDict(severities))
-        # Tuples, in which a member is found without its hash, which for an enum is slow: each event is looked at.
+        # Tuples, in which a member is found without its hash, which for an enum is slow: every event is looked up here.
         object.__setattr__(self, "alert_on", tuple(map(_kind_or_outcome, several("alert_on", self.alert_on))))
         object.__setattr__(self, "rules", _checked(self.rules))
 
@@ -138,7 +138,7 @@ class CompliancePolicy:
             )
 
     def alerts_on(self, event: AuditEvent) -> bool:
-        """Return whether *event* is one that someone must be told of at once."""
+        """Return whether the trail announces *event*."""
         kind, log_level = event.event_type, event.log_level
         return self.real_time_alerts and (
             (log_level is AuditLogLevel.CRITICAL and self.alert_on_critical_errors)
@@ -199,7 +199,7 @@ def _checked(given: object) -> tuple[Threshold, ...]:
     return rules
 
 
-# Of a name that nobody knows.
+# Characters of an unknown name that an error shows.
 _LONGEST_SHOWN: Final = 200
 
 

@@ -1,4 +1,4 @@
-"""The questions that a trail is asked: which events there are, and how many."""
+"""Finding and counting the events of a trail."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Questions"]
 
 
 class Questions:
-    """What `AuditTrail` answers about its events; under PCI DSS each question is recorded."""
+    """The methods of `AuditTrail` that find and count events; under PCI DSS every call is recorded."""
 
     if TYPE_CHECKING:  # the trail's
-        _storage: AuditStorage
+        _asked: AuditStorage
         _own_records: OwnRecords
         log_event: LogEvent
 
@@ -33,14 +33,14 @@ class Questions:
 
         Args:
             limit: The most events to return.
-            **conditions: As `EventFilter` explains them: *start_time*, *end_time*, *user_id*, *target* and others.
+            **conditions: As `EventFilter` explains them: *start_time*, *end_time*, *user_id*, *target* and so on.
 
         Raises:
             AuditStorageError: The trail can't be read.
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        find = functools.partial(self._storage.find, EventFilter(**conditions), require("limit", limit, at_least=0))
+        find = functools.partial(self._asked.find, EventFilter(**conditions), require("limit", limit, at_least=0))
         return intact(await self._own_records.reading(self.log_event, "get_events", dict(conditions), find))
 
     @overload
@@ -68,13 +68,13 @@ class Questions:
 
         Args:
             oldest_first: Whether to begin with the oldest, and not with the newest.
-            on_damage: What becomes of records that can't be read, and that may be among them: "log" leaves them out
-                with one warning, "raise" raises `AuditStorageError` at the first, and "yield" yields a `DamagedRecord`
-                in their place. Reading goes on behind them.
+            on_damage: How to treat records that can't be read, and that may be among them: "log" leaves them out with
+                one warning, "raise" raises `AuditStorageError` at the first, and "yield" yields a `DamagedRecord` in
+                their place. Reading continues behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
         return Events(
-            self._storage,
+            self._asked,
             EventFilter(**conditions),
             oldest_first=oldest_first,
             on_damage=on_damage,
@@ -91,8 +91,8 @@ class Questions:
             **conditions: As for `get_events`, and raises as that does.
 
         Returns:
-            The number of events for each value as text; those without one are under "".
+            The number of events by value, as text; events without a value are under "".
         """
-        events: Events[AuditEvent] = Events(self._storage, EventFilter(**conditions), oldest_first=False)
+        events: Events[AuditEvent] = Events(self._asked, EventFilter(**conditions), oldest_first=False)
         count = functools.partial(counted, events, field)
         return await self._own_records.reading(self.log_event, "count_by", {**conditions, "field": field}, count)

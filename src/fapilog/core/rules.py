@@ -1,4 +1,4 @@
-"""What is met by several events together: `Threshold`."""
+"""Conditions that several events meet together: `Threshold`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RULE_MET: Final = AuditEventType("rule.threshold")
 _MOST: Final = 1_000
 _YEAR: Final = 31_536_000
 _LONGEST_NAME: Final = 200
-# The members by which events are told apart; of the others each event has its own value, or hardly any.
+# The members to count by; the remaining members differ from event to event, or hardly at all.
 _MEMBERS: Final = (
     *("user_id", "actor", "target", "client_ip", "session_id", "request_id", "trace_id"),
     *("component", "operation", "user_agent", "hostname"),
@@ -40,25 +40,25 @@ class Threshold:
     *within* seconds after the fifth event the rule is not met again for the same value.
 
     The trail itself is counted, so that it is the same after a restart and with several processes on one trail. Events
-    count by the time and in the order in which they were recorded, those that a receiver of an alert or a dispatcher
-    logs not at all. Counting is done in the background, after the event is stored. If the storage fails in it, or the
+    count by the time and in the order in which they were recorded. Events that a receiver of an alert or a dispatcher
+    logs do not count. Counting is done in the background, after the event is stored. If the storage fails in it, or the
     process is killed, a rule that was met in the ten minutes before is recorded when a trail is started, or with the
     next event of its types.
 
-    Memory is bounded: of each rule the newest 50,000 events are counted. A `where` that raises is logged, once, and the
-    event is not counted.
+    Memory is bounded: a rule counts its newest 50,000 events. A `where` that raises is logged, once, and the event is
+    not counted.
 
     Args:
         event_type: The type that counts, or several; your own too.
-        count: How many meet the rule, from 1 to 1,000.
+        count: How many events meet the rule, from 1 to 1,000.
         within: Seconds between the first of them and the last; at most 31,536,000, a year.
-        by: What the events must have in common: a member, such as "user_id" or "client_ip"; "actor", who may be a
-            service; "target"; or a name or a path in the metadata, "tenant", "http.status", which may begin with
-            "metadata.". An event that has no such value is not counted. None: nothing.
-        where: Which events of the type count: is called with each stored event, in the event loop, and returns whether
-            it does. It must not block, and must return the same for the same event.
-        name: Of the rule; by default made of all this. Two rules of a policy need two names.
-        log_level: Of the event that is recorded, and so the severity of its alert.
+        by: The value that the events must have in common: a member, such as "user_id" or "client_ip"; "actor", a user
+            or a service; "target"; or a name or a path in the metadata, "tenant", "http.status", which may begin with
+            "metadata.". An event that has no such value is not counted. None: all events count together.
+        where: Which events of the type count: is called with every stored event, in the event loop, and returns whether
+            the event counts. It must not block, and must return the same for the same event.
+        name: The name of the rule; by default made of the other options. Two rules of a policy need two names.
+        log_level: The log level of the event that is recorded, and so the severity of its alert.
 
     Raises:
         TypeError: *count* is no whole number, *within* no number, or *where* can't be called or is asynchronous.
@@ -100,7 +100,7 @@ class Threshold:
         return cast("tuple[AuditEventType, ...]", self.event_type)
 
     def value_of(self, event: AuditEvent) -> Any:
-        """Return what *event* must have in common with others; None if it has no such value."""
+        """Return the value that *event* is counted by; None if it has no such value."""
         by = self.by
         if by is None:
             return ""
@@ -124,7 +124,7 @@ def _check_by(by: str) -> None:
         return
     is_member = by in AuditEvent.__struct_fields__
     hint = "" if is_member else did_you_mean(by, _MEMBERS)
-    # Otherwise nothing would ever be counted, and nobody told.
+    # Otherwise nothing would ever be counted, without a warning.
     if is_member or hint:
         expected = f"{', '.join(_MEMBERS)}, or a path in the metadata, {_METADATA}{by[:_LONGEST_NAME]}"
         raise ValueError(f"by: expected {expected}; got {by[:_LONGEST_NAME]!r}{hint}")

@@ -1,29 +1,51 @@
-"""The signals that the trail sends, and a way to send them in which no receiver can hurt anyone."""
+"""
+The signals that the trail sends, and a way to send them in which no receiver can hurt the caller or another receiver.
+
+Nor can an alert feed itself: a receiver may log that an alert has failed, and if that was an alert too, the next would
+fail as well, and so on for as long as the pager is down. `Aftermath` recognises such events.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from pathlib import PurePath
 from types import FunctionType, MethodType
 from typing import Any, Final, TypeGuard
 
 import blinker
+import msgspec
 
+from ..record.events import AuditEvent
 from ..tasks.background import Background
-from ..tasks.strangers import Log
-from ._aftermath import Aftermath, calls_here
+from ..tasks.strangers import Log, is_logging
 
-__all__ = ["Announcer", "alert_attempted", "alert_dispatched", "alert_failed", "calls_here", "compliance_alert"]
+__all__ = [
+    "Aftermath",
+    "Announcer",
+    "alert_attempted",
+    "alert_dispatched",
+    "alert_failed",
+    "calls_here",
+    "compliance_alert",
+    "is_of_aftermath",
+    "noted",
+]
 
 _log: Final = Log("fapilog")
 _namespace: Final = blinker.Namespace()
 
+# The note of an event that was logged in the aftermath of an alert.
+_WHY: Final = "logged by what an alert has set going"
+
 compliance_alert: Final = _namespace.signal(
     "compliance_alert",
     """
-    Sent when an event was stored that someone must be told of.
+    Sent when an event that meets the policy was stored.
 
     The sender is the `AuditTrail`; a receiver is called as ``receiver(trail, event=..., severity=..., channel=...)``.
     It may be a function, a coroutine function or any callable object. Connect it with or without ``sender=trail``, and
@@ -41,17 +63,93 @@ alert_failed: Final = _namespace.signal(
 alert_attempted: Final = _namespace.signal(
     "alert_attempted",
     """
-    Sent for each attempt of a dispatcher that makes several: ``receiver(trail, report=...)``, with a `DeliveryReport`
+    Sent for every attempt of a dispatcher that makes several: ``receiver(trail, report=...)``, with a `DeliveryReport`
     whose `target` and `attempt` say which.
     """,
 )
+
+
+class Aftermath:
+    """
+    The calls of receivers and dispatchers that one trail makes about its alerts, and the tasks that they start.
+
+    A context variable holds the call, and the tasks that it starts inherit the variable. A worker task that such a call
+    starts, and that then lives for ever, must be able to alert again: so a call counts for some seconds after its
+    return only.
+
+    Args:
+        seconds: Counted from the return of a call.
+        clock: Returns seconds.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+
+    def begun(self) -> AbstractContextManager[None]:
+        """Make calls of receivers and dispatchers in here."""
+        return _Call(self)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this code runs in such a call, or was set going by one, or handles a line of the log about it."""
+        return is_logging() or any(call.trail is self and call.counts for call in _calls.get())
+
+    def now(self) -> float:
+        """Return the seconds of the clock."""
+        return self._clock()
+
+    def lasts(self, call: _Call) -> bool:
+        """Return whether *call* still counts."""
+        return call.ended is None or self._clock() - call.ended < self._seconds
+
+
+class _Call:
+    """A call, as a context manager: one is made per receiver, and a generator would cost as much as the rest."""
+
+    __slots__ = ("_token", "ended", "trail")
+
+    def __init__(self, trail: Aftermath) -> None:
+        self.trail: Aftermath = trail
+        self.ended: float | None = None
+
+    def __enter__(self) -> None:
+        before = _calls.get()
+        self._token = _calls.set((*(each for each in before if each.counts), self) if before else (self,))
+
+    def __exit__(self, *_: object) -> None:
+        self.ended = self.trail.now()
+        _calls.reset(self._token)
+
+    @property
+    def counts(self) -> bool:
+        return self.trail.lasts(self)
+
+
+# One per trail: a dispatcher of one trail may log into another one, whose alerts go elsewhere.
+_calls: Final[ContextVar[tuple[_Call, ...]]] = ContextVar("fapilog_aftermath", default=())
+
+
+def calls_here() -> tuple[object, ...]:
+    """Return the calls of receivers and dispatchers that led to this code: a nested call makes the tuple longer."""
+    return _calls.get()
+
+
+def noted(event: AuditEvent) -> AuditEvent:
+    """Return *event* with the note that it was logged in an aftermath, and is not to be announced."""
+    return msgspec.structs.replace(event, not_announced=_WHY)
+
+
+def is_of_aftermath(event: AuditEvent) -> bool:
+    """Return whether *event* has the note of `noted`."""
+    return event.not_announced == _WHY
 
 
 class Announcer:
     """
     Sends signals for one sender.
 
-    Every receiver is called, whatever another one does. An exception of a receiver is logged with the receiver's name,
+    Every receiver is called, even if another one raises. An exception of a receiver is logged with the receiver's name,
     without text and arguments: they may hold secrets or personal data. The awaitable of an asynchronous receiver is
     awaited in the background, for *timeout* seconds at most.
 

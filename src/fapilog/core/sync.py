@@ -68,8 +68,8 @@ class SyncAuditTrail:
     dispatcher is entered and retries are made. When the interpreter exits, the trail is stopped, which takes
     `stop_timeout` seconds at most. SIGTERM ends a plain script at once, without that: see `exit_on_sigterm`.
 
-    Called in a thread whose event loop runs, the methods that record and read block that loop for as long as they
-    take; those that wait for alerts refuse.
+    Called in a thread whose event loop runs, the methods that record and read block that loop for as long as they take;
+    the methods that wait for alerts raise.
 
     With a storage of your own, whose `runs_anywhere` is not true, and with a subclass that overrides a method, the
     methods run in the event loop of the background thread while the calling thread waits.
@@ -179,7 +179,7 @@ class SyncAuditTrail:
 
     def stop(self) -> None:
         """
-        Stop the trail, as `AuditTrail.stop` does, in whatever event loop it is started in.
+        Stop the trail, as `AuditTrail.stop` does, in the event loop that it is started in.
 
         Raises:
             RuntimeError: This thread runs that event loop, which would wait for itself; use ``await trail.stop()``.
@@ -223,10 +223,10 @@ class SyncAuditTrail:
         )
 
     def _send_kept(self) -> None:
-        """Have the alerts that wait sent: start the trail in the background thread, and do not wait for it."""
+        """Start the trail in the background thread, which sends the waiting alerts, and do not wait for it."""
         portal = Portal.of_process()
         if portal is None:
-            # The interpreter is exiting, or no thread can be had: nobody else will send them.
+            # The interpreter is exiting, or no thread can be started: send the alerts here and now.
             if not Loop.runs_here():
                 from ..tasks._ownloop import run  # noqa: PLC0415  with it comes asyncio
 
@@ -256,12 +256,11 @@ class SyncAuditTrail:
 
 def exit_on_sigterm() -> None:
     """
-    Have SIGTERM end the interpreter as `sys.exit` does, so that trails are stopped and no alert in memory is lost.
+    Make SIGTERM end the interpreter as `sys.exit` does, so that trails are stopped and no alert in memory is lost.
 
     For a script or a worker that you run yourself, under systemd, Docker or Kubernetes: by default SIGTERM ends Python
-    at once, and nothing that was to be done at the exit is done. Call it once, in the main thread, early. A handler
-    that the application or its server has installed stays, and nothing happens. The exit code is 143, as of a process
-    that SIGTERM has ended.
+    at once, and no exit handler runs. Call it once, in the main thread, early. A handler that the application or its
+    server has installed stays, and nothing happens. The exit code is 143, as of a process that SIGTERM has ended.
 
     Raises:
         ValueError: This is not the main thread.
@@ -273,6 +272,6 @@ def exit_on_sigterm() -> None:
 
 
 def _exit(number: int, _: FrameType | None) -> None:
-    # A second signal, while the exit goes on, ends it at once.
+    # A second signal, during the exit, ends the process at once.
     signal.signal(number, signal.SIG_DFL)
     sys.exit(128 + number)

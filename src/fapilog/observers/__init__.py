@@ -1,8 +1,8 @@
 """
-Receivers of the signals that tell what became of each alert: one module for each place to tell it.
+Receivers of the signals about alerts and their outcomes: one module per destination.
 
-`logs` writes to the standard library's logging, `metrics` counts for Prometheus, `otel` for OpenTelemetry. Each has one
-function, ``connect``, and nothing happens until it is called.
+`logs` writes to the standard library's logging, `metrics` counts for Prometheus, `otel` for OpenTelemetry. Every module
+has one function, ``connect``, and nothing happens until it is called.
 """
 
 from __future__ import annotations

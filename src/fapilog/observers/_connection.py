@@ -19,8 +19,7 @@ class Connection:
     """
     An observer that receives the signals until `disconnect` is called, or the ``with`` block over it ends.
 
-    The signals keep it alive: it lasts whether or not anyone keeps this handle, for as long as the process if it is
-    dropped.
+    The signals keep it alive: if you drop this handle, it lasts as long as the process.
     """
 
     def __init__(

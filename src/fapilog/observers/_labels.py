@@ -13,7 +13,8 @@ OTHER: Final = "other"
 SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
-# Of the types of one's own, those that come first. A type that is made of data would have a series for each value.
+# The event types of your own that get a label, the first ones. A type that is made of data would have a series per
+# value.
 _MOST_OWN: Final = 50
 _own: Final[set[str]] = set()
 
@@ -22,7 +23,7 @@ def label(kind: type[Enum], value: object) -> str:
     """
     Return *value* as one of the values of *kind*, or as one of the first 50 that are your own, or "other".
 
-    Anyone may send `compliance_alert` by hand, with any severity and about any event.
+    Any code may send `compliance_alert` by hand, with any severity and about any event.
     """
     try:
         found = kind(value)

@@ -1,12 +1,12 @@
 """
-Write what becomes of each alert to the standard library's logging.
+Write every alert and its outcome to the standard library's logging.
 
     from fapilog.observers import logs
 
     logs.connect()
 
-Each record's message is the fixed name of what happened, and what is known is in `extra`, under keys that begin with
-``fapilog_``. So it reads the same in any formatter for structured logs, such as structlog's `ProcessorFormatter`.
+A record's message is one of a few fixed names, and the details are in `extra`, under keys that begin with ``fapilog_``.
+So it reads the same in any formatter for structured logs, such as structlog's `ProcessorFormatter`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
     ============================ ======= ================================================
     Message                      Level   When
     ============================ ======= ================================================
-    ``fapilog.alert_announced``  DEBUG   An event was stored that someone must be told of
+    ``fapilog.alert_announced``  DEBUG   An event that meets the policy was stored
     ``fapilog.alert_attempted``  INFO    One attempt of several has delivered the alert
     ``fapilog.alert_attempted``  WARNING One attempt of several has failed
     ``fapilog.alert_dispatched`` INFO    The dispatcher has taken the alert
@@ -42,11 +42,11 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
     ``fapilog_waited`` and ``fapilog_took`` in seconds, and ``fapilog_error`` (as `DeliveryReport.reason`). Attempts
     have ``fapilog_target`` and ``fapilog_attempt`` too. Nothing else of the event is logged; the trail has it.
 
-    The trail logs a failed alert itself too, in words, on the logger "fapilog". Each connection logs on its own:
-    connected twice, every alert is logged twice.
+    The trail logs a failed alert itself too, in words, on the logger "fapilog". Connections log on their own: connected
+    twice, every alert is logged twice.
 
     Args:
-        sender: The trail whose alerts are logged; None logs those of all trails.
+        sender: The trail whose alerts are logged; None logs the alerts of all trails.
         logger: The name of the logger.
     """
     log = logging.getLogger(logger)

@@ -27,10 +27,10 @@ from ..record.kinds import AuditEventType, AuditLogLevel
 from ..tasks.fork import call_in_child
 from ..tasks.strangers import Log
 from ._connection import Connection
+from ._gauges import ALL, Backlog, HasBacklog, HasState, Measured, State, measured
 from ._labels import OTHER, SECONDS, label
-from ._outboxes import GAUGES, HasState, State, with_unique_names
 
-__all__ = ["Connection", "HasState", "State", "connect"]
+__all__ = ["Backlog", "Connection", "HasBacklog", "HasState", "State", "connect"]
 
 _log: Final = Log("fapilog.observers")
 
@@ -43,45 +43,50 @@ def connect(
     sender: AuditTrail | None = None,
     registry: CollectorRegistry = REGISTRY,
     outboxes: Iterable[HasState] = (),
+    replications: Iterable[HasBacklog] = (),
 ) -> Connection:
     """
     Count every alert from now on, until the connection ends; then the metrics leave the registry.
 
-    ========================================= =============================
-    Metric                                    Labels
-    ========================================= =============================
-    ``fapilog_alerts_announced_total``        severity, event_type
-    ``fapilog_alerts_finished_total``         severity, event_type, outcome
-    ``fapilog_alert_waited_seconds``          severity, outcome
-    ``fapilog_alert_took_seconds``            severity, outcome
-    ``fapilog_alert_attempts_total``          target, outcome
-    ``fapilog_outbox_pending``                outbox
-    ``fapilog_outbox_oldest_pending_seconds`` outbox
-    ``fapilog_outbox_dead``                   outbox
-    ========================================= =============================
+    ============================================== =============================
+    Metric                                         Labels
+    ============================================== =============================
+    ``fapilog_alerts_announced_total``             severity, event_type
+    ``fapilog_alerts_finished_total``              severity, event_type, outcome
+    ``fapilog_alert_waited_seconds``               severity, outcome
+    ``fapilog_alert_took_seconds``                 severity, outcome
+    ``fapilog_alert_attempts_total``               target, outcome
+    ``fapilog_outbox_pending``                     outbox
+    ``fapilog_outbox_oldest_pending_seconds``      outbox
+    ``fapilog_outbox_dead``                        outbox
+    ``fapilog_replication_pending``                replication
+    ``fapilog_replication_oldest_pending_seconds`` replication
+    ============================================== =============================
 
-    Announced less finished is what waits. The outcome is `DeliveryReport.outcome`. Those in seconds of an alert are
-    histograms; an alert that never reached the dispatcher, such as one with the outcome "buffer_full", took next to no
-    time. Attempts are those of a dispatcher that makes several, such as an outbox, which is what the target names.
-    There are only so many series: a severity or type that is none of ours is counted as "other".
+    Announced less finished is the number of alerts that wait. The outcome is `DeliveryReport.outcome`. The seconds of
+    an alert are histograms; an alert that never reached the dispatcher, such as one with the outcome "buffer_full",
+    took next to no time. Attempts are counted for a dispatcher that makes several, such as an outbox; the target is its
+    name. There are only so many series: a severity or type that is none of ours is counted as "other".
 
-    Those of an outbox are gauges, read when they are asked for. They are of the file: where several processes share
-    one, each has the same numbers, so take the `max` of them and not the `sum`.
+    The metrics of an outbox and of a replication are gauges, read when they are asked for. They are of the file, or of
+    the directory: processes that share one have the same numbers, so take their `max` and not the `sum`.
 
     In the multiprocess mode of prometheus_client, with ``PROMETHEUS_MULTIPROC_DIR`` in the environment, a scrape asks
-    no process, but reads what each has written. So a thread of each process writes the gauges of an outbox within a
-    second after that process has counted its alerts, and a scrape shows the newest count of all (the mode
-    "livemostrecent"). A gauge is missing until the first count. Written metrics stay when the connection ends.
+    no process, but reads the files that the processes have written. So a thread of every process writes the gauges of
+    an outbox within a second after that process has counted its alerts, and a scrape shows the newest count of all (the
+    mode "livemostrecent"). A gauge is missing until the first count. Written metrics stay when the connection ends.
 
     Args:
-        sender: The trail whose alerts are counted; None counts those of all trails.
+        sender: The trail whose alerts are counted; None counts the alerts of all trails.
         registry: Holds the metrics; by default the one that prometheus_client serves.
         outboxes: Whose state is measured.
+        replications: Whose state is measured.
 
     Raises:
-        ValueError: *registry* has metrics of these names already, or two *outboxes* have the same name.
+        ValueError: *registry* has metrics of these names already, or two *outboxes*, or two *replications*, have the
+            same name.
     """
-    given = with_unique_names(outboxes)
+    given = measured(outboxes, replications)
     # In lower case too, as prometheus_client has it.
     is_multiprocess = any(name in os.environ for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"))
     metrics = _Metrics(() if is_multiprocess else given)
@@ -111,11 +116,11 @@ class _Metrics(Collector):
     All the metrics as one collector, so that a registry takes either all of them or none.
 
     Args:
-        outboxes: Whose state is measured when the metrics are collected.
+        measured: Whose state is measured when the metrics are collected.
     """
 
-    def __init__(self, outboxes: Sequence[HasState]) -> None:
-        self._outboxes = outboxes
+    def __init__(self, measured: Sequence[Measured]) -> None:
+        self._measured = measured
         self._announced = Counter(
             "fapilog_alerts_announced",
             "Alerts that were announced.",
@@ -148,20 +153,20 @@ class _Metrics(Collector):
             ("target", "outcome"),
             registry=None,
         )
-        self._gauges = [
-            Gauge(
-                f"fapilog_outbox_{gauge.name}{'_seconds' if gauge.unit == 's' else ''}",
+        self._gauges = {
+            gauge: Gauge(
+                f"fapilog_{gauge.of}_{gauge.name}{'_seconds' if gauge.unit == 's' else ''}",
                 gauge.description,
-                ("outbox",),
+                (gauge.of,),
                 registry=None,
                 # All processes count the alerts in one file: the newest count is right, and that of a dead process is
                 # removed, so that the gauge is missing when no process counts any more.
                 # https://prometheus.github.io/client_python/multiprocess/
                 multiprocess_mode="livemostrecent",
             )
-            for gauge in GAUGES
-        ]
-        self._all = (self._announced, self._finished, self._waited, self._took, self._attempts, *self._gauges)
+            for gauge in ALL
+        }
+        self._all = (self._announced, self._finished, self._waited, self._took, self._attempts, *self._gauges.values())
 
     def announce(self, _sender: object, *, event: AuditEvent, severity: str, **_others: object) -> None:
         self._announced.labels(label(AuditLogLevel, severity), label(AuditEventType, event.event_type)).inc()
@@ -176,13 +181,14 @@ class _Metrics(Collector):
     def attempt(self, _sender: object, *, report: DeliveryReport) -> None:
         self._attempts.labels(report.target or OTHER, report.outcome).inc()
 
-    def measure(self, outbox: str, state: State) -> None:
-        for gauge, metric in zip(GAUGES, self._gauges, strict=True):
-            metric.labels(outbox).set(gauge.read(state))
+    def measure(self, each: Measured) -> None:
+        state = each.item.state
+        for gauge in each.gauges:
+            self._gauges[gauge].labels(each.item.name).set(gauge.read(state))
 
     def collect(self) -> Iterable[Metric]:
-        for outbox in self._outboxes:
-            self.measure(outbox.name, outbox.state)
+        for each in self._measured:
+            self.measure(each)
         return chain.from_iterable(metric.collect() for metric in self._all)
 
     def describe(self) -> Iterable[Metric]:
@@ -191,18 +197,18 @@ class _Metrics(Collector):
 
 class _CountWatch:
     """
-    Measures outboxes in multiprocess mode: in a thread, and whenever this process has counted their alerts anew.
+    Measures in multiprocess mode: in a thread, and whenever this process has counted anew.
 
     Not at other times: the scrape shows the numbers that were written last. A process that counts nothing, such as a
-    master that only forks the workers, would else hide the counts of the others behind its old ones, or behind zeros.
+    master that only forks the workers, would else hide the counts of the workers behind its old ones, or behind zeros.
 
     Args:
-        outboxes: Each has a new object as its state after each count.
-        measure: Called with the name of an outbox and its state.
+        given: Their state is a new object after every count.
+        measure: Called with one of them.
     """
 
-    def __init__(self, outboxes: Sequence[HasState], measure: Callable[[str, State], None]) -> None:
-        self._outboxes = outboxes
+    def __init__(self, given: Sequence[Measured], measure: Callable[[Measured], None]) -> None:
+        self._given = given
         self._measure = measure
         self._stopped = threading.Event()
         self._begin()
@@ -213,12 +219,12 @@ class _CountWatch:
         if self._stopped.is_set():
             return
         self._stopped = threading.Event()
-        self._measured = [outbox.state for outbox in self._outboxes]
+        self._seen = [each.item.state for each in self._given]
         self._fails = False
         try:
             threading.Thread(target=self._run, args=[self._stopped], name="fapilog-metrics", daemon=True).start()
         except RuntimeError as error:
-            _log.error("cannot measure the outboxes: no thread can be started (%s)", error)
+            _log.error("cannot measure the gauges: no thread can be started (%s)", error)
 
     def stop(self) -> None:
         """Measure nothing from now on."""
@@ -233,16 +239,16 @@ class _CountWatch:
 
     def _look(self) -> None:
         try:
-            for number, outbox in enumerate(self._outboxes):
-                state = outbox.state
-                if state is not self._measured[number]:
-                    self._measure(outbox.name, state)
-                    self._measured[number] = state
+            for number, each in enumerate(self._given):
+                state = each.item.state
+                if state is not self._seen[number]:
+                    self._measure(each)
+                    self._seen[number] = state
             self._fails = False
         except Exception as error:
             # The directory of the metrics may be full or gone, for a while.
             if not self._fails:
-                _log.error("cannot measure the outboxes (%s); tried again every second", type(error).__qualname__)
+                _log.error("cannot measure the gauges (%s); tried again every second", type(error).__qualname__)
             self._fails = True
 
 

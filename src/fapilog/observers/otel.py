@@ -22,10 +22,10 @@ from ..core.audit import AuditTrail
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ._connection import Connection
+from ._gauges import ALL, Backlog, Gauge, HasBacklog, HasState, Measured, State, measured
 from ._labels import OTHER, SECONDS, label
-from ._outboxes import GAUGES, Gauge, HasState, State, with_unique_names
 
-__all__ = ["Connection", "HasState", "State", "connect"]
+__all__ = ["Backlog", "Connection", "HasBacklog", "HasState", "State", "connect"]
 
 
 def connect(
@@ -33,35 +33,39 @@ def connect(
     sender: AuditTrail | None = None,
     meter_provider: MeterProvider | None = None,
     outboxes: Iterable[HasState] = (),
+    replications: Iterable[HasBacklog] = (),
 ) -> Connection:
     """
     Count every alert from now on.
 
-    ================================= ========= =================================================================
-    Instrument                        Unit      Attributes
-    ================================= ========= =================================================================
-    ``fapilog.alerts.announced``      {alert}   ``fapilog.severity``, ``fapilog.event_type``
-    ``fapilog.alerts.finished``       {alert}   ``fapilog.severity``, ``fapilog.event_type``, ``fapilog.outcome``
-    ``fapilog.alert.waited``          s         ``fapilog.severity``, ``fapilog.outcome``
-    ``fapilog.alert.took``            s         ``fapilog.severity``, ``fapilog.outcome``
-    ``fapilog.alert.attempts``        {attempt} ``fapilog.target``, ``fapilog.outcome``
-    ``fapilog.outbox.pending``        {alert}   ``fapilog.outbox``
-    ``fapilog.outbox.oldest_pending`` s         ``fapilog.outbox``
-    ``fapilog.outbox.dead``           {alert}   ``fapilog.outbox``
-    ================================= ========= =================================================================
+    ====================================== ========= =================================================================
+    Instrument                             Unit      Attributes
+    ====================================== ========= =================================================================
+    ``fapilog.alerts.announced``           {alert}   ``fapilog.severity``, ``fapilog.event_type``
+    ``fapilog.alerts.finished``            {alert}   ``fapilog.severity``, ``fapilog.event_type``, ``fapilog.outcome``
+    ``fapilog.alert.waited``               s         ``fapilog.severity``, ``fapilog.outcome``
+    ``fapilog.alert.took``                 s         ``fapilog.severity``, ``fapilog.outcome``
+    ``fapilog.alert.attempts``             {attempt} ``fapilog.target``, ``fapilog.outcome``
+    ``fapilog.outbox.pending``             {alert}   ``fapilog.outbox``
+    ``fapilog.outbox.oldest_pending``      s         ``fapilog.outbox``
+    ``fapilog.outbox.dead``                {alert}   ``fapilog.outbox``
+    ``fapilog.replication.pending``        {record}  ``fapilog.replication``
+    ``fapilog.replication.oldest_pending`` s         ``fapilog.replication``
+    ====================================== ========= =================================================================
 
-    They mean the same as those of `fapilog.observers.metrics`; through a Prometheus exporter the metrics also have
-    the same names. Each connection counts on its own: connected twice, every alert is counted twice.
+    They mean the same as the metrics of `fapilog.observers.metrics`; through a Prometheus exporter they also have the
+    same names. Connections count on their own: connected twice, every alert is counted twice.
 
     Args:
-        sender: The trail whose alerts are counted; None counts those of all trails.
+        sender: The trail whose alerts are counted; None counts the alerts of all trails.
         meter_provider: Where the metrics go; by default to the global provider, which may also be set later.
         outboxes: Whose state is measured.
+        replications: Whose state is measured.
 
     Raises:
-        ValueError: Two *outboxes* have the same name.
+        ValueError: Two *outboxes*, or two *replications*, have the same name.
     """
-    given = with_unique_names(outboxes)
+    given = measured(outboxes, replications)
     watched = _watched_by(meter_provider)
     meter = get_meter("fapilog", meter_provider=meter_provider)
     announcements = meter.create_counter("fapilog.alerts.announced", "{alert}", "Alerts that were announced.")
@@ -80,8 +84,8 @@ def connect(
     )
 
     attempts = meter.create_counter("fapilog.alert.attempts", "{attempt}", "Attempts to deliver alerts.")
-    for gauge in GAUGES:
-        name = f"fapilog.outbox.{gauge.name}"
+    for gauge in ALL:
+        name = f"fapilog.{gauge.of}.{gauge.name}"
         meter.create_observable_gauge(name, [_reader(gauge, watched)], gauge.unit, gauge.description)
 
     def announced(_sender: object, *, event: AuditEvent, severity: str, **_others: object) -> None:
@@ -106,20 +110,23 @@ def connect(
     )
 
 
-# What the connections of each provider watch. Of instruments with the same name a provider keeps the first, with its
-# callback, and for good: so that is one that reads whatever is watched at the time.
-_watched: Final[WeakKeyDictionary[MeterProvider, list[list[HasState]]]] = WeakKeyDictionary()
-_watched_globally: Final[list[list[HasState]]] = []
+# The outboxes and replications that are watched, by provider. A provider keeps the first instrument of a name, with its
+# callback, for good: so the callback reads those that are watched at the time.
+_watched: Final[WeakKeyDictionary[MeterProvider, list[list[Measured]]]] = WeakKeyDictionary()
+_watched_globally: Final[list[list[Measured]]] = []
 
 
-def _watched_by(provider: MeterProvider | None) -> list[list[HasState]]:
+def _watched_by(provider: MeterProvider | None) -> list[list[Measured]]:
     return _watched_globally if provider is None else _watched.setdefault(provider, [])
 
 
-def _reader(gauge: Gauge, watched: Iterable[Iterable[HasState]]) -> Callable[[CallbackOptions], list[Observation]]:
+def _reader(gauge: Gauge, watched: Iterable[Iterable[Measured]]) -> Callable[[CallbackOptions], list[Observation]]:
     def read(_options: CallbackOptions) -> list[Observation]:
-        outboxes = chain.from_iterable(tuple(watched))
-        return [Observation(gauge.read(outbox.state), {"fapilog.outbox": outbox.name}) for outbox in outboxes]
+        return [
+            Observation(gauge.read(each.item.state), {f"fapilog.{gauge.of}": each.item.name})
+            for each in chain.from_iterable(tuple(watched))
+            if gauge in each.gauges
+        ]
 
     return read
 

@@ -6,8 +6,7 @@ A sign of life, signed, with the head of the chain: silence is noticed, and a cu
     async with AuditTrail(alert_dispatcher=pager) as trail, Heartbeat(trail, webhook, key=key, interval=300):
         ...
 
-Whoever gets the messages checks them by `verify_heartbeat`, and holds the trail against their heads by
-`AuditTrail.holds`.
+The receiver checks the messages by `verify_heartbeat`, and compares the trail with their heads by `AuditTrail.holds`.
 """
 
 from __future__ import annotations
@@ -46,13 +45,14 @@ MIN_KEY_BYTES: Final = 16
 
 KeySource = str | bytes | Callable[[], str | bytes]
 """
-A key of at least `MIN_KEY_BYTES`, or what returns it: called for each heartbeat, on the event loop, so at once.
+A key of at least `MIN_KEY_BYTES`, or a function that returns it, which is called for every heartbeat on the event loop
+and must not block.
 
-Of text the UTF-8 counts, without the space around it, such as the end of a file's line.
+Text is encoded as UTF-8, without the space around it, such as the end of a file's line.
 """
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# Only characters that no destination escapes, so that the line can be found in whatever an alert was made into.
+# Only characters that no destination escapes, so that the line can be found in any rendering of an alert.
 _LINE: Final = re.compile(
     r"(?P<signed>fapilog-heartbeat/1 name=(?P<name>[A-Za-z0-9._-]{1,64}) time=(?P<time>[0-9T:.-]{1,40}Z)"
     r" interval=(?P<interval>[0-9.e+-]{1,32}) head=(?P<head>0:none|[1-9][0-9]{0,18}:[0-9a-f]{64}|unreadable))"
@@ -66,8 +66,9 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True):
     The contents of a heartbeat.
 
     Attributes:
-        name: Of the one that sent it.
-        time: When it was made, by the clock of that machine; in UTC. The next is due an *interval* later.
+        name: The name of the sender.
+        time: When the heartbeat was made, by the clock of the sender's machine; in UTC. The next is due an *interval*
+            later.
         interval: Seconds from one to the next.
         head: The newest record of the trail; None if the trail could not be read.
     """
@@ -82,22 +83,22 @@ class Heartbeat(Uncopied):
     """
     Sends a signed sign of life for a trail every *interval* seconds, the first at once, as long as it is entered.
 
-    Each is an alert about an event of type ``compliance_check`` in the component "heartbeat", which is not stored. Its
-    severity is "info", its `sequence_number` and `checksum` are those of the newest record, and its message is one line
-    that says it all and is signed with HMAC-SHA256. Nothing of what was recorded is in it.
+    A heartbeat is an alert about an event of type ``compliance_check`` in the component "heartbeat", which is not
+    stored. Its severity is "info", it has the `sequence_number` and `checksum` of the newest record, and its message is
+    one line that says it all and is signed with HMAC-SHA256. It has no content of the records.
 
-    If the trail can't be read the heartbeat comes without a head; the first such one is "critical". One that can't be
-    sent is logged and left out: it is missed where it should have come. There are never two at a time, and none takes
+    If the trail can't be read the heartbeat comes without a head; the first such heartbeat is "critical". A heartbeat
+    that can't be sent is logged and left out: the receiver misses it. There are never two at a time, and none takes
     longer than *interval*.
 
     Args:
-        trail: Whose life it is the sign of; started or not.
-        dispatcher: Takes the heartbeats to whoever notices when they do not come. Another one than the trail has, or
-            one that may be entered twice: if it is an asynchronous context manager, it is entered and left with this.
+        trail: The trail that shows its life; started or not.
+        dispatcher: Takes the heartbeats to a service that notices when they do not come. Not the trail's own, unless
+            that may be entered twice: if it is an asynchronous context manager, it is entered and left with this.
         key: The key that signs them.
         interval: Seconds from one to the next.
-        name: Tells one sender from another: up to 64 of the characters ``A-Z a-z 0-9 . _ -``.
-        channel: Where they should go, as a dispatcher is told; None leaves it to the dispatcher.
+        name: The name of this sender: up to 64 of the characters ``A-Z a-z 0-9 . _ -``.
+        channel: The channel that the dispatcher gets; None leaves the choice to the dispatcher.
 
     Raises:
         TypeError: *key* is neither text nor bytes nor callable.
@@ -193,7 +194,7 @@ class Heartbeat(Uncopied):
         return None
 
     async def _send(self, head: ChainHead | None) -> None:
-        # Once, and not each time: people are called, and would be called again and again.
+        # Only the first is critical: it calls an engineer, and the next ones would call again and again.
         is_news = head is None and not self._unreadable
         level = AuditLogLevel.CRITICAL if is_news else AuditLogLevel.INFO
         now = datetime.now(UTC)
@@ -230,11 +231,11 @@ def verify_heartbeat(message: str, key: KeySource) -> Beat:
     """
     Return the contents of a heartbeat, if it was signed with *key*.
 
-    When it was made is for the caller to look at: an old heartbeat that is sent again is signed as well.
+    The caller must check `time`: an old heartbeat that is sent again is signed as well.
 
     Args:
         message: The event's message, or any text that holds it, such as the body of a mail.
-        key: As the sender has it.
+        key: The sender's key.
 
     Raises:
         TypeError: *key* is neither text nor bytes nor callable.
@@ -265,7 +266,7 @@ def _revealed(key: str | bytes) -> bytes:
     if isinstance(key, str):
         key = key.strip().encode()
     if not isinstance(key, bytes):
-        raise TypeError("key: expected text or bytes, or what returns them")
+        raise TypeError("key: expected text or bytes, or a function that returns them")
     if len(key) < MIN_KEY_BYTES:
         raise ValueError(f"key: expected at least {MIN_KEY_BYTES} bytes; got {len(key)}")
     return key

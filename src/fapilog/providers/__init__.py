@@ -1,5 +1,5 @@
 """
-Where alerts can go: one module a destination, each an extra of the same name.
+The destinations of alerts: one module per destination, with an extra of the same name.
 
 Import a dispatcher from its module, for example ``from fapilog.providers.webhook import WebhookDispatcher``.
 """

@@ -1,5 +1,5 @@
 """
-An answer over HTTP: how its body is read, and what its status means.
+An answer over HTTP: the reading of its body, and the meaning of its status.
 
 Bodies are read as other clients read them, since servers and gateways pack and label them as they like.
 """
@@ -24,7 +24,7 @@ __all__ = ["Answer", "FilteredError", "Judge", "PayloadRefusedError", "by_proxy"
 
 # No vendor answers with more than a few hundred bytes.
 _MAX_BODY: Final = 65_536
-# Seconds. "Retry 3 times, 30 seconds apart", PagerDuty's Events API, Rate Limits; the others give no number.
+# Seconds. "Retry 3 times, 30 seconds apart", PagerDuty's Events API, Rate Limits; other vendors give no number.
 _PAUSE_AFTER_429: Final = 30.0
 
 
@@ -112,11 +112,11 @@ class FilteredError(BrokenRouteError):
     """
     Means that something refused the alert and did not say why: a firewall that dislikes its words, or a broken route.
 
-    A firewall reads each request for the words of attacks, which an alert about an attack quotes.
+    A firewall searches every request for the words of attacks, which an alert about an attack quotes.
 
     Args:
-        message: What to do, if it is the route.
-        found: What answered: "status 403, server nginx".
+        message: The advice, if the route is broken.
+        found: The answer, in short: "status 403, server nginx".
     """
 
     def __init__(self, message: str, found: str) -> None:
@@ -126,7 +126,7 @@ class FilteredError(BrokenRouteError):
 
 async def read(response: httpx2.Response, raw: bytearray) -> None:
     """
-    Read the body as it comes, to its end, and keep what is needed of it.
+    Read the body as it comes, to its end, and keep its beginning.
 
     Args:
         response: The answer, whose body was not read yet.
@@ -155,9 +155,9 @@ def unpacked(status: int, headers: Mapping[str, str], raw: bytes, *, ended: bool
 
 
 def _unpacked(raw: bytes, labels: str) -> tuple[bytes, str | None]:
-    """Return no more than the bound, and one byte, of the body; and why it can't be read."""
+    """Return the body, at most the bound and one byte, and the reason why it can't be read; None if it can."""
     names = [name.strip().lower() for name in labels.split(",")]
-    # Labels of nothing, such as "utf-8" and "none", are common, and so is one of a body that was unpacked on the way.
+    # Labels without a packing, such as "utf-8" and "none", are common, and so is a body that was unpacked on the way.
     if _NOT_PACKED.issuperset(names) or _is_text(raw):
         return raw, None
     body = raw
@@ -187,7 +187,7 @@ _SPACES: Final = {ord(space): " " for space in "\t\r\n\f\ufeff"}
 
 
 def _unzipped(raw: bytes) -> tuple[bytes, bool]:
-    """Return no more than the bound, and one byte, of what is in *raw*, and whether it is all."""
+    """Return the unpacked content of *raw*, at most the bound and one byte, and whether it is all."""
     # gzip and zlib by their first bytes; then deflate without any, as some send: RFC 9110, 8.4.1.2.
     for bits in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
         unzip = zlib.decompressobj(bits)
@@ -214,11 +214,11 @@ def by_status(name: str, answer: Answer) -> DeliveryError | None:
 def _refusal(name: str, answer: Answer) -> DeliveryError:
     status = answer.status
     where = f"{name}: status {status}"
-    advice = _ADVICE.get(status, "the alert was refused; check the address and what is in between")
+    advice = _ADVICE.get(status, "the alert was refused; check the address, and any proxy or firewall in between")
     if status in _PROXY:
         return BrokenRouteError(f"{where}: {advice}")
     if answer.is_page:
-        words = "a web page, such as a sign-in, a firewall's or a notice of maintenance; check what is in between"
+        words = "a web page, such as a sign-in, a firewall's or a notice of maintenance; check the systems in between"
         return FilteredError(f"{name}: {answer.found}: {words}", answer.found)
     if status in _REFUSED:
         return PayloadRefusedError(f"{where}: {advice}")
@@ -227,7 +227,7 @@ def _refusal(name: str, answer: Answer) -> DeliveryError:
 
 def by_proxy(name: str, status: int | None) -> DeliveryError:
     """
-    Return what it means that a proxy opened no way to the other side.
+    Return the error for a proxy that opened no way to the other side.
 
     Args:
         name: The vendor.
@@ -236,7 +236,7 @@ def by_proxy(name: str, status: int | None) -> DeliveryError:
     found = f"{name}: no connection (the proxy refused it" + ("" if status is None else f", status {status}")
     if status is None or status in _TRANSIENT or httpx2.codes.is_server_error(status):
         return TransientDeliveryError(f"{found})")
-    return BrokenRouteError(f"{found}: {_ADVICE[407] if status in _PROXY else 'ask who runs it'})")
+    return BrokenRouteError(f"{found}: {_ADVICE[407] if status in _PROXY else 'ask its operator'})")
 
 
 _TRANSIENT: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
@@ -246,7 +246,7 @@ _REFUSED: Final = {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, 
 _ADVICE: Final = {
     400: "the alert was refused as malformed; check the options, and report it if they are right",
     401: "the credentials were refused; check the key, token or secret",
-    403: "it is not allowed; check the key, token or secret, what it may do, and what is in between",
+    403: "it is not allowed; check the key, token or secret, its permissions, and any proxy or firewall in between",
     404: "there is nothing at the address; check it, or create it anew on the other side",
     405: "the address takes no alerts; check it",
     407: "the proxy wants a password; put it into the proxy's address",

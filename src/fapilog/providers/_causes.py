@@ -1,4 +1,4 @@
-"""Why there is no connection, in words for whoever has to mend it, without an address or a secret."""
+"""Why there is no connection, in words for the operator who has to mend it, without an address or a secret."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["cause_of", "waited_for"]
 
 def cause_of(error: BaseException, handled: BaseException | None = None) -> str:
     """
-    Return what is behind an error of the network, by the types and codes of the errors that led to it.
+    Return the cause of an error of the network, by the types and codes of the errors that led to it.
 
-    An error without a known one behind it is told by its type: its text may hold an address.
+    An error without a known cause is named by its type: its text may hold an address.
 
     Args:
-        error: As it was raised.
-        handled: The error that the caller was handling before, which is behind all others and has no part in this: a
-            service logs an event just when its database has refused a connection.
+        error: The exception of the request.
+        handled: The error that the caller was handling before, which Python chains to all later ones, and which is not
+            the cause: a service logs an event just when its database has refused a connection.
     """
     for each in _behind(error, handled):
         words = _words(each)
@@ -31,8 +31,8 @@ def cause_of(error: BaseException, handled: BaseException | None = None) -> str:
 
 
 def waited_for(error: BaseException, seconds: float) -> str:
-    """Return what did not come within *seconds*, by where *error*, a cancellation or a time-out, ended the wait."""
-    # `start_tls` is a name of httpcore2's interface for streams. Its extension "trace" would tell the same, at 3 % of
+    """Return the step that took more than *seconds*, by where *error*, a cancellation or a time-out, ended the wait."""
+    # `start_tls` is a name of httpcore2's interface for streams. Its extension "trace" would show the same, at 3 % of
     # the time of every request.
     frames = (frame for each in _behind(error, None) for frame, _ in traceback.walk_tb(each.__traceback__))
     in_tls = any(frame.f_code.co_name == "start_tls" for frame in frames)
@@ -40,14 +40,14 @@ def waited_for(error: BaseException, seconds: float) -> str:
 
 
 def _behind(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
-    """Yield *error* and all errors that led to it; of several that were tried at once, each."""
+    """Yield *error* and all errors that led to it, all members of an exception group included."""
     if error is handled:
         return
     yield error
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
             yield from _behind(each, handled)
-    # httpcore2 raises "from None" what it has raised from the error of the socket.
+    # httpcore2 wraps the error of the socket, and raises the wrapper "from None".
     behind = error.__cause__ or error.__context__
     if behind is not None:
         yield from _behind(behind, handled)
@@ -72,12 +72,12 @@ def _tls(error: ssl.SSLError) -> str:
 
 _BY_TYPE: Final[Mapping[type[Exception], str]] = {
     socket.gaierror: "the name of the host does not resolve",
-    ConnectionRefusedError: "the connection was refused; nobody listens at the port",
+    ConnectionRefusedError: "the connection was refused; nothing listens at the port",
     ConnectionError: "the connection was reset",
-    TimeoutError: "nobody answered in time",
+    TimeoutError: "no answer in time",
 }
 _NO_WAY: Final = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL}
-# What OpenSSL makes of an answer in clear text.
+# OpenSSL's reasons for an answer in clear text.
 _NO_TLS: Final = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"}
 _NOT_TRUSTED: Final = "the certificate is not trusted; set SSL_CERT_FILE to the certificates of its authority"
 _OTHER_NAME: Final = "the certificate is for another name"

@@ -1,31 +1,31 @@
 """
 The one POST that all providers over HTTP share, and the meaning of its answers.
 
-A provider gives a `Request` and judges an `Answer`; a `Poster` does the rest. What is seen decides what is raised:
+A provider gives a `Request` and judges an `Answer`; a `Poster` does the rest. The answer decides the error:
 
 ======================================================= ==================================================
-What is seen                                            What is raised
+Seen                                                    Raised
 ======================================================= ==================================================
 2xx, and the body agrees                                nothing
 2xx with a body that can't be read                      nothing where the vendor's status says enough,
                                                         else PermanentDeliveryError: not posted again
 2xx with a web page                                     posted with less; then BrokenRouteError
 2xx with another body than the vendor's                 BrokenRouteError
-429, 503 and others below, with Retry-After             TransientDeliveryError with `retry_after`
+429, 503 and the statuses below, with Retry-After       TransientDeliveryError with `retry_after`
 429 without                                             TransientDeliveryError, `retry_after` 30 s
 408, 425, 5xx                                           TransientDeliveryError
 no connection: refused, DNS, TLS, or not in time        TransientDeliveryError that says why
 sent, then a reset, no answer, half an answer           AmbiguousDeliveryError
 400, 413, 422, without a web page                       posted with less; then PermanentDeliveryError
-4xx about the credentials, in the vendor's own words    BrokenRouteError that says what to do
+4xx about the credentials, in the vendor's own words    BrokenRouteError with advice
 407, and a 4xx of the proxy before there is a way       BrokenRouteError
 3xx, which is never followed                            BrokenRouteError
 every other 4xx                                         posted with less; then BrokenRouteError
 ======================================================= ==================================================
 
-An alert whose content is refused is posted once more with the least that can be said of it: better a call that makes
-the reader look at the trail than no call. So is one that was refused without a word of the vendor's: firewalls refuse
-requests that quote an attack, and an alert about an attack does.
+An alert whose content is refused is posted once more with the least content: better a call that makes the reader look
+at the trail than no call. So is an alert that was refused without a word of the vendor's: firewalls refuse requests
+that quote an attack, and an alert about an attack does.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = ["Poster", "Request"]
 
 _log: Final = Log("fapilog.providers")
 
-# httpx2 logs the address of each request at INFO, and httpcore2 the headers of each answer, such as a Location that
+# httpx2 logs the address of every request at INFO, and httpcore2 the headers of every answer, such as a Location that
 # repeats it, at DEBUG; with HTTP/2, hpack logs all headers. Ours are kept out of the logs; other requests are not.
 _LOGGERS: Final = (
     "httpx2",
@@ -96,7 +96,7 @@ class Poster:
     """
     Posts alerts to one vendor.
 
-    Opened, it keeps connections from one alert to the next; not opened, it makes one for each alert.
+    Opened, it keeps connections from one alert to the next; not opened, it makes one per alert.
 
     Args:
         name: The vendor in messages: "slack".
@@ -105,7 +105,7 @@ class Poster:
         client: Sends the requests, with your proxies and certificates; it stays yours to close. None makes one, which
             uses the proxies of the environment, but not for this machine's addresses.
         allow_http: Whether an address may begin with ``http:`` and not be this machine's.
-        repeatable: Whether the vendor knows an alert by a key, and takes it once however often it comes.
+        repeatable: Whether the vendor recognises an alert by a key, and takes it once however often it comes.
         enough: The statuses by which alone the vendor says that it has the alert, if the rest can't be read.
         repeated: The statuses by which it says that it had the alert already.
 
@@ -194,10 +194,10 @@ class Poster:
     async def _post_less(
         self, whole: Request, less: Request, refusal: PayloadRefusedError | FilteredError
     ) -> DeliveryError | None:
-        """Post *less*, unless there is no less to say, and return what is to be raised."""
+        """Post *less*, unless it is the same as *whole*, and return the error to raise; None if the alert was taken."""
         if less.content == whole.content:
             return _for_good(refusal, str(refusal))
-        # The other side may know the key from what it has just refused.
+        # The other side may know the key from the request that it has just refused.
         failure = await self.post_once(less, repeated=())
         if isinstance(failure, PayloadRefusedError | FilteredError):
             return _for_good(failure, f"{failure}; with less in it, it was refused again")
@@ -205,7 +205,7 @@ class Poster:
             found = str(refusal)
             if isinstance(refusal, FilteredError):
                 found = f"{self._name}: something between refused the content: {refusal.found}"
-            _log.warning("%s; what was taken says only what happened, and where in the trail it is", found)
+            _log.warning("%s; the alert that was taken has only the event type and the place in the trail", found)
         return failure
 
     async def post_once(self, request: Request, *, repeated: Container[int] | None = None) -> DeliveryError | None:
@@ -214,7 +214,7 @@ class Poster:
 
         Args:
             request: The alert.
-            repeated: The statuses that say that it has it already; None for those of the vendor.
+            repeated: The statuses that say that the other side has the alert already; None for the vendor's.
         """
         answer = await self._answer(request)
         if isinstance(answer, DeliveryError):
@@ -236,7 +236,7 @@ class Poster:
         return AmbiguousDeliveryError(f"{self._name}: {words}", repeatable=self._repeatable)
 
     def _unreadable(self, answer: Answer) -> DeliveryError | None:
-        # As unreadable the next time: each further try could be one more message.
+        # As unreadable the next time: every further try could be one more message.
         if self._judge is None or answer.status in self._enough:
             return None
         return PermanentDeliveryError(
@@ -294,7 +294,7 @@ class Poster:
 def _built(
     client: httpx2.AsyncClient, url: httpx2.URL, request: Request, stream: _Content, timeout: httpx2.Timeout
 ) -> httpx2.Request:
-    """Return what ``client.build_request`` would, which takes three times as long to merge headers."""
+    """Return the request as ``client.build_request`` does, which takes three times as long to merge headers."""
     headers = [
         *((name.encode("ascii"), value.encode("ascii")) for name, value in request.headers.items()),
         (b"content-length", b"%d" % len(request.content)),
@@ -321,7 +321,7 @@ _CANT_BE_SENT: Final = (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.Lo
 
 
 class _Content(httpx2.AsyncByteStream):
-    """A body that knows whether anyone has begun to send it: the headers are out by then."""
+    """A body that knows whether its sending has begun: the headers are out by then."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -342,5 +342,5 @@ async def _certificates() -> ssl.SSLContext:
 
 
 def _client(certificates: ssl.SSLContext, *, near: bool) -> httpx2.AsyncClient:
-    # The environment names proxies, which have no part in what stays on this machine: it may be unencrypted for that.
+    # The environment names proxies, which must not see requests to this machine: those may be unencrypted.
     return httpx2.AsyncClient(verify=certificates, trust_env=not near)

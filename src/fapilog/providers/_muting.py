@@ -1,7 +1,7 @@
 """
 Keep the addresses of alerts out of logs, breadcrumbs and traces: an address may be a secret, and headers are.
 
-Other libraries log each request. Sentry, once initialized, adds the address of each request to every later event, by
+Other libraries log every request. Sentry, once initialized, adds the address of every request to all later events, by
 patches of httpx2 and of `http.client` that it applies by itself; OpenTelemetry's instrumentors put it into a span.
 """
 
@@ -22,9 +22,9 @@ _muted: ContextVar[bool] = ContextVar("fapilog_muted", default=False)
 
 def mute(loggers: Iterable[str]) -> None:
     """
-    Have *loggers* log nothing from within `muted`, at the root's handlers too; all else they log as before.
+    Make *loggers* log nothing from within `muted`, at the root's handlers too; outside they log as before.
 
-    Each logger is named, since a filter does not count for the loggers below its own.
+    All loggers are named, since a filter does not count for the loggers below its own.
     """
     for name in loggers:
         logging.getLogger(name).addFilter(_is_not_muted)
@@ -45,7 +45,7 @@ def muted() -> Generator[None]:
             return
         with ExitStack() as stack:
             for name, unseen in watchers:
-                # A release of theirs that knows none of this must not cost the alert.
+                # A release of Sentry or OpenTelemetry without these functions must not cost the alert.
                 with suppress(Exception):
                     stack.enter_context(unseen(sys.modules[name]))
             yield
@@ -59,7 +59,7 @@ def _is_not_muted(_: logging.LogRecord) -> bool:
 
 @contextmanager
 def _unseen_by_sentry(sentry_sdk: Any) -> Generator[None]:
-    """Have another client than the application's in charge: what Sentry has patched asks the client what to record."""
+    """Put a client in charge that records nothing: the functions that Sentry has patched ask the current client."""
     if not sentry_sdk.is_initialized():
         yield
         return
@@ -70,7 +70,7 @@ def _unseen_by_sentry(sentry_sdk: Any) -> Generator[None]:
 
 @functools.cache
 def _blind_client(make: Any) -> Any:
-    """Return a client of Sentry without integrations, that sends nothing, whatever the environment says."""
+    """Return a client of Sentry without integrations that sends nothing and ignores the environment."""
     # Without a release, it would start git to find one.
     return make(dsn="", release="", spotlight=False, default_integrations=False, auto_enabling_integrations=False)
 

@@ -40,10 +40,10 @@ class Disclosure(str, Enum):
     How much of an event a dispatcher sends away.
 
     Attributes:
-        MINIMAL: What happened, how severe it is, when, where, and its place in the chain.
+        MINIMAL: The event type, the severity, the time, the component, and the place in the chain.
         STANDARD: Also the message, the machine, the request and the classification; the default. An event flagged PII
             or PHI is cut to MINIMAL.
-        FULL: Also who did it, from where, the metadata and the error; flagged or not.
+        FULL: Also the user, the address, the metadata and the error; flagged or not.
     """
 
     MINIMAL = "minimal"
@@ -53,8 +53,8 @@ class Disclosure(str, Enum):
 
 _MINIMAL, _STANDARD, _FULL = Disclosure
 
-# Every field of an event, but for those about its record, with the level that it needs, in the order in which it is
-# shown. The docs' table is made of it, and a test holds that no field of `AuditEvent` is missing.
+# Every field of an event, but for the fields about its record, with the level that it needs, in the order in which it
+# is shown. The docs' table is made of it, and a test holds that no field of `AuditEvent` is missing.
 FIELDS: Final[Mapping[str, Disclosure]] = {
     "event_type": _MINIMAL,
     "log_level": _MINIMAL,
@@ -99,7 +99,7 @@ _SHOWN: Final = {
 
 
 def disclosure_table() -> str:
-    """Return the table "what leaves the process" in Markdown."""
+    """Return the table of the fields that leave the process, in Markdown."""
     lines = [f"| field | {' | '.join(level.value for level in Disclosure)} |", "|---|---|---|---|"]
     for name in FIELDS:
         marks = ("yes" if name in _SHOWN[level] else "" for level in Disclosure)
@@ -107,7 +107,7 @@ def disclosure_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-# Characters; what browsers and servers take.
+# Characters that browsers and servers take.
 _MAX_LINK: Final = 2000
 
 
@@ -117,7 +117,7 @@ class Rendered(NamedTuple):
 
     Attributes:
         title: One line: severity, kind and place; "SECURITY authentication_failed in auth".
-        severity: As the dispatcher was told.
+        severity: The severity that the dispatcher got.
         message: The event in words; None if it may not leave. No control characters but line ends and tabs.
         link: The way to the record; None if no template was given, or it became too long.
         details: Every field that may leave and has a value, the message included, as JSON values in the order in which
@@ -136,8 +136,8 @@ class Renderer:
     Makes the `Rendered` of an event.
 
     Args:
-        disclosure: How much may leave.
-        link: Where a record can be seen, with ``{event_id}`` and ``{sequence_number}`` to be filled in.
+        disclosure: How much of the event may leave.
+        link: The address of a record, with ``{event_id}`` and ``{sequence_number}`` to be filled in.
 
     Raises:
         ValueError: An unknown disclosure, or a template that is no https or http address or names other fields.
@@ -157,12 +157,12 @@ class Renderer:
     def _filled(self, link: str, event: AuditEvent) -> str | None:
         number = "" if event.sequence_number is None else str(event.sequence_number)
         filled = link.format(event_id=quote(event.event_id, safe=""), sequence_number=number)
-        # A trail's ids are UUIDs; one that someone else made up must not make the alert too large.
+        # A trail's ids are UUIDs; an id from elsewhere must not make the alert too large.
         return filled if len(filled) <= _MAX_LINK else None
 
 
 def least(event: AuditEvent, severity: str) -> Rendered:
-    """Return the least that can be said of *event*, for who refuses more: MINIMAL, and no link."""
+    """Return the least content of an alert about *event*, for a receiver that refuses more: MINIMAL, and no link."""
     return _rendered(event, severity, _MINIMAL, None)
 
 
@@ -189,7 +189,7 @@ def _rendered(event: AuditEvent, severity: str, level: Disclosure, link: str | N
 
 
 def _plain(value: object) -> Any:
-    """Return a field's value as JSON values; None for what need not be shown."""
+    """Return a field's value as JSON values; None if it need not be shown."""
     if value is None or value is False or value in ("", (), {}):
         return None
     if isinstance(value, ErrorDetails):
@@ -216,19 +216,19 @@ def _link_template(given: str) -> str:
 
 def dedup_key(name: str, *target: str) -> str:
     """
-    Return the key by which the other side knows an alert again: 32 hexadecimal digits.
+    Return the key by which the other side recognises an alert: 32 hexadecimal digits.
 
-    It is the same after a restart and in every process, and tells nothing of what it is made of.
+    It is the same after a restart and in every process, and shows nothing of *name* and *target*.
 
     Args:
-        name: What the alert is about: the event's id, or `subject_of` it where incidents are opened and closed.
-        *target: Where it goes, as far as two dispatchers may send the same to one receiver.
+        name: The subject of the alert: the event's id, or its `subject_of` where incidents are opened and closed.
+        *target: The destination, as far as two dispatchers may send the same alert to one receiver.
     """
     parts = "".join(f"{len(part)}:{part}" for part in (name, *target))
     return hashlib.sha256(text(parts).encode()).hexdigest()[:32]
 
 
-# C0 and C1 controls, line and paragraph separators, and what changes the direction of the text around it.
+# C0 and C1 controls, line and paragraph separators, and characters that change the direction of the text around them.
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _SPACES: Final = re.compile(r"\s+")
 

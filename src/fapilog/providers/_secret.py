@@ -15,8 +15,8 @@ SecretSource = str | Callable[[], str]
 """
 A secret as text, or a function that returns it.
 
-A callable is called for each attempt, so that a file, the environment or a vault can change it. It is called on the
-event loop: it must return at once. Space around the secret, such as the end of a file's line, is left out.
+A callable is called for every attempt, so that a file, the environment or a vault can change the secret. It is called
+on the event loop: it must return at once. Space around the secret, such as the end of a file's line, is left out.
 """
 
 
@@ -27,11 +27,11 @@ class Secret(Uncopied):
     Args:
         source: The secret, or a function that returns it.
         name: The option that it came by.
-        check: Returns what is expected of the text, such as "32 characters", if the text is not that; else None.
+        check: Returns the expectation, such as "32 characters", if the text does not meet it; else None.
 
     Raises:
         TypeError: *source* is neither text nor callable.
-        ValueError: It is text, and empty or not what *check* expects. The text is not in the message.
+        ValueError: *source* is text, and empty or not as *check* expects. The text is not in the message.
     """
 
     def __init__(self, source: SecretSource, name: str, *, check: Callable[[str], str | None] = lambda _: None) -> None:
@@ -43,7 +43,7 @@ class Secret(Uncopied):
             if complaint is not None:
                 raise ValueError(complaint)
         elif not callable(source):
-            raise TypeError(f"{name}: expected text, or what returns it when it is called; got {_no_source(source)}")
+            raise TypeError(f"{name}: expected text, or a function that returns it; got {_no_source(source)}")
 
     def __repr__(self) -> str:
         return f"<secret {self._name}>"
@@ -54,7 +54,7 @@ class Secret(Uncopied):
 
         Raises:
             TransientDeliveryError: The callable raised; its text is not in the message, nor behind it.
-            BrokenRouteError: It returned something else than is expected.
+            BrokenRouteError: The callable returned an unexpected value.
         """
         if isinstance(self._source, str):
             return self._source.strip()
@@ -68,7 +68,7 @@ class Secret(Uncopied):
             failure = type(error).__qualname__
         # Raised out here, where the foreign error is not behind it.
         if failure is not None:
-            raise TransientDeliveryError(f"{self._name}: what should return it raised {failure}")
+            raise TransientDeliveryError(f"{self._name}: the function that returns it raised {failure}")
         if not isinstance(value, str):
             raise BrokenRouteError(f"{self._name}: expected text; got a {type(value).__qualname__}")
         complaint = self._complaint(value.strip())

@@ -27,7 +27,7 @@ _START_MAIL: Final = 354
 _NEXT_ADDRESS_AFTER: Final = 0.25
 
 Answers = Mapping[int, DeliveryError | None]
-"""For the number of each recipient the reason why it lacks the mail, or None."""
+"""By the numbers of the recipients, the reason why a recipient lacks the mail, or None."""
 
 
 class Server(NamedTuple):
@@ -38,7 +38,7 @@ class Server(NamedTuple):
         host: Its name or address.
         port: Its port.
         tls: "starttls", "implicit" or "none".
-        context: With certificates; None trusts those of the system.
+        context: The TLS context with the certificates; None trusts the system's.
         domain: Our name in EHLO. Not this machine's, which may not leave, and takes a while to be found.
         timeout: Seconds for the whole talk, after which its task has to abandon it.
     """
@@ -114,7 +114,7 @@ class Session:
         self._login = login
         self._recipients = recipients
         self._lock = threading.Lock()
-        # A second handle of the connection, whatever TLS has made of the first one.
+        # A second handle of the connection, since TLS may take the first one over.
         self._lever: socket.socket | None = None
         self._abandoned = False
         self._sent = False
@@ -132,7 +132,7 @@ class Session:
                     self._lever.shutdown(socket.SHUT_RDWR)
 
     def answers(self, otherwise: str) -> Answers:
-        """Return for each recipient why it lacks the mail, or None; *otherwise* tells why nobody knows."""
+        """Return for all recipients why they lack the mail, or None; *otherwise* says why there is no answer yet."""
         with self._lock:
             if self._answers is not None:
                 return self._answers
@@ -188,7 +188,7 @@ class Session:
             self._doing = "DATA"
             self._data(smtp, content)
         self._settle(self._refusals)
-        # What becomes of the connection now changes nothing. An SMTPException is an OSError.
+        # The mail is answered, so a failure of the connection changes nothing. An SMTPException is an OSError.
         with suppress(OSError):
             smtp.quit()
 
@@ -206,13 +206,13 @@ class Session:
             code, text = -1, b""
         if code // 100 not in REPLY_KINDS:
             raise _lost("the connection was lost")
-        advice = "check the options, and what the server's log says of it"
+        advice = "check the options, and the server's log"
         failure = refusal(_OK, code, text, "the mail", advice, of_content=True)
         if failure is not None:
             raise failure
 
     def _failed(self, failure: DeliveryError) -> Answers:
-        """Return *failure* for each recipient that was not refused already."""
+        """Return the refusals of the recipients, and *failure* for all others."""
         return {number: self._refusals.get(number) or failure for number in self._recipients}
 
     def _settle(self, answers: Answers) -> None:
@@ -229,7 +229,8 @@ class Session:
         addresses = _in_turns(socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM))
         self._doing = "the connection"
         connected = _first_connection(addresses, self._check)
-        # The task abandons this in time, and tells where it stood. The socket's own limit is for a task that is gone.
+        # The task abandons this in time, and names the step that it had reached. The socket's own limit is for a task
+        # that is gone.
         connected.settimeout(server.timeout + 1.0)
         try:
             self._hold(connected)

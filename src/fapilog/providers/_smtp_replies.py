@@ -1,7 +1,7 @@
 """
 The meaning of a mail server's replies, and of the errors on the way to it, in words that hold no secret.
 
-What the server says in words may repeat a password, an address or the mail, so errors name only the codes.
+The words of a reply may repeat a password, an address or the mail, so errors name only the codes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REPLY_KINDS: Final = {2, 3, _TRANSIENT, _PERMANENT}
 # The enhanced status code (RFC 2034, 3) begins the text of a reply.
 _ENHANCED: Final = re.compile(rb"([245])\.(\d{1,3}\.\d{1,3})(?!\S)")
 
-# What servers say with 5yz although it passes by itself. The subject and detail of the enhanced status code:
+# Refusals with 5yz that pass by themselves, by the subject and detail of the enhanced status code:
 _PASSING: Final = {
     # "Mailbox full ... should be used as a persistent transient failure": RFC 3463, 3.3.
     "2.2",
@@ -43,7 +43,7 @@ _PASSING: Final = {
     "4.5",
     "4.7",
     # "Too many recipients ... should normally result in the segmentation of the message": RFC 3463, 3.6. A retry goes
-    # to those that were too many.
+    # to the recipients that were too many.
     "5.3",
     # "Mail flood detected": https://www.iana.org/assignments/smtp-enhanced-status-codes (RFC 5248); Gmail's unusual
     # rate of mail, https://support.google.com/a/answer/3726730.
@@ -57,7 +57,7 @@ _PASSING: Final = {
     "7.233",
     "7.236",
 }
-# The same in words, by servers that have no code for it, or a general one: Exchange Online's "554 5.2.0 ...
+# Such refusals in words, by servers that have no code for them, or a general one: Exchange Online's "554 5.2.0 ...
 # SubmissionQuotaExceededException" (the page above), Postfix policies' "554 5.7.1 Quota exceeded", Exim's "550 exceeded
 # the max emails per hour", RFC 5321's own "try again later".
 _SLOW_DOWN: Final = re.compile(
@@ -67,9 +67,9 @@ _SLOW_DOWN: Final = re.compile(
 )
 _TOO_BIG: Final = "3.4"
 
-# Replies about who is sending, which a server may also give after the mail: RFC 4954, 6, and by enhanced status code
-# the sender's address (RFC 3463, 3.2), the credentials (the registry above), and what Exchange Online's users may send
-# as (its page above).
+# Replies about the sender, which a server may also give after the mail: RFC 4954, 6, and by enhanced status code the
+# sender's address (RFC 3463, 3.2), the credentials (the registry above), and the addresses that Exchange Online's users
+# may send as (its page above).
 _LOG_IN: Final = {530, 534, 535, 538}
 _SENDER: Final = {"1.7", "1.8", "7.8", "7.9", "7.11", "7.12", "7.13", "7.14", "7.57", "7.60", "2.252"}
 
@@ -84,8 +84,8 @@ def refusal(
         expected: A code of the kind that means success.
         code: The code of the reply; -1 if it was none.
         text: The words of the reply; only its enhanced status code is repeated.
-        what: The part of the talk that was answered: "MAIL".
-        advice: What to do about a refusal for good.
+        what: The command, or the part of the talk, that was answered: "MAIL".
+        advice: The advice for a refusal for good.
         of_content: Whether the server has seen the mail, so that a refusal may be about the mail. Otherwise a refusal
             for good would meet any mail, which is a `BrokenRouteError`.
     """
@@ -111,7 +111,7 @@ def translated(error: Exception, doing: str) -> DeliveryError:
     Return the error that *error* of smtplib, ssl or socket means before the mail was sent.
 
     Args:
-        error: What was raised.
+        error: The exception.
         doing: The part of the talk that failed: "the login".
     """
     match error:

@@ -38,26 +38,26 @@ _MAX_ANNOTATIONS: Final = 15_000  # bytes
 
 class AlertmanagerDispatcher(Uncopied):
     """
-    Posts each alert to every replica of an Alertmanager, by its API v2.
+    Posts every alert to every replica of an Alertmanager, by its API v2.
 
     The labels identify it: `alertname`, `severity`, `event_type`, `component`, `channel` and `event_key`, which is
     the same for the same event, whenever, by whichever process and to whichever replica it is sent; so it is one alert,
     however often it is posted. The annotations describe it: `summary`, `description`, and every field that may leave.
 
-    Any 2xx means that the replica has the alert in its memory: whom it tells, and when, is up to its configuration, and
-    a replica that is restarted before it has told anyone forgets it. An alert that a replica refuses as invalid or too
-    large (400, 413, 422), or that something between refuses with any other 4xx or a web page, is posted to it once
-    more, with the same labels, as MINIMAL and without the link.
+    Any 2xx means that the replica has the alert in its memory: its configuration decides who is notified, and when, and
+    a replica that is restarted before it has notified a receiver forgets the alert. An alert that a replica refuses as
+    invalid or too large (400, 413, 422), or that something between refuses with any other 4xx or a web page, is posted
+    to it once more, with the same labels, as MINIMAL and without the link.
 
-    If some replicas have the alert and others do not, one error is raised that tells of both, and when the same
-    dispatcher is called again for the event, it posts only to those that lack it.
+    If only some replicas have the alert, one error is raised that names both kinds, and when the same dispatcher is
+    called again for the event, it posts only to the replicas that lack it.
 
     Args:
         urls: The addresses of all replicas, never of a load balancer before them; without ``/api/v2/alerts``. They may
             begin with a name and a password: ``https://user:password@host``.
         duration: Seconds until the alert ends by itself, since an event has no end. Longer than the `group_interval` of
-            the routes, 5 minutes by default: of an alert that ends sooner, Alertmanager may tell nobody. Shorter than
-            their `repeat_interval`, 4 hours by default: else it tells of it again.
+            the routes, 5 minutes by default: about an alert that ends sooner, Alertmanager may send no notification.
+            Shorter than their `repeat_interval`, 4 hours by default: else it sends another one.
         labels: Further labels, the same for all alerts; or other values for ``alertname``.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
@@ -95,7 +95,7 @@ class AlertmanagerDispatcher(Uncopied):
         self._render = Renderer(disclosure, link)
         each = sources("urls", urls)
         self._urls = [self._poster.address(url, f"urls[{number}]", check=_check_url) for number, url in enumerate(each)]
-        # A year is enough for anyone, and a time that datetime can add.
+        # A year is enough, and a time that datetime can add.
         self._duration = timedelta(seconds=require("duration", duration, above=0, at_most=31_536_000))
         self._labels = dict(labels or {})
         for name, value in self._labels.items():
@@ -113,7 +113,7 @@ class AlertmanagerDispatcher(Uncopied):
 
     @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Post the alert to each replica that lacks it, to all of them at the same time."""
+        """Post the alert to all replicas that lack it, at the same time."""
         alert = Alert(event, severity, channel)
         now = datetime.fromtimestamp(time.time(), UTC)
         failures: dict[int, DeliveryError] = {}
@@ -135,7 +135,7 @@ class AlertmanagerDispatcher(Uncopied):
                 self._partial.delivered(alert, number)
 
         lacking = self._partial.receivers_without(alert, range(len(self._urls)))
-        if len(lacking) == 1:  # tasks would be a tenth of what it costs
+        if len(lacking) == 1:  # tasks would be a tenth of the time
             await post(*lacking)
         else:
             async with anyio.create_task_group() as tasks:
@@ -167,7 +167,7 @@ class AlertmanagerDispatcher(Uncopied):
                 {name: in_words(value) for name, value in annotations.items() if value}, _MAX_ANNOTATIONS
             ),
             "startsAt": min(now, datetime.fromisoformat(details["timestamp"])).isoformat(),
-            # From now on, and not from then: an alert that comes late would have ended before anyone was told.
+            # Counted from now, not from the event: an alert that comes late would have ended before its notification.
             "endsAt": (now + self._duration).isoformat(),
         }
         if rendered.link is not None:

@@ -1,7 +1,7 @@
 """
-Send alerts to whatever Apprise knows: a hundred services, each by an address of its own.
+Send alerts to a hundred services by Apprise, with one address per service.
 
-Needs the extra ``apprise``. For the services that have a module here, use that: it knows whether to retry.
+Needs the extra ``apprise``. For a service that has a module here, use that: it knows whether to retry.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ __all__ = ["AppriseDispatcher"]
 
 _MAX_BYTES: Final = 15_000
 
-# Loads the plugins, a third of a second, now and not with the first alert. Apprise imports what Python deprecates.
+# Loads the plugins, a third of a second, now and not with the first alert. Apprise imports modules that Python
+# deprecates.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     apprise.Apprise.instantiate("json://localhost")
 
-# Apprise logs addresses, and urllib3 the path of each request at DEBUG; other libraries of its plugins do the like.
-# What is said on our behalf is kept out of the logs, at the root's handlers too; the rest is not.
+# Apprise logs addresses, and urllib3 the path of every request at DEBUG; other libraries of its plugins do the like.
+# Lines about our requests are kept out of the logs, at the root's handlers too; other lines are not.
 _LOGGERS: Final = ("apprise", "urllib3", "requests", "requests_oauthlib", "oauthlib", "paho", "slixmpp", "gntp")
 
 
 def _mute_plugins() -> None:
-    # Before each request, since plugins load their libraries late.
+    # Before every request, since plugins load their libraries late.
     mute(name for name in [*_LOGGERS, *logging.Logger.manager.loggerDict] if name.partition(".")[0] in _LOGGERS)
 
 
@@ -91,21 +92,22 @@ class _Target(NamedTuple):
 
 class AppriseDispatcher(Uncopied):
     """
-    Sends each alert, as plain text, to every address of Apprise that its channel selects, to all at the same time.
+    Sends every alert, as plain text, to every address of Apprise that its channel selects, to all at the same time.
 
-    Returning means that Apprise says it is sent: that the service of each address answered, most often with 2xx.
+    Returning means that Apprise says it is sent: that the services of all addresses answered, most often with 2xx.
     Apprise does not say whether a failure will happen again, so every failure is a `TransientDeliveryError`; it names
-    the reason in the words of Apprise's own log, without the parts of your address and of the alert. A retry may show
-    people the alert twice.
+    the reason in the words of Apprise's own log, without the parts of your address and of the alert. A retry may
+    deliver the alert twice.
 
-    If some addresses took the alert and others did not, one error is raised that tells of both, and when the same
-    dispatcher is called again for the event, it goes only to those that lack it. Give each address one target: Apprise
-    does not tell which of several failed. ``retry=``, ``optional=`` and ``redirect=`` in an address are ignored.
+    If only some addresses took the alert, one error is raised that names both kinds, and when the same dispatcher is
+    called again for the event, the alert goes only to the addresses that lack it. Give every address one target:
+    Apprise does not say which of several failed. ``retry=``, ``optional=`` and ``redirect=`` in an address are ignored.
 
     Args:
-        urls: Addresses as on https://github.com/caronc/apprise/wiki, each with its tags before it if it has any, as in
-            Apprise's own configuration files: ``slack://...``, ``on-call,night=pover://...``. An alert with a channel
-            goes to the addresses with that tag and to those without tags, an alert without a channel to all.
+        urls: Addresses as on https://github.com/caronc/apprise/wiki, with their tags before them if they have any, as
+            in Apprise's own configuration files: ``slack://...``, ``on-call,night=pover://...``. An alert with a
+            channel goes to the addresses with that tag and to the addresses without tags, an alert without a channel to
+            all.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt.
@@ -134,7 +136,7 @@ class AppriseDispatcher(Uncopied):
 
     @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Send the alert once to each address that lacks it."""
+        """Send the alert once to every address that lacks it."""
         alert = Alert(event, severity, channel)
         rendered = self._render(event, severity)
         failures: dict[int, DeliveryError] = {}
@@ -222,7 +224,7 @@ def _cleaned(lines: Sequence[str], url: str, sent: str) -> str:
 
     A plugin may log the host, the recipient and the service's own words, which may repeat the token and the alert.
     """
-    # Not "to", "in", "a", which would hide what was said.
+    # Not "to", "in", "a", which would hide the message.
     private = {part for part in _parts(url.partition("://")[2]) if len(part) > 2}  # noqa: PLR2004
     private |= {part for part in _parts(sent) if len(part) > 3} - _APPRISE_WORDS  # noqa: PLR2004
     words = one_line(clean("; ".join(dict.fromkeys(lines)))[:2000]).split()
@@ -246,7 +248,7 @@ def _is_private(word: str, private: set[str]) -> bool:
 
 
 def _service(url: str) -> Any:
-    """Return a plugin for *url*, or None; each attempt has its own, since no two threads may share one."""
+    """Return a new plugin for *url*, or None: two threads must not share one."""
     # In the thread that it is called in.
     asset = apprise.AppriseAsset(async_mode=False, service_timeout=0)
     service: Any = apprise.Apprise.instantiate(url, asset=asset)
@@ -272,16 +274,16 @@ def _body(rendered: Rendered) -> str:
     details = fit(dict(rendered.details), _MAX_BYTES)
     message = clean(details.pop("message", ""))
     rows = "\n".join(f"{name}: {one_line(in_words(value))}" for name, value in details.items())
-    # The link is ours; in what an event says, nothing is one.
+    # The link is ours; in the event's own text, nothing becomes a link.
     return "\n\n".join(filter(None, (_defused(message), rendered.link, _defused(rows))))
 
 
 def _defused(given: str) -> str:
     """
-    Return *given* with a space of no width after each "@" and "<".
+    Return *given* with a space of no width after every "@" and "<".
 
-    What these mean differs from service to service, and the plugins do not escape all that theirs understands: Discord
-    tells everyone of an "@everyone" in a text.
+    The meaning of these differs from service to service, and the plugins do not escape all that their service
+    understands: Discord notifies all members about an "@everyone" in a text.
     """
     return re.sub(r"[@<](?=\S)", "\\g<0>\u200b", given)
 

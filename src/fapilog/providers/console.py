@@ -25,12 +25,12 @@ _COLORS: Final = {"warning": "33", "error": "31", "critical": "1;31", "security"
 
 class ConsoleDispatcher:
     """
-    Prints each alert: in words on a terminal, as a line of JSON elsewhere.
+    Prints every alert: in words on a terminal, as a line of JSON elsewhere.
 
     On a terminal the title is coloured, unless ``NO_COLOR`` is in the environment. Printed means delivered.
 
     Args:
-        stream: Where to; None is `sys.stdout` as it is when the alert comes.
+        stream: The stream to print to; None is `sys.stdout` as it is when the alert comes.
         disclosure: How much of an event is printed.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
 
@@ -60,7 +60,7 @@ class ConsoleDispatcher:
         stream = self._stream or sys.stdout
         rendered = self._render(event, severity)
         channel = channel and text(channel)
-        # In a thread, since a pipe that nobody reads blocks.
+        # In a thread, since a pipe without a reader blocks.
         write = functools.partial(self._write, stream, rendered, channel)
         if not await in_daemon_thread("console", write):
             raise PermanentDeliveryError("console: the stream takes nothing more; it is closed or broken")

@@ -44,15 +44,15 @@ _RIGHT: Final = "\u203a"
 
 class OpsgenieDispatcher(Uncopied):
     """
-    Creates an alert in Jira Service Management Operations, or in Opsgenie, for each event.
+    Creates an alert in Jira Service Management Operations, or in Opsgenie, for every event.
 
-    Events of type ``error_recovered`` and ``component_recovery`` whose metadata name an ``incident`` close what an
-    event with the same `incident` has created, or the event which has it as its id. Without an `incident` they create
-    an alert, like any other event.
+    Events of type ``error_recovered`` and ``component_recovery`` whose metadata name an ``incident`` close the alert of
+    the event with the same `incident`, or with the incident as its id. Without an `incident` they create an alert, like
+    any other event.
 
-    ``alias`` is made of the API key and of the `incident`, or else of the event's id, and is the same in every
-    process: while the alert is open, what is sent again raises its count and notifies nobody. Once it is closed, the
-    same alias creates a new one. With another API key it is another alias.
+    ``alias`` is made of the API key and of the `incident`, or else of the event's id, and is the same in every process:
+    while the alert is open, sending it again raises its count and notifies no responder. Once it is closed, the same
+    alias creates a new alert. Another API key makes another alias.
 
     The 202 means that the request was taken, and will be processed; it can still fail there. Whether it did is at
     ``/v2/alerts/requests/`` and its id, and in the log of the integration. An alert that it refuses as invalid or too
@@ -63,8 +63,8 @@ class OpsgenieDispatcher(Uncopied):
 
     Args:
         api_key: The key of an API integration; an API token of a person is something else.
-        base_url: Where it is: ``https://api.opsgenie.com`` for Opsgenie in the US, ``https://api.eu.opsgenie.com`` in
-            the EU. JSM has one address for both.
+        base_url: The address of the API: ``https://api.opsgenie.com`` for Opsgenie in the US,
+            ``https://api.eu.opsgenie.com`` in the EU. JSM has one address for both.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt.
@@ -112,7 +112,7 @@ class OpsgenieDispatcher(Uncopied):
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Create the alert once, or close it; create it once more with less in it if that is refused."""
         api_key = self._api_key.reveal()
-        # Aliases count for the whole account: the teams of two keys must both be told.
+        # Aliases count for the whole account: the teams of two keys must both get the alert.
         alias = dedup_key(subject_of(event), api_key)
         address = self._url.reveal().rstrip("/") + "/v2/alerts"
         if is_recovery(event):
@@ -157,7 +157,7 @@ def _tag(given: str) -> str:
 
 
 def _judge(answer: Answer) -> DeliveryError | None:
-    # Each answer of Opsgenie's has a `requestId`, and `took`: https://docs.opsgenie.com/docs/response
+    # Every answer of Opsgenie's has a `requestId`, and `took`: https://docs.opsgenie.com/docs/response
     is_its_own = bool(answer.json().get("requestId"))
     if answer.is_success and not is_its_own:
         return BrokenRouteError(f"opsgenie: status {answer.status}, but the answer is not Opsgenie's; check base_url")

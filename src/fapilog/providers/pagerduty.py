@@ -1,5 +1,5 @@
 """
-Page people by PagerDuty, over its Events API v2.
+Page the engineer on call by PagerDuty, over its Events API v2.
 
 Needs the extra ``pagerduty``. https://developer.pagerduty.com/docs/events-api-v2-overview
 """
@@ -36,7 +36,7 @@ _SEVERITIES: Final = {
 }
 _KEY_CHARACTERS: Final = 32
 _MAX_SUMMARY: Final = 1024
-# Of the other texts no limit is told; this is ours.
+# PagerDuty gives no limit for the other texts; this is ours.
 _MAX_TEXT: Final = 255
 # An event may have 512 KB; the rest of it gets 12 of them.
 # https://developer.pagerduty.com/docs/events-api-v2-overview#size-limits
@@ -45,26 +45,26 @@ _MAX_DETAILS: Final = 500_000
 
 class PagerDutyDispatcher(Uncopied):
     """
-    Sends each alert as an event of the Events API v2.
+    Sends every alert as an event of the Events API v2.
 
-    Events of type ``error_recovered`` and ``component_recovery`` whose metadata name an ``incident`` resolve what an
-    event with the same `incident` has opened, or the event which has it as its id. Without an `incident` they open an
-    alert, like any other event.
+    Events of type ``error_recovered`` and ``component_recovery`` whose metadata name an ``incident`` resolve the alert
+    of the event with the same `incident`, or with the incident as its id. Without an `incident` they open an alert,
+    like any other event.
 
     ``dedup_key`` is made of the `incident`, or else of the event's id, and is the same in every process: while the
-    alert is open, what is sent again is logged there and pages nobody. Once it is resolved, the same key opens a new
-    one.
+    alert is open, sending it again is logged there and pages no responder. Once it is resolved, the same key opens a
+    new one.
 
-    PagerDuty's 202 means that it has taken the event, and will process it; who is paged and when, its service and its
-    rules decide. It drops a resolve for which nothing is open. An event that it refuses as invalid or too large (400,
-    413), or that something between refuses with any other 4xx or a web page, is sent once more, with the same
+    PagerDuty's 202 means that it has taken the event, and will process it; the rules of the service decide who is
+    paged, and when. It drops a resolve for which nothing is open. An event that it refuses as invalid or too large
+    (400, 413), or that something between refuses with any other 4xx or a web page, is sent once more, with the same
     ``dedup_key``, as MINIMAL and without the link.
 
     The channel becomes ``custom_details.channel``, which its event rules can route by.
 
     Args:
         routing_key: The integration key of a service or an orchestration: 32 characters.
-        base_url: Where PagerDuty is; in the EU ``https://events.eu.pagerduty.com``.
+        base_url: The address of the API; in the EU ``https://events.eu.pagerduty.com``.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt.

@@ -30,7 +30,7 @@ _MAX_HEADER: Final = 150
 _MAX_SECTION: Final = 3000
 _MAX_FIELD: Final = 2000
 _FIELDS_IN_A_SECTION: Final = 10
-# Of the notification; ours.
+# Characters of the notification; ours.
 _MAX_TEXT: Final = 1000
 # Bytes, ours too. Blocks of together 13 200 characters are refused (https://github.com/slackapi/bolt-js/issues/2509),
 # and `chat.postMessage` answers with the message, in which a byte may have become five ("&amp;", "\u2026"): the answer
@@ -38,9 +38,9 @@ _MAX_TEXT: Final = 1000
 _MAX_MESSAGE_BYTES: Final = 6000
 _MAX_FIELDS_BYTES: Final = 4000
 
-# What Slack says in words, as `error` or as the whole body. https://docs.slack.dev/reference/methods/chat.postMessage
-# and https://docs.slack.dev/changelog/2016-05-17-changes-to-errors-for-incoming-webhooks; those of webhooks that are
-# on neither page were seen: https://routeforms.com/tools/slack-webhook-error-decoder
+# Slack's words, as `error` or as the whole body. https://docs.slack.dev/reference/methods/chat.postMessage and
+# https://docs.slack.dev/changelog/2016-05-17-changes-to-errors-for-incoming-webhooks; words of webhooks that are on
+# neither page were seen: https://routeforms.com/tools/slack-webhook-error-decoder
 _THROTTLED: Final = {"ratelimited", "rate_limited", "message_limit_exceeded"}
 _PASSING: Final = {"service_unavailable", "team_added_to_org", "org_login_required", "request_timeout"}
 # "It's possible some aspect of the operation succeeded before the error was raised."
@@ -87,22 +87,22 @@ _KINDS: Final = {_DEAD: BrokenRouteError, _REFUSED: PayloadRefusedError}
 
 class SlackDispatcher(Uncopied):
     """
-    Posts each alert as a message.
+    Posts every alert as a message.
 
     Give a *webhook_url*, which posts to the one channel that it was made for, whatever the policy says; or a bot's
-    *token* and a *channel*, which is for alerts to which the policy gives none.
+    *token* and a *channel*, which is for alerts without a channel of the policy.
 
     Returning means that Slack has the message. Slack has no key to drop duplicates by: after an
-    `AmbiguousDeliveryError`, what is sent again may be seen twice. A message that Slack refuses for what is in it, or
-    something between with a 4xx or a web page, is posted once more as plain text, with the title and the place in the
-    chain alone.
+    `AmbiguousDeliveryError`, an alert that is sent again may be seen twice. A message that Slack refuses for its
+    content, or something between with a 4xx or a web page, is posted once more as plain text, with the title and the
+    place in the chain alone.
 
     Args:
-        webhook_url: An incoming webhook. Who knows it can post.
+        webhook_url: An incoming webhook. It is a secret: any sender who has it can post.
         token: A bot's token, ``xoxb-...``, with the scope ``chat:write``. The bot must be in the channel, or have
             ``chat:write.public``.
         channel: A channel's id or name, where *token* is given.
-        base_url: Where the API is that *token* is for; for GovSlack ``https://slack-gov.com/api``.
+        base_url: The address of the API that *token* is for; for GovSlack ``https://slack-gov.com/api``.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt.
@@ -134,7 +134,7 @@ class SlackDispatcher(Uncopied):
             client=client,
             allow_http=allow_http,
             repeatable=False,
-            # A webhook tells its failures by the status; the API tells all but one of them with a 200. See _ADVICE.
+            # A webhook reports failures by the status; the API reports all but one of them with a 200. See _ADVICE.
             enough={HTTPStatus.OK} if token is None else (),
         )
         given = [name for name, each in (("webhook_url", webhook_url), ("token", token), ("channel", channel)) if each]
@@ -210,7 +210,7 @@ def _by_word(answer: Answer, word: str) -> DeliveryError | None:
 
 
 class _NotThereError(PermanentDeliveryError):
-    """Means that nobody can post this to the channel."""
+    """Means that the app can't post this to the channel."""
 
 
 def _message(rendered: Rendered) -> dict[str, Any]:
@@ -227,11 +227,11 @@ def _text_alone(rendered: Rendered) -> dict[str, Any]:
 
 def _text(shown: str) -> dict[str, Any]:
     return {
-        # Notifications show this, and clients that can't show blocks. Any text can mention people or hide a link
-        # unless it is escaped: https://docs.slack.dev/messaging/formatting-message-text#escaping
+        # Notifications show this, and clients that can't show blocks. Any text can mention users or hide a link unless
+        # it is escaped: https://docs.slack.dev/messaging/formatting-message-text#escaping
         "text": _escaped(shown),
         "mrkdwn": False,
-        # Otherwise Slack would visit whatever links are in the message.
+        # Otherwise Slack would visit all links in the message.
         "unfurl_links": False,
         "unfurl_media": False,
     }

@@ -32,44 +32,45 @@ from ._threads import in_daemon_thread
 __all__ = ["EmailDispatcher"]
 
 _PORTS: Final = {"starttls": 587, "implicit": 465, "none": 25}
-# Of the fields; with both parts, their markup and their encoding, in which a byte becomes six, a mail is under 110 kB.
+# Bytes of the fields; with both parts, their markup and their encoding, in which a byte becomes six, a mail is under
+# 110 kB.
 _MAX_BYTES: Final = 15_000
 # RFC 5322, 2.1.1: a line should be no longer than 78 characters; readers show less of a subject.
 _MAX_SUBJECT: Final = 150
 # RFC 5321, 4.5.3.1.3, less the angle brackets.
 _MAX_ADDRESS: Final = 254
-# Of RFC 5321, 4.1.2, what is in use: no quotes, no spaces, no address literals, ASCII.
+# The part of RFC 5321, 4.1.2, that is in use: no quotes, no spaces, no address literals, ASCII.
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*")
 
 
 class EmailDispatcher(Uncopied):
     """
-    Sends each alert as one mail, in plain text and in HTML, to all recipients.
+    Sends every alert as one mail, in plain text and in HTML, to all recipients.
 
     Returning means that the server has taken it for every recipient (250), and so the duty to deliver it or to send a
-    report of failure to *sender* (RFC 5321, 6.1); nobody need have seen it.
+    report of failure to *sender* (RFC 5321, 6.1); it need not have been read.
 
-    If the server takes some recipients and refuses others, one error is raised that tells of both, and when the same
-    dispatcher is called again for the event, the mail goes only to those that lack it. ``Message-ID`` is the same for
-    the same event, sender and recipients, whenever and by whichever process it is sent: many mailboxes show such a mail
-    once. Where the server's answer to the whole mail is lost, nobody knows; that is an `AmbiguousDeliveryError`.
+    If the server takes only some recipients, one error is raised that names both kinds, and when the same dispatcher is
+    called again for the event, the mail goes only to the recipients that lack it. ``Message-ID`` is the same for the
+    same event, sender and recipients, whenever and by whichever process it is sent: many mailboxes show such a mail
+    once. If the server's answer to the whole mail is lost, that is an `AmbiguousDeliveryError`.
 
-    A refusal that says "later", as 4yz, by its enhanced status code or by a quota, is a `TransientDeliveryError`; one
-    for good is a `BrokenRouteError` if it would meet any mail, as refused credentials do, and a
-    `PermanentDeliveryError` if it may be about this one.
+    A refusal for now, as 4yz, by its enhanced status code or by a quota, is a `TransientDeliveryError`; a refusal for
+    good is a `BrokenRouteError` if it would meet any mail, as refused credentials do, and a `PermanentDeliveryError` if
+    it may be about this one.
 
     Args:
-        host: The name of the mail server: one that takes mail of your own for anyone, not the recipients'.
+        host: The name of your own mail server, which takes mail for any recipient; not the recipients' server.
         port: None is 587 for "starttls", 465 for "implicit", 25 for "none".
         sender: The address that it comes from, and that failures are reported to.
-        recipients: The addresses that it goes to; each sees the others.
-        username: To log in with; None does not log in.
-        password: To log in with; ASCII.
+        recipients: The addresses that it goes to; every recipient sees all addresses.
+        username: The name to log in with; None does not log in.
+        password: The password to log in with; ASCII.
         token: An OAuth 2.0 access token to log in with in the place of a password, by XOAUTH2 or OAUTHBEARER. A
-            function that returns it is called for each connection, in a thread: it may ask another server for it.
+            function that returns it is called for every connection, in a thread: it may ask another server for it.
         tls: "starttls" asks the server to encrypt, and sends nothing if it can't; "implicit" encrypts from the start;
             "none" does not, and logs in only on this machine.
-        tls_context: With your certificates; None trusts those of the system.
+        tls_context: A TLS context with your certificates; None trusts the system's.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt, from the name of the server to its answer.
@@ -107,7 +108,9 @@ class EmailDispatcher(Uncopied):
             if len(address) > _MAX_ADDRESS or not _ADDRESS.fullmatch(address):
                 raise ValueError(f"{name}: expected an address such as ops@example.com, in ASCII; got {address!r}")
         if (username is None) != (password is None and token is None):
-            raise ValueError("username, password, token: expected a username and one of the others, or none")
+            raise ValueError(
+                "username, password, token: expected a username with a password or a token, or none of them"
+            )
         if password is not None and token is not None:
             raise ValueError("password, token: expected one of them, not both")
         if username is not None and tls == "none" and not is_loopback(host):
@@ -121,7 +124,7 @@ class EmailDispatcher(Uncopied):
             timeout=require("timeout", timeout, above=0),
         )
         self._sender = sender
-        # In order, without those that are there twice.
+        # In order, without duplicates.
         self._recipients = tuple(dict.fromkeys(recipients))
         self._addresses = _header("From", sender) + _header("To", ", ".join(self._recipients))
         # smtplib sends ASCII alone; it would raise with the password in its text.
@@ -133,7 +136,7 @@ class EmailDispatcher(Uncopied):
 
     @without_frames
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Send the mail once to each recipient that lacks it."""
+        """Send the mail once to every recipient that lacks it."""
         alert = Alert(event, severity, channel)
         content = self._content(self._render(event, severity), self._message_id(event), channel)
         lacking = self._partial.receivers_without(alert, range(len(self._recipients)))
@@ -187,9 +190,9 @@ class EmailDispatcher(Uncopied):
         return mail.replace("\n", "\r\n").encode("ascii")
 
 
-# `EmailMessage` takes twenty times as long for the same, since it parses each header, and folds it, several times. The
-# boundary is in no part: quoted-printable text can't have "=_" in it (RFC 2045, 6.7). "Auto-Submitted" keeps the mail
-# from being answered by who is absent (RFC 3834).
+# `EmailMessage` takes twenty times as long for the same, since it parses every header, and folds it, several times. The
+# boundary is in no part: quoted-printable text can't have "=_" in it (RFC 2045, 6.7). "Auto-Submitted" keeps absent
+# recipients from answering the mail automatically (RFC 3834).
 _MAIL: Final = """\
 Subject: {subject}
 {addresses}\

@@ -1,7 +1,7 @@
 """
 Send alerts to any address that takes Standard Webhooks.
 
-Needs the extra ``webhook``. The other side verifies each with a library of https://www.standardwebhooks.com.
+Needs the extra ``webhook``. The other side verifies alerts with a library of https://www.standardwebhooks.com.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _RESERVED: Final = {"content-type", "content-length", "host", "webhook-id", "web
 
 class WebhookDispatcher(Uncopied):
     """
-    Posts each alert as a Standard Webhook, version 1.0, signed with HMAC-SHA256 (``v1``).
+    Posts every alert as a Standard Webhook, version 1.0, signed with HMAC-SHA256 (``v1``).
 
     The body is JSON: `type` ("audit." and the type of the event), `timestamp` (when it happened) and `data` (severity,
     channel, title, link, and the fields that may leave). ``webhook-id`` is the same for the same event and address,
-    whenever and by whichever process it is sent: a receiver drops what it has seen before.
+    whenever and by whichever process it is sent: a receiver drops an alert that it has seen before.
 
-    Any 2xx but a web page means that the receiver has the alert, and so does 409: that it has seen the ``webhook-id``.
-    One that is answered with any other 4xx, or with a web page, is posted once more, with the same ``webhook-id``, as
+    Any 2xx but a web page means that the receiver has the alert, and so does 409: it has seen the ``webhook-id``. An
+    alert that is answered with any other 4xx, or with a web page, is posted once more, with the same ``webhook-id``, as
     MINIMAL and without the link.
 
     Args:
-        url: Where to.
-        secret: ``whsec_`` and 24 to 64 bytes in base64, as the receiver has it; several sign with each, so that one
-            can be exchanged while both are accepted.
+        url: The address of the receiver.
+        secret: ``whsec_`` and 24 to 64 bytes in base64, as the receiver has it; with several, an alert is signed with
+            all of them, so that one can be exchanged while both are accepted.
         headers: Further headers, such as ``Authorization``.
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
@@ -81,7 +81,7 @@ class WebhookDispatcher(Uncopied):
             client=client,
             allow_http=allow_http,
             repeatable=True,
-            # That is how receivers answer an id that they have seen; 208, which others choose, is a 2xx.
+            # Receivers answer so for an id that they have seen; 208, which some choose, is a 2xx.
             repeated={HTTPStatus.CONFLICT},
         )
         self._render = Renderer(disclosure, link)
@@ -129,7 +129,7 @@ class WebhookDispatcher(Uncopied):
 
 
 def _content(rendered: Rendered, channel: str | None) -> bytes:
-    """Return the body; its `data` leave a quarter of the limit to what is around them."""
+    """Return the body; its `data` leave a quarter of the limit to the rest."""
     data = {"severity": rendered.severity, "channel": channel, "title": rendered.title, "link": rendered.link}
     data |= rendered.details
     content = {

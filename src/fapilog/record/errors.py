@@ -3,6 +3,7 @@ The errors of this package.
 
 FapilogError
 ├── AuditStorageError            the event is not stored
+│   └── TrailMismatchError       records can't be copied: they do not continue the trail that is there
 ├── OutboxError                  the file of an outbox can't be used
 ├── PanicError                   other code raised what is no exception
 └── DeliveryError                the alert was not delivered
@@ -35,6 +36,7 @@ __all__ = [
     "OutboxError",
     "PanicError",
     "PermanentDeliveryError",
+    "TrailMismatchError",
     "TransientDeliveryError",
     "reason",
 ]
@@ -51,6 +53,15 @@ class AuditStorageError(FapilogError):
     The message names the place and the reason. In three cases it says that the event may be stored all the same: the
     disk failed to write it and then failed to take it back, the event loop was ended in the middle, or a database did
     not answer to a commit, and did not come back in time.
+    """
+
+
+class TrailMismatchError(AuditStorageError):
+    """
+    Raised when records can't be copied, for they are not the next ones of the trail that is there.
+
+    The source is damaged, or the target is another trail: one that somebody else writes to, or that was restored.
+    Trying again will not help until somebody has decided which of the two is right. Nothing was changed.
     """
 
 

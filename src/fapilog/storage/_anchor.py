@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import msgspec
 
@@ -23,7 +23,7 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.kinds import AuditEventType
 
-__all__ = ["ANCHOR", "MEMBER", "Anchor", "anchor_of", "is_removed", "says", "start_of"]
+__all__ = ["ANCHOR", "MEMBER", "Anchor", "anchor_of", "decoded_anchor", "is_removed", "says", "start_of"]
 
 ANCHOR: Final = "audit_anchor.json"
 MEMBER: Final = "fapilog.retention"
@@ -65,9 +65,15 @@ def anchor_of(directory: Path) -> Anchor | None:
     """
     try:
         with open(f"{os.fspath(directory)}/{ANCHOR}", "rb") as file:
-            return _decode(file.read(1 << 16))
+            return decoded_anchor(file)
     except FileNotFoundError:
         return None
+
+
+def decoded_anchor(file: IO[bytes]) -> Anchor:
+    """Return the anchor that is in *file*; raise ChainError if it is none, and OSError if it can't be read."""
+    try:
+        return _decode(file.read(1 << 16))
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise ChainError(ChainStatus.UNREADABLE, f"{ANCHOR} is not what retention has written") from None
 

@@ -12,12 +12,23 @@ import gzip
 import os
 import tempfile
 import zlib
-from collections.abc import Generator
-from typing import Final
+from collections.abc import Callable, Generator
+from hashlib import sha256
+from typing import IO, Final
 
 from ..record.chain import ChainError, ChainStatus
 
-__all__ = ["MAX_SIZE", "SUFFIX", "beginning", "decompressed", "size_when_decompressed"]
+__all__ = [
+    "MAX_SIZE",
+    "SUFFIX",
+    "Latest",
+    "beginning",
+    "content_of",
+    "decompressed",
+    "first_bytes",
+    "size_when_decompressed",
+    "unpacked",
+]
 
 SUFFIX: Final = ".gz"
 MAX_SIZE: Final = (1 << 32) - 1
@@ -37,8 +48,22 @@ class _Nameless:
             os.close(self.fd)
 
 
-# The newest one, and which file it is of. Replaced as a whole; who still reads an older one keeps that alive.
-_latest: list[tuple[tuple[int, ...], _Nameless]] = []
+class Latest:
+    """Keeps the file that was decompressed last. Any thread may call it."""
+
+    def __init__(self) -> None:
+        # Replaced as a whole; who still reads an older one keeps that alive.
+        self._kept: tuple[object, _Nameless] | None = None
+
+    def opened(self, key: object, unpack: Callable[[], int]) -> int:
+        """Return the open file that *unpack* returns, or has returned for an equal *key*; it is the caller's."""
+        kept = self._kept
+        if kept is None or kept[0] != key:
+            kept = self._kept = key, _Nameless(unpack())
+        return os.dup(kept[1].fd)
+
+
+_latest: Final = Latest()
 
 
 def decompressed(path: str) -> int:
@@ -52,24 +77,34 @@ def decompressed(path: str) -> int:
     with open(path, "rb") as file:
         found = os.fstat(file.fileno())
         key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-        latest = _latest[:1]
-        if latest and latest[0][0] == key:
-            return os.dup(latest[0][1].fd)
-        with tempfile.TemporaryFile(buffering=0) as plain:
-            left = size_when_decompressed(path)
-            with _damage(path), gzip.GzipFile(fileobj=file) as packed:
-                while block := packed.read(_BLOCK_BYTES):
-                    left -= len(block)
-                    if left < 0:
-                        raise gzip.BadGzipFile
-                    view = memoryview(block)
-                    while view:
-                        view = view[plain.write(view) :]
-                if left:
+        return _latest.opened(key, lambda: unpacked(file, path))
+
+
+def unpacked(file: IO[bytes], path: str) -> int:
+    """
+    Return an open file, without a name, with what the compressed *file* has, which is called *path*.
+
+    Raises:
+        ChainError: The file is damaged.
+        OSError: It can't be read, or there is no room for what it has.
+    """
+    with tempfile.TemporaryFile(buffering=0) as plain, _damage(path):
+        if not file.seek(0, os.SEEK_END):
+            # To the library this is a compressed file with nothing in it.
+            raise gzip.BadGzipFile
+        left = _size_at_end(file)
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) as packed:
+            while block := packed.read(_BLOCK_BYTES):
+                left -= len(block)
+                if left < 0:
                     raise gzip.BadGzipFile
-            nameless = _Nameless(os.dup(plain.fileno()))
-    _latest[:] = [(key, nameless)]
-    return os.dup(nameless.fd)
+                view = memoryview(block)
+                while view:
+                    view = view[plain.write(view) :]
+        if left:
+            raise gzip.BadGzipFile
+        return os.dup(plain.fileno())
 
 
 def beginning(path: str, size: int) -> bytes:
@@ -84,6 +119,27 @@ def beginning(path: str, size: int) -> bytes:
         return packed.read(size)
 
 
+def first_bytes(data: bytes, size: int) -> bytes:
+    """Return the first bytes, *size* at most, of what a file has that begins with *data*; none if it is damaged."""
+    try:
+        # 31: gzip, and not zlib. https://docs.python.org/3/library/zlib.html#zlib.decompress
+        return zlib.decompressobj(31).decompress(data, size)
+    except zlib.error:
+        return b""
+
+
+def content_of(file: IO[bytes]) -> str | None:
+    """Return the SHA-256 of the decompressed bytes of *file*, in hexadecimal; None if it is damaged."""
+    found = sha256()
+    try:
+        with gzip.GzipFile(fileobj=file) as packed:
+            while block := packed.read(_BLOCK_BYTES):
+                found.update(block)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return None
+    return found.hexdigest()
+
+
 def size_when_decompressed(path: str) -> int:
     """
     Return the size that the compressed file *path* says it had.
@@ -92,8 +148,12 @@ def size_when_decompressed(path: str) -> int:
         OSError: It can't be read.
     """
     with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 4))
-        return int.from_bytes(file.read(4), "little")
+        return _size_at_end(file)
+
+
+def _size_at_end(file: IO[bytes]) -> int:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 4))
+    return int.from_bytes(file.read(4), "little")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from itertools import groupby
 import msgspec
 
 from ..record.chain import ChainError, ChainHead, follow, head_before
-from ..record.errors import AuditStorageError
+from ..record.errors import AuditStorageError, TrailMismatchError
 from ..record.formats import decoded
 
 __all__ = ["by_day", "elsewhere", "followed", "is_record"]
@@ -19,12 +19,12 @@ def followed(place: object, after: ChainHead, lines: Sequence[bytes]) -> ChainHe
     Return the head after *lines*, which follow the head *after*.
 
     Raises:
-        AuditStorageError: They do not; the message begins with *place*.
+        TrailMismatchError: They do not; the message begins with *place*.
     """
     try:
         return follow(after, lines)
     except ChainError as damage:
-        raise AuditStorageError(f"{place}: {damage}; nothing is appended") from damage
+        raise TrailMismatchError(f"{place}: {damage}; nothing is appended") from damage
 
 
 def elsewhere(place: object, after: ChainHead | None) -> AuditStorageError:

@@ -6,24 +6,29 @@ import contextlib
 import fcntl
 import gzip
 import os
-from collections.abc import Generator, Iterator
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import msgspec
 
-from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
-from ._compressed import SUFFIX
-from ._directory import close, day_of, make_directory, names, reading, sync, sync_directory, without_writers
+from ._compressed import SUFFIX, content_of
+from ._directory import close, day_of, names, reading, sync, sync_directory, without_writers
+from ._packed import from_disk, not_what_the_trail_has
+from ._whole import PART, remove, whole
+from .archive import Archive, PackedFile
 
-__all__ = ["alone", "archive_day", "compress_day", "digest", "is_archived", "remove_days", "sweep", "whole"]
+__all__ = ["BusyError", "alone", "archive_day", "compress_day", "digest", "remove_days", "sweep"]
 
 _BLOCK_BYTES: Final = 1 << 20
 _LOCK: Final = "audit_retention.lock"
-_PART: Final = ".part"
+
+
+class BusyError(AuditStorageError):
+    """Raised when another process applies retention, or changes holds."""
 
 
 def digest(fd: int) -> str:
@@ -55,41 +60,37 @@ def compress_day(directory: Path, name: str) -> None:
             while block := os.pread(fd, _BLOCK_BYTES, offset):
                 packed.write(block)
                 offset += len(block)
-    _prove(path + SUFFIX, wanted)
+    with from_disk(Path(path + SUFFIX)) as file:
+        if content_of(file) != wanted:
+            raise not_what_the_trail_has(path + SUFFIX)
     os.unlink(path)
     sync_directory(directory)
 
 
-def archive_day(directory: Path, name: str, archive: Path) -> None:
+def archive_day(directory: Path, name: str, archive: Archive, retention_days: int | None) -> None:
     """
-    Copy a compressed file to the directory *archive*, if it is not there yet, and prove that it is there, whole.
+    Copy a compressed file to *archive*, if it is not there yet, and prove that it is there, whole.
 
     Raises:
-        AuditStorageError: The archive has something else of that name, or what was read back is something else.
+        AuditStorageError: The archive has something else of that name, is away, or does not keep it for long enough.
+        ChainError: The file is damaged.
         OSError: It can't be done.
     """
-    make_directory(archive)
-    anchor = anchor_of(directory)
-    if anchor is not None and not names(archive):
+    day = date.fromisoformat(name[len("audit_") : -len(".jsonl")])
+    if os.path.exists(f"{directory}/{ANCHOR}") and not archive.sizes():
         # The archive begins where the trail does now.
-        _write_anchor(archive, anchor)
-    path, there = f"{directory}/{name}{SUFFIX}", f"{archive}/{name}{SUFFIX}"
+        _put(Path(f"{directory}/{ANCHOR}"), None, archive, day, retention_days)
     with reading(directory, name) as fd:
-        wanted = digest(fd)
-    if not os.path.exists(there):
-        with open(path, "rb") as file, whole(there, like=file.fileno()) as part:
-            while block := file.read(_BLOCK_BYTES):
-                part.write(block)
-    _prove(there, wanted)
+        content = digest(fd)
+    _put(Path(f"{directory}/{name}{SUFFIX}"), content, archive, day, retention_days)
 
 
-def is_archived(directory: Path, name: str, archive: Path) -> bool:
-    """Return whether a compressed file looks as if it were in the archive; only `archive_day` proves that."""
-    try:
-        sizes = [os.stat(f"{place}/{name}{SUFFIX}").st_size for place in (directory, archive)]
-    except FileNotFoundError:
-        return False
-    return sizes[0] == sizes[1]
+def _put(path: Path, content: str | None, archive: Archive, day: date, retention_days: int | None) -> None:
+    with path.open("rb") as opened:
+        size, found = os.fstat(opened.fileno()).st_size, digest(opened.fileno())
+    file = PackedFile(path=path, size=size, sha256=found, content=content, day=day, retention_days=retention_days)
+    archive.put(file)
+    archive.prove(file)
 
 
 def remove_days(directory: Path, names_of_days: list[str], anchor: Anchor) -> None:
@@ -113,7 +114,7 @@ def alone(directory: Path) -> int:
     Be the only one, of all processes, that applies retention or changes holds, until what is returned is closed.
 
     Raises:
-        AuditStorageError: Another one does.
+        BusyError: Another one does.
         OSError: That can't be told.
     """
     # Not the lock on the directory, which writers need. Never deleted: another process may just have opened it.
@@ -123,7 +124,7 @@ def alone(directory: Path) -> int:
     except OSError as error:
         close(fd)
         if isinstance(error, BlockingIOError):
-            raise AuditStorageError(f"{directory}: another process applies retention to it; try again") from None
+            raise BusyError(f"{directory}: another process applies retention to it; try again") from None
         raise
     return fd
 
@@ -134,12 +135,12 @@ def sweep(directory: Path) -> None:
     leftovers = [
         name
         for name in sorted(os.listdir(directory))
-        if (name.startswith("audit_") and name.endswith(_PART))
+        if (name.startswith("audit_") and name.endswith(PART))
         or (anchor is not None and (day := day_of(name)) is not None and day <= anchor.file)
     ]
     if leftovers:
         for name in leftovers:
-            _unlink(f"{directory}/{name}")
+            remove(f"{directory}/{name}")
         sync_directory(directory)
 
 
@@ -148,13 +149,8 @@ def _delete(directory: Path, names_of_days: list[str]) -> None:
     for day in names_of_days:
         # The compressed one, and the incomplete records that crashes left on that day.
         for name in sorted(each for each in there if each.startswith(day)):
-            _unlink(f"{directory}/{name}")
+            remove(f"{directory}/{name}")
     sync_directory(directory)
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
 
 
 def _write_anchor(directory: Path, anchor: Anchor) -> None:
@@ -162,44 +158,3 @@ def _write_anchor(directory: Path, anchor: Anchor) -> None:
     like = reading(directory, newest[0]) if newest else contextlib.nullcontext(None)
     with like as fd, whole(f"{directory}/{ANCHOR}", like=fd) as part:
         part.write(msgspec.json.encode(anchor) + b"\n")
-
-
-@contextlib.contextmanager
-def whole(path: str, like: int | None = None) -> Generator[IO[bytes]]:
-    """Make a file that is there when it is whole and on the disk, for those who may read the open file *like*."""
-    part = path + _PART
-    _unlink(part)
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        if like is not None:
-            found = os.fstat(like)
-            with contextlib.suppress(PermissionError):  # a group that this process is no member of
-                os.fchown(fd, -1, found.st_gid)
-            os.fchmod(fd, found.st_mode & 0o664)
-        yield file
-        file.flush()
-        os.fsync(fd)
-    os.rename(part, path)
-    sync_directory(Path(path).parent)
-
-
-def _prove(path: str, wanted: str) -> None:
-    """Read a compressed file back, and raise AuditStorageError unless it has what *wanted* is the SHA-256 of."""
-    found = sha256()
-    try:
-        with open(path, "rb") as file:
-            if hasattr(os, "posix_fadvise"):
-                # From the disk, where that can be had, and not what was just written.
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            for block in _blocks(file):
-                found.update(block)
-    except (EOFError, gzip.BadGzipFile, ChainError):
-        found = sha256(b"damaged")
-    if found.hexdigest() != wanted:
-        raise AuditStorageError(f"{path}: read back, it is not what the trail has; nothing is deleted")
-
-
-def _blocks(file: IO[bytes]) -> Iterator[bytes]:
-    with gzip.GzipFile(fileobj=file) as packed:
-        while block := packed.read(_BLOCK_BYTES):
-            yield block

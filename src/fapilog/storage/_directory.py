@@ -336,7 +336,7 @@ def closing(fd: int) -> Generator[int, None, None]:
         close(fd)
 
 
-def cannot(action: str, directory: Path, error: OSError) -> AuditStorageError:
+def cannot(action: str, directory: object, error: OSError) -> AuditStorageError:
     """Return the error that says that *action* failed in *directory*, and why."""
     if isinstance(error, FileExistsError | NotADirectoryError):
         return AuditStorageError(f"cannot {action} {directory}: expected a directory, found something else")

@@ -37,11 +37,14 @@ def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent 
 
 def up_to(limit: int, items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
     """Yield *items* up to the event that is the last of *limit*."""
+    if limit < 1:
+        return
     for item in items:
-        if limit < 1:
-            return
         yield item
         limit -= isinstance(item, AuditEvent)
+        if limit < 1:
+            # Before the next one is looked for, which may be in another file.
+            return
 
 
 def item_of(line: bytes, *, file: str, offset: int, size: int) -> AuditEvent | DamagedRecord:

@@ -30,11 +30,11 @@ from ._times import Times, Window
 from ._verifying import verify
 from .protocol import EQUAL, EventFilter
 
-__all__ = ["TrailReader", "start_of_end"]
+__all__ = ["FIRST_BYTES", "TrailReader", "start_of_end"]
 
 _ALL: Final = EventFilter()
-# Of a compressed file, to find its first record.
-_FIRST_BYTES: Final = 1 << 16
+FIRST_BYTES: Final = 1 << 16
+"""Of a compressed file, to find its first record."""
 
 
 class TrailReader:
@@ -86,6 +86,7 @@ class TrailReader:
     def _newest_first(self, wanted: EventFilter) -> Iterator[AuditEvent | DamagedRecord]:
         needles, window = _needles(wanted), Window(wanted)
         files, last = self._stored()
+        files = self._in_time(files, wanted)
         first, behind = 0, len(files)
         if wanted.after is not None:
             first = max(0, self._file_of(wanted.after, files))
@@ -95,13 +96,13 @@ class TrailReader:
             try:
                 opened = self._opened(name)
             except ChainError as damage:
-                yield DamagedRecord(file=name, offset=0, size=size_of(self._directory, name), problem=str(damage))
+                yield DamagedRecord(file=name, offset=0, size=self._size(name), problem=str(damage))
                 continue
             if opened is None:
                 return
             with opened as fd:
                 lines = Lines(fd, name)
-                end = last if name == files[-1] else lines.end()
+                end = lines.end() if last is None or name != files[-1] else last
                 begin, end = _span(lines, end, wanted)
                 for offset, line in self._lines_backwards(fd, lines, (begin, end), needles, window):
                     item = item_of(line, file=name, offset=offset, size=len(line) + 1)
@@ -171,17 +172,18 @@ class TrailReader:
                 continue
             with opened as fd:
                 lines = Lines(fd, name)
-                is_last = name == files[-1]
-                end = last if is_last else lines.end()
-                if is_last and self._durable:
+                end = lines.end() if last is None or name != files[-1] else last
+                if name == files[-1] and self._durable:
                     # A writer that was killed may have written these records without syncing them.
                     sync(fd)
                 for offset, line in lines.forwards(lines.around(after, end)[0], end):
                     yield name, offset, line
 
-    def _stored(self) -> tuple[list[str], int]:
+    def _stored(self) -> tuple[list[str], int | None]:
         """
         Return the names of the files up to the last that holds records, and the offset behind the last record in it.
+
+        The offset is None if nobody writes to that file.
 
         These records are there to stay: whole records are never taken back. While a writer is at work, its last record
         may be one that a full disk will cut.
@@ -197,6 +199,11 @@ class TrailReader:
                     return files, end
                 files.pop()
         return [], 0
+
+    def _in_time(self, files: list[str], wanted: EventFilter) -> list[str]:  # noqa: ARG002  of an archive's reader
+        """Return those of *files* that may have what is *wanted*, by the time."""
+        # All: to look into a file costs little, and says so whatever the clock has done.
+        return files
 
     def _file_of(self, sequence_number: int, files: list[str]) -> int:
         """Return the index of the file in which that record is, or would be; -1 if it is before the first."""
@@ -222,11 +229,20 @@ class TrailReader:
     def _first_when_compressed(self, name: str) -> int | None:
         """Return the number of the first record of a compressed file, without decompressing all of it."""
         with contextlib.suppress(OSError, ChainError):
-            if not os.path.exists(self._directory / name):
-                data = beginning(f"{self._directory}/{name}{SUFFIX}", _FIRST_BYTES)
-                heads = (head_of_record(line) for _, line in cut(0, data[: data.rfind(b"\n") + 1]))
-                return next((head.sequence_number for head in heads if head is not None), None)
+            data = self._beginning(name)
+            heads = (head_of_record(line) for _, line in cut(0, data[: data.rfind(b"\n") + 1]))
+            return next((head.sequence_number for head in heads if head is not None), None)
         return None
+
+    def _beginning(self, name: str) -> bytes:
+        """Return the first bytes of a compressed file; none of another."""
+        if os.path.exists(self._directory / name):
+            return b""
+        return beginning(f"{self._directory}/{name}{SUFFIX}", FIRST_BYTES)
+
+    def _size(self, name: str) -> int:
+        """Return the size that a file has, or had before it was compressed."""
+        return size_of(self._directory, name)
 
     def _opened(self, name: str) -> contextlib.AbstractContextManager[int] | None:
         """Open a file; None if it was removed by retention since it was listed."""

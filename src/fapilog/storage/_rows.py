@@ -27,6 +27,7 @@ __all__ = [
     "SELECTIVE",
     "Dialect",
     "Question",
+    "events_of",
     "follow_row",
     "questions",
     "rows_of",
@@ -105,6 +106,19 @@ class Dialect(NamedTuple):
 _SQLITE: Final = Dialect(parameter="?", contains="instr(line, ?)", unindexed="+")
 
 
+def events_of(lines: Sequence[bytes]) -> list[AuditEvent]:
+    """
+    Return the events of the records *lines*, to find these by.
+
+    Raises:
+        AuditStorageError: One is of a kind that can't be read.
+    """
+    try:
+        return [decoded(line) for line in lines]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise AuditStorageError("a record is of a kind that can't be read here; nothing is appended") from error
+
+
 def rows_of(after: ChainHead, lines: Sequence[bytes]) -> list[tuple[Any, ...]]:
     """
     Return the rows of the records *lines*, which follow the head *after*.
@@ -112,11 +126,10 @@ def rows_of(after: ChainHead, lines: Sequence[bytes]) -> list[tuple[Any, ...]]:
     Raises:
         AuditStorageError: One is of a kind that can't be read.
     """
-    try:
-        numbered = enumerate(lines, after.sequence_number + 1)
-        return [(number, *values_of(decoded(line)), line) for number, line in numbered]
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise AuditStorageError("a record is of a kind that can't be read here; nothing is appended") from error
+    numbered = zip(lines, events_of(lines), strict=True)
+    return [
+        (number, *values_of(event), line) for number, (line, event) in enumerate(numbered, after.sequence_number + 1)
+    ]
 
 
 def follow_row(

@@ -14,7 +14,7 @@ from ._lines import Lines, PlacedError
 from ._recovering import sealed_break
 from ._torn import Torn
 
-__all__ = ["verify"]
+__all__ = ["front_pruned", "verify"]
 
 
 _HARMLESS: Final = frozenset({ChainStatus.TORN_TAIL, ChainStatus.FRONT_PRUNED})
@@ -94,13 +94,20 @@ def _verify(
 
 def _front(directory: Path, files: list[str], anchor: Anchor) -> _Finding:
     """Return what is to be said of the records that are removed, after the record that says so was looked for."""
-    last = anchor.sequence_number
-    which = "record 1 was" if last == 1 else f"records 1 to {last} were"
     if any(says(line, anchor) for line in _record(directory, files, anchor.record)):
-        words = f"{which} removed by retention, as record {anchor.record} says"
-        return _Finding(ChainStatus.FRONT_PRUNED, None, words)
-    words = f"{which} removed, and record {anchor.record} does not say so"
-    return _Finding(ChainStatus.GAP, last + 1, words)
+        return _Finding(ChainStatus.FRONT_PRUNED, None, front_pruned(anchor))
+    words = f"{_which(anchor)} removed, and record {anchor.record} does not say so"
+    return _Finding(ChainStatus.GAP, anchor.sequence_number + 1, words)
+
+
+def front_pruned(anchor: Anchor) -> str:
+    """Return the words on a front that retention has removed, as a record says."""
+    return f"{_which(anchor)} removed by retention, as record {anchor.record} says"
+
+
+def _which(anchor: Anchor) -> str:
+    last = anchor.sequence_number
+    return "record 1 was" if last == 1 else f"records 1 to {last} were"
 
 
 def _record(directory: Path, files: list[str], number: int) -> Iterator[bytes]:

@@ -34,6 +34,7 @@ from ._end import TAIL_BYTES, End, Listing, Today, check_newest, where_to_check
 from ._lines import Lines
 from ._lock import lock
 from ._recent import Once, RecentIds
+from ._reserving import Reserving
 from ._torn import Torn
 from ._unsynced import Unsynced
 
@@ -82,6 +83,7 @@ class TrailWriter:
         self._unsynced: Unsynced | None = None
         self._recent = RecentIds(directory)
         self._listing = Listing(directory)
+        self._reserving = Reserving(directory)
 
     def append(self, bodies: Iterable[bytes], after: ChainHead | None = None) -> list[Result]:
         """
@@ -300,33 +302,36 @@ class TrailWriter:
         fd, end = self._fd, self._end
         assert fd is not None  # noqa: S101 - opened by the callers
         assert end is not None  # noqa: S101
-        sequence_number, checksum = end.sequence_number, end.checksum
-        lines: list[bytes] = []
+        lines, sequence_number, checksum = list[bytes](), end.sequence_number, end.checksum
         results: list[Result] = []
         for body in bodies:
             line, seal = chain.seal(body, sequence_number + 1, checksum)
             sequence_number, _, checksum = seal
             lines.append(line)
             results.append(seal)
+        lines, failure = self._reserving.fitting(fd, end.size, lines)
         data = b"".join(lines)
         try:
             written = os.write(fd, data)
         except OSError as error:
-            return self._keep_whole(end, b"", results, error)
+            return self._keep_whole(end, b"", results, error, is_cut=True)
         if written < len(data):
-            more, failure = write_until_error(fd, data[written:])
-            if failure is not None:
-                return self._keep_whole(end, data[: written + more], results, failure)
+            more, stopped_by = write_until_error(fd, data[written:])
+            written, failure = written + more, stopped_by or failure
+        if failure is not None:
+            return self._keep_whole(end, data[:written], results, failure, is_cut=written < len(data))
         if self._durable:
             try:
                 sync(fd)
             except OSError as error:
-                return self._keep_whole(end, data, results, error)
+                return self._keep_whole(end, data, results, error, is_cut=False)
         size, tail = end.size + len(data), data[-TAIL_BYTES:]
         self._end = End(end.name, size, tail, end.directory, sequence_number, checksum, None)
         return results
 
-    def _keep_whole(self, end: End, data: bytes, results: list[Result], failure: OSError) -> list[Result]:
+    def _keep_whole(
+        self, end: End, data: bytes, results: list[Result], failure: OSError, *, is_cut: bool
+    ) -> list[Result]:
         """
         Keep the records of *data* that are whole, as readers may have seen them, and take back the one that is cut.
 
@@ -334,7 +339,8 @@ class TrailWriter:
             end: Of the trail before *data*.
             data: What was written.
             results: For each record, its seal.
-            failure: Of the write, or of the sync.
+            failure: Of reserving room, of the write, or of the sync.
+            is_cut: Whether a piece of a record may stand behind the whole ones.
 
         Returns:
             For each record, its seal if it is stored, or else the reason.
@@ -342,9 +348,9 @@ class TrailWriter:
         fd = self._fd
         assert fd is not None  # noqa: S101 - opened by the callers
         refusal = cannot("append to", self._directory, failure)
+        self._reserving.was_full()
         count, whole = data.count(b"\n"), data[: data.rfind(b"\n") + 1]
-        is_sync = count == len(results)
-        if not is_sync:
+        if is_cut:
             try:
                 os.ftruncate(fd, end.size + len(whole))
             except OSError as error:
@@ -359,7 +365,7 @@ class TrailWriter:
             unsynced: Unsynced | None = None
             try:
                 unsynced = Unsynced.of(end.name, fd, end.size, whole)
-                if is_sync:
+                if count == len(results):
                     unsynced.store(self._directory)
                 else:
                     sync(fd)

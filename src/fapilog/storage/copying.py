@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, cast, runtime_checkable
 
 from ..record.chain import EMPTY, ChainHead
-from ..record.errors import AuditStorageError
+from ..record.errors import AuditStorageError, TrailMismatchError
 from .protocol import AuditStorage, head_of, holds
 
-__all__ = ["TakesLines", "copy"]
+__all__ = ["TakesLines", "common_head", "copy"]
 
 _PAGE = 500
 
@@ -31,7 +31,8 @@ class TakesLines(Protocol):
             lines: The records, without their newlines, as `AuditStorage.read_lines` returns them.
 
         Raises:
-            AuditStorageError: The records do not follow *after*, the trail ends with another head, or can't be written.
+            TrailMismatchError: The records do not follow *after*.
+            AuditStorageError: The trail ends with another head, or can't be written.
         """
         ...
 
@@ -54,20 +55,35 @@ async def copy(
         How many records were copied, and the head that both have now.
 
     Raises:
-        AuditStorageError: *target* has other records than *source*, *source* is damaged, or one of the two can't be
-            read or written.
+        TrailMismatchError: *target* has other records than *source*, or one of the two is damaged.
+        AuditStorageError: One of the two can't be read or written, or somebody else appended to *target* meanwhile.
         TypeError: *target* takes no lines.
     """
     if not isinstance(target, TakesLines):
         raise TypeError(f"target: expected a storage with append_lines; got a {type(target).__qualname__}")
-    begin = head = await head_of(cast("AuditStorage", target))
-    if head != EMPTY and not await holds(source, head):
-        raise AuditStorageError(f"the target has record {head.sequence_number}, and the source has not: two trails")
+    begin = head = await common_head(source, cast("AuditStorage", target))
     while lines := await source.read_lines(head.sequence_number, _PAGE):
         head = await target.append_lines(head, lines)
         if progress is not None:
             progress(head.sequence_number)
     result = await target.verify()
     if not result.valid:
-        raise AuditStorageError(f"the copy is not valid: {result.error_message}")
+        # Without a number it is no damage: the target is away.
+        kind = AuditStorageError if result.first_invalid_sequence is None else TrailMismatchError
+        raise kind(f"the copy is not valid: {result.error_message}")
     return head.sequence_number - begin.sequence_number, head
+
+
+async def common_head(source: AuditStorage, target: AuditStorage) -> ChainHead:
+    """
+    Return the head of *target*, which *source* holds too: from there on records can be copied.
+
+    Raises:
+        TrailMismatchError: *source* does not hold it.
+        AuditStorageError: One of the two can't be read.
+    """
+    head = await head_of(target)
+    if head != EMPTY and not await holds(source, head):
+        words = f"the target ends with record {head.sequence_number}, checksum {head.checksum}"
+        raise TrailMismatchError(f"{words}, which the source does not have: two trails")
+    return head

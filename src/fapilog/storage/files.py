@@ -28,6 +28,7 @@ from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
 from ._lines import MAX_RECORD_BYTES, body_of
 from ._reader import TrailReader
 from ._recent import Once
+from ._replica import waits
 from ._writer import Result, TrailWriter, utc_now
 from .protocol import EventFilter
 
@@ -91,6 +92,7 @@ class FileStorage:
         self._writer = TrailWriter(self.directory, durable=durability == "fsync", now=now, access=access)
         least = None if min_free is None else require("min_free", min_free, at_least=0)
         self._care = Care(self.directory, min_free=least, now=now)
+        self._now = now
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
         self._appends = 0
@@ -236,13 +238,14 @@ class FileStorage:
 
         Returns:
             Under "capacity", that less is free than *min_free*; under "files", that a file is gone, was cut, or was
-            packed by another program; under "clock", that a file is of a day to come, or was written in the future.
+            packed by another program; under "clock", that a file is of a day to come, or was written in the future;
+            under "replica", that a record waits for too long to be replicated, or can't be.
 
         Raises:
             AuditStorageError: The directory can't be read.
         """
         try:
-            return await in_thread(self._care.concerns)
+            return await in_thread(self._concerns)
         except OSError as error:
             raise cannot("look after", self.directory, error) from error
 
@@ -250,6 +253,11 @@ class FileStorage:
         """Close the files; the next append opens them again."""
         await in_thread(self._writer.close)
         await in_thread(self._copier.close)
+
+    def _concerns(self) -> dict[str, str]:
+        found = self._care.concerns()
+        words = waits(self.directory, self._reader, self._now())
+        return found if words is None else {**found, "replica": words}
 
     def _forget(self) -> None:
         self._writer.forget()

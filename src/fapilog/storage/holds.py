@@ -16,8 +16,9 @@ from typing import Final
 import msgspec
 
 from ..record.errors import AuditStorageError
-from ._days import alone, whole
+from ._days import alone
 from ._directory import closing
+from ._whole import whole
 
 __all__ = ["Hold", "add_hold", "holds_on", "remove_hold"]
 

@@ -219,8 +219,9 @@ class AuditStorage(Protocol):
 
     A storage may also have a method ``async def concerns(self) -> Mapping[str, str]``, which a trail calls on start and
     every ten seconds at most, after an event. It returns what must be looked after while events are still stored:
-    "capacity", little room; "files", a part of the trail that is gone; "clock", times that can't be right. Each with
-    words that say what to do, and without a secret; the trail makes an incident of each, until it is not returned.
+    "capacity", little room; "files", a part of the trail that is gone; "clock", times that can't be right; "replica",
+    records that are not copied. Each with words that say what to do, and without a secret; the trail makes an incident
+    of each, until it is not returned.
 
     The `append` of a storage in which a dispatcher keeps its alerts takes *alerts* too, a list of `KeptAlert`, which it
     stores in the same transaction; see `DurableDispatcher`.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -23,14 +23,16 @@ from ..record.errors import AuditStorageError
 from ..record.kinds import ComplianceLevel
 from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, start_of
-from ._compressed import MAX_SIZE
-from ._days import alone, archive_day, compress_day, digest, is_archived, remove_days, sweep
+from ._compressed import MAX_SIZE, SUFFIX
+from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
 from ._directory import cannot, close, names, reading, size_of
 from ._lines import Lines
+from ._replica import Replica, replica_of
 from ._torn import Torn
+from .archive import Archive
 from .holds import Hold, holds_on
 
-__all__ = ["FLOORS", "RetainedDay", "RetentionReport", "RetentionRule", "apply_retention"]
+__all__ = ["FLOORS", "BusyError", "RetainedDay", "RetentionReport", "RetentionRule", "apply_retention"]
 
 FLOORS: Final = {ComplianceLevel.PCI_DSS: 1, ComplianceLevel.HIPAA: 6}
 """Years that the records of a level are kept at least, as PCI DSS 10.5.1 and 45 CFR 164.316(b)(2)(i) ask."""
@@ -47,14 +49,14 @@ class RetentionRule(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         archive_after_days: Age in days beyond which a day is compressed, and copied to *archive*; None for never.
         retention_days: Age in days beyond which a day is removed; None for never.
-        archive: The directory of the archive; None for none. With one, nothing is removed that is not there, whole.
+        archive: Where days are kept; None for nowhere. With one, nothing is removed that is not there, whole.
         below_floor: Whether records are removed before the age that their level asks for (`FLOORS`).
         keep_from: The number of the first record that stays, whatever its age; None for no such one.
     """
 
     archive_after_days: int | None = None
     retention_days: int | None = None
-    archive: Path | None = None
+    archive: Archive | None = None
     below_floor: bool = False
     keep_from: int | None = None
 
@@ -143,7 +145,7 @@ async def apply_retention(
                 if each.day.compressed:
                     await in_thread(compress_day, directory, each.day.file)
                 if each.day.archived and rule.archive is not None:
-                    await in_thread(archive_day, directory, each.day.file, rule.archive)
+                    await in_thread(archive_day, directory, each.day.file, rule.archive, rule.retention_days)
             numbers = [
                 await _remove(directory, rule, batch, record)
                 for batch in _batches([each for each in found if each.day.removed])
@@ -200,7 +202,8 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
     files = [name for name in names(directory) if size_of(directory, name)]
     # Neither the newest, which is written to, nor today's, nor one of tomorrow, by a clock that was wrong.
     closed = [name for name in files[:-1] if _day(name) < today]
-    holds = holds_on(directory)
+    holds, replica = holds_on(directory), replica_of(directory)
+    archived = {} if rule.archive is None or not closed else rule.archive.sizes()
     planned: list[_Planned] = []
     head: ChainHead | None = start_of(directory)
     kept: str | None = None
@@ -214,17 +217,19 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
         if is_old and kept is None:
             assert head is not None  # noqa: S101 - lost only with the day that is kept
             day, head = _examined(directory, day, head)
-            kept = day.kept or _why_kept(directory, day, rule, holds, age)
+            kept = day.kept or _not_replicated(day, replica) or _why_kept(directory, day, rule, holds, age)
             day = replace(day, kept=kept, removed=kept is None)
         elif is_old:
             day = replace(day, kept="an older day is kept")
-        day = _packed(directory, day, rule, is_cold=is_cold)
+        day = _packed(directory, day, rule, archived, is_cold=is_cold)
         if day.compressed or day.archived or day.removed or day.kept:
             planned.append(_Planned(day, head if day.removed else None))
     return planned
 
 
-def _packed(directory: Path, day: RetainedDay, rule: RetentionRule, *, is_cold: bool) -> RetainedDay:
+def _packed(
+    directory: Path, day: RetainedDay, rule: RetentionRule, archived: Mapping[str, int], *, is_cold: bool
+) -> RetainedDay:
     """Return *day* with what is to be done to it short of removing it."""
     archive = rule.archive if is_cold or day.removed else None
     if not (is_cold or archive):
@@ -233,8 +238,14 @@ def _packed(directory: Path, day: RetainedDay, rule: RetentionRule, *, is_cold: 
     if is_plain and size_of(directory, day.file) > MAX_SIZE:
         return replace(day, removed=day.removed and archive is None, kept="it is too large to be compressed")
     # Of a day that stays, the archive is believed to have what it once has proved to have.
-    is_new = archive is not None and (day.removed or is_plain or not is_archived(directory, day.file, archive))
+    is_new = archive is not None and (day.removed or is_plain or not _is_there(directory, day.file, archived))
     return replace(day, compressed=is_plain, archived=is_new)
+
+
+def _is_there(directory: Path, name: str, archived: Mapping[str, int]) -> bool:
+    """Return whether a compressed file looks as if it were in the archive; only `archive_day` proves that."""
+    packed = f"{name}{SUFFIX}"
+    return archived.get(packed) == (directory / packed).stat().st_size
 
 
 def _examined(directory: Path, day: RetainedDay, before: ChainHead) -> tuple[RetainedDay, ChainHead | None]:
@@ -249,6 +260,13 @@ def _examined(directory: Path, day: RetainedDay, before: ChainHead) -> tuple[Ret
         pass
     # Evidence: see `fapilog recover`.
     return replace(day, kept="it is damaged"), None
+
+
+def _not_replicated(day: RetainedDay, replica: Replica | None) -> str | None:
+    # The record with which the replica ends stays too: by it the replica is known to be one of this trail.
+    if replica is not None and day.last is not None and day.last >= replica.sequence_number:
+        return f"{replica.target} ends with record {replica.sequence_number}"
+    return None
 
 
 def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: list[Hold], age: timedelta) -> str | None:

@@ -31,12 +31,12 @@ class Job:
     A call that was started, with the context variables of the code that started it.
 
     Args:
-        call: To be awaited.
+        call: The call to await.
         timeout: Seconds that it may take.
-        failed: Is told what it raised, or a `TimeoutError`.
+        failed: Is called with the exception of the call, or a `TimeoutError`.
 
     Attributes:
-        has_begun: Whether it was; a task that asyncio cancels before its first step does not.
+        has_begun: Whether the call has begun; in a task that asyncio cancels before its first step it does not.
     """
 
     __slots__ = ("call", "context", "failed", "has_begun", "scope", "timeout")
@@ -64,7 +64,8 @@ class Job:
             with anyio.CancelScope(shield=shield, deadline=deadline) as self.scope:
                 if is_late():
                     self.scope.cancel()
-                # Its own calls are not for the list of the code that started it, which may be done with it by then.
+                # Calls that it starts itself are not for the list of the code that started it, which may no longer read
+                # the list.
                 _collected.set(None)
                 try:
                     await contained(self.call)
@@ -80,11 +81,11 @@ class Job:
 
 class Background:
     """
-    Tasks that can hurt neither the code that starts them nor each other.
+    Tasks that can hurt neither the code that starts them nor another task.
 
-    While it is `open`, each call runs in a task of its own in the loop where it was opened, whatever thread starts the
-    call. While it is not, calls are kept: by `collecting` for the code that started them, and otherwise for the next
-    `settle`. What a call raises is logged, by its type; `KeyboardInterrupt` and `SystemExit` end the loop.
+    While it is `open`, every call runs in a task of its own in the loop where it was opened, whichever thread starts
+    the call. While it is not, calls are kept: by `collecting` for the code that started them, and otherwise for the
+    next `settle`. An exception of a call is logged, by its type; `KeyboardInterrupt` and `SystemExit` end the loop.
 
     Attributes:
         home: The loop that runs the calls; None while they are kept.
@@ -120,7 +121,7 @@ class Background:
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None]:
         """
-        Run the calls in this loop, those that were kept first; in the end cancel those that still run.
+        Run the calls in this loop, the kept ones first; in the end cancel the calls that still run.
 
         A call that can't be cancelled, such as one that waits for a thread, is waited for: no task is left behind.
         """
@@ -153,9 +154,9 @@ class Background:
         Run *call* soon, or keep it for `settle`. From any thread; never waits and never raises.
 
         Args:
-            call: To be awaited, in the context variables of this code.
+            call: The call to await, in the context variables of this code.
             timeout: Seconds after which it is cancelled.
-            failed: Is told what *call* raised, or a `TimeoutError`; by default, the type is logged.
+            failed: Is called with the exception of *call*, or a `TimeoutError`; by default, the type is logged.
         """
         collected = _collected.get()
         self._start(Job(call, timeout, failed or _log_failure), self._kept if collected is None else collected)
@@ -171,7 +172,7 @@ class Background:
             is_first = not self._to_begin
             self._to_begin.append(job)
         # The tasks are made when the code that starts the calls lets the loop run, all at once. Another thread asks for
-        # that each time: the loop may have ended meanwhile.
+        # that at every call: the loop may have ended meanwhile.
         if not is_first and threading.get_ident() == self._thread:
             return
         try:
@@ -192,7 +193,7 @@ class Background:
             self._kept.extend(calls)
 
     async def run(self, collected: list[Job]) -> None:
-        """Run the calls that were *collected*, and those that are kept, at once and to their end."""
+        """Run the *collected* and the kept calls, all at once and to their end."""
         if is_without_loop() or self.home is not None:
             # Without an event loop nothing can be run: the calls are kept. Open meanwhile, it runs them by itself.
             jobs = tuple(collected)
@@ -211,17 +212,18 @@ class Background:
             try:
                 await side_by_side((job.context, functools.partial(_alone, job)) for job in jobs)
             finally:
-                # The caller was cancelled first. Each alert has to get its report, so they are kept for the next call.
+                # The caller was cancelled first. Every alert must get its report, so the calls are kept for the next
+                # `run`.
                 self._kept.extend(job for job in jobs if not job.has_begun)
 
     async def settle(self) -> None:
-        """Wait until no call is left; not open, run those that are kept, at once and to their end."""
+        """Wait until no call is left; not open, run the kept calls, all at once and to their end."""
         if self.home is not None:
             await self._idle.until(lambda: not self._jobs)
         await self.run([])
 
     def forget(self) -> None:
-        """Become as new: in a forked child, and when the loop was closed; its calls are nobody's to run."""
+        """Become as new, in a forked child and when the loop was closed: its calls are dropped."""
         self.__init__()  # type: ignore[misc]
 
     def _begin_all(self) -> None:
@@ -280,7 +282,7 @@ async def alone(call: Call) -> None:
 
 async def side_by_side(calls: Iterable[tuple[Context, Call]]) -> None:
     """
-    Await *calls* at once, each in a task and in a context of its own, to their end.
+    Await all *calls* at once, in a task and a context per call, to their end.
 
     Raises:
         BaseException: A `KeyboardInterrupt` or a `SystemExit` of a call, which cancels the other calls. Or the only
@@ -293,7 +295,7 @@ async def side_by_side(calls: Iterable[tuple[Context, Call]]) -> None:
         try:
             await call()
         except (KeyboardInterrupt, SystemExit) as error:
-            # Raised out of its task it would break asyncio's loop, which then complains of an exception that nobody has
+            # Raised out of its task it would break asyncio's loop, which then complains that the exception was never
             # retrieved.
             exits.append(error)
             tasks.cancel_scope.cancel()

@@ -1,8 +1,8 @@
 """
 An event that any thread may set and any loop may wait for, and a condition made of such events.
 
-anyio's `Event` belongs to one loop: set by another thread, it wakes nobody, or breaks that loop. So each waiter has an
-`anyio.Event` of its own loop, and setting the event schedules, in each of the loops, one call that sets these.
+anyio's `Event` belongs to one loop: set by another thread, it wakes no waiter, or breaks that loop. So every waiter has
+an `anyio.Event` of its own loop, and setting the event schedules one call per loop, which sets that loop's events.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Event:
 
 
 def wake(waiting: list[tuple[Loop, anyio.Event]]) -> None:
-    """Set the events of all *waiting*, each in its own loop, with one call for each loop."""
+    """Set the events of all *waiting* in their own loops, with one call per loop."""
     by_loop: dict[Loop, list[anyio.Event]] = {}
     for loop, event in waiting:
         by_loop.setdefault(loop, []).append(event)
@@ -70,13 +70,13 @@ def wake(waiting: list[tuple[Loop, anyio.Event]]) -> None:
         if loop.is_here:
             _set_all(events)
         else:
-            # Where the loop has ended, nobody waits any more.
+            # Where the loop has ended, no task waits any more.
             with contextlib.suppress(LoopClosedError):
                 loop.call_soon(lambda events=events: _set_all(events))  # type: ignore[misc]
 
 
 class Condition:
-    """Wakes those that wait for something to become true, in whatever thread and loop they wait."""
+    """Wakes tasks that wait for something to become true, in any thread and any loop."""
 
     __slots__ = ("_event", "_lock")
 
@@ -85,7 +85,7 @@ class Condition:
         self._event: Event | None = None
 
     def notify(self) -> None:
-        """Have every waiter look again; cheap where there is none."""
+        """Make every waiter look again; cheap where there is none."""
         event = self._event
         if event is not None:
             with self._lock:
@@ -95,7 +95,7 @@ class Condition:
             event.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Return when *holds* returns True; it is asked at first, and after each `notify`."""
+        """Return when *holds* returns True; it is called at first, and after every `notify`."""
         while True:
             # Registered before the question: a change between the two must not be missed.
             with self._lock:

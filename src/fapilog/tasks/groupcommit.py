@@ -1,4 +1,4 @@
-"""Group commit: callers that come while a commit runs share the next one, whatever thread or loop they come from."""
+"""Group commit: callers that come while a commit runs share the next one, from any thread and any loop."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Place(Generic[Item, Result]):
 
     def result(self) -> Result:
         if self.error is not None:
-            # A new one for each caller: an exception collects the traceback of every place that raises it.
+            # A new exception per caller: an exception collects the traceback of every place that raises it.
             raise type(self.error)(*self.error.args) from self.error
         return self.results[0]
 
@@ -51,14 +51,15 @@ class GroupCommit(Generic[Item, Result]):
     """
     Commits items, one batch at a time, for callers in any thread and in any event loop.
 
-    Whoever holds the lock commits for all that wait. Callers in an event loop wait for one thread, which is started
-    when it is first needed and sleeps between the commits. Callers without a loop commit in their own thread. A caller
-    that is cancelled, or whose loop or thread ends while it waits, stops no other. When the interpreter exits, it waits
-    for a commit that has begun, for two seconds at most. Where no thread can be had (a limit
-    on processes is reached, or the interpreter is shutting down), the callers of a loop commit in the loop's thread.
+    The thread that holds the lock commits for all callers that wait. Callers in an event loop wait for one thread,
+    which is started when it is first needed and sleeps between the commits. Callers without a loop commit in their own
+    thread. A caller that is cancelled, or whose loop or thread ends while it waits, stops no other. When the
+    interpreter exits, it waits for a commit that has begun, for two seconds at most. Where no thread can be had (a
+    limit on processes is reached, or the interpreter is shutting down), the callers of a loop commit in the loop's
+    thread.
 
     Args:
-        commit: Called with a batch, by one thread at a time; returns the result of each item, in order, or raises for
+        commit: Called with a batch, by one thread at a time; returns the results of the items, in order, or raises for
             all. The batch is taken when the first item is asked for: until then, while a lock is waited for, say,
             callers can still join it and leave it, so that it may come to be empty.
         interrupted: Raised to the callers whose commit was interrupted: their items may be committed or not.
@@ -73,7 +74,7 @@ class GroupCommit(Generic[Item, Result]):
         # The callers that wait, in a dict, of which one that is cancelled leaves at once.
         self._waiting: dict[_Place[Item, Result], None] = {}
         self._is_awake = False
-        # Starts the thread, or tells it that there is something to commit; None ends it.
+        # Calls for the thread to make; None ends it.
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -145,7 +146,7 @@ class GroupCommit(Generic[Item, Result]):
         return place.result()
 
     def _call_thread(self) -> bool:
-        """Have the thread commit for the callers; return False if there is no thread and none can be had."""
+        """Ask the thread to commit for the callers; return False if there is no thread and none can be started."""
         with self._starting:
             if self._thread is None:
                 thread = threading.Thread(target=_make_calls, args=[self._calls], name="fapilog commit", daemon=True)
@@ -162,7 +163,7 @@ class GroupCommit(Generic[Item, Result]):
             self._commit_batch()
 
     def _commit_batch(self) -> None:
-        # Before the batch is taken: whoever comes from here on finds the thread asleep, and wakes it.
+        # Before the batch is taken: a caller that comes from here on finds the thread asleep, and wakes it.
         self._is_awake = False
         if not self._waiting:
             return
@@ -202,7 +203,7 @@ class GroupCommit(Generic[Item, Result]):
 
 def _make_calls(calls: SimpleQueue[Callable[[], object] | None]) -> None:
     while (call := calls.get()) is not None:
-        # Whatever interrupts a commit is told to its callers.
+        # The callers of an interrupted commit get its exception.
         with contextlib.suppress(BaseException):
             call()
         del call
@@ -216,7 +217,8 @@ def _finish_all() -> None:
         each.finish()
 
 
-# Finalizers close what a commit uses: the outbox its SQLite connection, which crashes the process if the thread is in a
-# call of it. What was registered last is called first, and the first finalizer of a process registers them all.
+# Finalizers close the resources of a commit: the outbox its SQLite connection, which crashes the process if the thread
+# is in a call of it. The function that was registered last is called first, and the first finalizer of a process
+# registers them all.
 weakref.finalize(_finish_all, _finish_all).atexit = False
 atexit.register(_finish_all)

@@ -58,7 +58,7 @@ class Life:
         self._leave = Event()
         self._ended = Event()
         self._was_entered = False
-        # Those that wait for it to be entered, and those that were told that it is.
+        # The callers that wait for it to be entered, and the callers that know that it is.
         self._callers: dict[object, None] = {}
         self._error: Exception | None = None
 
@@ -86,8 +86,8 @@ class Life:
         """
         Enter the manager.
 
-        A caller that is cancelled meanwhile has it left again, as far as it was entered, unless another task waits for
-        it by `settled`.
+        If a caller is cancelled meanwhile, the manager is left again, as far as it was entered, unless another task
+        waits for it by `settled`.
 
         Raises:
             Exception: The manager can't be entered: its own exception.
@@ -118,10 +118,10 @@ class Life:
 
     async def leave(self, *, patience: float = 60.0) -> None:
         """
-        Have the manager left, and return when it is. May be called again, and in any loop.
+        Leave the manager, and return when it is left. May be called again, and in any loop.
 
-        A caller that is cancelled meanwhile hurries the leaving, waits for its end, and is cancelled then. One that was
-        cancelled before does not hurry it.
+        A caller that is cancelled meanwhile hurries the leaving, waits for its end, and is cancelled then. A caller
+        that was cancelled before does not hurry it.
 
         Args:
             patience: Seconds to wait for another loop than this one.
@@ -164,7 +164,7 @@ class Life:
             raise cancelled
 
     def hurry(self) -> None:
-        """Have `within` return at once, and cancel the leaving if its time is limited; from any thread."""
+        """Make `within` return at once, and cancel the leaving if its time is limited; from any thread."""
         self._is_hurried = True
         if self._loop is not None:
             with contextlib.suppress(LoopClosedError):
@@ -230,7 +230,7 @@ async def _pending_cancellation() -> BaseException | None:
 
 
 async def enter_all(managers: Iterable[AbstractAsyncContextManager[object]]) -> list[Life]:
-    """Enter all, one after the other; when one can't be entered, leave the others and raise its exception."""
+    """Enter all, one after the other; when one can't be entered, leave the entered ones and raise its exception."""
     lives: list[Life] = []
     try:
         for manager in managers:
@@ -245,7 +245,7 @@ async def enter_all(managers: Iterable[AbstractAsyncContextManager[object]]) -> 
 
 
 async def leave_all(lives: Sequence[Life]) -> None:
-    """Leave all, the last entered first, whatever one of them raises; then raise that."""
+    """Leave all, the last entered first, even if one of them raises; then raise its exception."""
     if lives:
         try:
             await lives[-1].leave()

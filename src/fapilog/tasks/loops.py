@@ -1,8 +1,8 @@
 """
 Crossing between threads and event loops: schedule a call in a loop, or do without a loop.
 
-This is the one module that tells asyncio from trio: anyio starts tasks only inside of a task group, whose host is one
-certain task, and it has no way to schedule a call in another thread's loop without waiting for the call.
+This is the one module that treats asyncio and trio differently: anyio starts tasks only inside of a task group, whose
+host is one certain task, and it has no way to schedule a call in another thread's loop without waiting for the call.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Loop:
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """
-        Have the loop make *call* soon. May be called by any thread, and never waits.
+        Schedule *call* in the loop. May be called by any thread, and never waits.
 
         Raises:
             LoopClosedError: The loop has ended.
@@ -116,7 +116,7 @@ class Loop:
             raise LoopClosedError("the event loop is closed") from error
 
     def adopt(self, context: Context) -> None:
-        """Have *context*, which may come from a thread with a loop of the other kind, name the library of this loop."""
+        """Make *context*, which may come from a thread with a loop of the other kind, name the library of this loop."""
         sniffio = sys.modules.get("sniffio")
         if sniffio is not None:
             context.run(sniffio.current_async_library_cvar.set, "asyncio" if self.is_asyncio else "trio")
@@ -179,7 +179,7 @@ class Loop:
             Exception: The exception of *call*.
             LoopClosedError: The loop has ended, before or meanwhile.
             RuntimeError: The loop runs in this very thread, which would wait for itself for ever.
-            TimeoutError: *timeout* seconds are over; the task goes on.
+            TimeoutError: *timeout* seconds are over; the task still runs.
         """
         if self.is_here:
             raise RuntimeError("this thread runs the event loop that it would wait for; use `await` here")
@@ -236,9 +236,9 @@ def current_task() -> object:
 
 def own_context() -> Context:
     """
-    Return a context without the caller's variables, but for those of this package.
+    Return a context with the caller's variables of this package, and no others.
 
-    For what lives longer than its caller, and must not run in the context of the request that happened to start it.
+    For tasks that outlive their caller, and must not run in the context of the request that happened to start them.
     """
     context = Context()
     for variable, value in copy_context().items():
@@ -249,10 +249,11 @@ def own_context() -> Context:
 
 def cancellation_of_this_task() -> Callable[[], bool]:
     """
-    Return a function that tells whether this task is being cancelled, for asyncio's tasks to ask.
+    Return a function that returns whether this task is being cancelled; only asyncio needs it.
 
-    When its loop ends, asyncio cancels all tasks in one go. So a task that is cancelled can tell by another one, which
-    nobody else cancels, that the loop is ending. trio ends the scopes around the tasks instead, from the outside in.
+    When its loop ends, asyncio cancels all tasks in one go. So a cancelled task knows that the loop is ending if
+    another one, which nothing else cancels, is cancelled too. trio ends the scopes around the tasks instead, from the
+    outside in.
     """
     asyncio = sys.modules.get("asyncio")
     if asyncio is None or not hasattr(_running(), "call_soon_threadsafe"):
@@ -332,12 +333,12 @@ def without_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     Run *coroutine* to its end in this thread, without an event loop, and return its result.
 
-    So that there is one implementation of everything, and not a synchronous twin of each method: whatever the coroutine
-    awaits looks at `is_without_loop`, and blocks this thread where it would let a loop run otherwise.
+    So that every method has one implementation, and no synchronous twin: the functions that the coroutine awaits look
+    at `is_without_loop`, and block this thread where they would let a loop run otherwise.
 
     Raises:
         BaseException: The exception of *coroutine*.
-        RuntimeError: It waits for an event loop all the same.
+        RuntimeError: The coroutine waits for an event loop all the same.
     """
     before, _thread.without_loop = _thread.without_loop, True
     try:

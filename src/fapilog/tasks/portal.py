@@ -152,7 +152,7 @@ def flush_at_exit(owner: T, method: Callable[[T], object]) -> None:
 
 def flush_all() -> None:
     """
-    Call now what was given to `flush_at_exit`.
+    Call now all methods that were given to `flush_at_exit`.
 
     For a process that ends by `os._exit`, without an exit of the interpreter, as a child of Celery's pool does.
     """
@@ -185,5 +185,6 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
-# Also here: what is registered while the interpreter exits, by a first alert that is logged then, would not be called.
+# Also here: a function that is registered while the interpreter exits, by a first alert that is logged then, is not
+# called.
 atexit.register(_close)

@@ -2,8 +2,8 @@
 The border to code that is not ours: receivers, dispatchers, storages, and the handlers of the application's log.
 
 Such code may raise anything. Beyond this border there are only four kinds: an `Exception`, `KeyboardInterrupt`,
-`SystemExit`, and the cancellation of the very task that is running. Whatever else comes (a CancelledError out of
-somebody's future, a GeneratorExit, the panic of an extension module) becomes a `PanicError`, which is an exception.
+`SystemExit`, and the cancellation of the very task that is running. Anything else (a CancelledError out of a foreign
+future, a GeneratorExit, the panic of an extension module) becomes a `PanicError`, which is an exception.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ class Log:
     """
     A logger of the standard library whose calls raise nothing that a handler or a filter raises.
 
-    A filter that reads a context variable of the request raises outside of one; nobody must lose an alert, or the
-    service, by that. A handler that comes back here with a line of ours in hand would do so for ever: what it logs is
-    left out.
+    A filter that reads a context variable of the request raises outside of one; that must cost no alert, and not the
+    service. A handler that logs here while it handles a line of ours would do so for ever: its lines are left out.
 
     Args:
         name: The logger's name.
@@ -74,7 +73,7 @@ class Log:
             self._logger.log(level, message, *args, exc_info=with_traceback or None, stacklevel=3)
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException:  # noqa: S110  there is nobody left to tell
+        except BaseException:  # noqa: S110  there is nowhere left to report it
             pass
         finally:
             _is_logging.reset(token)
@@ -85,7 +84,7 @@ async def contained(call: Callable[[], Awaitable[T]]) -> T:
     Return the result of ``await call()``.
 
     Raises:
-        Exception: The exception of *call*; a `PanicError` for whatever is none.
+        Exception: The exception of *call*; a `PanicError` in place of anything that is no `Exception`.
         BaseException: `KeyboardInterrupt`, `SystemExit`, and the cancellation of this task.
     """
     here = current_task()
@@ -102,7 +101,7 @@ async def contained(call: Callable[[], Awaitable[T]]) -> T:
 
 def tamed(error: BaseException) -> Exception:
     """
-    Return what strangers' code raised in this task as an exception.
+    Return *error*, which foreign code raised in this task, as an `Exception`.
 
     Raises:
         BaseException: *error* must not be stopped: it is, or a group has in it, a `KeyboardInterrupt`, a `SystemExit`,

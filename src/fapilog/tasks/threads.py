@@ -1,4 +1,4 @@
-"""A call in a thread of its own: for a disk, for a socket, for whatever else blocks."""
+"""A call in a thread of its own: for a disk, a socket, and other calls that block."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Turn:
     A signal handler, which runs in the midst of a call of its thread, would wait for itself for ever.
 
     Args:
-        words: Of the error that it gets instead.
+        words: The text of the error that is raised instead.
     """
 
     def __init__(self, words: str) -> None:
@@ -37,12 +37,12 @@ class Turn:
 
     @property
     def is_mine(self) -> bool:
-        """Whether this thread has it."""
+        """Whether this thread has the lock."""
         return self._owner == threading.get_ident()
 
     @contextlib.contextmanager
     def taken(self) -> Generator[None]:
-        """Have it, for a block of code; raise AuditStorageError if this thread has it already."""
+        """Hold the lock for a block of code; raise AuditStorageError if this thread has it already."""
         if self.is_mine:
             raise AuditStorageError(self._words)
         with self._lock:
@@ -53,11 +53,11 @@ class Turn:
                 self._owner = None
 
     def stop(self) -> None:
-        """Wait until nobody has it, and let nobody have it until `go_on`: for a fork."""
+        """Take the lock, and keep it until `go_on`: for a fork."""
         self._lock.acquire()
 
     def go_on(self) -> None:
-        """Let it be taken again."""
+        """Release the lock again."""
         self._lock.release()
 
     def forget(self) -> None:
@@ -78,11 +78,11 @@ def begun_in_thread(call: Callable[[], T], *, name: str) -> tuple[anyio.Event, C
         name: The thread's name.
 
     Returns:
-        An event of this loop that is set when the call has ended, and a function that returns then what the call has
-        returned, or raises what it has raised.
+        An event of this loop that is set when the call has ended, and a function that then returns the result of the
+        call, or raises its exception.
 
     Raises:
-        RuntimeError: No thread can be had, and nothing was called.
+        RuntimeError: No thread can be started, and *call* was not called.
     """
     here, ended = Loop.current(), anyio.Event()
     results: list[T] = []
@@ -107,7 +107,7 @@ def begun_in_thread(call: Callable[[], T], *, name: str) -> tuple[anyio.Event, C
 
 async def in_thread(call: Callable[..., T], *args: Any) -> T:
     """
-    Return the result of ``call(*args)`` in a thread, or raise what it raises.
+    Return the result of ``call(*args)`` in a thread, or raise its exception.
 
     A caller that is cancelled meanwhile waits for the thread all the same. Where no thread can be had (a limit on
     processes is reached, or the interpreter is shutting down), the call is made in this thread.

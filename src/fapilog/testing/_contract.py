@@ -37,31 +37,31 @@ async def check_dispatcher(
     """
     Check that a dispatcher keeps the contract of `AlertDispatcher`; return if it does.
 
-    - An `AuditTrail` takes it, and `send_alert` takes what the trail gives: the event by position, *severity* and
+    - An `AuditTrail` takes it, and `send_alert` takes the trail's arguments: the event by position, *severity* and
       *channel* by name, and *channel* may be left out.
-    - It delivers every type of event, and at every severity, and returns None. What it raises is an `Exception`: no
+    - It delivers every type of event, and at every severity, and returns None. It raises only an `Exception`: no
       CancelledError of its own, and nothing that ends the process.
-    - Whatever text an event holds, it delivers the alert, or raises `DeliveryError`: nobody may be able to stop the
-      alert about themselves.
+    - Whatever text an event holds, it delivers the alert, or raises `DeliveryError`: an attacker must not be able to
+      stop the alert about an attack.
     - It does not change the event.
     - Calls overlap.
     - Wherever a call waits, cancellation ends it, and passes; the dispatcher works afterwards.
     - With *failing*: it raises when the other side does not take the alert.
-    - With *secrets*: neither its `repr` and `str`, nor its exceptions and what is behind them, nor what is logged shows
-      one of them. For this the root logger is set to DEBUG meanwhile.
+    - With *secrets*: none of them is in its `repr` or `str`, in its exceptions and their causes, or in a log record.
+      For this the root logger is set to DEBUG meanwhile.
 
     It runs on the event loop that it is called in; run it on asyncio and on trio if you support both. A call that
     shields itself from cancellation for ever makes it hang.
 
     Args:
-        make: Makes a dispatcher whose other side takes alerts, such as a fake; each part of the check has one of its
-            own. An asynchronous context manager is entered first and left afterwards.
-        failing: Makes one whose other side takes no alert.
-        secrets: Parts of what *make* and *failing* put into a dispatcher that nobody may see.
+        make: Makes a dispatcher whose other side takes alerts, such as a fake; every part of the check makes its own.
+            An asynchronous context manager is entered first and left afterwards.
+        failing: Makes a dispatcher whose other side takes no alert.
+        secrets: Secret texts, or parts of them, that *make* and *failing* give to a dispatcher.
         timeout: Seconds that a call may take, and that it may take to end when it is cancelled.
 
     Raises:
-        AssertionError: It does not. The message says what was expected.
+        AssertionError: It does not. The message gives the expectation.
     """
     hidden = tags(secrets)
     with hidden_in_logs(hidden):
@@ -92,7 +92,7 @@ async def check(
 
 
 class Subject:
-    """The dispatcher that is checked, and what is asked of each call of it."""
+    """The dispatcher that is checked, and the checks of every call."""
 
     def __init__(self, dispatcher: AlertDispatcher, secrets: tuple[str, ...], timeout: float) -> None:
         self.dispatcher = dispatcher
@@ -104,7 +104,7 @@ class Subject:
         return self.dispatcher.send_alert(event, severity=event.log_level.value, **channel)
 
     async def outcome(self, event: AuditEvent, **channel: str | None) -> Exception | None:
-        """Send *event*, and return what was raised; fail on what no call may do."""
+        """Send *event*, and return the exception; fail if the call breaks the contract."""
         before = msgspec.json.encode(event)
         returned: object = None
         raised: Exception | None = None
@@ -112,7 +112,7 @@ class Subject:
             try:
                 returned = await contained(functools.partial(self.call, event, **channel))
             except PanicError as error:
-                # Also a CancelledError of its own, although nobody had cancelled the call.
+                # Also a CancelledError of its own, although the call was not cancelled.
                 self.fail("raise nothing but exceptions of class Exception", because=error.__cause__)
             except SystemExit as error:
                 self.fail("raise nothing but exceptions of class Exception", because=error)
@@ -135,7 +135,7 @@ class Subject:
             self.fail(f"deliver an alert of type {event.event_type.value} and severity {event.log_level.value}", error)
 
     def fail(self, expected: str, because: BaseException | None = None) -> NoReturn:
-        """Say what `send_alert` should do, and what it raised instead."""
+        """Raise an AssertionError: `send_alert` should do as *expected*, and raised *because* instead."""
         if because is None:
             raise AssertionError(f"send_alert should {expected}")
         _require_hidden(self._secrets, printed(because), "an exception")
@@ -220,9 +220,9 @@ _CLAUSES: Final = (
 
 # As many as a trail makes by default.
 _CALLS_AT_ONCE: Final = 8
-# Of a call that waits more often, only the first waits are tried.
+# If a call waits more often, only the first waits are tried.
 _MOST_WAITS: Final = 100
-# A call that was cancelled is told again whenever it waits; one that is told so often will not listen.
+# A cancelled call is cancelled again whenever it waits; a call that still goes on after so many times ignores it.
 _MOST_TELLINGS: Final = 100
 
 _WORDS: Final = (
@@ -272,8 +272,8 @@ class Cancelled:
 
     Attributes:
         scope: Is cancelled when the call waits.
-        told: Whether the call was told so, there and then.
-        deaf: Whether it was told again and again, and went on.
+        told: Whether the cancellation was delivered at that wait.
+        deaf: Whether the call ignored the cancellation again and again.
     """
 
     def __init__(self, call: Coroutine[Any, Any, object], wait: int) -> None:
@@ -318,7 +318,7 @@ class Cancelled:
 
 
 def printed(error: BaseException) -> Iterator[str]:
-    """Yield what anything that reports *error* may print, of what is behind it too."""
+    """Yield all texts that a report of *error* and of its causes may print."""
     yield "".join(traceback.format_exception(error))
     behind: list[BaseException | None] = [error]
     seen: set[int] = set()

@@ -31,10 +31,10 @@ Fault = Literal[
     "not_http",
 ]
 """
-What can go wrong with an answer, and where.
+The faults of an answer, and where they happen.
 
-A hang lasts until the client or the origin ends it; "half_closed" sends nothing and closes its half; "drip" sends
-a byte of the body each 50 ms; "not_http" greets as a mail server does.
+A hang lasts until the client or the origin ends it; "half_closed" sends nothing and closes its half; "drip" sends a
+byte of the body every 50 ms; "not_http" greets as a mail server does.
 """
 
 
@@ -47,7 +47,7 @@ class Answer:
         status: For example 200.
         body: In a fault in the body, half of it is sent.
         headers: Besides the content's length.
-        fault: What goes wrong instead.
+        fault: The fault in place of a whole answer; "" for none.
     """
 
     status: int = 200
@@ -88,7 +88,7 @@ class Request:
 
 class Origin:
     """
-    A server on the loopback that answers as it is told.
+    A server on the loopback that gives scripted answers.
 
         with Origin() as origin:
             origin.script(Answer(503), Answer(200))
@@ -102,7 +102,7 @@ class Origin:
 
     Attributes:
         requests: All that have come, in order.
-        connections: How many were accepted.
+        connections: How many connections were accepted.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
@@ -123,7 +123,7 @@ class Origin:
         return f"{'http' if self._tls is None else 'https'}://127.0.0.1:{self._port}"
 
     def script(self, *answers: Answer) -> None:
-        """Answer so from now on, in turn, then the last again and again."""
+        """Give these answers from now on, in turn, then the last again and again."""
         with self._lock:
             self._script = list(answers) or [Answer()]
 
@@ -197,7 +197,7 @@ class Origin:
             case "hang":
                 self._ending.wait()
             case "reset":
-                self._ending.wait(0.1)  # lets what was sent arrive before it is thrown away
+                self._ending.wait(0.1)  # lets the sent bytes arrive before the reset drops them
                 _reset(connection)
             case "half":
                 connection.shutdown(socket.SHUT_WR)

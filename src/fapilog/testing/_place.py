@@ -1,4 +1,4 @@
-"""A place where a storage keeps its records, and what is asked of every call of a storage."""
+"""A place where a storage keeps its records, and the checks of every call of a storage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAGE: Final = 25
 
 
 class Place:
-    """A place for the records of one clause, the storages that are made for it, and what is asked of their calls."""
+    """A place for the records of one clause, the storages that are made for it, and the checks of their calls."""
 
     def __init__(self, make: Callable[[str], AuditStorage], name: str, timeout: float) -> None:
         self.name = name
@@ -50,7 +50,7 @@ class Place:
         raise AssertionError(f"{what} should return within {self.timeout:g} s")
 
     def fail(self, expected: str) -> NoReturn:
-        """Say what a call should have done, and what it did."""
+        """Raise an AssertionError with the *expected* behaviour of a call."""
         raise AssertionError(expected)
 
     async def append(self, storage: AuditStorage, event: AuditEvent) -> Seal:

@@ -1,4 +1,4 @@
-"""A check of a provider that speaks HTTP: what it sends, and what it makes of the answers."""
+"""A check of a provider that speaks HTTP: its requests, and the errors that it raises for the answers."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Limit:
 
     Attributes:
         field: The field of an `AuditEvent` that the text comes from: "message".
-        most: What it takes.
-        read: Returns the text as it was sent. Its length counts: of a str in code points, of bytes in bytes.
-        letter: What the text is made of.
+        most: The longest text that the other side takes.
+        read: Returns the text as it was sent. Its length counts: a str in code points, bytes in bytes.
+        letter: The letter that the text repeats.
     """
 
     field: str
@@ -60,39 +60,39 @@ async def check_provider(
     """
     Check that a provider over HTTP keeps its promises, against an `Origin`; return if it does.
 
-    Each clause has a name, which a failure begins with:
+    Every clause has a name, which a failure begins with:
 
     - *contract*: `check_dispatcher` passes: every kind of event, hostile text, calls at once, cancellation wherever it
       waits.
-    - *outcome*: it returns when the alert was taken, also if the answer is compressed, or labelled with an encoding
-      that it has not; for 408, 429 and 5xx, and where nobody listens, it raises `TransientDeliveryError`; for any other
-      4xx, for a redirect, which it does not follow, and for a sign-in page with a 200, `PermanentDeliveryError`, or
-      better `BrokenRouteError` where the content is not the reason; when the request was sent and no answer came,
+    - *outcome*: it returns when the alert was taken, also if the answer is compressed, or labelled with a wrong
+      encoding; for 408, 429 and 5xx, and if the connection is refused, it raises `TransientDeliveryError`; for any
+      other 4xx, for a redirect, which it does not follow, and for a sign-in page with a 200, `PermanentDeliveryError`,
+      or better `BrokenRouteError` where the content is not the reason; when the request was sent and no answer came,
       `AmbiguousDeliveryError`. An answer that is cut off after a status that accepts may count as either.
-    - *retry-after*: of a 429 and a 503 the header is in `retry_after`: seconds, with a fraction or without, or a date.
+    - *retry-after*: `retry_after` has the header of a 429 and of a 503: seconds, with a fraction or without, or a date.
     - *deadline*: if the other side hangs, or drips its answer, it gives up within *timeout*.
-    - *key*: what the other side knows an alert again by is the same for the same event, from another dispatcher too,
-      and another one for another event.
+    - *key*: the key by which the other side recognises an alert is the same for the same event, from another dispatcher
+      too, and a different one for another event.
     - *severity*: a more severe event is never less severe over there, and "critical" is more than "debug".
-    - *limit*: a text arrives whole as long as the other side takes it, and one that is longer arrives cut.
-    - *valid*: each request of all these is what the other side takes.
+    - *limit*: a text arrives whole as long as the other side takes it, and a longer text arrives cut.
+    - *valid*: the other side takes all these requests.
 
-    In all of them, no secret is shown by a `repr`, an exception, what is behind it, or a log at DEBUG, also when an
-    answer repeats it; otherwise the failure says *secrets*.
+    In all clauses, no secret is shown by a `repr`, an exception, its causes, or a log at DEBUG, also when an answer
+    repeats it; otherwise the failure says *secrets*.
 
     It needs real time and a real event loop, so no clock that jumps; run it on asyncio and on trio.
 
     Args:
         make: Makes a dispatcher that sends to an address, which is given without a slash at the end. Let its own limit
             in time be well below *timeout*.
-        accepts: What the other side answers to an alert that it takes; None is a 200 with "ok".
-        outcomes: Further answers, and what each is to raise; None for nothing. One replaces what is said above of
-            its status, or of its fault if it has one.
-        key: Returns what the other side knows an alert again by; None if it has nothing for that.
+        accepts: The answer of the other side to an alert that it takes; None is a 200 with "ok".
+        outcomes: Further answers, with the exception that the provider should raise; None for none. An answer replaces
+            the rule above for its status, or for its fault if it has one.
+        key: Returns the key by which the other side recognises an alert; None if it has none.
         severity: Returns the rank of an alert over there, higher for more severe; None if it knows no severities.
-        limits: Of texts.
-        valid: Raises if a request is not what the other side takes: too large, malformed, with markup in it.
-        secrets: Parts of what *make* puts into a dispatcher that nobody may see.
+        limits: The limits of texts.
+        valid: Raises if the other side would not take a request: too large, malformed, with markup in it.
+        secrets: Secret texts, or parts of them, that *make* gives to a dispatcher.
         timeout: Seconds that a call may take.
 
     Raises:
@@ -104,7 +104,7 @@ async def check_provider(
         await check_dispatcher(lambda: make(origin.base_url), secrets=kit.secrets, timeout=timeout)
     with kit.clause("outcome") as origin:
         await kit.check(origin, lambda subject: _tells_the_truth(kit, origin, subject, rows))
-    # Bound, so that it is nobody else's meanwhile, and not listening.
+    # Bound, so that no other process gets the port meanwhile, and not listening.
     with kit.clause("outcome"), socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
@@ -145,7 +145,7 @@ class _Kit:
 
     @contextmanager
     def clause(self, name: str) -> Generator[Origin]:
-        """Run an origin for the clause *name*, which is put before what fails."""
+        """Run an origin for the clause *name*, which a failure begins with."""
         failure: AssertionError | None = None
         origin = Origin()
         try:
@@ -191,7 +191,7 @@ def _overridden(rows: Iterable[tuple[Answer, Kind]]) -> set[int | Fault]:
 
 
 async def _tells_the_truth(kit: _Kit, origin: Origin, subject: Subject, rows: list[tuple[Answer, Kind]]) -> None:
-    # A careless provider shows what the answer says.
+    # A careless provider shows the text of the answer.
     echo = " ".join(["no such address", *kit.secrets]).encode()
     headers = {"location": f"{origin.base_url}{_ELSEWHERE}"}
     table: list[tuple[Answer, tuple[Kind, ...], str]] = [

@@ -32,7 +32,7 @@ def an_event_with(message: str = "m", **fields: Any) -> AuditEvent:
 
 
 def events_of_all_kinds() -> list[AuditEvent]:
-    """Return an event of each type, and one with each of the words wherever an event has text."""
+    """Return an event of every type, and one event per hostile text, which is wherever an event has text."""
     texts = ("component", "operation", "user_id", "session_id", "request_id", "client_ip", "user_agent", "hostname")
     return [
         *(an_event_with("m", event_type=kind) for kind in AuditEventType),
@@ -53,7 +53,7 @@ _PEOPLE: Final = ("alice", "al", "Alice", "o'brien", "é", "", "\x00")
 
 
 def searched_events(count: int) -> list[AuditEvent]:
-    """Return events that differ in each condition that can be asked for; their times are not in order."""
+    """Return events that differ in every condition of a search; their times are not in order."""
     kinds, levels = [*list(AuditEventType)[:4], AuditEventType("billing.refund")], list(AuditLogLevel)
     return [
         an_event_with(

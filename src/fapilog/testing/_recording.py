@@ -18,9 +18,9 @@ class RecordedAlert:
     One call of a `RecordingDispatcher`.
 
     Attributes:
-        event: As it was given.
-        severity: As it was given.
-        channel: As it was given; None if it was left out.
+        event: The event of the call.
+        severity: The severity of the call.
+        channel: The channel of the call; None if it was left out.
     """
 
     event: AuditEvent
@@ -30,12 +30,12 @@ class RecordedAlert:
 
 class RecordingDispatcher:
     """
-    Remembers every alert when it is called, then does as it is told.
+    Remembers every alert when it is called, then waits and raises as its options say.
 
     Args:
-        wait: Awaited in each call: ``anyio.sleep_forever`` makes it hang, the `wait` of an `anyio.Event` makes it wait
+        wait: Awaited in every call: ``anyio.sleep_forever`` makes it hang, the `wait` of an `anyio.Event` makes it wait
             for you.
-        error: Raised by each call, after the wait.
+        error: Raised by every call, after the wait.
 
     Attributes:
         alerts: The alerts, in the order of the calls.
@@ -52,7 +52,7 @@ class RecordingDispatcher:
         self._came: anyio.Event | None = None
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Remember the alert, then wait and raise if told to."""
+        """Remember the alert, then wait and raise as the options say."""
         self.alerts.append(RecordedAlert(event=event, severity=severity, channel=channel))
         if self._came is not None:
             self._came.set()

@@ -35,38 +35,39 @@ async def check_storage(
     r"""
     Check that a storage keeps the contract of `AuditStorage`; return if it does.
 
-    Each clause has a name, which a failure begins with:
+    Every clause has a name, which a failure begins with:
 
-    - *append*: what was appended is there as it was given, in its place, whatever text is in it; the numbers count from
-      1 without gaps, and each record names the checksum of the one before it.
-    - *group*: calls at once get a place each, and no two the same.
+    - *append*: an appended event is there as it was given, in its place, whatever text is in it; the numbers count from
+      1 without gaps, and a record has the checksum of the record before it.
+    - *group*: calls at once get different places.
     - *once*: with ``once=True``, an event whose id is there is not stored again, and None is returned, also if it comes
       many times at once.
     - *read*: `read` pages through the chain, the oldest first; `read_lines` gives the bytes of the same records,
       without a newline, and these make a chain that verifies.
-    - *search*: `find` returns what `EventFilter.matches` says, the newest first, and no more than the limit.
-    - *verify*: an empty chain is valid, and so is the chain of all that was appended; *progress* is called. With
+    - *search*: `find` returns the events that `EventFilter.matches` accepts, the newest first, and no more than the
+      limit.
+    - *verify*: an empty chain is valid, and so is the chain of all appended events; *progress* is called. With
       *damage*: a chain with a record that was changed is not.
     - *cancel*: wherever a call waits, cancellation ends it, and passes. An append that was cancelled is stored or not,
       never twice, and the next one works.
     - *threads*: threads with event loops of their own, asyncio's and, where it is installed, trio's, may use one object
       at the same time; where it `runs_anywhere`, threads without a loop too.
-    - *writers*: two objects for the same place make one chain, and each sees what the other has stored.
-    - *reopen*: after `aclose` it goes on where it was, and so does another object for the same place.
+    - *writers*: two objects for the same place make one chain, and both see all its events.
+    - *reopen*: after `aclose` it continues where it was, and so does another object for the same place.
 
     It needs real time and a real event loop, so no clock that jumps; run it on asyncio and on trio.
 
     Args:
         make: Makes a storage for the place of that name, letters, digits and "-": the same place for the same name, as
-            in ``lambda name: FileStorage(tmp_path / name)``, and an empty one for each new name. What is in memory
-            alone is made once for each name: ``functools.cache(lambda name: MemoryStorage())``.
+            in ``lambda name: FileStorage(tmp_path / name)``, and an empty one for a new name. A storage in memory is
+            made once per name: ``functools.cache(lambda name: MemoryStorage())``.
         damage: Changes any one stored record in the place of that name, behind the back of the storage.
         timeout: Seconds that a call may take.
 
     Raises:
         AssertionError: It does not. The message begins with the clause, and with the expectation.
     """
-    # Of its own for each run: a database may still have the places of the last one.
+    # A new one for every run: a database may still have the places of the last run.
     run = secrets.token_hex(4)
     clauses = _CLAUSES
     if damage is not None:
@@ -337,5 +338,5 @@ _CLAUSES: Final[tuple[tuple[str, Callable[[Place], Awaitable[None]]], ...]] = (
 _FEW: Final = 8
 _MANY: Final = 40
 _ROUNDS: Final = 2
-# Of a call that waits more often, only the first waits are tried.
+# If a call waits more often, only the first waits are tried.
 _MOST_WAITS: Final = 50

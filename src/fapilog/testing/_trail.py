@@ -1,4 +1,4 @@
-"""A trail for tests, which remembers what is recorded and what is alerted."""
+"""A trail for tests, which remembers its events and its alerts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RecordedEvents(list[AuditEvent]):
     """
     The events of a `RecordedTrail`, the oldest first, as they were when it was asked.
 
-    It can be called, too: what is tested may ask its trail for `AuditTrail.events`.
+    It can be called, too: the code under test may call `AuditTrail.events`.
     """
 
     def __init__(self, trail: AuditTrail, events: list[AuditEvent]) -> None:
@@ -57,15 +57,15 @@ class RecordedTrail(AuditTrail):
     """
     A trail in memory, whose events and alerts are at hand.
 
-    It is what the fixture `audit_trail` of pytest gives to a test. Not started, it sends an alert before `log_event`
-    returns; started, in the background, as any trail: await `drain`, or `dispatcher.wait_for`. Where `sync` is used, a
-    thread sends the alerts, and `alerts` waits for them.
+    The pytest fixture `audit_trail` is one. Not started, it sends an alert before `log_event` returns; started, in the
+    background, as any trail: await `drain`, or `dispatcher.wait_for`. Where `sync` is used, a thread sends the alerts,
+    and `alerts` waits for them.
 
     Args:
         policy: Which events alert; by default `CompliancePolicy()`.
 
     Attributes:
-        dispatcher: Gets the alerts; its `error` and `wait` may be set, to see what becomes of the code that is tested.
+        dispatcher: Gets the alerts; set its `error` or `wait` to see how the code under test behaves.
     """
 
     def __init__(self, policy: CompliancePolicy | None = None) -> None:
@@ -102,7 +102,7 @@ class RecordedTrail(AuditTrail):
             return
         background = self._alerts.background
         if background.kept:
-            # Synchronous code has had it started, or is about to.
+            # Synchronous code has started it, or is about to.
             self.sync.start()
         home = background.home
         if home is not None:

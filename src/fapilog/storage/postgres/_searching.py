@@ -32,11 +32,12 @@ def key_of(value: Any) -> Any:
 
 def keys_of(event: AuditEvent) -> tuple[Any, ...]:
     """Return the values of the columns for *event*."""
-    # Most texts are short: asked here, as a call for each would cost more than all the rest.
-    return tuple(
-        key_of(value) if isinstance(value, str) and (len(value) > _LONGEST or "\0" in value) else value
-        for value in values_of(event)
-    )
+    values = values_of(event)
+    # Asked of all at once: most are short, and to ask each costs more than all the rest of an event.
+    texts = [value for value in values if isinstance(value, str)]
+    if max(map(len, texts), default=0) <= _LONGEST and "\0" not in "".join(texts):
+        return values
+    return tuple(map(key_of, values))
 
 
 def questions_of(wanted: EventFilter) -> list[Question]:

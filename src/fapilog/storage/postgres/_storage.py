@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, overload
 
-from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
+from ...record import chain
+from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal
 from ...record.damage import DamagedRecord
 from ...record.errors import AuditStorageError
 from ...record.events import AuditEvent
@@ -15,7 +16,9 @@ from ...record.values import escaped
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread
+from .._copied import followed
 from .._lines import body_of
+from .._rows import events_of
 from ..protocol import EventFilter, KeptAlert
 from ._reading import Reading
 from ._schema import VERSION, installed_version
@@ -127,6 +130,25 @@ class PostgresStorage:
         return result
 
     @without_frames
+    async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+        """
+        Append records as they are, all of them or none, as `FileStorage.append_lines` does.
+
+        As for `append`, a commit whose answer is lost is looked up.
+
+        Args:
+            after: The head that the first of them follows, and with which this trail ends.
+            lines: The records, without their newlines.
+
+        Raises:
+            AuditStorageError: As that; also for a record that can't be read, or whose event id another has. If the
+                answer to the commit was lost, and the server did not come back in time, they may be stored.
+        """
+        head = followed(self._place, after, lines)
+        await in_thread(self._append_lines, after, lines)
+        return head
+
+    @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
         Return the newest *limit* events that are wanted, the newest first.
@@ -185,7 +207,19 @@ class PostgresStorage:
 
     def _commit(self, items: Iterable[Item]) -> list[Seal | None]:
         """Store a record for each of *items* whose id is not there, and return the seals; None for the others."""
-        batch = Batch(self.trail, self._known, items)
+        return self._append(Batch(self.trail, self._known, items))
+
+    def _append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> None:
+        if not lines:
+            return
+        # Sealed again in its place, a record is the same bytes.
+        items = [
+            Item(key_of(event.event_id), chain.unsealed(line), keys_of(event), once=False)
+            for line, event in zip(lines, events_of(lines), strict=True)
+        ]
+        self._append(Batch(self.trail, self._known, items, after=after))
+
+    def _append(self, batch: Batch) -> list[Seal | None]:
         try:
             seals, head = self._writer.call(f"append to trail {escaped(self.trail)!r}", batch.append, self.timeout)
         except ChainError as damage:

@@ -18,6 +18,9 @@ from psycopg.pq import TransactionStatus
 
 from ...record import chain
 from ...record.chain import EMPTY, ChainError, ChainHead, ChainStatus, Seal
+from ...record.errors import AuditStorageError
+from ...record.values import escaped
+from .._copied import elsewhere
 from .._rows import COLUMNS
 from ..protocol import KeptAlert
 from ._schema import COLUMN_TYPES
@@ -72,12 +75,15 @@ class Batch:
         trail: The name of the trail.
         known: The newest record that this process has seen in it.
         items: The events, which are taken when the head is locked.
+        after: The head that the first of them follows, if they have their places already: then all of them are stored
+            in these, or none is. None to give them the places that are next.
     """
 
-    def __init__(self, trail: str, known: ChainHead, items: Iterable[Item]) -> None:
+    def __init__(self, trail: str, known: ChainHead, items: Iterable[Item], *, after: ChainHead | None = None) -> None:
         self._trail = trail
         self._known = known
         self._waiting = items
+        self._after = after
         self._items: list[Item] | None = None
         # The places that the events had in transactions whose end is not known.
         self._tried: list[dict[str, Seal]] = []
@@ -95,11 +101,15 @@ class Batch:
         Raises:
             psycopg.Error: It failed. It may be called again, with another connection.
             ChainError: What is there is not a chain that ends at its head.
+            AuditStorageError: The events have their places already, and these are not free, or an id is there.
         """
         head = self._begin(connection)
         if self._items is None:
             self._items = list(self._waiting)
         there = self._there(connection) if self._looks or any(item.once for item in self._items) else {}
+        # Unless an earlier try has stored them: then they are there, in their places.
+        if self._after not in (None, head) and not self._tried:
+            raise elsewhere(f"trail {escaped(self._trail)!r}", self._after)
         results: list[Seal | None] = []
         rows: list[tuple[Any, ...]] = []
         alerts: list[KeptAlert] = []
@@ -117,6 +127,8 @@ class Batch:
             alerts += (each._replace(event=chain.sealed(each.event, seal)) for each in kept)
             placed[event_id] = seal
             there[event_id] = None
+        if self._after is not None and None in results:
+            raise AuditStorageError("the id of a record is there already, of another record; nothing is appended")
         if not rows:
             connection.execute("ROLLBACK")
             return results, head

@@ -48,14 +48,14 @@ _PASSING: Final = frozenset(
     }
 )
 
-# The seconds after which a server gives the locks to others, if this machine is gone or this process is stopped.
-_LEFT_ALONE: Final = 10
+# The seconds after which a server gives the locks to others, if this machine is gone or this process is stopped: fewer
+# than the others wait by default. Said with its unit, as that of a number alone is another for each setting.
+_LEFT_ALONE: Final = 5
 
 _BEGIN: Final = """\
 BEGIN ISOLATION LEVEL READ COMMITTED;
 SELECT set_config('lock_timeout', {patience}, true),
-    -- Its unit is milliseconds, and that of the next one seconds.
-    set_config('idle_in_transaction_session_timeout', {left_alone} || 's', true),
+    set_config('idle_in_transaction_session_timeout', {left_alone}, true),
     set_config('tcp_keepalives_idle', {left_alone}, true),
     set_config('tcp_keepalives_interval', '3', true),
     set_config('tcp_keepalives_count', '3', true),
@@ -69,7 +69,13 @@ class Connection(psycopg.Connection[_Row]):
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """Do as psycopg does, until `give_up_at`."""
-        return super().wait(_until(gen, self.give_up_at), *args, **kwargs)
+        try:
+            return super().wait(_until(gen, self.give_up_at), *args, **kwargs)
+        except (ValueError, psycopg.ProgrammingError) as error:
+            # To the error of a server that ends a connection PgBouncer adds one of its own, where psycopg takes one.
+            if self.closed:
+                raise psycopg.OperationalError("the connection was lost") from error
+            raise
 
     def beginning(self) -> sql.Composed:
         """
@@ -81,7 +87,7 @@ class Connection(psycopg.Connection[_Row]):
         """
         # A little less than is left, so that the server says why, before this process gives up.
         patience = min(_LONGEST_PATIENCE, 900 * (self.give_up_at - time.monotonic()))
-        parts = {"patience": f"{max(1, int(patience))}ms", "left_alone": str(_LEFT_ALONE)}
+        parts = {"patience": f"{max(1, int(patience))}ms", "left_alone": f"{_LEFT_ALONE}s"}
         return sql.SQL(_BEGIN).format(**{name: sql.Literal(part) for name, part in parts.items()})
 
     def __del__(self, *_: object) -> None:

@@ -1,0 +1,56 @@
+"""Where a trail is, as a command is told: in a directory, or in an archive with an address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import AuditTrail
+from ..storage._archivereader import ArchiveReader
+from ..storage._reader import TrailReader
+from ..storage.archive import Archive, is_address, require_archive
+from ..storage.archived import ArchiveStorage
+
+__all__ = ["Place", "WithArchive", "archive_at", "reader_of", "trail_in"]
+
+
+def archive_at(given: str) -> Archive:
+    """Return the archive that a command is told of."""
+    try:
+        return require_archive("archive", given)
+    except (ImportError, ValueError) as error:
+        raise typer.BadParameter(str(error).removeprefix("archive: ")) from None
+
+
+def _place(given: str) -> Path | Archive:
+    if is_address(given):
+        return archive_at(given)
+    path = Path(given)
+    if not path.is_dir():
+        raise typer.BadParameter(f"Directory {given!r} {'is a file' if path.exists() else 'does not exist'}.")
+    return path
+
+
+Place = Annotated[
+    Any, typer.Argument(metavar="DIR", help="Where the trail is; s3://BUCKET/PREFIX for an archive.", parser=_place)
+]
+WithArchive = Annotated[
+    Any,
+    typer.Option("--archive", metavar="PLACE", help="Its archive, for days that were removed.", parser=archive_at),
+]
+
+
+def trail_in(place: Path | Archive, archive: Archive | None = None) -> AuditTrail:
+    """Return the trail that is there, together with its *archive*."""
+    if isinstance(place, Path):
+        return AuditTrail(storage_path=place, archive=archive)
+    if archive is not None:
+        raise typer.BadParameter("expected the directory of the trail as DIR; got an archive", param_hint="--archive")
+    return AuditTrail(storage=ArchiveStorage(place))
+
+
+def reader_of(place: Path | Archive) -> TrailReader:
+    """Return what reads the trail that is there."""
+    return TrailReader(place.absolute(), durable=False) if isinstance(place, Path) else ArchiveReader(place)

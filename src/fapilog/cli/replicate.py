@@ -1,0 +1,70 @@
+"""`fapilog replicate`: the records of a machine go to a database, all the time."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Final
+
+import anyio
+import typer
+
+from .. import AuditStorageError, TrailMismatchError
+from ..storage.replication import Replication
+from .places import in_postgres, is_dsn, place_of
+from .receipts import plain
+
+__all__ = ["replicate"]
+
+_NOT_DONE: Final = 1
+_CANNOT: Final = 2
+
+
+def replicate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", file_okay=False)],
+    dsn: Annotated[str, typer.Argument(metavar="DSN", help="The database, as in postgresql://clinic@host/audit.")],
+    *,
+    trail: Annotated[
+        str, typer.Option(metavar="NAME", help="The name of the trail there: one for each machine.", show_default=False)
+    ],
+    lag_limit: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="An incident if a record waits for longer.")
+    ] = 300.0,
+    once: Annotated[bool, typer.Option("--once", help="Copy what there is, and end.")] = False,
+) -> None:
+    """
+    Replicate a trail in files to PostgreSQL, byte for byte, as long as this runs.
+
+    For a service that has to go on while the database is away: it stores in files, and this copies its records as they
+    come, each once and in order. While the database is away it tries again by itself. It may be ended and started at
+    any time. A service that writes to DIR has an incident when a record waits for too long, also if this does not run.
+    A password is best in ~/.pgpass or in PGPASSWORD.
+
+    Exit code: 0 if it was ended by SIGTERM or Ctrl-C, or with --once if all is copied; 1 with --once if the database
+    has another trail, or a record is damaged; 2 if DIR or the database can't be used.
+    """
+    if not is_dsn(dsn):
+        raise typer.BadParameter("expected the database, as in postgresql://clinic@host/audit", param_hint="DSN")
+    target = in_postgres(dsn, trail, "DSN")
+    replication = Replication(directory, target, name=trail, lag_limit=lag_limit)
+    try:
+        anyio.run(_once if once else _follow, replication, place_of(dsn, target))
+    except AuditStorageError as error:
+        typer.echo(f"fapilog: {plain(str(error))}", err=True)
+        raise typer.Exit(_NOT_DONE if isinstance(error, TrailMismatchError) else _CANNOT) from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+async def _once(replication: Replication, place: str) -> None:
+    head = await replication.catch_up()
+    typer.echo(f"{place} has all records up to record {head.sequence_number}: {head.checksum}")
+
+
+async def _follow(replication: Replication, place: str) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with replication:
+            # What goes wrong is logged: on the error output, where nobody has set up logging.
+            typer.echo(f"replicating to {place}")
+            async for _ in signals:
+                return

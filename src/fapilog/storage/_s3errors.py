@@ -1,0 +1,80 @@
+"""What S3 answers when it does not do what it is asked, and what boto3 raises when there is no answer."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
+from botocore.exceptions import ConnectionError as NoConnectionError
+
+from ..record.errors import AuditStorageError
+
+__all__ = ["RefusedError", "failure", "is_passing"]
+
+# 409: another writer was at work on this name. https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html
+# 429, and 5xx with "SlowDown" among them: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_PASSING: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
+# With the status 400: the body did not come whole.
+_PASSING_CODES: Final = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentSHA256Mismatch"})
+
+_WORDS: Final = {
+    "403": "access is denied: see what the credentials may do, and the policy of the bucket",
+    "404": "there is no such object",
+    "AccessDenied": "access is denied: see what the credentials may do, and the policy of the bucket",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; give that",
+    "ExpiredToken": "the credentials have expired",
+    "InvalidAccessKeyId": "the credentials are of nobody that S3 knows",
+    "NoSuchBucket": "there is no such bucket",
+    "NoSuchKey": "there is no such object",
+    "PermanentRedirect": "the bucket is in another region; give that",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong by more than S3 allows, 15 minutes; set it right",
+    "SignatureDoesNotMatch": "the credentials are wrong",
+}
+
+
+class RefusedError(AuditStorageError):
+    """
+    Raised when S3 has answered, and has not done it.
+
+    Args:
+        place: The address, with which the message begins.
+        error: As boto3 has raised it. Of its text only the code is repeated.
+
+    Attributes:
+        status: The status of the answer.
+    """
+
+    def __init__(self, place: str, error: ClientError) -> None:
+        self.status, code = _answer(error)
+        words = _WORDS.get(code, "S3 refuses it")
+        if "objectlock" in str(error).lower().replace(" ", ""):
+            # Of such a bucket S3 says InvalidRequest, as of much else.
+            words = "the bucket has no Object Lock: turn it on, or take another one"
+        super().__init__(f"{place}: {words} ({code}, HTTP {self.status}); nothing is deleted")
+
+
+def is_passing(error: ClientError | BotoCoreError) -> bool:
+    """Return whether the same request may well succeed a little later."""
+    if isinstance(error, ClientError):
+        status, code = _answer(error)
+        return status in _PASSING or code in _PASSING_CODES
+    return isinstance(error, HTTPClientError | NoConnectionError | IncompleteReadError | FlexibleChecksumError)
+
+
+def failure(place: str, error: ClientError | BotoCoreError) -> AuditStorageError:
+    """
+    Return the error to raise in place of *error*, with words that may be printed.
+
+    Without its text, which has the address, and the address may have a password.
+    """
+    if isinstance(error, ClientError):
+        return RefusedError(place, error)
+    if isinstance(error, FlexibleChecksumError | IncompleteReadError):
+        words = "what came is not what S3 has: it was cut or changed on its way"
+    else:
+        words = "S3 could not be asked"
+    return AuditStorageError(f"{place}: {words} ({type(error).__name__}); nothing is deleted")
+
+
+def _answer(error: ClientError) -> tuple[int, str]:
+    return error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]["Code"]

@@ -1,0 +1,41 @@
+"""Files that are there when they are whole, and on the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import IO, Final
+
+from ._directory import sync_directory
+
+__all__ = ["PART", "remove", "whole"]
+
+PART: Final = ".part"
+"""The ending of a file that is being made; one that a crash has left is nothing."""
+
+
+def remove(path: str) -> None:
+    """Delete a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+@contextlib.contextmanager
+def whole(path: str, like: int | None = None) -> Generator[IO[bytes]]:
+    """Make a file that is there when it is whole and on the disk, for those who may read the open file *like*."""
+    part = path + PART
+    remove(part)
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        if like is not None:
+            found = os.fstat(like)
+            with contextlib.suppress(PermissionError):  # a group that this process is no member of
+                os.fchown(fd, -1, found.st_gid)
+            os.fchmod(fd, found.st_mode & 0o664)
+        yield file
+        file.flush()
+        os.fsync(fd)
+    os.rename(part, path)
+    sync_directory(Path(path).parent)

@@ -1,0 +1,211 @@
+"""
+Archives: where the days of a trail are kept, compressed, when the trail itself need not have them any more.
+
+An archive keeps files and does not look into them: the compressed days, and the anchor of a trail that had removed days
+before its archive was begun. `DirectoryArchive` is one; `fapilog.storage.s3.S3Archive` another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import IO, Any, Final, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+
+from ..record.options import require_path
+from ._compressed import content_of
+from ._directory import make_directory
+from ._packed import from_disk, is_archived_name, not_what_the_trail_has
+from ._whole import whole
+
+__all__ = ["Archive", "DirectoryArchive", "PackedFile", "is_address", "require_archive"]
+
+_BLOCK_BYTES: Final = 1 << 20
+_ADDRESS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# In an address, behind a question mark.
+_S3_OPTIONS: Final = frozenset({"endpoint", "lock_days", "region"})
+
+
+class PackedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A file that goes into an archive.
+
+    Attributes:
+        path: The file of the trail; its name is the name in the archive too.
+        size: The size of the file in bytes.
+        sha256: The SHA-256 of the file, in hexadecimal.
+        content: The SHA-256 of the decompressed file; None if the file is not compressed.
+        day: The day of the records in the file, in UTC.
+        retention_days: The age in days up to which the policy keeps this day; None for ever.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    content: str | None
+    day: date
+    retention_days: int | None
+
+    def until(self, days: int) -> datetime:
+        """Return the time *days* days after the end of the day."""
+        return datetime.combine(self.day, time(), UTC) + timedelta(1 + days)
+
+    def matches(self, opened: Callable[[], IO[bytes]]) -> bool:
+        """Return whether the file that *opened* opens has the same bytes, compressed or decompressed."""
+        with closing(opened()) as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == self.sha256:  # type: ignore[arg-type]
+                return True
+        if self.content is None:
+            return False
+        # Another version of zlib compresses the same day to other bytes.
+        with closing(opened()) as file:
+            return content_of(file) == self.content
+
+
+class Archive(Protocol):
+    """
+    Keeps the files of days for a trail.
+
+    All methods block, and are called in worker threads. Each raises `AuditStorageError` where the archive can't be
+    reached or refuses the call, and its message names the place and the reason. Neither the message nor ``str()`` of
+    the archive, which is its address, has a secret.
+    """
+
+    def sizes(self) -> Mapping[str, int]:
+        """Return the names of the files in the archive, and the size of each in bytes."""
+        ...
+
+    def put(self, file: PackedFile) -> None:
+        """
+        Store *file*, unless the archive has a file of this name, whatever is in that.
+
+        The archive has the whole file or none, whenever the process dies. Calling it again does no harm.
+        """
+        ...
+
+    def prove(self, file: PackedFile) -> None:
+        """
+        Return if the archive, asked anew, has the bytes of *file* and keeps them for as long as it promises.
+
+        Returning means that the trail may delete its own copy. Raises `AuditStorageError` if the file is not there, has
+        other bytes, or may be deleted earlier.
+        """
+        ...
+
+    def open(self, name: str, size: int | None = None) -> IO[bytes]:
+        """
+        Open the file *name* for reading and seeking; the caller closes it.
+
+        With *size*, which is not above the size of the file, the caller reads the first *size* bytes alone. Raises
+        `AuditStorageError` if the file is not there or can't be read.
+        """
+        ...
+
+
+class DirectoryArchive:
+    """
+    An archive in a directory, which is a trail by itself: `fapilog verify` and every reader work on it.
+
+    Args:
+        directory: The directory; made (mode 0700) with the first file. ``~`` is the home directory.
+
+    Attributes:
+        directory: As given; absolute.
+
+    Raises:
+        TypeError: *directory* is no path.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory: Path = require_path("archive", directory).absolute()
+
+    def __str__(self) -> str:
+        return str(self.directory)
+
+    def __repr__(self) -> str:
+        return f"<DirectoryArchive {str(self.directory)!r}>"
+
+    def sizes(self) -> Mapping[str, int]:
+        """Do as `Archive.sizes`; raise OSError if the directory can't be read."""
+        try:
+            with os.scandir(self.directory) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if is_archived_name(entry.name)}
+        except FileNotFoundError:
+            return {}
+
+    def put(self, file: PackedFile) -> None:
+        """Do as `Archive.put`; raise OSError if it can't be written."""
+        make_directory(self.directory)
+        there = self.directory / file.path.name
+        if not there.exists():
+            with file.path.open("rb") as source, whole(str(there), like=source.fileno()) as part:
+                shutil.copyfileobj(source, part, _BLOCK_BYTES)
+
+    def prove(self, file: PackedFile) -> None:
+        """Do as `Archive.prove`; raise OSError if it can't be read."""
+        there = self.directory / file.path.name
+        if not file.matches(lambda: from_disk(there)):
+            raise not_what_the_trail_has(there)
+
+    def open(self, name: str, size: int | None = None) -> IO[bytes]:  # noqa: ARG002  all of it is as fast
+        """Do as `Archive.open`; raise OSError if it can't be read."""
+        return (self.directory / name).open("rb")
+
+
+def is_address(given: str) -> bool:
+    """Return whether *given* is an address, and no path."""
+    return _ADDRESS.match(given) is not None
+
+
+def require_archive(name: str, given: Any) -> Archive:
+    """
+    Return the archive that *given* is, or names: a directory, or ``s3://bucket/prefix?lock_days=2190&region=eu-west-1``.
+
+    Behind the question mark are options of `S3Archive`: *lock_days*, *region* and *endpoint*.
+
+    Raises:
+        ImportError: The library of the archive is missing; the message says how to get it.
+        TypeError: It is neither a path nor an archive.
+        ValueError: It is an address of something else, or with an option that is wrong.
+    """
+    if isinstance(given, str) and (scheme := _ADDRESS.match(given)):
+        if scheme[1].lower() != "s3":
+            raise ValueError(f"{name}: expected a directory or s3://bucket/prefix; got {scheme[0]}...")
+        return _s3(name, given)
+    if isinstance(given, str | os.PathLike):
+        return DirectoryArchive(Path(given))
+    lacking = [each for each in ("sizes", "put", "prove", "open") if not callable(getattr(given, each, None))]
+    if lacking or isinstance(given, type):
+        kind = given.__qualname__ if isinstance(given, type) else type(given).__qualname__
+        raise TypeError(f"{name}: expected a directory, s3://bucket/prefix, or an Archive; got a {kind}")
+    archive: Archive = given
+    return archive
+
+
+def _s3(name: str, address: str) -> Archive:
+    try:
+        from .s3 import S3Archive  # noqa: PLC0415  an extra of its own
+    except ModuleNotFoundError as missing:
+        from .._extras import how_to_get  # noqa: PLC0415
+
+        raise ImportError(f"{name}: {how_to_get(missing, 's3')}", name=missing.name) from missing
+    parts = urlsplit(address)
+    if parts.fragment:
+        raise ValueError(f"{name}: expected s3://bucket/prefix; got an address with a #")
+    options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for unknown in options.keys() - _S3_OPTIONS:
+        raise ValueError(f"{name}: there is no option {unknown[:100]!r}; there are {', '.join(sorted(_S3_OPTIONS))}")
+    if "lock_days" in options:
+        try:
+            options["lock_days"] = int(options["lock_days"])
+        except ValueError:
+            raise ValueError(f"{name}: expected a whole number as lock_days; got something else") from None
+    return S3Archive(parts.netloc, prefix=parts.path, **options)

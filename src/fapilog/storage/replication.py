@@ -1,0 +1,258 @@
+"""
+Edge mode: a trail in files, which never waits for a network, and its replica in a database.
+
+    async with (
+        Replication("audit", PostgresStorage(dsn, trail="clinic-7")),
+        AuditTrail(storage_path="audit") as trail,
+    ):
+        ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self, cast
+
+import anyio
+
+from ..record.chain import EMPTY, ChainHead
+from ..record.errors import AuditStorageError, TrailMismatchError, reason
+from ..record.options import require, require_path, require_text
+from ..record.privacy import without_frames
+from ..tasks.background import Background
+from ..tasks.fork import call_in_child
+from ..tasks.life import Life
+from ..tasks.strangers import Log, contained
+from ..tasks.threads import in_thread
+from ._replica import Replica, keep_replica, stored_at
+from .copying import TakesLines, common_head
+from .files import FileStorage
+from .protocol import AuditStorage, head_of, require_storage
+
+__all__ = ["Replication", "ReplicationState"]
+
+_log: Final = Log("fapilog")
+
+_PAGE: Final = 500
+# Seconds: the first pause after a failure, and the longest. A machine of many that come back at once waits up to half
+# as long again.
+_PAUSES: Final = (1.0, 60.0)
+
+
+class ReplicationState(NamedTuple):
+    """
+    How far a replica is behind its trail.
+
+    Attributes:
+        pending: Records that it lacks.
+        oldest: When the oldest of them was stored, in seconds since 1970; None if it lacks none.
+    """
+
+    pending: int = 0
+    oldest: float | None = None
+
+
+class Replication:
+    """
+    Copies a trail in files into another storage, byte for byte, as long as it is entered.
+
+    The service stores in its files and waits for nothing else. Every *interval* the new records are copied to *target*,
+    behind those that it has, in transactions of up to 500. The target has each record once, in its place, or refuses
+    it: where this was interrupted is found by the target's head alone. Both chains have the same bytes, and so the same
+    heads, and each verifies by itself.
+
+    Each machine needs a trail of its own in the database. One trail for several machines could not be a copy: a record
+    names the one before it, so that whoever merges has to seal the records again, and what a machine has given out as a
+    head would be a head of nothing.
+
+    While the target is away it is tried again after a second, and ever less often, up to once in a minute or so; no
+    memory grows, as the records are in the files. If a record waits for longer than *lag_limit*, each `AuditTrail` that
+    writes to the files has an incident until it is replicated, whichever process replicates, and also if none does. If
+    the target has other records than the files, or the files are damaged, that is an incident at once, and nothing is
+    changed. Retention keeps every day that is not replicated.
+
+    Several processes of a machine may replicate the same directory: one of them copies each record. Use it for one
+    target; the last one that was named is the one that counts.
+
+    Args:
+        directory: Where the trail is; ``~`` is the home directory. Only records that are on the disk are copied.
+        target: The replica: empty, or with the first records of the trail; one that has an `append_lines`.
+        name: Names the replica, in logs and metrics.
+        lag_limit: Seconds that a record may wait before that is an incident.
+        interval: Seconds between two looks for new records.
+        stop_timeout: Seconds that leaving it waits for the records that are new. A call that is under way is waited
+            for all the same, as long as the target's own limit.
+
+    Attributes:
+        name: As given.
+
+    Raises:
+        TypeError: *target* takes no lines, or another option is not of its type.
+        ValueError: A number is out of range, or *name* is not printable.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        target: AuditStorage,
+        *,
+        name: str = "replica",
+        lag_limit: float = 300.0,
+        interval: float = 1.0,
+        stop_timeout: float = 5.0,
+    ) -> None:
+        if not require_text("name", name) or not name.isprintable():
+            raise ValueError(f"name: expected printable text; got {name!r}")
+        if not isinstance(require_storage(target), TakesLines):
+            raise TypeError(f"target: expected a storage with append_lines; got a {type(target).__qualname__}")
+        self.name: str = name
+        # Whatever durability the service has: of a record that a power cut takes away, the replica must not know.
+        self._source = FileStorage(require_path("directory", directory))
+        self._target = target
+        # That of a stranger may have a password.
+        is_ours = type(target).__module__.startswith("fapilog.")
+        self._place = str(target) if is_ours else type(target).__qualname__
+        self._lag_limit = float(require("lag_limit", lag_limit, above=0))
+        self._interval = float(require("interval", interval, above=0, finite=True))
+        self._stop_timeout = require("stop_timeout", stop_timeout, at_least=0)
+        self._background = Background()
+        self._life: Life | None = None
+        # Where the target ends, if that is known, and where it ended when that was known last.
+        self._head: ChainHead | None = None
+        self._mark = EMPTY
+        self._state = ReplicationState()
+        self._problem: str | None = None
+        call_in_child(self, Replication._forget)
+
+    def __repr__(self) -> str:
+        return f"<Replication {self.name!r} of {self._source!r} to {self._place}>"
+
+    @property
+    def state(self) -> ReplicationState:
+        """How far the replica is behind, as this has last seen; a new object after each look."""
+        return self._state
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be copied, in words; None if nothing is known to be wrong."""
+        return self._problem
+
+    async def __aenter__(self) -> Self:
+        self._life = Life(self._running(), owner=self)
+        await self._life.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._life is not None  # noqa: S101 - entered
+        await self._life.leave()
+
+    @without_frames
+    async def catch_up(self) -> ChainHead:
+        """
+        Copy all records that the target lacks, and return the head that both have then.
+
+        A caller that is cancelled, and a process that dies, leave whole transactions; the next call goes on.
+
+        Raises:
+            TrailMismatchError: The target has other records than the trail, or one of the two is damaged.
+            AuditStorageError: One of the two can't be read or written.
+        """
+        if self._head is None:
+            self._head = await common_head(self._source, self._target)
+            await self._keep(self._head)
+        while lines := await self._source.read_lines(self._head.sequence_number, _PAGE):
+            # Where it ends if this fails, only the target knows.
+            head, self._head = self._head, None
+            self._head = await cast("TakesLines", self._target).append_lines(head, lines)
+            await self._keep(self._head)
+            await self._count()
+        self._state = ReplicationState()
+        return self._head
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncGenerator[None]:
+        life = self._life
+        assert life is not None  # noqa: S101 - entered by this life
+        try:
+            async with self._background.open():
+                self._background.start_soon(self._run)
+                yield
+            # What the service has stored at last; a target that is away has had its chances.
+            if self._problem is None:
+                await life.within(self._stop_timeout, self._try)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._source.aclose()
+                await self._target.aclose()
+
+    async def _run(self) -> None:
+        pause, due = 0.0, anyio.current_time()
+        while True:
+            if anyio.current_time() >= due:
+                pause = 0.0 if await self._try() else min(max(2 * pause, _PAUSES[0]), _PAUSES[1])
+                due = anyio.current_time() + pause * random.uniform(1, 1.5)  # noqa: S311  no secret
+            else:
+                with contextlib.suppress(AuditStorageError):
+                    await self._count()
+            await anyio.sleep(self._interval)
+
+    async def _try(self) -> bool:
+        """Catch up, and return whether that was possible; if not, it is said."""
+        try:
+            await contained(self.catch_up)
+        except Exception as error:
+            problem = reason(error)
+            await self._keep(None, problem=problem, is_stuck=isinstance(error, TrailMismatchError))
+            with contextlib.suppress(AuditStorageError):
+                await self._count()
+            if problem != self._problem:
+                _log.error("the replication %s can't go on: %s", self.name, problem)
+            self._problem = problem
+            return False
+        if self._problem is not None:
+            await self._keep(self._head)
+            _log.warning("the replication %s goes on", self.name)
+            self._problem = None
+        return True
+
+    async def _count(self) -> None:
+        """Look how far the replica is behind, as far as this process knows."""
+        mark = self._mark.sequence_number
+        first = await self._source.read_lines(mark, 1)
+        newest = (await head_of(self._source)).sequence_number if first else mark
+        at = (stored_at(first[0]) or datetime.now(UTC)).timestamp() if first else None
+        self._state = ReplicationState(max(0, newest - mark), at)
+
+    async def _keep(self, head: ChainHead | None, *, problem: str | None = None, is_stuck: bool = False) -> None:
+        """Keep up to where the trail is replicated, for others; None if that is not known. Never raises."""
+        head, is_known = head or self._mark, head is not None
+        replica = Replica(
+            target=self._place,
+            sequence_number=head.sequence_number,
+            checksum=head.checksum,
+            lag_limit=self._lag_limit,
+            problem=problem,
+            is_stuck=is_stuck,
+        )
+        try:
+            replica = await in_thread(
+                functools.partial(keep_replica, self._source.directory, replica, is_known=is_known)
+            )
+        except AuditStorageError as error:
+            # Records go on being copied: those that look into the file believe that fewer are.
+            _log.error("the replication %s can't say how far it is: %s", self.name, error)
+        self._mark = replica.head
+
+    def _forget(self) -> None:
+        # In a forked child: the tasks are the parent's.
+        self._background.forget()
+        self._life = self._head = None

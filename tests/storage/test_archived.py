@@ -1,0 +1,348 @@
+"""Days in an archive are searched and verified where they are, and what is not there is never passed over."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fapilog import (
+    ArchiveStorage,
+    AuditEvent,
+    AuditStorageError,
+    AuditTrail,
+    ChainStatus,
+    CompliancePolicy,
+    DamagedRecord,
+    DirectoryArchive,
+)
+from fapilog.storage.archive import Archive
+from fapilog.storage.memory import MemoryStorage
+from fapilog.storage.protocol import EventFilter
+from tests.doubles.aged_trails import aged_trail, day_file
+
+pytestmark = pytest.mark.real_time
+
+AGES = (40, 39, 38, 10, 2, 1)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    pytest.importorskip("boto3")
+    pytest.importorskip("moto")
+    from tests.doubles.s3 import s3_server  # noqa: PLC0415  needs an extra
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["directory", "s3"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Archive:
+    """An archive of each kind."""
+    if request.param == "directory":
+        return DirectoryArchive(tmp_path / "archive")
+    server = request.getfixturevalue("server")
+    from fapilog import S3Archive  # noqa: PLC0415  needs an extra
+    from tests.doubles.s3 import bucket_of  # noqa: PLC0415
+
+    bucket = bucket_of(server, f"archived-{abs(hash(request.node.nodeid))}")
+    return S3Archive(bucket, prefix="clinic", lock_days=1, client=server.client)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A trail of six days, 40 to 1 days ago, with three records each."""
+    return aged_trail(tmp_path / "trail", AGES)
+
+
+def trail_in(directory: Path, days: int | None = 30, archive: Any = None, **policy: Any) -> AuditTrail:
+    return AuditTrail(CompliancePolicy(retention_days=days, **policy), directory, archive=archive)
+
+
+def numbers(items: Any) -> list[int | None]:
+    """Return the numbers of events; None for a hole."""
+    return [item.sequence_number if isinstance(item, AuditEvent) else None for item in items]
+
+
+def put(archive: Any, name: str, data: bytes) -> None:
+    """Put something into an archive that is not from the trail, or take it out."""
+    if isinstance(archive, DirectoryArchive):
+        archive.directory.mkdir(exist_ok=True)
+        (archive.directory / name).write_bytes(data)
+    else:
+        archive._given.put_object(Bucket=archive.bucket, Key=f"clinic/{name}", Body=data)
+
+
+def take(archive: Any, name: str) -> None:
+    if isinstance(archive, DirectoryArchive):
+        (archive.directory / name).unlink()
+    else:
+        # A marker, behind which the locked version stays.
+        archive._given.delete_object(Bucket=archive.bucket, Key=f"clinic/{name}")
+
+
+def fetched(archive: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the names of the files that are fetched whole from now on."""
+    whole: list[str] = []
+    former = type(archive).open
+
+    def noted(self: Any, name: str, size: int | None = None) -> Any:
+        if size is None:
+            whole.append(name)
+        return former(self, name, size)
+
+    monkeypatch.setattr(type(archive), "open", noted)
+    return whole
+
+
+# -- the archive alone
+
+
+async def test_a_whole_archive(directory: Path, archive: Archive) -> None:
+    """An archive is a trail that is read in both directions, searched, counted and verified, and not written to."""
+    await trail_in(directory, archive=archive).apply_retention()
+    storage = ArchiveStorage(archive)
+    trail = AuditTrail(storage=storage)
+    assert numbers(await trail.get_events()) == list(range(9, 0, -1))
+    assert numbers(await trail.get_events(user_id="user-39", limit=2)) == [6, 5]
+    assert numbers(await trail.get_events(after=2, before=5)) == [4, 3]
+    assert numbers([event async for event in trail.events(oldest_first=True)]) == list(range(1, 10))
+    assert numbers(await storage.read(4, 3)) == [5, 6, 7]
+    assert len(await storage.read_lines(7, 9)) == 2
+    assert await trail.count_by("user_id") == {"user-38": 3, "user-39": 3, "user-40": 3}
+    counts: list[int] = []
+    result = await storage.verify(counts.append)
+    assert (result.valid, result.status, result.events_checked, counts[-1]) == (True, ChainStatus.OK, 9, 9)
+    with pytest.raises(AuditStorageError, match="an archive is read, and not written to"):
+        await trail.log_data_access("patient/1", "read")
+
+
+@pytest.mark.one_backend
+async def test_an_empty_archive(archive: Archive) -> None:
+    """An archive without a day has no events, and nothing is wrong with it."""
+    storage = ArchiveStorage(archive)
+    assert await storage.find(EventFilter(), 9) == []
+    assert await storage.read(0, 9) == []
+    assert (await storage.verify()).events_checked == 0
+
+
+@pytest.mark.one_backend
+async def test_a_few_records_of_many_days(directory: Path, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For some records the days are fetched in which they are, each once, and of others only the beginning."""
+    await trail_in(directory, archive=archive).apply_retention()
+    whole = fetched(archive, monkeypatch)
+    storage = ArchiveStorage(archive)
+    assert numbers(await storage.find(EventFilter(before=6), 1)) == [5]
+    assert numbers(await storage.find(EventFilter(before=5), 1)) == [4]
+    assert whole == [f"{day_file(39)}.gz"]
+
+
+@pytest.mark.one_backend
+async def test_a_time(directory: Path, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days that were over before the time asked for are not fetched, and the archive is not asked for later ones."""
+    aged_trail(tmp := directory.parent / "long", (60, 50, 49, 48, 2, 1))
+    trail = trail_in(tmp, archive=archive)
+    await trail.apply_retention()
+    whole = fetched(archive, monkeypatch)
+    now = datetime.now(UTC)
+    found = await trail.get_events(start_time=now - timedelta(48, minutes=1))
+    assert numbers(found)[-3:] == [10, 11, 12][::-1]
+    assert f"{day_file(60)}.gz" not in whole
+    assert numbers(await trail.get_events(start_time=now - timedelta(99)))[-1] == 1
+    assert await ArchiveStorage(archive).find(EventFilter(start_time=now), 9) == []
+    assert len(await ArchiveStorage(archive).find(EventFilter(start_time=datetime.min.replace(tzinfo=UTC)), 99)) == 12
+    monkeypatch.setattr(type(archive), "sizes", None)
+    assert len(await trail.get_events(start_time=now - timedelta(5))) == 7
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", gzip.compress(b"{}\n")], ids=["empty", "garbage", "something else"])
+@pytest.mark.one_backend
+async def test_a_damaged_day(directory: Path, archive: Archive, damage: bytes) -> None:
+    """A day that is damaged is a hole between the others, and is found by a verification."""
+    await trail_in(directory, archive=archive).apply_retention()
+    put(archive, f"{day_file(39)}.gz", damage)
+    storage = ArchiveStorage(archive)
+    assert numbers(await storage.find(EventFilter(), 99)) == [9, 8, 7, None, 3, 2, 1]
+    assert numbers(await storage.read(0, 99)) == [1, 2, 3, None, 7, 8, 9]
+    result = await storage.verify()
+    assert not result.valid
+    assert day_file(39) in (result.error_message or "")
+    assert result.status is ChainStatus.UNREADABLE
+
+
+@pytest.mark.one_backend
+async def test_a_day_that_is_gone(directory: Path, archive: Archive) -> None:
+    """A day that was taken out of the archive is a gap."""
+    await trail_in(directory, archive=archive).apply_retention()
+    take(archive, f"{day_file(39)}.gz")
+    result = await ArchiveStorage(archive).verify()
+    assert (result.valid, result.status, result.first_invalid_sequence) == (False, ChainStatus.GAP, 4)
+
+
+@pytest.mark.one_backend
+async def test_an_archive_with_an_anchor(directory: Path, archive: Archive) -> None:
+    """An archive that begins later verifies as its trail did, once it has the record that says why."""
+    await trail_in(directory, 39).apply_retention()
+    trail = trail_in(directory, 1, archive)
+    await trail.apply_retention()
+    result = await ArchiveStorage(archive).verify()
+    assert (result.valid, result.status) == (False, ChainStatus.GAP)
+    newest = (directory / day_file(0)).read_bytes()
+    put(archive, f"{day_file(1)}.gz", gzip.compress((directory / day_file(1)).read_bytes()))
+    put(archive, f"{day_file(0)}.gz", gzip.compress(newest))
+    result = await ArchiveStorage(archive).verify()
+    assert (result.valid, result.status, result.events_checked) == (True, ChainStatus.FRONT_PRUNED, 17)
+    assert result.error_message == "records 1 to 3 were removed by retention, as record 19 says"
+    put(archive, "audit_anchor.json", b"{}")
+    assert (await ArchiveStorage(archive).verify()).status is ChainStatus.UNREADABLE
+
+
+@pytest.mark.one_backend
+async def test_a_torn_day(directory: Path, archive: Archive) -> None:
+    """A day that ends within a record is read up to there, and is no intact one."""
+    await trail_in(directory, archive=archive).apply_retention()
+    with contextlib.closing(archive.open(f"{day_file(39)}.gz")) as file:
+        content = gzip.decompress(file.read())
+    put(archive, f"{day_file(39)}.gz", gzip.compress(content[:-9]))
+    storage = ArchiveStorage(archive)
+    assert numbers(await storage.find(EventFilter(), 99)) == [9, 8, 7, 5, 4, 3, 2, 1]
+    result = await storage.verify()
+    assert (result.valid, result.first_invalid_sequence) == (False, 6)
+
+
+@pytest.mark.one_backend
+async def test_a_directory_that_cannot_be_read(tmp_path: Path) -> None:
+    """An archive whose directory can't be read is an error that names it."""
+    (tmp_path / "file").touch()
+    storage = ArchiveStorage(tmp_path / "file")
+    for ask in (lambda: storage.find(EventFilter(), 9), lambda: storage.read(0, 9), storage.verify):
+        with pytest.raises(AuditStorageError, match=f"cannot read {tmp_path / 'file'}"):
+            await ask()
+
+
+# -- the trail with its archive
+
+
+async def test_a_trail_with_its_archive(directory: Path, archive: Archive) -> None:
+    """Questions to a trail that has an archive reach back to the days that were removed, in both directions."""
+    trail = trail_in(directory, archive=archive, archive_after_days=9)
+    await trail.apply_retention()
+    assert numbers(await trail.get_events()) == list(range(19, 0, -1))
+    assert numbers(await trail.get_events(user_id="user-39")) == [6, 5, 4]
+    assert numbers(await trail.get_events(after=5, before=12)) == [11, 10, 9, 8, 7, 6]
+    assert numbers(await trail.get_events(before=4)) == [3, 2, 1]
+    assert numbers([event async for event in trail.events(oldest_first=True)]) == list(range(1, 20))
+    assert numbers([event async for event in trail.events(after=7)]) == list(range(19, 7, -1))
+    assert (await trail.count_by("user_id"))["user-40"] == 3
+    assert await trail.log_data_access("patient/1", "read")
+    assert (await trail.verify_chain_from_storage()).status is ChainStatus.FRONT_PRUNED
+    # Without it the trail has what is left.
+    assert numbers(await AuditTrail(storage_path=directory).get_events(before=13)) == [12, 11, 10]
+
+
+@pytest.mark.one_backend
+async def test_page_by_page(directory: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages end and begin where days do, in them, and between the archive and the trail, and nothing comes twice."""
+    trail = trail_in(directory, archive=archive)
+    await trail.apply_retention()
+    for size in range(1, 12):
+        monkeypatch.setattr("fapilog.core._reading._PAGE", size)
+        assert numbers([event async for event in trail.events()]) == list(range(19, 0, -1)), size
+        assert numbers([event async for event in trail.events(oldest_first=True)]) == list(range(1, 20)), size
+
+
+@pytest.mark.one_backend
+async def test_what_the_archive_lacks_is_a_hole(directory: Path, archive: Archive) -> None:
+    """Records that were removed and are not in the archive are a hole, in front of it and behind it."""
+    await trail_in(directory, 39).apply_retention()
+    await trail_in(directory, 37, archive).apply_retention()
+    await trail_in(directory, 9).apply_retention()
+    trail = trail_in(directory, archive=archive)
+    found = [item async for item in trail.events(on_damage="yield", before=16)]
+    assert numbers(found) == [15, 14, 13, None, 9, 8, 7, 6, 5, 4, None]
+    assert [item.problem for item in found if isinstance(item, DamagedRecord)] == [
+        f"records up to 12 were removed, and the last of them are not in {archive}",
+        f"records 1 to 3 were removed, and are not in {archive}",
+    ]
+    found = [item async for item in trail.events(on_damage="yield", oldest_first=True, before=16)]
+    assert numbers(found) == [None, 4, 5, 6, 7, 8, 9, None, 13, 14, 15]
+    assert numbers([item async for item in trail.events(on_damage="yield", after=4, before=8)]) == [7, 6, 5]
+    with pytest.raises(AuditStorageError, match="are not in"):
+        [item async for item in trail.events(on_damage="raise")]
+
+
+@pytest.mark.one_backend
+async def test_an_archive_that_is_away(directory: Path, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Questions that reach back to an archive that is away are an error, and others are answered."""
+    trail = trail_in(directory, archive=archive)
+    await trail.apply_retention()
+
+    def away(*_: object) -> None:
+        raise AuditStorageError(f"{archive}: away")
+
+    monkeypatch.setattr(type(archive), "sizes", away)
+    assert numbers(await trail.get_events(limit=10)) == list(range(19, 9, -1))
+    assert numbers(await trail.get_events(after=9)) == list(range(19, 9, -1))
+    for ask in (trail.get_events, lambda: trail.get_events(user_id="user-39"), lambda: trail.count_by("user_id")):
+        with pytest.raises(AuditStorageError, match="away"):
+            await ask()
+    with pytest.raises(AuditStorageError, match="away"):
+        await ArchiveStorage(archive).verify()
+
+
+@pytest.mark.one_backend
+async def test_days_that_are_removed_meanwhile(directory: Path, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a question is answered days are removed, and it has all events once all the same."""
+    trail = trail_in(directory, 39, archive)
+    await trail.apply_retention()
+    former = type(archive).sizes
+    later = iter([37])
+
+    def slow(self: Any) -> Any:
+        for days in later:
+            trail_in(directory, days, archive).sync.apply_retention()
+        return former(self)
+
+    monkeypatch.setattr(type(archive), "sizes", slow)
+    assert numbers(await trail.get_events())[1:] == list(range(19, 0, -1))
+    later = iter([9])
+    assert numbers([event async for event in trail.events(oldest_first=True)])[:19] == list(range(1, 20))
+
+
+@pytest.mark.one_backend
+async def test_an_anchor_that_is_none(directory: Path, archive: Archive) -> None:
+    """Where the anchor of the trail can't be read, nobody knows what was removed: an error."""
+    trail = trail_in(directory, archive=archive)
+    for content in (b"{}", None):
+        (directory / "audit_anchor.json").unlink(missing_ok=True)
+        if content is None:
+            (directory / "audit_anchor.json").mkdir()
+        else:
+            (directory / "audit_anchor.json").write_bytes(content)
+        for ask in (trail.get_events, trail.events(oldest_first=True).next_page):
+            with pytest.raises(AuditStorageError):
+                await ask()
+
+
+@pytest.mark.one_backend
+async def test_without_a_loop(directory: Path, archive: Archive) -> None:
+    """`trail.sync` asks the archive too."""
+    trail = trail_in(directory, archive=archive).sync
+    trail.apply_retention()
+    assert numbers(trail.events(oldest_first=True)) == list(range(1, 20))
+    assert AuditTrail(storage=ArchiveStorage(archive)).sync.verify_chain_from_storage().events_checked == 9
+
+
+def test_trails_that_can_have_none(tmp_path: Path) -> None:
+    """A trail that is not in files has no archive, and the directory of the trail is none."""
+    with pytest.raises(TypeError, match="expected a trail in files; got a MemoryStorage"):
+        AuditTrail(storage=MemoryStorage(), archive=tmp_path)
+    with pytest.raises(ValueError, match="another directory"):
+        AuditTrail(storage_path=tmp_path, archive=tmp_path)
+    with pytest.raises(TypeError, match="or an Archive; got a int"):
+        AuditTrail(storage_path=tmp_path, archive=1)  # type: ignore[arg-type]

@@ -1,0 +1,222 @@
+"""Copies of a trail into PostgreSQL and out of it: byte for byte, however often they are interrupted."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("psycopg")
+
+import psycopg
+from msgspec.structs import replace
+
+from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainHead, FileStorage, TrailMismatchError
+from fapilog.storage.copying import copy
+from fapilog.storage.memory import MemoryStorage
+from fapilog.storage.postgres import PostgresStorage, install_schema
+from fapilog.storage.protocol import AuditStorage, EventFilter, head_of
+from fapilog.tasks.loops import without_loop
+from tests.doubles.commands import Run, runs
+from tests.doubles.cutting_proxy import CuttingProxy
+from tests.doubles.postgres import Server, server
+
+pytestmark = pytest.mark.real_time
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+EMPTY = ChainHead(0, None)
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Server]:
+    """Run a server with the tables, and the role of a service."""
+    with server() as started:
+        install_schema(started.dsn())
+        with psycopg.connect(started.dsn()) as connection:
+            connection.execute("CREATE ROLE service LOGIN IN ROLE fapilog_writer")
+        yield started
+
+
+@pytest.fixture
+def there(database: Server, request: pytest.FixtureRequest) -> Iterator[PostgresStorage]:
+    """Return an empty storage, in the role of a service."""
+    made = PostgresStorage(database.dsn(user="service"), request.node.name)
+    yield made
+    without_loop(made.aclose())
+
+
+def uri(database: Server) -> str:
+    """Return the address of the server, with a password that it does not ask for."""
+    return f"postgresql://service:hunter2@127.0.0.1:{database.port}/postgres"
+
+
+def event(number: int) -> AuditEvent:
+    return AuditEvent(
+        event_id=f"id-{number}",
+        event_type=AuditEventType.DATA_ACCESS,
+        message="\x85 \u202e \0",
+        user_id=f"user-{number % 3}",
+    )
+
+
+async def filled(storage: AuditStorage, count: int) -> AuditStorage:
+    for number in range(count):
+        await storage.append(event(number))
+    return storage
+
+
+async def files(path: Path, count: int) -> FileStorage:
+    """Return a trail of *count* events in files."""
+    storage = FileStorage(path)
+    await copy(await filled(MemoryStorage(), count), storage)
+    return storage
+
+
+async def digest(storage: AuditStorage) -> str:
+    """Return the SHA-256 of all lines."""
+    return hashlib.sha256(b"\n".join(await storage.read_lines(0, 1_000_000))).hexdigest()
+
+
+async def test_every_byte_arrives_both_ways(tmp_path: Path, there: PostgresStorage) -> None:
+    """From files into the database and from there into files the lines have one hash, and each of the three goes on."""
+    trail, back = await files(tmp_path / "from", 1203), FileStorage(tmp_path / "back")
+    seen: list[int] = []
+    assert await copy(trail, there, seen.append) == (1203, await head_of(trail))
+    assert seen == [500, 1000, 1203]
+    assert (await copy(there, back))[0] == 1203
+    assert await digest(trail) == await digest(there) == await digest(back)
+    assert len(await there.find(EventFilter(user_id="user-1"), 1000)) == 401
+    for each in (trail, there, back):
+        seal = await each.append(event(9999))
+        assert seal is not None
+        assert seal.sequence_number == 1204
+        assert (await each.verify()).valid
+        await each.aclose()
+
+
+@pytest.mark.parametrize("golden", ["format-1", "format-2"])
+async def test_each_format_stays_as_it_is(golden: str, there: PostgresStorage) -> None:
+    """The golden trail of each format arrives byte for byte, and verifies."""
+    trail = FileStorage(GOLDEN / golden)
+    await copy(trail, there)
+    assert await digest(there) == await digest(trail)
+
+
+async def test_a_killed_server_is_gone_on_with(
+    tmp_path: Path, database: Server, there: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the server is killed between two pages the copy fails, and goes on from there when it is back."""
+    trail = await files(tmp_path / "from", 1203)
+
+    def kill(number: int) -> None:
+        if number == 500:
+            database.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(there, "timeout", 0.3)
+        with pytest.raises(AuditStorageError, match="cannot append to trail") as raised:
+            await copy(trail, there, kill)
+    assert not isinstance(raised.value, TrailMismatchError)
+    database.start()
+    assert (await copy(trail, there))[0] == 703
+    assert await digest(there) == await digest(trail)
+    await trail.aclose()
+
+
+def test_a_killed_copy_is_gone_on_with(tmp_path: Path, database: Server, there: PostgresStorage) -> None:
+    """A `fapilog copy` that is killed leaves whole pages, and the next one copies the rest."""
+    pytest.importorskip("typer")
+    trail = without_loop(files(tmp_path / "from", 5000))
+    command = [sys.executable, "-m", "fapilog", "copy", str(tmp_path / "from"), uri(database), "--trail", there.trail]
+    with subprocess.Popen(command) as process:
+        while without_loop(head_of(there)).sequence_number < 1000:
+            assert process.poll() is None
+        process.kill()
+    left = without_loop(head_of(there)).sequence_number
+    assert left % 500 == 0
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith(f"copied {5000 - left} records; PostgreSQL 127.0.0.1:")
+    assert "hunter2" not in done.stdout + done.stderr
+    assert without_loop(digest(there)) == without_loop(digest(trail))
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("forwards", [True, False])
+async def test_every_cut_stores_once(database: Server, there: PostgresStorage, *, forwards: bool) -> None:
+    """Wherever the connection is cut, each page is there once, in its place."""
+    source = await filled(MemoryStorage(), 400)
+    proxy = CuttingProxy(database.port)
+    dsn = f"{database.dsn(user='service', port=proxy.port)} sslmode=disable gssencmode=disable"
+    cut = PostgresStorage(dsn, there.trail)
+    head, number, was_cut = EMPTY, 0, True
+    while was_cut:
+        number += 1
+        proxy.arm(number, forwards=forwards)
+        head = await cut.append_lines(head, await source.read_lines(head.sequence_number, 5))
+        was_cut = proxy.disarm()
+    assert number > 5
+    assert await head_of(there) == head
+    assert (await there.verify()).events_checked == 5 * number
+    await cut.aclose()
+    proxy.close()
+
+
+async def test_two_trails_are_not_mixed(there: PostgresStorage) -> None:
+    """Nothing is copied into a trail with other records, or behind one that the database does not end with."""
+    await there.append(replace(event(0), message="another"))
+    source = await filled(MemoryStorage(), 3)
+    with pytest.raises(TrailMismatchError, match="two trails"):
+        await copy(source, there)
+    page = await source.read_lines(0, 3)
+    with pytest.raises(AuditStorageError, match="its newest record is not record 0"):
+        await there.append_lines(EMPTY, page)
+    with pytest.raises(TrailMismatchError, match="nothing is appended"):
+        await there.append_lines(await head_of(there), page)
+    assert (await there.verify()).events_checked == 1
+
+
+async def test_all_lines_or_none(there: PostgresStorage) -> None:
+    """Of lines of which one has the id of another record none is stored; and no lines are none."""
+    source = MemoryStorage()
+    for number in (0, 1, 0):
+        await source.append(event(number))
+    with pytest.raises(AuditStorageError, match="the id of a record is there already"):
+        await copy(source, there)
+    assert await there.append_lines(EMPTY, []) == EMPTY == await head_of(there)
+    assert (await there.append(event(2))).sequence_number == 1
+
+
+def test_the_command(
+    tmp_path: Path, database: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It copies into a trail of a database and out of it, tells what is wrong, and never shows the password."""
+    pytest.importorskip("typer")
+    monkeypatch.setattr(PostgresStorage.__init__, "__kwdefaults__", {"timeout": 1.0})
+    run: Run = runs(monkeypatch, capsys)
+    without_loop(files(tmp_path / "from", 3))
+    into = ("copy", tmp_path / "from", uri(database))
+    code, out, err = run(*into, "--trail", "commanded")
+    assert (code, err) == (0, "")
+    place = f"PostgreSQL 127.0.0.1:{database.port}/postgres, trail 'commanded'"
+    assert out.startswith(f"copied 3 records; {place} is intact up to record 3: ")
+    assert run("copy", uri(database), tmp_path / "to", "--trail", "commanded")[0] == 0
+    assert without_loop(digest(FileStorage(tmp_path / "to"))) == without_loop(digest(FileStorage(tmp_path / "from")))
+    without_loop(FileStorage(tmp_path / "to").append(event(4)))
+    without_loop(FileStorage(tmp_path / "from").append(event(3)))
+    assert run(*into, "--trail", "commanded")[0] == 0
+    for arguments, words, expected in (
+        (("copy", tmp_path / "to", uri(database), "--trail", "commanded"), "two trails", 1),
+        (into, "expected the name of one", 2),
+        ((*into, "--trail", ""), "expected a name", 2),
+        ((*into[:2], "postgresql://u:hunter2@h:x y/", "--trail", "t"), "expected postgresql://", 2),
+        ((*into[:2], "postgresql://u:hunter2@127.0.0.1:1/d", "--trail", "t"), "127.0.0.1:1/d", 2),
+        (("copy", uri(database), uri(database), "--trail", "t"), "another place", 2),
+        (("copy", tmp_path / "none", uri(database), "--trail", "t"), "there is no", 2),
+        (("copy", tmp_path / "from", tmp_path / "other", "--trail", "t"), "in PostgreSQL", 2),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (expected, "")
+        assert words in " ".join(err.replace("│", "").split())
+        assert "hunter2" not in err
