@@ -726,6 +726,23 @@ async def test_another_database_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+async def test_a_file_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
+    """Alerts in a file that an earlier version made are sent, and can be retried."""
+    inner = Scripted(PermanentDeliveryError("gone"))
+    outbox = make(inner, tmp_path)
+    await outbox.send_alert(an_event(), severity="critical")
+    outbox._store.place.close()
+    connection = sqlite3.connect(tmp_path / "alerts.db")
+    connection.execute("ALTER TABLE outboxes DROP COLUMN retried_at")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    inner.outcomes = [None]
+    async with make(inner, tmp_path) as outbox:
+        assert await outbox.retry() == 1
+        await until(lambda: len(inner.calls) == 2)
+    assert await statuses(outbox, an_event()) == ["delivered"]
+
+
 async def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
     """An outbox that a later version made is refused."""
     outbox = make(Scripted(), tmp_path)

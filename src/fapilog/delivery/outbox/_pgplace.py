@@ -44,8 +44,8 @@ class Database:
         self._timeout = storage.timeout
         self._place = str(storage)
         self._link = storage.link()
-        # The connection of the last transaction.
-        self._last: Callable[[], Connection | None] = lambda: None
+        # The connection since whose beginning the times are right: a new one may be to another server, with its clock.
+        self._mended: Callable[[], Connection | None] = lambda: None
         call_in_child(self, Database._abandon)
 
     def __str__(self) -> str:
@@ -73,16 +73,16 @@ class Database:
     def _transaction(
         self, calls: Sequence[Callable[[PostgresQueue], T]], end: LiteralString, connection: Connection
     ) -> list[T]:
-        is_new = self._last() is not connection
         connection.execute(connection.beginning())
-        queue = PostgresQueue(connection, self._trail, is_new=is_new)
+        queue = PostgresQueue(connection, self._trail, mends=self._mended() is not connection)
         try:
             results = [call(queue) for call in calls]
         except psycopg.DataError as error:
             problem = words(error)
         else:
             connection.execute(end)
-            self._last = weakref.ref(connection)
+            if not queue.mends:
+                self._mended = weakref.ref(connection)
             return results
         # One of the calls is at fault, and not the database.
         raise ValueError(problem)

@@ -38,13 +38,16 @@ class PostgresQueue:
     Args:
         connection: In a transaction.
         trail: The name of the trail.
-        is_new: Whether the connection is new: the server, and so the clock, may be another one than before.
+        mends: Whether to put right the times that a wrong clock has written, once there is an exchange.
+
+    Attributes:
+        mends: Whether that is still to be done.
     """
 
-    def __init__(self, connection: Connection, trail: str, *, is_new: bool = False) -> None:
+    def __init__(self, connection: Connection, trail: str, *, mends: bool = False) -> None:
         self._connection = connection
         self._trail = trail
-        self._is_new = is_new
+        self.mends: bool = mends
 
     # -- alerts that come
 
@@ -71,7 +74,8 @@ class PostgresQueue:
     # -- sending
 
     def exchange(self, outbox: str, request: Request, /) -> Answer:
-        if request.mends or self._is_new:
+        if request.mends or self.mends:
+            self.mends = False
             self._do(sql.MEND, outbox, longest=request.longest_wait)
             self._do(sql.MEND_PAUSE, outbox, longest=request.longest_wait)
         if request.endings:

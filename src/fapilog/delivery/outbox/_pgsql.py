@@ -58,7 +58,8 @@ MEND: Final = f"""\
 UPDATE fapilog.alerts SET
     due_at = CASE WHEN due_at > statement_timestamp() + make_interval(secs => %(longest)s)
         THEN statement_timestamp() ELSE due_at END,
-    leased_until = least(leased_until, statement_timestamp() + make_interval(secs => %(longest)s)),
+    leased_until = CASE WHEN leased_until <= statement_timestamp() + make_interval(secs => %(longest)s)
+        THEN leased_until END,
     came_at = least(came_at, statement_timestamp())
 WHERE {_MINE} AND status = 'pending' AND (
     greatest(due_at, leased_until) > statement_timestamp() + make_interval(secs => %(longest)s)
