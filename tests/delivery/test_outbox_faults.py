@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import anyio
 import anyio.lowlevel
@@ -27,6 +28,7 @@ from fapilog import AuditEvent, NoopAlertDispatcher, OutboxError, TransientDeliv
 from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox, OutboxState, _file, _queue
 from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._filequeue import FileQueue
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.failing_database import Disk, Fails, database_error, nothing
 from tests.doubles.outboxes import glob, make, owned, statuses, until
@@ -119,7 +121,7 @@ async def test_one_bad_call_harms_no_other(tmp_path: Path) -> None:
 
     async def find(outbox: Outbox) -> None:
         with pytest.raises(UnicodeEncodeError):
-            await outbox.find("\ud800")
+            await outbox._store.run(lambda queue: cast(FileQueue, queue).connection.execute("SELECT ?", ["\ud800"]))
         refused.append(1)
 
     async with make(inner, tmp_path) as outbox:
