@@ -1040,4 +1040,5 @@ def test_the_signature_is_the_one_that_is_decided() -> None:
         "stop_timeout",
         "must_exist",
         "expected_head",
+        "archive",
     ]

@@ -54,26 +54,34 @@ FAILURE, RECOVERY = AuditEventType.COMPONENT_FAILURE, AuditEventType.COMPONENT_R
 FULL = AuditStorageError("cannot append: No space left on device")
 
 
+class Disk(FileStorage):
+    """
+    Files that fail to be written or verified when a test says so.
+
+    Attributes:
+        failure: Raised by the next appends, if any.
+        verdict: Returned by verifications instead of their own, if any.
+    """
+
+    failure: Exception | None = None
+    verdict: AuditChainVerificationResult | None = None
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        if self.failure is not None:
+            raise self.failure
+        return await super().append(event, once=once)
+
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        return self.verdict or await super().verify(progress)
+
+
 class Run:
     """One run of a service: its trail, and what its dispatcher was told of the trail itself."""
 
     def __init__(self, directory: Path, policy: CompliancePolicy | None = None, dispatcher: Any = None) -> None:
         self.dispatcher = RecordingDispatcher() if dispatcher is None else dispatcher
-        self.trail = AuditTrail(policy, directory, self.dispatcher)
-        self.disk: Exception | None = None
-        self.verdict: AuditChainVerificationResult | None = None
-        append, verify = self.trail._storage.append, self.trail._storage.verify
-
-        async def store(event: AuditEvent, *, once: bool = False) -> Any:
-            if self.disk is not None:
-                raise self.disk
-            return await append(event, once=once)
-
-        async def check(progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
-            return self.verdict or await verify(progress)
-
-        self.trail._storage.append = store  # type: ignore[method-assign]
-        self.trail._storage.verify = check  # type: ignore[method-assign]
+        self.disk = Disk(directory)
+        self.trail = AuditTrail(policy, alert_dispatcher=self.dispatcher, storage=self.disk)
 
     @property
     def own(self) -> list[AuditEvent]:
@@ -91,9 +99,9 @@ class Run:
         await self.trail.drain()
 
     async def fail_to_store(self) -> None:
-        self.disk = FULL
+        self.disk.failure = FULL
         await self.log()
-        self.disk = None
+        self.disk.failure = None
 
 
 @asynccontextmanager
@@ -236,7 +244,7 @@ async def test_a_verification_that_fails_in_one_run_and_passes_in_the_next(tmp_p
     """A verification that finds the trail valid ends what one in an earlier run has begun."""
     async with run_of(tmp_path) as first:
         await first.log()
-        first.verdict = AuditChainVerificationResult(valid=False, events_checked=1, error_message="altered")
+        first.disk.verdict = AuditChainVerificationResult(valid=False, events_checked=1, error_message="altered")
         await first.trail.verify_chain_from_storage()
     async with run_of(tmp_path) as second:
         await second.log()
@@ -265,7 +273,7 @@ async def test_no_file_leaves_no_room(tmp_path: Path) -> None:
     leave_behind(tmp_path, *(an_incident(part, number) for number, part in enumerate(parts)))
     async with run_of(tmp_path) as run:
         await run.fail_to_store()
-        run.verdict = AuditChainVerificationResult(valid=False, events_checked=1, error_message="altered")
+        run.disk.verdict = AuditChainVerificationResult(valid=False, events_checked=1, error_message="altered")
         await run.trail.verify_chain_from_storage()
         await run.trail.drain()
     assert run.kinds == [("failure", "storing events"), ("failure", "verification")]
@@ -285,12 +293,12 @@ async def test_no_file_hushes_up_a_change(tmp_path: Path) -> None:
     """That a trail is found changed is told in each run, whatever a file says is known; what it says ends as well."""
     leave_behind(tmp_path, an_incident(VERIFICATION))
     async with run_of(tmp_path) as run:
-        run.verdict = AuditChainVerificationResult(valid=False, events_checked=1, error_message="altered")
+        run.disk.verdict = AuditChainVerificationResult(valid=False, events_checked=1, error_message="altered")
         for _ in range(3):
             await run.trail.verify_chain_from_storage()
         await run.trail.drain()
         [failure] = run.own
-        run.verdict = None
+        run.disk.verdict = None
         await run.trail.verify_chain_from_storage()
     incidents = {event.metadata["incident"] for event in run.own if event.event_type is RECOVERY}
     assert incidents == {str(an_id(1, VERIFICATION)), failure.event_id}
@@ -1041,7 +1049,7 @@ async def test_nobody_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(IncidentFiles, "_write", slow)
     async with run_of(tmp_path) as run:
         await run.log()
-        run.disk = FULL
+        run.disk.failure = FULL
         with pytest.raises(AuditStorageError):
             await run.trail.log_event(AuditEventType.DATA_ACCESS, "m")
         while not writing.is_set():
@@ -1051,7 +1059,7 @@ async def test_nobody_waits_for_the_file(tmp_path: Path, monkeypatch: pytest.Mon
         gate.set()
         await run.trail.drain()
         assert writes[:2] == [1, 51]
-        run.disk = None
+        run.disk.failure = None
         assert len(found_in(killed(tmp_path, tmp_path / "killed"))) == 51
 
 
