@@ -1,6 +1,6 @@
 # On a fresh machine: `make demo` and `make test`. Everything lives in .venv and .envs; `make clean` removes both.
 
-.PHONY: help demo test coverage check docs bench torture test-wheel clean
+.PHONY: help demo test coverage check docs bench torture test-wheel test-oldest clean
 .DEFAULT_GOAL := help
 
 # The Python that .venv is made with; empty: the first one that will do.
@@ -57,6 +57,9 @@ torture: .venv/has-dev ## kill, tear, flip and fill up, in long campaigns of TOR
 
 test-wheel: .venv/has-dev ## run the tests against the built wheel: without extras, and with all on every other CPython here
 	bash .ci/test-wheel $(python) $(PYTHONS)
+
+test-oldest: .venv/has-dev ## run the tests of the integrations with the oldest frameworks that the group test allows
+	bash .ci/test-oldest $(python) .envs/oldest
 
 clean: ## remove everything that make has made
 	rm -rf .venv .envs .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache dist docs/_build

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -218,6 +219,23 @@ def test_verify_tells_of_a_torn_tail(
         file.write(b'{"v":2,"event_id":')
     assert run_main(monkeypatch, "verify", trail) == 0
     assert re.fullmatch(r"valid: 3 records, .*; audit_.* 18 bytes of an incomplete record\n", capsys.readouterr().out)
+
+
+@needs_extra
+def test_verify_compares_the_index_of_times(
+    trail: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An index that denies a record its time is deleted, and that is said; it is no damage of the records."""
+    monkeypatch.setattr("fapilog.storage._lines._BLOCK_BYTES", 100)
+    found = AuditTrail(storage_path=trail).sync.get_events(end_time=datetime(2000, 1, 1, tzinfo=UTC))
+    assert found == []
+    index = trail / "audit_times.index"
+    index.write_bytes(re.sub(rb'"20..-', b'"1999-', index.read_bytes()))
+    assert run_main(monkeypatch, "verify", trail) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("valid: 3 records")
+    assert "audit_times.index denies times that records have" in said.err
+    assert not index.exists()
 
 
 @needs_extra

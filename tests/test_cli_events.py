@@ -111,6 +111,7 @@ def test_counts(run: Run, directory: Path) -> None:
     code, out, _ = run("count", directory, "--by", "user_id", "--type", "data_access")
     assert code == 0
     assert [line.split() for line in out.splitlines()] == [["events", "user_id"], ["1", "bob"], ["1", "alice"]]
+    assert run("count", directory, "--by", "user_id", "--request", "none", "--json")[1] == "{}\n"
 
 
 def damage(directory: Path) -> None:

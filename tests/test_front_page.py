@@ -102,20 +102,64 @@ def test_a_missing_extra_is_named() -> None:
     ]
 
 
+# Of the modules that need the library of an extra: their names, the library, and the extra.
+MODULES = {
+    "delivery.retry": ("stamina", "retry"),
+    "integrations.django": ("django", "django"),
+    "integrations.flask": ("flask", "flask"),
+    "integrations.sqlalchemy": ("sqlalchemy", "sqlalchemy"),
+    "observers.metrics": ("prometheus_client", "metrics"),
+    "observers.otel": ("opentelemetry", "otel"),
+    "providers.alertmanager": ("httpx2", "alertmanager"),
+    "providers.apprise": ("apprise", "apprise"),
+    "providers.opsgenie": ("httpx2", "opsgenie"),
+    "providers.pagerduty": ("httpx2", "pagerduty"),
+    "providers.slack": ("httpx2", "slack"),
+    "providers.webhook": ("httpx2", "webhook"),
+    "storage.postgres": ("psycopg", "postgres"),
+    "storage.s3": ("boto3", "s3"),
+}
+WITHOUT_LIBRARIES_OF = f"""
+import sys
+from importlib import import_module
+sys.modules.update(dict.fromkeys({[library for library, _ in MODULES.values()]!r}))
+import fapilog
+for name in {list(MODULES)!r}:
+    try:
+        import_module(f"fapilog.{{name}}")
+    except ModuleNotFoundError as error:
+        print(error.name.partition(".")[0], error)
+"""
+
+
+def test_a_module_names_its_missing_extra() -> None:
+    """Without the library of an extra, the import of a module that needs it says how to get it."""
+    lines = run(WITHOUT_LIBRARIES_OF).splitlines()
+    for line, (library, extra) in zip(lines, MODULES.values(), strict=True):
+        found = rf"{library} this needs {library}[.\w]*, which comes with: {re.escape(_extras.install_line(extra))}"
+        assert re.fullmatch(found, line)
+
+
 @pytest.mark.skipif(not PYPROJECT.exists(), reason="only in a clone")
 def test_the_extra_brings_the_library() -> None:
     """Each extra that an error names is there, with the library that was missing."""
     extras = tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
-    assert not [extra for library, extra in NEEDED.values() if library not in str(extras[extra])]
+    needed = {*NEEDED.values(), *MODULES.values()}
+    assert not [extra for library, extra in needed if library.replace("_", "-") not in str(extras[extra])]
 
 
 def test_a_missing_module_of_our_own_is_no_missing_extra() -> None:
     """Where a module of ours is missing, that is what is raised."""
-    with pytest.raises(ModuleNotFoundError) as caught:
+    with pytest.raises(ModuleNotFoundError) as caught, _extras.needs("slack"):
         import_module("fapilog.nowhere")
-    with pytest.raises(ModuleNotFoundError) as again:
-        _extras.how_to_get(caught.value, "slack")
-    assert again.value is caught.value
+    assert not isinstance(caught.value, _extras.MissingExtraError)
+
+
+def test_the_extra_that_is_missing_first_is_named() -> None:
+    """A module of one extra that imports a module of another one leaves the words to that."""
+    with pytest.raises(_extras.MissingExtraError) as caught, _extras.needs("cli"), _extras.needs("slack"):
+        import_module("a_library_that_is_not_here")
+    assert str(caught.value).endswith(_extras.install_line("slack"))
 
 
 class Distribution:

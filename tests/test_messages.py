@@ -1,5 +1,6 @@
 """The messages about what people get wrong: each says what was expected, what came, and where."""
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -30,6 +31,10 @@ class WithoutSeverity:
 
     async def send_alert(self, event: AuditEvent) -> None:
         """Take it."""
+
+
+async def asynchronous(*_: object) -> str:
+    raise AssertionError
 
 
 class HalfAStorage:
@@ -74,11 +79,23 @@ MISTAKES: list[tuple[Callable[..., object], dict[str, Any], type[Exception], str
     (Digest, {"inner": RecordingDispatcher}, TypeError, f"inner: {SENDER}; got the class RecordingDispatcher"),
     (Digest, {"inner": DISPATCHER, "burst": 1.5}, TypeError, "burst: expected a whole number; got a float"),
     (Digest, {"inner": DISPATCHER, "key": "type"}, TypeError, "key: expected a function of event, .*; got a str"),
+    (
+        Digest,
+        {"inner": DISPATCHER, "key": asynchronous},
+        TypeError,
+        "key: expected .*; got an asynchronous one",
+    ),
     (Digest, {"inner": DISPATCHER, "bypass": "critic"}, ValueError, "bypass: .*'critic'; did you mean critical[?]"),
     (RateLimit, {"inner": DISPATCHER, "rate": 1, "burst": 0.5}, TypeError, "burst: expected a whole number; got a fl"),
     (Retrying, {"inner": DISPATCHER, "attempts": 2.5}, TypeError, "attempts: expected a whole number; got a float"),
     (Retrying, {"inner": DISPATCHER, "retry_ambiguous": "no"}, TypeError, "retry_ambiguous: expected True or False; g"),
     (Retrying, {"inner": DISPATCHER, "on_attempt": 5}, TypeError, "on_attempt: expected a function of .*; got a int"),
+    (
+        Retrying,
+        {"inner": DISPATCHER, "on_attempt": functools.partial(asynchronous, 1)},
+        TypeError,
+        "on_attempt: .*; got an asynchronous one",
+    ),
     (FanOut, {"dispatchers": DISPATCHER}, TypeError, "dispatchers: expected a list of dispatchers; got a Recording"),
     (Fallback, {"dispatchers": DISPATCHER}, TypeError, "dispatchers: expected a list of dispatchers; got a Recording"),
     (
@@ -86,6 +103,18 @@ MISTAKES: list[tuple[Callable[..., object], dict[str, Any], type[Exception], str
         {"routes": [DISPATCHER], "default": DISPATCHER},
         TypeError,
         "routes: expected a mapping such .*; got a l",
+    ),
+    (
+        Route,
+        {"routes": {"critical": DISPATCHER}, "default": DISPATCHER},
+        TypeError,
+        "routes: expected conditions such as when(.*); got a str",
+    ),
+    (
+        Route,
+        {"routes": {asynchronous: DISPATCHER}, "default": DISPATCHER},
+        TypeError,
+        "routes: expected conditions such as when(.*); got an asynchronous one",
     ),
     (when, {"component": 5}, TypeError, "component: expected one text, or a list; got a int"),
     (when, {"channel": ["#a", None]}, TypeError, "channel: expected text; got None"),

@@ -17,24 +17,26 @@ HERE = Path(__file__).parent
 
 # A line for each floor: what is on it, and which of the folders below each of these may import.
 FLOORS = {
+    ("_extras",): set[str](),
     ("record",): set[str](),
     # Of the floor below, tasks know the errors and no event.
     ("tasks",): {"record"},
     # Some storages need the library of an extra, and say how to get it.
     ("storage",): {"record", "tasks", "_extras"},
-    # A module, which the trail asks; integrations fill it.
-    ("context",): {"record", "tasks"},
-    ("core",): {"record", "tasks", "storage", "context"},
-    ("providers", "delivery", "observers", "proof", "testing"): {"record", "tasks", "storage", "core"},
-    ("integrations",): {"record", "tasks", "storage", "context", "core"},
+    # Two modules: what was mistyped, in the context and in a call; and the context, which integrations fill and the
+    # trail asks.
+    ("_keywords",): {"record", "tasks"},
+    ("context",): {"record", "tasks", "_keywords"},
+    ("core",): {"record", "tasks", "storage", "context", "_keywords"},
+    ("providers", "delivery", "observers", "proof", "testing"): {"record", "tasks", "storage", "core", "_extras"},
+    ("integrations",): {"record", "tasks", "storage", "context", "core", "_extras"},
 }
 # Modules at the top that others import by name.
-TOP = {"_configured", "_extras", "_hints", "config"}
+TOP = {"_configured", "_hints", "config"}
 FOLDERS = {folder for floor in FLOORS for folder in floor}
 MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for folder in floor} | {
     # Of the fourth floor it only knows where the names are, until one is asked for.
-    "__init__": {"_extras", "config", *FOLDERS},
-    "_extras": set[str](),
+    "__init__": {"config", *FOLDERS},
     "_hints": {"core", "delivery"},
     "_configured": {"fapilog", "_hints", *FOLDERS},
     "config": {"fapilog", "_configured", "_hints", *FOLDERS},
@@ -50,6 +52,7 @@ LIBRARIES = {
     "record": {"msgspec"},
     "tasks": {"anyio"},
     "storage": {"anyio", "msgspec"},
+    "_keywords": set(),
     "context": set(),
     "core": {"anyio", "blinker", "msgspec"},
 }
@@ -162,7 +165,7 @@ def bound(body: Iterable[ast.AST]) -> Iterator[tuple[str, bool]]:
                 yield from ((name.id, False) for name in written if isinstance(name.ctx, ast.Store))
             case ast.AnnAssign(target=ast.Name(id=name)):
                 yield name, False
-            case ast.If() | ast.Try() | ast.ExceptHandler():
+            case ast.If() | ast.Try() | ast.ExceptHandler() | ast.With():
                 yield from bound(ast.iter_child_nodes(node))
             case _:
                 pass

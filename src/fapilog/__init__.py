@@ -134,7 +134,7 @@ __all__ = [
 ]
 
 # Imported when they are asked for, since they bring the library of an extra, or a file to keep. They are not in
-# `__all__`: a star would import them all. An extra has the name of the module that needs it.
+# `__all__`: a star would import them all.
 _ON_DEMAND: Final = {
     "AlertmanagerDispatcher": "providers.alertmanager",
     "AppriseDispatcher": "providers.apprise",
@@ -174,13 +174,11 @@ if not TYPE_CHECKING:  # to type checkers it would make every name an attribute
 
         if name not in _ON_DEMAND:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = _ON_DEMAND[name]
-        try:
-            found = getattr(import_module(f".{module}", __name__), name)
-        except ModuleNotFoundError as missing:
-            from ._extras import how_to_get  # noqa: PLC0415
+        from ._extras import MissingExtraError  # noqa: PLC0415
 
-            words = how_to_get(missing, module.rpartition(".")[2])
-            raise ImportError(f"{__name__}.{name}: {words}", name=missing.name) from missing
+        try:
+            found = getattr(import_module(f".{_ON_DEMAND[name]}", __name__), name)
+        except MissingExtraError as missing:
+            raise ImportError(f"{__name__}.{name}: {missing}", name=missing.name) from missing
         globals()[name] = found
         return found

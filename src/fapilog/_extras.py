@@ -1,28 +1,44 @@
-"""How to get the library that an extra brings: one line, which says where this package comes from."""
+"""Extras: the libraries that they bring, and how to get these by one line that says where this package comes from."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 
-__all__ = ["how_to_get", "install_line"]
+__all__ = ["MissingExtraError", "install_line", "needs"]
 
 
-def how_to_get(missing: ModuleNotFoundError, extra: str) -> str:
+class MissingExtraError(ModuleNotFoundError):
+    """Raised when the library of an extra is not installed; the message says how to get it."""
+
+
+@contextmanager
+def needs(extra: str) -> Generator[None]:
     """
-    Return the words on how to get a library.
+    Import the libraries of an extra in this block.
+
+        with needs("slack"):
+            import httpx2
 
     Args:
-        missing: Raised by an import.
-        extra: The extra that brings the library.
+        extra: Its name.
 
     Raises:
-        ModuleNotFoundError: *missing*, since it is one of our own modules that is not there.
+        MissingExtraError: One of the libraries is not installed.
+        ModuleNotFoundError: One of our own modules is not there.
     """
-    if (missing.name or "fapilog").startswith("fapilog"):
-        raise missing
-    return f"this needs {missing.name}, which comes with: {install_line(extra)}"
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except ModuleNotFoundError as missing:
+        if (missing.name or "fapilog").startswith("fapilog"):
+            raise
+        words = f"this needs {missing.name}, which comes with: {install_line(extra)}"
+        raise MissingExtraError(words, name=missing.name) from None
 
 
 def install_line(extra: str) -> str:

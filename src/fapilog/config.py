@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from fapilog import AuditTrail, CompliancePolicy, NoopAlertDispatcher
+from fapilog import AlertDispatcher, AuditTrail, CompliancePolicy, NoopAlertDispatcher
 
 from ._configured import DESTINATIONS, Reader, Reference, class_of
 from ._hints import Accepted, accepted, inside_many, is_secret, is_text
@@ -33,7 +33,7 @@ from .record.errors import FapilogError
 from .record.options import nearest, require_mapping, require_path
 from .record.privacy import without_frames
 
-__all__ = ["ConfigError", "options_from_config", "options_from_env", "options_from_toml"]
+__all__ = ["ConfigError", "dispatcher_from_env", "options_from_config", "options_from_env", "options_from_toml"]
 
 # The keys of a trail's arguments, in a table where nothing else has a path or a dispatcher.
 _KEYS: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
@@ -125,12 +125,11 @@ def options_from_env() -> dict[str, Any]:
     Raises:
         ConfigError: Something is wrong with the variables; everything is said.
     """
-    reader = Reader({}, _PREFIX, _with_underscore, reference="a secret")
+    reader = _reader_of_env()
     possible = accepted(AuditTrail, _KEYS)
     settings = [key for key in possible if key not in {"policy", "dispatcher"}]
     found: dict[str, dict[str, str]] = {}
-    for variable in sorted(name for name in os.environ if name.startswith(f"{_PREFIX}_") and os.environ[name]):
-        name = variable.removeprefix(f"{_PREFIX}_").lower()
+    for name, variable in _named(_PREFIX).items():
         place = next((each for each in ("policy", *DESTINATIONS) if name.startswith(f"{each}_")), "")
         found.setdefault(place, {})[name.removeprefix(f"{place}_") if place else name] = variable
     own, policy = found.pop("", {}), found.pop("policy", {})
@@ -142,12 +141,41 @@ def options_from_env() -> dict[str, Any]:
         config["policy"] = _table(accepted(CompliancePolicy), policy)
     if outbox is not None and not found:
         reader.wrong(outbox, f"a destination too, one of {', '.join(DESTINATIONS)}", "none, so no alert would be kept")
-    dispatchers = [_destination(reader, kind, variables, outbox) for kind, variables in found.items()]
+    dispatchers = [_kept(reader, kind, variables, outbox) for kind, variables in found.items()]
     if dispatchers:
         config["dispatcher"] = (
             dispatchers[0] if len(dispatchers) == 1 else {"type": "fanout", "dispatchers": dispatchers}
         )
     return _checked(reader, reader.options(possible, config, _PREFIX), _PREFIX)
+
+
+@without_frames
+def dispatcher_from_env(kind: str, *, allow_http: bool = False) -> AlertDispatcher:
+    """
+    Return the dispatcher of one destination, by its variables of the environment, as `options_from_env` reads them.
+
+    Args:
+        kind: The destination: "slack". Only its module is imported.
+        allow_http: Whether its address may begin with ``http:`` and not be this machine's, if it has one.
+
+    Raises:
+        ConfigError: A variable or a library is missing, or a value is not what is expected; everything is said.
+    """
+    reader = _reader_of_env()
+    dispatcher = _destination(reader, kind, _named(_with_underscore(_PREFIX, kind)), allow_http=allow_http)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return dispatcher
+
+
+def _reader_of_env() -> Reader:
+    return Reader({}, _PREFIX, _with_underscore, reference="a secret")
+
+
+def _named(prefix: str) -> dict[str, str]:
+    """Return the variables with *prefix* that are not empty, by the rest of their names."""
+    names = sorted(name for name in os.environ if name.startswith(f"{prefix}_") and os.environ[name])
+    return {name.removeprefix(f"{prefix}_").lower(): name for name in names}
 
 
 def _variables(key: str, settings: list[str]) -> str:
@@ -159,15 +187,25 @@ def _variables(key: str, settings: list[str]) -> str:
     return f"there are {names}, and for the policy and each of {', '.join(DESTINATIONS)} one for each option"
 
 
-def _destination(reader: Reader, kind: str, variables: Mapping[str, str], outbox: str | None) -> object:
-    """Return the dispatcher that the *variables*, by their options, describe; in an outbox if its variable is given."""
-    where = f"{_PREFIX}_{kind.upper()}"
+def _destination(
+    reader: Reader, kind: str, variables: Mapping[str, str], *, allow_http: bool = False
+) -> AlertDispatcher:
+    """Return the dispatcher that the *variables*, by their options, describe."""
+    where = _with_underscore(_PREFIX, kind)
     try:
         options = accepted(class_of(kind))
     except ImportError as missing:
         reader.problems.append(f"{where}: {missing}")
         return NoopAlertDispatcher()
-    dispatcher = reader.dispatcher({"type": kind, **_table(options, variables, commas=kind not in _COMMAS_STAY)}, where)
+    table = _table(options, variables, commas=kind not in _COMMAS_STAY)
+    if allow_http and "allow_http" in options:
+        table["allow_http"] = True
+    return reader.dispatcher({"type": kind, **table}, where)
+
+
+def _kept(reader: Reader, kind: str, variables: Mapping[str, str], outbox: str | None) -> AlertDispatcher:
+    """Return the dispatcher that the *variables* describe; in an outbox if its variable is given."""
+    dispatcher = _destination(reader, kind, variables)
     if outbox is None:
         return dispatcher
     kept = {"type": "outbox", "inner": dispatcher, "path": os.environ[outbox], "name": kind}

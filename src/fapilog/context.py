@@ -15,13 +15,13 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
-from inspect import iscoroutine
 from types import TracebackType
 from typing import Any, Final
 
+from ._keywords import look_for_typos
 from .record.containers import as_dict
 from .record.values import given_text, unreadable
-from .tasks.strangers import Log, tamed
+from .tasks.strangers import Log, answer, tamed
 
 __all__ = ["audit_context", "bind_audit_context", "completed", "current_audit_context", "settled_context"]
 
@@ -42,9 +42,11 @@ _FILLED: Final = frozenset(
         *("contains_pii", "contains_phi"),
     }
 )
+_NAMES: Final = _FILLED | {"metadata"}
 _FLAGS: Final = frozenset({"contains_pii", "contains_phi"})
-# Two fields for one thing: where one of the two is given, the other is not taken from further out.
+# Two fields for one thing: where one of the two is given, the other is not taken from an outer block.
 _PAIRS: Final = (frozenset({"actor", "user_id"}), frozenset({"trace_id", "span_id"}))
+_PAIRED: Final = frozenset().union(*_PAIRS)
 
 
 def audit_context(**values: Any) -> AbstractContextManager[None]:
@@ -61,6 +63,9 @@ def audit_context(**values: Any) -> AbstractContextManager[None]:
             so does the content of ``metadata={...}``. A value that the call itself gives wins. None takes the value of
             an outer block away. An *actor* replaces the *user_id* from further out, and the other way round.
 
+            A name that is similar to that of a field, such as *user*, is asked about in the log, once per place in the
+            code. A trail with a strict `CompliancePolicy` refuses to log an event in the block: TypeError.
+
             A value may be a function without arguments. It is called for every event, when the event is logged, and so
             may return a value that was not known yet when the block was entered. It must not wait: an event loop waits
             with it. If it raises, a text in its place names the type of the exception. Events that it logs itself have
@@ -69,6 +74,7 @@ def audit_context(**values: Any) -> AbstractContextManager[None]:
     Returns:
         A context manager for ``with``, in asynchronous code too. It can be entered again.
     """
+    look_for_typos(values, _NAMES)
     return _Block(values)
 
 
@@ -82,6 +88,7 @@ def bind_audit_context(**values: Any) -> None:
     Args:
         **values: As for `audit_context`.
     """
+    look_for_typos(values, _NAMES)
     blocks = _blocks.get()
     block, outer = blocks[-1] if blocks else (None, {})
     _blocks.set((*blocks[:-1], (block, _within(outer, values))))
@@ -93,17 +100,21 @@ def current_audit_context() -> dict[str, Any]:
 
     Functions among them are called; a value that is None is left out.
     """
-    values = {name: _value(given) for name, given in _current().items()}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in _evaluated(_current()).items() if value is not None}
 
 
-def completed(given: dict[str, Any]) -> dict[str, Any]:
+def completed(given: dict[str, Any], *, strict: bool = False) -> dict[str, Any]:
     """
     Return the keywords *given* to `AuditTrail.log_event`, completed from the context; for the trail.
 
-    The ids of OpenTelemetry's current span are part of the context. A fault in the context raises nothing.
+    The ids of OpenTelemetry's current span are part of the context. No value in the context makes it raise.
+
+    Raises:
+        TypeError: A name in the context is no field but similar to one, and *strict* is set.
     """
     blocks = _blocks.get()
+    if strict and blocks:
+        look_for_typos(blocks[-1][1], _NAMES, strict=True, where="audit_context: ")
     whole = _filled(given, blocks[-1][1]) if blocks else given
     if "opentelemetry.trace" in sys.modules and (span := _current_span(whole.get("trace_id"))):
         return whole | {name: value for name, value in span.items() if whole.get(name) is None}
@@ -112,12 +123,13 @@ def completed(given: dict[str, Any]) -> dict[str, Any]:
 
 def _filled(given: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     result = dict(given)
-    others: dict[str, Any] = {}
-    for name, value in _outside(values, (name for name in given if given[name] is not None)).items():
-        if name not in _FILLED:
-            others[name] = value
-        elif given.get(name) is None and (found := _value(value)) is not None:
-            result[name] = _is_true(found) if name in _FLAGS else found
+    if not _PAIRED.isdisjoint(given):
+        values = _outside(values, (name for name in given if given[name] is not None))
+    lacking = {name: value for name, value in values.items() if name in _FILLED and given.get(name) is None}
+    for name, value in _evaluated(lacking).items():
+        if value is not None:
+            result[name] = _is_true(value) if name in _FLAGS else value
+    others = {name: value for name, value in values.items() if name not in _FILLED}
     if others and (metadata := _metadata(others, given)):
         result["metadata"] = metadata
     return result
@@ -150,11 +162,12 @@ def _metadata(others: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     own = as_dict(given.get("metadata"))
     if own is None:
         own = {"metadata": given["metadata"]} if given.get("metadata") is not None else {}
-    mapping = as_dict(_value(others.get("metadata")))
-    if mapping is not None:
-        others = {**mapping, **{name: value for name, value in others.items() if name != "metadata"}}
-    lacking = {name: _value(value) for name, value in others.items() if name not in given and name not in own}
-    added = {name: value for name, value in lacking.items() if value is not None}
+    if "metadata" in others:
+        mapping = as_dict(_evaluated({"metadata": others["metadata"]})["metadata"])
+        if mapping is not None:
+            others = {**mapping, **{name: value for name, value in others.items() if name != "metadata"}}
+    lacking = {name: value for name, value in others.items() if name not in given and name not in own}
+    added = {name: value for name, value in _evaluated(lacking).items() if value is not None}
     return {**own, **added} if added else {}
 
 
@@ -173,9 +186,9 @@ def settled_context() -> Context:
     """Return a copy of this context, with the values that functions have now in place of the functions."""
     context = copy_context()
     blocks = _blocks.get()
-    if any(callable(given) for given in _current().values()):
-        block, values = blocks[-1]
-        context.run(_blocks.set, ((block, {name: _value(given) for name, given in values.items()}),))
+    block, values = blocks[-1] if blocks else (None, {})
+    if any(map(callable, values.values())):
+        context.run(_blocks.set, ((block, _evaluated(values)),))
     return context
 
 
@@ -209,25 +222,20 @@ def _current() -> dict[str, Any]:
     return blocks[-1][1] if blocks else {}
 
 
-def _value(given: Any) -> Any:
-    """Return *given*, or its result if it is a function; events that the function logs have no context."""
-    if not callable(given):
-        return given
+def _evaluated(values: dict[str, Any]) -> dict[str, Any]:
+    """Return *values*, with the results of the functions among them; events that a function logs have no context."""
     token = _blocks.set(())
     try:
-        return _called(given)
-    except BaseException as error:
-        return unreadable(given, tamed(error))
+        return {name: _answered(value) if callable(value) else value for name, value in values.items()}
     finally:
         _blocks.reset(token)
 
 
-def _called(function: Callable[[], Any]) -> Any:
-    value = function()
-    if iscoroutine(value):
-        value.close()
-        raise TypeError("expected a function that returns a value; got a coroutine function")
-    return value
+def _answered(function: Callable[[], Any]) -> Any:
+    try:
+        return answer(function)
+    except BaseException as error:
+        return unreadable(function, tamed(error))
 
 
 def _is_true(value: object) -> bool:

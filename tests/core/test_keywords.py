@@ -1,13 +1,21 @@
 """A mistyped keyword is seen and loses nothing, and an event is in the trace that it is logged in."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fapilog import AuditEventType, AuditTrail, CompliancePolicy, MemoryStorage
-from fapilog.core import _keywords
+from fapilog import (
+    AuditEventType,
+    AuditTrail,
+    CompliancePolicy,
+    MemoryStorage,
+    _keywords,
+    audit_context,
+    bind_audit_context,
+)
 from fapilog.record.intake import FIELDS
 
 
@@ -68,11 +76,47 @@ def test_a_strict_policy_refuses_a_typo(tmp_path: Path) -> None:
     assert trail.sync.get_events() == []
 
 
+@pytest.mark.parametrize("enter", [audit_context, bind_audit_context])
+@pytest.mark.parametrize(("name", "meant"), [("user", "user_id"), ("ip", "client_ip"), ("extra", "metadata")])
+async def test_a_typo_in_a_context_is_told_where_it_is(
+    caplog: pytest.LogCaptureFixture, enter: Callable[..., object], name: str, meant: str
+) -> None:
+    """A block, or a binding, with a mistyped name is told of once, and its events are stored with the value."""
+    storage = MemoryStorage()
+    with audit_context():
+        for _ in range(3):
+            block = enter(**{name: "x"})
+        with block or audit_context():  # type: ignore[attr-defined]
+            await AuditTrail(storage=storage).log_event(AuditEventType.DATA_ACCESS, "m")
+    assert [event.metadata for event in storage.events] == [{name: "x"}]
+    [line] = warnings(caplog)
+    assert f"{name}: did you mean {meant}?" in line
+    assert line.startswith(__file__)
+
+
+@pytest.mark.parametrize("name", ["tenant", "enqueued_in", "level", "resource"])
+async def test_a_name_that_no_context_fills_is_no_typo_of_it(caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """A name in a block that is near no field, or near one that a block does not fill, is metadata without a word."""
+    storage = MemoryStorage()
+    with audit_context(**{name: "x"}):
+        await AuditTrail(CompliancePolicy(strict=True), storage=storage).log_event(AuditEventType.DATA_ACCESS, "m")
+    assert [event.metadata for event in storage.events] == [{name: "x"}]
+    assert caplog.records == []
+
+
+def test_a_strict_policy_refuses_a_typo_in_a_context() -> None:
+    """Under a strict policy no event is logged in a block with a mistyped name; the error names it and the field."""
+    trail = AuditTrail(CompliancePolicy(strict=True), storage=MemoryStorage())
+    with audit_context(user="alice"), pytest.raises(TypeError, match=r"^audit_context: user: did you mean user_id\?"):
+        trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
+    assert trail.sync.get_events() == []
+
+
 def test_places_are_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many places have typos, no more are kept than there is room for."""
     monkeypatch.setattr(_keywords, "_MAX_PLACES", 3)
     for name in ("ip", "level", "user", "tags", "exc", "id"):
-        _keywords.look_for_typos([name], strict=False)
+        _keywords.look_for_typos([name])
     assert len(warnings(caplog)) == 3
 
 

@@ -271,11 +271,13 @@ def raises(_: AuditEvent) -> bool:
     raise KeyError("hunter2")
 
 
-class Asynchronous:
+def asynchronous(_: AuditEvent) -> object:
     """Does not look asynchronous."""
 
-    async def __call__(self, _: AuditEvent) -> bool:
-        return True
+    async def later() -> bool:
+        raise AssertionError
+
+    return later()
 
 
 class Panic(BaseException):
@@ -292,7 +294,7 @@ def panics(_: AuditEvent) -> bool:
     [
         (raises, "raised KeyError"),
         (panics, "raised Panic"),
-        (Asynchronous(), "returned a coroutine"),
+        (asynchronous, "raised TypeError"),
         (lambda _: None, None),
         (lambda _: 0, None),
     ],

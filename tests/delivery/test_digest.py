@@ -129,13 +129,18 @@ async def test_a_key_of_ones_own() -> None:
     assert told(inner) == [1, 4, -4, -1]
 
 
-@pytest.mark.parametrize("broken", ["raises", "unhashable"])
+@pytest.mark.parametrize("broken", ["raises", "unhashable", "asynchronous"])
 async def test_a_key_that_fails_is_the_usual_one(broken: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the key raises, or can't be hashed, the alert is counted as without one, and the log names the type."""
+    """Where the key raises, can't be hashed or is asynchronous, the log names the type, and the usual key counts."""
+
+    async def later() -> str:
+        raise AssertionError
 
     def key(event: AuditEvent, severity: str, channel: str | None) -> Hashable:
         if broken == "raises":
             raise RuntimeError("t0k3n")
+        if broken == "asynchronous":
+            return later()  # type: ignore[return-value]
         return ["t0k3n"]  # type: ignore[return-value]
 
     inner = RecordingDispatcher()

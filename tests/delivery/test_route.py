@@ -108,6 +108,18 @@ async def test_a_condition_that_raises_counts_as_not_met(caplog: pytest.LogCaptu
     assert record.exc_info is None
 
 
+async def test_a_condition_that_has_to_be_awaited_is_not_met() -> None:
+    """An asynchronous condition in disguise, whose coroutine would count as true, takes no alert."""
+
+    async def later() -> bool:
+        raise AssertionError
+
+    default = RecordingDispatcher()
+    routes = {lambda event, severity, channel: later(): RecordingDispatcher(error=ValueError())}
+    await Route(routes, default=default).send_alert(MILD, severity="info")  # type: ignore[arg-type]
+    assert len(default.alerts) == 1
+
+
 async def test_all_are_entered_once_and_left() -> None:
     """A dispatcher of several routes is entered once, and the default is entered too."""
     shared, default = Managed(), Managed()

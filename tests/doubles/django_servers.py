@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import importlib
 import os
-import shutil
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -25,17 +24,16 @@ __all__ = ["COMMANDS", "check_served"]
 ROOT = Path(__file__).parents[2]
 CLIENTS = 4
 
-_SITE = "tests.integrations.apps.django_site.servers"
 _GUNICORN = ["gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "--graceful-timeout", "10"]
 _UVICORN = ["uvicorn", "--port", "{port}", "--timeout-graceful-shutdown", "10"]
 COMMANDS = {
-    "sync": [*_GUNICORN, f"{_SITE}:wsgi"],
-    "gthread": [*_GUNICORN, "-k", "gthread", "--threads", "8", f"{_SITE}:wsgi"],
-    "preload": [*_GUNICORN, "-k", "gthread", "--threads", "8", "--preload", f"{_SITE}:wsgi"],
-    "uvicorn": [*_UVICORN, f"{_SITE}:asgi"],
-    "workers": [*_UVICORN, "--workers", "2", f"{_SITE}:asgi"],
-    "gunicorn asgi": [*_GUNICORN, "-k", "asgi", f"{_SITE}:asgi"],
-    "hypercorn": ["hypercorn", "--bind", "127.0.0.1:{port}", f"{_SITE}:asgi"],
+    "sync": [*_GUNICORN, f"{django_site.SERVERS}:wsgi"],
+    "gthread": [*_GUNICORN, "-k", "gthread", "--threads", "8", f"{django_site.SERVERS}:wsgi"],
+    "preload": [*_GUNICORN, "-k", "gthread", "--threads", "8", "--preload", f"{django_site.SERVERS}:wsgi"],
+    "uvicorn": [*_UVICORN, f"{django_site.SERVERS}:asgi"],
+    "workers": [*_UVICORN, "--workers", "2", f"{django_site.SERVERS}:asgi"],
+    "gunicorn asgi": [*_GUNICORN, "-k", "asgi", f"{django_site.SERVERS}:asgi"],
+    "hypercorn": ["hypercorn", "--bind", "127.0.0.1:{port}", f"{django_site.SERVERS}:asgi"],
 }
 
 # What a client asks for, the status of the answer, and the operations of the records.
@@ -148,9 +146,7 @@ def _clients(directory: Path) -> list[_Client]:
             client = testing.Client()
             client.force_login(user)
             clients.append(_Client(number, client.session.session_key))
-    database = importlib.import_module("django.conf").settings.DATABASES["default"]["NAME"]
-    importlib.import_module("django.db").connection.close()
-    shutil.copy(database, directory / "db.sqlite3")
+    django_site.copy_database(directory)
     auth.User.objects.filter(username__in=[user.username for user in users]).delete()
     return clients
 

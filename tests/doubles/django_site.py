@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-__all__ = ["SETTINGS", "audit_settings", "set_up"]
+__all__ = ["SERVERS", "SETTINGS", "audit_settings", "copy_database", "set_up"]
 
 SETTINGS = "tests.integrations.apps.django_site.settings"
+SERVERS = "tests.integrations.apps.django_site.servers"
 
 
 def set_up() -> None:
@@ -45,3 +46,10 @@ def audit_settings(path: Path, **options: Any) -> Iterator[Any]:
     ours: Any = pytest.importorskip("fapilog.integrations.django")
     with override(AUDIT={**settings.AUDIT, "path": path, **options}):
         yield ours.trail
+
+
+def copy_database(directory: Path) -> None:
+    """Copy the database, for a server whose site is *directory*."""
+    database = pytest.importorskip("django.conf").settings.DATABASES["default"]["NAME"]
+    pytest.importorskip("django.db").connection.close()
+    shutil.copy(database, directory / "db.sqlite3")

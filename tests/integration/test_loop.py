@@ -67,7 +67,8 @@ async def test_nor_at_midnight(tmp_path: Path, durability: Literal["fsync", "wri
         days.append(day)
         await storage.append(AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m"))
     await storage.aclose()
-    assert sorted(os.listdir(tmp_path)) == ["audit_2026-01-30.jsonl", "audit_2026-01-31.jsonl"]  # noqa: PTH208
+    files = sorted(path.name for path in tmp_path.glob("*.jsonl"))  # noqa: ASYNC240
+    assert files == ["audit_2026-01-30.jsonl", "audit_2026-01-31.jsonl"]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -315,15 +315,20 @@ async def test_only_chosen_requests_are_recorded(trail: AuditTrail) -> None:
 async def test_a_function_that_cannot_choose_loses_no_event(
     trail: AuditTrail, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A request is recorded if the function that chooses raises, which is logged without the text of the error."""
+    """A request is recorded if the function that chooses raises or is asynchronous, which is logged by its type."""
 
     def chosen(method: str, path: str, status: int) -> NoReturn:
         raise LookupError("s3cret")
 
-    await asked(AuditMiddleware(answering(), trail=trail, log_requests=chosen))
-    assert len(await stored(trail)) == 1
+    async def later() -> bool:
+        raise AssertionError
+
+    for function in (chosen, lambda method, path, status: later()):
+        await asked(AuditMiddleware(answering(), trail=trail, log_requests=function))
+    assert len(await stored(trail)) == 2
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
-        "log_requests raised LookupError: the request is recorded"
+        "log_requests raised LookupError: the request is recorded",
+        "log_requests raised TypeError: the request is recorded",
     ]
 
 
@@ -433,15 +438,26 @@ async def test_a_websocket_has_one_event(trail: AuditTrail, messages: list[Messa
 # -- options
 
 
+async def asynchronous(*_: object) -> bool:
+    raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"trail": "audit"}, TypeError, "trail: expected an AuditTrail; got a str"),
         ({"user": "alice"}, TypeError, "user: expected a function of the scope; got a str"),
+        ({"user": asynchronous}, TypeError, "user: expected a function of the scope; got an asynchronous one"),
         ({"session": 1}, TypeError, "session: expected a function of the scope; got a int"),
         ({"trusted_proxies": -1}, ValueError, "trusted_proxies: expected a number of at least 0; got -1"),
         ({"trusted_proxies": 1.5}, TypeError, "trusted_proxies: expected a whole number; got a float"),
         ({"log_requests": "GET"}, TypeError, "log_requests: expected True, False or a function; got a str"),
+        ({"log_requests": None}, TypeError, "log_requests: expected True, False or a function; got None"),
+        (
+            {"log_requests": asynchronous},
+            TypeError,
+            "log_requests: expected True, False or a function; got an asynchronous one",
+        ),
         ({"proxy_header": b"forwarded"}, TypeError, "proxy_header: expected text; got a bytes"),
         ({"request_id_header": None}, TypeError, "request_id_header: expected text; got None"),
         ({"log_requests": True}, ValueError, "log_requests: expected a trail to store the events in; got none"),

@@ -227,13 +227,35 @@ def test_other_pools_start() -> None:
         assert [response for _, response in responses] == [None]
 
 
+def have_patched(monkeypatch: pytest.MonkeyPatch, library: str, *names: str) -> None:
+    """Stand in for gevent, or eventlet, which answers for these names that it has replaced them."""
+    module, function = {
+        "gevent": ("gevent.monkey", "is_module_patched"),
+        "eventlet": ("eventlet.patcher", "is_monkey_patched"),
+    }[library]
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{function: names.__contains__}))
+
+
 @pytest.mark.parametrize(
-    ("module", "function"), [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")]
+    ("library", "names"),
+    [
+        ("gevent", ("time", "_thread", "threading", "socket")),
+        ("gevent", ("_thread",)),
+        ("eventlet", ("os", "select", "socket", "thread", "time")),
+    ],
+    ids=["patch_all", "threading=False", "monkey_patch"],
 )
 def test_replaced_threads_are_refused(
-    trail: AuditTrail, monkeypatch: pytest.MonkeyPatch, module: str, function: str
+    trail: AuditTrail, monkeypatch: pytest.MonkeyPatch, library: str, names: tuple[str, ...]
 ) -> None:
     """Where gevent or eventlet has replaced the threads, `instrument` raises an error that says why."""
-    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{function: lambda _: True}))
+    have_patched(monkeypatch, library, *names)
     with pytest.raises(RuntimeError, match="real threads"):
         instrument(trail)
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+def test_real_threads_are_enough(trail: AuditTrail, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """Where gevent or eventlet is loaded, and has left the threads alone, nothing is refused."""
+    have_patched(monkeypatch, library, "socket", "time")
+    instrument(trail)()

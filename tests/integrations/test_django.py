@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditEvent, AuditTrail, NoopAlertDispatcher
+from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditTrail, NoopAlertDispatcher
 from fapilog.core.signals import compliance_alert
 from fapilog.testing import RecordingDispatcher
 from tests.doubles import django_site
@@ -151,6 +152,65 @@ def test_a_user_who_is_found_in_the_view_is_known(trail: AuditTrail) -> None:
     assert [event.user_id for event in events(trail)] == ["bob"]
 
 
+def denied(method: str, path: str, status: int) -> bool:
+    return status in {401, 403, 429}
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["wsgi", "asgi"])
+def test_what_an_api_refuses_is_recorded(is_async: bool, tmp_path: Path, alice: Any) -> None:  # noqa: FBT001
+    """Each request that Django REST framework refuses is a failed authorization, with the code of its error."""
+    pytest.importorskip("rest_framework")
+    importlib.import_module("django.core.cache").cache.clear()
+    client = testing.AsyncClient() if is_async else testing.Client()
+
+    def get(page: str, password: str | None = None) -> int:
+        headers = {}
+        if password is not None:
+            headers["authorization"] = f"Basic {base64.b64encode(f'alice:{password}'.encode()).decode()}"
+        answer = client.get(page, headers=headers)
+        return int((asyncio.run(answer) if is_async else answer).status_code)
+
+    api = testing.override_settings(ROOT_URLCONF="tests.integrations.apps.django_site.api")
+    with django_site.audit_settings(tmp_path, log_requests=f"{__name__}.denied") as trail, api:
+        assert get("/api/patients/42") == 401
+        assert get("/api/patients/42", "battery staple") == 401
+        assert get("/api/patients/42", "correct horse") == 200
+        assert get("/api/users/7", "correct horse") == 403
+        assert [get("/api/status/1"), get("/api/status/1")] == [200, 429]
+        found = [
+            (event.message, event.metadata["code"], event.user_id)
+            for event in events(trail)
+            if event.event_type is AuditEventType.AUTHORIZATION_FAILED
+        ]
+        assert {event.outcome for event in trail.sync.get_events(event_type="authorization_failed")} == {
+            AuditOutcome.DENIED
+        }
+    assert found == [
+        ("GET /api/patients/42: 401", "not_authenticated", None),
+        ("GET /api/patients/42: 401", "authentication_failed", None),
+        ("GET /api/users/7: 403", "permission_denied", "alice"),
+        ("GET /api/status/1: 429", "throttled", None),
+    ]
+    assert b"staple" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["Client", "AsyncClient"])
+def test_each_request_may_have_an_event(kind: str, tmp_path: Path, alice: Any) -> None:
+    """With `log_requests` a request has an event with its user, what was bound, and the exception behind a 500."""
+    client = getattr(testing, kind)(raise_request_exception=False)
+    client.force_login(alice)
+    with django_site.audit_settings(tmp_path, log_requests=True) as trail:
+        for page in ("/patients/42", "/patients/1/break", "/nowhere?password=s3cret"):
+            answer = client.get(page)
+            assert (asyncio.run(answer) if asyncio.iscoroutine(answer) else answer).status_code
+        read, broken, nowhere = (event for event in events(trail) if event.operation == "GET")
+    assert (read.message, read.user_id, read.error) == ("GET /patients/42: 200", "alice", None)
+    assert (broken.event_type, broken.metadata) == ("error_occurred", {"status": 500, "tenant": "tenant-1"})
+    assert broken.error is not None
+    assert (broken.error.type, broken.user_id) == ("RuntimeError", "alice")
+    assert (nowhere.message, nowhere.error) == ("GET /nowhere: 404", None)
+
+
 def named(get_response: Any) -> Any:
     """Return a middleware of a site that finds the user by a header, when the user is asked for, and without await."""
     lazy: Any = importlib.import_module("django.utils.functional").SimpleLazyObject
@@ -284,6 +344,10 @@ def test_a_forked_worker_has_the_trail_too(trail: AuditTrail) -> None:
     assert trail.sync.verify_chain_from_storage().valid
 
 
+async def asynchronous(*_: object) -> str:
+    raise AssertionError
+
+
 def found(**options: Any) -> list[str]:
     """Return what ``manage.py check`` says of a setting AUDIT."""
     with testing.override_settings(AUDIT=options):
@@ -307,6 +371,10 @@ def test_the_settings_are_checked(tmp_path: Path) -> None:
         ({"trusted_proxies": "1"}, "AUDIT.trusted_proxies: expected a whole number; got a str"),
         ({"proxy_header": 1}, "AUDIT.proxy_header: expected text; got a int"),
         ({"user_id": 1}, "AUDIT.user_id: expected a function of the user, or its dotted path; got a int"),
+        ({"user_id": None}, "AUDIT.user_id: expected a function of the user, or its dotted path; got None"),
+        ({"user_id": asynchronous}, "AUDIT.user_id: expected a function of the user, or its dotted path; got an async"),
+        ({"log_requests": 1}, "AUDIT.log_requests: expected True, False or a function; got a int"),
+        ({"log_requests": "clinic.chosen"}, "AUDIT.log_requests: No module named 'clinic'"),
         ({"user_id": "clinic.name"}, "AUDIT.user_id: No module named 'clinic'"),
         ({"alert_timeout": 0}, "AUDIT.alert_timeout: expected a number above 0; got 0"),
         ({"policy": {"level": "hippa"}}, "AUDIT.policy.level: expected one of none, basic, sox, hipaa"),
@@ -342,5 +410,13 @@ def test_the_lines_of_the_docs_are_those_of_the_site() -> None:
         assert [line for line in block.splitlines() if line and line not in site] == []
     assert page.count("<!-- skip: next -->") == len(blocks)
     listed = re.findall(r"^\| `(\w+)` \| ", page.partition("| option |")[2].partition("\n\n")[0], re.MULTILINE)
-    assert listed == ["dispatcher", "storage", "trusted_proxies", "proxy_header", "request_id_header", "user_id"]
+    assert listed == [
+        "dispatcher",
+        "storage",
+        "trusted_proxies",
+        "proxy_header",
+        "request_id_header",
+        "user_id",
+        "log_requests",
+    ]
     assert set(listed) <= set(importlib.import_module("fapilog.integrations.django._settings")._KNOWN)

@@ -291,13 +291,19 @@ def test_the_application_knows_its_audit(app: flask.Flask, trail: AuditTrail) ->
         Audit(app, trail=trail)
 
 
+async def asynchronous(*_: object) -> bool:
+    raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("options", "kind"),
     [
         ({"trail": "audit"}, TypeError),
         ({"user": "alice"}, TypeError),
         ({"session": 1}, TypeError),
+        ({"session": asynchronous}, TypeError),
         ({"log_requests": "GET"}, TypeError),
+        ({"log_requests": asynchronous}, TypeError),
         ({"trusted_proxies": -1}, ValueError),
         ({"trusted_proxies": True}, TypeError),
         ({"proxy_header": None}, TypeError),

@@ -362,10 +362,19 @@ async def test_the_key_can_not_be_printed(trail: AuditTrail, caplog: pytest.LogC
     assert "SECRET" not in repr(heartbeat) + caplog.text + repr(dispatcher.handed)
 
 
+async def asynchronous() -> str:
+    raise AssertionError
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         ({"key": "SECRET"}, ValueError, f"key: expected at least {MIN_KEY_BYTES} bytes; got 6"),
+        (
+            {"key": asynchronous},
+            TypeError,
+            "key: expected .*, or what returns them; got an asynchronous one",
+        ),
         ({"key": b" " * 15}, ValueError, "key: expected at least"),
         ({"key": None}, TypeError, "key: expected text or bytes"),
         ({"interval": 0}, ValueError, "interval: expected a finite number above 0; got 0"),

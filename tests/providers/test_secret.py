@@ -39,9 +39,15 @@ def test_a_text_is_checked_at_construction(given: str) -> None:
 
 
 def test_something_else_is_refused() -> None:
-    """What is neither text nor callable is a mistake of type."""
+    """What is neither text nor callable, or has to be awaited, is a mistake of type."""
+
+    async def later() -> str:
+        raise AssertionError
+
     with pytest.raises(TypeError, match="token: expected text"):
         Secret(b"t0k3n", "token")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"token: expected text, .*; got an asynchronous function"):
+        Secret(later, "token")  # type: ignore[arg-type]
 
 
 def failure(secret: Secret) -> DeliveryError:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, FileStorage
+from fapilog.storage._times import INDEX
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 EVENT = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m")
@@ -57,7 +58,13 @@ async def test_a_group_may_read(tmp_path: Path, mode: int, directories: int) -> 
     await storage.append(EVENT)
     await storage.aclose()
     [aside] = [name for name in modes(directory) if "torn" in name]
-    assert modes(directory) == {"audit_2026-01-31.jsonl": 0o604, aside: mode, "audit_2026-02-01.jsonl": mode}
+    assert modes(directory) == {
+        "audit_2026-01-31.jsonl": 0o604,
+        aside: mode,
+        "audit_2026-02-01.jsonl": mode,
+        # Made when that day was over, for those who may read its file.
+        INDEX: 0o604,
+    }
     assert {path.stat().st_gid for path in directory.iterdir()} == {group.gr_gid}
     assert stat.S_IMODE(directory.stat().st_mode) == 0o711
 

@@ -174,7 +174,7 @@ def test_what_was_not_set_aside_is_damage(tmp_path: Path) -> None:
         aside.write_bytes(rest)
         verdict = trail_in(tmp_path).verify()
         assert (verdict.valid, verdict.status) == (False, ChainStatus.UNREADABLE)
-        with pytest.raises(AuditStorageError, match="the record is incomplete, and others follow"):
+        with pytest.raises(AuditStorageError, match="the record is incomplete, and more follow"):
             trail_in(tmp_path).append([body()])
 
 

@@ -222,7 +222,7 @@ def test_a_file_of_2099(tmp_path: Path) -> None:
     assert concerns(tmp_path) == {}
     write(tmp_path, NOON)
     assert status(tmp_path) is ChainStatus.OK
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(list(tmp_path.glob("*.jsonl"))) == 6
 
 
 def test_several_files_of_days_to_come(tmp_path: Path) -> None:

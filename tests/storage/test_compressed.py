@@ -8,6 +8,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditTrail, ChainStatus, DamagedRecord
 from fapilog.storage._days import compress_day
+from fapilog.storage._times import INDEX
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.trail_files import TrailFiles
 from tests.programs.appending_files import bodies
@@ -36,7 +37,7 @@ def test_zcat_shows_them(tmp_path: Path) -> None:
     assert not path.exists()
     assert packed.stat().st_mode & 0o777 == 0o640
     compress_day(directory, path.name)
-    assert [each.name for each in sorted(directory.iterdir())] == [packed.name, day_file(0)]
+    assert [each.name for each in sorted(directory.iterdir())] == [packed.name, day_file(0), INDEX]
 
 
 def test_nothing_is_seen_of_it(directory: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ async def test_files_are_of_the_days_of_their_records(tmp_path: Path, source: Ma
     """In files each record is in the file of its own day."""
     trail, there = await filled(source(tmp_path / "from"), 7), FileStorage(tmp_path / "to")
     await copy(trail, there)
-    counts = {path.name: path.read_bytes().count(b"\n") for path in (tmp_path / "to").iterdir()}
+    counts = {path.name: path.read_bytes().count(b"\n") for path in (tmp_path / "to").glob("*.jsonl")}
     assert counts == {"audit_2026-01-30.jsonl": 2, "audit_2026-01-31.jsonl": 3, "audit_2026-02-01.jsonl": 2}
     await trail.aclose()
     await there.aclose()

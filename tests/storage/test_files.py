@@ -25,6 +25,7 @@ from fapilog.record import chain
 from fapilog.record.chain import MAX_RECORD_BYTES
 from fapilog.storage import _directory, _end, _names, _reader, _recent, _torn, _unsynced, _writer
 from fapilog.storage import _lines as lines
+from fapilog.storage._times import INDEX
 from tests.doubles.trail_files import TrailFiles, whole
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -60,7 +61,7 @@ def trail(tmp_path: Path, clock: Clock) -> Iterator[TrailFiles]:
 
 
 def contents(trail: TrailFiles) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(trail.directory.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(trail.directory.iterdir()) if path.name != INDEX}
 
 
 def test_the_newest_file_is_written_to_whatever_the_clock_does(trail: TrailFiles, clock: Clock) -> None:
@@ -327,8 +328,8 @@ def test_an_incomplete_record_in_an_older_file_is_damage(trail: TrailFiles, cloc
     path.write_bytes(path.read_bytes()[:-5])
     verdict = trail.verify()
     assert (verdict.valid, verdict.status, verdict.first_invalid_sequence) == (False, ChainStatus.UNREADABLE, 2)
-    assert verdict.error_message == "audit_2026-01-31.jsonl, line 2: the record is incomplete, and others follow"
-    with pytest.raises(AuditStorageError, match="line 2: the record is incomplete, and others follow; nothing is"):
+    assert verdict.error_message == "audit_2026-01-31.jsonl, line 2: the record is incomplete, and more follow"
+    with pytest.raises(AuditStorageError, match="line 2: the record is incomplete, and more follow; nothing is"):
         trail.append([body()])
 
 

@@ -298,4 +298,52 @@ async def test_a_record_that_claims_another_number_hides_none(
         assert [moment for moment in moments if moment != place] == [
             moment for moment in sorted(range(12), reverse=not oldest_first) if moment != place
         ]
-        assert moments.count(place) <= 1
+        assert moments.count(place) == 1
+
+
+def placed(directory: Path) -> list[tuple[str, int]]:
+    """Return the file and the offset of each line."""
+    return [
+        (path.name, sum(map(len, lines[:index])))
+        for path in sorted(directory.glob("*.jsonl"))
+        for lines in [path.read_bytes().splitlines(keepends=True)]
+        for index in range(len(lines))
+    ]
+
+
+def is_in(place: tuple[str, int], hole: DamagedRecord) -> bool:
+    return place[0] == hole.file and hole.offset <= place[1] < hole.offset + hole.size
+
+
+claims = st.dictionaries(st.integers(0, 19), st.integers(1, 25) | st.just(10**9), min_size=1, max_size=19)
+
+
+@given(claims, st.integers(1, 5), st.sampled_from([250, 1 << 18]), st.sampled_from([1, 4]))
+def test_records_that_claim_other_numbers_are_all_seen(
+    claims: dict[int, int], page: int, block: int, days: int
+) -> None:
+    """However many claim whatever numbers, one after the other, each is seen, as an event or in a hole; others once."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_lines, "_BLOCK_BYTES", block)
+        patch.setattr(_reading, "_PAGE", page)
+        lines = made(Path(name), 20, days=days)
+        for place, number in claims.items():
+            altered = lines[place].replace(b'"sequence_number":%d,' % (place + 1), b'"sequence_number":%d,' % number)
+            lines[place] = altered.replace(b'"debug"', b'"error"').replace(b'"info"', b'"error"')
+        store(Path(name), lines, days=days)
+        places = placed(Path(name))
+        whole = [place for place in range(20) if place not in claims]
+
+        async def check() -> None:
+            for oldest_first in (True, False):
+                reading = Events[Any](FileStorage(name), EventFilter(), oldest_first=oldest_first, on_damage="yield")
+                items = [item async for item in reading]
+                events = [item for item in items if isinstance(item, AuditEvent)]
+                moments = [round((each.timestamp - BEGAN).total_seconds()) for each in events]
+                assert len(set(moments)) == len(moments)
+                assert [each for each in moments if each in whole] == (whole if oldest_first else whole[::-1])
+                holes = [item for item in items if isinstance(item, DamagedRecord)]
+                unseen = set(claims) - set(moments)
+                assert all(any(is_in(places[place], hole) for hole in holes) for place in unseen)
+
+        anyio.run(check)

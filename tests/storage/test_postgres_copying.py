@@ -40,9 +40,15 @@ def database() -> Iterator[Server]:
 
 
 @pytest.fixture
-def there(database: Server, request: pytest.FixtureRequest) -> Iterator[PostgresStorage]:
+def name(request: pytest.FixtureRequest) -> str:
+    """Return the name of a trail of the test's own."""
+    return str(request.node.name)
+
+
+@pytest.fixture
+def there(database: Server, name: str) -> Iterator[PostgresStorage]:
     """Return an empty storage, in the role of a service."""
-    made = PostgresStorage(database.dsn(user="service"), request.node.name)
+    made = PostgresStorage(database.dsn(user="service"), name)
     yield made
     without_loop(made.aclose())
 
@@ -105,7 +111,7 @@ async def test_each_format_stays_as_it_is(golden: str, there: PostgresStorage) -
 
 
 async def test_a_killed_server_is_gone_on_with(
-    tmp_path: Path, database: Server, there: PostgresStorage, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: Server, there: PostgresStorage, name: str
 ) -> None:
     """Where the server is killed between two pages the copy fails, and goes on from there when it is back."""
     trail = await files(tmp_path / "from", 1203)
@@ -114,10 +120,10 @@ async def test_a_killed_server_is_gone_on_with(
         if number == 564:
             database.kill()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(there, "timeout", 0.3)
-        with pytest.raises(AuditStorageError, match="cannot append to trail") as raised:
-            await copy(trail, there, kill)
+    hasty = PostgresStorage(database.dsn(user="service"), name, timeout=0.5)
+    with pytest.raises(AuditStorageError, match="cannot append to trail") as raised:
+        await copy(trail, hasty, kill)
+    await hasty.aclose()
     assert not isinstance(raised.value, TrailMismatchError)
     database.start()
     assert (await copy(trail, there))[0] == 639
@@ -125,11 +131,11 @@ async def test_a_killed_server_is_gone_on_with(
     await trail.aclose()
 
 
-def test_a_killed_copy_is_gone_on_with(tmp_path: Path, database: Server, there: PostgresStorage) -> None:
+def test_a_killed_copy_is_gone_on_with(tmp_path: Path, database: Server, there: PostgresStorage, name: str) -> None:
     """A `fapilog copy` that is killed leaves whole pages, and the next one copies the rest."""
     pytest.importorskip("typer")
     trail = without_loop(files(tmp_path / "from", 5000))
-    command = [sys.executable, "-m", "fapilog", "copy", str(tmp_path / "from"), uri(database), "--trail", there.trail]
+    command = [sys.executable, "-m", "fapilog", "copy", str(tmp_path / "from"), uri(database), "--trail", name]
     with subprocess.Popen(command) as process:
         while without_loop(head_of(there)).sequence_number < 1000:
             assert process.poll() is None
@@ -144,12 +150,12 @@ def test_a_killed_copy_is_gone_on_with(tmp_path: Path, database: Server, there: 
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize("forwards", [True, False])
-async def test_every_cut_stores_once(database: Server, there: PostgresStorage, *, forwards: bool) -> None:
+async def test_every_cut_stores_once(database: Server, there: PostgresStorage, name: str, *, forwards: bool) -> None:
     """Wherever the connection is cut, each page is there once, in its place."""
     source = await filled(MemoryStorage(), 400)
     proxy = CuttingProxy(database.port)
     dsn = f"{database.dsn(user='service', port=proxy.port)} sslmode=disable gssencmode=disable"
-    cut = PostgresStorage(dsn, there.trail)
+    cut = PostgresStorage(dsn, name)
     head, number, was_cut = EMPTY, 0, True
     while was_cut:
         number += 1

@@ -178,6 +178,42 @@ async def test_a_question_that_makes_no_sense(tmp_path: Path, asked: Any, error:
         trail.sync.events(**asked)
 
 
+LONE, ITS_ESCAPE = "x\udcff", "x\\udcff"
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("given", [LONE, ITS_ESCAPE, "x\\\\udcff"], ids=ascii)
+async def test_an_odd_text_is_found_as_it_was_given(tmp_path: Path, given: str) -> None:
+    """A lone surrogate and the characters of its escape are two texts, in whatever member they are asked for."""
+    trail = AuditTrail(storage_path=tmp_path)
+    for each in (LONE, ITS_ESCAPE, "x\\\\udcff"):
+        target = Target(type="file", id=each)
+        event_id = each if each.isprintable() else None
+        metadata = {"k": each}
+        await trail.log_data_access(
+            target, "read", user_id=each, event_id=event_id, actor={"id": each}, metadata=metadata
+        )
+    asked: list[dict[str, Any]] = [
+        {"user_id": given},
+        {"actor": given},
+        {"target": f"file/{given}"},
+        {"target": {"type": "file", "id": given}},
+        {"target": Target(id=given)},
+        {"metadata": {"k": given}},
+    ]
+    if given.isprintable():
+        asked.append({"event_id": given})
+    for conditions in asked:
+        assert len(await trail.get_events(**conditions)) == 1, conditions
+
+
+def test_a_party_in_an_event_is_storable() -> None:
+    """What is given to an event itself, and not by way of a trail, has texts that UTF-8 can carry."""
+    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m", actor=Actor(id=LONE), target=Target(id=LONE))
+    assert event.actor == Actor(id=ITS_ESCAPE)
+    assert event.target == Target(id=ITS_ESCAPE)
+
+
 def test_a_time_beyond_the_calendar_in_utc_is_its_end() -> None:
     """The first and the last moment of another zone are no error, but the first and the last one in UTC."""
     for moment, hours in ((datetime.min, 9), (datetime.max, -9)):  # noqa: DTZ901

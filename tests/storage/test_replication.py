@@ -155,8 +155,8 @@ async def test_the_target_is_away_for_hours(
             target.is_away = False
             await until(lambda: replication.state == ReplicationState())
         assert [record.getMessage() for record in caplog.records] == [
-            "the replication replica can't go on: the target is away",
-            "the replication replica goes on",
+            "the replication replica can't continue: the target is away",
+            "the replication replica continues",
         ]
         assert replication.problem is None
     await require_same(trail, target)
@@ -285,6 +285,18 @@ async def test_cancelled_anywhere_it_goes_on(trail: FileStorage, target: Target)
         with anyio.move_on_after(tenths / 10):
             await replication.catch_up()
     assert len(target.events) == 7
+    await require_same(trail, target)
+
+
+@pytest.mark.one_backend
+async def test_a_forked_child_replicates_too(trail: FileStorage, target: Target) -> None:
+    """A child finds by itself where the target ends, and has none of the parent's tasks."""
+    await append(trail, 2)
+    replication = Replication(trail.directory, target)
+    await replication.catch_up()
+    replication._forget()
+    await append(trail, 1)
+    assert (await replication.catch_up()).sequence_number == 3
     await require_same(trail, target)
 
 

@@ -153,7 +153,7 @@ def test_something_else_of_that_name(s3: S3, bucket: str, archive: S3Archive, tm
     file = packed(tmp_path)
     s3.client.put_object(Bucket=bucket, Key=f"clinic/{file.path.name}", Body=there)
     archive.put(file)
-    with pytest.raises(AuditStorageError, match="read back, it is not what the trail has; nothing is deleted"):
+    with pytest.raises(AuditStorageError, match="read back, it differs from the trail; nothing is deleted"):
         archive.prove(file)
     with archive.open(file.path.name) as found:
         assert found.read() == there

@@ -2,7 +2,7 @@
 
 import sys
 
-from .._extras import how_to_get
+from .._extras import MissingExtraError, needs
 
 __all__ = ["main"]
 
@@ -10,8 +10,9 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command; without the libraries of the extra, say how to get them and exit with 2."""
     try:
-        from .commands import app  # noqa: PLC0415 - only here, so that there is an answer where a library is missing
-    except ModuleNotFoundError as missing:
-        sys.stderr.write(f"fapilog: {how_to_get(missing, 'cli')}\n")
+        with needs("cli"):
+            from .commands import app  # noqa: PLC0415 - only here, so that there is an answer where one is missing
+    except MissingExtraError as missing:
+        sys.stderr.write(f"fapilog: {missing}\n")
         sys.exit(2)
     app(prog_name="fapilog")

@@ -1,4 +1,4 @@
-"""Where a trail is, as a command is told: in a directory, or in an archive with an address."""
+"""The place of a trail, as a command gets it: a directory, or the address of an archive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Place", "WithArchive", "archive_at", "reader_of", "trail_in"]
 
 
 def archive_at(given: str) -> Archive:
-    """Return the archive that a command is told of."""
+    """Return the archive given to a command."""
     try:
         return require_archive("archive", given)
     except (ImportError, ValueError) as error:
@@ -43,7 +43,7 @@ WithArchive = Annotated[
 
 
 def trail_in(place: Path | Archive, archive: Archive | None = None) -> AuditTrail:
-    """Return the trail that is there, together with its *archive*."""
+    """Return the trail at *place*, together with its *archive*."""
     if isinstance(place, Path):
         return AuditTrail(storage_path=place, archive=archive)
     if archive is not None:
@@ -52,5 +52,5 @@ def trail_in(place: Path | Archive, archive: Archive | None = None) -> AuditTrai
 
 
 def reader_of(place: Path | Archive) -> TrailReader:
-    """Return what reads the trail that is there."""
+    """Return a reader of the trail at *place*."""
     return TrailReader(place.absolute(), durable=False) if isinstance(place, Path) else ArchiveReader(place)

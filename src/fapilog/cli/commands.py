@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus
+from ..config import ConfigError, dispatcher_from_env
 from ..record.chain import ChainError
 from ..storage._recovering import recover as seal_damage
+from ..storage._times import Times
 from ..storage.archive import Archive
 from ..storage.earlier import is_of_earlier, verify_earlier
 from ._place import Place, trail_in
@@ -34,7 +36,7 @@ from .receipts import plain
 from .replicate import replicate
 from .retain import retain
 from .screen import Output, Screen, verdict
-from .send_test import CannotSendError, Destination, Severity, dispatcher_for, send
+from .send_test import Destination, Severity, send
 from .storage import storage
 
 __all__ = ["app", "demo", "recover", "send_test", "verify"]
@@ -165,6 +167,8 @@ def verify(
         typer.echo(msgspec.json.encode(result))
     else:
         Output().print(verdict(result), soft_wrap=True)
+    if isinstance(place, Path) and (words := Times(place.absolute()).check()):
+        typer.echo(f"fapilog: {plain(words)}", err=True)
     could_not_read = not result.valid and result.first_invalid_sequence is None
     raise typer.Exit(_CANNOT if could_not_read else 0 if result.valid else _NOT_AS_IT_SHOULD_BE)
 
@@ -250,9 +254,10 @@ def send_test(
     Exit code: 0 if the other side has it, 1 if not, or if that is unknown, 2 if it could not be tried.
     """
     try:
-        dispatcher = dispatcher_for(to, allow_http=allow_http)
-    except CannotSendError as error:
-        typer.echo(f"fapilog: {error}", err=True)
+        dispatcher = dispatcher_from_env(to, allow_http=allow_http)
+    except ConfigError as error:
+        for problem in error.problems:
+            typer.echo(plain(f"fapilog: {problem}"), err=True)
         raise typer.Exit(_CANNOT) from None
     has_it, words = anyio.run(send, dispatcher, to, severity)
     typer.echo(words)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from inspect import Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 import typer
@@ -93,10 +95,8 @@ _AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON for 
 _Id = Annotated[str | None, typer.Option("--id", metavar="EVENT_ID", help="The event with this id.")]
 
 
-def show(
-    place: Place,
+def _conditions(
     *,
-    archive: WithArchive = None,
     since: _Since = None,
     until: _Until = None,
     user: _User = None,
@@ -110,6 +110,46 @@ def show(
     tag: _Tag = None,
     message: _Words = None,
     metadata: _Metadata = None,
+) -> Conditions:
+    """Return the conditions that the options of the command line say."""
+    given = {
+        "start_time": since,
+        "end_time": until,
+        "user_id": user,
+        "target": target,
+        "event_type": types or None,
+        "min_level": level,
+        "session_id": session,
+        "request_id": request,
+        "client_ip": address,
+        "component": component,
+        "tag": tag,
+        "message": message,
+        "metadata": dict(metadata) if metadata else None,
+    }
+    return cast(Conditions, {name: value for name, value in given.items() if value is not None})
+
+
+def _with_conditions(command: Callable[..., None]) -> Callable[..., None]:
+    """Give *command* the options of `_conditions`, in place of its argument *wanted*, which has what they say."""
+    options = list(signature(_conditions, eval_str=True).parameters.values())
+    own = [each for each in signature(command, eval_str=True).parameters.values() if each.name != "wanted"]
+
+    @functools.wraps(command)
+    def ask(**given: Any) -> None:
+        command(wanted=_conditions(**{each.name: given.pop(each.name) for each in options}), **given)
+
+    # For typer, which reads the options off the signature: first the directory, and last what is the command's own.
+    vars(ask)["__signature__"] = Signature([*own[:1], *options, *own[1:]])
+    return ask
+
+
+@_with_conditions
+def show(
+    place: Place,
+    *,
+    wanted: Conditions,
+    archive: WithArchive = None,
     event_id: _Id = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest.")] = False,
@@ -118,28 +158,14 @@ def show(
     """
     Show the events that meet all conditions, the newest first.
 
-    A record that can't be read, and may be one of them, is shown as damaged, with its place. With --archive, those that
-    retention has removed are found there. The trail may be written to meanwhile. Nothing that is printed can drive a
-    terminal.
+    A record that can't be read, and may be one of them, is shown as damaged, with its place. With --archive, records
+    that retention has removed are found there. The trail may be written to meanwhile. Nothing that is printed can drive
+    a terminal.
 
     Exit code: 0, whatever there is; 2 if the trail can't be read.
     """
-    wanted = _conditions(
-        start_time=since,
-        end_time=until,
-        user_id=user,
-        target=target,
-        event_type=types or None,
-        min_level=level,
-        session_id=session,
-        request_id=request,
-        client_ip=address,
-        component=component,
-        tag=tag,
-        message=message,
-        metadata=dict(metadata) if metadata else None,
-        event_id=event_id,
-    )
+    if event_id is not None:
+        wanted["event_id"] = event_id
     try:
         if oldest_first or archive is not None:
             events = trail_in(place, archive).sync.events(oldest_first=oldest_first, on_damage="yield", **wanted)
@@ -161,24 +187,13 @@ def show(
         typer.echo(f"fapilog: there are more than {limit}; --limit shows them", err=True)
 
 
+@_with_conditions
 def tail(
     directory: _Directory,
     *,
+    wanted: Conditions,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, until Ctrl-C.")] = False,
     last: Annotated[int, typer.Option("--last", "-n", min=0, help="Begin with so many that are there.")] = 10,
-    since: _Since = None,
-    until: _Until = None,
-    user: _User = None,
-    target: _Target = None,
-    types: _Types = None,
-    level: _Level = None,
-    session: _Session = None,
-    request: _Request = None,
-    address: _Address = None,
-    component: _Component = None,
-    tag: _Tag = None,
-    message: _Words = None,
-    metadata: _Metadata = None,
     as_json: _AsJson = False,
 ) -> None:
     """
@@ -188,21 +203,6 @@ def tail(
 
     Exit code: 0; 2 if the trail can't be read; 130 after Ctrl-C.
     """
-    wanted = _conditions(
-        start_time=since,
-        end_time=until,
-        user_id=user,
-        target=target,
-        event_type=types or None,
-        min_level=level,
-        session_id=session,
-        request_id=request,
-        client_ip=address,
-        component=component,
-        tag=tag,
-        message=message,
-        metadata=dict(metadata) if metadata else None,
-    )
     try:
         for item in _tail(directory, EventFilter(**wanted), last, follow=follow):
             typer.echo(_json(item) if as_json else _line(item))
@@ -219,7 +219,7 @@ def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> I
     after = next((item.sequence_number or 0 for item in newest if isinstance(item, AuditEvent)), 0)
     hole = next((item for item in newest if isinstance(item, DamagedRecord)), None)
     before = after + 1 if wanted.before is None else min(after + 1, wanted.before)
-    yield from reversed(reader.find(msgspec.structs.replace(wanted, before=before), last))
+    yield from reversed(reader.find(wanted.numbered(after=wanted.after, before=before), last))
     if hole is not None and last:
         yield hole
     while follow:
@@ -237,17 +237,13 @@ def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> I
             time.sleep(_LOOK_EVERY)
 
 
+@_with_conditions
 def count(
     place: Place,
     *,
+    wanted: Conditions,
     archive: WithArchive = None,
     by: Annotated[str, typer.Option(metavar="FIELD", help="A member of events, or a path in the metadata.")],
-    since: _Since = None,
-    until: _Until = None,
-    user: _User = None,
-    target: _Target = None,
-    types: _Types = None,
-    level: _Level = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """
@@ -255,9 +251,6 @@ def count(
 
     Exit code: 0, whatever there is; 2 if the trail can't be read.
     """
-    wanted = _conditions(
-        start_time=since, end_time=until, user_id=user, target=target, event_type=types or None, min_level=level
-    )
     try:
         # Records that are left out are logged, which without handlers goes to the standard error.
         counts = trail_in(place, archive).sync.count_by(by, **wanted)
@@ -272,10 +265,6 @@ def count(
     for value, number in counts.items():
         table.add_row(str(number), Text(plain(value) or "-"))
     Output().show(table)
-
-
-def _conditions(**given: Any) -> Conditions:
-    return {name: value for name, value in given.items() if value is not None}  # type: ignore[return-value]
 
 
 def _json(item: AuditEvent | DamagedRecord) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from .. import FileStorage
-from .._extras import how_to_get
+from .._extras import MissingExtraError
 from ..storage.protocol import AuditStorage
 from ..storage.sqlite import SQLiteStorage
 from .receipts import plain
@@ -51,8 +51,8 @@ def in_postgres(dsn: str, trail: str | None, hint: str) -> PostgresStorage:
     """Return the storage of a trail in a database; raises as `storage_at`."""
     try:
         from ..storage.postgres import PostgresStorage  # noqa: PLC0415  an extra of its own
-    except ModuleNotFoundError as missing:
-        typer.echo(f"fapilog: {how_to_get(missing, 'postgres')}", err=True)
+    except MissingExtraError as missing:
+        typer.echo(f"fapilog: {missing}", err=True)
         raise typer.Exit(_CANNOT) from None
     if trail is None:
         raise typer.BadParameter("a database holds many trails: expected the name of one", param_hint="--trail")

@@ -35,10 +35,10 @@ def replicate(
     """
     Replicate a trail in files to PostgreSQL, byte for byte, as long as this runs.
 
-    For a service that has to go on while the database is away: it stores in files, and this copies its records as they
-    come, each once and in order. While the database is away it tries again by itself. It may be ended and started at
-    any time. A service that writes to DIR has an incident when a record waits for too long, also if this does not run.
-    A password is best in ~/.pgpass or in PGPASSWORD.
+    For a service that must work while the database is away: it stores in files, and this command copies its records as
+    they come, once and in order. While the database is away, it retries by itself. It may be ended and started at any
+    time. A service that writes to DIR has an incident when a record waits for too long, also if this does not run. A
+    password is best in ~/.pgpass or in PGPASSWORD.
 
     Exit code: 0 if it was ended by SIGTERM or Ctrl-C, or with --once if all is copied; 1 with --once if the database
     has another trail, or a record is damaged; 2 if DIR or the database can't be used.
@@ -64,7 +64,7 @@ async def _once(replication: Replication, place: str) -> None:
 async def _follow(replication: Replication, place: str) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with replication:
-            # What goes wrong is logged: on the error output, where nobody has set up logging.
+            # Problems are logged: to the error output, if logging is not set up.
             typer.echo(f"replicating to {place}")
             async for _ in signals:
                 return

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from .. import AuditStorageError
-from .._extras import how_to_get
+from .._extras import MissingExtraError
 
 __all__ = ["init", "storage"]
 
@@ -43,8 +43,8 @@ def init(
     """
     try:
         from ..storage.postgres import install_schema, schema_sql  # noqa: PLC0415  an extra of its own
-    except ModuleNotFoundError as missing:
-        typer.echo(f"fapilog: {how_to_get(missing, 'postgres')}", err=True)
+    except MissingExtraError as missing:
+        typer.echo(f"fapilog: {missing}", err=True)
         raise typer.Exit(_CANNOT) from None
     if sql:
         typer.echo(schema_sql(), nl=False)

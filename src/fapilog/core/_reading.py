@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
-from msgspec.structs import replace
-
 from ..record.chain import is_intact
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
@@ -116,7 +114,8 @@ class Events(Generic[Item]):
         if events:
             before, number = self._wanted.before, self._number_of_last(events)
             # Always smaller, even if an altered record has a larger number.
-            self._wanted = replace(self._wanted, before=number if before is None else min(number, before - 1))
+            before = number if before is None else min(number, before - 1)
+            self._wanted = self._wanted.numbered(after=self._wanted.after, before=before)
         return found
 
     async def _next_oldest(self) -> Sequence[AuditEvent | DamagedRecord]:
@@ -127,7 +126,7 @@ class Events(Generic[Item]):
         if events:
             last = max(self._number_of_last(events), (wanted.after or 0) + 1)
             self._is_over = wanted.before is not None and last >= wanted.before
-            self._wanted = replace(wanted, after=last)
+            self._wanted = wanted.numbered(after=last, before=wanted.before)
         return [item for item in page if isinstance(item, DamagedRecord) or wanted.matches(item)]
 
     def _number_of_last(self, events: list[AuditEvent]) -> int:

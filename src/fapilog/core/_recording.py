@@ -21,7 +21,7 @@ from ._incidents import STORING
 
 __all__ = ["Recorder"]
 
-# Tuples, in which a member is found without its hash, which for an enum is slow: each event is looked at.
+# Tuples, in which a member is found without its hash, which for an enum is slow: every event is looked up.
 _ERROR_LEVELS: Final = (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL)
 _SECURITY_TYPES: Final = (
     AuditEventType.AUTHENTICATION_FAILED,
@@ -87,8 +87,8 @@ class Recorder:
 
         Args:
             event: The event.
-            record: Its record: of a storage in files, nothing else is made of the event.
-            once: As of `record`.
+            record: The record of the event, which is all that a storage in files needs.
+            once: As in `record`.
 
         Raises:
             AuditStorageError: The event is not stored.
@@ -174,7 +174,7 @@ class Recorder:
         return AuditStorageError(f"{type(self._storage).__qualname__} can't store: {reason(error)}")
 
     def _take_note(self, event: AuditEvent, sequence_number: int) -> None:
-        """Count *event*, which is stored as the record of that number, and tell those who follow the trail."""
+        """Count *event*, which is stored as the record of that number, and wake the followers of the trail."""
         kind, log_level, counts = event.event_type, event.log_level, self.counts
         with self._lock:
             counts["total_events"] += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import threading
 import uuid
@@ -22,7 +21,7 @@ from ..record.kinds import AuditEventType
 from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.background import Background
 from ..tasks.loops import own_context
-from ..tasks.strangers import Log, contained
+from ..tasks.strangers import Log, answer, contained
 from ._health import Health
 from ._incidents import RULES
 from ._reading import Events
@@ -82,7 +81,7 @@ class Rules:
         aftermath: Aftermath,
     ) -> None:
         self._rules = tuple(rules)
-        # A tuple, in which a member is found without its hash, which for an enum is slow: each event is looked at.
+        # A tuple, in which a member is found without its hash, which for an enum is slow: every event is looked up.
         self.kinds: tuple[AuditEventType, ...] = tuple({kind: None for rule in self._rules for kind in rule.kinds})
         self._storage = storage
         self._background = background
@@ -327,22 +326,18 @@ class _Counts:
             return True
         try:
             with self._aftermath.begun():
-                meant: object = where(event)
-            # The coroutine of an asynchronous function in disguise would count as true.
-            if not inspect.isawaitable(meant):
-                return bool(meant)
-            getattr(meant, "close", bool)()
-            self._complain("returned a coroutine")
+                return bool(answer(where, event))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            self._complain(f"raised {type(error).__qualname__}")
+            self._complain(error)
         return False
 
-    def _complain(self, what: str) -> None:
+    def _complain(self, error: BaseException) -> None:
         if not self._has_complained:
             self._has_complained = True
-            _log.error("the predicate of the rule %r %s: such events are not counted", self.rule.name, what)
+            words = "the predicate of the rule %r raised %s: such events are not counted"
+            _log.error(words, self.rule.name, type(error).__qualname__)
 
     def _run(self, key: str) -> _Run:
         run = self._runs.setdefault(key, _Run())

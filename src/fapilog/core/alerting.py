@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from contextvars import ContextVar
-from inspect import iscoroutinefunction, signature
+from inspect import signature
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..record.chain import ChainHead
@@ -21,6 +20,7 @@ from ..record.errors import (
     reason,
 )
 from ..record.events import AuditEvent
+from ..record.options import is_async
 from ..record.privacy import Discreet
 from .signals import alert_attempted, alert_dispatched, alert_failed, compliance_alert
 
@@ -266,13 +266,11 @@ def require_dispatcher(name: str, dispatcher: AlertDispatcher) -> AlertDispatche
         TypeError: It is a class, or has no asynchronous `send_alert` that takes an event, *severity* and *channel*. The
             message begins with *name*.
     """
-    send = method = getattr(dispatcher, "send_alert", None)
-    while isinstance(method, functools.partial):
-        method = method.func
+    send = getattr(dispatcher, "send_alert", None)
     expected = f"{name}: expected an object with `async def send_alert(event, *, severity, channel=None)`"
     if isinstance(dispatcher, type):
         raise TypeError(f"{expected}; got the class {dispatcher.__qualname__}")
-    if not callable(send) or not (iscoroutinefunction(method) or iscoroutinefunction(type(method).__call__)):
+    if not callable(send) or not is_async(send):
         raise TypeError(f"{expected}; got {type(dispatcher).__qualname__}")
     try:
         takes = signature(send)

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 import anyio
 import anyio.lowlevel
 
+from .._keywords import look_for_typos
 from ..context import completed
 from ..record import chain
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.intake import FIELDS, CommonFields, EventFields, recorded
+from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
@@ -37,7 +38,6 @@ from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
-from ._keywords import look_for_typos
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
 from ._retaining import archive_of, retained, with_archive
@@ -93,7 +93,7 @@ class AuditTrail(EverydayEvents, Questions):
         must_exist: Whether a trail must be there already. If there is none, for the volume is not mounted, say, `start`
             and recording raise `AuditStorageError`.
         expected_head: A former result of `head` that the trail must hold, or else the same: after a restored backup.
-        archive: Where `apply_retention` archives days, and where questions find days that were removed: a directory,
+        archive: Keeps the days that `apply_retention` archives, and answers questions about removed days: a directory,
             ``s3://bucket/prefix``, or an `Archive` such as `S3Archive`.
 
     Attributes:
@@ -158,7 +158,7 @@ class AuditTrail(EverydayEvents, Questions):
             stop_timeout=require("stop_timeout", stop_timeout, at_least=0),
         )
         policy = self.policy
-        # Kept, as each event has them: asking for the process is a call of the operating system.
+        # Kept, as every event has them: asking for the process is a call of the operating system.
         self._known: dict[str, Any] = {
             "hostname": os.uname().nodename,
             "process_id": os.getpid(),
@@ -354,10 +354,9 @@ class AuditTrail(EverydayEvents, Questions):
             if not policy.enabled:
                 return ""
             given = cast("dict[str, Any]", fields)
-            if not FIELDS.issuperset(given):
-                look_for_typos(given, strict=policy.strict)
+            look_for_typos(given, strict=policy.strict)
             known = {"event_type": member(AuditEventType, event_type, "event_type"), "message": message, **self._known}
-            event, record = recorded(known, completed(given), limits=self._limits)
+            event, record = recorded(known, completed(given, strict=policy.strict), limits=self._limits)
             once = given.get("event_id") is not None
             if not (policy.alerts_on(event) or event.event_type in self._rules.kinds):
                 await self._recorder.record_quietly(event, record, once=once)
@@ -367,7 +366,7 @@ class AuditTrail(EverydayEvents, Questions):
             else:
                 await self._store_and_announce(event.event(), once=once)
         except BaseException as error:
-            # As `without_frames` does, without a second coroutine for each event.
+            # The same as `without_frames`, without a second coroutine for every event.
             leave_frames_out(error, handled)
             raise
         return event.event_id

@@ -66,8 +66,9 @@ class CompliancePolicy:
         archive_after_days: Age in days beyond which it compresses a day, and copies it to the archive; None for never.
         retention_below_floor: Whether *retention_days* may be below the minimum of the level: 365 days for PCI DSS,
             2,190 for HIPAA. A separate option, so that a slip in the number removes no record that must be kept.
-        strict: Whether a keyword that is no field of an event, and near one, is refused: ``clientip=``. By default it
-            is stored in the metadata, with one warning per place in the code.
+        strict: Whether a keyword that is no field of an event, and near one, is refused: ``clientip=``, of a recording
+            method or of `audit_context`. By default it is stored in the metadata, with one warning per place in the
+            code.
 
     Raises:
         TypeError: A limit or an age is no whole number, a channel no text, a rule no rule, or a switch neither True nor

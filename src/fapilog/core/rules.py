@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import KW_ONLY, dataclass, field
-from inspect import iscoroutinefunction
 from typing import Any, Final, cast
 
 from ..record.events import AuditEvent
@@ -83,9 +82,7 @@ class Threshold:
         require("within", self.within, above=0, at_most=_YEAR)
         if self.by is not None:
             _check_by(require_text("by", self.by))
-        require_callable("where", self.where, expected="a function of an event")
-        if iscoroutinefunction(self.where):
-            raise TypeError("where: expected a function of an event; got an asynchronous one")
+        require_callable("where", self.where, expected="a function of an event", or_none=True)
         name = require_text("name", self.name) or (
             f"{self.count} {' or '.join(kind.value for kind in kinds)} within {self.within:g} s"
             f"{f' by {self.by}' if self.by is not None else ''}"

@@ -1,5 +1,5 @@
 """
-Wrappers for dispatchers: each takes one, or several, and is one itself.
+Wrappers for dispatchers: a wrapper takes one, or several, and is one itself.
 
 Import a wrapper from its module, for example ``from fapilog.delivery.retry import Retrying``.
 """

@@ -29,10 +29,10 @@ _WIDTH: Final = 256
 
 def digest_of(event_ids: Iterable[str]) -> str:
     """
-    Return the digest of a set of event ids, whatever their order: 64 hexadecimal digits.
+    Return the digest of a set of event ids, the same for every order: 64 hexadecimal digits.
 
-    It is the SHA-256 of a sum: each id's SHAKE-256, of 256 bytes, taken as a big-endian number, added up modulo
-    2 ** 2048. So it can be kept up with each alert, in constant memory, and alerts need not come in the order in which
+    It is the SHA-256 of a sum: the SHAKE-256 hashes of the ids, 256 bytes long, taken as big-endian numbers, added up
+    modulo 2 ** 2048. So every alert updates it, in constant memory, and alerts need not come in the order in which
     their events were stored.
     """
     return _digest(sum(map(_number, event_ids)))
@@ -51,10 +51,10 @@ class Counted:
     Alerts, in memory that does not grow with their number: of the events, only the values of a summary.
 
     Args:
-        first: The first of them, for the values that all have in common. It is counted by `add`, as the others are.
+        first: The first alert, for the values that all have in common. `add` counts it, as all alerts.
 
     Attributes:
-        number: How many were counted.
+        number: How many alerts were counted.
     """
 
     def __init__(self, first: Alert) -> None:
@@ -105,7 +105,7 @@ class Counted:
         return f"records {self._first_record} to {self._last_record}" if known else "not in the trail"
 
     def summary(self, window: float, *, others: bool) -> Alert:
-        """Return the alert that stands for all; of *others*, if they are of several kinds."""
+        """Return the alert that stands for all; *others* says that they are of several kinds."""
         digest = _digest(self._total)
         event = msgspec.structs.replace(
             self._like,

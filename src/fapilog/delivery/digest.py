@@ -27,7 +27,7 @@ from ..tasks.background import Background
 from ..tasks.events import Event
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
-from ..tasks.strangers import Log
+from ..tasks.strangers import Log, answer
 from ._inner import Managers, deliver, kinds
 from ._summary import COMPONENT_LENGTH, Counted, digest_of
 
@@ -45,50 +45,51 @@ _OTHERS: Final = object()
 
 class Digest:
     """
-    Hands on the first alerts of a kind at once, and counts the rest into one summary.
+    Sends the first alerts of a kind at once, and counts the rest into one summary.
 
     The first alert of a key opens a window of *window* seconds. The first *burst* alerts in it go to *inner* as they
-    come, and what it raises is raised; one that fails or is cancelled gives its place to the next, or to its own retry.
-    All others are counted: `send_alert` returns, and says by that only that the alert is counted. When the window
-    closes, what was counted goes to *inner* as one summary. The next alert of the key opens a new window. So of each
-    key *burst* alerts and one summary go out in a window at most.
+    come, and its exceptions are raised; an alert that fails or is cancelled gives its place to the next, or to its own
+    retry. All further alerts are counted: `send_alert` returns, which means only that the alert is counted. When the
+    window closes, the counted alerts go to *inner* as one summary. The next alert of the key opens a new window. So at
+    most *burst* alerts and one summary of a key go out in a window.
 
     A summary is an `AuditEvent` that is not in the trail. It has the type, component, machine and process of the first
     alert that it counts, the highest level and severity of all, and the sequence number and checksum of the newest
     event; nothing that may be personal is in it. Its message says how many there were, the first and last time and
     record, the ids of the first 20, and `digest_of` all ids. The same is in its metadata, as `count`, `first_time`,
-    `last_time`, `first_sequence_number`, `last_sequence_number`, `event_ids` and `ids_sha256`. To prove what it counts,
-    take from the trail the events of that kind and process between the two records, leave out those that were sent by
-    themselves, and compare `digest_of` their ids. Its own id is made of that digest, and is the same in each try.
+    `last_time`, `first_sequence_number`, `last_sequence_number`, `event_ids` and `ids_sha256`. To prove its count, take
+    from the trail the events of that kind and process between the two records, leave out the events whose alerts were
+    sent by themselves, and compare `digest_of` their ids. Its own id is made of that digest, and is the same in every
+    try.
 
-    Summaries are sent one after the other. One that fails is tried again, with waits that grow from 1 to 60 seconds,
+    Summaries are sent one after the other. A summary that fails is retried, with waits that grow from 1 to 60 seconds,
     until it goes out, is refused by a `PermanentDeliveryError`, or the digest is left. Leaving closes all windows and
-    sends what it can within *stop_timeout*. Each summary that is given up is logged as an error, with its count and
-    records. In a trail, people are alerted once when summaries fail.
+    sends summaries for *stop_timeout* seconds at most. A summary that is given up is logged as an error, with its count
+    and records. In a trail, failing summaries are an incident, which alerts once.
 
-    What is counted is in memory: a crash loses the counts of open windows, and the events are in the trail. An `Outbox`
-    inside keeps summaries until they are sent, but the trail can't ask it what it lacks: what a digest counted it
-    never had. One outside, ``Outbox(Digest(a))``, can be asked, and keeps no summary. A `Route` or `FanOut` inside
+    The counts are in memory: a crash loses the counts of open windows, and the events are in the trail. An `Outbox`
+    inside keeps summaries until they are sent, but the trail can't ask it for missing alerts: it never had the counted
+    ones. An outbox outside, ``Outbox(Digest(a))``, can be asked, and keeps no summary. A `Route` or `FanOut` inside
     sends summaries as it sends alerts; ``FanOut([Digest(a), b])`` sums up for a only. A `Retrying` belongs inside.
 
-    Not entered as an asynchronous context manager, it hands on every alert, as there is nobody to close a window. If
-    *inner* is one, it is entered and left with this.
+    Not entered as an asynchronous context manager, it sends every alert, as no task would close a window. If *inner* is
+    one, it is entered and left with this.
 
     Args:
         inner: Gets the alerts and the summaries.
         window: Seconds from the first alert of a key to its summary.
         burst: Alerts of a key in a window that go at once; 0 for summaries only.
-        key: Called with event, severity and channel; what is equal is counted together. None stands for the event's
-            type and component, the severity and the channel. It is called in the event loop and must not block; where
-            it raises, which is logged by type, or returns what can't be hashed, the key is that of None.
+        key: Called with event, severity and channel; alerts with equal keys are counted together. None stands for the
+            event's type and component, the severity and the channel. It is called in the event loop and must not block;
+            where it raises, which is logged by type, or returns an unhashable value, the key is that of None.
         bypass: Severities, one or several, whose alerts all go at once, uncounted; for example ``"critical"``.
         max_keys: Windows that are open at a time. Alerts of further keys share one more window; its summary says so,
             and goes where the first of them would have. Also the number of summaries that may wait to be sent.
         timeout: Seconds that *inner* may take for a summary.
-        stop_timeout: Seconds for what is left when this is left. Let a trail's *stop_timeout* be longer.
+        stop_timeout: Seconds for the waiting summaries when this is left. Let a trail's *stop_timeout* be longer.
 
     Raises:
-        TypeError: *inner* is no dispatcher, *key* can't be called, or a number is none.
+        TypeError: *inner* is no dispatcher, *key* can't be called or is asynchronous, or a number is none.
         ValueError: A number is out of range, or an unknown severity.
     """
 
@@ -107,7 +108,7 @@ class Digest:
         self._inner = require_dispatcher("inner", inner)
         self._window = require("window", window, above=0, finite=True)
         self._burst = require("burst", burst, at_least=0, whole=True)
-        require_callable("key", key, expected="a function of event, severity and channel")
+        require_callable("key", key, expected="a function of event, severity and channel", or_none=True)
         self._key = key
         self._bypass = frozenset(member(AuditLogLevel, each, "bypass").value for each in several("bypass", bypass))
         self._max_keys = require("max_keys", max_keys, at_least=1, whole=True)
@@ -158,7 +159,7 @@ class Digest:
         return f"<Digest {self._inner!r}>"
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Hand the alert to *inner*, and raise what that raises; or count it, which raises nothing and never waits."""
+        """Send the alert to *inner*, and raise its exceptions; or count it, which raises nothing and never waits."""
         if not self._counts or severity in self._bypass:
             await self._inner.send_alert(event, severity=severity, channel=channel)
             return
@@ -171,7 +172,7 @@ class Digest:
         try:
             await self._inner.send_alert(event, severity=severity, channel=channel)
         except BaseException:
-            # Otherwise its own retry would be counted, and nobody told at once.
+            # Otherwise its own retry would be counted, and not sent at once.
             window.sent -= 1
             raise
 
@@ -190,7 +191,7 @@ class Digest:
     def _key_of(self, alert: Alert) -> Hashable:
         if self._key is not None:
             try:
-                key = self._key(*alert)
+                key = answer(self._key, *alert)
                 hash(key)
             except (KeyboardInterrupt, SystemExit):
                 raise
@@ -219,14 +220,14 @@ class Digest:
             alert=window.counted.summary(self._window, others=window.others),
             counted=window.counted,
         )
-        # One more than there are keys: the window that the others share. On leaving, all had their room as windows.
+        # One more than there are keys: the window that further keys share. On leaving, all had their room as windows.
         if len(self._waiting) > self._max_keys and not self._leaving:
             self._give_up(summary, f"{len(self._waiting)} summaries are waiting already")
         else:
             heapq.heappush(self._waiting, summary)
 
     async def _keep_closing(self) -> None:
-        """Close windows and send summaries, each when it is due, until all is done and this is left."""
+        """Close windows and send summaries when they are due, until all is done and this is left."""
         while self._waiting or not self._leaving:
             self._close_due()
             now = anyio.current_time()
@@ -273,7 +274,7 @@ class Digest:
             self._reporter.failing(self._name, reason(error))
 
     def _say_it_works(self) -> None:
-        # Not while others are waiting for another try: it would be said in turns, and people would hear each.
+        # Not while other summaries wait for another try: the incident would be opened and resolved in turns.
         if self._reporter is not None and not any(summary.tries for summary in self._waiting):
             self._reporter.working(self._name)
 
@@ -303,7 +304,7 @@ class Digest:
             self._reporter = None
 
     def _forget(self) -> None:
-        """Count nothing in a forked child: what was counted is the parent's to send, and so is the task that sends."""
+        """Count nothing in a forked child: the parent sends its counts."""
         self._background.forget()
         self._life = None
         self._times_entered = 0

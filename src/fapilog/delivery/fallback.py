@@ -1,5 +1,5 @@
 """
-Send each alert to the first of several dispatchers that takes it.
+Send an alert to the first of several dispatchers that takes it.
 
     from fapilog.delivery.fallback import Fallback
 
@@ -29,27 +29,28 @@ _log: Final = Log("fapilog.delivery")
 
 class Fallback:
     """
-    Hands each alert to its dispatchers in order, until one takes it.
+    Sends an alert to its dispatchers in order, until one takes it.
 
     The next gets its turn when one raises an `Exception`, or takes longer than *timeout* seconds and is cancelled.
-    Returning means that one of them has the alert; when that is not the first, a warning is logged which says who has
-    it, and who failed and why. One that failed may have it as well: after an `AmbiguousDeliveryError` or a timeout, two
-    people may be told of the same. So one whose answer was lost, and which takes an alert once however often it comes
-    (`repeatable`), is asked a second time first. When the same `Fallback` is called again for an alert, it begins with
-    the first.
+    Returning means that one of them has the alert; when that is not the first, a warning names the dispatcher that has
+    it, and the failed ones with their reasons. A dispatcher that failed may have it as well: after an
+    `AmbiguousDeliveryError` or a timeout, two may have the alert. So a dispatcher whose answer was lost, and which
+    takes an alert once however often it comes (`repeatable`), is asked a second time first. When the same `Fallback` is
+    called again for an alert, it begins with the first.
 
-    In a trail, each attempt is announced on `alert_attempted`: its `target` is the name of the dispatcher's type, and
+    In a trail, every attempt is announced on `alert_attempted`: its `target` is the name of the dispatcher's type, and
     its `attempt` the place of the dispatcher in the order.
 
-    The order of the wrappers makes a difference: ``Fallback([Retrying(a), b])`` goes on to b when the tries at
-    a are over; ``Retrying(Fallback([a, b]))`` tries b before it tries a again. An `Outbox` belongs around it, or
-    in its last place: it takes every alert, so what comes after it gets none.
+    The order of the wrappers makes a difference: ``Fallback([Retrying(a), b])`` goes to b when the tries at a are over;
+    ``Retrying(Fallback([a, b]))`` tries b before it tries a again. An `Outbox` belongs around it, or in its last place:
+    it takes every alert, so a dispatcher after it gets none.
 
     If dispatchers are asynchronous context managers, all are entered and left with this.
 
     Args:
-        dispatchers: In the order in which to ask; at least one, and each once.
-        timeout: Seconds that each may take. In an `AuditTrail`, let *alert_timeout* be longer than all together.
+        dispatchers: The dispatchers, in the order in which to ask them; at least one, and none twice.
+        timeout: Seconds that a dispatcher may take. In an `AuditTrail`, let *alert_timeout* be longer than all
+            together.
 
     Raises:
         TypeError: One of them is no dispatcher, or *timeout* no number.
@@ -79,7 +80,7 @@ class Fallback:
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """
-        Hand the alert to one after the other until one takes it.
+        Send the alert to one dispatcher after the other until one takes it.
 
         Cancelled, it asks no other.
 
@@ -95,7 +96,7 @@ class Fallback:
         for number in range(len(self._dispatchers)):
             error = await self._ask(number, alert, called)
             if isinstance(error, AmbiguousDeliveryError) and error.repeatable:
-                # Otherwise two people may be told of the same, and here one more try does no harm.
+                # Otherwise two dispatchers may have the alert, and here one more try does no harm.
                 error = await self._ask(number, alert, called)
             if error is None:
                 if failures:
@@ -105,7 +106,7 @@ class Fallback:
         raise combined("fallback", "dispatchers", failures, len(self._dispatchers), kinds=self._kinds)
 
     async def _ask(self, number: int, alert: Alert, called: float) -> Exception | None:
-        """Hand *alert* to a dispatcher, report that, and return why it may not have it."""
+        """Send *alert* to a dispatcher, report the attempt, and return the error; None if it has the alert."""
         began = anyio.current_time()
         error = await deliver(self._dispatchers[number], alert, self._timeout)
         if self._reporter is not None:

@@ -1,5 +1,5 @@
 """
-Send each alert to several dispatchers.
+Send every alert to several dispatchers.
 
     from fapilog.delivery.fanout import FanOut
 
@@ -38,30 +38,31 @@ __all__ = ["FanOut"]
 
 class FanOut:
     """
-    Sends each alert to all of its dispatchers at the same time.
+    Sends every alert to all of its dispatchers at the same time.
 
-    One that fails, hangs or cancels its own task does not touch the others. Returning means that all of them have the
-    alert. If the call fails or is cancelled, those that had taken the alert by then are remembered, and when the same
-    `FanOut` is called again for it (the same event, severity and channel), it goes only to the others. The memory is
-    for the thousand newest alerts that only some have, and ends with the process.
+    A dispatcher that fails, hangs or cancels its own task does not affect another one. Returning means that all of them
+    have the alert. If the call fails or is cancelled, the dispatchers that have taken the alert are remembered, and
+    when the same `FanOut` is called again for it (the same event, severity and channel), the alert goes only to the
+    dispatchers that lack it. The memory is for the thousand newest alerts that only some have, and ends with the
+    process.
 
     The order of the wrappers makes a difference:
 
-    - ``FanOut([Retrying(a), Retrying(b)])`` tries each again by itself, with its own pauses;
+    - ``FanOut([Retrying(a), Retrying(b)])`` retries a and b by themselves, with their own pauses;
       ``Retrying(FanOut([a, b]))`` pauses for both.
-    - ``FanOut([Outbox(a), Outbox(b)])`` keeps an alert for each until it has it, also across a restart;
+    - ``FanOut([Outbox(a), Outbox(b)])`` keeps an alert for a and for b until they have it, also across a restart;
       ``Outbox(FanOut([a, b]))`` keeps it once, and after a restart a retry goes to both.
 
-    If some of the dispatchers keep what they take (`DurableDispatcher`), so does this: the trail is asked for what any
-    of them lacks. An alert that comes from the trail then goes to the dispatchers that lack it, and to those that keep
-    nothing, which may get it again.
+    If some of the dispatchers keep alerts (`DurableDispatcher`), so does this: the trail resends the alerts that any of
+    them lacks. An alert that comes from the trail then goes to the dispatchers that lack it, and to dispatchers that
+    keep nothing, which may get it again.
 
     If dispatchers are asynchronous context managers, they are entered and left with this.
 
     Args:
-        dispatchers: At least one, and each once.
-        timeout: Seconds that each may take before it is cancelled, so that one that hangs does not hold the outcome of
-            all; None sets no limit. In an `AuditTrail`, let *alert_timeout* be longer.
+        dispatchers: The dispatchers; at least one, and none twice.
+        timeout: Seconds that a dispatcher may take before it is cancelled, so that one that hangs does not hold the
+            outcome of all; None sets no limit. In an `AuditTrail`, let *alert_timeout* be longer.
 
     Raises:
         TypeError: One of them is no dispatcher, or *timeout* no number.
@@ -88,13 +89,13 @@ class FanOut:
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """
-        Send the alert to each dispatcher that lacks it.
+        Send the alert to every dispatcher that lacks it.
 
         Raises:
-            DeliveryError: Not all have it; the message says who has, who has not, and why. It is transient if any
-                dispatcher's error is, asking for the longest pause of all; else permanent if all are; else ambiguous.
-                Another exception than a `DeliveryError`, and an exceeded *timeout*, are named by their type and are
-                ambiguous. Of a single dispatcher, its own `DeliveryError`.
+            DeliveryError: Not all have it; the message names the dispatchers that have it, and the failed ones with the
+                reasons. It is transient if any dispatcher's error is, asking for the longest pause of all; else
+                permanent if all are; else ambiguous. Another exception than a `DeliveryError`, and an exceeded
+                *timeout*, are named by their type and are ambiguous. Of a single dispatcher, its own `DeliveryError`.
         """
         alert = Alert(event, severity, channel)
         failures: dict[int, Exception] = {}
@@ -120,7 +121,7 @@ class FanOut:
         return await resume_from(self._dispatchers, head, anew=anew)
 
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
-        """Return those of *alerts* that any of those that resume lacks, and remember who does not."""
+        """Return the *alerts* that a dispatcher that resumes lacks, and remember the dispatchers that have them."""
         lacked: dict[int, set[tuple[str, str, str | None]]] = {}
         for number, dispatcher in enumerate(self._dispatchers):
             if isinstance(dispatcher, DurableDispatcher) and dispatcher.resumes:

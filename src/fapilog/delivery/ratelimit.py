@@ -27,16 +27,16 @@ __all__ = ["RateLimit"]
 
 class RateLimit:
     """
-    Hands on *burst* alerts at once and *rate* a second after that, in the order in which they came.
+    Sends *burst* alerts at once and *rate* a second after that, in the order in which they came.
 
     In any t seconds, *inner* is called ``burst + rate * t`` times at most. An alert waits for its turn. If that would
     take longer than *max_wait*, `send_alert` raises `TransientDeliveryError` at once, with the seconds until then as
     its `retry_after`: nothing is dropped, and nothing waits here that something around it could keep. A waiter that is
     cancelled gives its turn to the next.
 
-    The order of the wrappers makes a difference: ``Retrying(RateLimit(a))`` counts each try, and waits until
-    there is a turn; ``RateLimit(Retrying(a))`` counts alerts, however often each is tried. An `Outbox` around it keeps
-    what has no turn yet. One `RateLimit` may be in several places, to share its turns: the limits of most targets are
+    The order of the wrappers makes a difference: ``Retrying(RateLimit(a))`` counts every try, and waits until there is
+    a turn; ``RateLimit(Retrying(a))`` counts alerts, however often they are tried. An `Outbox` around it keeps alerts
+    that have no turn yet. One `RateLimit` may be in several places, to share its turns: the limits of most targets are
     for all that comes from you.
 
     If *inner* is an asynchronous context manager, it is entered and left with this.
@@ -58,10 +58,10 @@ class RateLimit:
         self._interval = 1 / require("rate", rate, above=0, finite=True)
         self._burst = require("burst", burst, at_least=1, whole=True)
         self._max_wait = require("max_wait", max_wait, at_least=0)
-        # When all of the burst will be there again, on the event loop's clock: a bucket of tokens, told by one number.
+        # When all of the burst will be there again, on the event loop's clock: a bucket of tokens, kept as one number.
         self._full_at = -math.inf
         self._waiting: deque[anyio.Event] = deque()
-        # In a forked child nobody would ever give up the turns that the parent's alerts wait for.
+        # In a forked child no task would ever give up the turns that the parent's alerts wait for.
         call_in_child(self, lambda limit: limit._waiting.clear())  # noqa: SLF001
 
     async def __aenter__(self) -> Self:
@@ -78,7 +78,7 @@ class RateLimit:
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """
-        Hand the alert to *inner* when it is its turn.
+        Send the alert to *inner* when it is its turn.
 
         Raises:
             TransientDeliveryError: Its turn would come after *max_wait*.
@@ -103,9 +103,9 @@ class RateLimit:
                 self._waiting[0].set()
 
     def _next_turn(self, ahead: int) -> float:
-        """Return when it is the turn of one that has *ahead* others before it."""
+        """Return when it is the turn of an alert that has *ahead* alerts before it."""
         now = anyio.current_time()
-        # Never more than what the burst takes to come back, whatever clock it was written down by: that of an earlier
-        # event loop, say.
+        # Never more than the burst takes to come back, even if it was noted by another clock: that of an earlier event
+        # loop, say.
         self._full_at = min(self._full_at, now + self._burst * self._interval)
         return max(now, max(now, self._full_at) + (ahead + 1 - self._burst) * self._interval)

@@ -19,8 +19,12 @@ from typing import Final, Self
 
 import anyio
 import msgspec
-import stamina
-import stamina.instrumentation
+
+from .._extras import needs
+
+with needs("retry"):
+    import stamina
+    import stamina.instrumentation
 
 from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, reporter, require_dispatcher
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
@@ -32,13 +36,13 @@ from ._inner import Managers, kinds
 
 __all__ = ["Attempt", "Retrying"]
 
-# stamina loads what it tells of retries, such as prometheus_client, when it is first asked for: here, where no event
+# stamina loads its hooks, such as that for prometheus_client, when it is first asked for them: here, where no event
 # loop waits for it, and not at the first retry.
 stamina.instrumentation.get_on_retry_hooks()
 
 _log: Final = Log("fapilog.delivery")
 
-# Seconds. What asks for more, such as a clock that is wrong, would stop all alerts for as long.
+# Seconds. A target that asks for more, perhaps since its clock is wrong, would stop all alerts for as long.
 _LONGEST_PAUSE: Final = 3600.0
 
 
@@ -48,8 +52,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         event: The event that it is about.
-        severity: As the dispatcher was told.
-        channel: As the dispatcher was told.
+        severity: The severity that the dispatcher got.
+        channel: The channel that the dispatcher got.
         number: Counted from 1.
         took: Seconds that the call of the dispatcher took.
         error: Why it failed; None if the dispatcher took the alert. Its text may hold secrets unless it is a
@@ -70,28 +74,28 @@ class Retrying:
     """
     Sends an alert again after a `TransientDeliveryError`, and after a lost answer if that does no harm.
 
-    An `AmbiguousDeliveryError` means that people may have seen the alert. It is tried again if it is `repeatable`: the
-    target drops what it has by its key, as PagerDuty, Opsgenie, Alertmanager and most webhooks do. Elsewhere that is
-    your choice, by *retry_ambiguous*: of a security alert, twice is better than never. When the tries or the time are
-    over, the last error is raised.
+    An `AmbiguousDeliveryError` means that the alert may have been seen. It is tried again if it is `repeatable`: the
+    target drops an alert whose key it knows, as PagerDuty, Opsgenie, Alertmanager and most webhooks do. Elsewhere that
+    is your choice, by *retry_ambiguous*: of a security alert, twice is better than never. When the tries or the time
+    are over, the last error is raised.
 
     The wait before try n + 1 is ``min(wait_max, wait_initial * 2 ** (n - 1))``, plus up to *wait_jitter* at random. If
-    the error asks for more, that counts instead, plus up to *wait_jitter*, and no alert goes to *inner* before,
-    whatever it is about: give each target a `Retrying` of its own. A wait that would end after *timeout* is not begun.
+    the error asks for more, that counts instead, plus up to *wait_jitter*, and no other alert goes to *inner* before:
+    give every target a `Retrying` of its own. A wait that would end after *timeout* is not begun.
 
-    In an `AuditTrail`, let *alert_timeout* be longer than *timeout*; each try is announced on `alert_attempted`, with
+    In an `AuditTrail`, let *alert_timeout* be longer than *timeout*; every try is announced on `alert_attempted`, with
     the name of *inner*'s type as its `target`. If *inner* is an asynchronous context manager, it is entered and left
     with this.
 
     Args:
-        inner: Makes one try each time it is called.
+        inner: Makes one try per call.
         attempts: Tries for one alert, the first included.
         timeout: Seconds for one alert, all tries and waits together; a try under way is then cancelled.
         wait_initial: Seconds before the second try.
         wait_max: The most seconds between two tries, unless the error says more.
         wait_jitter: The most seconds that are added at random.
-        retry_ambiguous: Whether to try again after a lost answer although people may then see the alert twice.
-        on_attempt: Called after each try; its exceptions are logged by their type.
+        retry_ambiguous: Whether to try again after a lost answer although the alert may then be seen twice.
+        on_attempt: Called after every try; its exceptions are logged by their type.
 
     Raises:
         TypeError: *inner* is no dispatcher, or another option is not of its type.
@@ -118,7 +122,7 @@ class Retrying:
         self._wait_max = require("wait_max", wait_max, at_least=0, finite=True)
         self._wait_jitter = require("wait_jitter", wait_jitter, at_least=0, finite=True)
         self._retry_ambiguous = require_bool("retry_ambiguous", retry_ambiguous)
-        require_callable("on_attempt", on_attempt, expected="a function of one Attempt")
+        require_callable("on_attempt", on_attempt, expected="a function of one Attempt", or_none=True)
         self._on_attempt = on_attempt
         self._reporter: Reporter | None = None
         # On the event loop's clock.
@@ -139,7 +143,7 @@ class Retrying:
         return f"<Retrying {self._inner!r}>"
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Hand the alert to *inner*, again and again if need be."""
+        """Send the alert to *inner*, again and again if need be."""
         called = anyio.current_time()
         end = called + self._timeout
         number = 0
@@ -202,7 +206,7 @@ class Retrying:
         if isinstance(error, TransientDeliveryError):
             pause = error.pause(_LONGEST_PAUSE)
             if pause is not None:
-                # However little is asked for: "Retry-After: 0" says nothing of how soon is too soon.
+                # Never shorter than without: "Retry-After: 0" doesn't say how soon is too soon.
                 wait = max(wait, pause)
                 self._paused_until = max(self._paused_until, anyio.current_time() + wait)
         elif not isinstance(error, AmbiguousDeliveryError) or not (error.repeatable or self._retry_ambiguous):

@@ -1,5 +1,5 @@
 """
-Send each alert to one of several dispatchers.
+Send an alert to one of several dispatchers.
 
     from fapilog.delivery.route import Route, when
 
@@ -26,8 +26,8 @@ from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, require_d
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, member
-from ..record.options import require_mapping, require_text, several
-from ..tasks.strangers import Log
+from ..record.options import require_callable, require_mapping, require_text, several
+from ..tasks.strangers import Log, answer
 from ._inner import Managers, kept_in, missing_from, oldest_pending, resume_from, resumed_to, resuming
 
 __all__ = ["Condition", "Route", "when"]
@@ -35,7 +35,7 @@ __all__ = ["Condition", "Route", "when"]
 _log: Final = Log("fapilog.delivery")
 
 Condition: TypeAlias = Callable[[AuditEvent, str, str | None], bool]
-"""What decides on a route: called with the event, the severity and the channel, it returns whether they take it."""
+"""The condition of a route: called with the event, the severity and the channel, it returns whether they meet it."""
 
 
 def when(
@@ -100,42 +100,42 @@ class _When:
 
 class Route:
     """
-    Sends each alert to the dispatcher of the first condition that it meets.
+    Sends an alert to the dispatcher of the first condition that it meets.
 
     The conditions are asked in the order in which they are written. Alerts that meet none go to *default*: there is no
     alert that goes nowhere, unless you say so with a `NoopAlertDispatcher`. A condition that raises is logged by the
-    type of what it raised, and counts as not met. Returning means that the dispatcher of the route has the alert, and
-    what it raises is raised.
+    type of its exception, and counts as not met. Returning means that the dispatcher of the route has the alert, and
+    its exceptions are raised.
 
     A dispatcher may be in several routes. To send to several at once, give a route a `FanOut`; to send to the next when
-    one fails, a `Fallback`. Around a `Route`, a `Digest` counts alerts of all routes; inside, those of one.
-    An `Outbox` around it keeps alerts for all, and the route is chosen at each try; ``Route({...: Outbox(a)},
-    default=Outbox(b))`` gives each its own order and pauses.
+    one fails, a `Fallback`. Around a `Route`, a `Digest` counts alerts of all routes; inside, the alerts of one. An
+    `Outbox` around it keeps alerts for all, and the route is chosen at every try;
+    ``Route({...: Outbox(a)}, default=Outbox(b))`` gives a and b their own order and pauses.
 
-    If dispatchers keep what they take (`DurableDispatcher`), so does this: each is asked for the alerts of its own
+    If dispatchers keep alerts (`DurableDispatcher`), so does this: a dispatcher is asked for the alerts of its own
     routes.
 
     If dispatchers are asynchronous context managers, they are entered and left with this.
 
     Args:
-        routes: Dispatchers by what sends alerts to them: `when`, or any function of the event, the severity and the
-            channel. It is called in the event loop, for each alert that no condition before it takes: it must not
-            block, nor be asynchronous.
+        routes: Dispatchers by their conditions: `when`, or any function of the event, the severity and the channel. It
+            is called in the event loop, for every alert that meets no condition before it: it must not block, nor be
+            asynchronous.
         default: Gets the rest.
 
     Raises:
-        TypeError: *routes* is no mapping, a condition can't be called, or one of the dispatchers is none.
+        TypeError: *routes* is no mapping, a condition can't be called or is asynchronous, or one of the dispatchers is
+            none.
     """
 
     def __init__(self, routes: Mapping[Condition, AlertDispatcher], *, default: AlertDispatcher) -> None:
         require_mapping("routes", routes, expected='a mapping such as {when(severity="critical"): pagerduty}')
         for condition in routes:
-            if not callable(condition):
-                raise TypeError(f'routes: expected conditions such as when(severity="critical"); got {condition!r}')
+            require_callable("routes", condition, expected='conditions such as when(severity="critical")')
         self._routes = {condition: require_dispatcher("routes", each) for condition, each in routes.items()}
         # A None for "nowhere" is refused here, and not at the first alert.
         self._default = require_dispatcher("default", default)
-        # Each once.
+        # Without duplicates.
         self._dispatchers = list({id(each): each for each in (*routes.values(), default)}.values())
         self._managers = Managers(self._dispatchers)
 
@@ -153,7 +153,7 @@ class Route:
         return f"<Route {', '.join([*routes, f'default: {self._default!r}'])}>"
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        """Hand the alert to the dispatcher of its route."""
+        """Send the alert to the dispatcher of its route."""
         await self._way(event, severity, channel).send_alert(event, severity=severity, channel=channel)
 
     @property
@@ -166,7 +166,7 @@ class Route:
         return await resume_from(self._dispatchers, head, anew=anew)
 
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
-        """Return those of *alerts* that the dispatcher of their route resumes and lacks."""
+        """Return the *alerts* that the dispatcher of their route lacks, if it resumes."""
         lacked: set[tuple[str, str, str | None]] = set()
         ways = [self._way(*alert) for alert in alerts]
         for dispatcher in self._dispatchers:
@@ -197,7 +197,7 @@ class Route:
     def _way(self, event: AuditEvent, severity: str, channel: str | None) -> AlertDispatcher:
         for number, (condition, dispatcher) in enumerate(self._routes.items(), 1):
             try:
-                if condition(event, severity, channel):
+                if answer(condition, event, severity, channel):
                     return dispatcher
             except (KeyboardInterrupt, SystemExit):
                 raise

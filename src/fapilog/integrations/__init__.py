@@ -1,8 +1,8 @@
 """
-Where applications and the trail meet: one module for each kind of application.
+Integrations with frameworks and libraries: one module per kind of application.
 
 `asgi` is a middleware for Starlette, FastAPI, Litestar and every other ASGI application; `django` is an app for Django;
-`flask` is an extension for Flask. `sqlalchemy` records what becomes of the objects of mapped classes.
+`flask` is an extension for Flask. `sqlalchemy` records the changes of objects of mapped classes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Events that wait for the trail, so that the code that logs them does not.
 
 A call of a logger may come from an event loop, a signal handler, a destructor, or the middle of another call. So
-`Backlog.add` never waits for a disk: it appends to a queue whose `put` is reentrant, and a thread stores what is there.
+`Backlog.add` never waits for a disk: it appends to a queue whose `put` is reentrant, and a thread stores the events.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class Waiting(NamedTuple):
     An event that is still to be stored.
 
     Attributes:
-        event_type: Of `AuditTrail.log_event`, unless *given* has one.
+        event_type: The type for `AuditTrail.log_event`, unless *given* has one.
         message: The event in words, unless *given* has some.
         fields: Other keywords of `AuditTrail.log_event`, which it can't refuse.
-        given: What the application gave for these keywords, whatever that is.
+        given: The application's values for these keywords, of any kind.
     """
 
-    event_type: AuditEventType | str
+    event_type: AuditEventType
     message: str
     fields: dict[str, Any]
     given: dict[str, Any]
@@ -59,7 +59,7 @@ class _Store:
 
     @property
     def is_here(self) -> bool:
-        # The event's alert is sent in the same context, and maybe meanwhile; a dispatcher is to be heard.
+        # The event's alert is sent in the same context, and maybe meanwhile; events of a dispatcher are recorded.
         return self.is_running and calls_here() is self._calls
 
 
@@ -81,18 +81,18 @@ class Backlog:
     """
     Events in the order in which they were added, and a thread that stores them one by one.
 
-    The thread is started when it is needed. Each event is stored in the context variables of the code that added it.
-    When the interpreter exits, the backlog is flushed before any trail is stopped. A forked child begins with an empty
-    one: the events that wait in the parent are the parent's to store.
+    The thread is started when it is needed. An event is stored in the context variables of the code that added it. When
+    the interpreter exits, the backlog is flushed before any trail is stopped. A forked child begins with an empty one:
+    the events that wait in the parent are the parent's to store.
 
     Args:
-        trail: Where the events go; it may be started, stopped, or neither.
+        trail: Stores the events; it may be started, stopped, or neither.
         size: Events that may wait; further ones are dropped.
         flush_timeout: Seconds that `flush` waits.
 
     Attributes:
-        dropped: How many events were not stored, since too many waited or the trail could not store them. Each series
-            of them is an event of its own, when there is room again.
+        dropped: How many events were not stored, since too many waited or the trail could not store them. A series of
+            dropped events is an event of its own, when there is room again.
     """
 
     def __init__(self, trail: AuditTrail, *, size: int, flush_timeout: float) -> None:
@@ -109,7 +109,7 @@ class Backlog:
 
     def add(self, event: Waiting) -> None:
         """
-        Have *event* stored, in the context variables of this code. Never waits for the trail, and never raises.
+        Store *event* soon, in the context variables of this code. Never waits for the trail, and never raises.
 
         Functions in the `audit_context` are called now: the request that they ask may be over when the event is stored.
         """
@@ -164,7 +164,7 @@ class Backlog:
             self.dropped += 1
 
     def _wake(self) -> bool:
-        """Have a thread at work; return whether there is one."""
+        """Start the thread if it does not run; return whether it runs."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return True
@@ -187,7 +187,7 @@ class Backlog:
                 self._take(item)
                 continue
             with self._lock:
-                # Whatever is added from here on finds no thread, and starts one.
+                # An event that is added from here on finds no thread, and starts one.
                 if self._queue.empty():
                     self._thread = None
                     return
@@ -220,7 +220,7 @@ class Backlog:
         try:
             self._store_now(event)
         except BaseException as error:
-            # Nobody waits for this call: an exit, or an interrupt, that a storage raises here has nowhere to go.
+            # No caller waits for this call: an exit, or an interrupt, that a storage raises here has nowhere to go.
             if not self._is_failing:
                 _log.error("a log record was not recorded: %s", type(error).__qualname__)
             self._is_failing = True
@@ -242,6 +242,6 @@ class Backlog:
         try:
             log_event(first.pop("event_type"), first.pop("message"), **first)
         except (TypeError, ValueError) as error:
-            # An unknown type or level, for example: what was given is kept beside the event.
+            # An unknown type or level, for example: the given values are kept in the metadata.
             refused = {"refused": event.given, "refused_because": text(error)}
             log_event(event.event_type, event.message, **event.fields, metadata=refused)

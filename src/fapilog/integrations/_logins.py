@@ -1,4 +1,4 @@
-"""Who signs in and out of a Flask application, and whose credentials change: receivers of other extensions' signals."""
+"""Sign-ins, sign-outs and changed credentials of a Flask application: receivers of other extensions' signals."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _Change = tuple[AuditEventType, str, str]
 
 _log: Final = Log("fapilog")
 
-# Of Flask-Security: what changed, the operation, and the words. The signals carry tokens, forms and addresses besides,
-# which are not recorded. https://flask-security.readthedocs.io/en/stable/api.html#signals
+# The signals of Flask-Security: the event type, the operation, and the message. The signals carry tokens, forms and
+# addresses besides, which are not recorded. https://flask-security.readthedocs.io/en/stable/api.html#signals
 _CHANGES: Final[dict[str, _Change]] = {
     "user_registered": (AuditEventType.ACCOUNT_CHANGED, "register", "User registered"),
     "user_confirmed": (AuditEventType.ACCOUNT_CHANGED, "confirm", "User confirmed the email address"),
@@ -39,9 +39,9 @@ _CHANGES: Final[dict[str, _Change]] = {
 
 class Logins:
     """
-    Records what Flask-Login and Flask-Security signal for an application, as far as they are installed.
+    Records the signals of Flask-Login and Flask-Security for an application, as far as they are installed.
 
-    The signals hold their receivers weakly: those of an application live as long as this object.
+    The signals hold their receivers weakly: the receivers of an application live as long as this object.
 
     Args:
         app: The application.
@@ -121,7 +121,7 @@ class Logins:
                 operation=operation,
                 outcome=AuditOutcome.SUCCESS,
                 target=Target(type="user", id=whose),
-                # An administrator may change another user's; nobody is signed in who resets a password.
+                # An administrator may change another user's; and no user is signed in while a password is reset.
                 user_id=current_audit_context().get("user_id") or whose,
                 metadata={"method": method or methods} if method or methods else None,
             )
@@ -139,9 +139,9 @@ def current_user_id() -> Any:
 
 def _id_of(user: Any) -> Any:
     """
-    Return the *id* of a user; for one without, what Flask-Login asks for it.
+    Return the *id* of a user; for a user without one, the id that Flask-Login uses.
 
-    That can be an alternative token, which ends sessions when it changes, as that of Flask-Security is.
+    The latter can be an alternative token, which ends sessions when it changes, as that of Flask-Security is.
     https://flask-login.readthedocs.io/en/latest/#alternative-tokens
     """
     try:

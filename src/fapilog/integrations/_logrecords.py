@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..record.freezing import Walk, plain
 from ..record.intake import FIELDS
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.values import given_tags, given_text
-from ._backlog import Waiting
+from ._backlog import Backlog, Waiting, is_storing
 
-__all__ = ["AUDIT", "event_of", "is_audited", "level_number"]
+if TYPE_CHECKING:
+    from ..core.audit import AuditTrail
+
+__all__ = ["AUDIT", "Recording", "event_of", "level_number"]
 
 AUDIT: Final = "audit"
 """The name under which a call gives the fields of its event."""
@@ -24,13 +28,15 @@ _TEXTS: Final = frozenset(
         *("client_ip", "user_agent", "data_classification", "event_id"),
     }
 )
-# Whatever else a call gives belongs into the metadata.
+# All other values of a call belong into the metadata.
 _KNOWN: Final = FIELDS | {"event_type", "message"}
+# From which number on a call has which level, and which type its event has.
 _LEVELS: Final = (
-    (logging.CRITICAL, AuditLogLevel.CRITICAL),
-    (logging.ERROR, AuditLogLevel.ERROR),
-    (logging.WARNING, AuditLogLevel.WARNING),
-    (logging.INFO, AuditLogLevel.INFO),
+    (logging.CRITICAL, AuditLogLevel.CRITICAL, AuditEventType.ERROR_OCCURRED),
+    (logging.ERROR, AuditLogLevel.ERROR, AuditEventType.ERROR_OCCURRED),
+    (logging.WARNING, AuditLogLevel.WARNING, AuditEventType("log.warning")),
+    (logging.INFO, AuditLogLevel.INFO, AuditEventType("log.info")),
+    (-math.inf, AuditLogLevel.DEBUG, AuditEventType("log.debug")),
 )
 
 
@@ -52,9 +58,51 @@ def level_number(level: int | str) -> int:
     return number
 
 
-def is_audited(level: int, given: object, *, threshold: int) -> bool:
-    """Return whether a call at *level* that gives *given* for its event becomes one."""
-    return level >= threshold if given is None else given is not False
+class Recording:
+    """
+    Makes events of log calls: what the handler and the processor have in common.
+
+    Args:
+        trail: Where the events go.
+        level: The least level of a call that gives nothing for its event: a number, or a name.
+        buffer: Calls that may wait to be stored.
+        flush_timeout: Seconds that `flush` and `close` wait.
+    """
+
+    def __init__(
+        self,
+        trail: AuditTrail,
+        level: int | str = logging.WARNING,
+        *,
+        buffer: int = 10_000,
+        flush_timeout: float = 5.0,
+    ) -> None:
+        self._threshold = level_number(level)
+        self._backlog = Backlog(trail, size=buffer, flush_timeout=flush_timeout)
+        super().__init__()
+
+    @property
+    def dropped(self) -> int:
+        """
+        How many calls were not stored, since too many waited or the trail could not store them.
+
+        Each series of dropped calls is itself an event, of type COMPONENT_FAILURE, as soon as there is room again.
+        """
+        return self._backlog.dropped
+
+    def flush(self) -> None:
+        """Wait until the calls so far are stored, for *flush_timeout* seconds at most."""
+        self._backlog.flush()
+
+    def close(self) -> None:
+        """Flush, and end the thread. A call that comes later is stored too."""
+        self._backlog.close()
+
+    def _is_audited(self, logger: str | None, level: int, given: object) -> bool:
+        """Return whether a call at *level* that gives *given* for its event becomes one; none of our own does."""
+        if (logger or "").partition(".")[0] == "fapilog" or is_storing():
+            return False
+        return level >= self._threshold if given is None else given is not False
 
 
 def event_of(
@@ -70,10 +118,10 @@ def event_of(
     """
     Return the event of a call.
 
-    Texts, tags and metadata are read now: what the application changes afterwards does not change the event.
+    Texts, tags and metadata are read now: later changes by the application do not change the event.
 
     Args:
-        message: What was logged.
+        message: The message that was logged.
         given: The fields of the event, in a mapping; or any other value, which becomes one in the metadata.
         level: The number of the level.
         error: The exception that was logged.
@@ -81,7 +129,9 @@ def event_of(
         component: The name of the logger.
         operation: The function that logged.
     """
-    log_level = next((mine for number, mine in _LEVELS if level >= number), AuditLogLevel.DEBUG)
+    log_level, event_type = next((mine, kind) for number, mine, kind in _LEVELS if level >= number)
+    if error is not None:
+        event_type = AuditEventType.ERROR_OCCURRED
     fields = {
         "log_level": log_level,
         "component": component,
@@ -89,15 +139,7 @@ def event_of(
         "error": error,
         "occurred": occurred,
     }
-    return Waiting(
-        _event_type(log_level, error), message, fields, {} if given is None or given is True else _read(given)
-    )
-
-
-def _event_type(level: AuditLogLevel, error: BaseException | None) -> AuditEventType | str:
-    if error is not None or level in (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL):
-        return AuditEventType.ERROR_OCCURRED
-    return f"log.{level.value}"
+    return Waiting(event_type, message, fields, {} if given is None or given is True else _read(given))
 
 
 def _read(given: object) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One event a request: whether it is stored, and what it says."""
+"""The event of a request: whether it is stored, and its fields."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.options import require_callable
-from ..tasks.strangers import Log, tamed
+from ..tasks.strangers import Log, answer, tamed
 
 __all__ = ["Choice", "check", "is_chosen", "of_request"]
 
@@ -26,7 +26,7 @@ def check(log_requests: object, trail: object) -> None:
     Check the options of a middleware.
 
     Raises:
-        TypeError: *log_requests* is neither True, False nor a function; or *trail* is no trail.
+        TypeError: *log_requests* is neither True, False nor a function, or an asynchronous one; or *trail* is no trail.
         ValueError: *log_requests* is given without a *trail*.
     """
     if not isinstance(log_requests, bool):
@@ -42,7 +42,7 @@ def is_chosen(log_requests: Choice, method: str, path: str, status: int) -> bool
     if isinstance(log_requests, bool):
         return log_requests
     try:
-        return bool(log_requests(method, path, status))
+        return bool(answer(log_requests, method, path, status))
     except BaseException as error:
         _log.error("log_requests raised %s: the request is recorded", type(tamed(error)).__qualname__)
         return True

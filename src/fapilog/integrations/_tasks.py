@@ -1,4 +1,4 @@
-"""What the task queues have in common: who enqueued a task, in which context it runs, and what became of it."""
+"""Code for all task queues: the user who enqueued a task, the context that it runs in, and its failure."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ __all__ = [
 ]
 
 HEADER: Final = "fapilog"
-"""Under this name a message carries what `carried` returns."""
+"""The name under which a message carries the result of `carried`."""
 
 _log: Final = Log("fapilog")
-# Only these: a message lies in the broker, where others may read it.
+# Only these: a message lies in the broker, where other services may read it.
 _CARRIED: Final = ("user_id", "request_id")
 
 
 def carried() -> dict[str, str]:
-    """Return what a message carries of the context in which it is enqueued: the user and the request."""
+    """Return the part of the current context that a message carries: the user and the request."""
     values = current_audit_context()
     return {name: text(values[name]) for name in _CARRIED if name in values}
 
@@ -48,12 +48,12 @@ def task_context(name: str, task_id: str, given: object) -> AbstractContextManag
     Return the context of a task.
 
     Args:
-        name: Of the task; the component of its events.
+        name: The name of the task; the component of its events.
         task_id: The request id of its events.
-        given: What its message carries; anything, since others may write to the broker.
+        given: The value that its message carries; anything, since other services may write to the broker.
     """
     values: dict[str, Any] = {"component": name, "request_id": task_id}
-    # What is not known is left out: None would take away the user of the code that calls a task in place.
+    # Unknown values are left out: None would take away the user of the code that calls a task in place.
     if isinstance(given, Mapping) and (user := given.get("user_id")) is not None:
         values["user_id"] = text(user)
         values["actor"] = Actor(id=name, type="service", on_behalf_of=text(user))
@@ -63,7 +63,7 @@ def task_context(name: str, task_id: str, given: object) -> AbstractContextManag
 
 
 def logged(call: Callable[[], object]) -> None:
-    """Make *call*, which records something about a task; say in the log, and not to the queue, that it can't."""
+    """Make *call*, which records something about a task; an exception is logged, and not raised into the queue."""
     try:
         call()
     except Exception as error:
@@ -96,8 +96,12 @@ def refuse_green_threads() -> None:
     Raises:
         RuntimeError: gevent or eventlet has replaced the standard library's threads.
     """
+    # gevent names modules of the standard library, the first of which `patch_thread(threading=False)` replaces alone:
+    # https://www.gevent.org/api/gevent.monkey.html. eventlet names the parts that `monkey_patch` takes:
+    # https://eventlet.readthedocs.io/en/latest/patching.html.
     monkey, patcher = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if (monkey and monkey.is_module_patched("threading")) or (patcher and patcher.is_monkey_patched("thread")):
+    by_gevent = monkey is not None and any(map(monkey.is_module_patched, ("_thread", "threading")))
+    if by_gevent or (patcher is not None and patcher.is_monkey_patched("thread")):
         raise RuntimeError(GREEN_THREADS)
 
 

@@ -1,4 +1,4 @@
-"""A WSGI application each of whose requests is handled in a context of its own: `WithRequests`."""
+"""A WSGI application that handles every request in a context of its own: `WithRequests`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log: Final = Log("fapilog")
 
 
 def note_error(environ: dict[str, Any], error: BaseException) -> None:
-    """Have the event of a request name the exception that the application answers with an error page."""
+    """Note the exception that the application answers with an error page, for the event of the request."""
     environ[_ERROR] = error
 
 
@@ -34,15 +34,15 @@ class WithRequests:
     """
     A WSGI application around another one, whose events know their request.
 
-    Each request, with the body of its response, is handled in a copy of the context variables. Nothing that the
+    A request, with the body of its response, is handled in a copy of the context variables. Nothing that the
     application sets there outlives the request, however that ends; and a response that is streamed has the context too,
     though the application has returned by then.
 
     Args:
         app: The application.
         trail: Stores the events of *log_requests*.
-        values: Further values of the context of each request: texts, or functions without arguments.
-        proxies: How many proxies of our own each request comes through.
+        values: Further values of the context of a request: texts, or functions without arguments.
+        proxies: How many proxies of our own a request comes through.
         proxy_header: The header in which they keep the addresses, in lower case.
         id_header: The header with the request id.
         log_requests: Which requests have an event.
@@ -127,7 +127,7 @@ class WithRequests:
 
 
 class _Body:
-    """The body of a response, each part of which is made in the context of its request."""
+    """The body of a response, whose parts are made in the context of its request."""
 
     def __init__(self, body: Iterable[bytes], context: Context) -> None:
         self._body = body
@@ -152,7 +152,7 @@ def _key(header: str) -> str:
 
 
 def _path(environ: WSGIEnvironment) -> str:
-    # Bytes, each as a character: https://peps.python.org/pep-3333/#unicode-issues.
+    # Bytes, as one character per byte: https://peps.python.org/pep-3333/#unicode-issues.
     path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
     return path.encode("latin-1", "replace").decode("utf-8", "replace")
 

@@ -1,5 +1,5 @@
 """
-Record what arq's workers and jobs do, and for whom.
+Record the workers and jobs of arq, and the users that jobs run for.
 
     from fapilog.integrations.arq import AuditMiddleware, carried
 
@@ -52,10 +52,10 @@ def carried() -> dict[str, Any]:
 
 class AuditMiddleware:
     """
-    Gives each job's events their context, and records failures.
+    Gives the events of jobs their context, and records failures.
 
     Args:
-        trail: Where the events go.
+        trail: Stores the events.
 
     Raises:
         RuntimeError: gevent or eventlet has replaced the threads of this process.
@@ -75,7 +75,7 @@ class AuditMiddleware:
 
         A job that raises, or that is cancelled by its limit in time or by the end of the worker, is an event
         (ERROR_OCCURRED) with the exception and the number of the try, but not with the arguments; ``Retry`` is none.
-        The exception, and the cancellation, are raised again. What can't be recorded is said in the log.
+        The exception, and the cancellation, are raised again. An event that can't be stored is logged.
         """
         name = coroutine.__qualname__
 

@@ -21,9 +21,9 @@ from ._requests import check, is_chosen, of_request
 __all__ = ["AuditMiddleware", "Scope", "with_lifespan"]
 
 Scope = Mapping[str, Any]
-"""What an ASGI server says of a connection: https://asgi.readthedocs.io/en/latest/specs/www.html."""
+"""The description of a connection by an ASGI server: https://asgi.readthedocs.io/en/latest/specs/www.html."""
 
-# Wide enough for the types of Starlette, which are mappings, and for those of Litestar, which are typed dicts.
+# Wide enough for Starlette's types, which are mappings, and for Litestar's, which are typed dicts.
 _Receive = Callable[[], Awaitable[Any]]
 _Send = Callable[[Any], Awaitable[None]]
 _App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -45,7 +45,7 @@ class AuditMiddleware:
 
     The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
     new one. The response carries it. Views find it in ``scope["fapilog.request_id"]``. A client can choose it freely:
-    it finds what belongs together, and proves nothing.
+    it groups events, and proves nothing.
 
     All other kinds of connections, such as the lifespan, pass unchanged.
 
@@ -55,13 +55,13 @@ class AuditMiddleware:
         user: Called with the scope when an event is logged; returns the user's id, or None. By then the application has
             authenticated the user: ``lambda scope: scope["user"].display_name``. It must not wait.
         session: Likewise for the id of the session. Never return a cookie by which a session can be taken over.
-        trusted_proxies: How many proxies of your own each request comes through. Each of them must append the address
-            that it was asked from to *proxy_header*. The entries are counted from the right, so that a client can't
-            forge its address. With 0, the client is the peer that the server names.
+        trusted_proxies: How many proxies of your own a request comes through. All must append the address that they
+            were asked from to *proxy_header*. The entries are counted from the right, so that a client can't forge its
+            address. With 0, the client is the peer that the server names.
         proxy_header: The header with these addresses: "x-forwarded-for", "forwarded" (RFC 7239), or another list of
-            addresses. Only this one is read, since a client can send the others.
+            addresses. Only this header is read, since a client can send any other.
         request_id_header: The header with the request id, in requests and responses.
-        log_requests: True stores an event for each request; a function is called with the method, the path and the
+        log_requests: True stores an event for every request; a function is called with the method, the path and the
             status, and returns whether to store one: ``lambda method, path, status: method != "GET" or status >= 400``.
             The event is stored before the response begins. If it can't be stored, this is logged (logger "fapilog") and
             the response is sent all the same. A WebSocket has the method "WEBSOCKET", and the status 101 if it is
@@ -72,7 +72,8 @@ class AuditMiddleware:
             and the path without the query as *target*. Headers and bodies are not recorded.
 
     Raises:
-        TypeError: *user*, *session* or *log_requests* can't be called, *trail* is no trail, or a header is no text.
+        TypeError: *user*, *session* or *log_requests* can't be called or is asynchronous, *trail* is no trail, or a
+            header is no text.
         ValueError: *trusted_proxies* is negative, a header has no name of one, or *log_requests* is given without a
             *trail*.
     """
@@ -89,8 +90,8 @@ class AuditMiddleware:
         request_id_header: str = "x-request-id",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
-        require_callable("user", user, expected="a function of the scope")
-        require_callable("session", session, expected="a function of the scope")
+        require_callable("user", user, expected="a function of the scope", or_none=True)
+        require_callable("session", session, expected="a function of the scope", or_none=True)
         check(log_requests, trail)
         self._app = app
         self._trail = trail
@@ -108,14 +109,14 @@ class AuditMiddleware:
             return
         # One that a middleware around this one has given stays: the response can have but one.
         this = scope.get(_REQUEST_ID) or request_id(_header(scope, self._id_header))
-        # Not in a copy: middleware around this one may look for what the application puts into the scope.
+        # Not in a copy: middleware around this one may look for values that the application puts into the scope.
         cast("MutableMapping[str, Any]", scope)[_REQUEST_ID] = this
         values: dict[str, object] = {
             "request_id": this,
             "client_ip": lambda: self._client(scope),
             "user_agent": lambda: _header(scope, b"user-agent"),
         }
-        # A function of its own for each, so that an unreadable value is not said to be a partial.
+        # One function per value, so that an unreadable value is not named a partial.
         if (user := self._user) is not None:
             values["user_id"] = lambda: user(scope)
         if (session := self._session) is not None:

@@ -1,5 +1,5 @@
 """
-Record what Celery's workers and tasks do, and for whom.
+Record the workers and tasks of Celery, and the users that tasks run for.
 
     from fapilog.integrations.celery import instrument
 
@@ -39,7 +39,7 @@ _GREEN: Final = ("gevent", "eventlet")
 
 def instrument(trail: AuditTrail) -> Callable[[], None]:
     """
-    Have Celery's workers, and the code that calls tasks, record into *trail*. Call it once, where the app is made.
+    Record Celery's workers, and the code that calls tasks, in *trail*. Call it once, where the app is made.
 
     - Events of a task have the task's name as their component, its id as their request id, and as their user the user
       of the `audit_context` in which the task was called; the actor is the task, on behalf of that user. The message
@@ -51,9 +51,9 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
     - A child of the prefork pool sends the alerts that wait, and flushes `AuditHandler`, when it ends.
 
     Use ``trail.sync`` in tasks. Any pool of processes or of threads works; gevent and eventlet end the worker at its
-    start, with a message that says why. A header can be forged by everybody who may write to the broker.
+    start, with a message that says why. Every service that may write to the broker can forge a header.
 
-    What can't be recorded is said in the log, and never fails a task.
+    An event that can't be stored is logged, and never fails a task.
 
     Returns:
         A function that undoes it.
@@ -132,7 +132,7 @@ def _enqueued(*, headers: dict[str, Any] | None = None, **_: object) -> None:
 
 
 def _check_pool(*, sender: Any, **_: object) -> None:
-    # The name, or the class, of the pool. Celery logs an exception of a receiver and goes on, but not an exit.
+    # The name, or the class, of the pool. Celery logs an exception of a receiver and continues, but an exit ends it.
     pool = sender.pool_cls
     if any(name in (pool if isinstance(pool, str) else pool.__module__) for name in _GREEN):
         raise SystemExit(GREEN_THREADS)

@@ -1,5 +1,5 @@
 """
-Record what dramatiq's workers and actors do, and for whom.
+Record the workers and actors of dramatiq, and the users that actors run for.
 
     import dramatiq
 
@@ -28,11 +28,11 @@ __all__ = ["AuditMiddleware"]
 
 class _Open(threading.local):
     """
-    What is known of the messages that are processed in this thread.
+    The contexts of the messages that are processed in this thread.
 
     Attributes:
-        contexts: Those that are entered, by the ids of the messages.
-        carried: What the message carries that was processed last.
+        contexts: The entered contexts, by the ids of the messages.
+        carried: The user and the request of the message that was processed last.
     """
 
     def __init__(self) -> None:
@@ -42,23 +42,23 @@ class _Open(threading.local):
 
 class AuditMiddleware(Middleware):
     """
-    A middleware that gives each actor's events their context, and records failures.
+    A middleware that gives the events of actors their context, and records failures.
 
     - Events of an actor have the actor's name as their component, the message's id as their request id, and as their
       user the user of the `audit_context` in which the message was sent; the acting party is the actor, on behalf of
       that user. The message's options carry the user and the request id, which the events have as ``enqueued_in`` in
       their metadata. An actor that is called by an actor, or follows it in a pipeline or as a
       callback, has the same user.
-    - Each attempt that fails is an event (ERROR_OCCURRED) with the exception and the number of the attempt, but not
-      with the arguments. `dramatiq.errors.Retry` is no failure.
+    - An attempt that fails is an event (ERROR_OCCURRED) with the exception and the number of the attempt, but not with
+      the arguments. `dramatiq.errors.Retry` is no failure.
     - The start and the stop of a worker are events (SYSTEM_STARTUP, SYSTEM_SHUTDOWN). When it stops, alerts that wait
       are sent, and `AuditHandler` is flushed.
 
-    Use ``trail.sync`` in actors. What can't be recorded is said in the log, and never fails a message. The options can
-    be forged by everybody who may write to the broker.
+    Use ``trail.sync`` in actors. An event that can't be stored is logged, and never fails a message. Every service that
+    may write to the broker can forge the options.
 
     Args:
-        trail: Where the events go.
+        trail: Stores the events.
 
     Raises:
         RuntimeError: gevent or eventlet has replaced the threads of this process.
@@ -70,9 +70,9 @@ class AuditMiddleware(Middleware):
         self._open = _Open()
 
     def before_enqueue(self, broker: Broker, message: Message[Any], delay: int) -> None:  # noqa: ARG002
-        """Put the user and the request into the message; a retry keeps those of the first attempt."""
-        # Middleware behind this one sends the next message of a pipeline, and those of callbacks, when this one has
-        # left the context.
+        """Put the user and the request into the message; a retry keeps the first attempt's."""
+        # Middleware behind this one sends the next message of a pipeline, and the messages of callbacks, when this one
+        # has left the context.
         if values := carried() or self._open.carried:
             message.options.setdefault(HEADER, values)
 
@@ -108,7 +108,7 @@ class AuditMiddleware(Middleware):
             context.__exit__(None, None, None)
 
     def _failed(self, message: MessageProxy, exception: BaseException) -> None:
-        # Others may write to the broker, and so the number may be none.
+        # Other services may write to the broker, so the number may be none.
         attempt = message.options.get("retries", 0) + 1
         metadata = {"attempt": attempt}
         self._trail.sync.log_error(exception, operation="task", outcome="failure", metadata=metadata)

@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Response, got_request_exception, request
+from .._extras import needs
+
+with needs("flask"):
+    from flask import Flask, Response, got_request_exception, request
 
 from ..context import bind_audit_context, current_audit_context
 from ..core.audit import AuditTrail
@@ -38,7 +41,7 @@ class Audit:
 
     The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
     new one. The response carries it. Views find it in ``request.environ["fapilog.request_id"]``. A client can choose it
-    freely: it finds what belongs together, and proves nothing.
+    freely: it groups events, and proves nothing.
 
     Args:
         app: The application. Without one, call `init_app`.
@@ -46,13 +49,13 @@ class Audit:
         user: Called when an event is logged in a request; returns the user's id, or None: ``lambda: g.user_id``. By
             default the *id* of Flask-Login's current user, if the application has a login manager.
         session: Likewise for the id of the session. Never return a cookie by which a session can be taken over.
-        trusted_proxies: How many proxies of your own each request comes through. Each of them must append the address
-            that it was asked from to *proxy_header*. The entries are counted from the right, so that a client can't
-            forge its address. With 0, the client is the peer that the server, or werkzeug's `ProxyFix`, names.
+        trusted_proxies: How many proxies of your own a request comes through. All must append the address that they
+            were asked from to *proxy_header*. The entries are counted from the right, so that a client can't forge its
+            address. With 0, the client is the peer that the server, or werkzeug's `ProxyFix`, names.
         proxy_header: The header with these addresses: "x-forwarded-for", "forwarded" (RFC 7239), or another list of
-            addresses. Only this one is read, since a client can send the others.
+            addresses. Only this header is read, since a client can send any other.
         request_id_header: The header with the request id, in requests and responses.
-        log_requests: True stores an event for each request; a function is called with the method, the path and the
+        log_requests: True stores an event for every request; a function is called with the method, the path and the
             status, and returns whether to store one: ``lambda method, path, status: status >= 400``. The event is
             stored before the response begins, as for `AuditMiddleware`; of an exception that is answered with status
             500 it has type, text and traceback.
@@ -61,7 +64,7 @@ class Audit:
         trail: The trail; in a view ``current_app.extensions["audit"].trail`` has it.
 
     Raises:
-        TypeError: *user*, *session* or *log_requests* can't be called, or *trail* is no trail.
+        TypeError: *user*, *session* or *log_requests* can't be called or is asynchronous, or *trail* is no trail.
         ValueError: *trusted_proxies* is negative.
         RuntimeError: The application has an `Audit` already.
     """
@@ -78,8 +81,8 @@ class Audit:
         request_id_header: str = "X-Request-ID",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
-        require_callable("user", user, expected="a function without arguments")
-        require_callable("session", session, expected="a function without arguments")
+        require_callable("user", user, expected="a function without arguments", or_none=True)
+        require_callable("session", session, expected="a function without arguments", or_none=True)
         if not isinstance(trail, AuditTrail):
             raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
         check(log_requests, trail)

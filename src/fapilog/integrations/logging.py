@@ -14,19 +14,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..record.values import given_text
-from ._backlog import Backlog, Waiting, is_storing
-from ._logrecords import AUDIT, event_of, is_audited, level_number
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
+from ._backlog import Waiting
+from ._logrecords import AUDIT, Recording, event_of, level_number
 
 __all__ = ["AuditHandler"]
 
 
-class AuditHandler(logging.Handler):
+class AuditHandler(Recording, logging.Handler):
     """
     Makes events of log records.
 
@@ -55,27 +52,6 @@ class AuditHandler(logging.Handler):
         ValueError: A number is out of range, or there is no such level.
     """
 
-    def __init__(
-        self,
-        trail: AuditTrail,
-        level: int | str = logging.WARNING,
-        *,
-        buffer: int = 10_000,
-        flush_timeout: float = 5.0,
-    ) -> None:
-        self._threshold = level_number(level)
-        self._backlog = Backlog(trail, size=buffer, flush_timeout=flush_timeout)
-        super().__init__()
-
-    @property
-    def dropped(self) -> int:
-        """
-        How many records were not stored, since too many waited or the trail could not store them.
-
-        Each series of dropped records is itself an event, of type COMPONENT_FAILURE, as soon as there is room again.
-        """
-        return self._backlog.dropped
-
     def setLevel(self, level: int | str) -> None:  # noqa: N802  as the standard library has it
         """
         Set the least level of a record without ``extra={"audit": ...}``, as the argument *level* does.
@@ -102,24 +78,18 @@ class AuditHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Have *record* stored soon, if it is to become an event. An error is `handleError`'s."""
         try:
-            if record.name.partition(".")[0] == "fapilog" or is_storing():
-                return
             given = _given(record)
-            if is_audited(record.levelno, given, threshold=self._threshold):
+            if self._is_audited(record.name, record.levelno, given):
                 self._backlog.add(_event(record, given))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:
             self.handleError(record)
 
-    def flush(self) -> None:
-        """Wait until the records so far are stored, for *flush_timeout* seconds at most."""
-        self._backlog.flush()
-
     def close(self) -> None:
         """Flush, end the thread, and have logging forget the handler. A record that comes later is stored too."""
-        self._backlog.close()
         super().close()
+        logging.Handler.close(self)
 
 
 def _given(record: logging.LogRecord) -> object:

@@ -1,5 +1,5 @@
 """
-Record what is logged with structlog.
+Record log calls of structlog.
 
     import structlog
 
@@ -14,27 +14,23 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from structlog.processors import NAME_TO_LEVEL
 from structlog.typing import EventDict, WrappedLogger
 
 from ..record.values import given_text
 from ..tasks.strangers import Log
-from ._backlog import Backlog, is_storing
-from ._logrecords import AUDIT, event_of, is_audited, level_number
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
+from ._logrecords import AUDIT, Recording, event_of
 
 __all__ = ["AuditProcessor"]
 
 _log: Final = Log("fapilog")
 
 
-class AuditProcessor:
+class AuditProcessor(Recording):
     """
-    A processor that makes events of log calls, and passes each event dict on unchanged.
+    A processor that records log calls as events, and passes every event dict on unchanged.
 
     A call becomes an event if it has at least *level*, or if it gives ``audit={...}``; ``audit=False`` leaves a call
     out. The fields of the event come from that mapping, as for `fapilog.integrations.logging.AuditHandler`. Otherwise
@@ -43,11 +39,11 @@ class AuditProcessor:
 
     Put it behind a filter such as `structlog.stdlib.filter_by_level`, and before
     `structlog.processors.format_exc_info`, which makes text of an exception. A call of a logger never waits for the
-    trail, and nothing is raised into it. What `AuditHandler` says about the thread that stores, about the exit and
-    about forks is true of a processor too.
+    trail, and nothing is raised into it. The docstring of `AuditHandler` about the thread that stores, the exit and
+    forks is true of a processor too.
 
     Args:
-        trail: Where the events go.
+        trail: Stores the events.
         level: The least level of a call without ``audit=...``: a number, or a name such as "ERROR".
         buffer: Calls that may wait to be stored; the events of further ones are dropped. See `dropped`.
         flush_timeout: Seconds that `flush` and `close` wait.
@@ -57,24 +53,8 @@ class AuditProcessor:
         ValueError: A number is out of range, or there is no such level.
     """
 
-    def __init__(
-        self,
-        trail: AuditTrail,
-        level: int | str = logging.WARNING,
-        *,
-        buffer: int = 10_000,
-        flush_timeout: float = 5.0,
-    ) -> None:
-        self._threshold = level_number(level)
-        self._backlog = Backlog(trail, size=buffer, flush_timeout=flush_timeout)
-
-    @property
-    def dropped(self) -> int:
-        """How many calls were not stored; see `fapilog.integrations.logging.AuditHandler.dropped`."""
-        return self._backlog.dropped
-
     def __call__(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> EventDict:
-        """Have the call stored soon, if it is to become an event, and return *event_dict*."""
+        """Store the call soon, if it is to become an event, and return *event_dict*."""
         try:
             self._record(logger, method_name, event_dict)
         except (KeyboardInterrupt, SystemExit):
@@ -84,22 +64,12 @@ class AuditProcessor:
             _log.error("a call of structlog was not recorded: %s", type(error).__qualname__)
         return event_dict
 
-    def flush(self) -> None:
-        """Wait until the calls so far are stored, for *flush_timeout* seconds at most."""
-        self._backlog.flush()
-
-    def close(self) -> None:
-        """Flush, and end the thread. A call that comes later is stored too."""
-        self._backlog.close()
-
     def _record(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> None:
         name = event_dict.get("logger") or getattr(logger, "name", None)
         component = None if name is None else given_text(name)
-        if is_storing() or (component or "").partition(".")[0] == "fapilog":
-            return
         level = _level(event_dict.get("level_number"), event_dict.get("level"), method_name)
         given = event_dict.get(AUDIT)
-        if is_audited(level, given, threshold=self._threshold):
+        if self._is_audited(component, level, given):
             event = event_of(
                 given_text(event_dict.get("event")),
                 given,

@@ -10,7 +10,7 @@ __all__ = ["ALL", "Backlog", "Gauge", "HasBacklog", "HasState", "Measured", "Sta
 
 
 class Backlog(Protocol):
-    """How much waits."""
+    """The alerts or records that wait."""
 
     @property
     def pending(self) -> int:
@@ -19,7 +19,7 @@ class Backlog(Protocol):
 
     @property
     def oldest(self) -> float | None:
-        """When the oldest of them came, in seconds since 1970; None if there is none."""
+        """When the oldest one came, in seconds since 1970; None if there is none."""
         ...
 
 
@@ -43,7 +43,7 @@ class HasState(Protocol):
     @property
     def state(self) -> State:
         """
-        How much is in it; asked for at any time, from any thread, it neither waits nor raises.
+        The contents of the outbox; reading it at any time, from any thread, neither waits nor raises.
 
         A new object after every count, even with the same numbers: so an observer knows that they are new.
         """
@@ -60,20 +60,20 @@ class HasBacklog(Protocol):
 
     @property
     def state(self) -> Backlog:
-        """How far the replica is behind; asked for, and renewed, as that of an outbox."""
+        """How far the replica is behind; read and renewed as the state of an outbox."""
         ...
 
 
 class Gauge(NamedTuple):
     """
-    Something to measure.
+    A number to measure.
 
     Attributes:
         of: "outbox" or "replication"; in the name of the metric, and the name of its label.
         name: The part after that in the name of the metric.
-        unit: As OpenTelemetry writes it.
+        unit: The unit in OpenTelemetry's form.
         description: One sentence, shown with the metric.
-        read: Reads it from a state.
+        read: Reads the number from a state.
     """
 
     of: str
@@ -126,10 +126,10 @@ class Measured(NamedTuple):
 
 def measured(outboxes: Iterable[HasState], replications: Iterable[HasBacklog]) -> list[Measured]:
     """
-    Return *outboxes* and *replications*; within each of the two, all names differ.
+    Return *outboxes* and *replications* with their gauges.
 
     Raises:
-        ValueError: Two of a kind have the same name.
+        ValueError: Two outboxes, or two replications, have the same name.
     """
     return [
         *(Measured(outbox, _OUTBOX) for outbox in _with_unique_names("outboxes", outboxes)),

@@ -17,8 +17,11 @@ from contextlib import ExitStack
 from itertools import chain
 from typing import Final
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric
-from prometheus_client.registry import Collector
+from .._extras import needs
+
+with needs("metrics"):
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, Metric
+    from prometheus_client.registry import Collector
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail

@@ -15,7 +15,10 @@ from itertools import chain
 from typing import Final
 from weakref import WeakKeyDictionary
 
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
+from .._extras import needs
+
+with needs("otel"):
+    from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
@@ -111,7 +114,7 @@ def connect(
 
 
 # The outboxes and replications that are watched, by provider. A provider keeps the first instrument of a name, with its
-# callback, for good: so the callback reads those that are watched at the time.
+# callback, for good: so the callback reads the objects that are watched at the time.
 _watched: Final[WeakKeyDictionary[MeterProvider, list[list[Measured]]]] = WeakKeyDictionary()
 _watched_globally: Final[list[list[Measured]]] = []
 

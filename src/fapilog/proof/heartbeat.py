@@ -31,7 +31,7 @@ from ..record.chain import ChainHead
 from ..record.errors import reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
-from ..record.options import require
+from ..record.options import require, require_callable
 from ..record.privacy import Uncopied, without_frames
 from ..tasks.background import Background, alone
 from ..tasks.life import Life, enter_all, leave_all
@@ -119,7 +119,9 @@ class Heartbeat(Uncopied):
         require("interval", interval, above=0, finite=True)
         if not _NAME.fullmatch(name):
             raise ValueError(f"name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -; got {name!r}")
-        if not callable(key):
+        if callable(key):
+            require_callable("key", key, expected="text or bytes, or what returns them")
+        else:
             _revealed(key)
         self._trail = trail
         self._dispatcher = require_dispatcher("dispatcher", dispatcher)

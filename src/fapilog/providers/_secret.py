@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable, Sequence
 
 from ..record.errors import BrokenRouteError, TransientDeliveryError
-from ..record.options import several
+from ..record.options import is_async, several
 from ..record.privacy import Uncopied
 
 __all__ = ["Secret", "SecretSource", "is_loopback", "printable", "sources"]
@@ -30,7 +30,7 @@ class Secret(Uncopied):
         check: Returns the expectation, such as "32 characters", if the text does not meet it; else None.
 
     Raises:
-        TypeError: *source* is neither text nor callable.
+        TypeError: *source* is neither text nor callable, or asynchronous.
         ValueError: *source* is text, and empty or not as *check* expects. The text is not in the message.
     """
 
@@ -42,7 +42,7 @@ class Secret(Uncopied):
             complaint = self._complaint(source.strip())
             if complaint is not None:
                 raise ValueError(complaint)
-        elif not callable(source):
+        elif is_async(source) or not callable(source):
             raise TypeError(f"{name}: expected text, or a function that returns it; got {_no_source(source)}")
 
     def __repr__(self) -> str:
@@ -99,7 +99,9 @@ def sources(name: str, given: SecretSource | Sequence[SecretSource]) -> Sequence
 
 def _no_source(source: object) -> str:
     # As `os.environ.get` returns it.
-    return "None: is the variable not set?" if source is None else f"a {type(source).__qualname__}"
+    if source is None:
+        return "None: is the variable not set?"
+    return "an asynchronous function" if is_async(source) else f"a {type(source).__qualname__}"
 
 
 def printable(value: str) -> str | None:

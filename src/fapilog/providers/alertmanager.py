@@ -14,8 +14,12 @@ from http import HTTPStatus
 from typing import Final, Self
 
 import anyio
-import httpx2
 import msgspec
+
+from .._extras import needs
+
+with needs("alertmanager"):
+    import httpx2
 
 from ..core.alerting import Alert
 from ..core.partial import PartialDelivery

@@ -17,7 +17,11 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 import anyio
-import apprise
+
+from .._extras import needs
+
+with needs("apprise"):
+    import apprise
 
 from ..core.alerting import Alert
 from ..core.partial import PartialDelivery

@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final, Self
 
-import httpx2
 import msgspec
+
+from .._extras import needs
+
+with needs("pagerduty"):
+    import httpx2
 
 from ..record.errors import BrokenRouteError, DeliveryError
 from ..record.events import AuditEvent

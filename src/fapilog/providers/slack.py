@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final, Self
 
-import httpx2
 import msgspec
+
+from .._extras import needs
+
+with needs("slack"):
+    import httpx2
 
 from ..record.errors import AmbiguousDeliveryError, BrokenRouteError, DeliveryError, PermanentDeliveryError
 from ..record.events import AuditEvent

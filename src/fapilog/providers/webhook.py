@@ -16,8 +16,12 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, Self
 
-import httpx2
 import msgspec
+
+from .._extras import needs
+
+with needs("webhook"):
+    import httpx2
 
 from ..record.events import AuditEvent
 from ..record.privacy import Uncopied, without_frames

@@ -45,8 +45,9 @@ __all__ = [
 ]
 
 # JSON lets these characters stand in a string as they are. A terminal obeys the C1 controls (U+0080 to U+009F) as it
-# obeys ESC, shows a line that has bidirectional controls in another order (https://trojansource.codes), and what reads
-# by `splitlines` ends a line at U+0085, U+2028 and U+2029. In UTF-8, where no character is a part of another one.
+# obeys ESC, shows a line that has bidirectional controls in another order (https://trojansource.codes), and a program
+# that reads by `splitlines` ends a line at U+0085, U+2028 and U+2029. In UTF-8, where no character is a part of another
+# one.
 _TRICKY: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 # A record's first bytes: of the formats that are known, and of any.
@@ -85,11 +86,11 @@ class Seal(NamedTuple):
 
 class ChainHead(NamedTuple):
     """
-    Up to where a chain goes, or went at some time.
+    The end of a chain, now or at some time.
 
     Attributes:
-        sequence_number: Of the newest event; 0 if there is none.
-        checksum: Of that event; None if there is none.
+        sequence_number: The number of the newest event; 0 if there is none.
+        checksum: The checksum of that event; None if there is none.
     """
 
     sequence_number: int
@@ -108,9 +109,9 @@ class ChainStatus(str, Enum):
     TORN_TAIL = "torn_tail"
     """The chain is intact; a crash left an incomplete record behind it, or did once, and it was set aside."""
     FRONT_PRUNED = "front_pruned"
-    """The chain is intact from its first record that is left on; those before were removed by retention, as it says."""
+    """The chain is intact from its first record on; retention removed the records before, and recorded that."""
     ALTERED = "altered"
-    """A record's bytes are not those that were stored."""
+    """A record's bytes differ from the stored ones."""
     GAP = "gap"
     """A record is missing, or is not in its place."""
     BROKEN_LINK = "broken_link"
@@ -130,7 +131,7 @@ class AuditChainVerificationResult(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         valid: Whether the chain is intact.
         events_checked: How many records were looked at, the invalid one included.
-        first_invalid_sequence: Which sequence number is the first that is not as it should be; None if all are.
+        first_invalid_sequence: The sequence number of the first damaged record; None if there is none.
         error_message: The damage, with its file and line; or the incomplete records that were set aside.
         status: The kind of damage.
         set_aside: Files with the incomplete records that crashes left.
@@ -205,7 +206,7 @@ def _printable(record: bytes) -> bytes:
 
 
 def _as_stored(event: AuditEvent) -> bytes:
-    """Return the record that *event* was read from: it has those characters as escapes, or as an older one had them."""
+    """Return the record that *event* was read from, with such characters escaped, or as they are in older records."""
     if event.line is not None:
         if decoded(event.line) == event:
             return event.line
@@ -225,7 +226,7 @@ def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[
     """Return the line to store for *body*, its newline included, and its seal."""
     line = body + _link(sequence_number, previous_hash)
     checksum = sha256(line + b"}").hexdigest()
-    # As `_checksum` and `Seal` have it, without their calls: each event comes by here.
+    # The same as `_checksum` and `Seal`, without their calls: every event comes by here.
     return line + f',"checksum":"{checksum}"}}\n'.encode(), _new(Seal, (sequence_number, previous_hash, checksum))
 
 
@@ -311,7 +312,7 @@ def verdict(damage: ChainError, message: str, after: ChainHead = EMPTY) -> Audit
 
 
 def is_intact(event: AuditEvent) -> bool:
-    """Return whether *event* was read from the bytes that its checksum is of, so that its number is to be believed."""
+    """Return whether *event* was read from the bytes that its checksum is of, so that its number can be trusted."""
     number = event.sequence_number
     return number is not None and verified([event], ChainHead(number - 1, event.previous_hash)).valid
 
@@ -376,8 +377,8 @@ def incomplete(fragment: bytes) -> bool:
         return False
     if _START.match(fragment) is None:
         return True
-    # Hashed once, however many of its bytes look like seals: a client who has records in its metadata could else make
-    # the repair after a crash take seconds, with the lock of the trail held.
+    # Hashed once, however many of its bytes look like seals: a client that puts records into its metadata could else
+    # make the repair after a crash take seconds, with the lock of the trail held.
     bytes_of, hashed, behind = memoryview(fragment), sha256(), 0
     for found in _SEAL_ANYWHERE.finditer(fragment):
         covered = found.end() - _CHECKSUM_SIZE

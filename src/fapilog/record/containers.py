@@ -2,7 +2,7 @@
 Reading the values of containers and objects of any kind, with all values of a name.
 
 No method is called that a subclass of a dict, a list, a tuple or a set has in the place of theirs, unless it keeps its
-values elsewhere. Whatever else is read may raise anything.
+values elsewhere. All other reading may raise anything.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ __all__ = [
 
 # More than fit into a record that can be stored.
 MAX_VALUES: Final = 500_000
-# As many as the exponent of a JSON number that others read as a double may say.
+# As many as fit into a double, as which other programs read the numbers of JSON.
 MAX_INT_BITS: Final = 1024
-# What msgspec makes text of.
+# Types that msgspec converts to text.
 SCALARS: Final = (date, time, timedelta, UUID, Decimal, bytes, bytearray, memoryview)
 
 Found: TypeAlias = tuple[Collection[Any], int]
-"""What was read of a container, a little more than `MAX_VALUES` at most, and how much there is; -1 if nobody knows."""
+"""The values read from a container, a little more than `MAX_VALUES` at most, and how many it has; -1 if unknown."""
 
-# One more than are kept: the last may be the number of those that were left out when it was kept before.
+# One more than are kept: in metadata that were cut before, the last value may be the count of the omitted ones.
 _MAX_READ: Final = MAX_VALUES + 1
 # To read a container that another thread changes.
 _ATTEMPTS: Final = 20
@@ -143,7 +143,7 @@ def mapping_of(value: Any, kind: type) -> Found | None:
         # sqlite3.Row, for example, whose iterator yields the values.
         found = _at_most((key, value[key]) for key in value.keys())  # noqa: SIM118
     elif hasattr(kind, "_mapping") and hasattr(kind, "_fields"):
-        # A row of SQLAlchemy, whose attributes are its columns, but for those with an underscore.
+        # A row of SQLAlchemy, whose attributes are its columns, except for names with an underscore.
         found = _at_most((key, each) for key, each in value._mapping.items())  # noqa: SLF001
     return found
 
@@ -164,7 +164,7 @@ def members_of(value: Any, kind: Any) -> Found | None:
     elif hasattr(kind, "__attrs_attrs__"):
         names = {field.name: field.name for field in kind.__attrs_attrs__}
     elif hasattr(kind, "__pydantic_validator__"):
-        # Those that are never part of what is dumped are often secrets.
+        # Fields that pydantic never dumps are often secrets.
         names = {name: name for name, field in kind.model_fields.items() if not field.exclude}
         extra = value.__pydantic_extra__
         return _at_most([*((name, _attribute(value, name)) for name in names), *(extra.items() if extra else ())])

@@ -1,4 +1,4 @@
-"""What stands in the place of a record that can't be read."""
+"""A record that can't be read, and its place: `DamagedRecord`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ class DamagedRecord(Discreet, frozen=True, kw_only=True):
     """
     A hole in a trail: one line, or several in a row, that can't be read as records.
 
-    Its `repr`, its text and all of its attributes say where the hole is and what is wrong, and nothing of what stands
-    there: it may be logged.
+    Its `repr`, its text and all of its attributes give the place and the damage, and no content: it may be logged.
 
     Attributes:
         file: The name of the file in the directory of the trail.
         offset: The byte of the file with which the hole begins, counted from 0.
         size: How many bytes it has, newlines included.
         lines: How many lines.
-        problem: What is wrong with the first of them.
+        problem: The damage of the first of them.
         head: Number and checksum of the newest record in it that has all the bytes that were stored, and that only this
             version does not understand; None if there is none.
     """

@@ -27,7 +27,7 @@ class ErrorDetails(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         type: Qualified name of its class.
         message: Its text.
-        traceback: As Python prints it, with causes; of a very long one only the end.
+        traceback: The text that Python prints, with causes; only its end if it is very long.
     """
 
     _shown = ("type",)
@@ -86,7 +86,7 @@ def _traceback(error: Any, last_line: str) -> str:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as failure:
-        # A SyntaxError that a template engine made of what is no text, for example.
+        # A SyntaxError that a template engine made with a value that is no text, for example.
         why = unreadable(error, failure)
     try:
         frames = "".join(traceback.format_tb(error.__traceback__))

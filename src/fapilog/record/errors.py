@@ -5,12 +5,12 @@ FapilogError
 ├── AuditStorageError            the event is not stored
 │   └── TrailMismatchError       records can't be copied: they do not continue the trail that is there
 ├── OutboxError                  the file of an outbox can't be used
-├── PanicError                   other code raised what is no exception
+├── PanicError                   other code raised a BaseException that is no Exception
 └── DeliveryError                the alert was not delivered
     ├── TransientDeliveryError   trying again may help
     ├── PermanentDeliveryError   trying again will not help
-    │   └── BrokenRouteError     no alert arrives by this route, whatever is in it
-    ├── AmbiguousDeliveryError   nobody knows: it may have arrived
+    │   └── BrokenRouteError     no alert can arrive by this route
+    ├── AmbiguousDeliveryError   unknown: it may have arrived
     ├── AlertTimeoutError        the dispatcher took longer than `alert_timeout`
     ├── AlertBufferFullError     more alerts were waiting than `alert_buffer`
     ├── AlertCancelledError      the dispatcher cancelled the task it was called in
@@ -60,8 +60,8 @@ class TrailMismatchError(AuditStorageError):
     """
     Raised when records can't be copied, for they are not the next ones of the trail that is there.
 
-    The source is damaged, or the target is another trail: one that somebody else writes to, or that was restored.
-    Trying again will not help until somebody has decided which of the two is right. Nothing was changed.
+    The source is damaged, or the target is another trail: another program writes to it, or it was restored. A retry
+    will not help until an operator has decided which of the two is right. Nothing was changed.
     """
 
 
@@ -71,10 +71,10 @@ class OutboxError(FapilogError):
 
 class PanicError(FapilogError):
     """
-    Takes the place of what a dispatcher, a receiver or a storage raised, and what is no `Exception`.
+    Takes the place of an exception of a dispatcher, a receiver or a storage that is no `Exception`.
 
-    For example a CancelledError, although nobody had cancelled the task, a GeneratorExit, or the panic of an extension
-    module; its `__cause__` is that.
+    For example a CancelledError, although the task was not cancelled, a GeneratorExit, or the panic of an extension
+    module; its `__cause__` is the original exception.
 
     Args:
         name: The qualified name of the class that was raised.
@@ -99,7 +99,7 @@ class TransientDeliveryError(DeliveryError):
 
     Args:
         message: The failure in words, without a secret.
-        retry_after: Seconds to wait first, if the other side told; None leaves it to the caller.
+        retry_after: Seconds to wait first, if the other side gave a time; None leaves it to the caller.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
@@ -108,9 +108,9 @@ class TransientDeliveryError(DeliveryError):
 
     def pause(self, at_most: float) -> float | None:
         """
-        Return the seconds to wait, no more than *at_most*; None if the other side told no time.
+        Return the seconds to wait, no more than *at_most*; None if the other side gave no time.
 
-        A dispatcher may have set `retry_after` to any number: a negative one, and NaN, tell no time.
+        A dispatcher may have set `retry_after` to any number: a negative one, and NaN, give no time.
         """
         told = self.retry_after
         # NaN is not at least 0.
@@ -123,10 +123,10 @@ class PermanentDeliveryError(DeliveryError):
 
 class BrokenRouteError(PermanentDeliveryError):
     """
-    Raised when the route to the other side is broken: no alert arrives, whatever is in it, until somebody mends it.
+    Raised when the route to the target is broken: no alert can arrive until an operator mends it.
 
-    A proxy or a firewall answers in the place of the other side, the address is gone, the credentials are refused. The
-    alert itself is as good as before. An `Outbox` keeps its alerts, and tries one of them now and then.
+    A proxy or a firewall answers in the target's place, the address is gone, or the credentials are refused. The alert
+    itself is as good as before. An `Outbox` keeps its alerts, and tries one of them now and then.
     """
 
 
@@ -137,7 +137,7 @@ class AmbiguousDeliveryError(DeliveryError):
     Args:
         message: The failure in words, without a secret.
         repeatable: Whether it may be sent again without harm, since the other side knows it by a key and takes it once.
-            Otherwise people may see it twice.
+            Otherwise it may be seen twice.
     """
 
     def __init__(self, message: str, *, repeatable: bool = False) -> None:

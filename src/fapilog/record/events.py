@@ -14,7 +14,7 @@ from msgspec.structs import force_setattr
 from .errordetails import ErrorDetails
 from .freezing import frozen_mapping
 from .kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
-from .parties import Actor, Target
+from .parties import Actor, Target, storable
 from .privacy import Discreet
 from .values import NO_METADATA, FrozenDict, name_of, tags, text
 
@@ -27,10 +27,10 @@ __all__ = [
 ]
 
 FORMAT_VERSION: Final = 2
-"""Of the records that this version writes."""
+"""The format version of the records that this version writes."""
 
 
-# The next ids. Each call of `os.urandom` gives up the interpreter lock, and a thread that takes it would commit the
+# The next ids. Every call of `os.urandom` gives up the interpreter lock, and a thread that takes it would commit the
 # first event of many that are being logged, alone. A list, whose `pop` any thread may call.
 _ids: Final[list[str]] = []
 _IDS_AT_ONCE: Final = 256
@@ -57,10 +57,10 @@ def _new_id() -> str:
 
 class _Record(Discreet, frozen=True, kw_only=True, tag_field="v", omit_defaults=True, forbid_unknown_fields=True):
     """
-    What is written as a record.
+    The members that are written as a record.
 
-    A member that has its default is left out. What no reader can do without is written always: its default is made by
-    a factory, which msgspec does not compare with.
+    A member that has its default is left out. A member that every reader needs is always written: its default is made
+    by a factory, which msgspec does not compare with.
     """
 
 
@@ -70,24 +70,24 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
 
     An event, its metadata included, can't be changed: every receiver of an alert sees the stored event. The metadata
     are JSON values. Any other value becomes one when the event is made: a mapping, and an object whose class says its
-    fields, an object; dates, UUIDs, decimals, bytes and enums what msgspec makes of them; NaN, infinities and
-    everything else its `repr`; an integer of more than 1024 bits hexadecimal text; a lone surrogate in any text its
-    escape; and a value that can't be read a text that says so. The trail cuts texts that are too long for its policy.
+    fields, an object; dates, UUIDs, decimals, bytes and enums as msgspec encodes them; NaN, infinities and everything
+    else its `repr`; an integer of more than 1024 bits hexadecimal text; a lone surrogate in any text its escape; and a
+    value that can't be read a text that says so. The trail cuts texts that are too long for its policy.
 
     Its `repr` shows id, type, level and sequence number alone: a crash reporter may print it.
 
     Attributes:
         event_id: UUID, as 36 characters of text, or as given. The same in every alert about the event.
-        timestamp: When it was recorded; aware, in UTC.
-        occurred: When it happened, if that is another time: of an import, say; aware, in UTC.
+        timestamp: When the event was recorded; aware, in UTC.
+        occurred: When it happened, if that is another time, as in an import; aware, in UTC.
         event_type: The kind of event.
         log_level: The severity.
-        outcome: How what was attempted ended; None if nobody said.
+        outcome: The outcome of the attempt; None if it was not given.
         message: The event in words.
         reason: Why it was done, or was denied: a ticket, the words of an emergency access.
         component: The part of the service.
         operation: The operation of that part.
-        actor: Who acted, if more than the user's id is known.
+        actor: The user, service or job that acted, if more than the user's id is known.
         user_id: The user: the actor's id.
         session_id: The user's session.
         request_id: The request.
@@ -95,8 +95,8 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
         span_id: The span in that trace: 16 hexadecimal digits.
         client_ip: The user's address.
         user_agent: The user's program.
-        target: What was acted on.
-        changes: What became of it: of each field the old value and the new one.
+        target: The object of the action.
+        changes: The changed fields of the target, with the old value and the new one.
         hostname: The machine that recorded it.
         process_id: The process that recorded it.
         error: The exception behind it, if there is one.
@@ -106,7 +106,7 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
         compliance_level: The level of the policy in force.
         regulatory_tags: Tags of your own, for example the number of a requirement.
         metadata: Everything else that was given.
-        truncated: The members that were cut, those of the metadata as ``metadata.NAME``.
+        truncated: The members that were cut; a member of the metadata as ``metadata.NAME``.
         not_announced: Why it was not announced, if it meets the policy and was not; written by the trail alone.
         sequence_number: Its place in the chain, counted from 1; None until it is stored.
         previous_hash: The checksum of the event before it; None for the first, and until it is stored.
@@ -163,7 +163,7 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
             TypeError: A time is no datetime.
             ValueError: An unknown type, level or outcome, or a time without a time zone.
         """
-        # Each event that is logged or read comes by here, and nearly every one has members and a time in UTC.
+        # Every event that is logged or read comes by here, and nearly all have enum members and a time in UTC.
         if not (
             type(self.event_type) is AuditEventType
             and type(self.log_level) is AuditLogLevel
@@ -195,6 +195,10 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
             self.checksum,
         ):
             _make_texts(self)
+        if self.actor is not None:
+            force_setattr(self, "actor", storable(self.actor))
+        if self.target is not None:
+            force_setattr(self, "target", storable(self.target))
         if type(self.metadata) is not FrozenDict:
             force_setattr(self, "metadata", frozen_mapping(self.metadata) or NO_METADATA)
         if type(self.changes) is not FrozenDict:
@@ -229,7 +233,7 @@ PERSONAL: Final = (
     "error",
     "metadata",
 )
-"""The members of an event that may say who somebody is, or what became of them."""
+"""The members of an event that may hold personal data."""
 
 
 _ENUMS: Final[dict[str, type[Enum]]] = {
@@ -259,7 +263,7 @@ def in_utc(name: str, given: object, *, is_bound: bool = False) -> datetime:
     Return the time *given* in UTC.
 
     Args:
-        name: With which the message of an error begins.
+        name: The text that the message of an error begins with.
         given: The time.
         is_bound: Whether it bounds a question: `datetime.min` in a zone before UTC, which is in the year 0 there, is
             then the first moment of the calendar, and `datetime.max` the last one.
@@ -270,7 +274,7 @@ def in_utc(name: str, given: object, *, is_bound: bool = False) -> datetime:
     """
     if type(given) is datetime and given.tzinfo is UTC:
         return given
-    # Not by `isinstance`: it believes what an object says of its class.
+    # Not by `isinstance`, which trusts an object's own `__class__`.
     if not issubclass(type(given), datetime):
         raise TypeError(f"{name}: expected a datetime with a time zone; got a {name_of(type(given))}")
     time: Any = given
@@ -312,7 +316,7 @@ _PLAIN: Final = {str, type(None)}
 
 
 def _is_plain(event_id: str, message: str, *others: str | None) -> bool:
-    """Return whether all are certain to be texts that UTF-8 can carry; the *others* may be None."""
+    """Return whether all are certainly texts that UTF-8 can carry; all but the first two may be None."""
     # A subclass of str, as a template engine has, is no text to msgspec.
     if type(event_id) is not str or type(message) is not str or not _PLAIN.issuperset(map(type, others)):
         return False

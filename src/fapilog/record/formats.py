@@ -1,8 +1,8 @@
 """
 An event as the bytes of a record, and back: of this format, of the earlier one, and as far as it goes of later ones.
 
-A trail is written by several versions of fapilog, a rolled back one among them. The seal of a record is the same in
-all formats: what was not known yet is verified, and chained, like any other.
+A trail is written by several versions of fapilog, a rolled back one among them. The seal of a record is the same in all
+formats: a record of an unknown format is verified, and chained, like any other.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def _decoded(record: bytes | str) -> AuditEvent:
     if event is None or (
         isinstance(event, AuditEvent) and (event.line is not None or event.format_version != FORMAT_VERSION)
     ):
-        # Also where somebody has written members that an event has and a record has not.
+        # Also where a program has written members that an event has and a record has not.
         return _as_far_as_known(record)
     if isinstance(event, AuditEvent):
-        # An event that is made gets an id and a time of its own, and another one each time; a record has them.
+        # A new event gets a new id and the current time; a record must have its own.
         if _BEGINNING.match(record) is None:
             _require(_decode_any(record))
         return event
@@ -134,7 +134,7 @@ def _require(members: Mapping[str, Any]) -> None:
         raise msgspec.ValidationError(f"a record has the members {', '.join(sorted(missing))}")
 
 
-# As the encoder of records writes it. Others may have spaced or sorted the members.
+# As the encoder of records writes it. Another program may have spaced or sorted the members.
 _BEGINNING: Final = re.compile(rb'\{"v":[0-9]+,"event_id":"(?:[^"\\]|\\.)*+","timestamp":"')
 
 _OURS: Final = frozenset({"format_version", "line"})

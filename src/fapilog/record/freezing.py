@@ -1,8 +1,8 @@
 """
 Any object as JSON values that can't be changed.
 
-A walk copies what it reads, contains what is raised there, and is bounded in depth and in values. It can't stop a
-`__repr__` or a property that never returns.
+A walk copies the values that it reads, contains their exceptions, and is bounded in depth and in values. It can't stop
+a `__repr__` or a property that never returns.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["MAX_DEPTH", "Walk", "frozen_mapping", "plain"]
 MAX_DEPTH: Final = 64
 _LONG: Final = 1 << 63
 _LEAVES: Final = (float, int, str, *SCALARS)
-# Of values that are looked at without counting each.
+# The most values of metadata that count as small, and are copied without a `Walk`.
 _MAX_PLAIN: Final = 64
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -68,7 +68,7 @@ class _NotPlainError(Exception):
 
 
 def _plain_dict(given: dict[Any, Any], room: list[int]) -> FrozenDict:
-    # A copy first: another thread may change what was given.
+    # A copy first: another thread may change the original.
     frozen = FrozenDict(given)
     # A container that holds itself has no end either.
     room[0] -= len(frozen) + 1
@@ -109,12 +109,12 @@ class Walk:
         storable: Makes any text and name storable: `text`, or `escaped`. None leaves them as they are.
         max_text: The most characters of a text; longer ones are cut.
         max_name: The most characters of a name in a mapping.
-        max_values: The most values; their count stands in the place of those that are left out.
+        max_values: The most values; a count stands in the place of the omitted ones.
         mark: Returns the length and hash of a text that is cut.
-        counts: Of an earlier walk, through whose result this one goes.
+        counts: The `counts` of an earlier walk, through whose result this one goes.
 
     Attributes:
-        values: How many values were met.
+        values: The number of values met.
         cut: The names of the root, as far as something was cut there.
         counts: How many values the containers had in which some were left out, by the id of the result.
     """
@@ -234,7 +234,7 @@ class Walk:
             return self._text(unreadable(value, error))
 
     def _other(self, value: Any, kind: type) -> Any:
-        # Not by `isinstance`: it believes what an object says of its class.
+        # Not by `isinstance`, which trusts an object's own `__class__`.
         if kind is not dict and kind is not list and issubclass(kind, _LEAVES):
             return self._leaf(value, kind)
         parents = self._parents

@@ -11,7 +11,7 @@ from .kinds import AuditEventType
 
 __all__ = ["incident_of", "is_recovery", "subject_of"]
 
-# A tuple, in which a member is found without its hash, which for an enum is slow: each event is looked at.
+# A tuple, in which a member is found without its hash, which for an enum is slow: every event is looked up here.
 _RECOVERIES: Final = (AuditEventType.ERROR_RECOVERED, AuditEventType.COMPONENT_RECOVERY)
 _HASHED: Final = re.compile("sha256:[0-9a-f]{64}")
 
@@ -20,8 +20,8 @@ def incident_of(event: AuditEvent) -> str | None:
     """
     Return the incident that *event*'s metadata name as ``incident``, hashed; None if they name none.
 
-    It is text or a whole number: a name that a part of a service gives it, or the id of its first event. The hash is
-    the same if it is taken of a hash, so that an event from which the rest was taken away is about the same incident.
+    It is text or a whole number: a name that a part of a service gives it, or the id of its first event. The hash of a
+    hash is the hash itself, so that an event cut to the hashed incident is about the same incident.
     """
     incident = event.metadata.get("incident")
     return _hashed(str(incident)) if type(incident) in {str, int} and incident != "" else None
@@ -37,7 +37,7 @@ def subject_of(event: AuditEvent) -> str:
 
 
 def is_recovery(event: AuditEvent) -> bool:
-    """Whether *event* ends the incident that it names; one that names none can't, and is an event like any other."""
+    """Whether *event* ends the incident that it names; an event that names none is like any other."""
     return event.event_type in _RECOVERIES and incident_of(event) is not None
 
 

@@ -1,7 +1,7 @@
 """
-From what a caller gives to an event that can be stored: nothing raises, and nothing is too long.
+From a caller's values to an event that can be stored: nothing raises, and nothing is too long.
 
-What is too long is cut. Its length and hash stand in its place, and the event says where: `truncated`.
+A text that is too long is cut. Its length and hash stand in its place, and `truncated` names the member.
 """
 
 from __future__ import annotations
@@ -52,24 +52,25 @@ _LONGEST_ID: Final = 128
 _ROOM: Final = 1024
 
 LevelName: TypeAlias = Literal["debug", "info", "warning", "error", "critical", "security"]
-"""What is taken for an `AuditLogLevel`."""
+"""The names that are accepted for an `AuditLogLevel`."""
 OutcomeName: TypeAlias = Literal["success", "failure", "denied", "unknown"]
-"""What is taken for an `AuditOutcome`."""
+"""The names that are accepted for an `AuditOutcome`."""
 
 
 class CommonFields(TypedDict, total=False):
     """
     The keywords that all recording methods take.
 
-    A further keyword is stored in the metadata, whatever it is. Type checkers refuse it, and the trail warns, once for
-    each place in the code, where it is near one of these: other values belong into *metadata*.
+    A further keyword is stored in the metadata, whatever it is. Type checkers refuse it, and the trail warns, once per
+    place in the code, if it is near one of these: other values belong into *metadata*.
 
     Attributes:
         log_level: The severity; info by default. A level of the standard library, `logging.WARNING`, is taken too.
-        outcome: How what was attempted ended: "success", "failure", "denied" or "unknown".
+        outcome: The outcome of the attempt: "success", "failure", "denied" or "unknown".
         reason: Why it was done, or was denied.
         component: The part of the service.
-        actor: Who acted, where more than the user's id is known: an `Actor`, or a mapping of its members.
+        actor: The user, service or job that acted, where more than the user's id is known: an `Actor`, or a mapping of
+            its members.
         user_id: The user; by default the id of the actor.
         session_id: The user's session.
         request_id: The request.
@@ -114,8 +115,8 @@ class EventFields(CommonFields, total=False):
 
     Attributes:
         operation: The operation in the part of the service.
-        target: What was acted on: a `Target`, "TYPE/ID", another text, or a mapping of its members.
-        changes: What became of it: of each field the old value and the new one, ``{"role": ("user", "admin")}``.
+        target: The object of the action: a `Target`, "TYPE/ID", another text, or a mapping of its members.
+        changes: The changed fields, with the old value and the new one: ``{"role": ("user", "admin")}``.
         error: The exception behind the event.
     """
 
@@ -143,7 +144,7 @@ _TEXTS: Final = (
     "hostname",
     "data_classification",
 )
-# Those that a caller may give.
+# The texts that a caller may give.
 _TEXT_FIELDS: Final = FIELDS.intersection(_TEXTS)
 
 
@@ -154,7 +155,7 @@ def _event_id(name: str, value: object) -> str:
     return given
 
 
-# Of the members that are neither texts nor made of several values: what makes a given value the stored one, or refuses.
+# The converters of members that are neither texts nor made of several values: they return the value to store, or raise.
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "log_level": lambda name, value: member(AuditLogLevel, value, name),
     "outcome": lambda name, value: member(AuditOutcome, value, name),
@@ -178,13 +179,14 @@ class Draft(AuditEvent, frozen=True, kw_only=True, tag=FORMAT_VERSION):
 
 def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int, int, int]) -> tuple[Draft, bytes]:
     """
-    Return the event that is stored for what a caller gave, and its record as `body` has it.
+    Return the event that is stored for a caller's values, and its record in the form of `body`.
 
     Args:
         given: The members that the trail knows, and the message.
-        fields: The keywords of the caller: `EventFields`, and others, which are metadata.
-        limits: The most characters of a member, a tag, or a name in the metadata, at least `LEAST_TEXT`; the most of a
-            message, or a text in the metadata, likewise; the most bytes of the record, at least `LEAST_RECORD`.
+        fields: The keywords of the caller: `EventFields`; all further ones are metadata.
+        limits: The most characters of a member, a tag, or a name in the metadata, at least `LEAST_TEXT`; the most
+            characters of a message, or a text in the metadata, likewise; the most bytes of the record, at least
+            `LEAST_RECORD`.
 
     Raises:
         TypeError: A flag is neither true nor false, or a time is no datetime.
@@ -206,7 +208,7 @@ def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int
 
 
 class _Taken:
-    """What a caller gave, with its texts as they were given, of which events are made with storable texts, and cut."""
+    """A caller's values, with the texts unchanged; events are made of them with storable texts, cut to the limits."""
 
     def __init__(self, given: dict[str, Any], fields: dict[str, Any], limits: tuple[int, int, int]) -> None:
         self._max_text, self._max_message, self._max_record = limits
@@ -219,7 +221,7 @@ class _Taken:
         self._counts: dict[int, int] = {}
         metadata: dict[str, Any] = {}
         for name, value in fields.items():
-            # First what nearly all of them are.
+            # The most common kind first.
             if name in _TEXT_FIELDS:
                 if value is not None:
                     given[name] = value if type(value) is str else given_text(value)
@@ -228,7 +230,7 @@ class _Taken:
             elif value is not None:
                 self._take(name, value, metadata)
         if self._parts and (actor := self._parts.get("actor")):
-            # One thing, also for those who ask for the user alone.
+            # The same id in both members, also for a search by the user alone.
             self._members.setdefault("user_id", actor.get("id"))
             if (user := self._members["user_id"]) is not None:
                 actor.setdefault("id", user)
@@ -289,7 +291,7 @@ class _Taken:
 
     def _fits(self, event: AuditEvent) -> bool:
         room = self._max_record - _ROOM
-        # What the trail escapes makes it longer, and takes time.
+        # Escapes make the record longer, and take time.
         return len(_encode(event)) <= room and len(body(event)) <= room
 
     def _cut(self, longest: int, values: int) -> Draft:
@@ -355,7 +357,7 @@ def _names(cuts: list[str]) -> tuple[str, ...]:
 
 
 def merged(given: dict[str, Any]) -> dict[str, Any]:
-    """Merge the keyword *metadata* into the others, without losing a value."""
+    """Merge the keyword *metadata* into the other keywords, without losing a value."""
     mapping = as_dict(given.get("metadata"))
     if mapping is None:
         return given
@@ -367,7 +369,7 @@ def merged(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def names_in(changes: object) -> list[str]:
-    """Return the names of the fields in *changes*, for people: the first of them, and a "…" for more."""
+    """Return the names of the fields in *changes*, for a message: the first of them, and a "…" for more."""
     names = list(as_dict(changes) or {})
     more = ["…"] if len(names) > _MAX_NAMES else []
     return [cut(escaped(name), _LONGEST_NAME) for name in names[:_MAX_NAMES]] + more
@@ -377,7 +379,7 @@ def keywords(given: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
     """
     Return the keywords for `log_event`: *fields* that are not None, or the values *given* in their place.
 
-    What that method takes as an argument is put into the metadata.
+    A keyword that clashes with a positional argument of that method is put into the metadata.
     """
     found = {**{name: value for name, value in fields.items() if value is not None}, **given}
     if "event_type" in found or "message" in found:

@@ -24,8 +24,8 @@ class AuditEventType(str, Enum):
     """
     The kind of event.
 
-    A kind of your own is a text with a dot: ``AuditEventType("billing.refund")``, or the text where a type is taken.
-    A kind that a later version of fapilog has, and this one does not know, is read as what it is.
+    A kind of your own is a text with a dot: ``AuditEventType("billing.refund")``, or the text where a type is taken. A
+    kind of a later version of fapilog, which this one does not know, is read as it is.
     """
 
     ERROR_OCCURRED = "error_occurred"
@@ -68,7 +68,7 @@ class AuditEventType(str, Enum):
 
 
 class AuditLogLevel(str, Enum):
-    """How severe it is. Its value is the severity that a dispatcher is given."""
+    """The severity of an event. Its value is the severity that a dispatcher gets."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -79,7 +79,7 @@ class AuditLogLevel(str, Enum):
 
 
 class AuditOutcome(str, Enum):
-    """How what was attempted ended: NIST SP 800-53 AU-3 f, PCI DSS 10.2.2."""
+    """The outcome of an attempt: NIST SP 800-53 AU-3 f, PCI DSS 10.2.2."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -88,7 +88,7 @@ class AuditOutcome(str, Enum):
 
 
 class ComplianceLevel(str, Enum):
-    """The regulation that the service is under: it is recorded with each event, and some change what a trail does."""
+    """The regulation that the service is under; recorded with every event. Some change the behaviour of a trail."""
 
     NONE = "none"
     """Changes nothing."""
@@ -102,8 +102,8 @@ class ComplianceLevel(str, Enum):
     """Events that contain personal data alert."""
     PCI_DSS = "pci_dss"
     """
-    The trail records its own start and stop (10.2.1.6), and each time that its events are read by `get_events`,
-    `events` or `count_by` (10.2.1.3).
+    The trail records its own start and stop (10.2.1.6), and every reading of its events by `get_events`, `events` or
+    `count_by` (10.2.1.3).
     """
     SOC2 = "soc2"
     """Changes nothing."""
@@ -115,7 +115,7 @@ E = TypeVar("E", bound=Enum)
 # Namespace and name: no text that the application makes of its data, and none that a mistyped name could be.
 _OWN_TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
 _LONGEST_TYPE: Final = 128
-# Of a value, in a message about it.
+# Characters of a value that a message about it shows.
 _LONGEST_SHOWN: Final = 200
 
 
@@ -141,7 +141,7 @@ def member(kind: type[E], value: object, name: str) -> E:
     if type(value) is kind:
         return value
     # Of a subclass of str, an enum of the application for example, the text that it is. Not by `isinstance`, which
-    # believes what an object says of its class.
+    # trusts an object's own `__class__`.
     given = given_text(value) if issubclass(type(value), str) else value
     try:
         return kind(given)

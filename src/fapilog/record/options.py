@@ -1,11 +1,13 @@
-"""The checks of what an option was given: one rule for each kind of value, and one sentence about what breaks it."""
+"""The checks of options: one rule per kind of value, and one sentence for a value that breaks it."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import os
 from collections.abc import Iterable, Mapping
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -14,6 +16,7 @@ from .values import name_of
 __all__ = [
     "did_you_mean",
     "flag",
+    "is_async",
     "nearest",
     "require",
     "require_bool",
@@ -25,7 +28,7 @@ __all__ = [
 ]
 
 _Number = TypeVar("_Number", bound=float)
-# Characters of a name that is compared with others.
+# Characters of a name that are compared.
 _LONGEST_NAME: Final = 100
 # Of the letters, as difflib counts them: with fewer, "crit" would bring "security" to mind.
 _LIKENESS: Final = 0.7
@@ -57,7 +60,7 @@ def require(
         TypeError: *value* is no number, or no whole one.
         ValueError: *value* is out of range, as NaN always is.
     """
-    # True counts as 1 to Python, and to nobody who reads a configuration.
+    # True counts as 1 in Python, but not to the reader of a configuration.
     if _is_bool(value) or (whole and not isinstance(value, int)):
         raise TypeError(f"{name}: expected a {'whole ' if whole else ''}number; got {_kind(value)}")
     try:
@@ -78,7 +81,7 @@ def require(
 
 def require_bool(name: str, value: object) -> bool:
     """
-    Return *value* if it is True or False; of any other the truth is a guess: "no" would count as true.
+    Return *value* if it is True or False; the truth of any other value is a guess: "no" would count as true.
 
     Raises:
         TypeError: It is neither; the message begins with *name*.
@@ -106,7 +109,7 @@ def require_path(name: str, value: object) -> Path:
 
     Raises:
         TypeError: It is neither text nor a path; the message begins with *name*.
-        ValueError: It is empty, or begins with the home directory of a user whom nobody knows.
+        ValueError: It is empty, or begins with the home directory of an unknown user.
     """
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(given, str):
@@ -130,15 +133,32 @@ def require_mapping(name: str, value: object, *, expected: str) -> None:
         raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
 
 
-def require_callable(name: str, value: object, *, expected: str) -> None:
+def require_callable(name: str, value: object, *, expected: str, or_none: bool = False) -> None:
     """
-    Check that *value* is None, or can be called.
+    Check that *value* can be called, and returns its answer, and not a coroutine: that would count as true.
+
+    Args:
+        name: The option, with which the message begins.
+        value: The value of the option.
+        expected: Words on the function that is expected.
+        or_none: Whether None will do.
 
     Raises:
-        TypeError: It can't; the message begins with *name*, and says that *expected* was.
+        TypeError: It can't be called, or is asynchronous.
     """
-    if value is not None and not callable(value):
+    if value is None and or_none:
+        return
+    if not callable(value):
         raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+    if is_async(value):
+        raise TypeError(f"{name}: expected {expected}; got an asynchronous one")
+
+
+def is_async(function: object) -> bool:
+    """Return whether *function*, or an object that is called like one, is asynchronous, as far as can be told."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return iscoroutinefunction(function) or (callable(function) and iscoroutinefunction(type(function).__call__))
 
 
 def several(name: str, value: Any, *, expected: str = "one text, or a list") -> tuple[Any, ...]:
@@ -156,7 +176,7 @@ def several(name: str, value: Any, *, expected: str = "one text, or a list") -> 
 
 
 def did_you_mean(given: str, possible: Iterable[str]) -> str:
-    """Return the end of a message about the name *given*, with the nearest of those that are *possible*; else ""."""
+    """Return the end of a message about the name *given*, with the nearest of the *possible* names; else ""."""
     found = nearest(given, possible)
     return "" if found is None else f"; did you mean {found}?"
 

@@ -1,17 +1,17 @@
-"""Who acted, and on what: `Actor` and `Target`."""
+"""The parties of an action: `Actor` and `Target`."""
 
 from __future__ import annotations
 
 import re
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
-from msgspec.structs import force_setattr
+from msgspec.structs import asdict, astuple, force_setattr
 
 from .containers import as_dict
 from .privacy import Discreet
 from .values import given_text, text
 
-__all__ = ["Actor", "Target", "actor_parts", "target_parts"]
+__all__ = ["Actor", "Target", "actor_parts", "storable", "target_parts"]
 
 # The type in "patient/42"; the path of a file and the address of a page have none.
 _TYPE_AND_ID: Final = re.compile(r"([A-Za-z][\w.-]*)/(?=.)", re.ASCII)
@@ -19,12 +19,12 @@ _TYPE_AND_ID: Final = re.compile(r"([A-Za-z][\w.-]*)/(?=.)", re.ASCII)
 
 class Actor(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """
-    Who acted. Whatever is given becomes text. Its `repr` shows the type alone.
+    The user, service or job that acted. Every value becomes text. Its `repr` shows the type alone.
 
     Attributes:
         id: The user, the service, or the job.
-        type: "user", "service" or "system"; None if nobody said.
-        on_behalf_of: The user for whom it acted: the one that a service serves, or an administrator impersonates.
+        type: "user", "service" or "system"; None if it was not given.
+        on_behalf_of: The user that a service serves, or that an administrator impersonates.
     """
 
     _shown = ("type",)
@@ -34,7 +34,7 @@ class Actor(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     on_behalf_of: str | None = None
 
     def __post_init__(self) -> None:
-        """Make the given values storable."""
+        """Make the given values texts."""
         _make_texts(self)
 
     @classmethod
@@ -45,12 +45,12 @@ class Actor(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
 
 class Target(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """
-    What was acted on. Whatever is given becomes text. Its `repr` shows the type alone, its `str` type and id.
+    The object of an action. Every value becomes text. Its `repr` shows the type alone, its `str` type and id.
 
     Attributes:
         type: The kind of thing: "patient", "invoice", "role".
-        id: Which one.
-        name: How people call it.
+        id: Its id among things of that kind.
+        name: Its name for a reader.
     """
 
     _shown = ("type",)
@@ -60,7 +60,7 @@ class Target(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
     name: str | None = None
 
     def __post_init__(self) -> None:
-        """Make the given values storable."""
+        """Make the given values texts."""
         _make_texts(self)
 
     def __str__(self) -> str:
@@ -74,9 +74,20 @@ class Target(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
 
 
 def _make_texts(party: Actor | Target) -> None:
+    # A lone surrogate stays until it is recorded or asked for, as which it is told from the characters of its escape.
     for name in party.__struct_fields__:
         if (value := getattr(party, name)) is not None:
-            force_setattr(party, name, text(value))
+            force_setattr(party, name, given_text(value))
+
+
+Party = TypeVar("Party", Actor, Target)
+
+
+def storable(party: Party) -> Party:
+    """Return *party* with texts that UTF-8 can carry."""
+    if "".join(filter(None, astuple(party))).isascii():
+        return party
+    return type(party)(**{name: text(value) for name, value in asdict(party).items() if value is not None})
 
 
 def actor_parts(given: object) -> tuple[dict[str, str], bool]:

@@ -1,7 +1,7 @@
 """
-Keep secrets and people out of what others print.
+Keep secrets and personal data out of crash reports, logs and debuggers.
 
-Crash reporters print the local variables of each frame of a traceback, by `repr`, and send them away.
+Crash reporters print the local variables of every frame of a traceback, by `repr`, and send them away.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Discreet(msgspec.Struct, frozen=True):
     """
     A struct whose `repr` shows the fields named in `_shown` alone: nothing personal, and no secret.
 
-    Crash reporters, debuggers and log handlers print by `repr` whatever is in a local variable; rich asks msgspec's
-    structs for all their fields, unless they say which. It is no tuple: Sentry prints a tuple's items one by one.
+    Crash reporters, debuggers and log handlers print local variables by `repr`; rich asks msgspec's structs for all
+    their fields, unless they name some. It is no tuple: Sentry prints a tuple's items one by one.
     """
 
     _shown: ClassVar[tuple[str, ...]] = ()
@@ -39,7 +39,7 @@ class Discreet(msgspec.Struct, frozen=True):
         return f"<{' '.join([type(self).__qualname__, *map(str, shown)])}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Show rich what `repr` shows."""
+        """Show rich the same fields as `repr`."""
         return [(name, getattr(self, name)) for name in self._shown]
 
 
@@ -54,13 +54,13 @@ class Uncopied:
 
 def without_frames(function: F) -> F:
     """
-    Have *function* raise its exceptions, and those behind them, with the frames of its caller alone.
+    Make *function* raise its exceptions, and their causes, with the frames of its caller alone.
 
-    It is for functions, asynchronous or not, that deal with secrets or records as plain text. Their frames, and those
-    of the libraries that they call, can't be told from others by a crash reporter. Our errors say in their text what
-    there is to know; any other exception gets a note with the file and the line that it came from. A cancellation loses
-    its frames too, since a `TimeoutError` may be raised from it. An exception that the caller was handling already
-    stays as it is.
+    It is for functions, asynchronous or not, that deal with secrets or records as plain text. A crash reporter can't
+    distinguish their frames, and the frames of the libraries that they call, from harmless ones. Our errors have all
+    details in their text; any other exception gets a note with the file and the line that it came from. A cancellation
+    loses its frames too, since a `TimeoutError` may be raised from it. An exception that the caller was handling
+    already stays as it is.
     """
 
     @functools.wraps(function)
@@ -100,7 +100,7 @@ def leave_frames_out(error: BaseException, handled: BaseException | None) -> Non
 
 
 def _behind(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
-    """Yield *error* and the exceptions behind it, but for *handled* and those behind that."""
+    """Yield *error* and the exceptions that led to it, except for *handled* and its own causes."""
     waiting: list[BaseException | None] = [error]
     seen = {id(None), id(handled)}
     while waiting:

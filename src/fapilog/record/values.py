@@ -28,7 +28,7 @@ __all__ = [
     "unreadable",
 ]
 
-# More than anyone reads, of the name of a class.
+# Characters of the name of a class; more are never needed.
 _MAX_NAME: Final = 100
 # More tags than any event has; an endless iterator must end.
 _MAX_TAGS: Final = 1000
@@ -70,8 +70,8 @@ def text(value: object) -> str:
     """
     Return *value* as text that UTF-8 can carry, whatever its `str` does.
 
-    A lone surrogate becomes its escape, as which it can be read but not told from the same six characters; see
-    `escaped`, which the trail uses for what it records.
+    A lone surrogate becomes its escape, which can't be distinguished from the same six characters in a text; see
+    `escaped`, which the trail uses for recorded values.
     """
     given = given_text(value)
     return given if given.isascii() else given.encode("utf-8", "backslashreplace").decode()
@@ -89,7 +89,7 @@ def given_text(value: Any) -> str:
 
 
 def unreadable(value: object, error: BaseException) -> str:
-    """Return what stands in the place of a *value* that raised *error* when it was read."""
+    """Return the text for a *value* that raised *error* when it was read."""
     return f"<{name_of(type(value))}, unreadable: {name_of(type(error))}>"
 
 
@@ -106,7 +106,7 @@ def name_of(kind: type) -> str:
 
 
 # Lone surrogates, and all backslashes: where some stand in front of a lone surrogate, or of the characters that its
-# escape has, the second group is there. Possessive and always a match, so that each backslash is looked at once.
+# escape has, the second group is there. Possessive and always a match, so that every backslash is looked at once.
 _ESCAPABLE: Final = re.compile(r"(\\++)(?=(ud[89a-f][0-9a-f]{2}|[\ud800-\udfff])?)|[\ud800-\udfff]")
 _ESCAPED: Final = re.compile(r"(\\++)(?:u(d[89a-f][0-9a-f]{2}))?")
 
@@ -116,7 +116,7 @@ def escaped(given: str) -> str:
     Return *given* with lone surrogates as escapes, from which `original` makes *given* again.
 
     A lone surrogate, as `os.fsdecode` makes of a byte that is no UTF-8, becomes `\udcff`. Backslashes in front of it
-    are doubled, and so are those in front of the characters `udcff`: no two texts become one. All else stays.
+    are doubled, and so are backslashes in front of the characters `udcff`: no two texts become one. All else stays.
     """
     if "\\ud" not in given:
         try:
@@ -160,7 +160,7 @@ def cut(given: str, limit: int, *, keep_end: bool = False, mark: Callable[[str],
         given: A text without lone surrogates.
         limit: The most characters to return; at least 128.
         keep_end: Whether the end is kept, and not the beginning.
-        mark: Returns the length and hash, `mark_of` or what remembers its results.
+        mark: Returns the length and hash: `mark_of`, or a cache of it.
     """
     if len(given) <= limit:
         return given

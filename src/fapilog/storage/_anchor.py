@@ -1,12 +1,12 @@
 """
-The anchor: what remains of the days that retention has removed from a trail.
+The anchor: the file that remains for the days that retention has removed from a trail.
 
 It names the head before the first record that is left, so that the rest can still be verified; the last file that was
-removed; and the record, further on in the chain, that says so. It is no proof by itself, since who can delete files can
-write one: a verification believes it only if the first record that is left follows that head, and that record is there
-and says the same.
+removed; and the record about the removal, further on in the chain. It is no proof by itself, since an attacker who can
+delete files can write one: a verification accepts it only if the first record that is left follows that head, and the
+record about the removal is there and says the same.
 
-Writing it is the removal. Files up to the one that it names are no part of the trail from then on, and are deleted
+Writing it is the removal. Files up to the one that it names are no part of the trail from then on. They are deleted
 next, or after a crash by the next run.
 """
 
@@ -27,18 +27,18 @@ __all__ = ["ANCHOR", "MEMBER", "Anchor", "anchor_of", "decoded_anchor", "is_remo
 
 ANCHOR: Final = "audit_anchor.json"
 MEMBER: Final = "fapilog.retention"
-"""In the metadata of a record that says what is removed."""
+"""The metadata of a record about a removal have the removed days under this name."""
 
 
 class Anchor(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What remains of the days that were removed.
+    The end of the days that were removed.
 
     Attributes:
-        sequence_number: Of the last record that was removed.
-        checksum: Of that record.
+        sequence_number: The number of the last removed record.
+        checksum: The checksum of that record.
         file: The last file that was removed, without the ending of a compressed one.
-        record: The number of the record that says so.
+        record: The number of the record about the removal.
     """
 
     sequence_number: int
@@ -75,7 +75,7 @@ def decoded_anchor(file: IO[bytes]) -> Anchor:
     try:
         return _decode(file.read(1 << 16))
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        raise ChainError(ChainStatus.UNREADABLE, f"{ANCHOR} is not what retention has written") from None
+        raise ChainError(ChainStatus.UNREADABLE, f"{ANCHOR} is damaged, or was not written by retention") from None
 
 
 def start_of(directory: Path) -> ChainHead:
@@ -91,7 +91,7 @@ def is_removed(directory: Path, name: str) -> bool:
 
 
 def says(line: bytes, anchor: Anchor) -> bool:
-    """Return whether the record *line* says that what *anchor* names is removed."""
+    """Return whether the record *line* is about the removal that *anchor* names."""
     try:
         event: AuditEvent = decoded(line)
         said: Any = event.metadata[MEMBER]

@@ -1,8 +1,9 @@
-"""Reading a trail from its archive, where that is: a day at a time is here, in a file without a name."""
+"""Reading a trail from its archive: one day at a time is fetched, into a file without a name."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainStatus
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, decoded_anchor, says
 from ._compressed import SUFFIX, Latest, first_bytes, unpacked
@@ -19,6 +20,7 @@ from ._directory import cannot, closing
 from ._lines import Lines
 from ._names import file_of_day
 from ._reader import FIRST_BYTES, TrailReader
+from ._times import Times
 from ._verifying import front_pruned, verify
 from .archive import Archive
 from .protocol import EventFilter
@@ -34,20 +36,21 @@ class ArchiveReader(TrailReader):
     """
     Reads the days of one archive.
 
-    What is in an archive is never changed. So the day that was read last is kept, and the number of the first record of
-    each day. Days that were over long before the time that is asked for are not fetched.
+    A file in an archive never changes. So the day that was read last is kept, and the first record numbers of all days.
+    Days that were over long before the wanted time are not fetched.
 
     Args:
         archive: The archive.
     """
 
     def __init__(self, archive: Archive) -> None:
-        super().__init__(Path(str(archive)), durable=False)
+        # No directory has it: the times stay in memory.
+        super().__init__(Path(str(archive)), durable=False, times=Times(Path(os.devnull)))
         self._archive = archive
         self._latest = Latest()
         # As it was when it was asked last. Replaced as a whole.
         self._sizes: Mapping[str, int] = {}
-        self._firsts: dict[tuple[str, int], int | None] = {}
+        self._firsts: dict[tuple[str, int], tuple[int, int] | None] = {}
 
     def days(self) -> list[str]:
         """Return the names of the days that are there, without the ending of compressed ones, the oldest first."""
@@ -64,7 +67,7 @@ class ArchiveReader(TrailReader):
         """
         Check every record, and call *progress* with how many so far; damage is returned, not raised.
 
-        A day at a time is here. Only if something is not as it should be, all of them are fetched, to say what.
+        One day at a time is fetched. Only if a record is damaged, all days are fetched, to describe the damage.
 
         Raises:
             AuditStorageError: The archive is away.
@@ -80,7 +83,7 @@ class ArchiveReader(TrailReader):
     def _checked(
         self, anchor: Anchor | None, progress: Callable[[int], None] | None
     ) -> AuditChainVerificationResult | None:
-        """Return the verdict if every record is as it should be; else None, or raise ChainError."""
+        """Return the verdict if every record is intact; else None, or raise ChainError."""
         start = head = EMPTY if anchor is None else anchor.head
 
         def note(sequence_number: int) -> None:
@@ -118,6 +121,10 @@ class ArchiveReader(TrailReader):
         with contextlib.closing(self._archive.open(ANCHOR)) as file:
             return decoded_anchor(file)
 
+    def _start(self) -> ChainHead:
+        anchor = self._anchor()
+        return EMPTY if anchor is None else anchor.head
+
     def _stored(self) -> tuple[list[str], int | None]:
         return self.days(), None
 
@@ -132,7 +139,7 @@ class ArchiveReader(TrailReader):
         with contextlib.closing(self._archive.open(name + SUFFIX)) as file:
             return unpacked(file, name + SUFFIX)
 
-    def _first_when_compressed(self, name: str) -> int | None:
+    def _first_when_compressed(self, name: str) -> tuple[int, int] | None:
         key = name, self._size(name)
         if key not in self._firsts:
             self._firsts[key] = super()._first_when_compressed(name)
@@ -158,7 +165,7 @@ class ArchiveReader(TrailReader):
 
 
 def earliest_file(wanted: EventFilter) -> str | None:
-    """Return the name of the oldest file that may have what is *wanted*, by the time; None if that may be any."""
+    """Return the name of the oldest file that may have *wanted* records, by the time; None if any may."""
     if wanted.start_time is None:
         return None
     return file_of_day(max(1, wanted.start_time.toordinal() - _EARLIER.days))

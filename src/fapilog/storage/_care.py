@@ -1,4 +1,4 @@
-"""What an operator must look after while records are still stored: little room, files that are gone, a wrong clock."""
+"""Troubles that an operator must mend while records are still stored: little room, missing files, a wrong clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ._room import Room
 
 __all__ = ["Care"]
 
-# A packed or rotated copy of a day's file, as logrotate, gzip and others name it.
+# A packed or rotated copy of a day's file, as logrotate, gzip and similar tools name it.
 _PACKED: Final = re.compile(
     # With something behind the name: a day's file may be made while this looks.
     r"(audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl)(?=.)(?:[.-][0-9]+)?(?:\.(?:gz|bz2|xz|zst|lz4|Z|zip))?"
@@ -36,14 +36,14 @@ class Care:
     """
     Looks at the directory of a trail from outside, without a lock; never at all of the records.
 
-    Its methods block. A look takes one listing of the directory, and two reads of each file if the directory has
-    changed, which is once a day.
+    Its methods block. A look takes one listing of the directory, and two reads per file if the directory has changed,
+    which is once a day.
 
     Args:
-        directory: Where the files are; absolute.
+        directory: The directory of the files; absolute.
         min_free: Bytes, or a share below 1, of the file system that are to be free; None for the default of
             `FileStorage`.
-        now: Tells the time, as the writer has it.
+        now: Returns the time; the writer's clock.
     """
 
     def __init__(self, directory: Path, *, min_free: float | None, now: Callable[[], datetime]) -> None:
@@ -55,7 +55,7 @@ class Care:
 
     def concerns(self) -> dict[str, str]:
         """
-        Return the cause of each concern, by its name: "capacity", "files", "clock".
+        Return the causes of the concerns, by their names: "capacity", "files", "clock".
 
         Raises:
             OSError: The directory, or a file, can't be read.
@@ -74,7 +74,7 @@ class Care:
         return {name: words for name, words in found.items() if words is not None}
 
     def _what_is_missing(self, files: list[str]) -> str | None:
-        """Return which file is gone, by what was made of it, or by the records of its neighbours."""
+        """Return a sentence about a missing file, found by a packed copy of it or by the records of its neighbours."""
         there = set(files)
         for name in sorted(os.listdir(self._directory)):
             found = _PACKED.fullmatch(name)
@@ -129,7 +129,7 @@ class Care:
                 f"goes to that file: set the clock right; then, while no process writes, rename {target}"
             )
         if not os.path.exists(self._directory / newest):
-            return None  # somebody has compressed it
+            return None  # it was compressed meanwhile
         written = os.stat(self._directory / newest).st_mtime
         # The kernel's time, which has stamped the file, and not the one that a test has put in place of `time.time`.
         clock = time.clock_gettime(time.CLOCK_REALTIME)
@@ -148,13 +148,13 @@ class _Last(NamedTuple):
     head: ChainHead | None
 
     def is_followed_by(self, head: ChainHead, directory: Path) -> bool:
-        """Return whether the file ends with the record that is the newest of *head*, or with what a crash left."""
+        """Return whether the file ends with the newest record of *head*, or with the rest that a crash left."""
         if self.head is not None:
             return head == self.head
         with reading(directory, self.name) as fd:
             size = os.fstat(fd).st_size
             end = f'"checksum":"{head.checksum}"}}\n'.encode()
-            # Else it may end in what a crash has left there, or was converted.
+            # Else it may end in the rest that a crash has left there, or was converted.
             return os.pread(fd, len(end), max(0, size - len(end))) == end or _newest(Lines(fd, self.name)) == head
 
 

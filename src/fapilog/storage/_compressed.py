@@ -1,8 +1,8 @@
 """
 The files of days that are compressed: gzip, so that `zcat` and `zgrep` show them.
 
-What reads a trail goes back and forth in a file, which a compressed one does not allow. So it is decompressed into a
-file without a name, which is gone with its last descriptor; and of a file that is read page by page, only once.
+Readers of a trail go back and forth in a file, which a compressed one does not allow. So it is decompressed into a file
+without a name, which is gone with its last descriptor; and of a file that is read page by page, only once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BLOCK_BYTES: Final = 1 << 20
 
 
 class _Nameless:
-    """A descriptor that is closed when nobody has it any more."""
+    """A descriptor that is closed with its last reference."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -52,7 +52,7 @@ class Latest:
     """Keeps the file that was decompressed last. Any thread may call it."""
 
     def __init__(self) -> None:
-        # Replaced as a whole; who still reads an older one keeps that alive.
+        # Replaced as a whole; a reader of an older one keeps that alive.
         self._kept: tuple[object, _Nameless] | None = None
 
     def opened(self, key: object, unpack: Callable[[], int]) -> int:
@@ -68,11 +68,11 @@ _latest: Final = Latest()
 
 def decompressed(path: str) -> int:
     """
-    Return an open file with what the compressed file *path* has.
+    Return an open file with the content of the compressed file *path*.
 
     Raises:
         ChainError: The file is damaged.
-        OSError: It can't be read, or there is no room for what it has.
+        OSError: It can't be read, or there is no room for its content.
     """
     with open(path, "rb") as file:
         found = os.fstat(file.fileno())
@@ -82,11 +82,11 @@ def decompressed(path: str) -> int:
 
 def unpacked(file: IO[bytes], path: str) -> int:
     """
-    Return an open file, without a name, with what the compressed *file* has, which is called *path*.
+    Return an open file, without a name, with the content of the compressed *file*, which is called *path*.
 
     Raises:
         ChainError: The file is damaged.
-        OSError: It can't be read, or there is no room for what it has.
+        OSError: It can't be read, or there is no room for its content.
     """
     with tempfile.TemporaryFile(buffering=0) as plain, _damage(path):
         if not file.seek(0, os.SEEK_END):
@@ -109,7 +109,7 @@ def unpacked(file: IO[bytes], path: str) -> int:
 
 def beginning(path: str, size: int) -> bytes:
     """
-    Return the first *size* bytes of what the compressed file *path* has.
+    Return the first *size* bytes of the content of the compressed file *path*.
 
     Raises:
         ChainError: The file is damaged.
@@ -120,7 +120,7 @@ def beginning(path: str, size: int) -> bytes:
 
 
 def first_bytes(data: bytes, size: int) -> bytes:
-    """Return the first bytes, *size* at most, of what a file has that begins with *data*; none if it is damaged."""
+    """Return the first bytes, *size* at most, of the content of a file that begins with *data*; none if damaged."""
     try:
         # 31: gzip, and not zlib. https://docs.python.org/3/library/zlib.html#zlib.decompress
         return zlib.decompressobj(31).decompress(data, size)

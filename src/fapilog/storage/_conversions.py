@@ -1,4 +1,4 @@
-"""What well-meaning tools do to a file of a trail, and whether its records are whole once that is undone."""
+"""Conversions that well-meaning tools make of a file of a trail, and whether its records are whole once undone."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ _UTF_16: Final = {
 
 def undone(fd: int, head: ChainHead) -> tuple[str, ChainHead | None]:
     """
-    Undo in memory what was done to the file *fd*, and check that its records follow *head*.
+    Undo in memory the conversions of the file *fd*, and check that its records follow *head*.
 
     Returns:
-        What was done, in words, if something was; and the head after the last record, None if some record is not whole
-        all the same.
+        The conversions, in words; and the head after the last record, None if some record is not whole all the same.
     """
     found: dict[str, None] = {}
     try:
@@ -48,14 +47,15 @@ def _followed(head: ChainHead, record: bytes, found: dict[str, None]) -> ChainHe
     try:
         return follow(head, [record])
     except ChainError:
-        # One encoder writes all records: read and written again, a record is what it was, whoever spaced it.
+        # One encoder writes all records: read and written again, a record has its old bytes, whatever spaces were
+        # added.
         head = follow_events(head, [decoded(record)])
         found["its records were written anew by another program"] = None
         return head
 
 
 def _records(fd: int, found: dict[str, None]) -> Iterator[bytes]:
-    """Yield the records, each without what a tool has added, and note that in *found*."""
+    """Yield the records without the additions of a tool, which are noted in *found*."""
     spread: list[bytes] = []
     for line in _lines(fd, found):
         if spread or line == b"{":

@@ -34,7 +34,7 @@ def elsewhere(place: object, after: ChainHead | None) -> AuditStorageError:
 
 
 def by_day(lines: Sequence[bytes]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield the records that are of one day and next to each other, with the ordinal of that day."""
+    """Yield the consecutive records of one day, with the ordinal of that day."""
     for day, group in groupby(lines, key=_day):
         yield day, list(group)
 

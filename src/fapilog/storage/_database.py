@@ -25,7 +25,7 @@ __all__ = ["Database"]
 
 T = TypeVar("T")
 
-# "faps", so that `file` and SQLite's own tools tell whose it is: https://www.sqlite.org/fileformat.html#application_id
+# "faps", by which `file` and SQLite's own tools recognize it: https://www.sqlite.org/fileformat.html#application_id
 _APPLICATION_ID: Final = 0x66617073
 _VERSION: Final = 1
 # Seconds that a call waits for other processes to finish theirs.
@@ -39,11 +39,11 @@ class Database:
     A connection to the file.
 
     Threads, other processes and other objects for the same file may use it at the same time. The file is made, mode
-    0600, by the first call that writes. It is never deleted or renamed, whatever is found in it.
+    0600, by the first call that writes. It is never deleted or renamed, even if it is damaged.
 
     Args:
-        path: Where it is: absolute, and on a local file system, as SQLite's locks can't be relied on over NFS.
-        durable: Whether a call that writes returns only when that is on the disk.
+        path: The path of the file: absolute, and on a local file system, as SQLite's locks can't be relied on over NFS.
+        durable: Whether a call that writes returns only when its changes are on the disk.
     """
 
     def __init__(self, path: Path, *, durable: bool) -> None:
@@ -99,7 +99,7 @@ class Database:
             self._close()
 
     def before_fork(self) -> bool:
-        """Close it, let nobody open it before `after_fork`, and return True; False if this very thread uses it."""
+        """Close it, keep it closed until `after_fork`, and return True; False if this very thread uses it."""
         if self._turn.is_mine:
             return False
         self._turn.stop()
@@ -117,7 +117,7 @@ class Database:
 
     @contextlib.contextmanager
     def _failures(self, action: str) -> Generator[None]:
-        """Raise `AuditStorageError` in place of what SQLite, the system and the chain raise; open it anew next time."""
+        """Raise `AuditStorageError` for errors of SQLite, the system and the chain; open the file anew next time."""
         try:
             yield
         except AuditStorageError:
@@ -148,7 +148,7 @@ class Database:
             if is_made:
                 make_file(self._path)
             self._inode = inode_of(self._path)
-            # Never made by SQLite, with a mode that others may read.
+            # Never made by SQLite, with a mode that other users may read.
             uri = f"{self._path.as_uri()}?mode=rw"
             connection = sqlite3.connect(
                 uri, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
@@ -172,7 +172,7 @@ class Database:
         return connection
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
-        """Return whether there are no tables yet; raise if it is somebody else's file, or of another version."""
+        """Return whether there are no tables yet; raise if it is another program's file, or of another version."""
         application, version = number(connection, "application_id"), number(connection, "user_version")
         if (application, version) == (_APPLICATION_ID, _VERSION):
             return False

@@ -1,4 +1,4 @@
-"""What is done to the file of one day that is over: compressed, copied to an archive, removed. All of it blocks."""
+"""Compressing, archiving and removing the file of one day that is over. All of it blocks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ._compressed import SUFFIX, content_of
 from ._directory import close, reading, sync, sync_directory, without_writers
 from ._names import day_of, names
 from ._packed import from_disk, not_what_the_trail_has
+from ._times import INDEX, Times
 from ._whole import PART, remove, whole
 from .archive import Archive, PackedFile
 
@@ -45,11 +46,11 @@ def compress_day(directory: Path, name: str) -> None:
     """
     Compress a file in its place, if it is not yet.
 
-    The compressed one is on the disk, and was read back, before the other is deleted.
+    The compressed file is on the disk, and was read back, before the plain one is deleted.
 
     Raises:
-        AuditStorageError: What was read back is something else.
-        OSError: It can't be done; the file is as it was.
+        AuditStorageError: The compressed file reads back differently.
+        OSError: The file can't be compressed; it is as it was.
     """
     path = f"{directory}/{name}"
     if not os.path.exists(path):
@@ -66,6 +67,7 @@ def compress_day(directory: Path, name: str) -> None:
             raise not_what_the_trail_has(path + SUFFIX)
     os.unlink(path)
     sync_directory(directory)
+    _tidy(directory)
 
 
 def archive_day(directory: Path, name: str, archive: Archive, retention_days: int | None) -> None:
@@ -99,7 +101,7 @@ def remove_days(directory: Path, names_of_days: list[str], anchor: Anchor) -> No
     Remove days: write the anchor that says so, and delete their files, the oldest first.
 
     Raises:
-        OSError: It can't be done; what is left is deleted by the next `sweep`.
+        OSError: A file can't be deleted; the next `sweep` deletes the rest.
     """
     with without_writers(directory):
         # A trail may leave it to the operating system when its records come to the disk; the anchor names one of them.
@@ -112,11 +114,11 @@ def remove_days(directory: Path, names_of_days: list[str], anchor: Anchor) -> No
 
 def alone(directory: Path) -> int:
     """
-    Be the only one, of all processes, that applies retention or changes holds, until what is returned is closed.
+    Be the only process that applies retention or changes holds, until the returned descriptor is closed.
 
     Raises:
         BusyError: Another one does.
-        OSError: That can't be told.
+        OSError: The lock can't be opened or taken.
     """
     # Not the lock on the directory, which writers need. Never deleted: another process may just have opened it.
     fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -131,7 +133,7 @@ def alone(directory: Path) -> int:
 
 
 def sweep(directory: Path) -> None:
-    """Delete what a crash of retention has left, `alone`: files that are removed, and parts of others."""
+    """Delete the files that a crash of retention has left, `alone`: removed days, and unfinished parts."""
     anchor = anchor_of(directory)
     leftovers = [
         name
@@ -152,6 +154,16 @@ def _delete(directory: Path, names_of_days: list[str]) -> None:
         for name in sorted(each for each in there if each.startswith(day)):
             remove(f"{directory}/{name}")
     sync_directory(directory)
+    _tidy(directory)
+
+
+def _tidy(directory: Path) -> None:
+    """Leave out of the index what it has of files that are gone."""
+    # Without the index, or with too much in it, every answer is the same.
+    with contextlib.suppress(OSError), reading(directory, INDEX) as fd:
+        there = set(os.listdir(directory))
+        with whole(f"{directory}/{INDEX}", like=fd) as part:
+            part.write(Times(directory).tidied(there))
 
 
 def _write_anchor(directory: Path, anchor: Anchor) -> None:

@@ -19,6 +19,7 @@ from ._names import expected_a_file, is_name, no_file
 __all__ = [
     "OWNER",
     "Access",
+    "allow_as",
     "cannot",
     "close",
     "closing",
@@ -38,8 +39,8 @@ __all__ = [
     "write_until_error",
 ]
 
-# Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; whoever holds it longer is no
-# writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
+# Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; a process that holds it longer
+# is no writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
 _PATIENCE: Final = 10.0
 # Seconds between two attempts. flock can wait by itself, but not with a limit. Measured with four and eight processes
 # that write all the time on two cores: rarer attempts make the longest waits longer, closer ones take processor time.
@@ -53,10 +54,10 @@ _LOCKS: Final = "/proc/locks"
 
 class Access(NamedTuple):
     """
-    Who may read the files of a trail, apart from those that were made before.
+    The mode and group of new files of a trail; files that are there already keep theirs.
 
     Attributes:
-        mode: Of a file; a directory that is made can be entered by all that may read.
+        mode: The mode of a file; a new directory can be entered by all that may read.
         group: The number of the group; None for the one that the system gives.
     """
 
@@ -76,6 +77,16 @@ class Access(NamedTuple):
 
 OWNER: Final = Access(0o600)
 """For the owner alone, as far as the umask leaves it."""
+
+
+def allow_as(fd: int, other: int) -> None:
+    """Let those read a file that was just made who may read *other*, and let it belong to the owner of that."""
+    found = os.fstat(other)
+    with contextlib.suppress(PermissionError):  # a group that this process is no member of, or an owner that it is not
+        os.fchown(fd, -1, found.st_gid)
+        if os.geteuid() == 0:
+            os.fchown(fd, found.st_uid, -1)
+    os.fchmod(fd, found.st_mode & 0o664)
 
 
 def _give(directory: Path, access: Access) -> None:
@@ -101,7 +112,7 @@ def is_named(path: str, fd: int) -> bool:
 
 def open_file(directory: Path, name: str, flags: int = os.O_RDONLY) -> int:
     """
-    Open the file *name* at once, whatever has that name; to read, also one that is compressed.
+    Open the file *name* without waiting, even if it is a pipe; to read, also one that is compressed.
 
     Raises:
         ChainError: It is compressed, and damaged.
@@ -127,7 +138,7 @@ def open_to_append(directory: Path, name: str) -> tuple[int, bool]:
 
 def size_of(directory: Path, name: str) -> int:
     """
-    Return the size of the file *name*; of a compressed one, that which it had.
+    Return the size of the file *name*; of a compressed one, the former size.
 
     Raises:
         OSError: It can't be read.
@@ -171,11 +182,11 @@ def lock(fd: int, how: int) -> None:
     Take the lock on the open directory *fd*.
 
     Args:
-        fd: Of the directory.
+        fd: The descriptor of the directory.
         how: `fcntl.LOCK_EX` for a writer, `fcntl.LOCK_SH` for a reader that keeps writers away.
 
     Raises:
-        OSError: Another process has held the lock for ten seconds; the message names it, where the system tells.
+        OSError: Another process has held the lock for ten seconds; the message names that process, if the system does.
     """
     begun = time.monotonic()
     while True:
@@ -282,7 +293,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def write_until_error(fd: int, data: bytes) -> tuple[int, OSError | None]:
-    """Write *data*, in several writes if need be; return how much was written, and the error that left it at that."""
+    """Write *data*, in several writes if need be; return how much was written, and the error that stopped the rest."""
     written = 0
     try:
         written = os.write(fd, data)

@@ -12,22 +12,22 @@ from typing import Final
 import msgspec
 
 from ..record.chain import ChainError, ChainHead, ChainStatus
-from ._anchor import anchor_of
+from ._anchor import anchor_of, start_of
 from ._directory import reading, size_of
 from ._lines import Lines
 from ._names import file_of_day, names
-from ._reader import start_of_end
+from ._recovering import last_seal
 
-__all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "utc_now", "where_to_check"]
+__all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "start_of_end", "utc_now", "where_to_check"]
 
 # The last bytes of a record, from the digits of its checksum on: no other record ends like it.
 TAIL_BYTES: Final = len('"}\n') + 64
 
-# How many of the newest files a writer reads before its first append. Of years of days with few records each, opening
-# them takes longer than reading.
+# How many of the newest files a writer reads before its first append. With years of days that have few records, opening
+# the files takes longer than reading them.
 _CHECKED_FILES: Final = 64
-# Nanoseconds that two changes of a directory may be apart, and have the same time. Kernels before 6.13 tell the time in
-# ticks of a clock of at least 100 Hz: https://docs.kernel.org/filesystems/multigrain-ts.html
+# Nanoseconds that two changes of a directory may be apart, and have the same time. Kernels before 6.13 count the time
+# in ticks of a clock of at least 100 Hz: https://docs.kernel.org/filesystems/multigrain-ts.html
 _TICK: Final = 20_000_000
 
 
@@ -44,7 +44,7 @@ class End(msgspec.Struct, frozen=True):
     size: int
     tail: bytes
     directory: tuple[int, int, int]
-    # The head in two fields: as one made for each record, it would add three percent to an append.
+    # The head in two fields: a `ChainHead` per record would add three percent to an append.
     sequence_number: int
     checksum: str | None
     # While the file is empty: the one with the newest record, and the offset behind that record.
@@ -72,10 +72,10 @@ class Listing:
     The names of a trail's files, listed only if some were made or removed: years of days take longer than a write.
 
     Args:
-        directory: Where the files are.
+        directory: The directory of the files.
 
     Attributes:
-        is_settled: Whether the files were listed so much later than the last change of the directory that each change
+        is_settled: Whether the files were listed so much later than the last change of the directory that every change
             since then has another time.
     """
 
@@ -110,7 +110,7 @@ class Today:
     Returns the name of today's file when it is called; made once a day, as `strftime` takes as long as a write.
 
     Args:
-        now: Tells the time.
+        now: Returns the time.
     """
 
     def __init__(self, now: Callable[[], datetime]) -> None:
@@ -153,12 +153,12 @@ def where_to_check(directory: Path, known: End | None, files: list[str], checked
         return start
     with reading(directory, name) as fd:
         check_newest(fd, known)
-    # Not from an earlier record than the newest that is known, whatever the records say.
+    # Not from an earlier record than the newest that is known, even if the records say so.
     return max(start_of_end(directory, files, checked), start, key=lambda each: each[:2])
 
 
 def _start(directory: Path, files: list[str], checked: int) -> tuple[int, int, ChainHead]:
-    """Return where to begin at the start of a process: with few files, however little is in each of the others."""
+    """Return where to begin at the start of a process: only in the newest files, however little the older ones hold."""
     older = max(0, len(files) - _CHECKED_FILES)
     start = start_of_end(directory, files[older:], checked)
     if not older or start[:2] != (0, 0):
@@ -178,3 +178,40 @@ def check_newest(fd: int, known: End) -> None:
     if behind and os.pread(fd, TAIL_BYTES, behind - TAIL_BYTES) != _tail(known.head):
         message = f"{name} was cut or replaced: record {known.sequence_number} is not where it was stored"
         raise ChainError(ChainStatus.BROKEN_LINK, message)
+
+
+def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int, ChainHead]:
+    """
+    Return where to begin, to check the last *size* bytes of *files*: the index of a file, an offset in it, and a head.
+
+    Short of the whole trail, the first record that begins there is believed, and the last that seals damage. If none
+    does, since a power cut left zeros for all of these bytes, more are checked.
+    """
+    if sealed := last_seal(directory, files, *_last_bytes(directory, files, size)):
+        # What is before it is damaged; this record goes on behind that.
+        return sealed
+    while True:
+        index, offset = _last_bytes(directory, files, size)
+        if index == offset == 0:
+            return 0, 0, start_of(directory)
+        begin = None
+        for name in files[index:]:
+            with reading(directory, name) as fd:
+                lines = Lines(fd, name)
+                end = lines.end()
+                first = lines.first_from(offset, end)
+                if begin is None:
+                    begin = end if first is None else first[0]
+                if first is not None:
+                    return index, begin, lines.head_before(*first)
+            offset = 0
+        size *= 2
+
+
+def _last_bytes(directory: Path, files: list[str], size: int) -> tuple[int, int]:
+    """Return the index of the file and the offset in it with which the last *size* bytes of *files* begin."""
+    index, beyond = len(files), -size
+    while index > 0 and beyond < 0:
+        index -= 1
+        beyond += size_of(directory, files[index])
+    return index, max(0, beyond)

@@ -1,4 +1,4 @@
-"""What is read of a trail: events, and the holes between them."""
+"""The items of a trail that is read: events, and the holes between them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["item_of", "joined", "up_to"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
-    """Yield *items*, with holes that are next to each other as one."""
+    """Yield *items*, with adjacent holes joined into one."""
     hole: DamagedRecord | None = None
     for item in items:
         if isinstance(item, DamagedRecord):
@@ -47,10 +47,24 @@ def up_to(limit: int, items: Iterable[AuditEvent | DamagedRecord]) -> Generator[
             return
 
 
-def item_of(line: bytes, *, file: str, offset: int, size: int) -> AuditEvent | DamagedRecord:
-    """Return the event in *line*, which is in this place; the hole that it is if it can't be read."""
+def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | None = None) -> AuditEvent | DamagedRecord:
+    """
+    Return the event in *line*, which is in this place; the hole that it is if it can't be read.
+
+    Args:
+        line: The line.
+        file: Where it is.
+        offset: Where it is in the file.
+        size: Of the hole.
+        number: That its place has, for a record that was altered; None to believe the one that it claims.
+    """
     try:
-        return _event(line)
+        event = _event(line)
+        if number in (None, event.sequence_number):
+            return event
+        # Who pages by numbers would lose it else, or have it twice. Its checksum is of other bytes, so that it can't be
+        # taken for a record that was stored so.
+        return msgspec.structs.replace(event, sequence_number=number)
     except ChainError as damage:
         problem = str(damage)
     head = head_of_record(line)
@@ -83,5 +97,5 @@ def _where(error: Exception) -> str:
     return f": it is wrong at {found[0]}" if found else ""
 
 
-# As msgspec says it, at the end: the byte of what is no JSON, the member of other JSON.
+# As msgspec's messages end: the byte where JSON breaks off, or the member that is wrong.
 _PLACE: Final = re.compile(r"byte [0-9]+(?=\)$)|\$\.[a-z_]+(?=[^`]*`$)")

@@ -22,19 +22,28 @@ _FEW_LINES: Final = 8
 
 
 def cut(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of *data*, which begins at *offset*, the first one first, each with its offset."""
+    """Yield the lines of *data*, which begins at *offset*, the first one first, with their offsets."""
     for line in split(data):
         yield offset, line
         offset += len(line) + 1
 
 
 def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of *data*, which begins at *offset*, the last one first, each with its offset."""
+    """Yield the lines of *data*, which begins at *offset*, the last one first, with their offsets."""
     lines = split(data)
     offset += sum(map(len, lines)) + len(lines)
     for line in reversed(lines):
         offset -= len(line) + 1
         yield offset, line
+
+
+def _cut_having(needle: bytes, data: bytes, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of *data* from *begin* to *end* that have *needle*, with their places; others are not cut."""
+    while (found := data.find(needle, begin, end)) >= 0:
+        begin, behind = data.rfind(b"\n", begin, found) + 1 or begin, data.find(b"\n", found, end)
+        behind = behind if behind >= 0 else end
+        yield begin, data[begin:behind]
+        begin = behind
 
 
 def split(data: bytes) -> list[bytes]:
@@ -47,7 +56,7 @@ def split(data: bytes) -> list[bytes]:
 
 def head_of_record(line: bytes) -> ChainHead | None:
     """Return the number and the checksum of *line* if it is a whole record, wherever its place may be; else None."""
-    # Who copies files by way of another system adds this to every line.
+    # A copy by way of another system adds this to every line.
     line = line.removesuffix(b"\r")
     try:
         return chain.follow(chain.head_before(line), [line])
@@ -61,7 +70,7 @@ class PlacedError(ChainError):
 
     Attributes:
         file: The name of the file.
-        offset: Where the record begins in it.
+        offset: The offset of the record in the file.
     """
 
     def __init__(self, damage: ChainError, file: str, number: int, offset: int) -> None:
@@ -90,9 +99,9 @@ class Lines:
         Check that the records from *offset* on follow *head*.
 
         Args:
-            offset: Where a record begins, or the file ends.
-            head: Of the chain up to there.
-            progress: Called after each block with the last sequence number.
+            offset: The offset of a record, or of the file's end.
+            head: The head of the chain up to there.
+            progress: Called after every block with the last sequence number.
 
         Returns:
             The head after the last whole record, the offset behind that record, and the bytes from there to the end of
@@ -128,7 +137,8 @@ class Lines:
         except ChainError as damage:
             raise self.placed(ChainError(damage.status, str(damage), head), offset) from None
 
-    def blocks(self, begin: int, end: int) -> range:
+    @staticmethod
+    def blocks(begin: int, end: int) -> range:
         """Return where the blocks begin that have the lines from *begin* to *end*; the same ones at every reading."""
         return range(begin - begin % _BLOCK_BYTES, end, _BLOCK_BYTES)
 
@@ -140,9 +150,9 @@ class Lines:
 
         Args:
             start: One of `blocks`.
-            end: Behind a newline: where the last line of interest ends.
+            end: The offset behind the newline of the last line of interest.
         """
-        stop = min(start + _BLOCK_BYTES, end)
+        stop = self.block_end(start, end)
         # A line begins at *start* if the byte in front of it is a newline.
         offset = max(0, start - 1)
         data = os.pread(self._fd, stop - offset, offset)
@@ -154,13 +164,40 @@ class Lines:
         if stop < end and not data.endswith(b"\n"):
             data += b"".join(self._to_newline(stop, end))
         behind = data.rfind(b"\n") + 1
-        # What no newline ends was taken back by its writer meanwhile, unless it is longer than a record can be.
+        # A line without a newline was taken back by its writer meanwhile, unless it is longer than a record can be.
         return offset, data if len(data) - behind > MAX_RECORD_BYTES else data[:behind]
 
     @staticmethod
-    def is_whole_block(start: int, end: int) -> bool:
-        """Return whether nothing can be added to the block at *start*, since the line after it ends before *end*."""
-        return start + _BLOCK_BYTES <= end
+    def block_end(start: int, end: int) -> int:
+        """Return where the block at *start* ends, of lines that end at *end*."""
+        return min(start + _BLOCK_BYTES, end)
+
+    @staticmethod
+    def whole_blocks(begin: int, end: int) -> range:
+        """Return where the blocks begin that lines from *begin* to *end* complete, so that nothing is added to them."""
+        return range(begin - begin % _BLOCK_BYTES, end - end % _BLOCK_BYTES, _BLOCK_BYTES)
+
+    def view(self, start: int, end: int) -> tuple[int, bytes, int, int]:
+        """
+        Return bytes in which the lines of the block at *start* are, which are not copied once more.
+
+        Returns:
+            Where the bytes begin in the file, the bytes, and where in these the first line begins and the last ends.
+        """
+        stop, offset = self.block_end(start, end), max(0, start - 1)
+        data = os.pread(self._fd, min(stop + _REST_BYTES, end) - offset, offset)
+        behind = data.find(b"\n", stop - offset - 1) + 1
+        if not behind:
+            # The last line of the block ends further on.
+            offset, data = self.block(start, end)
+            return offset, data, 0, len(data)
+        return offset, data, data.find(b"\n") + 1 if start else 0, behind
+
+    def having(self, needles: list[bytes], start: int, end: int) -> list[tuple[int, bytes]]:
+        """Return the lines of the block at *start* that have all *needles*, with offsets; costs what grep does."""
+        offset, data, begin, behind = self.view(start, end)
+        found = ((offset + place, line) for place, line in _cut_having(needles[0], data, begin, behind))
+        return [each for each in found if all(needle in each[1] for needle in needles)]
 
     def _to_newline(self, offset: int, end: int) -> Iterator[bytes]:
         stop = min(end, offset + MAX_RECORD_BYTES + 1)
@@ -176,11 +213,18 @@ class Lines:
         for start in self.blocks(begin, end):
             yield from (each for each in cut(*self.block(start, end)) if each[0] >= begin)
 
+    def count(self, begin: int, end: int) -> int:
+        """Return how many lines end between *begin* and *end*."""
+        pieces = range(begin, end, _BLOCK_BYTES)
+        return sum(os.pread(self._fd, min(_BLOCK_BYTES, end - start), start).count(b"\n") for start in pieces)
+
     def end(self) -> int:
         """Return the offset behind the last newline; a record that is being written, or is torn, may follow."""
         offset = os.fstat(self._fd).st_size
+        # Mostly in the last bytes.
+        most = min(_REST_BYTES, _BLOCK_BYTES)
         while offset > 0:
-            size = min(_BLOCK_BYTES, offset)
+            size, most = min(most, offset), _BLOCK_BYTES
             offset -= size
             if behind := os.pread(self._fd, size, offset).rfind(b"\n") + 1:
                 return offset + behind
@@ -202,20 +246,20 @@ class Lines:
         """
         Return the offsets behind the last whole record up to *sequence_number*, and of the first whole one after it.
 
-        Only records whose checksum is right are believed; what stands between the two offsets is damaged.
+        Only records whose checksum is right count; the bytes between the two offsets are damaged.
         """
         # The last record up to that number begins at *low* or later; the first one after it no later than the first
         # record from *high* on.
         low, high, step = 0, end, _BLOCK_BYTES
         while high - low > _BLOCK_BYTES:
-            # In growing steps from the end, near which is most of what is asked for.
+            # In growing steps from the end, near which most wanted records are.
             middle = max((low + high) // 2, high - step)
             found = self.first_record(middle, high)
             if found is None or found[1] > sequence_number:
                 high, step = middle, 4 * step
             else:
                 low = found[0]
-        # The same among the lines of what is about one block: each record that is looked at is hashed.
+        # The same among the lines of about one block, since every record that is looked at is hashed.
         near = list(self.forwards(low, high))
         first, last = 0, len(near)
         while last - first > _FEW_LINES:
@@ -250,15 +294,11 @@ class Lines:
 
     def placed(self, damage: ChainError, offset: int) -> PlacedError:
         """Return *damage* with the file, and the number of the line that begins at *offset*."""
-        blocks = (
-            os.pread(self._fd, min(_BLOCK_BYTES, offset - start), start) for start in range(0, offset, _BLOCK_BYTES)
-        )
-        number = 1 + sum(block.count(b"\n") for block in blocks)
-        return PlacedError(damage, self._name, number, offset)
+        return PlacedError(damage, self._name, 1 + self.count(0, offset), offset)
 
     def torn_in_the_middle(self, offset: int, head: ChainHead) -> ChainError:
-        """Return the damage of a file that ends, from *offset* on, in an incomplete record while others follow."""
-        message = "the record is incomplete, and others follow"
+        """Return the damage of a file that ends, from *offset* on, in an incomplete record although records follow."""
+        message = "the record is incomplete, and more follow"
         return self.placed(ChainError(ChainStatus.UNREADABLE, message, head), offset)
 
     def _follow_block(self, lines: list[bytes], offset: int, head: ChainHead) -> ChainHead:

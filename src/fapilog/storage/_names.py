@@ -1,4 +1,4 @@
-"""The names of a trail's files, and what stands under them."""
+"""The names of a trail's files, and the kinds of these files."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def names(directory: Path) -> list[str]:
     """
     Return the names of the trail's files, the oldest first.
 
-    Of a compressed one the name that it had. Those that retention has removed are left out, also where a crash has left
+    For a compressed file, the name that it had. Files that retention has removed are left out, also if a crash has left
     them.
 
     Raises:
-        ChainError: It can't be told which were removed.
+        ChainError: The removed files are not known.
         OSError: One of them is no regular file, or the directory can't be read.
     """
     try:
@@ -85,7 +85,7 @@ def names(directory: Path) -> list[str]:
         there = {entry.name: entry for entry in entries}
     found = [entry for entry in there.values() if _EITHER.fullmatch(entry.name)]
     for entry in found:
-        # Most file systems tell the kind with the name, so that this reads nothing more.
+        # Most file systems give the kind with the name, so that this reads nothing more.
         if not entry.is_file(follow_symlinks=False) and (words := no_file(entry.path)):
             raise OSError(errno.EINVAL, words)
     anchor = anchor_of(directory) if ANCHOR in there else None
@@ -119,5 +119,5 @@ def no_file(path: str) -> str | None:
 
 
 def expected_a_file(name: str, mode: int) -> str:
-    """Return the words that the file *name* is no regular one, but what its *mode* says."""
+    """Return the words that the file *name* is not regular, with its kind by *mode*."""
     return f"{name}: expected a regular file, found {_KINDS.get(stat.S_IFMT(mode), 'something else')}"

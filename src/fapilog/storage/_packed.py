@@ -17,7 +17,7 @@ _DAY: Final = re.compile(rf"audit_[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}\.jsonl{re.esc
 
 
 def from_disk(path: Path) -> IO[bytes]:
-    """Open a file so that it is read from the disk, where that can be had, and not as it was just written."""
+    """Open a file so that it is read from the disk, if the system can do that, and not from the cache."""
     file = path.open("rb")
     if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -26,9 +26,9 @@ def from_disk(path: Path) -> IO[bytes]:
 
 def not_what_the_trail_has(place: object) -> AuditStorageError:
     """Return the error that says that a file in an archive, or a compressed one, has other bytes than the trail."""
-    return AuditStorageError(f"{place}: read back, it is not what the trail has; nothing is deleted")
+    return AuditStorageError(f"{place}: read back, it differs from the trail; nothing is deleted")
 
 
 def is_archived_name(name: str) -> bool:
-    """Return whether a file of that name is of an archive."""
+    """Return whether a file of that name belongs to an archive."""
     return name == ANCHOR or _DAY.fullmatch(name) is not None

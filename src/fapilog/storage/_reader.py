@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import os
-import re
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, NamedTuple
 
 from ..record import chain
 from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
-from ..record.parties import Target
 from ._anchor import is_removed, start_of
 from ._compressed import SUFFIX, beginning
 from ._directory import cannot, reading, size_of, sync, without_writers
-from ._holes import item_of, joined, up_to
+from ._effort import DECODED, Effort
+from ._holes import joined, up_to
 from ._lines import Lines, cut, cut_backwards, head_of_record
 from ._names import names
-from ._recovering import last_seal
-from ._times import Times, Window
+from ._needles import needles_of
+from ._places import Line, Places, number_behind, numbered
+from ._times import ANY, Times, Window
 from ._verifying import verify
-from .protocol import EQUAL, EventFilter
+from .protocol import EventFilter
 
-__all__ = ["FIRST_BYTES", "TrailReader", "start_of_end"]
+__all__ = ["FIRST_BYTES", "TrailReader"]
 
 _ALL: Final = EventFilter()
 FIRST_BYTES: Final = 1 << 16
@@ -49,30 +47,37 @@ class TrailReader:
     Args:
         directory: Where the files are; absolute. It may be missing: the trail is then empty.
         durable: Whether `read` returns only records that are on the disk.
+        times: Of the records, as far as they are known; None to begin with the index alone.
     """
 
-    def __init__(self, directory: Path, *, durable: bool) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, *, durable: bool, times: Times | None = None) -> None:
+        self.directory: Path = directory
         self._durable = durable
-        self._times = Times()
+        self._times = Times(directory) if times is None else times
 
     def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """Check every record, and call *progress* with how many so far; damage is returned, not raised."""
-        return verify(self._directory, progress)
+        return verify(self.directory, progress)
 
-    def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
+    def find(self, wanted: EventFilter, limit: int, effort: Effort | None = None) -> list[AuditEvent | DamagedRecord]:
         """
         Return the newest *limit* events that are wanted, the newest first, and the holes between them.
 
+        Args:
+            wanted: Which.
+            limit: How many at most.
+            effort: How much it may read; None for all that there is.
+
         Raises:
             AuditStorageError: A file can't be read.
+            TooLongError: It takes more than *effort*.
         """
-        if limit < 1:
-            return []
-        with contextlib.closing(self.newest_first(wanted)) as found:
+        with contextlib.closing(self.newest_first(wanted, effort)) as found:
             return list(up_to(limit, found))
 
-    def newest_first(self, wanted: EventFilter = _ALL) -> Generator[AuditEvent | DamagedRecord, None, None]:
+    def newest_first(
+        self, wanted: EventFilter = _ALL, effort: Effort | None = None
+    ) -> Generator[AuditEvent | DamagedRecord, None, None]:
         """
         Yield the events that are wanted, of those that are there to stay, the newest first, as far as is asked for.
 
@@ -82,10 +87,10 @@ class TrailReader:
             AuditStorageError: A file can't be read.
         """
         with self._failures():
-            yield from joined(self._newest_first(wanted))
+            yield from joined(self._newest_first(wanted, effort or Effort()))
 
-    def _newest_first(self, wanted: EventFilter) -> Iterator[AuditEvent | DamagedRecord]:
-        needles, window = _needles(wanted), Window(wanted)
+    def _newest_first(self, wanted: EventFilter, effort: Effort) -> Iterator[AuditEvent | DamagedRecord]:
+        sought = _Sought(wanted, wanted.numbered(after=None, before=None), needles_of(wanted), Window(wanted), effort)
         files, last = self._stored()
         files = self._in_time(files, wanted)
         first, behind = 0, len(files)
@@ -93,7 +98,14 @@ class TrailReader:
             first = max(0, self._file_of(wanted.after, files))
         if wanted.before is not None:
             behind = self._file_of(wanted.before, files) + 1
+            # Files may follow that begin with altered records, of which it is not known what their numbers were.
+            while behind < len(files) and (self._first_record(files[behind]) or (1, 0))[0]:
+                behind += 1
+        if not sought.window.is_open:
+            self._times.load()
         for name in reversed(files[first:behind]):
+            if not sought.window.meets(self._times.of_compressed(name)):
+                continue
             try:
                 opened = self._opened(name)
             except ChainError as damage:
@@ -102,35 +114,58 @@ class TrailReader:
             if opened is None:
                 return
             with opened as fd:
-                lines = Lines(fd, name)
-                end = lines.end() if last is None or name != files[-1] else last
-                begin, end = _span(lines, end, wanted)
-                for offset, line in self._lines_backwards(fd, lines, (begin, end), needles, window):
-                    item = item_of(line, file=name, offset=offset, size=len(line) + 1)
-                    if isinstance(item, DamagedRecord) or wanted.matches(item):
-                        yield item
+                is_closed = last is None or name != files[-1]
+                file = _File(fd, name, Lines(fd, name), is_closed=is_closed)
+                end = file.lines.end() if last is None or is_closed else last
+                try:
+                    yield from self._items_backwards(file, files, end, sought)
+                finally:
+                    self._times.save(like=fd)
 
-    def _lines_backwards(
-        self, fd: int, lines: Lines, span: tuple[int, int], needles: list[bytes], window: Window
-    ) -> Iterator[tuple[int, bytes]]:
-        """Yield the lines in *span* that may be wanted, the last one first, with their offsets."""
-        begin, end = span
+    def _items_backwards(
+        self, file: _File, files: list[str], end: int, sought: _Sought
+    ) -> Iterator[AuditEvent | DamagedRecord]:
+        """Yield what is wanted of one of *files*, whose lines end at *end*, the last one first."""
+        places: Places | None = None
+        for line in self._lines_backwards(file, _span(file.lines, end, sought.wanted), sought):
+            item = line.item()
+            if isinstance(item, AuditEvent):
+                if not sought.anywhere.matches(item):
+                    sought.effort.take(DECODED * len(line.text))
+                    continue
+                if head_of_record(line.text) is None:
+                    # It was altered, and may claim any number.
+                    places = places or Places(file.lines, end, self._number_at_end(files, files.index(file.name) + 1))
+                    item = line.item(places.number_at(line.offset))
+            if isinstance(item, DamagedRecord) or sought.wanted.matches(item):
+                yield item
+
+    def _lines_backwards(self, file: _File, span: tuple[int, int], sought: _Sought) -> Iterator[Line]:
+        """Yield the lines in *span* that may be wanted, the last one first."""
+        lines, (begin, end) = file.lines, span
+        _, _, needles, window, effort = sought
+        learns = not (window.is_open or needles)
+        if learns and file.is_compressed:
+            effort.take(lines.end())
+            if not window.meets(self._times.learn_compressed(file.name, lines)):
+                return
         for start in reversed(lines.blocks(begin, end)):
-            if not (window.is_open or window.meets(self._times.known(fd, start))):
+            known = ANY
+            if not window.is_open:
+                known = self._times.known(file.fd, file.name, start, lines.block_end(start, end))
+            if not window.meets(known):
                 continue
-            offset, data = lines.block(start, end)
-            # Where a needle is asked for, it is found in less time than all the times are.
-            if (
-                not (window.is_open or needles)
-                and lines.is_whole_block(start, end)
-                and not window.meets(self._times.learn(fd, start, offset, data))
-            ):
-                continue
-            # A block without the needles is not cut into lines.
-            if all(needle in data for needle in needles):
-                for place, line in cut_backwards(offset, data):
-                    if place >= begin and all(needle in line for needle in needles) and window.may_have(line):
-                        yield place, line
+            effort.take(lines.block_end(start, end) - start)
+            if needles:
+                # Found in less time than all the times of the block are.
+                found = reversed(lines.having(needles, start, end))
+            else:
+                if learns and file.is_complete(start, end):
+                    known = self._times.learn(file.name, start, lines, end)
+                found = cut_backwards(*lines.block(start, end)) if window.meets(known) else iter(())
+            for place, line in found:
+                if place >= begin and window.may_have(line):
+                    yield Line(file.name, place, line)
 
     def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """
@@ -141,12 +176,32 @@ class TrailReader:
         Raises:
             AuditStorageError: A file can't be read.
         """
-        read = (
-            item_of(line, file=name, offset=offset, size=len(line) + 1)
-            for name, offset, line in self._lines_after(after)
-        )
         with self._failures():
-            return list(up_to(limit, joined(item for item in read if _number(item) > after)))
+            # More records than one may be in a hole.
+            read = (
+                item
+                for item, place in self._items_after(after)
+                if place is None or place > after or (isinstance(item, DamagedRecord) and item.head is None)
+            )
+            return list(up_to(limit, joined(read)))
+
+    def _items_after(self, after: int) -> Iterator[tuple[AuditEvent | DamagedRecord, int | None]]:
+        """Yield what is in the lines from about the record *after* on, each with the number of its place if known."""
+        number: int | None = None
+        for index, (name, lines, begin, end) in enumerate(self._files_after(after)):
+            if lines is None:
+                # All of it can't be read, as one line.
+                yield Line(name, 0, b"").item(), None
+                number = None
+                continue
+            if begin:
+                number = number_behind(lines, begin)
+            elif index == 0:
+                number = self._start().sequence_number + 1
+            found = (Line(name, offset, line) for offset, line in lines.forwards(begin, end))
+            for item, place in numbered(found, number):
+                yield item, place
+                number = None if place is None else place + 1
 
     def read_lines(self, after: int, limit: int) -> list[bytes]:
         """
@@ -156,18 +211,23 @@ class TrailReader:
             AuditStorageError: A file can't be read.
         """
         with self._failures():
-            records = (line for _, _, line in self._lines_after(after) if _claimed(line) > after)
-            return list(itertools.islice(records, limit))
+            files = ((lines, begin, end) for _, lines, begin, end in self._files_after(after) if lines is not None)
+            found = (line for lines, begin, end in files for _, line in lines.forwards(begin, end))
+            return list(itertools.islice((line for line in found if _claimed(line) > after), limit))
 
-    def _lines_after(self, after: int) -> Iterator[tuple[str, int, bytes]]:
-        """Yield the lines from behind the record *after* on, each with its file and offset, of records that stay."""
+    def _files_after(self, after: int) -> Iterator[tuple[str, Lines | None, int, int]]:
+        """
+        Yield the files with the lines from behind the record *after* on, of records that stay.
+
+        Returns:
+            The name of the file, its lines, and where those of interest begin and end; no lines if it can't be read.
+        """
         files, last = self._stored()
         for name in files[max(0, self._file_of(after, files)) :]:
             try:
                 opened = self._opened(name)
             except ChainError:
-                # All of it can't be read, as one line.
-                yield name, 0, b""
+                yield name, None, 0, 0
                 continue
             if opened is None:
                 continue
@@ -177,8 +237,7 @@ class TrailReader:
                 if name == files[-1] and self._durable:
                     # A writer that was killed may have written these records without syncing them.
                     sync(fd)
-                for offset, line in lines.forwards(lines.around(after, end)[0], end):
-                    yield name, offset, line
+                yield name, lines, lines.around(after, end)[0], end
 
     def _stored(self) -> tuple[list[str], int | None]:
         """
@@ -189,12 +248,12 @@ class TrailReader:
         These records are there to stay: whole records are never taken back. While a writer is at work, its last record
         may be one that a full disk will cut.
         """
-        if not names(self._directory):
+        if not names(self.directory):
             return [], 0
-        with without_writers(self._directory):
-            files = names(self._directory)
+        with without_writers(self.directory):
+            files = names(self.directory)
             while files:
-                with reading(self._directory, files[-1]) as fd:
+                with reading(self.directory, files[-1]) as fd:
                     end = Lines(fd, files[-1]).end()
                 if end:
                     return files, end
@@ -212,45 +271,68 @@ class TrailReader:
 
     def _first_number(self, files: list[str]) -> int:
         """Return the sequence number of the first whole record in *files*; a large one if there is none."""
-        for name in files:
-            if number := self._first_when_compressed(name):
-                return number
-            try:
-                opened = self._opened(name)
-            except ChainError:
-                continue
-            if opened is None:
-                continue
-            with opened as fd:
-                lines = Lines(fd, name)
-                if first := lines.first_record(0, lines.end()):
-                    return first[1]
-        return sys.maxsize
+        return next((first[1] for name in files if (first := self._first_record(name)) is not None), sys.maxsize)
 
-    def _first_when_compressed(self, name: str) -> int | None:
-        """Return the number of the first record of a compressed file, without decompressing all of it."""
+    def _first_record(self, name: str) -> tuple[int, int] | None:
+        """Return where the first whole record of a file is, and its sequence number; None if there is none."""
+        if first := self._first_when_compressed(name):
+            return first
+        for lines, end in self._lines_of([name]):
+            return lines.first_record(0, end)
+        return None
+
+    def _first_when_compressed(self, name: str) -> tuple[int, int] | None:
+        """Return the same of a compressed file, if it is at its beginning, without decompressing all of it."""
         with contextlib.suppress(OSError, ChainError):
             data = self._beginning(name)
-            heads = (head_of_record(line) for _, line in cut(0, data[: data.rfind(b"\n") + 1]))
-            return next((head.sequence_number for head in heads if head is not None), None)
+            heads = ((place, head_of_record(line)) for place, line in cut(0, data[: data.rfind(b"\n") + 1]))
+            return next(((place, head.sequence_number) for place, head in heads if head is not None), None)
         return None
+
+    def _number_at_end(self, files: list[str], index: int) -> int:
+        """Return the number of the line that would follow the last one of the files before *index*."""
+        count = 0
+        for lines, end in self._lines_of(files[index:]):
+            if (first := lines.first_record(0, end)) is not None:
+                return first[1] - count - lines.count(0, first[0])
+            count += lines.count(0, end)
+        count = 0
+        for lines, end in self._lines_of(files[index - 1 :: -1]):
+            if (number := number_behind(lines, end)) is not None:
+                return number + count
+            count += lines.count(0, end)
+        return self._start().sequence_number + 1 + count
+
+    def _lines_of(self, files: list[str]) -> Iterator[tuple[Lines, int]]:
+        """Yield the lines of each file, and where they end; of a file that can't be read they are not known."""
+        for name in files:
+            with contextlib.suppress(ChainError):
+                opened = self._opened(name)
+                if opened is not None:
+                    with opened as fd:
+                        lines = Lines(fd, name)
+                        yield lines, lines.end()
+
+    def _start(self) -> ChainHead:
+        """Return the head that the first record follows."""
+        return start_of(self.directory)
 
     def _beginning(self, name: str) -> bytes:
         """Return the first bytes of a compressed file; none of another."""
-        if os.path.exists(self._directory / name):
+        if os.path.exists(self.directory / name):
             return b""
-        return beginning(f"{self._directory}/{name}{SUFFIX}", FIRST_BYTES)
+        return beginning(f"{self.directory}/{name}{SUFFIX}", FIRST_BYTES)
 
     def _size(self, name: str) -> int:
         """Return the size that a file has, or had before it was compressed."""
-        return size_of(self._directory, name)
+        return size_of(self.directory, name)
 
     def _opened(self, name: str) -> contextlib.AbstractContextManager[int] | None:
         """Open a file; None if it was removed by retention since it was listed."""
         try:
-            return reading(self._directory, name)
+            return reading(self.directory, name)
         except FileNotFoundError:
-            if is_removed(self._directory, name):
+            if is_removed(self.directory, name):
                 return None
             raise
 
@@ -260,16 +342,38 @@ class TrailReader:
         try:
             yield
         except ChainError as damage:
-            raise AuditStorageError(f"{self._directory}: {damage}") from damage
+            raise AuditStorageError(f"{self.directory}: {damage}") from damage
         except OSError as error:
-            raise cannot("read", self._directory, error) from error
+            raise cannot("read", self.directory, error) from error
 
 
-def _number(item: AuditEvent | DamagedRecord) -> float:
-    """Return the sequence number of an event; of a hole that of its newest record, or one after all others."""
-    if isinstance(item, AuditEvent):
-        return item.sequence_number or 0
-    return math.inf if item.head is None else item.head.sequence_number
+class _Sought(NamedTuple):
+    """What a search looks for, there and at any place, and by which bytes and times; and how much it may do."""
+
+    wanted: EventFilter
+    anywhere: EventFilter
+    needles: list[bytes]
+    window: Window
+    effort: Effort
+
+
+class _File(NamedTuple):
+    """A file that is read: open, its name, its lines, and whether nothing is appended to it any more."""
+
+    fd: int
+    name: str
+    lines: Lines
+    is_closed: bool
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether it was decompressed for this time alone, into a file without a name."""
+        return not os.fstat(self.fd).st_nlink
+
+    def is_complete(self, start: int, end: int) -> bool:
+        """Return whether nothing is added any more to the block at *start*, of lines that end at *end*."""
+        is_whole = start in self.lines.whole_blocks(start, end)
+        return not self.is_compressed and (is_whole or (self.is_closed and end == self.lines.end()))
 
 
 def _claimed(line: bytes) -> int:
@@ -288,71 +392,3 @@ def _span(lines: Lines, end: int, wanted: EventFilter) -> tuple[int, int]:
     if wanted.after is not None:
         begin = lines.around(wanted.after, end)[0]
     return begin, end
-
-
-# The encoder of records writes these characters as they are, and did in each version.
-_AS_THEY_ARE: Final = re.compile(r"[ !#-\[\]-~]*")
-
-
-def _needles(wanted: EventFilter) -> list[bytes]:
-    """
-    Return bytes that each record has which is wanted, so that no other needs to be decoded.
-
-    Records are written by one encoder, which writes equal values as equal bytes. A value with other characters than
-    those that it has always written as they are gives no needle.
-    """
-    found = [(name, getattr(wanted, name)) for name in EQUAL]
-    found += (wanted.metadata or {}).items()
-    # A tuple by now.
-    kinds = cast("tuple[AuditEventType, ...]", wanted.event_type or ())
-    if len(kinds) == 1:
-        found.append(("event_type", kinds[0].value))
-    if wanted.log_level is not None:
-        found.append(("log_level", AuditLogLevel(wanted.log_level).value))
-    if wanted.outcome is not None:
-        found.append(("outcome", AuditOutcome(wanted.outcome).value))
-    # In front of a value in the metadata stands the end of its path, whether that is a name or the end of one.
-    parts = [(name.rpartition(".")[2], '":"', value, '"') for name, value in found if isinstance(value, str)]
-    parts += [("", '"', wanted.tag, '"')] if wanted.tag is not None else []
-    parts += [("", "", wanted.message, "")] if wanted.message else []
-    # Of a target, what format 1 has too, as the end of "resource"; of an actor, whatever member it is.
-    parts += [("", "", target.id, '"')] if (target := cast("Target | None", wanted.target)) and target.id else []
-    parts += [("", '"', wanted.actor, '"')] if wanted.actor is not None else []
-    return ["".join(each).encode() for each in parts if _AS_THEY_ARE.fullmatch(each[0] + each[2])]
-
-
-def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int, ChainHead]:
-    """
-    Return where to begin, to check the last *size* bytes of *files*: the index of a file, an offset in it, and a head.
-
-    Short of the whole trail, the first record that begins there is believed, and the last that seals damage. If none
-    does, since a power cut left zeros for all of these bytes, more are checked.
-    """
-    if sealed := last_seal(directory, files, *_last_bytes(directory, files, size)):
-        # What is before it is damaged; this record goes on behind that.
-        return sealed
-    while True:
-        index, offset = _last_bytes(directory, files, size)
-        if index == offset == 0:
-            return 0, 0, start_of(directory)
-        begin = None
-        for name in files[index:]:
-            with reading(directory, name) as fd:
-                lines = Lines(fd, name)
-                end = lines.end()
-                first = lines.first_from(offset, end)
-                if begin is None:
-                    begin = end if first is None else first[0]
-                if first is not None:
-                    return index, begin, lines.head_before(*first)
-            offset = 0
-        size *= 2
-
-
-def _last_bytes(directory: Path, files: list[str], size: int) -> tuple[int, int]:
-    """Return the index of the file and the offset in it with which the last *size* bytes of *files* begin."""
-    index, beyond = len(files), -size
-    while index > 0 and beyond < 0:
-        index -= 1
-        beyond += size_of(directory, files[index])
-    return index, max(0, beyond)

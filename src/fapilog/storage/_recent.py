@@ -11,17 +11,17 @@ from typing import Final
 import msgspec
 
 from ._directory import reading
+from ._end import start_of_end
 from ._lines import Lines
 from ._names import names
-from ._reader import start_of_end
 
 __all__ = ["Once", "RecentIds"]
 
-# How far back an id is looked for: as much as a start of a writer reads.
+# How many bytes are searched for an id: as many as a writer reads when it starts.
 _BYTES: Final = 16 << 20
 _RECORDS: Final = 65_536
 
-# How a record begins, in each version of the format. Inside of a JSON string a quote is escaped.
+# The beginning of a record, in all versions of the format. Inside of a JSON string a quote is escaped.
 _START: Final = re.compile(rb'\{"v":[0-9]+,"event_id":("(?:[^"\\]|\\.)*+")')
 _decode: Final = msgspec.json.Decoder(str).decode
 
@@ -34,13 +34,13 @@ class Once(bytes):
 
 class RecentIds:
     """
-    The ids of the newest records: of the last 65,536, as far as these are among the last 16 MiB.
+    The ids of the newest records: of the last 65,536 in the last 16 MiB.
 
     Read from the files when they are asked for, and then only the records that have come since. All methods are called
     with the lock on the directory held.
 
     Args:
-        directory: Where the files are; absolute.
+        directory: The directory of the files; absolute.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -48,25 +48,25 @@ class RecentIds:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew: the files are no more those that were read."""
+        """Begin anew: the files are not the ones that were read."""
         # Up to where the files were read.
         self._place: tuple[str, int] | None = None
         self._read = 0
-        # Of each id, how much had been read when its record was.
+        # By id, how many bytes had been read with its record.
         self._ids: OrderedDict[str, int] = OrderedDict()
 
     def new_among(self, bodies: Sequence[bytes], name: str, size: int) -> tuple[list[bytes], list[tuple[int, bool]]]:
         """
-        Return the *bodies* that are to be stored, and for each of *bodies* which one that is.
+        Return the *bodies* that are to be stored, and the places of all *bodies* among them.
 
         Args:
-            bodies: Records without their seals. One that is no `Once` is stored in any case.
+            bodies: Records without their seals. A record that is no `Once` is stored in any case.
             name: The newest file.
             size: Its size, up to which it is read.
 
         Returns:
-            The bodies to be stored; and for each of *bodies* its index among these, with False if another one, of the
-            same id, is stored in its place. The index is -1 if the trail has the id already.
+            The bodies to be stored; and for all *bodies* the index among these, with False if another one, of the same
+            id, is stored in its place. The index is -1 if the trail has the id already.
 
         Raises:
             OSError: A file can't be read.

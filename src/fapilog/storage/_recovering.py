@@ -3,8 +3,8 @@ Going on behind damage: a record that seals the damaged bytes as they were found
 
 A trail that is damaged takes no more records. `recover` appends one all the same, of the operator, which names where
 the damage begins, how many bytes it has, and their SHA-256. Nothing is changed and nothing deleted. From then on
-writers go on behind that record. A verification that comes to damage looks for the record that has sealed it: if the
-bytes are still those, it goes on behind them, and its verdict is "recovered" for ever; it never is "ok".
+writers continue behind that record. A verification that comes to damage looks for the record that has sealed it: if the
+bytes are unchanged, it continues behind them, and its verdict is "recovered" for ever; it never is "ok".
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Break(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         file: The file in which it begins.
         offset: The byte with which it begins.
-        size: How many bytes it has, in that file and those after it. None of them may be there: records were cut out.
+        size: How many bytes it has, in that file and the next ones. It may be 0, if records were cut out.
         sha256: The hash of these bytes.
         after: The number of the last record before it.
-        checksum: Of that record.
+        checksum: The checksum of that record.
         status: The kind of damage.
     """
 
@@ -60,7 +60,7 @@ class Break(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resumption(NamedTuple):
-    """Where a chain goes on behind sealed damage: the index of a file, an offset, a head; and the record that seals."""
+    """Where a chain resumes behind sealed damage: the index of a file, an offset, a head; and the record that seals."""
 
     file: int
     offset: int
@@ -70,7 +70,7 @@ class Resumption(NamedTuple):
 
 def sealed_break(directory: Path, files: list[str], damage: PlacedError) -> Resumption | None:
     """
-    Return where the chain goes on behind *damage*; None if no record has sealed it as it is.
+    Return where the chain resumes behind *damage*; None if no record has sealed it as it is.
 
     Raises:
         OSError: A file can't be read.
@@ -126,7 +126,7 @@ def _is_whole(line: bytes) -> bool:
 
 
 def _behind(directory: Path, files: list[str], seal: Break, line: bytes) -> Resumption | None:
-    """Return where the chain goes on behind the bytes that *seal*, of the record *line*, is of; None for others."""
+    """Return where the chain resumes behind the bytes that *seal*, of the record *line*, seals; None if they differ."""
     index, offset, found = _hashed(directory, files, files.index(seal.file), seal.offset, seal.size)
     if found != seal.sha256 or index == len(files):
         return None
@@ -155,7 +155,7 @@ def _hashed(directory: Path, files: list[str], index: int, offset: int, size: in
 
 
 class _Damage(NamedTuple):
-    """The first damage, where the last ends (None: with the trail), and what the next record follows."""
+    """The first damage, the end of the last (None: the end of the trail), and the head that the next record follows."""
 
     first: PlacedError
     end: tuple[int, int] | None
@@ -169,12 +169,12 @@ def recover(directory: Path, reason: str) -> tuple[int, Break] | None:
     Several damages are sealed as one, from the first to the last. Writers of all processes wait meanwhile.
 
     Args:
-        directory: Where the trail is; absolute.
+        directory: The directory of the trail; absolute.
         reason: Why, in the words of the operator; they become the `reason` of the record.
 
     Returns:
-        The number of the record, and what it seals; None if there is nothing to seal: the trail is intact, or a crash
-        has left an incomplete record at its end, which the next writer sets aside.
+        The number of the record, and the damage that it seals; None if there is nothing to seal: the trail is intact,
+        or a crash has left an incomplete record at its end, which the next writer sets aside.
 
     Raises:
         OSError: A file can't be read or written.
@@ -226,7 +226,7 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
 def _followed(directory: Path, name: str, lines: Lines, begin: tuple[int, ChainHead], *, is_tail: bool) -> ChainHead:
     head, size, rest = lines.follow(*begin)
     if is_tail:
-        # What a crash leaves behind the last record is set right by a writer; anything else is damage.
+        # A writer repairs the rest that a crash leaves behind the last record; anything else is damage.
         lines.follow_rest(size, head, rest)
     elif rest and not Torn(directory, name, size, rest).is_set_aside():
         raise lines.torn_in_the_middle(size, head)

@@ -62,7 +62,7 @@ def replica_of(directory: Path) -> Replica | None:
     Return the progress of the replication of *directory*; None if it is not replicated.
 
     Raises:
-        AuditStorageError: The file can't be read, or holds something else.
+        AuditStorageError: The file can't be read, or is damaged.
     """
     path = directory / _FILE
     try:

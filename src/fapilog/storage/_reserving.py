@@ -3,8 +3,8 @@ Room for records before they are written, on a file system that is nearly full.
 
 A write that finds no room leaves a piece of a record behind. It is cut off again at once, but a log shipper may have
 read it: `tail -F` then sends the whole file again, and rsyslog's imfile takes the rest of its line from the middle of
-the next record. So where room is short, it is reserved first, which nobody can see: a record is written whole, or not
-at all.
+the next record. So where room is short, it is reserved first, which no reader can see: a record is written whole, or
+not at all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Reserving:
     Reserves room where it is short.
 
     Args:
-        directory: Where records are stored.
+        directory: The directory of the records.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -56,8 +56,8 @@ class Reserving:
 
         Args:
             fd: The file, open for writing.
-            size: Of the file.
-            lines: To be written next, at least one.
+            size: The size of the file.
+            lines: The lines to write next, at least one.
         """
         now = time.monotonic()
         if now >= self._look_at:

@@ -12,7 +12,7 @@ __all__ = ["Room"]
 # that would be all there is, has a share.
 _LEAST_FREE: Final = 75 << 20
 _LEAST_SHARE: Final = 0.1
-# More than the limit that must be free again: an incident is not resolved and opened anew with each megabyte.
+# More than the limit must be free again: an incident is not resolved and opened anew with every megabyte.
 _MARGIN: Final = 1.1
 
 
@@ -21,7 +21,7 @@ class Room:
     The room on the file system of a directory.
 
     Args:
-        directory: Where records are stored.
+        directory: The directory of the records.
         min_free: Bytes, or a share below 1, of the file system that are to be free; None for the default: 75 MiB, or a
             tenth where the file system has less than 750 MiB.
     """
@@ -33,7 +33,7 @@ class Room:
 
     def concern(self) -> str | None:
         """
-        Return how little is free, and what to do; None if it is enough, or the directory is not made yet.
+        Return how little is free, and the advice; None if it is enough, or the directory is not made yet.
 
         Raises:
             OSError: The file system can't be asked.

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-# Beside its number and its line, a record has what it is asked for by, taken from the event.
+# Beside its number and its line, a record has columns to search by, taken from the event.
 COLUMNS: Final = (
     *EQUAL,
     *("timestamp", "event_type", "log_level", "outcome"),
@@ -90,10 +90,10 @@ def _microseconds(time: datetime) -> int:
 
 class Dialect(NamedTuple):
     """
-    How a database wants a question written.
+    The SQL of a database for a question.
 
     Attributes:
-        parameter: What stands for a value.
+        parameter: The placeholder of a value.
         contains: The condition that a text is in the line.
         unindexed: Stands before a column whose index would be a longer way than another.
     """
@@ -143,11 +143,11 @@ def follow_row(
     Check that a row is the record that follows *head*, and return the head after it.
 
     Args:
-        head: Before it.
-        number: As the row has it.
-        line: As the row has it; anything else than bytes is no record.
-        values: Of its columns that are searched; None to leave them unchecked.
-        searched_by: Returns what these have to be.
+        head: The head before the row.
+        number: The number in the row.
+        line: The record in the row; a value that isn't bytes is no record.
+        values: The values of its columns that are searched; None to leave them unchecked.
+        searched_by: Returns the values that these columns should have.
 
     Raises:
         ChainError: It is not.
@@ -168,18 +168,18 @@ def follow_row(
     if event.line is None:
         for name, value, stored in zip(COLUMNS, searched_by(event), values, strict=True):
             if value != stored:
-                message = f"record {number} was altered: its column {name} is not what the record says"
+                message = f"record {number} was altered: its column {name} differs from the record"
                 raise ChainError(ChainStatus.ALTERED, message, head)
     return after
 
 
 class Question(NamedTuple):
     """
-    A condition in SQL that holds for every record that is wanted, and for few others.
+    A condition in SQL that holds for every wanted record, and for few more.
 
     Attributes:
         where: The condition.
-        values: Of its parameters.
+        values: The values of its parameters.
         times: The first and the last microsecond that is wanted, if the times of the records are the shortest way.
     """
 
@@ -195,7 +195,7 @@ _LATEST: Final = 2**63 - 1
 
 
 def questions(wanted: EventFilter, dialect: Dialect = _SQLITE) -> list[Question]:
-    """Return questions of which each wanted record is an answer to at least one."""
+    """Return questions; every wanted record is an answer to at least one."""
     equal: dict[str, Any] = {name: getattr(wanted, name) for name in EQUAL if getattr(wanted, name) is not None}
     # Checked by the filter, and a target by now.
     target = cast("Target | None", wanted.target)

@@ -1,4 +1,4 @@
-"""What S3 answers when it does not do what it is asked, and what boto3 raises when there is no answer."""
+"""The errors of S3, and the exceptions of boto3 when there is no answer, as `AuditStorageError`."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _WORDS: Final = {
 
 class RefusedError(AuditStorageError):
     """
-    Raised when S3 has answered, and has not done it.
+    Raised when S3 has refused a request.
 
     Args:
         place: The address, with which the message begins.
-        error: As boto3 has raised it. Of its text only the code is repeated.
+        error: The exception of boto3. Only the code of its text is repeated.
 
     Attributes:
         status: The status of the answer.
@@ -48,13 +48,13 @@ class RefusedError(AuditStorageError):
         self.status, code = _answer(error)
         words = _WORDS.get(code, "S3 refuses it")
         if "objectlock" in str(error).lower().replace(" ", ""):
-            # Of such a bucket S3 says InvalidRequest, as of much else.
+            # For such a bucket S3 says InvalidRequest, as for many other errors.
             words = "the bucket has no Object Lock: turn it on, or take another one"
         super().__init__(f"{place}: {words} ({code}, HTTP {self.status}); nothing is deleted")
 
 
 def is_passing(error: ClientError | BotoCoreError) -> bool:
-    """Return whether the same request may well succeed a little later."""
+    """Return whether the same request may succeed a little later."""
     if isinstance(error, ClientError):
         status, code = _answer(error)
         return status in _PASSING or code in _PASSING_CODES
@@ -63,9 +63,9 @@ def is_passing(error: ClientError | BotoCoreError) -> bool:
 
 def failure(place: str, error: ClientError | BotoCoreError) -> AuditStorageError:
     """
-    Return the error to raise in place of *error*, with words that may be printed.
+    Return the error to raise in place of *error*, with a message that may be printed.
 
-    Without its text, which has the address, and the address may have a password.
+    The message leaves out the text of *error*, which has the address, and so perhaps a password.
     """
     if isinstance(error, ClientError):
         return RefusedError(place, error)

@@ -1,15 +1,38 @@
-"""Which times the records in a part of a file have, so that a question for other times need not read it again."""
+"""
+Which times the records in a part of a file have, so that a question for other times need not read it.
+
+It is kept in memory, and for the next process in a file of the directory, the index: a line of JSON for each part. An
+answer is exact with it and without it. Clocks step, and several processes write, so that no order of the times is taken
+for granted: the first and the last time of each part are those that its records have. Nothing is lost with the index:
+what it lacks, or what does not fit, is read again.
+
+What it says of a part is believed while that part ends with the same bytes. They have the checksum of its last record,
+on which all before it have a part. That shows a file that was cut, replaced or restored, but not a lie about the times.
+So the index is read only if it belongs to somebody who could as well have removed the records: the owner of the
+directory, root, or this process's user; and `fapilog verify` compares it with the records.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import stat
 from datetime import UTC
-from typing import Final, NamedTuple
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple
 
-from ._lines import split
+import msgspec
+
+from ._compressed import SUFFIX
+from ._directory import allow_as, close, closing, open_file, write_all
+from ._lines import Lines, split
 from .protocol import EventFilter
 
-__all__ = ["Times", "Window"]
+__all__ = ["ANY", "INDEX", "Times", "Window"]
+
+INDEX: Final = "audit_times.index"
+"""The name of the index in the directory of a trail."""
 
 # Stands in front of the time in a record, behind the id; a quote inside of an id is escaped.
 _BEFORE: Final = b'","timestamp":"'
@@ -18,17 +41,36 @@ _SECONDS: Final = len("2026-03-01T12:00:00")
 _USUAL: Final = slice(
     len('{"v":1,"event_id":"') + 36, len('{"v":1,"event_id":"') + 36 + len('","timestamp":"2026-03-01T12:00:00')
 )
-# The last bytes of a block: they have the checksum of its last record, on which all records before it have a part.
-_END_BYTES: Final = 80
-# Blocks that are known at most, a quarter of a MiB each, of which each takes some 400 bytes of memory.
-_MOST_BLOCKS: Final = 16_384
+# The last bytes of a part, the checksum of its last record among them; of a compressed file, which is one part, that of
+# all that it has: https://www.rfc-editor.org/rfc/rfc1952#page-5
+_TAIL_BYTES: Final = 80
+# Parts that are known at most: 16 GiB of records, some 30 MiB of memory and 15 of the index.
+_MOST_PARTS: Final = 65_536
+_MOST_BYTES: Final = 24 << 20
+
+
+# To look for a number takes less time than for bytes.
+_NEWLINE: Final = ord("\n")
+# What a writer may leave for its next save: a question reads so many parts in a few milliseconds.
+_MOST_UNSAVED: Final = 8
+
+
+class Span(NamedTuple):
+    """The first and the last of some times, to the second, as records have them."""
+
+    first: str
+    last: str
+
+
+ANY: Final = Span("", "~")
+"""All times."""
 
 
 class Window:
     """
     The times that are asked for, to the second, as records have them.
 
-    Times are written in UTC and in one form, whose bytes are in the order of the times.
+    Times are written in UTC and in one form, whose characters are in the order of the times.
 
     Args:
         wanted: Has the first and the last time.
@@ -36,7 +78,7 @@ class Window:
 
     def __init__(self, wanted: EventFilter) -> None:
         self._start, self._end = (
-            b"" if time is None else time.astimezone(UTC).isoformat()[:_SECONDS].encode()
+            "" if time is None else time.astimezone(UTC).isoformat()[:_SECONDS]
             for time in (wanted.start_time, wanted.end_time)
         )
 
@@ -51,65 +93,210 @@ class Window:
 
     def may_have(self, line: bytes) -> bool:
         """Return whether *line* is a record of a time that is wanted, or says no time."""
-        return self.is_open or self.meets(_times_of([line]))
+        return self.is_open or self.meets(_times_in(line + b"\n", 0, len(line) + 1))
 
 
-class Span(NamedTuple):
-    """The first and the last of some times."""
+class _Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A part of a file: where it is, the bytes with which it ends, and the times of its records."""
 
-    first: bytes
-    last: bytes
+    file: str
+    start: Annotated[int, msgspec.Meta(ge=0)]
+    end: Annotated[int, msgspec.Meta(ge=_TAIL_BYTES, lt=1 << 62)]
+    tail: Annotated[bytes, msgspec.Meta(min_length=_TAIL_BYTES, max_length=_TAIL_BYTES)]
+    first: str
+    last: str
 
 
-_ANY: Final = Span(b"", b"\xff")
+_decode: Final = msgspec.json.Decoder(_Part).decode
 
 
 class Times:
     """
-    The times of the records in the blocks of files, as far as they were read before.
+    The times of the records in the parts of a trail's files, as far as these were read before.
 
-    Nothing is taken from a file's name, its place or its age, nor from the times of neighbours: a clock that was wrong
-    for one record is found. A block that was full does not change any more. That the same one is there still, and the
-    file was not replaced by another, is seen by the bytes with which it ends. Any number of threads may ask at once.
+    Any number of threads may ask at once, and any number of processes read and write the index. Where it can't be read
+    or written, all stays in memory; nothing is raised for that.
+
+    Args:
+        directory: Where the files are; absolute.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, int, int], tuple[int, bytes, Span]] = {}
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._parts: dict[tuple[str, int], _Part] = {}
+        # That the index lacks.
+        self._new: list[_Part] = []
+        # Which file the index was, and up to where it was read.
+        self._read: tuple[int, int, int] = (0, 0, 0)
 
-    def known(self, fd: int, start: int) -> Span:
-        """Return the times in the block at *start*; all times if they are not known."""
-        found = self._known.get(_key(fd, start))
-        if found is None:
-            return _ANY
-        offset, end, times = found
-        return times if os.pread(fd, len(end), offset) == end else _ANY
+    def load(self) -> None:
+        """Read what has come to the index since it was read."""
+        with (
+            contextlib.suppress(OSError),
+            closing(open_file(self._directory, INDEX, os.O_RDONLY | os.O_NOFOLLOW)) as fd,
+        ):
+            found = os.fstat(fd)
+            if not self._is_trusted(found):
+                return
+            device, inode, offset = self._read
+            if (device, inode) != (found.st_dev, found.st_ino) or offset > found.st_size:
+                offset = 0
+            data = os.pread(fd, min(found.st_size, _MOST_BYTES) - offset, offset)
+            data = data[: data.rfind(b"\n") + 1]
+            for line in split(data):
+                # A part whose line a crash has torn is read again.
+                with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                    self._keep(_decode(line))
+            self._read = found.st_dev, found.st_ino, offset + len(data)
 
-    def learn(self, fd: int, start: int, offset: int, data: bytes) -> Span:
-        """Return the times of the lines *data* of the block at *start*, which begin at *offset*, and keep them."""
-        times = _times_of(split(data))
-        if not os.fstat(fd).st_nlink:
-            # Of a compressed file, decompressed for this time alone.
-            return times
-        if len(self._known) < _MOST_BLOCKS or _key(fd, start) in self._known:
-            end = data[-_END_BYTES:]
-            self._known[_key(fd, start)] = offset + len(data) - len(end), end, times
+    def known(self, fd: int, name: str, start: int, end: int) -> Span:
+        """Return the times in the part from *start* to *end*, or a little more, of an open file; all if not known."""
+        part = self._parts.get((name, start))
+        if part is None or part.end < end or os.pread(fd, _TAIL_BYTES, part.end - _TAIL_BYTES) != part.tail:
+            return ANY
+        return Span(part.first, part.last)
+
+    def learn(self, name: str, start: int, lines: Lines, end: int) -> Span:
+        """Return the times in the block at *start* of *lines*, which end at *end*, and keep them."""
+        offset, data, begin, behind = lines.view(start, end)
+        times = _times_in(data, begin, behind)
+        self._learn(name, start, offset + behind, data[max(begin, behind - _TAIL_BYTES) : behind], times)
         return times
 
+    def of_compressed(self, name: str) -> Span:
+        """Return the times in a file if it is compressed, without decompressing it; all if they are not known."""
+        packed = name + SUFFIX
+        if (packed, 0) in self._parts and not os.path.exists(self._directory / name):
+            with contextlib.suppress(OSError), closing(open_file(self._directory, packed)) as fd:
+                return self.known(fd, packed, 0, os.fstat(fd).st_size)
+        return ANY
 
-def _key(fd: int, start: int) -> tuple[int, int, int]:
-    found = os.fstat(fd)
-    return found.st_dev, found.st_ino, start
+    def learn_compressed(self, name: str, lines: Lines) -> Span:
+        """Return the times in a compressed file, of which *lines* are the lines, and keep them."""
+        end = lines.end()
+        spans = [_times_in(*lines.view(start, end)[1:]) for start in lines.blocks(0, end)]
+        times = Span(min((each.first for each in spans), default="~"), max((each.last for each in spans), default=""))
+        packed = name + SUFFIX
+        with contextlib.suppress(OSError), closing(open_file(self._directory, packed)) as fd:
+            size = os.fstat(fd).st_size
+            self._learn(packed, 0, size, os.pread(fd, _TAIL_BYTES, size - _TAIL_BYTES), times)
+        return times
+
+    def note(self, fd: int, name: str, begin: int, end: int, *, is_over: bool = False) -> None:
+        """
+        Learn the times of the parts that are complete now, of records that were just appended, and save some at once.
+
+        Args:
+            fd: The file, open for reading.
+            name: Its name.
+            begin: Where the new records begin.
+            end: Where they end.
+            is_over: Whether nothing will be appended to the file any more.
+        """
+        starts = Lines.whole_blocks(begin, end)
+        if is_over:
+            starts = Lines.blocks(starts.stop, end)
+        if starts:
+            with contextlib.suppress(OSError):
+                for start in starts:
+                    self.learn(name, start, Lines(fd, name), end)
+                if is_over or len(self._new) >= _MOST_UNSAVED:
+                    self.save(fd)
+
+    def save(self, like: int) -> None:
+        """Append to the index what it lacks; if there is none, make it for those who may read the open file *like*."""
+        if not self._new:
+            return
+        new, self._new = self._new, []
+        with contextlib.suppress(OSError):
+            owner = os.stat(self._directory).st_uid
+            # Of another user, the index would be of no use to the rest.
+            if os.geteuid() in (0, owner):
+                # In one write, behind a newline: a line that another write has left torn takes none of these with it.
+                data = b"\n".join([b"", *map(msgspec.json.encode, new), b""])
+                with closing(self._opened(like)) as fd:
+                    if os.fstat(fd).st_size + len(data) <= _MOST_BYTES:
+                        write_all(fd, data)
+
+    def tidied(self, files: set[str]) -> bytes:
+        """Return the index without the parts of other files than these."""
+        self.load()
+        parts = [part for part in self._parts.values() if part.file in files]
+        return b"".join(msgspec.json.encode(part) + b"\n" for part in parts)
+
+    def check(self) -> str | None:
+        """Compare the index with the records; if these have times that it denies, throw it away, and return that."""
+        self.load()
+        parts = sorted(self._parts.values(), key=lambda part: part.file)
+        for name, of_file in itertools.groupby(parts, key=lambda part: part.file):
+            with contextlib.suppress(OSError), closing(open_file(self._directory, name)) as fd:
+                if any(self._is_wrong(part, fd) for part in of_file):
+                    self._parts.clear()
+                    words = f"{self._directory / INDEX} denies times that records have"
+                    try:
+                        os.unlink(self._directory / INDEX)
+                    except OSError:
+                        return f"{words}: delete it"
+                    return f"{words}: it is deleted, and made anew"
+        return None
+
+    @staticmethod
+    def _is_wrong(part: _Part, fd: int) -> bool:
+        """Return whether *part*, whose last bytes are those of the open file, lacks a time of its records."""
+        if part.file.endswith(SUFFIX) or os.pread(fd, _TAIL_BYTES, part.end - _TAIL_BYTES) != part.tail:
+            return False
+        found = _times_in(*Lines(fd, part.file).view(part.start, part.end)[1:])
+        return found.first < part.first or found.last > part.last
+
+    def _opened(self, like: int) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
+        with contextlib.suppress(FileNotFoundError):
+            fd = open_file(self._directory, INDEX, flags)
+            if self._is_trusted(os.fstat(fd)):
+                return fd
+            # Nobody reads it.
+            close(fd)
+            os.unlink(self._directory / INDEX)
+        fd = open_file(self._directory, INDEX, flags | os.O_CREAT | os.O_EXCL)
+        allow_as(fd, like)
+        return fd
+
+    def _is_trusted(self, found: os.stat_result) -> bool:
+        owners = {0, os.geteuid(), os.stat(self._directory).st_uid}
+        return found.st_uid in owners and not found.st_mode & stat.S_IWOTH
+
+    def _learn(self, name: str, start: int, end: int, tail: bytes, times: Span) -> None:
+        if len(tail) == _TAIL_BYTES:
+            part = _Part(name, start, end, tail, *times)
+            if self._parts.get((name, start)) != part and self._keep(part):
+                self._new.append(part)
+
+    def _keep(self, part: _Part) -> bool:
+        key = part.file, part.start
+        is_kept = len(self._parts) < _MOST_PARTS or key in self._parts
+        if is_kept:
+            self._parts[key] = part
+        return is_kept
 
 
-def _times_of(lines: list[bytes]) -> Span:
-    """Return the first and the last time in *lines*; all times if one of them says none."""
+def _times_in(data: bytes, begin: int, end: int) -> Span:
+    """Return the first and the last time in the lines of *data*; all times if one of them says none."""
+    usual, place = list[bytes](), begin
+    while place < end:
+        usual.append(data[place + _USUAL.start : place + _USUAL.stop])
+        place = data.find(_NEWLINE, place) + 1 or end
     # What stands between two texts with the same beginning has that beginning too.
-    usual = [line[_USUAL] for line in lines]
     first, last = min(usual, default=b""), max(usual, default=b"")
-    is_whole = sum(map(len, usual)) == len(usual) * (_USUAL.stop - _USUAL.start)
+    all_usual = b"".join(usual)
+    # A shorter line ends in there.
+    is_whole = len(all_usual) == len(usual) * (_USUAL.stop - _USUAL.start) and b"\n" not in all_usual
     if is_whole and first.startswith(_BEFORE) and last.startswith(_BEFORE):
-        return Span(first[len(_BEFORE) :], last[len(_BEFORE) :])
-    found = [line.partition(_BEFORE)[2][:_SECONDS] for line in lines]
+        return _span(first[len(_BEFORE) :], last[len(_BEFORE) :])
+    found = [line.partition(_BEFORE)[2][:_SECONDS] for line in split(data[begin:end])]
     if all(len(time) == _SECONDS for time in found):
-        return Span(min(found, default=b"\xff"), max(found, default=b""))
-    return _ANY
+        return _span(min(found, default=b"~"), max(found, default=b""))
+    return ANY
+
+
+def _span(first: bytes, last: bytes) -> Span:
+    return Span(first.decode(), last.decode()) if first.isascii() and last.isascii() else ANY

@@ -22,8 +22,8 @@ class Torn(NamedTuple):
     The end of a file, which no newline ends.
 
     Attributes:
-        directory: Of the file.
-        name: Of the file.
+        directory: The directory of the file.
+        name: The name of the file.
         offset: Behind the last whole record.
         rest: From there to the end of the file.
     """
@@ -39,7 +39,7 @@ class Torn(NamedTuple):
 
         Args:
             fd: The file, open.
-            head: Of the chain up to here.
+            head: The head of the chain up to here.
             access: For the file that it is set aside in.
             is_followed: Whether there are records in later files.
 
@@ -47,7 +47,7 @@ class Torn(NamedTuple):
             The head of the chain; where the records of the file end; and whether more can be appended to the file.
 
         Raises:
-            OSError: The next attempt goes on with it.
+            OSError: The next attempt continues the work.
             ChainError: No crash has left this.
         """
         lines = Lines(fd, self.name)

@@ -4,7 +4,7 @@ Records whose sync failed.
 Readers can see them, so they can't be taken back: a shipper that follows the file may have sent them on, and their
 numbers must not come twice. After a failed sync the kernel counts their pages as clean, and another sync would succeed
 without writing anything: https://wiki.postgresql.org/wiki/Fsync_Errors. Only writing them again makes the pages dirty
-again, so that a sync means what it says.
+again, so that a sync really syncs them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Unsynced(msgspec.Struct, frozen=True):
     Attributes:
         name: Their file.
         file: Its device and inode.
-        offset: Where they begin.
-        data: They themselves.
+        offset: The offset of the first one.
+        data: Their bytes.
     """
 
     name: str

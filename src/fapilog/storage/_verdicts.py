@@ -17,8 +17,8 @@ def verdict_on(
     Return the verdict on the chain in *place*.
 
     Args:
-        place: With which a message about damage begins.
-        heads: Yields the head after each page that holds; raises ChainError at damage, and AuditStorageError where the
+        place: The place that a message about damage begins with.
+        heads: Yields the head after every intact page; raises ChainError at damage, and AuditStorageError where the
             chain can't be read.
         progress: Called with how many records were checked so far.
     """

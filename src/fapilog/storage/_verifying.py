@@ -22,7 +22,7 @@ _HARMLESS: Final = frozenset({ChainStatus.TORN_TAIL, ChainStatus.FRONT_PRUNED})
 
 
 class _Finding(NamedTuple):
-    """What is not as it should be, and does not end the verification."""
+    """A deviation that does not end the verification."""
 
     status: ChainStatus
     first_invalid: int | None
@@ -80,7 +80,7 @@ def _verify(
         findings.append(
             _Finding(ChainStatus.TORN_TAIL, None, f"incomplete records were set aside in {', '.join(aside)}")
         )
-    # What was found last ended the verification, unless it only is a tail.
+    # The last finding ended the verification, unless it only is a torn tail.
     worst = [each for each in findings if each.status not in _HARMLESS] or findings
     return AuditChainVerificationResult(
         valid=all(each.status in _HARMLESS for each in findings),
@@ -94,7 +94,7 @@ def _verify(
 
 
 def _front(directory: Path, files: list[str], anchor: Anchor) -> _Finding:
-    """Return what is to be said of the records that are removed, after the record that says so was looked for."""
+    """Return the finding about the removed records, after a look for the record about their removal."""
     if any(says(line, anchor) for line in _record(directory, files, anchor.record)):
         return _Finding(ChainStatus.FRONT_PRUNED, None, front_pruned(anchor))
     words = f"{_which(anchor)} removed, and record {anchor.record} does not say so"

@@ -1,4 +1,4 @@
-"""Files that are there when they are whole, and on the disk."""
+"""Files that appear when they are whole, and on the disk."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Final
 
-from ._directory import sync_directory
+from ._directory import allow_as, sync_directory
 
 __all__ = ["PART", "remove", "whole"]
 
 PART: Final = ".part"
-"""The ending of a file that is being made; one that a crash has left is nothing."""
+"""The ending of a file that is being made; one that a crash has left may be deleted."""
 
 
 def remove(path: str) -> None:
@@ -24,16 +24,13 @@ def remove(path: str) -> None:
 
 @contextlib.contextmanager
 def whole(path: str, like: int | None = None) -> Generator[IO[bytes]]:
-    """Make a file that is there when it is whole and on the disk, for those who may read the open file *like*."""
+    """Make a file that appears when it is whole and on the disk, with the group and mode of the open file *like*."""
     part = path + PART
     remove(part)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "wb") as file:
         if like is not None:
-            found = os.fstat(like)
-            with contextlib.suppress(PermissionError):  # a group that this process is no member of
-                os.fchown(fd, -1, found.st_gid)
-            os.fchmod(fd, found.st_mode & 0o664)
+            allow_as(fd, like)
         yield file
         file.flush()
         os.fsync(fd)

@@ -35,29 +35,29 @@ from ._lines import Lines
 from ._names import day_after
 from ._recent import Once, RecentIds
 from ._reserving import Reserving
+from ._times import Times
 from ._torn import Torn
 from ._unsynced import Unsynced
 
 __all__ = ["Result", "TrailWriter"]
 
-# How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
-# that a start does not take longer every day.
+# How much of the trail's end a writer reads before its first append, so that a start does not take longer every day.
 _CHECKED_BYTES: Final = 16 << 20
 Result: TypeAlias = Seal | AuditStorageError | None
-"""What became of a record: its seal; the reason why it is not stored; or None for a `Once` whose id the trail has."""
+"""The result for a record: its seal; the reason why it is not stored; or None for a `Once` whose id the trail has."""
 
 
 class TrailWriter:
     """
     Appends records to the files of one trail.
 
-    All methods block, and may be called by any thread of any process. Writers exclude each other with a lock on the
-    directory itself, so there is no lock file that could be deleted, and a process that dies gives the lock up.
+    All methods block, and may be called by any thread of any process. Writers are kept apart by a lock on the directory
+    itself, so there is no lock file that could be deleted, and a process that dies gives the lock up.
 
     Args:
-        directory: Where the files are; absolute. Made when the first record is stored.
+        directory: The directory of the files; absolute. Made when the first record is stored.
         durable: Whether `append` returns only after the records are on the disk.
-        now: Tells the time.
+        now: Returns the time.
         access: For the files and directories that are made.
     """
 
@@ -78,14 +78,15 @@ class TrailWriter:
         self._unsynced: Unsynced | None = None
         self._recent = RecentIds(directory)
         self._listing = Listing(directory)
+        self.times: Times = Times(directory)  # of the records; kept up to date
         self._reserving = Reserving(directory)
 
     def append(self, bodies: Iterable[bytes], after: ChainHead | None = None) -> list[Result]:
         """
-        Store a record for each of *bodies*, and return what became of each.
+        Store the records *bodies*, and return their results, in order.
 
-        Records that a reader could see are never taken back. Where the disk is full, those that fit are stored. Where a
-        sync fails, the records stay in the chain, but count as not stored: their error says that they may be.
+        Records that a reader could see are never taken back. Where the disk is full, the records that fit are stored.
+        Where a sync fails, the records stay in the chain, but count as not stored: their error says that they may be.
 
         Args:
             bodies: Records without their seals; a `Once` is stored only if no newer record has its id. They are asked
@@ -111,7 +112,7 @@ class TrailWriter:
                     self._unsynced = None
                     if after not in (None, EMPTY if end is None else end.head):
                         raise elsewhere(self._directory, after)
-                    # An older file is never written to, whatever the clock does.
+                    # An older file is never written to, even if the clock goes back.
                     if end is None or self._today() > end.name:
                         self._begin(self._today())
                     # All callers may have left while the lock was waited for.
@@ -161,8 +162,7 @@ class TrailWriter:
         """
         Become as new, in a forked child, whose parent may hold the mutex and the lock.
 
-        The lock belongs to the open directory, which parent and child have in common: closed without being unlocked,
-        it stays the parent's.
+        The lock belongs to the open directory, which both have in common: closed without being unlocked, it stays.
         """
         self._mutex = threading.Lock()
         self._release()
@@ -174,8 +174,7 @@ class TrailWriter:
     def __del__(self) -> None:
         self._release()
 
-    # The mutex is held by the callers of the methods below, and from `_is_up_to_date` on the lock on the directory too.
-
+    # The callers of the methods below hold the mutex, and from `_is_up_to_date` on the lock on the directory too.
     def _append_at_once(self, body: bytes) -> Result:
         lock_fd, end = self._lock_fd, self._end
         if lock_fd is None or end is None or self._today() > end.name:
@@ -197,7 +196,7 @@ class TrailWriter:
             raise cannot("append to", self._directory, error) from error
 
     def _is_up_to_date(self) -> bool:
-        """Return whether, since the last look, nobody appended, cut the file, or made, moved or removed one."""
+        """Return whether no process has appended, cut the file, or made, moved or removed one since the last look."""
         fd, end = self._fd, self._end
         if fd is None or end is None:
             return False
@@ -253,16 +252,17 @@ class TrailWriter:
         return self._end
 
     def _begin(self, name: str) -> None:
-        """Begin the file *name*, which is newer than all others."""
+        """Begin the file *name*, which is newer than all files before."""
         end = self._end
         assert end is not None  # noqa: S101 - set by the callers
         if self._fd is not None:
             # Also if nothing else is durable: a power cut must not take the end of one file and leave the next.
             sync(self._fd)
+            self.times.note(self._fd, end.name, end.size, end.size, is_over=True)
         self._close_file()
         path = f"{self._path}/{name}"
         try:
-            # It is made here, and by nobody else: it is a regular file, whatever has that name.
+            # It is made here, and only here: so it is a regular file.
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, OWNER.mode)
         except FileExistsError:
             # Another process was faster, within one tick of the clock that tells when the directory changed.
@@ -307,7 +307,7 @@ class TrailWriter:
         return self._put(lines, seals)
 
     def _put(self, lines: list[bytes], seals: list[Seal]) -> Sequence[Result]:
-        """Write *lines*, the records that have these *seals*, and return the result of each."""
+        """Write *lines*, the records that have these *seals*, and return the result of every one."""
         fd, end = self._fd, self._end
         assert fd is not None  # noqa: S101 - opened by the callers
         assert end is not None  # noqa: S101
@@ -327,9 +327,9 @@ class TrailWriter:
                 sync(fd)
             except OSError as error:
                 return self._keep_whole(end, data, seals, error, is_cut=False)
-        sequence_number, _, checksum = seals[-1]
-        size, tail = end.size + len(data), data[-TAIL_BYTES:]
-        self._end = End(end.name, size, tail, end.directory, sequence_number, checksum, None)
+        size, (sequence_number, _, checksum) = end.size + len(data), seals[-1]
+        self._end = End(end.name, size, data[-TAIL_BYTES:], end.directory, sequence_number, checksum, None)
+        self.times.note(fd, end.name, end.size, size)
         return seals
 
     def _keep_whole(self, end: End, data: bytes, seals: list[Seal], failure: OSError, *, is_cut: bool) -> list[Result]:
@@ -337,14 +337,14 @@ class TrailWriter:
         Keep the records of *data* that are whole, as readers may have seen them, and take back the one that is cut.
 
         Args:
-            end: Of the trail before *data*.
-            data: What was written.
-            seals: Of the records.
-            failure: Of reserving room, of the write, or of the sync.
+            end: The end of the trail before *data*.
+            data: The bytes that were written.
+            seals: The seals of the records.
+            failure: The error of reserving room, of the write, or of the sync.
             is_cut: Whether a piece of a record may stand behind the whole ones.
 
         Returns:
-            For each record, its seal if it is stored, or else the reason.
+            Per record, its seal if it is stored, or else the reason.
         """
         fd = self._fd
         assert fd is not None  # noqa: S101 - opened by the callers
@@ -381,7 +381,7 @@ class TrailWriter:
         return [*seals[:count], *[refusal] * (len(seals) - count)]
 
     def _unlock(self, lock_fd: int) -> None:
-        """Give up the lock, whatever fails: that says nothing of the records, and nobody must wait for ever."""
+        """Release the lock. If that fails, the records are stored all the same, and no process must wait for ever."""
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_UN)
         except OSError:

@@ -1,5 +1,5 @@
 """
-Archives: where the days of a trail are kept, compressed, when the trail itself need not have them any more.
+Archives, which keep the days of a trail, compressed, after the trail itself has removed them.
 
 An archive keeps files and does not look into them: the compressed days, and the anchor of a trail that had removed days
 before its archive was begun. `DirectoryArchive` is one; `fapilog.storage.s3.S3Archive` another.
@@ -75,18 +75,18 @@ class Archive(Protocol):
     """
     Keeps the files of days for a trail.
 
-    All methods block, and are called in worker threads. Each raises `AuditStorageError` where the archive can't be
-    reached or refuses the call, and its message names the place and the reason. Neither the message nor ``str()`` of
-    the archive, which is its address, has a secret.
+    All methods block, and are called in worker threads. They raise `AuditStorageError` if the archive can't be reached
+    or refuses the call, and its message names the place and the reason. Neither the message nor ``str()`` of the
+    archive, which is its address, has a secret.
     """
 
     def sizes(self) -> Mapping[str, int]:
-        """Return the names of the files in the archive, and the size of each in bytes."""
+        """Return the names of the files in the archive, with their sizes in bytes."""
         ...
 
     def put(self, file: PackedFile) -> None:
         """
-        Store *file*, unless the archive has a file of this name, whatever is in that.
+        Store *file*, unless the archive has a file of this name, with any content.
 
         The archive has the whole file or none, whenever the process dies. Calling it again does no harm.
         """
@@ -119,7 +119,7 @@ class DirectoryArchive:
         directory: The directory; made (mode 0700) with the first file. ``~`` is the home directory.
 
     Attributes:
-        directory: As given; absolute.
+        directory: The directory of the files; absolute.
 
     Raises:
         TypeError: *directory* is no path.
@@ -176,9 +176,10 @@ def is_address(given: str) -> bool:
 
 def require_archive(name: str, given: Any) -> Archive:
     """
-    Return the archive that *given* is, or names: a directory, or ``s3://bucket/prefix?lock_days=2190&region=eu-west-1``.
+    Return the archive given as an object, as a directory or as an address.
 
-    Behind the question mark are options of `S3Archive`: *lock_days*, *region* and *endpoint*.
+    An address is ``s3://bucket/prefix?lock_days=2190&region=eu-west-1``. Behind the question mark are options of
+    `S3Archive`: *lock_days*, *region* and *endpoint*.
 
     Raises:
         ImportError: The library of the archive is missing; the message says how to get it.
@@ -200,12 +201,12 @@ def require_archive(name: str, given: Any) -> Archive:
 
 
 def _s3(name: str, address: str) -> Archive:
+    from .._extras import MissingExtraError  # noqa: PLC0415  needed for an extra alone
+
     try:
         from .s3 import S3Archive  # noqa: PLC0415  an extra of its own
-    except ModuleNotFoundError as missing:
-        from .._extras import how_to_get  # noqa: PLC0415
-
-        raise ImportError(f"{name}: {how_to_get(missing, 's3')}", name=missing.name) from missing
+    except MissingExtraError as missing:
+        raise ImportError(f"{name}: {missing}", name=missing.name) from missing
     parts = urlsplit(address)
     if parts.fragment:
         raise ValueError(f"{name}: expected s3://bucket/prefix; got an address with a #")

@@ -39,8 +39,8 @@ class ArchiveStorage:
 
     Raises:
         ImportError: The library of the archive is missing; the message says how to get it.
-        TypeError: It is no archive.
-        ValueError: It is an address of something else.
+        TypeError: *archive* is no archive.
+        ValueError: *archive* is an unknown address.
     """
 
     #: Without an event loop every method blocks the calling thread.

@@ -48,20 +48,20 @@ async def copy(
     """
     Copy the records that *target* lacks, and then check all of *target*.
 
-    Every record is checked before it is written. Interrupted, by a crash too, it goes on where it was when it is called
-    again. The source may be written to meanwhile: what comes after the last page is left for the next call.
+    Every record is checked before it is written. Interrupted, by a crash too, it resumes where it was when it is called
+    again. The source may be written to meanwhile: records after the last page are left for the next call.
 
     Args:
         source: The trail; from its first record to its last it must be intact.
         target: Empty, or with the first records of *source*; one that has an `append_lines`.
-        progress: Called after each page with the number of the newest record that is copied.
+        progress: Called after every page with the number of the newest record that is copied.
 
     Returns:
         How many records were copied, and the head that both have now.
 
     Raises:
         TrailMismatchError: *target* has other records than *source*, or one of the two is damaged.
-        AuditStorageError: One of the two can't be read or written, or somebody else appended to *target* meanwhile.
+        AuditStorageError: One of the two can't be read or written, or another process appended to *target* meanwhile.
         TypeError: *target* takes no lines.
     """
     if not isinstance(target, TakesLines):

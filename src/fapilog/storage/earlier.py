@@ -2,7 +2,7 @@
 Trails of the earlier fapilog, up to 0.3.5: read and verified as they are, and continued by a new trail.
 
 There a record is a line of JSON with sorted keys, so that ``checksum`` comes first. It is the SHA-256 of the line
-without that member. Each process began a chain of its own, from number 1: a directory holds one or several runs.
+without that member. Every process began a chain of its own, from number 1: a directory holds one or several runs.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _COVERED: Final = len(_START) + 64 + len(b'",')
 
 class EarlierTrail(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What a trail of the earlier fapilog has.
+    The content of a trail of the earlier fapilog.
 
     Attributes:
         records: How many records were checked, the invalid one included.
-        runs: How many chains they are: one for each process that wrote.
-        sequence_number: Of the last record.
-        checksum: Of the last record.
-        files: The SHA-256 of each file.
-        problem: What is not as it was written, with file and line; None if all is.
+        runs: How many chains they are: one per process that wrote.
+        sequence_number: The number of the last record.
+        checksum: The checksum of the last record.
+        files: The SHA-256 of every file.
+        problem: The damage, with file and line; None if there is none.
     """
 
     records: int
@@ -55,7 +55,7 @@ _decode: Final = msgspec.json.Decoder(_Record).decode
 
 def is_of_earlier(directory: Path) -> bool:
     """Return whether the oldest file of the trail in *directory* was written by the earlier fapilog."""
-    # What can't be read, or is no file, is told by whoever looks for a trail of ours next.
+    # The next search for a trail of ours reports a file that can't be read.
     with contextlib.suppress(OSError):
         for path in _files(directory):
             if path.is_file():
@@ -101,7 +101,7 @@ def verify_earlier(directory: Path) -> EarlierTrail:
 
 
 def as_metadata(trail: EarlierTrail) -> dict[str, Any]:
-    """Return what the first record of a trail says that continues *trail*."""
+    """Return the metadata of the first record of a trail that continues *trail*."""
     return {"fapilog.continues": {"written_by": "fapilog 0.3.5 or earlier", **msgspec.to_builtins(trail)}}
 
 

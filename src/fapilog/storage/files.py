@@ -1,4 +1,4 @@
-"""The chain in files: JSON Lines, one file for each UTC day, shared by all processes that write to the directory."""
+"""The chain in files: JSON Lines, one file per UTC day, shared by all processes that write to the directory."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
+from ._aside import Aside, Search
 from ._care import Care
 from ._copied import by_day, followed
 from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
@@ -45,29 +46,30 @@ class FileStorage:
     The chain in JSON Lines files: ``audit_YYYY-MM-DD.jsonl`` in one directory, for one process or many.
 
     Args:
-        directory: Where the files are; made (mode 0700) when the first event is stored. ``~`` is the home directory. A
-            local file system: the lock and the order of writes are not to be relied on over NFS.
+        directory: The directory of the files; made (mode 0700) when the first event is stored. ``~`` is the home
+            directory. A local file system: the lock and the order of writes are not to be relied on over NFS.
         durability: "fsync": an event counts as stored when it is on the disk. All callers that wait share one sync.
             "write": when the operating system has it; a crash of the process loses nothing, one of the machine may
             lose the last events. The write is then made where `append` is called, which takes microseconds; a
             call that may take longer is made in a worker thread.
-        now: Tells the time, which decides on the day's file.
-        mode: Of the files that are made from now on. ``0o640`` lets a group read them, such as that of a log shipper or
-            of auditors; a directory that is made can then be entered by the group (0750). Files and directories that
-            are there already keep theirs.
-        group: Of these files and directories, by its name or number; None for the group that the system gives them.
-            The process must be a member of it, or root.
-        min_free: What must be free of the file system, in bytes, or below 1 as a share of its size; less is an incident
-            of the trail. 0 asks for nothing. By default 75 MiB, or a tenth where the file system has less than 750 MiB.
+        now: Returns the time, which decides on the day's file.
+        mode: The mode of the files that are made from now on. ``0o640`` lets a group read them, such as that of a log
+            shipper or of auditors; a directory that is made can then be entered by the group (0750). Files and
+            directories that are there already keep theirs.
+        group: The group of these files and directories, by its name or number; None for the group that the system gives
+            them. The process must be a member of it, or root.
+        min_free: The free space that the file system must have, in bytes, or below 1 as a share of its size; less is an
+            incident of the trail. 0 asks for nothing. By default 75 MiB, or a tenth where the file system has less than
+            750 MiB.
 
     Attributes:
-        directory: As given; absolute.
+        directory: The directory of the files; absolute.
 
     Raises:
         TypeError: *directory* is no path, *mode* is no int, *group* is neither a name nor a number, or *min_free* is no
             number.
         ValueError: A negative *min_free*, an unknown *durability* or *group*, or a *mode* under which the owner may not
-            read and write, or others may write, or any execute.
+            read and write, or other users may write, or any user may execute.
     """
 
     #: Without an event loop every method blocks the calling thread, and waits for nothing else.
@@ -88,10 +90,12 @@ class FileStorage:
         access = Access(_checked_mode(mode), None if group is None else _number_of(group))
         # A daemon that changes to another directory does not take the trail with it.
         self.directory: Path = require_path("directory", directory).absolute()
-        self._reader = TrailReader(self.directory, durable=durability == "fsync")
-        self._writer = TrailWriter(self.directory, durable=durability == "fsync", now=now, access=access)
+        is_durable = durability == "fsync"
+        self._writer = TrailWriter(self.directory, durable=is_durable, now=now, access=access)
+        self._reader = TrailReader(self.directory, durable=is_durable, times=self._writer.times)
         least = None if min_free is None else require("min_free", min_free, at_least=0)
         self._care = Care(self.directory, min_free=least, now=now)
+        self._aside = Aside()
         self._now = now
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
@@ -150,7 +154,7 @@ class FileStorage:
                 return seal
         result = await self._commits.submit(Once(record) if once else record)
         if isinstance(result, AuditStorageError):
-            # A new one for each caller, as an exception collects the traceback of every place that raises it.
+            # A new one per caller, as an exception collects the traceback of every place that raises it.
             raise AuditStorageError(*result.args) from result
         return result
 
@@ -165,7 +169,7 @@ class FileStorage:
 
         Returns:
             The event's place in the chain; None if `append_record` has to store it: with durability "fsync", where
-            another process writes just now, on a new day, and each time that other tasks should have their turn.
+            another process writes just now, on a new day, and whenever other tasks should have their turn.
 
         Raises:
             AuditStorageError: It is not stored; as of `append`.
@@ -178,10 +182,10 @@ class FileStorage:
     @without_frames
     async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
         """
-        Append records as they are, byte for byte: those of another storage, which `read_lines` returns.
+        Append records of another storage as they are, byte for byte, as `read_lines` returns them.
 
-        Each goes into the file of its own day, or into the newest if that is newer. Returning means that they are on
-        the disk. Where it is interrupted, the first of them may be stored, in order; `head_of` tells up to which.
+        A record goes into the file of its own day, or into the newest if that is newer. Returning means that they are
+        on the disk. Where it is interrupted, the first of them may be stored, in order; `head_of` tells up to which.
 
         Args:
             after: The head that the first of them follows, and with which this trail ends.
@@ -217,12 +221,14 @@ class FileStorage:
         Return the newest *limit* events that are wanted, the newest first, and the holes between them.
 
         Reads backwards from the end and stops when it has them; memory does not grow with the trail. Waits until a
-        commit that is under way in any process is over.
+        commit that is under way in any process is over. A long search goes on in a process of its own, if that can be
+        had, and ends soon if the caller is cancelled.
 
         Raises:
             AuditStorageError: A file can't be read.
         """
-        return await in_thread(self._reader.find, wanted, limit)
+        search = Search(self._aside, self._reader, wanted, limit)
+        return await in_thread(search.run, stop=search.stop)
 
     @without_frames
     async def read(self, after: int, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
@@ -266,7 +272,7 @@ class FileStorage:
     @without_frames
     async def concerns(self) -> dict[str, str]:
         """
-        Return what must be looked after while events are still stored, in words that say what to do.
+        Return the troubles to mend while events are still stored, in words with advice.
 
         Returns:
             Under "capacity", that less is free than *min_free*; under "files", that a file is gone, was cut, or was
@@ -296,6 +302,7 @@ class FileStorage:
         self._copying = threading.Lock()
         self._copier.forget()
         self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
+        self._aside = Aside()
 
 
 def _checked_mode(mode: int) -> int:

@@ -30,11 +30,11 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     A legal hold.
 
     Attributes:
-        id: What it is lifted by.
+        id: The id to lift it by.
         reason: Why, in words.
         since: The first day that is held; None for the first of the trail.
         until: The last day that is held; None if there is no last.
-        set_at: When it was set.
+        set_at: When the hold was set.
     """
 
     id: str
@@ -75,7 +75,7 @@ def add_hold(directory: Path, reason: str, *, since: date | None = None, until: 
     Set a hold on the trail in *directory*, and return it when it is on the disk.
 
     Args:
-        directory: Where the trail is.
+        directory: The directory of the trail.
         reason: Why, in words.
         since: The first day to hold; None for the first of the trail.
         until: The last day to hold; None if there is no last.
@@ -114,7 +114,7 @@ def remove_hold(directory: Path, hold_id: str) -> Hold:
 @contextlib.contextmanager
 def _alone(directory: Path) -> Generator[None]:
     try:
-        # No retention, which may have decided already what it removes.
+        # Not during retention, which may have decided already which days it removes.
         with closing(alone(directory)):
             yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The chain in memory: for tests, and for whatever need not outlive its process."""
+"""The chain in memory: for tests, and for events that need not outlive their process."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class MemoryStorage:
     """
     The chain as the lines that a file would hold, in memory, for any thread and any event loop.
 
-    It keeps the bytes that `FileStorage` keeps, and checks them in the same way. A forked child goes on with a copy of
-    its own. `aclose` closes nothing: the events stay as long as the object.
+    It keeps the bytes that `FileStorage` keeps, and checks them in the same way. A forked child continues with a copy
+    of its own. `aclose` closes nothing: the events stay as long as the object.
     """
 
     #: No method waits for an event loop.
     runs_anywhere = True
 
     def __init__(self) -> None:
-        # The newest line tells where the chain goes on, so that one call into C stores a record whole.
+        # The newest line has the head of the chain, so that one call into C stores a record whole.
         self._lines: list[bytes] = []
         self._ids: set[str] = set()
         self._turn = Turn("not stored: called from within an append of the same thread")
@@ -109,7 +109,7 @@ class MemoryStorage:
 
     @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
-        """Return the newest *limit* events that are wanted, the newest first, and what can't be read between them."""
+        """Return the newest *limit* wanted events, the newest first, and the holes between them."""
         await _checkpoint()
         items = (_item(number, line) for number, line in reversed([*enumerate(self._lines, 1)]))
         wanted_items = (item for item in items if isinstance(item, DamagedRecord) or wanted.matches(item))
@@ -151,7 +151,7 @@ def _heads(lines: Iterator[bytes]) -> Iterator[ChainHead]:
 
 
 def _item(number: int, line: bytes) -> AuditEvent | DamagedRecord:
-    return item_of(line, file="memory", offset=number, size=1)
+    return item_of(line, file="memory", offset=number, size=1, number=number)
 
 
 def _next(lines: list[bytes]) -> tuple[int, str | None]:

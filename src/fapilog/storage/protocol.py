@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
@@ -18,7 +19,7 @@ from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, member
 from ..record.options import require, several
 from ..record.parties import Target, target_parts
 from ..record.privacy import Discreet
-from ..record.values import escaped, given_text
+from ..record.values import escaped, given_text, text
 
 __all__ = [
     "EQUAL",
@@ -117,6 +118,14 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
             if getattr(self, name) is not None:
                 force_setattr(self, name, check(name, getattr(self, name)))
 
+    def numbered(self, *, after: int | None, before: int | None) -> EventFilter:
+        """Return this question, asked of records with a greater number than *after* and a smaller one than *before*."""
+        # Made anew, its texts would be escaped once more.
+        other = copy.copy(self)
+        force_setattr(other, "after", after)
+        force_setattr(other, "before", before)
+        return other
+
     def matches(self, event: AuditEvent) -> bool:
         """Return whether *event* is asked for."""
         number = event.sequence_number or 0
@@ -172,6 +181,9 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "outcome": lambda name, value: member(AuditOutcome, value, name),
     "target": lambda _, value: Target(**{name: escaped(part) for name, part in target_parts(value)[0].items()}),
     **dict.fromkeys(["message", "actor", "tag", *EQUAL], lambda _, value: escaped(given_text(value))),
+    # Of printable characters alone, it is stored as it is.
+    "event_id": lambda _, value: text(value),
+    "metadata": lambda _, value: {path: escaped(each) if type(each) is str else each for path, each in value.items()},
 }
 
 

@@ -40,8 +40,8 @@ __all__ = ["Replication", "ReplicationState"]
 
 _log: Final = Log("fapilog")
 
-# Seconds: the first pause after a failure, and the longest. A machine of many that come back at once waits up to half
-# as long again.
+# Seconds: the first pause after a failure, and the longest. Up to half is added at random, so that many machines don't
+# come back at once.
 _PAUSES: Final = (1.0, 60.0)
 
 
@@ -77,12 +77,13 @@ class Replication:
     other records than the files, or the files are damaged, the incident is opened at the next event, and nothing is
     changed. Retention keeps the days that are not replicated.
 
-    Several processes may replicate the same directory: one of them copies the record, the others find it there. A
-    directory has one replica: use one target.
+    Several processes may replicate the same directory: one of them copies the record, and the other processes find it
+    there. A directory has one replica: use one target.
 
     Args:
-        directory: Where the trail is; ``~`` is the home directory. Only records that are on the disk are copied.
-        target: The replica: empty, or with the first records of the trail; one that has an `append_lines`.
+        directory: The directory of the trail; ``~`` is the home directory. Only records that are on the disk are
+            copied.
+        target: The replica: a storage with `append_lines`, empty or with the first records of the trail.
         name: Names the replica, in logs and metrics.
         lag_limit: Seconds that a record may wait; longer is an incident.
         interval: Seconds between two looks for new records.
@@ -90,7 +91,7 @@ class Replication:
             waited for, for as long as the target's own limit.
 
     Attributes:
-        name: As given.
+        name: The name of the replica.
 
     Raises:
         TypeError: *target* takes no lines, or another option is not of its type.
@@ -136,7 +137,7 @@ class Replication:
 
     @property
     def state(self) -> ReplicationState:
-        """How far the replica is behind, as this has last seen; a new object after each look."""
+        """How far the replica was behind at the last look; a new object after every look."""
         return self._state
 
     @property
@@ -160,7 +161,7 @@ class Replication:
         """
         Copy all records that the target lacks, and return the head that both have then.
 
-        A caller that is cancelled, and a process that dies, leave whole transactions; the next call goes on.
+        A caller that is cancelled, and a process that dies, leave whole transactions; the next call resumes.
 
         Raises:
             TrailMismatchError: The target has other records than the trail, or one of the two is damaged.
@@ -207,7 +208,7 @@ class Replication:
             await anyio.sleep(self._interval)
 
     async def _try(self) -> bool:
-        """Catch up, and return whether that was possible; if not, it is said."""
+        """Catch up, and return whether that was possible; log if not."""
         try:
             await contained(self.catch_up)
         except Exception as error:
@@ -216,12 +217,12 @@ class Replication:
             with contextlib.suppress(AuditStorageError):
                 await self._count()
             if problem != self._problem:
-                _log.error("the replication %s can't go on: %s", self.name, problem)
+                _log.error("the replication %s can't continue: %s", self.name, problem)
             self._problem = problem
             return False
         if self._problem is not None:
             await self._keep(self._head)
-            _log.warning("the replication %s goes on", self.name)
+            _log.warning("the replication %s continues", self.name)
             self._problem = None
         return True
 
@@ -234,7 +235,7 @@ class Replication:
         self._state = ReplicationState(max(0, newest - mark), at)
 
     async def _keep(self, head: ChainHead | None, *, problem: str | None = None, is_stuck: bool = False) -> None:
-        """Keep up to where the trail is replicated, for others; None if that is not known. Never raises."""
+        """Save up to where the trail is replicated, for other processes; None if that is not known. Never raises."""
         head, is_known = head or self._mark, head is not None
         replica = Replica(
             target=self._place,
@@ -249,7 +250,7 @@ class Replication:
                 functools.partial(keep_replica, self._source.directory, replica, is_known=is_known)
             )
         except AuditStorageError as error:
-            # Copying goes on. The file then names an older record: retention keeps more days than it has to.
+            # Copying continues. The file then names an older record: retention keeps more days than it has to.
             _log.error("the replication %s can't say how far it is: %s", self.name, error)
         self._mark = replica.head
 

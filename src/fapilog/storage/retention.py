@@ -1,9 +1,10 @@
 """
 Retention: the days of a trail are compressed, archived and removed when they are old enough.
 
-A day is a file. It is never changed: compressed it has the same bytes, and it is removed as a whole. A record in the
-trail says what is removed before it is, and an anchor remains, so that the rest verifies as `ChainStatus.FRONT_PRUNED`.
-Whenever the process ends, between any two steps, the trail is valid and goes on, and the next run goes on too.
+A day is a file. It is never changed: compressed it has the same bytes, and it is removed as a whole. A removal is
+recorded in the trail before it is made, and an anchor remains, so that the rest verifies as `ChainStatus.FRONT_PRUNED`.
+Whenever the process ends, between any two steps, the trail is valid and can be written to, and the next run resumes the
+work.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ _BLOCK_BYTES: Final = 1 << 20
 
 class RetentionRule(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What is done to days that are over, and when.
+    The ages at which days are compressed, archived and removed.
 
     Attributes:
         archive_after_days: Age in days beyond which a day is compressed, and copied to *archive*; None for never.
         retention_days: Age in days beyond which a day is removed; None for never.
-        archive: Where days are kept; None for nowhere. With one, nothing is removed that is not there, whole.
+        archive: Keeps the days; None to keep none. With an archive, a day is removed only if the archive has it whole.
         below_floor: Whether records are removed before the age that their level asks for (`FLOORS`).
-        keep_from: The number of the first record that stays, whatever its age; None for no such one.
+        keep_from: The number of the first record that stays even if it is old enough; None for no such one.
     """
 
     archive_after_days: int | None = None
@@ -64,14 +65,14 @@ class RetentionRule(msgspec.Struct, frozen=True, kw_only=True):
 
 class RetainedDay(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What was done to the file of a day, or would be.
+    The steps that were made, or would be, for the file of a day.
 
     Attributes:
         file: Its name.
         compressed: Whether it was compressed in this run.
         archived: Whether it is in the archive, as this run has proved.
         removed: Whether it was removed.
-        kept: Why not, in words, though it is old enough; else None.
+        kept: Why it is kept, though it is old enough; else None.
         first: The number of its first record, if it was old enough to be removed.
         last: The number of its last record, likewise.
         sha256: The SHA-256 of its content, likewise.
@@ -89,12 +90,12 @@ class RetainedDay(msgspec.Struct, frozen=True, kw_only=True):
 
 class RetentionReport(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What a run of retention did.
+    The result of a run of retention.
 
     Attributes:
         days: The days that are old enough for something, the oldest first.
-        dry_run: Whether nothing was done, and this is what would be.
-        records: The numbers of the records that say what was removed.
+        dry_run: Whether nothing was done, and these are the days that a run would change.
+        records: The numbers of the records about the removals.
     """
 
     days: tuple[RetainedDay, ...]
@@ -120,11 +121,11 @@ async def apply_retention(
     Apply *rule* to the trail in *directory*; `AuditTrail.apply_retention` calls it.
 
     Writers and readers may be at work meanwhile, in any process. Neither the file of today nor the newest one is
-    touched. Whoever calls it is cancelled between two steps, and the next run goes on.
+    touched. A caller is cancelled between two steps, and the next run resumes.
 
     Args:
-        directory: Where the trail is; absolute.
-        rule: What to do.
+        directory: The directory of the trail; absolute.
+        rule: The ages and limits.
         today: The day, in UTC.
         record: Records in the trail that days are removed: called with the metadata and the reason, before they are.
             Returns the number of the record.
@@ -132,7 +133,7 @@ async def apply_retention(
 
     Raises:
         AuditStorageError: A file can't be read or written, the archive has something else, or another process applies
-            retention. What was done until then stays done.
+            retention. The days done until then stay done.
     """
     with _failures(directory):
         if dry_run:
@@ -231,14 +232,14 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
 def _packed(
     directory: Path, day: RetainedDay, rule: RetentionRule, archived: Mapping[str, int], *, is_cold: bool
 ) -> RetainedDay:
-    """Return *day* with what is to be done to it short of removing it."""
+    """Return *day* with the steps to make short of its removal."""
     archive = rule.archive if is_cold or day.removed else None
     if not (is_cold or archive):
         return day
     is_plain = (directory / day.file).exists()
     if is_plain and size_of(directory, day.file) > MAX_SIZE:
         return replace(day, removed=day.removed and archive is None, kept="it is too large to be compressed")
-    # Of a day that stays, the archive is believed to have what it once has proved to have.
+    # For a day that stays, an archive file that was proved once is not proved again.
     is_new = archive is not None and (day.removed or is_plain or not _is_there(directory, day.file, archived))
     return replace(day, compressed=is_plain, archived=is_new)
 
@@ -293,7 +294,7 @@ def _levels_in(directory: Path, name: str) -> list[ComplianceLevel]:
         offset, longest = 0, max(map(len, needles.values()))
         while block := os.pread(fd, _BLOCK_BYTES, offset):
             found |= {level for level, needle in needles.items() if needle in block}
-            # What begins at the end of this block is in the next one.
+            # A needle that begins at the end of this block is in the next one.
             offset += max(1, len(block) - longest) if len(block) == _BLOCK_BYTES else len(block)
     return sorted(found, key=lambda level: -FLOORS[level])
 
@@ -302,5 +303,5 @@ def _day(name: str) -> date:
     try:
         return date.fromisoformat(name[len("audit_") : -len(".jsonl")])
     except ValueError:
-        # There is no such day: nobody knows how old it is.
+        # There is no such day, so its age is unknown.
         return date.max

@@ -1,5 +1,5 @@
 """
-An archive in S3, whose objects nobody can change or delete before their time: Object Lock in compliance mode.
+An archive in S3, whose objects can't be changed or deleted before their time: Object Lock in compliance mode.
 
     from fapilog.storage.s3 import S3Archive
 
@@ -22,9 +22,12 @@ from datetime import UTC, datetime, timedelta
 from time import sleep
 from typing import IO, Any, Final, TypeVar
 
-import boto3.session
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from .._extras import needs
+
+with needs("s3"):
+    import boto3.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
 
 from ..record.errors import AuditStorageError
 from ..record.options import require, require_text
@@ -39,12 +42,12 @@ T = TypeVar("T")
 
 # A hundred years: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-lock-managing.html
 _LONGEST_LOCK: Final = 36_500
-# S3 takes only a date to come. A day that is older than its lock would be is locked for so long all the same.
+# S3 takes only a date to come. So a day whose lock would have ended is locked for this long.
 _SHORTEST_LOCK: Final = timedelta(days=1)
 _BLOCK_BYTES: Final = 1 << 20
 
 _ATTEMPTS: Final = 6
-# Seconds; each pause may be up to twice the one before, so that all of them are 16 s at most.
+# Seconds; a pause is at most twice the one before, and all together are 16 s at most.
 _PAUSE: Final = 0.5
 
 _THERE: Final = 412
@@ -54,10 +57,10 @@ class S3Archive:
     """
     An archive in a bucket of S3 that has Object Lock.
 
-    Each day is one object, uploaded once (``If-None-Match: *``) with its SHA-256, and locked in COMPLIANCE mode: until
-    the lock ends, nobody can delete or change the object, not even the owner of the account. The lock ends *lock_days*
-    after the day; a shorter lock is extended, and a longer one is left. Retention removes a day from the trail only
-    after S3, asked anew, has named the mode and the end of the lock, the length, and the SHA-256.
+    A day is one object, uploaded once (``If-None-Match: *``) with its SHA-256, and locked in COMPLIANCE mode: until the
+    lock ends, not even the owner of the account can delete or change the object. The lock ends *lock_days* after the
+    day; a shorter lock is extended, and a longer one is left. Retention removes a day from the trail only after S3,
+    asked anew, has named the mode and the end of the lock, the length, and the SHA-256.
 
     A request that meets a conflict, throttling, an error of S3 or of the network is sent six times, with pauses of 16
     seconds in all. Credentials come from where boto3 finds them, and are never shown or logged.
@@ -71,8 +74,8 @@ class S3Archive:
         client: A client for S3 that boto3 has made, in place of *region* and *endpoint*. The archive does not close it.
 
     Attributes:
-        bucket: As given.
-        prefix: As given, without a ``/`` at its ends.
+        bucket: The name of the bucket.
+        prefix: The prefix, without a ``/`` at its ends.
 
     Raises:
         TypeError: *bucket*, *prefix* or *endpoint* is no text, or *lock_days* no whole number.
@@ -115,7 +118,7 @@ class S3Archive:
         return f"<S3Archive {str(self)!r}>"
 
     def sizes(self) -> Mapping[str, int]:
-        """Do as `Archive.sizes`; a request for each thousand objects."""
+        """Do as `Archive.sizes`; one request for every thousand objects."""
         found: dict[str, int] = {}
         more: dict[str, str] = {}
         prefix = self._key("")
@@ -157,7 +160,7 @@ class S3Archive:
         try:
             self._asked(upload, file.path.name)
         except RefusedError as refused:
-            # Perhaps by this process, whose answer was lost. What is there, `prove` says.
+            # Perhaps this process uploaded it, and the answer was lost. `prove` compares the object.
             if refused.status != _THERE:
                 raise
 
@@ -165,17 +168,17 @@ class S3Archive:
         """
         Do as `Archive.prove`: ask S3 for the lock, the length and the SHA-256 of the object.
 
-        Where S3 has no SHA-256 of it, or another one, all of it is read back. A lock that is too short is extended
-        first.
+        If S3 has no SHA-256 of the object, or another one, the object is read back. A lock that is too short is
+        extended first.
 
         Raises:
-            AuditStorageError: The object is not there, is something else, or is not locked for so long.
+            AuditStorageError: The object is missing, has other bytes, or is not locked for so long.
         """
         name, until = file.path.name, self._until(file)
         head = self._head(name)
         if not _is_locked(head, until):
             lock = {"Mode": "COMPLIANCE", "RetainUntilDate": max(until, datetime.now(UTC) + _SHORTEST_LOCK)}
-            # Of this version: another one of that name would be locked, and not be looked at, for ever.
+            # The lock of this version: else one of another version that has the name by now might be extended.
             version = {"VersionId": head["VersionId"]} if "VersionId" in head else {}
             self._asked(
                 lambda client: client.put_object_retention(
@@ -198,10 +201,11 @@ class S3Archive:
         """
         Do as `Archive.open`: download an object into a file without a name, which is gone when it is closed.
 
-        Memory does not grow with it. Without *size* it is whole, and has the checksum that S3 has, before this returns.
+        Memory does not grow with it. Without *size* the file is whole, and has been compared with the checksum of S3,
+        before this returns.
 
         Raises:
-            AuditStorageError: It can't be read, or comes cut, each time.
+            AuditStorageError: Every attempt failed, or returned a part of the object.
             OSError: There is no room for it.
         """
         # S3 has the checksum of the whole object only.
@@ -238,11 +242,11 @@ class S3Archive:
 
     def _asked(self, call: Callable[[Any], T], name: str = "") -> T:
         """
-        Return the result of *call*, which is given the client, and is called again where that may help.
+        Return the result of *call*, which gets the client; retry if that may help.
 
         Raises:
-            RefusedError: S3 has answered something else, and the last time too.
-            AuditStorageError: There is no answer.
+            RefusedError: S3 answered the last attempt with an error.
+            AuditStorageError: S3 did not answer.
         """
         attempt = 1
         while True:

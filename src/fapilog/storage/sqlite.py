@@ -32,7 +32,7 @@ __all__ = ["SQLiteStorage"]
 
 _INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
 
-# Of one look into the file, between which others, and a fork, have their turn.
+# The rows and bytes of one look into the file; between two looks, other threads, and a fork, have their turn.
 _PAGE: Final = 500
 _PAGE_BYTES: Final = 8 << 20
 _MAX: Final = 2**63 - 1
@@ -133,7 +133,8 @@ class SQLiteStorage:
             lines: The records, without their newlines.
 
         Raises:
-            AuditStorageError: As that; also for a record that can't be read, or whose event id another has.
+            AuditStorageError: As for `store`; also for a record that can't be read, or whose event id another record
+                has.
         """
         head = followed(self._path, after, lines)
         await in_thread(self._writer.write, functools.partial(self._insert, after, lines))
@@ -177,9 +178,9 @@ class SQLiteStorage:
     @without_frames
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """
-        Check the whole chain, and that what is searched is what the records say; may run beside writers.
+        Check the whole chain, and that the search columns agree with the records; may run beside writers.
 
-        SQLite's own ``PRAGMA integrity_check`` tells whether the indices are those of the table.
+        SQLite's own ``PRAGMA integrity_check`` checks that the indices agree with the table.
 
         Args:
             progress: Called in a worker thread, every few hundred records, with how many were checked so far.
@@ -187,7 +188,7 @@ class SQLiteStorage:
         return await in_thread(verdict_on, self._path, self._heads(), progress)
 
     async def trouble(self) -> str | None:
-        """Return why the file can't be made or written to, if that can be told without trying; else None."""
+        """Return why the file can't be made or written to, if that can be known without trying; else None."""
         return await in_thread(why_not_writable, self._path.parent)
 
     async def concerns(self) -> dict[str, str]:
@@ -202,7 +203,7 @@ class SQLiteStorage:
     # -- in a thread
 
     def _commit(self, items: Iterable[_Item]) -> list[Seal | None]:
-        """Store a record for each of *items* whose id is not there, and return the seals; None for the others."""
+        """Store the *items* whose ids are new, and return the seals in order; None where the id is there already."""
         seals, head = self._writer.write(lambda connection: self._append(connection, items))
         self._known = head
         return seals
@@ -243,7 +244,7 @@ class SQLiteStorage:
     def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         if limit < 1:
             return []
-        # By number and id: what answers several questions is there once.
+        # By number and id: an answer to several questions is there once.
         found: dict[tuple[int, str], AuditEvent | DamagedRecord] = {}
         for question in questions(wanted):
             for item in up_to(limit, joined(self._newest(wanted, question, limit))):
@@ -297,10 +298,10 @@ class SQLiteStorage:
     def _item(self, number: int, line: Any) -> AuditEvent | DamagedRecord:
         # Text is no line that was stored.
         line = line if isinstance(line, bytes) else b""
-        return item_of(line, file=self._path.name, offset=number, size=1)
+        return item_of(line, file=self._path.name, offset=number, size=1, number=number)
 
     def _heads(self) -> Iterator[ChainHead]:
-        """Yield the head after each page, whose rows are checked with their columns."""
+        """Yield the head after every page, whose rows are checked with their columns."""
         head = EMPTY
         # Whatever number a row has that was put in front of the first.
         after = -_MAX
@@ -346,6 +347,6 @@ def _rows(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -
             if size > _PAGE_BYTES:
                 break
     finally:
-        # Else the transaction of the reader goes on, and the write-ahead log can't be emptied.
+        # Else the transaction of the reader stays open, and the write-ahead log can't be emptied.
         cursor.close()
     return found

@@ -1,4 +1,4 @@
-"""What any file of SQLite needs, that of a trail and that of an outbox: made, locked, and closed before a fork."""
+"""Functions for any file of SQLite, of a trail or of an outbox: it is made, locked, and closed before a fork."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ __all__ = [
 ]
 
 # Seconds between two looks whether another process has finished. SQLite's own waits grow to a tenth of a second, in
-# which others take their turns again and again: sqliteDefaultBusyCallback in https://sqlite.org/src/file?name=src/main.c
+# which other processes take their turns again and again: sqliteDefaultBusyCallback in
+# https://sqlite.org/src/file?name=src/main.c
 _LOOK_EVERY: Final = (0.0005, 0.003)
 
 
 class Forkable(Protocol):
-    """What has a file of SQLite open, and closes it for the time of a fork."""
+    """An object that has a file of SQLite open, and closes it for the time of a fork."""
 
     def before_fork(self) -> bool:
-        """Close it, let nobody open it before `after_fork`, and return True; False if that can't be."""
+        """Close it, keep it closed until `after_fork`, and return True; False if it can't be closed."""
         ...
 
     def after_fork(self) -> None:
@@ -55,7 +56,7 @@ _stopped: Final[list[Forkable]] = []
 
 
 def close_at_forks(file: Forkable) -> None:
-    """Have *file*, which is held weakly, closed before each fork."""
+    """Close *file*, which is held weakly, before every fork."""
     _all.add(file)
 
 
@@ -75,7 +76,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 
 
 def close(connection: sqlite3.Connection) -> None:
-    """Close *connection*; nobody can do anything about an error."""
+    """Close *connection*; an error is ignored, as it could not be mended."""
     with contextlib.suppress(sqlite3.Error):
         connection.close()
 
@@ -93,7 +94,7 @@ def number(connection: sqlite3.Connection, pragma: str) -> int:
 
 
 def make_tables(connection: sqlite3.Connection, schema: Iterable[str], *, application_id: int, version: int) -> None:
-    """Make the tables of *schema*, and note whose file it is, in one transaction."""
+    """Make the tables of *schema*, and mark the file with *application_id*, in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         for statement in schema:
@@ -107,7 +108,7 @@ def make_tables(connection: sqlite3.Connection, schema: Iterable[str], *, applic
 
 
 def inode_of(path: Path) -> tuple[int, int] | None:
-    """Return what tells the file at *path* from any other; None if there is none."""
+    """Return the identity of the file at *path*; None if there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -116,7 +117,7 @@ def inode_of(path: Path) -> tuple[int, int] | None:
 
 
 def make_file(path: Path) -> None:
-    """Make the file, for nobody else's eyes, so that a power cut does not take it away again."""
+    """Make the file, for the owner alone, so that it survives a power cut."""
     # Never opened if it is there: closing any descriptor of it would give up the locks that SQLite holds in this
     # process. https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_
     with contextlib.suppress(FileExistsError):
@@ -135,7 +136,7 @@ def locked(directory: Path, *, patience: float, error: Callable[[str], Exception
     Be the only one, of all processes, to open, make or rename a database in *directory*.
 
     Args:
-        directory: Where it is.
+        directory: The directory of the file.
         patience: Seconds to wait for another process.
         error: Makes the exception that is raised after that.
     """

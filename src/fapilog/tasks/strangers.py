@@ -12,15 +12,16 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
-from typing import Final, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 import anyio
 
 from ..record.errors import PanicError
 from .loops import cancellation_of_this_task, current_task, is_without_loop
 
-__all__ = ["Log", "contained", "is_logging", "tamed"]
+__all__ = ["Log", "answer", "contained", "is_logging", "tamed"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _is_logging: Final = ContextVar("fapilog_is_logging", default=False)
@@ -77,6 +78,22 @@ class Log:
             pass
         finally:
             _is_logging.reset(token)
+
+
+def answer(function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
+    """
+    Return what *function* returns.
+
+    Raises:
+        TypeError: It is something to await, as of an asynchronous function in disguise; it would count as true.
+        BaseException: That of *function*.
+    """
+    found = function(*args, **given)
+    # Of the type: an object may answer to every name.
+    if hasattr(type(found), "__await__"):
+        getattr(found, "close", bool)()
+        raise TypeError("expected a function that returns its answer; got something to await")
+    return found
 
 
 async def contained(call: Callable[[], Awaitable[T]]) -> T:

@@ -105,12 +105,13 @@ def begun_in_thread(call: Callable[[], T], *, name: str) -> tuple[anyio.Event, C
     return ended, outcome
 
 
-async def in_thread(call: Callable[..., T], *args: Any) -> T:
+async def in_thread(call: Callable[..., T], *args: Any, stop: Callable[[], object] | None = None) -> T:
     """
     Return the result of ``call(*args)`` in a thread, or raise its exception.
 
-    A caller that is cancelled meanwhile waits for the thread all the same. Where no thread can be had (a limit on
-    processes is reached, or the interpreter is shutting down), the call is made in this thread.
+    A caller that is cancelled meanwhile calls *stop*, if given, to have the call end soon, and waits for the thread.
+    Where no thread can be had (a limit on processes is reached, or the interpreter is shutting down), the call is made
+    in this thread.
     """
     if is_without_loop():
         return call(*args)
@@ -119,9 +120,16 @@ async def in_thread(call: Callable[..., T], *args: Any) -> T:
         ended, outcome = begun_in_thread(functools.partial(call, *args), name="fapilog call")
     except RuntimeError:
         return call(*args)
-    await _until(ended)
+    await _until(ended, stop)
     return outcome()
 
 
-async def _until(ended: anyio.Event) -> None:
+async def _until(ended: anyio.Event, stop: Callable[[], object] | None) -> None:
+    if stop is not None:
+        try:
+            await ended.wait()
+        except BaseException:
+            stop()
+            await uninterrupted(ended.wait)
+            raise
     await uninterrupted(ended.wait)

@@ -28,9 +28,9 @@ def check_archive(archive: Archive) -> None:
 
     - *put*: a file is there with its name, its size and its bytes, and `prove` says so, also if it is put twice.
     - *once*: another file of the same name changes nothing, and `prove` refuses it.
-    - *recompressed*: `prove` takes a file whose decompressed bytes are those in the archive.
-    - *open*: each caller reads a file of its own, back and forth; with a size, the first bytes at least.
-    - *missing*: of a file that is not there, `prove` and `open` raise `AuditStorageError`.
+    - *recompressed*: `prove` accepts a file whose decompressed bytes equal the archive's.
+    - *open*: every caller reads a file of its own, seekable; with a size, the first bytes at least.
+    - *missing*: for a missing file, `prove` and `open` raise `AuditStorageError`.
 
     Args:
         archive: An empty archive; two files stay in it. Where files are locked, they are for a day or a little longer.

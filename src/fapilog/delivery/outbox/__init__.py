@@ -1,5 +1,5 @@
 """
-Lose no alert: keep each in a file until it is delivered, however long that takes.
+Lose no alert: keep all in a file until they are delivered, however long that takes.
 
     from fapilog.delivery.outbox import Outbox
 

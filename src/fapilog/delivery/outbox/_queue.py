@@ -1,7 +1,7 @@
 """
 The alerts that wait in a file: put in, claimed, ended, and the mark of the outbox.
 
-Each function is a part of a transaction on *connection*. Times are seconds since 1970.
+Every function is a part of a transaction on *connection*. Times are seconds since 1970.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _UNSURE: Final = 1.0
 
 
 def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> bool:
-    """Keep *alert*, due at once; return whether it is new: each event is taken once."""
+    """Keep *alert*, due at once; return whether it is new: an event is taken once."""
     event = alert.event
     done = connection.execute(
         "INSERT INTO alerts (outbox, event_id, sequence_number, event_type, severity, channel, event, came_at,"
@@ -117,9 +117,9 @@ def claim(
     Args:
         connection: To the file.
         outbox: The name of the outbox.
-        lease: Tells the sender's claims from the claims of all others.
+        lease: Marks the sender's claims in the file.
         now: The time.
-        until: When others may take the claims over.
+        until: When other processes may take the claims over.
         limit: The number of alerts to claim at most.
         event: Claim only the alert about this event.
         held: Events whose alerts are not claimed, however late they are: the sender has them already.
@@ -141,7 +141,7 @@ def claim(
             _interrupt(connection, id_)
         event_or_why = event_in(stored, event_id, number)
         if isinstance(event_or_why, str):
-            # It must not stand in the way of the others for ever.
+            # It must not stand in the way of other alerts for ever.
             _give_up(connection, id_, event_or_why, now)
             _log.error("the outbox %s gives up the alert about event %r: %s", outbox, event_id, event_or_why)
             continue
@@ -158,7 +158,7 @@ def claim(
 
 
 def give_back(connection: sqlite3.Connection, outbox: str, claims: Iterable[Claim], lease: str, now: float) -> None:
-    """Make *claims*, none of which was begun, due again, as if they had not been taken out."""
+    """Make *claims*, none of which was begun, due again, as if they had never been claimed."""
     for claim in claims:
         id_ = _place(connection, outbox, claim)
         done = connection.execute(
@@ -173,7 +173,7 @@ def give_back(connection: sqlite3.Connection, outbox: str, claims: Iterable[Clai
 def renew(
     connection: sqlite3.Connection, outbox: str, claims: Iterable[Claim], lease: str, now: float, *, until: float
 ) -> set[str]:
-    """Keep *claims* from others until then; return the events of those that others have not got already."""
+    """Keep *claims* until then; return the events of the claims that no other process has taken over."""
     statement = "UPDATE alerts SET due_at = ?, noted_at = ? WHERE id = ? AND lease = ?"
     return {
         claim.event_id
@@ -184,13 +184,13 @@ def renew(
 
 def end(connection: sqlite3.Connection, outbox: str, ending: Ending, lease: str, now: float, *, due_at: float) -> None:
     """
-    Note how an attempt ended; an alert that somebody else has taken over is theirs, unless it is delivered.
+    Note how an attempt ended; an alert that another process has taken over stays with that, unless it is delivered.
 
     Args:
         connection: To the file.
         outbox: The name of the outbox.
-        ending: How it ended.
-        lease: As of `claim`.
+        ending: The end of the attempt.
+        lease: The lease given to `claim`.
         now: The time.
         due_at: When to try again, if it is pending.
     """
@@ -223,7 +223,7 @@ def touch(connection: sqlite3.Connection, outbox: str) -> None:
 
 
 def pause(connection: sqlite3.Connection, outbox: str, now: float, until: float) -> None:
-    """Let nobody claim anything before *until*."""
+    """Let no process claim anything before *until*."""
     connection.execute(
         "INSERT INTO outboxes (name, paused_until, paused_at) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
         " SET paused_until = excluded.paused_until, paused_at = excluded.paused_at"
@@ -245,8 +245,8 @@ def mend_times(connection: sqlite3.Connection, outbox: str, now: float, longest:
     """
     Put right the times that were written while the clock was ahead, and are in the future now.
 
-    What was to wait for so many seconds then, waits for as many from now on; what was to wait for longer than *longest*
-    is due now. What has come in the future comes now, so that its age is told from now on.
+    An alert that was to wait for so many seconds then, waits for as many from now on; if that is longer than *longest*,
+    it is due now. An alert that has come in the future comes now, so that its age counts from now on.
     """
     # As the clock tells it, which is not read at the moment of writing.
     ahead = now + _UNSURE
@@ -266,7 +266,7 @@ def mend_times(connection: sqlite3.Connection, outbox: str, now: float, longest:
 
 
 def next_due(connection: sqlite3.Connection, outbox: str, held: Collection[str] = ()) -> float | None:
-    """Return when there is something to claim for one who has *held*; None if nothing else is pending."""
+    """Return when there is something to claim beside *held*; None if nothing else is pending."""
     pending = connection.execute(
         "SELECT due_at, event_id FROM alerts WHERE outbox = ? AND status = 'pending' ORDER BY due_at", (outbox,)
     )
@@ -324,12 +324,12 @@ def set_mark(connection: sqlite3.Connection, outbox: str, mark: ChainHead, *, ba
 
 
 def having(connection: sqlite3.Connection, outbox: str, events: Iterable[AuditEvent]) -> set[str]:
-    """Return the ids of those of *events* that have come, whatever became of them."""
+    """Return the ids of the *events* whose alerts have come, with any outcome."""
     return {event.event_id for event in events if _find(connection, outbox, event) is not None}
 
 
 def _take_out(connection: sqlite3.Connection, ids: list[int], lease: str, now: float, until: float) -> None:
-    # All at once: with each statement the thread gives up the interpreter's lock, and waits for it again.
+    # All at once: with every statement the thread gives up the interpreter's lock, and waits for it again.
     which = f"IN ({', '.join('?' * len(ids))})"
     connection.execute(
         f"UPDATE alerts SET lease = ?, due_at = ?, noted_at = ?, attempts = attempts + 1 WHERE id {which}",  # noqa: S608
@@ -343,10 +343,10 @@ def _take_out(connection: sqlite3.Connection, ids: list[int], lease: str, now: f
 
 
 def _interrupt(connection: sqlite3.Connection, id_: int) -> None:
-    """Note that nobody knows how an attempt ended."""
+    """Note that the outcome of an attempt is unknown."""
     connection.execute(
         "UPDATE attempts SET outcome = 'stopped', reason = ? WHERE alert = ? AND outcome IS NULL",
-        ("nobody knows: the process ended, or lost its lease, before there was an outcome", id_),
+        ("unknown: the process ended, or lost its lease, before there was an outcome", id_),
     )
 
 
@@ -359,7 +359,7 @@ def _give_up(connection: sqlite3.Connection, id_: int, why: str, now: float) -> 
 def _mended(
     connection: sqlite3.Connection, id_: int, found: list[Any], now: float
 ) -> tuple[str, str | None, float, int, int, float]:
-    """Return what was *found* of an alert, and put right what can't be."""
+    """Return the values *found* of an alert, impossible ones replaced, in the file too."""
     mended = sound(found, now)
     if mended != tuple(found):
         connection.execute(
@@ -371,7 +371,7 @@ def _mended(
 
 
 def _place(connection: sqlite3.Connection, outbox: str, claim: Claim) -> int:
-    """Return the number of the alert that was taken out; in a file that was made since, put it in."""
+    """Return the number of the claimed alert; in a file that was made since, insert it."""
     id_ = _find(connection, outbox, claim.alert.event)
     if id_ is None:
         put(connection, outbox, claim.alert, claim.came_at)

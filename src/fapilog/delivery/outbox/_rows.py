@@ -1,4 +1,4 @@
-"""The rows of an outbox: alerts and attempts, read from whatever a row holds."""
+"""The rows of an outbox: alerts and attempts, read even from damaged rows."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ class OutboxAlert(Discreet, frozen=True, kw_only=True):
         event_id: The event that it is about.
         sequence_number: That event's place in the trail; None if it has none.
         event_type: The kind of event.
-        severity: As the dispatcher is told.
-        channel: As the dispatcher is told.
+        severity: The severity that the dispatcher gets.
+        channel: The channel that the dispatcher gets.
         status: "pending": it waits, or is being sent. "delivered": the dispatcher has taken it. "dead": it was refused,
-            or failed until its schedule was over. "discarded": somebody has given it up.
-        came_at: When it came into the outbox.
+            or failed until its schedule was over. "discarded": an operator has given it up.
+        came_at: When the alert came into the outbox.
         due_at: When the next attempt is due; of one that is being sent, when another process may take it over; None if
             there is none.
-        ended_at: When it was delivered, died or was discarded; None while it is pending.
-        attempts: How many were begun.
+        ended_at: When the alert was delivered, died or was discarded; None while it is pending.
+        attempts: How many attempts were begun.
         reason: Why it was not delivered, or why it was discarded; None otherwise.
-        unreadable: What of it is damaged in the file, with what was found there. Such a time is here in 1970, or None;
-            such a number is 0.
+        unreadable: The members that are damaged in the file, with the values found there. Such a time is here in 1970,
+            or None; such a number is 0.
     """
 
     _shown = ("event_id", "event_type", "severity", "sequence_number", "status")
@@ -88,12 +88,12 @@ class OutboxAttempt(Discreet, frozen=True, kw_only=True):
 
     Attributes:
         number: Counted from 1.
-        began_at: When it was taken up.
-        took: Seconds; None if nobody knows.
-        outcome: As `DeliveryReport.outcome`; None while it is under way. Of one that is "stopped" nobody knows more:
-            the process ended, or the outbox was left.
+        began_at: When the attempt was begun.
+        took: Seconds; None if unknown.
+        outcome: As `DeliveryReport.outcome`; None while it is under way. "stopped" is all that is known if the process
+            ended, or the outbox was left.
         reason: In words that may be printed; None if it was dispatched.
-        unreadable: As of `OutboxAlert`.
+        unreadable: As in `OutboxAlert`.
     """
 
     _shown = ("number", "outcome")
@@ -113,7 +113,7 @@ class OutboxState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         pending: Alerts that are not delivered yet.
         oldest: When the oldest of them came, in seconds since 1970; None if there is none.
-        dead: Alerts that were refused or given up on, and that nobody has retried or discarded.
+        dead: Alerts that were refused or given up on, and not retried or discarded since.
     """
 
     pending: int = 0
@@ -176,10 +176,10 @@ def _is_text(value: object) -> bool:
 
 class _Row:
     """
-    A row, whatever is in it.
+    A row, readable or not.
 
     Attributes:
-        unreadable: The columns that did not hold what they should, with what they held.
+        unreadable: The columns that held impossible values, with these.
     """
 
     def __init__(self, columns: Iterable[Sequence[Any]], values: Iterable[object]) -> None:

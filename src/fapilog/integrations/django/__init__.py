@@ -12,8 +12,11 @@ Then, in views, models, tasks and commands:
     trail.sync.log_data_access("patient/42", "read")  # and in asynchronous views: await trail.log_data_access(...)
 """
 
-from ._changes import audited, target_of
-from ._middleware import AuditMiddleware
-from ._settings import trail
+from ..._extras import needs
+
+with needs("django"):
+    from ._changes import audited, target_of
+    from ._middleware import AuditMiddleware
+    from ._settings import trail
 
 __all__ = ["AuditMiddleware", "audited", "target_of", "trail"]

@@ -1,4 +1,4 @@
-"""What becomes of the objects of a model: created, changed, deleted, recorded when the transaction commits."""
+"""The changes of a model's objects: created, changed, deleted, recorded when the transaction commits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _Changes = dict[str, tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class _Audited:
-    """How the changes of a model are recorded: which fields are left out, which are masked, and what else is said."""
+    """How the changes of a model are recorded: excluded fields, masked fields, and further fields of the events."""
 
     exclude: frozenset[str]
     mask: frozenset[str]
@@ -67,14 +67,14 @@ def audited(
     **fields: Unpack[CommonFields],
 ) -> Any:
     """
-    Record what becomes of the objects of a model: as a decorator of its class, or by a call for a model of others.
+    Record the changes of a model's objects: as a decorator of its class, or by a call for a model of another app.
 
         @audited(exclude=["last_seen"], contains_phi=True)
         class Patient(models.Model): ...
 
         audited(User, exclude=["last_login"])
 
-    An object that is created, changed or deleted is recorded with the old and the new value of each field that differs,
+    An object that is created, changed or deleted is recorded with the old and the new values of the fields that differ,
     and so are changes of its many-to-many relations. Proxies and other subclasses of the model are recorded too. The
     old values are read from the database before an object is saved: one query by the primary key more.
 
@@ -82,7 +82,7 @@ def audited(
     `audit_context` in which the object was saved; nothing is stored if the transaction is rolled back. If the process
     is killed between the commit and the record, or another callback of `transaction.on_commit`, which was given before
     and not as *robust*, raises, then the change has no record. An event that can't be stored is logged, and raises
-    nothing: what the site has done is done.
+    nothing: the site has made its change already.
 
     Django sends no signal for ``QuerySet.update``, ``bulk_create``, ``bulk_update``, for an ``on_delete`` that sets a
     field, and for SQL of your own: record these yourself, by ``trail.sync.log_change`` or `AuditTrail.audited`. It does
@@ -93,7 +93,7 @@ def audited(
         exclude: The names of fields that are not recorded; a save that changes no other field is not recorded either.
         mask: The names of fields of which only the change is recorded, and no value. Fields with a word such as
             password, secret, token or api_key in their names always are.
-        **fields: What each event says besides, as for `AuditTrail.log_event`: ``contains_phi=True``.
+        **fields: Further fields of the events, as for `AuditTrail.log_event`: ``contains_phi=True``.
 
     Returns:
         The model; without one, a decorator.
@@ -191,7 +191,8 @@ def _before(*, sender: type[Any], instance: Any, using: str, raw: bool = False, 
     Keep the values that are stored now, until the object is saved or deleted.
 
     Read from the database, and not remembered from when the object was loaded: another process may have changed them
-    since, the object may have been made by hand, or loaded in part. What is recorded is what the transaction replaces.
+    since, the object may have been made by hand, or loaded in part. The recorded values are the ones that the
+    transaction replaces.
     """
     primary_key = sender._meta.pk
     # Django inserts such an object without a look for an older one.
@@ -290,7 +291,7 @@ def _prepared(field: Any, value: Any) -> Any:
 
 
 def _record(model: Any, instance: Any, using: str, operation: str, changes: _Changes) -> None:
-    """Have an event stored when the transaction commits, with the context of now."""
+    """Store an event when the transaction commits, with the context of now."""
     how, target = _models[model], target_of(instance)
     shown = {
         name: tuple(MASK if each is not None else None for each in values)
@@ -321,5 +322,5 @@ def _record(model: Any, instance: Any, using: str, operation: str, changes: _Cha
     try:
         transaction.on_commit(then, using=using, robust=True)
     except transaction.TransactionManagementError:
-        # Without autocommit, and outside of `atomic`, Django can't tell when the site commits.
+        # Without autocommit, and outside of `atomic`, Django doesn't know when the site commits.
         then()

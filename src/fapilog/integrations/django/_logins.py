@@ -1,4 +1,4 @@
-"""Who signs in, fails to, and signs out: receivers of Django's signals."""
+"""Sign-ins, failed sign-ins and sign-outs: receivers of Django's signals."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
+from http import HTTPStatus
 from typing import Any, Final
 
 from asgiref.sync import iscoroutinefunction as is_async
@@ -15,7 +16,9 @@ from django.utils.crypto import salted_hmac
 from ...context import audit_context
 from ...tasks.strangers import Log
 from .._headers import client_address, request_id
-from ._settings import OfRequest, begin, has_begun, of_request, trail
+from .._requests import is_chosen
+from .._requests import of_request as event_of
+from ._settings import OfRequest, begin, has_begun, of_request, record, trail
 
 __all__ = ["AuditMiddleware"]
 
@@ -23,6 +26,7 @@ _Request = Any  # Django's HttpRequest, which has no types, and gets its user by
 _log: Final = Log("fapilog")
 
 _REQUEST_ID: Final = "fapilog.request_id"
+_ERROR: Final = "fapilog.error"
 _SESSION_ID_LENGTH: Final = 32
 
 
@@ -31,13 +35,17 @@ class AuditMiddleware:
     Fills in the events of a Django site with the request that they belong to; `MIDDLEWARE` has its path.
 
     Every event that is logged while a request is handled has its request id, the address of the client, its user agent,
-    the user, and an id of the session by which nobody can take it over. They are found when the event is logged, so
-    that it does not matter where in `MIDDLEWARE` this stands, and a user whom Django REST framework finds in the view
-    is known. Values that a call gives itself win; see `audit_context`, which you may use in your views as well.
+    the user, and an id of the session that does not let a reader take it over. They are found when the event is logged,
+    so that it does not matter where in `MIDDLEWARE` this stands, and a user that Django REST framework finds in the
+    view is known. Values that a call gives itself win; see `audit_context`, which you may use in your views as well.
 
     The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
     new one. The response carries it. Views find it in ``request.META["fapilog.request_id"]``. A client can choose it
-    freely: it finds what belongs together, and proves nothing.
+    freely: it groups events, and proves nothing.
+
+    With ``log_requests`` in the setting AUDIT, requests have an event of their own, as for the middleware for ASGI; it
+    is stored before the response begins. One that Django REST framework refuses has the code of the error in its
+    metadata: "not_authenticated", "authentication_failed", "permission_denied" or "throttled".
 
     The first request of a process starts the trail. It is for WSGI and for ASGI; the setting AUDIT has its options.
 
@@ -70,6 +78,7 @@ class AuditMiddleware:
         block = self._block(request)
         with block:
             response = self._get_response(request)
+            self._log(request, response)
         return self._finished(request, response, block)
 
     async def _handle(self, request: _Request) -> Any:
@@ -79,7 +88,27 @@ class AuditMiddleware:
         block = self._block(request)
         with block:
             response = await self._get_response(request)
+            if self._options.log_requests:
+                # In a thread, where Django may ask the database for the user.
+                await sync_to_async(self._log)(request, response)
         return self._finished(request, response, block)
+
+    def process_exception(self, request: _Request, exception: Exception) -> None:
+        """Note the exception of a view for the event of its request: Django's own interface."""
+        request.META[_ERROR] = exception
+
+    def _log(self, request: _Request, response: Any) -> None:
+        error = request.META.pop(_ERROR, None)
+        method, path, status = request.method, request.path, response.status_code
+        if not is_chosen(self._options.log_requests, method, path, status):
+            return
+        # Of other exceptions, such as Http404, the status says it all.
+        kind, message, fields = event_of(
+            method, path, status, error if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+        )
+        if (code := _code(response)) is not None:
+            fields["metadata"]["code"] = code
+        record(lambda: trail.sync.log_event(kind, message, **fields))
 
     def _block(self, request: _Request) -> AbstractContextManager[None]:
         options, meta = self._options, request.META
@@ -111,6 +140,13 @@ class AuditMiddleware:
         # Without a credential there is no user, and nothing to wait for.
         if is_async(view) and (request.COOKIES or "HTTP_AUTHORIZATION" in request.META):
             await sync_to_async(_evaluate)(request)
+
+
+def _code(response: Any) -> str | None:
+    """Return the code of an error of Django REST framework: https://www.django-rest-framework.org/api-guide/exceptions/."""
+    data = getattr(response, "data", None)
+    code = getattr(data.get("detail"), "code", None) if isinstance(data, dict) else None
+    return code if isinstance(code, str) else None
 
 
 def _evaluate(request: _Request) -> None:

@@ -1,4 +1,4 @@
-"""A page of the trail: what is asked for, and the events as texts that a page can show."""
+"""A page of the trail: its filter, and the events as texts that a page can show."""
 
 from __future__ import annotations
 
@@ -67,9 +67,9 @@ class Questions(forms.Form):
 
 def shown(value: object) -> str:
     """
-    Return a value as text that changes nothing of the page around it; the template escapes it for HTML.
+    Return a value as text that can't change the page around it; the template escapes it for HTML.
 
-    Characters that are not printable, such as those that turn the direction of the text around, are shown as escapes.
+    Characters that are not printable, such as marks that turn the direction of text around, are shown as escapes.
     """
     if value is None:
         return ""
@@ -87,7 +87,7 @@ def shown(value: object) -> str:
 
 
 def changes_of(event: AuditEvent) -> list[tuple[str, str, str]]:
-    """Return of each field that the event says to have changed its name, its old value and its new value."""
+    """Return the name, the old value and the new value of every field that the event says to have changed."""
     found: list[tuple[str, str, str]] = []
     for name, values in event.changes.items():
         # It may have been recorded by hand, with anything.
@@ -97,7 +97,7 @@ def changes_of(event: AuditEvent) -> list[tuple[str, str, str]]:
 
 
 def rows_of(event: AuditEvent) -> Iterator[tuple[str, str]]:
-    """Yield the name and the value of each member of the event that is there, but for its changes."""
+    """Yield the name and the value of every member that the event has, except for its changes."""
     for name in event.__struct_fields__:
         value = getattr(event, name)
         if name not in {"changes", "line", "metadata", "error"} and value not in (None, (), ""):

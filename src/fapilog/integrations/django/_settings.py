@@ -1,4 +1,4 @@
-"""The setting AUDIT: what it may have, what is wrong with it, and the trail that it describes."""
+"""The setting AUDIT: its options, its errors, and the trail that it describes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from ...core.audit import AuditTrail
 from ...record.options import did_you_mean, require, require_callable
 from ...tasks.strangers import Log
 from .._headers import header_name
+from .._requests import Choice
+from .._requests import check as check_choice
 
 __all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail"]
 
@@ -25,8 +27,12 @@ _log: Final = Log("fapilog")
 
 # Shorter than the arguments of a trail, where nothing else has a path or a dispatcher.
 _NAMES: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
-_OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id")
+_OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id", "log_requests")
 _KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
+
+
+# The attribute that the trail has when it is made.
+_MADE: Final = "_is_made"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +41,18 @@ class OfRequest:
     How a request is read.
 
     Attributes:
-        trusted_proxies: How many proxies of your own each request comes through.
+        trusted_proxies: How many proxies of your own a request comes through.
         proxy_header: The header with their addresses, in lower case.
         id_header: The header with the request id.
         user_id: Returns the id of a user.
+        log_requests: Which requests have an event.
     """
 
     trusted_proxies: int
     proxy_header: str
     id_header: str
     user_id: Callable[[Any], object]
+    log_requests: Choice
 
 
 def _username(user: Any) -> object:
@@ -59,7 +67,7 @@ def _given() -> dict[str, Any]:
 
 
 def problems() -> list[str]:
-    """Return what is wrong with the setting AUDIT, a sentence each, without a secret."""
+    """Return the errors in the setting AUDIT, one sentence per error, without a secret."""
     try:
         given = _given()
     except ImproperlyConfigured as error:
@@ -91,11 +99,14 @@ def of_request() -> OfRequest:
     try:
         user_id = _imported("user_id", given.get("user_id", _username))
         require_callable("user_id", user_id, expected="a function of the user, or its dotted path")
+        log_requests = _imported("log_requests", given.get("log_requests", False))
+        check_choice(log_requests, trail)
         return OfRequest(
             trusted_proxies=require("trusted_proxies", given.get("trusted_proxies", 0), at_least=0, whole=True),
             proxy_header=header_name("proxy_header", given.get("proxy_header", "x-forwarded-for")).lower(),
             id_header=header_name("request_id_header", given.get("request_id_header", "x-request-id")),
             user_id=user_id,
+            log_requests=log_requests,
         )
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"AUDIT.{error}") from error
@@ -130,7 +141,7 @@ def _imported(name: str, value: Any) -> Any:
 
 
 def _made(name: str, value: Any) -> Any:
-    """Return *value*, or what the class or the function makes that *value* is, or is the dotted path of."""
+    """Return *value*, or the result of calling it if it is a class or a function, or the dotted path of one."""
     found = _imported(name, value)
     is_ready = hasattr(found, "send_alert") or hasattr(found, "append")
     return found() if isinstance(found, type) or (callable(found) and not is_ready) else found
@@ -152,12 +163,13 @@ class _TrailOfSettings(AuditTrail):
         if name.startswith("__"):
             raise AttributeError(name)
         with _lock:
-            if "_hostname" not in self.__dict__:
+            if _MADE not in self.__dict__:
                 super().__init__(**_trail_options())
+                self.__dict__[_MADE] = True
         return object.__getattribute__(self, name)
 
     def __repr__(self) -> str:
-        return super().__repr__() if "_hostname" in self.__dict__ else "<AuditTrail of the setting AUDIT, not used yet>"
+        return super().__repr__() if _MADE in self.__dict__ else "<AuditTrail of the setting AUDIT, not used yet>"
 
 
 _lock = threading.RLock()
@@ -182,7 +194,7 @@ def has_begun() -> bool:
 
 def begin() -> None:
     """
-    Start the trail, once in each process, so that alerts which an earlier process left are sent.
+    Start the trail, once per process, so that alerts which an earlier process left are sent.
 
     Not when the application is loaded: gunicorn may do that before it forks. A dispatcher that can't be entered is
     logged, and tried again with the first alert.
@@ -198,9 +210,9 @@ def begin() -> None:
 
 def record(log: Callable[[], object]) -> None:
     """
-    Call *log*, which records an event; log what it raises, with the type alone.
+    Call *log*, which records an event; log its exception, with the type alone.
 
-    What the site has done is done by then. An event that can't be stored opens an incident of the trail, which alerts.
+    The site has made its change by then. An event that can't be stored opens an incident of the trail, which alerts.
     The trail is asked for in *log*, and not before: its first use raises where the setting AUDIT is wrong.
     """
     try:
@@ -211,7 +223,7 @@ def record(log: Callable[[], object]) -> None:
 
 def forget(*, setting: str, **_: object) -> None:
     """Read AUDIT anew with the next use of the trail, where a test has changed it: a receiver of `setting_changed`."""
-    if setting != "AUDIT" or "_hostname" not in trail.__dict__:
+    if setting != "AUDIT" or _MADE not in trail.__dict__:
         return
     try:
         trail.sync.stop()

@@ -1,10 +1,10 @@
 """
-The pages of the admin: the trail, one event, and who did what to an object.
+The pages of the admin: the trail, one event, and the history of an object.
 
     class PatientAdmin(AuditHistory, admin.ModelAdmin): ...
 
-They show the trail to users with the permission ``fapilog.view_event``, and nobody can change anything there. Each
-look at the trail is an event of the trail too.
+They show the trail to users with the permission ``fapilog.view_event``, and nothing can be changed there. Every look at
+the trail is an event of the trail too.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _PERMISSION = "fapilog.view_event"
 
 @admin.register(Event)
 class EventAdmin(admin.ModelAdmin):
-    """The page of the trail: the events, the newest first, with a filter; and a page for each event."""
+    """The page of the trail: the events, the newest first, with a filter; and a page per event."""
 
     def has_add_permission(self, request: Any) -> bool:  # noqa: ARG002  the signatures are Django's
-        """Nobody adds an event here."""
+        """Return False: no event can be added here."""
         return False
 
     def has_change_permission(self, request: Any, obj: Any = None) -> bool:  # noqa: ARG002
-        """Nobody changes an event."""
+        """Return False: no event can be changed."""
         return False
 
     def has_delete_permission(self, request: Any, obj: Any = None) -> bool:  # noqa: ARG002
-        """Nobody deletes an event."""
+        """Return False: no event can be deleted."""
         return False
 
     def changelist_view(self, request: Any, extra_context: dict[str, Any] | None = None) -> Any:
@@ -113,11 +113,11 @@ class EventAdmin(admin.ModelAdmin):
 
 class AuditHistory:
     """
-    A base of a `ModelAdmin`: the history of an object has what the trail tells of it, from wherever it was changed.
+    A base of a `ModelAdmin`: the history of an object has its events of the trail, wherever it was changed.
 
         class PatientAdmin(AuditHistory, admin.ModelAdmin): ...
 
-    Only who has the permission ``fapilog.view_event`` sees the events. The model should be `audited`.
+    Only users with the permission ``fapilog.view_event`` see the events. The model should be `audited`.
     """
 
     object_history_template = "fapilog/object_history.html"
@@ -142,7 +142,7 @@ class AuditHistory:
 
 
 def _note(request: Any) -> None:
-    """Record that somebody looks at the trail: PCI DSS 10.2.1.3, "all access to audit logs"."""
+    """Record a look at the trail: PCI DSS 10.2.1.3, "all access to audit logs"."""
     record(
         lambda: trail.sync.log_event(
             AuditEventType.AUDIT_LOG_ACCESS,
@@ -164,7 +164,7 @@ def _found(conditions: Conditions, limit: int) -> tuple[list[AuditEvent], str]:
 
 
 def _line(event: AuditEvent) -> dict[str, Any]:
-    """Return what a line of a table has of an event."""
+    """Return the texts of an event for a line of a table."""
     texts = {
         name: shown(getattr(event, name))
         for name in ("timestamp", "log_level", "event_type", "outcome", "user_id", "client_ip", "request_id", "message")

@@ -25,7 +25,7 @@ class AuditConfig(AppConfig):
     default_auto_field: Any = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Do what needs all models, which are there by now."""
+        """Connect the receivers, for which all models must be loaded."""
         checks.register(check_settings)
         setting_changed.connect(forget, dispatch_uid="fapilog")
         connect_relations()
@@ -37,7 +37,7 @@ class AuditConfig(AppConfig):
 
 
 def check_settings(app_configs: Iterable[Any] | None = None, **_: object) -> list[checks.CheckMessage]:  # noqa: ARG001
-    """Return what is wrong with the settings, for ``manage.py check``; a name that AUDIT does not take is an error."""
+    """Return the errors in the settings, for ``manage.py check``; a name that AUDIT does not take is an error."""
     found: list[checks.CheckMessage] = [checks.Error(words, id="fapilog.E001") for words in problems()]
     if not any(each == _MIDDLEWARE or each.endswith(".AuditMiddleware") for each in settings.MIDDLEWARE):
         hint = f"Add {_MIDDLEWARE!r} to MIDDLEWARE."

@@ -10,7 +10,7 @@ __all__ = ["Event", "NoRows"]
 
 
 class NoRows(models.Manager):
-    """Has no objects, and asks no database: ``dumpdata`` and others go through all models."""
+    """Has no objects, and asks no database: commands such as ``dumpdata`` go through all models."""
 
     def get_queryset(self) -> Any:
         """Return an empty query."""
@@ -21,13 +21,13 @@ class Event(models.Model):
     """
     An event of the trail, which is kept in the trail and in no table.
 
-    Who may see the trail in the admin has the permission ``fapilog.view_event``.
+    Users who may see the trail in the admin have the permission ``fapilog.view_event``.
     """
 
     objects: Any = NoRows()
 
     class Meta:
-        """Nobody can be allowed to add, change or delete an event."""
+        """No permission to add, change or delete an event exists."""
 
         managed = False
         default_permissions = ("view",)

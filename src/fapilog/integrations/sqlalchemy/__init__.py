@@ -1,5 +1,5 @@
 """
-SQLAlchemy: what becomes of the objects of mapped classes, recorded when the transaction has committed.
+SQLAlchemy: the changes of objects of mapped classes, recorded when the transaction has committed.
 
     Session = sessionmaker(engine)
     audit_changes(Session, trail, exclude=["last_seen"])
@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, TypeAlias, Unpack
 
-from sqlalchemy import event, inspect
-from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
-from sqlalchemy.orm import Mapper, QueryableAttribute, Session, scoped_session, sessionmaker
+from ..._extras import needs
+
+with needs("sqlalchemy"):
+    from sqlalchemy import event, inspect
+    from sqlalchemy.exc import NoInspectionAvailable
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+    from sqlalchemy.orm import Mapper, QueryableAttribute, Session, scoped_session, sessionmaker
 
 from ...core.audit import AuditTrail
 from ...record.intake import CommonFields
@@ -33,7 +36,7 @@ Sessions: TypeAlias = (
     | async_sessionmaker[Any]
     | async_scoped_session[Any]
 )
-"""One session, or what makes sessions."""
+"""One session, or a maker of sessions."""
 
 
 def audit_changes(
@@ -46,20 +49,20 @@ def audit_changes(
     **fields: Unpack[CommonFields],
 ) -> None:
     """
-    Record what becomes of the objects of mapped classes in these sessions, from now on.
+    Record the changes of objects of mapped classes in these sessions, from now on.
 
         audit_changes(Session, trail, models=[Patient], exclude=["last_seen"], contains_phi=True)
 
-    An object that is created, changed or deleted has one event for each transaction that is committed: with the values
-    before and after the transaction of each column that differs, or that a new or a deleted row has. What was changed
-    and changed back has none. Nothing is recorded of a transaction, or of a savepoint, that is rolled back.
+    An object that is created, changed or deleted has one event per committed transaction: with the values before and
+    after the transaction of all columns that differ, or that a new or a deleted row has. An object that was changed and
+    changed back has none. Nothing is recorded of a transaction, or of a savepoint, that is rolled back.
 
     The target is "table/primary key"; see `target_of`. Request, user and all else come from the `audit_context` in
     which the changes were flushed.
 
-    Seen is what a session flushes. Not seen are ``insert()``, ``update()`` and ``delete()`` statements, also those on
-    mapped classes, the ``bulk_`` methods, the rows of a ``secondary`` table, a foreign key's ``ON DELETE``, triggers,
-    and columns with ``onupdate=``. Record these yourself, by ``log_change`` or `AuditTrail.audited`.
+    The flushes of a session are seen. Not seen are ``insert()``, ``update()`` and ``delete()`` statements, also those
+    on mapped classes, the ``bulk_`` methods, the rows of a ``secondary`` table, a foreign key's ``ON DELETE``,
+    triggers, and columns with ``onupdate=``. Record these yourself, by ``log_change`` or `AuditTrail.audited`.
 
     The event is stored when the database has committed, and before ``commit()`` returns. A session waits for that,
     without its connection; an `AsyncSession` waits and lets other tasks run. If the event can't be stored, this is
@@ -70,7 +73,7 @@ def audit_changes(
     without being read, as after a commit.
 
     Args:
-        sessions: A session, or what makes sessions: a `sessionmaker`, `scoped_session`, `async_sessionmaker`,
+        sessions: A session, or a maker of sessions: a `sessionmaker`, `scoped_session`, `async_sessionmaker`,
             `async_scoped_session`, or a class of sessions.
         trail: Stores the events.
         models: The mapped classes whose objects are recorded, with their subclasses; None for all.
@@ -78,10 +81,11 @@ def audit_changes(
             ``User.last_seen``. If nothing else changes there is no event.
         mask: Columns of which only the change is recorded, and no value. Columns with a word such as password, secret,
             token or api_key in their names always are.
-        **fields: What each event says besides, as for `AuditTrail.log_event`: ``contains_phi=True``.
+        **fields: Further fields of the events, as for `AuditTrail.log_event`: ``contains_phi=True``.
 
     Raises:
-        TypeError: *sessions* is none of these, or *models*, *exclude* or *mask* is no list of what it is to be.
+        TypeError: *sessions* is none of these, *models* is no list of classes, or *exclude* or *mask* no list of
+            columns.
     """
     if not isinstance(trail, AuditTrail):
         raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
@@ -145,16 +149,16 @@ def _attributes(name: str, given: Iterable[Attribute]) -> tuple[Attribute, ...]:
 
 
 def _listenable(sessions: object) -> Any:
-    """Return what SQLAlchemy takes as the target of an event, for *sessions*."""
+    """Return the object for *sessions* that SQLAlchemy takes as the target of an event."""
     if isinstance(sessions, async_scoped_session):
         sessions = sessions.session_factory
     if isinstance(sessions, AsyncSession):
         return sessions.sync_session
     if isinstance(sessions, async_sessionmaker):
-        # Each of its sessions has a synchronous one inside, made by this.
+        # Its sessions have a synchronous one inside, made by this.
         inner: Any = sessions.kw.get("sync_session_class") or sessions.class_.sync_session_class
         if isinstance(inner, type):
-            # A class of its own, so that the sessions of others are left alone.
+            # A class of its own, so that other sessions are left alone.
             inner = type(inner.__name__, (inner,), {})
             sessions.configure(sync_session_class=inner)
         return inner
@@ -162,4 +166,4 @@ def _listenable(sessions: object) -> Any:
         isinstance(sessions, type) and issubclass(sessions, Session)
     ):
         return sessions
-    raise TypeError(f"sessions: expected a session, or what makes sessions; got a {type(sessions).__qualname__}")
+    raise TypeError(f"sessions: expected a session, or a maker of sessions; got a {type(sessions).__qualname__}")

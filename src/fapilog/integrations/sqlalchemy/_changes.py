@@ -1,4 +1,4 @@
-"""What sessions flush, and commit or roll back: `Changes` listens, and records what is committed."""
+"""The flushes, commits and rollbacks of sessions: `Changes` listens, and records committed changes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = ["Changes", "contained"]
 
 _log: Final = Log("fapilog")
 
-# Each of many events may take its time; when one could not be stored, the others have this long altogether.
+# Any of many events may take its time; when one could not be stored, the rest have this long altogether.
 _SECONDS: Final = 10.0
 # SQLAlchemy 2.2 calls it so.
 _await: Final[Callable[[Any], Any]] = getattr(concurrency, "await_", None) or concurrency.await_only
@@ -69,17 +69,17 @@ def _current(session: Session) -> SessionTransaction | None:
 
 
 class _Flush:
-    """What is known of a flush while it goes on."""
+    """The state of a running flush."""
 
     def __init__(self) -> None:
-        # Now, and not when the event is logged: by then the session may have forgotten who the user is.
+        # Now, and not when the event is logged: by then the application may have left the user's context.
         self.context = current_audit_context()
-        # Of what may change, as it was before the flush.
+        # The old values of objects that may change.
         self.old: dict[State, Mapping[str, Any]] = {}
-        # With their keys and the old values of what has changed.
+        # The changed objects, with their keys and old values.
         self.changed: list[tuple[State, Key, Mapping[str, Any]]] = []
         self.created: list[State] = []
-        # Of the new objects, in which they were added; the session has them in a set while it flushes.
+        # The order in which the new objects were added; the session has them in a set while it flushes.
         self.order: dict[State, int] = {}
         self.deleted: list[Deleted] = []
         # The session itself holds objects weakly as soon as they are flushed.
@@ -87,7 +87,7 @@ class _Flush:
 
 
 class _Steps(list[Changed | Created | Deleted]):
-    """What the flushes of a transaction, or of a savepoint, have done so far."""
+    """The steps of a transaction, or of a savepoint, so far."""
 
     is_committed = False
 
@@ -114,7 +114,7 @@ class Changes:
     # -- a flush
 
     def before_flush(self, session: Session, _flush: object, _objects: object) -> None:
-        """Keep the old values of what may change, and read those that the session does not know."""
+        """Keep the old values of attributes that may change, and read values that the session does not know."""
         flush = self._flushes[session] = _Flush()
         flush.order = {inspect(each, raiseerr=True): number for number, each in enumerate(session.new)}
         for state in self._states(session.deleted):
@@ -150,7 +150,7 @@ class Changes:
             flush.deleted.append(Deleted(state.mapper, key_of(state), old, flush.context))
 
     def after_flush_postexec(self, session: Session, _flush: object) -> None:
-        """Add what the flush has done to what the transaction does."""
+        """Add the steps of the flush to the steps of the transaction."""
         flush = self._flushes.pop(session)
         gone = {step.key for step in flush.deleted}
         steps = _Steps()
@@ -177,7 +177,7 @@ class Changes:
             self._steps[transaction].is_committed = True
 
     def after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
-        """Record what a transaction has done, if it is committed; what a savepoint has done goes to the one around."""
+        """Record the steps of a transaction, if it is committed; a savepoint adds its steps to the one around it."""
         steps = self._steps.pop(transaction, None)
         if steps is None or not steps.is_committed:
             return
@@ -223,7 +223,7 @@ class Changes:
         return [inspect(each, raiseerr=True) for each in instances if models is None or isinstance(each, models)]
 
     def _columns(self, mapper: Mapper[Any]) -> list[str]:
-        """Return the names of the attributes that are recorded, but for those of the primary key."""
+        """Return the names of the attributes that are recorded, without the primary key's."""
         return [name for name in columns(mapper) if not is_among(self._exclude, mapper, name)]
 
     def _is_masked(self, mapper: Mapper[Any], name: str) -> bool:
@@ -246,7 +246,7 @@ class _Event:
         return audit_context(**self.outcome.context)
 
     def log(self, trail: Any) -> Any:
-        """Store it by the methods of a trail, with ``await`` or without; return what they return."""
+        """Store it by the methods of a trail, with ``await`` or without; return their result."""
         operation, target = self.outcome.operation, target_at(self.outcome.key)
         fields = {"operation": operation, "outcome": AuditOutcome.SUCCESS, **self.fields}
         if operation == "update":
@@ -259,7 +259,7 @@ class _Event:
 
 
 class _Losses:
-    """Contains what is raised where one of many events can't be stored, and counts these."""
+    """Contains the exceptions of events that can't be stored, and counts them."""
 
     def __init__(self) -> None:
         self._errors: list[str] = []

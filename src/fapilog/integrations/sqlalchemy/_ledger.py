@@ -1,8 +1,8 @@
 """
-What a transaction does to the rows of a database, flush by flush, and what it has done to them at its end.
+The changes that a transaction makes to the rows of a database, flush by flush, and their sum at its end.
 
-A row may be created, changed several times, renamed and deleted in one transaction. What an auditor asks is what the
-transaction has changed: the values before it against those after it.
+A row may be created, changed several times, renamed and deleted in one transaction. An auditor asks for the change by
+the transaction: the values before it against the values after it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 __all__ = ["UNKNOWN", "Changed", "Created", "Deleted", "Key", "Outcome", "outcomes"]
 
 UNKNOWN: Final = "(unknown)"
-"""In place of an old value that nobody has read."""
+"""In place of an old value that was never read."""
 
 Key = tuple[Any, tuple[Any, ...]]
 """Which row: where it is, and its primary key."""
@@ -23,12 +23,12 @@ Key = tuple[Any, tuple[Any, ...]]
 @dataclass(frozen=True, repr=False)
 class _Step:
     """
-    What a flush did to a row.
+    The change of a row by a flush.
 
     Attributes:
-        kind: What the row is, for whoever reads the outcome.
+        kind: The mapped class of the row, for the reader of the outcome.
         key: The row, as it is called afterwards.
-        values: Of a row that was created or changed the new values; of one that was deleted the old ones.
+        values: The new values of a row that was created or changed; the old values of one that was deleted.
         context: The `audit_context` of the flush.
     """
 
@@ -53,7 +53,7 @@ class Changed(_Step):
 
     Attributes:
         before: The row, as it was called before.
-        old: The old value of each new one.
+        old: The old values of the changed columns.
     """
 
     before: Key
@@ -63,13 +63,13 @@ class Changed(_Step):
 @dataclass(frozen=True, repr=False)
 class Outcome:
     """
-    What a transaction did to a row.
+    The change of a row by a transaction.
 
     Attributes:
-        operation: What was done.
-        kind: What the row is, by the last flush that touched it.
+        operation: "create", "update" or "delete".
+        kind: The mapped class of the row, by the last flush that touched it.
         key: The row, as it was called before the transaction, if it was there.
-        changes: Of each field that differs the old value and the new one; None where there was no row, or is none.
+        changes: The old value and the new one of the fields that differ; None where there was no row, or is none.
         context: The `audit_context` of that flush.
     """
 
@@ -91,7 +91,7 @@ class _Row:
 
 
 def outcomes(steps: Iterable[_Step]) -> list[Outcome]:
-    """Return what all *steps* of a transaction, in order, have done to each row, without what came to nothing."""
+    """Return the outcomes for the rows that the *steps* of a transaction, in order, have changed in the end."""
     rows: dict[Key, _Row] = {}
     for step in steps:
         before = step.before if isinstance(step, Changed) else step.key

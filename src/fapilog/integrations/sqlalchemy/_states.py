@@ -1,4 +1,4 @@
-"""What SQLAlchemy knows of an object: its key, its columns, and their values before and after a flush."""
+"""The state of an object in SQLAlchemy: its key, its columns, and their values before and after a flush."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Attribute: TypeAlias = str | QueryableAttribute[Any]
 """A column of a mapped class, or the name of such attributes."""
 
 State: TypeAlias = InstanceState[Any]
-"""What SQLAlchemy keeps of an object."""
+"""SQLAlchemy's state of an object."""
 
 
 def key_of(state: State) -> Key:
@@ -83,7 +83,7 @@ def _is_it(attribute: Attribute, mapper: Mapper[Any], name: str) -> bool:
 
 
 def history_of(state: State, name: str) -> History:
-    """Return what an attribute was before the flush, and is now, as far as it is loaded."""
+    """Return the value of an attribute before the flush, and now, as far as it is loaded."""
     return state.get_history(name, PassiveFlag.PASSIVE_NO_INITIALIZE)
 
 
@@ -93,25 +93,25 @@ def may_change(state: State, name: str) -> bool:
 
 
 def known_values(state: State, names: list[str]) -> dict[str, Any]:
-    """Return the values before the flush, of those that the session knows."""
+    """Return the values before the flush that the session knows."""
     histories = ((name, history_of(state, name)) for name in names)
     known = ((name, [*(history.deleted or ()), *(history.unchanged or ())]) for name, history in histories)
     return {name: values[0] for name, values in known if values}
 
 
 def old_values(session: Session, state: State, names: list[str]) -> FrozenDict:
-    """Return the values before the flush; those that the session does not know are read."""
+    """Return the values before the flush; values that the session does not know are read."""
     known = known_values(state, names)
     unknown = [name for name in names if name not in known]
     return frozen_mapping({**known, **(_read(session, state, unknown) if unknown else {})})
 
 
 def new_values(session: Session, state: State, names: list[str], *, is_row_new: bool = False) -> FrozenDict:
-    """Return the values after the flush; those that the database has made are read."""
+    """Return the values after the flush; values that the database has made are read."""
     found = {name: state.dict[name] for name in names if name in state.dict}
     lacking = [name for name in names if name not in found]
     if is_row_new:
-        # Given by nobody: NULL.
+        # Not given: NULL.
         found |= {name: None for name in lacking if not _has_default(_column(state.mapper, name))}
         lacking = [name for name in lacking if name not in found]
     return frozen_mapping({**found, **(_read(session, state, lacking) if lacking else {})})

@@ -9,7 +9,10 @@ The chain in PostgreSQL, for services on many machines.
 It needs psycopg, which comes with the extra ``postgres``.
 """
 
-from ._schema import install_schema, schema_sql
-from ._storage import PostgresStorage
+from ..._extras import needs
+
+with needs("postgres"):
+    from ._schema import install_schema, schema_sql
+    from ._storage import PostgresStorage
 
 __all__ = ["PostgresStorage", "install_schema", "schema_sql"]

@@ -57,7 +57,7 @@ SELECT min(sequence_number), max(sequence_number) FROM (
 
 class Reading:
     """
-    What is asked of a trail; all of it blocks.
+    The searches of a trail; all of them block.
 
     Args:
         link: The connection.
@@ -76,7 +76,7 @@ class Reading:
         """Return the newest *limit* events that are wanted, the newest first, and the holes between them."""
         if limit < 1:
             return []
-        # By number and id: what answers several questions is there once.
+        # By number and id: an answer to several questions is there once.
         found: dict[tuple[int, str], AuditEvent | DamagedRecord] = {}
         for question in questions_of(wanted):
             for item in up_to(limit, joined(self._newest(wanted, question, limit))):
@@ -155,7 +155,7 @@ class Reading:
         )
 
     def _item(self, number: int, line: bytes) -> AuditEvent | DamagedRecord:
-        return item_of(line, file=f"trail {self._trail}", offset=number, size=1)
+        return item_of(line, file=f"trail {self._trail}", offset=number, size=1, number=number)
 
 
 def _is_last(rows: list[tuple[Any, ...]], size: int) -> bool:

@@ -1,4 +1,4 @@
-"""What the records of a trail in PostgreSQL are found by."""
+"""The keys that the records of a trail in PostgreSQL are found by."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DIALECT: Final = Dialect(parameter="%s", contains="position(%s IN line) > 0", u
 
 def key_of(value: Any) -> Any:
     """
-    Return what stands for *value* in a column: itself, unless PostgreSQL can't index it.
+    Return the key of *value* in a column: the value itself, unless PostgreSQL can't index it.
 
     A text that is too long is its beginning and its hash, and so is one with a NUL, which no text of PostgreSQL has.
     """
@@ -33,7 +33,7 @@ def key_of(value: Any) -> Any:
 def keys_of(event: AuditEvent) -> tuple[Any, ...]:
     """Return the values of the columns for *event*."""
     values = values_of(event)
-    # Asked of all at once: most are short, and to ask each costs more than all the rest of an event.
+    # Checked all at once: most texts are short, and checking every one costs more than all the rest of an event.
     texts = [value for value in values if isinstance(value, str)]
     if max(map(len, texts), default=0) <= _LONGEST and "\0" not in "".join(texts):
         return values
@@ -41,5 +41,5 @@ def keys_of(event: AuditEvent) -> tuple[Any, ...]:
 
 
 def questions_of(wanted: EventFilter) -> list[Question]:
-    """Return questions of which each wanted record is an answer to at least one."""
+    """Return questions; every wanted record is an answer to at least one."""
     return [question._replace(values=tuple(map(key_of, question.values))) for question in questions(wanted, _DIALECT)]

@@ -1,1 +1,1 @@
-"""What Django finds by its place: the commands of `manage.py`."""
+"""The commands of `manage.py`, which Django finds by this place."""

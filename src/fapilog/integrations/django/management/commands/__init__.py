@@ -1,1 +1,1 @@
-"""A module for each command of `manage.py`, which Django calls as the module."""
+"""One module per command of `manage.py`; the command has the name of the module."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from fapilog._extras import MissingExtraError, needs
 from fapilog.integrations.django import trail
 
 __all__ = ["Command"]
@@ -46,9 +47,10 @@ class Command(BaseCommand):
         if directory is None:
             raise CommandError("the trail is not in files: AUDIT has a storage of its own, and no path")
         try:
-            app = importlib.import_module("fapilog.cli.commands").app
-        except ModuleNotFoundError as missing:
-            raise CommandError(f"this needs {missing.name}, which the extra `cli` of fapilog installs") from missing
+            with needs("cli"):
+                app = importlib.import_module("fapilog.cli.commands").app
+        except MissingExtraError as missing:
+            raise CommandError(str(missing)) from None
         # What Django's output gets is written as it is.
         output: Any = self.stdout
         output.ending = ""

@@ -1,15 +1,16 @@
-"""A check of the calls of the recording methods: for mistyped keywords."""
+"""A keyword that was mistyped, of a recording method or of a context: it is no field, but similar to one."""
 
 from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 from typing import Final
 
-from ..record.intake import FIELDS
-from ..record.values import given_text
-from ..tasks.strangers import Log
+from .record.intake import FIELDS
+from .record.values import given_text
+from .tasks.strangers import Log
 
 __all__ = ["look_for_typos"]
 
@@ -49,13 +50,17 @@ _MAX_PLACES: Final = 1024
 _told: Final[set[tuple[str, int, str]]] = set()
 
 
-def look_for_typos(given: Iterable[str], *, strict: bool) -> None:
+def look_for_typos(
+    given: Collection[str], possible: AbstractSet[str] = FIELDS, *, strict: bool = False, where: str = ""
+) -> None:
     """
     Warn, once per place in the code, about a keyword that is no field but similar to one.
 
     Args:
         given: The names of the keywords.
+        possible: The fields that may have been meant.
         strict: Whether to raise instead.
+        where: The beginning of the error's message.
 
     Raises:
         TypeError: There is such a keyword, and *strict* is set.
@@ -64,19 +69,20 @@ def look_for_typos(given: Iterable[str], *, strict: bool) -> None:
         return
     # A key that is no identifier, or a very long one, comes from data: it is neither logged nor remembered.
     names = [name for name in given if name not in _innocent and name.isidentifier() and len(name) <= _LONGEST_NAME]
-    found = {name: near for name in names if (near := _nearest(name))}
+    similar = {name: near for name in names if (near := _nearest(name))}
     if len(_innocent) > _MOST_INNOCENT:
         _innocent.intersection_update(_KNOWN)
-    _innocent.update(name for name in names if name not in found)
+    _innocent.update(name for name in names if name not in similar)
+    found = {name: near for name, near in similar.items() if near in possible}
     if not found:
         return
     words = ", ".join(f"{name}: did you mean {near}?" for name, near in found.items())
     if strict:
-        raise TypeError(f"{words} Values that are no field belong into metadata={{...}}")
+        raise TypeError(f"{where}{words} Values that are no field belong into metadata={{...}}")
     place = (*_caller(), words)
     if place not in _told and len(_told) < _MAX_PLACES:
         _told.add(place)
-        _log.warning("%s, line %s: %s The event is stored, with the value in its metadata.", *place)
+        _log.warning("%s, line %s: %s Events are stored with the value in their metadata.", *place)
 
 
 def _nearest(name: str) -> str | None:
