@@ -159,7 +159,7 @@ def dispatcher_from_env(kind: str, *, allow_http: bool = False) -> AlertDispatch
         allow_http: Whether its address may begin with ``http:`` and not be this machine's, if it has one.
 
     Raises:
-        ConfigError: A variable or a library is missing, or a value is not what is expected; everything is said.
+        ConfigError: A variable or a library is missing, or a value is wrong; the message names all faults.
     """
     reader = _reader_of_env()
     dispatcher = _destination(reader, kind, _named(_with_underscore(_PREFIX, kind)), allow_http=allow_http)

@@ -248,7 +248,7 @@ DAMAGE = {
     "no record": ("UPDATE fapilog.records SET line = 'b' WHERE TRAIL AND sequence_number = 2", "not a record", 2),
     "a column": (
         "UPDATE fapilog.records SET user_id = NULL WHERE TRAIL AND sequence_number = 2",
-        "its column user_id is not what",
+        "its column user_id differs from",
         2,
     ),
     "a number": (

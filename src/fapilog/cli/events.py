@@ -131,7 +131,7 @@ def _conditions(
 
 
 def _with_conditions(command: Callable[..., None]) -> Callable[..., None]:
-    """Give *command* the options of `_conditions`, in place of its argument *wanted*, which has what they say."""
+    """Give *command* the options of `_conditions`, in place of its argument *wanted*, which gets their values."""
     options = list(signature(_conditions, eval_str=True).parameters.values())
     own = [each for each in signature(command, eval_str=True).parameters.values() if each.name != "wanted"]
 
@@ -139,7 +139,7 @@ def _with_conditions(command: Callable[..., None]) -> Callable[..., None]:
     def ask(**given: Any) -> None:
         command(wanted=_conditions(**{each.name: given.pop(each.name) for each in options}), **given)
 
-    # For typer, which reads the options off the signature: first the directory, and last what is the command's own.
+    # For typer, which reads the options off the signature: first the directory, and last the command's own.
     vars(ask)["__signature__"] = Signature([*own[:1], *options, *own[1:]])
     return ask
 

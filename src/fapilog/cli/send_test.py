@@ -24,7 +24,7 @@ Severity = Literal["debug", "info", "warning", "error", "critical", "security"]
 
 _LATER: Final = "accepted, which is not yet delivered: look there whether it comes"
 
-# What it means that `send_alert` has returned.
+# The meaning of a `send_alert` that returned.
 _RETURNED: Final[Mapping[Destination, str]] = {
     "webhook": "delivered: the receiver has taken it",
     "slack": "delivered: Slack has taken it for the channel",

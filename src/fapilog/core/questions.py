@@ -1,4 +1,4 @@
-"""Asking a trail: which events it has, and whether they are still those that were recorded."""
+"""Asking a trail: for its events, and whether they are unchanged."""
 
 from __future__ import annotations
 

@@ -60,10 +60,10 @@ def level_number(level: int | str) -> int:
 
 class Recording:
     """
-    Makes events of log calls: what the handler and the processor have in common.
+    Makes events of log calls; the common part of the handler and the processor.
 
     Args:
-        trail: Where the events go.
+        trail: Stores the events.
         level: The least level of a call that gives nothing for its event: a number, or a name.
         buffer: Calls that may wait to be stored.
         flush_timeout: Seconds that `flush` and `close` wait.
@@ -86,7 +86,7 @@ class Recording:
         """
         How many calls were not stored, since too many waited or the trail could not store them.
 
-        Each series of dropped calls is itself an event, of type COMPONENT_FAILURE, as soon as there is room again.
+        A series of dropped calls is itself an event, of type COMPONENT_FAILURE, as soon as there is room again.
         """
         return self._backlog.dropped
 

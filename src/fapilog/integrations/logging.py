@@ -1,5 +1,5 @@
 """
-Record what is logged with the standard library's logging, and with loguru.
+Record log calls of the standard library's logging, and of loguru.
 
     import logging
 
@@ -25,24 +25,24 @@ __all__ = ["AuditHandler"]
 
 class AuditHandler(Recording, logging.Handler):
     """
-    Makes events of log records.
+    Records log records as events.
 
     The records of the loggers that it is added to become events if they have at least *level*, or if the call gives
     ``extra={"audit": {...}}``; ``extra={"audit": False}`` leaves a record out. The fields of the event come from that
-    mapping: *event_type*, *user_id*, *request_id* and whatever else `AuditTrail.log_event` takes; its other values
+    mapping: *event_type*, *user_id*, *request_id* and all other keywords of `AuditTrail.log_event`; further values
     become metadata. Otherwise the event has the record's message, level and time, the logger's name as its component,
     the function as its operation, and the exception that was logged. No other ``extra`` is recorded.
 
     A call of a logger never waits for the trail, which may be started, stopped, or neither, and nothing is raised into
-    it. The events are stored by a thread, in the order of the calls and in the context variables of each call. That
+    it. The events are stored by a thread, in the order of the calls and in the context variables of their calls. That
     they are stored is certain only when `flush` has returned. The handler is flushed when it is closed and when the
-    interpreter exits, but not by SIGTERM, which ends a plain script at once: see `exit_on_sigterm`. A forked child
-    has a handler of its own, with nothing waiting in it.
+    interpreter exits, but not by SIGTERM, which ends a plain script at once: see `exit_on_sigterm`. A forked child has
+    a handler of its own, with nothing waiting in it.
 
     Lines of fapilog's own loggers, and lines that are logged while the handler stores an event, are left out.
 
     Args:
-        trail: Where the events go.
+        trail: Stores the events.
         level: The least level of a record without ``extra={"audit": ...}``: a number, or a name such as "ERROR".
         buffer: Records that may wait to be stored; further ones are dropped. See `dropped`.
         flush_timeout: Seconds that `flush` and `close` wait.
@@ -56,7 +56,7 @@ class AuditHandler(Recording, logging.Handler):
         """
         Set the least level of a record without ``extra={"audit": ...}``, as the argument *level* does.
 
-        The handler's attribute `level` stays at NOTSET: a logger asks that first, and knows nothing of ``extra``.
+        The handler's attribute `level` stays at NOTSET: a logger asks that first, and doesn't see ``extra``.
 
         Raises:
             ValueError: There is no such level.
@@ -76,7 +76,7 @@ class AuditHandler(Recording, logging.Handler):
         return bool(passed)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have *record* stored soon, if it is to become an event. An error is `handleError`'s."""
+        """Store *record* soon, if it is to become an event. An error goes to `handleError`."""
         try:
             given = _given(record)
             if self._is_audited(record.name, record.levelno, given):
@@ -87,13 +87,13 @@ class AuditHandler(Recording, logging.Handler):
             self.handleError(record)
 
     def close(self) -> None:
-        """Flush, end the thread, and have logging forget the handler. A record that comes later is stored too."""
+        """Flush, end the thread, and make logging forget the handler. A record that comes later is stored too."""
         super().close()
         logging.Handler.close(self)
 
 
 def _given(record: logging.LogRecord) -> object:
-    """Return what the call gave under "audit"; loguru has its extra values in a mapping of their own."""
+    """Return the value that the call gave as "audit"; loguru has its extra values in a mapping of their own."""
     given = getattr(record, AUDIT, None)
     if given is None:
         extra = getattr(record, "extra", None)

@@ -155,7 +155,7 @@ def require_callable(name: str, value: object, *, expected: str, or_none: bool =
 
 
 def is_async(function: object) -> bool:
-    """Return whether *function*, or an object that is called like one, is asynchronous, as far as can be told."""
+    """Return whether *function*, or an object that is called like one, is asynchronous, as far as can be seen."""
     while isinstance(function, functools.partial):
         function = function.func
     return iscoroutinefunction(function) or (callable(function) and iscoroutinefunction(type(function).__call__))

@@ -74,7 +74,8 @@ class Target(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
 
 
 def _make_texts(party: Actor | Target) -> None:
-    # A lone surrogate stays until it is recorded or asked for, as which it is told from the characters of its escape.
+    # A lone surrogate stays until it is recorded or asked for, so that it can be distinguished from the characters of
+    # its escape.
     for name in party.__struct_fields__:
         if (value := getattr(party, name)) is not None:
             force_setattr(party, name, given_text(value))

@@ -1,13 +1,13 @@
 """
-A long search in a process of its own, so that it does not slow those who write.
+A long search in a process of its own, so that it does not slow the writers.
 
-All threads of an interpreter take turns. A thread that searches has its turn whenever one that writes lets go, which
-each write to a file does, and keeps it until a block is searched: `log_event` took 25 times as long beside it. So a
-search that has read some MiB without an end is begun anew in another process, which has less of a claim to the
-processors. There are as many at once as leave a processor to the rest.
+All threads of an interpreter take turns. A searching thread gets its turn whenever a writing thread releases the lock,
+as every write to a file does, and keeps it until a block is searched: `log_event` took 25 times as long beside it. So a
+search that has read some MiB and is not done is begun anew in another process of lower priority. One processor is left
+to the other processes.
 
-Where no process can be had (a limit, a sandbox, an application that is frozen or embeds Python), the search goes on in
-its thread. The answer is the same.
+Where no process can be had (a limit, a sandbox, an application that is frozen or embeds Python), the search continues
+in its thread. The answer is the same.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = ["Aside", "Search", "main"]
 
 Found: TypeAlias = list[AuditEvent | DamagedRecord]
 
-# What a search reads in its thread, in some milliseconds: most find enough in that.
+# The bytes that a search reads in its thread, in some milliseconds: most searches find enough in them.
 _SHORT_BYTES: Final = 8 << 20
 _LESS_URGENT: Final = 2
 _READY: Final = b"fapilog\n"
 # Run without `site`, and without all that `import fapilog` loads, which takes as long as a search of 200 MiB. It finds
-# what this interpreter finds.
+# the same modules as this interpreter.
 _PROGRAM: Final = """
 import pickle, sys, types
 sys.path[:], places, module = pickle.load(sys.stdin.buffer)
@@ -49,7 +49,7 @@ package = sys.modules[module.partition(".")[0]] = types.ModuleType("package")
 package.__path__ = places
 __import__(module, fromlist=["main"]).main()
 """
-# Of which equal ones are made in another process.
+# Types of which another process makes equal values.
 _PLAIN: Final = (str, int, float, bool, type(None))
 
 
@@ -62,7 +62,7 @@ class Aside:
 
     def __init__(self) -> None:
         self.turns: threading.Semaphore = threading.Semaphore(max(1, _processors() - 1))
-        # Until what is started turns out to be something else.
+        # Until the program that is started turns out not to be Python.
         self.is_possible: bool = _is_python(sys.executable)
 
 
@@ -71,8 +71,8 @@ class Search:
     One search for the newest events that are wanted.
 
     Args:
-        aside: Where it goes on if it is long.
-        reader: Of the trail.
+        aside: The processes for long searches.
+        reader: Reads the trail.
         wanted: Which events.
         limit: How many at most.
     """
@@ -88,10 +88,10 @@ class Search:
 
     def run(self) -> Found:
         """
-        Return what `TrailReader.find` returns, and raise what it raises; blocks.
+        Return the result of `TrailReader.find`, or raise its exception; blocks.
 
         Raises:
-            TooLongError: It was stopped.
+            TooLongError: The search was stopped.
         """
         if not self._aside.is_possible or not _is_plain(self._wanted.metadata or {}):
             return self._here()
@@ -121,7 +121,7 @@ class Search:
             self._aside.turns.release()
 
     def _there(self) -> Found | None:
-        """Return what the process finds; None if there is none, or it does not come to an end."""
+        """Return the findings of the process; None if it can't be started, or ends early."""
         try:
             process = subprocess.Popen(  # noqa: S603 - this interpreter
                 [sys.executable, "-I", "-S", "-c", _PROGRAM],
@@ -145,7 +145,7 @@ class Search:
         return None
 
     def _ask(self, pipe: IO[bytes]) -> None:
-        # In no argument, which every user of the machine can read.
+        # Not as an argument, which every user of the machine can read.
         package = sys.modules[__name__.partition(".")[0]].__path__
         pipe.write(pickle.dumps((sys.path, list(package), __name__)))
         wanted = {
@@ -166,7 +166,7 @@ def main() -> None:
     answer.flush()
     wanted = EventFilter()
     for name, value in conditions:
-        # They were checked, and their texts are as they are stored: that must not be done twice.
+        # The values were checked and converted in the parent; doing that twice would change them.
         force_setattr(wanted, name, value)
     try:
         for item in up_to(limit, TrailReader(directory, durable=False).newest_first(wanted)):
@@ -200,7 +200,7 @@ def _ended(process: subprocess.Popen[bytes]) -> Generator[None]:
         yield
     finally:
         process.kill()
-        with contextlib.suppress(OSError):  # what was not written yet to one that has ended
+        with contextlib.suppress(OSError):  # data not yet written to an ended process
             process.communicate()
 
 

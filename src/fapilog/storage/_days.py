@@ -158,7 +158,7 @@ def _delete(directory: Path, names_of_days: list[str]) -> None:
 
 
 def _tidy(directory: Path) -> None:
-    """Leave out of the index what it has of files that are gone."""
+    """Remove the parts of deleted files from the index."""
     # Without the index, or with too much in it, every answer is the same.
     with contextlib.suppress(OSError), reading(directory, INDEX) as fd:
         there = set(os.listdir(directory))

@@ -80,7 +80,7 @@ OWNER: Final = Access(0o600)
 
 
 def allow_as(fd: int, other: int) -> None:
-    """Let those read a file that was just made who may read *other*, and let it belong to the owner of that."""
+    """Give a file that was just made the owner, the group and the mode of *other*."""
     found = os.fstat(other)
     with contextlib.suppress(PermissionError):  # a group that this process is no member of, or an owner that it is not
         os.fchown(fd, -1, found.st_gid)

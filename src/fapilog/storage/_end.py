@@ -188,7 +188,7 @@ def start_of_end(directory: Path, files: list[str], size: int) -> tuple[int, int
     does, since a power cut left zeros for all of these bytes, more are checked.
     """
     if sealed := last_seal(directory, files, *_last_bytes(directory, files, size)):
-        # What is before it is damaged; this record goes on behind that.
+        # The records before it are damaged; the chain continues with this record.
         return sealed
     while True:
         index, offset = _last_bytes(directory, files, size)

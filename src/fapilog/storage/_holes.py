@@ -53,9 +53,9 @@ def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | Non
 
     Args:
         line: The line.
-        file: Where it is.
-        offset: Where it is in the file.
-        size: Of the hole.
+        file: The name of the file.
+        offset: The offset of the hole in the file.
+        size: The size of the hole.
         number: That its place has, for a record that was altered; None to believe the one that it claims.
     """
     try:

@@ -38,7 +38,7 @@ def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _cut_having(needle: bytes, data: bytes, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of *data* from *begin* to *end* that have *needle*, with their places; others are not cut."""
+    """Yield the lines of *data* from *begin* to *end* that have *needle*, with their places; no others are cut."""
     while (found := data.find(needle, begin, end)) >= 0:
         begin, behind = data.rfind(b"\n", begin, found) + 1 or begin, data.find(b"\n", found, end)
         behind = behind if behind >= 0 else end
@@ -194,7 +194,7 @@ class Lines:
         return offset, data, data.find(b"\n") + 1 if start else 0, behind
 
     def having(self, needles: list[bytes], start: int, end: int) -> list[tuple[int, bytes]]:
-        """Return the lines of the block at *start* that have all *needles*, with offsets; costs what grep does."""
+        """Return the lines of the block at *start* that have all *needles*, with offsets; as fast as grep."""
         offset, data, begin, behind = self.view(start, end)
         found = ((offset + place, line) for place, line in _cut_having(needles[0], data, begin, behind))
         return [each for each in found if all(needle in each[1] for needle in needles)]

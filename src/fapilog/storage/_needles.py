@@ -11,16 +11,16 @@ from .protocol import EQUAL, EventFilter
 
 __all__ = ["needles_of"]
 
-# The encoder of records writes these characters as they are, and did in each version.
+# The encoder of records writes these characters unescaped, and did in every version.
 _AS_THEY_ARE: Final = re.compile(r"[ !#-\[\]-~]*")
 
 
 def needles_of(wanted: EventFilter) -> list[bytes]:
     """
-    Return bytes that each record has which is wanted, so that no other needs to be decoded.
+    Return byte strings that every wanted record has, so that records without them need not be decoded.
 
-    Records are written by one encoder, which writes equal values as equal bytes. A value with other characters than
-    those that it has always written as they are gives no needle.
+    Records are written by one encoder, which writes equal values as equal bytes. A value gives no needle if it has
+    characters that the encoder escapes, or escaped in some version.
     """
     found = [(name, getattr(wanted, name)) for name in EQUAL]
     found += (wanted.metadata or {}).items()
@@ -36,7 +36,7 @@ def needles_of(wanted: EventFilter) -> list[bytes]:
     parts = [(name.rpartition(".")[2], '":"', value, '"') for name, value in found if isinstance(value, str)]
     parts += [("", '"', wanted.tag, '"')] if wanted.tag is not None else []
     parts += [("", "", wanted.message, "")] if wanted.message else []
-    # Of a target, what format 1 has too, as the end of "resource"; of an actor, whatever member it is.
+    # For a target, the end that format 1 has too, in "resource"; for an actor, the value of any member.
     parts += [("", "", target.id, '"')] if (target := cast("Target | None", wanted.target)) and target.id else []
     parts += [("", '"', wanted.actor, '"')] if wanted.actor is not None else []
     return ["".join(each).encode() for each in parts if _AS_THEY_ARE.fullmatch(each[0] + each[2])]

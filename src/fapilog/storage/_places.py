@@ -1,7 +1,7 @@
 """
-The numbers that lines have by their places, where they can't be told by the lines themselves: these were altered.
+The numbers of lines by their places, for lines that were altered and so don't have their own number.
 
-Who pages by numbers would lose a record that claims another number than its place has, or have it twice.
+A caller that pages by numbers would lose a record with another number than that of its place, or get it twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Line", "Places", "number_behind", "numbered"]
 
 
 class Line(NamedTuple):
-    """A line, and where it is."""
+    """A line, and its place."""
 
     file: str
     offset: int
@@ -36,8 +36,8 @@ class Places:
     They are asked for from the end of the file to its beginning, so that no line is counted twice.
 
     Args:
-        lines: Of the file.
-        end: Where the last of them ends.
+        lines: The lines of the file.
+        end: The offset behind the last line.
         number: That the next line would have.
     """
 
@@ -66,16 +66,16 @@ def number_behind(lines: Lines, offset: int) -> int | None:
 
 def numbered(lines: Iterable[Line], number: int | None) -> Iterator[tuple[AuditEvent | DamagedRecord, int | None]]:
     """
-    Yield what is in *lines*, which follow each other, the oldest first, with the numbers of their places if known.
+    Yield the events and holes in consecutive *lines*, the oldest first, with the numbers of their places if known.
 
     Args:
         lines: The lines.
-        number: Of the first of them; None to believe the first.
+        number: The number of the first line; None to believe that line.
     """
     for line in lines:
         item = line.item()
         claimed = item.sequence_number if isinstance(item, AuditEvent) else item.head and item.head.sequence_number
-        # Hashed only if need be: a record whose checksum is right is believed, and others are counted from it.
+        # Hashed only if need be: a record whose checksum is right is believed, and other lines are counted from it.
         if number is None or (claimed != number and head_of_record(line.text) is not None):
             number = claimed
         elif claimed not in (None, number):

@@ -40,14 +40,14 @@ class TrailReader:
     """
     Reads the files of one trail.
 
-    All methods block, and any number of threads may call them at once. All that it keeps between two calls is which
-    times stand in which part of a file. It takes the lock on the directory, shared, only for short looks at the end of
-    the trail, where a writer may be at work.
+    All methods block, and any number of threads may call them at once. Between two calls it keeps only the times of the
+    records in parts of files. It takes the lock on the directory, shared, only for short looks at the end of the trail,
+    where a writer may be at work.
 
     Args:
-        directory: Where the files are; absolute. It may be missing: the trail is then empty.
+        directory: The directory of the files; absolute. It may be missing: the trail is then empty.
         durable: Whether `read` returns only records that are on the disk.
-        times: Of the records, as far as they are known; None to begin with the index alone.
+        times: The times of the records, as far as they are known; None to begin with the index alone.
     """
 
     def __init__(self, directory: Path, *, durable: bool, times: Times | None = None) -> None:
@@ -79,7 +79,7 @@ class TrailReader:
         self, wanted: EventFilter = _ALL, effort: Effort | None = None
     ) -> Generator[AuditEvent | DamagedRecord, None, None]:
         """
-        Yield the events that are wanted, of those that are there to stay, the newest first, as far as is asked for.
+        Yield the wanted events, among all events that can't be taken back any more, the newest first.
 
         A line that can't be read, and by its bytes may be wanted, is yielded as a hole; several in a row are one.
 
@@ -98,7 +98,7 @@ class TrailReader:
             first = max(0, self._file_of(wanted.after, files))
         if wanted.before is not None:
             behind = self._file_of(wanted.before, files) + 1
-            # Files may follow that begin with altered records, of which it is not known what their numbers were.
+            # Files may follow that begin with altered records, whose original numbers are not known.
             while behind < len(files) and (self._first_record(files[behind]) or (1, 0))[0]:
                 behind += 1
         if not sought.window.is_open:
@@ -125,7 +125,7 @@ class TrailReader:
     def _items_backwards(
         self, file: _File, files: list[str], end: int, sought: _Sought
     ) -> Iterator[AuditEvent | DamagedRecord]:
-        """Yield what is wanted of one of *files*, whose lines end at *end*, the last one first."""
+        """Yield the wanted records of one of *files*, whose lines end at *end*, the last one first."""
         places: Places | None = None
         for line in self._lines_backwards(file, _span(file.lines, end, sought.wanted), sought):
             item = line.item()
@@ -186,7 +186,7 @@ class TrailReader:
             return list(up_to(limit, joined(read)))
 
     def _items_after(self, after: int) -> Iterator[tuple[AuditEvent | DamagedRecord, int | None]]:
-        """Yield what is in the lines from about the record *after* on, each with the number of its place if known."""
+        """Yield the records in the lines from about record *after* on, with the numbers of their places if known."""
         number: int | None = None
         for index, (name, lines, begin, end) in enumerate(self._files_after(after)):
             if lines is None:
@@ -217,10 +217,11 @@ class TrailReader:
 
     def _files_after(self, after: int) -> Iterator[tuple[str, Lines | None, int, int]]:
         """
-        Yield the files with the lines from behind the record *after* on, of records that stay.
+        Yield the files with the lines of lasting records from behind the record *after* on.
 
         Returns:
-            The name of the file, its lines, and where those of interest begin and end; no lines if it can't be read.
+            The name of the file, its lines, and where the lines of interest begin and end; no lines if it can't be
+            read.
         """
         files, last = self._stored()
         for name in files[max(0, self._file_of(after, files)) :]:
@@ -243,7 +244,7 @@ class TrailReader:
         """
         Return the names of the files up to the last that holds records, and the offset behind the last record in it.
 
-        The offset is None if nobody writes to that file.
+        The offset is None if no process writes to that file.
 
         These records are there to stay: whole records are never taken back. While a writer is at work, its last record
         may be one that a full disk will cut.
@@ -261,8 +262,8 @@ class TrailReader:
         return [], 0
 
     def _in_time(self, files: list[str], wanted: EventFilter) -> list[str]:  # noqa: ARG002  of an archive's reader
-        """Return those of *files* that may have what is *wanted*, by the time."""
-        # All: to look into a file costs little, and says so whatever the clock has done.
+        """Return the *files* that may have *wanted* records, by the time."""
+        # All: to look into a file costs little, and is right even if the clock was wrong.
         return files
 
     def _file_of(self, sequence_number: int, files: list[str]) -> int:
@@ -304,7 +305,7 @@ class TrailReader:
         return self._start().sequence_number + 1 + count
 
     def _lines_of(self, files: list[str]) -> Iterator[tuple[Lines, int]]:
-        """Yield the lines of each file, and where they end; of a file that can't be read they are not known."""
+        """Yield the lines of every file, and where they end, but for files that can't be read."""
         for name in files:
             with contextlib.suppress(ChainError):
                 opened = self._opened(name)
@@ -348,7 +349,7 @@ class TrailReader:
 
 
 class _Sought(NamedTuple):
-    """What a search looks for, there and at any place, and by which bytes and times; and how much it may do."""
+    """The conditions of a search, with the bytes and times by which it skips records, and the effort it may make."""
 
     wanted: EventFilter
     anywhere: EventFilter

@@ -23,7 +23,7 @@ _WORDS: Final = {
     "AccessDenied": "access is denied: see what the credentials may do, and the policy of the bucket",
     "AuthorizationHeaderMalformed": "the bucket is in another region; give that",
     "ExpiredToken": "the credentials have expired",
-    "InvalidAccessKeyId": "the credentials are of nobody that S3 knows",
+    "InvalidAccessKeyId": "S3 does not know these credentials",
     "NoSuchBucket": "there is no such bucket",
     "NoSuchKey": "there is no such object",
     "PermanentRedirect": "the bucket is in another region; give that",
@@ -70,7 +70,7 @@ def failure(place: str, error: ClientError | BotoCoreError) -> AuditStorageError
     if isinstance(error, ClientError):
         return RefusedError(place, error)
     if isinstance(error, FlexibleChecksumError | IncompleteReadError):
-        words = "what came is not what S3 has: it was cut or changed on its way"
+        words = "the download differs from the object: it was cut or changed on its way"
     else:
         words = "S3 could not be asked"
     return AuditStorageError(f"{place}: {words} ({type(error).__name__}); nothing is deleted")

@@ -1,15 +1,15 @@
 """
-Which times the records in a part of a file have, so that a question for other times need not read it.
+The times of the records in the parts of files, so that a question for other times need not read them.
 
-It is kept in memory, and for the next process in a file of the directory, the index: a line of JSON for each part. An
-answer is exact with it and without it. Clocks step, and several processes write, so that no order of the times is taken
-for granted: the first and the last time of each part are those that its records have. Nothing is lost with the index:
-what it lacks, or what does not fit, is read again.
+They are kept in memory, and for the next process in a file of the directory, the index: a line of JSON for every part.
+An answer is exact with it and without it. Clocks step, and several processes write, so that no order of the times is
+taken for granted: the first and the last time of a part are times of its records. Nothing is lost with the index: parts
+that it lacks, or that don't match it, are read again.
 
-What it says of a part is believed while that part ends with the same bytes. They have the checksum of its last record,
-on which all before it have a part. That shows a file that was cut, replaced or restored, but not a lie about the times.
-So the index is read only if it belongs to somebody who could as well have removed the records: the owner of the
-directory, root, or this process's user; and `fapilog verify` compares it with the records.
+Its entry for a part is believed while that part ends with the same bytes. They have the checksum of its last record, on
+which all before it have a part. That shows a file that was cut, replaced or restored, but not a lie about the times. So
+the index is read only if its owner could as well have removed the records: the owner of the directory, root, or this
+process's user; and `fapilog verify` compares it with the records.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ INDEX: Final = "audit_times.index"
 # Stands in front of the time in a record, behind the id; a quote inside of an id is escaped.
 _BEFORE: Final = b'","timestamp":"'
 _SECONDS: Final = len("2026-03-01T12:00:00")
-# Where both stand if the id is a UUID, as those are that the trail gives. The format version is one digit.
+# The place of both if the id is a UUID, as the trail's own ids are. The format version is one digit.
 _USUAL: Final = slice(
     len('{"v":1,"event_id":"') + 36, len('{"v":1,"event_id":"') + 36 + len('","timestamp":"2026-03-01T12:00:00')
 )
-# The last bytes of a part, the checksum of its last record among them; of a compressed file, which is one part, that of
-# all that it has: https://www.rfc-editor.org/rfc/rfc1952#page-5
+# The last bytes of a part, the checksum of its last record among them; in a compressed file, which is one part, the
+# checksum of its whole content: https://www.rfc-editor.org/rfc/rfc1952#page-5
 _TAIL_BYTES: Final = 80
-# Parts that are known at most: 16 GiB of records, some 30 MiB of memory and 15 of the index.
+# The most parts that are kept: 16 GiB of records, some 30 MiB of memory and 15 of the index.
 _MOST_PARTS: Final = 65_536
 _MOST_BYTES: Final = 24 << 20
 
 
 # To look for a number takes less time than for bytes.
 _NEWLINE: Final = ord("\n")
-# What a writer may leave for its next save: a question reads so many parts in a few milliseconds.
+# Parts that a writer may leave for its next save: a question reads so many parts in a few milliseconds.
 _MOST_UNSAVED: Final = 8
 
 
 class Span(NamedTuple):
-    """The first and the last of some times, to the second, as records have them."""
+    """The first and the last of some times, to the second, in the form of records."""
 
     first: str
     last: str
@@ -68,12 +68,12 @@ ANY: Final = Span("", "~")
 
 class Window:
     """
-    The times that are asked for, to the second, as records have them.
+    The times of a question, to the second, in the form of records.
 
     Times are written in UTC and in one form, whose characters are in the order of the times.
 
     Args:
-        wanted: Has the first and the last time.
+        wanted: The question, with the first and the last time.
     """
 
     def __init__(self, wanted: EventFilter) -> None:
@@ -84,7 +84,7 @@ class Window:
 
     @property
     def is_open(self) -> bool:
-        """Whether any time will do."""
+        """Whether all times are wanted."""
         return not (self._start or self._end)
 
     def meets(self, times: Span) -> bool:
@@ -92,12 +92,12 @@ class Window:
         return self._start <= times.last and (not self._end or times.first <= self._end)
 
     def may_have(self, line: bytes) -> bool:
-        """Return whether *line* is a record of a time that is wanted, or says no time."""
+        """Return whether *line* is a record of a wanted time, or has no time."""
         return self.is_open or self.meets(_times_in(line + b"\n", 0, len(line) + 1))
 
 
 class _Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A part of a file: where it is, the bytes with which it ends, and the times of its records."""
+    """A part of a file: its place, its last bytes, and the times of its records."""
 
     file: str
     start: Annotated[int, msgspec.Meta(ge=0)]
@@ -112,25 +112,25 @@ _decode: Final = msgspec.json.Decoder(_Part).decode
 
 class Times:
     """
-    The times of the records in the parts of a trail's files, as far as these were read before.
+    The times of the records in the parts of a trail's files that were read before.
 
     Any number of threads may ask at once, and any number of processes read and write the index. Where it can't be read
     or written, all stays in memory; nothing is raised for that.
 
     Args:
-        directory: Where the files are; absolute.
+        directory: The directory of the files; absolute.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._parts: dict[tuple[str, int], _Part] = {}
-        # That the index lacks.
+        # Parts that the index lacks.
         self._new: list[_Part] = []
-        # Which file the index was, and up to where it was read.
+        # The device and inode of the index, and up to where it was read.
         self._read: tuple[int, int, int] = (0, 0, 0)
 
     def load(self) -> None:
-        """Read what has come to the index since it was read."""
+        """Read the lines that were added to the index since it was read."""
         with (
             contextlib.suppress(OSError),
             closing(open_file(self._directory, INDEX, os.O_RDONLY | os.O_NOFOLLOW)) as fd,
@@ -189,8 +189,8 @@ class Times:
         Args:
             fd: The file, open for reading.
             name: Its name.
-            begin: Where the new records begin.
-            end: Where they end.
+            begin: The offset of the first new record.
+            end: The offset behind the last one.
             is_over: Whether nothing will be appended to the file any more.
         """
         starts = Lines.whole_blocks(begin, end)
@@ -204,13 +204,13 @@ class Times:
                     self.save(fd)
 
     def save(self, like: int) -> None:
-        """Append to the index what it lacks; if there is none, make it for those who may read the open file *like*."""
+        """Append new parts to the index; if there is none, make it, with the group and mode of the open file *like*."""
         if not self._new:
             return
         new, self._new = self._new, []
         with contextlib.suppress(OSError):
             owner = os.stat(self._directory).st_uid
-            # Of another user, the index would be of no use to the rest.
+            # An index that another user owns would be of no use to the other processes.
             if os.geteuid() in (0, owner):
                 # In one write, behind a newline: a line that another write has left torn takes none of these with it.
                 data = b"\n".join([b"", *map(msgspec.json.encode, new), b""])
@@ -219,7 +219,7 @@ class Times:
                         write_all(fd, data)
 
     def tidied(self, files: set[str]) -> bytes:
-        """Return the index without the parts of other files than these."""
+        """Return the index with the parts of these files only."""
         self.load()
         parts = [part for part in self._parts.values() if part.file in files]
         return b"".join(msgspec.json.encode(part) + b"\n" for part in parts)
@@ -242,7 +242,7 @@ class Times:
 
     @staticmethod
     def _is_wrong(part: _Part, fd: int) -> bool:
-        """Return whether *part*, whose last bytes are those of the open file, lacks a time of its records."""
+        """Return whether *part*, if its last bytes are in the open file, lacks a time of its records."""
         if part.file.endswith(SUFFIX) or os.pread(fd, _TAIL_BYTES, part.end - _TAIL_BYTES) != part.tail:
             return False
         found = _times_in(*Lines(fd, part.file).view(part.start, part.end)[1:])
@@ -280,12 +280,12 @@ class Times:
 
 
 def _times_in(data: bytes, begin: int, end: int) -> Span:
-    """Return the first and the last time in the lines of *data*; all times if one of them says none."""
+    """Return the first and the last time in the lines of *data*; all times if a line has none."""
     usual, place = list[bytes](), begin
     while place < end:
         usual.append(data[place + _USUAL.start : place + _USUAL.stop])
         place = data.find(_NEWLINE, place) + 1 or end
-    # What stands between two texts with the same beginning has that beginning too.
+    # A text between two texts with the same beginning has that beginning too.
     first, last = min(usual, default=b""), max(usual, default=b"")
     all_usual = b"".join(usual)
     # A shorter line ends in there.

@@ -221,7 +221,7 @@ class FileStorage:
         Return the newest *limit* events that are wanted, the newest first, and the holes between them.
 
         Reads backwards from the end and stops when it has them; memory does not grow with the trail. Waits until a
-        commit that is under way in any process is over. A long search goes on in a process of its own, if that can be
+        commit that is under way in any process is over. A long search continues in a process of its own, if that can be
         had, and ends soon if the caller is cancelled.
 
         Raises:

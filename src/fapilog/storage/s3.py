@@ -228,7 +228,7 @@ class S3Archive:
         days = file.retention_days if self._lock_days is None else self._lock_days
         if days is None:
             raise AuditStorageError(
-                f"{self}: expected lock_days, or a policy with retention_days: nobody says until when days are locked"
+                f"{self}: expected lock_days, or a policy with retention_days; got neither, and a lock needs an end"
             )
         return file.until(min(days, _LONGEST_LOCK))
 

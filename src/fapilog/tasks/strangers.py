@@ -82,7 +82,7 @@ class Log:
 
 def answer(function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
     """
-    Return what *function* returns.
+    Return the result of *function*.
 
     Raises:
         TypeError: It is something to await, as of an asynchronous function in disguise; it would count as true.

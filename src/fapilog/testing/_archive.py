@@ -49,7 +49,7 @@ def check_archive(archive: Archive) -> None:
             archive.put(file)
             archive.prove(file)
         names = {file.path.name: file.size for file in (first, second)}
-        _require("put", "sizes has the names and sizes of what was put", found=dict(archive.sizes()) == names)
+        _require("put", "sizes has the names and sizes of the stored files", found=dict(archive.sizes()) == names)
         name, data = first.path.name, first.path.read_bytes()
         with (
             contextlib.closing(archive.open(name)) as one,

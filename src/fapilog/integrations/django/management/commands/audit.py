@@ -23,7 +23,7 @@ class Command(BaseCommand):
 
         manage.py audit show --user alice --since 2h
 
-    Its options, its output and its exit codes are those of ``fapilog``: see ``manage.py audit show --help``.
+    Its options, output and exit codes are the same as for ``fapilog``: see ``manage.py audit show --help``.
     """
 
     help = "Show, follow, verify or count the events of the audit trail."
@@ -51,7 +51,7 @@ class Command(BaseCommand):
                 app = importlib.import_module("fapilog.cli.commands").app
         except MissingExtraError as missing:
             raise CommandError(str(missing)) from None
-        # What Django's output gets is written as it is.
+        # Text for Django's output is written as it is.
         output: Any = self.stdout
         output.ending = ""
         with contextlib.redirect_stdout(output):
