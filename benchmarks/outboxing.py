@@ -20,6 +20,7 @@ from fapilog.core.alerting import Alert
 from fapilog.delivery.outbox import Outbox, _queue
 from fapilog.delivery.outbox._claims import Ending
 from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._filequeue import FileQueue
 from fapilog.providers.webhook import WebhookDispatcher
 
 from .providing import an_event_each, origin, requests_of
@@ -37,7 +38,7 @@ def taken(backend: str, directory: str, *, alerts: int, pending: int = 0) -> Ite
         path = Path(folder, "alerts.db")
         fill(path, pending)
         # Nothing is sent meanwhile, so that it is only the taking that is measured.
-        OutboxFile(path).run([lambda connection: _queue.pause(connection, "alerts", time.time(), time.time() + 3600)])
+        OutboxFile(path).run([lambda queue: _queue.pause(queue.connection, "alerts", time.time(), time.time() + 3600)])
 
         async def run(events: list[AuditEvent]) -> float:
             waiting = iter(events)
@@ -147,8 +148,8 @@ def fill(path: Path, alerts: int, *, delivered: bool = False) -> None:
     file.close()
 
 
-def _put(first: int, alerts: int, delivered: bool, connection: sqlite3.Connection) -> None:  # noqa: FBT001
-    now = time.time()
+def _put(first: int, alerts: int, delivered: bool, queue: FileQueue) -> None:  # noqa: FBT001
+    connection, now = queue.connection, time.time()
     for event in an_event_each(alerts, first=first):
         _queue.put(connection, "alerts", Alert(event, "security", None), now)
     if delivered:

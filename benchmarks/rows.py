@@ -577,7 +577,24 @@ def _sharing(events: int) -> list[Row]:
             ),
             at_least=0.5,
             rounds=5,
-        )
+        ),
+        Row(
+            name="postgres-outbox",
+            unit="alerts/s",
+            ours=Subject(
+                what="PostgresOutbox, 4 processes, one backlog, each alert sent once",
+                function="outboxfleet:sent",
+                arguments={"processes": 4, "alerts": 4 * events},
+            ),
+            # Without attempts, receipts, events and a target: no more than the queue, with the same claims and commits.
+            peer=Subject(
+                what="the same rows, claimed with SKIP LOCKED and noted as delivered",
+                function="outboxfleet:claimed",
+                arguments={"processes": 4, "alerts": 4 * events},
+            ),
+            at_least=0.2,
+            rounds=5,
+        ),
     ]
 
 

@@ -21,10 +21,12 @@ from hypothesis import given, settings
 
 from fapilog import AmbiguousDeliveryError, PermanentDeliveryError, TransientDeliveryError
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import Outbox, _queue, _receipts
+from fapilog.delivery.outbox import Outbox, _queue
 from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._filequeue import FileQueue
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.damaged_outbox import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoils
+from tests.doubles.postgres import Server, fleet
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 from tests.doubles.terminal import Terminal, colours
 
@@ -54,7 +56,7 @@ async def take(path: Path, error: Exception | None, *events: int, age: float = 0
     outbox = Outbox(Scripted(error), path, now=lambda: time.time() - age, **options)
     for event in events:
         await outbox.send_alert(an_event(event, message=PRIVATE), severity="critical", channel="#on-call")
-    outbox._store._file.close()
+    outbox._store.place.close()
 
 
 @pytest.fixture
@@ -146,7 +148,7 @@ def test_nothing_to_list(file: Path) -> None:
 
 def test_an_empty_outbox(tmp_path: Path) -> None:
     """An outbox into which nothing has come is no error."""
-    OutboxFile(tmp_path / "alerts.db").run([lambda connection: _queue.pause(connection, "slack", 0.0, 1.0)])
+    OutboxFile(tmp_path / "alerts.db").run([lambda queue: _queue.pause(queue.connection, "slack", 0.0, 1.0)])
     assert run("list", tmp_path / "alerts.db", "--status", "all") == (0, "no alerts\n", "")
     assert run("list", tmp_path / "alerts.db", "--outbox", "slack")[0] == 0
 
@@ -250,9 +252,9 @@ def test_it_shows_what_comes_next(file: Path) -> None:
 def test_it_shows_an_attempt_under_way(tmp_path: Path) -> None:
     """An alert that nobody has tried to send, and an attempt without an outcome, are shown as such."""
     file, now = OutboxFile(tmp_path / "alerts.db"), time.time()
-    file.run([lambda connection: _queue.put(connection, "slack", Alert(an_event(), "critical", None), now)])
+    file.run([lambda queue: queue.put("slack", Alert(an_event(), "critical", None), now)])
     assert "never attempted" in run("show", file.path, number(1))[1]
-    file.run([lambda connection: _queue.claim(connection, "slack", "lease", now, now + 60, limit=1)])
+    file.run([lambda queue: queue.claim("slack", an_event(), "lease", now, 60)])
     out = run("show", file.path, number(1))[1]
     assert "an attempt is under way" in out
     assert re.search(r"unknown +under way\n$", out)
@@ -270,8 +272,8 @@ def test_hostile_text(tmp_path: Path) -> None:
     """Text in the file can't control a terminal, is no markup, and forges no line."""
     file = OutboxFile(tmp_path / "alerts.db")
     event = an_event(event_id=f"id {HOSTILE}")
-    file.run([lambda connection: _queue.put(connection, HOSTILE, Alert(event, HOSTILE, HOSTILE), time.time())])
-    file.run([lambda connection: _receipts.discard(connection, None, [event.event_id], HOSTILE, time.time())])
+    file.run([lambda queue: queue.put(HOSTILE, Alert(event, HOSTILE, HOSTILE), time.time())])
+    file.run([lambda queue: queue.discard(None, [event.event_id], HOSTILE, time.time())])
     lines = {"list": 2, "show": 12}
     for command, arguments in {"list": ["--status", "all"], "show": [event.event_id]}.items():
         code, out, _ = run(command, file.path, *arguments)
@@ -384,16 +386,16 @@ def another_database(path: Path) -> None:
 
 def a_later_version(path: Path) -> None:
     file = OutboxFile(path)
-    file.run([_receipts.outboxes])
+    file.run([FileQueue.outboxes])
     file.close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
 
 
 def a_damaged_outbox(path: Path) -> None:
     file = OutboxFile(path)
-    file.run([lambda connection: _queue.put(connection, "slack", Alert(an_event(), "critical", None), time.time())])
+    file.run([lambda queue: queue.put("slack", Alert(an_event(), "critical", None), time.time())])
     file.close()
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
 
@@ -404,9 +406,9 @@ def a_damaged_outbox(path: Path) -> None:
         (missing, "there is no such file"),
         (a_directory, "there is no such file"),
         (a_text, "file is not a database"),
-        (an_empty_file, "expected an outbox of version 1; got an empty file"),
-        (another_database, "expected an outbox of version 1; got another database"),
-        (a_later_version, "expected an outbox of version 1; got version 2"),
+        (an_empty_file, "expected an outbox of version 2; got an empty file"),
+        (another_database, "expected an outbox of version 2; got another database"),
+        (a_later_version, "expected an outbox of version 2; got version 3"),
         (a_damaged_outbox, "database disk image is malformed"),
     ],
 )
@@ -520,7 +522,7 @@ def test_what_can_not_be_read_is_in_the_json(damaged: Path) -> None:
 
 def test_what_can_not_be_read_on_a_terminal(damaged: Path) -> None:
     """Where there is less room, what can't be read stands below."""
-    alerts = OutboxFile(damaged).run([lambda connection: _receipts.alerts(connection, event_id=SPOILED.event_id)])[0]
+    alerts = OutboxFile(damaged).run([lambda queue: queue.alerts(event_id=SPOILED.event_id)])[0]
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(listing(alerts, datetime.now(UTC), wide=False))
     assert "critical, unknown attempts: gone" in console.export_text()
@@ -544,7 +546,7 @@ def test_an_alert_without_its_event(file: Path) -> None:
     assert run("retry", file, number(1)) == (
         1,
         "0 alerts are due now\n",
-        f"fapilog: {number(1)}: its event is not in the file\n",
+        f"fapilog: {number(1)}: its event is not in the outbox\n",
     )
 
 
@@ -629,3 +631,54 @@ async def test_beside_a_busy_service(tmp_path: Path) -> None:
                     await outbox.send_alert(an_event(event), severity="critical")
             await inner.wait_for(30)
     assert len(inner.alerts) == 30
+
+
+# -- in a database
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Server]:
+    """Run a server with the tables; it need not survive a power cut."""
+    pytest.importorskip("psycopg")
+    with fleet() as started:
+        yield started
+
+
+def test_a_database(database: Server) -> None:
+    """The same is shown of an outbox in PostgreSQL, and done to it; a password is never shown."""
+    postgres = pytest.importorskip("fapilog.storage.postgres")
+    pgplace = pytest.importorskip("fapilog.delivery.outbox._pgplace")
+    host = database.dsn(user="service", port=database.port).split()[0].removeprefix("host=")
+    dsn = f"postgresql://service:t0k3n@{host}:{database.port}/postgres"
+    place = pgplace.Database(postgres.PostgresStorage(dsn, "clinic"))
+    for each in (1, 2):
+        alert = Alert(an_event(each, message=PRIVATE), "critical", "#on-call")
+        place.run([lambda queue, alert=alert: queue.put("slack", alert, time.time())])
+    place.close()
+    at = (dsn, "--trail", "clinic")
+    code, out, err = run("list", *at)
+    assert (code, err) == (0, "")
+    assert [number(each) in out for each in (1, 2, 3)] == [True, True, False]
+    assert run("discard", *at, number(1), "--reason", "told by phone") == (0, "1 alert is discarded\n", "")
+    assert run("retry", *at, number(1)) == (0, "1 alert is due now\n", "")
+    assert run("retry", *at, number(3)) == (
+        1,
+        "0 alerts are due now\n",
+        f"fapilog: {number(3)}: there is no such alert\n",
+    )
+    code, out, err = run("show", *at, number(2), "--json")
+    assert (code, err, json.loads(out)["status"], json.loads(out)["channel"]) == (0, "", "pending", "#on-call")
+    place_ = f"PostgreSQL {host}:{database.port}/postgres, trail 'clinic'"
+    assert run("list", *at, "--outbox", "mail") == (
+        2,
+        "",
+        f"fapilog: {place_}: there is no outbox mail; there is: slack\n",
+    )
+    for arguments in (
+        ("list", dsn),
+        ("list", "postgresql://a:t0k3n@b:c:d/", "--trail", "x"),
+        ("list", *at, "--outbox", "x"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert "t0k3n" not in err

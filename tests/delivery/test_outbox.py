@@ -696,7 +696,7 @@ async def test_a_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCap
     path = tmp_path / "alerts.db"
     outbox = make(inner, tmp_path)
     await outbox.resume_from(ChainHead(7, "x"))
-    outbox._store._file.close()
+    outbox._store.place.close()
     damaged = b"no database" * 1000
     path.write_bytes(damaged)
     await outbox.send_alert(an_event(1), severity="critical")
@@ -721,20 +721,37 @@ async def test_another_database_is_left_alone(tmp_path: Path) -> None:
     outbox = make(inner, tmp_path)
     await outbox.send_alert(an_event(), severity="critical")
     assert len(inner.calls) == 1
-    with pytest.raises(OutboxError, match="expected an outbox of version 1; got another database"):
+    with pytest.raises(OutboxError, match="expected an outbox of version 2; got another database"):
         await outbox.pending()
     assert path.read_bytes() == before
+
+
+async def test_a_file_of_the_first_version_is_upgraded(tmp_path: Path) -> None:
+    """Alerts in a file that an earlier version made are sent, and can be retried."""
+    inner = Scripted(PermanentDeliveryError("gone"))
+    outbox = make(inner, tmp_path)
+    await outbox.send_alert(an_event(), severity="critical")
+    outbox._store.place.close()
+    connection = sqlite3.connect(tmp_path / "alerts.db")
+    connection.execute("ALTER TABLE outboxes DROP COLUMN retried_at")
+    connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    inner.outcomes = [None]
+    async with make(inner, tmp_path) as outbox:
+        assert await outbox.retry() == 1
+        await until(lambda: len(inner.calls) == 2)
+    assert await statuses(outbox, an_event()) == ["delivered"]
 
 
 async def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
     """An outbox that a later version made is refused."""
     outbox = make(Scripted(), tmp_path)
     await outbox.send_alert(an_event(), severity="critical")
-    outbox._store._file.close()
+    outbox._store.place.close()
     connection = sqlite3.connect(tmp_path / "alerts.db")
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(OutboxError, match="got version 2"):
+    with pytest.raises(OutboxError, match="got version 3"):
         await outbox.pending()
 
 
@@ -759,7 +776,7 @@ async def test_a_record_that_cannot_be_read(tmp_path: Path) -> None:
     outbox = make(inner, tmp_path)
     for number in (1, 2):
         await outbox.send_alert(an_event(number), severity="critical")
-    outbox._store._file.close()
+    outbox._store.place.close()
     connection = sqlite3.connect(tmp_path / "alerts.db")
     connection.execute("UPDATE alerts SET event = 'no event', due_at = 0 WHERE id = 1")
     connection.commit()
@@ -778,7 +795,7 @@ async def test_what_ended_is_noted_later(tmp_path: Path, monkeypatch: pytest.Mon
     async with make(inner, tmp_path) as outbox:
         await outbox.send_alert(an_event(), severity="critical")
         await until(lambda: inner.calls)
-        run = outbox._store._file.run
+        run = outbox._store.place.run
         failures: list[int] = []
 
         def fail(*args: Any, **options: Any) -> Any:
@@ -857,7 +874,7 @@ async def test_two_of_one_name_in_one_file(tmp_path: Path) -> None:
     """Two outboxes of one name in one file are refused, where they are put together and where they are entered."""
     first, second = make(Scripted(), tmp_path), make(Scripted(), tmp_path)
     for together in (FanOut, Fallback):
-        with pytest.raises(ValueError, match=r"^dispatchers: expected one name for each outbox in a file; got two"):
+        with pytest.raises(ValueError, match=r"^dispatchers: expected one name for each outbox in a place; got two"):
             together([first, second])
     FanOut([first, make(Scripted(), tmp_path, name="other"), make(Scripted(), tmp_path / "other")])
     deep = FanOut([first, RateLimit(second, rate=1, burst=1)])

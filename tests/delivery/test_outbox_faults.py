@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import anyio
 import anyio.lowlevel
@@ -25,8 +26,9 @@ import pytest
 
 from fapilog import AuditEvent, NoopAlertDispatcher, OutboxError, TransientDeliveryError
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import Outbox, OutboxState, _file, _queue, _receipts
+from fapilog.delivery.outbox import Outbox, OutboxState, _file, _queue
 from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._filequeue import FileQueue
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.failing_database import Disk, Fails, database_error, nothing
 from tests.doubles.outboxes import glob, make, owned, statuses, until
@@ -119,7 +121,7 @@ async def test_one_bad_call_harms_no_other(tmp_path: Path) -> None:
 
     async def find(outbox: Outbox) -> None:
         with pytest.raises(UnicodeEncodeError):
-            await outbox.find("\ud800")
+            await outbox._store.run(lambda queue: cast(FileQueue, queue).connection.execute("SELECT ?", ["\ud800"]))
         refused.append(1)
 
     async with make(inner, tmp_path) as outbox:
@@ -338,7 +340,7 @@ async def test_an_outbox_that_nobody_keeps_is_collected(tmp_path: Path) -> None:
         outbox = make(inner, tmp_path)
         async with outbox if entered else nullcontext():
             await outbox.send_alert(an_event(1 + entered), severity="critical")
-        kept = weakref.ref(outbox), weakref.ref(outbox._store._file), weakref.ref(inner)
+        kept = weakref.ref(outbox), weakref.ref(outbox._store.place), weakref.ref(inner)
         del outbox, inner
         for _ in range(10):  # the loop lets go of tasks that are done, and a worker thread of its last call
             await anyio.to_thread.run_sync(time.sleep, 0.01)
@@ -361,7 +363,7 @@ def test_a_fork_in_the_middle(tmp_path: Path, backend: str) -> None:
         "parent took first",
     ]
     file = OutboxFile(tmp_path / "alerts.db")
-    [alerts] = file.run([lambda connection: _receipts.alerts(connection, statuses=["pending"])])
+    [alerts] = file.run([lambda queue: queue.alerts(statuses=["pending"])])
     file.close()
     assert [(alert.event_id, alert.attempts) for alert in alerts] == [("first", 1), ("before", 1), ("after", 1)]
 
@@ -400,7 +402,7 @@ async def test_a_locked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     async with owned(outbox) as told:
         await outbox.send_alert(an_event(1), severity="critical")
         await until(lambda: inner.calls)
-        other = sqlite3.connect(outbox._store._file.path, isolation_level=None)
+        other = sqlite3.connect(outbox.path, isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
         for number in (2, 3):
             await outbox.send_alert(an_event(number), severity="critical")
@@ -530,7 +532,7 @@ async def test_a_disk_that_is_read_only(small_disk: Path) -> None:
     inner = Scripted(BUSY, None)
     before = make(inner, small_disk)
     await before.send_alert(an_event(1), severity="critical")
-    before._store._file.close()
+    before._store.place.close()
     assert mounted("-o", "remount,ro", str(small_disk))
     outbox = make(inner, small_disk)
     async with owned(outbox) as told:

@@ -97,7 +97,7 @@ class Deliveries(RuleBasedStateMachine):
         try:
             self._run(self._finish)
         finally:
-            self.outbox._store._file.close()
+            self.outbox._store.place.close()
             self._scratch.cleanup()
 
     def _new(self) -> Outbox:
@@ -188,7 +188,7 @@ class Deliveries(RuleBasedStateMachine):
 
         self._run(work)
         self.other_side.crashing = False
-        self.outbox._store._file.close()
+        self.outbox._store.place.close()
         self.outbox = self._new()
 
     @rule(count=st.integers(0, 4), plan=outcomes, duration=seconds)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from fapilog import ChainHead
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import Outbox, OutboxAlert, OutboxState, _queue
+from fapilog.delivery.outbox import Outbox, OutboxAlert, OutboxState
 from fapilog.testing import RecordingDispatcher
 from tests.clock import jumping_backend, stop_clock_in_threads
 from tests.doubles.damaged_outbox import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoil_outbox, spoils
@@ -182,7 +182,7 @@ async def test_a_receipt_that_is_there_already(tmp_path: Path) -> None:
     await spoiled(tmp_path, Spoilt("attempts", 0))
     outbox = make(Scripted(), tmp_path)
     alert, now = Alert(SPOILED, "critical", None), clock()
-    await outbox._store.run(lambda connection: _queue.put_delivered(connection, "alerts", alert, now, 0.1))
+    await outbox._store.run(lambda queue: queue.put_delivered("alerts", alert, now, 0.1, now))
     assert (await found(outbox)).status == "delivered"
 
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from fapilog import PermanentDeliveryError
 from fapilog.core.alerting import Alert
-from fapilog.delivery.outbox import _queue, _receipts
+from fapilog.delivery.outbox import _queue
 from fapilog.delivery.outbox._claims import Ending
 from fapilog.delivery.outbox._file import OutboxFile
+from fapilog.delivery.outbox._filequeue import FileQueue
 from tests.doubles.scripted_dispatcher import an_event
 
 __all__ = ["GOOD", "NUMBERS", "SPOILED", "Spoilt", "an_outbox", "spoil", "spoil_outbox", "spoils"]
@@ -63,13 +64,13 @@ spoils: Final = st.lists(
 def an_outbox(path: Path, now: float, name: str = "alerts") -> None:
     """Make a file with three alerts; the one that is to be spoiled is dead after an attempt, and due again."""
 
-    def fill(connection: sqlite3.Connection) -> None:
+    def fill(queue: FileQueue) -> None:
         for event in (SPOILED, *GOOD):
-            _queue.put(connection, name, Alert(event, "critical", "#on-call"), now)
-        [claim] = _queue.claim(connection, name, "theirs", now, now + 60, limit=1, event=SPOILED)
+            queue.put(name, Alert(event, "critical", "#on-call"), now)
+        [claim] = queue.claim(name, SPOILED, "theirs", now, 60)
         ending = Ending(claim, now, 0.1, "permanent", str(PermanentDeliveryError("gone")), "dead", 0.0, 1, 0.0)
-        _queue.end(connection, name, ending, "theirs", now, due_at=now)
-        _receipts.retry(connection, name, None, now)
+        _queue.end(queue.connection, name, ending, "theirs", now, due_at=now)
+        queue.retry(name, None, now)
 
     file = OutboxFile(path)
     file.run([fill])

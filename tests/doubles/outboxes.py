@@ -12,6 +12,7 @@ from fapilog import (
 )
 from fapilog.core.alerting import reporter
 from fapilog.delivery.outbox import Outbox
+from fapilog.delivery.outbox._any import AnyOutbox
 
 __all__ = ["DAY", "Told", "clock", "glob", "make", "owned", "statuses", "until"]
 
@@ -50,7 +51,7 @@ class Told:
 
 
 @asynccontextmanager
-async def owned(outbox: Outbox) -> AsyncIterator[Told]:
+async def owned(outbox: AnyOutbox) -> AsyncIterator[Told]:
     """Enter *outbox* as a trail does."""
     told = Told()
     token = reporter.set(told)
@@ -76,6 +77,6 @@ def glob(directory: Path, pattern: str) -> list[Path]:
     return sorted(directory.glob(pattern))
 
 
-async def statuses(outbox: Outbox, *events: Any) -> list[str | None]:
+async def statuses(outbox: AnyOutbox, *events: Any) -> list[str | None]:
     found = [await outbox.find(event.event_id) for event in events]
     return [None if each is None else each.status for each in found]

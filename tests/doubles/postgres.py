@@ -16,7 +16,7 @@ import pytest
 
 from tests.doubles.servers import free_port
 
-__all__ = ["Server", "binaries", "server"]
+__all__ = ["Server", "binaries", "fleet", "server"]
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -147,3 +147,20 @@ def server(programs: Path | None = None, standby_of: Server | None = None, **set
             made.stop()
     finally:
         shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def fleet() -> Iterator[Server]:
+    """Run a server with the tables, and with the roles of a service, a writer without alerts, and an auditor."""
+    # Here, as these tests also run where psycopg is not installed.
+    import psycopg  # noqa: PLC0415
+
+    from fapilog.storage.postgres import install_schema  # noqa: PLC0415
+
+    with server(fsync="off", deadlock_timeout="10ms") as started:
+        install_schema(started.dsn())
+        with psycopg.connect(started.dsn()) as connection:
+            connection.execute("CREATE ROLE service LOGIN IN ROLE fapilog_writer, fapilog_sender")
+            connection.execute("CREATE ROLE writer LOGIN IN ROLE fapilog_writer")
+            connection.execute("CREATE ROLE auditor LOGIN IN ROLE fapilog_reader")
+        yield started

@@ -68,7 +68,7 @@ def writer(directory: Path | str, backend: str, durability: str) -> AbstractCont
     return _started("writing_trail.py", str(directory), backend, durability)
 
 
-def alerter(directory: Path, backend: str, url: str, mode: str) -> AbstractContextManager[Writer]:
+def alerter(directory: Path | str, backend: str, url: str, mode: str) -> AbstractContextManager[Writer]:
     """Start a process that alerts through an outbox."""
     return _started("alerting_trail.py", str(directory), backend, url, mode)
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from fapilog import AuditEvent
 from fapilog.core.audit import AuditEventType
-from fapilog.storage.postgres import PostgresStorage, _writing
+from fapilog.storage.postgres import PostgresStorage, _writing, connection
 from fapilog.tasks.loops import without_loop
 
 
 def main(dsn: str, trail: str) -> None:
     """Append an event."""
     # Seconds; else the test takes as long as a stopped process is borne.
-    _writing._LEFT_ALONE = 1  # type: ignore[misc]
+    connection._LEFT_ALONE = 1  # type: ignore[misc]
     storage = PostgresStorage(dsn, trail)
     take = _writing.Batch._begin
     told: list[bool] = []

@@ -22,7 +22,7 @@ from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
 from fapilog.storage.postgres import PostgresStorage, _reading, install_schema, schema_sql
-from fapilog.storage.postgres._schema import VERSION
+from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
 from fapilog.storage.postgres._searching import questions_of
 from fapilog.storage.protocol import EventFilter
 from fapilog.tasks.loops import without_loop
@@ -166,7 +166,7 @@ def test_the_tables_are_made_once(database: Server) -> None:
             connection.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0".encode())
     with psycopg.connect(database.dsn("printed"), autocommit=True) as connection:
         storage = PostgresStorage(database.dsn("printed"), "t")
-        with pytest.raises(AuditStorageError, match="expected the tables of version 1; got none: run fapilog storage"):
+        with pytest.raises(AuditStorageError, match=f"expected the tables of version {VERSION}; got none: run fapilog"):
             append(storage, "a")
         assert "run fapilog storage init" in (without_loop(storage.trouble()) or "")
         connection.execute(schema_sql().encode())
@@ -175,14 +175,29 @@ def test_the_tables_are_made_once(database: Server) -> None:
     without_loop(storage.aclose())
     with psycopg.connect(database.dsn("printed"), autocommit=True) as connection:
         connection.execute("UPDATE fapilog.schema_version SET version = 7")
-    with pytest.raises(AuditStorageError, match="its tables are of version 7; this fapilog knows 1"):
+    with pytest.raises(AuditStorageError, match=f"its tables are of version 7; this fapilog knows {VERSION}"):
         install_schema(database.dsn("printed"))
-    with pytest.raises(AuditStorageError, match="expected the tables of version 1; got version 7"):
+    with pytest.raises(AuditStorageError, match=f"expected the tables of version {VERSION}; got version 7"):
         append(PostgresStorage(database.dsn("printed"), "t"), "a")
     with pytest.raises(AuditStorageError, match="expected a database whose encoding is UTF8; got LATIN1"):
         install_schema(database.dsn("latin"))
     with pytest.raises(AuditStorageError, match=r"cannot make the tables in .*: permission denied for database"):
         install_schema(database.dsn("latin").replace("latin", "template1").replace("user=postgres", "user=service"))
+
+
+def test_tables_of_an_earlier_version_are_migrated(database: Server) -> None:
+    """A trail in tables of the first version goes on in those of this one, and until then nothing is stored."""
+    with psycopg.connect(database.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE earlier")
+    with psycopg.connect(database.dsn("earlier"), autocommit=True) as connection:
+        connection.execute(_MIGRATIONS[0].encode())
+        connection.execute("INSERT INTO fapilog.schema_version VALUES (1)")
+    storage = PostgresStorage(database.dsn("earlier"), "t")
+    with pytest.raises(AuditStorageError, match=f"expected the tables of version {VERSION}; got version 1: run"):
+        append(storage, "a")
+    assert install_schema(database.dsn("earlier")) is True
+    append(storage, "a")
+    without_loop(storage.aclose())
 
 
 def test_the_command_makes_the_tables(database: Server) -> None:
@@ -430,7 +445,7 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match=r"^timeout: "):
         PostgresStorage("", "t", timeout=0)
     storage = PostgresStorage("postgresql://u:hunter2@127.0.0.1:1/d", "t", timeout=0.01)
-    assert "hunter2" not in repr(storage) + repr(storage._server) + str(storage._server)
+    assert "hunter2" not in repr(storage) + repr(storage.server) + str(storage.server)
     with pytest.raises(
         AuditStorageError, match=r"^cannot append to trail 't' in PostgreSQL 127.0.0.1:1/d: "
     ) as refused:
@@ -490,7 +505,7 @@ def test_a_server_that_does_not_answer_is_given_up(
     os.kill(pid, signal.SIGSTOP)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "_timeout", 0.2)
+            patch.setattr(storage, "timeout", 0.2)
             with pytest.raises(AuditStorageError, match=r"^cannot append .*: no answer in time$"):
                 append(storage, "b")
     finally:
@@ -502,14 +517,14 @@ def test_a_server_that_does_not_answer_is_given_up(
 def test_a_commit_that_nobody_answers_may_be_stored(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the answer to a commit is lost and the server does not come back, the error says that it may be stored."""
     append(storage, "a")
-    monkeypatch.setattr(storage, "_timeout", 0.05)
+    monkeypatch.setattr(storage, "timeout", 0.05)
     original = psycopg.Connection.execute
 
     def lose(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, query, *args, **kwargs)
         if b"COMMIT" in (query.as_bytes(None) if hasattr(query, "as_bytes") else b""):
             self.close()
-            storage._server._parameters["host"] = "/nowhere"
+            storage.server._parameters["host"] = "/nowhere"
             raise psycopg.OperationalError("the answer is lost")
         return result
 
@@ -523,12 +538,12 @@ def test_another_transaction_at_the_head_is_waited_for(
 ) -> None:
     """Who holds the head for longer than the time-out is named, and the next event is stored when it is free."""
     append(storage, "a")
-    monkeypatch.setattr(storage, "_timeout", 0.1)
+    monkeypatch.setattr(storage, "timeout", 0.1)
     with psycopg.connect(database.dsn()) as other:
         other.execute("SELECT 1 FROM fapilog.heads WHERE trail = %s FOR UPDATE", [trail])
         with pytest.raises(AuditStorageError, match=r": (canceling .* lock timeout \(55P03\)|no answer in time)$"):
             append(storage, "b")
-    monkeypatch.setattr(storage, "_timeout", 10)
+    monkeypatch.setattr(storage, "timeout", 10)
     append(storage, "b")
     assert without_loop(storage.verify()).events_checked == 2
 
@@ -572,7 +587,7 @@ def test_the_server_comes_back(database: Server, trail: str, monkeypatch: pytest
     append(storage, "a")
     database.kill()
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_timeout", 0.1)
+        patch.setattr(storage, "timeout", 0.1)
         patch.setattr(storage._reading, "_timeout", 0.1)
         with pytest.raises(AuditStorageError, match=r"^cannot append to trail .* in PostgreSQL /tmp/.*: connection"):
             append(storage, "b")

@@ -129,7 +129,7 @@ def check(stage: Stage, played: Played) -> None:
         history = anyio.run(outbox.history, event_id)
         unknown = sum(attempt.outcome == "stopped" for attempt in history)
         assert times <= 1 + unknown, history
-    outbox._store._file.close()
+    outbox._store.place.close()
     with closing(sqlite3.connect(stage.directory / "alerts.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("SELECT count(*) FROM alerts WHERE status <> 'delivered'").fetchone() == (0,)

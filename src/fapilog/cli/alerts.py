@@ -1,8 +1,7 @@
-"""`fapilog alerts`: show, retry and discard the alerts in the file of an outbox."""
+"""`fapilog alerts`: show, retry and discard the alerts in the file or database of an outbox."""
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -12,10 +11,11 @@ from typing import Annotated, Final, Literal, TypeVar
 import typer
 
 from .. import OutboxError
-from ..delivery.outbox import _receipts
 from ..delivery.outbox._file import OutboxFile
+from ..delivery.outbox._place import Place, Queue
 from ..delivery.outbox._rows import Status
 from ..record.values import text
+from .places import in_postgres, is_dsn
 from .receipts import as_json, listing, plain, receipts
 from .screen import Output
 
@@ -28,12 +28,20 @@ _CANNOT: Final = 2
 # Reasons why an alert could not be retried or discarded.
 _WHY_NOT: Final[dict[str, str]] = {
     "pending": "it is being sent",
-    "dead": "its event is not in the file",
+    "dead": "its event is not in the outbox",
     "delivered": "it was delivered",
     "discarded": "it was discarded already",
 }
 
-_File = Annotated[Path, typer.Argument(metavar="FILE", help="The file of the outbox.", show_default=False)]
+_Where = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE|DSN",
+        help="The file of the outbox, or the database, as in postgresql://host/database.",
+        show_default=False,
+    ),
+]
+_Trail = Annotated[str | None, typer.Option(metavar="NAME", help="The trail, in a database.", show_default=False)]
 # Bytes that are no text come as lone surrogates, which the file can't be asked for.
 _Outbox = Annotated[
     str | None,
@@ -55,11 +63,12 @@ def _alerts() -> None:
 
 @alerts.command("list")
 def list_(
-    file: _File,
+    where: _Where,
     *,
     status: Annotated[
         Literal[Status, "all"] | None, typer.Option(help="Which alerts.", show_default="pending and dead")
     ] = None,
+    trail: _Trail = None,
     outbox: _Outbox = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most: the oldest ones.")] = 100,
     as_lines_of_json: _Json = False,
@@ -67,11 +76,11 @@ def list_(
     """
     List the alerts that are not delivered, or those of another status.
 
-    Exit code: 0, whatever there is; 2 if the file can't be used.
+    Exit code: 0, whatever there is; 2 if the outbox can't be used.
     """
     statuses = _statuses(status)
     # One more, to see whether there are more.
-    found = _transact(file, outbox, lambda connection: _receipts.alerts(connection, outbox, statuses, limit=limit + 1))
+    found = _transact(_opened(where, trail), outbox, lambda queue: queue.alerts(outbox, statuses, limit=limit + 1))
     shown = found[:limit]
     if as_lines_of_json:
         for alert in shown:
@@ -87,23 +96,21 @@ def list_(
 
 @alerts.command()
 def show(
-    file: _File,
+    where: _Where,
     event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", parser=text, help="The event that it is about.")],
     *,
+    trail: _Trail = None,
     as_lines_of_json: _Json = False,
 ) -> None:
     """
-    Show the alert about an event, and all attempts to deliver it, in every outbox of the file.
+    Show the alert about an event, and all attempts to deliver it, in every outbox of the file or trail.
 
-    Exit code: 0 if there is one, 1 if not, 2 if the file can't be used.
+    Exit code: 0 if there is one, 1 if not, 2 if the outbox can't be used.
     """
     found = _transact(
-        file,
+        _opened(where, trail),
         None,
-        lambda connection: [
-            (each, _receipts.attempts(connection, each.outbox, event_id))
-            for each in _receipts.alerts(connection, event_id=event_id)
-        ],
+        lambda queue: [(each, queue.attempts(each.outbox, event_id)) for each in queue.alerts(event_id=event_id)],
     )
     if not found:
         typer.echo(f"fapilog: {plain(event_id)}: there is no such alert", err=True)
@@ -117,12 +124,13 @@ def show(
 
 @alerts.command()
 def retry(
-    file: _File,
+    where: _Where,
     event_ids: Annotated[
         list[str] | None, typer.Argument(metavar="EVENT_ID", parser=text, help="The events that they are about.")
     ] = None,
     *,
     all_dead: Annotated[bool, typer.Option("--all-dead", help="All alerts that are dead.")] = False,
+    trail: _Trail = None,
     outbox: _Outbox = None,
 ) -> None:
     """
@@ -131,47 +139,48 @@ def retry(
     The named alerts may be dead, discarded or waiting. The service sends them, within seconds if it runs; an alert that
     may have arrived already is sent again.
 
-    Exit code: 0 if it is done, 1 if a named alert can't be retried, 2 if the file can't be used.
+    Exit code: 0 if it is done, 1 if a named alert can't be retried, 2 if the outbox can't be used.
     """
     if bool(event_ids) == all_dead:
         raise typer.BadParameter("expected either EVENT_ID or --all-dead")
     now = time.time()
 
-    def retry_one(connection: sqlite3.Connection, event_id: str) -> int:
-        return _receipts.retry(connection, outbox, [event_id], now)
+    def retry_one(queue: Queue, event_id: str) -> int:
+        return queue.retry(outbox, [event_id], now)
 
     if event_ids:
-        _change(file, outbox, event_ids, retry_one, "due now")
+        _change(_opened(where, trail), outbox, event_ids, retry_one, "due now")
     else:
-        count = _transact(file, outbox, lambda connection: _receipts.retry(connection, outbox, None, now), writes=True)
+        count = _transact(_opened(where, trail), outbox, lambda queue: queue.retry(outbox, None, now), writes=True)
         _say(count, "due now")
 
 
 @alerts.command()
 def discard(
-    file: _File,
+    where: _Where,
     event_ids: Annotated[
         list[str], typer.Argument(metavar="EVENT_ID", parser=text, help="The events that they are about.")
     ],
     *,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept with them.", show_default=False)],
+    trail: _Trail = None,
     outbox: _Outbox = None,
 ) -> None:
     """
     Give up alerts that are dead or pending.
 
-    They stay in the file, with the reason, and can be retried.
+    They stay in the outbox, with the reason, and can be retried.
 
-    Exit code: 0 if it is done, 1 if one of them can't be discarded, 2 if the file can't be used.
+    Exit code: 0 if it is done, 1 if one of them can't be discarded, 2 if the outbox can't be used.
     """
     if not reason.strip():
         raise typer.BadParameter("expected words", param_hint="--reason")
     now = time.time()
 
-    def discard_one(connection: sqlite3.Connection, event_id: str) -> int:
-        return _receipts.discard(connection, outbox, [event_id], reason, now)
+    def discard_one(queue: Queue, event_id: str) -> int:
+        return queue.discard(outbox, [event_id], reason, now)
 
-    _change(file, outbox, event_ids, discard_one, "discarded")
+    _change(_opened(where, trail), outbox, event_ids, discard_one, "discarded")
 
 
 def _statuses(status: Literal[Status, "all"] | None) -> list[Status]:
@@ -181,40 +190,49 @@ def _statuses(status: Literal[Status, "all"] | None) -> list[Status]:
     return [] if status == "all" else [status]
 
 
-def _transact(file: Path, outbox: str | None, call: Callable[[sqlite3.Connection], T], *, writes: bool = False) -> T:
-    """Return the result of *call*, made in a transaction; if the file can't be used, say why and exit with 2."""
+def _opened(where: str, trail: str | None) -> Place:
+    """Return the place that an argument names; nothing is opened."""
+    if not is_dsn(where):
+        return OutboxFile(Path(where), must_exist=True)
+    storage = in_postgres(where, trail, "DSN")
+    from ..delivery.outbox._pgplace import Database  # noqa: PLC0415  an extra of its own
 
-    def checked(connection: sqlite3.Connection) -> T:
-        names = _receipts.outboxes(connection)
+    return Database(storage)
+
+
+def _transact(place: Place, outbox: str | None, call: Callable[[Queue], T], *, writes: bool = False) -> T:
+    """Return what *call* returns, made in a transaction; where the outbox can't be used, say why and exit with 2."""
+
+    def checked(queue: Queue) -> T:
+        names = queue.outboxes()
         if outbox is not None and outbox not in names:
-            raise OutboxError(f"{file}: there is no outbox {outbox}; there is: {', '.join(names) or 'none'}")
-        return call(connection)
+            raise OutboxError(f"{place}: there is no outbox {outbox}; there is: {', '.join(names) or 'none'}")
+        return call(queue)
 
-    opened = OutboxFile(file, must_exist=True)
     try:
-        [result] = opened.run([checked], writes=writes)
+        [result] = place.run([checked], writes=writes)
     except OutboxError as error:
         typer.echo(f"fapilog: {plain(str(error))}", err=True)
         raise typer.Exit(_CANNOT) from None
     finally:
-        opened.close()
+        place.close()
     return result
 
 
 def _change(
-    file: Path,
+    place: Place,
     outbox: str | None,
     event_ids: Sequence[str],
-    change: Callable[[sqlite3.Connection, str], int],
+    change: Callable[[Queue, str], int],
     done: str,
 ) -> None:
     """Make *change* to the alerts that are named, and say how many there were; exit with 1 if one was left out."""
 
-    def change_all(connection: sqlite3.Connection) -> tuple[int, dict[str, str]]:
-        counts = {each: change(connection, each) for each in dict.fromkeys(event_ids)}
-        return sum(counts.values()), {each: _why_not(connection, outbox, each) for each in counts if not counts[each]}
+    def change_all(queue: Queue) -> tuple[int, dict[str, str]]:
+        counts = {each: change(queue, each) for each in dict.fromkeys(event_ids)}
+        return sum(counts.values()), {each: _why_not(queue, outbox, each) for each in counts if not counts[each]}
 
-    count, failures = _transact(file, outbox, change_all, writes=True)
+    count, failures = _transact(place, outbox, change_all, writes=True)
     _say(count, done)
     for event_id, why in failures.items():
         typer.echo(f"fapilog: {plain(event_id)}: {why}", err=True)
@@ -222,8 +240,8 @@ def _change(
         raise typer.Exit(_NOT_THERE)
 
 
-def _why_not(connection: sqlite3.Connection, outbox: str | None, event_id: str) -> str:
-    found = _receipts.alerts(connection, outbox, event_id=event_id, limit=1)
+def _why_not(queue: Queue, outbox: str | None, event_id: str) -> str:
+    found = queue.alerts(outbox, event_id=event_id, limit=1)
     if not found:
         return "there is no such alert"
     status = found[0].status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -12,6 +12,9 @@ from .._extras import MissingExtraError
 from ..storage.protocol import AuditStorage
 from ..storage.sqlite import SQLiteStorage
 from .receipts import plain
+
+if TYPE_CHECKING:
+    from ..storage.postgres import PostgresStorage
 
 __all__ = ["in_postgres", "is_dsn", "place_of", "storage_at"]
 
@@ -44,7 +47,7 @@ def storage_at(given: str, trail: str | None, hint: str) -> AuditStorage:
     return SQLiteStorage(path) if is_file else FileStorage(path)
 
 
-def in_postgres(dsn: str, trail: str | None, hint: str) -> AuditStorage:
+def in_postgres(dsn: str, trail: str | None, hint: str) -> PostgresStorage:
     """Return the storage of a trail in a database; raises as `storage_at`."""
     try:
         from ..storage.postgres import PostgresStorage  # noqa: PLC0415  an extra of its own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,8 +10,8 @@ import typer
 from rich.table import Table
 
 from .. import AuditStorageError, AuditTrail, ComplianceLevel, CompliancePolicy, OutboxError
-from ..delivery.outbox import _receipts
 from ..delivery.outbox._file import OutboxFile
+from ..delivery.outbox._place import Queue
 from ..storage.retention import RetainedDay, RetentionReport
 from ._place import archive_at
 from .receipts import plain
@@ -102,10 +101,9 @@ def _outboxes_in(directory: Path) -> list[Path]:
 def _first_that_stays(outboxes: list[Path]) -> int | None:
     """Return the number of the first record about which one of *outboxes* lacks an alert, or has one pending."""
 
-    def ask(connection: sqlite3.Connection) -> list[int | None]:
-        marks = [row[0] for row in connection.execute("SELECT sequence_number FROM outboxes")]
-        pending = _receipts.oldest_pending(connection)
-        return [*(None if mark is None else mark + 1 for mark in marks), pending]
+    def ask(queue: Queue) -> list[int | None]:
+        marks = [queue.mark(name) for name in queue.outboxes()]
+        return [*(None if mark is None else mark.sequence_number + 1 for mark in marks), queue.oldest_pending()]
 
     numbers: list[int] = []
     for path in outboxes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import anyio
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.values import text
-from ..storage.protocol import AuditStorage
+from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
@@ -24,9 +24,9 @@ from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health, TrailReporter
 from ._incidentfiles import IncidentFiles
 from ._watch import Watch
-from .alerting import AlertDispatcher, DurableDispatcher, reporter, require_dispatcher
+from .alerting import Alert, AlertDispatcher, DurableDispatcher, reporter, require_dispatcher
 from .policy import CompliancePolicy
-from .signals import Aftermath, Announcer
+from .signals import Aftermath, Announcer, compliance_alert
 
 __all__ = ["Alerts"]
 
@@ -192,6 +192,19 @@ class Alerts:
             with self._lock:
                 if self._life is life and life.is_over:
                     self._life = None
+
+    def kept(self, event: AuditEvent) -> list[KeptAlert]:
+        """Return the alerts about *event* that the storage is to keep in the transaction that stores the event."""
+        kept_in: Callable[[object, Alert], Sequence[str]] | None = getattr(self.dispatcher, "kept_in", None)
+        if kept_in is None or compliance_alert.is_muted or not self._policy.alerts_on(event):
+            return []
+        _, severity, channel = alert = self._policy.alert_about(self._policy.for_dispatch(event))
+        try:
+            return [KeptAlert(name, severity, channel, alert.event) for name in kept_in(self._storage, alert)]
+        except Exception as error:
+            # It gets the alert by `send_alert` all the same.
+            _log.error("%s.kept_in raised %s", type(self.dispatcher).__qualname__, type(error).__qualname__)
+            return []
 
     def note_event(self) -> None:
         """Warn once, for an event that is recorded after `stop`, how its alert is sent."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from ..record.chain import Seal, sealed
 from ..record.errors import AuditStorageError, reason
@@ -14,7 +14,7 @@ from ..record.events import AuditEvent
 from ..record.intake import Draft
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage
+from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.strangers import contained, tamed
 from ._alerts import Alerts
 from ._incidents import STORING
@@ -56,20 +56,23 @@ class Recorder:
         """Get a new lock, in a forked child: another thread of the parent may have held it."""
         self._lock = threading.Lock()
 
-    async def record(self, event: AuditEvent, *, once: bool = False) -> AuditEvent | None:
+    async def record(
+        self, event: AuditEvent, *, once: bool = False, alerts: Sequence[KeptAlert] = ()
+    ) -> AuditEvent | None:
         """
         Store *event*, which the caller announces next, and return it with its place; None if it is stored already.
 
         Args:
             event: The event.
             once: Whether a recent record may have its id, which the caller gave.
+            alerts: The alerts about it that the storage keeps.
 
         Raises:
             AuditStorageError: The event is not stored.
         """
         self._alerts.note_event()
         try:
-            stored = await self.store(event, once=once)
+            stored = await self.store(event, once=once, alerts=alerts)
         except Exception as error:
             self._alerts.health.failing(STORING, error)
             raise
@@ -120,14 +123,18 @@ class Recorder:
         if background.kept and background.home is None:
             await background.run([])
 
-    async def store(self, event: AuditEvent, *, once: bool = False) -> AuditEvent | None:
+    async def store(
+        self, event: AuditEvent, *, once: bool = False, alerts: Sequence[KeptAlert] = ()
+    ) -> AuditEvent | None:
         """Store *event* as `record` does, but open and resolve no incident: for the recovery that resolves one, say."""
         outstanding = self._alerts.outstanding
         outstanding.expect(event.event_id)
         try:
-            # A storage without the option *once* works, until a caller gives an id.
-            again = {"once": True} if once else {}
-            seal = await self._appended(functools.partial(self._storage.append, event, **again))
+            # A storage without the option *once* works, until a caller gives an id; likewise *alerts*.
+            options: dict[str, Any] = {"once": True} if once else {}
+            if alerts:
+                options["alerts"] = alerts
+            seal = await self._appended(functools.partial(self._storage.append, event, **options))
         except BaseException:
             outstanding.announced(event.event_id)
             raise

@@ -127,6 +127,11 @@ class DurableDispatcher(Protocol):
 
     It may have a method ``async def oldest_pending(self) -> int | None`` for `AuditTrail.apply_retention`: the method
     returns the number of the first event whose alert has not arrived, and the record of that event stays.
+
+    A dispatcher that keeps its alerts in the database of the trail may have a method ``def kept_in(self, storage:
+    object, alert: Alert) -> Sequence[str]``: it returns the names of its outboxes that keep *alert* in *storage*. The
+    storage then puts the alert into them, in the transaction that stores the event. The trail calls the method for each
+    event that alerts, before the event has its place in the chain; it must not wait. `send_alert` is called as well.
     """
 
     @property

@@ -32,7 +32,7 @@ from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
 from ..storage.archive import Archive
 from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage, require_storage
+from ..storage.protocol import AuditStorage, KeptAlert, require_storage
 from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
@@ -456,12 +456,21 @@ class AuditTrail(EverydayEvents, Questions):
     def _announce(self, event: AuditEvent) -> None:
         """Call `_send_compliance_alert`: at once, or in the background if it was overridden."""
         try:
-            if getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert:
+            if self._announces_all:
                 self._emit(event)
             else:
                 self._alerts.announcer.call(self._send_compliance_alert, event)
         finally:
             self._alerts.outstanding.announced(event.event_id)
+
+    @property
+    def _announces_all(self) -> bool:
+        """Whether no subclass decides which alerts are announced."""
+        return getattr(self._send_compliance_alert, "__func__", None) is AuditTrail._send_compliance_alert
+
+    def _kept(self, event: AuditEvent) -> list[KeptAlert]:
+        """Return the alerts about *event*, which is announced next, that the storage keeps with it."""
+        return self._alerts.kept(event) if self._announces_all else []
 
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
@@ -482,7 +491,7 @@ class AuditTrail(EverydayEvents, Questions):
             await self._alerts.background.run(calls)
 
     async def _store_then_announce(self, event: AuditEvent, *, once: bool = False) -> None:
-        stored = await self._recorder.record(event, once=once)
+        stored = await self._recorder.record(event, once=once, alerts=self._kept(event))
         if stored is None:
             return
         if self.policy.alerts_on(event):
@@ -501,7 +510,7 @@ class AuditTrail(EverydayEvents, Questions):
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store an event of the trail's own, which is announced next."""
-        stored = await self._recorder.store(event)
+        stored = await self._recorder.store(event, alerts=self._kept(event))
         return event if stored is None else stored
 
     def _forget(self) -> None:

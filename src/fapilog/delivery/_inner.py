@@ -21,6 +21,7 @@ __all__ = [
     "Managers",
     "checked",
     "deliver",
+    "kept_in",
     "kinds",
     "missing_from",
     "oldest_pending",
@@ -59,10 +60,12 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
         raise ValueError("dispatchers: expected at least one; got none")
     if len({id(each) for each in given}) < len(given):
         raise ValueError("dispatchers: expected each once; got one of them twice")
-    # Two outboxes of one name in one file are one outbox: of each alert one of them would send it, and not both.
-    places = [(path, getattr(each, "name", "")) for each in given if (path := getattr(each, "path", None)) is not None]
+    # Two outboxes of one name in one place are one outbox: of each alert one of them would send it, and not both.
+    places = [
+        (place, getattr(each, "name", "")) for each in given if (place := getattr(each, "place", None)) is not None
+    ]
     if len(set(places)) < len(places):
-        raise ValueError("dispatchers: expected one name for each outbox in a file; got two outboxes of one name")
+        raise ValueError("dispatchers: expected one name for each outbox in a place; got two outboxes of one name")
     return given
 
 
@@ -121,6 +124,12 @@ async def oldest_pending(dispatchers: Iterable[AlertDispatcher]) -> int | None:
     asked = [getattr(each, "oldest_pending", None) for each in resuming(dispatchers)]
     numbers = [await each() for each in asked if each is not None]
     return min((number for number in numbers if number is not None), default=None)
+
+
+def kept_in(dispatchers: Iterable[AlertDispatcher], storage: object, alert: Alert) -> list[str]:
+    """Return the names of all outboxes that keep *alert* in *storage*."""
+    asked = [getattr(each, "kept_in", None) for each in dispatchers]
+    return [name for each in asked if each is not None for name in each(storage, alert)]
 
 
 async def missing_from(dispatcher: DurableDispatcher, alerts: Sequence[Alert]) -> set[tuple[str, str, str | None]]:

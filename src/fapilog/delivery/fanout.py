@@ -20,7 +20,18 @@ from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..tasks.background import side_by_side
-from ._inner import Managers, checked, deliver, kinds, missing_from, oldest_pending, resume_from, resumed_to, resuming
+from ._inner import (
+    Managers,
+    checked,
+    deliver,
+    kept_in,
+    kinds,
+    missing_from,
+    oldest_pending,
+    resume_from,
+    resumed_to,
+    resuming,
+)
 
 __all__ = ["FanOut"]
 
@@ -129,3 +140,7 @@ class FanOut:
     async def oldest_pending(self) -> int | None:
         """Return the number of the first event about which an alert is pending in any; None if none is."""
         return await oldest_pending(self._dispatchers)
+
+    def kept_in(self, storage: object, alert: Alert) -> list[str]:
+        """Return the names of the outboxes of all dispatchers that keep *alert* in *storage*."""
+        return kept_in(self._dispatchers, storage, alert)

@@ -28,7 +28,7 @@ from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, member
 from ..record.options import require_callable, require_mapping, require_text, several
 from ..tasks.strangers import Log, answer
-from ._inner import Managers, missing_from, oldest_pending, resume_from, resumed_to, resuming
+from ._inner import Managers, kept_in, missing_from, oldest_pending, resume_from, resumed_to, resuming
 
 __all__ = ["Condition", "Route", "when"]
 
@@ -182,6 +182,17 @@ class Route:
     async def oldest_pending(self) -> int | None:
         """Return the number of the first event about which an alert is pending in any; None if none is."""
         return await oldest_pending(self._dispatchers)
+
+    def kept_in(self, storage: object, alert: Alert) -> list[str]:
+        """
+        Return the names of the outboxes of the alert's route that keep *alert* in *storage*.
+
+        None where a condition of your own may decide: once the event has its place in the chain, it might decide in
+        another way.
+        """
+        if not all(isinstance(condition, _When) for condition in self._routes):
+            return []
+        return kept_in([self._way(*alert)], storage, alert)
 
     def _way(self, event: AuditEvent, severity: str, channel: str | None) -> AlertDispatcher:
         for number, (condition, dispatcher) in enumerate(self._routes.items(), 1):

@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol, TypedDict
+from typing import Any, Final, NamedTuple, Protocol, TypedDict
 
 from msgspec import structs
 from msgspec.structs import force_setattr
@@ -21,7 +21,17 @@ from ..record.parties import Target, target_parts
 from ..record.privacy import Discreet
 from ..record.values import escaped, given_text, text
 
-__all__ = ["EQUAL", "AuditStorage", "Conditions", "EventFilter", "head_of", "holds", "require_storage", "value_at"]
+__all__ = [
+    "EQUAL",
+    "AuditStorage",
+    "Conditions",
+    "EventFilter",
+    "KeptAlert",
+    "head_of",
+    "holds",
+    "require_storage",
+    "value_at",
+]
 
 
 class Conditions(TypedDict, total=False):
@@ -186,6 +196,26 @@ def value_at(metadata: Mapping[str, Any], path: str) -> Any:
     return value_at(inner, rest) if dot and isinstance(inner, Mapping) else None
 
 
+class KeptAlert(NamedTuple):
+    """
+    An alert that a storage puts into an outbox of its own in the transaction that stores the event.
+
+    Attributes:
+        outbox: The name of the outbox.
+        severity: As a dispatcher is told.
+        channel: As a dispatcher is told.
+        event: The event as a dispatcher gets it, but for its place in the chain.
+    """
+
+    outbox: str
+    severity: str
+    channel: str | None
+    event: AuditEvent
+
+    def __repr__(self) -> str:
+        return f"<KeptAlert {self.severity} about {self.event!r}>"
+
+
 class AuditStorage(Protocol):
     """
     One chain of events that is kept for ever.
@@ -204,6 +234,9 @@ class AuditStorage(Protocol):
     "capacity", little room; "files", a part of the trail that is gone; "clock", times that can't be right; "replica",
     records that are not copied. Each with words that say what to do, and without a secret; the trail makes an incident
     of each, until it is not returned.
+
+    The `append` of a storage in which a dispatcher keeps its alerts takes *alerts* too, a list of `KeptAlert`, which it
+    stores in the same transaction; see `DurableDispatcher`.
     """
 
     async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:

@@ -6,7 +6,8 @@ Lose no alert: keep all in a file until they are delivered, however long that ta
     trail = AuditTrail(alert_dispatcher=Outbox(slack, Path("alerts.db"), name="slack"))
 """
 
-from ._outbox import SCHEDULE, Outbox
+from ._any import SCHEDULE
+from ._outbox import Outbox
 from ._rows import OutboxAlert, OutboxAttempt, OutboxState
 
 __all__ = ["SCHEDULE", "Outbox", "OutboxAlert", "OutboxAttempt", "OutboxState"]

@@ -24,7 +24,7 @@ _LONGEST_FLOOR: Final = 300.0
 _LONGEST_PROBE: Final = 900.0
 # So many failures one after the other mean that the target is down, and not that it dislikes an alert.
 _DOWN: Final = 3
-# Alerts that are claimed for each lane, so that no lane waits for the file.
+# Alerts that are claimed for each lane, so that no lane waits for the store.
 _AHEAD: Final = 16
 
 
@@ -86,6 +86,13 @@ class Breaker:
         if now < self.paused_until:
             return 0
         return self.lanes * (_AHEAD if self.lanes > 1 else 1) - held
+
+    def try_route(self, now: float) -> bool:
+        """Let a broken route be tried now, since people say so; return whether that is earlier than it would be."""
+        if not self._probes or not self.asked_until <= now < self.paused_until:
+            return False
+        self.paused_until = now
+        return True
 
     def judge(self, claim: Claim, error: Exception | None, now: float) -> Verdict:
         """

@@ -36,7 +36,7 @@ class Claim(NamedTuple):
 
     @property
     def event_id(self) -> str:
-        """The event that it is about: that is what an alert is known by, in whatever file."""
+        """The event that it is about: that is what an alert is known by, in whatever store."""
         return self.alert.event.event_id
 
 
@@ -72,15 +72,15 @@ class Ending(NamedTuple):
 
 class Claims:
     """
-    The alerts that a process has claimed, each from its claim until the file knows how the attempt ended.
+    The alerts that a process has claimed, each from its claim until the store knows how the attempt ended.
 
     Attributes:
-        lease: Tells these claims from the claims of all others in the file.
+        lease: Tells these claims from the claims of all others in the store.
         held: The claims whose attempt has not ended, by the id of their event.
         until: When somebody else may take each of these, on the event loop's clock.
         waiting: The held claims of which no attempt was begun, the longest due first.
-        returned: Claims of which no attempt is to be made; the file is to be told.
-        endings: How attempts ended; the file is to be told.
+        returned: Claims of which no attempt is to be made; the store is to be told.
+        endings: How attempts ended; the store is to be told.
     """
 
     def __init__(self) -> None:

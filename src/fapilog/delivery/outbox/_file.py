@@ -22,7 +22,8 @@ from typing import Final, TypeVar
 from ...record.errors import OutboxError
 from ...storage.sqlitefile import close, close_at_forks, inode_of, locked, make_file, make_tables, number, roll_back
 from ...tasks.strangers import Log
-from ._schema import SCHEMA
+from ._filequeue import FileQueue
+from ._schema import SCHEMA, UPGRADE, VERSION
 
 __all__ = ["OutboxFile"]
 
@@ -32,7 +33,6 @@ _log: Final = Log("fapilog.delivery")
 
 # "fapi", so that `file` and SQLite's own tools tell whose it is: https://www.sqlite.org/fileformat.html#application_id
 _APPLICATION_ID: Final = 0x66617069
-_VERSION: Final = 1
 # Seconds that a call waits for another process to finish its own.
 _BUSY_TIMEOUT: Final = 10.0
 # Bytes of the write-ahead log beside the file. SQLite empties it at about 4 MiB, but not while a reader has a
@@ -57,6 +57,7 @@ class OutboxFile:
     """
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
+        self.kind: Final = "file"
         self._connection: sqlite3.Connection | None = None
         # Keeps the connection alive until it is closed: collected with this, it might warn first that it is open.
         self._closes: weakref.finalize[[sqlite3.Connection], OutboxFile] | None = None
@@ -68,12 +69,15 @@ class OutboxFile:
         self._log_is_large = False
         close_at_forks(self)
 
-    def run(self, calls: Sequence[Callable[[sqlite3.Connection], T]], *, writes: bool = True) -> list[T]:
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def run(self, calls: Sequence[Callable[[FileQueue], T]], *, writes: bool = True) -> list[T]:
         """
         Make *calls* in one transaction, and return their results when it is on the disk.
 
         Args:
-            calls: Called with the connection; see `_queue` and `_receipts`.
+            calls: What to do.
             writes: Whether they may change anything.
 
         Raises:
@@ -84,14 +88,15 @@ class OutboxFile:
             self._look_at_log()
         return results
 
-    def _run(self, calls: Sequence[Callable[[sqlite3.Connection], T]], *, writes: bool) -> list[T]:
+    def _run(self, calls: Sequence[Callable[[FileQueue], T]], *, writes: bool) -> list[T]:
         with self._lock:
             try:
                 with self._errors():
                     connection = self._opened()
                     connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
                     try:
-                        results = [call(connection) for call in calls]
+                        queue = FileQueue(connection)
+                        results = [call(queue) for call in calls]
                         connection.execute("COMMIT")
                     except BaseException:
                         roll_back(connection)
@@ -167,13 +172,13 @@ class OutboxFile:
             self._closes = weakref.finalize(self, close, connection)
             connection.text_factory = _utf8
             # Before anything is changed: it may be somebody else's.
-            is_new = self._is_new(connection)
+            steps = self._steps(connection)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             # Else a log that is empty again keeps its size: https://www.sqlite.org/pragma.html#pragma_journal_size_limit
             connection.execute(f"PRAGMA journal_size_limit = {_LARGE_LOG}").fetchall()
-            if is_new:
-                make_tables(connection, SCHEMA, application_id=_APPLICATION_ID, version=_VERSION)
+            if steps:
+                make_tables(connection, steps, application_id=_APPLICATION_ID, version=VERSION)
         return connection
 
     def _check_access(self) -> None:
@@ -183,18 +188,20 @@ class OutboxFile:
         if not os.access(self.path, os.R_OK | os.W_OK):
             raise OutboxError(f"{self.path}: expected a file that may be read and written; this one may not be")
 
-    def _is_new(self, connection: sqlite3.Connection) -> bool:
-        """Return whether the tables are to be made; raise if it is somebody else's, or of another version."""
+    def _steps(self, connection: sqlite3.Connection) -> tuple[str, ...]:
+        """Return the SQL that makes or upgrades the tables; raise if it is somebody else's, or of a later version."""
         application, version = number(connection, "application_id"), number(connection, "user_version")
-        if (application, version) == (_APPLICATION_ID, _VERSION):
-            return False
+        if (application, version) == (_APPLICATION_ID, VERSION):
+            return ()
+        if (application, version) == (_APPLICATION_ID, 1):
+            return UPGRADE
         is_empty = not application and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if is_empty and not self._must_exist:
-            return True
+            return SCHEMA
         got = "an empty file" if is_empty else "another database"
         if application == _APPLICATION_ID:
             got = f"version {version}"
-        raise OutboxError(f"{self.path}: expected an outbox of version {_VERSION}; got {got}")
+        raise OutboxError(f"{self.path}: expected an outbox of version {VERSION}; got {got}")
 
     @contextlib.contextmanager
     def _errors(self) -> Generator[None]:

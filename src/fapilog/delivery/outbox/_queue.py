@@ -1,5 +1,5 @@
 """
-The alerts that wait in an outbox: put in, claimed, ended, and the mark of the outbox.
+The alerts that wait in a file: put in, claimed, ended, and the mark of the outbox.
 
 Every function is a part of a transaction on *connection*. Times are seconds since 1970.
 """
@@ -43,6 +43,7 @@ __all__ = [
     "put",
     "put_delivered",
     "renew",
+    "retried_at",
     "set_mark",
     "state",
     "touch",
@@ -296,6 +297,12 @@ def prune(connection: sqlite3.Connection, outbox: str, before: float) -> bool:
         (outbox, before, before, _PRUNED_AT_ONCE),
     )
     return done.rowcount == _PRUNED_AT_ONCE
+
+
+def retried_at(connection: sqlite3.Connection, outbox: str) -> float:
+    """Return when people last retried alerts, in seconds since 1970."""
+    row = connection.execute("SELECT retried_at FROM outboxes WHERE name = ?", (outbox,)).fetchone()
+    return float(row[0]) if row is not None and is_time(row[0]) else 0.0
 
 
 def mark(connection: sqlite3.Connection, outbox: str) -> ChainHead | None:

@@ -1,5 +1,5 @@
 """
-The receipts of alerts, as people ask for them, and the two things that people may decide: retry and discard.
+The receipts of alerts in a file, as people ask for them, and the two things that people may decide: retry and discard.
 
 Each function is a part of a transaction on *connection*. Where *outbox* may be None, that is every outbox in the file.
 """
@@ -14,7 +14,7 @@ from typing import Final
 from ...record.values import text
 from ._rows import OutboxAlert, OutboxAttempt, Status, alert_of, attempt_of
 
-__all__ = ["alerts", "attempts", "discard", "oldest_pending", "outboxes", "retry"]
+__all__ = ["alerts", "attempts", "discard", "note_retry", "oldest_pending", "outboxes", "retry"]
 
 # Only the event's id is known here: an index has it, which is much smaller than the table.
 _ABOUT: Final = "id IN (SELECT id FROM alerts WHERE event_id = ?)"
@@ -79,6 +79,15 @@ def retry(connection: sqlite3.Connection, outbox: str | None, event_ids: Iterabl
         return _in_outbox(connection, f"{new} status = 'dead'", (now, now), outbox)
     which = f"{_ABOUT} AND lease IS NULL"
     return sum(_in_outbox(connection, f"{new} {which}", (now, now, each), outbox) for each in event_ids)
+
+
+def note_retry(connection: sqlite3.Connection, outbox: str | None, now: float) -> None:
+    """Note that people have retried alerts: a sender tries a broken route then."""
+    which = "" if outbox is None else " WHERE name = ?"
+    connection.execute(
+        f"UPDATE outboxes SET retried_at = ?{which}",  # noqa: S608
+        (now,) if outbox is None else (now, outbox),
+    )
 
 
 def discard(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["SCHEMA"]
+__all__ = ["SCHEMA", "UPGRADE", "VERSION"]
+
+VERSION: Final = 2
 
 SCHEMA: Final = (
     """
@@ -15,7 +17,8 @@ CREATE TABLE outboxes (
     paused_until REAL NOT NULL DEFAULT 0,
     paused_at REAL NOT NULL DEFAULT 0,  -- when that was written: a clock that was ahead then is seen by it
     pending INTEGER NOT NULL DEFAULT 0,  -- how many there are, since counting takes a while
-    dead INTEGER NOT NULL DEFAULT 0
+    dead INTEGER NOT NULL DEFAULT 0,
+    retried_at REAL NOT NULL DEFAULT 0  -- when people last retried alerts
 ) WITHOUT ROWID
     """,
     """
@@ -71,3 +74,6 @@ CREATE TRIGGER changed AFTER UPDATE OF status ON alerts WHEN old.status <> new.s
 END
     """,
 )
+
+# Of a file of version 1.
+UPGRADE: Final = ("ALTER TABLE outboxes ADD COLUMN retried_at REAL NOT NULL DEFAULT 0",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import sqlite3
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
@@ -16,9 +16,9 @@ from ...record.events import AuditEvent
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
 from ...tasks.strangers import Log, contained
-from . import _queue
 from ._breaker import LONGEST_PAUSE, Breaker, Verdict
 from ._claims import Claim, Claims, Ending
+from ._place import Answer, Request
 from ._rows import OutboxState
 from ._store import SentDirectly, Store
 
@@ -26,9 +26,9 @@ __all__ = ["Sender", "Terms"]
 
 _log: Final = Log("fapilog.delivery")
 
-# Seconds that the file waits for how attempts ended, as long as there are others to make.
+# Seconds that the place waits for how attempts ended, as long as there are others to make.
 _UNHURRIED: Final = 0.05
-# Seconds until a file that can't be used is tried again.
+# Seconds until a place that can't be used is tried again, and up to a fifth more: other processes wait for it too.
 _MENDING: Final = 5.0
 # Seconds by which two readings of two clocks may differ although neither was set.
 _UNSURE: Final = 1.0
@@ -53,10 +53,10 @@ class Sender:
     """
     Claims the alerts in the store that are due, sends them, and notes how the attempts ended.
 
-    One task, `work`, talks to the file; up to *concurrency* lanes send. The task and the lanes meet in `Claims`: a lane
-    takes a claim from there and leaves the ending of the attempt. The next exchange notes all endings in the file
-    and claims more alerts, in one transaction. So a slow file delays no attempt, a slow target delays no other alert,
-    and a long backlog takes few transactions. An ending stays in `Claims` until the file has it; if the process dies
+    One task, `work`, talks to the store; up to *concurrency* lanes send. The task and the lanes meet in `Claims`: a
+    lane takes a claim from there and leaves the ending of the attempt. The next exchange notes all endings in the store
+    and claims more alerts, in one transaction. So a slow store delays no attempt, a slow target delays no other alert,
+    and a long backlog takes few transactions. An ending stays in `Claims` until the store has it; if the process dies
     before, the lease of the claim runs out, and another process sends the alert.
 
     Args:
@@ -86,6 +86,8 @@ class Sender:
         self._leaving = False
         self._is_stale = False
         self._next_state = self._next_renewal = self._next_pruning = -math.inf
+        # When the last attempt over a broken route began, on the event loop's clock.
+        self._route_tried = -math.inf
         # By how much the time of day is ahead of the event loop's clock: a change means that it was set.
         self._offset = math.nan
         # As the trail was told last; None: not yet. An earlier process may have left an incident open.
@@ -110,7 +112,7 @@ class Sender:
             try:
                 wait = await self._exchange(background)
             except FapilogError:
-                wait = _MENDING
+                wait = _MENDING * random.uniform(1.0, 1.2)  # noqa: S311  spreads load
             except Exception:
                 _log.exception("unexpected error in the outbox %s; its sender continues", self._store.name)
                 wait = _MENDING
@@ -126,19 +128,17 @@ class Sender:
         """Send the alert about *event* here and now, if it is due."""
         if self._breaker.room(0, anyio.current_time()) <= 0:
             return
-        now = self._now()
-        until = now + max(self._terms.timeout, self._terms.lease)
+        now, lasts = self._now(), max(self._terms.timeout, self._terms.lease)
         name, lease = self._store.name, self._claims.lease
-        claim = partial(_queue.claim, outbox=name, lease=lease, now=now, until=until, limit=1, event=event)
         try:
-            for each in await self._store.run(claim):
+            for each in await self._store.run(lambda queue: queue.claim(name, event, lease, now, lasts)):
                 await self._attempt(each)
         finally:
             with anyio.CancelScope(shield=True):
                 await self.put_back()
 
     async def send_directly(self, alert: Alert) -> SentDirectly:
-        """Send *alert*, which the file can't take, once; raises as the dispatcher does."""
+        """Send *alert*, which the store can't take, once; raises as the dispatcher does."""
         began_at, began = self._now(), anyio.current_time()
         await contained(partial(self._inner.send_alert, alert.event, severity=alert.severity, channel=alert.channel))
         return SentDirectly(alert, began_at, anyio.current_time() - began)
@@ -148,23 +148,23 @@ class Sender:
         while self._claims.waiting:
             self._claims.give_back(self._claims.waiting.popleft())
         try:
-            await self._tell_file(room=0)
+            await self._tell_store(room=0)
         except FapilogError:
             # Another process takes the alerts over when the leases end.
             count = len(self._claims.endings)
             _log.warning("the outbox %s can't note how %d attempts ended", self._store.name, count)
 
-    # -- the file
+    # -- the store
 
     async def _exchange(self, background: Background) -> float:
         """
-        Tell the file the news, start sending the alerts that are due, and return the seconds until there may be more.
+        Tell the store the news, start sending the alerts that are due, and return the seconds until there may be more.
 
         Raises:
-            FapilogError: The file can't be used; nothing is forgotten.
+            FapilogError: The store can't be used; nothing is forgotten.
         """
-        clock = anyio.current_time()
-        answer = await self._tell_file(room=self._breaker.room(len(self._claims.held), clock))
+        began = clock = anyio.current_time()
+        answer = await self._tell_store(room=self._breaker.room(len(self._claims.held), clock))
         self._claims.add(answer.claims, until=clock + self._terms.lease)
         while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and background.entered:
             self._lanes += 1
@@ -174,20 +174,22 @@ class Sender:
         if self._is_stale:
             look = min(look, _STATE_EVERY)
         clock = anyio.current_time()
+        if answer.retried and self._breaker.try_route(clock):
+            return 0.0
         if clock < self._breaker.paused_until:
             return min(look, self._breaker.paused_until - clock)
-        if answer.due is None or self._breaker.room(len(self._claims.held), clock) <= 0:
+        if answer.wait is None or self._breaker.room(len(self._claims.held), clock) <= 0:
             return look
-        return max(0.0, min(answer.due - self._now(), look))
+        return max(0.0, min(answer.wait - (clock - began), look))
 
-    async def _tell_file(self, *, room: int) -> _Answer:
-        """Tell the file the news and claim up to *room* alerts, in one transaction."""
+    async def _tell_store(self, *, room: int) -> Answer:
+        """Tell the store the news and claim up to *room* alerts, in one transaction."""
         now, clock, claims = self._now(), anyio.current_time(), self._claims
         was_set = not abs(now - clock - self._offset) <= _UNSURE
         self._offset = now - clock
         prunes = clock >= self._next_pruning
         longest_wait = 1.5 * max(LONGEST_PAUSE, self._terms.lease, *self._terms.schedule)
-        request = _Request(
+        request = Request(
             lease=claims.lease,
             now=now,
             clock=clock,
@@ -195,17 +197,19 @@ class Sender:
             returned=claims.returned,
             held=claims.held.keys() | self._store.withheld,
             renewed=list(claims.held.values()) if was_set or clock >= self._next_renewal else [],
-            until=now + self._terms.lease,
-            paused_until=now + (self._breaker.asked_until - clock),
+            lasts=self._terms.lease,
+            pause=self._breaker.asked_until - clock,
             recovered=self._breaker.recovered,
+            since=clock - self._route_tried if self._breaker.is_broken else None,
             wants_state=was_set or clock >= self._next_state,
-            longest_wait=longest_wait if was_set or prunes else None,
-            pruned_before=now - self._terms.keep if prunes else None,
+            longest_wait=longest_wait,
+            mends=was_set or prunes,
+            keep=self._terms.keep if prunes else None,
             room=room,
         )
         claims.endings, claims.returned = [], []
         try:
-            answer = await self._store.run(partial(_exchange, self._store.name, request))
+            answer = await self._store.run(lambda queue: queue.exchange(self._store.name, request))
         except BaseException:
             claims.endings[:0], claims.returned[:0] = request.endings, request.returned
             raise
@@ -214,7 +218,7 @@ class Sender:
         if request.renewed:
             self._next_renewal = clock + self._terms.lease / 3
             claims.renew(answer.renewed, clock + self._terms.lease)
-        if request.pruned_before is not None:
+        if request.keep is not None:
             self._next_pruning = clock + (0.0 if answer.more_to_prune else _PRUNE_EVERY)
         if answer.state is not None:
             self._next_state = clock + _STATE_EVERY
@@ -228,12 +232,12 @@ class Sender:
         is_old = age > self._terms.old_after
         cause = f"the oldest of {state.pending} alerts has waited for {age:.0f} s" if is_old else None
         self._store.report(f"the age of the outbox {self._store.name}", cause)
-        # The alerts were counted before those deaths that the file has not been told of.
+        # The alerts were counted before those deaths that the store has not been told of.
         if not state.dead and all(ending.status != "dead" for ending in self._claims.endings):
             self._store.report(f"dead alerts in the outbox {self._store.name}", None)
 
     async def _let_lanes_work(self) -> None:
-        """Wait a little while all lanes have alerts to send: SQLite's thread and the lanes slow each other down."""
+        """Wait a little while all lanes have alerts to send: the store's thread and the lanes slow each other down."""
         self._all_begun = anyio.Event()
         if self._claims.waiting and self._lanes >= self._breaker.lanes:
             with anyio.move_on_after(_UNHURRIED):
@@ -278,6 +282,8 @@ class Sender:
                 verdict = Verdict("stopped", "pending", 0.0, claim.failures, claim.spent)
             else:
                 verdict = self._breaker.judge(claim, error, clock)
+            if self._breaker.is_broken:
+                self._route_tried = began
             report = DeliveryReport(
                 event=event,
                 severity=severity,
@@ -291,7 +297,7 @@ class Sender:
             self._note(claim, began_at, report, verdict)
 
     def _note(self, claim: Claim, began_at: float, report: DeliveryReport, verdict: Verdict) -> None:
-        """Keep how an attempt ended until the file is told, log a failure, and tell the trail."""
+        """Keep how an attempt ended until the store is told, log a failure, and tell the trail."""
         outcome, status, wait, failures, spent = verdict
         next_at = anyio.current_time() + wait
         self._claims.end(Ending(claim, began_at, report.took, outcome, report.reason, status, next_at, failures, spent))
@@ -316,84 +322,3 @@ class Sender:
         if self._leaving:
             return "it stays in the outbox, and may wait until the outbox, or its trail, is started again"
         return f"the next is in {verdict.wait:.0f} s"
-
-
-class _Request(NamedTuple):
-    """
-    Everything that a sender tells the file, and asks of it, in one transaction.
-
-    Attributes:
-        lease: Tells the sender's claims from the claims of all others.
-        now: The time of day.
-        clock: The same on the event loop's clock.
-        endings: How attempts ended.
-        returned: Claims of which no attempt was begun.
-        held: Events whose alerts are not to be claimed: the sender has them, or they are sent directly.
-        renewed: Claims to keep from others until *until*.
-        until: When others may take over the sender's claims.
-        paused_until: When the target may be called again.
-        recovered: Whether to make all alerts due now, since the target works again.
-        wants_state: Whether to count the alerts.
-        longest_wait: No wait is longer than so many seconds; put right the times that a wrong clock has written. None:
-            leave them.
-        pruned_before: Receipts of alerts delivered before then are removed; None: remove none.
-        room: How many alerts to claim at most.
-    """
-
-    lease: str
-    now: float
-    clock: float
-    endings: list[Ending]
-    returned: list[Claim]
-    held: set[str]
-    renewed: list[Claim]
-    until: float
-    paused_until: float
-    recovered: bool
-    wants_state: bool
-    longest_wait: float | None
-    pruned_before: float | None
-    room: int
-
-
-class _Answer(NamedTuple):
-    """
-    The file's answer to a `_Request`.
-
-    Attributes:
-        claims: Alerts to send.
-        renewed: The events of the claims that were renewed.
-        due: When the next alert is due; None if no other is pending.
-        state: How many alerts there are; None if that was not asked for.
-        more_to_prune: Whether there may be more receipts to remove.
-    """
-
-    claims: list[Claim]
-    renewed: set[str]
-    due: float | None
-    state: OutboxState | None
-    more_to_prune: bool
-
-
-def _exchange(outbox: str, request: _Request, connection: sqlite3.Connection) -> _Answer:
-    """Note everything in *request*, then claim the alerts that are due."""
-    if request.longest_wait is not None:
-        _queue.mend_times(connection, outbox, request.now, request.longest_wait)
-    for ending in request.endings:
-        due_at = request.now + max(0.0, ending.next_at - request.clock)
-        _queue.end(connection, outbox, ending, request.lease, request.now, due_at=due_at)
-    _queue.give_back(connection, outbox, request.returned, request.lease, request.now)
-    renewed = _queue.renew(connection, outbox, request.renewed, request.lease, request.now, until=request.until)
-    if request.paused_until > request.now:
-        _queue.pause(connection, outbox, request.now, request.paused_until)
-    if request.recovered:
-        _queue.bring_forward(connection, outbox, request.now)
-    more_to_prune = False
-    if request.pruned_before is not None:
-        more_to_prune = _queue.prune(connection, outbox, request.pruned_before)
-    claims = _queue.claim(
-        connection, outbox, request.lease, request.now, request.until, limit=request.room, held=request.held
-    )
-    counted = _queue.state(connection, outbox) if request.wants_state else None
-    due = _queue.next_due(connection, outbox, request.held.union(each.event_id for each in claims))
-    return _Answer(claims, renewed, due, counted, more_to_prune)

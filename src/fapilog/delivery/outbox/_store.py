@@ -1,19 +1,17 @@
 """
-The store of an outbox, below the class that takes alerts and the sender: its file, and all that both must know.
+The store of an outbox, below the class that takes alerts and the sender: its place, and all that both must know.
 
 A call goes down as one transaction, shared with the calls that wait at the same time, and its result comes back up.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ...core.alerting import Alert, DeliveryReport, Reporter
@@ -23,8 +21,7 @@ from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.strangers import Log
 from ...tasks.threads import in_thread
-from . import _queue
-from ._file import OutboxFile
+from ._place import Place, Queue
 
 __all__ = ["SentDirectly", "Store"]
 
@@ -34,12 +31,12 @@ _log: Final = Log("fapilog.delivery")
 
 _INTERRUPTED: Final = OutboxError("interrupted while writing to the outbox: it may be written or not")
 
-# Alerts that were sent directly, and are to be noted in the file when it works again.
+# Alerts that were sent directly, and are to be noted in the place when it works again.
 _MOST_SENT_DIRECTLY: Final = 1000
 
 
 class SentDirectly(NamedTuple):
-    """An alert that was sent directly, since the file could not take it."""
+    """An alert that was sent directly, since the place could not take it."""
 
     alert: Alert
     began_at: float
@@ -48,24 +45,27 @@ class SentDirectly(NamedTuple):
 
 class Store:
     """
-    The file of one outbox, and all that the outbox and its sender both must know.
+    The place of one outbox, and all that the outbox and its sender both must know.
 
-    It knows whether the file works, logs that and tells the trail. It remembers the alerts that were sent directly
-    while the file did not work: the next transaction begins with their receipts, so that no alert is sent from the file
+    It knows whether the place works, logs that and tells the trail. It remembers the alerts that were sent directly
+    while the place did not work: the next transaction begins with their receipts, so that no alert is sent from there
     that has arrived already.
 
     Args:
         name: The name of the outbox.
-        path: The file.
+        place: Where its alerts are kept.
+        now: Tells the time, in seconds since 1970.
 
     Attributes:
         name: As given.
+        place: As given.
         entered: Whether the outbox is entered.
     """
 
-    def __init__(self, name: str, path: Path) -> None:
+    def __init__(self, name: str, place: Place, now: Callable[[], float]) -> None:
         self.name: str = name
-        self._file = OutboxFile(path)
+        self.place: Place = place
+        self._now = now
         self._forget()
         call_in_child(self, Store._forget)
 
@@ -73,10 +73,10 @@ class Store:
         # In a forked child: the parent's transactions, alerts and trail are the parent's.
         self.entered: bool = False
         self._reporter: Reporter | None = None
-        self._commits: GroupCommit[Callable[[sqlite3.Connection], Any], Any] = GroupCommit(
-            partial(_commit, self._file), interrupted=_INTERRUPTED
+        self._commits: GroupCommit[Callable[[Queue], Any], Any] = GroupCommit(
+            partial(_commit, self.place), interrupted=_INTERRUPTED
         )
-        # Guards the alerts that do not come from the file: any thread may bring one.
+        # Guards the alerts that do not come from the place: any thread may bring one.
         self._lock = threading.Lock()
         # None: not known yet.
         self._works: bool | None = None
@@ -89,23 +89,23 @@ class Store:
         Take *reporter* as the trail to tell, until `leave`.
 
         Raises:
-            ValueError: The outbox is entered already, or another one of the same name and file is, for the same trail:
-                of each alert only one of them would send it.
+            ValueError: The outbox is entered already, or another one of the same name and place is, for the same
+                trail: of each alert only one of them would send it.
         """
         if self.entered:
             raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
-        path = self._file.path
+        place = str(self.place)
         for other in _entered if reporter is not None else ():
-            if other._reporter is reporter and (other.name, other._file.path) == (self.name, path):  # noqa: SLF001
-                raise ValueError(f"name: expected one name for each outbox in {path}; got {self.name!r} twice")
+            if other._reporter is reporter and (other.name, str(other.place)) == (self.name, place):  # noqa: SLF001
+                raise ValueError(f"name: expected one name for each outbox in {place}; got {self.name!r} twice")
         self.entered = True
         self._reporter = reporter
         _entered.add(self)
 
     async def leave(self) -> None:
-        """Close the file, which the next call opens again, and tell no trail from now on."""
+        """Close the place, which the next call opens again, and tell no trail from now on."""
         try:
-            await in_thread(self._file.close)
+            await in_thread(self.place.close)
         finally:
             self.entered = False
             self._reporter = None
@@ -113,18 +113,18 @@ class Store:
 
     # -- transactions
 
-    async def run(self, call: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, call: Callable[[Queue], T]) -> T:
         """
         Return the result of *call*, made in a transaction that it may share.
 
         Raises:
-            OutboxError: The file can't be used.
+            OutboxError: The place can't be used.
             Exception: The exception of *call*; other calls in the transaction are not harmed.
         """
         with self._lock:
             sent = list(self._sent_directly.values())
         proves = bool(sent) or not self._works
-        call = partial(_prove_and_call, self.name, sent, call) if proves else call
+        call = partial(_prove_and_call, self.name, sent, self._now(), call) if proves else call
         try:
             result: T | _Refused = await self._commits.submit(call)
             if isinstance(result, _Refused):
@@ -143,30 +143,30 @@ class Store:
             self._note(None)
         return result
 
-    async def read(self, call: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(self, call: Callable[[Queue], T]) -> T:
         """
-        Return the result of *call*, which changes nothing; it says nothing about the file: a full disk can be read.
+        Return the result of *call*, which changes nothing; it says nothing about the place: a full disk can be read.
 
         Raises:
-            OutboxError: The file can't be used.
+            OutboxError: The place can't be used.
         """
-        return (await in_thread(partial(self._file.run, [call], writes=False)))[0]
+        return (await in_thread(partial(self.place.run, [call], writes=False)))[0]
 
     def _note(self, error: FapilogError | None) -> None:
-        """Note that the file fails, or that it works; log that if it is new."""
+        """Note that the place fails, or that it works; log that if it is new."""
         if error is not None and self._works is not False:
-            _log.error("the outbox %s can't use its file: %s", self.name, error)
+            _log.error("the outbox %s can't use its %s: %s", self.name, self.place.kind, error)
         elif error is None and self._works is False:
-            _log.warning("the outbox %s can use its file again", self.name)
+            _log.warning("the outbox %s can use its %s again", self.name, self.place.kind)
         self._works = error is None
         # Also where it has worked all along: an earlier process may have reported that it fails.
-        self.report(f"the file of the outbox {self.name}", None if error is None else str(error))
+        self.report(f"the {self.place.kind} of the outbox {self.name}", None if error is None else str(error))
 
-    # -- alerts that do not come from the file
+    # -- alerts that do not come from the place
 
     @contextmanager
     def taking(self, event_id: str) -> Generator[None]:
-        """Withhold the alert about an event from the sender until it is in the file, or was sent directly."""
+        """Withhold the alert about an event from the sender until it is in the place, or was sent directly."""
         # A commit that is said to have failed may have taken place.
         with self._lock:
             self._taking[event_id] += 1
@@ -179,24 +179,24 @@ class Store:
                     del self._taking[event_id]
 
     def note_sent_directly(self, sent: SentDirectly) -> None:
-        """Remember that an alert was sent directly, until the file has its receipt."""
+        """Remember that an alert was sent directly, until the place has its receipt."""
         with self._lock:
             self._sent_directly[sent.alert.event.event_id] = sent
             while len(self._sent_directly) > _MOST_SENT_DIRECTLY:
                 del self._sent_directly[next(iter(self._sent_directly))]
         if self._works:
-            # The file has come to work again meanwhile.
+            # The place has come to work again meanwhile.
             self.wake()
 
     @property
     def sent_directly(self) -> set[str]:
-        """The events whose alerts were sent directly, and have no receipt in the file yet."""
+        """The events whose alerts were sent directly, and have no receipt in the place yet."""
         with self._lock:
             return set(self._sent_directly)
 
     @property
     def withheld(self) -> set[str]:
-        """The events whose alerts are not to be sent from the file: they are being taken, or were sent directly."""
+        """The events whose alerts are not to be sent from the place: they are being taken, or were sent directly."""
         with self._lock:
             return self._taking.keys() | self._sent_directly.keys()
 
@@ -237,30 +237,28 @@ class _Refused(NamedTuple):
     error: Exception
 
 
-def _commit(file: OutboxFile, batch: Iterable[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
-    """Make the calls of *batch* in one transaction; if one of them is at fault and not the file, each in its own."""
+def _commit(place: Place, batch: Iterable[Callable[[Queue], Any]]) -> list[Any]:
+    """Make the calls of *batch* in one transaction; if one of them is at fault and not the place, each in its own."""
     calls = list(batch)
     try:
-        return file.run(calls)
+        return place.run(calls)
     except FapilogError:
         raise
     except Exception:
-        return [_commit_alone(file, call) for call in calls]
+        return [_commit_alone(place, call) for call in calls]
 
 
-def _commit_alone(file: OutboxFile, call: Callable[[sqlite3.Connection], Any]) -> Any:
+def _commit_alone(place: Place, call: Callable[[Queue], Any]) -> Any:
     try:
-        return file.run([call])[0]
+        return place.run([call])[0]
     except Exception as error:
         return _Refused(error)
 
 
-def _prove_and_call(
-    outbox: str, sent: list[SentDirectly], call: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection
-) -> T:
-    # A disk that is full can be read: only a write shows that the file works.
-    _queue.touch(connection, outbox)
+def _prove_and_call(outbox: str, sent: list[SentDirectly], now: float, call: Callable[[Queue], T], queue: Queue) -> T:
+    # A disk that is full can be read: only a write shows that the place works.
+    queue.touch(outbox)
     # First, so that nothing is sent again that was sent directly, and it has its receipt.
     for each in sent:
-        _queue.put_delivered(connection, outbox, *each)
-    return call(connection)
+        queue.put_delivered(outbox, *each, now)
+    return call(queue)

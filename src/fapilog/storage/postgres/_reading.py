@@ -14,8 +14,8 @@ from .._holes import item_of, joined, up_to
 from .._rows import COLUMNS, Question, follow_row
 from .._verdicts import verdict_on
 from ..protocol import EventFilter
-from ._connection import Link
 from ._searching import keys_of, questions_of
+from .connection import Link
 
 __all__ = ["Reading"]
 

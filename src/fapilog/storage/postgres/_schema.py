@@ -9,7 +9,7 @@ import psycopg
 from ...record.errors import AuditStorageError
 from ...record.privacy import without_frames
 from .._rows import COLUMNS, SELECTIVE
-from ._connection import Server, words
+from .connection import Server, words
 
 __all__ = ["COLUMN_TYPES", "VERSION", "install_schema", "schema_sql"]
 
@@ -85,8 +85,75 @@ GRANT INSERT ON fapilog.records, fapilog.heads TO fapilog_writer;
 GRANT UPDATE (sequence_number, checksum) ON fapilog.heads TO fapilog_writer;
 """  # noqa: S608
 
+_OUTBOXES: Final = """\
+-- A row for each outbox of a trail.
+CREATE TABLE fapilog.outboxes (
+    trail text COLLATE "C" NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    sequence_number bigint,  -- the mark: alerts about records up to here are in the outbox
+    checksum text COLLATE "C",
+    paused_until timestamptz NOT NULL DEFAULT '-infinity',
+    retried_at timestamptz NOT NULL DEFAULT '-infinity',  -- when people last retried alerts
+    PRIMARY KEY (trail, name)
+);
+
+-- An alert is put in by the transaction that stores its record.
+CREATE TABLE fapilog.alerts (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    trail text COLLATE "C" NOT NULL,
+    outbox text COLLATE "C" NOT NULL,
+    event_id text COLLATE "C" NOT NULL,
+    sequence_number bigint NOT NULL,  -- 0: it has none
+    event_type text NOT NULL,
+    severity text NOT NULL,
+    channel text,
+    event bytea,  -- JSON, as it is sent; gone once it is delivered
+    status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'delivered', 'dead', 'discarded')),
+    came_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    due_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    lease text,  -- who is sending it
+    leased_at timestamptz,  -- when the attempt that is under way began
+    leased_until timestamptz,  -- when others may take it over
+    attempts integer NOT NULL DEFAULT 0,
+    failures integer NOT NULL DEFAULT 0,  -- the attempts that count against the schedule
+    spent double precision NOT NULL DEFAULT 0,  -- the seconds of waiting that count against it instead
+    reason text,
+    ended_at timestamptz,
+    UNIQUE (trail, event_id, outbox)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+-- A row is in few of them at a time, since it is written twice for each attempt. What a lease changes is in none, so
+-- that a claim writes to no index: https://www.postgresql.org/docs/current/storage-hot.html
+CREATE INDEX due ON fapilog.alerts (trail, outbox, due_at, id) WHERE status = 'pending';
+CREATE INDEX dead ON fapilog.alerts (trail, outbox, came_at) WHERE status = 'dead';
+CREATE INDEX delivered ON fapilog.alerts (trail, outbox, ended_at) WHERE status = 'delivered';
+
+-- The attempts that have ended.
+CREATE TABLE fapilog.attempts (
+    alert bigint NOT NULL REFERENCES fapilog.alerts ON DELETE CASCADE,
+    number integer NOT NULL,
+    began_at timestamptz NOT NULL,
+    took double precision,  -- seconds
+    outcome text NOT NULL,
+    reason text,
+    PRIMARY KEY (alert, number)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'fapilog_sender') THEN
+        CREATE ROLE fapilog_sender NOLOGIN;
+    END IF;
+END $$;
+REVOKE ALL ON fapilog.outboxes, fapilog.alerts, fapilog.attempts FROM PUBLIC;
+GRANT USAGE ON SCHEMA fapilog TO fapilog_sender;
+GRANT SELECT ON fapilog.schema_version TO fapilog_sender;
+GRANT SELECT ON fapilog.outboxes, fapilog.alerts, fapilog.attempts TO fapilog_writer, fapilog_reader, fapilog_sender;
+GRANT INSERT ON fapilog.alerts TO fapilog_writer;
+GRANT INSERT, UPDATE, DELETE ON fapilog.outboxes, fapilog.alerts, fapilog.attempts TO fapilog_sender;
+"""
+
 # Each makes of the version before it the next one. Those that were released stay as they are.
-_MIGRATIONS: Final = (_FIRST,)
+_MIGRATIONS: Final = (_FIRST, _OUTBOXES)
 
 VERSION: Final = len(_MIGRATIONS)
 """The version of the tables that this version of fapilog works with."""

@@ -18,12 +18,12 @@ from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread
 from .._copied import followed
 from .._rows import events_of
-from ..protocol import EventFilter
-from ._connection import Connection, Link, Server
+from ..protocol import EventFilter, KeptAlert
 from ._reading import Reading
 from ._schema import VERSION, installed_version
 from ._searching import key_of, keys_of
 from ._writing import Batch, Item
+from .connection import Connection, Link, Server
 
 __all__ = ["PostgresStorage"]
 
@@ -53,6 +53,11 @@ class PostgresStorage:
             starts, or has another transaction at the same trail. An event that comes while others wait may wait for
             twice as long.
 
+    Attributes:
+        server: Where the database is; its text is host, port and database.
+        trail: As given.
+        timeout: As given.
+
     Raises:
         TypeError: *dsn* or *trail* is no text, or *timeout* no number.
         ValueError: *dsn* can't be read, *trail* has no characters or more than 200, or *timeout* is not above 0.
@@ -62,16 +67,16 @@ class PostgresStorage:
     runs_anywhere = True
 
     def __init__(self, dsn: str, trail: str, *, timeout: float = 10.0) -> None:
-        self._server = Server(dsn)
+        self.server: Server = Server(dsn)
         require_text("trail", trail)
         if not 0 < len(trail) <= _LONGEST_NAME or "\0" in trail:
             raise ValueError(f"trail: expected a name of at most {_LONGEST_NAME} characters")
-        self._trail = trail
-        self._timeout = float(require("timeout", timeout, above=0))
-        self._place = f"{self._server}, trail {escaped(trail)!r}"
-        self._writer = Link(self._server, self._check)
+        self.trail: str = trail
+        self.timeout: float = float(require("timeout", timeout, above=0))
+        self._place = f"{self.server}, trail {escaped(trail)!r}"
+        self._writer = self.link()
         # Another connection, so that no reader is in a writer's way.
-        self._reading = Reading(Link(self._server, self._check), trail, self._place, self._timeout)
+        self._reading = Reading(self.link(), trail, self._place, self.timeout)
         # The newest record that this process knows: one that is gone later was taken away.
         self._known = EMPTY
         self._commits: GroupCommit[Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
@@ -84,13 +89,21 @@ class PostgresStorage:
     def __repr__(self) -> str:
         return f"<PostgresStorage {self}>"
 
+    def link(self) -> Link:
+        """Return another connection to the database, which is opened when it is needed: a `PostgresOutbox` has one."""
+        return Link(self.server, self._check)
+
     @overload
-    async def append(self, event: AuditEvent, *, once: Literal[False] = False) -> Seal: ...
+    async def append(
+        self, event: AuditEvent, *, once: Literal[False] = False, alerts: Sequence[KeptAlert] = ()
+    ) -> Seal: ...
     @overload
-    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None: ...
+    async def append(
+        self, event: AuditEvent, *, once: bool = False, alerts: Sequence[KeptAlert] = ()
+    ) -> Seal | None: ...
 
     @without_frames
-    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
+    async def append(self, event: AuditEvent, *, once: bool = False, alerts: Sequence[KeptAlert] = ()) -> Seal | None:
         """
         Store *event* as the next of the chain.
 
@@ -101,6 +114,7 @@ class PostgresStorage:
         Args:
             event: The event.
             once: Whether to return None, and not to raise, if a record of the trail has its id already.
+            alerts: The alerts about it, which are put into their `PostgresOutbox` in the same transaction.
 
         Raises:
             AuditStorageError: It is not stored: the server is away, or refuses, its newest record is damaged or was
@@ -109,7 +123,7 @@ class PostgresStorage:
                 event may be stored.
         """
         body = chain.storable(event)
-        result = await self._commits.submit(Item(key_of(event.event_id), body, keys_of(event), once))
+        result = await self._commits.submit(Item(key_of(event.event_id), body, keys_of(event), once, alerts))
         if result is None and not once:
             raise AuditStorageError(f"cannot append to {self._place}: a record has the id of this event already")
         return result
@@ -191,8 +205,8 @@ class PostgresStorage:
     # -- in a thread
 
     def _commit(self, items: Iterable[Item]) -> list[Seal | None]:
-        """Store a record for each of *items* whose id is not there, and return the seals; None for the others."""
-        return self._append(Batch(self._trail, self._known, items))
+        """Store the *items* whose ids are new, and return the seals in order; None where the id is there already."""
+        return self._append(Batch(self.trail, self._known, items))
 
     def _append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> None:
         if not lines:
@@ -202,11 +216,11 @@ class PostgresStorage:
             Item(key_of(event.event_id), chain.unsealed(line), keys_of(event), once=False)
             for line, event in zip(lines, events_of(lines), strict=True)
         ]
-        self._append(Batch(self._trail, self._known, items, after=after))
+        self._append(Batch(self.trail, self._known, items, after=after))
 
     def _append(self, batch: Batch) -> list[Seal | None]:
         try:
-            seals, head = self._writer.call(f"append to trail {escaped(self._trail)!r}", batch.append, self._timeout)
+            seals, head = self._writer.call(f"append to trail {escaped(self.trail)!r}", batch.append, self.timeout)
         except ChainError as damage:
             problem = f"{self._place}: {damage}; nothing is appended"
         except AuditStorageError as error:
@@ -224,12 +238,12 @@ class PostgresStorage:
         if found != VERSION:
             got = f"version {found}" if found else "none"
             raise AuditStorageError(
-                f"{self._server}: expected the tables of version {VERSION}; got {got}: run fapilog storage init"
+                f"{self.server}: expected the tables of version {VERSION}; got {got}: run fapilog storage init"
             )
 
     def _trouble(self) -> str | None:
         try:
-            return self._reading.link.call("write", _why_not_writable, min(self._timeout, _LOOK))
+            return self._reading.link.call("write", _why_not_writable, min(self.timeout, _LOOK))
         except AuditStorageError as error:
             return str(error)
 

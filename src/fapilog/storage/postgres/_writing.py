@@ -9,8 +9,7 @@ row: an event costs what its share of a commit costs, whatever the number of pro
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -23,14 +22,12 @@ from ...record.errors import AuditStorageError
 from ...record.values import escaped
 from .._copied import elsewhere
 from .._rows import COLUMNS
-from ._connection import Connection
+from ..protocol import KeptAlert
 from ._schema import COLUMN_TYPES
+from .alerts import notify, put_alerts
+from .connection import Connection
 
 __all__ = ["Batch", "Item"]
-
-# The seconds after which a server gives the head to others, if this machine is gone or this process is stopped: fewer
-# than the others wait by default. Said with its unit, as that of a number alone is another for each setting.
-_LEFT_ALONE: Final = 5
 
 _TYPES: Final = ("text", "int8", *COLUMN_TYPES.values(), "bytea")
 _COPY: Final = (
@@ -38,16 +35,8 @@ _COPY: Final = (
 )
 _SAME: Final = "SELECT event_id, sequence_number, line FROM fapilog.records WHERE trail = %s AND event_id = ANY(%s)"
 
-# A role may have asked for commits that return before they are on the disk; one that asks for more, as of standbys,
-# has it: https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-SYNCHRONOUS-COMMIT
 _BEGIN: Final = """\
-BEGIN ISOLATION LEVEL READ COMMITTED;
-SELECT set_config('lock_timeout', {patience}, true),
-    set_config('idle_in_transaction_session_timeout', {left_alone}, true),
-    set_config('tcp_keepalives_idle', {left_alone}, true),
-    set_config('tcp_keepalives_interval', '3', true),
-    set_config('tcp_keepalives_count', '3', true),
-    set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true);
+{begin};
 SELECT sequence_number, checksum FROM fapilog.heads WHERE trail = {trail} FOR UPDATE;
 SELECT sequence_number, line FROM fapilog.records WHERE trail = {trail} AND sequence_number IN ({known},
     (SELECT sequence_number FROM fapilog.heads WHERE trail = {trail} AND sequence_number <> {known}))
@@ -68,12 +57,14 @@ class Item(NamedTuple):
         body: Its record up to its place in the chain.
         values: The keys that it is found by.
         once: Whether its id is to be looked for before.
+        alerts: The alerts about it, which are stored in the same transaction.
     """
 
     event_id: str
     body: bytes
     values: tuple[Any, ...]
     once: bool
+    alerts: Sequence[KeptAlert] = ()
 
 
 class Batch:
@@ -121,8 +112,9 @@ class Batch:
             raise elsewhere(f"trail {escaped(self._trail)!r}", self._after)
         results: list[Seal | None] = []
         rows: list[tuple[Any, ...]] = []
+        alerts: list[KeptAlert] = []
         placed: dict[str, Seal] = {}
-        for event_id, body, values, _ in self._items:
+        for event_id, body, values, _, kept in self._items:
             if event_id in there:
                 # None for the second of two events with one id.
                 results.append(there.pop(event_id, None))
@@ -132,6 +124,7 @@ class Batch:
             head = ChainHead(seal.sequence_number, seal.checksum)
             results.append(seal)
             rows.append((self._trail, seal.sequence_number, *values, line.removesuffix(b"\n")))
+            alerts += (each._replace(event=chain.sealed(each.event, seal)) for each in kept)
             placed[event_id] = seal
             there[event_id] = None
         if self._after is not None and None in results:
@@ -140,16 +133,16 @@ class Batch:
             connection.execute("ROLLBACK")
             return results, head
         self._copy(connection, rows)
+        put_alerts(connection, self._trail, alerts)
         self._commit(connection, head, placed)
+        if alerts:
+            notify(connection, self._trail)
         return results, head
 
     def _begin(self, connection: Connection) -> ChainHead:
         """Begin the transaction, wait for the head, and return it when it is checked."""
-        # A little less than is left, so that the server says why, before this process gives up.
-        patience = 900 * (connection.give_up_at - time.monotonic())
         parts = {
-            "patience": sql.Literal(f"{max(1, int(patience))}ms"),
-            "left_alone": sql.Literal(f"{_LEFT_ALONE}s"),
+            "begin": connection.beginning(),
             "trail": sql.Literal(self._trail),
             "known": sql.Literal(self._known.sequence_number),
         }

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ...record.errors import AuditStorageError
@@ -23,16 +24,18 @@ from ...record.privacy import Uncopied
 from ...record.values import escaped
 from ...tasks.threads import Turn
 
-__all__ = ["Connection", "Link", "Server", "words"]
+__all__ = ["Connection", "Link", "Server", "abandon", "words"]
 
 T = TypeVar("T")
-Row: TypeAlias = "tuple[Any, ...]"
+_Row: TypeAlias = "tuple[Any, ...]"
 
 # Seconds: the first pause between two tries, and the longest.
 _PAUSES: Final = (0.02, 1.0)
 # Seconds between two looks at the clock.
 _LOOK_EVERY: Final = 0.1
 _LONGEST_WORDS: Final = 500
+# Milliseconds, of a lock: https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-LOCK-TIMEOUT
+_LONGEST_PATIENCE: Final = 2**31 - 1
 # What may be over at the next try: https://www.postgresql.org/docs/current/errcodes-appendix.html
 # Lost connections, rolled back transactions, a server that stops or starts.
 _PASSING_CLASSES: Final = ("08", "40", "57")
@@ -45,8 +48,21 @@ _PASSING: Final = frozenset(
     }
 )
 
+# The seconds after which a server gives the locks to others, if this machine is gone or this process is stopped: fewer
+# than the others wait by default. Said with its unit, as that of a number alone is another for each setting.
+_LEFT_ALONE: Final = 5
 
-class Connection(psycopg.Connection[Row]):
+_BEGIN: Final = """\
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SELECT set_config('lock_timeout', {patience}, true),
+    set_config('idle_in_transaction_session_timeout', {left_alone}, true),
+    set_config('tcp_keepalives_idle', {left_alone}, true),
+    set_config('tcp_keepalives_interval', '3', true),
+    set_config('tcp_keepalives_count', '3', true),
+    set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true)"""
+
+
+class Connection(psycopg.Connection[_Row]):
     """A connection that gives up a wait at a time that is set before each call."""
 
     give_up_at = math.inf
@@ -60,6 +76,19 @@ class Connection(psycopg.Connection[Row]):
             if self.closed:
                 raise psycopg.OperationalError("the connection was lost") from error
             raise
+
+    def beginning(self) -> sql.Composed:
+        """
+        Return the SQL that begins a transaction: it gives up on locks a little before `give_up_at`.
+
+        The server gives up on this process if that stands still. A role may have asked for commits that return before
+        they are on the disk; one that asks for more, as of standbys, has it:
+        https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-SYNCHRONOUS-COMMIT
+        """
+        # A little less than is left, so that the server says why, before this process gives up.
+        patience = min(_LONGEST_PATIENCE, 900 * (self.give_up_at - time.monotonic()))
+        parts = {"patience": f"{max(1, int(patience))}ms", "left_alone": f"{_LEFT_ALONE}s"}
+        return sql.SQL(_BEGIN).format(**{name: sql.Literal(part) for name, part in parts.items()})
 
     def __del__(self, *_: object) -> None:
         """Warn of nothing: the link closes it, or the end of the process does."""
@@ -213,13 +242,7 @@ class Link:
         self._closes = None
         self._turn.forget()
         if connection is not None:
-            _inherited.append(connection)
-            with contextlib.suppress(OSError, psycopg.Error):
-                # While the child has the socket, the server does not see that the parent is gone, and keeps its locks.
-                # The number stays taken, so that no other file gets it.
-                nothing = os.open(os.devnull, os.O_RDWR)
-                os.dup2(nothing, connection.pgconn.socket, inheritable=False)
-                os.close(nothing)
+            abandon(connection)
 
     def _opened(self, give_up_at: float) -> Connection:
         if self._connection is None:
@@ -241,6 +264,17 @@ class Link:
 
 # Never collected: closing them would end the connections of the parent.
 _inherited: Final[list[Connection]] = []
+
+
+def abandon(connection: Connection) -> None:
+    """Let go, in a forked child, of a connection of the parent: say nothing to the server, and hold no socket."""
+    _inherited.append(connection)
+    with contextlib.suppress(OSError, psycopg.Error):
+        # While the child has the socket, the server does not see that the parent is gone, and keeps its locks. The
+        # number stays taken, so that no other file gets it.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, connection.pgconn.socket, inheritable=False)
+        os.close(nothing)
 
 
 def _close(connection: Connection) -> None:

@@ -1,0 +1,242 @@
+"""
+The outboxes of a trail in PostgreSQL, in one transaction, as the seam `Queue` has them.
+
+Every time is the server's: leases and waits mean the same on all machines, whatever their clocks say. A statement is
+for all alerts of an exchange at once, since each is a way to the server and back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, get_args
+
+from ...core.alerting import Alert
+from ...record.chain import ChainHead
+from ...record.events import AuditEvent
+from ...storage.postgres.alerts import CHANNEL, put_alerts, told
+from ...storage.postgres.connection import Connection
+from ...storage.protocol import KeptAlert
+from ...tasks.strangers import Log
+from . import _pgsql as sql
+from ._claims import Claim
+from ._place import Answer, Request
+from ._rows import OutboxAlert, OutboxAttempt, OutboxState, Status, alert_of, attempt_of, event_in
+
+__all__ = ["PostgresQueue"]
+
+_log: Final = Log("fapilog.delivery")
+
+# The attempts that are kept of one alert; one that is throttled for days makes thousands.
+_MOST_ATTEMPTS: Final = 100
+_PRUNED_AT_ONCE: Final = 1000
+
+
+class PostgresQueue:
+    """
+    The outboxes of a trail, in one transaction of a connection; see `Queue`.
+
+    Args:
+        connection: In a transaction.
+        trail: The name of the trail.
+        mends: Whether to put right the times that a wrong clock has written, once there is an exchange.
+
+    Attributes:
+        mends: Whether that is still to be done.
+    """
+
+    def __init__(self, connection: Connection, trail: str, *, mends: bool = False) -> None:
+        self._connection = connection
+        self._trail = trail
+        self.mends: bool = mends
+
+    # -- alerts that come
+
+    def put(self, outbox: str, alert: Alert, _now: float, /) -> bool:
+        is_new = put_alerts(self._connection, self._trail, [_kept(outbox, alert)]) == 1
+        if is_new:
+            self._notify()
+        return is_new
+
+    def put_delivered(self, outbox: str, alert: Alert, began_at: float, took: float, now: float, /) -> None:
+        put_alerts(self._connection, self._trail, [_kept(outbox, alert)])
+        self._do(
+            sql.DELIVERED,
+            outbox,
+            event_id=told(alert.event.event_id),
+            ago=now - began_at,
+            took=took,
+            reason="sent directly, for the outbox could not be used",
+        )
+
+    def touch(self, outbox: str, /) -> None:
+        self._do(sql.TOUCH, outbox)
+
+    # -- sending
+
+    def exchange(self, outbox: str, request: Request, /) -> Answer:
+        if request.mends or self.mends:
+            self.mends = False
+            self._do(sql.MEND, outbox, longest=request.longest_wait)
+            self._do(sql.MEND_PAUSE, outbox, longest=request.longest_wait)
+        if request.endings:
+            self._end(outbox, request)
+        if request.returned:
+            self._do(sql.GIVE_BACK, outbox, **_columns(request.returned), lease=request.lease)
+        renewed = set[str]()
+        if request.renewed:
+            values = {**_columns(request.renewed), "lease": request.lease, "lasts": request.lasts}
+            renewed = {str(event_id) for (event_id,) in self._do(sql.RENEW, outbox, **values)}
+        if request.pause > 0:
+            self._do(sql.PAUSE, outbox, pause=request.pause)
+        if request.recovered:
+            self._do(sql.BRING_FORWARD, outbox)
+            self._notify()
+        more_to_prune = False
+        if request.keep is not None:
+            pruned = self._do(sql.PRUNE, outbox, keep=request.keep, limit=_PRUNED_AT_ONCE)
+            more_to_prune = len(pruned) == _PRUNED_AT_ONCE
+        held = list(map(told, request.held))
+        claims = self._claim(outbox, request.lease, request.now, request.lasts, room=request.room, held=held)
+        state = self._state(outbox, request.now) if request.wants_state else None
+        if 0 < request.room <= len(claims):
+            # There may be more, for which there is no room now.
+            return Answer(claims, renewed, wait=0.0, retried=False, state=state, more_to_prune=more_to_prune)
+        held += (told(claim.event_id) for claim in claims)
+        [(wait, retried)] = self._do(sql.NEXT, outbox, held=held, since=request.since)
+        return Answer(claims, renewed, wait, bool(retried), state, more_to_prune)
+
+    def claim(self, outbox: str, event: AuditEvent, lease: str, now: float, lasts: float, /) -> list[Claim]:
+        return self._claim(outbox, lease, now, lasts, event=event)
+
+    def _claim(
+        self,
+        outbox: str,
+        lease: str,
+        now: float,
+        lasts: float,
+        *,
+        room: int = 1,
+        held: Sequence[str] = (),
+        event: AuditEvent | None = None,
+    ) -> list[Claim]:
+        if room <= 0:
+            return []
+        values = {"lease": lease, "lasts": lasts, "room": room, "held": list(held), "stopped": sql.STOPPED}
+        about = None if event is None else told(event.event_id)
+        claims: list[Claim] = []
+        for id_, event_id, number, stored, severity, channel, age, attempts, failures, spent in self._do(
+            sql.CLAIM, outbox, **values, event_id=about
+        ):
+            event_or_why = event_in(stored, event_id, number)
+            if isinstance(event_or_why, str):
+                # It must not stand in the way of the others for ever.
+                self._connection.execute(sql.GIVE_UP, {"id": id_, "reason": event_or_why})
+                _log.error("the outbox %s gives up the alert about event %r: %s", outbox, event_id, event_or_why)
+                continue
+            if attempts > _MOST_ATTEMPTS:
+                self._connection.execute(sql.FORGET_ATTEMPTS, {"id": id_, "number": attempts - _MOST_ATTEMPTS})
+            claims.append(Claim(Alert(event_or_why, severity, channel), now - age, attempts, failures, spent))
+        return claims
+
+    def _end(self, outbox: str, request: Request) -> None:
+        endings = request.endings
+        self._do(
+            sql.END,
+            outbox,
+            **_columns([ending.claim for ending in endings]),
+            lease=request.lease,
+            began=[request.now - ending.began_at for ending in endings],
+            took=[ending.took for ending in endings],
+            outcome=[ending.outcome for ending in endings],
+            reason=[None if ending.reason is None else told(ending.reason) for ending in endings],
+            status=[ending.status for ending in endings],
+            wait=[max(0.0, ending.next_at - request.clock) for ending in endings],
+            failures=[ending.failures for ending in endings],
+            spent=[ending.spent for ending in endings],
+        )
+
+    def _state(self, outbox: str, now: float) -> OutboxState:
+        [(pending, age, dead)] = self._do(sql.STATE, outbox)
+        return OutboxState(pending=pending, oldest=None if age is None else now - age, dead=dead)
+
+    # -- resuming
+
+    def mark(self, outbox: str, /) -> ChainHead | None:
+        for number, checksum in self._do(sql.MARK, outbox):
+            return ChainHead(number, checksum)
+        return None
+
+    def set_mark(self, outbox: str, mark: ChainHead, /, *, back: bool = False) -> None:
+        self._do(sql.SET_MARK, outbox, number=mark.sequence_number, checksum=mark.checksum, back=back)
+
+    def having(self, outbox: str, events: Iterable[AuditEvent], /) -> set[str]:
+        ids = {told(event.event_id): event.event_id for event in events}
+        return {ids[event_id] for (event_id,) in self._do(sql.HAVING, outbox, event_ids=list(ids))}
+
+    # -- receipts
+
+    def outboxes(self) -> list[str]:
+        return [name for (name,) in self._do(sql.OUTBOXES, None)]
+
+    def alerts(
+        self,
+        outbox: str | None = None,
+        statuses: Sequence[Status] = (),
+        *,
+        event_id: str | None = None,
+        limit: int = 100,
+    ) -> list[OutboxAlert]:
+        values = {
+            "trail": self._trail,
+            "outbox": outbox,
+            "pending": not statuses or "pending" in statuses,
+            "dead": not statuses or "dead" in statuses,
+            "others": [each for each in statuses or get_args(Status) if each not in {"pending", "dead"}],
+            "event_id": None if event_id is None else told(event_id),
+            "limit": limit,
+        }
+        rows = self._connection.execute(sql.ALERTS, values)
+        return [alert_of(rows.description or (), row) for row in rows]
+
+    def attempts(self, outbox: str, event_id: str, /) -> list[OutboxAttempt]:
+        values = {"trail": self._trail, "outbox": outbox, "event_id": told(event_id)}
+        rows = self._connection.execute(sql.ATTEMPTS, values)
+        return [attempt_of(rows.description or (), row) for row in rows]
+
+    def oldest_pending(self, outbox: str | None = None, /) -> int | None:
+        [(number,)] = self._do(sql.OLDEST_PENDING, outbox)
+        return None if number is None else int(number)
+
+    def retry(self, outbox: str | None, event_ids: Iterable[str] | None, _now: float, /) -> int:
+        ids = None if event_ids is None else list(map(told, event_ids))
+        count = len(self._do(sql.RETRY, outbox, event_ids=ids))
+        self._do(sql.NOTE_RETRY, outbox)
+        self._notify()
+        return count
+
+    def discard(self, outbox: str | None, event_ids: Iterable[str], reason: str, _now: float, /) -> int:
+        ids = list(map(told, event_ids))
+        count = len(self._do(sql.DISCARD, outbox, event_ids=ids, reason=told(reason)))
+        self._notify()
+        return count
+
+    def _do(self, statement: str, outbox: str | None, **values: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of *statement*."""
+        cursor = self._connection.execute(statement.encode(), {"trail": self._trail, "outbox": outbox, **values})
+        return cursor.fetchall() if cursor.description else []
+
+    def _notify(self) -> None:
+        # At the end of this transaction, once.
+        self._connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, self._trail))
+
+
+def _kept(outbox: str, alert: Alert) -> KeptAlert:
+    return KeptAlert(outbox, alert.severity, alert.channel, alert.event)
+
+
+def _columns(claims: Sequence[Claim]) -> dict[str, list[Any]]:
+    """Return what tells the alerts of *claims*, and the attempts, as arrays."""
+    return {
+        "event_ids": [told(claim.event_id) for claim in claims],
+        "attempts": [claim.attempt for claim in claims],
+    }

@@ -1,0 +1,195 @@
+"""
+The seam of an outbox: what the class that takes alerts and the sender ask of the place where the alerts are kept.
+
+There are two places, a file and a PostgreSQL database. The schedule, the breaker and the sender are above this seam,
+and know neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+from ...core.alerting import Alert
+from ...record.chain import ChainHead
+from ...record.events import AuditEvent
+from ._claims import Claim, Ending
+from ._rows import OutboxAlert, OutboxAttempt, OutboxState, Status
+
+__all__ = ["Answer", "Place", "Queue", "Request"]
+
+T = TypeVar("T")
+
+
+class Request(NamedTuple):
+    """
+    Everything that a sender tells the place, and asks of it, in one transaction.
+
+    Attributes:
+        lease: Tells the sender's claims from the claims of all others.
+        now: The time of day.
+        clock: The same on the event loop's clock.
+        endings: How attempts ended.
+        returned: Claims of which no attempt was begun.
+        held: Events whose alerts are not to be claimed: the sender has them, or they are sent directly.
+        renewed: Claims to keep from others.
+        lasts: Seconds after which others may take over the sender's claims.
+        pause: Seconds until the target may be called again.
+        recovered: Whether to make all alerts due now, since the target works again.
+        since: Seconds since a broken route was last tried; None if it is not broken.
+        wants_state: Whether to count the alerts.
+        longest_wait: No wait is longer than so many seconds.
+        mends: Whether to put right the times that a wrong clock has written.
+        keep: Receipts of alerts that were delivered so many seconds ago are removed; None: remove none.
+        room: How many alerts to claim at most.
+    """
+
+    lease: str
+    now: float
+    clock: float
+    endings: list[Ending]
+    returned: list[Claim]
+    held: set[str]
+    renewed: list[Claim]
+    lasts: float
+    pause: float
+    recovered: bool
+    since: float | None
+    wants_state: bool
+    longest_wait: float
+    mends: bool
+    keep: float | None
+    room: int
+
+
+class Answer(NamedTuple):
+    """
+    The answer to a `Request`.
+
+    Attributes:
+        claims: Alerts to send, the longest due first.
+        renewed: The events of the claims that were renewed.
+        wait: Seconds until the next alert is due; None if no other is pending.
+        retried: Whether people have retried alerts since the broken route was last tried.
+        state: How many alerts there are; None if that was not asked for.
+        more_to_prune: Whether there may be more receipts to remove.
+    """
+
+    claims: list[Claim]
+    renewed: set[str]
+    wait: float | None
+    retried: bool
+    state: OutboxState | None
+    more_to_prune: bool
+
+
+class Queue(Protocol):
+    """
+    The outboxes of a place, in one transaction.
+
+    Each method takes the name of an outbox; where it may be None, that is every outbox of the place. *now* is the time
+    of the caller's clock, in seconds since 1970. A place that has a clock of its own goes by that, and translates.
+    """
+
+    def put(self, outbox: str, alert: Alert, now: float, /) -> bool:
+        """Keep *alert*, due at once; return whether it is new: each event is taken once."""
+        ...
+
+    def put_delivered(self, outbox: str, alert: Alert, began_at: float, took: float, now: float, /) -> None:
+        """Note that *alert* was delivered past the outbox, unless that is over for it."""
+        ...
+
+    def touch(self, outbox: str, /) -> None:
+        """Change nothing, and write that to the disk."""
+        ...
+
+    def exchange(self, outbox: str, request: Request, /) -> Answer:
+        """Note everything in *request*, then claim the alerts that are due."""
+        ...
+
+    def claim(self, outbox: str, event: AuditEvent, lease: str, now: float, lasts: float, /) -> list[Claim]:
+        """Claim the alert about *event* for *lasts* seconds, if it is due."""
+        ...
+
+    def mark(self, outbox: str, /) -> ChainHead | None:
+        """Return up to where in the trail everything has come; None for an outbox that is new."""
+        ...
+
+    def set_mark(self, outbox: str, mark: ChainHead, /, *, back: bool = False) -> None:
+        """Move the mark on, and never back unless *back*."""
+        ...
+
+    def having(self, outbox: str, events: Iterable[AuditEvent], /) -> set[str]:
+        """Return the ids of those of *events* that have come, whatever became of them."""
+        ...
+
+    def outboxes(self) -> list[str]:
+        """Return the names of the outboxes, sorted."""
+        ...
+
+    def alerts(
+        self,
+        outbox: str | None = None,
+        statuses: Sequence[Status] = (),
+        *,
+        event_id: str | None = None,
+        limit: int = 100,
+    ) -> list[OutboxAlert]:
+        """Return alerts of one of *statuses*, or of any, in the order in which they came, *limit* at most."""
+        ...
+
+    def attempts(self, outbox: str, event_id: str, /) -> list[OutboxAttempt]:
+        """Return the attempts to deliver the alert about an event, the first of them first."""
+        ...
+
+    def oldest_pending(self, outbox: str | None = None, /) -> int | None:
+        """Return the number of the first event about which an alert is pending or dead; None if there is none."""
+        ...
+
+    def retry(self, outbox: str | None, event_ids: Iterable[str] | None, now: float, /) -> int:
+        """
+        Make alerts that are dead, discarded or waiting due now, on a new schedule; return how many.
+
+        Also note that people did so: a sender tries a broken route then.
+
+        Args:
+            outbox: The outbox.
+            event_ids: The events that they are about; None: all that are dead.
+            now: The time.
+        """
+        ...
+
+    def discard(self, outbox: str | None, event_ids: Iterable[str], reason: str, now: float, /) -> int:
+        """Give up alerts that are dead or pending, which are kept, with the *reason*; return how many."""
+        ...
+
+
+class Place(Protocol):
+    """
+    Where the alerts of outboxes are kept. All methods block, and any thread may call them.
+
+    Its text names it in messages, and has no secret.
+
+    Attributes:
+        kind: What it is, in a word.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    def run(self, calls: Sequence[Callable[[Queue], T]], *, writes: bool = True) -> list[T]:
+        """
+        Make *calls* in one transaction, perhaps several times, and return their results when it is on the disk.
+
+        Args:
+            calls: What to do.
+            writes: Whether they may change anything.
+
+        Raises:
+            OutboxError: The place can't be used; the message names it and the reason.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close what is open; the next call opens it again."""
+        ...

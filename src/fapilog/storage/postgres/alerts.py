@@ -1,0 +1,64 @@
+"""
+Alerts in the database of a trail: put in by the transaction that stores the record, and announced to the senders.
+
+The outbox in `fapilog.delivery.outbox.postgres` sends them; here is only what a storage does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+
+from ...record.formats import encoded
+from ...record.values import text
+from ..protocol import KeptAlert
+from .connection import Connection
+
+__all__ = ["CHANNEL", "notify", "put_alerts", "told"]
+
+CHANNEL: Final = "fapilog_alerts"
+"""The channel on which senders are told that there is something to do; the payload is the name of the trail."""
+
+_PUT: Final = """\
+INSERT INTO fapilog.alerts (trail, outbox, sequence_number, event_id, event_type, severity, channel, event)
+SELECT %s, * FROM unnest(%s::text[], %s::int8[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[])
+ON CONFLICT DO NOTHING
+"""
+
+
+def put_alerts(connection: Connection, trail: str, alerts: Sequence[KeptAlert]) -> int:
+    """Put *alerts* into their outboxes, in the transaction of *connection*; return how many were not there yet."""
+    if not alerts:
+        return 0
+    rows = [
+        (
+            outbox,
+            event.sequence_number or 0,
+            told(event.event_id),
+            told(getattr(event.event_type, "value", event.event_type)),
+            told(severity),
+            None if channel is None else told(channel),
+            encoded(event),
+        )
+        for outbox, severity, channel, event in alerts
+    ]
+    return connection.execute(_PUT, (trail, *map(list, zip(*rows, strict=True)))).rowcount
+
+
+def told(value: object) -> str:
+    """Return *value* as text that PostgreSQL can keep: without the NUL, which none of its texts has."""
+    return text(value).replace("\0", "\ufffd")
+
+
+def notify(connection: Connection, trail: str) -> None:
+    """
+    Tell the senders of *trail* that there is something to do, without a word where that can't be done: they also look.
+
+    By itself, and not in the transaction that stores: a commit with a notification waits for all others of the
+    database. https://www.postgresql.org/docs/current/sql-notify.html
+    """
+    with contextlib.suppress(psycopg.Error):
+        connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, trail))

@@ -1,0 +1,435 @@
+"""The outbox in PostgreSQL: one transaction with the record, several processes, and a server that comes and goes."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+pytest.importorskip("psycopg")
+
+import psycopg
+
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    AuditStorageError,
+    AuditTrail,
+    ComplianceLevel,
+    CompliancePolicy,
+    OutboxError,
+)
+from fapilog.core.alerting import Alert
+from fapilog.core.signals import compliance_alert
+from fapilog.delivery.fanout import FanOut
+from fapilog.delivery.outbox.postgres import PostgresOutbox
+from fapilog.delivery.retry import Retrying
+from fapilog.delivery.route import Route, when
+from fapilog.storage.memory import MemoryStorage
+from fapilog.storage.postgres import PostgresStorage
+from fapilog.storage.postgres.alerts import CHANNEL
+from fapilog.storage.protocol import KeptAlert
+from fapilog.testing import RecordingDispatcher
+from tests.doubles.cutting_proxy import CuttingProxy
+from tests.doubles.outboxes import owned, statuses
+from tests.doubles.pgbouncer import pgbouncer
+from tests.doubles.postgres import Server, fleet
+from tests.doubles.scripted_dispatcher import Scripted, an_event
+
+pytestmark = pytest.mark.real_time
+
+HOLDING = Path(__file__).parents[1] / "programs" / "holding_outbox.py"
+VIOLATION = AuditEventType.SECURITY_VIOLATION
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Server]:
+    """Run a server with the tables; it need not survive a power cut."""
+    with fleet() as started:
+        yield started
+
+
+@pytest.fixture
+def storage(database: Server, request: pytest.FixtureRequest) -> PostgresStorage:
+    """Return a storage for a trail of the test's own, in the role of a service."""
+    return PostgresStorage(database.dsn(user="service"), request.node.name)
+
+
+def pager(inner: Any, storage: PostgresStorage, **options: Any) -> PostgresOutbox:
+    """Return an outbox as another process would have it."""
+    return PostgresOutbox(inner, storage, **{"name": "pager", **options})
+
+
+def rows(database: Server, storage: PostgresStorage, columns: str = "outbox, status") -> list[tuple[Any, ...]]:
+    """Return what is in the outboxes of a trail."""
+    with psycopg.connect(database.dsn()) as connection:
+        query = f"SELECT {columns} FROM fapilog.alerts WHERE trail = %s ORDER BY id"  # noqa: S608
+        return connection.execute(query.encode(), [storage.trail]).fetchall()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait for something that another thread, or another outbox, does."""
+    with anyio.fail_after(60):
+        while not condition():  # noqa: ASYNC110  nothing tells of it
+            await anyio.sleep(0.01)
+
+
+# -- in the transaction of the record
+
+
+async def test_a_stored_event_is_in_the_outbox(database: Server, storage: PostgresStorage) -> None:
+    """A process that dies right after the commit has lost nothing: another one sends the alert, as it would have."""
+    trail = AuditTrail(storage=storage, alert_dispatcher=pager(Scripted(), storage))
+    trail._announce = lambda event: None  # type: ignore[method-assign]  # it dies here
+    event_id = await trail.log_security_event(VIOLATION, "the safe is open", user_id="alice")
+    await trail.log_data_access("patient/42", "read")
+    assert rows(database, storage) == [("pager", "pending")]
+    inner = RecordingDispatcher()
+    async with pager(inner, storage):
+        [alert] = await inner.wait_for(1)
+    [stored] = await trail.get_events(event_id=event_id)
+    assert alert.event == stored
+    assert (alert.event.sequence_number, alert.severity) == (1, "security")
+
+
+async def test_an_event_that_is_not_stored_leaves_no_alert(database: Server, storage: PostgresStorage) -> None:
+    """What is rolled back with the record, or is there already, is in no outbox."""
+    async with AuditTrail(storage=storage, alert_dispatcher=pager(Scripted(), storage)) as trail:
+        for _ in range(2):
+            await trail.log_security_event(VIOLATION, "m", event_id="one")
+    assert rows(database, storage, "event_id") == [("one",)]
+    event = AuditEvent(event_id="one", event_type=VIOLATION, message="m")
+    with pytest.raises(AuditStorageError, match="has the id of this event already"):
+        await storage.append(event, alerts=[KeptAlert("another", "security", None, event)])
+    assert rows(database, storage, "outbox") == [("pager",)]
+
+
+async def test_a_role_that_may_not_alert_stores_nothing(database: Server, storage: PostgresStorage) -> None:
+    """Where the alert can't be put in, the event is not stored either."""
+    with psycopg.connect(database.dsn(), autocommit=True) as connection:
+        connection.execute("REVOKE INSERT ON fapilog.alerts FROM fapilog_writer, fapilog_sender")
+        try:
+            trail = AuditTrail(storage=storage, alert_dispatcher=pager(Scripted(), storage))
+            with pytest.raises(AuditStorageError, match="permission denied for table alerts"):
+                await trail.log_security_event(VIOLATION, "m")
+        finally:
+            connection.execute("GRANT INSERT ON fapilog.alerts TO fapilog_writer, fapilog_sender")
+    assert (await trail.verify_chain_from_storage()).events_checked == 0
+
+
+async def test_each_target_has_its_own(database: Server, storage: PostgresStorage) -> None:
+    """A fan-out of outboxes, and a route of them, have the alert put into those that it goes to."""
+    one, two = pager(Scripted(), storage, name="one"), pager(Scripted(), storage, name="two")
+    routed = Route({when(severity="security"): FanOut([one, RecordingDispatcher()])}, default=two)
+    for dispatcher in (FanOut([one, two]), routed):
+        trail = AuditTrail(storage=storage, alert_dispatcher=dispatcher)
+        trail._announce = lambda event: None  # type: ignore[method-assign]
+        await trail.log_security_event(VIOLATION, "m")
+    assert rows(database, storage, "outbox, sequence_number") == [("one", 1), ("two", 1), ("one", 2)]
+
+
+async def test_what_can_decide_otherwise_later_is_not_asked(database: Server, storage: PostgresStorage) -> None:
+    """Where something else decides on the alert, it comes by `send_alert`, as it does for any outbox."""
+
+    class Choosy(AuditTrail):
+        async def _send_compliance_alert(self, event: AuditEvent) -> None:
+            """Announce nothing."""
+
+    outbox = pager(Scripted(), storage)
+    own = Route({lambda event, severity, channel: event.sequence_number == 2: Scripted()}, default=outbox)
+    elsewhere = MemoryStorage()
+    for trail in (
+        Choosy(storage=storage, alert_dispatcher=outbox),
+        AuditTrail(storage=storage, alert_dispatcher=own),
+        AuditTrail(storage=elsewhere, alert_dispatcher=outbox),
+        AuditTrail(storage=storage, alert_dispatcher=Retrying(outbox)),
+        AuditTrail(storage=storage, alert_dispatcher=Broken()),
+    ):
+        if type(trail) is AuditTrail:
+            trail._announce = lambda event: None  # type: ignore[method-assign]
+        await trail.log_security_event(VIOLATION, "m")
+    with compliance_alert.muted():
+        await AuditTrail(storage=storage, alert_dispatcher=outbox).log_security_event(VIOLATION, "m")
+    assert rows(database, storage) == []
+
+
+class Broken(Scripted):
+    """Raises where it is asked which of its outboxes keep an alert."""
+
+    def kept_in(self, storage: object, alert: Alert) -> list[str]:
+        raise ZeroDivisionError
+
+
+async def test_the_outbox_holds_what_is_sent(database: Server, storage: PostgresStorage) -> None:
+    """With the minimum necessary the outbox holds no more; on delivery the event is gone."""
+    policy = CompliancePolicy(level=ComplianceLevel.HIPAA, hipaa_minimum_necessary=True)
+    inner = RecordingDispatcher()
+    trail = AuditTrail(policy, storage=storage, alert_dispatcher=pager(inner, storage))
+    trail._announce = lambda event: None  # type: ignore[method-assign]
+    await trail.log_security_event(VIOLATION, "jane is ill", user_id="jane")
+    [(event,)] = rows(database, storage, "event")
+    assert b"jane" not in event
+    async with pager(inner, storage):
+        [alert] = await inner.wait_for(1)
+        assert alert.event.sequence_number == 1
+    assert rows(database, storage, "event, status") == [(None, "delivered")]
+
+
+async def test_a_trail_with_an_outbox(storage: PostgresStorage) -> None:
+    """Alerts of tasks and of synchronous code arrive once, and a start finds nothing to resend."""
+    inner = RecordingDispatcher()
+    for number in (2, 4):
+        async with AuditTrail(storage=storage, alert_dispatcher=pager(inner, storage)) as trail:
+            await trail.log_security_event(VIOLATION, "one")
+            trail.sync.log_security_event(VIOLATION, "two")
+            await inner.wait_for(number)
+            await trail.drain()
+    assert [alert.event.sequence_number for alert in inner.alerts] == [1, 2, 3, 4]
+
+
+# -- several processes
+
+
+async def test_a_killed_process_is_taken_over(
+    storage: PostgresStorage, database: Server, anyio_backend_name: str
+) -> None:
+    """Alerts that a process held when it was killed are sent by another one when its lease is over, and not before."""
+    await pager(Scripted(), storage)._store.run(
+        lambda queue: [queue.put("pager", Alert(an_event(number), "critical", None), 0.0) for number in (1, 2, 3)]
+    )
+    command = [sys.executable, str(HOLDING), database.dsn(user="service"), storage.trail, anyio_backend_name]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: ASYNC220
+    assert holder.stdout is not None
+    for _ in range(3):
+        await anyio.to_thread.run_sync(holder.stdout.readline)
+    inner = RecordingDispatcher()
+    async with pager(inner, storage, lease=4.0) as outbox:
+        await anyio.sleep(5.0)
+        assert not inner.alerts  # it renews its lease
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+        began = time.monotonic()
+        await inner.wait_for(3)
+        assert time.monotonic() - began < 30
+    assert [each.outcome for each in await outbox.history(an_event(1).event_id)] == ["stopped", "dispatched"]
+
+
+async def test_others_hear_of_an_alert_at_once(storage: PostgresStorage) -> None:
+    """A sender that has nothing to do for an hour is woken when another process stores an alert, or retries one."""
+    inner = Scripted(None, ZeroDivisionError(), None)
+    async with pager(inner, storage, lease=3600.0, schedule=[3600.0]) as outbox:
+        await until(lambda: is_listening(storage))
+        trail = AuditTrail(storage=PostgresStorage(dsn_of(storage), storage.trail))
+        event = AuditEvent(event_type=VIOLATION, message="m")
+        await trail._storage.append(event, alerts=[KeptAlert("pager", "security", None, event)])  # type: ignore[call-arg]
+        await until(lambda: len(inner.calls) == 1)
+        await pager(Scripted(), storage)._store.run(
+            lambda queue: queue.put("pager", Alert(an_event(7), "critical", None), 0)
+        )
+        await until(lambda: len(inner.calls) == 2)
+        while (await outbox.history(an_event(7).event_id))[0].outcome is None:  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+        await pager(Scripted(), storage).retry(an_event(7).event_id)
+        await until(lambda: len(inner.calls) == 3)
+        await trail.stop()
+
+
+def dsn_of(storage: PostgresStorage) -> str:
+    parameters = storage.server._parameters
+    return " ".join(f"{name}={value}" for name, value in parameters.items())
+
+
+def is_listening(storage: PostgresStorage) -> bool:
+    with psycopg.connect(dsn_of(storage).replace("user=service", "user=postgres")) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE query = %s"
+        return connection.execute(query, [f"LISTEN {CHANNEL}"]).fetchone() != (0,)
+
+
+async def test_the_thread_that_listens_ends(storage: PostgresStorage) -> None:
+    """An outbox that was left has no connection any more, and no thread."""
+    before = {each.ident for each in threading.enumerate()}
+    async with pager(Scripted(), storage):
+        await until(lambda: is_listening(storage))
+    await until(
+        lambda: (
+            not [each for each in threading.enumerate() if each.name == "fapilog outbox" and each.ident not in before]
+        )
+    )
+
+
+async def test_behind_a_pooler_it_looks(database: Server, storage: PostgresStorage) -> None:
+    """Behind PgBouncer in transaction mode nothing is listened to, and everything arrives."""
+    with pgbouncer(database, "service") as dsn:
+        pooled = PostgresStorage(dsn, storage.trail)
+        inner = RecordingDispatcher()
+        outbox = pager(inner, pooled, lease=0.5)
+        async with AuditTrail(storage=pooled, alert_dispatcher=outbox) as trail:
+            await trail.log_security_event(VIOLATION, "m")
+            await inner.wait_for(1)
+            event = AuditEvent(event_type=VIOLATION, message="m")
+            await storage.append(event, alerts=[KeptAlert("pager", "security", None, event)])
+            await inner.wait_for(2)
+            assert not is_listening(storage)
+        assert (await trail.verify_chain_from_storage()).events_checked == 2
+
+
+async def test_clocks_that_differ(storage: PostgresStorage) -> None:
+    """A process whose clock is a day ahead, and one whose clock is behind, wait as long as all others."""
+    inner = Scripted(ZeroDivisionError(), None)
+    outbox = pager(inner, storage, schedule=[0.5])
+    outbox._now = outbox._store._now = outbox._sender._now = lambda: time.time() + 86_400.0
+    async with outbox:
+        await outbox.send_alert(an_event(), severity="critical")
+        await until(lambda: len(inner.calls) == 2)
+    assert inner.waits[0] < 30
+    found = await pager(Scripted(), storage).find(an_event().event_id)
+    assert found is not None
+    assert abs(found.came_at.timestamp() - time.time()) < 3600
+    [first, _] = await outbox.history(found.event_id)
+    assert abs(first.began_at.timestamp() - time.time()) < 3600
+
+
+async def test_a_server_whose_clock_was_ahead(database: Server, storage: PostgresStorage) -> None:
+    """Times that a server with a wrong clock has written are put right by the next connection."""
+    inner = RecordingDispatcher()
+    await _put(storage, 1)
+    with psycopg.connect(database.dsn()) as connection:
+        connection.execute(
+            "UPDATE fapilog.alerts SET due_at = now() + interval '1 year', came_at = now() + interval '1 year'"
+            " WHERE trail = %s",
+            [storage.trail],
+        )
+    async with pager(inner, storage) as outbox:
+        await inner.wait_for(1)
+        await until(lambda: not outbox.state.pending)
+
+
+async def _put(storage: PostgresStorage, number: int) -> None:
+    outbox = pager(Scripted(), storage)
+    await outbox._store.run(lambda queue: queue.put("pager", Alert(an_event(number), "critical", None), time.time()))
+    outbox._store.place.close()
+
+
+# -- a server that comes and goes
+
+
+async def test_the_server_is_restarted(database: Server, storage: PostgresStorage) -> None:
+    """While the server is away alerts wait, and that is an incident; when it is back they arrive, each once."""
+    inner = Scripted()
+    storage = PostgresStorage(database.dsn(user="service"), storage.trail, timeout=1.0)
+    outbox = pager(inner, storage, schedule=[0.2] * 100, lease=1.0)
+    async with owned(outbox) as told:
+        await outbox.send_alert(an_event(1), severity="critical")
+        await until(lambda: len(inner.calls) == 1)
+        database.stop()
+        try:
+            await outbox.send_alert(an_event(2), severity="critical")
+            assert "the database of the outbox pager" in told.failures
+            assert "PostgreSQL" in told.failures["the database of the outbox pager"]
+        finally:
+            database.start()
+        await outbox.send_alert(an_event(3), severity="critical")
+        await until(lambda: len(inner.calls) == 3)
+        await until(lambda: "the database of the outbox pager" in told.recovered)
+    assert inner.ids == [an_event(number).event_id for number in (1, 2, 3)]
+    assert await statuses(outbox, *map(an_event, (1, 2, 3))) == ["delivered"] * 3
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+async def test_cut_connections(database: Server, storage: PostgresStorage, *, forwards: bool) -> None:
+    """Wherever the connection is cut, every alert arrives, and twice only after an attempt that nobody knows about."""
+    proxy = CuttingProxy(database.port)
+    try:
+        dsn = f"{database.dsn(user='service', port=proxy.port)} sslmode=disable gssencmode=disable"
+        away = PostgresStorage(dsn, storage.trail)
+        inner = Scripted()
+        outbox = pager(inner, away, lease=0.5, timeout=0.5)
+        async with outbox:
+            for number in range(1, 31):
+                proxy.arm(number, forwards=forwards)
+                await outbox.send_alert(an_event(number), severity="critical")
+                proxy.disarm()
+            await until(lambda: len(set(inner.ids)) == 30)
+        for number in range(1, 31):
+            event_id = an_event(number).event_id
+            history = await pager(Scripted(), storage).history(event_id)
+            unknown = [each for each in history if each.outcome in {None, "stopped"}]
+            assert inner.ids.count(event_id) <= 1 + len(unknown), history
+    finally:
+        proxy.close()
+
+
+# -- roles, forks and errors
+
+
+async def test_roles(database: Server, storage: PostgresStorage) -> None:
+    """A writer puts alerts in, and may neither send nor remove them; an auditor may read."""
+    await _put(storage, 1)
+    for user in ("writer", "auditor"):
+        other = PostgresStorage(database.dsn(user=user), storage.trail)
+        outbox = pager(Scripted(), other)
+        assert [each.event_id for each in await outbox.pending()] == [an_event(1).event_id]
+        with pytest.raises(OutboxError, match="permission denied for table"):
+            await outbox.discard(an_event(1).event_id, reason="mine")
+        with pytest.raises(OutboxError, match="permission denied for table"):
+            await outbox.retry(an_event(1).event_id)
+    writer = PostgresStorage(database.dsn(user="writer"), storage.trail)
+    trail = AuditTrail(storage=writer, alert_dispatcher=pager(RecordingDispatcher(), writer))
+    await trail.log_security_event(VIOLATION, "m")
+    assert rows(database, storage, "status") == [("pending",)] * 2
+
+
+def test_a_forked_child_leaves_the_parent_its_connections(storage: PostgresStorage) -> None:
+    """A child of a process that has used an outbox uses it too, and the parent goes on."""
+    outbox = pager(RecordingDispatcher(), storage)
+
+    def send(number: int) -> None:
+        anyio.run(partial(outbox.send_alert, an_event(number), severity="critical"))
+
+    send(1)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            send(2)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    send(3)
+    found = [anyio.run(outbox.find, an_event(number).event_id) for number in (1, 2, 3)]
+    assert [each and each.status for each in found] == ["delivered"] * 3
+
+
+def test_what_is_no_outbox(storage: PostgresStorage) -> None:
+    """A storage of another kind, a name that is too long, and two of one name are refused in words."""
+    with pytest.raises(TypeError, match="storage: expected the PostgresStorage of the trail; got a MemoryStorage"):
+        PostgresOutbox(Scripted(), MemoryStorage())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="name: expected at most 200 characters; got 201"):
+        pager(Scripted(), storage, name="x" * 201)
+    with pytest.raises(ValueError, match="got two outboxes of one name"):
+        FanOut([pager(Scripted(), storage), pager(Scripted(), storage)])
+    secret = PostgresStorage("postgresql://service:t0k3n@db.example/audit", "clinic")
+    outbox = PostgresOutbox(Scripted(), secret)
+    assert outbox.place == "PostgreSQL db.example:5432/audit, trail 'clinic'"
+    assert "t0k3n" not in repr(vars(outbox))
+
+
+def test_the_page_can_be_followed(database: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example in the docs prints what the page says."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "alert-from-a-fleet.md").read_text(encoding="utf-8")
+    code, output = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
+    dsn = "postgresql://clinic@db.example/audit"
+    assert dsn in code
+    exec(code.replace(dsn, database.dsn(user="service")), {"__name__": "__main__"})  # noqa: S102
+    assert capsys.readouterr().out == output
