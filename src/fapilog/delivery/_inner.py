@@ -33,10 +33,10 @@ __all__ = [
 
 class Managers:
     """
-    Enters those of some dispatchers that are asynchronous context managers, in order, and leaves them.
+    Enters dispatchers that are asynchronous context managers, in order, and leaves them.
 
-    Each is entered and left in a task of its own, so that any task may enter the wrapper, and any other leave it. When
-    entering one fails, those that were entered are left. May be entered again while it is entered, if they may.
+    A dispatcher is entered and left in a task of its own, so that any task may enter the wrapper, and any other leave
+    it. If entering one fails, the entered ones are left. May be entered again while it is entered, if they may.
     """
 
     def __init__(self, dispatchers: Iterable[AlertDispatcher]) -> None:
@@ -48,7 +48,7 @@ class Managers:
         self._entered.append(await enter_all(self._managers))
 
     async def leave(self) -> None:
-        """Leave all, the last entered first, whatever one of them raises."""
+        """Leave all, the last entered first, even if one of them raises."""
         await leave_all(self._entered.pop())
 
 
@@ -59,8 +59,8 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
     if not given:
         raise ValueError("dispatchers: expected at least one; got none")
     if len({id(each) for each in given}) < len(given):
-        raise ValueError("dispatchers: expected each once; got one of them twice")
-    # Two outboxes of one name in one place are one outbox: of each alert one of them would send it, and not both.
+        raise ValueError("dispatchers: expected every dispatcher once; got one of them twice")
+    # Two outboxes of one name in one place are one outbox: only one of them would send an alert, and not both.
     places = [
         (place, getattr(each, "name", "")) for each in given if (place := getattr(each, "place", None)) is not None
     ]
@@ -76,7 +76,7 @@ def kinds(dispatchers: Iterable[AlertDispatcher]) -> list[str]:
 
 async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | None) -> Exception | None:
     """
-    Hand *alert* to *dispatcher* once, and return why it may not have it; None if it has.
+    Send *alert* to *dispatcher* once, and return the error if it may not have it; None if it has.
 
     Args:
         dispatcher: Runs in a task of its own, which it may cancel.
@@ -133,5 +133,5 @@ def kept_in(dispatchers: Iterable[AlertDispatcher], storage: object, alert: Aler
 
 
 async def missing_from(dispatcher: DurableDispatcher, alerts: Sequence[Alert]) -> set[tuple[str, str, str | None]]:
-    """Return the keys of those of *alerts* that *dispatcher* lacks."""
+    """Return the keys of the *alerts* that *dispatcher* lacks."""
     return {alert.key for alert in await dispatcher.lacking(alerts)}

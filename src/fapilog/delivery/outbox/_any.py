@@ -36,23 +36,23 @@ SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 
 
 class AnyOutbox:
     """
-    An outbox, wherever its alerts are kept; see `Outbox`.
+    An outbox for any place of its alerts; see `Outbox`.
 
     Args:
-        inner: As of `Outbox`; so are all others that are not named here.
-        place: Where its alerts are kept.
-        name: As of `Outbox`.
-        schedule: As of `Outbox`.
-        concurrency: As of `Outbox`.
-        timeout: As of `Outbox`.
-        keep: As of `Outbox`.
-        old_after: As of `Outbox`.
-        lease: As of `Outbox`.
-        stop_timeout: As of `Outbox`.
-        now: As of `Outbox`.
+        inner: As for `Outbox`.
+        place: Keeps the alerts.
+        name: As for `Outbox`.
+        schedule: As for `Outbox`.
+        concurrency: As for `Outbox`.
+        timeout: As for `Outbox`.
+        keep: As for `Outbox`.
+        old_after: As for `Outbox`.
+        lease: As for `Outbox`.
+        stop_timeout: As for `Outbox`.
+        now: As for `Outbox`.
 
     Attributes:
-        name: As given.
+        name: The name of the outbox.
         resumes: True: the outbox keeps the alerts that it has taken.
     """
 
@@ -96,12 +96,12 @@ class AnyOutbox:
 
     @property
     def place(self) -> str:
-        """Where its alerts are kept, in words without a secret."""
+        """The place of its alerts, in words without a secret."""
         return str(self._store.place)
 
     @property
     def state(self) -> OutboxState:
-        """How much is in it, as it was about a second ago, or when this process last did something with it."""
+        """The numbers of its alerts about a second ago, or when this process last used the outbox."""
         return self._sender.state
 
     def __repr__(self) -> str:
@@ -151,7 +151,7 @@ class AnyOutbox:
         A caller that is cancelled meanwhile may find it kept or not.
 
         Raises:
-            Exception: The place of the alerts can't be used, and what sending the alert directly raised.
+            Exception: The place of the alerts can't be used, and sending the alert directly failed with this exception.
         """
         alert, now, name = Alert(event, severity, channel), self._now(), self.name
         with self._store.taking(event.event_id):
@@ -161,7 +161,7 @@ class AnyOutbox:
                 self._store.note_sent_directly(await self._sender.send_directly(alert))
                 return
             except Exception as error:
-                # Not noted later: an alert that can't be kept would stand in the way of all others.
+                # Not noted later: an alert that can't be kept would block all other alerts.
                 _log.error("the outbox %s can't keep an alert (%s)", name, type(error).__qualname__)
                 await self._sender.send_directly(alert)
                 return
@@ -179,7 +179,7 @@ class AnyOutbox:
         Raises:
             OutboxError: The place of the alerts can't be used.
         """
-        # That of this process, if a damaged place took its own along.
+        # The mark of this process, if the mark of the place was lost with a damaged place.
         first = self._mark or head
 
         def begin(queue: Queue) -> ChainHead:
@@ -194,7 +194,7 @@ class AnyOutbox:
 
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
         """
-        Return those of *alerts* that are after the mark and have not come.
+        Return the *alerts* that are after the mark and have not come.
 
         Raises:
             OutboxError: The place of the alerts can't be used.

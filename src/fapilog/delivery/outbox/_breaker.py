@@ -1,4 +1,4 @@
-"""How the target does: the consequence of each attempt, for the alert and for the attempts after it."""
+"""The state of the target, and the consequence of an attempt for the alert and for the attempts after it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["LONGEST_PAUSE", "Breaker", "Verdict"]
 # A target that asks for a longer pause, perhaps since its clock is wrong, would stop all alerts for as long.
 LONGEST_PAUSE: Final = 86_400.0
 # "Retry-After: 0", or a date that is over, would have the target called as fast as it refuses. So a pause is a second
-# at least, and twice as long with each refusal in a row, up to five minutes.
+# at least, and doubles with every refusal in a row, up to five minutes.
 _SHORTEST_PAUSE: Final = 1.0
 _LONGEST_FLOOR: Final = 300.0
-# A broken route is tried as the schedule says, and every quarter of an hour at least: whoever mends it waits.
+# A broken route is tried as the schedule says, and every quarter of an hour at least: the operator who mends it waits.
 _LONGEST_PROBE: Final = 900.0
 # So many failures one after the other mean that the target is down, and not that it dislikes an alert.
 _DOWN: Final = 3
-# Alerts that are claimed for each lane, so that no lane waits for the store.
+# Alerts that are claimed per lane, so that no lane waits for the store.
 _AHEAD: Final = 16
 
 
@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
     The consequence of an attempt.
 
     Attributes:
-        outcome: How the attempt ended.
+        outcome: The outcome of the attempt.
         status: The status of the alert from now on.
         wait: Seconds until the next attempt, if the alert is pending.
         failures: The attempts that have counted against the schedule of the alert.
@@ -52,8 +52,8 @@ class Breaker:
     Judges attempts, and slows the sender down while the target fails.
 
     It opens after three failures in a row, when the target asks for a pause, or when the route to it is broken: then
-    one alert is sent at a time. While the route is broken none is sent but one now and then. Each success closes it by
-    one lane, which is twice as many for each round.
+    one alert is sent at a time. While the route is broken none is sent but one now and then. Every success opens one
+    more lane, so that the lanes double with every round.
 
     Args:
         most: Alerts that may be sent at once while it is closed.
@@ -62,7 +62,7 @@ class Breaker:
     Attributes:
         lanes: Alerts that may be sent at once now.
         paused_until: When the target may be called again, on the event loop's clock.
-        asked_until: Likewise, by its own wish alone, of which other processes are told.
+        asked_until: Likewise, by its own wish alone, which other processes learn from the file.
         recovered: Whether a success has followed on an outage, and the alerts that wait are to be made due.
     """
 
@@ -82,13 +82,13 @@ class Breaker:
         return self._probes > 0
 
     def room(self, held: int, now: float) -> int:
-        """Return how many alerts may be claimed beside *held*: several for each lane, but one in all to probe with."""
+        """Return how many alerts may be claimed beside *held*: several per lane, but one in all to probe with."""
         if now < self.paused_until:
             return 0
         return self.lanes * (_AHEAD if self.lanes > 1 else 1) - held
 
     def try_route(self, now: float) -> bool:
-        """Let a broken route be tried now, since people say so; return whether that is earlier than it would be."""
+        """Let a broken route be tried now, as an operator wants; return whether that is earlier than it would be."""
         if not self._probes or not self.asked_until <= now < self.paused_until:
             return False
         self.paused_until = now
@@ -132,7 +132,7 @@ class Breaker:
         self.recovered = False
 
     def _waiting(self, verdict: Verdict) -> Verdict:
-        # What was waited, and not what a clock says: it may be set meanwhile.
+        # The waits are summed up, and no clock is read: it may be set meanwhile.
         is_over = verdict.spent > max(sum(self._schedule), verdict.wait)
         return verdict._replace(status="dead") if is_over else verdict
 
@@ -148,7 +148,7 @@ class Breaker:
 
     def _pause(self, asked: float, now: float) -> float:
         """Let nothing be sent for as long as the target *asked*, and no less than the floor; return the seconds."""
-        # Those that were under way at the first refusal are refused as well, and say nothing new.
+        # Alerts that were under way at the first refusal are refused as well, and say nothing new.
         if now >= self.asked_until or not self._refusals:
             self._refusals += 1
         floor = min(_LONGEST_FLOOR, _SHORTEST_PAUSE * 2.0 ** min(self._refusals - 1, 30))

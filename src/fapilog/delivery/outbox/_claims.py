@@ -15,11 +15,11 @@ __all__ = ["Claim", "Claims", "Ending"]
 
 class Claim(NamedTuple):
     """
-    An alert that was taken out to be sent.
+    An alert that was claimed to be sent.
 
     Attributes:
         alert: The alert to send.
-        came_at: When it came, in seconds since 1970.
+        came_at: When the alert came, in seconds since 1970.
         attempt: Which attempt this is.
         failures: How many attempts have counted against its schedule.
         spent: How many seconds of waiting have counted against it instead.
@@ -36,7 +36,7 @@ class Claim(NamedTuple):
 
     @property
     def event_id(self) -> str:
-        """The event that it is about: that is what an alert is known by, in whatever store."""
+        """The id of its event, which identifies an alert in every store."""
         return self.alert.event.event_id
 
 
@@ -72,15 +72,15 @@ class Ending(NamedTuple):
 
 class Claims:
     """
-    The alerts that a process has claimed, each from its claim until the store knows how the attempt ended.
+    The alerts that a process has claimed, from the claim until the end of the attempt is stored.
 
     Attributes:
-        lease: Tells these claims from the claims of all others in the store.
+        lease: Marks these claims in the store, where other processes have claims too.
         held: The claims whose attempt has not ended, by the id of their event.
-        until: When somebody else may take each of these, on the event loop's clock.
+        until: When another process may take these over, on the event loop's clock.
         waiting: The held claims of which no attempt was begun, the longest due first.
-        returned: Claims of which no attempt is to be made; the store is to be told.
-        endings: How attempts ended; the store is to be told.
+        returned: Claims of which no attempt is to be made; not stored yet.
+        endings: How attempts ended; not stored yet.
     """
 
     def __init__(self) -> None:

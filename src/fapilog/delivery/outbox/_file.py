@@ -1,8 +1,7 @@
 """
 The file of an outbox, in SQLite: opened, made, locked, and set aside if it is damaged.
 
-`OutboxFile` makes calls in a transaction, and blocks: the store has it do so in a worker thread, the command line as it
-is.
+`OutboxFile` makes calls in a transaction, and blocks: the store calls it in a worker thread, the command line directly.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ T = TypeVar("T")
 
 _log: Final = Log("fapilog.delivery")
 
-# "fapi", so that `file` and SQLite's own tools tell whose it is: https://www.sqlite.org/fileformat.html#application_id
+# "fapi", by which `file` and SQLite's own tools recognize it: https://www.sqlite.org/fileformat.html#application_id
 _APPLICATION_ID: Final = 0x66617069
 # Seconds that a call waits for another process to finish its own.
 _BUSY_TIMEOUT: Final = 10.0
 # Bytes of the write-ahead log beside the file. SQLite empties it at about 4 MiB, but not while a reader has a
-# transaction open: then the log grows with each commit.
+# transaction open: then the log grows with every commit.
 # https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files
 _LARGE_LOG: Final = 64 * 2**20
 # Seconds between two looks at its size.
@@ -52,8 +51,8 @@ class OutboxFile:
     database, or a damaged one, is renamed to ``NAME.corrupt-…`` and a new one takes its place.
 
     Args:
-        path: Where it is: a local file system, as SQLite's locks can't be relied on over NFS.
-        must_exist: Whether to raise instead of making it.
+        path: The path of the file: on a local file system, as SQLite's locks can't be relied on over NFS.
+        must_exist: Whether to raise if the file is missing, instead of making it.
     """
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
@@ -77,8 +76,8 @@ class OutboxFile:
         Make *calls* in one transaction, and return their results when it is on the disk.
 
         Args:
-            calls: What to do.
-            writes: Whether they may change anything.
+            calls: Called with the queue.
+            writes: Whether the calls may change the file.
 
         Raises:
             OutboxError: None of them had an effect. The message names the file and the reason.
@@ -119,7 +118,7 @@ class OutboxFile:
             self._close()
 
     def before_fork(self) -> bool:
-        """Close it, let nobody open it before `after_fork`, and return True."""
+        """Close it, keep it closed until `after_fork`, and return True."""
         self._lock.acquire()
         self._close()
         return True
@@ -171,7 +170,7 @@ class OutboxFile:
             )
             self._closes = weakref.finalize(self, close, connection)
             connection.text_factory = _utf8
-            # Before anything is changed: it may be somebody else's.
+            # Before anything is changed: it may be another program's file.
             steps = self._steps(connection)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
@@ -189,7 +188,7 @@ class OutboxFile:
             raise OutboxError(f"{self.path}: expected a file that may be read and written; this one may not be")
 
     def _steps(self, connection: sqlite3.Connection) -> tuple[str, ...]:
-        """Return the SQL that makes or upgrades the tables; raise if it is somebody else's, or of a later version."""
+        """Return the SQL that makes or upgrades the tables; raise if the file is no outbox, or of a later version."""
         application, version = number(connection, "application_id"), number(connection, "user_version")
         if (application, version) == (_APPLICATION_ID, VERSION):
             return ()
@@ -213,7 +212,7 @@ class OutboxFile:
             raise (_CorruptError if _is_corrupt(error) else OutboxError)(f"{self.path}: {error}") from error
 
     def _set_aside(self, inode: tuple[int, int] | None) -> None:
-        """Rename a damaged file, with what belongs to it, unless somebody has done so meanwhile."""
+        """Rename a damaged file, with its log and index, unless another process has done so meanwhile."""
         with self._errors(), locked(self.path.parent, patience=_BUSY_TIMEOUT, error=OutboxError):
             if inode is None or inode != inode_of(self.path) or not self._is_damaged():
                 return
@@ -243,5 +242,5 @@ def _is_corrupt(error: sqlite3.Error) -> bool:
 
 
 def _utf8(stored: bytes) -> str:
-    """Return text, of whatever bytes: SQLite's own way fails for the whole row, and with it for all others."""
+    """Return any bytes as text: SQLite's own way fails for the whole row, and with it for all other rows."""
     return stored.decode("utf-8", "replace")

@@ -1,5 +1,5 @@
 """
-Lose no alert: keep each in a file until it is delivered, however long that takes.
+Lose no alert: keep all in a file until they are delivered, however long that takes.
 
     from fapilog.delivery.outbox import Outbox
 
@@ -22,7 +22,7 @@ __all__ = ["Outbox"]
 
 class Outbox(AnyOutbox):
     """
-    Takes each alert into a file, and sends it from there until it is delivered or refused.
+    Takes alerts into a file, and sends them from there until they are delivered or refused.
 
     `send_alert` returns when the alert is on the disk; the same event is taken once. While the outbox is entered, as an
     asynchronous context manager, up to *concurrency* alerts are sent at once, the oldest first. In an `AuditTrail` that
@@ -34,40 +34,40 @@ class Outbox(AnyOutbox):
       after the next wait of the *schedule*, and up to a fifth more. When that is used up, the alert is dead: by default
       after three days at the earliest.
     - `TransientDeliveryError` with `retry_after`: again after that many seconds and a little more, and no other alert
-      goes to *inner* before. However little the other side asks for, it is a second at least, and twice as long with
-      each refusal in a row, up to five minutes. This does not use up the schedule, unless an alert has waited for
-      longer than all of it.
+      goes to *inner* before. The wait is at least a second, even if the target asks for less, and doubles with every
+      refusal in a row, up to five minutes. This does not use up the schedule, unless an alert has waited for longer
+      than all of it.
     - `BrokenRouteError`: no alert is dead. One is tried now and then, as the schedule says and every quarter of an hour
-      at least, and no other goes to *inner* until one arrives, or is refused for its content. An incident tells people
-      at once, by the trail's other routes.
+      at least, and no other goes to *inner* until one arrives, or is refused for its content. An incident alerts at
+      once, by the trail's other routes.
     - Any other `PermanentDeliveryError`: the alert is dead.
 
     A dead alert is kept with its history until it is retried or discarded. While three attempts in a row have failed,
     one is made at a time; when one succeeds, all that wait are due, the oldest first, and more are sent at once again.
 
-    An alert arrives at least once. It may arrive twice after an attempt of which nobody knows the outcome: it was
-    ambiguous, or the process died in it, or stood still for longer than *lease*. Its event, and so the key that a
-    provider derives from it, is the same each time.
+    An alert arrives at least once. It may arrive twice after an attempt whose outcome is unknown: it was ambiguous, or
+    the process died in it, or stood still for longer than *lease*. Its event, and so the key that a provider derives
+    from it, is the same every time.
 
     It is a `DurableDispatcher`: when the trail is started, or more alerts came than its buffer holds, the trail sends
     every alert that the outbox lacks since it was first used. So no alert is lost whose event is stored, whenever the
     process is killed. Alerts from before the outbox was first used are not sent. One name is for one trail.
 
-    Several processes may share the file; each alert is sent by one of them. Several outboxes may, with a name each.
+    Several processes may share the file; an alert is sent by one of them. Several outboxes may, with different names.
 
     A file that can't be used does not stop an alert: it is sent directly, once, by the call that brought it, which
-    raises if that fails. That is logged, and the trail's `Reporter` is told. The file is never deleted; a damaged one
-    is renamed to ``NAME.corrupt-…``.
+    raises if that fails. The failure is logged and reported to the trail's `Reporter`. The file is never deleted; a
+    damaged one is renamed to ``NAME.corrupt-…``.
 
-    Order matters: what is around an outbox sees alerts as taken when they are on the disk; what is in it sees each
-    attempt. ``Outbox(FanOut([a, b]))`` tries both again until both have the alert, and
-    ``FanOut([Outbox(a, path, name="a"), Outbox(b, path, name="b")])`` gives each its own schedule, history and pauses.
+    Order matters: a wrapper around an outbox sees alerts as taken when they are on the disk; a wrapper inside sees
+    every attempt. ``Outbox(FanOut([a, b]))`` retries both until both have the alert, and
+    ``FanOut([Outbox(a, path, name="a"), Outbox(b, path, name="b")])`` gives a and b schedules, histories and pauses of
+    their own.
 
     Args:
-        inner: Makes one attempt each time it is called. If it is an asynchronous context manager, it is entered and
-            left with this.
+        inner: Makes one attempt per call. If it is an asynchronous context manager, it is entered and left with this.
         path: The file, made when it is first used: mode 0600, on a local file system. ``~`` is the home directory. It
-            holds what *inner* is given of each event that is not delivered.
+            holds the events, as *inner* gets them, of all alerts that are not delivered.
         name: The name of this outbox, in the file, in logs and metrics.
         schedule: Seconds between the attempts.
         concurrency: Alerts that are sent at once, by this process.
@@ -76,11 +76,11 @@ class Outbox(AnyOutbox):
         old_after: Seconds after which an alert that waits is a reason to alert.
         lease: Seconds after which another process takes over the alerts that a dead process was sending.
         stop_timeout: Seconds that leaving it waits for alerts that are due.
-        now: Tells the time, in seconds since 1970.
+        now: Returns the time, in seconds since 1970.
 
     Attributes:
-        name: As given.
-        path: As given.
+        name: The name of the outbox.
+        path: The path of its file.
         resumes: True: the outbox keeps the alerts that it has taken.
 
     Raises:

@@ -23,7 +23,7 @@ __all__ = ["Database", "Listener"]
 
 T = TypeVar("T")
 
-# Seconds: of an attempt to connect, of a word of the server, and between two looks after one.
+# Seconds: for an attempt to connect and for the server's answer, and between two looks after a notification.
 _PATIENCE: Final = 10.0
 _BETWEEN: Final = 0.5
 # Seconds between two attempts to listen: the first, and the longest.
@@ -35,7 +35,7 @@ class Database:
     The outboxes of a trail in the database that has the trail; see `Place`.
 
     Args:
-        storage: Of the trail.
+        storage: The storage of the trail.
     """
 
     def __init__(self, storage: PostgresStorage) -> None:
@@ -96,12 +96,12 @@ class Listener:
     """
     Hears at once that there is something to do for the outboxes of a trail, in a thread of its own.
 
-    It is no more than a help: a sender looks by itself when its next alert is due, or a lease is over. Behind a pooler
-    such as PgBouncer there is nothing to hear, and the thread ends. The thread is a daemon, which keeps no process from
+    It is only a help: a sender looks by itself when its next alert is due, or a lease is over. A pooler such as
+    PgBouncer passes no notifications; behind one the thread ends. The thread is a daemon, which keeps no process from
     ending.
 
     Args:
-        server: Where the database is.
+        server: The server of the database.
         trail: The name of the trail.
         heard: Called in that thread, twice a second at most.
     """
@@ -156,7 +156,7 @@ class Listener:
         while not self._stopped.is_set():
             # Also when it begins: there may have been something before.
             self._heard()
-            # One process stores an alert, and all others are woken: they are not to look for each one of a storm.
+            # Every stored alert wakes all other processes: in a storm they must not look once for every alert.
             self._stopped.wait(_BETWEEN)
             while not self._is_for_us(connection):
                 pass

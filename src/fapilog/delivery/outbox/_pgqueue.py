@@ -1,8 +1,8 @@
 """
-The outboxes of a trail in PostgreSQL, in one transaction, as the seam `Queue` has them.
+The outboxes of a trail in PostgreSQL, in one transaction, behind the seam `Queue`.
 
-Every time is the server's: leases and waits mean the same on all machines, whatever their clocks say. A statement is
-for all alerts of an exchange at once, since each is a way to the server and back.
+Every time is the server's: leases and waits mean the same on all machines, even if their clocks differ. A statement is
+for all alerts of an exchange at once, since every statement is a round trip to the server.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class PostgresQueue:
         ):
             event_or_why = event_in(stored, event_id, number)
             if isinstance(event_or_why, str):
-                # It must not stand in the way of the others for ever.
+                # It must not block the other alerts for ever.
                 self._connection.execute(sql.GIVE_UP, {"id": id_, "reason": event_or_why})
                 _log.error("the outbox %s gives up the alert about event %r: %s", outbox, event_id, event_or_why)
                 continue
@@ -235,7 +235,7 @@ def _kept(outbox: str, alert: Alert) -> KeptAlert:
 
 
 def _columns(claims: Sequence[Claim]) -> dict[str, list[Any]]:
-    """Return what tells the alerts of *claims*, and the attempts, as arrays."""
+    """Return the event ids and the attempt numbers of *claims*, as arrays."""
     return {
         "event_ids": [told(claim.event_id) for claim in claims],
         "attempts": [claim.attempt for claim in claims],

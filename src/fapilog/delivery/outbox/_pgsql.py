@@ -2,7 +2,7 @@
 The statements of an outbox in PostgreSQL.
 
 All take the names of the trail and the outbox as ``trail`` and ``outbox``. `statement_timestamp()` is the server's
-clock, and is read once for each statement, so that an index on times can be used.
+clock, and is read once per statement, so that an index on times can be used.
 """
 
 # Names of columns and conditions alone are put into them.
@@ -15,8 +15,8 @@ from typing import Final
 _MINE: Final = "trail = %(trail)s AND outbox = %(outbox)s"
 _ANY: Final = "trail = %(trail)s AND (%(outbox)s::text IS NULL OR outbox = %(outbox)s)"
 _ONE: Final = f"{_MINE} AND event_id = %(event_id)s"
-# An event has one place in a trail, and its id is there once: that is what an alert is found by. One after the other,
-# by the index: tables that change so much have statistics that mislead.
+# An event has one place in a trail, and its id is there once: an alert is found by the id. One after the other, by the
+# index: tables that change so much have statistics that mislead.
 _FIND: Final = """\
 found AS (
     SELECT alert.id, given.* FROM given CROSS JOIN LATERAL (
@@ -34,7 +34,7 @@ _FREE: Final = "(leased_until IS NULL OR leased_until <= statement_timestamp())"
 
 _LET_GO: Final = "lease = NULL, leased_at = NULL, leased_until = NULL"
 
-STOPPED: Final = "nobody knows: the process ended, or lost its lease, before there was an outcome"
+STOPPED: Final = "unknown: the process ended, or lost its lease, before there was an outcome"
 
 TOUCH: Final = """\
 INSERT INTO fapilog.outboxes (trail, name) VALUES (%(trail)s, %(outbox)s)
@@ -72,7 +72,7 @@ WHERE trail = %(trail)s AND name = %(outbox)s
     AND paused_until > statement_timestamp() + make_interval(secs => %(longest)s)
 """
 
-# An alert that others have taken over is theirs, unless it is delivered.
+# An alert that another process has taken over stays with that process, unless it is delivered.
 END: Final = f"""\
 WITH given AS (
     SELECT * FROM unnest(

@@ -1,5 +1,5 @@
 """
-The seam of an outbox: what the class that takes alerts and the sender ask of the place where the alerts are kept.
+The seam of an outbox, between the class that takes alerts, the sender, and the place that keeps the alerts.
 
 There are two places, a file and a PostgreSQL database. The schedule, the breaker and the sender are above this seam,
 and know neither.
@@ -23,17 +23,17 @@ T = TypeVar("T")
 
 class Request(NamedTuple):
     """
-    Everything that a sender tells the place, and asks of it, in one transaction.
+    All that a sender stores in the place, and reads from it, in one transaction.
 
     Attributes:
-        lease: Tells the sender's claims from the claims of all others.
+        lease: Marks the sender's claims, as other processes have claims too.
         now: The time of day.
         clock: The same on the event loop's clock.
         endings: How attempts ended.
         returned: Claims of which no attempt was begun.
         held: Events whose alerts are not to be claimed: the sender has them, or they are sent directly.
-        renewed: Claims to keep from others.
-        lasts: Seconds after which others may take over the sender's claims.
+        renewed: Claims to renew.
+        lasts: Seconds after which other processes may take over the sender's claims.
         pause: Seconds until the target may be called again.
         recovered: Whether to make all alerts due now, since the target works again.
         since: Seconds since a broken route was last tried; None if it is not broken.
@@ -70,7 +70,7 @@ class Answer(NamedTuple):
         claims: Alerts to send, the longest due first.
         renewed: The events of the claims that were renewed.
         wait: Seconds until the next alert is due; None if no other is pending.
-        retried: Whether people have retried alerts since the broken route was last tried.
+        retried: Whether an operator has retried alerts since the broken route was last tried.
         state: How many alerts there are; None if that was not asked for.
         more_to_prune: Whether there may be more receipts to remove.
     """
@@ -87,16 +87,16 @@ class Queue(Protocol):
     """
     The outboxes of a place, in one transaction.
 
-    Each method takes the name of an outbox; where it may be None, that is every outbox of the place. *now* is the time
-    of the caller's clock, in seconds since 1970. A place that has a clock of its own goes by that, and translates.
+    Every method takes the name of an outbox; where it may be None, that means all outboxes of the place. *now* is the
+    time of the caller's clock, in seconds since 1970. A place that has a clock of its own goes by that, and translates.
     """
 
     def put(self, outbox: str, alert: Alert, now: float, /) -> bool:
-        """Keep *alert*, due at once; return whether it is new: each event is taken once."""
+        """Keep *alert*, due at once; return whether it is new: an event is taken once."""
         ...
 
     def put_delivered(self, outbox: str, alert: Alert, began_at: float, took: float, now: float, /) -> None:
-        """Note that *alert* was delivered past the outbox, unless that is over for it."""
+        """Note that *alert* was delivered past the outbox, unless the outbox has its end already."""
         ...
 
     def touch(self, outbox: str, /) -> None:
@@ -116,11 +116,11 @@ class Queue(Protocol):
         ...
 
     def set_mark(self, outbox: str, mark: ChainHead, /, *, back: bool = False) -> None:
-        """Move the mark on, and never back unless *back*."""
+        """Move the mark forward, and back only if *back*."""
         ...
 
     def having(self, outbox: str, events: Iterable[AuditEvent], /) -> set[str]:
-        """Return the ids of those of *events* that have come, whatever became of them."""
+        """Return the ids of the *events* whose alerts have come, with any outcome."""
         ...
 
     def outboxes(self) -> list[str]:
@@ -150,11 +150,11 @@ class Queue(Protocol):
         """
         Make alerts that are dead, discarded or waiting due now, on a new schedule; return how many.
 
-        Also note that people did so: a sender tries a broken route then.
+        Also note the retry: a sender then tries a broken route.
 
         Args:
             outbox: The outbox.
-            event_ids: The events that they are about; None: all that are dead.
+            event_ids: The events of the alerts; None: all dead alerts.
             now: The time.
         """
         ...
@@ -166,12 +166,12 @@ class Queue(Protocol):
 
 class Place(Protocol):
     """
-    Where the alerts of outboxes are kept. All methods block, and any thread may call them.
+    Keeps the alerts of outboxes. All methods block, and any thread may call them.
 
     Its text names it in messages, and has no secret.
 
     Attributes:
-        kind: What it is, in a word.
+        kind: The kind of place, in a word.
     """
 
     @property
@@ -182,7 +182,7 @@ class Place(Protocol):
         Make *calls* in one transaction, perhaps several times, and return their results when it is on the disk.
 
         Args:
-            calls: What to do.
+            calls: Called with the queue.
             writes: Whether they may change anything.
 
         Raises:
@@ -191,5 +191,5 @@ class Place(Protocol):
         ...
 
     def close(self) -> None:
-        """Close what is open; the next call opens it again."""
+        """Close the connection or file; the next call opens it again."""
         ...

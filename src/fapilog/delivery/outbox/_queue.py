@@ -300,7 +300,7 @@ def prune(connection: sqlite3.Connection, outbox: str, before: float) -> bool:
 
 
 def retried_at(connection: sqlite3.Connection, outbox: str) -> float:
-    """Return when people last retried alerts, in seconds since 1970."""
+    """Return when an operator last retried alerts, in seconds since 1970."""
     row = connection.execute("SELECT retried_at FROM outboxes WHERE name = ?", (outbox,)).fetchone()
     return float(row[0]) if row is not None and is_time(row[0]) else 0.0
 

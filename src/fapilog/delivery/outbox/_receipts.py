@@ -1,7 +1,7 @@
 """
-The receipts of alerts in a file, as people ask for them, and the two things that people may decide: retry and discard.
+The receipts of alerts in a file, for an operator, and the operator's two decisions: retry and discard.
 
-Each function is a part of a transaction on *connection*. Where *outbox* may be None, that is every outbox in the file.
+Every function is a part of a transaction on *connection*. Where *outbox* may be None, that is every outbox in the file.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def retry(connection: sqlite3.Connection, outbox: str | None, event_ids: Iterabl
 
 
 def note_retry(connection: sqlite3.Connection, outbox: str | None, now: float) -> None:
-    """Note that people have retried alerts: a sender tries a broken route then."""
+    """Note that an operator has retried alerts: a sender then tries a broken route."""
     which = "" if outbox is None else " WHERE name = ?"
     connection.execute(
         f"UPDATE outboxes SET retried_at = ?{which}",  # noqa: S608
@@ -94,7 +94,7 @@ def discard(
     connection: sqlite3.Connection, outbox: str | None, event_ids: Iterable[str], reason: str, now: float
 ) -> int:
     """Give up alerts that are dead or pending; they are kept, with the *reason*."""
-    # Without its lease: whoever is sending it may find it discarded, and it can be retried.
+    # Without its lease: the process that is sending it may find it discarded, and it can be retried.
     done = "UPDATE alerts SET status = 'discarded', lease = NULL, ended_at = ?, reason = ?"
     which = f"WHERE {_ABOUT} AND status IN ('dead', 'pending')"
     return sum(_in_outbox(connection, f"{done} {which}", (now, text(reason), each), outbox) for each in event_ids)

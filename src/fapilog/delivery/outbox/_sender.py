@@ -1,4 +1,4 @@
-"""The sender of an outbox: which alerts are due, how many are sent at once, and what follows from each attempt."""
+"""The sender of an outbox: it claims the alerts that are due, sends several at once, and acts on the outcomes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["Sender", "Terms"]
 
 _log: Final = Log("fapilog.delivery")
 
-# Seconds that the place waits for how attempts ended, as long as there are others to make.
+# Seconds that the ends of attempts wait to be stored, while there are other attempts to make.
 _UNHURRIED: Final = 0.05
 # Seconds until a place that can't be used is tried again, and up to a fifth more: other processes wait for it too.
 _MENDING: Final = 5.0
@@ -38,7 +38,7 @@ _PRUNE_EVERY: Final = 3600.0
 
 
 class Terms(NamedTuple):
-    """On what terms an outbox sends; all are explained at `Outbox`."""
+    """The options of an outbox's sending; `Outbox` explains them."""
 
     schedule: tuple[float, ...]
     concurrency: int
@@ -60,9 +60,9 @@ class Sender:
     before, the lease of the claim runs out, and another process sends the alert.
 
     Args:
-        store: Where the alerts are.
-        inner: Makes one attempt each time it is called.
-        terms: When it is called, and how often.
+        store: Stores the alerts.
+        inner: Makes one attempt per call.
+        terms: When the target is called, and how often.
 
     Attributes:
         state: How many alerts were in the outbox when they were last counted.
@@ -77,7 +77,7 @@ class Sender:
         call_in_child(self, Sender._forget)
 
     def _forget(self) -> None:
-        # In a forked child: the parent sends what it has claimed.
+        # In a forked child: the parent sends the alerts that it has claimed.
         self.state: OutboxState = OutboxState()
         self._claims = Claims()
         self._breaker = Breaker(self._terms.concurrency, self._terms.schedule)
@@ -90,7 +90,7 @@ class Sender:
         self._route_tried = -math.inf
         # By how much the time of day is ahead of the event loop's clock: a change means that it was set.
         self._offset = math.nan
-        # As the trail was told last; None: not yet. An earlier process may have left an incident open.
+        # As reported to the trail last; None: not yet. An earlier process may have left an incident open.
         self._was_broken: bool | None = None
 
     def enter(self) -> None:
@@ -232,12 +232,12 @@ class Sender:
         is_old = age > self._terms.old_after
         cause = f"the oldest of {state.pending} alerts has waited for {age:.0f} s" if is_old else None
         self._store.report(f"the age of the outbox {self._store.name}", cause)
-        # The alerts were counted before those deaths that the store has not been told of.
+        # The alerts were counted before the deaths that are not stored yet.
         if not state.dead and all(ending.status != "dead" for ending in self._claims.endings):
             self._store.report(f"dead alerts in the outbox {self._store.name}", None)
 
     async def _let_lanes_work(self) -> None:
-        """Wait a little while all lanes have alerts to send: the store's thread and the lanes slow each other down."""
+        """Wait a little while all lanes have alerts to send: the store's thread slows the lanes down."""
         self._all_begun = anyio.Event()
         if self._claims.waiting and self._lanes >= self._breaker.lanes:
             with anyio.move_on_after(_UNHURRIED):
@@ -261,10 +261,10 @@ class Sender:
             self._store.wake()
 
     async def _attempt(self, claim: Claim) -> None:
-        """Send the alert once; whatever happens, the ending of the attempt is kept in `_claims`."""
+        """Send the alert once; the ending of the attempt is always kept in `_claims`."""
         event, severity, channel = claim.alert
         began_at, began = self._now(), anyio.current_time()
-        unknown = AlertCancelledError("nobody knows: the attempt was cancelled before there was an outcome")
+        unknown = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
         error: Exception | None = unknown
         try:
             with anyio.move_on_after(self._terms.timeout):
@@ -278,7 +278,7 @@ class Sender:
             # Also where the attempt is cancelled: by the caller that leaves the outbox, or by the dispatcher itself.
             clock = anyio.current_time()
             if error is unknown and self._leaving:
-                error = AlertStoppedError("nobody knows: the outbox was left before there was an outcome")
+                error = AlertStoppedError("unknown: the outbox was left before there was an outcome")
                 verdict = Verdict("stopped", "pending", 0.0, claim.failures, claim.spent)
             else:
                 verdict = self._breaker.judge(claim, error, clock)
@@ -297,7 +297,7 @@ class Sender:
             self._note(claim, began_at, report, verdict)
 
     def _note(self, claim: Claim, began_at: float, report: DeliveryReport, verdict: Verdict) -> None:
-        """Keep how an attempt ended until the store is told, log a failure, and tell the trail."""
+        """Keep how an attempt ended until it is stored, log a failure, and report to the trail."""
         outcome, status, wait, failures, spent = verdict
         next_at = anyio.current_time() + wait
         self._claims.end(Ending(claim, began_at, report.took, outcome, report.reason, status, next_at, failures, spent))

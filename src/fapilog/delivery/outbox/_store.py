@@ -45,20 +45,20 @@ class SentDirectly(NamedTuple):
 
 class Store:
     """
-    The place of one outbox, and all that the outbox and its sender both must know.
+    The place of one outbox, and the state that the outbox and its sender share.
 
-    It knows whether the place works, logs that and tells the trail. It remembers the alerts that were sent directly
-    while the place did not work: the next transaction begins with their receipts, so that no alert is sent from there
-    that has arrived already.
+    It knows whether the place works, logs that and reports to the trail. It remembers the alerts that were sent
+    directly while the place did not work: the next transaction begins with their receipts, so that no alert is sent
+    from there that has arrived already.
 
     Args:
         name: The name of the outbox.
-        place: Where its alerts are kept.
-        now: Tells the time, in seconds since 1970.
+        place: Keeps the alerts.
+        now: Returns the time, in seconds since 1970.
 
     Attributes:
-        name: As given.
-        place: As given.
+        name: The name of the outbox.
+        place: Keeps the alerts.
         entered: Whether the outbox is entered.
     """
 
@@ -86,11 +86,11 @@ class Store:
 
     def enter(self, reporter: Reporter | None) -> None:
         """
-        Take *reporter* as the trail to tell, until `leave`.
+        Report to the trail by *reporter*, until `leave`.
 
         Raises:
-            ValueError: The outbox is entered already, or another one of the same name and place is, for the same
-                trail: of each alert only one of them would send it.
+            ValueError: The outbox is entered already, or another one of the same name and place is, for the same trail:
+                only one of them would send an alert.
         """
         if self.entered:
             raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
@@ -208,13 +208,13 @@ class Store:
         return changed
 
     def wake(self) -> None:
-        """Have the sender look again: something has changed."""
+        """Make the sender look again: something has changed."""
         changed = self._changed
         if changed is not None:
             changed.set()
 
     def report(self, what: str, cause: str | None) -> None:
-        """Tell the trail that *what* fails, and why; or that it works, if *cause* is None."""
+        """Report to the trail that the part *what* fails, with the *cause*; or that it works, if *cause* is None."""
         if self._reporter is None:
             return
         if cause is None:
@@ -238,7 +238,7 @@ class _Refused(NamedTuple):
 
 
 def _commit(place: Place, batch: Iterable[Callable[[Queue], Any]]) -> list[Any]:
-    """Make the calls of *batch* in one transaction; if one of them is at fault and not the place, each in its own."""
+    """Make the calls of *batch* in one transaction; if a call is at fault and not the place, every call in its own."""
     calls = list(batch)
     try:
         return place.run(calls)

@@ -28,31 +28,31 @@ _LONGEST_NAME: Final = 200
 
 class PostgresOutbox(AnyOutbox):
     """
-    Takes each alert in the transaction that stores its event, and sends it until it is delivered or refused.
+    Takes an alert in the transaction that stores its event, and sends it until it is delivered or refused.
 
-    It does as `Outbox` does, for any number of processes on any number of machines. An event that is stored is one
-    whose alert is in the outbox: a process that is killed after the commit leaves nothing to be resent, and any other
-    process that has entered the outbox sends the alert. That holds where this is the dispatcher of the trail, or in a
-    `FanOut` that is. Inside any other dispatcher, and for a trail with another storage, the alert comes by `send_alert`
-    after its event was stored, and the trail's catch-up resends it, as for an `Outbox`.
+    It works like `Outbox`, for any number of processes on any number of machines. If an event is stored, its alert is
+    in the outbox: a process that is killed after the commit leaves nothing to be resent, and any other process that has
+    entered the outbox sends the alert. That holds where this is the dispatcher of the trail, or in a `FanOut` that is.
+    Inside any other dispatcher, and for a trail with another storage, the alert comes by `send_alert` after its event
+    was stored, and the trail's catch-up resends it, as for an `Outbox`.
 
-    Each alert is claimed by one process, for *lease* seconds of the server's clock, and again before these are over
-    while it is being sent. When a process dies, another one takes its alerts over within the lease. An alert arrives at
-    least once. It may arrive twice where an `Outbox` would send it twice: after an attempt of which nobody knows the
-    outcome, which is also one that could not be noted before its lease was over, as the server was away.
+    An alert is claimed by one process, for *lease* seconds of the server's clock, and again before these are over while
+    it is being sent. When a process dies, another one takes its alerts over within the lease. An alert arrives at least
+    once. It may arrive twice where an `Outbox` would send it twice: after an attempt whose outcome is unknown, also
+    since it could not be noted before the lease was over, as the server was away.
 
-    A process hears of alerts that others have stored at once, by LISTEN; where a pooler such as PgBouncer is between,
-    it looks when an alert is due, and after each *lease*.
+    A process learns at once, by LISTEN, of alerts that other processes have stored; behind a pooler such as PgBouncer,
+    it looks when an alert is due, and after every *lease*.
 
-    While the server is away no event can be stored, and an alert that comes by `send_alert` is sent directly, once. The
-    trail's `Reporter` is told.
+    While the server is away no event can be stored, and an alert that comes by `send_alert` is sent directly, once.
+    That is reported to the trail's `Reporter`.
 
     Args:
-        inner: Makes one attempt each time it is called. If it is an asynchronous context manager, it is entered and
-            left with this.
-        storage: The storage of the trail. The tables hold what *inner* is given of each event that is not delivered.
-            The role needs ``fapilog_sender`` beside ``fapilog_writer``.
-        name: The name of this outbox, in the database, in logs and metrics; a trail has one for each target.
+        inner: Makes one attempt whenever it is called. If it is an asynchronous context manager, it is entered and left
+            with this.
+        storage: The storage of the trail. The tables hold the events of undelivered alerts, as *inner* gets them. The
+            role needs ``fapilog_sender`` beside ``fapilog_writer``.
+        name: The name of this outbox, in the database, in logs and metrics; a trail has one for every target.
         schedule: Seconds between the attempts.
         concurrency: Alerts that are sent at once, by this process.
         timeout: Seconds for one attempt.
@@ -62,7 +62,7 @@ class PostgresOutbox(AnyOutbox):
         stop_timeout: Seconds that leaving it waits for alerts that are due.
 
     Attributes:
-        name: As given.
+        name: The name of the outbox.
         resumes: True: the outbox keeps the alerts that it has taken.
 
     Raises:
@@ -104,8 +104,8 @@ class PostgresOutbox(AnyOutbox):
             raise ValueError(f"name: expected at most {_LONGEST_NAME} characters; got {len(name)}")
         self._storage = storage
 
-    def kept_in(self, storage: object, alert: Alert) -> Sequence[str]:  # noqa: ARG002  each is kept
-        """Return the name of this outbox if *storage* is the one that it keeps its alerts in."""
+    def kept_in(self, storage: object, alert: Alert) -> Sequence[str]:  # noqa: ARG002  all are kept
+        """Return the name of this outbox if it keeps its alerts in *storage*."""
         return [self.name] if storage is self._storage else []
 
     @asynccontextmanager
