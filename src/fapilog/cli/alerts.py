@@ -201,7 +201,7 @@ def _opened(where: str, trail: str | None) -> Place:
 
 
 def _transact(place: Place, outbox: str | None, call: Callable[[Queue], T], *, writes: bool = False) -> T:
-    """Return what *call* returns, made in a transaction; where the outbox can't be used, say why and exit with 2."""
+    """Return the result of *call*, made in a transaction; where the outbox can't be used, say why and exit with 2."""
 
     def checked(queue: Queue) -> T:
         names = queue.outboxes()

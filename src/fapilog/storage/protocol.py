@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Conditions(TypedDict, total=False):
-    """The conditions that `AuditTrail.get_events` and others take; `EventFilter` explains them."""
+    """The conditions of `AuditTrail.get_events`, `events` and `count_by`; `EventFilter` explains them."""
 
     start_time: datetime | None
     end_time: datetime | None
@@ -62,7 +62,7 @@ class Conditions(TypedDict, total=False):
 
 class EventFilter(Discreet, frozen=True, kw_only=True):
     """
-    Which events are asked for: those that meet all conditions that are not None.
+    The conditions of a search: an event must meet all that are not None.
 
     Attributes:
         start_time: Not before this time; aware.
@@ -70,9 +70,9 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
         after: With a greater sequence number than this: the events after the last one of a page, say.
         before: With a smaller one.
         event_id: With this id.
-        event_type: Of this type, or of one of several.
-        log_level: Of this level; no other, also no higher one.
-        min_level: Of this level or a higher one: debug, info, warning, error, critical, security.
+        event_type: Only events of this type, or of one of several.
+        log_level: Only events of this level; no other, also no higher one.
+        min_level: Only events of this level or a higher one: debug, info, warning, error, critical, security.
         message: With these words in the message.
         component: In this component.
         operation: In this operation.
@@ -148,7 +148,7 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
 
 
 EQUAL: Final = ("event_id", "component", "operation", "user_id", "session_id", "request_id", "trace_id", "client_ip")
-"""The conditions that a text of the event is equal to; each has the name of the member."""
+"""The conditions that a text of the event must equal; a condition has the name of the member."""
 
 _LEVELS: Final = tuple(AuditLogLevel)
 
@@ -202,8 +202,8 @@ class KeptAlert(NamedTuple):
 
     Attributes:
         outbox: The name of the outbox.
-        severity: As a dispatcher is told.
-        channel: As a dispatcher is told.
+        severity: The severity that a dispatcher gets.
+        channel: The channel that a dispatcher gets.
         event: The event as a dispatcher gets it, but for its place in the chain.
     """
 
@@ -227,13 +227,13 @@ class AuditStorage(Protocol):
     attribute ``runs_anywhere = True``: then `AuditTrail.sync` calls it in the calling thread.
 
     A storage may have a method ``async def trouble(self) -> str | None``, which a trail calls on start. It returns why
-    no event could be stored, if that can be told without storing one, and else None.
+    no event could be stored, if that can be known without storing one, and else None.
 
     A storage may also have a method ``async def concerns(self) -> Mapping[str, str]``, which a trail calls on start and
-    every ten seconds at most, after an event. It returns what must be looked after while events are still stored:
-    "capacity", little room; "files", a part of the trail that is gone; "clock", times that can't be right; "replica",
-    records that are not copied. Each with words that say what to do, and without a secret; the trail makes an incident
-    of each, until it is not returned.
+    every ten seconds at most, after an event. It returns the conditions that an operator must look after while events
+    are still stored: "capacity", little room; "files", a part of the trail that is gone; "clock", times that can't be
+    right; "replica", records that are not copied. Every one comes with words that say how to mend it, and without a
+    secret; the trail makes an incident of it, until it is not returned.
 
     The `append` of a storage in which a dispatcher keeps its alerts takes *alerts* too, a list of `KeptAlert`, which it
     stores in the same transaction; see `DurableDispatcher`.
@@ -243,9 +243,9 @@ class AuditStorage(Protocol):
         """
         Store *event* as the next of the chain.
 
-        With *once*, nothing is stored if a record with this event's id is among the newest ones, whoever appended it;
-        the storage says how far back it looks. It decides that together with the append, so that of two calls at the
-        same time, in any two processes, one stores.
+        With *once*, nothing is stored if a record with this event's id is among the newest ones, of any process; the
+        storage says how far back it looks. It decides that together with the append, so that of two calls at the same
+        time, in any two processes, one stores.
 
         Returning means that it is stored: now, with its place in the chain, or None if *once* found its id. Raising
         `AuditStorageError` means that it is not, unless the message says that it may be; the next event has the next
@@ -268,7 +268,7 @@ class AuditStorage(Protocol):
 
         Only events that are there to stay: none whose `append` may still raise, so that its place would be free again.
         Called page by page, it costs no more at the end of a long chain than at its beginning. Records that can't be
-        read are as `find` has them, and are behind the last event too, each time.
+        read are as `find` has them; such records behind the last event are in every page.
         """
         ...
 
@@ -276,8 +276,9 @@ class AuditStorage(Protocol):
         """
         Return the oldest *limit* records whose sequence number is greater than *after*, the oldest first, as stored.
 
-        Each without its newline, the very bytes that its checksum is of; those of `read`, in the same order. What has
-        no sequence number any more is left out; an altered record is not. `record.chain.follow` checks them.
+        The same records as `read` returns, in the same order: without their newlines, the very bytes that their
+        checksums are of. A line without a sequence number is left out; an altered record is not. `record.chain.follow`
+        checks them.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The tables of the trails in PostgreSQL, who may do what with them, and how they are made and migrated."""
+"""The tables of the trails in PostgreSQL, the rights on them, and their installation and migration."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ GRANT INSERT ON fapilog.alerts TO fapilog_writer;
 GRANT INSERT, UPDATE, DELETE ON fapilog.outboxes, fapilog.alerts, fapilog.attempts TO fapilog_sender;
 """
 
-# Each makes of the version before it the next one. Those that were released stay as they are.
+# A migration turns the version before it into the next one. Released migrations stay as they are.
 _MIGRATIONS: Final = (_FIRST, _OUTBOXES)
 
 VERSION: Final = len(_MIGRATIONS)
@@ -204,7 +204,7 @@ def install_schema(dsn: str, *, timeout: float = 60.0) -> bool:
         finally:
             connection.close()
     except psycopg.Error as error:
-        # Raised below, without an error behind it that may show somebody's data.
+        # Raised below, without an error behind it that may show personal data.
         problem = words(error)
     raise AuditStorageError(f"cannot make the tables in {server}: {problem}")
 
@@ -214,7 +214,7 @@ def _migrate(connection: psycopg.Connection[tuple[object, ...]], server: Server)
     if row != ("UTF8",):
         raise AuditStorageError(f"{server}: expected a database whose encoding is UTF8; got {row and row[0]}")
     with connection.transaction():
-        # Two that migrate at once wait for each other. The number is "faps".
+        # Of two that migrate at once, one waits for the other. The number is "faps".
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [0x66617073])
         found = installed_version(connection)
         if found > VERSION:

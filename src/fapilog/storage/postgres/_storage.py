@@ -50,11 +50,11 @@ class PostgresStorage:
             password to ``~/.pgpass``, to a service file or to PGPASSWORD if you can; it is never shown.
         trail: The name of the trail; one database holds many.
         timeout: Seconds that an event may wait to be stored, and a page to be read, while the server is away, stops,
-            starts, or has another transaction at the same trail. An event that comes while others wait may wait for
-            twice as long.
+            starts, or has another transaction at the same trail. An event that comes while other events wait may wait
+            for twice as long.
 
     Attributes:
-        server: Where the database is; its text is host, port and database.
+        server: The server; its text is host, port and database.
         trail: As given.
         timeout: As given.
 
@@ -140,8 +140,8 @@ class PostgresStorage:
             lines: The records, without their newlines.
 
         Raises:
-            AuditStorageError: As that; also for a record that can't be read, or whose event id another has. If the
-                answer to the commit was lost, and the server did not come back in time, they may be stored.
+            AuditStorageError: As for `store`; also for a record that can't be read, or whose event id another record
+                has. If the answer to the commit was lost, and the server did not come back in time, they may be stored.
         """
         head = followed(self._place, after, lines)
         await in_thread(self._append_lines, after, lines)
@@ -185,7 +185,7 @@ class PostgresStorage:
     @without_frames
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """
-        Check the whole chain, that its head is its newest record, and that what is searched is what the records say.
+        Check the whole chain, that its head is its newest record, and that the search columns agree with the records.
 
         It may run beside writers, and holds none of them up.
 
@@ -195,7 +195,7 @@ class PostgresStorage:
         return await in_thread(self._reading.verify, progress)
 
     async def trouble(self) -> str | None:
-        """Return why no event could be stored, if that can be told without storing one; else None."""
+        """Return why no event could be stored, if that can be known without storing one; else None."""
         return await in_thread(self._trouble)
 
     async def aclose(self) -> None:
@@ -233,7 +233,7 @@ class PostgresStorage:
         raise AuditStorageError(problem)
 
     def _check(self, connection: Connection) -> None:
-        """Raise AuditStorageError if the tables are not those that are expected."""
+        """Raise AuditStorageError if the tables are not of the expected version."""
         found = installed_version(connection)
         if found != VERSION:
             got = f"version {found}" if found else "none"

@@ -2,9 +2,9 @@
 Appending to a trail in PostgreSQL: one transaction for all events that wait.
 
 All that is slow is done before: the records are encoded by then. The head of the trail is locked first, and the events
-are taken after that, so that those which come while another process has its turn are in this transaction too. Under the
-lock they get their places, are sent by COPY, and the head is moved. While one process commits, all others wait for this
-row: an event costs what its share of a commit costs, whatever the number of processes.
+are taken after that, so that events that come while another process has its turn are in this transaction too. Under the
+lock they get their places, are sent by COPY, and the head is moved. While one process commits, all other processes wait
+for this row: an event costs its share of a commit, whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Item(NamedTuple):
         event_id: The key of its id.
         body: Its record up to its place in the chain.
         values: The keys that it is found by.
-        once: Whether its id is to be looked for before.
+        once: Whether to look for its id first.
         alerts: The alerts about it, which are stored in the same transaction.
     """
 
@@ -96,11 +96,11 @@ class Batch:
 
     def append(self, connection: Connection) -> tuple[list[Seal | None], ChainHead]:
         """
-        Store the events whose ids are not there, and return their places, None for the others, and the new head.
+        Store the events whose ids are new; return their places, None where the id is there already, and the new head.
 
         Raises:
             psycopg.Error: It failed. It may be called again, with another connection.
-            ChainError: What is there is not a chain that ends at its head.
+            ChainError: The stored records are not a chain that ends at its head.
             AuditStorageError: The events have their places already, and these are not free, or an id is there.
         """
         head = self._begin(connection)
@@ -160,7 +160,7 @@ class Batch:
         return head
 
     def _there(self, connection: Connection) -> dict[str, Seal | None]:
-        """Return the ids that are there, each with its place if it is the very record of an earlier try."""
+        """Return the ids that are there, with the place of a record if it is the very record of an earlier try."""
         assert self._items is not None  # noqa: S101 - taken by now
         ids = [item.event_id for item in self._items]
         there: dict[str, Seal | None] = {}
@@ -184,7 +184,7 @@ class Batch:
             if self._looks:
                 message = f"there are records behind record {rows[0][1] - 1}, which is the head"
                 raise ChainError(ChainStatus.GAP, message) from None
-            # Rare, so that it is cheaper to try than to look each time.
+            # Rare, so that it is cheaper to try than to look every time.
             self._looks = True
             raise _IdIsThereError from None
 
@@ -194,8 +194,8 @@ class Batch:
             "checksum": sql.Literal(head.checksum),
             "trail": sql.Literal(self._trail),
         }
-        # From here on it may be stored, whatever is heard of it. The next try waits for the head, until this
-        # transaction has ended one way or the other, and then looks.
+        # From here on the events may be stored, even if the answer is an error. The next try waits for the head, until
+        # this transaction has ended one way or the other, and then looks.
         self._tried.append(placed)
         self._looks = True
         try:
@@ -212,7 +212,7 @@ class _IdIsThereError(psycopg.OperationalError):
 
 
 def _results(connection: Connection, query: sql.Composed) -> list[list[tuple[Any, ...]]]:
-    """Return the rows of each statement of *query*, all of which go to the server, and come back, at once."""
+    """Return the rows of all statements of *query*, which go to the server, and come back, at once."""
     with connection.cursor() as cursor:
         cursor.execute(query)
         found = [cursor.fetchall() if cursor.description else []]

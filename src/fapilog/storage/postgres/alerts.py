@@ -1,7 +1,7 @@
 """
 Alerts in the database of a trail: put in by the transaction that stores the record, and announced to the senders.
 
-The outbox in `fapilog.delivery.outbox.postgres` sends them; here is only what a storage does.
+The outbox in `fapilog.delivery.outbox.postgres` sends them; this module has only the part of a storage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .connection import Connection
 __all__ = ["CHANNEL", "notify", "put_alerts", "told"]
 
 CHANNEL: Final = "fapilog_alerts"
-"""The channel on which senders are told that there is something to do; the payload is the name of the trail."""
+"""The channel that notifies senders of new work; the payload is the name of the trail."""
 
 _PUT: Final = """\
 INSERT INTO fapilog.alerts (trail, outbox, sequence_number, event_id, event_type, severity, channel, event)
@@ -55,10 +55,10 @@ def told(value: object) -> str:
 
 def notify(connection: Connection, trail: str) -> None:
     """
-    Tell the senders of *trail* that there is something to do, without a word where that can't be done: they also look.
+    Notify the senders of *trail* of new work; ignore a failure, as they also look by themselves.
 
-    By itself, and not in the transaction that stores: a commit with a notification waits for all others of the
-    database. https://www.postgresql.org/docs/current/sql-notify.html
+    Not in the transaction that stores: a commit with a notification waits for all such commits of the database.
+    https://www.postgresql.org/docs/current/sql-notify.html
     """
     with contextlib.suppress(psycopg.Error):
         connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, trail))

@@ -36,8 +36,8 @@ _LOOK_EVERY: Final = 0.1
 _LONGEST_WORDS: Final = 500
 # Milliseconds, of a lock: https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-LOCK-TIMEOUT
 _LONGEST_PATIENCE: Final = 2**31 - 1
-# What may be over at the next try: https://www.postgresql.org/docs/current/errcodes-appendix.html
-# Lost connections, rolled back transactions, a server that stops or starts.
+# Errors that may be over at the next try: https://www.postgresql.org/docs/current/errcodes-appendix.html Lost
+# connections, rolled back transactions, a server that stops or starts.
 _PASSING_CLASSES: Final = ("08", "40", "57")
 _PASSING: Final = frozenset(
     {
@@ -48,8 +48,8 @@ _PASSING: Final = frozenset(
     }
 )
 
-# The seconds after which a server gives the locks to others, if this machine is gone or this process is stopped: fewer
-# than the others wait by default. Said with its unit, as that of a number alone is another for each setting.
+# The seconds after which a server releases the locks, if this machine is gone or this process is stopped: fewer than
+# the others wait by default. Said with its unit, as that of a number alone is another for each setting.
 _LEFT_ALONE: Final = 5
 
 _BEGIN: Final = """\
@@ -63,7 +63,7 @@ SELECT set_config('lock_timeout', {patience}, true),
 
 
 class Connection(psycopg.Connection[_Row]):
-    """A connection that gives up a wait at a time that is set before each call."""
+    """A connection that gives up a wait at a time that is set before every call."""
 
     give_up_at = math.inf
 
@@ -114,7 +114,7 @@ class Server(Uncopied):
     Its text names host, port and database, and never the password.
 
     Args:
-        dsn: As libpq has it. Nothing of it is shown by an error.
+        dsn: In libpq's syntax. No error shows any part of it.
 
     Raises:
         TypeError: *dsn* is no text.
@@ -160,7 +160,7 @@ class Server(Uncopied):
 
 
 def words(error: psycopg.Error) -> str:
-    """Return what *error* says, without the values of a record, which stand in its details."""
+    """Return the text of *error*, without the values of a record, which stand in its details."""
     primary = error.diag.message_primary
     said = " ".join((primary or str(error) or type(error).__qualname__).split())
     return escaped(said[:_LONGEST_WORDS]) + (f" ({error.sqlstate})" if error.sqlstate else "")
@@ -182,8 +182,8 @@ class Link:
     Threads may use it at the same time. A forked child has to `abandon` it before it uses it.
 
     Args:
-        server: Where to.
-        check: Called with each new connection; may raise AuditStorageError.
+        server: The server to connect to.
+        check: Called with every new connection; may raise AuditStorageError.
     """
 
     def __init__(self, server: Server, check: Callable[[Connection], object]) -> None:
@@ -198,8 +198,8 @@ class Link:
         Return the result of *call*, which is made again after a failure that may pass, for *timeout* seconds.
 
         Args:
-            what: The call, for the message: "append to the trail".
-            call: What to do with the connection; it commits what it begins.
+            what: The name of the call, for the message: "append to the trail".
+            call: Called with the connection; commits the transaction that it begins.
             timeout: Seconds, from now on.
 
         Raises:
@@ -235,7 +235,7 @@ class Link:
             self._close()
 
     def abandon(self) -> None:
-        """Forget, in a forked child, what belongs to the parent: say nothing to the server, and hold no socket."""
+        """Forget, in a forked child, the parent's connection: say nothing to the server, and hold no socket."""
         connection, self._connection = self._connection, None
         if self._closes is not None:
             self._closes.detach()
