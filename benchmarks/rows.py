@@ -233,7 +233,7 @@ def _storing(events: int) -> list[Row]:
         is_earlier=True,
     )
     return [
-        Row(name="write", unit="events/s", ours=written, peer=earlier, at_least=6),
+        Row(name="write", unit="events/s", ours=written, peer=earlier, at_least=5),
         Row(
             name="write-logging",
             unit="events/s",

@@ -11,6 +11,7 @@ unless you start it by ``contextvars.copy_context().run``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
@@ -19,10 +20,12 @@ from types import TracebackType
 from typing import Any, Final
 
 from .record.containers import as_dict
-from .record.values import unreadable
-from .tasks.strangers import tamed
+from .record.values import given_text, unreadable
+from .tasks.strangers import Log, tamed
 
 __all__ = ["audit_context", "bind_audit_context", "completed", "current_audit_context", "settled_context"]
+
+_log: Final = Log("fapilog.context")
 
 _Blocks = tuple[tuple[object, dict[str, Any]], ...]
 # From the outermost block to the innermost, every block with all values that hold in it. No dict is ever changed:
@@ -98,11 +101,16 @@ def completed(given: dict[str, Any]) -> dict[str, Any]:
     """
     Return the keywords *given* to `AuditTrail.log_event`, completed from the context; for the trail.
 
-    A fault in the context raises nothing.
+    The ids of OpenTelemetry's current span are part of the context. A fault in the context raises nothing.
     """
-    values = _current()
-    if not values:
-        return given
+    blocks = _blocks.get()
+    whole = _filled(given, blocks[-1][1]) if blocks else given
+    if "opentelemetry.trace" in sys.modules and (span := _current_span(whole.get("trace_id"))):
+        return whole | {name: value for name, value in span.items() if whole.get(name) is None}
+    return whole
+
+
+def _filled(given: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     result = dict(given)
     others: dict[str, Any] = {}
     for name, value in _outside(values, (name for name in given if given[name] is not None)).items():
@@ -113,6 +121,28 @@ def completed(given: dict[str, Any]) -> dict[str, Any]:
     if others and (metadata := _metadata(others, given)):
         result["metadata"] = metadata
     return result
+
+
+def _current_span(trace_id: object) -> dict[str, str]:
+    """
+    Return the ids of OpenTelemetry's current span as members of an event; none where there is no span.
+
+    Nor if a *trace_id* is given that is of another trace, in which there is no such span.
+
+    As the W3C writes them: https://www.w3.org/TR/trace-context/#traceparent-header. Nothing is imported: without
+    OpenTelemetry in the process there is no span.
+    """
+    try:
+        context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()
+        if not context.is_valid:
+            return {}
+        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        _log.warning("OpenTelemetry's current span can't be read: %s", type(error).__qualname__)
+        return {}
+    return ids if trace_id is None or given_text(trace_id) == ids["trace_id"] else {}
 
 
 def _metadata(others: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from fapilog import AuditEventType, AuditTrail, CompliancePolicy, MemoryStorage
 from fapilog.core import _keywords
+from fapilog.record.intake import FIELDS
 
 
 @pytest.fixture(autouse=True)
@@ -107,12 +108,20 @@ async def test_an_event_of_another_trace_is_in_no_span_of_this_one() -> None:
 @pytest.mark.parametrize("name", ["user_id\nforged line", "user id", "x" * (1 << 20)], ids=["line", "space", "long"])
 async def test_names_out_of_data_are_neither_logged_nor_kept(caplog: pytest.LogCaptureFixture, name: str) -> None:
     """What a client sent as the name of a value is stored, and can't forge a line of the log or fill the memory."""
-    _keywords._nearest.cache_clear()
+    before = set(_keywords._innocent)
     storage = MemoryStorage()
     given: dict[str, Any] = {name: "x"}
     await AuditTrail(storage=storage).log_event(AuditEventType.DATA_ACCESS, "m", **given)
     assert list(storage.events[0].metadata.values()) == ["x"]
-    assert (warnings(caplog), _keywords._nearest.cache_info().currsize) == ([], 0)
+    assert (warnings(caplog), _keywords._innocent) == ([], before)
+
+
+def test_names_without_end_fill_no_memory() -> None:
+    """Of names that are near no field, as many are remembered as an application has; fields are never forgotten."""
+    for number in range(3_000):
+        _keywords.look_for_typos([f"zq{number}"], strict=True)
+    assert len(_keywords._innocent) < 1_100
+    _keywords.look_for_typos(FIELDS, strict=True)
 
 
 async def test_a_broken_tracer_breaks_nothing(
@@ -130,4 +139,5 @@ async def test_a_broken_tracer_breaks_nothing(
         await trail.log_event(AuditEventType.DATA_ACCESS, "m")
     [event] = await trail.get_events()
     assert event.trace_id is None
-    assert warnings(caplog) == ["OpenTelemetry's current span can't be read: RuntimeError"]
+    told = [record.getMessage() for record in caplog.records if record.name == "fapilog.context"]
+    assert told == ["OpenTelemetry's current span can't be read: RuntimeError"]

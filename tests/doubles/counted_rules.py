@@ -45,7 +45,7 @@ class Process:
         seal = await self.storage.append(event)
         assert seal is not None
         stored = sealed(event, seal)
-        if self.rules.concern(stored):
+        if stored.event_type in self.rules.kinds:
             self.rules.apply(stored, self._record)
         return stored
 

@@ -54,9 +54,22 @@ class Fault(NamedTuple):
 class _Handler(BaseHTTPRequestHandler):
     server: S3
     protocol_version = "HTTP/1.1"
+    # An answer goes in one piece, so that who reads it makes the same calls each time.
+    wbufsize = -1
+
+    def handle_expect_100(self) -> bool:
+        """Let a body come."""
+        is_allowed = super().handle_expect_100()
+        self.wfile.flush()
+        return is_allowed
 
     def _handle(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        size = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(size)
+        if len(body) < size:
+            # The client is gone. S3 stores nothing of such a body.
+            self.close_connection = True
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.requests.append(Request(self.command, self.path, headers, body))
         fault = self.server.next_fault(self.command)

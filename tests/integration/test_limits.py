@@ -19,8 +19,9 @@ from typing import Literal
 import pytest
 
 from fapilog.core.audit import AuditEvent, AuditEventType, AuditTrail, ChainStatus, CompliancePolicy
+from fapilog.record.chain import MAX_RECORD_BYTES
 from fapilog.record.errors import AuditStorageError
-from fapilog.storage.files import MAX_RECORD_BYTES, FileStorage
+from fapilog.storage.files import FileStorage
 from tests.doubles.trail_files import TrailFiles
 from tests.doubles.trail_oracle import records
 

@@ -43,9 +43,11 @@ def made(
         "hostname": others.pop("hostname", None),
         "compliance_level": ComplianceLevel.NONE,
     }
-    event = recorded(known, others, limits=(max_text, max_message, max_record))
+    draft, body = recorded(known, others, limits=(max_text, max_message, max_record))
+    event = draft.event()
     record = msgspec.json.encode(event)
-    assert len(chain.body(event)) <= max_record - 512
+    assert body == chain.body(event)
+    assert len(body) <= max_record - 512
     assert _decode(record) == event
     assert msgspec.json.encode(_decode(record)) == record
     return event

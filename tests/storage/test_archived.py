@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -21,9 +23,10 @@ from fapilog import (
     DamagedRecord,
     DirectoryArchive,
 )
-from fapilog.storage.archive import Archive
+from fapilog.storage.archive import Archive, PackedFile
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
+from fapilog.testing import check_archive
 from tests.doubles.aged_trails import aged_trail, day_file
 
 pytestmark = pytest.mark.real_time
@@ -98,6 +101,64 @@ def fetched(archive: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(type(archive), "open", noted)
     return whole
+
+
+# -- the contract
+
+
+def test_the_contract(archive: Archive) -> None:
+    """Our archives keep the contract, and one that is not empty is not checked."""
+    check_archive(archive)
+    with pytest.raises(ValueError, match="expected an empty one"):
+        check_archive(archive)
+
+
+class Spoiled(DirectoryArchive):
+    """An archive that does one thing wrong."""
+
+    def __init__(self, directory: Path, way: str) -> None:
+        super().__init__(directory)
+        self.way = way
+
+    def put(self, file: PackedFile) -> None:
+        if self.way == "replaces":
+            (self.directory / file.path.name).unlink(missing_ok=True)
+        super().put(file)
+
+    def prove(self, file: PackedFile) -> None:
+        if self.way == "believes":
+            return
+        if self.way == "compares" and file.sha256 != sha256((self.directory / file.path.name).read_bytes()).hexdigest():
+            raise AuditStorageError("other bytes")
+        super().prove(file)
+
+    def open(self, name: str, size: int | None = None) -> IO[bytes]:
+        if self.way == "raises":
+            return (self.directory / name).open("rb")
+        if self.way == "cuts":
+            with super().open(name) as file:
+                return BytesIO(file.read(10))
+        return super().open(name)
+
+    def sizes(self) -> Mapping[str, int]:
+        return {name: size + (self.way == "counts") for name, size in super().sizes().items()}
+
+
+@pytest.mark.parametrize(
+    ("way", "clause"),
+    [
+        ("replaces", "once: prove of another file raises nothing"),
+        ("believes", "missing: prove raises nothing"),
+        ("compares", "missing: prove raises a FileNotFoundError"),
+        ("raises", "missing: open raises a FileNotFoundError"),
+        ("cuts", "put: expected that open gives the bytes"),
+        ("counts", "put: expected that sizes has"),
+    ],
+)
+def test_the_contract_is_held_up(tmp_path: Path, way: str, clause: str) -> None:
+    """An archive that breaks the contract is told which clause."""
+    with pytest.raises(AssertionError, match=clause):
+        check_archive(Spoiled(tmp_path / "archive", way))
 
 
 # -- the archive alone

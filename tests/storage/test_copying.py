@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainHead, FileStorage
-from fapilog.storage.copying import copy
+from fapilog.storage.copying import copy, pages
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import AuditStorage, head_of
 from fapilog.storage.sqlite import SQLiteStorage
@@ -170,6 +170,18 @@ async def test_lines_go_behind_the_head_alone(tmp_path: Path, target: Make) -> N
 async def head_after(page: Sequence[bytes]) -> ChainHead:
     storage = MemoryStorage()
     return await storage.append_lines(ChainHead(0, None), page)
+
+
+async def test_long_records_go_one_by_one() -> None:
+    """A page has no more than a mebibyte, unless it is one record, and is larger again when the records are short."""
+    source = MemoryStorage()
+    for size in (300_000, 300_000, 600_000, 1_048_000, *[10] * 3, 300_000, *[10] * 700):
+        await source.append(replace(event(0), message="x" * size))
+    found = [page async for page in pages(source, 0)]
+    assert [len(page) for page in found[:3]] == [2, 1, 1]
+    assert max(map(len, found)) == 500
+    assert all(len(page) == 1 or sum(map(len, page)) <= 1 << 20 for page in found)
+    assert [line for page in found for line in page] == await lines(source)
 
 
 async def test_an_id_that_is_there_twice(tmp_path: Path) -> None:

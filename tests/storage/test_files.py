@@ -22,7 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, DamagedRecord, FileStorage
 from fapilog.record import chain
-from fapilog.storage import _directory, _end, _lock, _reader, _recent, _torn, _unsynced, _writer, files
+from fapilog.record.chain import MAX_RECORD_BYTES
+from fapilog.storage import _directory, _end, _names, _reader, _recent, _torn, _unsynced, _writer
 from fapilog.storage import _lines as lines
 from tests.doubles.trail_files import TrailFiles, whole
 
@@ -213,7 +214,7 @@ def test_writers_that_take_turns_do_not_list_the_files(
     for writer in (trail, other) * 3:
         writer.append([body()])
     listed: list[Path] = []
-    real = _directory.names
+    real = _names.names
 
     def names(directory: Path) -> list[str]:
         listed.append(directory)
@@ -426,7 +427,7 @@ def test_a_page_takes_no_longer_in_a_long_trail(
         assert blocks < 60
 
 
-@pytest.mark.parametrize("size", [files.MAX_RECORD_BYTES - 1000, 300_000])
+@pytest.mark.parametrize("size", [MAX_RECORD_BYTES - 1000, 300_000])
 def test_long_records_are_read_forwards(trail: TrailFiles, size: int) -> None:
     """Records as long as they can be are found like any others."""
     trail.append([body(f"{number} {'x' * size}") for number in range(5)])
@@ -477,7 +478,7 @@ def test_what_is_read_is_on_the_disk(trail: TrailFiles, monkeypatch: pytest.Monk
     assert len(TrailFiles(trail.directory, durable=False).read(0, 10)) == 1
 
 
-WRITING = {module.__file__ for module in (_writer, _end, _lock, _recent, _torn, _unsynced)}
+WRITING = {module.__file__ for module in (_writer, _end, _directory, _recent, _torn, _unsynced)}
 
 
 class Interrupter:
@@ -538,7 +539,7 @@ async def test_the_storage_is_read_page_by_page(tmp_path: Path) -> None:
 async def test_a_record_that_is_too_long_is_refused(tmp_path: Path) -> None:
     """An event longer than a record can be is an error that says how long it may be, and nothing is stored."""
     storage = FileStorage(tmp_path / "audit")
-    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="x" * files.MAX_RECORD_BYTES)
+    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="x" * MAX_RECORD_BYTES)
     with pytest.raises(AuditStorageError, match="at most 1048576 bytes can be stored; this has 1048"):
         await storage.append(event)
     assert not (tmp_path / "audit").exists()

@@ -24,6 +24,7 @@ from fapilog import (
 from fapilog.core import _reading
 from fapilog.core._reading import Events
 from fapilog.record import chain
+from fapilog.record.chain import MAX_RECORD_BYTES
 from fapilog.storage import _lines
 from fapilog.storage.protocol import EventFilter, head_of, holds
 
@@ -79,7 +80,7 @@ junk = pytest.mark.parametrize(
         b"x" * 5000 + b"\n",
         b"\0" * 700 + b"\n",
         b"a\nb\n\nc\n",
-        b"x" * (_lines.MAX_RECORD_BYTES + 600) + b"\n",
+        b"x" * (MAX_RECORD_BYTES + 600) + b"\n",
         b'{"v":1,"event_id":"a","event_type":"JOHN-Q-PATIENT","message":"m"}\n',
         b'{"v":7,"event_type":"data_access","message":"m"}\n',
         b'{"v":1,"event_type":"data_access","message":"m"}\n',

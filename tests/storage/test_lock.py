@@ -15,7 +15,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, FileStorage
-from fapilog.storage import _lock
+from fapilog.storage import _directory
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.trail_files import whole
 
@@ -50,7 +50,7 @@ async def test_a_stranger_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     flock = shutil.which("flock")
     if flock is None or not Path("/proc/locks").exists():  # noqa: ASYNC240
         pytest.skip("no flock, or no list of locks")
-    monkeypatch.setattr(_lock, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_directory, "_PATIENCE", 0.05)
     storage = FileStorage(tmp_path, durability=durability)  # type: ignore[arg-type]
     await storage.append(event("first"))
     command = [flock, str(tmp_path), "sh", "-c", "echo held; read line"]
@@ -116,7 +116,7 @@ async def test_all_may_be_cancelled(tmp_path: Path) -> None:
 
 async def test_a_held_lock_is_an_incident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trail whose lock is held alerts once that it can't store events, and once that it can again."""
-    monkeypatch.setattr(_lock, "_PATIENCE", 0.01)
+    monkeypatch.setattr(_directory, "_PATIENCE", 0.01)
     dispatcher = RecordingDispatcher()
     async with AuditTrail(storage_path=tmp_path, alert_dispatcher=dispatcher) as trail:
         await trail.log_event(AuditEventType.DATA_ACCESS, "first")
@@ -146,12 +146,12 @@ def test_a_holder_that_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = os.fstat(fd)
     place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     (tmp_path / "locks").write_text(listed.format(place=place))
-    monkeypatch.setattr(_lock, "_LOCKS", str(tmp_path / "locks"))
-    assert _lock._holder(fd) == "another process"
+    monkeypatch.setattr(_directory, "_LOCKS", str(tmp_path / "locks"))
+    assert _directory._holder(fd) == "another process"
     (tmp_path / "locks").write_text(f"1: FLOCK  ADVISORY  WRITE 999999999 {place} 0 EOF\n")
-    assert _lock._holder(fd) == "process 999999999"
+    assert _directory._holder(fd) == "process 999999999"
     (tmp_path / "locks").unlink()
-    assert _lock._holder(fd) == "another process"
+    assert _directory._holder(fd) == "another process"
     os.close(fd)
 
 
@@ -163,4 +163,4 @@ def test_a_lock_that_fails_is_an_error_at_once(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(OSError, match="No locks available"):
-        _lock.lock(0, fcntl.LOCK_EX)
+        _directory.lock(0, fcntl.LOCK_EX)

@@ -211,7 +211,7 @@ async def test_nothing_is_removed_that_the_archive_lacks(directory: Path, tmp_pa
 async def test_an_archive_that_cannot_be_written(directory: Path, tmp_path: Path) -> None:
     """Where the archive can't be made, nothing is removed."""
     (tmp_path / "file").touch()
-    with pytest.raises(AuditStorageError, match="apply retention"):
+    with pytest.raises(AuditStorageError, match=r"cannot read .*file/archive"):
         await trail_in(directory).apply_retention(archive=tmp_path / "file" / "archive")
     assert verified(directory)[:3] == (True, ChainStatus.OK, 18)
 

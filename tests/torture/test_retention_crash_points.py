@@ -43,8 +43,11 @@ class Stage:
     Plays the program over and over from the same beginning, with strace between it and the operating system.
 
     Attributes:
-        archive: Where the days go in the play that was last.
+        archive: The archive of the last play.
     """
+
+    # Whether the number of calls differs a little from play to play, so that the last of them may not come.
+    is_varying = False
 
     def __init__(self, strace: str, scratch: Path, *, calls: str = CALLS) -> None:
         self.scratch, self.directory = scratch, scratch / "trail"
@@ -79,7 +82,7 @@ class Stage:
         command = [*self._strace, *injected, sys.executable, str(PROGRAM), str(self.directory), str(self.archive)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if fault is not None and "signal=KILL" in fault:
-            assert done.returncode == -signal.SIGKILL
+            assert done.returncode == -signal.SIGKILL or (self.is_varying and not done.returncode)
         else:
             assert done.returncode == 0, done.stderr
         return done
@@ -123,6 +126,9 @@ class Stage:
 
 class StageOfS3(Stage):
     """The same with an archive in S3."""
+
+    # The event loop wakes itself up by a socket, more or less often.
+    is_varying = True
 
     def __init__(self, strace: str, scratch: Path, s3: Any, *, calls: str) -> None:
         self.s3 = s3

@@ -7,7 +7,7 @@ Where a line must be refused, it is ignored with a code: a checker that accepts 
 # pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportUnusedFunction=false, reportUnusedClass=false
 
 from pathlib import Path
-from typing import Any, Self, assert_type
+from typing import IO, Any, Self, assert_type
 
 import anyio
 from blinker import NamedSignal
@@ -63,8 +63,11 @@ from fapilog.delivery.route import Condition, Route, when
 from fapilog.integrations.asgi import AuditMiddleware, Scope
 from fapilog.observers import logs, metrics, otel
 from fapilog.record.chain import Seal
+from fapilog.storage.archive import Archive, DirectoryArchive, PackedFile
+from fapilog.storage.archived import ArchiveStorage
 from fapilog.storage.protocol import EventFilter
-from fapilog.testing import RecordedAlert, RecordedTrail, RecordingDispatcher, check_dispatcher
+from fapilog.storage.s3 import S3Archive
+from fapilog.testing import RecordedAlert, RecordedTrail, RecordingDispatcher, check_archive, check_dispatcher
 
 # -- names that are imported when they are asked for
 
@@ -356,6 +359,33 @@ class Memory:
 storage: AuditStorage = Memory()
 not_a_storage: AuditStorage = Pager()  # type: ignore[assignment]
 AuditTrail(storage=Memory())
+
+
+class Shelf:
+    """An archive that keeps nothing."""
+
+    def sizes(self) -> dict[str, int]:
+        return {}
+
+    def put(self, file: PackedFile) -> None:
+        """Keep nothing."""
+
+    def prove(self, file: PackedFile) -> None:
+        """Believe it."""
+
+    def open(self, name: str, size: int | None = None) -> IO[bytes]:
+        return Path(name).open("rb")
+
+
+archive: Archive = Shelf()
+archive = S3Archive("clinic-audit", prefix="eu", lock_days=2190)
+archive = DirectoryArchive("archive")
+not_an_archive: Archive = Memory()  # type: ignore[assignment]
+AuditTrail(storage_path="audit", archive=archive)
+AuditTrail(storage_path="audit", archive="s3://clinic-audit/eu")
+AuditTrail(storage=ArchiveStorage(archive))
+check_archive(archive)
+S3Archive("clinic-audit", "eu")  # type: ignore[call-arg]
 
 
 # -- context and applications

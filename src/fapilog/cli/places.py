@@ -1,4 +1,4 @@
-"""Where a trail is, as an argument of a command: a directory, a file of SQLite, or a database of PostgreSQL."""
+"""The place of a trail as an argument of a command: a directory, a file of SQLite, or a database of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def in_postgres(dsn: str, trail: str | None, hint: str) -> AuditStorage:
     try:
         return PostgresStorage(dsn, trail)
     except ValueError as error:
-        # Names what is wrong, and has nothing of the DSN, which may have a password.
+        # It contains nothing of the DSN, which may have a password.
         raise typer.BadParameter(str(error), param_hint=hint) from None
 
 
 def place_of(given: str, storage: AuditStorage) -> str:
-    """Return where *storage* is, which the argument *given* names, to be printed."""
+    """Return the place of *storage*, which the argument *given* names, to be printed."""
     return plain(str(storage) if is_dsn(given) else given)

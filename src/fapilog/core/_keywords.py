@@ -1,18 +1,17 @@
-"""Two checks of a call of a recording method: for mistyped keywords, and for the trace that it belongs to."""
+"""A check of the calls of the recording methods: for mistyped keywords."""
 
 from __future__ import annotations
 
 import difflib
-import functools
 import sys
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
 from ..record.intake import FIELDS
 from ..record.values import given_text
 from ..tasks.strangers import Log
 
-__all__ = ["current_span", "look_for_typos"]
+__all__ = ["look_for_typos"]
 
 _log: Final = Log("fapilog.core.audit")
 
@@ -38,8 +37,11 @@ _ALIASES: Final = {
     "phi": "contains_phi",
     "id": "event_id",
 }
-# Metadata that `log_data_access` itself adds, as the earlier fapilog did.
-_MEANT: Final = frozenset({"resource"})
+# The fields, and metadata that `log_data_access` itself adds, as the earlier fapilog did.
+_KNOWN: Final = FIELDS | {"resource"}
+# These, and names that are near none of them. Bounded: an application may make names of data.
+_innocent: Final = set(_KNOWN)
+_MOST_INNOCENT: Final = 1024
 _NEAR: Final = 0.8
 _LONGEST_NAME: Final = 100
 # The places in the code that were warned about; more than any application has, and bounded all the same.
@@ -58,9 +60,14 @@ def look_for_typos(given: Iterable[str], *, strict: bool) -> None:
     Raises:
         TypeError: There is such a keyword, and *strict* is set.
     """
+    if _innocent.issuperset(given):
+        return
     # A key that is no identifier, or a very long one, comes from data: it is neither logged nor remembered.
-    names = [name for name in given if name not in FIELDS and name.isidentifier() and len(name) <= _LONGEST_NAME]
-    found = {name: near for name in names if name not in _MEANT and (near := _nearest(name))}
+    names = [name for name in given if name not in _innocent and name.isidentifier() and len(name) <= _LONGEST_NAME]
+    found = {name: near for name in names if (near := _nearest(name))}
+    if len(_innocent) > _MOST_INNOCENT:
+        _innocent.intersection_update(_KNOWN)
+    _innocent.update(name for name in names if name not in found)
     if not found:
         return
     words = ", ".join(f"{name}: did you mean {near}?" for name, near in found.items())
@@ -72,7 +79,6 @@ def look_for_typos(given: Iterable[str], *, strict: bool) -> None:
         _log.warning("%s, line %s: %s The event is stored, with the value in its metadata.", *place)
 
 
-@functools.lru_cache(maxsize=1024)
 def _nearest(name: str) -> str | None:
     plain = name.lower().replace("_", "")
     if plain in _ALIASES:
@@ -91,26 +97,3 @@ def _caller() -> tuple[str, int]:
     while frame.f_back is not None and given_text(frame.f_globals.get("__name__")).partition(".")[0] == ours:
         frame = frame.f_back
     return frame.f_code.co_filename, frame.f_lineno
-
-
-def current_span(trace_id: object) -> dict[str, Any]:
-    """
-    Return the ids of OpenTelemetry's current span as members of an event; none where there is no span.
-
-    Nor if a *trace_id* is given that is of another trace, in which there is no such span.
-
-    As the W3C writes them: https://www.w3.org/TR/trace-context/#traceparent-header. Nothing is imported: without
-    OpenTelemetry in the process there is no span.
-    """
-    trace = sys.modules.get("opentelemetry.trace")
-    if trace is None:
-        return {}
-    try:
-        context = trace.get_current_span().get_span_context()
-        ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"} if context.is_valid else {}
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        _log.warning("OpenTelemetry's current span can't be read: %s", type(error).__qualname__)
-        return {}
-    return ids if trace_id is None or given_text(trace_id) == ids.get("trace_id") else {}

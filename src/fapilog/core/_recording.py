@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
+from typing import Final
 
-from ..record.chain import AuditChainVerificationResult, sealed
+from ..record.chain import Seal, sealed
 from ..record.errors import AuditStorageError, reason
-from ..record.events import AuditEvent, is_error, is_security
+from ..record.events import AuditEvent
+from ..record.intake import Draft
+from ..record.kinds import AuditEventType, AuditLogLevel
+from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage
-from ..tasks.strangers import contained
+from ..tasks.strangers import contained, tamed
 from ._alerts import Alerts
-from ._incidents import STORING, VERIFICATION
+from ._incidents import STORING
 
 __all__ = ["Recorder"]
+
+# Tuples, in which a member is found without its hash, which for an enum is slow: each event is looked at.
+_ERROR_LEVELS: Final = (AuditLogLevel.ERROR, AuditLogLevel.CRITICAL)
+_SECURITY_TYPES: Final = (
+    AuditEventType.AUTHENTICATION_FAILED,
+    AuditEventType.AUTHORIZATION_FAILED,
+    AuditEventType.SECURITY_VIOLATION,
+)
 
 
 class Recorder:
@@ -33,6 +45,10 @@ class Recorder:
     def __init__(self, storage: AuditStorage, alerts: Alerts) -> None:
         self._storage = storage
         self._alerts = alerts
+        # Not past the `append` of a subclass, which may do more.
+        self._files: FileStorage | None = None
+        if isinstance(storage, FileStorage) and type(storage).append is FileStorage.append:
+            self._files = storage
         self.counts: dict[str, int] = {"total_events": 0, "error_events": 0, "security_events": 0}
         self.forget()
 
@@ -40,13 +56,12 @@ class Recorder:
         """Get a new lock, in a forked child: another thread of the parent may have held it."""
         self._lock = threading.Lock()
 
-    async def record(self, event: AuditEvent, *, announced: bool, once: bool = False) -> AuditEvent | None:
+    async def record(self, event: AuditEvent, *, once: bool = False) -> AuditEvent | None:
         """
-        Store *event*, and return it with its place in the chain; None if it is stored already.
+        Store *event*, which the caller announces next, and return it with its place; None if it is stored already.
 
         Args:
             event: The event.
-            announced: Whether the caller announces the event next.
             once: Whether a recent record may have its id, which the caller gave.
 
         Raises:
@@ -54,62 +69,113 @@ class Recorder:
         """
         self._alerts.note_event()
         try:
-            stored = await self.store(event, announced=announced, once=once)
+            stored = await self.store(event, once=once)
         except Exception as error:
             self._alerts.health.failing(STORING, error)
-            await self._send_own(announced=announced)
             raise
         self._alerts.health.working(STORING)
         if monotonic() >= self._alerts.watch.due:
             await self._alerts.watch.look_soon()
-        await self._send_own(announced=announced)
         return stored
 
-    async def _send_own(self, *, announced: bool) -> None:
-        """Send the alerts of an incident that was opened or resolved, unless the caller does."""
+    async def record_quietly(self, event: Draft, record: bytes, *, once: bool) -> None:
+        """
+        Store *event*, which is not announced.
+
+        Args:
+            event: The event.
+            record: Its record: of a storage in files, nothing else is made of the event.
+            once: As of `record`.
+
+        Raises:
+            AuditStorageError: The event is not stored.
+        """
+        alerts = self._alerts
+        alerts.note_event()
+        try:
+            if once or not self._is_stored_at_once(event, record):
+                again = {"once": True} if once else {}
+                seal = await self._appended(
+                    functools.partial(self._storage.append, event.event(), **again)
+                    if self._files is None
+                    else functools.partial(self._files.append_record, record, **again)
+                )
+                if seal is not None:
+                    self._take_note(event, seal.sequence_number)
+        except Exception as error:
+            alerts.health.failing(STORING, error)
+            await self._send_own()
+            raise
+        alerts.health.working(STORING)
+        if monotonic() >= alerts.watch.due:
+            await alerts.watch.look_soon()
+        if alerts.background.kept:
+            await self._send_own()
+
+    async def _send_own(self) -> None:
+        """Send the alerts of an incident that was opened or resolved, as the caller does not."""
         # Not in a `finally`: nothing may be awaited there when the coroutine is thrown away, with a loop that was
         # closed around it. The collector does that in any thread, and into the loop of that thread it would get.
         background = self._alerts.background
-        if not announced and background.kept and background.home is None:
+        if background.kept and background.home is None:
             await background.run([])
 
-    async def store(self, event: AuditEvent, *, announced: bool = True, once: bool = False) -> AuditEvent | None:
+    async def store(self, event: AuditEvent, *, once: bool = False) -> AuditEvent | None:
         """Store *event* as `record` does, but open and resolve no incident: for the recovery that resolves one, say."""
-        if not self._alerts.watch.is_expected:
-            await self._alerts.watch.expect()
-        if announced:
-            self._alerts.outstanding.expect(event.event_id)
+        outstanding = self._alerts.outstanding
+        outstanding.expect(event.event_id)
         try:
             # A storage without the option *once* works, until a caller gives an id.
             again = {"once": True} if once else {}
-            seal = await contained(functools.partial(self._storage.append, event, **again))
-        except BaseException as error:
-            self._alerts.outstanding.announced(event.event_id)
-            if not isinstance(error, Exception) or isinstance(error, AuditStorageError):
-                raise
-            raise AuditStorageError(f"{type(self._storage).__qualname__} can't store: {reason(error)}") from error
+            seal = await self._appended(functools.partial(self._storage.append, event, **again))
+        except BaseException:
+            outstanding.announced(event.event_id)
+            raise
         if seal is None:
-            self._alerts.outstanding.announced(event.event_id)
+            outstanding.announced(event.event_id)
             return None
+        self._take_note(event, seal.sequence_number)
+        return sealed(event, seal)
+
+    async def _appended(self, append: Callable[[], Awaitable[Seal | None]]) -> Seal | None:
+        """Return the result of ``await append()``, or raise `AuditStorageError`, and no other exception."""
+        if not self._alerts.watch.is_expected:
+            await self._alerts.watch.expect()
+        try:
+            return await contained(append)
+        except AuditStorageError:
+            raise
+        except Exception as error:
+            raise self._refusal(error) from error
+
+    def _is_stored_at_once(self, event: Draft, record: bytes) -> bool:
+        """Store *event* if that takes nothing but a write, and return whether it did."""
+        if self._files is None or not self._alerts.watch.is_expected:
+            return False
+        try:
+            seal = self._files.append_at_once(record)
+        except AuditStorageError:
+            raise
+        except BaseException as error:
+            raise self._refusal(tamed(error)) from error
+        if seal is None:
+            return False
+        self._take_note(event, seal.sequence_number)
+        return True
+
+    def _refusal(self, error: Exception) -> AuditStorageError:
+        return AuditStorageError(f"{type(self._storage).__qualname__} can't store: {reason(error)}")
+
+    def _take_note(self, event: AuditEvent, sequence_number: int) -> None:
+        """Count *event*, which is stored as the record of that number, and tell those who follow the trail."""
+        kind, log_level, counts = event.event_type, event.log_level, self.counts
         with self._lock:
-            self.counts["total_events"] += 1
-            self.counts["error_events"] += is_error(event)
-            self.counts["security_events"] += is_security(event)
-        if seal.sequence_number == 1:
+            counts["total_events"] += 1
+            if kind is AuditEventType.ERROR_OCCURRED or log_level in _ERROR_LEVELS:
+                counts["error_events"] += 1
+            if log_level is AuditLogLevel.SECURITY or kind in _SECURITY_TYPES:
+                counts["security_events"] += 1
+        if sequence_number == 1:
             self._alerts.watch.begins(event)
         if self._alerts.catch_up is not None:
-            self._alerts.catch_up.stored(seal.sequence_number)
-        return sealed(event, seal) if announced else event
-
-    async def verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
-        """Check every stored event; a trail that is damaged, or can't be read, is an incident."""
-        with self._alerts.background.collecting() as calls:
-            try:
-                result = await self._storage.verify(progress)
-            except Exception as error:
-                self._alerts.health.failing(VERIFICATION, error)
-                await self._alerts.background.run(calls)
-                raise
-            self._alerts.health.verified(result)
-            await self._alerts.background.run(calls)
-        return result
+            self._alerts.catch_up.stored(sequence_number)

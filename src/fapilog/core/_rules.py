@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
+from ..record.kinds import AuditEventType
 from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.background import Background
 from ..tasks.loops import own_context
@@ -58,6 +59,9 @@ class Rules:
         background: Runs the counting.
         health: Takes its failures.
         aftermath: Notes the calls of predicates, whose own events must not be counted.
+
+    Attributes:
+        kinds: The types of the events that a rule counts.
     """
 
     # Why the trail is read, instead of counting the events that this process records: several processes write to one
@@ -78,7 +82,8 @@ class Rules:
         aftermath: Aftermath,
     ) -> None:
         self._rules = tuple(rules)
-        self._kinds = tuple({kind: None for rule in self._rules for kind in rule.kinds})
+        # A tuple, in which a member is found without its hash, which for an enum is slow: each event is looked at.
+        self.kinds: tuple[AuditEventType, ...] = tuple({kind: None for rule in self._rules for kind in rule.kinds})
         self._storage = storage
         self._background = background
         self._health = health
@@ -91,10 +96,6 @@ class Rules:
         self._newest: AuditEvent | None = None
         self._is_running = self._is_starting = False
         self._counts = [_Counts(rule, self._aftermath) for rule in self._rules]
-
-    def concern(self, event: AuditEvent) -> bool:
-        """Return whether a rule counts events of this type."""
-        return event.event_type in self._kinds
 
     def apply(self, event: AuditEvent, record: Record) -> None:
         """Count *event*, which is stored, soon. From any thread; raises nothing."""

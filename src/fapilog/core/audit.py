@@ -9,34 +9,35 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+import sys
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 
 import anyio
 import anyio.lowlevel
 
 from ..context import completed
 from ..record import chain
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
+from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import FIELDS, CommonFields, EventFields, recorded
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
-from ..record.privacy import without_frames
+from ..record.privacy import leave_frames_out, without_frames
 from ..storage.archive import Archive
 from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage, head_of, holds, require_storage
+from ..storage.protocol import AuditStorage, require_storage
 from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
-from ._keywords import current_span, look_for_typos
+from ._keywords import look_for_typos
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
 from ._retaining import archive_of, retained, with_archive
@@ -156,7 +157,15 @@ class AuditTrail(EverydayEvents, Questions):
             buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
             stop_timeout=require("stop_timeout", stop_timeout, at_least=0),
         )
-        self._hostname = os.uname().nodename
+        policy = self.policy
+        # Kept, as each event has them: asking for the process is a call of the operating system.
+        self._known: dict[str, Any] = {
+            "hostname": os.uname().nodename,
+            "process_id": os.getpid(),
+            "compliance_level": policy.level,
+            "log_level": AuditLogLevel.INFO,
+        }
+        self._limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
         self._recorder = Recorder(storage, self._alerts)
         self._own_records = OwnRecords(self.policy)
         self._rules = Rules(
@@ -313,7 +322,6 @@ class AuditTrail(EverydayEvents, Questions):
 
     # -- recording
 
-    @without_frames
     async def log_event(self, /, event_type: AuditEventType | str, message: str, **fields: Unpack[EventFields]) -> str:
         """
         Store an event, announce it if the policy says so, and return its id.
@@ -340,22 +348,28 @@ class AuditTrail(EverydayEvents, Questions):
                 strict policy also: a keyword is none of the fields, and near one.
             ValueError: An unknown event type, level or outcome, a time without zone, or an *event_id* that is none.
         """
-        policy = self.policy
-        if not policy.enabled:
-            return ""
-        given: dict[str, Any] = {**fields}
-        if not FIELDS.issuperset(given):
-            look_for_typos(given, strict=policy.strict)
-        whole = completed(given)
-        span = current_span(whole.get("trace_id"))
-        event = self._made(member(AuditEventType, event_type, "event_type"), message, whole, span)
-        once = given.get("event_id") is not None
-        if not (policy.alerts_on(event) or self._rules.concern(event)):
-            await self._recorder.record(event, announced=False, once=once)
-        elif self._alerts.aftermath.is_here:
-            await self._recorder.record(noted(event), announced=False, once=once)
-        else:
-            await self._store_and_announce(event, once=once)
+        handled = sys.exception()
+        try:
+            policy = self.policy
+            if not policy.enabled:
+                return ""
+            given = cast("dict[str, Any]", fields)
+            if not FIELDS.issuperset(given):
+                look_for_typos(given, strict=policy.strict)
+            known = {"event_type": member(AuditEventType, event_type, "event_type"), "message": message, **self._known}
+            event, record = recorded(known, completed(given), limits=self._limits)
+            once = given.get("event_id") is not None
+            if not (policy.alerts_on(event) or event.event_type in self._rules.kinds):
+                await self._recorder.record_quietly(event, record, once=once)
+            elif self._alerts.aftermath.is_here:
+                event = noted(event)
+                await self._recorder.record_quietly(event, chain.body(event), once=once)
+            else:
+                await self._store_and_announce(event.event(), once=once)
+        except BaseException as error:
+            # As `without_frames` does, without a second coroutine for each event.
+            leave_frames_out(error, handled)
+            raise
         return event.event_id
 
     def audited(
@@ -376,32 +390,6 @@ class AuditTrail(EverydayEvents, Questions):
 
     # -- reading
 
-    async def head(self) -> ChainHead:
-        """
-        Return the number and the checksum of the newest stored event.
-
-        Kept out of reach of the service, a head proves later that the trail was neither cut nor replaced; see `holds`.
-
-        Raises:
-            AuditStorageError: The trail can't be read.
-        """
-        return await head_of(self._storage)
-
-    async def holds(self, head: ChainHead) -> bool:
-        """
-        Return whether the trail still holds the record that was the newest when *head* was taken.
-
-        If so, and if a verification finds the trail valid, every record up to that one is unchanged, since its checksum
-        depends on all records before it. If not, the trail was cut off before that record, or replaced.
-
-        Args:
-            head: A result of `head`; every trail holds the head of an empty one.
-
-        Raises:
-            AuditStorageError: The trail can't be read.
-        """
-        return await holds(self._storage, head)
-
     async def get_statistics(self) -> dict[str, Any]:
         """
         Return the counts of this trail since it was made.
@@ -413,32 +401,6 @@ class AuditTrail(EverydayEvents, Questions):
         """
         policy = {"compliance_level": self.policy.level.value, "enabled": self.policy.enabled}
         return {**self._recorder.counts, "alerts": self._alerts.counts, "policy": policy}
-
-    @classmethod
-    def verify_chain(cls, events: Iterable[AuditEvent], *, after: ChainHead = EMPTY) -> AuditChainVerificationResult:
-        """
-        Check *events*, given in order and without gaps, as `verify_chain_from_storage` would.
-
-        Damage is returned, not raised. Missing newest events can't be seen from inside a chain.
-
-        Args:
-            events: The events; of one that a later fapilog wrote, the record.
-            after: The head of the trail before the first of them; by default they begin with the trail.
-        """
-        return chain.verified(events, after)
-
-    async def verify_chain_from_storage(
-        self, progress: Callable[[int], None] | None = None
-    ) -> AuditChainVerificationResult:
-        """
-        Check every stored event, while new events are being written.
-
-        Damage is returned, not raised. Events cut off the very end can't be seen from inside a chain.
-
-        Args:
-            progress: Called now and then, in a worker thread, with the number of events checked so far.
-        """
-        return await self._recorder.verify(progress)
 
     @without_frames
     async def apply_retention(
@@ -521,35 +483,22 @@ class AuditTrail(EverydayEvents, Questions):
             await self._alerts.background.run(calls)
 
     async def _store_then_announce(self, event: AuditEvent, *, once: bool = False) -> None:
-        stored = await self._recorder.record(event, announced=True, once=once)
+        stored = await self._recorder.record(event, once=once)
         if stored is None:
             return
         if self.policy.alerts_on(event):
             self._announce(stored)
         else:
             self._alerts.outstanding.announced(stored.event_id)
-        if self._rules.concern(event):
+        if event.event_type in self._rules.kinds:
             self._rules.apply(stored, self._record_rule)
         await self._alerts.forwarder.make_room()
 
     async def _record_rule(self, message: str, **fields: Any) -> None:
         """Store an event about a rule, and announce it; once, even if several processes do so."""
-        await self._store_then_announce(self._made(RULE_MET, message, fields, {}), once=True)
-
-    def _made(
-        self, event_type: AuditEventType, message: str, fields: dict[str, Any], others: dict[str, Any]
-    ) -> AuditEvent:
-        policy = self.policy
-        given = {
-            "event_type": event_type,
-            "message": message,
-            "hostname": self._hostname,
-            "process_id": os.getpid(),
-            "compliance_level": policy.level,
-            **others,
-        }
-        limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
-        return recorded(given, fields, limits=limits)
+        known = {"event_type": RULE_MET, "message": message, **self._known}
+        event, _ = recorded(known, fields, limits=self._limits)
+        await self._store_then_announce(event.event(), once=True)
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store an event of the trail's own, which is announced next."""
@@ -558,6 +507,7 @@ class AuditTrail(EverydayEvents, Questions):
 
     def _forget(self) -> None:
         # In a forked child.
+        self._known["process_id"] = os.getpid()
         self._recorder.forget()
         self._rules.forget()
         self._own_records.forget()

@@ -1,15 +1,20 @@
-"""Finding and counting the events of a trail."""
+"""Asking a trail: which events it has, and whether they are still those that were recorded."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from ..record import chain
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.privacy import without_frames
-from ..storage.protocol import AuditStorage, Conditions, EventFilter
+from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
+from ._alerts import Alerts
+from ._incidents import VERIFICATION
 from ._ownrecords import LogEvent, OwnRecords
 from ._reading import Events, OnDamage, counted, intact
 
@@ -17,9 +22,15 @@ __all__ = ["Questions"]
 
 
 class Questions:
-    """The methods of `AuditTrail` that find and count events; under PCI DSS every call is recorded."""
+    """
+    The methods of `AuditTrail` that find, count and verify events.
+
+    Under PCI DSS every call of `get_events`, `events` and `count_by` is recorded.
+    """
 
     if TYPE_CHECKING:  # the trail's
+        _alerts: Alerts
+        _storage: AuditStorage
         _asked: AuditStorage
         _own_records: OwnRecords
         log_event: LogEvent
@@ -96,3 +107,66 @@ class Questions:
         events: Events[AuditEvent] = Events(self._asked, EventFilter(**conditions), oldest_first=False)
         count = functools.partial(counted, events, field)
         return await self._own_records.reading(self.log_event, "count_by", {**conditions, "field": field}, count)
+
+    async def head(self) -> ChainHead:
+        """
+        Return the number and the checksum of the newest stored event.
+
+        Kept out of reach of the service, a head proves later that the trail was neither cut nor replaced; see `holds`.
+
+        Raises:
+            AuditStorageError: The trail can't be read.
+        """
+        return await head_of(self._storage)
+
+    async def holds(self, head: ChainHead) -> bool:
+        """
+        Return whether the trail still holds the record that was the newest when *head* was taken.
+
+        If so, and if a verification finds the trail valid, every record up to that one is unchanged, since its checksum
+        depends on all records before it. If not, the trail was cut off before that record, or replaced.
+
+        Args:
+            head: A result of `head`; every trail holds the head of an empty one.
+
+        Raises:
+            AuditStorageError: The trail can't be read.
+        """
+        return await holds(self._storage, head)
+
+    @classmethod
+    def verify_chain(cls, events: Iterable[AuditEvent], *, after: ChainHead = EMPTY) -> AuditChainVerificationResult:
+        """
+        Check *events*, given in order and without gaps, as `verify_chain_from_storage` would.
+
+        Damage is returned, not raised. Missing newest events can't be seen from inside a chain.
+
+        Args:
+            events: The events; of one that a later fapilog wrote, the record.
+            after: The head of the trail before the first of them; by default they begin with the trail.
+        """
+        return chain.verified(events, after)
+
+    async def verify_chain_from_storage(
+        self, progress: Callable[[int], None] | None = None
+    ) -> AuditChainVerificationResult:
+        """
+        Check every stored event, while new events are being written.
+
+        Damage is returned, not raised; it is an incident of the trail all the same. Events cut off the very end can't
+        be seen from inside a chain.
+
+        Args:
+            progress: Called now and then, in a worker thread, with the number of events checked so far.
+        """
+        health, background = self._alerts.health, self._alerts.background
+        with background.collecting() as calls:
+            try:
+                result = await self._storage.verify(progress)
+            except Exception as error:
+                health.failing(VERIFICATION, error)
+                await background.run(calls)
+                raise
+            health.verified(result)
+            await background.run(calls)
+        return result

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from pathlib import PurePath
 from types import FunctionType, MethodType
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, TypeGuard, TypeVar
 
 import blinker
 import msgspec
@@ -35,6 +35,8 @@ __all__ = [
     "is_of_aftermath",
     "noted",
 ]
+
+E = TypeVar("E", bound=AuditEvent)
 
 _log: Final = Log("fapilog")
 _namespace: Final = blinker.Namespace()
@@ -135,7 +137,7 @@ def calls_here() -> tuple[object, ...]:
     return _calls.get()
 
 
-def noted(event: AuditEvent) -> AuditEvent:
+def noted(event: E) -> E:
     """Return *event* with the note that it was logged in an aftermath, and is not to be announced."""
     return msgspec.structs.replace(event, not_announced=_WHY)
 

@@ -218,8 +218,8 @@ class SyncAuditTrail:
     @property
     def _runs_here(self) -> bool:
         kind = type(self._trail)
-        return getattr(self._storage, "runs_anywhere", False) and all(
-            getattr(kind, name) is getattr(AuditTrail, name) for name in _METHODS
+        return getattr(self._storage, "runs_anywhere", False) and (
+            kind is AuditTrail or all(getattr(kind, name) is getattr(AuditTrail, name) for name in _METHODS)
         )
 
     def _send_kept(self) -> None:

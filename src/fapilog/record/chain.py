@@ -18,11 +18,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from .events import AuditEvent
+from .errors import AuditStorageError
+from .events import FORMAT_VERSION, AuditEvent
 from .formats import decoded, encoded
 
 __all__ = [
     "EMPTY",
+    "MAX_RECORD_BYTES",
     "AuditChainVerificationResult",
     "ChainError",
     "ChainHead",
@@ -36,6 +38,7 @@ __all__ = [
     "is_intact",
     "seal",
     "sealed",
+    "storable",
     "unsealed",
     "verdict",
     "verified",
@@ -56,6 +59,13 @@ _SEAL_ANYWHERE: Final = re.compile(
 )
 _SEAL: Final = re.compile(_SEAL_ANYWHERE.pattern + rb"\Z")
 _LONGEST_SEAL: Final = 256
+
+MAX_RECORD_BYTES: Final = 1 << 20
+"""The longest record that is stored, and so the most that a reader must hold at once."""
+# More than a seal takes.
+_ROOM: Final = 2 * _LONGEST_SEAL
+_encode: Final = msgspec.json.Encoder().encode
+_new: Final = tuple.__new__
 
 
 class Seal(NamedTuple):
@@ -153,8 +163,30 @@ class ChainError(Exception):
 
 def body(event: AuditEvent) -> bytes:
     """Return the record of *event* up to the place where its seal begins."""
-    record = _as_is(event)
+    if (
+        event.sequence_number is None
+        and event.previous_hash is None
+        and event.checksum is None
+        and event.line is None
+        and event.format_version == FORMAT_VERSION
+    ):
+        record = _encode(event)[:-1]
+    else:
+        record = _as_is(event)
     return record if record.isascii() and b"\x7f" not in record else _printable(record)
+
+
+def storable(event: AuditEvent) -> bytes:
+    """
+    Return the record of *event* as `body` does.
+
+    Raises:
+        AuditStorageError: With its seal it would be longer than `MAX_RECORD_BYTES`.
+    """
+    record = body(event)
+    if len(record) > MAX_RECORD_BYTES - _ROOM:
+        raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(record)}")
+    return record
 
 
 def _as_is(event: AuditEvent) -> bytes:
@@ -193,7 +225,8 @@ def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[
     """Return the line to store for *body*, its newline included, and its seal."""
     line = body + _link(sequence_number, previous_hash)
     checksum = sha256(line + b"}").hexdigest()
-    return line + _checksum(checksum) + b"\n", Seal(sequence_number, previous_hash, checksum)
+    # As `_checksum` and `Seal` have it, without their calls: each event comes by here.
+    return line + f',"checksum":"{checksum}"}}\n'.encode(), _new(Seal, (sequence_number, previous_hash, checksum))
 
 
 def unsealed(line: bytes) -> bytes:

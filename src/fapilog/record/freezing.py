@@ -77,30 +77,28 @@ def _plain_dict(given: dict[Any, Any], room: list[int]) -> FrozenDict:
     for key, value in frozen.items():
         if type(key) is not str:
             raise _NotPlainError
-        if type(value) is not str and value is not None:
-            dict.__setitem__(frozen, key, _plain(value, room))
+        kind = type(value)
+        if not (kind is str or value is None or kind is bool or (kind is int and -_LONG <= value < _LONG)):
+            dict.__setitem__(frozen, key, _plain(value, kind, room))
     return frozen
 
 
-def _plain(value: Any, room: list[int]) -> Any:
-    kind = type(value)
-    if (
-        kind is str
-        or value is None
-        or kind is bool
-        or (kind is int and -_LONG <= value < _LONG)
-        or (kind is float and math.isfinite(value))
-    ):
-        return value
+def _plain(value: Any, kind: type, room: list[int]) -> Any:
     if kind is dict:
         return _plain_dict(value, room)
+    if kind is float and math.isfinite(value):
+        return value
     if kind is not list:
         raise _NotPlainError
-    read = value[:_MAX_PLAIN]
-    room[0] -= len(read) + 1
+    frozen = FrozenList(value[:_MAX_PLAIN])
+    room[0] -= len(frozen) + 1
     if room[0] < 0:
         raise _NotPlainError
-    return FrozenList([each if type(each) is str else _plain(each, room) for each in read])
+    for place, each in enumerate(frozen):
+        kind = type(each)
+        if not (kind is str or each is None or kind is bool or (kind is int and -_LONG <= each < _LONG)):
+            list.__setitem__(frozen, place, _plain(each, kind, room))
+    return frozen
 
 
 class Walk:

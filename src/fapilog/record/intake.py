@@ -16,7 +16,7 @@ import msgspec
 from .chain import body
 from .containers import MAX_VALUES, as_dict, read_mapping
 from .errordetails import MAX_TRACEBACK, Described, ErrorDetails, described
-from .events import AuditEvent, in_utc
+from .events import FORMAT_VERSION, AuditEvent, in_utc
 from .freezing import Walk, plain
 from .kinds import AuditLogLevel, AuditOutcome, member
 from .options import flag
@@ -28,6 +28,7 @@ __all__ = [
     "LEAST_RECORD",
     "LEAST_TEXT",
     "CommonFields",
+    "Draft",
     "EventFields",
     "LevelName",
     "OutcomeName",
@@ -164,9 +165,20 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
 }
 
 
-def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int, int, int]) -> AuditEvent:
+class Draft(AuditEvent, frozen=True, kw_only=True, tag=FORMAT_VERSION):
+    """An event that was made of storable values, does not check them again, and is written as any other."""
+
+    def __post_init__(self) -> None:
+        """Check nothing."""
+
+    def event(self) -> AuditEvent:
+        """Return the event, to be handed out."""
+        return AuditEvent(**msgspec.structs.asdict(self))
+
+
+def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int, int, int]) -> tuple[Draft, bytes]:
     """
-    Return the event that is stored for what a caller gave.
+    Return the event that is stored for what a caller gave, and its record as `body` has it.
 
     Args:
         given: The members that the trail knows, and the message.
@@ -178,20 +190,23 @@ def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int
         TypeError: A flag is neither true nor false, or a time is no datetime.
         ValueError: An unknown level or outcome, an event id that is none, or a time without zone.
     """
-    draft = _Draft(given, fields, limits)
+    if type(given["message"]) is not str:
+        given["message"] = given_text(given["message"])
+    taken = _Taken(given, fields, limits)
     try:
-        event = draft.whole()
-        record = _encode(event)
+        event = taken.whole()
+        record = body(event)
         # No text is too long in a record so short, and none was escaped without a backslash, which JSON doubles.
         if len(record) <= limits[0] and b"\\\\ud" not in record:
-            return event
+            return event, record
     except UnicodeEncodeError:
         pass
-    return draft.fitting()
+    event = taken.fitting()
+    return event, body(event)
 
 
-class _Draft:
-    """An event with its texts as they were given, of which events are made whose texts are storable and cut."""
+class _Taken:
+    """What a caller gave, with its texts as they were given, of which events are made with storable texts, and cut."""
 
     def __init__(self, given: dict[str, Any], fields: dict[str, Any], limits: tuple[int, int, int]) -> None:
         self._max_text, self._max_message, self._max_record = limits
@@ -200,23 +215,23 @@ class _Draft:
         self._error: Described | None = None
         self._tags: tuple[str, ...] = ()
         # The values of a mapping, as JSON, and how many it had where some were left out.
-        self._values: dict[str, FrozenDict] = {}
+        self._values: dict[str, Any] = {}
         self._counts: dict[int, int] = {}
         metadata: dict[str, Any] = {}
         for name, value in fields.items():
             # First what nearly all of them are.
             if name in _TEXT_FIELDS:
                 if value is not None:
-                    given[name] = value
+                    given[name] = value if type(value) is str else given_text(value)
             elif name not in FIELDS or (name == "metadata" and value is not None):
                 metadata[name] = value
             elif value is not None:
                 self._take(name, value, metadata)
-        if actor := self._parts.get("actor"):
+        if self._parts and (actor := self._parts.get("actor")):
             # One thing, also for those who ask for the user alone.
             self._members.setdefault("user_id", actor.get("id"))
             if (user := self._members["user_id"]) is not None:
-                actor.setdefault("id", given_text(user))
+                actor.setdefault("id", user)
         if metadata:
             given_so = metadata.get("metadata")
             if type(given_so) is not dict or len(metadata) > 1:
@@ -245,16 +260,14 @@ class _Draft:
             self._counts |= walk.counts
         return frozen
 
-    def whole(self) -> AuditEvent:
-        """Return the event with its texts as they are; raise UnicodeEncodeError for one that can't be stored so."""
-        members: dict[str, Any] = self._members | self._values
-        if self._parts:
-            members |= _parties(self._parts)
+    def whole(self) -> Draft:
+        """Return the event with its texts as they are, some of which may not be storable."""
+        others: dict[str, Any] = _parties(self._parts) if self._parts else {}
         if self._error is not None:
-            members["error"] = ErrorDetails(**self._error._asdict())
-        return AuditEvent(**members, regulatory_tags=self._tags)
+            others["error"] = ErrorDetails(**self._error._asdict())
+        return Draft(**self._members, **self._values, **others, regulatory_tags=self._tags)
 
-    def fitting(self) -> AuditEvent:
+    def fitting(self) -> Draft:
         """Return the event with as much of the texts, and of the values, as the record has room for."""
         longest = max(self._max_message, self._max_text)
         # Several events are made until one fits.
@@ -279,7 +292,7 @@ class _Draft:
         # What the trail escapes makes it longer, and takes time.
         return len(_encode(event)) <= room and len(body(event)) <= room
 
-    def _cut(self, longest: int, values: int) -> AuditEvent:
+    def _cut(self, longest: int, values: int) -> Draft:
         cuts: list[str] = []
 
         def limited(name: str, whole: str, limit: int, *, keep_end: bool = False) -> str:
@@ -290,9 +303,9 @@ class _Draft:
             return kept
 
         members: dict[str, Any] = {
-            name: limited(name, given_text(value), self._max_message if name == "message" else self._max_text)
+            name: limited(name, value, self._max_message if name == "message" else self._max_text)
             for name in _TEXTS
-            if (value := self._members.get(name)) is not None or name == "message"
+            if (value := self._members.get(name)) is not None
         }
         members |= _parties(
             {
@@ -322,7 +335,7 @@ class _Draft:
             )
             members[name] = walk.root(given)
             cuts += [f"{name}.{each}" for each in walk.cut]
-        return AuditEvent(**self._members | members, regulatory_tags=tuple(tags), truncated=_names(cuts))
+        return Draft(**self._members | members, regulatory_tags=tuple(tags), truncated=_names(cuts))
 
 
 def _parties(parts: dict[str, dict[str, str]]) -> dict[str, Any]:
@@ -367,8 +380,8 @@ def keywords(given: Mapping[str, Any], **fields: Any) -> dict[str, Any]:
     What that method takes as an argument is put into the metadata.
     """
     found = {**{name: value for name, value in fields.items() if value is not None}, **given}
-    clashing = {key: found.pop(key) for key in ("event_type", "message") if key in found}
-    if clashing:
+    if "event_type" in found or "message" in found:
+        clashing = {key: found.pop(key) for key in ("event_type", "message") if key in found}
         nested = {"metadata": found["metadata"]} if "metadata" in found else {}
         found["metadata"] = merged(clashing | nested)
     return found

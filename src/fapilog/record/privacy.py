@@ -19,7 +19,7 @@ import msgspec
 
 from .errors import FapilogError
 
-__all__ = ["Discreet", "Uncopied", "without_frames"]
+__all__ = ["Discreet", "Uncopied", "leave_frames_out", "without_frames"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,7 +69,7 @@ def without_frames(function: F) -> F:
         try:
             return await function(*args, **kwargs)
         except BaseException as error:
-            _leave_frames_out(error, handled)
+            leave_frames_out(error, handled)
             # Raised again as it is, without this frame.
             raise
 
@@ -79,13 +79,20 @@ def without_frames(function: F) -> F:
         try:
             return function(*args, **kwargs)
         except BaseException as error:
-            _leave_frames_out(error, handled)
+            leave_frames_out(error, handled)
             raise
 
     return cast("F", wait if iscoroutinefunction(function) else call)
 
 
-def _leave_frames_out(error: BaseException, handled: BaseException | None) -> None:
+def leave_frames_out(error: BaseException, handled: BaseException | None) -> None:
+    """
+    Take the frames of *error* away, as `without_frames` does, before it is raised again by ``raise``.
+
+    Args:
+        error: The exception that is being handled.
+        handled: The one that was when the function was called, which stays as it is: `sys.exception`.
+    """
     for each in _behind(error, handled):
         if isinstance(each, Exception) and not isinstance(each, FapilogError):
             _note_place(each)

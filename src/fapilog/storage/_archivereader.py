@@ -15,8 +15,9 @@ from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Chai
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, decoded_anchor, says
 from ._compressed import SUFFIX, Latest, first_bytes, unpacked
-from ._directory import cannot, closing, file_of_day
+from ._directory import cannot, closing
 from ._lines import Lines
+from ._names import file_of_day
 from ._reader import FIRST_BYTES, TrailReader
 from ._verifying import front_pruned, verify
 from .archive import Archive

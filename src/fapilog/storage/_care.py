@@ -13,8 +13,9 @@ from typing import Final, NamedTuple
 from ..record import chain
 from ..record.chain import ChainError, ChainHead
 from ._anchor import is_removed, start_of
-from ._directory import day_after, file_of_day, identity, names, reading
+from ._directory import identity, reading
 from ._lines import Lines, cut_backwards, head_of_record
+from ._names import day_after, file_of_day, names
 from ._recovering import last_seal
 from ._room import Room
 

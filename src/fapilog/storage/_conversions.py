@@ -9,9 +9,8 @@ from typing import Final
 
 import msgspec
 
-from ..record.chain import ChainError, ChainHead, follow, follow_events
+from ..record.chain import MAX_RECORD_BYTES, ChainError, ChainHead, follow, follow_events
 from ..record.formats import decoded
-from ._lines import MAX_RECORD_BYTES
 
 __all__ = ["undone"]
 

@@ -16,7 +16,8 @@ import msgspec
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
 from ._compressed import SUFFIX, content_of
-from ._directory import close, day_of, names, reading, sync, sync_directory, without_writers
+from ._directory import close, reading, sync, sync_directory, without_writers
+from ._names import day_of, names
 from ._packed import from_disk, not_what_the_trail_has
 from ._whole import PART, remove, whole
 from .archive import Archive, PackedFile

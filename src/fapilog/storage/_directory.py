@@ -1,4 +1,4 @@
-"""The directory of a trail: the names of its files, the lock on it, and descriptors that block."""
+"""The directory of a trail: the lock on it, which keeps its writers apart, and descriptors that block."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import stat
+import time
 from collections.abc import Generator
-from datetime import date
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..record.errors import AuditStorageError
-from ._anchor import ANCHOR, anchor_of
 from ._compressed import SUFFIX, decompressed, size_when_decompressed
-from ._lock import lock
+from ._names import expected_a_file, is_name, no_file
 
 __all__ = [
     "OWNER",
@@ -24,14 +22,10 @@ __all__ = [
     "cannot",
     "close",
     "closing",
-    "day_after",
-    "day_of",
-    "file_of_day",
-    "files_set_aside",
     "identity",
     "is_named",
+    "lock",
     "make_directory",
-    "names",
     "open_file",
     "open_to_append",
     "reading",
@@ -44,20 +38,17 @@ __all__ = [
     "write_until_error",
 ]
 
-# Not "\d", which takes the digits of all scripts.
-_NAME: Final = re.compile(r"audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl")
-_SET_ASIDE: Final = re.compile(_NAME.pattern + r"\.torn-[0-9]+-[0-9a-f]+")
-_OF_A_DAY: Final = re.compile(rf"({_NAME.pattern})({re.escape(SUFFIX)}|\.torn-.*)?")
-_EITHER: Final = re.compile(rf"({_NAME.pattern})({re.escape(SUFFIX)})?")
-
-_KINDS: Final = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a character device",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFLNK: "a symbolic link that leads to no file",
-}
+# Seconds that a writer or a reader waits. Writers hold the lock for a write and a sync; whoever holds it longer is no
+# writer (`flock DIR backup.sh`), or its disk hangs: then the callers need an error, and the operator an incident.
+_PATIENCE: Final = 10.0
+# Seconds between two attempts. flock can wait by itself, but not with a limit. Measured with four and eight processes
+# that write all the time on two cores: rarer attempts make the longest waits longer, closer ones take processor time.
+_PAUSE: Final = 0.000_3
+# After so many seconds of waiting, the processor is worth more than the moment.
+_LONG: Final = 2.0
+_LONG_PAUSE: Final = 0.001
+# "Locks held": https://man7.org/linux/man-pages/man5/proc_locks.5.html
+_LOCKS: Final = "/proc/locks"
 
 
 class Access(NamedTuple):
@@ -94,67 +85,6 @@ def _give(directory: Path, access: Access) -> None:
             access.give(fd)
 
 
-def file_of_day(day: int) -> str:
-    """Return the name of the file for *day*, a proleptic Gregorian ordinal."""
-    return date.fromordinal(day).strftime("audit_%Y-%m-%d.jsonl")
-
-
-def day_after(name: str) -> str:
-    """
-    Return the name of the file for the day after that of the file *name*.
-
-    Raises:
-        OSError: There is no such day.
-    """
-    try:
-        return file_of_day(date.fromisoformat(name[len("audit_") : -len(".jsonl")]).toordinal() + 1)
-    except (ValueError, OverflowError) as error:
-        raise OSError(errno.EINVAL, f"{name}: expected a file with a day after it") from error
-
-
-def names(directory: Path) -> list[str]:
-    """
-    Return the names of the trail's files, the oldest first.
-
-    Of a compressed one the name that it had. Those that retention has removed are left out, also where a crash has left
-    them.
-
-    Raises:
-        ChainError: It can't be told which were removed.
-        OSError: One of them is no regular file, or the directory can't be read.
-    """
-    try:
-        entries = os.scandir(directory)
-    except FileNotFoundError:
-        if directory.is_symlink():  # to a volume that is not mounted, say
-            raise
-        return []
-    with entries:
-        there = {entry.name: entry for entry in entries}
-    found = [entry for entry in there.values() if _EITHER.fullmatch(entry.name)]
-    for entry in found:
-        # Most file systems tell the kind with the name, so that this reads nothing more.
-        if not entry.is_file(follow_symlinks=False) and (words := _no_file(entry.path)):
-            raise OSError(errno.EINVAL, words)
-    anchor = anchor_of(directory) if ANCHOR in there else None
-    last = "" if anchor is None else anchor.file
-    return sorted(name for name in {entry.name.removesuffix(SUFFIX) for entry in found} if name > last)
-
-
-def day_of(name: str) -> str | None:
-    """Return the name of the file of the trail that the file *name* is, compressed or not, or an end of; else None."""
-    found = _OF_A_DAY.fullmatch(name)
-    return None if found is None else found[1]
-
-
-def files_set_aside(directory: Path) -> tuple[str, ...]:
-    """Return the names of the files that hold incomplete records, sorted; raise as `names`."""
-    anchor = anchor_of(directory)
-    last = "" if anchor is None else anchor.file
-    found = filter(_SET_ASIDE.fullmatch, os.listdir(directory))
-    return tuple(sorted(name for name in found if name[: len(last)] > last or not last))
-
-
 def identity(directory: str) -> tuple[int, int, int]:
     """Return a value that changes when a file is made or removed, or *directory*, or one above it, is moved."""
     found = os.stat(directory)
@@ -181,7 +111,7 @@ def open_file(directory: Path, name: str, flags: int = os.O_RDONLY) -> int:
         return _open(directory, name, flags)
     except FileNotFoundError:
         path = f"{directory}/{name}{SUFFIX}"
-        if flags != os.O_RDONLY or not _NAME.fullmatch(name) or not os.path.isfile(path):
+        if flags != os.O_RDONLY or not is_name(name) or not os.path.isfile(path):
             raise
     return decompressed(path)
 
@@ -215,7 +145,7 @@ def _open(directory: Path, name: str, flags: int) -> int:
         # Without waiting for the other end of a pipe, or becoming the terminal's process: "man 2 open".
         fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
     except OSError as error:
-        if words := _no_file(path):
+        if words := no_file(path):
             raise OSError(errno.EINVAL, words) from error
         raise
     is_file = False
@@ -227,13 +157,57 @@ def _open(directory: Path, name: str, flags: int) -> int:
         if not is_file:
             close(fd)
     if not is_file:
-        raise OSError(errno.EINVAL, _expected_a_file(name, mode))
+        raise OSError(errno.EINVAL, expected_a_file(name, mode))
     return fd
 
 
 def reading(directory: Path, name: str) -> contextlib.AbstractContextManager[int]:
     """Open the file *name* for reading, and close it on leaving."""
     return closing(open_file(directory, name))
+
+
+def lock(fd: int, how: int) -> None:
+    """
+    Take the lock on the open directory *fd*.
+
+    Args:
+        fd: Of the directory.
+        how: `fcntl.LOCK_EX` for a writer, `fcntl.LOCK_SH` for a reader that keeps writers away.
+
+    Raises:
+        OSError: Another process has held the lock for ten seconds; the message names it, where the system tells.
+    """
+    begun = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = time.monotonic() - begun
+        else:
+            return
+        if waited >= _PATIENCE:
+            raise OSError(errno.ETIMEDOUT, f"its lock was held for {_PATIENCE:g} s by {_holder(fd)}")
+        time.sleep(_PAUSE if waited < _LONG else _LONG_PAUSE)
+
+
+def _holder(fd: int) -> str:
+    """Return the process that holds the lock on the open file *fd*, by its number and the name of its program."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        found = os.fstat(fd)
+        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        with open(_LOCKS, encoding="ascii") as file:
+            for line in file:
+                _, kind, _, _, pid, where, *_ = line.replace(" -> ", " waits ").split()
+                if kind == "FLOCK" and where == place and int(pid) > 0:
+                    return f"process {pid}{_program(pid)}"
+    return "another process"
+
+
+def _program(pid: str) -> str:
+    # Not the command line, whose arguments may be secret.
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+        return f" ({ascii(file.read().strip())[1:-1]})"
+    return ""
 
 
 @contextlib.contextmanager
@@ -341,18 +315,3 @@ def cannot(action: str, directory: object, error: OSError) -> AuditStorageError:
     if isinstance(error, FileExistsError | NotADirectoryError):
         return AuditStorageError(f"cannot {action} {directory}: expected a directory, found something else")
     return AuditStorageError(f"cannot {action} {directory}: {error.strerror or error}")
-
-
-def _no_file(path: str) -> str | None:
-    """Return the words that *path* is no regular file; None if it is one, or is not there."""
-    with contextlib.suppress(FileNotFoundError):
-        mode = os.lstat(path).st_mode
-        if stat.S_ISLNK(mode):
-            with contextlib.suppress(OSError):  # else the link leads nowhere, or in a circle
-                mode = os.stat(path).st_mode
-        return None if stat.S_ISREG(mode) else _expected_a_file(os.path.basename(path), mode)
-    return None
-
-
-def _expected_a_file(name: str, mode: int) -> str:
-    return f"{name}: expected a regular file, found {_KINDS.get(stat.S_IFMT(mode), 'something else')}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +13,12 @@ import msgspec
 
 from ..record.chain import ChainError, ChainHead, ChainStatus
 from ._anchor import anchor_of
-from ._directory import file_of_day, names, reading, size_of
+from ._directory import reading, size_of
 from ._lines import Lines
+from ._names import file_of_day, names
 from ._reader import start_of_end
 
-__all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "where_to_check"]
+__all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "utc_now", "where_to_check"]
 
 # The last bytes of a record, from the digits of its checksum on: no other record ends like it.
 TAIL_BYTES: Final = len('"}\n') + 64
@@ -97,6 +98,11 @@ class Listing:
         else:
             self.is_settled = now - self._seen > _TICK
         return names(self._directory)
+
+
+def utc_now() -> datetime:
+    """Return the time that decides which day's file is written to."""
+    return datetime.now(UTC)
 
 
 class Today:

@@ -8,11 +8,11 @@ from typing import Final
 
 import msgspec
 
-from ..record.chain import ChainError, ChainStatus
+from ..record.chain import MAX_RECORD_BYTES, ChainError, ChainStatus
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.formats import decoded
-from ._lines import MAX_RECORD_BYTES, head_of_record
+from ._lines import head_of_record
 
 __all__ = ["item_of", "joined", "up_to"]
 

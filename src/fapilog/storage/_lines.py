@@ -7,17 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..record import chain
-from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus
-from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent
+from ..record.chain import EMPTY, MAX_RECORD_BYTES, ChainError, ChainHead, ChainStatus
 
-__all__ = ["MAX_RECORD_BYTES", "Lines", "PlacedError", "body_of", "cut", "cut_backwards", "head_of_record", "split"]
+__all__ = ["Lines", "PlacedError", "cut", "cut_backwards", "head_of_record", "split"]
 
-MAX_RECORD_BYTES: Final = 1 << 20
-"""The longest record that is stored, and so the most that a reader must hold at once."""
-
-# More than a seal takes.
-_SEAL_BYTES: Final = 512
 _MAX_ZEROS: Final = 64 << 20
 # A reader's thread gives up the interpreter lock while it reads a block. Reading a much smaller one is over before the
 # event loop's thread has woken up, which would then have to wait for its turn again and again.
@@ -26,19 +19,6 @@ _BLOCK_BYTES: Final = 1 << 18
 _REST_BYTES: Final = 1 << 12
 # Lines that are looked at one by one.
 _FEW_LINES: Final = 8
-
-
-def body_of(event: AuditEvent) -> bytes:
-    """
-    Return the record of *event* up to the place where its seal begins.
-
-    Raises:
-        AuditStorageError: With the seal it would be longer than `MAX_RECORD_BYTES`.
-    """
-    body = chain.body(event)
-    if len(body) > MAX_RECORD_BYTES - _SEAL_BYTES:
-        raise AuditStorageError(f"an event of at most {MAX_RECORD_BYTES} bytes can be stored; this has {len(body)}")
-    return body
 
 
 def cut(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:

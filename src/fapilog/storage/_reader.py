@@ -22,9 +22,10 @@ from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.parties import Target
 from ._anchor import is_removed, start_of
 from ._compressed import SUFFIX, beginning
-from ._directory import cannot, names, reading, size_of, sync, without_writers
+from ._directory import cannot, reading, size_of, sync, without_writers
 from ._holes import item_of, joined, up_to
 from ._lines import Lines, cut, cut_backwards, head_of_record
+from ._names import names
 from ._recovering import last_seal
 from ._times import Times, Window
 from ._verifying import verify

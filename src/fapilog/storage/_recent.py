@@ -10,8 +10,9 @@ from typing import Final
 
 import msgspec
 
-from ._directory import names, reading
+from ._directory import reading
 from ._lines import Lines
+from ._names import names
 from ._reader import start_of_end
 
 __all__ = ["Once", "RecentIds"]

@@ -24,8 +24,9 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ._anchor import start_of
-from ._directory import closing, names, open_file, reading, size_of, sync, write_all
+from ._directory import closing, open_file, reading, size_of, sync, write_all
 from ._lines import Lines, PlacedError, cut, head_of_record
+from ._names import names
 from ._torn import Torn
 
 __all__ = ["Break", "Resumption", "last_seal", "recover", "sealed_break"]

@@ -1,8 +1,8 @@
 """
-How far a trail in files is replicated, in a file beside them: for whoever else looks after the trail.
+The progress of a replication, in a file beside the trail, for other processes.
 
-The process that replicates may be another one, and may be dead. So each service that writes to the trail looks here
-whether records wait for too long, and retention removes none that wait.
+The process that replicates may be another one than the service, and may be dead. So the services that write to the
+trail read here whether records wait for too long, and retention reads which days it has to keep.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from ..record.chain import ChainError, ChainHead
 from ..record.errors import AuditStorageError
 from ..record.formats import decoded
-from ._directory import cannot, names, reading
+from ._directory import cannot, reading
+from ._names import names
 from ._reader import TrailReader
 from ._whole import PART, whole
 
@@ -29,15 +30,15 @@ _FILE: Final = "audit_replica.json"
 
 class Replica(msgspec.Struct, frozen=True, kw_only=True):
     """
-    Up to where a trail is replicated.
+    The progress of a replication.
 
     Attributes:
-        target: Where to, in words, without a secret.
+        target: The place of the replica, in words, without a secret.
         sequence_number: The newest record that the target is known to have; 0 for none.
-        checksum: Of that record; None for none.
-        lag_limit: Seconds that a record may wait before that is a concern.
-        problem: Why records wait, in words; None if they do not, or if that is not known.
-        is_stuck: Whether that does not pass by itself.
+        checksum: The checksum of that record; None for none.
+        lag_limit: Seconds that a record may wait; longer is a concern.
+        problem: The last failure, in words; None after a success.
+        is_stuck: Whether trying again can't help.
     """
 
     target: str
@@ -58,7 +59,7 @@ _decode: Final = msgspec.json.Decoder(Replica).decode
 
 def replica_of(directory: Path) -> Replica | None:
     """
-    Return up to where the trail in *directory* is replicated; None if it is not.
+    Return the progress of the replication of *directory*; None if it is not replicated.
 
     Raises:
         AuditStorageError: The file can't be read, or holds something else.
@@ -71,18 +72,18 @@ def replica_of(directory: Path) -> Replica | None:
     except OSError as error:
         raise AuditStorageError(f"cannot read {path}: {error.strerror or error}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        # Never "no replica": something would be removed that must not be.
+        # Not None: retention would remove days that are not replicated.
         raise AuditStorageError(f"{path}: expected how far the trail is replicated; got something else") from None
 
 
 def keep_replica(directory: Path, replica: Replica, *, is_known: bool) -> Replica:
     """
-    Say up to where the trail in *directory* is replicated, and return what is said; several processes may do so.
+    Write the progress of the replication of *directory*, and return it; several processes may do so.
 
     Args:
-        directory: Where the trail is; while it has no file, nothing is said.
-        replica: What to say.
-        is_known: Whether its head is known; if not, the one stays that is there for this target.
+        directory: The trail; while it has no file, nothing is written.
+        replica: The progress.
+        is_known: Whether its head is known; if not, the head in the file is kept, if the target is the same.
 
     Raises:
         AuditStorageError: The file can't be read or written.
@@ -97,7 +98,7 @@ def keep_replica(directory: Path, replica: Replica, *, is_known: bool) -> Replic
         replica = replace(replica, sequence_number=there.sequence_number, checksum=there.checksum)
     if replica == there:
         return replica
-    # Of this process alone, and with an ending that retention sweeps away after a crash.
+    # A name for this process alone, with the ending of the files that retention deletes after a crash.
     mine = f"{directory}/audit_replica.{os.getpid()}{PART}"
     try:
         files = names(directory)
@@ -123,13 +124,18 @@ def stored_at(line: bytes) -> datetime | None:
 
 def waits(directory: Path, reader: TrailReader, now: datetime) -> str | None:
     """
-    Return that records wait for too long to be replicated, and why; None if they do not.
+    Return the concern that records wait for too long to be replicated, in words; None if they do not.
 
-    Raises:
-        AuditStorageError: A file can't be read.
+    Args:
+        directory: The trail.
+        reader: Reads it.
+        now: The time.
     """
-    replica = replica_of(directory)
-    waiting = [] if replica is None else reader.read_lines(replica.sequence_number, 1)
+    try:
+        replica = replica_of(directory)
+        waiting = [] if replica is None else reader.read_lines(replica.sequence_number, 1)
+    except AuditStorageError as error:
+        return str(error)
     if replica is None or not waiting:
         return None
     at = stored_at(waiting[0])

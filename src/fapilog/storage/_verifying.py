@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from ._anchor import Anchor, anchor_of, says
 from ._conversions import undone
-from ._directory import cannot, files_set_aside, names, reading, without_writers
+from ._directory import cannot, reading, without_writers
 from ._lines import Lines, PlacedError
+from ._names import files_set_aside, names
 from ._recovering import sealed_break
 from ._torn import Torn
 

@@ -6,8 +6,8 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -20,9 +20,9 @@ from ._directory import (
     Access,
     cannot,
     close,
-    day_after,
     identity,
     is_named,
+    lock,
     make_directory,
     open_to_append,
     size_of,
@@ -30,26 +30,21 @@ from ._directory import (
     sync_directory,
     write_until_error,
 )
-from ._end import TAIL_BYTES, End, Listing, Today, check_newest, where_to_check
+from ._end import TAIL_BYTES, End, Listing, Today, check_newest, utc_now, where_to_check
 from ._lines import Lines
-from ._lock import lock
+from ._names import day_after
 from ._recent import Once, RecentIds
 from ._reserving import Reserving
 from ._torn import Torn
 from ._unsynced import Unsynced
 
-__all__ = ["Result", "TrailWriter", "utc_now"]
+__all__ = ["Result", "TrailWriter"]
 
 # How much of the trail's end a writer reads before its first append: all of a small trail, and of a large one so much
 # that a start does not take longer every day.
 _CHECKED_BYTES: Final = 16 << 20
 Result: TypeAlias = Seal | AuditStorageError | None
 """What became of a record: its seal; the reason why it is not stored; or None for a `Once` whose id the trail has."""
-
-
-def utc_now() -> datetime:
-    """Return the time that decides which day's file is written to."""
-    return datetime.now(UTC)
 
 
 class TrailWriter:
@@ -119,9 +114,8 @@ class TrailWriter:
                     # An older file is never written to, whatever the clock does.
                     if end is None or self._today() > end.name:
                         self._begin(self._today())
-                    taken = list(bodies)
                     # All callers may have left while the lock was waited for.
-                    results = self._write(taken) if taken else []
+                    results = self._write(taken) if (taken := list(bodies)) else []
                 finally:
                     self._unlock(lock_fd)
             except ChainError as damage:
@@ -133,7 +127,7 @@ class TrailWriter:
         refusals = [result for result in results if isinstance(result, AuditStorageError)]
         if refusals and len(refusals) == len(results):
             raise refusals[0]
-        return results
+        return list(results)
 
     def append_at_once(self, body: bytes) -> Seal | None:
         """
@@ -183,14 +177,17 @@ class TrailWriter:
     # The mutex is held by the callers of the methods below, and from `_is_up_to_date` on the lock on the directory too.
 
     def _append_at_once(self, body: bytes) -> Result:
-        lock_fd = self._lock_fd
-        if lock_fd is None or self._end is None or self._today() > self._end.name:
+        lock_fd, end = self._lock_fd, self._end
+        if lock_fd is None or end is None or self._today() > end.name:
             return None
         try:
             # Not a context manager, which would take a tenth of the time of an append.
             try:
                 fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return self._write([body])[0] if self._is_up_to_date() else None
+                if not self._is_up_to_date():
+                    return None
+                line, seal = chain.seal(body, end.sequence_number + 1, end.checksum)
+                return self._put([line], [seal])[0]
             finally:
                 self._unlock(lock_fd)
         except BlockingIOError:
@@ -282,7 +279,7 @@ class TrailWriter:
         self._listing.begin()
         self._end = End.of(identity(self._path), name, 0, end.head, end.record)
 
-    def _write(self, bodies: list[bytes]) -> list[Result]:
+    def _write(self, bodies: list[bytes]) -> Sequence[Result]:
         if Once not in map(type, bodies):
             return self._write_all(bodies)
         fd, end = self._fd, self._end
@@ -298,47 +295,51 @@ class TrailWriter:
             for index, is_own in places
         ]
 
-    def _write_all(self, bodies: list[bytes]) -> list[Result]:
-        fd, end = self._fd, self._end
-        assert fd is not None  # noqa: S101 - opened by the callers
-        assert end is not None  # noqa: S101
-        lines, sequence_number, checksum = list[bytes](), end.sequence_number, end.checksum
-        results: list[Result] = []
+    def _write_all(self, bodies: list[bytes]) -> Sequence[Result]:
+        end = self._end
+        assert end is not None  # noqa: S101 - set by the callers
+        lines, seals, sequence_number, checksum = list[bytes](), list[Seal](), end.sequence_number, end.checksum
         for body in bodies:
             line, seal = chain.seal(body, sequence_number + 1, checksum)
             sequence_number, _, checksum = seal
             lines.append(line)
-            results.append(seal)
+            seals.append(seal)
+        return self._put(lines, seals)
+
+    def _put(self, lines: list[bytes], seals: list[Seal]) -> Sequence[Result]:
+        """Write *lines*, the records that have these *seals*, and return the result of each."""
+        fd, end = self._fd, self._end
+        assert fd is not None  # noqa: S101 - opened by the callers
+        assert end is not None  # noqa: S101
         lines, failure = self._reserving.fitting(fd, end.size, lines)
         data = b"".join(lines)
         try:
             written = os.write(fd, data)
         except OSError as error:
-            return self._keep_whole(end, b"", results, error, is_cut=True)
+            return self._keep_whole(end, b"", seals, error, is_cut=True)
         if written < len(data):
             more, stopped_by = write_until_error(fd, data[written:])
             written, failure = written + more, stopped_by or failure
         if failure is not None:
-            return self._keep_whole(end, data[:written], results, failure, is_cut=written < len(data))
+            return self._keep_whole(end, data[:written], seals, failure, is_cut=written < len(data))
         if self._durable:
             try:
                 sync(fd)
             except OSError as error:
-                return self._keep_whole(end, data, results, error, is_cut=False)
+                return self._keep_whole(end, data, seals, error, is_cut=False)
+        sequence_number, _, checksum = seals[-1]
         size, tail = end.size + len(data), data[-TAIL_BYTES:]
         self._end = End(end.name, size, tail, end.directory, sequence_number, checksum, None)
-        return results
+        return seals
 
-    def _keep_whole(
-        self, end: End, data: bytes, results: list[Result], failure: OSError, *, is_cut: bool
-    ) -> list[Result]:
+    def _keep_whole(self, end: End, data: bytes, seals: list[Seal], failure: OSError, *, is_cut: bool) -> list[Result]:
         """
         Keep the records of *data* that are whole, as readers may have seen them, and take back the one that is cut.
 
         Args:
             end: Of the trail before *data*.
             data: What was written.
-            results: For each record, its seal.
+            seals: Of the records.
             failure: Of reserving room, of the write, or of the sync.
             is_cut: Whether a piece of a record may stand behind the whole ones.
 
@@ -357,15 +358,14 @@ class TrailWriter:
                 words = f"{failure.strerror}; whether it is stored all the same shows later, for taking it back failed"
                 refusal = cannot("append to", self._directory, OSError(error.errno, words))
         if count:
-            last = results[count - 1]
-            assert isinstance(last, Seal)  # noqa: S101 - none is refused yet
+            last = seals[count - 1]
             size, tail = end.size + len(whole), whole[-TAIL_BYTES:]
             self._end = End(end.name, size, tail, end.directory, last.sequence_number, last.checksum, None)
         if count and self._durable:
             unsynced: Unsynced | None = None
             try:
                 unsynced = Unsynced.of(end.name, fd, end.size, whole)
-                if count == len(results):
+                if count == len(seals):
                     unsynced.store(self._directory)
                 else:
                     sync(fd)
@@ -378,7 +378,7 @@ class TrailWriter:
                 count = 0
         # The next append looks at the file anew.
         self._close_file()
-        return [*results[:count], *[refusal] * (len(results) - count)]
+        return [*seals[:count], *[refusal] * (len(seals) - count)]
 
     def _unlock(self, lock_fd: int) -> None:
         """Give up the lock, whatever fails: that says nothing of the records, and nobody must wait for ever."""

@@ -7,11 +7,12 @@ before its archive was begun. `DirectoryArchive` is one; `fapilog.storage.s3.S3A
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ import msgspec
 
 from ..record.options import require_path
 from ._compressed import content_of
-from ._directory import make_directory
+from ._directory import cannot, make_directory
 from ._packed import from_disk, is_archived_name, not_what_the_trail_has
 from ._whole import whole
 
@@ -134,30 +135,38 @@ class DirectoryArchive:
         return f"<DirectoryArchive {str(self.directory)!r}>"
 
     def sizes(self) -> Mapping[str, int]:
-        """Do as `Archive.sizes`; raise OSError if the directory can't be read."""
-        try:
-            with os.scandir(self.directory) as entries:
-                return {entry.name: entry.stat().st_size for entry in entries if is_archived_name(entry.name)}
-        except FileNotFoundError:
-            return {}
+        """Do as `Archive.sizes`; a directory that is not there is an empty archive."""
+        with self._failures("read"), contextlib.suppress(FileNotFoundError), os.scandir(self.directory) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if is_archived_name(entry.name)}
+        return {}
 
     def put(self, file: PackedFile) -> None:
-        """Do as `Archive.put`; raise OSError if it can't be written."""
-        make_directory(self.directory)
-        there = self.directory / file.path.name
-        if not there.exists():
-            with file.path.open("rb") as source, whole(str(there), like=source.fileno()) as part:
-                shutil.copyfileobj(source, part, _BLOCK_BYTES)
+        """Do as `Archive.put`."""
+        with self._failures("archive in"):
+            make_directory(self.directory)
+            there = self.directory / file.path.name
+            if not there.exists():
+                with file.path.open("rb") as source, whole(str(there), like=source.fileno()) as part:
+                    shutil.copyfileobj(source, part, _BLOCK_BYTES)
 
     def prove(self, file: PackedFile) -> None:
-        """Do as `Archive.prove`; raise OSError if it can't be read."""
+        """Do as `Archive.prove`: read the whole file back, from the disk where the system allows that."""
         there = self.directory / file.path.name
-        if not file.matches(lambda: from_disk(there)):
-            raise not_what_the_trail_has(there)
+        with self._failures("read"):
+            if not file.matches(lambda: from_disk(there)):
+                raise not_what_the_trail_has(there)
 
     def open(self, name: str, size: int | None = None) -> IO[bytes]:  # noqa: ARG002  all of it is as fast
-        """Do as `Archive.open`; raise OSError if it can't be read."""
-        return (self.directory / name).open("rb")
+        """Do as `Archive.open`."""
+        with self._failures("read"):
+            return (self.directory / name).open("rb")
+
+    @contextlib.contextmanager
+    def _failures(self, action: str) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise cannot(action, self.directory, error) from error
 
 
 def is_address(given: str) -> bool:

@@ -6,16 +6,21 @@ Copying a trail from one storage to another, byte for byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, cast, runtime_checkable
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Final, Protocol, cast, runtime_checkable
 
 from ..record.chain import EMPTY, ChainHead
 from ..record.errors import AuditStorageError, TrailMismatchError
 from .protocol import AuditStorage, head_of, holds
 
-__all__ = ["TakesLines", "common_head", "copy"]
+__all__ = ["TakesLines", "common_head", "copy", "pages"]
 
-_PAGE = 500
+# Of one transaction: more records are no faster, and more bytes may take longer than the target waits.
+_PAGE: Final = 500
+_PAGE_BYTES: Final = 1 << 20
+# Of the first read, before it is known how long the records are.
+_FIRST: Final = 64
 
 
 @runtime_checkable
@@ -62,16 +67,41 @@ async def copy(
     if not isinstance(target, TakesLines):
         raise TypeError(f"target: expected a storage with append_lines; got a {type(target).__qualname__}")
     begin = head = await common_head(source, cast("AuditStorage", target))
-    while lines := await source.read_lines(head.sequence_number, _PAGE):
-        head = await target.append_lines(head, lines)
-        if progress is not None:
-            progress(head.sequence_number)
+    async with contextlib.aclosing(pages(source, head.sequence_number)) as found:
+        async for lines in found:
+            head = await target.append_lines(head, lines)
+            if progress is not None:
+                progress(head.sequence_number)
     result = await target.verify()
     if not result.valid:
         # Without a number it is no damage: the target is away.
         kind = AuditStorageError if result.first_invalid_sequence is None else TrailMismatchError
         raise kind(f"the copy is not valid: {result.error_message}")
     return head.sequence_number - begin.sequence_number, head
+
+
+async def pages(source: AuditStorage, after: int) -> AsyncGenerator[list[bytes]]:
+    """
+    Yield the records of *source* behind number *after*, in pages for one transaction.
+
+    A page has up to 500 records, and up to a mebibyte unless it is one record.
+
+    Raises:
+        AuditStorageError: *source* can't be read.
+    """
+    limit = _FIRST
+    while lines := await source.read_lines(after, limit):
+        after += len(lines)
+        limit = min(_PAGE, max(1, len(lines) * _PAGE_BYTES // sum(map(len, lines))))
+        page: list[bytes] = []
+        room = _PAGE_BYTES
+        for line in lines:
+            if page and len(line) > room:
+                yield page
+                page, room = [], _PAGE_BYTES
+            page.append(line)
+            room -= len(line)
+        yield page
 
 
 async def common_head(source: AuditStorage, target: AuditStorage) -> ChainHead:

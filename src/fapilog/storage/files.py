@@ -25,16 +25,16 @@ from ..tasks.threads import in_thread
 from ._care import Care
 from ._copied import by_day, followed
 from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
-from ._lines import MAX_RECORD_BYTES, body_of
+from ._end import utc_now
 from ._reader import TrailReader
 from ._recent import Once
 from ._replica import waits
-from ._writer import Result, TrailWriter, utc_now
+from ._writer import Result, TrailWriter
 from .protocol import EventFilter
 
-__all__ = ["MAX_RECORD_BYTES", "FileStorage", "sync_directory", "utc_now"]
+__all__ = ["FileStorage", "sync_directory", "utc_now"]
 
-# How often a caller that appends without ever waiting lets other tasks run, and can be cancelled.
+# After so many appends, a caller that never waits lets other tasks run, and can be cancelled.
 _APPENDS_PER_YIELD: Final = 32
 
 _INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
@@ -128,20 +128,52 @@ class FileStorage:
                 record is written and could not be synced, or a part of it could not be taken back, the message says
                 that it may be stored all the same. The same id given again, with *once*, is stored once in any case.
         """
-        body = body_of(event)
-        if once:
-            body = Once(body)
-        elif self._at_once:
-            self._appends += 1
-            if self._appends % _APPENDS_PER_YIELD == 0 and not is_without_loop():
-                await anyio.lowlevel.checkpoint()
-            if not self._commits.busy and (seal := self._writer.append_at_once(body)):
+        return await self.append_record(chain.storable(event), once=once)
+
+    @without_frames
+    async def append_record(self, record: bytes, *, once: bool = False) -> Seal | None:
+        """
+        Store an event by its *record*, as `append` does.
+
+        Args:
+            record: As `record.chain.storable` has it.
+            once: As of `append`.
+
+        Returns and raises as `append`.
+        """
+        if self._at_once and not once:
+            if self._appends >= _APPENDS_PER_YIELD:
+                self._appends = 0
+                if not is_without_loop():
+                    await anyio.lowlevel.checkpoint()
+            if seal := self.append_at_once(record):
                 return seal
-        result = await self._commits.submit(body)
+        result = await self._commits.submit(Once(record) if once else record)
         if isinstance(result, AuditStorageError):
             # A new one for each caller, as an exception collects the traceback of every place that raises it.
             raise AuditStorageError(*result.args) from result
         return result
+
+    def append_at_once(self, record: bytes) -> Seal | None:
+        """
+        Store an event by its *record* if that takes nothing but a write.
+
+        From any thread; it never waits. Other tasks have their turn, and a caller can be cancelled, in `append` alone.
+
+        Args:
+            record: As of `append_record`.
+
+        Returns:
+            The event's place in the chain; None if `append_record` has to store it: with durability "fsync", where
+            another process writes just now, on a new day, and each time that other tasks should have their turn.
+
+        Raises:
+            AuditStorageError: It is not stored; as of `append`.
+        """
+        if not self._at_once or self._appends >= _APPENDS_PER_YIELD or self._commits.busy:
+            return None
+        self._appends += 1
+        return self._writer.append_at_once(record)
 
     @without_frames
     async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:

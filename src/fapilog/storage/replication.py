@@ -32,7 +32,7 @@ from ..tasks.life import Life
 from ..tasks.strangers import Log, contained
 from ..tasks.threads import in_thread
 from ._replica import Replica, keep_replica, stored_at
-from .copying import TakesLines, common_head
+from .copying import TakesLines, common_head, pages
 from .files import FileStorage
 from .protocol import AuditStorage, head_of, require_storage
 
@@ -40,7 +40,6 @@ __all__ = ["Replication", "ReplicationState"]
 
 _log: Final = Log("fapilog")
 
-_PAGE: Final = 500
 # Seconds: the first pause after a failure, and the longest. A machine of many that come back at once waits up to half
 # as long again.
 _PAUSES: Final = (1.0, 60.0)
@@ -63,32 +62,32 @@ class Replication:
     """
     Copies a trail in files into another storage, byte for byte, as long as it is entered.
 
-    The service stores in its files and waits for nothing else. Every *interval* the new records are copied to *target*,
-    behind those that it has, in transactions of up to 500. The target has each record once, in its place, or refuses
-    it: where this was interrupted is found by the target's head alone. Both chains have the same bytes, and so the same
-    heads, and each verifies by itself.
+    The service stores in its files and never waits for the target. Every *interval* the new records are appended to
+    *target*, in transactions of up to 500. The target takes a record in its place, once, or refuses it; after an
+    interruption the head of the target says where to continue. Both chains have the same bytes and the same heads, and
+    verify independently.
 
-    Each machine needs a trail of its own in the database. One trail for several machines could not be a copy: a record
-    names the one before it, so that whoever merges has to seal the records again, and what a machine has given out as a
-    head would be a head of nothing.
+    Every machine needs a trail of its own in the database. One trail for several machines can't be a copy: a record
+    contains the checksum of the record before it, so merged records have to be sealed again, and the heads that a
+    machine has published would match no record of the database.
 
-    While the target is away it is tried again after a second, and ever less often, up to once in a minute or so; no
-    memory grows, as the records are in the files. If a record waits for longer than *lag_limit*, each `AuditTrail` that
-    writes to the files has an incident until it is replicated, whichever process replicates, and also if none does. If
-    the target has other records than the files, or the files are damaged, that is an incident at once, and nothing is
-    changed. Retention keeps every day that is not replicated.
+    A target that is away is tried again after a second, then less and less often, about once a minute in the end.
+    Memory does not grow: the records are in the files. If a record waits for longer than *lag_limit*, every
+    `AuditTrail` that writes to the files opens an incident, whichever process replicates, or none. If the target has
+    other records than the files, or the files are damaged, the incident is opened at the next event, and nothing is
+    changed. Retention keeps the days that are not replicated.
 
-    Several processes of a machine may replicate the same directory: one of them copies each record. Use it for one
-    target; the last one that was named is the one that counts.
+    Several processes may replicate the same directory: one of them copies the record, the others find it there. A
+    directory has one replica: use one target.
 
     Args:
         directory: Where the trail is; ``~`` is the home directory. Only records that are on the disk are copied.
         target: The replica: empty, or with the first records of the trail; one that has an `append_lines`.
         name: Names the replica, in logs and metrics.
-        lag_limit: Seconds that a record may wait before that is an incident.
+        lag_limit: Seconds that a record may wait; longer is an incident.
         interval: Seconds between two looks for new records.
-        stop_timeout: Seconds that leaving it waits for the records that are new. A call that is under way is waited
-            for all the same, as long as the target's own limit.
+        stop_timeout: Seconds for copying the last records when it is left. A call of the target that is under way is
+            waited for, for as long as the target's own limit.
 
     Attributes:
         name: As given.
@@ -113,10 +112,11 @@ class Replication:
         if not isinstance(require_storage(target), TakesLines):
             raise TypeError(f"target: expected a storage with append_lines; got a {type(target).__qualname__}")
         self.name: str = name
-        # Whatever durability the service has: of a record that a power cut takes away, the replica must not know.
+        # Reads synced records only, whatever the durability of the service: after a power cut the replica must not have
+        # more records than the files.
         self._source = FileStorage(require_path("directory", directory))
         self._target = target
-        # That of a stranger may have a password.
+        # The text of another class may contain a password.
         is_ours = type(target).__module__.startswith("fapilog.")
         self._place = str(target) if is_ours else type(target).__qualname__
         self._lag_limit = float(require("lag_limit", lag_limit, above=0))
@@ -124,7 +124,7 @@ class Replication:
         self._stop_timeout = require("stop_timeout", stop_timeout, at_least=0)
         self._background = Background()
         self._life: Life | None = None
-        # Where the target ends, if that is known, and where it ended when that was known last.
+        # The head of the target, None while it is unknown; and the last one that was known.
         self._head: ChainHead | None = None
         self._mark = EMPTY
         self._state = ReplicationState()
@@ -169,12 +169,13 @@ class Replication:
         if self._head is None:
             self._head = await common_head(self._source, self._target)
             await self._keep(self._head)
-        while lines := await self._source.read_lines(self._head.sequence_number, _PAGE):
-            # Where it ends if this fails, only the target knows.
-            head, self._head = self._head, None
-            self._head = await cast("TakesLines", self._target).append_lines(head, lines)
-            await self._keep(self._head)
-            await self._count()
+        async with contextlib.aclosing(pages(self._source, self._head.sequence_number)) as found:
+            async for lines in found:
+                # If this fails, the head is unknown: the records may be stored.
+                head, self._head = self._head, None
+                self._head = await cast("TakesLines", self._target).append_lines(head, lines)
+                await self._keep(self._head)
+                await self._count()
         self._state = ReplicationState()
         return self._head
 
@@ -186,7 +187,7 @@ class Replication:
             async with self._background.open():
                 self._background.start_soon(self._run)
                 yield
-            # What the service has stored at last; a target that is away has had its chances.
+            # The last records of the service. A target that is away is not waited for.
             if self._problem is None:
                 await life.within(self._stop_timeout, self._try)
         finally:
@@ -248,7 +249,7 @@ class Replication:
                 functools.partial(keep_replica, self._source.directory, replica, is_known=is_known)
             )
         except AuditStorageError as error:
-            # Records go on being copied: those that look into the file believe that fewer are.
+            # Copying goes on. The file then names an older record: retention keeps more days than it has to.
             _log.error("the replication %s can't say how far it is: %s", self.name, error)
         self._mark = replica.head
 

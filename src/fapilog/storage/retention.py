@@ -25,8 +25,9 @@ from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, start_of
 from ._compressed import MAX_SIZE, SUFFIX
 from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
-from ._directory import cannot, close, names, reading, size_of
+from ._directory import cannot, close, reading, size_of
 from ._lines import Lines
+from ._names import names
 from ._replica import Replica, replica_of
 from ._torn import Torn
 from .archive import Archive

@@ -23,7 +23,6 @@ from ._copied import elsewhere, followed, is_record
 from ._database import Database
 from ._directory import why_not_writable
 from ._holes import item_of, joined, up_to
-from ._lines import body_of
 from ._room import Room
 from ._rows import COLUMNS, Question, follow_row, questions, rows_of, span_of, values_of
 from ._verdicts import verdict_on
@@ -118,7 +117,7 @@ class SQLiteStorage:
             AuditStorageError: It is not stored: the file can't be written to, its newest record is damaged or was taken
                 away, the record would be longer than `MAX_RECORD_BYTES`, or another one has the id.
         """
-        body = body_of(event)
+        body = chain.storable(event)
         result = await self._commits.submit(_Item(event.event_id, body, values_of(event), once))
         if result is None and not once:
             raise AuditStorageError(f"cannot append to {self._path}: a record has the id of this event already")

@@ -1,11 +1,12 @@
 """
-For your tests: dispatchers and storages against their contracts, providers against a scripted server, recorders.
+For your tests: checks of dispatchers, storages, archives and providers against their contracts, and recorders.
 
 All of it works on asyncio and on trio, with any test runner. pytest finds the fixture `audit_trail` by itself.
 """
 
 from __future__ import annotations
 
+from ._archive import check_archive
 from ._contract import check_dispatcher
 from ._origin import Answer, Fault, Origin, Request
 from ._provider import Limit, check_provider
@@ -23,6 +24,7 @@ __all__ = [
     "RecordedTrail",
     "RecordingDispatcher",
     "Request",
+    "check_archive",
     "check_dispatcher",
     "check_provider",
     "check_storage",

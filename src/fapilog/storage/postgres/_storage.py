@@ -17,7 +17,6 @@ from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread
 from .._copied import followed
-from .._lines import body_of
 from .._rows import events_of
 from ..protocol import EventFilter
 from ._connection import Connection, Link, Server
@@ -109,7 +108,7 @@ class PostgresStorage:
                 answer to its commit was lost, and the server did not come back in time, the message says that the
                 event may be stored.
         """
-        body = body_of(event)
+        body = chain.storable(event)
         result = await self._commits.submit(Item(key_of(event.event_id), body, keys_of(event), once))
         if result is None and not once:
             raise AuditStorageError(f"cannot append to {self._place}: a record has the id of this event already")

@@ -1,0 +1,123 @@
+"""The names of a trail's files, and what stands under them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+from ._anchor import ANCHOR, anchor_of
+from ._compressed import SUFFIX
+
+__all__ = [
+    "day_after",
+    "day_of",
+    "expected_a_file",
+    "file_of_day",
+    "files_set_aside",
+    "is_name",
+    "names",
+    "no_file",
+]
+
+# Not "\d", which takes the digits of all scripts.
+_NAME: Final = re.compile(r"audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl")
+_SET_ASIDE: Final = re.compile(_NAME.pattern + r"\.torn-[0-9]+-[0-9a-f]+")
+_OF_A_DAY: Final = re.compile(rf"({_NAME.pattern})({re.escape(SUFFIX)}|\.torn-.*)?")
+_EITHER: Final = re.compile(rf"({_NAME.pattern})({re.escape(SUFFIX)})?")
+
+_KINDS: Final = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFLNK: "a symbolic link that leads to no file",
+}
+
+
+def is_name(name: str) -> bool:
+    """Return whether a file of the trail may have that *name*; of a compressed one, the name that it had."""
+    return _NAME.fullmatch(name) is not None
+
+
+def file_of_day(day: int) -> str:
+    """Return the name of the file for *day*, a proleptic Gregorian ordinal."""
+    return date.fromordinal(day).strftime("audit_%Y-%m-%d.jsonl")
+
+
+def day_after(name: str) -> str:
+    """
+    Return the name of the file for the day after that of the file *name*.
+
+    Raises:
+        OSError: There is no such day.
+    """
+    try:
+        return file_of_day(date.fromisoformat(name[len("audit_") : -len(".jsonl")]).toordinal() + 1)
+    except (ValueError, OverflowError) as error:
+        raise OSError(errno.EINVAL, f"{name}: expected a file with a day after it") from error
+
+
+def names(directory: Path) -> list[str]:
+    """
+    Return the names of the trail's files, the oldest first.
+
+    Of a compressed one the name that it had. Those that retention has removed are left out, also where a crash has left
+    them.
+
+    Raises:
+        ChainError: It can't be told which were removed.
+        OSError: One of them is no regular file, or the directory can't be read.
+    """
+    try:
+        entries = os.scandir(directory)
+    except FileNotFoundError:
+        if directory.is_symlink():  # to a volume that is not mounted, say
+            raise
+        return []
+    with entries:
+        there = {entry.name: entry for entry in entries}
+    found = [entry for entry in there.values() if _EITHER.fullmatch(entry.name)]
+    for entry in found:
+        # Most file systems tell the kind with the name, so that this reads nothing more.
+        if not entry.is_file(follow_symlinks=False) and (words := no_file(entry.path)):
+            raise OSError(errno.EINVAL, words)
+    anchor = anchor_of(directory) if ANCHOR in there else None
+    last = "" if anchor is None else anchor.file
+    return sorted(name for name in {entry.name.removesuffix(SUFFIX) for entry in found} if name > last)
+
+
+def day_of(name: str) -> str | None:
+    """Return the name of the file of the trail that the file *name* is, compressed or not, or an end of; else None."""
+    found = _OF_A_DAY.fullmatch(name)
+    return None if found is None else found[1]
+
+
+def files_set_aside(directory: Path) -> tuple[str, ...]:
+    """Return the names of the files that hold incomplete records, sorted; raise as `names`."""
+    anchor = anchor_of(directory)
+    last = "" if anchor is None else anchor.file
+    found = filter(_SET_ASIDE.fullmatch, os.listdir(directory))
+    return tuple(sorted(name for name in found if name[: len(last)] > last or not last))
+
+
+def no_file(path: str) -> str | None:
+    """Return the words that *path* is no regular file; None if it is one, or is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        if stat.S_ISLNK(mode):
+            with contextlib.suppress(OSError):  # else the link leads nowhere, or in a circle
+                mode = os.stat(path).st_mode
+        return None if stat.S_ISREG(mode) else expected_a_file(os.path.basename(path), mode)
+    return None
+
+
+def expected_a_file(name: str, mode: int) -> str:
+    """Return the words that the file *name* is no regular one, but what its *mode* says."""
+    return f"{name}: expected a regular file, found {_KINDS.get(stat.S_IFMT(mode), 'something else')}"
