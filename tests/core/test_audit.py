@@ -1033,7 +1033,6 @@ def test_the_signature_is_the_one_that_is_decided() -> None:
         "storage_path",
         "alert_dispatcher",
         "storage",
-        "archive",
         "durability",
         "alert_timeout",
         "alert_concurrency",
