@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from msgspec.structs import replace
 
-from ..record.chain import AuditChainVerificationResult, ChainError
+from ..record.chain import AuditChainVerificationResult, ChainError, Seal
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
@@ -100,10 +100,22 @@ class WithArchive:
         self._storage = storage
         self._archive = archive
         self._reader = ArchiveReader(archive)
-        self.append = storage.append
-        self.read_lines = storage.read_lines
-        self.verify = storage.verify
-        self.aclose = storage.aclose
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
+        """Store *event* in the trail, as `FileStorage.append` does."""
+        return await self._storage.append(event, once=once)
+
+    async def read_lines(self, after: int, limit: int) -> list[bytes]:
+        """Return the lines of the trail alone, as `FileStorage.read_lines` does."""
+        return await self._storage.read_lines(after, limit)
+
+    async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+        """Check the trail alone, as `FileStorage.verify` does."""
+        return await self._storage.verify(progress)
+
+    async def aclose(self) -> None:
+        """Close the trail, as `FileStorage.aclose` does."""
+        await self._storage.aclose()
 
     async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """Do as `AuditStorage.find`, in the trail and then in the archive."""

@@ -65,7 +65,7 @@ SELECT set_config('lock_timeout', {patience}, true),
 class Connection(psycopg.Connection[_Row]):
     """A connection that gives up a wait at a time that is set before every call."""
 
-    give_up_at = math.inf
+    give_up_at: float = math.inf
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """Do as psycopg does, until `give_up_at`."""
