@@ -65,6 +65,22 @@ async def test_an_append_of_ones_own_gets_each_event(tmp_path: Path, durability:
     assert {type(event) for event in told} == {AuditEvent}
 
 
+async def test_an_append_that_a_test_has_replaced_gets_each_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storage whose `append` is replaced after the trail is made is asked by that for every event."""
+    storage = FileStorage(tmp_path, durability="write")
+    trail = AuditTrail(storage=storage)
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+
+    async def full(*_: Any, **__: Any) -> None:
+        raise AuditStorageError("no room")
+
+    monkeypatch.setattr(storage, "append", full)
+    with pytest.raises(AuditStorageError, match="no room"):
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+
+
 async def test_a_storage_of_any_kind_gets_an_event() -> None:
     """What a storage other than files is given is an event, and no draft of one."""
     kinds: list[type] = []
