@@ -45,7 +45,7 @@ def make_trail(directory: Path, message: str) -> Trail:
 
 
 def contents(directory: Path) -> Trail:
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("*.jsonl"))}
 
 
 def lines(trail: Trail) -> list[bytes]:
