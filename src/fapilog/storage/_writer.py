@@ -349,9 +349,9 @@ class TrailWriter:
         fd = self._fd
         assert fd is not None  # noqa: S101 - opened by the callers
         refusal = cannot("append to", self._directory, failure)
-        self._reserving.was_full()
         count, whole = data.count(b"\n"), data[: data.rfind(b"\n") + 1]
         if is_cut:
+            self._reserving.was_full()
             try:
                 os.ftruncate(fd, end.size + len(whole))
             except OSError as error:
