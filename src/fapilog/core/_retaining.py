@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -64,46 +66,6 @@ async def retained(
     files = _files(storage)
     if not policy.enabled:
         raise ValueError("retention: expected a policy that is enabled, since removals are recorded; this one is not")
-    apply = functools.partial(
-        _retained, files, policy, alerts, log_event, archive=archive, keep_from=keep_from, dry_run=dry_run
-    )
-    if dry_run:
-        return await apply()
-    try:
-        report = await apply()
-    except BusyError:
-        raise
-    except AuditStorageError as error:
-        await _noted(alerts, functools.partial(alerts.health.failing, RETAINING, error))
-        raise
-    await _noted(alerts, functools.partial(alerts.health.working, RETAINING))
-    return report
-
-
-async def _noted(alerts: Alerts, note: Callable[[], None]) -> None:
-    with alerts.background.collecting() as calls:
-        note()
-        await alerts.background.run(calls)
-
-
-async def _retained(
-    storage: FileStorage,
-    policy: CompliancePolicy,
-    alerts: Alerts,
-    log_event: Callable[..., Awaitable[str]],
-    *,
-    archive: Archive | None,
-    keep_from: int | None,
-    dry_run: bool,
-) -> RetentionReport:
-    mark = None if policy.retention_days is None else await _first_that_stays(storage, alerts)
-    rule = RetentionRule(
-        archive_after_days=policy.archive_after_days,
-        retention_days=policy.retention_days,
-        archive=archive,
-        below_floor=policy.retention_below_floor,
-        keep_from=min((number for number in (mark, keep_from) if number is not None), default=None),
-    )
 
     async def record(metadata: dict[str, Any], why: str) -> int:
         event_id = await log_event(
@@ -113,12 +75,40 @@ async def _retained(
             reason=why,
             metadata=metadata,
         )
-        for event in await storage.find(EventFilter(event_id=event_id), 1):
+        for event in await files.find(EventFilter(event_id=event_id), 1):
             if isinstance(event, AuditEvent) and event.sequence_number is not None:
                 return event.sequence_number
         raise AuditStorageError("the record about the removal can't be found: nothing is removed")
 
-    return await apply_retention(storage.directory, rule, today=_today(), record=record, dry_run=dry_run)
+    async with contextlib.nullcontext() if dry_run else _incident(alerts):
+        mark = None if policy.retention_days is None else await _first_that_stays(files, alerts)
+        rule = RetentionRule(
+            archive_after_days=policy.archive_after_days,
+            retention_days=policy.retention_days,
+            archive=archive,
+            below_floor=policy.retention_below_floor,
+            keep_from=min((number for number in (mark, keep_from) if number is not None), default=None),
+        )
+        return await apply_retention(files.directory, rule, today=_today(), record=record, dry_run=dry_run)
+
+
+@asynccontextmanager
+async def _incident(alerts: Alerts) -> AsyncGenerator[None]:
+    """Note whether retention can be applied in the block; that another process applies it says nothing of that."""
+    try:
+        yield
+    except BusyError:
+        raise
+    except AuditStorageError as error:
+        await _noted(alerts, functools.partial(alerts.health.failing, RETAINING, error))
+        raise
+    await _noted(alerts, functools.partial(alerts.health.working, RETAINING))
+
+
+async def _noted(alerts: Alerts, note: Callable[[], None]) -> None:
+    with alerts.background.collecting() as calls:
+        note()
+        await alerts.background.run(calls)
 
 
 def _today() -> date:

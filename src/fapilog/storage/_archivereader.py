@@ -7,16 +7,15 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
-from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, decoded_anchor, says
 from ._compressed import SUFFIX, Latest, first_bytes, unpacked
-from ._directory import cannot, closing
+from ._directory import closing
 from ._lines import Lines
 from ._names import file_of_day
 from ._reader import FIRST_BYTES, TrailReader
@@ -47,6 +46,8 @@ class ArchiveReader(TrailReader):
         # No directory has it: the times stay in memory.
         super().__init__(Path(str(archive)), durable=False, times=Times(Path(os.devnull)))
         self._archive = archive
+        # As it says itself: a path has but one slash behind "s3:".
+        self._place = str(archive)
         self._latest = Latest()
         # As it was when it was asked last. Replaced as a whole.
         self._sizes: Mapping[str, int] = {}
@@ -153,15 +154,6 @@ class ArchiveReader(TrailReader):
 
     def _size(self, name: str) -> int:
         return self._sizes.get(name + SUFFIX, 0)
-
-    @contextlib.contextmanager
-    def _failures(self) -> Generator[None, None, None]:
-        try:
-            yield
-        except ChainError as damage:
-            raise AuditStorageError(f"{self._archive}: {damage}") from damage
-        except OSError as error:
-            raise cannot("read", self._archive, error) from error
 
 
 def earliest_file(wanted: EventFilter) -> str | None:

@@ -52,6 +52,8 @@ class TrailReader:
 
     def __init__(self, directory: Path, *, durable: bool, times: Times | None = None) -> None:
         self.directory: Path = directory
+        # Named in errors.
+        self._place: Path | str = directory
         self._durable = durable
         self._times = Times(directory) if times is None else times
 
@@ -343,9 +345,9 @@ class TrailReader:
         try:
             yield
         except ChainError as damage:
-            raise AuditStorageError(f"{self.directory}: {damage}") from damage
+            raise AuditStorageError(f"{self._place}: {damage}") from damage
         except OSError as error:
-            raise cannot("read", self.directory, error) from error
+            raise cannot("read", self._place, error) from error
 
 
 class _Sought(NamedTuple):
