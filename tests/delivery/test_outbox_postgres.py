@@ -1,7 +1,6 @@
 """The outbox in PostgreSQL: one transaction with the record, several processes, and a server that comes and goes."""
 
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -42,7 +41,7 @@ from fapilog.testing import RecordingDispatcher
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.outboxes import owned, statuses
 from tests.doubles.pgbouncer import pgbouncer
-from tests.doubles.postgres import Server, fleet
+from tests.doubles.postgres import Server, fleet, followed
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 pytestmark = pytest.mark.real_time
@@ -427,9 +426,5 @@ def test_what_is_no_outbox(storage: PostgresStorage) -> None:
 
 def test_the_page_can_be_followed(database: Server, capsys: pytest.CaptureFixture[str]) -> None:
     """The example in the docs prints what the page says."""
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "alert-from-a-fleet.md").read_text(encoding="utf-8")
-    code, output = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
-    dsn = "postgresql://clinic@db.example/audit"
-    assert dsn in code
-    exec(code.replace(dsn, database.dsn(user="service")), {"__name__": "__main__"})  # noqa: S102
+    output = followed("alert-from-a-fleet.md", database.dsn(user="service"))
     assert capsys.readouterr().out == output

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from tests.doubles.servers import free_port
 
-__all__ = ["Server", "binaries", "fleet", "server"]
+__all__ = ["Server", "binaries", "fleet", "followed", "server", "with_service"]
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -164,3 +165,27 @@ def fleet() -> Iterator[Server]:
             connection.execute("CREATE ROLE writer LOGIN IN ROLE fapilog_writer")
             connection.execute("CREATE ROLE auditor LOGIN IN ROLE fapilog_reader")
         yield started
+
+
+@contextlib.contextmanager
+def with_service() -> Iterator[Server]:
+    """Run a server with the tables, and the role of a service, which may read and append."""
+    import psycopg  # noqa: PLC0415  as in `fleet`
+
+    from fapilog.storage.postgres import install_schema  # noqa: PLC0415
+
+    with server() as started:
+        install_schema(started.dsn())
+        with psycopg.connect(started.dsn()) as connection:
+            connection.execute("CREATE ROLE service LOGIN IN ROLE fapilog_writer")
+        yield started
+
+
+def followed(page: str, dsn: str) -> str:
+    """Run the first example of a how-to at *dsn*, print its output, and return the output that the page shows."""
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / page).read_text(encoding="utf-8")
+    code, output = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL)[0]
+    shown = "postgresql://clinic@db.example/audit"
+    assert shown in code
+    exec(code.replace(shown, dsn), {"__name__": "__main__"})  # noqa: S102
+    return str(output)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +27,7 @@ from fapilog.storage.protocol import EventFilter
 from fapilog.tasks.loops import without_loop
 from fapilog.testing import check_storage
 from tests.doubles.cutting_proxy import CuttingProxy
-from tests.doubles.postgres import Server, server
+from tests.doubles.postgres import Server, followed, server
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +112,7 @@ CHANGES = (
 
 def test_the_page_can_be_followed(database: Server, capsys: pytest.CaptureFixture[str]) -> None:
     """The example in the docs prints what the page says."""
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "store-in-postgresql.md").read_text(encoding="utf-8")
-    code, output = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
-    dsn = "postgresql://clinic@db.example/audit"
-    assert dsn in code
-    exec(code.replace(dsn, database.dsn(user="service")), {"__name__": "__main__"})  # noqa: S102
+    output = followed("store-in-postgresql.md", database.dsn(user="service"))
     assert capsys.readouterr().out == output
 
 

@@ -10,18 +10,17 @@ import pytest
 
 pytest.importorskip("psycopg")
 
-import psycopg
 from msgspec.structs import replace
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainHead, FileStorage, TrailMismatchError
 from fapilog.storage.copying import copy
 from fapilog.storage.memory import MemoryStorage
-from fapilog.storage.postgres import PostgresStorage, install_schema
+from fapilog.storage.postgres import PostgresStorage
 from fapilog.storage.protocol import AuditStorage, EventFilter, head_of
 from fapilog.tasks.loops import without_loop
 from tests.doubles.commands import Run, runs
 from tests.doubles.cutting_proxy import CuttingProxy
-from tests.doubles.postgres import Server, server
+from tests.doubles.postgres import Server, with_service
 
 pytestmark = pytest.mark.real_time
 
@@ -32,10 +31,7 @@ EMPTY = ChainHead(0, None)
 @pytest.fixture(scope="module")
 def database() -> Iterator[Server]:
     """Run a server with the tables, and the role of a service."""
-    with server() as started:
-        install_schema(started.dsn())
-        with psycopg.connect(started.dsn()) as connection:
-            connection.execute("CREATE ROLE service LOGIN IN ROLE fapilog_writer")
+    with with_service() as started:
         yield started
 
 

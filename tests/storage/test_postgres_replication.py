@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,15 +14,14 @@ import pytest
 pytest.importorskip("psycopg")
 
 import anyio
-import psycopg
 
 from fapilog import AuditEventType, AuditTrail, FileStorage
-from fapilog.storage.postgres import PostgresStorage, install_schema
+from fapilog.storage.postgres import PostgresStorage
 from fapilog.storage.protocol import AuditStorage, EventFilter, head_of
 from fapilog.storage.replication import Replication, ReplicationState
 from fapilog.tasks.loops import without_loop
 from tests.doubles.commands import Run, runs
-from tests.doubles.postgres import Server, server
+from tests.doubles.postgres import Server, followed, with_service
 
 pytestmark = pytest.mark.real_time
 
@@ -31,10 +29,7 @@ pytestmark = pytest.mark.real_time
 @pytest.fixture(scope="module")
 def database() -> Iterator[Server]:
     """Run a server with the tables, and the role of a service."""
-    with server() as started:
-        install_schema(started.dsn())
-        with psycopg.connect(started.dsn()) as connection:
-            connection.execute("CREATE ROLE service LOGIN IN ROLE fapilog_writer")
+    with with_service() as started:
         yield started
 
 
@@ -116,11 +111,7 @@ def test_the_page_can_be_followed(
 ) -> None:
     """The first example in the docs prints what the page says."""
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "how-to" / "keep-a-replica.md").read_text(encoding="utf-8")
-    code, output = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
-    dsn = "postgresql://clinic@db.example/audit"
-    assert dsn in code
-    exec(code.replace(dsn, database.dsn(user="service")), {"__name__": "__main__"})  # noqa: S102
+    output = followed("keep-a-replica.md", database.dsn(user="service"))
     assert capsys.readouterr().out == output
 
 
