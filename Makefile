@@ -32,7 +32,7 @@ test: .venv/has-dev ## run the tests on asyncio and trio
 
 coverage: .venv/has-dev ## run the tests, and measure the coverage
 	@rm -f .coverage .coverage.*
-	$(python) -m coverage run -m pytest $(in_parallel) -o faulthandler_timeout=180
+	$(python) -m coverage run -m pytest $(in_parallel)
 	@$(python) -m coverage combine --quiet
 	$(python) -m coverage report
 

@@ -187,7 +187,7 @@ async def test_a_busy_loop_delays_no_thread(trail: AuditTrail, pager: Pager) -> 
     async with trail:
         thread = threading.Thread(target=alert, args=[trail])
         thread.start()
-        thread.join(10)  # in the loop's own thread, which nothing else can use meanwhile
+        thread.join(60)  # in the loop's own thread, which nothing else can use meanwhile
         assert not thread.is_alive()
         assert pager.alerts == []
     assert len(pager.alerts) == 1

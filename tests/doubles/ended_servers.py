@@ -42,7 +42,7 @@ WSGI_COMMANDS = {
 def _ask_until_refused(port: int, number: int, answered: list[str], enough: threading.Event) -> None:
     """Send requests until the server is gone; note the ids of those that were answered."""
     for count in range(100_000):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         request_id = f"r-{number}-{count}"
         try:
             connection.request("GET", "/patients/42", headers={"x-request-id": request_id})
@@ -89,14 +89,14 @@ def check_ended(app: str, command: str, directory: Path) -> None:
     ):
         asking = [clients.submit(_ask_until_refused, port, each, answered, enough) for each in range(CLIENTS)]
         try:
-            assert enough.wait(20), (directory / "log").read_text()
+            assert enough.wait(60), (directory / "log").read_text()
         finally:
             # Otherwise the clients would ask for ever.
             process.terminate()
         began = time.monotonic()
-        process.wait(20)
+        process.wait(60)
         for each in asking:
-            each.result(20)
+            each.result(60)
     log = (directory / "log").read_text()
     assert time.monotonic() - began < 15
     assert "Traceback" not in log, log

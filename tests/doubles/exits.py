@@ -20,7 +20,7 @@ def ends(directory: Path, backend: str, what: str, *, place: str, started: str, 
     command = [sys.executable, "-m", "tests.programs.exiting_trail", str(directory), backend]
     began = time.monotonic()
     ended = subprocess.run(
-        [*command, what, place, started, kept], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        [*command, what, place, started, kept], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     took = time.monotonic() - began
     # A task of trio's system can't end the loop but by Ctrl-C; see `Loop.spawn`.

@@ -331,7 +331,7 @@ def alertmanager(directory: Path, hook: Origin) -> Iterator[str]:
             yield f"http://{found[1]}"
         finally:
             process.terminate()
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -346,7 +346,7 @@ def real(tmp_path: Path, origin: Origin) -> Iterator[list[str]]:
 
 
 def alerts_of(url: str) -> list[dict[str, Any]]:
-    with urlopen(f"{url}/api/v2/alerts", timeout=10) as response:  # noqa: S310  the address is ours
+    with urlopen(f"{url}/api/v2/alerts", timeout=60) as response:  # noqa: S310  the address is ours
         return list(json.load(response))
 
 

@@ -118,7 +118,7 @@ async def test_a_stuck_pipe_holds_nobody_up() -> None:
 
     class Stuck(io.StringIO):
         def write(self, words: str, /) -> int:
-            release.wait(10)
+            release.wait(60)
             return len(words)
 
     try:

@@ -102,11 +102,11 @@ class Server:
         thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)))
         thread.start()
         try:
-            assert started.wait(10)
+            assert started.wait(60)
             yield self
         finally:
             self._loop.call_soon_threadsafe(self._stop.set)
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
     async def _serve(self, started: threading.Event) -> None:
@@ -320,12 +320,12 @@ class Script:
         try:
             yield self
         finally:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
     def _serve(self) -> None:
         with self._listener, self._listener.accept()[0] as connection, connection.makefile("rb") as lines:
-            self.gate.wait(10)
+            self.gate.wait(60)
             step = "greeting"
             while (reply := self._replies.get(step)) is not None:
                 connection.sendall(f"{reply}\r\n".encode() if reply else b"")

@@ -571,7 +571,7 @@ def test_a_writer_that_is_stopped_holds_nobody_up(database: Server, trail: str) 
         assert process.stdout is not None
         assert process.stdout.readline() == "has the head\n"
         append(storage, "other")
-        assert process.communicate("\n", timeout=30)[0] == "stored 2\n"
+        assert process.communicate("\n", timeout=60)[0] == "stored 2\n"
     assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["other", "stopped"]
     without_loop(storage.aclose())
 

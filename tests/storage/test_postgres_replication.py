@@ -141,7 +141,7 @@ def test_a_process_of_its_own(tmp_path: Path, database: Server, name: str) -> No
             while without_loop(head_of(replica)).sequence_number < 10 * number:
                 assert process.poll() is None
             process.send_signal(end)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=60)
             assert process.returncode == (0 if end == signal.SIGTERM else -end)
             assert (out, err) == ("", "")
     trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")

@@ -164,7 +164,7 @@ def test_a_thread_does_not_wait_for_a_loop_that_ends(backend: str) -> None:
 
     threads: list[threading.Thread] = []
     anyio.run(main, backend=backend)
-    threads[0].join(10)
+    threads[0].join(60)
     assert len(errors) == 1
 
 
