@@ -329,7 +329,7 @@ async def _put(storage: PostgresStorage, number: int) -> None:
 async def test_the_server_is_restarted(database: Server, storage: PostgresStorage) -> None:
     """While the server is away alerts wait, and that is an incident; when it is back they arrive, each once."""
     inner = Scripted()
-    storage = PostgresStorage(database.dsn(user="service"), storage.trail, timeout=1.0)
+    storage = PostgresStorage(database.dsn(user="service"), storage.trail, timeout=3.0)
     outbox = pager(inner, storage, schedule=[0.2] * 100, lease=1.0)
     async with owned(outbox) as told:
         await outbox.send_alert(an_event(1), severity="critical")

@@ -135,7 +135,7 @@ def test_a_child_that_is_forked_while_another_thread_prints() -> None:
     with dispatcher._lock:
         pid = os.fork()
         if pid == 0:
-            taken = dispatcher._lock.acquire(timeout=5)
+            taken = dispatcher._lock.acquire(timeout=60)
             os._exit(0 if taken else 1)
     assert os.waitpid(pid, 0)[1] == 0
 

@@ -20,7 +20,7 @@ where: ContextVar[str] = ContextVar("where", default="nowhere")
 
 @pytest.mark.parametrize(("target", "backend"), [("email", "trio"), ("apprise", "asyncio")])
 def test_a_silent_target_does_not_keep_the_process(tmp_path: Path, target: str, backend: str) -> None:
-    """A process ends soon after the stop of its trail, while its target would have half a minute."""
+    """A process ends soon after the stop of its trail, while its target would have ten minutes."""
     if target == "apprise":
         pytest.importorskip("apprise")
     command = [sys.executable, str(PROGRAM), str(tmp_path), backend, target]
