@@ -248,7 +248,7 @@ async def test_the_thread_ends_with_its_owner(disk: Disk) -> None:
     assert thread is not None
     del commits
     gc.collect()
-    await anyio.to_thread.run_sync(thread.join, 10)
+    await anyio.to_thread.run_sync(thread.join, 60)
     assert not thread.is_alive()
 
 
