@@ -430,6 +430,7 @@ def public() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_be_written(public: Path) -> None:
     """A file of which one may only read is said in one sentence, with exit code 2."""
     path = public / "alerts.db"
@@ -590,6 +591,7 @@ def test_whatever_is_in_one_row_the_others_are_there(spoilt: list[Spoilt]) -> No
 # -- beside a service
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_beside_a_service(tmp_path: Path) -> None:
     """What another process retries and discards, a running outbox sends and leaves alone."""
@@ -644,6 +646,7 @@ def database() -> Iterator[Server]:
         yield started
 
 
+@pytest.mark.slow
 def test_a_database(database: Server) -> None:
     """The same is shown of an outbox in PostgreSQL, and done to it; a password is never shown."""
     postgres = pytest.importorskip("fapilog.storage.postgres")

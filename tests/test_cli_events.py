@@ -177,6 +177,7 @@ def test_the_tail(run: Run, directory: Path, options: tuple[str, ...], found: li
     ] == found
 
 
+@pytest.mark.slow
 def test_the_tail_is_followed_over_midnight_and_damage(tmp_path: Path) -> None:
     """With -f, events to come are printed, of the next day too, each once, damage as well; Ctrl-C ends it with 130."""
     day = datetime(2026, 3, 1, tzinfo=UTC)

@@ -237,6 +237,7 @@ async def test_a_foreign_error_is_not_shown() -> None:
     assert await send_test.send(Foreign(), "webhook", "info") == (False, "not delivered. webhook: RuntimeError")
 
 
+@pytest.mark.slow
 def test_a_library_is_missing() -> None:
     """Without the library of a destination the command names the extra in one sentence, and exits with 2."""
     script = "import sys; sys.modules['httpx2'] = None; from fapilog.cli import main; main()"

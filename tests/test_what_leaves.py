@@ -37,6 +37,7 @@ def test_the_table_is_made_of_the_code() -> None:
     assert f"\n\n{disclosure_table()}\n" in PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize(
     ("watcher", "backend"),

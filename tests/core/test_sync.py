@@ -334,6 +334,7 @@ def delivered(directory: Path) -> list[str]:
     return [line.rpartition(" ")[0] for line in (directory / "alerts").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "code", "expected"),
     [
@@ -360,6 +361,7 @@ def test_a_script_that_ends_loses_no_alert(tmp_path: Path, how: str, code: int, 
     assert len(trail.sync.get_events()) == len(expected)
 
 
+@pytest.mark.slow
 def test_a_script_with_an_outbox_keeps_what_it_could_not_deliver(tmp_path: Path) -> None:
     """An alert whose first attempt failed waits in the outbox when the script ends, and after it the next script."""
     for _ in range(2):

@@ -43,7 +43,7 @@ def database() -> Iterator[Server]:
         yield started
 
 
-@pytest.fixture(params=["file", "database"])
+@pytest.fixture(params=["file", pytest.param("database", marks=pytest.mark.slow)])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """Return a function that makes an outbox as a process would: each has the same place, which is new."""
     if request.param == "file":

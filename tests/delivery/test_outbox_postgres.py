@@ -45,7 +45,7 @@ from tests.doubles.pgbouncer import pgbouncer
 from tests.doubles.postgres import Server, fleet, followed
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 HOLDING = Path(__file__).parents[1] / "programs" / "holding_outbox.py"
 VIOLATION = AuditEventType.SECURITY_VIOLATION

@@ -35,6 +35,7 @@ def check(directory: Path, event_id: str) -> None:
     assert event_id in {event.event_id for event in trail.sync.get_events()}
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_uvicorn(tmp_path: Path) -> None:
     """After a second Ctrl-C neither an alert that hangs nor `stop` keeps the process; the event is stored."""
     pytest.importorskip("uvicorn")

@@ -47,6 +47,7 @@ GUNICORN = ["gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "--grace
 UVICORN = ["uvicorn", "--port", "{port}", "--log-level", "warning"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "command", "paths", "env"),
     [
@@ -147,6 +148,7 @@ class TestOfUnittest(unittest.IsolatedAsyncioTestCase):
 """
 
 
+@pytest.mark.slow
 def test_fixtures_start_and_stop_a_trail(tmp_path: Path) -> None:
     """Fixtures of pytest-asyncio, of anyio on both backends and of unittest start a trail, and stop it."""
     pytest.importorskip("pytest_asyncio")

@@ -67,6 +67,7 @@ def calls(name: str, user: str) -> list[Call]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize(
     ("name", "server"),

@@ -39,6 +39,7 @@ def until(is_so: Callable[[], bool], directory: Path) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "stops"), [("prefork", True), pytest.param("threads", False, marks=pytest.mark.torture)]
 )

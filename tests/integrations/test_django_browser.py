@@ -81,6 +81,7 @@ def follow(browser: Chrome, how: str, what: str) -> None:
     waiting(browser, 60).until(lambda _: browser.execute_script("return document.readyState") == "complete")
 
 
+@pytest.mark.slow
 def test_the_staff_find_out_who_did_what(site: str, browser: Chrome, trail: AuditTrail) -> None:
     """Someone signs in, filters the trail, opens an event, changes an object, and asks who did what to that object."""
     trail.sync.log_data_access("django_site.patient/42", "read", user_id="mallory", client_ip="192.0.2.7")

@@ -78,6 +78,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_workers_show_the_newest_count(tmp_path: Path, start: Callable[[str], Worker]) -> None:
     """Of two workers with one outbox a scrape shows the newest count, and not that of a worker that was killed."""
     first, second = start("worker"), start("worker")

@@ -407,6 +407,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 @needs_alertmanager
 @pytest.mark.parametrize("event", HOSTILE, ids=range(len(HOSTILE)))

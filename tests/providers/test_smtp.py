@@ -979,6 +979,7 @@ def test_the_port_follows_tls(tls: Literal["starttls", "implicit", "none"], port
     assert EmailDispatcher(host="localhost", sender=SENDER, recipients=[OPS], tls=tls)._server.port == port
 
 
+@pytest.mark.slow
 async def test_it_keeps_the_contract(server: Server, certificates: Certificates) -> None:
     """The dispatcher passes the kit, encrypted and logged in, and its password stays hidden."""
     with Server("starttls", certificates.server, login=True).running() as strict:

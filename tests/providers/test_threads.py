@@ -18,6 +18,7 @@ PROGRAM = Path(__file__).parents[1] / "programs" / "silent_target.py"
 where: ContextVar[str] = ContextVar("where", default="nowhere")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "backend"), [("email", "trio"), ("apprise", "asyncio")])
 def test_a_silent_target_does_not_keep_the_process(tmp_path: Path, target: str, backend: str) -> None:
     """A process ends soon after the stop of its trail, while its target would have ten minutes."""

@@ -99,6 +99,7 @@ def search(directory: Path, aside: Aside | None = None, **conditions: Any) -> Se
     return Search(aside or Aside(), TrailReader(directory, durable=False), EventFilter(**conditions), 100)
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize("asked", QUESTIONS, ids=str)
 def test_the_answer_is_the_same(directory: Path, processes: list[Any], asked: Conditions) -> None:

@@ -47,6 +47,7 @@ async def test_the_storage_in_files_keeps_the_contract(tmp_path: Path) -> None:
     await check_storage(lambda place: FileStorage(tmp_path / place, durability="write"), damage=damage)
 
 
+@pytest.mark.slow
 async def test_the_storage_in_sqlite_keeps_the_contract(tmp_path: Path) -> None:
     """A `SQLiteStorage` passes."""
 

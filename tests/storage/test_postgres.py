@@ -30,6 +30,8 @@ from fapilog.testing import check_storage
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, followed, server
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[Server]:

@@ -22,7 +22,7 @@ from tests.doubles.commands import Run, runs
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, with_service
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EMPTY = ChainHead(0, None)

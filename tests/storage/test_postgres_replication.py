@@ -23,7 +23,7 @@ from fapilog.tasks.loops import without_loop
 from tests.doubles.commands import Run, runs
 from tests.doubles.postgres import Server, followed, with_service
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
