@@ -1,5 +1,6 @@
 """The storage in PostgreSQL, beyond what every storage must do."""
 
+import math
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from fapilog.record.parties import Actor, Target
 from fapilog.storage.postgres import PostgresStorage, _reading, install_schema, schema_sql
 from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
 from fapilog.storage.postgres._searching import questions_of
+from fapilog.storage.postgres.connection import Server as ServerAt
 from fapilog.storage.protocol import EventFilter
 from fapilog.tasks.loops import without_loop
 from fapilog.testing import check_storage
@@ -510,6 +512,29 @@ def test_a_server_that_does_not_answer_is_given_up(
         os.kill(pid, signal.SIGCONT)
     append(storage, "c")
     assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["a", "c"]
+
+
+def test_a_wait_is_given_up_by_another_thread(database: Server) -> None:
+    """A thread that waits for the server, with no limit, ends when another thread sets one."""
+    connection = ServerAt(database.dsn()).connect(60)
+    connection.give_up_at = math.inf
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        with pytest.raises(psycopg.OperationalError, match="no answer in time") as raised:
+            connection.execute("SELECT pg_sleep(600)")
+        errors.append(raised.value)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    with psycopg.connect(database.dsn(), autocommit=True) as watch:
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        while watch.execute(waits).fetchone() != (1,):
+            time.sleep(0.01)
+    connection.give_up_at = 0.0
+    thread.join(60)
+    assert errors
+    connection.close()
 
 
 def test_a_commit_that_nobody_answers_may_be_stored(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
