@@ -35,7 +35,7 @@ test-all: .venv/has-dev ## run the slow tests too: real servers, databases, brow
 
 coverage: .venv/has-dev ## run all tests, and measure the coverage
 	@rm -f .coverage .coverage.*
-	$(python) -m coverage run -m pytest $(in_parallel) -o faulthandler_timeout=180
+	$(python) -m coverage run -m pytest $(in_parallel)
 	@$(python) -m coverage combine --quiet
 	$(python) -m coverage report
 

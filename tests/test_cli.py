@@ -52,7 +52,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def piped(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run the command with its output piped; it may take as long as the demonstration promises."""
-    return subprocess.run([*COMMAND, *arguments], env=env, capture_output=True, text=True, timeout=20, check=False)
+    return subprocess.run([*COMMAND, *arguments], env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 # -- the demonstration
@@ -172,7 +172,7 @@ def test_demo_goes_on_when_nobody_reads(environment: dict[str, str], empty: Path
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
     assert list(empty.iterdir()) == []
 
 

@@ -599,7 +599,7 @@ async def test_beside_a_service(tmp_path: Path) -> None:
     async with Outbox(inner, tmp_path / "alerts.db", lease=0.1) as outbox:
         for event in (1, 2):
             await outbox.send_alert(an_event(event), severity="critical")
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await inner.wait_for(2)
             while outbox.state.dead < 2:  # noqa: ASYNC110  of the file
                 await anyio.sleep(0.01)
@@ -626,7 +626,7 @@ async def test_beside_a_busy_service(tmp_path: Path) -> None:
 
     async with Outbox(inner, tmp_path / "alerts.db") as outbox:
         await outbox.send_alert(an_event(1), severity="critical")
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(look)
                 for event in range(2, 31):

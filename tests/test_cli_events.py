@@ -199,7 +199,7 @@ def test_the_tail_is_followed_over_midnight_and_damage(tmp_path: Path) -> None:
                 file.write(b"x\n")
             assert process.stdout.readline().startswith("damaged: audit_2026-03-02.jsonl, byte ")
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=10)
+            rest, _ = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, rest) == (130, "")

@@ -58,7 +58,7 @@ def test_no_watcher_sees_a_secret_or_a_person(tmp_path: Path, watcher: str, back
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=170,
     )
     sent, _, count = child.stdout.strip().rpartition("\n")
     assert int(count) > 80

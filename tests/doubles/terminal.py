@@ -36,7 +36,7 @@ class Terminal:
         """Read until the command ends, and return its exit code."""
         self.shown += "".join(self._pieces())
         os.close(self._fd)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=60)
 
     def _pieces(self) -> Iterator[str]:
         while True:

@@ -14,7 +14,7 @@ from fapilog import AuditTrail, ChainStatus
 from tests.doubles.servers import free_port, running, wait_for
 
 # Seconds; the alerts and the requests would take ten minutes.
-SOON = 10
+SOON = 60
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ def play(scene: str, directory: Path, backend: str) -> list[str]:
     script = Path(__file__).parents[1] / "programs" / "forking_trail.py"
     played = subprocess.run(
         [sys.executable, str(script), scene, str(directory), backend],
-        check=False, capture_output=True, text=True, timeout=30,
+        check=False, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert played.returncode == 0, played.stderr
     return played.stdout.split()

@@ -77,8 +77,8 @@ def follow(browser: Chrome, how: str, what: str) -> None:
     """Click on a link or a button, and return when the next page is there."""
     page = browser.find_element(by.TAG_NAME, "html")
     browser.find_element(how, what).click()
-    waiting(browser, 30).until(stale(page))
-    waiting(browser, 30).until(lambda _: browser.execute_script("return document.readyState") == "complete")
+    waiting(browser, 60).until(stale(page))
+    waiting(browser, 60).until(lambda _: browser.execute_script("return document.readyState") == "complete")
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def scraped(directory: Path) -> tuple[float | None, float | None, float | None]:
 
 def until(condition: Callable[[], object]) -> None:
     """Return when *condition* holds."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -292,7 +292,7 @@ async def test_a_storage_that_breaks_the_contract_is_found(
         lines[3] = lines[3].replace(b'"3"', b'"x"')
 
     with pytest.raises(AssertionError, match=f"^({says})"):
-        await check_storage(make, damage=damage, timeout=0.2)
+        await check_storage(make, damage=damage, timeout=2.0)
 
 
 @pytest.mark.parametrize("condition", EventFilter.__struct_fields__)

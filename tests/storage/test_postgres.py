@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -423,7 +424,7 @@ def test_a_call_within_a_call_is_refused(storage: PostgresStorage) -> None:
             with pytest.raises(AuditStorageError, match="called from within a call of the same thread"):
                 without_loop(call)
 
-    storage._reading.link.call("be interrupted", handler, 1)
+    storage._reading.link.call("be interrupted", handler, 60)
     assert len(without_loop(storage.read(0, 10))) == 1
 
 
@@ -498,7 +499,7 @@ def test_a_server_that_does_not_answer_is_given_up(
 ) -> None:
     """A server that hangs with the connection open is given up after the time-out, and used again when it answers."""
     append(storage, "a")
-    pid = storage._writer.call("ask", lambda connection: connection.info.backend_pid, 1)
+    pid = storage._writer.call("ask", lambda connection: connection.info.backend_pid, 60)
     os.kill(pid, signal.SIGSTOP)
     try:
         with monkeypatch.context() as patch:
@@ -514,7 +515,8 @@ def test_a_server_that_does_not_answer_is_given_up(
 def test_a_commit_that_nobody_answers_may_be_stored(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the answer to a commit is lost and the server does not come back, the error says that it may be stored."""
     append(storage, "a")
-    monkeypatch.setattr(storage, "timeout", 0.05)
+    # In this time the event must come as far as its commit.
+    monkeypatch.setattr(storage, "timeout", 2.0)
     original = psycopg.Connection.execute
 
     def lose(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -556,7 +558,7 @@ def test_a_deadlock_is_tried_again(storage: PostgresStorage, database: Server, t
         with psycopg.connect(database.dsn(), autocommit=True) as watch:
             waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid'"
             while watch.execute(waits).fetchone() != (1,):
-                pass
+                time.sleep(0.01)
         with pytest.raises(psycopg.errors.LockNotAvailable):
             other.execute("SELECT 1 FROM fapilog.heads WHERE trail = %s FOR UPDATE NOWAIT", [trail])
         other.rollback()
@@ -573,19 +575,19 @@ def test_a_writer_that_is_stopped_holds_nobody_up(database: Server, trail: str) 
         assert process.stdout is not None
         assert process.stdout.readline() == "has the head\n"
         append(storage, "other")
-        assert process.communicate("\n", timeout=30)[0] == "stored 2\n"
+        assert process.communicate("\n", timeout=60)[0] == "stored 2\n"
     assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["other", "stopped"]
     without_loop(storage.aclose())
 
 
 def test_the_server_comes_back(database: Server, trail: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the server is away an event is refused within the time-out; one that waits is stored when it is back."""
-    storage = PostgresStorage(database.dsn(), trail)
+    storage = PostgresStorage(database.dsn(), trail, timeout=60)
     append(storage, "a")
     database.kill()
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "timeout", 0.1)
-        patch.setattr(storage._reading, "_timeout", 0.1)
+        patch.setattr(storage, "timeout", 1.0)
+        patch.setattr(storage._reading, "_timeout", 1.0)
         with pytest.raises(AuditStorageError, match=r"^cannot append to trail .* in PostgreSQL /tmp/.*: connection"):
             append(storage, "b")
         result = without_loop(storage.verify())
