@@ -30,8 +30,6 @@ from fapilog.testing import check_storage
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, followed, server
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[Server]:
@@ -77,6 +75,7 @@ def append(storage: PostgresStorage, *messages: str) -> None:
         without_loop(storage.append(an_event(message, user_id=message)))
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 async def test_it_keeps_the_contract(database: Server) -> None:
     """A `PostgresStorage` passes, in a role that can only append."""
@@ -580,6 +579,7 @@ def test_a_writer_that_is_stopped_holds_nobody_up(database: Server, trail: str) 
     without_loop(storage.aclose())
 
 
+@pytest.mark.slow
 def test_the_server_comes_back(database: Server, trail: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the server is away an event is refused within the time-out; one that waits is stored when it is back."""
     storage = PostgresStorage(database.dsn(), trail, timeout=60)

@@ -15,6 +15,7 @@ from tests.programs.guessing_on import RULE
 
 pytestmark = pytest.mark.torture
 
+
 def expected(events: list[AuditEvent]) -> list[int]:
     """Return the numbers of the records that meet the rule, one record after the other."""
     numbers: list[int] = []
