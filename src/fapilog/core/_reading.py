@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
@@ -180,11 +179,18 @@ def member_of_events(field: str) -> Callable[[AuditEvent], object]:
         raise TypeError(f"field: {expected}; got a {name_of(type(field))}")
     member, _, path = field.partition(".")
     if field in _FIELDS:
-        # The target and the actor are None in many events, and so are their members then.
-        return lambda event: functools.reduce(lambda value, name: getattr(value, name, None), field.split("."), event)
+        return lambda event: _member(event, field.split("."))
     if member == "metadata":
         return lambda event: value_at(event.metadata, path)
     raise ValueError(f"field: {expected}; got {field[:_LONGEST_SHOWN]!r}{did_you_mean(field, _FIELDS)}")
+
+
+def _member(event: AuditEvent, names: Sequence[str]) -> object:
+    value: object = event
+    for name in names:
+        # The target and the actor are None in many events, and so are their members then.
+        value = getattr(value, name, None)
+    return value
 
 
 _FIELDS: Final = (
