@@ -1,6 +1,8 @@
 """The questions that a trail is asked: what is found by its bytes is what is found by its values."""
 
 import tempfile
+import tracemalloc
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditTrail, FileStorage
+from fapilog.core._reading import counted, member_of_events
 from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _lines
@@ -160,6 +163,24 @@ async def test_counts_are_of_any_member(tmp_path: Path) -> None:
     assert await trail.count_by("error.type") == {"": 5}
     assert await trail.count_by("user_id", event_type=AuditEventType.COMPLIANCE_CHECK) == {"root": 1}
     assert await trail.count_by("event_type") == {"data_access": 4, "compliance_check": 1}
+
+
+@pytest.mark.one_backend
+async def test_a_count_takes_no_memory_for_each_event() -> None:
+    """However many events are counted, memory is for the values that differ."""
+
+    async def events() -> AsyncIterator[AuditEvent]:
+        for number in range(20_000):
+            yield AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m", metadata={"x": 10_000 + number % 10})
+
+    tracemalloc.start()
+    try:
+        counts = await counted(events(), member_of_events("metadata.x"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert set(counts.values()) == {2000}
+    assert peak < 20_000 * 16
 
 
 @pytest.mark.one_backend

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
@@ -156,9 +156,12 @@ def _warn(hole: DamagedRecord) -> None:
     _log.warning("records that can't be read are left out; the first is in %s", hole)
 
 
-async def counted(events: Events[AuditEvent], value_of: Callable[[AuditEvent], object]) -> dict[str, int]:
+async def counted(events: AsyncIterable[AuditEvent], value_of: Callable[[AuditEvent], object]) -> dict[str, int]:
     """Return how many of *events* have which value, the most frequent value first; those without one under ""."""
-    counts = Counter([_label(value_of(event)) async for event in events])
+    counts: Counter[str] = Counter()
+    # Not of a list, which would have all the values of a long trail at once.
+    async for event in events:
+        counts[_label(value_of(event))] += 1
     return dict(counts.most_common())
 
 
