@@ -231,7 +231,7 @@ def test_an_id_that_is_there_is_refused(storage: PostgresStorage) -> None:
 
     results = anyio.run(run)
     assert [each for each in results if isinstance(each, int)] == [1, 2, 3]
-    words = f"cannot append to {storage._place}: a record has the id of this event already"
+    words = f"cannot append to {storage}: a record has the id of this event already"
     assert [each for each in results if isinstance(each, str)] == [words] * 2
     assert without_loop(storage.verify()).events_checked == 3
 
@@ -274,7 +274,7 @@ def test_damage_is_found(storage: PostgresStorage, database: Server, trail: str,
     as_superuser(database, statement, trail=trail)
     result = without_loop(storage.verify())
     assert (result.valid, result.first_invalid_sequence) == (False, number)
-    assert f"{storage._place}: " in (result.error_message or "")
+    assert f"{storage}: " in (result.error_message or "")
     assert says in (result.error_message or "")
 
 
