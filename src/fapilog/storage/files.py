@@ -134,10 +134,9 @@ class FileStorage:
         """
         return await self.append_record(chain.storable(event), once=once)
 
-    @without_frames
     async def append_record(self, record: bytes, *, once: bool = False) -> Seal | None:
         """
-        Store an event by its *record*, as `append` does.
+        Store an event by its *record*, as `append` does; the caller leaves the frames out of what is raised.
 
         Args:
             record: As `record.chain.storable` has it.
@@ -145,7 +144,8 @@ class FileStorage:
 
         Returns and raises as `append`.
         """
-        if self._at_once and not once:
+        self._writer.refuse_nested()
+        if not once:
             if self._appends >= _APPENDS_PER_YIELD:
                 self._appends = 0
                 if not is_without_loop():
@@ -160,21 +160,23 @@ class FileStorage:
 
     def append_at_once(self, record: bytes) -> Seal | None:
         """
-        Store an event by its *record* if that takes nothing but a write.
+        Store an event by its *record* if that takes nothing but a write and, with durability "fsync", its sync.
 
-        From any thread; it never waits. Other tasks have their turn, and a caller can be cancelled, in `append` alone.
+        From any thread; it never waits for another caller, and with durability "fsync" only a thread without a loop
+        waits for the disk. Other tasks have their turn, and a caller can be cancelled, in `append` alone.
 
         Args:
             record: As of `append_record`.
 
         Returns:
-            The event's place in the chain; None if `append_record` has to store it: with durability "fsync", where
-            another process writes just now, on a new day, and whenever other tasks should have their turn.
+            The event's place in the chain; None if `append_record` has to store it: in a loop with durability "fsync",
+            where another caller or process writes just now, on a new day, and whenever other tasks should have their
+            turn.
 
         Raises:
             AuditStorageError: It is not stored; as of `append`.
         """
-        if not self._at_once or self._appends >= _APPENDS_PER_YIELD or self._commits.busy:
+        if not (self._at_once or is_without_loop()) or self._appends >= _APPENDS_PER_YIELD or self._commits.busy:
             return None
         self._appends += 1
         return self._writer.append_at_once(record)
