@@ -27,7 +27,7 @@ BATCHES_A_DAY = 8
 
 def small_parts() -> None:
     """Have parts of a record or two, and the index written after some of them."""
-    _lines._BLOCK_BYTES, _times._MOST_UNSAVED = 700, 2
+    vars(_lines)["_BLOCK_BYTES"], vars(_times)["_MOST_UNSAVED"] = 700, 2
 
 
 def main(directory: Path, seed: int) -> None:
