@@ -112,6 +112,10 @@ def test_counts(run: Run, directory: Path) -> None:
     assert code == 0
     assert [line.split() for line in out.splitlines()] == [["events", "user_id"], ["1", "bob"], ["1", "alice"]]
     assert run("count", directory, "--by", "user_id", "--request", "none", "--json")[1] == "{}\n"
+    assert run("count", directory, "--by", "metadata.status", "--json")[1] == '{"": 2, "403": 1}\n'
+    code, _, err = run("count", directory, "--by", "usr_id")
+    assert code == 2
+    assert "did you mean user_id?" in " ".join(err.replace("│", "").split())
 
 
 def damage(directory: Path) -> None:

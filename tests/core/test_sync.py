@@ -9,7 +9,7 @@ import sys
 import threading
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anyio
 import anyio.to_thread
@@ -257,6 +257,63 @@ def test_stopping_what_could_not_be_started(tmp_path: Path) -> None:
         trail.sync.start()
     trail.sync.stop()
     assert not trail.is_started
+
+
+@pytest.mark.parametrize("event_id", [None, "of-a-message"])
+@pytest.mark.parametrize("durability", ["fsync", "write"])
+def test_an_event_that_interrupts_an_append_of_its_thread_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: Literal["fsync", "write"], event_id: str | None
+) -> None:
+    """A signal handler or a destructor gets an error, and does not wait for the append that waits for it."""
+    trail = AuditTrail(storage_path=tmp_path, durability=durability)
+    trail.sync.log_event(AuditEventType.SYSTEM_STARTUP, "the first opens the file")
+    read, refused = os.pread, list[str]()
+
+    def interrupted(fd: int, size: int, offset: int) -> bytes:
+        monkeypatch.setattr(os, "pread", read)
+        try:
+            trail.sync.log_event(AuditEventType.DATA_ACCESS, "in between", event_id=event_id)
+        except AuditStorageError as error:
+            refused.append(str(error))
+        return read(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", interrupted)
+    trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
+    assert refused == ["not stored: called from within an append of the same thread"]
+    trail.sync.log_event(AuditEventType.DATA_ACCESS, "after it")
+    stored = {event.message for event in trail.sync.get_events()}
+    assert {"m", "after it"} <= stored
+    assert "in between" not in stored
+    assert trail.sync.verify_chain_from_storage().valid
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_with_fsync_share_their_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """One thread syncs each event by itself; several that wait for a sync share the next one."""
+    trail = AuditTrail(storage_path=tmp_path)
+    trail.sync.log_event(AuditEventType.SYSTEM_STARTUP, "the first opens the file")
+    syncs = list[int]()
+    sync = os.fdatasync
+    waiting = threading.Barrier(threads, timeout=20)
+
+    def log() -> None:
+        waiting.wait()
+        for _ in range(50):
+            trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
+
+    def counted(fd: int) -> None:
+        syncs.append(fd)
+        sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+    workers = [threading.Thread(target=log) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert trail.sync.get_statistics()["total_events"] == 50 * threads + 1
+    assert len(syncs) == 50 if threads == 1 else len(syncs) < 50 * threads
+    assert trail.sync.verify_chain_from_storage().events_checked == 50 * threads + 1
 
 
 class LoopStorage(FileStorage):

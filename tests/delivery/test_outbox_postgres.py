@@ -47,7 +47,7 @@ from tests.doubles.pgbouncer import pgbouncer
 from tests.doubles.postgres import Server, fleet, followed
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
-pytestmark = [pytest.mark.real_time, pytest.mark.slow]
+pytestmark = pytest.mark.real_time
 
 HOLDING = Path(__file__).parents[1] / "programs" / "holding_outbox.py"
 VIOLATION = AuditEventType.SECURITY_VIOLATION
@@ -88,6 +88,7 @@ async def until(condition: Callable[[], Any]) -> None:
 # -- in the transaction of the record
 
 
+@pytest.mark.slow
 async def test_a_stored_event_is_in_the_outbox(database: Server, storage: PostgresStorage) -> None:
     """A process that dies right after the commit has lost nothing: another one sends the alert, as it would have."""
     trail = AuditTrail(storage=storage, alert_dispatcher=pager(Scripted(), storage))
@@ -202,6 +203,7 @@ async def test_a_trail_with_an_outbox(storage: PostgresStorage) -> None:
 # -- several processes
 
 
+@pytest.mark.slow
 async def test_a_killed_process_is_taken_over(
     storage: PostgresStorage, database: Server, anyio_backend_name: str
 ) -> None:
@@ -335,6 +337,7 @@ async def _put(storage: PostgresStorage, number: int) -> None:
 # -- a server that comes and goes
 
 
+@pytest.mark.slow
 async def test_the_server_is_restarted(database: Server, storage: PostgresStorage) -> None:
     """While the server is away alerts wait, and that is an incident; when it is back they arrive, each once."""
     inner = Scripted()
@@ -357,6 +360,7 @@ async def test_the_server_is_restarted(database: Server, storage: PostgresStorag
     assert await statuses(outbox, *map(an_event, (1, 2, 3))) == ["delivered"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forwards", [True, False])
 async def test_cut_connections(database: Server, storage: PostgresStorage, *, forwards: bool) -> None:
     """Wherever the connection is cut, every alert arrives, and twice only after an attempt that nobody knows about."""
@@ -437,6 +441,7 @@ def test_what_is_no_outbox(storage: PostgresStorage) -> None:
     assert "t0k3n" not in repr(vars(outbox))
 
 
+@pytest.mark.slow
 def test_the_page_can_be_followed(database: Server, capsys: pytest.CaptureFixture[str]) -> None:
     """The example in the docs prints what the page says."""
     output = followed("alert-from-a-fleet.md", database.dsn(user="service"))

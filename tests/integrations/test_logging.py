@@ -310,6 +310,41 @@ def test_threads_keep_their_order(trail: AuditTrail, handler: AuditHandler) -> N
     assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
 
 
+class Told(FileStorage):
+    """Releases a semaphore for each event that it stores."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, durability="write")
+        self.stored = threading.Semaphore(0)
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
+        seal = await super().append(event, once=once)
+        self.stored.release()
+        return seal
+
+
+@pytest.mark.real_time
+def test_a_call_that_meets_the_end_of_the_thread_is_stored(
+    tmp_path: Path, attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that has nothing left to store ends; the calls that come right then get another, without a flush."""
+    monkeypatch.setattr("fapilog.integrations._backlog._LINGER", 0)
+    storage = Told(tmp_path)
+    attach(AuditHandler(AuditTrail(storage=storage)))
+
+    def call() -> None:
+        for _ in range(100):
+            log.warning("m")
+            assert storage.stored.acquire(timeout=20)
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(list(AuditTrail(storage_path=tmp_path).sync.events())) == 200
+
+
 class Talkative(FileStorage):
     """Logs a warning for each record; if it does not run anywhere, in an event loop of the trail's."""
 

@@ -155,6 +155,13 @@ class Silent(MemoryStorage):
         return await super().verify()
 
 
+class Flattening(MemoryStorage):
+    """Loses the metadata of the events that are found."""
+
+    async def find(self, wanted: EventFilter, limit: int) -> list[Any]:
+        return [replace(event, metadata={}) for event in await super().find(wanted, limit)]
+
+
 class Suspicious(MemoryStorage):
     """Finds nothing valid where nothing is."""
 
@@ -262,6 +269,7 @@ BROKEN: list[tuple[type[MemoryStorage], str]] = [
     (WithNewlines, "append: the lines of read_lines should make a chain"),
     (Oldest, "search: find with metadata and limit 1 should return records .40.; it returned .1."),
     (Deaf, "search: find with tag and limit 40 should return records .40, 38, 37"),
+    (Flattening, "count: of the events that find returns, the shares by metadata.http.status should be"),
     (Suspicious, "append: verify should find 0 valid records"),
     (Silent, "verify: verify should tell progress how many were checked, 8 in the end; it told .."),
     (Trusting, "verify: verify should say that a chain is not valid whose record was changed, and why"),

@@ -32,8 +32,6 @@ from fapilog.testing import check_storage
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, followed, server
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[Server]:
@@ -79,6 +77,7 @@ def append(storage: PostgresStorage, *messages: str) -> None:
         without_loop(storage.append(an_event(message, user_id=message)))
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 async def test_it_keeps_the_contract(database: Server) -> None:
     """A `PostgresStorage` passes, in a role that can only append."""
@@ -234,7 +233,7 @@ def test_an_id_that_is_there_is_refused(storage: PostgresStorage) -> None:
 
     results = anyio.run(run)
     assert [each for each in results if isinstance(each, int)] == [1, 2, 3]
-    words = f"cannot append to {storage._place}: a record has the id of this event already"
+    words = f"cannot append to {storage}: a record has the id of this event already"
     assert [each for each in results if isinstance(each, str)] == [words] * 2
     assert without_loop(storage.verify()).events_checked == 3
 
@@ -277,7 +276,7 @@ def test_damage_is_found(storage: PostgresStorage, database: Server, trail: str,
     as_superuser(database, statement, trail=trail)
     result = without_loop(storage.verify())
     assert (result.valid, result.first_invalid_sequence) == (False, number)
-    assert f"{storage._place}: " in (result.error_message or "")
+    assert f"{storage}: " in (result.error_message or "")
     assert says in (result.error_message or "")
 
 
@@ -605,6 +604,7 @@ def test_a_writer_that_is_stopped_holds_nobody_up(database: Server, trail: str) 
     without_loop(storage.aclose())
 
 
+@pytest.mark.slow
 def test_the_server_comes_back(database: Server, trail: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the server is away an event is refused within the time-out; one that waits is stored when it is back."""
     storage = PostgresStorage(database.dsn(), trail, timeout=60)

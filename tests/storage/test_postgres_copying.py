@@ -195,7 +195,7 @@ def test_the_command(
 ) -> None:
     """It copies into a trail of a database and out of it, tells what is wrong, and never shows the password."""
     pytest.importorskip("typer")
-    monkeypatch.setattr(PostgresStorage.__init__, "__kwdefaults__", {"timeout": 3.0})
+    monkeypatch.setattr(PostgresStorage.__init__, "__kwdefaults__", {"timeout": 3.0, "password": None})
     run: Run = runs(monkeypatch, capsys)
     without_loop(files(tmp_path / "from", 3))
     into = ("copy", tmp_path / "from", uri(database))

@@ -160,7 +160,7 @@ def test_what_the_command_says(
 ) -> None:
     """With --once another trail is 1, and a database or an argument that can't be used 2, without the password."""
     pytest.importorskip("typer")
-    monkeypatch.setattr(PostgresStorage.__init__, "__kwdefaults__", {"timeout": 3.0})
+    monkeypatch.setattr(PostgresStorage.__init__, "__kwdefaults__", {"timeout": 3.0, "password": None})
     run: Run = runs(monkeypatch, capsys)
     AuditTrail(storage_path=tmp_path / "audit").sync.log_event(AuditEventType.DATA_ACCESS, "m")
     AuditTrail(storage=target(database, name)).sync.log_event(AuditEventType.DATA_ACCESS, "another")

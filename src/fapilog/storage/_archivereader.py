@@ -53,6 +53,11 @@ class ArchiveReader(TrailReader):
         self._sizes: Mapping[str, int] = {}
         self._firsts: dict[tuple[str, int], tuple[int, int] | None] = {}
 
+    @property
+    def place(self) -> str:
+        """The address of the archive, for messages."""
+        return str(self._archive)
+
     def days(self) -> list[str]:
         """Return the names of the days that are there, without the ending of compressed ones, the oldest first."""
         self._sizes = self._archive.sizes()
@@ -64,11 +69,18 @@ class ArchiveReader(TrailReader):
             number = self._first_number(days)
         return None if number == sys.maxsize else number
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+    def verify(
+        self, progress: Callable[[int], None] | None = None, trail: TrailReader | None = None
+    ) -> AuditChainVerificationResult:
         """
         Check every record, and call *progress* with how many so far; damage is returned, not raised.
 
         One day at a time is fetched. Only if a record is damaged, all days are fetched, to describe the damage.
+
+        Args:
+            progress: Called with how many records were checked so far.
+            trail: The trail that the archive is of, if it is at hand. The record about the days that were removed
+                before the archive was begun may be there.
 
         Raises:
             AuditStorageError: The archive is away.
@@ -76,13 +88,13 @@ class ArchiveReader(TrailReader):
         with self._failures():
             try:
                 anchor = self._anchor()
-                found = self._checked(anchor, progress)
+                found = self._checked(anchor, progress, trail)
             except ChainError:
                 found = None
             return self._verified_here(progress) if found is None else found
 
     def _checked(
-        self, anchor: Anchor | None, progress: Callable[[int], None] | None
+        self, anchor: Anchor | None, progress: Callable[[int], None] | None, trail: TrailReader | None
     ) -> AuditChainVerificationResult | None:
         """Return the verdict if every record is intact; else None, or raise ChainError."""
         start = head = EMPTY if anchor is None else anchor.head
@@ -99,7 +111,9 @@ class ArchiveReader(TrailReader):
         count = head.sequence_number - start.sequence_number
         if anchor is None:
             return AuditChainVerificationResult(valid=True, events_checked=count)
-        if not any(says(line, anchor) for line in self.read_lines(anchor.record - 1, 1)):
+        readers = [self] if trail is None else [self, trail]
+        lines = [line for reader in readers for line in reader.read_lines(anchor.record - 1, 1)]
+        if not any(says(line, anchor) for line in lines):
             return None
         return AuditChainVerificationResult(
             valid=True,

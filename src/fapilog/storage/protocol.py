@@ -29,6 +29,7 @@ __all__ = [
     "KeptAlert",
     "head_of",
     "holds",
+    "is_head",
     "require_storage",
     "value_at",
 ]
@@ -341,8 +342,13 @@ async def holds(storage: AuditStorage, head: ChainHead) -> bool:
     number = head.sequence_number
     if number < 1:
         return True
+    return is_head(await storage.read_lines(number - 1, 1), head)
+
+
+def is_head(lines: Sequence[bytes], head: ChainHead) -> bool:
+    """Return whether *lines* are one record, which makes *head*."""
     try:
         # The record may only claim to have that checksum.
-        return [follow(head_before(line), [line]) for line in await storage.read_lines(number - 1, 1)] == [head]
+        return [follow(head_before(line), [line]) for line in lines] == [head]
     except ChainError:
         return False

@@ -94,6 +94,10 @@ class SQLiteStorage:
         self._commits: GroupCommit[_Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
         call_in_child(self, SQLiteStorage._forget)
 
+    def __str__(self) -> str:
+        """Return the path of the file."""
+        return str(self._path)
+
     def __repr__(self) -> str:
         return f"<SQLiteStorage {str(self._path)!r}>"
 

@@ -9,13 +9,14 @@ from typing import Any, Final
 from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
+from ...record.values import escaped
 from .._copied import is_record
 from .._holes import item_of, joined, up_to
 from .._rows import COLUMNS, Question, follow_row
 from .._verdicts import verdict_on
 from ..protocol import EventFilter
 from ._searching import keys_of, questions_of
-from .connection import Link
+from .connection import Link, Server
 
 __all__ = ["Reading"]
 
@@ -62,15 +63,20 @@ class Reading:
     Args:
         link: The connection.
         trail: The name of the trail.
-        place: The server and the trail, for messages.
+        server: The server of the connection.
         timeout: Seconds that a page may take.
     """
 
-    def __init__(self, link: Link, trail: str, place: str, timeout: float) -> None:
+    def __init__(self, link: Link, trail: str, server: Server, timeout: float) -> None:
         self.link = link
         self._trail = trail
-        self._place = place
+        self._server = server
         self._timeout = timeout
+
+    @property
+    def place(self) -> str:
+        """The server and the trail, for messages; without a secret."""
+        return f"{self._server}, trail {escaped(self._trail)!r}"
 
     def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the newest *limit* events that are wanted, the newest first, and the holes between them."""
@@ -99,7 +105,7 @@ class Reading:
 
     def verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
         """Check the chain, its head and its columns."""
-        return verdict_on(self._place, self._heads(), progress)
+        return verdict_on(self.place, self._heads(), progress)
 
     def _heads(self) -> Iterator[ChainHead]:
         head = EMPTY
