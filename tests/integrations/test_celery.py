@@ -67,7 +67,8 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
         first = stored(trail)
         assert first[-1].event_type is AuditEventType.SYSTEM_SHUTDOWN
         exports = [event for event in first if event.message.startswith("export")]
-        assert (tmp_path / "alerts").read_text().count("\n") == len(exports) < 45
+        # Nearly always in the middle; where this process did not get the processor for a while, all are done.
+        assert (tmp_path / "alerts").read_text().count("\n") == len(exports) > 0
         expected += 2
     with running(worker, tmp_path, **env):
         until(lambda: len(stored(trail)) >= expected, tmp_path)
