@@ -22,13 +22,14 @@ from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, C
 from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
+from fapilog.storage import _ranges
 from fapilog.storage.postgres import PostgresStorage, _reading, install_schema, schema_sql
 from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
 from fapilog.storage.postgres._searching import questions_of
 from fapilog.storage.postgres.connection import Server as ServerAt
 from fapilog.storage.protocol import EventFilter
 from fapilog.tasks.loops import without_loop
-from fapilog.testing import check_storage
+from fapilog.testing import _storage, check_storage
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, followed, server
 
@@ -87,6 +88,18 @@ async def test_it_keeps_the_contract(database: Server) -> None:
         as_superuser(database, f"""{change} WHERE TRAIL AND position('"3"' IN line) > 0""", trail=place)
 
     await check_storage(lambda place: PostgresStorage(database.dsn(user="service"), place), damage=damage)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("few", [1, 8])
+async def test_times_are_found_wherever_a_clock_was_wrong(
+    database: Server, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Questions are answered, whether the records of the wanted times are few, many, or far away from each other."""
+    monkeypatch.setattr(_ranges, "_FEW", few)
+    monkeypatch.setattr(_ranges, "_TOGETHER", 2)
+    monkeypatch.setattr(_storage, "_CLAUSES", [each for each in _storage._CLAUSES if each[0] == "search"])
+    await check_storage(lambda place: PostgresStorage(database.dsn(user="service"), place))
 
 
 @pytest.mark.real_time
