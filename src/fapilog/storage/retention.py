@@ -27,6 +27,7 @@ from ._anchor import MEMBER, Anchor, start_of
 from ._compressed import MAX_SIZE, SUFFIX
 from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
 from ._directory import cannot, close, reading, size_of
+from ._latest import latest_up_to
 from ._lines import Lines
 from ._names import names
 from ._replica import Replica, replica_of
@@ -184,7 +185,11 @@ async def _remove(
     }
     number = await record({MEMBER: said}, f"older than {rule.retention_days} days")
     anchor = Anchor(
-        sequence_number=last.head.sequence_number, checksum=last.head.checksum, file=last.day.file, record=number
+        sequence_number=last.head.sequence_number,
+        checksum=last.head.checksum,
+        file=last.day.file,
+        record=number,
+        latest=await in_thread(latest_up_to, directory, last.day.file),
     )
     await in_thread(remove_days, directory, [each.day.file for each in batch], anchor)
     return number
