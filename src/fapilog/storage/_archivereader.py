@@ -18,9 +18,10 @@ from ._compressed import SUFFIX, Latest, first_bytes, unpacked
 from ._directory import closing
 from ._latest import HEADER_BYTES, latest_in
 from ._lines import Lines
+from ._names import is_set_aside
 from ._reader import FIRST_BYTES, TrailReader
 from ._times import Times, times_of, to_the_second
-from ._verifying import front_pruned, verify
+from ._verifying import front_pruned, set_aside, verify
 from .archive import Archive
 from .protocol import EventFilter
 
@@ -58,7 +59,7 @@ class ArchiveReader(TrailReader):
     def days(self) -> list[str]:
         """Return the names of the days that are there, without the ending of compressed ones, the oldest first."""
         self._sizes = self._archive.sizes()
-        return sorted(name.removesuffix(SUFFIX) for name in self._sizes if name != ANCHOR)
+        return sorted(name.removesuffix(SUFFIX) for name in self._sizes if name.endswith(SUFFIX))
 
     def first_number(self, days: list[str]) -> int | None:
         """Return the number of the first record in *days* that can be read; None if there is none."""
@@ -109,8 +110,17 @@ class ArchiveReader(TrailReader):
             if rest:
                 return None
         count = head.sequence_number - start.sequence_number
+        aside = tuple(sorted(filter(is_set_aside, self._sizes)))
+        words = [set_aside(aside)] if aside else []
+        status = ChainStatus.TORN_TAIL if aside else ChainStatus.OK
         if anchor is None:
-            return AuditChainVerificationResult(valid=True, events_checked=count)
+            return AuditChainVerificationResult(
+                valid=True,
+                events_checked=count,
+                error_message=words[0] if words else None,
+                status=status,
+                set_aside=aside,
+            )
         readers = [self] if trail is None else [self, trail]
         lines = [line for reader in readers for line in reader.read_lines(anchor.record - 1, 1)]
         if not any(says(line, anchor) for line in lines):
@@ -118,8 +128,9 @@ class ArchiveReader(TrailReader):
         return AuditChainVerificationResult(
             valid=True,
             events_checked=count,
-            error_message=front_pruned(anchor),
-            status=ChainStatus.FRONT_PRUNED,
+            error_message="; ".join([*words, front_pruned(anchor)]),
+            status=status if aside else ChainStatus.FRONT_PRUNED,
+            set_aside=aside,
             pruned=start,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -74,9 +74,14 @@ def compress_day(directory: Path, name: str) -> None:
     _tidy(directory)
 
 
-def archive_day(directory: Path, name: str, archive: Archive, retention_days: int | None) -> None:
+def archive_day(
+    directory: Path, name: str, archive: Archive, retention_days: int | None, set_aside: Iterable[str] = ()
+) -> None:
     """
     Copy a compressed file to *archive*, if it is not there yet, and prove that it is there, whole.
+
+    The files *set_aside*, with the incomplete records that crashes left on that day, come first: an archived day has its
+    own with it.
 
     Raises:
         AuditStorageError: The archive has something else of that name, is away, or does not keep it for long enough.
@@ -87,6 +92,8 @@ def archive_day(directory: Path, name: str, archive: Archive, retention_days: in
     if os.path.exists(f"{directory}/{ANCHOR}") and not archive.sizes():
         # The archive begins where the trail does now.
         _put(Path(f"{directory}/{ANCHOR}"), None, archive, day, retention_days)
+    for each in set_aside:
+        _put(directory / each, None, archive, day, retention_days)
     with reading(directory, name) as fd:
         content = digest(fd)
     _put(Path(f"{directory}/{name}{SUFFIX}"), content, archive, day, retention_days)
