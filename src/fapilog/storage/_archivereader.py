@@ -111,13 +111,13 @@ class ArchiveReader(TrailReader):
                 return None
         count = head.sequence_number - start.sequence_number
         aside = tuple(sorted(filter(is_set_aside, self._sizes)))
-        words = [set_aside(aside)] if aside else []
+        torn = set_aside(aside) if aside else None
         status = ChainStatus.TORN_TAIL if aside else ChainStatus.OK
         if anchor is None:
             return AuditChainVerificationResult(
                 valid=True,
                 events_checked=count,
-                error_message=words[0] if words else None,
+                error_message=torn,
                 status=status,
                 set_aside=aside,
             )
@@ -128,7 +128,7 @@ class ArchiveReader(TrailReader):
         return AuditChainVerificationResult(
             valid=True,
             events_checked=count,
-            error_message="; ".join([*words, front_pruned(anchor)]),
+            error_message="; ".join(filter(None, [torn, front_pruned(anchor)])),
             status=status if aside else ChainStatus.FRONT_PRUNED,
             set_aside=aside,
             pruned=start,

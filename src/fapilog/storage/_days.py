@@ -80,8 +80,8 @@ def archive_day(
     """
     Copy a compressed file to *archive*, if it is not there yet, and prove that it is there, whole.
 
-    The files *set_aside*, with the incomplete records that crashes left on that day, come first: an archived day has its
-    own with it.
+    The files *set_aside*, with the incomplete records that crashes left on that day, come first: an archived day has
+    its own with it.
 
     Raises:
         AuditStorageError: The archive has something else of that name, is away, or does not keep it for long enough.

@@ -77,7 +77,7 @@ class RetainedDay(msgspec.Struct, frozen=True, kw_only=True):
         first: The number of its first record, if it was old enough to be removed.
         last: The number of its last record, likewise.
         sha256: The SHA-256 of its content, likewise.
-        set_aside: The files with incomplete records that crashes left on that day: they are archived and removed with it.
+        set_aside: The files with incomplete records that crashes left on that day: archived and removed with it.
     """
 
     file: str
