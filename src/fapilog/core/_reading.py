@@ -69,6 +69,7 @@ class Events(Generic[Item]):
         # The events of the last page behind the event that the next page starts from: they may be in both pages.
         self._behind: list[AuditEvent] = []
         self._seen: list[AuditEvent] = []
+        self._is_begun = False
         self._is_over = False
 
     def __aiter__(self) -> Self:
@@ -122,7 +123,7 @@ class Events(Generic[Item]):
         return found
 
     async def _next_oldest(self) -> Sequence[AuditEvent | DamagedRecord]:
-        wanted = self._wanted
+        wanted = self._wanted = await self._behind_earlier()
         page = await self._storage.read(wanted.after or 0, _PAGE)
         events = [item for item in page if isinstance(item, AuditEvent)]
         self._is_over = not events
@@ -131,6 +132,15 @@ class Events(Generic[Item]):
             self._is_over = wanted.before is not None and last >= wanted.before
             self._wanted = wanted.numbered(after=last, before=wanted.before)
         return [item for item in page if isinstance(item, DamagedRecord) or wanted.matches(item)]
+
+    async def _behind_earlier(self) -> EventFilter:
+        """Return the question, asked of records behind the ones that the storage knows to be too early."""
+        wanted, last_before = self._wanted, getattr(self._storage, "last_before", None)
+        if self._is_begun or last_before is None or wanted.start_time is None:
+            return wanted
+        self._is_begun = True
+        after = max(await last_before(wanted.start_time), wanted.after or 0)
+        return wanted.numbered(after=after, before=wanted.before)
 
     def _number_of_last(self, events: list[AuditEvent]) -> int:
         """Return the number of the last of *events* that is intact, and note the events behind it."""

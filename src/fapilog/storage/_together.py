@@ -79,6 +79,7 @@ def _verified(
         events_checked=found.events_checked + removed.sequence_number - begin.sequence_number,
         error_message="; ".join(filter(None, words)) or None,
         status=found.status if is_torn else archived.status,
+        set_aside=tuple(sorted({*archived.set_aside, *found.set_aside})),
         pruned=archived.pruned,
     )
 

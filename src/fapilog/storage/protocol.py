@@ -236,6 +236,10 @@ class AuditStorage(Protocol):
     right; "replica", records that are not copied. Every one comes with words that say how to mend it, and without a
     secret; the trail makes an incident of it, until it is not returned.
 
+    A storage for which the oldest records cost much may have a method ``async def last_before(self, time: datetime) ->
+    int``: it returns the number of a record up to which no record has that time or a later one, as far as that is
+    known, and else 0. A question for later events, the oldest first, begins behind it.
+
     The `append` of a storage in which a dispatcher keeps its alerts takes *alerts* too, a list of `KeptAlert`, which it
     stores in the same transaction; see `DurableDispatcher`.
     """
