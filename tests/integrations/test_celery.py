@@ -49,7 +49,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
     broker.mkdir()
     env = {"BROKER": str(broker)}
     worker = ["celery", "-A", APP, "worker", "--pool", pool, "--concurrency", "4", "--loglevel", "ERROR"]
-    calls = ["export:40", "fail:5", "again:2", "nested:5"]
+    calls = ["export:20", "fail:5", "again:2", "nested:5"]
     program = [sys.executable, "-m", APP, *calls]
     subprocess.run(
         program,
@@ -60,7 +60,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
     )
     trail = tmp_path / "audit"
     # Of the tasks, and the start of a worker.
-    expected = 40 + 5 + 2 + 2 * 5 + 1
+    expected = 20 + 5 + 2 + 2 * 5 + 1
     if stops:
         with running(worker, tmp_path, **env):
             until(lambda: len(stored(trail)) > 10, tmp_path)
@@ -77,7 +77,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
     assert AuditTrail(storage_path=trail).sync.verify_chain_from_storage().status is ChainStatus.OK, log
     counts = Counter(event.component for event in events)
     ends = 4 if stops else 2
-    assert counts == {"shop.export": 45, "shop.fail": 5, "shop.again": 2, "shop.nested": 5, "celery": ends}, log
+    assert counts == {"shop.export": 25, "shop.fail": 5, "shop.again": 2, "shop.nested": 5, "celery": ends}, log
     for event in events:
         if event.component == "celery":
             assert event.user_id is None
