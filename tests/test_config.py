@@ -207,7 +207,7 @@ def test_every_option_that_a_value_can_say_is_there(kind: str) -> None:
 
 TYPES = (
     "one of alertmanager, apprise, console, email, noop, opsgenie, pagerduty, slack, webhook, digest, fallback, "
-    "fanout, outbox, postgres_outbox, ratelimit, retry, route"
+    "fanout, outbox, postgres_deposit, postgres_outbox, ratelimit, retry, route"
 )
 REFERENCE = 'a reference to a secret, "env:NAME" or "file:/run/secrets/NAME", and not the secret itself'
 DISPATCHER = 'a table with a "type", or the name of one of the dispatchers'

@@ -58,6 +58,7 @@ _DISPATCHERS: Final = {
     "fallback": "Fallback",
     "fanout": "FanOut",
     "outbox": "Outbox",
+    "postgres_deposit": "PostgresDeposit",
     "postgres_outbox": "PostgresOutbox",
     "ratelimit": "RateLimit",
     "retry": "Retrying",
