@@ -22,6 +22,7 @@ from ..record.options import require, require_callable
 from ._headers import header_name
 from ._logins import Logins, current_user_id
 from ._requests import check
+from ._trails import require_trail
 from ._wsgi import WithRequests, note_error
 
 __all__ = ["Audit"]
@@ -64,7 +65,8 @@ class Audit:
         trail: The trail; in a view ``current_app.extensions["audit"].trail`` has it.
 
     Raises:
-        TypeError: *user*, *session* or *log_requests* can't be called or is asynchronous, or *trail* is no trail.
+        TypeError: *user*, *session* or *log_requests* can't be called, takes other arguments or is asynchronous,
+            *app* is no application, or *trail* is no trail.
         ValueError: *trusted_proxies* is negative.
         RuntimeError: The application has an `Audit` already.
     """
@@ -81,10 +83,9 @@ class Audit:
         request_id_header: str = "X-Request-ID",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
-        require_callable("user", user, expected="a function without arguments", or_none=True)
-        require_callable("session", session, expected="a function without arguments", or_none=True)
-        if not isinstance(trail, AuditTrail):
-            raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
+        require_callable("user", user, expected="a function without arguments", takes=0, or_none=True)
+        require_callable("session", session, expected="a function without arguments", takes=0, or_none=True)
+        require_trail(trail)
         check(log_requests, trail)
         self.trail = trail
         self._values: dict[str, Callable[[], object]] = {"user_id": user or current_user_id}
@@ -104,7 +105,10 @@ class Audit:
 
         Raises:
             RuntimeError: *app* has an `Audit` already.
+            TypeError: *app* is no application.
         """
+        if not isinstance(app, Flask):
+            raise TypeError(f"app: expected a Flask application; got a {type(app).__qualname__}")
         if "audit" in app.extensions:
             raise RuntimeError(f"the application {app.name!r} has an Audit already")
         app.extensions["audit"] = self
