@@ -23,7 +23,7 @@ from ._headers import header_name
 from ._logins import Logins, current_user_id
 from ._requests import check
 from ._trails import require_trail
-from ._wsgi import WithRequests, note_error
+from .wsgi import AuditMiddleware, note_error
 
 __all__ = ["Audit"]
 
@@ -112,13 +112,15 @@ class Audit:
         if "audit" in app.extensions:
             raise RuntimeError(f"the application {app.name!r} has an Audit already")
         app.extensions["audit"] = self
-        app.wsgi_app = WithRequests(  # type: ignore[method-assign]
+        user, session = self._values["user_id"], self._values.get("session_id")
+        app.wsgi_app = AuditMiddleware(  # type: ignore[method-assign]
             app.wsgi_app,
-            self.trail,
-            values=self._values,
-            proxies=self._proxies,
+            trail=self.trail,
+            user=lambda _: user(),
+            session=None if session is None else lambda _: session(),
+            trusted_proxies=self._proxies,
             proxy_header=self._proxy_header,
-            id_header=self._id_header,
+            request_id_header=self._id_header,
             log_requests=self._log_requests,
         )
         app.after_request(self._keep)
