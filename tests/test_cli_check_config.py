@@ -103,9 +103,11 @@ def test_the_environment() -> None:
 
 def test_the_examples_in_the_docs_are_good(tmp_path: Path) -> None:
     """Each file that the page shows is one of which a trail can be made."""
+    pytest.importorskip("psycopg")
     (tmp_path / "pagerduty").write_text("0" * 32)
+    (tmp_path / "audit-db").write_text("s3cr3t")
     examples = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(examples) == 2
+    assert len(examples) == 4
     for example in examples:
         Path("shown.toml").write_text(example.replace("/run/secrets", str(tmp_path)))
         code, out, _ = run("shown.toml", env={"SLACK_WEBHOOK_URL": "https://hooks.example.com"})

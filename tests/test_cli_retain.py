@@ -58,6 +58,12 @@ def test_a_run(run: Run, directory: Path, tmp_path: Path) -> None:
     code, out, _ = run("verify", directory, "--head", f"3:{'0' * 64}")
     assert (code, "record 3 was removed by retention" in out) == (2, True)
     assert run("verify", tmp_path / "archive")[0] == 0
+    both = ("verify", directory, "--archive", tmp_path / "archive")
+    code, out, _ = run(*both)
+    assert (code, "valid: 16 records" in out, "records 1 to 6 are in" in out) == (0, True, True)
+    removed = AuditTrail(storage_path=tmp_path / "archive").sync.head()
+    assert run(*both, "--head", f"{removed.sequence_number}:{removed.checksum}")[0] == 0
+    assert run(*both, "--head", f"3:{'0' * 64}")[0] == 1
     assert run("retain", directory, *options) == (0, "nothing is old enough\n", "")
 
 
@@ -165,6 +171,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield f"s3://{bucket_of(server, 'clinic-audit')}/eu?lock_days=2190"
 
 
+@pytest.mark.slow
 def test_an_archive_in_s3(run: Run, directory: Path, bucket: str) -> None:
     """Days go into S3 by the address of the archive, and are shown, counted and verified there, and with the trail."""
     options = ("--retention-days", 30, "--archive", bucket)
@@ -182,10 +189,13 @@ def test_an_archive_in_s3(run: Run, directory: Path, bucket: str) -> None:
     assert [json.loads(line)["sequence_number"] for line in out.splitlines()] == list(range(1, 17))
     assert json.loads(run("count", directory, "--archive", bucket, "--by", "user_id", "--json")[1])["user-40"] == 3
     assert len(run("show", directory, "--json")[1].splitlines()) == 10
+    code, out, _ = run("verify", directory, "--archive", bucket)
+    assert (code, "valid: 16 records" in out) == (0, True)
     code, _, err = run("count", bucket, "--archive", bucket, "--by", "user_id")
     assert (code, "got an archive" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_archive_that_is_none(run: Run, directory: Path, bucket: str) -> None:
     """An archive that is empty, away, or no archive is an error that says so, with the exit code 2."""
     code, _, err = run("verify", bucket)
@@ -193,6 +203,8 @@ def test_an_archive_that_is_none(run: Run, directory: Path, bucket: str) -> None
     for command in (("verify",), ("show",), ("count", "--by", "user_id")):
         code, _, err = run(*command, "s3://nobody/has")
         assert (code, "there is no such bucket" in err) == (2, True)
+    code, _, err = run("verify", directory, "--archive", "s3://nobody/has")
+    assert (code, "there is no such bucket" in err) == (2, True)
     code, _, err = run("retain", directory, "--retention-days", 30, "--archive", "s3://nobody/has")
     assert (code, "there is no such bucket" in err) == (2, True)
     for wrong in ("gs://bucket", "s3://", "s3://b?lock=1", "s3://b?lock_days=x", "s3://b?lock_days=0"):

@@ -205,7 +205,10 @@ def test_every_option_that_a_value_can_say_is_there(kind: str) -> None:
 
 # -- what can be wrong
 
-TYPES = "one of alertmanager, apprise, console, email, noop, opsgenie, pagerduty, slack, webhook, digest, fallback, "
+TYPES = (
+    "one of alertmanager, apprise, console, email, noop, opsgenie, pagerduty, slack, webhook, digest, fallback, "
+    "fanout, outbox, postgres_outbox, ratelimit, retry, route"
+)
 REFERENCE = 'a reference to a secret, "env:NAME" or "file:/run/secrets/NAME", and not the secret itself'
 DISPATCHER = 'a table with a "type", or the name of one of the dispatchers'
 
@@ -235,13 +238,25 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         ],
     ),
     ({"dispatcher": 5}, [f"dispatcher: expected {DISPATCHER}; got 5"]),
-    ({"dispatcher": {}}, [f"dispatcher.type: expected {TYPES}fanout, outbox, ratelimit, retry, route; got nothing"]),
+    ({"dispatcher": {}}, [f"dispatcher.type: expected {TYPES}; got nothing"]),
     (
         {"dispatcher": {"type": "slak"}},
-        [
-            f"dispatcher.type: expected {TYPES}fanout, outbox, ratelimit, retry, route; got 'slak'; did you mean slack?"
-        ],
+        [f"dispatcher.type: expected {TYPES}; got 'slak'; did you mean slack?"],
     ),
+    ({"storage": 5}, ['storage: expected a table with a "type"; got 5']),
+    ({"storage": {}}, ["storage.type: expected one of postgres, sqlite; got nothing"]),
+    ({"storage": {"type": "sqlit", "path": "a"}},
+        ["storage.type: expected one of postgres, sqlite; got 'sqlit'; did you mean sqlite?"]),
+    ({"storage": {"type": "sqlite", "pth": "a.db"}},
+        ["storage.pth: there is no such option; did you mean path?", "storage.path: expected a path; got nothing"]),
+    ({"storage": {"type": "sqlite", "path": "a.db"}, "path": "audit"},
+        ["storage: expected a storage or a path; got both"]),
+    ({"storage": {"type": "sqlite", "path": "a.db"}, "archive": "archive"},
+        ["archive: expected a trail in files; got a SQLiteStorage"]),
+    ({"storage": {"type": "sqlite", "path": "a.db"}, "replica": {"type": "sqlite", "path": "b.db"}},
+        ["replica: expected a trail in files; got a SQLiteStorage"]),
+    ({"replica": {"type": "sqlite", "path": "b.db"}, "lag_limit": 0},
+        ["lag_limit: expected a number above 0; got 0"]),
     ({"dispatcher": "slak", "dispatchers": {"slack": SLACK}},
         [f"dispatcher: expected {DISPATCHER}; got text; did you mean slack?",
         "dispatchers.slack: expected something that sends alerts to it; got nothing"],

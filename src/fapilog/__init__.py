@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from .delivery.fallback import Fallback as Fallback
     from .delivery.fanout import FanOut as FanOut
     from .delivery.outbox import Outbox as Outbox
+    from .delivery.outbox.postgres import PostgresOutbox as PostgresOutbox
     from .delivery.ratelimit import RateLimit as RateLimit
     from .delivery.retry import Retrying as Retrying
     from .delivery.route import Route as Route
@@ -80,6 +81,8 @@ if TYPE_CHECKING:
     from .storage.archive import DirectoryArchive as DirectoryArchive
     from .storage.archived import ArchiveStorage as ArchiveStorage
     from .storage.memory import MemoryStorage as MemoryStorage
+    from .storage.postgres import PostgresStorage as PostgresStorage
+    from .storage.replication import Replication as Replication
     from .storage.s3 import S3Archive as S3Archive
     from .storage.sqlite import SQLiteStorage as SQLiteStorage
 
@@ -152,7 +155,10 @@ _ON_DEMAND: Final = {
     "OpsgenieDispatcher": "providers.opsgenie",
     "Outbox": "delivery.outbox",
     "PagerDutyDispatcher": "providers.pagerduty",
+    "PostgresOutbox": "delivery.outbox.postgres",
+    "PostgresStorage": "storage.postgres",
     "RateLimit": "delivery.ratelimit",
+    "Replication": "storage.replication",
     "Retrying": "delivery.retry",
     "Route": "delivery.route",
     "S3Archive": "storage.s3",

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast, get_args
+from urllib.parse import unquote, urlsplit
 
 import fapilog
 
 from ._hints import (
     DISPATCHER,
+    STORAGE,
     Accepted,
     Hint,
     accepted,
@@ -27,6 +29,7 @@ from ._hints import (
     is_plain,
     is_routes,
     is_secret,
+    is_storage,
     origin,
 )
 from .core.alerting import AlertDispatcher, NoopAlertDispatcher
@@ -34,7 +37,7 @@ from .delivery.route import Condition, when
 from .record.kinds import member
 from .record.options import did_you_mean
 
-__all__ = ["DESTINATIONS", "Reader", "Reference", "class_of"]
+__all__ = ["DESTINATIONS", "STORAGES", "Reader", "Reference", "class_of"]
 
 DESTINATIONS: Final = {
     "alertmanager": "AlertmanagerDispatcher",
@@ -55,10 +58,16 @@ _DISPATCHERS: Final = {
     "fallback": "Fallback",
     "fanout": "FanOut",
     "outbox": "Outbox",
+    "postgres_outbox": "PostgresOutbox",
     "ratelimit": "RateLimit",
     "retry": "Retrying",
     "route": "Route",
 }
+
+STORAGES: Final = {"postgres": "PostgresStorage", "sqlite": "SQLiteStorage"}
+"""The types of storages, beside the files that are the default, and their names in `fapilog`."""
+
+_CLASSES: Final = {**_DISPATCHERS, **STORAGES}
 
 # Stands for a value that is wrong; the error is noted.
 _NOTHING: Final = object()
@@ -110,9 +119,9 @@ class Reference:
             return f"{self._kind}:{self._name}, which can't be read as text"
 
 
-def class_of(kind: str) -> Callable[..., AlertDispatcher]:
-    """Return the class of the dispatchers of a type; raise ImportError where the library of its extra is missing."""
-    found: Callable[..., AlertDispatcher] = getattr(fapilog, _DISPATCHERS[kind])
+def class_of(kind: str) -> Callable[..., Any]:
+    """Return the class that a type names; raise ImportError where the library of its extra is missing."""
+    found: Callable[..., Any] = getattr(fapilog, _CLASSES[kind])
     return found
 
 
@@ -130,6 +139,7 @@ class Reader:
         named: As given.
         problems: The errors: the place, the expected value, and the value that came. No secret is in them.
         used: The names of the dispatchers that were asked for.
+        storage_of_trail: The storage for every dispatcher that needs one and has no other; None for none.
     """
 
     def __init__(
@@ -148,6 +158,7 @@ class Reader:
         self._making: list[str] = []
         self.problems: list[str] = []
         self.used: set[str] = set()
+        self.storage_of_trail: Any = None
 
     def wrong(self, where: str, wanted: str, got: str) -> Any:
         """Note an error."""
@@ -165,9 +176,11 @@ class Reader:
         found: dict[str, Any] = {}
         is_whole = True
         for key, option in possible.items():
-            place, needs_secret = self._joined(where, key), is_secret(option.hint)
+            place, needs_secret = self._joined(where, key), is_secret(option.hint) and not option.public
             if key in given and (given[key] is not None or option.required or needs_secret):
                 value = self._value(option.hint, given[key], place, public=option.public)
+            elif option.required and is_storage(option.hint) and self.storage_of_trail is not None:
+                value = self.storage_of_trail
             elif option.required:
                 value = self.wrong(place, self._reference if needs_secret else expected(option.hint), "nothing")
             else:
@@ -195,19 +208,34 @@ class Reader:
                 return cast(AlertDispatcher, given)
             self.wrong(where, DISPATCHER, _got(given))
             return NoopAlertDispatcher()
+        made = self._of_type(_DISPATCHERS, given, where)
+        return NoopAlertDispatcher() if made is _NOTHING else made
+
+    def storage(self, given: Any, where: str) -> Any:
+        """Return the storage that a table describes; `_NOTHING`, and the errors are noted, if it describes none."""
+        if isinstance(given, Mapping):
+            return self._of_type(STORAGES, given, where)
+        return given if is_storage(type(given)) else self.wrong(where, STORAGE, _got(given))
+
+    def read_storage(self, config: dict[str, Any], where: str) -> None:
+        """Replace the storage of the trail in *config*, if it has one, by the one that it describes: that is first."""
+        if config.get("storage") is not None:
+            self.storage_of_trail = self.storage(config.pop("storage"), where)
+            if self.storage_of_trail is not _NOTHING:
+                config["storage"] = self.storage_of_trail
+
+    def _of_type(self, possible: Collection[str], given: Mapping[str, Any], where: str) -> Any:
         kind = given.get("type")
         place = self._joined(where, "type")
-        if not isinstance(kind, str) or kind not in _DISPATCHERS:
-            shown = repr(kind) + did_you_mean(kind, _DISPATCHERS) if isinstance(kind, str) else _got(kind)
-            self.wrong(place, f"one of {', '.join(_DISPATCHERS)}", "nothing" if kind is None else shown)
-            return NoopAlertDispatcher()
+        if not isinstance(kind, str) or kind not in possible:
+            shown = repr(kind) + did_you_mean(kind, possible) if isinstance(kind, str) else _got(kind)
+            return self.wrong(place, f"one of {', '.join(possible)}", "nothing" if kind is None else shown)
         try:
             make = class_of(kind)
         except ImportError as missing:
             self.problems.append(f"{place}: {missing}")
-            return NoopAlertDispatcher()
-        made = self.make(make, {key: value for key, value in given.items() if key != "type"}, where)
-        return NoopAlertDispatcher() if made is _NOTHING else made
+            return _NOTHING
+        return self.make(make, {key: value for key, value in given.items() if key != "type"}, where)
 
     def _by_name(self, name: str, where: str) -> AlertDispatcher:
         self.used.add(name)
@@ -247,11 +275,12 @@ class Reader:
             listed = [self._value(inner, each, f"{where}[{number}]") for number, each in enumerate(items)]
             return _NOTHING if _NOTHING in listed else listed
         if is_secret(hint):
-            is_open = public and isinstance(given, str) and not _is_reference(given)
-            return given if is_open else self._secret(given, where)
+            return self._open(given, where) if public and isinstance(given, str) else self._secret(given, where)
         arm = next(arm for arm in arms(hint) if is_plain(arm))
         if arm is AlertDispatcher:
             found: Any = self.dispatcher(given, where)
+        elif is_storage(arm):
+            found = self.storage(given, where)
         elif is_dataclass(arm):
             found = given if isinstance(given, cast(type, arm)) else self.make(cast(type, arm), given, where)
         elif is_routes(arm):
@@ -283,6 +312,11 @@ class Reader:
         if not isinstance(given, takes) or (isinstance(given, bool) and hint is not bool):
             return self.wrong(where, expected(hint), _got(given))
         return given
+
+    def _open(self, given: str, where: str) -> Any:
+        if _is_reference(given):
+            return self._secret(given, where)
+        return self.wrong(where, self._reference, "a text with a password") if _has_password(given) else given
 
     def _secret(self, given: Any, where: str) -> Any:
         if isinstance(given, Reference):
@@ -318,6 +352,15 @@ class Reader:
 
 def _is_reference(given: str) -> bool:
     return re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*|file:.+", given) is not None
+
+
+def _has_password(given: str) -> bool:
+    """Return whether an address, or a DSN in libpq's syntax, has a password in it."""
+    try:
+        is_there = urlsplit(given).password is not None
+    except ValueError:
+        is_there = False
+    return is_there or re.search(r"password\s*=", unquote(given)) is not None
 
 
 def _revealed(value: Any) -> Any:

@@ -12,9 +12,11 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, Union, cast, get_
 
 from .core.alerting import AlertDispatcher
 from .delivery.route import Condition
+from .record.privacy import ADDRESS
 
 __all__ = [
     "DISPATCHER",
+    "STORAGE",
     "Accepted",
     "Hint",
     "accepted",
@@ -25,6 +27,7 @@ __all__ = [
     "is_plain",
     "is_routes",
     "is_secret",
+    "is_storage",
     "is_text",
     "origin",
 ]
@@ -35,6 +38,7 @@ Hint: TypeAlias = Any
 _SCALARS: Final = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 _MANY: Final = (Sequence, Collection, Iterable)
 DISPATCHER: Final = 'a table with a "type", or the name of one of the dispatchers'
+STORAGE: Final = 'a table with a "type"'
 
 
 class Accepted(NamedTuple):
@@ -45,7 +49,7 @@ class Accepted(NamedTuple):
         name: The name of the argument.
         hint: Its annotation.
         required: Whether it has no default.
-        public: Whether its default is a text, and the option so no secret.
+        public: Whether it may be text though it takes a secret: its default is a text, or it is marked as an address.
     """
 
     name: str
@@ -62,15 +66,15 @@ def accepted(make: Callable[..., Any], names: Mapping[str, str] | None = None) -
         make: A class, or a function.
         names: The keys of arguments whose key is not their name.
     """
-    hints = get_type_hints(cast(Any, make).__init__ if isinstance(make, type) else make)
+    function = cast(Any, make).__init__ if isinstance(make, type) else make
+    hints, marked = get_type_hints(function), get_type_hints(function, include_extras=True)
     found: dict[str, Accepted] = {}
     for name, parameter in signature(make).parameters.items():
         if parameter.kind in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD} or not is_plain(hints[name]):
             continue
         default = parameter.default
-        found[(names or {}).get(name, name)] = Accepted(
-            name, hints[name], default is Parameter.empty, isinstance(default, str)
-        )
+        is_public = isinstance(default, str) or ADDRESS in getattr(marked[name], "__metadata__", ())
+        found[(names or {}).get(name, name)] = Accepted(name, hints[name], default is Parameter.empty, is_public)
     return found
 
 
@@ -115,6 +119,7 @@ def is_plain(hint: Hint) -> bool:
         arm in {*_SCALARS, AlertDispatcher}
         or is_dataclass(arm)
         or is_enum(arm)
+        or is_storage(arm)
         or origin(arm) is Literal
         or (origin(arm) in {*_MANY, Mapping} and is_plain(get_args(arm)[-1]))
         for arm in arms(hint)
@@ -130,7 +135,13 @@ def expected(hint: Hint) -> str:
         return f"a list of: {expected(get_args(arm)[-1])}"
     if origin(arm) is Mapping:
         return "a list of tables" if is_routes(arm) else "a table"
-    return _SCALARS.get(arm, DISPATCHER if arm is AlertDispatcher else "a table")
+    kinds = {**_SCALARS, AlertDispatcher: DISPATCHER}
+    return STORAGE if is_storage(arm) else kinds.get(arm, "a table")
+
+
+def is_storage(hint: Hint) -> bool:
+    """Return whether *hint* is that of a storage: `AuditStorage`, or a class that is one."""
+    return isinstance(hint, type) and all(hasattr(hint, name) for name in ("append", "read_lines"))
 
 
 def is_routes(hint: Hint) -> bool:

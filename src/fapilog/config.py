@@ -17,6 +17,7 @@ sends nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -38,6 +39,11 @@ __all__ = ["ConfigError", "dispatcher_from_env", "options_from_config", "options
 # The keys of a trail's arguments, in a table where nothing else has a path or a dispatcher.
 _KEYS: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
 _PREFIX: Final = "FAPILOG"
+# The keys of a trail that have a table: a policy, and storages.
+_STORED: Final = frozenset({"replica", "storage"})
+_TABLES: Final = ("policy", *sorted(_STORED))
+# The value of FAPILOG_OUTBOX that is no path.
+_IN_POSTGRES: Final = "postgres"
 # A comma may be part of such an address.
 _COMMAS_STAY: Final = {"apprise"}
 
@@ -77,6 +83,7 @@ def options_from_config(config: Mapping[str, Any], *, where: str = "") -> dict[s
     reader = Reader(named if isinstance(named, Mapping) else {}, at_names, _dotted)
     if not isinstance(named, Mapping):
         reader.wrong(at_names, "a table of dispatchers", f"a {type(named).__qualname__}")
+    reader.read_storage(given, _dotted(where, "storage"))
     options = reader.options(accepted(AuditTrail, _KEYS), given, where)
     for name in reader.named.keys() - reader.used:
         reader.wrong(_dotted(at_names, name), "something that sends alerts to it", "nothing")
@@ -119,18 +126,19 @@ def options_from_env() -> dict[str, Any]:
 
     A variable is called ``FAPILOG_``, and then an option of the trail, ``POLICY_`` and an option of the policy, or a
     destination and an option of it, as for ``fapilog send-test``: FAPILOG_PATH, FAPILOG_POLICY_LEVEL,
-    FAPILOG_SLACK_WEBHOOK_URL. An alert goes to all destinations that are there. With FAPILOG_OUTBOX, the path of a
-    file, an `Outbox` per destination keeps it.
+    FAPILOG_SLACK_WEBHOOK_URL. FAPILOG_STORAGE_ and FAPILOG_REPLICA_ have the type and the options of a storage. An
+    alert goes to all destinations that are there. With FAPILOG_OUTBOX, the path of a file, an `Outbox` per destination
+    keeps it; with ``postgres``, a `PostgresOutbox` in the storage does.
 
     Raises:
         ConfigError: Something is wrong with the variables; everything is said.
     """
     reader = _reader_of_env()
     possible = accepted(AuditTrail, _KEYS)
-    settings = [key for key in possible if key not in {"policy", "dispatcher"}]
+    settings = [key for key in possible if key not in {"dispatcher", *_TABLES}]
     found: dict[str, dict[str, str]] = {}
     for name, variable in _named(_PREFIX).items():
-        place = next((each for each in ("policy", *DESTINATIONS) if name.startswith(f"{each}_")), "")
+        place = next((each for each in (*_TABLES, *DESTINATIONS) if name.startswith(f"{each}_")), "")
         found.setdefault(place, {})[name.removeprefix(f"{place}_") if place else name] = variable
     own, policy = found.pop("", {}), found.pop("policy", {})
     outbox = own.pop("outbox", None)
@@ -139,6 +147,9 @@ def options_from_env() -> dict[str, Any]:
     config = _table(possible, own)
     if policy:
         config["policy"] = _table(accepted(CompliancePolicy), policy)
+    for each in sorted(_STORED.intersection(found)):
+        config[each] = _stored(found.pop(each))
+    reader.read_storage(config, _with_underscore(_PREFIX, "storage"))
     if outbox is not None and not found:
         reader.wrong(outbox, f"a destination too, one of {', '.join(DESTINATIONS)}", "none, so no alert would be kept")
     dispatchers = [_kept(reader, kind, variables, outbox) for kind, variables in found.items()]
@@ -184,7 +195,7 @@ def _variables(key: str, settings: list[str]) -> str:
     if found is not None:
         return f"did you mean {_with_underscore(_PREFIX, found)}?"
     names = ", ".join(_with_underscore(_PREFIX, each) for each in settings)
-    return f"there are {names}, and for the policy and each of {', '.join(DESTINATIONS)} one for each option"
+    return f"there are {names}, and for each of {', '.join([*_TABLES, *DESTINATIONS])} one for each option"
 
 
 def _destination(
@@ -208,8 +219,22 @@ def _kept(reader: Reader, kind: str, variables: Mapping[str, str], outbox: str |
     dispatcher = _destination(reader, kind, variables)
     if outbox is None:
         return dispatcher
-    kept = {"type": "outbox", "inner": dispatcher, "path": os.environ[outbox], "name": kind}
-    return reader.dispatcher(kept, f"{_PREFIX}_OUTBOX")
+    path = os.environ[outbox]
+    if path != _IN_POSTGRES:
+        return reader.dispatcher({"type": "outbox", "inner": dispatcher, "path": path, "name": kind}, outbox)
+    if reader.storage_of_trail is None:
+        reader.wrong(outbox, f"{_PREFIX}_STORAGE_TYPE=postgres too, or the path of a file", "postgres alone")
+        return dispatcher
+    return reader.dispatcher({"type": "postgres_outbox", "inner": dispatcher, "name": kind}, outbox)
+
+
+def _stored(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return the table of the storage that *variables* describe; what is wrong with it is found when it is read."""
+    kind = os.environ[variables["type"]] if "type" in variables else ""
+    options: dict[str, Accepted] = {}
+    with contextlib.suppress(ImportError, LookupError):
+        options = accepted(class_of(kind))
+    return _table(options, variables)
 
 
 def _table(options: Mapping[str, Accepted], variables: Mapping[str, str], *, commas: bool = True) -> dict[str, Any]:

@@ -629,7 +629,7 @@ async def test_dispatchers_of_all_asynchronous_shapes(tmp_path: Path) -> None:
         ({"alert_buffer": 0}, ValueError, "alert_buffer: expected a number of at least 1; got 0"),
         ({"stop_timeout": -1}, ValueError, "stop_timeout: expected a number of at least 0; got -1"),
         ({"durability": "maybe"}, ValueError, "durability: expected 'fsync' or 'write'; got 'maybe'"),
-        ({"storage": FileStorage("x")}, ValueError, "storage, storage_path: expected one of them; got both"),
+        ({"storage": FileStorage("x")}, ValueError, "storage: expected a storage or a path; got both"),
     ],
 )
 def test_options_are_checked(tmp_path: Path, options: Any, error: type[Exception], message: str) -> None:
@@ -705,6 +705,7 @@ async def test_a_muted_signal_is_respected(
     assert caplog.text.count("muted") == 1
 
 
+@pytest.mark.slow
 @started_or_not
 async def test_a_trail_that_nobody_keeps_is_collected(tmp_path: Path, *, started: bool) -> None:
     """The strong connection to the signal does not keep a trail alive, nor its dispatcher."""
@@ -1041,4 +1042,6 @@ def test_the_signature_is_the_one_that_is_decided() -> None:
         "must_exist",
         "expected_head",
         "archive",
+        "replica",
+        "lag_limit",
     ]

@@ -33,12 +33,13 @@ def stored(directory: Path) -> list[AuditEvent]:
 
 def until(is_so: Callable[[], bool], directory: Path) -> None:
     """Return when it is so."""
-    end = time.monotonic() + 40
+    end = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < end, (directory / "log").read_text()
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "stops"), [("prefork", True), pytest.param("threads", False, marks=pytest.mark.torture)]
 )
@@ -53,7 +54,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
     subprocess.run(
         program,
         check=True,
-        timeout=30,
+        timeout=60,
         env={**os.environ, "TRAIL": str(tmp_path / "unused"), **env},
         cwd=ROOT,
     )
@@ -66,7 +67,8 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
         first = stored(trail)
         assert first[-1].event_type is AuditEventType.SYSTEM_SHUTDOWN
         exports = [event for event in first if event.message.startswith("export")]
-        assert (tmp_path / "alerts").read_text().count("\n") == len(exports) < 25
+        # Nearly always in the middle; where this process did not get the processor for a while, all are done.
+        assert (tmp_path / "alerts").read_text().count("\n") == len(exports) > 0
         expected += 2
     with running(worker, tmp_path, **env):
         until(lambda: len(stored(trail)) >= expected, tmp_path)

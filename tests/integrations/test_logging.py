@@ -33,7 +33,7 @@ class Gated(FileStorage):
 
     async def append(self, event: AuditEvent, *, once: bool = False) -> Seal | None:
         self.asked.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(60)
         return await super().append(event, once=once)
 
 
@@ -202,7 +202,7 @@ def test_an_event_is_as_it_was_logged(tmp_path: Path, attach: Attach) -> None:
     trail = AuditTrail(storage=storage)
     handler = attach(AuditHandler(trail))
     log.warning("keeps the thread busy")
-    assert storage.asked.wait(20)
+    assert storage.asked.wait(60)
     items = [1]
     audit: dict[str, Any] = {"items": items, "user_id": items, "changes": {"items": ([], items)}, "session_id": "a"}
     log.warning("%s", items, extra={"audit": audit})
@@ -277,7 +277,7 @@ def test_overflow_is_counted_and_said(tmp_path: Path, attach: Attach, caplog: py
     trail = AuditTrail(storage=storage)
     handler = attach(AuditHandler(trail, buffer=2))
     log.warning("0")
-    assert storage.asked.wait(20)
+    assert storage.asked.wait(60)
     for number in range(1, 6):
         log.warning("%d", number)
     assert handler.dropped == 3
@@ -471,7 +471,7 @@ def test_a_forked_child_stores_its_own(tmp_path: Path, attach: Attach) -> None:
 def test_the_exit_flushes_within_its_limit(tmp_path: Path, hangs: str, count: int) -> None:
     """When the interpreter exits, the records that wait are stored, and a storage that hangs does not keep it."""
     program = [sys.executable, "-m", "tests.programs.logging_script", str(tmp_path), hangs]
-    subprocess.run(program, check=True, timeout=20, cwd=ROOT)
+    subprocess.run(program, check=True, timeout=60, cwd=ROOT)
     trail = AuditTrail(storage_path=tmp_path / "audit")
     assert [event.message for event in stored(trail)] == [str(number) for number in range(count)]
     alerts = tmp_path / "alerts"

@@ -16,6 +16,7 @@ import pytest
 from fapilog import (
     ArchiveStorage,
     AuditEvent,
+    AuditEventType,
     AuditStorageError,
     AuditTrail,
     ChainStatus,
@@ -23,11 +24,14 @@ from fapilog import (
     DamagedRecord,
     DirectoryArchive,
 )
+from fapilog.record import chain
+from fapilog.storage._compressed import compress
 from fapilog.storage.archive import Archive, PackedFile
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import check_archive
 from tests.doubles.aged_trails import aged_trail, day_file
+from tests.doubles.trail_files import TrailFiles
 
 pytestmark = pytest.mark.real_time
 
@@ -106,6 +110,7 @@ def fetched(archive: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # -- the contract
 
 
+@pytest.mark.slow
 def test_the_contract(archive: Archive) -> None:
     """Our archives keep the contract, and one that is not empty is not checked."""
     check_archive(archive)
@@ -221,6 +226,69 @@ async def test_a_time(directory: Path, archive: Any, monkeypatch: pytest.MonkeyP
     assert len(await trail.get_events(start_time=now - timedelta(5))) == 7
 
 
+@pytest.mark.one_backend
+async def test_a_time_with_the_oldest_first(directory: Path, archive: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading forwards from a time fetches the days of that time, and not the days that are known to be before it."""
+    aged_trail(directory := directory.parent / "long", range(40, 0, -1))
+    trail = trail_in(directory, archive=archive)
+    await trail.apply_retention()
+    alone = AuditTrail(storage=ArchiveStorage(archive))
+    since = datetime.now(UTC) - timedelta(34, minutes=1)
+    for each in (trail, alone):
+        whole = fetched(archive, monkeypatch)
+        found = [event async for event in each.events(oldest_first=True, start_time=since)]
+        assert numbers(found)[:3] == [19, 20, 21]
+        # The day before, whose last record is the one to begin behind.
+        assert whole[0] == f"{day_file(35)}.gz"
+        found = [event async for event in each.events(oldest_first=True, start_time=since, after=20)]
+        assert numbers(found)[:2] == [21, 22]
+    late = [event async for event in alone.events(oldest_first=True, start_time=datetime.now(UTC) - timedelta(5))]
+    assert late == []
+    monkeypatch.setattr(type(archive), "sizes", None)
+    late = [event async for event in trail.events(oldest_first=True, start_time=datetime.now(UTC) - timedelta(3.5))]
+    assert {event.user_id for event in late} == {"user-3", "user-2", "user-1", None}
+
+
+@pytest.mark.one_backend
+async def test_the_name_of_a_day_is_no_proof(directory: Path, archive: Archive) -> None:
+    """A record that is later than the day of its file is found by its time, in both directions."""
+    path = directory / day_file(40)
+    now = datetime.now(UTC).replace(microsecond=0)
+    path.unlink()
+    files = TrailFiles(directory.parent / "wrong", durable=False, now=lambda: now - timedelta(40))
+    (directory.parent / "wrong").mkdir()
+    event = AuditEvent(event_id="late", timestamp=now, event_type=AuditEventType.DATA_ACCESS, message="a clock stepped")
+    files.append([chain.body(event)])
+    files.close()
+    wrong = aged_trail(directory.parent / "wrong", AGES[1:])
+    trail = trail_in(wrong, archive=archive)
+    await trail.apply_retention()
+    assert "late" in [each.event_id for each in await trail.get_events(start_time=now)]
+    assert "late" in [each.event_id async for each in trail.events(oldest_first=True, start_time=now)]
+
+
+@pytest.mark.one_backend
+async def test_a_day_of_another_program(directory: Path, archive: Archive) -> None:
+    """A day that does not say its times is fetched, and one that denies them is found by a verification."""
+    await trail_in(directory, archive=archive).apply_retention()
+    for age in (40, 39, 38):
+        with contextlib.closing(archive.open(f"{day_file(age)}.gz")) as file:
+            content = gzip.decompress(file.read())
+        take(archive, f"{day_file(age)}.gz")
+        put(archive, f"{day_file(age)}.gz", gzip.compress(content))
+    storage = AuditTrail(storage=ArchiveStorage(archive))
+    since = datetime.now(UTC) - timedelta(38, minutes=1)
+    assert numbers(await storage.get_events(start_time=since)) == [9, 8, 7]
+    assert numbers([event async for event in storage.events(oldest_first=True, start_time=since)]) == [7, 8, 9]
+    packed = BytesIO()
+    compress([content], packed, b"2001-01-01T00:00:00")
+    take(archive, f"{day_file(38)}.gz")
+    put(archive, f"{day_file(38)}.gz", packed.getvalue())
+    result = await ArchiveStorage(archive).verify()
+    assert (result.valid, result.status) == (False, ChainStatus.ALTERED)
+    assert "denies times that its records have" in (result.error_message or "")
+
+
 @pytest.mark.parametrize("damage", [b"", b"x", gzip.compress(b"{}\n")], ids=["empty", "garbage", "something else"])
 @pytest.mark.one_backend
 async def test_a_damaged_day(directory: Path, archive: Archive, damage: bytes) -> None:
@@ -245,6 +313,7 @@ async def test_a_day_that_is_gone(directory: Path, archive: Archive) -> None:
     assert (result.valid, result.status, result.first_invalid_sequence) == (False, ChainStatus.GAP, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_an_archive_with_an_anchor(directory: Path, archive: Archive) -> None:
     """An archive that begins later verifies as its trail did, once it has the record that says why."""
@@ -289,6 +358,7 @@ async def test_a_directory_that_cannot_be_read(tmp_path: Path) -> None:
 # -- the trail with its archive
 
 
+@pytest.mark.slow
 async def test_a_trail_with_its_archive(directory: Path, archive: Archive) -> None:
     """Questions to a trail that has an archive reach back to the days that were removed, in both directions."""
     trail = trail_in(directory, archive=archive, archive_after_days=9)
@@ -306,6 +376,7 @@ async def test_a_trail_with_its_archive(directory: Path, archive: Archive) -> No
     assert numbers(await AuditTrail(storage_path=directory).get_events(before=13)) == [12, 11, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_page_by_page(directory: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages end and begin where days do, in them, and between the archive and the trail, and nothing comes twice."""

@@ -1,6 +1,8 @@
 """Days that are compressed: read, searched, verified and followed as if they were not."""
 
 import gzip
+import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditTrail, ChainStatus, DamagedRecord
 from fapilog.storage._days import compress_day
+from fapilog.storage._latest import HEADER_BYTES, latest_in
 from fapilog.storage._times import INDEX
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.trail_files import TrailFiles
@@ -34,6 +37,8 @@ def test_zcat_shows_them(tmp_path: Path) -> None:
     compress_day(directory, path.name)
     packed = directory / f"{path.name}.gz"
     assert gzip.decompress(packed.read_bytes()) == before
+    if (zcat := shutil.which("zcat")) is not None:
+        assert subprocess.run([zcat, packed], check=True, capture_output=True).stdout == before
     assert not path.exists()
     assert packed.stat().st_mode & 0o777 == 0o640
     compress_day(directory, path.name)
@@ -95,7 +100,7 @@ def test_both_are_there(directory: Path) -> None:
     assert (result.valid, result.events_checked) == (True, 18)
 
 
-@pytest.mark.parametrize("offset", [3, 12, 40, -12, -6, -1])
+@pytest.mark.parametrize("offset", [3, 10, 40, -12, -6, -1])
 def test_a_changed_byte_is_damage(directory: Path, offset: int) -> None:
     """A compressed file with a changed byte, or cut, is damaged, with its name and the first record that is lost."""
     path = directory / f"{day_file(3)}.gz"
@@ -113,6 +118,23 @@ def test_a_changed_byte_is_damage(directory: Path, offset: int) -> None:
         kinds = [item.file if isinstance(item, DamagedRecord) else item.sequence_number for item in items]
         assert kinds == [1, 2, 3, 4, 5, 6, path.name.removesuffix(".gz"), *range(10, 19)]
     assert len(reader.read_lines(0, 100)) == 15
+
+
+@pytest.mark.parametrize("offset", [12, 14, 16, 20, 38])
+def test_a_changed_note_counts_for_nothing(directory: Path, offset: int) -> None:
+    """The header has the latest time up to the day; where a byte of that is changed, it is not known, and not wrong."""
+    path = directory / f"{day_file(2)}.gz"
+    data = bytearray(path.read_bytes())
+    then = AuditTrail(storage_path=directory).sync.get_events(user_id="user-2")[0].timestamp
+    assert latest_in(bytes(data[:HEADER_BYTES])) == then.isoformat()[:19]
+    assert latest_in(bytes(data[:38])) is None
+    data[offset] ^= 0x5A
+    path.write_bytes(data)
+    assert latest_in(bytes(data)) is None
+    assert gzip.decompress(data)
+    # A day after it knows no more than this one.
+    compress_day(directory, day_file(1))
+    assert latest_in((directory / f"{day_file(1)}.gz").read_bytes()) is None
 
 
 def test_a_changed_record_is_found(directory: Path) -> None:

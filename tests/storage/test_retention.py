@@ -5,18 +5,21 @@ import gzip
 import json
 import sqlite3
 from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fapilog import (
+    ArchiveStorage,
     AuditEventType,
     AuditStorageError,
     AuditTrail,
     ChainHead,
     ChainStatus,
     CompliancePolicy,
+    DirectoryArchive,
     FanOut,
     Outbox,
     Route,
@@ -27,6 +30,8 @@ from fapilog.storage._days import alone
 from fapilog.storage._directory import closing
 from fapilog.storage._recovering import recover
 from fapilog.storage._times import INDEX
+from fapilog.storage._together import verify_together
+from fapilog.storage._verifying import verify
 from fapilog.storage.holds import add_hold, holds_on, remove_hold
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher
@@ -505,6 +510,46 @@ async def test_removing_more_by_hand_is_a_gap(directory: Path) -> None:
     await trail_in(directory).apply_retention()
     (directory / day_file(10)).unlink()
     assert verified(directory)[:2] == (False, ChainStatus.GAP)
+
+
+# -- incomplete records
+
+
+def torn(directory: Path, age: int, *, is_cut: bool = True) -> str:
+    """Leave an incomplete record on that day, as a crash and the writer after it do, and return its file's name."""
+    path, rest = directory / day_file(age), b'{"v":1,"event_id":"half'
+    size = path.stat().st_size
+    piece = path.with_name(f"{path.name}.torn-{size}-{sha256(rest).hexdigest()[:16]}")
+    piece.write_bytes(rest)
+    if not is_cut:
+        with path.open("ab") as file:
+            file.write(rest)
+    return piece.name
+
+
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut off", "in a file that can't be cut"])
+@pytest.mark.one_backend
+async def test_an_incomplete_record_is_archived_with_its_day(directory: Path, tmp_path: Path, *, is_cut: bool) -> None:
+    """A piece of a record that was set aside goes with its day, is named, and the archive verifies by it."""
+    names = [torn(directory, 39, is_cut=is_cut)]
+    empty = directory / day_file(41)
+    empty.touch()
+    names.insert(0, f"{empty.name}.torn-0-ab")
+    (directory / names[0]).touch()
+    archive = DirectoryArchive(tmp_path / "archive")
+    trail = trail_in(directory)
+    report = await trail.apply_retention(archive=archive)
+    assert [day.set_aside for day in report.days] == [(names[0],), (names[1],), ()]
+    [event] = await trail.get_events(event_type="retention_policy_applied")
+    assert event.metadata["fapilog.retention"]["set_aside"] == names
+    assert set(names) < set(archive.sizes())
+    for result in (await ArchiveStorage(archive).verify(), verify(archive.directory)):
+        assert (result.valid, result.status, result.set_aside) == (True, ChainStatus.TORN_TAIL, tuple(names))
+    both = verify_together(directory, archive)
+    assert (both.valid, both.status, both.set_aside) == (True, ChainStatus.TORN_TAIL, tuple(names))
+    # A next run, and a crash before it, find the same.
+    await trail.apply_retention(archive=archive)
+    assert not [name for name in contents(directory) if ".torn-" in name]
 
 
 # -- crashes, besides those at each call to the operating system in tests/torture

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .. import AuditTrail
+from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail
+from ..record.chain import ChainError
 from ..storage._archivereader import ArchiveReader
+from ..storage._directory import cannot
 from ..storage._reader import TrailReader
+from ..storage._together import verify_together
 from ..storage.archive import Archive, is_address, require_archive
 from ..storage.archived import ArchiveStorage
+from ..tasks.threads import in_thread
 
-__all__ = ["Place", "WithArchive", "archive_at", "reader_of", "trail_in"]
+__all__ = ["Place", "WithArchive", "archive_at", "reader_of", "trail_in", "verified"]
 
 
 def archive_at(given: str) -> Archive:
@@ -49,6 +54,26 @@ def trail_in(place: Path | Archive, archive: Archive | None = None) -> AuditTrai
     if archive is not None:
         raise typer.BadParameter("expected the directory of the trail as DIR; got an archive", param_hint="--archive")
     return AuditTrail(storage=ArchiveStorage(place))
+
+
+async def verified(
+    place: Path | Archive, archive: Archive | None, progress: Callable[[int], None]
+) -> AuditChainVerificationResult:
+    """Return the verdict on the trail at *place*, and on its *archive*; raise AuditStorageError as that does."""
+    trail = trail_in(place, archive)
+    if archive is None or not isinstance(place, Path):
+        return await trail.verify_chain_from_storage(progress)
+    return await in_thread(_together, place, archive, progress)
+
+
+def _together(place: Path, archive: Archive, progress: Callable[[int], None]) -> AuditChainVerificationResult:
+    directory = place.absolute()
+    try:
+        return verify_together(directory, archive, progress)
+    except ChainError as damage:
+        raise AuditStorageError(f"{directory}: {damage}") from None
+    except OSError as error:
+        raise cannot("read", directory, error) from None
 
 
 def reader_of(place: Path | Archive) -> TrailReader:

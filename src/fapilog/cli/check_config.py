@@ -54,4 +54,8 @@ def _described(options: dict[str, Any]) -> str:
     trail = AuditTrail(**options)
     dispatcher = options.get("alert_dispatcher")
     to = "nowhere" if dispatcher is None else f"to {type(dispatcher).__qualname__}"
-    return f"good; records in {trail.storage_path}, level {trail.policy.level.value}, alerts {to}"
+    # The text of a storage of ours has no secret, and a configuration makes no other.
+    places = {"replica": options.get("replica"), "archive": options.get("archive")}
+    others = "".join(f", {name} in {place}" for name, place in places.items() if place is not None)
+    place = options.get("storage") or trail.storage_path
+    return f"good; records in {place}{others}, level {trail.policy.level.value}, alerts {to}"

@@ -24,7 +24,7 @@ from ..storage._recovering import recover as seal_damage
 from ..storage._times import Times
 from ..storage.archive import Archive
 from ..storage.earlier import is_of_earlier, verify_earlier
-from ._place import Place, trail_in
+from ._place import Place, WithArchive, trail_in, verified
 from .alerts import alerts
 from .check_config import check_config
 from .continue_ import continue_, say
@@ -137,6 +137,7 @@ def _directory(keep: Path | None) -> Generator[Path, None, None]:
 def verify(
     place: Place,
     *,
+    archive: WithArchive = None,
     head: Annotated[
         str | None,
         typer.Option(metavar="NUMBER:CHECKSUM", help="A head that it had, for example that of a heartbeat."),
@@ -148,14 +149,15 @@ def verify(
 
     Names the damage and its place. The trail may be written to meanwhile. Records that were cut off its very end can't
     be seen from inside a chain; with --head it is also checked whether the trail still has that record. A trail of
-    fapilog 0.3.5 or earlier is checked by the rules of that version. An archive is checked where it is.
+    fapilog 0.3.5 or earlier is checked by the rules of that version. An archive is checked where it is; with --archive
+    it is checked together with the trail, as one chain, and the days that retention has removed count as there.
 
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
     try:
         if head is None and isinstance(place, Path) and is_of_earlier(place):
             raise typer.Exit(say(verify_earlier(place), as_json=as_json))
-        result = anyio.run(_verify, place, None if head is None else _head(head))
+        result = anyio.run(_verify, place, archive, None if head is None else _head(head))
     except AuditStorageError as error:
         typer.echo(f"fapilog: {plain(str(error))}", err=True)
         raise typer.Exit(_CANNOT) from None
@@ -215,16 +217,20 @@ def recover(
     )
 
 
-async def _verify(place: Path | Archive, head: ChainHead | None) -> AuditChainVerificationResult:
+async def _verify(
+    place: Path | Archive, archive: Archive | None, head: ChainHead | None
+) -> AuditChainVerificationResult:
     # Not on the standard output, which may be piped while the terminal shows the progress.
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("", total=None)
-        trail = trail_in(place)
-        result = await trail.verify_chain_from_storage(lambda checked: progress.update(task, completed=checked))
-    if not result.valid or head is None or head == result.pruned or await trail.holds(head):
+        result = await verified(place, archive, lambda checked: progress.update(task, completed=checked))
+    if not result.valid or head is None or head == result.pruned:
         return result
+    for each in (place, *([] if archive is None else [archive])):
+        if await trail_in(each).holds(head):
+            return result
     if result.pruned is not None and head.sequence_number < result.pruned.sequence_number:
         words = f"record {head.sequence_number} was removed by retention: whether it had that checksum can't be checked"
         return msgspec.structs.replace(result, valid=False, error_message=words)

@@ -131,4 +131,5 @@ def _show(report: RetentionReport) -> None:
 
 def _words(day: RetainedDay) -> str:
     done = [name for name in ("compressed", "archived", "removed") if getattr(day, name)]
-    return ", ".join([*done, *([] if day.kept is None else [f"kept: {day.kept}"])])
+    words = ", ".join([*done, *([] if day.kept is None else [f"kept: {day.kept}"])])
+    return f"{words}; with {', '.join(day.set_aside)}" if day.set_aside else words

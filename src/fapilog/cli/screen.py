@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from .. import AuditChainVerificationResult, ChainStatus
+from .. import AuditChainVerificationResult
 
 __all__ = ["Output", "Screen", "verdict"]
 
@@ -166,7 +166,7 @@ def verdict(result: AuditChainVerificationResult) -> Text:
     count = result.events_checked
     records = "1 record" if count == 1 else f"{count} records"
     words = Text(f"valid: {records}, none altered, none missing in between", style="bold green")
-    if result.status is not ChainStatus.OK:
+    if result.error_message is not None:
         words.append(f"; {result.error_message}", style="yellow")
     return words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import threading
@@ -15,6 +16,7 @@ from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.values import text
 from ..storage.protocol import AuditStorage, KeptAlert
+from ..storage.replication import Replication
 from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
@@ -48,6 +50,7 @@ class Alerts:
         announce: Announces an event of the trail's own; a bound method, held weakly.
         store: Stores an event of the trail's own; likewise.
         record: Stores an event of the trail about itself, and announces it if the policy says so; likewise.
+        replication: Copies the records from the start to the end; None without a replica.
         must_exist: Whether the trail must have a record already.
         expected_head: The head that the trail must hold; None if it need not.
         timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one alert.
@@ -80,6 +83,7 @@ class Alerts:
         announce: Callable[[AuditEvent], None],
         store: Callable[[AuditEvent], Coroutine[Any, Any, AuditEvent]],
         record: Callable[[AuditEvent], Coroutine[Any, Any, None]],
+        replication: Replication | None,
         must_exist: bool,
         expected_head: ChainHead | None,
         timeout: float,
@@ -90,6 +94,7 @@ class Alerts:
         self.dispatcher: AlertDispatcher = require_dispatcher("alert_dispatcher", dispatcher)
         self._policy = policy
         self._storage = storage
+        self._replication = replication
         self._timeout = timeout
         self._stop_timeout = stop_timeout
         self.background: Background = Background()
@@ -251,10 +256,18 @@ class Alerts:
 
         The order matters. The open incidents are known before the dispatcher can say that it fails or works; the
         dispatcher is entered before an alert is sent, and left after the last. On leaving, alerts have `stop_timeout`
-        seconds, or none if the caller of `stop` was cancelled or the loop ends.
+        seconds, or none if the caller of `stop` was cancelled or the loop ends. The replication is left last of all, so
+        that it copies the records about the end too.
         """
         life = self._life
         assert life is not None  # noqa: S101 - entered by this life
+        async with self._replication or contextlib.nullcontext(), self._sending(trail, life, announce):
+            yield
+
+    @asynccontextmanager
+    async def _sending(
+        self, trail: object, life: Life, announce: Callable[[AuditEvent], Awaitable[None]]
+    ) -> AsyncGenerator[None]:
         began = None
         try:
             await self._say_what_is_wrong()

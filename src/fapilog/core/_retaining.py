@@ -27,7 +27,7 @@ from ._incidents import RETAINING
 from .alerting import AlertDispatcher, DurableDispatcher
 from .policy import CompliancePolicy
 
-__all__ = ["archive_of", "retained", "with_archive"]
+__all__ = ["archive_of", "in_files", "retained", "with_archive"]
 
 # Seconds that the catch-up has to say up to where the dispatcher lacks no alert.
 _PATIENCE: Final = 10.0
@@ -36,19 +36,21 @@ _PATIENCE: Final = 10.0
 def archive_of(storage: AuditStorage, given: Archive | Path | str) -> Archive:
     """Return the archive that *given* names for the trail in *storage*; raise as `require_archive`, or ValueError."""
     archive = require_archive("archive", given)
-    if isinstance(archive, DirectoryArchive) and archive.directory.resolve() == _files(storage).directory.resolve():
+    files = in_files("archive", storage)
+    if isinstance(archive, DirectoryArchive) and archive.directory.resolve() == files.directory.resolve():
         raise ValueError("archive: expected another directory than that of the trail")
     return archive
 
 
 def with_archive(storage: AuditStorage, archive: Archive) -> AuditStorage:
     """Return the trail in *storage* with the days of its *archive*; raise TypeError if it can have no archive."""
-    return WithArchive(_files(storage), archive)
+    return WithArchive(in_files("archive", storage), archive)
 
 
-def _files(storage: AuditStorage) -> FileStorage:
+def in_files(name: str, storage: AuditStorage) -> FileStorage:
+    """Return *storage* if it keeps a trail in files; raise TypeError, whose message begins with *name*, if not."""
     if not isinstance(storage, FileStorage):
-        raise TypeError(f"retention: expected a trail in files; got a {type(storage).__qualname__}")
+        raise TypeError(f"{name}: expected a trail in files; got a {type(storage).__qualname__}")
     return storage
 
 
@@ -63,7 +65,7 @@ async def retained(
     dry_run: bool,
 ) -> RetentionReport:
     """Do as `AuditTrail.apply_retention`."""
-    files = _files(storage)
+    files = in_files("retention", storage)
     if not policy.enabled:
         raise ValueError("retention: expected a policy that is enabled, since removals are recorded; this one is not")
 

@@ -33,6 +33,7 @@ from ..record.privacy import leave_frames_out, without_frames
 from ..storage.archive import Archive
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, KeptAlert, require_storage
+from ..storage.replication import Replication
 from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
@@ -40,7 +41,7 @@ from ._alerts import Alerts
 from ._incidentfiles import IncidentFiles
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
-from ._retaining import archive_of, retained, with_archive
+from ._retaining import archive_of, in_files, retained, with_archive
 from ._rules import Rules
 from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .audited import Audited
@@ -95,14 +96,19 @@ class AuditTrail(EverydayEvents, Questions):
         expected_head: A former result of `head` that the trail must hold, or else the same: after a restored backup.
         archive: Keeps the days that `apply_retention` archives, and answers questions about removed days: a directory,
             ``s3://bucket/prefix``, or an `Archive` such as `S3Archive`.
+        replica: A storage, such as `PostgresStorage`, into which the records are copied while the trail is started; see
+            `Replication`. The trail has to be in files.
+        lag_limit: Seconds that a record may wait to be in the *replica*; longer is an incident.
 
     Attributes:
         policy: As given.
+        replication: Copies the records into the *replica*; None without one.
         storage_path: The directory of the trail; None with a storage other than files.
 
     Raises:
         ImportError: The library of the *archive* is missing; the message says how to get it.
-        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, or another option is not of its type.
+        TypeError: *alert_dispatcher* has no asynchronous `send_alert`, a trail that is not in files has an *archive* or
+            a *replica*, or another option is not of its type.
         ValueError: A number is out of range, or both *storage* and *storage_path* are given.
     """
 
@@ -121,13 +127,15 @@ class AuditTrail(EverydayEvents, Questions):
         must_exist: bool = False,
         expected_head: ChainHead | None = None,
         archive: Archive | Path | str | None = None,
+        replica: AuditStorage | None = None,
+        lag_limit: float = 300.0,
     ) -> None:
         if policy is not None and not isinstance(policy, CompliancePolicy):
             raise TypeError(
                 f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
             )
         if storage is not None and storage_path is not None:
-            raise ValueError("storage, storage_path: expected one of them; got both")
+            raise ValueError("storage: expected a storage or a path; got both")
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
         if storage is not None:
             require_storage(storage)
@@ -141,6 +149,10 @@ class AuditTrail(EverydayEvents, Questions):
         self._storage: AuditStorage = storage
         self._archive = None if archive is None else archive_of(storage, archive)
         self._asked = storage if self._archive is None else with_archive(storage, self._archive)
+        require("lag_limit", lag_limit, above=0)
+        self.replication: Replication | None = None
+        if replica is not None:
+            self.replication = Replication(in_files("replica", storage).directory, replica, lag_limit=lag_limit)
         self._stop_timeout = stop_timeout
         self._alerts = Alerts(
             NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher,
@@ -150,6 +162,7 @@ class AuditTrail(EverydayEvents, Questions):
             announce=self._announce,
             store=self._store,
             record=self._store_then_announce,
+            replication=self.replication,
             must_exist=require_bool("must_exist", must_exist),
             expected_head=expected_head,
             timeout=require("alert_timeout", alert_timeout, above=0),

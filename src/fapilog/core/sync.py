@@ -64,9 +64,10 @@ class SyncAuditTrail:
 
     Found as `AuditTrail.sync`; any thread may use it. A record is committed in the calling thread, together with the
     records of the callers that wait at the same time. An alert goes to the event loop that the trail is started in. If
-    it is not started, the first alert starts it, in one background thread that serves the whole process; there the
-    dispatcher is entered and retries are made. When the interpreter exits, the trail is stopped, which takes
-    `stop_timeout` seconds at most. SIGTERM ends a plain script at once, without that: see `exit_on_sigterm`.
+    it is not started, the first alert starts it, or the first call if the trail has a replica, in one background thread
+    that serves the whole process; there the dispatcher is entered and retries are made. When the interpreter exits, the
+    trail is stopped, which takes `stop_timeout` seconds at most. SIGTERM ends a plain script at once, without that: see
+    `exit_on_sigterm`.
 
     Called in a thread whose event loop runs, the methods that record and read block that loop for as long as they take;
     the methods that wait for alerts raise.
@@ -212,8 +213,8 @@ class SyncAuditTrail:
         try:
             return without_loop(call())
         finally:
-            if self._background.kept and not self._trail.is_started:
-                self._send_kept()
+            if (self._background.kept or self._lacks_replication) and not self._trail.is_started:
+                self._start_soon()
 
     @property
     def _runs_here(self) -> bool:
@@ -222,7 +223,20 @@ class SyncAuditTrail:
             kind is AuditTrail or all(getattr(kind, name) is getattr(AuditTrail, name) for name in _METHODS)
         )
 
-    def _send_kept(self) -> None:
+    @property
+    def _lacks_replication(self) -> bool:
+        """Whether the records are to be copied, and nothing in this process has begun that."""
+        replication = self._trail.replication
+        return replication is not None and not replication.was_entered
+
+    @property
+    def _may_be_starting(self) -> bool:
+        """Whether the trail was started for its replica, and that may not be over yet."""
+        if self._trail.replication is None:
+            return False
+        return self._trail.is_started or (self._lacks_replication and Portal.serves(self._trail))
+
+    def _start_soon(self) -> None:
         """Start the trail in the background thread, which sends the waiting alerts, and do not wait for it."""
         portal = Portal.of_process()
         if portal is None:
@@ -236,7 +250,7 @@ class SyncAuditTrail:
         portal.start_soon(self._trail.start)
 
     def _wait_for(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        if self._background.kept:
+        if self._background.kept or self._may_be_starting:
             self.start()
         home = self._background.home
         if home is not None:

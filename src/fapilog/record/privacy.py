@@ -13,15 +13,18 @@ from enum import Enum
 from inspect import iscoroutinefunction
 from pathlib import PurePath
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn, SupportsIndex, TypeVar, cast
+from typing import Any, ClassVar, Final, NoReturn, SupportsIndex, TypeVar, cast
 
 import msgspec
 
 from .errors import FapilogError
 
-__all__ = ["Discreet", "Uncopied", "leave_frames_out", "without_frames"]
+__all__ = ["ADDRESS", "Discreet", "Uncopied", "leave_frames_out", "without_frames"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+ADDRESS: Final = "address"
+"""Marks, in `Annotated`, a secret that a configuration may also have as text, if that text has no password in it."""
 
 
 class Discreet(msgspec.Struct, frozen=True):

@@ -39,12 +39,14 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True):
         checksum: The checksum of that record.
         file: The last file that was removed, without the ending of a compressed one.
         record: The number of the record about the removal.
+        latest: The latest time of all records that were removed, as `_latest` has it; None if it is not known.
     """
 
     sequence_number: int
     checksum: str
     file: str
     record: int
+    latest: str | None = None
 
     @property
     def head(self) -> ChainHead:

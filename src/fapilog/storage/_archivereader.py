@@ -7,28 +7,25 @@ import os
 import shutil
 import sys
 import tempfile
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Final
 
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
+from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, verdict
 from ._anchor import ANCHOR, Anchor, decoded_anchor, says
 from ._compressed import SUFFIX, Latest, first_bytes, unpacked
 from ._directory import closing
+from ._latest import HEADER_BYTES, latest_in
 from ._lines import Lines
-from ._names import file_of_day
+from ._names import is_set_aside
 from ._reader import FIRST_BYTES, TrailReader
-from ._times import Times
-from ._verifying import front_pruned, verify
+from ._times import Times, times_of, to_the_second
+from ._verifying import front_pruned, set_aside, verify
 from .archive import Archive
 from .protocol import EventFilter
 
-__all__ = ["ArchiveReader", "earliest_file"]
-
-# A record goes into the file of the day on which it is stored, or into a later one if the clock was set back. Its own
-# time is that of a moment before.
-_EARLIER: Final = timedelta(days=2)
+__all__ = ["ArchiveReader"]
 
 
 class ArchiveReader(TrailReader):
@@ -36,7 +33,7 @@ class ArchiveReader(TrailReader):
     Reads the days of one archive.
 
     A file in an archive never changes. So the day that was read last is kept, and the first record numbers of all days.
-    Days that were over long before the wanted time are not fetched.
+    Days that are known to have no record of the wanted time are not fetched.
 
     Args:
         archive: The archive.
@@ -52,11 +49,17 @@ class ArchiveReader(TrailReader):
         # As it was when it was asked last. Replaced as a whole.
         self._sizes: Mapping[str, int] = {}
         self._firsts: dict[tuple[str, int], tuple[int, int] | None] = {}
+        self._latest_times: dict[tuple[str, int], str | None] = {}
+
+    @property
+    def place(self) -> str:
+        """The address of the archive, for messages."""
+        return str(self._archive)
 
     def days(self) -> list[str]:
         """Return the names of the days that are there, without the ending of compressed ones, the oldest first."""
         self._sizes = self._archive.sizes()
-        return sorted(name.removesuffix(SUFFIX) for name in self._sizes if name != ANCHOR)
+        return sorted(name.removesuffix(SUFFIX) for name in self._sizes if name.endswith(SUFFIX))
 
     def first_number(self, days: list[str]) -> int | None:
         """Return the number of the first record in *days* that can be read; None if there is none."""
@@ -64,11 +67,18 @@ class ArchiveReader(TrailReader):
             number = self._first_number(days)
         return None if number == sys.maxsize else number
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
+    def verify(
+        self, progress: Callable[[int], None] | None = None, trail: TrailReader | None = None
+    ) -> AuditChainVerificationResult:
         """
         Check every record, and call *progress* with how many so far; damage is returned, not raised.
 
         One day at a time is fetched. Only if a record is damaged, all days are fetched, to describe the damage.
+
+        Args:
+            progress: Called with how many records were checked so far.
+            trail: The trail that the archive is of, if it is at hand. The record about the days that were removed
+                before the archive was begun may be there.
 
         Raises:
             AuditStorageError: The archive is away.
@@ -76,13 +86,13 @@ class ArchiveReader(TrailReader):
         with self._failures():
             try:
                 anchor = self._anchor()
-                found = self._checked(anchor, progress)
+                found = self._checked(anchor, progress, trail)
             except ChainError:
                 found = None
             return self._verified_here(progress) if found is None else found
 
     def _checked(
-        self, anchor: Anchor | None, progress: Callable[[int], None] | None
+        self, anchor: Anchor | None, progress: Callable[[int], None] | None, trail: TrailReader | None
     ) -> AuditChainVerificationResult | None:
         """Return the verdict if every record is intact; else None, or raise ChainError."""
         start = head = EMPTY if anchor is None else anchor.head
@@ -94,18 +104,33 @@ class ArchiveReader(TrailReader):
         for name in self.days():
             with self._opened(name) as fd:
                 head, _, rest = Lines(fd, name).follow(0, head, note)
+                if self._is_earlier(name, times_of(Lines(fd, name)).last):
+                    words = f"{self.place}: the header of {name}{SUFFIX} denies times that its records have"
+                    return verdict(ChainError(ChainStatus.ALTERED, words, head), words)
             if rest:
                 return None
         count = head.sequence_number - start.sequence_number
+        aside = tuple(sorted(filter(is_set_aside, self._sizes)))
+        torn = set_aside(aside) if aside else None
+        status = ChainStatus.TORN_TAIL if aside else ChainStatus.OK
         if anchor is None:
-            return AuditChainVerificationResult(valid=True, events_checked=count)
-        if not any(says(line, anchor) for line in self.read_lines(anchor.record - 1, 1)):
+            return AuditChainVerificationResult(
+                valid=True,
+                events_checked=count,
+                error_message=torn,
+                status=status,
+                set_aside=aside,
+            )
+        readers = [self] if trail is None else [self, trail]
+        lines = [line for reader in readers for line in reader.read_lines(anchor.record - 1, 1)]
+        if not any(says(line, anchor) for line in lines):
             return None
         return AuditChainVerificationResult(
             valid=True,
             events_checked=count,
-            error_message=front_pruned(anchor),
-            status=ChainStatus.FRONT_PRUNED,
+            error_message="; ".join(filter(None, [torn, front_pruned(anchor)])),
+            status=status if aside else ChainStatus.FRONT_PRUNED,
+            set_aside=aside,
             pruned=start,
         )
 
@@ -130,8 +155,39 @@ class ArchiveReader(TrailReader):
         return self.days(), None
 
     def _in_time(self, files: list[str], wanted: EventFilter) -> list[str]:
-        earliest = earliest_file(wanted)
-        return files if earliest is None else [name for name in files if name >= earliest]
+        return files if wanted.start_time is None else files[self.earlier(files, wanted.start_time) :]
+
+    def last_before(self, time: datetime) -> int:
+        """
+        Return the number of a record up to which no record of the archive has that *time* or a later one; 0 for none.
+
+        It asks for the beginnings of some days.
+
+        Raises:
+            AuditStorageError: The archive is away.
+        """
+        with self._failures():
+            files = self.days()
+            # The number of the newest record is not known without the newest day.
+            count = min(self.earlier(files, time), len(files) - 1)
+            return self._first_number(files[count:]) - 1 if count > 0 else 0
+
+    def earlier(self, files: list[str], time: datetime) -> int:
+        """Return how many of the first *files* are known to have no record of that *time* or a later one."""
+        start = to_the_second(time)
+        # The times are of all files up to one: whichever file it ends at, all before it are earlier.
+        count = bisect_right(files, 0, key=lambda name: int(not self._is_earlier(name, start)))
+        return count if count and self._is_earlier(files[count - 1], start) else 0
+
+    def _is_earlier(self, name: str, start: str) -> bool:
+        key = name, self._size(name)
+        if not key[1]:
+            return False
+        if key not in self._latest_times:
+            with contextlib.closing(self._archive.open(name + SUFFIX, min(HEADER_BYTES, key[1]))) as file:
+                self._latest_times[key] = latest_in(file.read(HEADER_BYTES))
+        latest = self._latest_times[key]
+        return latest is not None and latest < start
 
     def _opened(self, name: str) -> contextlib.AbstractContextManager[int]:
         return closing(self._latest.opened((name, self._size(name)), lambda: self._fetched(name)))
@@ -154,10 +210,3 @@ class ArchiveReader(TrailReader):
 
     def _size(self, name: str) -> int:
         return self._sizes.get(name + SUFFIX, 0)
-
-
-def earliest_file(wanted: EventFilter) -> str | None:
-    """Return the name of the oldest file that may have *wanted* records, by the time; None if any may."""
-    if wanted.start_time is None:
-        return None
-    return file_of_day(max(1, wanted.start_time.toordinal() - _EARLIER.days))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from hashlib import sha256
 from typing import IO, Final
 
@@ -23,9 +24,11 @@ __all__ = [
     "SUFFIX",
     "Latest",
     "beginning",
+    "compress",
     "content_of",
     "decompressed",
     "first_bytes",
+    "note_in",
     "size_when_decompressed",
     "unpacked",
 ]
@@ -35,6 +38,12 @@ MAX_SIZE: Final = (1 << 32) - 1
 """The largest file that is compressed: the size is stored in four bytes. https://www.rfc-editor.org/rfc/rfc1952"""
 
 _BLOCK_BYTES: Final = 1 << 20
+# The beginning of a file with, or without, an extra field, of no time and no operating system; and the name of the
+# field that is ours. https://www.rfc-editor.org/rfc/rfc1952#section-2.3
+_HEADER: Final = b"\x1f\x8b\x08%c\x00\x00\x00\x00\x00\xff"
+_WITH_EXTRA: Final = 4
+_FIELD: Final = b"fa"
+_CHECK_BYTES: Final = 4
 
 
 class _Nameless:
@@ -64,6 +73,30 @@ class Latest:
 
 
 _latest: Final = Latest()
+
+
+def compress(blocks: Iterable[bytes], target: IO[bytes], note: bytes = b"") -> None:
+    """Compress *blocks* into the file *target*, with a *note* in its header, where other programs pass over it."""
+    field = _FIELD + struct.pack("<HL", _CHECK_BYTES + len(note), zlib.crc32(note)) + note
+    target.write(_HEADER % _WITH_EXTRA + struct.pack("<H", len(field)) + field if note else _HEADER % 0)
+    packing = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    check = size = 0
+    for block in blocks:
+        target.write(packing.compress(block))
+        check, size = zlib.crc32(block, check), size + len(block)
+    target.write(packing.flush() + struct.pack("<LL", check, size & MAX_SIZE))
+
+
+def note_in(data: bytes) -> bytes:
+    """Return the note in the header of a file that begins with *data*, as `compress` writes it; b"" if it has none."""
+    header = _HEADER % _WITH_EXTRA
+    field = data[len(header) + 2 :]
+    if not data.startswith(header) or not field.startswith(_FIELD) or len(field) < len(_FIELD) + 2 + _CHECK_BYTES:
+        return b""
+    size, check = struct.unpack_from("<HL", field, len(_FIELD))
+    note = field[len(_FIELD) + 2 + _CHECK_BYTES :][: size - _CHECK_BYTES]
+    # The checksum of the file is of its content alone.
+    return note if zlib.crc32(note) == check else b""
 
 
 def decompressed(path: str) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import gzip
 import os
+from collections.abc import Iterable, Iterator
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -15,8 +15,9 @@ import msgspec
 
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
-from ._compressed import SUFFIX, content_of
+from ._compressed import SUFFIX, compress, content_of
 from ._directory import close, reading, sync, sync_directory, without_writers
+from ._latest import latest_up_to
 from ._names import day_of, names
 from ._packed import from_disk, not_what_the_trail_has
 from ._times import INDEX, Times
@@ -35,11 +36,17 @@ class BusyError(AuditStorageError):
 
 def digest(fd: int) -> str:
     """Return the SHA-256 of all that the open file *fd* has."""
-    found, offset = sha256(), 0
-    while block := os.pread(fd, _BLOCK_BYTES, offset):
+    found = sha256()
+    for block in _blocks(fd):
         found.update(block)
-        offset += len(block)
     return found.hexdigest()
+
+
+def _blocks(fd: int) -> Iterator[bytes]:
+    offset = 0
+    while block := os.pread(fd, _BLOCK_BYTES, offset):
+        yield block
+        offset += len(block)
 
 
 def compress_day(directory: Path, name: str) -> None:
@@ -57,11 +64,8 @@ def compress_day(directory: Path, name: str) -> None:
         return
     with reading(directory, name) as fd:
         wanted = digest(fd)
-        with whole(path + SUFFIX, like=fd) as part, gzip.GzipFile("", "wb", 6, part, mtime=0) as packed:
-            offset = 0
-            while block := os.pread(fd, _BLOCK_BYTES, offset):
-                packed.write(block)
-                offset += len(block)
+        with whole(path + SUFFIX, like=fd) as part:
+            compress(_blocks(fd), part, (latest_up_to(directory, name) or "").encode())
     with from_disk(Path(path + SUFFIX)) as file:
         if content_of(file) != wanted:
             raise not_what_the_trail_has(path + SUFFIX)
@@ -70,9 +74,14 @@ def compress_day(directory: Path, name: str) -> None:
     _tidy(directory)
 
 
-def archive_day(directory: Path, name: str, archive: Archive, retention_days: int | None) -> None:
+def archive_day(
+    directory: Path, name: str, archive: Archive, retention_days: int | None, set_aside: Iterable[str] = ()
+) -> None:
     """
     Copy a compressed file to *archive*, if it is not there yet, and prove that it is there, whole.
+
+    The files *set_aside*, with the incomplete records that crashes left on that day, come first: an archived day has
+    its own with it.
 
     Raises:
         AuditStorageError: The archive has something else of that name, is away, or does not keep it for long enough.
@@ -83,6 +92,8 @@ def archive_day(directory: Path, name: str, archive: Archive, retention_days: in
     if os.path.exists(f"{directory}/{ANCHOR}") and not archive.sizes():
         # The archive begins where the trail does now.
         _put(Path(f"{directory}/{ANCHOR}"), None, archive, day, retention_days)
+    for each in set_aside:
+        _put(directory / each, None, archive, day, retention_days)
     with reading(directory, name) as fd:
         content = digest(fd)
     _put(Path(f"{directory}/{name}{SUFFIX}"), content, archive, day, retention_days)

@@ -21,6 +21,7 @@ __all__ = [
     "file_of_day",
     "files_set_aside",
     "is_name",
+    "is_set_aside",
     "names",
     "no_file",
 ]
@@ -103,8 +104,13 @@ def files_set_aside(directory: Path) -> tuple[str, ...]:
     """Return the names of the files that hold incomplete records, sorted; raise as `names`."""
     anchor = anchor_of(directory)
     last = "" if anchor is None else anchor.file
-    found = filter(_SET_ASIDE.fullmatch, os.listdir(directory))
+    found = filter(is_set_aside, os.listdir(directory))
     return tuple(sorted(name for name in found if name[: len(last)] > last or not last))
+
+
+def is_set_aside(name: str) -> bool:
+    """Return whether a file of that name holds an incomplete record."""
+    return _SET_ASIDE.fullmatch(name) is not None
 
 
 def no_file(path: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import IO, Final
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR
 from ._compressed import SUFFIX
+from ._names import is_set_aside
 
 __all__ = ["from_disk", "is_archived_name", "not_what_the_trail_has"]
 
@@ -31,4 +32,4 @@ def not_what_the_trail_has(place: object) -> AuditStorageError:
 
 def is_archived_name(name: str) -> bool:
     """Return whether a file of that name belongs to an archive."""
-    return name == ANCHOR or _DAY.fullmatch(name) is not None
+    return name == ANCHOR or is_set_aside(name) or _DAY.fullmatch(name) is not None

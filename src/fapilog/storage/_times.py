@@ -18,7 +18,7 @@ import contextlib
 import itertools
 import os
 import stat
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
@@ -29,7 +29,7 @@ from ._directory import allow_as, close, closing, open_file, write_all
 from ._lines import Lines, split
 from .protocol import EventFilter
 
-__all__ = ["ANY", "INDEX", "Times", "Window"]
+__all__ = ["ANY", "INDEX", "Span", "Times", "Window", "times_of", "to_the_second"]
 
 INDEX: Final = "audit_times.index"
 """The name of the index in the directory of a trail."""
@@ -78,8 +78,7 @@ class Window:
 
     def __init__(self, wanted: EventFilter) -> None:
         self._start, self._end = (
-            "" if time is None else time.astimezone(UTC).isoformat()[:_SECONDS]
-            for time in (wanted.start_time, wanted.end_time)
+            "" if time is None else to_the_second(time) for time in (wanted.start_time, wanted.end_time)
         )
 
     @property
@@ -173,9 +172,7 @@ class Times:
 
     def learn_compressed(self, name: str, lines: Lines) -> Span:
         """Return the times in a compressed file, of which *lines* are the lines, and keep them."""
-        end = lines.end()
-        spans = [_times_in(*lines.view(start, end)[1:]) for start in lines.blocks(0, end)]
-        times = Span(min((each.first for each in spans), default="~"), max((each.last for each in spans), default=""))
+        times = times_of(lines)
         packed = name + SUFFIX
         with contextlib.suppress(OSError), closing(open_file(self._directory, packed)) as fd:
             size = os.fstat(fd).st_size
@@ -277,6 +274,18 @@ class Times:
         if is_kept:
             self._parts[key] = part
         return is_kept
+
+
+def to_the_second(time: datetime) -> str:
+    """Return *time* in the form of records, without the parts of its second."""
+    return time.astimezone(UTC).isoformat()[:_SECONDS]
+
+
+def times_of(lines: Lines) -> Span:
+    """Return the first and the last time in *lines*; all times if a line has none."""
+    end = lines.end()
+    spans = [_times_in(*lines.view(start, end)[1:]) for start in lines.blocks(0, end)]
+    return Span(min((each.first for each in spans), default="~"), max((each.last for each in spans), default=""))
 
 
 def _times_in(data: bytes, begin: int, end: int) -> Span:

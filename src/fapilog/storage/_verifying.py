@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,7 +15,7 @@ from ._names import files_set_aside, names
 from ._recovering import sealed_break
 from ._torn import Torn
 
-__all__ = ["front_pruned", "verify"]
+__all__ = ["front_pruned", "set_aside", "verify"]
 
 
 _HARMLESS: Final = frozenset({ChainStatus.TORN_TAIL, ChainStatus.FRONT_PRUNED})
@@ -77,9 +77,7 @@ def _verify(
     except OSError as error:
         findings.append(_Finding(ChainStatus.UNREADABLE, None, str(cannot("read", directory, error))))
     if aside and all(each.status is ChainStatus.FRONT_PRUNED for each in findings):
-        findings.append(
-            _Finding(ChainStatus.TORN_TAIL, None, f"incomplete records were set aside in {', '.join(aside)}")
-        )
+        findings.append(_Finding(ChainStatus.TORN_TAIL, None, set_aside(aside)))
     # The last finding ended the verification, unless it only is a torn tail.
     worst = [each for each in findings if each.status not in _HARMLESS] or findings
     return AuditChainVerificationResult(
@@ -99,6 +97,11 @@ def _front(directory: Path, files: list[str], anchor: Anchor) -> _Finding:
         return _Finding(ChainStatus.FRONT_PRUNED, None, front_pruned(anchor))
     words = f"{_which(anchor)} removed, and record {anchor.record} does not say so"
     return _Finding(ChainStatus.GAP, anchor.sequence_number + 1, words)
+
+
+def set_aside(files: Iterable[str]) -> str:
+    """Return the words on incomplete records that crashes left, in these *files*."""
+    return f"incomplete records were set aside in {', '.join(files)}"
 
 
 def front_pruned(anchor: Anchor) -> str:

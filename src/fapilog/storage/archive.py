@@ -1,8 +1,9 @@
 """
 Archives, which keep the days of a trail, compressed, after the trail itself has removed them.
 
-An archive keeps files and does not look into them: the compressed days, and the anchor of a trail that had removed days
-before its archive was begun. `DirectoryArchive` is one; `fapilog.storage.s3.S3Archive` another.
+An archive keeps files and does not look into them: the compressed days, the incomplete records that crashes left on
+them, and the anchor of a trail that had removed days before its archive was begun. `DirectoryArchive` is one;
+`fapilog.storage.s3.S3Archive` another.
 """
 
 from __future__ import annotations

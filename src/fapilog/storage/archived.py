@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,8 +16,9 @@ from ..record.events import AuditEvent
 from ..record.privacy import without_frames
 from ..tasks.threads import in_thread
 from ._anchor import Anchor, anchor_of
-from ._archivereader import ArchiveReader, earliest_file
+from ._archivereader import ArchiveReader
 from ._directory import cannot
+from ._times import to_the_second
 from .archive import Archive, require_archive
 from .files import FileStorage
 from .protocol import EventFilter
@@ -31,8 +33,8 @@ class ArchiveStorage:
         trail = AuditTrail(storage=ArchiveStorage("s3://clinic-audit/eu"))
 
     It fetches one day at a time into a file without a name in ``TMPDIR``; memory does not grow with the archive. With a
-    *start_time*, `find` leaves out the days that were over two days before: a record is stored in the file of its day,
-    or in a later one.
+    *start_time*, days before it are not fetched: the compressed day says up to which time records are in it and before
+    it, as they were when it was compressed. Days that another program has compressed do not say that.
 
     Args:
         archive: The archive, or its place: a directory, or ``s3://bucket/prefix``.
@@ -61,6 +63,11 @@ class ArchiveStorage:
     async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """Do as `AuditStorage.find`; raise AuditStorageError if the archive is away."""
         return await in_thread(self._reader.find, wanted, limit)
+
+    @without_frames
+    async def last_before(self, time: datetime) -> int:
+        """Do as `AuditStorage` says; raise AuditStorageError if the archive is away."""
+        return await in_thread(self._reader.last_before, time)
 
     @without_frames
     async def read(self, after: int, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
@@ -117,6 +124,15 @@ class WithArchive:
         """Close the trail, as `FileStorage.aclose` does."""
         await self._storage.aclose()
 
+    async def last_before(self, time: datetime) -> int:
+        """Do as `AuditStorage` says, for the removed records; raise AuditStorageError if the archive is away."""
+        anchor = await in_thread(self._anchor)
+        if anchor is None:
+            return 0
+        if _is_earlier(anchor, time):
+            return anchor.sequence_number
+        return min(anchor.sequence_number, await in_thread(self._reader.last_before, time))
+
     async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """Do as `AuditStorage.find`, in the trail and then in the archive."""
         while True:
@@ -149,7 +165,7 @@ class WithArchive:
         if before > last:
             found = [*self._lacking_end(anchor), *found]
         if sum(isinstance(item, AuditEvent) for item in found) < limit:
-            found += self._lacking_beginning(wanted.after or 0, earliest_file(wanted))
+            found += self._lacking_beginning(wanted.after or 0, wanted.start_time)
         return found
 
     def _read_removed(self, after: int, limit: int, anchor: Anchor) -> list[AuditEvent | DamagedRecord]:
@@ -165,11 +181,11 @@ class WithArchive:
         words = f"records up to {anchor.sequence_number} were removed, and the last of them are not in {self._archive}"
         return [DamagedRecord(file=anchor.file, offset=0, size=0, problem=words)]
 
-    def _lacking_beginning(self, after: int, earliest: str | None = None) -> list[DamagedRecord]:
-        """Return the hole in front of the archive, if there is one behind record *after* and the file *earliest*."""
+    def _lacking_beginning(self, after: int, time: datetime | None = None) -> list[DamagedRecord]:
+        """Return the hole in front of the archive, if there may be one behind record *after* and from *time* on."""
         days = self._reader.days()
         first = self._reader.first_number(days)
-        if first is None or first <= after + 1 or (earliest is not None and days[0] < earliest):
+        if first is None or first <= after + 1 or (time is not None and self._reader.earlier(days, time)):
             return []
         words = f"records {after + 1} to {first - 1} were removed, and are not in {self._archive}"
         return [DamagedRecord(file=days[0], offset=0, size=0, problem=words)]
@@ -186,5 +202,10 @@ class WithArchive:
 
 def _reaches_back(wanted: EventFilter, anchor: Anchor) -> bool:
     """Return whether records that were removed may be wanted."""
-    earliest = earliest_file(wanted)
-    return (wanted.after or 0) < anchor.sequence_number and (earliest is None or earliest <= anchor.file)
+    is_later = wanted.start_time is not None and _is_earlier(anchor, wanted.start_time)
+    return (wanted.after or 0) < anchor.sequence_number and not is_later
+
+
+def _is_earlier(anchor: Anchor, time: datetime) -> bool:
+    """Return whether all records that were removed are known to be earlier than *time*."""
+    return anchor.latest is not None and anchor.latest < to_the_second(time)

@@ -22,7 +22,7 @@ from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
-from ._aside import Aside, Search
+from ._aside import Search
 from ._care import Care
 from ._copied import by_day, followed
 from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
@@ -30,6 +30,7 @@ from ._end import utc_now
 from ._reader import TrailReader
 from ._recent import Once
 from ._replica import waits
+from ._searchers import SEARCHERS
 from ._writer import Result, TrailWriter
 from .protocol import EventFilter
 
@@ -95,7 +96,6 @@ class FileStorage:
         self._reader = TrailReader(self.directory, durable=is_durable, times=self._writer.times)
         least = None if min_free is None else require("min_free", min_free, at_least=0)
         self._care = Care(self.directory, min_free=least, now=now)
-        self._aside = Aside()
         self._now = now
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
@@ -229,7 +229,7 @@ class FileStorage:
         Raises:
             AuditStorageError: A file can't be read.
         """
-        search = Search(self._aside, self._reader, wanted, limit)
+        search = Search(SEARCHERS, self._reader, wanted, limit)
         return await in_thread(search.run, stop=search.stop)
 
     @without_frames
@@ -304,7 +304,6 @@ class FileStorage:
         self._copying = threading.Lock()
         self._copier.forget()
         self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
-        self._aside = Aside()
 
 
 def _checked_mode(mode: int) -> int:

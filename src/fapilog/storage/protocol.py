@@ -29,6 +29,7 @@ __all__ = [
     "KeptAlert",
     "head_of",
     "holds",
+    "is_head",
     "require_storage",
     "value_at",
 ]
@@ -235,6 +236,10 @@ class AuditStorage(Protocol):
     right; "replica", records that are not copied. Every one comes with words that say how to mend it, and without a
     secret; the trail makes an incident of it, until it is not returned.
 
+    A storage for which the oldest records cost much may have a method ``async def last_before(self, time: datetime) ->
+    int``: it returns the number of a record up to which no record has that time or a later one, as far as that is
+    known, and else 0. A question for later events, the oldest first, begins behind it.
+
     The `append` of a storage in which a dispatcher keeps its alerts takes *alerts* too, a list of `KeptAlert`, which it
     stores in the same transaction; see `DurableDispatcher`.
     """
@@ -341,8 +346,13 @@ async def holds(storage: AuditStorage, head: ChainHead) -> bool:
     number = head.sequence_number
     if number < 1:
         return True
+    return is_head(await storage.read_lines(number - 1, 1), head)
+
+
+def is_head(lines: Sequence[bytes], head: ChainHead) -> bool:
+    """Return whether *lines* are one record, which makes *head*."""
     try:
         # The record may only claim to have that checksum.
-        return [follow(head_before(line), [line]) for line in await storage.read_lines(number - 1, 1)] == [head]
+        return [follow(head_before(line), [line]) for line in lines] == [head]
     except ChainError:
         return False

@@ -77,6 +77,8 @@ class Replication:
     other records than the files, or the files are damaged, the incident is opened at the next event, and nothing is
     changed. Retention keeps the days that are not replicated.
 
+    A trail enters its own by itself: ``AuditTrail(storage_path=..., replica=...)``.
+
     Several processes may replicate the same directory: one of them copies the record, and the other processes find it
     there. A directory has one replica: use one target.
 
@@ -139,6 +141,11 @@ class Replication:
     def state(self) -> ReplicationState:
         """How far the replica was behind at the last look; a new object after every look."""
         return self._state
+
+    @property
+    def was_entered(self) -> bool:
+        """Whether this process has entered it, and perhaps left it."""
+        return self._life is not None
 
     @property
     def problem(self) -> str | None:

@@ -27,8 +27,9 @@ from ._anchor import MEMBER, Anchor, start_of
 from ._compressed import MAX_SIZE, SUFFIX
 from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
 from ._directory import cannot, close, reading, size_of
+from ._latest import latest_up_to
 from ._lines import Lines
-from ._names import names
+from ._names import day_of, files_set_aside, names
 from ._replica import Replica, replica_of
 from ._torn import Torn
 from .archive import Archive
@@ -76,6 +77,7 @@ class RetainedDay(msgspec.Struct, frozen=True, kw_only=True):
         first: The number of its first record, if it was old enough to be removed.
         last: The number of its last record, likewise.
         sha256: The SHA-256 of its content, likewise.
+        set_aside: The files with incomplete records that crashes left on that day: archived and removed with it.
     """
 
     file: str
@@ -86,6 +88,7 @@ class RetainedDay(msgspec.Struct, frozen=True, kw_only=True):
     first: int | None = None
     last: int | None = None
     sha256: str | None = None
+    set_aside: tuple[str, ...] = ()
 
 
 class RetentionReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +150,9 @@ async def apply_retention(
                 if each.day.compressed:
                     await in_thread(compress_day, directory, each.day.file)
                 if each.day.archived and rule.archive is not None:
-                    await in_thread(archive_day, directory, each.day.file, rule.archive, rule.retention_days)
+                    await in_thread(
+                        archive_day, directory, each.day.file, rule.archive, rule.retention_days, each.day.set_aside
+                    )
             numbers = [
                 await _remove(directory, rule, batch, record)
                 for batch in _batches([each for each in found if each.day.removed])
@@ -178,13 +183,18 @@ async def _remove(
         "first": before.sequence_number + 1,
         "previous_hash": before.checksum,
         "days": {each.day.file: each.day.sha256 for each in batch},
+        "set_aside": [name for each in batch for name in each.day.set_aside],
         "retention_days": rule.retention_days,
         "archive": None if rule.archive is None else str(rule.archive),
         "below_floor": rule.below_floor,
     }
     number = await record({MEMBER: said}, f"older than {rule.retention_days} days")
     anchor = Anchor(
-        sequence_number=last.head.sequence_number, checksum=last.head.checksum, file=last.day.file, record=number
+        sequence_number=last.head.sequence_number,
+        checksum=last.head.checksum,
+        file=last.day.file,
+        record=number,
+        latest=await in_thread(latest_up_to, directory, last.day.file),
     )
     await in_thread(remove_days, directory, [each.day.file for each in batch], anchor)
     return number
@@ -204,18 +214,21 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
     files = [name for name in names(directory) if size_of(directory, name)]
     # Neither the newest, which is written to, nor today's, nor one of tomorrow, by a clock that was wrong.
     closed = [name for name in files[:-1] if _day(name) < today]
-    holds, replica = holds_on(directory), replica_of(directory)
+    holds, replica, aside = holds_on(directory), replica_of(directory), files_set_aside(directory) if files else ()
     archived = {} if rule.archive is None or not closed else rule.archive.sizes()
     planned: list[_Planned] = []
     head: ChainHead | None = start_of(directory)
     kept: str | None = None
+    before = ""
     for name in closed:
         age = today - _day(name)
         is_cold = rule.archive_after_days is not None and age > timedelta(rule.archive_after_days)
         is_old = rule.retention_days is not None and age > timedelta(rule.retention_days)
         if not (is_cold or is_old):
             break
-        day = RetainedDay(file=name)
+        # Those of days without a record are with the next day.
+        day = RetainedDay(file=name, set_aside=tuple(each for each in aside if before < (day_of(each) or "") <= name))
+        before = name
         if is_old and kept is None:
             assert head is not None  # noqa: S101 - lost only with the day that is kept
             day, head = _examined(directory, day, head)

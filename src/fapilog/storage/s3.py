@@ -149,7 +149,7 @@ class S3Archive:
                     Key=self._key(file.path.name),
                     Body=body,
                     ContentLength=file.size,
-                    ContentType="application/gzip" if file.content else "application/json",
+                    ContentType="application/gzip" if file.content else "application/octet-stream",
                     IfNoneMatch="*",
                     ChecksumAlgorithm="SHA256",
                     ChecksumSHA256=_in_base64(file.sha256),

@@ -23,7 +23,7 @@ from ._reading import Reading
 from ._schema import VERSION, installed_version
 from ._searching import key_of, keys_of
 from ._writing import Batch, Item
-from .connection import Connection, Link, Server
+from .connection import Address, Connection, Link, Password, Server
 
 __all__ = ["PostgresStorage"]
 
@@ -47,11 +47,14 @@ class PostgresStorage:
 
     Args:
         dsn: The database, as libpq has it: ``postgresql://user@host/database`` or ``host=... dbname=...``. Leave the
-            password to ``~/.pgpass``, to a service file or to PGPASSWORD if you can; it is never shown.
+            password to ``~/.pgpass``, to a service file or to PGPASSWORD if you can; it is never shown. Or a function
+            that returns the DSN, which is called for every connection, in any thread.
         trail: The name of the trail; one database holds many.
         timeout: Seconds that an event may wait to be stored, and a page to be read, while the server is away, stops,
             starts, or has another transaction at the same trail. An event that comes while other events wait may wait
             for twice as long.
+        password: The password, in place of one in the *dsn*; or a function that returns it, which is called for every
+            connection, so that the password may change while the service runs.
 
     Attributes:
         server: The server; its text is host, port and database.
@@ -59,24 +62,23 @@ class PostgresStorage:
         timeout: As given.
 
     Raises:
-        TypeError: *dsn* or *trail* is no text, or *timeout* no number.
+        TypeError: *dsn*, *password* or *trail* is no text, or *timeout* no number.
         ValueError: *dsn* can't be read, *trail* has no characters or more than 200, or *timeout* is not above 0.
     """
 
     #: Without an event loop every method blocks the calling thread, and waits for nothing else.
     runs_anywhere = True
 
-    def __init__(self, dsn: str, trail: str, *, timeout: float = 10.0) -> None:
-        self.server: Server = Server(dsn)
+    def __init__(self, dsn: Address, trail: str, *, timeout: float = 10.0, password: Password | None = None) -> None:
+        self.server: Server = Server(dsn, password)
         require_text("trail", trail)
         if not 0 < len(trail) <= _LONGEST_NAME or "\0" in trail:
             raise ValueError(f"trail: expected a name of at most {_LONGEST_NAME} characters")
         self.trail: str = trail
         self.timeout: float = float(require("timeout", timeout, above=0))
-        self._place = f"{self.server}, trail {escaped(trail)!r}"
         self._writer = self.link()
         # Another connection, so that no reader is in a writer's way.
-        self._reading = Reading(self.link(), trail, self._place, self.timeout)
+        self._reading = Reading(self.link(), trail, self.server, self.timeout)
         # The newest record that this process knows: one that is gone later was taken away.
         self._known = EMPTY
         self._commits: GroupCommit[Item, Seal | None] = GroupCommit(self._commit, interrupted=_INTERRUPTED)
@@ -84,7 +86,7 @@ class PostgresStorage:
 
     def __str__(self) -> str:
         """Return where it is, without the password."""
-        return self._place
+        return self._reading.place
 
     def __repr__(self) -> str:
         return f"<PostgresStorage {self}>"
@@ -125,7 +127,7 @@ class PostgresStorage:
         body = chain.storable(event)
         result = await self._commits.submit(Item(key_of(event.event_id), body, keys_of(event), once, alerts))
         if result is None and not once:
-            raise AuditStorageError(f"cannot append to {self._place}: a record has the id of this event already")
+            raise AuditStorageError(f"cannot append to {self}: a record has the id of this event already")
         return result
 
     @without_frames
@@ -143,7 +145,7 @@ class PostgresStorage:
             AuditStorageError: As for `store`; also for a record that can't be read, or whose event id another record
                 has. If the answer to the commit was lost, and the server did not come back in time, they may be stored.
         """
-        head = followed(self._place, after, lines)
+        head = followed(self, after, lines)
         await in_thread(self._append_lines, after, lines)
         return head
 
@@ -222,7 +224,7 @@ class PostgresStorage:
         try:
             seals, head = self._writer.call(f"append to trail {escaped(self.trail)!r}", batch.append, self.timeout)
         except ChainError as damage:
-            problem = f"{self._place}: {damage}; nothing is appended"
+            problem = f"{self}: {damage}; nothing is appended"
         except AuditStorageError as error:
             if not batch.is_unknown:
                 raise

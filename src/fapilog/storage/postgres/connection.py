@@ -13,21 +13,28 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Generator
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ...record.errors import AuditStorageError
-from ...record.privacy import Uncopied
+from ...record.options import is_async
+from ...record.privacy import ADDRESS, Uncopied
 from ...record.values import escaped
 from ...tasks.threads import Turn
 
-__all__ = ["Connection", "Link", "Server", "abandon", "words"]
+__all__ = ["Address", "Connection", "Link", "Password", "Server", "abandon", "words"]
 
 T = TypeVar("T")
 _Row: TypeAlias = "tuple[Any, ...]"
+
+Password: TypeAlias = str | Callable[[], str]
+"""A password, or a function that returns it and is called for every connection, so that the password may change."""
+
+Address: TypeAlias = Annotated[str | Callable[[], str], ADDRESS]
+"""A DSN in libpq's syntax, or a function that returns it and is called for every connection."""
 
 # Seconds: the first pause between two tries, and the longest.
 _PAUSES: Final = (0.02, 1.0)
@@ -63,19 +70,32 @@ SELECT set_config('lock_timeout', {patience}, true),
 
 
 class Connection(psycopg.Connection[_Row]):
-    """A connection that gives up a wait at a time that is set before every call."""
+    """A connection that gives up a wait at a time that is set before every call, and may be set during it."""
 
     give_up_at: float = math.inf
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """Do as psycopg does, until `give_up_at`."""
         try:
-            return super().wait(_until(gen, self.give_up_at), *args, **kwargs)
+            return super().wait(self._in_time(gen), *args, **kwargs)
         except (ValueError, psycopg.ProgrammingError) as error:
             # To the error of a server that ends a connection PgBouncer adds one of its own, where psycopg takes one.
             if self.closed:
                 raise psycopg.OperationalError("the connection was lost") from error
             raise
+
+    def _in_time(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        ready: Any = None
+        while True:
+            try:
+                wanted = gen.send(ready)
+            except StopIteration as ended:
+                result: T = ended.value
+                return result
+            # Ten times a second psycopg goes on with nothing that is ready.
+            ready = yield wanted
+            if not ready and time.monotonic() > self.give_up_at:
+                raise psycopg.OperationalError("no answer in time")
 
     def beginning(self) -> sql.Composed:
         """
@@ -94,19 +114,6 @@ class Connection(psycopg.Connection[_Row]):
         """Warn of nothing: the link closes it, or the end of the process does."""
 
 
-def _until(gen: Generator[Any, Any, T], give_up_at: float) -> Generator[Any, Any, T]:
-    ready: Any = None
-    while True:
-        try:
-            wanted = gen.send(ready)
-        except StopIteration as ended:
-            result: T = ended.value
-            return result
-        ready = yield wanted
-        if not ready and time.monotonic() > give_up_at:
-            raise psycopg.OperationalError("no answer in time")
-
-
 class Server(Uncopied):
     """
     Where a database is, and how to connect to it.
@@ -115,21 +122,21 @@ class Server(Uncopied):
 
     Args:
         dsn: In libpq's syntax. No error shows any part of it.
+        password: Takes the place of the password in *dsn*; None for that, or for libpq's own ways to find one.
 
     Raises:
-        TypeError: *dsn* is no text.
-        ValueError: It can't be read.
+        TypeError: *dsn* or *password* is neither a text nor a function.
+        ValueError: *dsn* is a text that can't be read.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: Address, password: Password | None = None) -> None:
+        self._dsn = _source("dsn", dsn)
+        self._password = None if password is None else _source("password", password)
+        # As it was read last: a text never calls a function of others.
+        self._parameters: dict[str, Any] = _parsed(dsn) if isinstance(dsn, str) else {}
         if not isinstance(dsn, str):
-            raise TypeError(f"dsn: expected a text; got a {type(dsn).__qualname__}")
-        parameters: dict[str, Any] | None = None
-        with contextlib.suppress(psycopg.ProgrammingError):
-            parameters = conninfo_to_dict(dsn)
-        if parameters is None:
-            raise ValueError("dsn: expected postgresql://HOST/DATABASE or host=HOST dbname=DATABASE")
-        self._parameters = parameters
+            with contextlib.suppress(psycopg.OperationalError):
+                self._read()
 
     def __str__(self) -> str:
         given = self._parameters
@@ -143,20 +150,49 @@ class Server(Uncopied):
 
     def connect(self, timeout: float) -> Connection:
         """Return a new connection, in autocommit; raise psycopg.Error after *timeout* seconds, two at least."""
-        given = float(self._parameters.get("connect_timeout") or math.inf)
+        read = self._read()
+        given = float(read.get("connect_timeout") or math.inf)
         parameters = {
             # Of a host that is gone without a word, the client learns by these.
             "keepalives_idle": "10",
             "keepalives_interval": "5",
             "keepalives_count": "3",
             "fallback_application_name": "fapilog",
-            **self._parameters,
+            **read,
             "client_encoding": "utf8",
             "connect_timeout": str(max(2, math.ceil(min(timeout, given or math.inf)))),
         }
         connection = Connection.connect(make_conninfo(**parameters), autocommit=True, prepare_threshold=None)
         connection.give_up_at = time.monotonic() + timeout
         return connection
+
+    def _read(self) -> dict[str, Any]:
+        """Return the parameters as they are now; raise psycopg.OperationalError if they can't be had."""
+        problem = ""
+        try:
+            if not isinstance(self._dsn, str):
+                self._parameters = _parsed(self._dsn().strip())
+            if self._password is None:
+                return self._parameters
+            password = self._password if isinstance(self._password, str) else self._password()
+            return {**self._parameters, "password": password.strip()}
+        except Exception as error:
+            # Its text may be the secret.
+            problem = type(error).__qualname__
+        # Raised out here, where the error of the function is not behind it. Tried again: a file may come back.
+        raise psycopg.OperationalError(f"the DSN or the password can't be read ({problem})")
+
+
+def _source(name: str, given: Address | Password) -> str | Callable[[], str]:
+    if is_async(given) or not (isinstance(given, str) or callable(given)):
+        raise TypeError(f"{name}: expected a text, or a function that returns it; got a {type(given).__qualname__}")
+    return given
+
+
+def _parsed(dsn: str) -> dict[str, Any]:
+    with contextlib.suppress(psycopg.ProgrammingError):
+        return conninfo_to_dict(dsn)
+    raise ValueError("dsn: expected postgresql://HOST/DATABASE or host=HOST dbname=DATABASE")
 
 
 def words(error: psycopg.Error) -> str:

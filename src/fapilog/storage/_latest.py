@@ -1,0 +1,55 @@
+"""
+The latest time of all records up to the end of a day, which a compressed day has in its header.
+
+A question for what came later than that can leave out the day, and all days before it, without fetching any of them: no
+name of a file proves that, since clocks step. The time is taken from the records, to the second, when the day is
+compressed, and from the day before it, whose records were seen then. A day that was compressed by another program has
+none, and is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from ._anchor import anchor_of
+from ._compressed import SUFFIX, note_in
+from ._directory import reading
+from ._lines import Lines
+from ._names import names
+from ._times import times_of
+
+__all__ = ["HEADER_BYTES", "latest_in", "latest_up_to"]
+
+HEADER_BYTES: Final = 64
+"""The first bytes of a compressed day, in which the time is."""
+
+
+def latest_in(data: bytes) -> str | None:
+    """Return the time in the header of a compressed day that begins with *data*; None if there is none."""
+    return note_in(data).decode("ascii", "replace") or None
+
+
+def latest_up_to(directory: Path, name: str) -> str | None:
+    """
+    Return the latest time of the records in the file *name* of a trail and before it; None if it is not known.
+
+    Raises:
+        ChainError: The removed files are not known.
+        OSError: A file can't be read.
+    """
+    files = names(directory)
+    found: list[str | None] = []
+    for each in reversed(files[: files.index(name) + 1]):
+        if not os.path.exists(directory / each):
+            with open(f"{directory}/{each}{SUFFIX}", "rb") as file:
+                found.append(latest_in(file.read(HEADER_BYTES)))
+            break
+        with reading(directory, each) as fd:
+            found.append(times_of(Lines(fd, each)).last)
+    else:
+        anchor = anchor_of(directory)
+        found.append("" if anchor is None else anchor.latest)
+    known = [each for each in found if each is not None]
+    return max(known) if len(known) == len(found) else None
