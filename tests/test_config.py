@@ -207,13 +207,15 @@ def test_every_option_that_a_value_can_say_is_there(kind: str) -> None:
 
 TYPES = (
     "one of alertmanager, apprise, console, email, noop, opsgenie, pagerduty, slack, webhook, digest, fallback, "
-    "fanout, outbox, postgres_outbox, ratelimit, retry, route"
+    "fanout, outbox, postgres_deposit, postgres_outbox, ratelimit, retry, route"
 )
 REFERENCE = 'a reference to a secret, "env:NAME" or "file:/run/secrets/NAME", and not the secret itself'
 DISPATCHER = 'a table with a "type", or the name of one of the dispatchers'
 
 MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"durabilty": "write"}, ["durabilty: there is no such option; did you mean durability?"]),
+    ({"storage_path": "audit"}, ["storage_path: there is no such option; did you mean path?"]),
+    ({"alert_dispatcher": "pager"}, ["alert_dispatcher: there is no such option; did you mean dispatcher?"]),
     ({"durability": "fsnc"}, ["durability: expected one of fsync, write; got 'fsnc'; did you mean fsync?"]),
     ({"path": 5}, ["path: expected a path; got 5"]),
     ({"path": ""}, ["path: expected a path; got an empty text"]),

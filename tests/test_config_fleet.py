@@ -18,6 +18,7 @@ import psycopg  # noqa: E402  an extra
 from fapilog import AuditEventType, AuditStorageError, AuditTrail, SQLiteStorage  # noqa: E402
 from fapilog.cli.commands import app  # noqa: E402
 from fapilog.config import ConfigError, options_from_config, options_from_env  # noqa: E402
+from fapilog.delivery.outbox.deposit import PostgresDeposit  # noqa: E402
 from fapilog.delivery.outbox.postgres import PostgresOutbox  # noqa: E402
 from fapilog.storage.postgres import PostgresStorage  # noqa: E402
 from fapilog.storage.protocol import head_of  # noqa: E402
@@ -154,6 +155,12 @@ def test_an_outbox_may_be_in_another_database(tmp_path: Path) -> None:
     """Where the trail is in files, an outbox in PostgreSQL says in which database."""
     config = {"path": str(tmp_path / "audit"), "dispatcher": {**OUTBOX, "storage": POSTGRES}}
     assert type(options_from_config(config)["alert_dispatcher"]) is PostgresOutbox
+
+
+def test_a_host_may_only_record() -> None:
+    """A deposit needs nothing but the storage of the trail."""
+    found = options_from_config({"storage": POSTGRES, "dispatcher": {"type": "postgres_deposit", "name": "pager"}})
+    assert type(found["alert_dispatcher"]) is PostgresDeposit
 
 
 def test_an_object_may_be_the_storage() -> None:

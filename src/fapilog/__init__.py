@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from .delivery.fallback import Fallback as Fallback
     from .delivery.fanout import FanOut as FanOut
     from .delivery.outbox import Outbox as Outbox
+    from .delivery.outbox.deposit import PostgresDeposit as PostgresDeposit
     from .delivery.outbox.postgres import PostgresOutbox as PostgresOutbox
     from .delivery.ratelimit import RateLimit as RateLimit
     from .delivery.retry import Retrying as Retrying
@@ -155,6 +156,7 @@ _ON_DEMAND: Final = {
     "OpsgenieDispatcher": "providers.opsgenie",
     "Outbox": "delivery.outbox",
     "PagerDutyDispatcher": "providers.pagerduty",
+    "PostgresDeposit": "delivery.outbox.deposit",
     "PostgresOutbox": "delivery.outbox.postgres",
     "PostgresStorage": "storage.postgres",
     "RateLimit": "delivery.ratelimit",

@@ -27,11 +27,13 @@ from fapilog import (
     ComplianceLevel,
     CompliancePolicy,
     OutboxError,
+    TransientDeliveryError,
 )
 from fapilog.core.alerting import Alert
 from fapilog.core.signals import compliance_alert
 from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox._pgplace import Listener
+from fapilog.delivery.outbox.deposit import PostgresDeposit
 from fapilog.delivery.outbox.postgres import PostgresOutbox
 from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route, when
@@ -403,6 +405,38 @@ async def test_roles(database: Server, storage: PostgresStorage) -> None:
     trail = AuditTrail(storage=writer, alert_dispatcher=pager(RecordingDispatcher(), writer))
     await trail.log_security_event(VIOLATION, "m")
     assert rows(database, storage, "status") == [("pending",)] * 2
+
+
+async def test_a_host_that_only_records(database: Server, storage: PostgresStorage) -> None:
+    """With the role of a writer alone a host keeps its alerts, all of them once, and another host sends them."""
+    writer = PostgresStorage(database.dsn(user="writer"), storage.trail)
+    deposit = PostgresDeposit(writer, name="pager")
+    async with AuditTrail(storage=writer, alert_dispatcher=deposit) as trail:
+        stored = await trail.log_security_event(VIOLATION, "m")
+        await trail.drain()
+        # As the alert about a failure of the trail comes.
+        await deposit.send_alert(an_event(7), severity="critical", channel="#on-call")
+        await deposit.send_alert(an_event(7), severity="critical", channel="#on-call")
+        assert (await trail.get_statistics())["alerts"] == {"dispatched": 1, "failed": 0, "waiting": 0}
+    assert rows(database, storage, "event_id, status") == [(stored, "pending"), (an_event(7).event_id, "pending")]
+    target = RecordingDispatcher()
+    async with AuditTrail(storage=storage, alert_dispatcher=pager(target, storage)):
+        await until(lambda: len(target.alerts) == 2)
+    assert {alert.event.event_id for alert in target.alerts} == {stored, an_event(7).event_id}
+
+
+async def test_a_deposit_without_its_server(database: Server) -> None:
+    """While the server is away an alert can't be deposited, and the error is one that may pass, without a secret."""
+    away = PostgresStorage("host=127.0.0.1 port=9 user=u password=s3cr3t dbname=d", "t", timeout=0.1)
+    with pytest.raises(TransientDeliveryError, match="cannot use the outboxes of trail 't'") as caught:
+        await PostgresDeposit(away).send_alert(an_event(1), severity="info")
+    assert "s3cr3t" not in str(caught.value)
+    assert repr(PostgresDeposit(away)) == "<PostgresDeposit 'alerts' in PostgreSQL 127.0.0.1:9/d, trail 't'>"
+    with pytest.raises(TypeError, match="storage: expected the PostgresStorage of the trail; got a MemoryStorage"):
+        PostgresDeposit(MemoryStorage())  # type: ignore[arg-type]
+    for wrong in ("", "x" * 201, "a\nb"):
+        with pytest.raises(ValueError, match="name: expected at most 200 characters that can be printed"):
+            PostgresDeposit(away, name=wrong)
 
 
 def test_a_forked_child_leaves_the_parent_its_connections(storage: PostgresStorage) -> None:

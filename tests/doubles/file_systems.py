@@ -3,12 +3,12 @@
 import shutil
 import subprocess
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-__all__ = ["append_only", "mounted"]
+__all__ = ["append_only", "empty", "fill", "mounted"]
 
 
 def _run(name: str, *arguments: str) -> bool:
@@ -29,6 +29,18 @@ def mounted(directory: Path, size: str) -> Generator[None]:
     finally:
         # At once: a descriptor that is still open fails the test.
         assert _run("umount", str(directory))
+
+
+def fill(directory: Path) -> None:
+    """Leave no room on the file system of *directory*, until `empty`."""
+    with suppress(OSError), (directory / "ballast").open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 12)):
+            pass
+
+
+def empty(directory: Path) -> None:
+    """Undo `fill`."""
+    (directory / "ballast").unlink()
 
 
 @contextmanager

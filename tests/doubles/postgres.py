@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.doubles.file_systems import empty, fill, mounted
 from tests.doubles.servers import free_port
 
 __all__ = ["Server", "binaries", "fleet", "followed", "server", "with_service"]
@@ -74,6 +75,20 @@ class Server:
         host = str(self._directory) if port is None else "127.0.0.1"
         return f"host={host} port={port or self.port} user={user} dbname={database}"
 
+    def fill_disk(self) -> None:
+        """Leave no room on its file system."""
+        fill(self._directory)
+
+    def make_room(self) -> None:
+        """Undo `fill_disk`, and start the server again if it has ended by itself."""
+        empty(self._directory)
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # Without room for its log it ends, after a while.
+            self._process.wait(1)
+            (self._directory / "data" / "postmaster.pid").unlink(missing_ok=True)
+            self.start()
+
     def use_certificate(self, pem: bytes) -> None:
         """Speak TLS from the next start on, with this key and certificate."""
         path = self._directory / "server.pem"
@@ -132,20 +147,27 @@ class Server:
 
 
 @contextlib.contextmanager
-def server(programs: Path | None = None, standby_of: Server | None = None, **settings: str) -> Iterator[Server]:
-    """Run a server, or a standby of another one, until the end of the block; skip the test where there is none."""
+def server(
+    programs: Path | None = None, standby_of: Server | None = None, *, disk: str | None = None, **settings: str
+) -> Iterator[Server]:
+    """
+    Run a server, or a standby of another one, until the end of the block; skip the test where there is none.
+
+    With *disk* it has a file system of that size for itself; the test is skipped where none may be mounted.
+    """
     found = [programs] if programs is not None else binaries()[:1]
     if not found:
         pytest.skip("no PostgreSQL server is installed")
     # Beside pytest's directories, which are closed to other users; the path of a socket has to be short too.
     directory = Path(tempfile.mkdtemp(prefix="fapilog-pg-"))
     try:
-        made = Server(found[0], directory, standby_of, **settings)
-        made.start()
-        try:
-            yield made
-        finally:
-            made.stop()
+        with contextlib.nullcontext() if disk is None else mounted(directory, disk):
+            made = Server(found[0], directory, standby_of, **settings)
+            made.start()
+            try:
+                yield made
+            finally:
+                made.stop()
     finally:
         shutil.rmtree(directory)
 

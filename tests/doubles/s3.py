@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pytest
 
@@ -18,7 +18,7 @@ boto3 = pytest.importorskip("boto3")
 botocore_config = pytest.importorskip("botocore.config")
 moto_server = pytest.importorskip("moto.server")
 
-__all__ = ["ACCESS_KEY", "S3", "SECRET_KEY", "Fault", "bucket_of", "s3_server"]
+__all__ = ["ACCESS_KEY", "S3", "SECRET_KEY", "Fault", "Hanging", "bucket_of", "s3_server"]
 
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/s3cr3t"
@@ -155,6 +155,57 @@ class S3(ThreadingHTTPServer):
     def sent(self, method: str) -> list[Request]:
         """Return the requests with *method*."""
         return [request for request in self.requests if request.method == method]
+
+
+class Hanging:
+    """
+    A server that takes connections and requests, and never answers.
+
+    Attributes:
+        port: Where it listens, on loopback.
+        count: How many connections came.
+        asked: Is set when the first request has come.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.count = 0
+        self.asked = threading.Event()
+        self._held: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                self._held.append(connection)
+                self.count += 1
+                if connection.recv(1):
+                    self.asked.set()
+
+    def is_held(self) -> bool:
+        """Return whether the last client still waits for the answer."""
+        connection = self._held[-1]
+        connection.settimeout(0)
+        try:
+            while connection.recv(1 << 16):
+                pass
+        except BlockingIOError:
+            return True
+        return False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Ends the wait for the next connection.
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for connection in self._held:
+            connection.close()
+        self._thread.join()
 
 
 @contextlib.contextmanager

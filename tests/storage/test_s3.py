@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import gzip
 import hashlib
 import itertools
@@ -11,7 +12,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,26 @@ import pytest
 pytest.importorskip("boto3")
 pytest.importorskip("moto")
 
+import anyio
+import anyio.to_thread
 import boto3
 
-from fapilog import AuditStorageError, AuditTrail, ChainStatus, CompliancePolicy, Outbox, S3Archive
+from fapilog import (
+    ArchiveStorage,
+    AuditEventType,
+    AuditStorageError,
+    AuditTrail,
+    ChainStatus,
+    CompliancePolicy,
+    Outbox,
+    S3Archive,
+)
 from fapilog.storage.archive import PackedFile, require_archive
 from fapilog.storage.holds import add_hold, remove_hold
+from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.aged_trails import aged_trail, day_file, today
-from tests.doubles.s3 import ACCESS_KEY, S3, SECRET_KEY, Fault, bucket_of, s3_server
+from tests.doubles.s3 import ACCESS_KEY, S3, SECRET_KEY, Fault, Hanging, bucket_of, s3_server
 from tests.doubles.trail_files import TrailFiles
 
 pytestmark = pytest.mark.real_time
@@ -337,6 +350,51 @@ def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: S3)
     assert "s3cr3t" not in "".join(map(str, (caught.value, caught.value.__cause__, repr(away))))
 
 
+@pytest.fixture
+def hanging(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
+    """A server that takes requests, and answers none."""
+    with Hanging() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.port}")
+        yield server
+
+
+def test_a_server_that_never_answers(hanging: Hanging) -> None:
+    """A request that is not answered in time is tried again while there is time for another try, and then fails."""
+    with pytest.raises(AuditStorageError, match=r"^s3://b/clinic: S3 could not be asked \(ReadTimeoutError\)"):
+        S3Archive("b", prefix="clinic", timeout=1).sizes()
+    assert 1 <= hanging.count < 6
+    hanging.count = 0
+    with pytest.raises(AuditStorageError, match=r"S3 could not be asked \(ReadTimeoutError\)"):
+        require_archive("archive", "s3://b/clinic?timeout=0.1").sizes()
+    assert hanging.count >= 1
+
+
+@pytest.mark.parametrize("call", ["retain", "search", "read", "verify"])
+async def test_a_caller_that_is_cancelled_does_not_wait(hanging: Hanging, directory: Path, call: str) -> None:
+    """While S3 does not answer, a cancelled caller goes on at once, and the trail with it."""
+    archive = S3Archive("b", prefix="clinic", timeout=600, lock_days=1)
+    trail = trail_in(directory)
+    alone = ArchiveStorage(archive)
+    calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+        "retain": functools.partial(trail.apply_retention, archive=archive),
+        "search": functools.partial(alone.find, EventFilter(), 1),
+        "read": functools.partial(alone.read, 0, 1),
+        "verify": alone.verify,
+    }
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(calls[call])
+        await anyio.to_thread.run_sync(hanging.asked.wait)
+        tasks.cancel_scope.cancel()
+    # The request is still under way.
+    assert hanging.count == 1
+    assert hanging.is_held()
+    await trail.log_event(AuditEventType.DATA_ACCESS, "read")
+    # The lock of retention is free.
+    assert (await trail.apply_retention(dry_run=True)).days
+    assert (await trail.apply_retention()).days
+    await trail.stop()
+
+
 def test_without_credentials(s3: S3, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without credentials it is an error at once."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -387,6 +445,7 @@ def test_a_client_of_your_own(s3: S3, bucket: str, tmp_path: Path) -> None:
         ({"bucket": "b", "prefix": 1}, "prefix: expected text"),
         ({"bucket": "b", "lock_days": 0}, "lock_days"),
         ({"bucket": "b", "lock_days": 1.5}, "lock_days"),
+        ({"bucket": "b", "timeout": 0}, "timeout: expected a finite number above 0"),
         ({"bucket": "b", "client": object(), "region": "x"}, "client: expected it without region"),
     ],
 )
@@ -492,9 +551,10 @@ async def test_an_address_of_something_else(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("s3://bucket?lock=1", "there is no option 'lock'; there are endpoint, lock_days, region"),
+        ("s3://bucket?lock=1", "there is no option 'lock'; there are endpoint, lock_days, region, timeout"),
         ("s3://bucket?lock_days=x", "expected a whole number as lock_days"),
         ("s3://bucket?lock_days=0", "lock_days"),
+        ("s3://bucket?timeout=soon", "expected a number as timeout"),
         ("s3://", "expected the name of a bucket"),
         ("s3://bucket/x#y", "got an address with a #"),
     ],

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
 from ..record.chain import EMPTY, ChainError, ChainHead, ChainStatus
 from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.kinds import AuditEventType
 
-__all__ = ["ANCHOR", "MEMBER", "Anchor", "anchor_of", "decoded_anchor", "is_removed", "says", "start_of"]
+__all__ = ["ANCHOR", "MEMBER", "Anchor", "anchor_in", "anchor_of", "decoded_anchor", "is_removed", "says", "start_of"]
 
 ANCHOR: Final = "audit_anchor.json"
 MEMBER: Final = "fapilog.retention"
@@ -95,13 +96,17 @@ def is_removed(directory: Path, name: str) -> bool:
 def says(line: bytes, anchor: Anchor) -> bool:
     """Return whether the record *line* is about the removal that *anchor* names."""
     try:
-        event: AuditEvent = decoded(line)
-        said: Any = event.metadata[MEMBER]
-        there = said["sequence_number"], said["checksum"], said["file"]
-    except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError):
+        return anchor_in(decoded(line)) == replace(anchor, latest=None)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return False
-    return (
-        event.event_type == AuditEventType.RETENTION_POLICY_APPLIED
-        and event.sequence_number == anchor.record
-        and there == (anchor.sequence_number, anchor.checksum, anchor.file)
-    )
+
+
+def anchor_in(event: AuditEvent) -> Anchor | None:
+    """Return the anchor of the removal that *event* is about; None if it is about none."""
+    try:
+        said: Any = event.metadata[MEMBER]
+        there = {name: said[name] for name in ("sequence_number", "checksum", "file")}
+        anchor = msgspec.convert({**there, "record": event.sequence_number}, Anchor)
+    except (msgspec.ValidationError, LookupError, TypeError):
+        return None
+    return anchor if event.event_type == AuditEventType.RETENTION_POLICY_APPLIED else None

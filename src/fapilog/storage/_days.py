@@ -24,7 +24,7 @@ from ._times import INDEX, Times
 from ._whole import PART, remove, whole
 from .archive import Archive, PackedFile
 
-__all__ = ["BusyError", "alone", "archive_day", "compress_day", "digest", "remove_days", "sweep"]
+__all__ = ["BusyError", "alone", "archive_day", "compress_day", "digest", "remove_days", "sweep", "write_anchor"]
 
 _BLOCK_BYTES: Final = 1 << 20
 _LOCK: Final = "audit_retention.lock"
@@ -119,7 +119,7 @@ def remove_days(directory: Path, names_of_days: list[str], anchor: Anchor) -> No
         for name in names(directory)[-2:]:
             with reading(directory, name) as fd:
                 sync(fd)
-        _write_anchor(directory, anchor)
+        write_anchor(directory, anchor)
     _delete(directory, names_of_days)
 
 
@@ -177,7 +177,8 @@ def _tidy(directory: Path) -> None:
             part.write(Times(directory).tidied(there))
 
 
-def _write_anchor(directory: Path, anchor: Anchor) -> None:
+def write_anchor(directory: Path, anchor: Anchor) -> None:
+    """Replace the anchor of the trail in *directory*; raise OSError if it can't be written."""
     newest = names(directory)[-1:]
     like = reading(directory, newest[0]) if newest else contextlib.nullcontext(None)
     with like as fd, whole(f"{directory}/{ANCHOR}", like=fd) as part:

@@ -33,7 +33,8 @@ __all__ = ["Archive", "DirectoryArchive", "PackedFile", "is_address", "require_a
 _BLOCK_BYTES: Final = 1 << 20
 _ADDRESS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # In an address, behind a question mark.
-_S3_OPTIONS: Final = frozenset({"endpoint", "lock_days", "region"})
+_S3_OPTIONS: Final = frozenset({"endpoint", "lock_days", "region", "timeout"})
+_S3_NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {"lock_days": int, "timeout": float}
 
 
 class PackedFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +80,9 @@ class Archive(Protocol):
     All methods block, and are called in worker threads. They raise `AuditStorageError` if the archive can't be reached
     or refuses the call, and its message names the place and the reason. Neither the message nor ``str()`` of the
     archive, which is its address, has a secret.
+
+    An archive over a network may have an attribute ``may_be_left = True``: then a caller that is cancelled does not
+    wait for a call that is under way, which goes on in its thread, beside the next calls. Its methods must allow that.
     """
 
     def sizes(self) -> Mapping[str, int]:
@@ -180,7 +184,7 @@ def require_archive(name: str, given: Any) -> Archive:
     Return the archive given as an object, as a directory or as an address.
 
     An address is ``s3://bucket/prefix?lock_days=2190&region=eu-west-1``. Behind the question mark are options of
-    `S3Archive`: *lock_days*, *region* and *endpoint*.
+    `S3Archive`: *lock_days*, *region*, *endpoint* and *timeout*.
 
     Raises:
         ImportError: The library of the archive is missing; the message says how to get it.
@@ -214,9 +218,10 @@ def _s3(name: str, address: str) -> Archive:
     options: dict[str, Any] = dict(parse_qsl(parts.query, keep_blank_values=True))
     for unknown in options.keys() - _S3_OPTIONS:
         raise ValueError(f"{name}: there is no option {unknown[:100]!r}; there are {', '.join(sorted(_S3_OPTIONS))}")
-    if "lock_days" in options:
+    for option in _S3_NUMBERS.keys() & options.keys():
         try:
-            options["lock_days"] = int(options["lock_days"])
+            options[option] = _S3_NUMBERS[option](options[option])
         except ValueError:
-            raise ValueError(f"{name}: expected a whole number as lock_days; got something else") from None
+            kind = "whole number" if _S3_NUMBERS[option] is int else "number"
+            raise ValueError(f"{name}: expected a {kind} as {option}; got something else") from None
     return S3Archive(parts.netloc, prefix=parts.path, **options)

@@ -62,27 +62,27 @@ class ArchiveStorage:
     @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """Do as `AuditStorage.find`; raise AuditStorageError if the archive is away."""
-        return await in_thread(self._reader.find, wanted, limit)
+        return await in_thread(self._reader.find, wanted, limit, is_left=True)
 
     @without_frames
     async def last_before(self, time: datetime) -> int:
         """Do as `AuditStorage` says; raise AuditStorageError if the archive is away."""
-        return await in_thread(self._reader.last_before, time)
+        return await in_thread(self._reader.last_before, time, is_left=True)
 
     @without_frames
     async def read(self, after: int, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """Do as `AuditStorage.read`; raise AuditStorageError if the archive is away."""
-        return await in_thread(self._reader.read, after, limit)
+        return await in_thread(self._reader.read, after, limit, is_left=True)
 
     @without_frames
     async def read_lines(self, after: int, limit: int) -> list[bytes]:
         """Do as `AuditStorage.read_lines`; raise AuditStorageError if the archive is away."""
-        return await in_thread(self._reader.read_lines, after, limit)
+        return await in_thread(self._reader.read_lines, after, limit, is_left=True)
 
     @without_frames
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """Do as `AuditStorage.verify`; raise AuditStorageError if the archive is away."""
-        return await in_thread(self._reader.verify, progress)
+        return await in_thread(self._reader.verify, progress, is_left=True)
 
     async def aclose(self) -> None:
         """Do nothing: nothing stays open."""
@@ -131,7 +131,7 @@ class WithArchive:
             return 0
         if _is_earlier(anchor, time):
             return anchor.sequence_number
-        return min(anchor.sequence_number, await in_thread(self._reader.last_before, time))
+        return min(anchor.sequence_number, await in_thread(self._reader.last_before, time, is_left=True))
 
     async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """Do as `AuditStorage.find`, in the trail and then in the archive."""
@@ -140,7 +140,7 @@ class WithArchive:
             found = await self._storage.find(wanted, limit)
             lacking = limit - sum(isinstance(item, AuditEvent) for item in found)
             if anchor is not None and lacking > 0 and _reaches_back(wanted, anchor):
-                found = [*found, *await in_thread(self._find_removed, wanted, lacking, anchor)]
+                found = [*found, *await in_thread(self._find_removed, wanted, lacking, anchor, is_left=True)]
             if await in_thread(self._anchor) == anchor:
                 return found
             # Days were removed meanwhile.
@@ -151,7 +151,7 @@ class WithArchive:
             anchor = await in_thread(self._anchor)
             found: Sequence[AuditEvent | DamagedRecord] = []
             if anchor is not None and after < anchor.sequence_number:
-                found = await in_thread(self._read_removed, after, limit, anchor)
+                found = await in_thread(self._read_removed, after, limit, anchor, is_left=True)
             if not any(isinstance(item, AuditEvent) for item in found):
                 behind = after if anchor is None else max(after, anchor.sequence_number)
                 found = [*found, *await self._storage.read(behind, limit)]

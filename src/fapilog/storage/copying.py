@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
+from inspect import signature
 from typing import Final, Protocol, cast, runtime_checkable
 
 from ..record.chain import EMPTY, ChainHead
 from ..record.errors import AuditStorageError, TrailMismatchError
+from ._anchor import Anchor
+from ._front import followed_by, front_of
 from .protocol import AuditStorage, head_of, holds
 
-__all__ = ["TakesLines", "common_head", "copy", "pages"]
+__all__ = ["TakesLines", "appended", "common_head", "copy", "pages"]
 
 # Of one transaction: more records are no faster, and more bytes may take longer than the target waits.
 _PAGE: Final = 500
@@ -42,6 +45,14 @@ class TakesLines(Protocol):
         ...
 
 
+class _BeginsBehind(Protocol):
+    """A storage whose trail can begin behind records that were removed."""
+
+    async def append_lines(
+        self, after: ChainHead, lines: Sequence[bytes], *, removed: Anchor | None = None
+    ) -> ChainHead: ...
+
+
 async def copy(
     source: AuditStorage, target: AuditStorage, progress: Callable[[int], None] | None = None
 ) -> tuple[int, ChainHead]:
@@ -52,7 +63,7 @@ async def copy(
     again. The source may be written to meanwhile: records after the last page are left for the next call.
 
     Args:
-        source: The trail; from its first record to its last it must be intact.
+        source: The trail; from its first record to its last it must be intact. Retention may have removed its front.
         target: Empty, or with the first records of *source*; one that has an `append_lines`.
         progress: Called after every page with the number of the newest record that is copied.
 
@@ -66,10 +77,11 @@ async def copy(
     """
     if not isinstance(target, TakesLines):
         raise TypeError(f"target: expected a storage with append_lines; got a {type(target).__qualname__}")
-    begin = head = await common_head(source, cast("AuditStorage", target))
+    count, head = 0, await common_head(source, cast("AuditStorage", target))
     async with contextlib.aclosing(pages(source, head.sequence_number)) as found:
         async for lines in found:
-            head = await target.append_lines(head, lines)
+            head = await appended(source, target, head, lines)
+            count += len(lines)
             if progress is not None:
                 progress(head.sequence_number)
     result = await target.verify()
@@ -77,7 +89,29 @@ async def copy(
         # Without a number it is no damage: the target is away.
         kind = AuditStorageError if result.first_invalid_sequence is None else TrailMismatchError
         raise kind(f"the copy is not valid: {result.error_message}")
-    return head.sequence_number - begin.sequence_number, head
+    return count, head
+
+
+async def appended(source: AuditStorage, target: TakesLines, head: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+    """
+    Append *lines* of *source* behind *head* to *target*, and return the new head.
+
+    Where retention has removed the first records of *source*, an empty target begins behind them too, if a record of
+    *source* says so.
+
+    Raises as `TakesLines.append_lines`.
+    """
+    if head != EMPTY or followed_by(lines) == EMPTY:
+        return await target.append_lines(head, lines)
+    removed = await front_of(source)
+    if removed is None:
+        number = followed_by(lines).sequence_number
+        raise TrailMismatchError(
+            f"the source begins behind record {number}, and no record says why; nothing is appended"
+        )
+    if "removed" not in signature(target.append_lines).parameters:
+        raise TrailMismatchError(f"a {type(target).__qualname__} can't begin behind record {removed.sequence_number}")
+    return await cast("_BeginsBehind", target).append_lines(removed.head, lines, removed=removed)
 
 
 async def pages(source: AuditStorage, after: int) -> AsyncGenerator[list[bytes]]:
@@ -91,7 +125,8 @@ async def pages(source: AuditStorage, after: int) -> AsyncGenerator[list[bytes]]
     """
     limit = _FIRST
     while lines := await source.read_lines(after, limit):
-        after += len(lines)
+        # Retention may have removed the records before the first.
+        after = max(after, followed_by(lines).sequence_number) + len(lines)
         limit = min(_PAGE, max(1, len(lines) * _PAGE_BYTES // sum(map(len, lines))))
         page: list[bytes] = []
         room = _PAGE_BYTES

@@ -5,14 +5,14 @@ from __future__ import annotations
 import grp
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final, Literal
 
 import anyio.lowlevel
 
 from ..record import chain
-from ..record.chain import AuditChainVerificationResult, ChainHead, Seal
+from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead, Seal
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
@@ -22,11 +22,14 @@ from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
+from ._anchor import Anchor
 from ._aside import Search
 from ._care import Care
 from ._copied import by_day, followed
-from ._directory import OWNER, Access, cannot, sync_directory, why_not_writable
+from ._days import write_anchor
+from ._directory import OWNER, Access, cannot, make_directory, size_of, sync_directory, why_not_writable
 from ._end import utc_now
+from ._names import names
 from ._reader import TrailReader
 from ._recent import Once
 from ._replica import waits
@@ -103,6 +106,7 @@ class FileStorage:
         # Copied records go into the files of their own days.
         self._copied_day = 1
         self._copying = threading.Lock()
+        self._access = access
         self._copier = TrailWriter(self.directory, durable=True, now=self._time_of_copied, access=access)
         call_in_child(self, FileStorage._forget)
 
@@ -182,7 +186,9 @@ class FileStorage:
         return self._writer.append_at_once(record)
 
     @without_frames
-    async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+    async def append_lines(
+        self, after: ChainHead, lines: Sequence[bytes], *, removed: Anchor | None = None
+    ) -> ChainHead:
         """
         Append records of another storage as they are, byte for byte, as `read_lines` returns them.
 
@@ -192,6 +198,8 @@ class FileStorage:
         Args:
             after: The head that the first of them follows, and with which this trail ends.
             lines: The records, without their newlines.
+            removed: The end of the removed records, for the first ones of an empty trail that begins behind these; it
+                becomes the anchor of the trail.
 
         Returns:
             The head of the trail.
@@ -201,11 +209,13 @@ class FileStorage:
                 written to.
         """
         followed(self.directory, after, lines)
-        return await in_thread(self._append_lines, after, lines)
+        return await in_thread(self._append_lines, after, lines, removed)
 
-    def _append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+    def _append_lines(self, after: ChainHead, lines: Sequence[bytes], removed: Anchor | None) -> ChainHead:
         with self._copying:
-            for self._copied_day, group in by_day(lines):
+            earliest = 1 if removed is None else self._begin_behind(removed)
+            for day, group in by_day(lines):
+                self._copied_day = max(day, earliest)
                 # Sealed again in its place, a record is the same bytes.
                 for result in self._copier.append(map(chain.unsealed, group), after):
                     if isinstance(result, AuditStorageError):
@@ -213,6 +223,18 @@ class FileStorage:
                     assert result is not None  # noqa: S101 - none of them is a `Once`
                     after = ChainHead(result.sequence_number, result.checksum)
         return after
+
+    def _begin_behind(self, removed: Anchor) -> int:
+        """Make the anchor of a trail that has no record yet, and return the first day that its files may be of."""
+        try:
+            if not any(size_of(self.directory, name) for name in names(self.directory)):
+                make_directory(self.directory, self._access)
+                write_anchor(self.directory, removed)
+            return date.fromisoformat(removed.file[len("audit_") : -len(".jsonl")]).toordinal() + 1
+        except ChainError as damage:
+            raise AuditStorageError(f"{self.directory}: {damage}; nothing is appended") from damage
+        except OSError as error:
+            raise cannot("append to", self.directory, error) from error
 
     def _time_of_copied(self) -> datetime:
         return datetime.fromordinal(self._copied_day).replace(tzinfo=UTC)

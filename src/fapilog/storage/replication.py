@@ -32,7 +32,7 @@ from ..tasks.life import Life
 from ..tasks.strangers import Log, contained
 from ..tasks.threads import in_thread
 from ._replica import Replica, keep_replica, stored_at
-from .copying import TakesLines, common_head, pages
+from .copying import TakesLines, appended, common_head, pages
 from .files import FileStorage
 from .protocol import AuditStorage, head_of, require_storage
 
@@ -181,7 +181,7 @@ class Replication:
             async for lines in found:
                 # If this fails, the head is unknown: the records may be stored.
                 head, self._head = self._head, None
-                self._head = await cast("TakesLines", self._target).append_lines(head, lines)
+                self._head = await appended(self._source, cast("TakesLines", self._target), head, lines)
                 await self._keep(self._head)
                 await self._count()
         self._state = ReplicationState()

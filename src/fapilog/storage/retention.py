@@ -140,18 +140,24 @@ async def apply_retention(
     """
     with _failures(directory):
         if dry_run:
-            found = await in_thread(_plan, directory, rule, today)
+            found = await in_thread(_plan, directory, rule, today, is_left=True)
             return RetentionReport(days=tuple(each.day for each in found), dry_run=True)
         fd = await in_thread(alone, directory)
         try:
             await in_thread(sweep, directory)
-            found = await in_thread(_plan, directory, rule, today)
+            found = await in_thread(_plan, directory, rule, today, is_left=True)
             for each in found:
                 if each.day.compressed:
                     await in_thread(compress_day, directory, each.day.file)
                 if each.day.archived and rule.archive is not None:
                     await in_thread(
-                        archive_day, directory, each.day.file, rule.archive, rule.retention_days, each.day.set_aside
+                        archive_day,
+                        directory,
+                        each.day.file,
+                        rule.archive,
+                        rule.retention_days,
+                        each.day.set_aside,
+                        is_left=getattr(rule.archive, "may_be_left", False),
                     )
             numbers = [
                 await _remove(directory, rule, batch, record)

@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from time import sleep
+from time import monotonic, sleep
 from typing import IO, Any, Final, TypeVar
 
 from .._extras import needs
@@ -63,7 +63,8 @@ class S3Archive:
     asked anew, has named the mode and the end of the lock, the length, and the SHA-256.
 
     A request that meets a conflict, throttling, an error of S3 or of the network is sent six times, with pauses of 16
-    seconds in all. Credentials come from where boto3 finds them, and are never shown or logged.
+    seconds in all, as long as *timeout* allows. A caller of a trail that is cancelled does not wait for S3. Credentials
+    come from where boto3 finds them, and are never shown or logged.
 
     Args:
         bucket: The name of the bucket.
@@ -71,17 +72,23 @@ class S3Archive:
         lock_days: Days from the end of a day until its lock ends; None for the `retention_days` of the policy.
         region: The region of the bucket; None for the one that boto3 finds.
         endpoint: The address of another service with the same protocol; None for the one that boto3 finds.
+        timeout: Seconds after which a request that S3 does not answer fails, with all its retries. A transfer may take
+            longer, as long as bytes come.
         client: A client for S3 that boto3 has made, in place of *region* and *endpoint*. The archive does not close it.
+            Its own time-outs and retries count for each of the six tries.
 
     Attributes:
         bucket: The name of the bucket.
         prefix: The prefix, without a ``/`` at its ends.
 
     Raises:
-        TypeError: *bucket*, *prefix* or *endpoint* is no text, or *lock_days* no whole number.
-        ValueError: *bucket* is no name of a bucket, *endpoint* no address, *lock_days* out of range, or both a *client*
-            and a *region* or an *endpoint* are given.
+        TypeError: *bucket*, *prefix* or *endpoint* is no text, *lock_days* no whole number, or *timeout* no number.
+        ValueError: *bucket* is no name of a bucket, *endpoint* no address, *lock_days* or *timeout* out of range, or
+            both a *client* and a *region* or an *endpoint* are given.
     """
+
+    #: A caller that is cancelled may leave a call: it changes nothing that a next call relies on.
+    may_be_left = True
 
     def __init__(
         self,
@@ -91,6 +98,7 @@ class S3Archive:
         lock_days: int | None = None,
         region: str | None = None,
         endpoint: str | None = None,
+        timeout: float = 120.0,
         client: Any = None,
     ) -> None:
         self.bucket: str = require_text("bucket", bucket)
@@ -105,6 +113,7 @@ class S3Archive:
         if lock_days is not None:
             require("lock_days", lock_days, at_least=1, at_most=_LONGEST_LOCK, whole=True)
         self._lock_days = lock_days
+        self._timeout = float(require("timeout", timeout, above=0, finite=True))
         self._place: dict[str, Any] = {"region_name": region, "endpoint_url": endpoint}
         self._given = client
         self._made: Any = None
@@ -248,15 +257,27 @@ class S3Archive:
             RefusedError: S3 answered the last attempt with an error.
             AuditStorageError: S3 did not answer.
         """
-        attempt = 1
+        attempt, give_up_at = 1, monotonic() + self._timeout
         while True:
             try:
                 return call(self._client())
             except (BotoCoreError, ClientError) as error:
-                if attempt == _ATTEMPTS or not is_passing(error):
+                pause = _PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1)  # noqa: S311  no secret
+                is_late = monotonic() + pause + self._connecting + self._answering > give_up_at
+                if attempt == _ATTEMPTS or is_late or not is_passing(error):
                     raise failure(f"{self}/{name}".rstrip("/"), error) from None
-            sleep(_PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311  no secret
+            sleep(pause)
             attempt += 1
+
+    @property
+    def _answering(self) -> float:
+        """Seconds that one try waits for an answer, and for the next bytes of one: there is time for another try."""
+        return self._timeout / 4
+
+    @property
+    def _connecting(self) -> float:
+        """Seconds that one try waits for a connection."""
+        return min(10.0, self._timeout / 8)
 
     def _client(self) -> Any:
         if self._given is not None:
@@ -265,7 +286,9 @@ class S3Archive:
             if self._made is None:
                 # A session of its own: the one that boto3 shares is not for several threads. `_asked` tries again.
                 options = Config(
-                    connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 1}
+                    connect_timeout=self._connecting,
+                    read_timeout=self._answering,
+                    retries={"mode": "standard", "total_max_attempts": 1},
                 )
                 self._made = boto3.session.Session().client("s3", config=options, **self._place)
             return self._made

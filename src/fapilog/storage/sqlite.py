@@ -19,14 +19,16 @@ from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
+from ._anchor import Anchor
 from ._copied import elsewhere, followed, is_record
 from ._database import Database
 from ._directory import why_not_writable
+from ._front import front_of
 from ._holes import item_of, joined, up_to
 from ._ranges import ranges
 from ._room import Room
 from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
-from ._verdicts import verdict_on
+from ._verdicts import unreadable, verdict_on
 from .protocol import EventFilter
 
 __all__ = ["SQLiteStorage"]
@@ -130,20 +132,24 @@ class SQLiteStorage:
         return result
 
     @without_frames
-    async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+    async def append_lines(
+        self, after: ChainHead, lines: Sequence[bytes], *, removed: Anchor | None = None
+    ) -> ChainHead:
         """
         Append records as they are, all of them or none, as `FileStorage.append_lines` does.
 
         Args:
             after: The head that the first of them follows, and with which this trail ends.
             lines: The records, without their newlines.
+            removed: The end of the removed records, for the first ones of an empty trail that begins behind these.
 
         Raises:
             AuditStorageError: As for `store`; also for a record that can't be read, or whose event id another record
                 has.
         """
         head = followed(self._path, after, lines)
-        await in_thread(self._writer.write, functools.partial(self._insert, after, lines))
+        begins = removed is not None
+        await in_thread(self._writer.write, functools.partial(self._insert, after, lines, begins=begins))
         return head
 
     @without_frames
@@ -191,7 +197,11 @@ class SQLiteStorage:
         Args:
             progress: Called in a worker thread, every few hundred records, with how many were checked so far.
         """
-        return await in_thread(verdict_on, self._path, self._heads(), progress)
+        try:
+            front = await front_of(self)
+        except AuditStorageError as error:
+            return unreadable(error)
+        return await in_thread(verdict_on, self._path, self._heads(front), progress, front)
 
     async def trouble(self) -> str | None:
         """Return why the file can't be made or written to, if that can be known without trying; else None."""
@@ -214,8 +224,11 @@ class SQLiteStorage:
         self._known = head
         return seals
 
-    def _insert(self, after: ChainHead, lines: Sequence[bytes], connection: sqlite3.Connection) -> None:
-        if self._head(connection) != after:
+    def _insert(
+        self, after: ChainHead, lines: Sequence[bytes], connection: sqlite3.Connection, *, begins: bool
+    ) -> None:
+        head = self._head(connection)
+        if head != after and not (begins and head == EMPTY):
             raise elsewhere(self._path, after)
         connection.executemany(_INSERT, rows_of(after, lines))
 
@@ -322,9 +335,9 @@ class SQLiteStorage:
         line = line if isinstance(line, bytes) else b""
         return item_of(line, file=self._path.name, offset=number, size=1, number=number)
 
-    def _heads(self) -> Iterator[ChainHead]:
+    def _heads(self, front: Anchor | None) -> Iterator[ChainHead]:
         """Yield the head after every page, whose rows are checked with their columns."""
-        head = EMPTY
+        head = EMPTY if front is None else front.head
         # Whatever number a row has that was put in front of the first.
         after = -_MAX
         while rows := self._page(_EVERYTHING, (after, _PAGE)):

@@ -105,13 +105,16 @@ def begun_in_thread(call: Callable[[], T], *, name: str) -> tuple[anyio.Event, C
     return ended, outcome
 
 
-async def in_thread(call: Callable[..., T], *args: Any, stop: Callable[[], object] | None = None) -> T:
+async def in_thread(
+    call: Callable[..., T], *args: Any, stop: Callable[[], object] | None = None, is_left: bool = False
+) -> T:
     """
     Return the result of ``call(*args)`` in a thread, or raise its exception.
 
     A caller that is cancelled meanwhile calls *stop*, if given, to have the call end soon, and waits for the thread.
-    Where no thread can be had (a limit on processes is reached, or the interpreter is shutting down), the call is made
-    in this thread.
+    With *is_left* it waits for nothing, and the call ends by itself: for a network that may hang, and a call that
+    changes nothing here. Where no thread can be had (a limit on processes is reached, or the interpreter is shutting
+    down), the call is made in this thread.
     """
     if is_without_loop():
         return call(*args)
@@ -120,7 +123,7 @@ async def in_thread(call: Callable[..., T], *args: Any, stop: Callable[[], objec
         ended, outcome = begun_in_thread(functools.partial(call, *args), name="fapilog call")
     except RuntimeError:
         return call(*args)
-    await _until(ended, stop)
+    await (ended.wait() if is_left else _until(ended, stop))
     return outcome()
 
 

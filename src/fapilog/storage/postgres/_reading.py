@@ -10,6 +10,7 @@ from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, Cha
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
 from ...record.values import escaped
+from .._anchor import Anchor
 from .._copied import is_record
 from .._holes import item_of, joined, up_to
 from .._ranges import ranges
@@ -107,12 +108,11 @@ class Reading:
         lines = (line for _, line in self._oldest(after, limit) if is_record(line))
         return list(itertools.islice(lines, max(0, limit)))
 
-    def verify(self, progress: Callable[[int], None] | None) -> AuditChainVerificationResult:
-        """Check the chain, its head and its columns."""
-        return verdict_on(self.place, self._heads(), progress)
+    def verify(self, progress: Callable[[int], None] | None, front: Anchor | None) -> AuditChainVerificationResult:
+        """Check the chain behind *front*, its head and its columns."""
+        return verdict_on(self.place, self._heads(EMPTY if front is None else front.head), progress, front)
 
-    def _heads(self) -> Iterator[ChainHead]:
-        head = EMPTY
+    def _heads(self, head: ChainHead) -> Iterator[ChainHead]:
         # Whatever number a row has that was put in front of the first.
         after = -_MAX
         while True:

@@ -16,8 +16,11 @@ from ...record.values import escaped
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread
+from .._anchor import Anchor
 from .._copied import followed
+from .._front import front_of
 from .._rows import events_of
+from .._verdicts import unreadable
 from ..protocol import EventFilter, KeptAlert
 from ._reading import Reading
 from ._schema import VERSION, installed_version
@@ -131,7 +134,9 @@ class PostgresStorage:
         return result
 
     @without_frames
-    async def append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+    async def append_lines(
+        self, after: ChainHead, lines: Sequence[bytes], *, removed: Anchor | None = None
+    ) -> ChainHead:
         """
         Append records as they are, all of them or none, as `FileStorage.append_lines` does.
 
@@ -140,13 +145,14 @@ class PostgresStorage:
         Args:
             after: The head that the first of them follows, and with which this trail ends.
             lines: The records, without their newlines.
+            removed: The end of the removed records, for the first ones of an empty trail that begins behind these.
 
         Raises:
             AuditStorageError: As for `store`; also for a record that can't be read, or whose event id another record
                 has. If the answer to the commit was lost, and the server did not come back in time, they may be stored.
         """
         head = followed(self, after, lines)
-        await in_thread(self._append_lines, after, lines)
+        await in_thread(self._append_lines, after, lines, removed is not None)
         return head
 
     @without_frames
@@ -194,7 +200,11 @@ class PostgresStorage:
         Args:
             progress: Called in a worker thread, every few hundred records, with how many were checked so far.
         """
-        return await in_thread(self._reading.verify, progress)
+        try:
+            front = await front_of(self)
+        except AuditStorageError as error:
+            return unreadable(error)
+        return await in_thread(self._reading.verify, progress, front)
 
     async def trouble(self) -> str | None:
         """Return why no event could be stored, if that can be known without storing one; else None."""
@@ -210,7 +220,7 @@ class PostgresStorage:
         """Store the *items* whose ids are new, and return the seals in order; None where the id is there already."""
         return self._append(Batch(self.trail, self._known, items))
 
-    def _append_lines(self, after: ChainHead, lines: Sequence[bytes]) -> None:
+    def _append_lines(self, after: ChainHead, lines: Sequence[bytes], begins: bool) -> None:  # noqa: FBT001  positional
         if not lines:
             return
         # Sealed again in its place, a record is the same bytes.
@@ -218,7 +228,7 @@ class PostgresStorage:
             Item(key_of(event.event_id), chain.unsealed(line), keys_of(event), once=False)
             for line, event in zip(lines, events_of(lines), strict=True)
         ]
-        self._append(Batch(self.trail, self._known, items, after=after))
+        self._append(Batch(self.trail, self._known, items, after=after, begins=begins))
 
     def _append(self, batch: Batch) -> list[Seal | None]:
         try:

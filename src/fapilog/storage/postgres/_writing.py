@@ -77,13 +77,23 @@ class Batch:
         items: The events, which are taken when the head is locked.
         after: The head that the first of them follows, if they have their places already: then all of them are stored
             in these, or none is. None to give them the places that are next.
+        begins: Whether an empty trail may begin with these events, behind *after*.
     """
 
-    def __init__(self, trail: str, known: ChainHead, items: Iterable[Item], *, after: ChainHead | None = None) -> None:
+    def __init__(
+        self,
+        trail: str,
+        known: ChainHead,
+        items: Iterable[Item],
+        *,
+        after: ChainHead | None = None,
+        begins: bool = False,
+    ) -> None:
         self._trail = trail
         self._known = known
         self._waiting = items
         self._after = after
+        self._first = after if begins else None
         self._items: list[Item] | None = None
         # The places that the events had in transactions whose end is not known.
         self._tried: list[dict[str, Seal]] = []
@@ -104,6 +114,8 @@ class Batch:
             AuditStorageError: The events have their places already, and these are not free, or an id is there.
         """
         head = self._begin(connection)
+        if self._first is not None and head == EMPTY:
+            head = self._first
         if self._items is None:
             self._items = list(self._waiting)
         there = self._there(connection) if self._looks or any(item.once for item in self._items) else {}
