@@ -1,6 +1,6 @@
 # On a fresh machine: `make demo` and `make test`. Everything lives in .venv and .envs; `make clean` removes both.
 
-.PHONY: help demo test coverage check docs bench torture test-wheel test-oldest clean
+.PHONY: help demo test test-all coverage check docs bench torture test-wheel test-oldest clean
 .DEFAULT_GOAL := help
 
 # The Python that .venv is made with; empty: the first one that will do.
@@ -27,12 +27,15 @@ help: ## show this list
 demo: .venv/has-demo ## run the demonstration
 	$(bin)/fapilog demo
 
-test: .venv/has-dev ## run the tests on asyncio and trio
+test: .venv/has-dev ## run the tests on asyncio and trio, but for the slow ones
+	$(python) -m pytest $(in_parallel) -m "not slow and not torture"
+
+test-all: .venv/has-dev ## run the slow tests too: real servers, databases, browsers and processes
 	$(python) -m pytest $(in_parallel)
 
-coverage: .venv/has-dev ## run the tests, and measure the coverage
+coverage: .venv/has-dev ## run all tests, and measure the coverage
 	@rm -f .coverage .coverage.*
-	$(python) -m coverage run -m pytest $(in_parallel) -o faulthandler_timeout=180
+	$(python) -m coverage run -m pytest $(in_parallel)
 	@$(python) -m coverage combine --quiet
 	$(python) -m coverage report
 

@@ -430,6 +430,7 @@ def public() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_be_written(public: Path) -> None:
     """A file of which one may only read is said in one sentence, with exit code 2."""
     path = public / "alerts.db"
@@ -590,6 +591,7 @@ def test_whatever_is_in_one_row_the_others_are_there(spoilt: list[Spoilt]) -> No
 # -- beside a service
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_beside_a_service(tmp_path: Path) -> None:
     """What another process retries and discards, a running outbox sends and leaves alone."""
@@ -597,7 +599,7 @@ async def test_beside_a_service(tmp_path: Path) -> None:
     async with Outbox(inner, tmp_path / "alerts.db", lease=0.1) as outbox:
         for event in (1, 2):
             await outbox.send_alert(an_event(event), severity="critical")
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await inner.wait_for(2)
             while outbox.state.dead < 2:  # noqa: ASYNC110  of the file
                 await anyio.sleep(0.01)
@@ -624,7 +626,7 @@ async def test_beside_a_busy_service(tmp_path: Path) -> None:
 
     async with Outbox(inner, tmp_path / "alerts.db") as outbox:
         await outbox.send_alert(an_event(1), severity="critical")
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(look)
                 for event in range(2, 31):
@@ -644,6 +646,7 @@ def database() -> Iterator[Server]:
         yield started
 
 
+@pytest.mark.slow
 def test_a_database(database: Server) -> None:
     """The same is shown of an outbox in PostgreSQL, and done to it; a password is never shown."""
     postgres = pytest.importorskip("fapilog.storage.postgres")

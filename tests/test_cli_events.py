@@ -112,6 +112,10 @@ def test_counts(run: Run, directory: Path) -> None:
     assert code == 0
     assert [line.split() for line in out.splitlines()] == [["events", "user_id"], ["1", "bob"], ["1", "alice"]]
     assert run("count", directory, "--by", "user_id", "--request", "none", "--json")[1] == "{}\n"
+    assert run("count", directory, "--by", "metadata.status", "--json")[1] == '{"": 2, "403": 1}\n'
+    code, _, err = run("count", directory, "--by", "usr_id")
+    assert code == 2
+    assert "did you mean user_id?" in " ".join(err.replace("│", "").split())
 
 
 def damage(directory: Path) -> None:
@@ -177,6 +181,7 @@ def test_the_tail(run: Run, directory: Path, options: tuple[str, ...], found: li
     ] == found
 
 
+@pytest.mark.slow
 def test_the_tail_is_followed_over_midnight_and_damage(tmp_path: Path) -> None:
     """With -f, events to come are printed, of the next day too, each once, damage as well; Ctrl-C ends it with 130."""
     day = datetime(2026, 3, 1, tzinfo=UTC)
@@ -198,7 +203,7 @@ def test_the_tail_is_followed_over_midnight_and_damage(tmp_path: Path) -> None:
                 file.write(b"x\n")
             assert process.stdout.readline().startswith("damaged: audit_2026-03-02.jsonl, byte ")
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=10)
+            rest, _ = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, rest) == (130, "")

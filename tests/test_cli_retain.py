@@ -171,6 +171,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield f"s3://{bucket_of(server, 'clinic-audit')}/eu?lock_days=2190"
 
 
+@pytest.mark.slow
 def test_an_archive_in_s3(run: Run, directory: Path, bucket: str) -> None:
     """Days go into S3 by the address of the archive, and are shown, counted and verified there, and with the trail."""
     options = ("--retention-days", 30, "--archive", bucket)
@@ -194,6 +195,7 @@ def test_an_archive_in_s3(run: Run, directory: Path, bucket: str) -> None:
     assert (code, "got an archive" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_archive_that_is_none(run: Run, directory: Path, bucket: str) -> None:
     """An archive that is empty, away, or no archive is an error that says so, with the exit code 2."""
     code, _, err = run("verify", bucket)

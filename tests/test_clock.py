@@ -15,7 +15,7 @@ async def test_an_hour_takes_no_time() -> None:
     before = anyio.current_time()
     await anyio.sleep(3600)
     assert anyio.current_time() - before == pytest.approx(3600)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 async def test_deadlines_pass_in_their_order() -> None:

@@ -78,6 +78,7 @@ def write_trail(directory: Path, *messages: str, now: datetime | None = None) ->
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", ["tutorial.md", "how-to/run-several-workers.md", "how-to/ask-the-trail.md", PROVE, CONFIGURE]
 )
@@ -161,6 +162,7 @@ def test_an_anchor_shows_that_the_trail_was_made_anew(tmp_path: Path) -> None:
     assert in_shell(f"{command.strip()} || true", tmp_path) == "0\n"
 
 
+@pytest.mark.slow
 def test_the_examples_for_pytest_pass(tmp_path: Path) -> None:
     """The fixtures and tests that the docs show run on both backends."""
     conftest, test, own_test = (

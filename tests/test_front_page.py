@@ -23,7 +23,7 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 def run(script: str) -> str:
     """Return what a fresh Python prints for *script*."""
     command = [sys.executable, "-c", script]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 @pytest.mark.parametrize("name", NAMES)

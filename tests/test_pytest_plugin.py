@@ -78,6 +78,7 @@ PLUGINS = {
 OTHERS = ["faker", "xdist", "hypothesispytest", "cacheprovider"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_the_fixture_serves_every_plugin(tmp_path: Path, plugin: str) -> None:
     """Synchronous tests and those of each plugin get a fresh trail, and before that nothing of fapilog is loaded."""

@@ -37,6 +37,7 @@ def test_the_table_is_made_of_the_code() -> None:
     assert f"\n\n{disclosure_table()}\n" in PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize(
     ("watcher", "backend"),
@@ -57,7 +58,7 @@ def test_no_watcher_sees_a_secret_or_a_person(tmp_path: Path, watcher: str, back
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=170,
     )
     sent, _, count = child.stdout.strip().rpartition("\n")
     assert int(count) > 80

@@ -110,11 +110,11 @@ async def act(trail: AuditTrail, caller: str, action: str) -> None:
                 tasks.start_soon(awaited, trail)
         case "other asyncio loop" | "other trio loop":
             run = functools.partial(anyio.run, awaited, trail, backend=caller.split()[1])
-            await anyio.to_thread.run_sync(within, 20, run)
+            await anyio.to_thread.run_sync(within, 60, run)
         case "child":
             await anyio.to_thread.run_sync(in_child, functools.partial(blocking, trail))
         case _:
-            await anyio.to_thread.run_sync(within, 20, functools.partial(blocking, trail))
+            await anyio.to_thread.run_sync(within, 60, functools.partial(blocking, trail))
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -130,7 +130,7 @@ async def test_any_caller_in_any_state(tmp_path: Path, state: str, caller: str, 
         await trail.start()
     if state == "stopped":
         await trail.stop()
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await act(trail, caller, action)
         await trail.stop()
     assert not trail.is_started
@@ -153,7 +153,7 @@ def test_without_any_loop(tmp_path: Path, state: str, action: str) -> None:
             pass
     elif state == "loop ended":
         anyio.run(trail.start)
-    within(20, functools.partial(ACTIONS[action][1], trail))
-    within(20, trail.sync.stop)
+    within(60, functools.partial(ACTIONS[action][1], trail))
+    within(60, trail.sync.stop)
     assert pager.path.read_text().splitlines() == ["m"]
     assert [event.message for event in trail.sync.get_events()] == ["m"]

@@ -705,6 +705,7 @@ async def test_a_muted_signal_is_respected(
     assert caplog.text.count("muted") == 1
 
 
+@pytest.mark.slow
 @started_or_not
 async def test_a_trail_that_nobody_keeps_is_collected(tmp_path: Path, *, started: bool) -> None:
     """The strong connection to the signal does not keep a trail alive, nor its dispatcher."""

@@ -835,7 +835,7 @@ class Crowd(Rig):
 
     def announce(self, event: AuditEvent) -> None:
         self.announcing.set()
-        assert self.slow.wait(10)
+        assert self.slow.wait(60)
         super().announce(event)
 
     def report(self, *calls: Callable[[], None]) -> None:
@@ -843,12 +843,12 @@ class Crowd(Rig):
         together = threading.Barrier(len(calls))
 
         def run(call: Callable[[], None]) -> None:
-            together.wait(10)
+            together.wait(60)
             call()
 
         with ThreadPoolExecutor(len(calls)) as pool:
             for done in [pool.submit(run, call) for call in calls]:
-                done.result(10)
+                done.result(60)
 
     def counted(self) -> dict[str, list[str]]:
         """Return the announcements about each incident, in order."""
@@ -906,14 +906,14 @@ async def test_a_recovery_waits_for_its_failure(last: str) -> None:
     crowd.slow.clear()
     with ThreadPoolExecutor(1) as pool:
         failing = pool.submit(crowd.health.failing, STORING, "full")
-        assert crowd.announcing.wait(10)
+        assert crowd.announcing.wait(60)
         crowd.health.working(STORING)
         if last == "fails":
             crowd.health.failing(STORING, "full again")
         await crowd.background.settle()
         assert crowd.announced == []
         crowd.slow.set()
-        failing.result(10)
+        failing.result(60)
     await crowd.background.settle()
     assert list(crowd.counted().values()) == [PAIR if last == "works" else PAIR[:1]]
     crowd.health.working(STORING)
@@ -987,13 +987,13 @@ async def test_a_child_of_a_thread_that_holds_the_lock() -> None:
     def hold() -> None:
         with rig.health._lock:
             holding.set()
-            assert done.wait(10)
+            assert done.wait(60)
 
     with ThreadPoolExecutor(2) as pool:
         holder = pool.submit(hold)
-        assert holding.wait(10)
+        assert holding.wait(60)
         rig.health.forget()
-        pool.submit(rig.health.failing, STORING, "full").result(10)
+        pool.submit(rig.health.failing, STORING, "full").result(60)
         done.set()
-        holder.result(10)
+        holder.result(60)
     assert kinds(rig.announced) == ["component_failure"]

@@ -71,6 +71,7 @@ def test_without_a_loop(tmp_path: Path) -> None:
     assert [alert.event.metadata["record"] for alert in dispatcher.alerts] == [5]
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     """Of two processes that log failed logins at the same time, one reports the fifth."""
     command = [sys.executable, str(PROGRAM), str(tmp_path), "8"]

@@ -7,10 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import anyio
 import anyio.to_thread
@@ -97,9 +96,10 @@ def test_every_method_is_there_without_await(trail: AuditTrail) -> None:
 def test_the_record_is_committed_in_the_calling_thread(tmp_path: Path) -> None:
     """No other thread is needed to store a record, and none is started for it."""
     trail = AuditTrail(storage_path=tmp_path / "audit")
-    before = threading.active_count()
+    before = set(threading.enumerate())
     trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
-    assert threading.active_count() == before
+    # A thread of an earlier test may have ended meanwhile.
+    assert set(threading.enumerate()) <= before
 
 
 def test_the_first_alert_starts_the_trail_in_the_background(trail: AuditTrail, pager: Pager) -> None:
@@ -187,7 +187,7 @@ async def test_a_busy_loop_delays_no_thread(trail: AuditTrail, pager: Pager) -> 
     async with trail:
         thread = threading.Thread(target=alert, args=[trail])
         thread.start()
-        thread.join(10)  # in the loop's own thread, which nothing else can use meanwhile
+        thread.join(60)  # in the loop's own thread, which nothing else can use meanwhile
         assert not thread.is_alive()
         assert pager.alerts == []
     assert len(pager.alerts) == 1
@@ -259,6 +259,63 @@ def test_stopping_what_could_not_be_started(tmp_path: Path) -> None:
     assert not trail.is_started
 
 
+@pytest.mark.parametrize("event_id", [None, "of-a-message"])
+@pytest.mark.parametrize("durability", ["fsync", "write"])
+def test_an_event_that_interrupts_an_append_of_its_thread_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: Literal["fsync", "write"], event_id: str | None
+) -> None:
+    """A signal handler or a destructor gets an error, and does not wait for the append that waits for it."""
+    trail = AuditTrail(storage_path=tmp_path, durability=durability)
+    trail.sync.log_event(AuditEventType.SYSTEM_STARTUP, "the first opens the file")
+    read, refused = os.pread, list[str]()
+
+    def interrupted(fd: int, size: int, offset: int) -> bytes:
+        monkeypatch.setattr(os, "pread", read)
+        try:
+            trail.sync.log_event(AuditEventType.DATA_ACCESS, "in between", event_id=event_id)
+        except AuditStorageError as error:
+            refused.append(str(error))
+        return read(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", interrupted)
+    trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
+    assert refused == ["not stored: called from within an append of the same thread"]
+    trail.sync.log_event(AuditEventType.DATA_ACCESS, "after it")
+    stored = {event.message for event in trail.sync.get_events()}
+    assert {"m", "after it"} <= stored
+    assert "in between" not in stored
+    assert trail.sync.verify_chain_from_storage().valid
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_with_fsync_share_their_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """One thread syncs each event by itself; several that wait for a sync share the next one."""
+    trail = AuditTrail(storage_path=tmp_path)
+    trail.sync.log_event(AuditEventType.SYSTEM_STARTUP, "the first opens the file")
+    syncs = list[int]()
+    sync = os.fdatasync
+    waiting = threading.Barrier(threads, timeout=20)
+
+    def log() -> None:
+        waiting.wait()
+        for _ in range(50):
+            trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
+
+    def counted(fd: int) -> None:
+        syncs.append(fd)
+        sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+    workers = [threading.Thread(target=log) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert trail.sync.get_statistics()["total_events"] == 50 * threads + 1
+    assert len(syncs) == 50 if threads == 1 else len(syncs) < 50 * threads
+    assert trail.sync.verify_chain_from_storage().events_checked == 50 * threads + 1
+
+
 class LoopStorage(FileStorage):
     """Needs an event loop, as a storage over a network would."""
 
@@ -314,7 +371,7 @@ def test_without_a_background_thread_the_caller_sends(
         trail.sync.start()
 
 
-def run(how: str, directory: Path, *, timeout: float = 30.0) -> "subprocess.CompletedProcess[str]":
+def run(how: str, directory: Path, *, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":
     """Run the script that ends in this way."""
     # Coverage has a handler of SIGTERM of its own.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
@@ -334,6 +391,7 @@ def delivered(directory: Path) -> list[str]:
     return [line.rpartition(" ")[0] for line in (directory / "alerts").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "code", "expected"),
     [
@@ -360,6 +418,7 @@ def test_a_script_that_ends_loses_no_alert(tmp_path: Path, how: str, code: int, 
     assert len(trail.sync.get_events()) == len(expected)
 
 
+@pytest.mark.slow
 def test_a_script_with_an_outbox_keeps_what_it_could_not_deliver(tmp_path: Path) -> None:
     """An alert whose first attempt failed waits in the outbox when the script ends, and after it the next script."""
     for _ in range(2):
@@ -371,11 +430,9 @@ def test_a_script_with_an_outbox_keeps_what_it_could_not_deliver(tmp_path: Path)
 
 
 def test_a_script_with_a_dispatcher_that_hangs_ends(tmp_path: Path) -> None:
-    """The exit takes no longer than the time to stop, and the alert is reported in the log."""
-    began = time.monotonic()
+    """The exit does not wait for the dispatcher, and the alert is reported in the log."""
     ended = run("hanging", tmp_path)
     assert ended.returncode == 0
-    assert time.monotonic() - began < 10
     assert "the trail was stopped first" in ended.stderr
 
 

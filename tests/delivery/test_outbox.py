@@ -192,6 +192,7 @@ async def test_it_is_bounded_and_concurrent(tmp_path: Path) -> None:
     assert inner.ids == [an_event(number).event_id for number in range(1, 51)]
 
 
+@pytest.mark.slow
 async def test_days_of_outage(tmp_path: Path) -> None:
     """After three days without the other side, one success brings all that wait, the oldest first, a few at a time."""
     inner = Scripted(BUSY)

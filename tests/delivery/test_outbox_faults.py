@@ -353,7 +353,7 @@ def test_a_fork_in_the_middle(tmp_path: Path, backend: str) -> None:
     """A child sends nothing that its parent sends, and what it takes is kept, although the parent closes the file."""
     script = Path(__file__).parents[1] / "programs" / "forking_outbox.py"
     command = [sys.executable, str(script), str(tmp_path), backend]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     assert sorted(done.stdout.splitlines()) == [
         "child sends after",
         "child sends before",

@@ -23,6 +23,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "the log of the outbox file" in record.getMessage()]
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_a_reader_that_stays_is_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

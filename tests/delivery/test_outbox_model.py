@@ -276,6 +276,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return Deliveries
 
 
+@pytest.mark.slow
 def test_whatever_happens(machine: type[Deliveries]) -> None:
     """After any sequence of failures, crashes and people, what was taken arrives, and twice only if nobody knew."""
     chosen = settings(max_examples=4, stateful_step_count=8, database=None, deadline=None, derandomize=True)

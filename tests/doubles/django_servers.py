@@ -79,7 +79,7 @@ class _Client:
         headers = {"x-request-id": request_id, "x-forwarded-for": f"203.0.113.9, {self.address}"}
         if self.cookie is not None:
             headers["cookie"] = f"sessionid={self.cookie}"
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         try:
             # Of a patient who is not in the database yet.
             connection.request("GET", path.format(number=(self.number + 1) * 1_000_000 + count), headers=headers)
@@ -125,11 +125,11 @@ def check_served(name: str, directory: Path, *, requests: int) -> None:
         wait_for(port, process, directory)
         asking = [threads.submit(ask, client) for client in clients]
         for _ in range(requests):
-            assert enough.acquire(timeout=30), (directory / "log").read_text()
+            assert enough.acquire(timeout=60), (directory / "log").read_text()
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         for each in asking:
-            each.result(20)
+            each.result(60)
     _check(directory, clients)
 
 

@@ -29,7 +29,7 @@ class Counted:
 
 async def until(outbox: Outbox, state: OutboxState) -> None:
     """Wait until there is as much in *outbox*."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while (outbox.state.pending, outbox.state.dead) != (state.pending, state.dead):  # noqa: ASYNC110  of the file
             await anyio.sleep(0.01)
 

@@ -2,19 +2,18 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from fapilog import (
-    DeliveryReport,
-)
+from fapilog import AuditEvent, DeliveryReport
 from fapilog.core.alerting import reporter
 from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.outbox._any import AnyOutbox
 
-__all__ = ["DAY", "Told", "clock", "glob", "make", "owned", "statuses", "until"]
+__all__ = ["DAY", "Told", "clock", "glob", "leased_until", "make", "owned", "renewed", "statuses", "until"]
 
 
 DAY = 86_400.0
@@ -80,3 +79,18 @@ def glob(directory: Path, pattern: str) -> list[Path]:
 async def statuses(outbox: AnyOutbox, *events: Any) -> list[str | None]:
     found = [await outbox.find(event.event_id) for event in events]
     return [None if each is None else each.status for each in found]
+
+
+async def leased_until(outbox: AnyOutbox, event: AuditEvent) -> datetime:
+    """Return when another process may take over the alert about *event*, which is being sent."""
+    found = await outbox.find(event.event_id)
+    assert found is not None
+    assert found.due_at is not None
+    return found.due_at
+
+
+async def renewed(outbox: AnyOutbox, event: AuditEvent, *, lease: float) -> None:
+    """Wait until the lease of the alert about *event* was renewed after it would have been over."""
+    first = await leased_until(outbox, event)
+    while await leased_until(outbox, event) <= first + timedelta(seconds=lease):  # noqa: ASYNC110  of the place
+        await anyio.sleep(0.01)

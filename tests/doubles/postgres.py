@@ -110,7 +110,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not self._is_ready():
             assert self._process.poll() is None, "the server ended by itself"
             assert time.monotonic() < end, "the server does not start"
@@ -126,7 +126,7 @@ class Server:
         """End it, and every connection to it."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(30)
+            self._process.wait(60)
             self._process = None
 
     def kill(self) -> None:

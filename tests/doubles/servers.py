@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def running(
         try:
             yield process
             process.terminate()
-            process.wait(20)
+            process.wait(60)
         finally:
             process.kill()
             process.wait()
@@ -38,15 +39,21 @@ def running(
 
 def wait_for(port: int, process: "subprocess.Popen[bytes]", directory: Path) -> None:
     """Return when something listens on *port*."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
+        time.sleep(0.02)  # the program needs the processor to start
     raise AssertionError((directory / "log").read_text())
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+    """Return a port that nothing listens on, and that is given to no other program until a server listens on it."""
+    # Below the ports that a kernel chooses by itself, 32768 to 60999 on Linux: until a server has started it would give
+    # one of those to whichever socket asks next. https://www.kernel.org/doc/html/latest/networking/ip-sysctl.html
+    # Each worker of pytest-xdist has two thousand of its own.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = 10_000 + 2_000 * (worker % 10) + secrets.randbelow(2_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

@@ -21,8 +21,8 @@ __all__ = ["WATCHDOG", "Steps", "is_asyncio", "run", "tasks_here", "watched"]
 
 Ts = TypeVarTuple("Ts")
 
-# Real seconds for one service: a hundred times what it takes on an idle machine.
-WATCHDOG: Final = 10.0
+# Real seconds for one service, which takes a tenth of one on an idle machine.
+WATCHDOG: Final = 60.0
 
 
 class Steps:

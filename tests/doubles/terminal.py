@@ -7,11 +7,12 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from pathlib import Path
 
 __all__ = ["COMMAND", "Terminal", "colours"]
 
 
-COMMAND = [sys.executable, "-m", "fapilog"]
+COMMAND = [sys.executable, str(Path(__file__).parents[1] / "programs" / "unhurried.py")]
 
 
 class Terminal:
@@ -36,7 +37,7 @@ class Terminal:
         """Read until the command ends, and return its exit code."""
         self.shown += "".join(self._pieces())
         os.close(self._fd)
-        return self.process.wait(timeout=20)
+        return self.process.wait(60)
 
     def _pieces(self) -> Iterator[str]:
         while True:

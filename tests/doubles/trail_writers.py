@@ -1,4 +1,4 @@
-"""Processes that run `writing_trail.py`, `alerting_trail.py` or `failing_trail.py`."""
+"""Processes that run `writing_trail.py`, `alerting_trail.py`, `failing_trail.py` or `guessing_on.py`."""
 
 import os
 import selectors
@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-__all__ = ["Writer", "alerter", "failing", "listen", "writer"]
+__all__ = ["Writer", "alerter", "failing", "guesser", "listen", "writer"]
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 
@@ -76,6 +76,11 @@ def alerter(directory: Path | str, backend: str, url: str, mode: str) -> Abstrac
 def failing(directory: Path, backend: str) -> AbstractContextManager[Writer]:
     """Start a process that can't store events, and prints the incident."""
     return _started("failing_trail.py", str(directory), backend)
+
+
+def guesser(directory: Path, seed: int) -> AbstractContextManager[Writer]:
+    """Start a process that logs failed logins."""
+    return _started("guessing_on.py", str(directory), str(seed))
 
 
 def listen(writers: list[Writer], until: Callable[[], bool]) -> None:

@@ -119,6 +119,7 @@ WRAPPERS: dict[str, Callable[[AlertDispatcher], AlertDispatcher]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @strange
 async def test_a_wrapped_dispatcher_raises(
@@ -230,6 +231,7 @@ async def test_a_storage_raises(tmp_path: Path, error: BaseException) -> None:
         assert "stored" in {event.message for event in await trail.get_events()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "started"), [("filter", True), ("handler", False)])
 @strange
 async def test_logging_raises(

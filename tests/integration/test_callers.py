@@ -120,7 +120,7 @@ class Disk:
         def slow_write(fd: int, data: bytes) -> int:
             if bytes(data[:5]) == b'{"v":':
                 self._writing.set()
-                assert self._released.wait(30)
+                assert self._released.wait(60)
             return write(fd, data)
 
         monkeypatch.setattr(os, "write", slow_write)
@@ -295,7 +295,7 @@ def test_keyboard_interrupts(tmp_path: Path, backend: str, durability: str) -> N
     command = [sys.executable, str(script), str(tmp_path), backend, durability]
     # Not measured: interrupted between the two lines that take and give back its lock, coverage would hang for ever.
     unmeasured = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS_")}
-    played = subprocess.run(command, check=False, capture_output=True, text=True, timeout=50, env=unmeasured)
+    played = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=unmeasured)
     assert played.returncode == 0, played.stderr
     *ids, last = played.stdout.split()
     found = stored(tmp_path)

@@ -24,6 +24,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "dispatcher", "way", "started"), CASES)
 def test_whoever_is_cancelled_is_cancelled_and_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, dispatcher: str, way: str, *, started: bool

@@ -11,6 +11,7 @@ from fapilog.delivery.outbox import Outbox
 from tests.doubles.exits import ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "place", "started", "kept"),
     [
@@ -29,6 +30,7 @@ def test_an_exit_ends_the_process(tmp_path: Path, backend: str, place: str, star
     ends(tmp_path, backend, "exit", place=place, started=started, kept=kept)
 
 
+@pytest.mark.slow
 def test_a_poisonous_alert_is_no_crash_loop(tmp_path: Path) -> None:
     """A dispatcher that exits makes an attempt each time: the attempts rise and the waits grow with each restart."""
     outbox = Outbox(NoopAlertDispatcher(), tmp_path / "alerts.db")

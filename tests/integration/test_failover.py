@@ -17,7 +17,7 @@ from fapilog.tasks.loops import without_loop
 from tests.doubles.postgres import Server, binaries, server
 from tests.doubles.trail_writers import listen, writer
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 
 def run(database: Server, *statements: str) -> None:

@@ -14,7 +14,7 @@ from fapilog import AuditTrail, ChainStatus
 from tests.doubles.servers import free_port, running, wait_for
 
 # Seconds; the alerts and the requests would take ten minutes.
-SOON = 10
+SOON = 60
 
 
 @contextlib.contextmanager
@@ -35,6 +35,7 @@ def check(directory: Path, event_id: str) -> None:
     assert event_id in {event.event_id for event in trail.sync.get_events()}
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_ends_uvicorn(tmp_path: Path) -> None:
     """After a second Ctrl-C neither an alert that hangs nor `stop` keeps the process; the event is stored."""
     pytest.importorskip("uvicorn")

@@ -21,7 +21,7 @@ from tests.doubles.pgbouncer import pgbouncer
 from tests.doubles.postgres import server
 from tests.doubles.trail_writers import listen, writer
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 
 def test_a_trail_behind_pgbouncer() -> None:

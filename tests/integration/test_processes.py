@@ -38,7 +38,7 @@ def play(scene: str, directory: Path, backend: str) -> list[str]:
     script = Path(__file__).parents[1] / "programs" / "forking_trail.py"
     played = subprocess.run(
         [sys.executable, str(script), scene, str(directory), backend],
-        check=False, capture_output=True, text=True, timeout=30,
+        check=False, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert played.returncode == 0, played.stderr
     return played.stdout.split()
@@ -58,6 +58,7 @@ def test_a_child_does_not_share_the_lock(tmp_path: Path, backend: str) -> None:
     check(tmp_path, play("held", tmp_path, backend))
 
 
+@pytest.mark.slow
 @backends
 @pytest.mark.parametrize("scene", ["preload", "running"])
 def test_a_trail_is_used_before_and_after_a_fork(tmp_path: Path, scene: str, backend: str) -> None:
@@ -75,6 +76,7 @@ def test_what_fails_in_a_parent_is_its_own(tmp_path: Path, scene: str, backend: 
     play(scene, tmp_path, backend)
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 @pytest.mark.real_time
 async def test_what_a_killed_process_told_of_is_over(tmp_path: Path, anyio_backend_name: str) -> None:
@@ -97,6 +99,7 @@ async def test_what_a_killed_process_told_of_is_over(tmp_path: Path, anyio_backe
     assert (await trail.verify_chain_from_storage()).valid
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 async def test_readers_beside_writers(tmp_path: Path, anyio_backend_name: str) -> None:
     """Beside two processes that write, each verification is valid and each reader gets the newest events, in order."""

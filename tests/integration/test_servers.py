@@ -20,7 +20,7 @@ CLIENTS = 12
 
 def ask(port: int, path: str) -> str:
     """Return the answer to one request, which must be an id."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -47,6 +47,7 @@ GUNICORN = ["gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "--grace
 UVICORN = ["uvicorn", "--port", "{port}", "--log-level", "warning"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "command", "paths", "env"),
     [
@@ -94,10 +95,10 @@ def test_every_task_is_stored_and_alerted(pool: str, tmp_path: Path) -> None:
             cwd=ROOT,
             env={**os.environ, "TRAIL": str(tmp_path / "unused"), **env},
             check=True,
-            timeout=30,
+            timeout=60,
         )
         alerts = tmp_path / "alerts"
-        end = time.monotonic() + 40
+        end = time.monotonic() + 60
         while time.monotonic() < end and not (alerts.exists() and alerts.read_text().count("\n") >= 100):
             time.sleep(0.02)
     check(tmp_path, [], others=100)
@@ -147,6 +148,7 @@ class TestOfUnittest(unittest.IsolatedAsyncioTestCase):
 """
 
 
+@pytest.mark.slow
 def test_fixtures_start_and_stop_a_trail(tmp_path: Path) -> None:
     """Fixtures of pytest-asyncio, of anyio on both backends and of unittest start a trail, and stop it."""
     pytest.importorskip("pytest_asyncio")
@@ -161,7 +163,7 @@ def test_fixtures_start_and_stop_a_trail(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=60,
         check=False,
     )
     assert played.returncode == 0, played.stdout
@@ -191,6 +193,6 @@ def test_notebook_cells_start_and_stop_a_trail(tmp_path: Path) -> None:
     """In IPython, one cell starts a trail, others use it with await and without, and another stops it."""
     pytest.importorskip("IPython")
     played = subprocess.run(
-        [sys.executable, "-c", CELLS], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", CELLS], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
     assert played.returncode == 0, played.stdout + played.stderr

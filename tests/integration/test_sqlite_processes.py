@@ -5,6 +5,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from fapilog.core._reading import intact
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage
@@ -12,6 +14,7 @@ from fapilog.tasks.loops import without_loop
 from tests.doubles.trail_writers import listen, writer
 
 
+@pytest.mark.slow
 def test_processes_make_one_chain(tmp_path: Path) -> None:
     """Processes on asyncio and on trio write to one file, one is killed, and all that they stored is in one chain."""
     path = tmp_path / "audit.db"

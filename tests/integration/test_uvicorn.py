@@ -90,6 +90,7 @@ class Client:
             self.refused.add(self.events[request_id])
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)  # of the client; uvicorn has no other
 async def test_four_workers_share_a_trail(tmp_path: Path) -> None:

@@ -51,9 +51,11 @@ class Queue:
         return self.message, self.tries, None
 
 
-async def run(middleware: AuditMiddleware, job: Any, *args: object, tries: int = 1, **kwargs: object) -> None:
+async def run(
+    middleware: AuditMiddleware, job: Any, *args: object, tries: int = 1, time_limit: float = 60.0, **kwargs: object
+) -> None:
     """Have arq's worker run one job, with its hooks at the start and the end."""
-    function = func(middleware.job(job), timeout=0.2)
+    function = func(middleware.job(job), timeout=time_limit)
     queue: Any = Queue(function.name, *args, **kwargs)
     worker = Worker(
         [function],
@@ -143,7 +145,7 @@ async def test_a_job_whose_time_is_over_is_recorded(trail: AuditTrail) -> None:
             ended.append("cancelled")
             raise
 
-    await run(AuditMiddleware(trail), hangs)
+    await run(AuditMiddleware(trail), hangs, time_limit=0.2)
     _, event, _ = await stored(trail)
     assert event.error is not None
     assert event.error.type == "asyncio.exceptions.CancelledError"

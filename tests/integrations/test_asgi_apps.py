@@ -67,6 +67,7 @@ def calls(name: str, user: str) -> list[Call]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize(
     ("name", "server"),
@@ -85,7 +86,7 @@ async def test_every_record_has_the_context_of_its_request(
 
     async def client(number: int) -> None:
         trust = httpx2.create_ssl_context()  # one for all tests: see the tests' conftest
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, verify=trust) as http:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, verify=trust) as http:
             for count in range(ROUNDS):
                 for kind, call in enumerate(calls(name, f"user-{number}")):
                     request_id, address = f"r-{number}-{count}-{kind}", f"192.0.2.{number}"

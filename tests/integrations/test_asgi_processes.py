@@ -9,11 +9,13 @@ from tests.doubles.ended_servers import check_ended
 from tests.doubles.servers import free_port, running, wait_for
 
 
+@pytest.mark.slow
 def test_a_server_that_is_ended_has_recorded_what_it_answered(tmp_path: Path) -> None:
     """By SIGTERM amid requests a server ends in time, and each request that it answered is in the chain once."""
     check_ended("starlette", "trio", tmp_path)
 
 
+@pytest.mark.slow
 def test_an_application_without_a_lifespan_loses_no_alert(tmp_path: Path) -> None:
     """Under uvicorn, which dies of the SIGTERM it got, the trail is stopped first, and sends the alert that waits."""
     pytest.importorskip("uvicorn")

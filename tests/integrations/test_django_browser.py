@@ -77,10 +77,11 @@ def follow(browser: Chrome, how: str, what: str) -> None:
     """Click on a link or a button, and return when the next page is there."""
     page = browser.find_element(by.TAG_NAME, "html")
     browser.find_element(how, what).click()
-    waiting(browser, 30).until(stale(page))
-    waiting(browser, 30).until(lambda _: browser.execute_script("return document.readyState") == "complete")
+    waiting(browser, 60).until(stale(page))
+    waiting(browser, 60).until(lambda _: browser.execute_script("return document.readyState") == "complete")
 
 
+@pytest.mark.slow
 def test_the_staff_find_out_who_did_what(site: str, browser: Chrome, trail: AuditTrail) -> None:
     """Someone signs in, filters the trail, opens an event, changes an object, and asks who did what to that object."""
     trail.sync.log_data_access("django_site.patient/42", "read", user_id="mallory", client_ip="192.0.2.7")

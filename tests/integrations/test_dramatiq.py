@@ -48,7 +48,7 @@ def work(broker: Any) -> None:
     worker = dramatiq.Worker(broker, worker_timeout=10, worker_threads=4)
     worker.start()
     for queue in list(broker.queues):
-        broker.join(queue, fail_fast=False, timeout=20_000)
+        broker.join(queue, fail_fast=False, timeout=60_000)
     worker.join()
     worker.stop()
 

@@ -163,6 +163,7 @@ def with_security(trail: AuditTrail, monkeypatch: pytest.MonkeyPatch) -> Iterato
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_an_account_is_recorded_from_registration_to_a_new_password(
     with_security: flask.Flask, trail: AuditTrail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

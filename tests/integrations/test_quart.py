@@ -35,7 +35,7 @@ async def test_every_record_has_the_context_of_its_request(tmp_path: Path, monke
 
     async def client(number: int) -> None:
         trust = httpx2.create_ssl_context()  # one for all tests: see the tests' conftest
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, verify=trust) as http:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60, verify=trust) as http:
             await http.post(f"/login/user-{number}")
             for count in range(4):
                 headers = {"x-request-id": f"r-{number}-{count}", "x-forwarded-for": f"203.0.113.9, 192.0.2.{number}"}

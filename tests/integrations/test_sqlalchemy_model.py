@@ -227,6 +227,7 @@ def check(steps: list[tuple[str, int, str]]) -> None:
         assert len(recorded(made)) == seen
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
 @given(STEPS)
 def test_the_events_are_what_was_committed(steps: list[tuple[str, int, str]]) -> None:

@@ -72,12 +72,13 @@ def scraped(directory: Path) -> tuple[float | None, float | None, float | None]:
 
 def until(condition: Callable[[], object]) -> None:
     """Return when *condition* holds."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_workers_show_the_newest_count(tmp_path: Path, start: Callable[[str], Worker]) -> None:
     """Of two workers with one outbox a scrape shows the newest count, and not that of a worker that was killed."""
     first, second = start("worker"), start("worker")

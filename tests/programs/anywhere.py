@@ -4,7 +4,8 @@ Forty threads log into one trail, twenty with event loops of their own, and half
     python -m tests.programs.anywhere DIRECTORY SEED SECONDS
 
 Callers with a loop are cancelled, by asyncio and by a scope, or their loop is closed around them. The trail's own loop
-is started, stopped, and closed as well. Prints the ids that came back. If it hangs, it prints every stack.
+is started, stopped, and closed as well. Prints the ids that came back, a few hundred at least. If it hangs, it prints
+every stack.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ LEVELS = (AuditLogLevel.INFO, AuditLogLevel.SECURITY)
 
 trail = AuditTrail(storage_path=DIRECTORY, alert_dispatcher=RecordingDispatcher(), stop_timeout=1)
 end = time.monotonic() + SECONDS
+noted: list[str] = []
 
 
 def note(event_id: str) -> None:
     """Print an id as soon as it came back."""
     os.write(1, f"{event_id}\n".encode())
+    noted.append(event_id)
 
 
 async def log(chance: random.Random) -> None:
@@ -88,7 +91,7 @@ def live_and_end(chance: random.Random) -> None:
 def work(number: int) -> None:
     """Do one thing after the other until the time is over."""
     chance = random.Random(f"{SEED} {number}")  # noqa: S311
-    while time.monotonic() < end:
+    while time.monotonic() < end or len(noted) < 200:
         if number >= 20:
             note(trail.sync.log_event(AuditEventType.DATA_ACCESS, "sync", log_level=chance.choice(LEVELS)))
         elif number == 0:

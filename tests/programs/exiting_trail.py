@@ -95,14 +95,14 @@ async def main(directory: Path, what: str, place: str, started: str, kept: str) 
     if kept != "restarted":
         await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
     if kept != "plain" and place == "dispatcher":
-        await anyio.sleep(10)
+        await anyio.sleep(30)
     await trail.drain()
     await trail.stop()
     print("alive", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(20, exit=True)
+    faulthandler.dump_traceback_later(50, exit=True)
     # A shell starts what runs in its background with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     anyio.run(functools.partial(main, Path(sys.argv[1]), *sys.argv[3:]), backend=sys.argv[2])

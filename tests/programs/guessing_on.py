@@ -1,10 +1,11 @@
 """
-Logs failed logins of a few users until it is killed.
+Logs failed logins of a few users until it is killed, and prints the id of each when it is stored.
 
     python guessing_on.py DIRECTORY SEED
 """
 
 import itertools
+import os
 import random
 import sys
 
@@ -21,7 +22,8 @@ async def main(directory: str, seed: int) -> None:
     policy = CompliancePolicy(rules=[RULE], alert_on_security_events=False)
     async with AuditTrail(policy, directory, durability="write") as trail:
         for number in itertools.count():
-            await trail.log_authentication(success=False, user_id=f"user {chance.randrange(4)}")
+            event_id = await trail.log_authentication(success=False, user_id=f"user {chance.randrange(4)}")
+            os.write(1, f"{event_id}\n".encode())
             await anyio.sleep(0.002 if number % 10 else 0.02)
 
 

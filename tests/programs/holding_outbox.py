@@ -25,7 +25,7 @@ class Hanging:
 
 async def main(dsn: str, trail: str) -> None:
     """Hold whatever is there."""
-    async with PostgresOutbox(Hanging(), PostgresStorage(dsn, trail), name="pager", lease=4.0):
+    async with PostgresOutbox(Hanging(), PostgresStorage(dsn, trail), name="pager", lease=1.0):
         await anyio.sleep_forever()
 
 

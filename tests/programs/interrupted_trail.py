@@ -86,5 +86,5 @@ def main(directory: str, backend: str, durability: str) -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(40, exit=True)
+    faulthandler.dump_traceback_later(50, exit=True)
     main(*sys.argv[1:])

@@ -19,16 +19,16 @@ from fapilog.core.audit import AuditEventType, AuditTrail
 
 
 def make_dispatcher(target: str, port: int) -> AlertDispatcher:
-    """Return a dispatcher that is ready to wait for half a minute."""
+    """Return a dispatcher that is ready to wait for ten minutes."""
     if target == "email":
         from fapilog.providers.smtp import EmailDispatcher  # noqa: PLC0415
 
         return EmailDispatcher(
-            host="127.0.0.1", port=port, tls="none", sender="a@example.com", recipients=["b@example.com"], timeout=30.0
+            host="127.0.0.1", port=port, tls="none", sender="a@example.com", recipients=["b@example.com"], timeout=600.0
         )
     from fapilog.providers.apprise import AppriseDispatcher  # noqa: PLC0415
 
-    return AppriseDispatcher(urls=[f"json://127.0.0.1:{port}?rto=30"], timeout=30.0)
+    return AppriseDispatcher(urls=[f"json://127.0.0.1:{port}?rto=600"], timeout=600.0)
 
 
 async def main(directory: str, target: str, listener: socket.socket) -> socket.socket:
@@ -43,7 +43,7 @@ async def main(directory: str, target: str, listener: socket.socket) -> socket.s
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(40, exit=True)
+    faulthandler.dump_traceback_later(50, exit=True)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         connection = anyio.run(main, sys.argv[1], sys.argv[3], silent, backend=sys.argv[2])
     print("stopped", flush=True)  # noqa: T201

@@ -50,9 +50,9 @@ class File:
 def main() -> None:  # noqa: C901  one way to end after the other
     """Log, and end."""
     pager = File()
-    dispatcher = Outbox(pager, DIRECTORY / "alerts.db", schedule=[60, 60]) if HOW == "outbox" else pager
+    dispatcher = Outbox(pager, DIRECTORY / "alerts.db", schedule=[600, 600]) if HOW == "outbox" else pager
     trail = AuditTrail(
-        storage_path=DIRECTORY / "audit", alert_dispatcher=dispatcher, stop_timeout=0.5 if HOW == "hanging" else 5
+        storage_path=DIRECTORY / "audit", alert_dispatcher=dispatcher, stop_timeout=0.5 if HOW == "hanging" else 50
     )
 
     def log(message: str) -> None:

@@ -118,7 +118,7 @@ async def test_a_stuck_pipe_holds_nobody_up() -> None:
 
     class Stuck(io.StringIO):
         def write(self, words: str, /) -> int:
-            release.wait(10)
+            release.wait(60)
             return len(words)
 
     try:
@@ -135,7 +135,7 @@ def test_a_child_that_is_forked_while_another_thread_prints() -> None:
     with dispatcher._lock:
         pid = os.fork()
         if pid == 0:
-            taken = dispatcher._lock.acquire(timeout=5)
+            taken = dispatcher._lock.acquire(timeout=60)
             os._exit(0 if taken else 1)
     assert os.waitpid(pid, 0)[1] == 0
 

@@ -87,6 +87,7 @@ def firewall(tmp_path: Path, origin: Origin) -> Iterator[Firewall]:
         firewall.command("-s", "stop")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", EACH)
 async def test_an_attack_that_is_quoted_is_told_of(origin: Origin, firewall: Firewall, provider: Provider) -> None:
     """Of an attack whose own words the firewall refuses, people are told that there was one, and where it is kept."""

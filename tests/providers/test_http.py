@@ -4,7 +4,6 @@ import errno
 import gzip
 import logging
 import ssl
-import time
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Container, Iterator
@@ -34,6 +33,9 @@ from fapilog.providers._causes import cause_of  # noqa: E402
 from fapilog.providers._http import _LOGGERS, Poster, Request  # noqa: E402
 
 pytestmark = pytest.mark.real_time
+
+# Seconds that an alert waits for a server that hangs: it must have come there meanwhile, on a busy machine too.
+PATIENCE = 2.0
 
 
 class Vendor:
@@ -177,21 +179,21 @@ async def test_a_fault_after_the_request_is_ambiguous(
 ) -> None:
     """Once the request is written, only an answer tells: without one, or a part that is needed, it may have arrived."""
     origin.script(Answer(200, b"ok" * 50, fault=fault))
-    vendor = Vendor(timeout=0.5, judge=(lambda _: None) if judged else None)
-    began = time.monotonic()
+    waits = fault in {"hang_before_answering", "hang_in_body", "drip"}
+    vendor = Vendor(timeout=PATIENCE if waits else 60.0, judge=(lambda _: None) if judged else None)
     if kind is None:
         async with vendor:
             await vendor.post(origin.url)
     else:
         assert type(await failure_of(vendor, origin.url)) is kind
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("fault", ["hang_in_body", "reset_in_body", "close_in_body"])
 async def test_a_refusal_with_half_a_body_is_a_refusal(origin: Origin, fault: Fault) -> None:
     """A status that refuses counts, whatever becomes of the body."""
     origin.script(Answer(401, b"ok" * 50, fault=fault))
-    assert isinstance(await failure_of(Vendor(timeout=0.5, judge=lambda _: None), origin.url), PermanentDeliveryError)
+    vendor = Vendor(timeout=PATIENCE, judge=lambda _: None)
+    assert isinstance(await failure_of(vendor, origin.url), PermanentDeliveryError)
 
 
 async def test_no_connection_is_transient() -> None:
@@ -221,9 +223,13 @@ async def test_no_tls_is_transient(origin: Origin) -> None:
 async def test_silence_before_tls_is_transient(origin: Origin) -> None:
     """A server that waits for another protocol than TLS did not take the alert."""
     origin.script(Answer(fault="hang_before_reading"))
-    error = await failure_of(Vendor(timeout=0.5), origin.url.replace("http:", "https:"))
+    vendor = Vendor(timeout=60.0)
+    # Over long before the other limit: where both are over at once, httpcore2 leaves the connection open.
+    assert vendor.poster._phases.connect == 54.0
+    vendor.poster._phases = httpx2.Timeout(None, connect=PATIENCE)
+    error = await failure_of(vendor, origin.url.replace("http:", "https:"))
     assert type(error) is TransientDeliveryError
-    assert str(error) == "vendor: no connection (connected, but TLS did not begin within 0.5 s)"
+    assert str(error) == "vendor: no connection (connected, but TLS did not begin within 60 s)"
 
 
 async def test_a_reset_before_tls_is_transient(origin: Origin) -> None:
@@ -324,7 +330,7 @@ async def test_a_lost_answer_says_how(origin: Origin) -> None:
     """A reset and a wait that was too long are told apart."""
     origin.script(Answer(fault="reset_before_answering"), Answer(fault="hang_before_answering"))
     assert "no answer (the connection was reset)" in str(await failure_of(Vendor(), origin.url))
-    assert "no answer (not within 0.5 s)" in str(await failure_of(Vendor(timeout=0.5), origin.url))
+    assert "no answer (not within 2 s)" in str(await failure_of(Vendor(timeout=PATIENCE), origin.url))
 
 
 def refused(code: int) -> ssl.SSLCertVerificationError:
@@ -409,7 +415,7 @@ async def test_what_stays_on_this_machine_uses_no_proxy(proxy: Origin, origin: O
     """Alerts for a loopback address, which may be unencrypted for that, never go to the proxy of the environment."""
     port = origin.base_url.rpartition(":")[2]
     urls = [f"http://{host}:{port}{SECRET_PATH}" for host in ("127.0.0.1", "localhost", "LOCALHOST", "127.1.2.3")]
-    vendor = Vendor(timeout=1)
+    vendor = Vendor()
     if entered:
         await vendor.poster.open()
     for url in urls:
@@ -650,10 +656,13 @@ async def test_cancellation_passes(origin: Origin) -> None:
     """A cancelled post ends at once, and the dispatcher works afterwards."""
     origin.script(Answer(fault="hang_before_answering"), Answer())
     async with Vendor() as vendor:
-        with anyio.move_on_after(0.2) as limit:
-            await vendor.post(origin.url)
-        assert limit.cancelled_caught
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(vendor.post, origin.url)
+            while not origin.requests:  # noqa: ASYNC110  it is in other threads, and has no event to wait for
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
         await vendor.post(origin.url)
+    assert len(origin.requests) == 2
 
 
 # Not written where a traceback would show the line.

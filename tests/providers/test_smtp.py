@@ -41,6 +41,7 @@ from fapilog.record import values
 from fapilog.record.errors import BrokenRouteError
 from fapilog.testing import check_dispatcher
 from tests.doubles.malicious_alerts import check_many
+from tests.doubles.servers import free_port
 from tests.providers.conftest import an_event
 
 aiosmtpd = pytest.importorskip("aiosmtpd.smtp")
@@ -51,6 +52,9 @@ pytestmark = [
     # It is the server's, on the loopback.
     pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning"),
 ]
+
+# Seconds that a mail waits for a server that hangs: it must have come there meanwhile, on a busy machine too.
+PATIENCE = 2.0
 
 SENDER = "audit@example.com"
 OPS, BOSS, GONE = "ops@example.com", "boss@example.com", "gone@example.com"
@@ -102,11 +106,11 @@ class Server:
         thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)))
         thread.start()
         try:
-            assert started.wait(10)
+            assert started.wait(60)
             yield self
         finally:
             self._loop.call_soon_threadsafe(self._stop.set)
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
     async def _serve(self, started: threading.Event) -> None:
@@ -299,6 +303,7 @@ class Script:
     Attributes:
         heard: What came.
         gate: Must be set before the greeting is said; it is.
+        hangs: Is set when the server has nothing more to say, and hangs.
         gone: Is set when the client goes away from a server that hangs.
         port: On the loopback.
     """
@@ -306,6 +311,7 @@ class Script:
     def __init__(self, replies: dict[str, str], *, then_close: bool) -> None:
         self.gate = threading.Event()
         self.gate.set()
+        self.hangs = threading.Event()
         self.gone = threading.Event()
         self.heard = b""
         self._replies = {"greeting": "220 hi", "ehlo": "250 hi", "mail": "250", "rcpt": "250", "data": "354"} | replies
@@ -320,12 +326,12 @@ class Script:
         try:
             yield self
         finally:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
     def _serve(self) -> None:
         with self._listener, self._listener.accept()[0] as connection, connection.makefile("rb") as lines:
-            self.gate.wait(10)
+            self.gate.wait(60)
             step = "greeting"
             while (reply := self._replies.get(step)) is not None:
                 connection.sendall(f"{reply}\r\n".encode() if reply else b"")
@@ -337,6 +343,7 @@ class Script:
                         self.heard += line
                     step = "content"
             if not self._then_close:
+                self.hangs.set()
                 with suppress(OSError):
                     self.heard += lines.read()
                 self.gone.set()
@@ -489,7 +496,7 @@ async def test_lost_before_the_mail(step: str, then_close: bool) -> None:  # noq
     script = Script({}, then_close=then_close)
     del script._replies[step]
     with script.running() as server:
-        dispatcher = to(cast("Server", server), timeout=10.0 if then_close else 0.3, recipients=[OPS, BOSS])
+        dispatcher = to(cast("Server", server), timeout=60.0 if then_close else PATIENCE, recipients=[OPS, BOSS])
         with pytest.raises(TransientDeliveryError, match="0 of 2"):
             await dispatcher.send_alert(an_event(), severity="info")
     assert b"five wrong" not in script.heard
@@ -499,7 +506,7 @@ async def test_lost_before_the_mail(step: str, then_close: bool) -> None:  # noq
 async def test_lost_after_the_mail(then_close: bool) -> None:  # noqa: FBT001
     """A server that closes or hangs after the final dot may have taken the mail."""
     with Script({}, then_close=then_close).running() as server:
-        dispatcher = to(cast("Server", server), timeout=10.0 if then_close else 0.5)
+        dispatcher = to(cast("Server", server), timeout=60.0 if then_close else PATIENCE)
         with pytest.raises(AmbiguousDeliveryError):
             await dispatcher.send_alert(an_event(), severity="info")
     assert b"five wrong" in server.heard
@@ -508,7 +515,7 @@ async def test_lost_after_the_mail(then_close: bool) -> None:  # noqa: FBT001
 async def test_goodbye_does_not_matter() -> None:
     """Once the server has the mail, what it does with the connection changes nothing."""
     with Script({"content": "250 taken"}, then_close=False).running() as server:
-        await to(cast("Server", server), timeout=0.5).send_alert(an_event(), severity="info")
+        await to(cast("Server", server), timeout=PATIENCE).send_alert(an_event(), severity="info")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -517,10 +524,11 @@ async def test_a_cancelled_call_leaves_nothing_behind(step: str) -> None:
     script = Script({}, then_close=False)
     del script._replies[step]
     with script.running() as server:
-        with anyio.move_on_after(0.3) as limit:
-            await to(cast("Server", server)).send_alert(an_event(), severity="info")
-        assert limit.cancelled_caught
-        assert await anyio.to_thread.run_sync(server.gone.wait, 10)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: to(cast("Server", server)).send_alert(an_event(), severity="info"))
+            assert await anyio.to_thread.run_sync(server.hangs.wait, 60)
+            tasks.cancel_scope.cancel()
+        assert await anyio.to_thread.run_sync(server.gone.wait, 60)
     assert b"five wrong" not in server.heard
 
 
@@ -528,9 +536,9 @@ async def test_a_limit_in_time_tells_where() -> None:
     """The error of a call that took too long names the part of the talk that the server did not answer."""
     silent = Script({}, then_close=False)
     del silent._replies["greeting"]
-    words = r"nothing was sent \(not within 0.3 s, at the greeting\)"
+    words = r"nothing was sent \(not within 2 s, at the greeting\)"
     with silent.running() as server, pytest.raises(TransientDeliveryError, match=words):
-        await to(cast("Server", server), timeout=0.3).send_alert(an_event(), severity="info")
+        await to(cast("Server", server), timeout=PATIENCE).send_alert(an_event(), severity="info")
 
 
 @contextmanager
@@ -562,20 +570,14 @@ def silent_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port: int = closed.getsockname()[1]
-    return port
-
-
 async def test_a_silent_address_does_not_hide_the_next(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the first address refuses and the second is silent, the third gets the mail a quarter second later."""
-    with silent_port() as silent, addresses(monkeypatch, closed_port(), silent, server.port, silent):
+    with silent_port() as silent, addresses(monkeypatch, free_port(), silent, server.port, silent):
         begun = anyio.current_time()
         await to(server, host="several.example.com").send_alert(an_event(), severity="info")
         took = anyio.current_time() - begun
     assert len(server.mails) == 1
-    assert 0.25 <= took < 5
+    assert took >= 0.25
 
 
 async def test_an_address_that_fails_at_once_does_not_hide_the_next(
@@ -655,11 +657,12 @@ class Oauth:
     def running(self) -> Iterator["Oauth"]:
         """Serve until this is left."""
         controller = pytest.importorskip("aiosmtpd.controller")
-        self.port = closed_port()
+        self.port = free_port()
         serving = controller.Controller(
             self,
             hostname="127.0.0.1",
             port=self.port,
+            ready_timeout=60.0,
             auth_required=True,
             auth_require_tls=False,
             auth_exclude_mechanism=["LOGIN", "PLAIN"],
@@ -766,7 +769,7 @@ async def reason(**options: Any) -> str:
 
 async def test_errors_say_why(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name, a port, a certificate and a protocol that are wrong each have words of their own."""
-    assert "the connection was refused" in await reason(port=closed_port())
+    assert "the connection was refused" in await reason(port=free_port())
     assert "does not resolve" in await reason(host="no-such-host.invalid")
     assert "the port does not speak TLS" in await reason(port=server.port, tls="implicit")
     with other_certificate("expired") as (port, context):
@@ -976,6 +979,7 @@ def test_the_port_follows_tls(tls: Literal["starttls", "implicit", "none"], port
     assert EmailDispatcher(host="localhost", sender=SENDER, recipients=[OPS], tls=tls)._server.port == port
 
 
+@pytest.mark.slow
 async def test_it_keeps_the_contract(server: Server, certificates: Certificates) -> None:
     """The dispatcher passes the kit, encrypted and logged in, and its password stays hidden."""
     with Server("starttls", certificates.server, login=True).running() as strict:

@@ -110,6 +110,7 @@ def fetched(archive: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # -- the contract
 
 
+@pytest.mark.slow
 def test_the_contract(archive: Archive) -> None:
     """Our archives keep the contract, and one that is not empty is not checked."""
     check_archive(archive)
@@ -312,6 +313,7 @@ async def test_a_day_that_is_gone(directory: Path, archive: Archive) -> None:
     assert (result.valid, result.status, result.first_invalid_sequence) == (False, ChainStatus.GAP, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_an_archive_with_an_anchor(directory: Path, archive: Archive) -> None:
     """An archive that begins later verifies as its trail did, once it has the record that says why."""
@@ -356,6 +358,7 @@ async def test_a_directory_that_cannot_be_read(tmp_path: Path) -> None:
 # -- the trail with its archive
 
 
+@pytest.mark.slow
 async def test_a_trail_with_its_archive(directory: Path, archive: Archive) -> None:
     """Questions to a trail that has an archive reach back to the days that were removed, in both directions."""
     trail = trail_in(directory, archive=archive, archive_after_days=9)
@@ -373,6 +376,7 @@ async def test_a_trail_with_its_archive(directory: Path, archive: Archive) -> No
     assert numbers(await AuditTrail(storage_path=directory).get_events(before=13)) == [12, 11, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 async def test_page_by_page(directory: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages end and begin where days do, in them, and between the archive and the trail, and nothing comes twice."""

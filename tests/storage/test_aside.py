@@ -1,11 +1,12 @@
 """A long search goes on in a process of its own, with the same answer, and in its thread where none can be had."""
 
+import contextlib
 import os
 import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
@@ -17,11 +18,12 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, FileStorage
 from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
-from fapilog.storage import _aside
-from fapilog.storage._aside import Aside, Search
+from fapilog.storage import _aside, _searchers, files
+from fapilog.storage._aside import Search
 from fapilog.storage._directory import without_writers
 from fapilog.storage._effort import TooLongError
 from fapilog.storage._reader import TrailReader
+from fapilog.storage._searchers import Searcher, Searchers
 from fapilog.storage.protocol import Conditions, EventFilter
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -60,7 +62,6 @@ QUESTIONS: list[Conditions] = [
     {"tag": "PCI-10"},
     {"message": "number 1"},
     {"metadata": {"http.status": 402}},
-    {"metadata": {"a": [1, {"b": None}]}},
 ]
 
 
@@ -81,9 +82,19 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def processes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Send every search aside, and return a list that gets each process that is started."""
+def searchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Searchers]:
+    """Return the processes for all searches of this test, all of which are long, and nobody is alone."""
     monkeypatch.setattr(_aside, "_SHORT_BYTES", 0)
+    monkeypatch.setattr(_aside, "_is_alone", lambda: False)
+    searchers = Searchers()
+    monkeypatch.setattr(files, "SEARCHERS", searchers)
+    yield searchers
+    searchers.close()
+
+
+@pytest.fixture
+def processes(searchers: Searchers, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that gets each process that is started."""
     started: list[Any] = []
 
     class Popen(subprocess.Popen):  # type: ignore[type-arg] # of bytes
@@ -95,50 +106,144 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return started
 
 
-def search(directory: Path, aside: Aside | None = None, **conditions: Any) -> Search:
-    return Search(aside or Aside(), TrailReader(directory, durable=False), EventFilter(**conditions), 100)
+@pytest.fixture
+def not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a search fail that continues in its thread."""
+
+    def fail(_: Search) -> None:
+        raise AssertionError("the process did not answer")
+
+    monkeypatch.setattr(Search, "_here", fail)
 
 
+def search(directory: Path, searchers: Searchers, **conditions: Any) -> Search:
+    return Search(searchers, TrailReader(directory, durable=False), EventFilter(**conditions), 100)
+
+
+@pytest.mark.slow
 @pytest.mark.real_time
-@pytest.mark.parametrize("asked", QUESTIONS, ids=str)
-def test_the_answer_is_the_same(directory: Path, processes: list[Any], asked: Conditions) -> None:
-    """Whatever is asked, another process finds what a thread finds, and nothing is left of it."""
+@pytest.mark.usefixtures("not_here")
+def test_the_answer_is_the_same(directory: Path, searchers: Searchers, processes: list[Any]) -> None:
+    """Whatever is asked, one process finds what a thread finds, question after question, and nothing is left of it."""
+    for asked in QUESTIONS:
+        expected = TrailReader(directory, durable=False).find(EventFilter(**asked), 100)
+        assert search(directory, searchers, **asked).run() == expected, asked
+    [process] = processes
+    assert process.returncode is None
+    assert not {"alice", "bob", str(directory)} & set(process.args)
+    searchers.close()
+    assert process.returncode is not None
+
+
+def test_values_that_are_not_equal_elsewhere_are_looked_for_here(directory: Path, processes: list[Any]) -> None:
+    """A question for a value that may not be equal to itself in another process has none."""
+    asked: Conditions = {"metadata": {"a": [1, {"b": None}]}}
     expected = TrailReader(directory, durable=False).find(EventFilter(**asked), 100)
-    assert search(directory, **asked).run() == expected
-    # Values that are made anew in another process may not be equal there.
-    assert len(processes) == ("metadata" not in asked or "a" not in (asked["metadata"] or {}))
-    for process in processes:
-        assert process.returncode is not None
-        assert not {"alice", "bob", str(directory)} & set(process.args)
+    assert len(AuditTrail(storage=FileStorage(directory)).sync.get_events(**asked)) == len(expected) - 1
+    assert not processes
 
 
 @pytest.mark.real_time
+@pytest.mark.usefixtures("not_here")
 async def test_a_trail_asks_aside(directory: Path, processes: list[Any]) -> None:
-    """Whoever asks a trail, with or without a loop, has the answer of the process."""
+    """Whoever asks a trail, with or without a loop, has the answer of the process, which is started once."""
     trail = AuditTrail(storage=FileStorage(directory))
     expected = ["number 39", "number 36", "number 33"]
     assert [event.message for event in await trail.get_events(user_id="alice", limit=3)] == expected
-    found = await anyio.to_thread.run_sync(lambda: trail.sync.get_events(user_id="alice", limit=3))
+    other = AuditTrail(storage=FileStorage(directory))
+    found = await anyio.to_thread.run_sync(lambda: other.sync.get_events(user_id="alice", limit=3))
     assert [event.message for event in found] == expected
-    assert len(processes) == 2
+    assert len(processes) == 1
 
 
 def test_a_short_search_has_no_process(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where some MiB are enough, nothing is started."""
+    monkeypatch.setattr(_aside, "_is_alone", lambda: False)
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert len(search(directory, user_id="alice").run()) == 14
+    assert len(search(directory, Searchers(), user_id="alice").run()) == 14
 
 
 @pytest.mark.real_time
-def test_what_can_not_be_read_is_said(tmp_path: Path, processes: list[Any]) -> None:
-    """An error of the other process is the one that a thread would have raised."""
-    (tmp_path / "audit_2026-03-01.jsonl").mkdir()
+def test_a_program_of_one_thread_has_no_process(directory: Path) -> None:
+    """Where no other thread is there to be slowed, the search stays where it is asked for."""
+    program = f"""
+import subprocess
+from fapilog import AuditTrail
+from fapilog.storage import _aside
+_aside._SHORT_BYTES, subprocess.Popen = 0, None
+print(len(AuditTrail(storage_path={str(directory)!r}).sync.get_events(user_id="alice")))
+"""
+    assert subprocess.check_output([sys.executable, "-c", program]) == b"14\n"
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("not_here")
+def test_what_can_not_be_read_is_said(
+    tmp_path: Path, directory: Path, searchers: Searchers, processes: list[Any]
+) -> None:
+    """An error of the other process is the one that a thread would have raised, and ends nothing."""
+    other = tmp_path / "other"
+    (other / "audit_2026-03-01.jsonl").mkdir(parents=True)
     with pytest.raises(AuditStorageError, match="expected a regular file, found a directory") as aside:
-        search(tmp_path)._there()
+        search(other, searchers).run()
     with pytest.raises(AuditStorageError) as here:
-        TrailReader(tmp_path, durable=False).find(EventFilter(), 1)
+        TrailReader(other, durable=False).find(EventFilter(), 1)
     assert str(aside.value) == str(here.value)
+    assert len(search(directory, searchers, user_id="alice").run()) == 14
     assert len(processes) == 1
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("not_here")
+def test_a_process_that_waits_is_ended_after_some_time(
+    directory: Path, searchers: Searchers, processes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no question comes, the process is gone without a trace; the next question has a new one."""
+    ended = threading.Event()
+    monkeypatch.setattr(_searchers, "_KEPT", 0.001)
+    end = Searcher.end
+
+    def end_and_tell(searcher: Searcher) -> None:
+        end(searcher)
+        ended.set()
+
+    monkeypatch.setattr(Searcher, "end", end_and_tell)
+    for number in (1, 2):
+        assert len(search(directory, searchers, user_id="alice").run()) == 14
+        assert ended.wait(60)
+        ended.clear()
+        assert len(processes) == number
+        assert processes[-1].returncode is not None
+
+
+@pytest.mark.real_time
+@pytest.mark.usefixtures("not_here")
+def test_a_process_that_died_or_has_other_rights_is_asked_nothing(
+    directory: Path, searchers: Searchers, processes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was killed while it waited, or that another user started, is replaced by a new one."""
+    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    processes[0].kill()
+    os.waitid(os.P_PID, processes[0].pid, os.WEXITED | os.WNOWAIT)
+    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert [process.returncode for process in processes] == [-9, -9, None]
+
+
+@pytest.mark.real_time
+def test_where_no_thread_can_be_had_no_process_is_kept(
+    directory: Path, searchers: Searchers, processes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process is ended at once that nobody would end later."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Timer, "start", refuse)
+    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert [process.returncode for process in processes] == [-9]
 
 
 def _no_process(*_args: object, **_options: object) -> None:
@@ -151,10 +256,10 @@ UNABLE: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "an application": lambda patch: patch.setattr(sys, "executable", "/usr/sbin/uwsgi"),
     "frozen": lambda patch: patch.setattr(sys, "frozen", True, raising=False),
     "not allowed": lambda patch: patch.setattr(subprocess, "Popen", _no_process),
-    "something else": lambda patch: patch.setattr(_aside, "_PROGRAM", "print('>>> hello')"),
-    "it can't import": lambda patch: patch.setattr(_aside, "_PROGRAM", "import nothing"),
+    "something else": lambda patch: patch.setattr(_searchers, "_PROGRAM", "print('>>> hello')"),
+    "it can't import": lambda patch: patch.setattr(_searchers, "_PROGRAM", "import nothing"),
     "it dies later": lambda patch: patch.setattr(
-        _aside, "_PROGRAM", "import os, pickle; os.write(1, b'fapilog\\n' + pickle.dumps(1)); os._exit(1)"
+        _searchers, "_PROGRAM", "import os, pickle; os.write(1, b'fapilog\\n' + pickle.dumps(1)); os._exit(1)"
     ),
 }
 
@@ -167,10 +272,10 @@ def test_without_another_process_it_goes_on_in_its_thread(
 ) -> None:
     """Where no process can be had, or it fails, the answer is the same; what is no Python is not tried again."""
     UNABLE[how](monkeypatch)
-    aside = Aside()
+    searchers = Searchers()
     for _ in range(2):
-        assert len(search(directory, aside, user_id="alice").run()) == 14
-    assert aside.is_possible == (how in {"no program", "not allowed", "it dies later"})
+        assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert searchers.is_possible == (how in {"no program", "not allowed", "it dies later"})
 
 
 HANGING = "import sys; sys.stdout.write('fapilog\\n'); sys.stdout.flush(); sys.stdin.read()"
@@ -181,14 +286,14 @@ async def test_a_cancelled_caller_ends_the_process(
     directory: Path, processes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who is cancelled while the process searches goes on at once, and the process is gone."""
-    monkeypatch.setattr(_aside, "_PROGRAM", HANGING)
+    monkeypatch.setattr(_searchers, "_PROGRAM", HANGING)
     reading = threading.Event()
 
     def answer(pipe: IO[bytes]) -> object:
         reading.set()
         return pickle.load(pipe)  # noqa: S301 - there is nothing
 
-    monkeypatch.setattr(_aside, "_answer", answer)
+    monkeypatch.setattr(_searchers, "_answer", answer)
     storage = FileStorage(directory)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(storage.find, EventFilter(), 10)
@@ -197,47 +302,59 @@ async def test_a_cancelled_caller_ends_the_process(
     assert [process.returncode for process in processes] == [-9]
 
 
-def test_a_search_that_is_stopped_before_its_turn(directory: Path, processes: list[Any]) -> None:
+def test_a_search_that_is_stopped_before_its_turn(directory: Path, searchers: Searchers, processes: list[Any]) -> None:
     """There are so many processes at once; who waits for a turn, and is stopped, has started none."""
-    aside = Aside()
-    while aside.turns.acquire(blocking=False):
+    while searchers.turns.acquire(blocking=False):
         pass
-    waiting = search(directory, aside)
+    waiting = search(directory, searchers)
     waiting.stop()
     with pytest.raises(TooLongError):
         waiting.run()
-    aside.turns.release()
+    searchers.turns.release()
     with pytest.raises(TooLongError):
         waiting.run()
     assert all(process.returncode == -9 for process in processes)
     # Nothing of the turn is kept.
-    assert aside.turns.acquire(blocking=False)
+    assert searchers.turns.acquire(blocking=False)
 
 
 @pytest.mark.real_time
-def test_with_its_parent_the_process_ends(directory: Path) -> None:
-    """A process whose parent dies, so that nobody has the other end of its input, ends, whatever it waits for."""
-    command = [sys.executable, "-I", "-S", "-c", _aside._PROGRAM]
-    with (
-        without_writers(directory),
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
-    ):
-        assert process.stdin is not None
-        asked = search(directory)
-        asked._ask(process.stdin)
-        process.stdin.close()
-        assert process.wait() in (0, 1)
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_with_its_parent_the_process_ends(
+    directory: Path, searchers: Searchers, processes: list[Any], *, is_busy: bool
+) -> None:
+    """A process whose parent dies, so that nobody has the other end of its input, ends, while it searches or waits."""
+    searcher = searchers.taken()
+    reader = TrailReader(directory, durable=False)
+    # A search waits for writers.
+    with without_writers(directory) if is_busy else contextlib.nullcontext():
+        asking = threading.Thread(target=searcher.ask, args=[reader, EventFilter(), 1])
+        asking.start()
+        if not is_busy:
+            asking.join()
+        while not searcher.is_ours:
+            os.sched_yield()
+        processes[0].stdin.close()
+        assert processes[0].wait() == 0
+        asking.join()
+    searchers.end(searcher)
 
 
 @pytest.mark.real_time
-@pytest.mark.usefixtures("processes")
-def test_a_forked_child_asks_as_its_parent_does(directory: Path) -> None:
-    """A child that was forked while all turns were taken has turns of its own."""
+@pytest.mark.usefixtures("not_here")
+def test_a_forked_child_asks_as_its_parent_does(directory: Path, searchers: Searchers, processes: list[Any]) -> None:
+    """A child that was forked while all turns were taken has its own, and leaves its parent's process alone."""
     storage = FileStorage(directory)
-    while storage._aside.turns.acquire(blocking=False):
+    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    while searchers.turns.acquire(blocking=False):
         pass
     program = os.fork()
     if program == 0:
         found = AuditTrail(storage=storage).sync.get_events(user_id="alice")
-        os._exit(len(found))
+        is_mine = processes[0].stdin.raw.closed and processes[1].returncode is None
+        searchers.close()
+        os._exit(len(found) if is_mine else 0)
     assert os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]) == 14
+    searchers.turns.release()
+    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert len(processes) == 1

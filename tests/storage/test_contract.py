@@ -47,6 +47,7 @@ async def test_the_storage_in_files_keeps_the_contract(tmp_path: Path) -> None:
     await check_storage(lambda place: FileStorage(tmp_path / place, durability="write"), damage=damage)
 
 
+@pytest.mark.slow
 async def test_the_storage_in_sqlite_keeps_the_contract(tmp_path: Path) -> None:
     """A `SQLiteStorage` passes."""
 
@@ -152,6 +153,13 @@ class Silent(MemoryStorage):
 
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         return await super().verify()
+
+
+class Flattening(MemoryStorage):
+    """Loses the metadata of the events that are found."""
+
+    async def find(self, wanted: EventFilter, limit: int) -> list[Any]:
+        return [replace(event, metadata={}) for event in await super().find(wanted, limit)]
 
 
 class Suspicious(MemoryStorage):
@@ -261,6 +269,7 @@ BROKEN: list[tuple[type[MemoryStorage], str]] = [
     (WithNewlines, "append: the lines of read_lines should make a chain"),
     (Oldest, "search: find with metadata and limit 1 should return records .40.; it returned .1."),
     (Deaf, "search: find with tag and limit 40 should return records .40, 38, 37"),
+    (Flattening, "count: of the events that find returns, the shares by metadata.http.status should be"),
     (Suspicious, "append: verify should find 0 valid records"),
     (Silent, "verify: verify should tell progress how many were checked, 8 in the end; it told .."),
     (Trusting, "verify: verify should say that a chain is not valid whose record was changed, and why"),
@@ -291,7 +300,7 @@ async def test_a_storage_that_breaks_the_contract_is_found(
         lines[3] = lines[3].replace(b'"3"', b'"x"')
 
     with pytest.raises(AssertionError, match=f"^({says})"):
-        await check_storage(make, damage=damage, timeout=0.2)
+        await check_storage(make, damage=damage, timeout=2.0)
 
 
 @pytest.mark.parametrize("condition", EventFilter.__struct_fields__)

@@ -163,6 +163,7 @@ def stored(directory: Path) -> list[str]:
     return [event.message for event in trail_in(directory).newest_first()][::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_failing_call_is_a_refusal_or_a_success(
     tmp_path: Path, way: Callable[[Path], Iterator[Callable[[], object]]]

@@ -90,6 +90,7 @@ junk = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 @junk
 @pytest.mark.usefixtures("block")

@@ -230,4 +230,4 @@ def test_a_directory_that_is_none(tmp_path: Path, put: Callable[[Path], None]) -
     verdict = trail.verify()
     assert (verdict.valid, verdict.status) == (False, ChainStatus.UNREADABLE)
     assert words in str(verdict.error_message)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60

@@ -1,11 +1,13 @@
 """The storage in PostgreSQL, beyond what every storage must do."""
 
+import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,12 +22,14 @@ from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, C
 from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
+from fapilog.storage import _ranges
 from fapilog.storage.postgres import PostgresStorage, _reading, install_schema, schema_sql
 from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
 from fapilog.storage.postgres._searching import questions_of
+from fapilog.storage.postgres.connection import Server as ServerAt
 from fapilog.storage.protocol import EventFilter
 from fapilog.tasks.loops import without_loop
-from fapilog.testing import check_storage
+from fapilog.testing import _storage, check_storage
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, followed, server
 
@@ -74,6 +78,7 @@ def append(storage: PostgresStorage, *messages: str) -> None:
         without_loop(storage.append(an_event(message, user_id=message)))
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 async def test_it_keeps_the_contract(database: Server) -> None:
     """A `PostgresStorage` passes, in a role that can only append."""
@@ -83,6 +88,18 @@ async def test_it_keeps_the_contract(database: Server) -> None:
         as_superuser(database, f"""{change} WHERE TRAIL AND position('"3"' IN line) > 0""", trail=place)
 
     await check_storage(lambda place: PostgresStorage(database.dsn(user="service"), place), damage=damage)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("few", [1, 8])
+async def test_times_are_found_wherever_a_clock_was_wrong(
+    database: Server, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Questions are answered, whether the records of the wanted times are few, many, or far away from each other."""
+    monkeypatch.setattr(_ranges, "_FEW", few)
+    monkeypatch.setattr(_ranges, "_TOGETHER", 2)
+    monkeypatch.setattr(_storage, "_CLAUSES", [each for each in _storage._CLAUSES if each[0] == "search"])
+    await check_storage(lambda place: PostgresStorage(database.dsn(user="service"), place))
 
 
 @pytest.mark.real_time
@@ -421,7 +438,7 @@ def test_a_call_within_a_call_is_refused(storage: PostgresStorage) -> None:
             with pytest.raises(AuditStorageError, match="called from within a call of the same thread"):
                 without_loop(call)
 
-    storage._reading.link.call("be interrupted", handler, 1)
+    storage._reading.link.call("be interrupted", handler, 60)
     assert len(without_loop(storage.read(0, 10))) == 1
 
 
@@ -496,7 +513,7 @@ def test_a_server_that_does_not_answer_is_given_up(
 ) -> None:
     """A server that hangs with the connection open is given up after the time-out, and used again when it answers."""
     append(storage, "a")
-    pid = storage._writer.call("ask", lambda connection: connection.info.backend_pid, 1)
+    pid = storage._writer.call("ask", lambda connection: connection.info.backend_pid, 60)
     os.kill(pid, signal.SIGSTOP)
     try:
         with monkeypatch.context() as patch:
@@ -509,10 +526,34 @@ def test_a_server_that_does_not_answer_is_given_up(
     assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["a", "c"]
 
 
+def test_a_wait_is_given_up_by_another_thread(database: Server) -> None:
+    """A thread that waits for the server, with no limit, ends when another thread sets one."""
+    connection = ServerAt(database.dsn()).connect(60)
+    connection.give_up_at = math.inf
+    errors: list[BaseException] = []
+
+    def wait() -> None:
+        with pytest.raises(psycopg.OperationalError, match="no answer in time") as raised:
+            connection.execute("SELECT pg_sleep(600)")
+        errors.append(raised.value)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    with psycopg.connect(database.dsn(), autocommit=True) as watch:
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+        while watch.execute(waits).fetchone() != (1,):
+            time.sleep(0.01)
+    connection.give_up_at = 0.0
+    thread.join(60)
+    assert errors
+    connection.close()
+
+
 def test_a_commit_that_nobody_answers_may_be_stored(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the answer to a commit is lost and the server does not come back, the error says that it may be stored."""
     append(storage, "a")
-    monkeypatch.setattr(storage, "timeout", 0.05)
+    # In this time the event must come as far as its commit.
+    monkeypatch.setattr(storage, "timeout", 2.0)
     original = psycopg.Connection.execute
 
     def lose(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -554,7 +595,7 @@ def test_a_deadlock_is_tried_again(storage: PostgresStorage, database: Server, t
         with psycopg.connect(database.dsn(), autocommit=True) as watch:
             waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid'"
             while watch.execute(waits).fetchone() != (1,):
-                pass
+                time.sleep(0.01)
         with pytest.raises(psycopg.errors.LockNotAvailable):
             other.execute("SELECT 1 FROM fapilog.heads WHERE trail = %s FOR UPDATE NOWAIT", [trail])
         other.rollback()
@@ -571,19 +612,20 @@ def test_a_writer_that_is_stopped_holds_nobody_up(database: Server, trail: str) 
         assert process.stdout is not None
         assert process.stdout.readline() == "has the head\n"
         append(storage, "other")
-        assert process.communicate("\n", timeout=30)[0] == "stored 2\n"
+        assert process.communicate("\n", timeout=60)[0] == "stored 2\n"
     assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["other", "stopped"]
     without_loop(storage.aclose())
 
 
+@pytest.mark.slow
 def test_the_server_comes_back(database: Server, trail: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the server is away an event is refused within the time-out; one that waits is stored when it is back."""
-    storage = PostgresStorage(database.dsn(), trail)
+    storage = PostgresStorage(database.dsn(), trail, timeout=60)
     append(storage, "a")
     database.kill()
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "timeout", 0.1)
-        patch.setattr(storage._reading, "_timeout", 0.1)
+        patch.setattr(storage, "timeout", 1.0)
+        patch.setattr(storage._reading, "_timeout", 1.0)
         with pytest.raises(AuditStorageError, match=r"^cannot append to trail .* in PostgreSQL /tmp/.*: connection"):
             append(storage, "b")
         result = without_loop(storage.verify())

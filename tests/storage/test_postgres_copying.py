@@ -22,7 +22,7 @@ from tests.doubles.commands import Run, runs
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, with_service
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EMPTY = ChainHead(0, None)
@@ -116,7 +116,7 @@ async def test_a_killed_server_is_gone_on_with(
         if number == 564:
             database.kill()
 
-    hasty = PostgresStorage(database.dsn(user="service"), name, timeout=0.5)
+    hasty = PostgresStorage(database.dsn(user="service"), name, timeout=3.0)
     with pytest.raises(AuditStorageError, match="cannot append to trail") as raised:
         await copy(trail, hasty, kill)
     await hasty.aclose()
@@ -195,7 +195,7 @@ def test_the_command(
 ) -> None:
     """It copies into a trail of a database and out of it, tells what is wrong, and never shows the password."""
     pytest.importorskip("typer")
-    monkeypatch.setattr(PostgresStorage.__init__, "__kwdefaults__", {"timeout": 1.0, "password": None})
+    monkeypatch.setattr(PostgresStorage.__init__, "__kwdefaults__", {"timeout": 3.0, "password": None})
     run: Run = runs(monkeypatch, capsys)
     without_loop(files(tmp_path / "from", 3))
     into = ("copy", tmp_path / "from", uri(database))

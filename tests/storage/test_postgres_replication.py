@@ -23,7 +23,7 @@ from fapilog.tasks.loops import without_loop
 from tests.doubles.commands import Run, runs
 from tests.doubles.postgres import Server, followed, with_service
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def target(database: Server, trail: str) -> PostgresStorage:
-    # As short as can be, so that a server that is away is noticed soon.
-    return PostgresStorage(database.dsn(user="service"), trail, timeout=0.5)
+    return PostgresStorage(database.dsn(user="service"), trail)
 
 
 async def until(condition: Any) -> None:
@@ -67,9 +66,11 @@ async def require_same(directory: Path, replica: PostgresStorage) -> None:
 
 async def test_the_service_goes_on_without_the_database(tmp_path: Path, database: Server, name: str) -> None:
     """While the server is killed every event is stored at once, and all of them are in the database in the end."""
+    # So that a server that is away is noticed soon.
+    hasty = PostgresStorage(database.dsn(user="service"), name, timeout=0.5)
     replica = target(database, name)
     async with (
-        Replication(tmp_path / "audit", replica, interval=0.01) as replication,
+        Replication(tmp_path / "audit", hasty, interval=0.01) as replication,
         AuditTrail(storage_path=tmp_path / "audit") as trail,
     ):
         for number in range(60):
@@ -141,7 +142,7 @@ def test_a_process_of_its_own(tmp_path: Path, database: Server, name: str) -> No
             while without_loop(head_of(replica)).sequence_number < 10 * number:
                 assert process.poll() is None
             process.send_signal(end)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=60)
             assert process.returncode == (0 if end == signal.SIGTERM else -end)
             assert (out, err) == ("", "")
     trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
@@ -159,7 +160,7 @@ def test_what_the_command_says(
 ) -> None:
     """With --once another trail is 1, and a database or an argument that can't be used 2, without the password."""
     pytest.importorskip("typer")
-    monkeypatch.setattr(PostgresStorage.__init__, "__kwdefaults__", {"timeout": 1.0, "password": None})
+    monkeypatch.setattr(PostgresStorage.__init__, "__kwdefaults__", {"timeout": 3.0, "password": None})
     run: Run = runs(monkeypatch, capsys)
     AuditTrail(storage_path=tmp_path / "audit").sync.log_event(AuditEventType.DATA_ACCESS, "m")
     AuditTrail(storage=target(database, name)).sync.log_event(AuditEventType.DATA_ACCESS, "another")

@@ -1,6 +1,8 @@
 """The questions that a trail is asked: what is found by its bytes is what is found by its values."""
 
 import tempfile
+import tracemalloc
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditTrail, FileStorage
+from fapilog.core._reading import counted, member_of_events
 from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _lines
@@ -146,14 +149,58 @@ async def test_over_days_and_blocks(tmp_path: Path) -> None:
 
 
 async def test_counts_are_of_any_member(tmp_path: Path) -> None:
-    """Events are counted by a member or by a path in the metadata; those without it are counted under ""."""
+    """Events are counted by a member, by one of its own, or by a path in the metadata; without a value, under ""."""
     trail = AuditTrail(storage_path=tmp_path)
     for status in (200, 403, 200):
         await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata={"http": {"status": status}})
     await trail.log_event(AuditEventType.COMPLIANCE_CHECK, "m", user_id="root")
-    assert await trail.count_by("http.status") == {"200": 2, "403": 1, "": 1}
+    await trail.log_data_access("patient/42", "read", metadata={"a.b": {"c.d": 1}, "metadata": {"x": 2}, "": 3})
+    assert await trail.count_by("metadata.http.status") == {"200": 2, "403": 1, "": 2}
+    for field, value in (("a.b", "{'c.d': 1}"), ("metadata.x", "2"), ("", "3"), ("http.status.x", None)):
+        expected = {"": 5} if value is None else {"": 4, value: 1}
+        assert await trail.count_by(f"metadata.{field}") == expected, field
+    assert await trail.count_by("target.type") == {"": 4, "patient": 1}
+    assert await trail.count_by("error.type") == {"": 5}
     assert await trail.count_by("user_id", event_type=AuditEventType.COMPLIANCE_CHECK) == {"root": 1}
-    assert await trail.count_by("event_type") == {"data_access": 3, "compliance_check": 1}
+    assert await trail.count_by("event_type") == {"data_access": 4, "compliance_check": 1}
+
+
+@pytest.mark.one_backend
+async def test_a_count_takes_no_memory_for_each_event() -> None:
+    """However many events are counted, memory is for the values that differ."""
+
+    async def events() -> AsyncIterator[AuditEvent]:
+        for number in range(20_000):
+            yield AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m", metadata={"x": 10_000 + number % 10})
+
+    tracemalloc.start()
+    try:
+        counts = await counted(events(), member_of_events("metadata.x"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert set(counts.values()) == {2000}
+    assert peak < 20_000 * 16
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("field", "error", "says"),
+    [
+        ("user", ValueError, "^field: expected a member of AuditEvent, .*; got 'user'; did you mean user_"),
+        ("target.typ", ValueError, "; got 'target.typ'; did you mean target.type."),
+        ("http.status", ValueError, "or metadata. and a path, as in metadata.http.status; got 'http.status'"),
+        ("user_id.x", ValueError, "got 'user_id.x'; did you mean user_id."),
+        ("", ValueError, "got ''"),
+        (None, TypeError, "^field: expected .*; got a NoneType"),
+    ],
+)
+async def test_a_count_by_nothing_that_events_have(
+    tmp_path: Path, field: Any, error: type[Exception], says: str
+) -> None:
+    """A field that no event can have is refused before the trail is read; the words say how to name what is meant."""
+    with pytest.raises(error, match=says):
+        await AuditTrail(storage_path=tmp_path).count_by(field)
 
 
 @pytest.mark.one_backend

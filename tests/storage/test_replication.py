@@ -112,6 +112,7 @@ async def test_nothing_is_there_yet(trail: FileStorage, target: Target) -> None:
     await require_same(trail, target)
 
 
+@pytest.mark.slow
 async def test_in_pages(trail: FileStorage, target: Target) -> None:
     """Many records are copied in pages, and between two of them the state says how many are left."""
     await append(trail, 1203)
@@ -130,6 +131,7 @@ async def test_in_pages(trail: FileStorage, target: Target) -> None:
     await require_same(trail, target)
 
 
+@pytest.mark.slow
 async def test_the_target_is_away_for_hours(
     trail: FileStorage, target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -253,6 +255,7 @@ async def test_damage_is_not_replicated(trail: FileStorage, target: Target) -> N
     assert target.events == []
 
 
+@pytest.mark.slow
 async def test_several_replicate_one_directory(trail: FileStorage, target: Target) -> None:
     """Of several processes that replicate the same files, one copies each record."""
     replications = [Replication(trail.directory, target, name=f"worker {number}") for number in range(4)]

@@ -482,6 +482,7 @@ def trail_in(directory: Path, days: int | None = 30, **policy: Any) -> AuditTrai
     return AuditTrail(CompliancePolicy(retention_days=days, **policy), directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["archive", "address"])
 @pytest.mark.one_backend
 async def test_a_trail(s3: S3, archive: S3Archive, directory: Path, given: str) -> None:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError
 from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
-from fapilog.storage import _database, sqlite
+from fapilog.storage import _database, _ranges, sqlite
 from fapilog.storage._rows import questions
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage
@@ -283,6 +284,31 @@ def test_questions_take_an_index(storage: SQLiteStorage, path: Path, asked: dict
     with contextlib.closing(sqlite3.connect(path)) as connection:
         [(_, _, _, plan)] = connection.execute(f"EXPLAIN QUERY PLAN {query}", (0, 9, *question.values)).fetchall()
     assert index in plan
+
+
+@pytest.mark.parametrize("few", [1, 3, 100])
+def test_times_are_found_wherever_a_clock_was_wrong(
+    storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    """Records of the wanted times are found, the newest first, also where one of them stands far from the others."""
+    monkeypatch.setattr(_ranges, "_FEW", few)
+    monkeypatch.setattr(_ranges, "_TOGETHER", 2)
+    began = an_event().timestamp
+    seconds = [0, 90, 1, 2, 3, 91, 4, 5, 92, 93, 6]
+    for each in seconds:
+        without_loop(storage.append(an_event(timestamp=began + timedelta(seconds=each))))
+    for since, until in ((90, None), (90, 91), (None, 3), (4, 4), (95, None), (0, 93)):
+        wanted = EventFilter(
+            start_time=None if since is None else began + timedelta(seconds=since),
+            end_time=None if until is None else began + timedelta(seconds=until),
+        )
+        expected = [
+            number
+            for number, each in enumerate(seconds, 1)
+            if (since is None or each >= since) and (until is None or each <= until)
+        ]
+        found = intact(without_loop(storage.find(wanted, 20)))
+        assert [event.sequence_number for event in found] == expected[::-1]
 
 
 def test_an_actor_is_found_in_each_part(storage: SQLiteStorage) -> None:

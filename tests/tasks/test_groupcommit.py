@@ -29,7 +29,7 @@ class Disk:
         batch = list(items)
         self.batches.append(batch)
         self.begun.set()
-        assert self.open.wait(10)
+        assert self.open.wait(60)
         if -1 in batch:
             raise AuditStorageError("disk full")
         return [2 * number for number in batch]
@@ -212,7 +212,7 @@ def test_a_loop_that_is_gone_takes_nobody_with_it(disk: Disk) -> None:
     loop = asyncio.new_event_loop()
     abandoned = loop.create_task(submit(commits, 1, results))
     loop.run_until_complete(asyncio.sleep(0))
-    assert disk.begun.wait(10)
+    assert disk.begun.wait(60)
     abandoned._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()
     disk.open.set()
@@ -248,7 +248,7 @@ async def test_the_thread_ends_with_its_owner(disk: Disk) -> None:
     assert thread is not None
     del commits
     gc.collect()
-    await anyio.to_thread.run_sync(thread.join, 10)
+    await anyio.to_thread.run_sync(thread.join, 60)
     assert not thread.is_alive()
 
 
@@ -292,5 +292,5 @@ asyncio.run(main())
 
 def test_the_exit_of_the_interpreter_waits_for_a_commit() -> None:
     """A commit that has begun is finished before the process is gone: finalizers close the files that it writes to."""
-    ended = subprocess.run([sys.executable, "-c", EXITING], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run([sys.executable, "-c", EXITING], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "committed\n", "")

@@ -250,7 +250,7 @@ def test_a_loop_that_does_not_run_is_not_waited_for_for_ever() -> None:
 
         thread = threading.Thread(target=leave)
         thread.start()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
         runner.run(life.leave())
 

@@ -21,7 +21,7 @@ def test_a_task_whose_process_is_killed_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "broker").mkdir()
     env = {"BROKER": str(tmp_path / "broker")}
     caller = {**os.environ, "TRAIL": str(tmp_path / "unused"), **env}
-    subprocess.run([sys.executable, "-m", APP, "die:1"], check=True, timeout=30, env=caller, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", APP, "die:1"], check=True, timeout=60, env=caller, cwd=ROOT)
 
     def failures() -> list[AuditEvent]:
         return AuditTrail(storage_path=tmp_path / "audit").sync.get_events(component="shop.die")

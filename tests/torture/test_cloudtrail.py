@@ -85,7 +85,7 @@ async def test_what_is_recorded_is_read(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert number == COUNT
     assert peak < 32 << 20
-    assert await trail.count_by("eventName") == names
+    assert await trail.count_by("metadata.eventName") == names
     assert len(await trail.get_events(outcome=AuditOutcome.DENIED, limit=COUNT)) == COUNT // 1000
     arn = f"arn:aws:sts::111122223333:assumed-role/role-{777 % 97}/session-777"
     [found] = await trail.get_events(metadata={"userIdentity.arn": arn})

@@ -32,7 +32,7 @@ def test_what_every_server_answers_is_recorded_with_its_context(
 
 def ask(port: int) -> str | None:
     """Return the request id of an answer; None if the server does not answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", "/patients/42")
         return connection.getresponse().headers["x-request-id"]

@@ -34,7 +34,7 @@ class Browser:
 
     def ask(self, method: str, path: str, request_id: str, **form: str) -> int:
         """Send a request, and return the status."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         headers = {
             "x-request-id": request_id,
             "x-forwarded-for": f"203.0.113.9, {self.address}",

@@ -1,10 +1,8 @@
 """Processes that apply a rule are killed: every time that the rule was met is reported, once."""
 
 import random
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import anyio
@@ -12,11 +10,10 @@ import pytest
 
 from fapilog import AuditEvent, AuditTrail, CompliancePolicy
 from fapilog.core.rules import RULE_MET
+from tests.doubles.trail_writers import guesser, listen
 from tests.programs.guessing_on import RULE
 
 pytestmark = pytest.mark.torture
-
-PROGRAM = Path(__file__).parents[1] / "programs" / "guessing_on.py"
 
 
 def expected(events: list[AuditEvent]) -> list[int]:
@@ -43,18 +40,17 @@ def test_kills(tmp_path: Path, rounds: Iterator[int]) -> None:
     for number in rounds:
         directory = tmp_path / str(number)
         chance = random.Random(number)  # noqa: S311
-        command = [sys.executable, str(PROGRAM), str(directory)]
-        processes = [subprocess.Popen([*command, str(seed)]) for seed in range(2)]
-        for seed in range(2, 8):
-            time.sleep(chance.uniform(0.3, 1.5))
-            killed = processes.pop(0)
-            killed.kill()
-            killed.wait()
-            processes.append(subprocess.Popen([*command, str(seed)]))
-        time.sleep(chance.uniform(0.3, 1.5))
-        for process in processes:
-            process.kill()
-            process.wait()
+        with ExitStack() as stack:
+            alive = [stack.enter_context(guesser(directory, seed)) for seed in range(2)]
+            for seed in range(2, 8):
+                # By what it has logged, and not by the time: a busy machine takes seconds to start a process.
+                enough = chance.randrange(150)
+                listen(alive, lambda: len(alive[0].stored) > enough)  # noqa: B023
+                alive.pop(0).kill()
+                alive.append(stack.enter_context(guesser(directory, seed)))
+            listen(alive, lambda: all(len(each.stored) > 20 for each in alive))  # noqa: B023
+            for each in alive:
+                each.kill()
         events = anyio.run(all_events, directory)
         found = [event.metadata["record"] for event in events if event.event_type == RULE_MET]
         assert sorted(found) == expected(events)

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, DamagedRecord
+from ..core._reading import member_of_events
 from ..storage._holes import up_to
 from ..storage._reader import TrailReader
 from ..storage.protocol import Conditions, EventFilter
@@ -67,6 +68,14 @@ def _value(given: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def _field(given: str) -> str:
+    try:
+        member_of_events(given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error).removeprefix("field: ")) from None
+    return given
 
 
 _Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
@@ -243,7 +252,12 @@ def count(
     *,
     wanted: Conditions,
     archive: WithArchive = None,
-    by: Annotated[str, typer.Option(metavar="FIELD", help="A member of events, or a path in the metadata.")],
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="FIELD", parser=_field, help="A member of events; metadata.NAME or metadata.NAME.NAME; target.type."
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """

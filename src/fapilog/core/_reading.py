@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 from ..record.chain import is_intact
 from ..record.damage import DamagedRecord
+from ..record.errordetails import ErrorDetails
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.values import text
+from ..record.options import did_you_mean
+from ..record.parties import Actor, Target
+from ..record.values import name_of, text
 from ..storage.protocol import AuditStorage, EventFilter, value_at
 from ..tasks.strangers import Log
 
-__all__ = ["Events", "OnDamage", "counted", "intact", "last_intact"]
+__all__ = ["Events", "OnDamage", "counted", "intact", "last_intact", "member_of_events"]
 
 OnDamage = Literal["log", "raise", "yield"]
 """How a record that can't be read is treated; see `Events`."""
@@ -163,12 +166,56 @@ def _warn(hole: DamagedRecord) -> None:
     _log.warning("records that can't be read are left out; the first is in %s", hole)
 
 
-async def counted(events: Events[AuditEvent], field: str) -> dict[str, int]:
-    """Return how many of *events* have which value of *field*, the most frequent value first."""
-    counts = Counter([_labelled(event, field) async for event in events])
+async def counted(events: AsyncIterable[AuditEvent], value_of: Callable[[AuditEvent], object]) -> dict[str, int]:
+    """Return how many of *events* have which value, the most frequent value first; those without one under ""."""
+    counts: Counter[str] = Counter()
+    # Not of a list, which would have all the values of a long trail at once.
+    async for event in events:
+        counts[_label(value_of(event))] += 1
     return dict(counts.most_common())
 
 
-def _labelled(event: AuditEvent, field: str) -> str:
-    value = getattr(event, field) if field in event.__struct_fields__ else value_at(event.metadata, field)
+def member_of_events(field: str) -> Callable[[AuditEvent], object]:
+    """
+    Return the function that returns the value which an event has in *field*; None if it has none.
+
+    Args:
+        field: A member, "user_id"; a member of one, "target.type"; or the path of a value in the metadata,
+            "metadata.http.status".
+
+    Raises:
+        TypeError: *field* is no text.
+        ValueError: There is no such member; the message has the nearest.
+    """
+    expected = "expected a member of AuditEvent, or metadata. and a path, as in metadata.http.status"
+    if not isinstance(field, str):
+        raise TypeError(f"field: {expected}; got a {name_of(type(field))}")
+    member, _, path = field.partition(".")
+    if field in _FIELDS:
+        return lambda event: _member(event, field.split("."))
+    if member == "metadata":
+        return lambda event: value_at(event.metadata, path)
+    raise ValueError(f"field: {expected}; got {field[:_LONGEST_SHOWN]!r}{did_you_mean(field, _FIELDS)}")
+
+
+def _member(event: AuditEvent, names: Sequence[str]) -> object:
+    value: object = event
+    for name in names:
+        # The target and the actor are None in many events, and so are their members then.
+        value = getattr(value, name, None)
+    return value
+
+
+_FIELDS: Final = (
+    *AuditEvent.__struct_fields__,
+    *(
+        f"{name}.{part}"
+        for name, kind in (("actor", Actor), ("target", Target), ("error", ErrorDetails))
+        for part in kind.__struct_fields__
+    ),
+)
+_LONGEST_SHOWN: Final = 64
+
+
+def _label(value: object) -> str:
     return "" if value is None else text(value.value if isinstance(value, Enum) else value)

@@ -99,7 +99,7 @@ class Recorder:
             if once or files is None or not self._is_stored_at_once(files, event, record):
                 again = {"once": True} if once else {}
                 seal = await self._appended(
-                    functools.partial(self._storage.append, event.event(), **again)
+                    functools.partial(contained, functools.partial(self._storage.append, event.event(), **again))
                     if files is None
                     else functools.partial(files.append_record, record, **again)
                 )
@@ -134,7 +134,8 @@ class Recorder:
             options: dict[str, Any] = {"once": True} if once else {}
             if alerts:
                 options["alerts"] = alerts
-            seal = await self._appended(functools.partial(self._storage.append, event, **options))
+            append = functools.partial(self._storage.append, event, **options)
+            seal = await self._appended(functools.partial(contained, append))
         except BaseException:
             outstanding.announced(event.event_id)
             raise
@@ -145,11 +146,11 @@ class Recorder:
         return sealed(event, seal)
 
     async def _appended(self, append: Callable[[], Awaitable[Seal | None]]) -> Seal | None:
-        """Return the result of ``await append()``, or raise `AuditStorageError`, and no other exception."""
+        """Return the result of ``await append()``, or raise `AuditStorageError` in place of its exception."""
         if not self._alerts.watch.is_expected:
             await self._alerts.watch.expect()
         try:
-            return await contained(append)
+            return await append()
         except AuditStorageError:
             raise
         except Exception as error:

@@ -16,7 +16,7 @@ from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, h
 from ._alerts import Alerts
 from ._incidents import VERIFICATION
 from ._ownrecords import LogEvent, OwnRecords
-from ._reading import Events, OnDamage, counted, intact
+from ._reading import Events, OnDamage, counted, intact, member_of_events
 
 __all__ = ["Questions"]
 
@@ -98,14 +98,21 @@ class Questions:
         Count the events that meet all conditions by one of their members, the most frequent value first.
 
         Args:
-            field: A member of `AuditEvent`, such as "user_id", or the path of a value in the metadata.
-            **conditions: As for `get_events`, and raises as that does.
+            field: A member of `AuditEvent`, such as "user_id" or "target.type", or "metadata." and the path of a value
+                in the metadata, with dots between its names, as in "metadata.http.status".
+            **conditions: As for `get_events`.
 
         Returns:
             The number of events by value, as text; events without a value are under "".
+
+        Raises:
+            AuditStorageError: The trail can't be read.
+            TypeError: As for `get_events`, or *field* is no text.
+            ValueError: As for `get_events`, or events have no such member; the message has the nearest.
         """
+        value_of = member_of_events(field)
         events: Events[AuditEvent] = Events(self._asked, EventFilter(**conditions), oldest_first=False)
-        count = functools.partial(counted, events, field)
+        count = functools.partial(counted, events, value_of)
         return await self._own_records.reading(self.log_event, "count_by", {**conditions, "field": field}, count)
 
     async def head(self) -> ChainHead:

@@ -8,10 +8,13 @@ A call of a logger may come from an event loop, a signal handler, a destructor, 
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import queue
 import threading
 import time
 from contextvars import Context, ContextVar
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ..context import settled_context
@@ -33,21 +36,52 @@ _log: Final = Log("fapilog")
 _LINGER: Final = 10.0
 
 
+# From which number on a call has which level, and which type its event has.
+_LEVELS: Final = (
+    (logging.CRITICAL, AuditLogLevel.CRITICAL, AuditEventType.ERROR_OCCURRED),
+    (logging.ERROR, AuditLogLevel.ERROR, AuditEventType.ERROR_OCCURRED),
+    (logging.WARNING, AuditLogLevel.WARNING, AuditEventType("log.warning")),
+    (logging.INFO, AuditLogLevel.INFO, AuditEventType("log.info")),
+    (-math.inf, AuditLogLevel.DEBUG, AuditEventType("log.debug")),
+)
+
+
 class Waiting(NamedTuple):
     """
-    An event that is still to be stored.
+    A call of a logger whose event is still to be stored.
+
+    It holds what only the code that logs knows; all that can be made of it later is made by the thread that stores.
 
     Attributes:
-        event_type: The type for `AuditTrail.log_event`, unless *given* has one.
-        message: The event in words, unless *given* has some.
-        fields: Other keywords of `AuditTrail.log_event`, which it can't refuse.
-        given: The application's values for these keywords, of any kind.
+        message: The message that was logged.
+        given: The application's values for keywords of `AuditTrail.log_event`, of any kind, which win.
+        level: The number of the level.
+        error: The exception that was logged.
+        occurred: When it was logged, in seconds since the epoch.
+        component: The name of the logger.
+        operation: The function that logged.
     """
 
-    event_type: AuditEventType
     message: str
-    fields: dict[str, Any]
     given: dict[str, Any]
+    level: float
+    error: BaseException | None
+    occurred: float
+    component: str | None
+    operation: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Return the keywords of `AuditTrail.log_event` without the given ones; it can't refuse them."""
+        log_level, event_type = next((mine, kind) for number, mine, kind in _LEVELS if self.level >= number)
+        return {
+            "event_type": event_type if self.error is None else AuditEventType.ERROR_OCCURRED,
+            "message": self.message,
+            "log_level": log_level,
+            "component": self.component,
+            "operation": self.operation,
+            "error": self.error,
+            "occurred": datetime.fromtimestamp(self.occurred, UTC),
+        }
 
 
 class _Store:
@@ -117,7 +151,9 @@ class Backlog:
             self._drop()
             return
         self._queue.put((settled_context(), event))
-        self._wake()
+        # A thread that is about to end looks at the queue once more after it has left this.
+        if self._thread is None:
+            self._wake()
 
     def flush(self) -> bool:
         """Wait until the events that were added so far are stored; return whether they were, within `flush_timeout`."""
@@ -187,10 +223,12 @@ class Backlog:
                 self._take(item)
                 continue
             with self._lock:
-                # An event that is added from here on finds no thread, and starts one.
+                # In this order: an event that is added from here on finds no thread, and waits for the lock to start
+                # one; an event that was added before is in the queue.
+                thread, self._thread = self._thread, None
                 if self._queue.empty():
-                    self._thread = None
                     return
+                self._thread = thread
 
     def _take(self, item: tuple[Context, Waiting] | threading.Event | None) -> None:
         if isinstance(item, tuple):
@@ -209,8 +247,8 @@ class Backlog:
         self._since_report = 0
         number = self.dropped - self._reported
         message = f"{number} log records were not recorded: too many waited, or the trail could not store them"
-        fields = {"log_level": AuditLogLevel.ERROR, "component": "fapilog", "metadata": {"dropped": number}}
-        if self._stored(Waiting(AuditEventType.COMPONENT_FAILURE, message, fields, {})):
+        given = {"event_type": AuditEventType.COMPONENT_FAILURE, "metadata": {"dropped": number}}
+        if self._stored(Waiting(message, given, logging.ERROR, None, time.time(), "fapilog")):
             self._reported += number
             _log.error("%s", message)
 
@@ -233,15 +271,11 @@ class Backlog:
 
     def _store_now(self, event: Waiting) -> None:
         log_event = self._trail.sync.log_event
-        first: dict[str, Any] = {
-            "event_type": event.event_type,
-            "message": event.message,
-            **event.fields,
-            **event.given,
-        }
+        fields = event.fields()
+        first = {**fields, **event.given}
         try:
             log_event(first.pop("event_type"), first.pop("message"), **first)
         except (TypeError, ValueError) as error:
             # An unknown type or level, for example: the given values are kept in the metadata.
             refused = {"refused": event.given, "refused_because": text(error)}
-            log_event(event.event_type, event.message, **event.fields, metadata=refused)
+            log_event(fields.pop("event_type"), fields.pop("message"), **fields, metadata=refused)

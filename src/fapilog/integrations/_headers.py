@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-from contextlib import suppress
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -85,10 +84,12 @@ def address(node: str) -> str | None:
     """Return the IP address in *node*, without a port, or a name that hides one; None if it has neither."""
     # Nearly all are IPv4, and this is six times faster than `ipaddress`. glibc, too, refuses octets that begin with a
     # zero.
-    with suppress(OSError, ValueError):
+    try:
         socket.inet_pton(socket.AF_INET, node)
+    except (OSError, ValueError):
+        host = node
+    else:
         return node
-    host = node
     if node.startswith("["):
         host = node[1:].partition("]")[0]
     elif node.count(":") == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -39,7 +40,7 @@ _CHANGES: Final[dict[str, _Change]] = {
 
 class Logins:
     """
-    Records the signals of Flask-Login and Flask-Security for an application, as far as they are installed.
+    Records the signals of Flask-Login and Flask-Security for an application, as far as it has imported them.
 
     The signals hold their receivers weakly: the receivers of an application live as long as this object.
 
@@ -51,36 +52,39 @@ class Logins:
     def __init__(self, app: Any, trail: AuditTrail) -> None:
         self._trail = trail
         self._receivers: list[_Receiver] = []
-        self._connect(
-            app,
-            "flask_login.signals",
-            {
+        # The modules that the application has not imported yet, with the receivers of their signals.
+        self._missing: dict[str, dict[str, _Receiver]] = {
+            "flask_login.signals": {
                 "user_logged_in": self._logged_in,
                 "user_logged_out": self._logged_out,
                 "user_login_confirmed": self._login_confirmed,
             },
-        )
-        self._connect(
-            app,
-            "flask_security.signals",
-            {
+            "flask_security.signals": {
                 "user_authenticated": self._authenticated,
                 "user_failed_authn": self._failed,
                 **{name: self._changed(*change) for name, change in _CHANGES.items()},
             },
-        )
+        }
+        self.connect(app)
 
-    def _connect(self, app: Any, module: str, receivers: dict[str, _Receiver]) -> None:
-        try:
-            signals = import_module(module)
-        except ImportError:
-            return
-        for name, receive in receivers.items():
-            # An older version has fewer of them.
-            if (signal := getattr(signals, name, None)) is not None:
-                contained = _contained(receive)
-                self._receivers.append(contained)
-                signal.connect(contained, sender=app)
+    def connect(self, app: Any, **_: object) -> None:
+        """
+        Connect to the signals of the modules that the application has imported since the last call; a receiver itself.
+
+        An installed extension that the application does without is not imported for it.
+        """
+        for module in [each for each in self._missing if sys.modules.get(each)]:
+            try:
+                signals = import_module(module)  # waits while another thread imports it
+            except ImportError:
+                continue
+            receivers = self._missing.pop(module, {})
+            for name, receive in receivers.items():
+                # An older version has fewer of them.
+                if (signal := getattr(signals, name, None)) is not None:
+                    contained = _contained(receive)
+                    self._receivers.append(contained)
+                    signal.connect(contained, sender=app)
 
     # -- of Flask-Login: https://flask-login.readthedocs.io/en/latest/#signals
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from ..record.freezing import Walk, plain
 from ..record.intake import FIELDS
-from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.values import given_tags, given_text
-from ._backlog import Backlog, Waiting, is_storing
+from ._backlog import Backlog, is_storing
 
 if TYPE_CHECKING:
     from ..core.audit import AuditTrail
 
-__all__ = ["AUDIT", "Recording", "event_of", "level_number"]
+__all__ = ["AUDIT", "Recording", "level_number", "read"]
 
 AUDIT: Final = "audit"
 """The name under which a call gives the fields of its event."""
@@ -30,14 +27,6 @@ _TEXTS: Final = frozenset(
 )
 # All other values of a call belong into the metadata.
 _KNOWN: Final = FIELDS | {"event_type", "message"}
-# From which number on a call has which level, and which type its event has.
-_LEVELS: Final = (
-    (logging.CRITICAL, AuditLogLevel.CRITICAL, AuditEventType.ERROR_OCCURRED),
-    (logging.ERROR, AuditLogLevel.ERROR, AuditEventType.ERROR_OCCURRED),
-    (logging.WARNING, AuditLogLevel.WARNING, AuditEventType("log.warning")),
-    (logging.INFO, AuditLogLevel.INFO, AuditEventType("log.info")),
-    (-math.inf, AuditLogLevel.DEBUG, AuditEventType("log.debug")),
-)
 
 
 def level_number(level: int | str) -> int:
@@ -105,49 +94,21 @@ class Recording:
         return level >= self._threshold if given is None else given is not False
 
 
-def event_of(
-    message: str,
-    given: object,
-    *,
-    level: int,
-    error: BaseException | None,
-    occurred: datetime,
-    component: str | None,
-    operation: str | None = None,
-) -> Waiting:
+def read(given: object) -> dict[str, Any]:
     """
-    Return the event of a call.
+    Return the keywords that a call has *given* for its event, in a mapping; another value becomes one of the metadata.
 
     Texts, tags and metadata are read now: later changes by the application do not change the event.
-
-    Args:
-        message: The message that was logged.
-        given: The fields of the event, in a mapping; or any other value, which becomes one in the metadata.
-        level: The number of the level.
-        error: The exception that was logged.
-        occurred: When it was logged; the event is made later.
-        component: The name of the logger.
-        operation: The function that logged.
     """
-    log_level, event_type = next((mine, kind) for number, mine, kind in _LEVELS if level >= number)
-    if error is not None:
-        event_type = AuditEventType.ERROR_OCCURRED
-    fields = {
-        "log_level": log_level,
-        "component": component,
-        "operation": operation,
-        "error": error,
-        "occurred": occurred,
-    }
-    return Waiting(event_type, message, fields, {} if given is None or given is True else _read(given))
+    if given is None or given is True:
+        return {}
+    return _keywords(dict(given)) if isinstance(given, Mapping) else {"metadata": _frozen({AUDIT: given})}
 
 
-def _read(given: object) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
-        return {"metadata": _frozen({AUDIT: given})}
+def _keywords(given: dict[Any, Any]) -> dict[str, Any]:
     read: dict[str, Any] = {}
     metadata: dict[Any, Any] = {}
-    for name, value in dict(given).items():
+    for name, value in given.items():
         if value is None and name in _KNOWN:
             continue
         if name in _TEXTS:

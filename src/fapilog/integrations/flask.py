@@ -14,7 +14,7 @@ from typing import Any
 from .._extras import needs
 
 with needs("flask"):
-    from flask import Flask, Response, got_request_exception, request
+    from flask import Flask, Response, appcontext_pushed, got_request_exception, request
 
 from ..context import bind_audit_context, current_audit_context
 from ..core.audit import AuditTrail
@@ -35,9 +35,9 @@ class Audit:
     address of the client, its user agent and the user. They end with the request, even if a view raises. Values that a
     call gives itself win; see `audit_context`, which you may use in your views as well. A view records by `trail.sync`.
 
-    Where Flask-Login is installed, signing in and out is recorded; where Flask-Security is, failures, changed
-    passwords, second factors and accounts are too. No event has a password, a token, or the content of a form. A
-    failure to record is logged (logger "fapilog"), and raises nothing into your views.
+    Where the application uses Flask-Login, signing in and out is recorded; where it uses Flask-Security, failures,
+    changed passwords, second factors and accounts are too. No event has a password, a token, or the content of a form.
+    A failure to record is logged (logger "fapilog"), and raises nothing into your views.
 
     The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
     new one. The response carries it. Views find it in ``request.environ["fapilog.request_id"]``. A client can choose it
@@ -118,7 +118,10 @@ class Audit:
             log_requests=self._log_requests,
         )
         app.after_request(self._keep)
-        self._logins.append(Logins(app, self.trail))
+        logins = Logins(app, self.trail)
+        self._logins.append(logins)
+        # For extensions that are imported after this call.
+        appcontext_pushed.connect(logins.connect, app)
         if self._log_requests:
             got_request_exception.connect(_note, app)
 

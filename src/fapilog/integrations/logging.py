@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from ..record.values import given_text
 from ._backlog import Waiting
-from ._logrecords import AUDIT, Recording, event_of, level_number
+from ._logrecords import AUDIT, Recording, level_number, read
 
 __all__ = ["AuditHandler"]
 
@@ -80,7 +79,10 @@ class AuditHandler(Recording, logging.Handler):
         try:
             given = _given(record)
             if self._is_audited(record.name, record.levelno, given):
-                self._backlog.add(_event(record, given))
+                error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+                fields = read(given)
+                where = record.name, record.funcName
+                self._backlog.add(Waiting(_message(record), fields, record.levelno, error, record.created, *where))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:
@@ -100,19 +102,6 @@ def _given(record: logging.LogRecord) -> object:
         if isinstance(extra, Mapping):
             return extra.get(AUDIT)
     return given
-
-
-def _event(record: logging.LogRecord, given: object) -> Waiting:
-    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-    return event_of(
-        _message(record),
-        given,
-        level=record.levelno,
-        error=error,
-        occurred=datetime.fromtimestamp(record.created, UTC),
-        component=record.name,
-        operation=record.funcName,
-    )
 
 
 def _message(record: logging.LogRecord) -> str:

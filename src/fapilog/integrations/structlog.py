@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from datetime import UTC, datetime
+import time
 from typing import Any, Final
 
 from structlog.processors import NAME_TO_LEVEL
@@ -21,7 +21,8 @@ from structlog.typing import EventDict, WrappedLogger
 
 from ..record.values import given_text
 from ..tasks.strangers import Log
-from ._logrecords import AUDIT, Recording, event_of
+from ._backlog import Waiting
+from ._logrecords import AUDIT, Recording, read
 
 __all__ = ["AuditProcessor"]
 
@@ -70,15 +71,8 @@ class AuditProcessor(Recording):
         level = _level(event_dict.get("level_number"), event_dict.get("level"), method_name)
         given = event_dict.get(AUDIT)
         if self._is_audited(component, level, given):
-            event = event_of(
-                given_text(event_dict.get("event")),
-                given,
-                level=level,
-                error=_error(event_dict.get("exc_info")),
-                occurred=datetime.now(UTC),
-                component=component,
-            )
-            self._backlog.add(event)
+            message, error = given_text(event_dict.get("event")), _error(event_dict.get("exc_info"))
+            self._backlog.add(Waiting(message, read(given), level, error, time.time(), component))
 
 
 def _level(number: object, name: object, method: str) -> int:

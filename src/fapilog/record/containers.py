@@ -55,6 +55,8 @@ _ALL_OF_A_NAME: Final = ("getlist", "getall", "get_all")
 
 def read_mapping(given: object) -> Found | None:
     """Read the pairs of a mapping of any kind; return None if *given* is none, or can't be read."""
+    if type(given) is str:
+        return None
     try:
         return mapping_of(given, type(given))
     except (KeyboardInterrupt, SystemExit):

@@ -188,11 +188,12 @@ def lock(fd: int, how: int) -> None:
     Raises:
         OSError: Another process has held the lock for ten seconds; the message names that process, if the system does.
     """
-    begun = time.monotonic()
+    begun: float | None = None
     while True:
         try:
             fcntl.flock(fd, how | fcntl.LOCK_NB)
         except BlockingIOError:
+            begun = begun or time.monotonic()
             waited = time.monotonic() - begun
         else:
             return

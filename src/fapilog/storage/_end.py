@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from ..record.chain import ChainError, ChainHead, ChainStatus
+from ..record import chain
+from ..record.chain import ChainError, ChainHead, ChainStatus, Seal
 from ._anchor import anchor_of, start_of
 from ._directory import reading, size_of
 from ._lines import Lines
@@ -60,6 +61,16 @@ class End(msgspec.Struct, frozen=True):
     def head(self) -> ChainHead:
         """The number and the checksum of the newest record."""
         return ChainHead(self.sequence_number, self.checksum)
+
+    def sealed(self, bodies: list[bytes]) -> tuple[list[bytes], list[Seal]]:
+        """Return the lines to store for *bodies* behind this end, and their seals."""
+        lines, seals, sequence_number, checksum = list[bytes](), list[Seal](), self.sequence_number, self.checksum
+        for body in bodies:
+            line, seal = chain.seal(body, sequence_number + 1, checksum)
+            sequence_number, _, checksum = seal
+            lines.append(line)
+            seals.append(seal)
+        return lines, seals
 
     @property
     def record(self) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from ..record.parties import Target
 from .protocol import EQUAL, EventFilter
 
 if TYPE_CHECKING:
-    import sqlite3
+    pass
 
 __all__ = [
     "COLUMNS",
@@ -31,7 +31,6 @@ __all__ = [
     "follow_row",
     "questions",
     "rows_of",
-    "span_of",
     "values_of",
 ]
 
@@ -241,13 +240,3 @@ def _question(wanted: EventFilter, equal: dict[str, Any], dialect: Dialect) -> Q
         tuple(value for _, values in parts for value in values),
         (begin, end) if has_times and not is_selective else None,
     )
-
-
-def span_of(connection: sqlite3.Connection, question: Question) -> tuple[int, int] | None:
-    """Return the numbers of the first and of the last record whose time is wanted; None if there is none."""
-    query = (
-        "SELECT min(sequence_number), max(sequence_number) FROM records INDEXED BY by_timestamp"
-        " WHERE timestamp BETWEEN ? AND ?"
-    )
-    first, last = connection.execute(query, question.times or ()).fetchone()
-    return None if first is None else (first, last)

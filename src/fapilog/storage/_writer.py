@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ..record import chain
 from ..record.chain import EMPTY, ChainError, ChainHead, Seal
@@ -71,7 +71,7 @@ class TrailWriter:
         self._today = Today(now)
         # The lock on the directory keeps processes apart, and the mutex the threads of a process: to the kernel they
         # are one holder, since they share the open directory.
-        self._mutex = threading.Lock()
+        self._mutex: Any = threading.RLock()
         self._lock_fd: int | None = None
         self._fd: int | None = None
         self._end: End | None = None
@@ -110,7 +110,7 @@ class TrailWriter:
                         self._unsynced.store(self._directory)
                     end = self._end if self._is_up_to_date() else self._catch_up()
                     self._unsynced = None
-                    if after not in (None, EMPTY if end is None else end.head):
+                    if after is not None and after != (EMPTY if end is None else end.head):
                         raise elsewhere(self._directory, after)
                     # An older file is never written to, even if the clock goes back.
                     if end is None or self._today() > end.name:
@@ -132,11 +132,12 @@ class TrailWriter:
 
     def append_at_once(self, body: bytes) -> Seal | None:
         """
-        Store a record for *body* if that takes nothing but a write to the operating system, else return None.
+        Store a record for *body* if that takes nothing but a write, and its sync, else return None.
 
         Raises:
             AuditStorageError: The record is not stored.
         """
+        self.refuse_nested()
         mutex = self._mutex
         taken: list[bool] = []
         try:
@@ -151,6 +152,11 @@ class TrailWriter:
             raise result
         return result
 
+    def refuse_nested(self) -> None:
+        """Raise `AuditStorageError` in a signal handler or a destructor that interrupts an append of its thread."""
+        if self._mutex._is_owned():  # noqa: SLF001  as `threading.Condition` asks its lock
+            raise AuditStorageError("not stored: called from within an append of the same thread")
+
     def close(self) -> None:
         """Close the files and forget where the trail ends; the next append looks again."""
         with self._mutex:
@@ -164,7 +170,7 @@ class TrailWriter:
 
         The lock belongs to the open directory, which both have in common: closed without being unlocked, it stays.
         """
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._release()
         self._end = None
         # The parent's to write again.
@@ -296,15 +302,8 @@ class TrailWriter:
         ]
 
     def _write_all(self, bodies: list[bytes]) -> Sequence[Result]:
-        end = self._end
-        assert end is not None  # noqa: S101 - set by the callers
-        lines, seals, sequence_number, checksum = list[bytes](), list[Seal](), end.sequence_number, end.checksum
-        for body in bodies:
-            line, seal = chain.seal(body, sequence_number + 1, checksum)
-            sequence_number, _, checksum = seal
-            lines.append(line)
-            seals.append(seal)
-        return self._put(lines, seals)
+        assert self._end is not None  # noqa: S101 - set by the callers
+        return self._put(*self._end.sealed(bodies))
 
     def _put(self, lines: list[bytes], seals: list[Seal]) -> Sequence[Result]:
         """Write *lines*, the records that have these *seals*, and return the result of every one."""

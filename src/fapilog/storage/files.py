@@ -23,7 +23,7 @@ from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
-from ._aside import Aside, Search
+from ._aside import Search
 from ._care import Care
 from ._copied import by_day, followed
 from ._days import write_anchor
@@ -33,6 +33,7 @@ from ._names import names
 from ._reader import TrailReader
 from ._recent import Once
 from ._replica import waits
+from ._searchers import SEARCHERS
 from ._writer import Result, TrailWriter
 from .protocol import EventFilter
 
@@ -98,7 +99,6 @@ class FileStorage:
         self._reader = TrailReader(self.directory, durable=is_durable, times=self._writer.times)
         least = None if min_free is None else require("min_free", min_free, at_least=0)
         self._care = Care(self.directory, min_free=least, now=now)
-        self._aside = Aside()
         self._now = now
         self._at_once = durability == "write"
         self._commits: GroupCommit[bytes, Result] = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
@@ -138,10 +138,9 @@ class FileStorage:
         """
         return await self.append_record(chain.storable(event), once=once)
 
-    @without_frames
     async def append_record(self, record: bytes, *, once: bool = False) -> Seal | None:
         """
-        Store an event by its *record*, as `append` does.
+        Store an event by its *record*, as `append` does; the caller leaves the frames out of what is raised.
 
         Args:
             record: As `record.chain.storable` has it.
@@ -149,7 +148,8 @@ class FileStorage:
 
         Returns and raises as `append`.
         """
-        if self._at_once and not once:
+        self._writer.refuse_nested()
+        if not once:
             if self._appends >= _APPENDS_PER_YIELD:
                 self._appends = 0
                 if not is_without_loop():
@@ -164,21 +164,23 @@ class FileStorage:
 
     def append_at_once(self, record: bytes) -> Seal | None:
         """
-        Store an event by its *record* if that takes nothing but a write.
+        Store an event by its *record* if that takes nothing but a write and, with durability "fsync", its sync.
 
-        From any thread; it never waits. Other tasks have their turn, and a caller can be cancelled, in `append` alone.
+        From any thread; it never waits for another caller, and with durability "fsync" only a thread without a loop
+        waits for the disk. Other tasks have their turn, and a caller can be cancelled, in `append` alone.
 
         Args:
             record: As of `append_record`.
 
         Returns:
-            The event's place in the chain; None if `append_record` has to store it: with durability "fsync", where
-            another process writes just now, on a new day, and whenever other tasks should have their turn.
+            The event's place in the chain; None if `append_record` has to store it: in a loop with durability "fsync",
+            where another caller or process writes just now, on a new day, and whenever other tasks should have their
+            turn.
 
         Raises:
             AuditStorageError: It is not stored; as of `append`.
         """
-        if not self._at_once or self._appends >= _APPENDS_PER_YIELD or self._commits.busy:
+        if not (self._at_once or is_without_loop()) or self._appends >= _APPENDS_PER_YIELD or self._commits.busy:
             return None
         self._appends += 1
         return self._writer.append_at_once(record)
@@ -249,7 +251,7 @@ class FileStorage:
         Raises:
             AuditStorageError: A file can't be read.
         """
-        search = Search(self._aside, self._reader, wanted, limit)
+        search = Search(SEARCHERS, self._reader, wanted, limit)
         return await in_thread(search.run, stop=search.stop)
 
     @without_frames
@@ -324,7 +326,6 @@ class FileStorage:
         self._copying = threading.Lock()
         self._copier.forget()
         self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
-        self._aside = Aside()
 
 
 def _checked_mode(mode: int) -> int:

@@ -25,8 +25,9 @@ from ._database import Database
 from ._directory import why_not_writable
 from ._front import front_of
 from ._holes import item_of, joined, up_to
+from ._ranges import ranges
 from ._room import Room
-from ._rows import COLUMNS, Question, follow_row, questions, rows_of, span_of, values_of
+from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
 from ._verdicts import unreadable, verdict_on
 from .protocol import EventFilter
 
@@ -48,6 +49,9 @@ _EVERYTHING: Final = (
     f"SELECT sequence_number, line, {', '.join(COLUMNS)} FROM records"  # noqa: S608
     " WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"
 )
+_OF_TIMES: Final = "FROM records INDEXED BY by_timestamp WHERE timestamp BETWEEN ? AND ?"
+_NUMBERS: Final = f"SELECT sequence_number {_OF_TIMES} LIMIT ?"
+_SPAN: Final = f"SELECT min(sequence_number), max(sequence_number) {_OF_TIMES}"
 _NEWEST: Final = "SELECT sequence_number, line FROM records ORDER BY sequence_number DESC LIMIT 1"
 
 
@@ -275,22 +279,32 @@ class SQLiteStorage:
         """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
         low = -1 if wanted.after is None else min(wanted.after, _MAX)
         high = _MAX if wanted.before is None else min(wanted.before, _MAX)
-        if question.times is not None:
-            span = self._reader.read(lambda connection: span_of(connection, question))
-            if span is None:
-                return
-            low, high = max(low, span[0] - 1), min(high, span[1] + 1)
         # The class of S608 is a text of one's own in SQL; here are only names of columns.
         query = (
             f"SELECT sequence_number, line FROM records WHERE {question.where} ORDER BY sequence_number DESC LIMIT ?"  # noqa: S608
         )
         size = min(limit, _PAGE)
-        while rows := self._page(query, (low, high, *question.values, size)):
-            for row in rows:
-                item = self._item(*row)
-                if isinstance(item, DamagedRecord) or wanted.matches(item):
-                    yield item
-            high, size = rows[-1][0], _PAGE
+        for first, behind in self._ranges(question, low, high):
+            before = behind
+            while rows := self._page(query, (first, before, *question.values, size)):
+                for row in rows:
+                    item = self._item(*row)
+                    if isinstance(item, DamagedRecord) or wanted.matches(item):
+                        yield item
+                before, size = rows[-1][0], _PAGE
+
+    def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
+        if question.times is None:
+            return iter([(low, high)])
+        times = question.times
+        newest = "SELECT max(sequence_number) FROM records WHERE sequence_number < ?"
+        return ranges(
+            low,
+            high,
+            numbers=lambda count: [number for (number,) in self._looked_up(_NUMBERS, (*times, count))],
+            newest=lambda: self._looked_up(newest, (high,))[0][0],
+            span=lambda: self._looked_up(_SPAN, times)[0],
+        )
 
     def _read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         if limit < 1:
@@ -308,6 +322,9 @@ class SQLiteStorage:
         while rows := self._page(query, (after, size)):
             yield from rows
             after, size = rows[-1][0], _PAGE
+
+    def _looked_up(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return self._reader.read(lambda connection: connection.execute(query, values).fetchall()) or []
 
     def _page(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         return self._reader.read(lambda connection: _rows(connection, query, values)) or []

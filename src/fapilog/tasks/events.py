@@ -8,15 +8,20 @@ an `anyio.Event` of its own loop, and setting the event schedules one call per l
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
 
 from .loops import Loop, LoopClosedError
 
-__all__ = ["Condition", "Event", "wake"]
+__all__ = ["Condition", "Event", "Waiter", "wake"]
+
+Waiter: TypeAlias = tuple[Loop, Any]
+"""A loop, and an event of that loop: of anyio, or of the loop's own library."""
 
 
 class Event:
@@ -31,7 +36,7 @@ class Event:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._is_set = False
-        self._waiting: list[tuple[Loop, anyio.Event]] = []
+        self._waiting: list[Waiter] = []
 
     @property
     def is_set(self) -> bool:
@@ -61,18 +66,20 @@ class Event:
                 self._waiting.remove(waiter)
 
 
-def wake(waiting: list[tuple[Loop, anyio.Event]]) -> None:
+def wake(waiting: list[Waiter]) -> None:
     """Set the events of all *waiting* in their own loops, with one call per loop."""
-    by_loop: dict[Loop, list[anyio.Event]] = {}
+    by_loop: dict[Loop, list[Any]] = {}
     for loop, event in waiting:
         by_loop.setdefault(loop, []).append(event)
     for loop, events in by_loop.items():
+        # Of one event, as after most commits, there is nothing to do but that.
+        call = events[0].set if len(events) == 1 else functools.partial(_set_all, events)
         if loop.is_here:
-            _set_all(events)
+            call()
         else:
             # Where the loop has ended, no task waits any more.
             with contextlib.suppress(LoopClosedError):
-                loop.call_soon(lambda events=events: _set_all(events))  # type: ignore[misc]
+                loop.call_soon(call)
 
 
 class Condition:
@@ -105,6 +112,6 @@ class Condition:
             await event.wait()
 
 
-def _set_all(events: list[anyio.Event]) -> None:
+def _set_all(events: list[Any]) -> None:
     for event in events:
         event.set()

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any, Final, Generic, TypeVar
 
-import anyio
 import anyio.lowlevel
 
-from .events import wake
+from .events import Waiter, wake
 from .loops import Loop, is_without_loop
 
 __all__ = ["GroupCommit"]
@@ -30,7 +29,7 @@ class _Place(Generic[Item, Result]):
 
     __slots__ = ("error", "item", "results", "waiter")
 
-    def __init__(self, item: Item, waiter: tuple[Loop, anyio.Event] | None = None) -> None:
+    def __init__(self, item: Item, waiter: Waiter | None = None) -> None:
         self.item = item
         self.waiter = waiter
         self.results: list[Result] = []
@@ -100,8 +99,9 @@ class GroupCommit(Generic[Item, Result]):
         if is_without_loop():
             return self._submit_here(item)
         await anyio.lowlevel.checkpoint_if_cancelled()
-        woken = anyio.Event()
-        place: _Place[Item, Result] = _Place(item, (Loop.current(), woken))
+        loop = Loop.current()
+        woken = loop.make_event()
+        place: _Place[Item, Result] = _Place(item, (loop, woken))
         self._waiting[place] = None
         if not self._is_awake:
             # Until the thread looks again, one call is enough for all that come.
@@ -147,6 +147,12 @@ class GroupCommit(Generic[Item, Result]):
 
     def _call_thread(self) -> bool:
         """Ask the thread to commit for the callers; return False if there is no thread and none can be started."""
+        if self._thread is None and not self._start_thread():
+            return False
+        self._calls.put(self._commit_waiting)
+        return True
+
+    def _start_thread(self) -> bool:
         with self._starting:
             if self._thread is None:
                 thread = threading.Thread(target=_make_calls, args=[self._calls], name="fapilog commit", daemon=True)
@@ -155,7 +161,6 @@ class GroupCommit(Generic[Item, Result]):
                 except RuntimeError:
                     return False
                 self._thread = thread
-        self._calls.put(self._commit_waiting)
         return True
 
     def _commit_waiting(self) -> None:
@@ -195,10 +200,11 @@ class GroupCommit(Generic[Item, Result]):
         """Return the places of the callers that wait, in their order, which can't leave any more."""
         taken: list[_Place[Item, Result]] = []
         # One by one, as other threads add places and take them back meanwhile; the last comes out first.
-        with contextlib.suppress(KeyError):
+        try:
             while True:
                 taken.append(self._waiting.popitem()[0])
-        return taken[::-1]
+        except KeyError:
+            return taken[::-1]
 
 
 def _make_calls(calls: SimpleQueue[Callable[[], object] | None]) -> None:

@@ -7,7 +7,6 @@ host is one certain task, and it has no way to schedule a call in another thread
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
 import threading
@@ -101,6 +100,14 @@ class Loop:
         except RuntimeError:
             return True
         return False
+
+    def make_event(self) -> Any:
+        """
+        Return an event of the library of this loop, with `set` and `wait`; both are for this loop alone.
+
+        For the one event that every `log_event` waits for: to make an `anyio.Event` takes as long as to hash a record.
+        """
+        return sys.modules["asyncio" if self.is_asyncio else "trio"].Event()
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """
@@ -218,9 +225,10 @@ def _running() -> Any:
     trio = getattr(sys.modules.get("trio"), "lowlevel", None)
     if getattr(trio, "in_trio_run", bool)():
         return trio.current_trio_token()  # type: ignore[union-attr]
-    with contextlib.suppress(RuntimeError):
+    try:
         return getattr(sys.modules.get("asyncio"), "get_running_loop", _nothing)()
-    return None
+    except RuntimeError:
+        return None
 
 
 def current_task() -> object:

@@ -10,7 +10,7 @@ from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.parties import Actor, Target
 from ..storage.protocol import EQUAL, EventFilter
 
-__all__ = ["an_event_with", "events_of_all_kinds", "questions_about", "searched_events"]
+__all__ = ["COUNTS_OF_SEARCHED", "an_event_with", "events_of_all_kinds", "questions_about", "searched_events"]
 
 _WORDS: Final = (
     "",
@@ -89,6 +89,17 @@ def searched_events(count: int) -> list[AuditEvent]:
         )
         for number in range(count)
     ]
+
+
+COUNTS_OF_SEARCHED: Final[dict[str, dict[str, float]]] = {
+    "component": {"web": 0.35, "worker": 0.325, "": 0.325},
+    "target.type": {"patient": 0.4, "patient's": 0.2, "": 0.4},
+    "metadata.http.status": {"200": 0.25, "403": 0.25, "": 0.5},
+    "metadata.a.b": {"1.5": 0.25, "": 0.75},
+    "metadata.path": {"patient/42": 0.25, "": 0.75},
+    "metadata.http.status.code": {"": 1.0},
+}
+"""The shares of 40 `searched_events` by the value of a field."""
 
 
 def questions_about(events: list[AuditEvent]) -> list[dict[str, Any]]:

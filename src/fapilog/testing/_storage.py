@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from ..core.audit import AuditTrail
 from ..record import chain
 from ..record.chain import Seal
 from ..record.events import AuditEvent
@@ -21,7 +22,7 @@ from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.loops import without_loop
 from ._contract import Cancelled
 from ._place import Place
-from ._questions import an_event_with, events_of_all_kinds, questions_about, searched_events
+from ._questions import COUNTS_OF_SEARCHED, an_event_with, events_of_all_kinds, questions_about, searched_events
 
 __all__ = ["check_storage"]
 
@@ -46,6 +47,8 @@ async def check_storage(
       without a newline, and these make a chain that verifies.
     - *search*: `find` returns the events that `EventFilter.matches` accepts, the newest first, and no more than the
       limit.
+    - *count*: counted by a member or by the path of a value in the metadata, as `AuditTrail.count_by` does, the events
+      are those that were appended; events that have no such value are under "".
     - *verify*: an empty chain is valid, and so is the chain of all appended events; *progress* is called. With
       *damage*: a chain with a record that was changed is not.
     - *cancel*: wherever a call waits, cancellation ends it, and passes. An append that was cancelled is stored or not,
@@ -195,6 +198,18 @@ async def _searches(place: Place) -> None:
         raise AssertionError("find with limit 0 should return nothing")
 
 
+async def _counts(place: Place) -> None:
+    storage = place.open()
+    await place.fill(storage, searched_events(_MANY))
+    for field, expected in COUNTS_OF_SEARCHED.items():
+        counts = await place.ask("find", functools.partial(AuditTrail(storage=storage).count_by, field))
+        shares = {value: count / _MANY for value, count in counts.items()}
+        if shares != expected:
+            raise AssertionError(
+                f"of the events that find returns, the shares by {field} should be {expected}; they are {shares}"
+            )
+
+
 async def _verifies(place: Place) -> None:
     storage = place.open()
     await place.all(storage)
@@ -328,6 +343,7 @@ _CLAUSES: Final[tuple[tuple[str, Callable[[Place], Awaitable[None]]], ...]] = (
     ("once", _appends_once),
     ("read", _reads),
     ("search", _searches),
+    ("count", _counts),
     ("verify", _verifies),
     ("cancel", _lets_cancellation_pass),
     ("threads", _serves_threads),

@@ -13,6 +13,7 @@ from ...record.values import escaped
 from .._anchor import Anchor
 from .._copied import is_record
 from .._holes import item_of, joined, up_to
+from .._ranges import ranges
 from .._rows import COLUMNS, Question, follow_row
 from .._verdicts import verdict_on
 from ..protocol import EventFilter
@@ -49,12 +50,12 @@ LEFT JOIN LATERAL ({page}) AS page ON true
         order="ASC",
     )
 )
+_OF_TIMES: Final = 'SELECT sequence_number FROM fapilog.records WHERE trail = %s AND "timestamp" BETWEEN %s AND %s'
+# The order keeps the planner from another index than that of the times.
+_NUMBERS: Final = f'{_OF_TIMES} ORDER BY "timestamp" LIMIT %s'
 # The fence keeps the planner from walking all records by their numbers to find the first of that time.
-_SPAN: Final = """\
-SELECT min(sequence_number), max(sequence_number) FROM (
-    SELECT sequence_number FROM fapilog.records WHERE trail = %s AND "timestamp" BETWEEN %s AND %s OFFSET 0
-) AS span
-"""
+_SPAN: Final = f"SELECT min(sequence_number), max(sequence_number) FROM ({_OF_TIMES} OFFSET 0) AS span"  # noqa: S608
+_BEFORE: Final = "SELECT max(sequence_number) FROM fapilog.records WHERE trail = %s AND sequence_number < %s"
 
 
 class Reading:
@@ -125,23 +126,32 @@ class Reading:
         """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
         low = -1 if wanted.after is None else min(wanted.after, _MAX)
         high = _MAX if wanted.before is None else min(wanted.before, _MAX)
-        if question.times is not None:
-            [(first, last)] = self._rows(_SPAN, (self._trail, *question.times))
-            if first is None:
-                return
-            low, high = max(low, first - 1), min(high, last + 1)
         query = _IN_BYTES.format(
             columns="sequence_number, line", where=f"trail = %s AND {question.where}", order="DESC"
         )
-        size, is_last = min(limit, _PAGE), False
-        while not is_last:
-            rows = self._rows(query, (self._trail, low, high, *question.values, size, _PAGE_BYTES))
-            for row in rows:
-                item = self._item(*row)
-                if isinstance(item, DamagedRecord) or wanted.matches(item):
-                    yield item
-            is_last = _is_last(rows, size)
-            high, size = rows[-1][0] if rows else low, _PAGE
+        size = min(limit, _PAGE)
+        for first, behind in self._ranges(question, low, high):
+            before, is_last = behind, False
+            while not is_last:
+                rows = self._rows(query, (self._trail, first, before, *question.values, size, _PAGE_BYTES))
+                for row in rows:
+                    item = self._item(*row)
+                    if isinstance(item, DamagedRecord) or wanted.matches(item):
+                        yield item
+                is_last = _is_last(rows, size)
+                before, size = rows[-1][0] if rows else first, _PAGE
+
+    def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
+        if question.times is None:
+            return iter([(low, high)])
+        of_times = (self._trail, *question.times)
+        return ranges(
+            low,
+            high,
+            numbers=lambda count: [number for (number,) in self._rows(_NUMBERS, (*of_times, count))],
+            newest=lambda: self._rows(_BEFORE, (self._trail, high))[0][0],
+            span=lambda: self._rows(_SPAN, of_times)[0],
+        )
 
     def _oldest(self, after: int, limit: int) -> Iterator[tuple[Any, ...]]:
         """Yield the rows behind *after*, the oldest first, page by page."""

@@ -70,19 +70,32 @@ SELECT set_config('lock_timeout', {patience}, true),
 
 
 class Connection(psycopg.Connection[_Row]):
-    """A connection that gives up a wait at a time that is set before every call."""
+    """A connection that gives up a wait at a time that is set before every call, and may be set during it."""
 
     give_up_at: float = math.inf
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """Do as psycopg does, until `give_up_at`."""
         try:
-            return super().wait(_until(gen, self.give_up_at), *args, **kwargs)
+            return super().wait(self._in_time(gen), *args, **kwargs)
         except (ValueError, psycopg.ProgrammingError) as error:
             # To the error of a server that ends a connection PgBouncer adds one of its own, where psycopg takes one.
             if self.closed:
                 raise psycopg.OperationalError("the connection was lost") from error
             raise
+
+    def _in_time(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        ready: Any = None
+        while True:
+            try:
+                wanted = gen.send(ready)
+            except StopIteration as ended:
+                result: T = ended.value
+                return result
+            # Ten times a second psycopg goes on with nothing that is ready.
+            ready = yield wanted
+            if not ready and time.monotonic() > self.give_up_at:
+                raise psycopg.OperationalError("no answer in time")
 
     def beginning(self) -> sql.Composed:
         """
@@ -99,19 +112,6 @@ class Connection(psycopg.Connection[_Row]):
 
     def __del__(self, *_: object) -> None:
         """Warn of nothing: the link closes it, or the end of the process does."""
-
-
-def _until(gen: Generator[Any, Any, T], give_up_at: float) -> Generator[Any, Any, T]:
-    ready: Any = None
-    while True:
-        try:
-            wanted = gen.send(ready)
-        except StopIteration as ended:
-            result: T = ended.value
-            return result
-        ready = yield wanted
-        if not ready and time.monotonic() > give_up_at:
-            raise psycopg.OperationalError("no answer in time")
 
 
 class Server(Uncopied):
