@@ -41,6 +41,7 @@ nitpick_ignore_regex = [
     ("py:class", r"fapilog\.(record\.privacy\.F|core\._reading\.Item|integrations\.django\._changes\._Model)"),
     ("py:class", r"fapilog\.storage\._anchor\.Anchor"),  # from a storage to another, by `copy`
     ("py:exc", "ImproperlyConfigured"),  # of Django
+    ("py:class", "WSGI(Application|Environment)"),  # of wsgiref.types
 ]
 
 html_theme = "furo"

@@ -214,6 +214,8 @@ DISPATCHER = 'a table with a "type", or the name of one of the dispatchers'
 
 MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"durabilty": "write"}, ["durabilty: there is no such option; did you mean durability?"]),
+    ({"storage_path": "audit"}, ["storage_path: there is no such option; did you mean path?"]),
+    ({"alert_dispatcher": "pager"}, ["alert_dispatcher: there is no such option; did you mean dispatcher?"]),
     ({"durability": "fsnc"}, ["durability: expected one of fsync, write; got 'fsnc'; did you mean fsync?"]),
     ({"path": 5}, ["path: expected a path; got 5"]),
     ({"path": ""}, ["path: expected a path; got an empty text"]),

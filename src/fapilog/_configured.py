@@ -170,7 +170,9 @@ class Reader:
         """Return the arguments for the keys *given*; None if a required one is not there."""
         for key in given:
             if key not in possible:
-                nearest = did_you_mean(str(key), possible) or f"; there are {', '.join(possible)}"
+                # Some keys are shorter than the arguments that they stand for.
+                meant = next((each for each, option in possible.items() if option.name == key), None)
+                nearest = did_you_mean(meant or str(key), possible) or f"; there are {', '.join(possible)}"
                 self.problems.append(f"{self._joined(where, str(key))}: there is no such option{nearest}")
         found: dict[str, Any] = {}
         is_whole = True

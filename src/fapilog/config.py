@@ -126,9 +126,9 @@ def options_from_env() -> dict[str, Any]:
 
     A variable is called ``FAPILOG_``, and then an option of the trail, ``POLICY_`` and an option of the policy, or a
     destination and an option of it, as for ``fapilog send-test``: FAPILOG_PATH, FAPILOG_POLICY_LEVEL,
-    FAPILOG_SLACK_WEBHOOK_URL. Those of a storage begin with ``FAPILOG_STORAGE_`` or ``FAPILOG_REPLICA_``. An
-    alert goes to all destinations that are there. With FAPILOG_OUTBOX, the path of a file, an `Outbox` per destination
-    keeps it; with ``postgres``, a `PostgresOutbox` in the storage does.
+    FAPILOG_SLACK_WEBHOOK_URL. ``FAPILOG_STORAGE_`` and ``FAPILOG_REPLICA_`` have the type and the options of a storage.
+    An alert goes to all destinations that are there. With FAPILOG_OUTBOX, the path of a file, an `Outbox` per
+    destination keeps it; with ``postgres``, a `PostgresOutbox` in the storage does.
 
     Raises:
         ConfigError: Something is wrong with the variables; everything is said.

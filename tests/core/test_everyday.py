@@ -116,6 +116,14 @@ async def test_audited_blocks(trail: AuditTrail) -> None:
 
 
 @pytest.mark.may_block
+def test_the_parentheses_of_audited_are_not_forgotten(trail: AuditTrail) -> None:
+    """A decorator without an operation is an error where it stands, and not with the first call."""
+    with pytest.raises(TypeError, match=r"expected the name of the operation, as in @trail.audited"):
+
+        @trail.audited  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        def compute() -> None: ...
+
+
 async def test_audited_functions(trail: AuditTrail) -> None:
     """Each call of a function, asynchronous or not, is an event; calls may overlap."""
 

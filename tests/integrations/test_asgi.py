@@ -442,21 +442,29 @@ async def asynchronous(*_: object) -> bool:
     raise AssertionError
 
 
+CHOICE = "log_requests: expected True, False or a function of the method, the path and the status"
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
         ({"trail": "audit"}, TypeError, "trail: expected an AuditTrail; got a str"),
         ({"user": "alice"}, TypeError, "user: expected a function of the scope; got a str"),
         ({"user": asynchronous}, TypeError, "user: expected a function of the scope; got an asynchronous one"),
+        (
+            {"user": lambda: "alice"},
+            TypeError,
+            "user: expected a function of the scope; got one that can't be called with 1 arguments",
+        ),
         ({"session": 1}, TypeError, "session: expected a function of the scope; got a int"),
         ({"trusted_proxies": -1}, ValueError, "trusted_proxies: expected a number of at least 0; got -1"),
         ({"trusted_proxies": 1.5}, TypeError, "trusted_proxies: expected a whole number; got a float"),
-        ({"log_requests": "GET"}, TypeError, "log_requests: expected True, False or a function; got a str"),
-        ({"log_requests": None}, TypeError, "log_requests: expected True, False or a function; got None"),
+        ({"log_requests": "GET"}, TypeError, f"{CHOICE}; got a str"),
+        ({"log_requests": None}, TypeError, f"{CHOICE}; got None"),
         (
             {"log_requests": asynchronous},
             TypeError,
-            "log_requests: expected True, False or a function; got an asynchronous one",
+            f"{CHOICE}; got an asynchronous one",
         ),
         ({"proxy_header": b"forwarded"}, TypeError, "proxy_header: expected text; got a bytes"),
         ({"request_id_header": None}, TypeError, "request_id_header: expected text; got None"),

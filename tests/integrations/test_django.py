@@ -373,12 +373,18 @@ def test_the_settings_are_checked(tmp_path: Path) -> None:
         ({"user_id": 1}, "AUDIT.user_id: expected a function of the user, or its dotted path; got a int"),
         ({"user_id": None}, "AUDIT.user_id: expected a function of the user, or its dotted path; got None"),
         ({"user_id": asynchronous}, "AUDIT.user_id: expected a function of the user, or its dotted path; got an async"),
-        ({"log_requests": 1}, "AUDIT.log_requests: expected True, False or a function; got a int"),
-        ({"log_requests": "clinic.chosen"}, "AUDIT.log_requests: No module named 'clinic'"),
-        ({"user_id": "clinic.name"}, "AUDIT.user_id: No module named 'clinic'"),
+        (
+            {"user_id": "username"},
+            "AUDIT.user_id: expected an object, or its dotted path such as 'shop.audit.user_id';",
+        ),
+        ({"user_id": lambda request, user: user}, "AUDIT.user_id: expected a function of the user, or its dotted path"),
+        ({"log_requests": 1}, "AUDIT.log_requests: expected True, False or a function of the method, the path and the"),
+        ({"log_requests": "clinic.chosen"}, "AUDIT.log_requests: clinic.chosen can't be imported: No module named 'cl"),
+        ({"user_id": "clinic.name"}, "AUDIT.user_id: clinic.name can't be imported: No module named 'clinic'"),
+        ({"storage_path": "audit"}, "AUDIT.storage_path: there is no such option; did you mean path?"),
         ({"alert_timeout": 0}, "AUDIT.alert_timeout: expected a number above 0; got 0"),
         ({"policy": {"level": "hippa"}}, "AUDIT.policy.level: expected one of none, basic, sox, hipaa"),
-        ({"dispatcher": "clinic.alerts.pager"}, "AUDIT.dispatcher: No module named 'clinic'"),
+        ({"dispatcher": "clinic.alerts.pager"}, "AUDIT.dispatcher: clinic.alerts.pager can't be imported: No module"),
         ({"dispatcher": {"type": "slack", "webhook_url": "https://s3cret"}}, "AUDIT.dispatcher.webhook_url: expected"),
         ({"dispatcher": "pager"}, "AUDIT.dispatcher: expected"),
     ):
@@ -386,10 +392,14 @@ def test_the_settings_are_checked(tmp_path: Path) -> None:
         assert said.startswith(words)
         assert "s3cret" not in said
     with testing.override_settings(AUDIT=None):
-        assert [each.msg for each in apps.check_settings()] == ["AUDIT: expected a dict; got a NoneType"]
-    with testing.override_settings(MIDDLEWARE=[]):
-        [warning] = apps.check_settings()
-    assert warning.hint == "Add 'fapilog.integrations.django.AuditMiddleware' to MIDDLEWARE."
+        assert [each.msg for each in apps.check_settings()] == [
+            "AUDIT: expected a dict such as {'path': BASE_DIR / 'audit'}; got nothing"
+        ]
+    # That for ASGI applications is none of Django's.
+    for names in ([], ["fapilog.integrations.asgi.AuditMiddleware"]):
+        with testing.override_settings(MIDDLEWARE=names):
+            [warning] = apps.check_settings()
+        assert warning.hint == "Add 'fapilog.integrations.django.AuditMiddleware' to MIDDLEWARE."
 
 
 def test_a_server_does_not_start_with_wrong_settings(tmp_path: Path) -> None:

@@ -269,6 +269,13 @@ def test_a_field_that_is_not_there_is_refused() -> None:
         ours.audited(models.Ward, exclude=["nmae"])
 
 
+@pytest.mark.parametrize("given", ["django_site.Ward", object, 5])
+def test_what_is_no_model_is_refused(given: Any) -> None:
+    """A name, or a class that is no model, is an error in words."""
+    with pytest.raises(TypeError, match="audited: expected the class of a model; got"):
+        ours.audited(given)
+
+
 def test_events_of_your_own_have_the_same_target(trail: AuditTrail, patient: Any) -> None:
     """What is logged about an object by hand is found together with its changes."""
     trail.sync.log_data_access(ours.target_of(patient), "read")

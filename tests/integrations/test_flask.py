@@ -300,6 +300,9 @@ async def asynchronous(*_: object) -> bool:
     [
         ({"trail": "audit"}, TypeError),
         ({"user": "alice"}, TypeError),
+        ({"user": lambda request: request}, TypeError),
+        ({"app": "shop"}, TypeError),
+        ({"log_requests": lambda status: status}, TypeError),
         ({"session": 1}, TypeError),
         ({"session": asynchronous}, TypeError),
         ({"log_requests": "GET"}, TypeError),

@@ -1,4 +1,4 @@
-"""An integration imports its own framework, and no other that happens to be installed."""
+"""An integration imports its own framework, and no other that happens to be installed; and it needs a trail."""
 
 import os
 import subprocess
@@ -120,3 +120,23 @@ print(*(event.event_type.value for event in trail.sync.get_events()))
 def test_an_extension_that_is_imported_after_the_call_is_recorded(tmp_path: Path) -> None:
     """A sign-in by a Flask-Login that the application imports last is an event."""
     assert run(LATE, tmp_path).split() == ["authentication_succeeded"]
+
+
+NOT_A_TRAIL = """
+from fapilog.integrations import arq, asgi, celery, dramatiq, logging, structlog
+async def application(scope, receive, send): ...
+for make in (
+    arq.AuditMiddleware, celery.instrument, dramatiq.AuditMiddleware, logging.AuditHandler, structlog.AuditProcessor,
+    lambda given: asgi.with_lifespan(application, given),
+):
+    try:
+        make("audit")
+    except TypeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.real_time
+def test_an_integration_without_a_trail_is_refused(tmp_path: Path) -> None:
+    """A path in the place of a trail is an error at once: else each event would be lost, with a line in the log."""
+    assert run(NOT_A_TRAIL, tmp_path).splitlines() == ["trail: expected an AuditTrail; got a str"] * 6

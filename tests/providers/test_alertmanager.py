@@ -289,13 +289,14 @@ async def test_it_keeps_its_promises() -> None:
     severities = ["debug", "info", "warning", "error", "critical", "security"]
     await check_provider(
         lambda url: AlertmanagerDispatcher(
-            urls=[url + SECRET_PATH], timeout=1.0, link="https://audit.example.com/{event_id}"
+            urls=[url + SECRET_PATH], timeout=2.0, link="https://audit.example.com/{event_id}"
         ),
         key=lambda request: seen(request)["labels"]["event_key"],
         severity=lambda request: severities.index(seen(request)["labels"]["severity"]),
         limits=[Limit(field="component", most=200, read=lambda request: seen(request)["labels"]["component"])],
         valid=seen,
         secrets=[SECRET_PATH],
+        timeout=10.0,
     )
 
 

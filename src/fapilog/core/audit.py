@@ -397,6 +397,9 @@ class AuditTrail(EverydayEvents, Questions):
             operation: The operation, "export"; it decides on the event type, as for `log_data_access`.
             target: The object of the operation.
             **fields: As for `log_event`.
+
+        Raises:
+            TypeError: The operation is missing: the function under ``@`` stands in its place.
         """
         return Audited(self, operation, {**fields, "target": target})
 

@@ -51,6 +51,9 @@ class Audited:
     """
 
     def __init__(self, trail: AuditTrail, operation: str, fields: dict[str, Any]) -> None:
+        if callable(operation):
+            words = 'expected the name of the operation, as in @trail.audited("export")'
+            raise TypeError(f"operation: {words}; got {type(operation).__qualname__}")
         self._trail = trail
         self._operation = operation
         self._fields = fields

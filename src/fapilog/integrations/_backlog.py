@@ -25,6 +25,7 @@ from ..record.values import text
 from ..tasks.fork import call_in_child
 from ..tasks.portal import flush_at_exit
 from ..tasks.strangers import Log, is_logging
+from ._trails import require_trail
 
 if TYPE_CHECKING:
     from ..core.audit import AuditTrail
@@ -130,6 +131,7 @@ class Backlog:
     """
 
     def __init__(self, trail: AuditTrail, *, size: int, flush_timeout: float) -> None:
+        require_trail(trail)
         self._trail = trail
         self._size = require("buffer", size, at_least=1)
         self._flush_timeout = require("flush_timeout", flush_timeout, at_least=0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.options import require_callable
 from ..tasks.strangers import Log, answer, tamed
+from ._trails import require_trail
 
 __all__ = ["Choice", "check", "is_chosen", "of_request"]
 
@@ -26,13 +26,15 @@ def check(log_requests: object, trail: object) -> None:
     Check the options of a middleware.
 
     Raises:
-        TypeError: *log_requests* is neither True, False nor a function, or an asynchronous one; or *trail* is no trail.
+        TypeError: *log_requests* is neither True, False nor a function of three arguments, or an asynchronous one; or
+            *trail* is no trail.
         ValueError: *log_requests* is given without a *trail*.
     """
     if not isinstance(log_requests, bool):
-        require_callable("log_requests", log_requests, expected="True, False or a function")
-    if trail is not None and not isinstance(trail, AuditTrail):
-        raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
+        expected = "True, False or a function of the method, the path and the status"
+        require_callable("log_requests", log_requests, expected=expected, takes=3)
+    if trail is not None:
+        require_trail(trail)
     if log_requests and trail is None:
         raise ValueError("log_requests: expected a trail to store the events in; got none")
 

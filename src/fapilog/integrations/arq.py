@@ -28,6 +28,7 @@ from ..record.kinds import AuditEventType
 from ..record.values import text
 from ..tasks.strangers import Log
 from . import _tasks
+from ._trails import require_trail
 
 if TYPE_CHECKING:
     from ..core.audit import AuditTrail
@@ -63,6 +64,7 @@ class AuditMiddleware:
 
     def __init__(self, trail: AuditTrail) -> None:
         _tasks.refuse_green_threads()
+        require_trail(trail)
         self._trail = trail
 
     def job(self, coroutine: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:

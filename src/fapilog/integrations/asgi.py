@@ -17,6 +17,7 @@ from ..record.options import require, require_callable
 from ..tasks.strangers import Log
 from ._headers import client_address, header_name, request_id
 from ._requests import check, is_chosen, of_request
+from ._trails import require_trail
 
 __all__ = ["AuditMiddleware", "Scope", "with_lifespan"]
 
@@ -72,8 +73,8 @@ class AuditMiddleware:
             and the path without the query as *target*. Headers and bodies are not recorded.
 
     Raises:
-        TypeError: *user*, *session* or *log_requests* can't be called or is asynchronous, *trail* is no trail, or a
-            header is no text.
+        TypeError: *user*, *session* or *log_requests* can't be called, takes other arguments or is asynchronous,
+            *trail* is no trail, or a header is no text.
         ValueError: *trusted_proxies* is negative, a header has no name of one, or *log_requests* is given without a
             *trail*.
     """
@@ -90,8 +91,8 @@ class AuditMiddleware:
         request_id_header: str = "x-request-id",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
-        require_callable("user", user, expected="a function of the scope", or_none=True)
-        require_callable("session", session, expected="a function of the scope", or_none=True)
+        require_callable("user", user, expected="a function of the scope", takes=1, or_none=True)
+        require_callable("session", session, expected="a function of the scope", takes=1, or_none=True)
         check(log_requests, trail)
         self._app = app
         self._trail = trail
@@ -194,7 +195,11 @@ def with_lifespan(app: _App, trail: AuditTrail) -> _App:
         app: An ASGI application, such as that of Django. It is never asked for its lifespan.
         trail: Started before the first request, and stopped after the last one. If it can't be started, the server
             says so and ends.
+
+    Raises:
+        TypeError: *trail* is no trail.
     """
+    require_trail(trail)
 
     async def application(scope: Any, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "lifespan":

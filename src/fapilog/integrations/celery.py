@@ -28,6 +28,7 @@ from ._tasks import (
     worker_ended,
     worker_started,
 )
+from ._trails import require_trail
 
 if TYPE_CHECKING:
     from ..core.audit import AuditTrail
@@ -60,8 +61,10 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
 
     Raises:
         RuntimeError: gevent or eventlet has replaced the threads of this process.
+        TypeError: *trail* is no trail.
     """
     refuse_green_threads()
+    require_trail(trail)
     receivers = _Receivers(trail)
     connected = [
         (signals.before_task_publish, _enqueued),

@@ -19,6 +19,7 @@ from dramatiq import Broker, Message, MessageProxy, Middleware, Worker
 from dramatiq.errors import Retry
 
 from ._tasks import HEADER, carried, logged, refuse_green_threads, task_context, worker_ended, worker_started
+from ._trails import require_trail
 
 if TYPE_CHECKING:
     from ..core.audit import AuditTrail
@@ -66,6 +67,7 @@ class AuditMiddleware(Middleware):
 
     def __init__(self, trail: AuditTrail) -> None:
         refuse_green_threads()
+        require_trail(trail)
         self._trail = trail
         self._open = _Open()
 

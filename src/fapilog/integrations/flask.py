@@ -22,7 +22,8 @@ from ..record.options import require, require_callable
 from ._headers import header_name
 from ._logins import Logins, current_user_id
 from ._requests import check
-from ._wsgi import WithRequests, note_error
+from ._trails import require_trail
+from .wsgi import AuditMiddleware, note_error
 
 __all__ = ["Audit"]
 
@@ -64,7 +65,8 @@ class Audit:
         trail: The trail; in a view ``current_app.extensions["audit"].trail`` has it.
 
     Raises:
-        TypeError: *user*, *session* or *log_requests* can't be called or is asynchronous, or *trail* is no trail.
+        TypeError: *user*, *session* or *log_requests* can't be called, takes other arguments or is asynchronous,
+            *app* is no application, or *trail* is no trail.
         ValueError: *trusted_proxies* is negative.
         RuntimeError: The application has an `Audit` already.
     """
@@ -81,10 +83,9 @@ class Audit:
         request_id_header: str = "X-Request-ID",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
-        require_callable("user", user, expected="a function without arguments", or_none=True)
-        require_callable("session", session, expected="a function without arguments", or_none=True)
-        if not isinstance(trail, AuditTrail):
-            raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
+        require_callable("user", user, expected="a function without arguments", takes=0, or_none=True)
+        require_callable("session", session, expected="a function without arguments", takes=0, or_none=True)
+        require_trail(trail)
         check(log_requests, trail)
         self.trail = trail
         self._values: dict[str, Callable[[], object]] = {"user_id": user or current_user_id}
@@ -104,17 +105,22 @@ class Audit:
 
         Raises:
             RuntimeError: *app* has an `Audit` already.
+            TypeError: *app* is no application.
         """
+        if not isinstance(app, Flask):
+            raise TypeError(f"app: expected a Flask application; got a {type(app).__qualname__}")
         if "audit" in app.extensions:
             raise RuntimeError(f"the application {app.name!r} has an Audit already")
         app.extensions["audit"] = self
-        app.wsgi_app = WithRequests(  # type: ignore[method-assign]
+        user, session = self._values["user_id"], self._values.get("session_id")
+        app.wsgi_app = AuditMiddleware(  # type: ignore[method-assign]
             app.wsgi_app,
-            self.trail,
-            values=self._values,
-            proxies=self._proxies,
+            trail=self.trail,
+            user=lambda _: user(),
+            session=None if session is None else lambda _: session(),
+            trusted_proxies=self._proxies,
             proxy_header=self._proxy_header,
-            id_header=self._id_header,
+            request_id_header=self._id_header,
             log_requests=self._log_requests,
         )
         app.after_request(self._keep)

@@ -47,7 +47,7 @@ class AuditHandler(Recording, logging.Handler):
         flush_timeout: Seconds that `flush` and `close` wait.
 
     Raises:
-        TypeError: A number is none.
+        TypeError: A number is none, or *trail* is no trail.
         ValueError: A number is out of range, or there is no such level.
     """
 

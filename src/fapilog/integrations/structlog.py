@@ -50,7 +50,7 @@ class AuditProcessor(Recording):
         flush_timeout: Seconds that `flush` and `close` wait.
 
     Raises:
-        TypeError: A number is none.
+        TypeError: A number is none, or *trail* is no trail.
         ValueError: A number is out of range, or there is no such level.
     """
 

@@ -6,8 +6,8 @@ import difflib
 import functools
 import math
 import os
-from collections.abc import Iterable, Mapping
-from inspect import iscoroutinefunction
+from collections.abc import Callable, Iterable, Mapping
+from inspect import iscoroutinefunction, signature
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -133,7 +133,9 @@ def require_mapping(name: str, value: object, *, expected: str) -> None:
         raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
 
 
-def require_callable(name: str, value: object, *, expected: str, or_none: bool = False) -> None:
+def require_callable(
+    name: str, value: object, *, expected: str, takes: int | None = None, or_none: bool = False
+) -> None:
     """
     Check that *value* can be called, and returns its answer, and not a coroutine: that would count as true.
 
@@ -141,10 +143,11 @@ def require_callable(name: str, value: object, *, expected: str, or_none: bool =
         name: The option, with which the message begins.
         value: The value of the option.
         expected: Words on the function that is expected.
+        takes: With how many arguments it must be callable; None if that does not matter.
         or_none: Whether None will do.
 
     Raises:
-        TypeError: It can't be called, or is asynchronous.
+        TypeError: It can't be called so, or is asynchronous.
     """
     if value is None and or_none:
         return
@@ -152,6 +155,18 @@ def require_callable(name: str, value: object, *, expected: str, or_none: bool =
         raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
     if is_async(value):
         raise TypeError(f"{name}: expected {expected}; got an asynchronous one")
+    if takes is not None and not _can_take(takes, value):
+        raise TypeError(f"{name}: expected {expected}; got one that can't be called with {takes or 'no'} arguments")
+
+
+def _can_take(number: int, function: Callable[..., object]) -> bool:
+    try:
+        signature(function).bind(*[None] * number)
+    except TypeError:
+        return False
+    except ValueError:  # as of some functions in C, which have no signature
+        return True
+    return True
 
 
 def is_async(function: object) -> bool:

@@ -99,6 +99,7 @@ def audited(
         The model; without one, a decorator.
 
     Raises:
+        TypeError: *model* is no class of a model.
         ValueError: The model has no such field.
     """
     if model is None:
@@ -123,7 +124,9 @@ def target_of(instance: Any) -> Target:
 
 
 def _check(model: Any, names: list[str]) -> None:
-    meta = model._meta
+    meta = getattr(model, "_meta", None)
+    if meta is None or not isinstance(model, type):
+        raise TypeError(f"audited: expected the class of a model; got {model!r:.100}")
     there = [field.name for field in (*meta.fields, *meta.many_to_many)]
     for name in names:
         if name not in there:

@@ -62,7 +62,8 @@ def _username(user: Any) -> object:
 def _given() -> dict[str, Any]:
     given = getattr(settings, "AUDIT", None)
     if not isinstance(given, Mapping):
-        raise ImproperlyConfigured(f"AUDIT: expected a dict; got a {type(given).__qualname__}")
+        got = "nothing" if given is None else f"a {type(given).__qualname__}"
+        raise ImproperlyConfigured(f"AUDIT: expected a dict such as {{'path': BASE_DIR / 'audit'}}; got {got}")
     return dict(given)
 
 
@@ -85,7 +86,7 @@ def problems() -> list[str]:
 
 
 def _meant(name: str) -> str:
-    return did_you_mean(name, _KNOWN) or f"; there are {', '.join(_KNOWN)}"
+    return did_you_mean(_NAMES.get(name, name), _KNOWN) or f"; there are {', '.join(_KNOWN)}"
 
 
 def of_request() -> OfRequest:
@@ -98,7 +99,7 @@ def of_request() -> OfRequest:
     given = _given()
     try:
         user_id = _imported("user_id", given.get("user_id", _username))
-        require_callable("user_id", user_id, expected="a function of the user, or its dotted path")
+        require_callable("user_id", user_id, expected="a function of the user, or its dotted path", takes=1)
         log_requests = _imported("log_requests", given.get("log_requests", False))
         check_choice(log_requests, trail)
         return OfRequest(
@@ -134,10 +135,13 @@ def _imported(name: str, value: Any) -> Any:
     """Return *value*, or the object that it is the dotted path of."""
     if not isinstance(value, str):
         return value
+    if "." not in value:
+        words = f"expected an object, or its dotted path such as 'shop.audit.{name}'"
+        raise TypeError(f"{name}: {words}; got {value[:100]!r}")
     try:
         return import_string(value)
     except ImportError as error:
-        raise ImproperlyConfigured(f"AUDIT.{name}: {error}") from error
+        raise ImproperlyConfigured(f"AUDIT.{name}: {value} can't be imported: {error}") from error
 
 
 def _made(name: str, value: Any) -> Any:

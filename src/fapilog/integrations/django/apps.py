@@ -39,7 +39,9 @@ class AuditConfig(AppConfig):
 def check_settings(app_configs: Iterable[Any] | None = None, **_: object) -> list[checks.CheckMessage]:  # noqa: ARG001
     """Return the errors in the settings, for ``manage.py check``; a name that AUDIT does not take is an error."""
     found: list[checks.CheckMessage] = [checks.Error(words, id="fapilog.E001") for words in problems()]
-    if not any(each == _MIDDLEWARE or each.endswith(".AuditMiddleware") for each in settings.MIDDLEWARE):
+    # One of the site's own, a subclass, may have the name; that for ASGI applications is no middleware of Django.
+    names = [each for each in settings.MIDDLEWARE if each.endswith(".AuditMiddleware")]
+    if not any(each == _MIDDLEWARE or not each.startswith("fapilog.") for each in names):
         hint = f"Add {_MIDDLEWARE!r} to MIDDLEWARE."
         found.append(checks.Warning("Events will not know their request and their user.", hint, id="fapilog.W001"))
     return found

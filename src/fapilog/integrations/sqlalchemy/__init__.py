@@ -22,6 +22,7 @@ from ...core.audit import AuditTrail
 from ...record.intake import CommonFields
 from ...record.options import several
 from ...record.parties import Target
+from .._trails import require_trail
 from ._changes import Changes, contained
 from ._states import Attribute, State, key_of, target_at
 
@@ -87,8 +88,7 @@ def audit_changes(
         TypeError: *sessions* is none of these, *models* is no list of classes, or *exclude* or *mask* no list of
             columns.
     """
-    if not isinstance(trail, AuditTrail):
-        raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
+    require_trail(trail)
     changes = Changes(
         trail,
         None if models is None else _mapped(models),

@@ -1,4 +1,8 @@
-"""A WSGI application that handles every request in a context of its own: `WithRequests`."""
+"""
+A middleware for Falcon, Bottle, Pyramid and every other WSGI application: events know their request.
+
+    app = AuditMiddleware(app, trail=trail, user=lambda environ: environ.get("REMOTE_USER"))
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..context import audit_context
 from ..core.audit import AuditTrail
+from ..record.options import require, require_callable
 from ..tasks.strangers import Log
-from ._headers import client_address, request_id
-from ._requests import Choice, is_chosen, of_request
+from ._headers import client_address, header_name, request_id
+from ._requests import check, is_chosen, of_request
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["REQUEST_ID", "WithRequests", "note_error"]
+__all__ = ["AuditMiddleware", "note_error"]
 
-REQUEST_ID: Final = "fapilog.request_id"
-"""Where the environment of a request has its id."""
-
+_REQUEST_ID: Final = "fapilog.request_id"
 _ERROR: Final = "fapilog.error"
 _log: Final = Log("fapilog")
 
@@ -30,41 +33,62 @@ def note_error(environ: dict[str, Any], error: BaseException) -> None:
     environ[_ERROR] = error
 
 
-class WithRequests:
+class AuditMiddleware:
     """
-    A WSGI application around another one, whose events know their request.
+    Fills in the events of a WSGI application with the request that they belong to.
 
-    A request, with the body of its response, is handled in a copy of the context variables. Nothing that the
-    application sets there outlives the request, however that ends; and a response that is streamed has the context too,
-    though the application has returned by then.
+    A request, with the body of its response, is handled in a copy of the context variables: every event that is logged
+    meanwhile has its request id, the address of the client and its user agent, and if you say how, the user and the
+    session. They end with the request, even if it raises; a response that is streamed has them too, though the
+    application has returned by then. Values that a call gives itself win; see `audit_context`, which you may use in
+    your views as well. A view records by `trail.sync`.
+
+    The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
+    new one. The response carries it. Views find it in ``environ["fapilog.request_id"]``. A client can choose it freely:
+    it groups events, and proves nothing.
 
     Args:
-        app: The application.
-        trail: Stores the events of *log_requests*.
-        values: Further values of the context of a request: texts, or functions without arguments.
-        proxies: How many proxies of our own a request comes through.
-        proxy_header: The header in which they keep the addresses, in lower case.
-        id_header: The header with the request id.
-        log_requests: Which requests have an event.
+        app: The application. It may be another middleware.
+        trail: Stores the events of *log_requests*; not needed without.
+        user: Called with the environment of the request when an event is logged; returns the user's id, or None:
+            ``lambda environ: environ.get("REMOTE_USER")``.
+        session: Likewise for the id of the session. Never return a cookie by which a session can be taken over.
+        trusted_proxies: How many proxies of your own a request comes through; as for the middleware for ASGI.
+        proxy_header: The header with the addresses: "x-forwarded-for", "forwarded" (RFC 7239), or another list.
+        request_id_header: The header with the request id, in requests and responses.
+        log_requests: True stores an event for every request; a function is called with the method, the path and the
+            status, and returns whether to store one. The event is stored before the response begins. If it can't be
+            stored, this is logged (logger "fapilog") and the response is sent all the same.
+
+    Raises:
+        TypeError: *user*, *session* or *log_requests* can't be called, takes other arguments or is asynchronous,
+            *trail* is no trail, or a header is no text.
+        ValueError: *trusted_proxies* is negative, a header has no name of one, or *log_requests* is given without a
+            *trail*.
     """
 
     def __init__(
         self,
         app: WSGIApplication,
-        trail: AuditTrail,
         *,
-        values: dict[str, Callable[[], object]],
-        proxies: int,
-        proxy_header: str,
-        id_header: str,
-        log_requests: Choice,
+        trail: AuditTrail | None = None,
+        user: Callable[[WSGIEnvironment], object] | None = None,
+        session: Callable[[WSGIEnvironment], object] | None = None,
+        trusted_proxies: int = 0,
+        proxy_header: str = "x-forwarded-for",
+        request_id_header: str = "X-Request-ID",
+        log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
+        require_callable("user", user, expected="a function of the environment", takes=1, or_none=True)
+        require_callable("session", session, expected="a function of the environment", takes=1, or_none=True)
+        check(log_requests, trail)
         self._app = app
         self._trail = trail
-        self._values = values
-        self._proxies = proxies
-        self._proxy_header = proxy_header
-        self._id_header = id_header
+        self._user = user
+        self._session = session
+        self._proxies = require("trusted_proxies", trusted_proxies, at_least=0, whole=True)
+        self._proxy_header = header_name("proxy_header", proxy_header).lower()
+        self._id_header = header_name("request_id_header", request_id_header)
         self._log_requests = log_requests
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -77,15 +101,20 @@ class WithRequests:
 
     def _handle(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         # One that a middleware around this one has given stays: the response can have but one.
-        this = environ.get(REQUEST_ID) or request_id(environ.get(_key(self._id_header)))
-        environ[REQUEST_ID] = this
+        this = environ.get(_REQUEST_ID) or request_id(environ.get(_key(self._id_header)))
+        environ[_REQUEST_ID] = this
         values: dict[str, object] = {
             "request_id": this,
             "client_ip": lambda: self._client(environ),
             "user_agent": lambda: environ.get("HTTP_USER_AGENT"),
         }
+        # One function per value, so that an unreadable value is not named a partial.
+        if (user := self._user) is not None:
+            values["user_id"] = lambda: user(environ)
+        if (session := self._session) is not None:
+            values["session_id"] = lambda: session(environ)
         # Never left: it ends with the copy of the context variables.
-        audit_context(**values, **self._values).__enter__()
+        audit_context(**values).__enter__()
         # Inside of the application, a router may change the environment.
         method, path = environ["REQUEST_METHOD"], _path(environ)
         is_answered = False
@@ -117,7 +146,7 @@ class WithRequests:
         return client_address(peer, [joined] if joined else [], proxies=self._proxies, header=self._proxy_header)
 
     def _log(self, method: str, path: str, status: int, error: BaseException | None) -> None:
-        if not is_chosen(self._log_requests, method, path, status):
+        if self._trail is None or not is_chosen(self._log_requests, method, path, status):
             return
         kind, message, fields = of_request(method, path, status, error)
         try:

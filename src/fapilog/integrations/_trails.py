@@ -1,0 +1,18 @@
+"""The check of the argument that every integration has."""
+
+from __future__ import annotations
+
+from ..core.audit import AuditTrail
+
+__all__ = ["require_trail"]
+
+
+def require_trail(trail: object) -> None:
+    """
+    Check that *trail* is an `AuditTrail`: nothing else would fail before the first event, which would be lost.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(trail, AuditTrail):
+        raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")

@@ -1,0 +1,127 @@
+"""The middleware for WSGI applications without a framework that has its own."""
+
+import wsgiref.util
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from wsgiref.validate import validator
+
+import pytest
+
+from fapilog import AuditTrail, current_audit_context
+from fapilog.integrations.wsgi import AuditMiddleware
+
+Start = Callable[..., object]
+Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> AuditTrail:
+    return AuditTrail(storage_path=tmp_path, durability="write")
+
+
+def call(app: Any, path: str = "/", **environ: Any) -> tuple[str, dict[str, str], bytes]:
+    """Ask *app* as a server does that is strict about WSGI, and return the status, the headers and the body."""
+    answered: list[Any] = []
+    asked: dict[str, Any] = {"PATH_INFO": path, "SCRIPT_NAME": "", "QUERY_STRING": "", **environ}
+    wsgiref.util.setup_testing_defaults(asked)
+
+    def start(status: str, headers: list[tuple[str, str]], _: object = None, /) -> Callable[[bytes], object]:
+        answered[:] = status, dict(headers)
+        return lambda _: None
+
+    body = validator(app)(asked, start)
+    try:
+        content = b"".join(body)
+    finally:
+        body.close()  # type: ignore[attr-defined]
+    return answered[0], answered[1], content
+
+
+def answering(trail: AuditTrail, status: str = "200 OK") -> Application:
+    """Return an application that logs an event before it answers, and another one with its body."""
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        environ["REMOTE_USER"] = "alice"
+        trail.sync.log_event("shop.before", "m")
+        start(status, [("Content-Type", "text/plain")])
+
+        def body() -> Iterator[bytes]:
+            trail.sync.log_event("shop.body", "m")
+            yield b"ok"
+
+        return body()
+
+    return application
+
+
+def test_events_know_their_request(trail: AuditTrail) -> None:
+    """Those of the application, and of a body that is streamed; the response has the id, and nothing stays behind."""
+    app = AuditMiddleware(
+        answering(trail),
+        user=lambda environ: environ["REMOTE_USER"],
+        session=lambda environ: environ["HTTP_X_SESSION"],
+        trusted_proxies=1,
+    )
+    status, headers, body = call(
+        app,
+        HTTP_X_REQUEST_ID="r-1",
+        HTTP_X_SESSION="s-1",
+        HTTP_USER_AGENT="curl",
+        HTTP_X_FORWARDED_FOR="203.0.113.9, 192.0.2.7",
+        REMOTE_ADDR="10.0.0.2",
+    )
+    assert (status, headers["X-Request-ID"], body) == ("200 OK", "r-1", b"ok")
+    for event in trail.sync.get_events():
+        assert (event.request_id, event.user_id, event.session_id) == ("r-1", "alice", "s-1")
+        assert (event.client_ip, event.user_agent) == ("192.0.2.7", "curl")
+    assert trail.sync.get_statistics()["total_events"] == 2
+    assert current_audit_context() == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "event_type", "outcome"),
+    [("200 OK", "data_access", "success"), ("403 Forbidden", "authorization_failed", "denied")],
+)
+def test_a_request_is_an_event(trail: AuditTrail, status: str, event_type: str, outcome: str) -> None:
+    """It is stored before the response begins, with the method and the path."""
+    app = AuditMiddleware(answering(trail, status), trail=trail, log_requests=True)
+    call(app, "/orders/7", QUERY_STRING="token=s3cret")
+    _, event, _ = trail.sync.events(oldest_first=True)
+    assert (event.event_type.value, event.outcome and event.outcome.value) == (event_type, outcome)
+    assert (event.operation, event.target and event.target.id) == ("GET", "/orders/7")
+
+
+def test_an_application_that_raises_is_an_error(trail: AuditTrail) -> None:
+    """The exception is in the event, goes on to the server, and leaves no context."""
+
+    def failing(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        raise LookupError("no such order")
+
+    with pytest.raises(LookupError):
+        call(AuditMiddleware(failing, trail=trail, log_requests=True))
+    [event] = trail.sync.get_events()
+    assert (event.event_type.value, event.metadata["status"]) == ("error_occurred", 500)
+    assert event.error is not None
+    assert event.error.message == "no such order"
+    assert current_audit_context() == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"user": "alice"}, "user: expected a function of the environment; got a str"),
+        (
+            {"session": lambda: 1},
+            "session: expected a function of the environment; got one that can",
+        ),
+        ({"trail": "audit"}, "trail: expected an AuditTrail; got a str"),
+        ({"log_requests": True}, "log_requests: expected a trail to store the events in; got none"),
+        ({"trusted_proxies": -1}, "trusted_proxies: expected a number of at least 0; got -1"),
+    ],
+)
+def test_options_are_checked(trail: AuditTrail, options: dict[str, Any], words: str) -> None:
+    """An option that can't work is refused when the middleware is made, in words."""
+    with pytest.raises((TypeError, ValueError)) as raised:
+        AuditMiddleware(answering(trail), **options)
+    assert str(raised.value).startswith(words)
