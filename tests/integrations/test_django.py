@@ -409,6 +409,14 @@ def test_a_server_does_not_start_with_wrong_settings(tmp_path: Path) -> None:
         ours.AuditMiddleware(lambda _: http.HttpResponse())
 
 
+def test_a_server_does_not_start_without_the_app() -> None:
+    """The middleware alone would record no sign-in."""
+    wrong = importlib.import_module("django.core.exceptions").ImproperlyConfigured
+    others = [each for each in conf.settings.INSTALLED_APPS if each != "fapilog.integrations.django"]
+    with testing.override_settings(INSTALLED_APPS=others), pytest.raises(wrong, match="INSTALLED_APPS: expected"):
+        ours.AuditMiddleware(lambda _: http.HttpResponse())
+
+
 def test_the_lines_of_the_docs_are_those_of_the_site() -> None:
     """The blocks of the page that are not run are in the files of the site, which is; and all options are listed."""
     page = (ROOT / "docs/how-to/use-with-django.md").read_text(encoding="utf-8")

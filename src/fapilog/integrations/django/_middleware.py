@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from asgiref.sync import iscoroutinefunction as is_async
 from asgiref.sync import markcoroutinefunction, sync_to_async
-from django.core.exceptions import SynchronousOnlyOperation
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.http import FileResponse
 from django.utils.crypto import salted_hmac
 
@@ -25,6 +26,7 @@ __all__ = ["AuditMiddleware"]
 _Request = Any  # Django's HttpRequest, which has no types, and gets its user by a middleware
 _log: Final = Log("fapilog")
 
+_APP: Final = "fapilog.integrations.django"
 _REQUEST_ID: Final = "fapilog.request_id"
 _ERROR: Final = "fapilog.error"
 _SESSION_ID_LENGTH: Final = 32
@@ -53,7 +55,7 @@ class AuditMiddleware:
         get_response: The rest of the site, synchronous or not.
 
     Raises:
-        ImproperlyConfigured: Something is wrong with the setting AUDIT.
+        ImproperlyConfigured: Something is wrong with the setting AUDIT, or `INSTALLED_APPS` lacks the app.
     """
 
     sync_capable = True
@@ -61,6 +63,11 @@ class AuditMiddleware:
 
     def __init__(self, get_response: Callable[[_Request], Any]) -> None:
         self._get_response = get_response
+        if not apps.is_installed(_APP):
+            # Without it no sign-in and no change would be recorded, and nobody would notice.
+            raise ImproperlyConfigured(
+                f"INSTALLED_APPS: expected {_APP!r} there too, since MIDDLEWARE has its middleware"
+            )
         self._options = of_request()
         # Here, where an error in the setting AUDIT keeps the server from starting. Nothing is opened by that.
         _ = trail.policy
