@@ -7,7 +7,7 @@ times stand together. Where a clock went wrong, some of them stand far away, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 __all__ = ["ranges"]
@@ -23,31 +23,34 @@ def ranges(
     low: int,
     high: int,
     *,
-    numbers: Callable[[int], Sequence[int]],
+    some: Callable[[int], Sequence[int]],
     newest: Callable[[], int | None],
-    span: Callable[[], Sequence[int]],
+    last: Callable[[int, int], Sequence[int]],
 ) -> Iterator[tuple[int, int]]:
     """
     Yield ranges between *low* and *high* that have all records of the wanted times, the newest first.
 
-    The bounds are in no range themselves. A range is looked for when the ones before it were not enough: that of many
-    records takes a look at each of their times.
+    The bounds are in no range themselves. A range is looked for when the ones before it were not enough: where many
+    records have the wanted times, *last* takes a look at each of their times.
 
     Args:
         low: A number smaller than all that are wanted.
         high: A greater one.
-        numbers: Returns the numbers of so many records of the wanted times, or of all if there are fewer.
+        some: Returns the numbers of so many records of the wanted times, or of all if there are fewer.
         newest: Returns the number of the newest record before *high*; None if there is none.
-        span: Returns the numbers of the first and the last record of the wanted times.
+        last: Returns the greatest numbers of the wanted times that are smaller than one, and so many at most.
     """
-    found = sorted(numbers(_FEW), reverse=True)
-    if len(found) < _FEW:
-        yield from _clipped(low, high, _together(found))
-        return
-    near = max(low, (newest() or 0) - _FEW)
-    yield near, high
-    first, last = span()
-    yield from _clipped(low, near + 1, [(first - 1, last + 1)])
+    found = some(_FEW)
+    if len(found) == _FEW:
+        near = max(low, (newest() or 0) - _FEW)
+        yield near, high
+        high = near + 1
+        while len(found := last(high, _FEW)) == _FEW and found[-1] > low:
+            yield from _together(found)
+            high = found[-1]
+    for begin, end in _together(sorted(found, reverse=True)):
+        if max(low, begin) + 1 < min(high, end):
+            yield max(low, begin), min(high, end)
 
 
 def _together(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -57,9 +60,3 @@ def _together(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
         if index + 1 == len(numbers) or number - numbers[index + 1] > _TOGETHER:
             yield number - 1, numbers[begin] + 1
             begin = index + 1
-
-
-def _clipped(low: int, high: int, found: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    for begin, end in found:
-        if max(low, begin) + 1 < min(high, end):
-            yield max(low, begin), min(high, end)

@@ -87,7 +87,7 @@ class S3Archive:
             both a *client* and a *region* or an *endpoint* are given.
     """
 
-    #: A caller that is cancelled may leave a call: it changes nothing that a next call relies on.
+    #: Whether a caller that is cancelled may leave a call, which changes nothing that a next call relies on.
     may_be_left = True
 
     def __init__(

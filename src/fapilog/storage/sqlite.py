@@ -49,9 +49,7 @@ _EVERYTHING: Final = (
     f"SELECT sequence_number, line, {', '.join(COLUMNS)} FROM records"  # noqa: S608
     " WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"
 )
-_OF_TIMES: Final = "FROM records INDEXED BY by_timestamp WHERE timestamp BETWEEN ? AND ?"
-_NUMBERS: Final = f"SELECT sequence_number {_OF_TIMES} LIMIT ?"
-_SPAN: Final = f"SELECT min(sequence_number), max(sequence_number) {_OF_TIMES}"
+_OF_TIMES: Final = "SELECT sequence_number FROM records INDEXED BY by_timestamp WHERE timestamp BETWEEN ? AND ?"
 _NEWEST: Final = "SELECT sequence_number, line FROM records ORDER BY sequence_number DESC LIMIT 1"
 
 
@@ -297,13 +295,14 @@ class SQLiteStorage:
         if question.times is None:
             return iter([(low, high)])
         times = question.times
+        last = f"{_OF_TIMES} AND sequence_number < ? ORDER BY sequence_number DESC LIMIT ?"
         newest = "SELECT max(sequence_number) FROM records WHERE sequence_number < ?"
         return ranges(
             low,
             high,
-            numbers=lambda count: [number for (number,) in self._looked_up(_NUMBERS, (*times, count))],
-            newest=lambda: self._looked_up(newest, (high,))[0][0],
-            span=lambda: self._looked_up(_SPAN, times)[0],
+            some=lambda count: self._numbers(f"{_OF_TIMES} LIMIT ?", *times, count),
+            newest=lambda: self._numbers(newest, high)[0],
+            last=lambda before, count: self._numbers(last, *times, before, count),
         )
 
     def _read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
@@ -323,8 +322,10 @@ class SQLiteStorage:
             yield from rows
             after, size = rows[-1][0], _PAGE
 
-    def _looked_up(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        return self._reader.read(lambda connection: connection.execute(query, values).fetchall()) or []
+    def _numbers(self, query: str, *values: int) -> list[Any]:
+        return [
+            number for (number,) in self._reader.read(lambda reader: reader.execute(query, values).fetchall()) or []
+        ]
 
     def _page(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         return self._reader.read(lambda connection: _rows(connection, query, values)) or []

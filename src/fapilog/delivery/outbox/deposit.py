@@ -22,6 +22,7 @@ from ...record.privacy import without_frames
 from ...storage.postgres import PostgresStorage
 from ...tasks.threads import in_thread
 from ._pgplace import Database
+from ._place import Queue
 
 __all__ = ["PostgresDeposit"]
 
@@ -78,8 +79,12 @@ class PostgresDeposit:
             TransientDeliveryError: The server is away, or refuses; the message says why.
         """
         alert, name = Alert(event, severity, channel), self.name
+
+        def put(queue: Queue) -> bool:
+            return queue.put(name, alert, 0.0)
+
         try:
-            await in_thread(self._database.run, [lambda queue: queue.put(name, alert, 0.0)])
+            await in_thread(self._database.run, [put])
         except OutboxError as error:
             problem = str(error)
         else:

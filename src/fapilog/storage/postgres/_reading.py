@@ -52,10 +52,13 @@ LEFT JOIN LATERAL ({page}) AS page ON true
 )
 _OF_TIMES: Final = 'SELECT sequence_number FROM fapilog.records WHERE trail = %s AND "timestamp" BETWEEN %s AND %s'
 # The order keeps the planner from another index than that of the times.
-_NUMBERS: Final = f'{_OF_TIMES} ORDER BY "timestamp" LIMIT %s'
-# The fence keeps the planner from walking all records by their numbers to find the first of that time.
-_SPAN: Final = f"SELECT min(sequence_number), max(sequence_number) FROM ({_OF_TIMES} OFFSET 0) AS span"  # noqa: S608
-_BEFORE: Final = "SELECT max(sequence_number) FROM fapilog.records WHERE trail = %s AND sequence_number < %s"
+_SOME: Final = f'{_OF_TIMES} ORDER BY "timestamp" LIMIT %s'
+# The fence keeps the planner from walking all records by their numbers to find the last of that time.
+_LAST: Final = (
+    f"SELECT sequence_number FROM ({_OF_TIMES} AND sequence_number < %s OFFSET 0) AS of_times"  # noqa: S608
+    " ORDER BY sequence_number DESC LIMIT %s"
+)
+_NEWEST: Final = "SELECT max(sequence_number) FROM fapilog.records WHERE trail = %s AND sequence_number < %s"
 
 
 class Reading:
@@ -144,14 +147,17 @@ class Reading:
     def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
         if question.times is None:
             return iter([(low, high)])
-        of_times = (self._trail, *question.times)
+        times = question.times
         return ranges(
             low,
             high,
-            numbers=lambda count: [number for (number,) in self._rows(_NUMBERS, (*of_times, count))],
-            newest=lambda: self._rows(_BEFORE, (self._trail, high))[0][0],
-            span=lambda: self._rows(_SPAN, of_times)[0],
+            some=lambda count: self._numbers(_SOME, *times, count),
+            newest=lambda: self._numbers(_NEWEST, high)[0],
+            last=lambda before, count: self._numbers(_LAST, *times, before, count),
         )
+
+    def _numbers(self, query: str, *values: int) -> list[Any]:
+        return [number for (number,) in self._rows(query, (self._trail, *values))]
 
     def _oldest(self, after: int, limit: int) -> Iterator[tuple[Any, ...]]:
         """Yield the rows behind *after*, the oldest first, page by page."""
