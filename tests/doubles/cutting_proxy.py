@@ -27,7 +27,8 @@ class CuttingProxy:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         # What the clients have sent.
         self.sent: list[bytes] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def arm(self, number: int, *, forwards: bool) -> None:
         """Cut the connection at the message with that *number* from now on, after it, or in its place."""
@@ -42,6 +43,9 @@ class CuttingProxy:
 
     def close(self) -> None:
         """Take no more connections, and cut all."""
+        # Its thread must not wait for the number of a descriptor that is the next proxy's.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
         self._listener.close()
         for pair in self._pairs:
             _cut(pair)

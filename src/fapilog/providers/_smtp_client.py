@@ -230,8 +230,8 @@ class Session:
         self._doing = "the connection"
         connected = _first_connection(addresses, self._check)
         # The task abandons this in time, and names the step that it had reached. The socket's own limit is for a task
-        # that is gone.
-        connected.settimeout(server.timeout + 1.0)
+        # that is gone. It is so much longer that it is not over first where the machine stood still.
+        connected.settimeout(server.timeout + 10.0)
         try:
             self._hold(connected)
             if server.tls == "implicit":
