@@ -43,7 +43,7 @@ def logged(backend: str, directory: str, *, events: int, callers: int = 1, **opt
     while True:
         with TemporaryDirectory(dir=directory) as path:
             took = anyio.run(partial(log_all, Path(path), calls, callers, **options), backend=backend)
-            stored = b"".join(file.read_bytes() for file in Path(path).iterdir())
+            stored = b"".join(file.read_bytes() for file in Path(path).glob("*.jsonl"))
         assert stored.count(b"\n") == events
         yield events / took
 
