@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -13,6 +15,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog import AuditStorageError
+from fapilog.tasks import groupcommit
 from fapilog.tasks.groupcommit import GroupCommit
 from fapilog.tasks.loops import without_loop
 
@@ -266,6 +269,50 @@ def test_a_commit_that_calls_itself_is_refused() -> None:
     commits: GroupCommit[int, int] = GroupCommit(commit, interrupted=AuditStorageError("stored or not"))
     assert without_loop(commits.submit(1)) == 1
     assert refused == ["not committed: called from within a commit of the same thread"]
+
+
+def call_at(line: int, call: Callable[[], object]) -> Callable[[FrameType, str, object], Any]:
+    """Return a function for `sys.settrace` that makes *call* before the n-th line that the group commit runs."""
+    left = line
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_filename != groupcommit.__file__:
+            return None
+        left -= event == "line"
+        if not left:
+            left = -1
+            call()
+        return trace
+
+    return trace
+
+
+def test_whoever_interrupts_a_caller_is_answered() -> None:
+    """A signal handler or a destructor that commits amid a commit of its thread has a result, or is refused; always."""
+    commits: GroupCommit[int, int] = GroupCommit(list, interrupted=AuditStorageError("stored or not"))
+    refusals, line = 0, 0
+    while True:
+        line += 1
+        answers: list[object] = []
+
+        def interrupt(answers: list[object] = answers) -> None:
+            try:
+                answers.append(without_loop(commits.submit(2)))
+            except AuditStorageError as error:
+                answers.append(str(error))
+
+        before = sys.gettrace()
+        sys.settrace(call_at(line, interrupt))
+        try:
+            assert without_loop(commits.submit(1)) == 1
+        finally:
+            sys.settrace(before)
+        if not answers:
+            break  # there are not so many lines
+        refusals += answers != [2]
+        assert answers in ([2], ["not committed: called from within a commit of the same thread"])
+    assert 0 < refusals < line - 10
 
 
 EXITING = """

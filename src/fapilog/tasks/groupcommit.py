@@ -67,8 +67,10 @@ class GroupCommit(Generic[Item, Result]):
     def __init__(self, commit: Callable[[Iterable[Item]], list[Result]], *, interrupted: Exception) -> None:
         self._commit = commit
         self._interrupted = interrupted
-        # Held while a commit runs.
-        self._turn = threading.Lock()
+        # Held while a commit runs. A signal handler, or a destructor, can call at any moment, also between the lock and
+        # the commit: it then commits first, in the same thread.
+        self._turn = threading.RLock()
+        # The thread whose commit runs.
         self._committer: int | None = None
         # The callers that wait, in a dict, of which one that is cancelled leaves at once.
         self._waiting: dict[_Place[Item, Result], None] = {}
@@ -84,7 +86,7 @@ class GroupCommit(Generic[Item, Result]):
     @property
     def busy(self) -> bool:
         """Whether a commit runs or a caller waits for one."""
-        return self._turn.locked() or bool(self._waiting)
+        return self._committer is not None or bool(self._waiting)
 
     async def submit(self, item: Item) -> Result:
         """
