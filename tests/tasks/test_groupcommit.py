@@ -6,8 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from types import FrameType
-from typing import Any
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -18,6 +17,7 @@ from fapilog import AuditStorageError
 from fapilog.tasks import groupcommit
 from fapilog.tasks.groupcommit import GroupCommit
 from fapilog.tasks.loops import without_loop
+from tests.doubles.interrupting import interrupted_at
 
 
 class Disk:
@@ -271,23 +271,6 @@ def test_a_commit_that_calls_itself_is_refused() -> None:
     assert refused == ["not committed: called from within a commit of the same thread"]
 
 
-def call_at(line: int, call: Callable[[], object]) -> Callable[[FrameType, str, object], Any]:
-    """Return a function for `sys.settrace` that makes *call* before the n-th line that the group commit runs."""
-    left = line
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal left
-        if frame.f_code.co_filename != groupcommit.__file__:
-            return None
-        left -= event == "line"
-        if not left:
-            left = -1
-            call()
-        return trace
-
-    return trace
-
-
 def test_whoever_interrupts_a_caller_is_answered() -> None:
     """A signal handler or a destructor that commits amid a commit of its thread has a result, or is refused; always."""
     commits: GroupCommit[int, int] = GroupCommit(list, interrupted=AuditStorageError("stored or not"))
@@ -302,12 +285,8 @@ def test_whoever_interrupts_a_caller_is_answered() -> None:
             except AuditStorageError as error:
                 answers.append(str(error))
 
-        before = sys.gettrace()
-        sys.settrace(call_at(line, interrupt))
-        try:
+        with interrupted_at(line, Path(groupcommit.__file__), interrupt):
             assert without_loop(commits.submit(1)) == 1
-        finally:
-            sys.settrace(before)
         if not answers:
             break  # there are not so many lines
         refusals += answers != [2]

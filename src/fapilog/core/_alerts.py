@@ -123,7 +123,7 @@ class Alerts:
             concurrency=concurrency,
             buffer=buffer,
         )
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._life: Life | None = None
         self._was_stopped = False
         self.catch_up: CatchUp | None = None
@@ -239,7 +239,7 @@ class Alerts:
 
     def forget(self) -> None:
         """Become as new, in a forked child: the parent's tasks and alerts stay the parent's."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._life = self.catch_up = None
         self._was_stopped = False
         self.background.forget()

@@ -70,7 +70,7 @@ class Outstanding:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._unannounced: set[str] = set()
         self._pending: dict[Pending, None] = {}
         self._watched: frozenset[str] = frozenset()
@@ -207,7 +207,7 @@ class AlertForwarder:
     def forget(self) -> None:
         """Become as new, in a forked child: the parent sends its alerts."""
         # Guards all that follows: alerts come from any thread.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._buffer: deque[Pending] = deque()
         self._sending = 0
         # The task of the oldest alert has not begun. The next waits for that: trio begins tasks in any order.

@@ -51,7 +51,7 @@ class Recorder:
 
     def forget(self) -> None:
         """Get a new lock, in a forked child: another thread of the parent may have held it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     async def record(
         self, event: AuditEvent, *, once: bool = False, alerts: Sequence[KeptAlert] = ()

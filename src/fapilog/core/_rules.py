@@ -91,7 +91,7 @@ class Rules:
 
     def forget(self) -> None:
         """Become as new, in a forked child."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._newest: AuditEvent | None = None
         self._is_running = self._is_starting = False
         self._counts = [_Counts(rule, self._aftermath) for rule in self._rules]

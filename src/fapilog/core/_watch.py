@@ -94,7 +94,7 @@ class Watch:
         self._expected_head = EMPTY if expected_head is None else expected_head
         # The time of day when nothing had elapsed; another value means that the clock was set.
         self._zero = _wall() - _elapsed()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._has_complained = False
         self.due: float
         self.is_expected: bool
@@ -170,7 +170,7 @@ class Watch:
 
     def forget(self) -> None:
         """Get a new lock, in a forked child: another thread of the parent may have held it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     async def _look_at_clock(self) -> None:
         now = _wall()

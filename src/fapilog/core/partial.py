@@ -43,7 +43,7 @@ class PartialDelivery:
         self._receivers = receivers
         self._kinds = kinds
         self._having: OrderedDict[tuple[str, str, str | None], set[int]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         call_in_child(self, PartialDelivery._renew_lock)
 
     def receivers_without(self, alert: Alert, receivers: Collection[int]) -> list[int]:
@@ -78,7 +78,7 @@ class PartialDelivery:
 
     def _renew_lock(self) -> None:
         # A thread that the child does not have may hold the lock.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def combined(

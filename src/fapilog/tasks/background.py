@@ -93,7 +93,7 @@ class Background:
 
     def __init__(self) -> None:
         # Guards the three next attributes, so that no call falls between being kept and being run.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.home: Loop | None = None
         self._kept: deque[Job] = deque()
         self._to_begin: list[Job] = []

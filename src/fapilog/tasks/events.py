@@ -34,7 +34,7 @@ class Event:
     __slots__ = ("_is_set", "_lock", "_waiting")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_set = False
         self._waiting: list[Waiter] = []
 
@@ -88,7 +88,7 @@ class Condition:
     __slots__ = ("_event", "_lock")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._event: Event | None = None
 
     def notify(self) -> None:

@@ -77,7 +77,7 @@ class GroupCommit(Generic[Item, Result]):
         self._is_awake = False
         # Calls for the thread to make; None ends it.
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._thread: threading.Thread | None = None
         # Between two commits the thread holds nothing but its queue, so that it does not keep this alive.
         weakref.finalize(self, self._calls.put, None).atexit = False

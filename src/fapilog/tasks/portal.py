@@ -129,7 +129,7 @@ class _State:
 
 
 _state: Final = _State()
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 async def _stop(service: Stoppable, within: float) -> None:
@@ -180,7 +180,7 @@ def _close() -> None:
 def _forget() -> None:
     # In a forked child the thread is gone, and the lock may be one that another thread held.
     global _lock  # noqa: PLW0603
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _state.portal = None
 
 

@@ -32,7 +32,7 @@ class Turn:
 
     def __init__(self, words: str) -> None:
         self._words = words
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._owner: int | None = None
 
     @property
@@ -62,7 +62,7 @@ class Turn:
 
     def forget(self) -> None:
         """Become as new, in a forked child: another thread of the parent may have had it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._owner = None
 
 
