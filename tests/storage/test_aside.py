@@ -18,7 +18,7 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, FileStorage
 from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
-from fapilog.storage import _aside, _searchers, files
+from fapilog.storage import _aside, _searchers
 from fapilog.storage._aside import Search
 from fapilog.storage._directory import without_writers
 from fapilog.storage._effort import TooLongError
@@ -87,7 +87,7 @@ def searchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Searchers]:
     monkeypatch.setattr(_aside, "_SHORT_BYTES", 0)
     monkeypatch.setattr(_aside, "_is_alone", lambda: False)
     searchers = Searchers()
-    monkeypatch.setattr(files, "SEARCHERS", searchers)
+    monkeypatch.setattr(_searchers, "SEARCHERS", searchers)
     yield searchers
     searchers.close()
 
@@ -117,7 +117,7 @@ def not_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def search(directory: Path, searchers: Searchers, **conditions: Any) -> Search:
-    return Search(searchers, TrailReader(directory, durable=False), EventFilter(**conditions), 100)
+    return Search(TrailReader(directory, durable=False), EventFilter(**conditions), 100, searchers)
 
 
 @pytest.mark.slow

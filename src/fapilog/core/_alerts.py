@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
@@ -16,7 +16,6 @@ from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.values import text
 from ..storage.protocol import AuditStorage, KeptAlert
-from ..storage.replication import Replication
 from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
@@ -29,6 +28,9 @@ from ._watch import Watch
 from .alerting import Alert, AlertDispatcher, DurableDispatcher, reporter, require_dispatcher
 from .policy import CompliancePolicy
 from .signals import Aftermath, Announcer, compliance_alert
+
+if TYPE_CHECKING:
+    from ..storage.replication import Replication
 
 __all__ = ["Alerts"]
 

@@ -16,7 +16,6 @@ from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType
 from ..storage.archive import Archive, DirectoryArchive, require_archive
-from ..storage.archived import WithArchive
 from ..storage.files import FileStorage, utc_now
 from ..storage.protocol import AuditStorage, EventFilter, head_of
 from ..storage.retention import BusyError, RetentionReport, RetentionRule, apply_retention
@@ -44,6 +43,8 @@ def archive_of(storage: AuditStorage, given: Archive | Path | str) -> Archive:
 
 def with_archive(storage: AuditStorage, archive: Archive) -> AuditStorage:
     """Return the trail in *storage* with the days of its *archive*; raise TypeError if it can have no archive."""
+    from ..storage.archived import WithArchive  # noqa: PLC0415  few trails have one
+
     return WithArchive(in_files("archive", storage), archive)
 
 

@@ -33,7 +33,6 @@ from ..record.privacy import leave_frames_out, without_frames
 from ..storage.archive import Archive
 from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, KeptAlert, require_storage
-from ..storage.replication import Replication
 from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
@@ -52,6 +51,7 @@ from .rules import RULE_MET
 from .signals import compliance_alert, noted
 
 if TYPE_CHECKING:
+    from ..storage.replication import Replication
     from .sync import SyncAuditTrail
 
 __all__ = [
@@ -152,6 +152,8 @@ class AuditTrail(EverydayEvents, Questions):
         require("lag_limit", lag_limit, above=0)
         self.replication: Replication | None = None
         if replica is not None:
+            from ..storage.replication import Replication  # noqa: PLC0415  few trails have one
+
             self.replication = Replication(in_files("replica", storage).directory, replica, lag_limit=lag_limit)
         self._stop_timeout = stop_timeout
         self._alerts = Alerts(

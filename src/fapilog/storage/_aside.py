@@ -18,13 +18,15 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Generator, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..record.errors import AuditStorageError
 from ._effort import Effort, TooLongError
 from ._reader import TrailReader
-from ._searchers import Found, Searcher, Searchers
 from .protocol import EventFilter
+
+if TYPE_CHECKING:
+    from ._searchers import Found, Searcher, Searchers
 
 __all__ = ["Search"]
 
@@ -39,13 +41,15 @@ class Search:
     One search for the newest events that are wanted.
 
     Args:
-        searchers: The processes for long searches.
         reader: Reads the trail.
         wanted: Which events.
         limit: How many at most.
+        searchers: The processes for long searches; those of all storages by default.
     """
 
-    def __init__(self, searchers: Searchers, reader: TrailReader, wanted: EventFilter, limit: int) -> None:
+    def __init__(
+        self, reader: TrailReader, wanted: EventFilter, limit: int, searchers: Searchers | None = None
+    ) -> None:
         self._searchers = searchers
         self._reader = reader
         self._wanted = wanted
@@ -62,12 +66,15 @@ class Search:
         Raises:
             TooLongError: The search was stopped.
         """
-        if _is_alone() or not self._searchers.is_possible or not _is_plain(self._wanted.metadata or {}):
+        if _is_alone() or not _is_plain(self._wanted.metadata or {}):
             return self._here()
         with contextlib.suppress(TooLongError):
             return self._reader.find(self._wanted, self._limit, Effort(_SHORT_BYTES))
-        with self._turn():
-            found = self._there()
+        searchers = self._searchers or _shared()
+        if not searchers.is_possible:
+            return self._here()
+        with self._turn(searchers.turns):
+            found = self._there(searchers)
         return self._here() if found is None else found
 
     def stop(self) -> None:
@@ -81,8 +88,7 @@ class Search:
         return self._reader.find(self._wanted, self._limit, self._effort)
 
     @contextlib.contextmanager
-    def _turn(self) -> Generator[None]:
-        turns = self._searchers.turns
+    def _turn(self, turns: threading.Semaphore) -> Generator[None]:
         while not turns.acquire(timeout=0.1):
             self._effort.take(0)
         try:
@@ -90,10 +96,10 @@ class Search:
         finally:
             turns.release()
 
-    def _there(self) -> Found | None:
+    def _there(self, searchers: Searchers) -> Found | None:
         """Return the findings of a process; None if none can be started, or it ends early."""
         try:
-            searcher = self._searchers.taken()
+            searcher = searchers.taken()
         except OSError:
             return None
         self._asked.append(searcher)
@@ -103,11 +109,11 @@ class Search:
                 answer = searcher.ask(self._reader, self._wanted, self._limit)
         finally:
             if self._is_given_back() and answer is not None:
-                self._searchers.keep(searcher)
+                searchers.keep(searcher)
             else:
-                self._searchers.end(searcher)
+                searchers.end(searcher)
         if searcher.is_ours is False and not self._is_stopped:
-            self._searchers.is_possible = False
+            searchers.is_possible = False
         if isinstance(answer, str):
             raise AuditStorageError(answer)
         return answer
@@ -119,6 +125,13 @@ class Search:
         except IndexError:
             return False
         return True
+
+
+def _shared() -> Searchers:
+    # It loads `subprocess` and more, of which a service that only records has no use.
+    from ._searchers import SEARCHERS  # noqa: PLC0415
+
+    return SEARCHERS
 
 
 def _is_alone() -> bool:

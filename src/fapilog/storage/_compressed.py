@@ -11,7 +11,6 @@ import contextlib
 import gzip
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Callable, Generator, Iterable
 from hashlib import sha256
@@ -121,6 +120,8 @@ def unpacked(file: IO[bytes], path: str) -> int:
         ChainError: The file is damaged.
         OSError: It can't be read, or there is no room for its content.
     """
+    import tempfile  # noqa: PLC0415  it loads much, for days that were compressed elsewhere
+
     with tempfile.TemporaryFile(buffering=0) as plain, _damage(path):
         if not file.seek(0, os.SEEK_END):
             # To the library this is a compressed file with nothing in it.

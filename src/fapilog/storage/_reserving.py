@@ -10,7 +10,6 @@ not at all.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import functools
 import os
@@ -91,6 +90,8 @@ class Reserving:
 
 
 def _reserve(fd: int, offset: int, length: int) -> None:
+    import ctypes  # noqa: PLC0415  most processes never have to
+
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit != resource.RLIM_INFINITY and offset + length > limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
@@ -106,6 +107,8 @@ def _reserve(fd: int, offset: int, length: int) -> None:
 @functools.cache
 def _fallocate() -> Callable[[int, int, int, int], int] | None:
     """Return Linux's fallocate(2), which Python does not have; None where it is missing."""
+    import ctypes  # noqa: PLC0415
+
     # Not `os.posix_fallocate`, which changes the size of the file: https://man7.org/linux/man-pages/man2/fallocate.2.html
     call = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
     if call is not None:

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime, time, timedelta
@@ -151,8 +150,10 @@ class DirectoryArchive:
             make_directory(self.directory)
             there = self.directory / file.path.name
             if not there.exists():
+                from shutil import copyfileobj  # noqa: PLC0415  it loads every kind of compression
+
                 with file.path.open("rb") as source, whole(str(there), like=source.fileno()) as part:
-                    shutil.copyfileobj(source, part, _BLOCK_BYTES)
+                    copyfileobj(source, part, _BLOCK_BYTES)
 
     def prove(self, file: PackedFile) -> None:
         """Do as `Archive.prove`: read the whole file back, from the disk where the system allows that."""

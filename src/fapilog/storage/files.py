@@ -33,7 +33,6 @@ from ._names import names
 from ._reader import TrailReader
 from ._recent import Once
 from ._replica import waits
-from ._searchers import SEARCHERS
 from ._writer import Result, TrailWriter
 from .protocol import EventFilter
 
@@ -251,7 +250,7 @@ class FileStorage:
         Raises:
             AuditStorageError: A file can't be read.
         """
-        search = Search(SEARCHERS, self._reader, wanted, limit)
+        search = Search(self._reader, wanted, limit)
         return await in_thread(search.run, stop=search.stop)
 
     @without_frames
