@@ -71,11 +71,12 @@ class Concerned(MemoryStorage):
 
     async def concerns(self) -> dict[str, str]:
         self.looks += 1
+        found = self.found
         if self.gate is not None:
             await self.gate()
         if self.error is not None:
             raise self.error
-        return self.found
+        return found
 
 
 async def log(trail: AuditTrail, message: str = "m") -> None:
@@ -428,6 +429,25 @@ async def test_a_look_that_hangs_holds_nobody_up() -> None:
         await trail.drain()
         assert len(await trail.get_events()) == 5
     assert storage.looks > 1
+
+
+@pytest.mark.usefixtures("_always")
+async def test_a_look_that_took_longer_than_the_next_says_nothing() -> None:
+    """Of two looks the later one counts, whichever ends first: an incident that goes on is not resolved."""
+    storage, recorder, slow = Concerned(), RecordingDispatcher(), anyio.Event()
+    async with AuditTrail(storage=storage, alert_dispatcher=recorder) as trail:
+        await trail.drain()
+        storage.gate = slow.wait
+        before = storage.looks
+        await trail.log_event(LOGIN, "m")
+        while storage.looks == before:
+            await anyio.lowlevel.checkpoint()
+        storage.gate, storage.found = None, {"files": "gone"}
+        await trail.log_event(LOGIN, "m")
+        await recorder.wait_for(1)
+        slow.set()
+        await trail.drain()
+    assert kinds(recorder) == [("component_failure", "the files of the trail")]
 
 
 @pytest.mark.usefixtures("_always")

@@ -94,7 +94,9 @@ class Watch:
         self._expected_head = EMPTY if expected_head is None else expected_head
         # The time of day when nothing had elapsed; another value means that the clock was set.
         self._zero = _wall() - _elapsed()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        # The looks at the storage that were begun, and the newest one that has said what it saw.
+        self._begun = self._newest = 0
         self._has_complained = False
         self.due: float
         self.is_expected: bool
@@ -170,7 +172,7 @@ class Watch:
 
     def forget(self) -> None:
         """Get a new lock, in a forked child: another thread of the parent may have held it."""
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     async def _look_at_clock(self) -> None:
         now = _wall()
@@ -195,7 +197,13 @@ class Watch:
         concerns = getattr(self._storage, "concerns", None)
         if concerns is None:
             return
+        self._begun += 1
+        number = self._begun
         found = await contained(concerns)
+        if number < self._newest:
+            # It saw less than a look that took less time, and could resolve an incident that goes on.
+            return
+        self._newest = number
         for name, part in _PARTS.items():
             words = found.get(name)
             if words is None:
