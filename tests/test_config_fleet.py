@@ -109,9 +109,10 @@ def test_a_script_replicates_without_a_start(database: Server, name: str) -> Non
 
 @pytest.mark.may_block
 async def test_a_replica_that_is_away_holds_nothing_up(database: Server, name: str) -> None:
-    """Without the database every event is stored, and `stop` does not wait for it."""
+    """Without the database every event is stored, and `stop` waits for it no longer than its time-out."""
     dsn = f"host={database.dsn().split()[0].removeprefix('host=')}-away user=service"
-    trail = AuditTrail.from_config({"path": "audit", "replica": {"type": "postgres", "dsn": dsn, "trail": name}})
+    replica = {"type": "postgres", "dsn": dsn, "trail": name, "timeout": 0.5}
+    trail = AuditTrail.from_config({"path": "audit", "replica": replica})
     async with trail:
         await trail.log_event(AuditEventType.DATA_ACCESS, "read")
     result = await trail.verify_chain_from_storage()
