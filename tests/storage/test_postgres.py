@@ -17,6 +17,7 @@ pytest.importorskip("psycopg")
 
 import anyio
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus
 from fapilog.core._reading import intact
@@ -26,6 +27,7 @@ from fapilog.storage import _ranges
 from fapilog.storage.postgres import PostgresStorage, _reading, install_schema, schema_sql
 from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
 from fapilog.storage.postgres._searching import questions_of
+from fapilog.storage.postgres.connection import Connection
 from fapilog.storage.postgres.connection import Server as ServerAt
 from fapilog.storage.protocol import EventFilter
 from fapilog.tasks.loops import without_loop
@@ -449,6 +451,8 @@ def test_arguments_are_checked() -> None:
             PostgresStorage(dsn, "t")
         assert "hunter2" not in str(caught.value)
         assert caught.value.__context__ is None
+    with pytest.raises(ValueError, match=r"^dsn: expected a whole number as connect_timeout; got something else$"):
+        PostgresStorage("host=h connect_timeout=hunter2", "t")
     for trail, error in (("", ValueError), ("x" * 201, ValueError), ("\0", ValueError), (1, TypeError)):
         with pytest.raises(error, match=r"^trail: expected "):
             PostgresStorage("", trail)  # type: ignore[arg-type]
@@ -463,6 +467,36 @@ def test_arguments_are_checked() -> None:
     ) as refused:
         append(storage, "a")
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "timeout", "expected"),
+    [
+        ("host=a", 10, "10"),
+        ("host=a", 0.1, "2"),
+        ("host=a", math.inf, "2147484"),
+        ("host=a,b,c", 10, "4"),
+        ("host=a,b,c", 1, "2"),
+        ("hostaddr=127.0.0.1,127.0.0.2", 10, "5"),
+        ("host=a connect_timeout=3", 10, "3"),
+        ("host=a connect_timeout=30", 10, "10"),
+        ("host=a connect_timeout=-1", 10, "10"),
+    ],
+)
+def test_each_host_has_its_share_of_the_time(
+    dsn: str, timeout: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is gone without a word leaves time for the next one."""
+    asked: list[str] = []
+
+    def connect(conninfo: str, **_: Any) -> Any:
+        asked.append(str(conninfo_to_dict(conninfo)["connect_timeout"]))
+        raise psycopg.OperationalError
+
+    monkeypatch.setattr(Connection, "connect", connect)
+    with pytest.raises(psycopg.OperationalError):
+        ServerAt(dsn).connect(timeout)
+    assert asked == [expected]
 
 
 @pytest.mark.parametrize("forwards", [True, False])

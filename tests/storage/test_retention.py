@@ -25,6 +25,7 @@ from fapilog import (
     Route,
 )
 from fapilog.record.kinds import ComplianceLevel
+from fapilog.storage import retention
 from fapilog.storage._anchor import ANCHOR
 from fapilog.storage._days import alone
 from fapilog.storage._directory import closing
@@ -174,6 +175,29 @@ async def test_the_archive_is_a_trail(directory: Path, tmp_path: Path) -> None:
     # The next days follow those that are there.
     await trail_in(directory, 5).apply_retention(archive=archive)
     assert verified(archive) == (True, ChainStatus.OK, 12, None)
+
+
+@pytest.mark.one_backend
+async def test_a_day_that_no_archive_takes_stays_with_all_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too large to be compressed, and so is not archived, is not removed with the days around it."""
+    for age, count in ((40, 3), (39, 30), (38, 3), (1, 3)):
+        aged_trail(tmp_path / "trail", [age], count=count)
+    monkeypatch.setattr(retention, "MAX_SIZE", (tmp_path / "trail" / day_file(39)).stat().st_size - 1)
+    policy = CompliancePolicy(archive_after_days=30, retention_days=30)
+    trail = AuditTrail(policy, tmp_path / "trail", archive=tmp_path / "archive")
+    for _ in range(2):
+        # The next run would delete what this one has taken for removed.
+        report = await trail.apply_retention()
+        assert [day.kept for day in report.days][-2:] == ["it is too large to be compressed", "an older day is kept"]
+        kept = [day_file(39), day_file(38) + ".gz"]
+        assert [name for name in files(tmp_path / "trail") if name < day_file(1)] == kept
+    assert numbers(tmp_path / "trail")[:1] == [4]
+    await trail.stop()
+    # Without an archive nothing has to be compressed first.
+    await trail_in(tmp_path / "trail").apply_retention()
+    assert [name for name in files(tmp_path / "trail") if name < day_file(1)] == []
 
 
 @pytest.mark.one_backend

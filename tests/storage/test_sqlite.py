@@ -256,8 +256,7 @@ def test_a_reader_is_not_in_the_way_in_a_copy(
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM records").fetchall()
         # Only the change of the mode waits for readers.
-        left = iter([reader.rollback])
-        monkeypatch.setattr(_database, "pause", lambda: next(left)())
+        monkeypatch.setattr(_database, "pause", reader.rollback)
         append(copy, "two")
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM records").fetchall()

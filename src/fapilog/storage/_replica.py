@@ -11,6 +11,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import msgspec
 from msgspec.structs import replace
@@ -98,8 +99,9 @@ def keep_replica(directory: Path, replica: Replica, *, is_known: bool) -> Replic
         replica = replace(replica, sequence_number=there.sequence_number, checksum=there.checksum)
     if replica == there:
         return replica
-    # A name for this process alone, with the ending of the files that retention deletes after a crash.
-    mine = f"{directory}/audit_replica.{os.getpid()}{PART}"
+    # A name for this call alone, with the ending of the files that retention deletes after a crash: two containers may
+    # have the same number of their processes.
+    mine = f"{directory}/audit_replica.{uuid4().hex}{PART}"
     try:
         files = names(directory)
         if not files:

@@ -174,18 +174,38 @@ class Replication:
             TrailMismatchError: The target has other records than the trail, or one of the two is damaged.
             AuditStorageError: One of the two can't be read or written.
         """
-        if self._head is None:
-            self._head = await common_head(self._source, self._target)
-            await self._keep(self._head)
-        async with contextlib.aclosing(pages(self._source, self._head.sequence_number)) as found:
+        # Unknown until all is copied: where a call fails, its records may be stored.
+        head, self._head = self._head, None
+        if head is None:
+            head = await self._head_of_target()
+        while True:
+            try:
+                head = await self._copied(head)
+            except TrailMismatchError:
+                raise
+            except AuditStorageError:
+                found = await self._head_of_target()
+                if found.sequence_number <= head.sequence_number:
+                    raise
+                # Another task or process has copied these records.
+                head = found
+            else:
+                self._head, self._state = head, ReplicationState()
+                return head
+
+    async def _head_of_target(self) -> ChainHead:
+        head = await common_head(self._source, self._target)
+        await self._keep(head)
+        return head
+
+    async def _copied(self, head: ChainHead) -> ChainHead:
+        """Copy the records behind *head*, with which the target ends, and return its new head."""
+        async with contextlib.aclosing(pages(self._source, head.sequence_number)) as found:
             async for lines in found:
-                # If this fails, the head is unknown: the records may be stored.
-                head, self._head = self._head, None
-                self._head = await appended(self._source, cast("TakesLines", self._target), head, lines)
-                await self._keep(self._head)
+                head = await appended(self._source, cast("TakesLines", self._target), head, lines)
+                await self._keep(head)
                 await self._count()
-        self._state = ReplicationState()
-        return self._head
+        return head
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:

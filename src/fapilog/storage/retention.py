@@ -43,6 +43,7 @@ FLOORS: Final = {ComplianceLevel.PCI_DSS: 1, ComplianceLevel.HIPAA: 6}
 # So many that the record that names them is far from the limit of a record.
 _DAYS_A_RECORD: Final = 100
 _BLOCK_BYTES: Final = 1 << 20
+_TOO_LARGE: Final = "it is too large to be compressed"
 
 
 class RetentionRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,7 +203,7 @@ async def _remove(
         record=number,
         latest=await in_thread(latest_up_to, directory, last.day.file),
     )
-    await in_thread(remove_days, directory, [each.day.file for each in batch], anchor)
+    await in_thread(remove_days, directory, anchor)
     return number
 
 
@@ -253,14 +254,19 @@ def _packed(
 ) -> RetainedDay:
     """Return *day* with the steps to make short of its removal."""
     archive = rule.archive if is_cold or day.removed else None
-    if not (is_cold or archive):
+    if archive is None and (day.removed or not is_cold):
         return day
+    if _is_too_large(directory, day.file):
+        return replace(day, kept=_TOO_LARGE)
     is_plain = (directory / day.file).exists()
-    if is_plain and size_of(directory, day.file) > MAX_SIZE:
-        return replace(day, removed=day.removed and archive is None, kept="it is too large to be compressed")
     # For a day that stays, an archive file that was proved once is not proved again.
     is_new = archive is not None and (day.removed or is_plain or not _is_there(directory, day.file, archived))
     return replace(day, compressed=is_plain, archived=is_new)
+
+
+def _is_too_large(directory: Path, name: str) -> bool:
+    """Return whether a file is not compressed yet, and never will be."""
+    return (directory / name).exists() and size_of(directory, name) > MAX_SIZE
 
 
 def _is_there(directory: Path, name: str, archived: Mapping[str, int]) -> bool:
@@ -291,6 +297,9 @@ def _not_replicated(day: RetainedDay, replica: Replica | None) -> str | None:
 
 
 def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: list[Hold], age: timedelta) -> str | None:
+    if rule.archive is not None and _is_too_large(directory, day.file):
+        # The archive never gets it; and what comes after a day that stays, stays too.
+        return _TOO_LARGE
     hold = next((hold for hold in holds if hold.covers(_day(day.file))), None)
     if hold is not None:
         return f"legal hold {hold.id}"
