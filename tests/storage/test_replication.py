@@ -1,5 +1,6 @@
 """Edge mode: a trail in files is replicated, once and in order, whatever is away and for however long."""
 
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,7 +150,7 @@ async def test_the_target_is_away_for_hours(
             assert replication.state.oldest is not None
             # It is asked for its head, too, when it has taken no records.
             asked = sorted(set(target.asked))
-            pauses = [later - earlier for earlier, later in zip(asked, asked[1:], strict=False)]
+            pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
             assert 1 <= pauses[0] <= 10
             assert 60 <= max(pauses) <= 95
             assert len(pauses) < 70
@@ -255,6 +256,18 @@ async def test_damage_is_not_replicated(trail: FileStorage, target: Target) -> N
     with pytest.raises(TrailMismatchError, match="record 1 was altered"):
         await Replication(trail.directory, target).catch_up()
     assert target.events == []
+
+
+async def test_it_is_entered_once_at_a_time(trail: FileStorage, target: Target) -> None:
+    """To enter it while it is entered is refused; when it is left, nothing is copied any more."""
+    async with Replication(trail.directory, target) as replication:
+        with pytest.raises(ValueError, match=r"^replication replica: expected one that is not entered; got one that"):
+            await replication.__aenter__()
+    await append(trail, 1)
+    await anyio.sleep(100)
+    assert target.events == []
+    async with replication:
+        await until(lambda: target.events)
 
 
 async def test_several_at_once_copy_each_record_once(

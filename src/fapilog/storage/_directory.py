@@ -223,11 +223,11 @@ def _program(pid: str) -> str:
 
 
 @contextlib.contextmanager
-def without_writers(directory: Path) -> Generator[None, None, None]:
-    """Wait for the writers in all processes, and keep them waiting until left."""
+def without_writers(directory: Path, how: int = fcntl.LOCK_SH) -> Generator[None, None, None]:
+    """Wait for the writers in all processes, and keep them waiting until left; *how* and errors are those of `lock`."""
     with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
         try:
-            lock(fd, fcntl.LOCK_SH)
+            lock(fd, how)
             yield
         finally:
             # Closing the directory would do, but for a child that is forked meanwhile and has it open as well. So an

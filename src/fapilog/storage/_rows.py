@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -17,9 +17,6 @@ from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.parties import Target
 from .protocol import EQUAL, EventFilter
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "COLUMNS",

@@ -97,7 +97,7 @@ class Replication:
 
     Raises:
         TypeError: *target* takes no lines, or another option is not of its type.
-        ValueError: A number is out of range, or *name* is not printable.
+        ValueError: A number is out of range, or *name* is not printable. On entering: it is entered already.
     """
 
     def __init__(
@@ -153,6 +153,8 @@ class Replication:
         return self._problem
 
     async def __aenter__(self) -> Self:
+        if self._life is not None and not self._life.is_over:
+            raise ValueError(f"replication {self.name}: expected one that is not entered; got one that is")
         self._life = Life(self._running(), owner=self)
         await self._life.enter()
         return self

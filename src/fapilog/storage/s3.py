@@ -140,7 +140,11 @@ class S3Archive:
                     found[name] = each["Size"]
             if not page.get("IsTruncated"):
                 return found
-            more["ContinuationToken"] = page["NextContinuationToken"]
+            # Some services that speak the same protocol know of more than they can tell.
+            token = page.get("NextContinuationToken")
+            if token in (None, more.get("ContinuationToken")):
+                raise AuditStorageError(f"{self}: there are more than {len(found)} objects, and S3 does not list them")
+            more["ContinuationToken"] = token
 
     def put(self, file: PackedFile) -> None:
         """
