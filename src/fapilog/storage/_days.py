@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -16,9 +16,9 @@ import msgspec
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
 from ._compressed import SUFFIX, compress, content_of
-from ._directory import allow_as, close, closing, reading, sync, sync_directory, without_writers
+from ._directory import allow_as, blocks, close, closing, reading, sync, sync_directory, without_writers
 from ._latest import latest_up_to
-from ._names import day_of, is_name, names
+from ._names import date_of, day_of, is_name, names
 from ._packed import from_disk, not_what_the_trail_has
 from ._times import INDEX, Times
 from ._whole import PART, remove, whole
@@ -36,7 +36,6 @@ __all__ = [
     "write_anchor",
 ]
 
-_BLOCK_BYTES: Final = 1 << 20
 _LOCK: Final = "audit_retention.lock"
 
 
@@ -47,16 +46,9 @@ class BusyError(AuditStorageError):
 def digest(fd: int) -> str:
     """Return the SHA-256 of all that the open file *fd* has."""
     found = sha256()
-    for block in _blocks(fd):
+    for block in blocks(fd):
         found.update(block)
     return found.hexdigest()
-
-
-def _blocks(fd: int) -> Iterator[bytes]:
-    offset = 0
-    while block := os.pread(fd, _BLOCK_BYTES, offset):
-        yield block
-        offset += len(block)
 
 
 def compress_day(directory: Path, name: str) -> None:
@@ -75,7 +67,7 @@ def compress_day(directory: Path, name: str) -> None:
     with reading(directory, name) as fd:
         wanted = digest(fd)
         with whole(path + SUFFIX, like=fd) as part:
-            compress(_blocks(fd), part, (latest_up_to(directory, name) or "").encode())
+            compress(blocks(fd), part, (latest_up_to(directory, name) or "").encode())
     with from_disk(Path(path + SUFFIX)) as file:
         if content_of(file) != wanted:
             raise not_what_the_trail_has(path + SUFFIX)
@@ -98,7 +90,7 @@ def archive_day(
         ChainError: The file is damaged.
         OSError: It can't be done.
     """
-    day = date.fromisoformat(name[len("audit_") : -len(".jsonl")])
+    day = date_of(name)
     if os.path.exists(f"{directory}/{ANCHOR}") and not archive.sizes():
         # The archive begins where the trail does now.
         _put(Path(f"{directory}/{ANCHOR}"), None, archive, day, retention_days)

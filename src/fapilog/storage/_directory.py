@@ -8,7 +8,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,6 +20,7 @@ __all__ = [
     "OWNER",
     "Access",
     "allow_as",
+    "blocks",
     "cannot",
     "close",
     "closing",
@@ -48,6 +49,8 @@ _PAUSE: Final = 0.000_3
 # After so many seconds of waiting, the processor is worth more than the moment.
 _LONG: Final = 2.0
 _LONG_PAUSE: Final = 0.001
+# Of one read.
+_BLOCK_BYTES: Final = 1 << 20
 # "Locks held": https://man7.org/linux/man-pages/man5/proc_locks.5.html
 _LOCKS: Final = "/proc/locks"
 
@@ -175,6 +178,13 @@ def _open(directory: Path, name: str, flags: int) -> int:
 def reading(directory: Path, name: str) -> contextlib.AbstractContextManager[int]:
     """Open the file *name* for reading, and close it on leaving."""
     return closing(open_file(directory, name))
+
+
+def blocks(fd: int, offset: int = 0) -> Iterator[bytes]:
+    """Yield all that the open file *fd* has from *offset* on."""
+    while block := os.pread(fd, _BLOCK_BYTES, offset):
+        yield block
+        offset += len(block)
 
 
 def lock(fd: int, how: int) -> None:

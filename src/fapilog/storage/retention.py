@@ -29,7 +29,7 @@ from ._days import BusyError, alone, archive_day, compress_day, digest, remove_d
 from ._directory import cannot, close, reading, size_of
 from ._latest import latest_up_to
 from ._lines import Lines
-from ._names import day_of, files_set_aside, names
+from ._names import date_of, day_of, files_set_aside, names
 from ._replica import Replica, replica_of
 from ._torn import Torn
 from .archive import Archive
@@ -329,7 +329,7 @@ def _levels_in(directory: Path, name: str) -> list[ComplianceLevel]:
 
 def _day(name: str) -> date:
     try:
-        return date.fromisoformat(name[len("audit_") : -len(".jsonl")])
+        return date_of(name)
     except ValueError:
         # There is no such day, so its age is unknown.
         return date.max
