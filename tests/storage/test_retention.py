@@ -1,9 +1,11 @@
 """Retention: what is old enough is compressed, archived and removed, and nothing else; and the rest verifies."""
 
+import asyncio
 import contextlib
 import gzip
 import json
 import sqlite3
+import threading
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -432,6 +434,33 @@ async def test_one_at_a_time(directory: Path) -> None:
         with pytest.raises(AuditStorageError, match="another process applies retention"):
             add_hold(directory, "case 7")
     assert files(directory) == [day_file(age) for age in AGES]
+
+
+def test_a_run_that_is_cancelled_at_its_beginning_keeps_no_lock(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that asyncio cancels while the lock is being taken gives it up: the next run is not refused."""
+
+    async def cancelled() -> None:
+        loop, begun, may_end = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        def slowly(directory: Path) -> int:
+            loop.call_soon_threadsafe(begun.set)
+            may_end.wait()
+            return alone(directory)
+
+        monkeypatch.setattr(retention, "alone", slowly)
+        task = loop.create_task(trail_in(directory).apply_retention())
+        await begun.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    monkeypatch.undo()
+    assert len(trail_in(directory).sync.apply_retention().days) == 3
 
 
 @pytest.mark.one_backend
