@@ -294,7 +294,11 @@ class S3Archive:
                     read_timeout=self._answering,
                     retries={"mode": "standard", "total_max_attempts": 1},
                 )
-                self._made = boto3.session.Session().client("s3", config=options, **self._place)
+                try:
+                    self._made = boto3.session.Session().client("s3", config=options, **self._place)
+                except ValueError:
+                    # Its text has the address, and so perhaps a password.
+                    raise AuditStorageError(f"{self}: the endpoint is no address; nothing is deleted") from None
             return self._made
 
     def _forget(self) -> None:
