@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,15 @@ async def test_waiting_for_too_long_is_an_incident(trail: FileStorage, target: T
             (trail.directory / MARK).write_text((trail.directory / MARK).read_text().replace("1e-9", "60.0"))
             await log(audit)
     assert [kind for kind, _ in of_replica(recorder)] == ["component_failure", "component_recovery"]
+
+
+async def test_a_record_may_wait_for_ever(trail: FileStorage, target: Target) -> None:
+    """Without a limit a record that waits is no concern."""
+    await append(trail, 1)
+    replication = Replication(trail.directory, target, lag_limit=math.inf)
+    await replication.catch_up()
+    await append(trail, 1)
+    assert "replica" not in await trail.concerns()
 
 
 @pytest.mark.usefixtures("_always")

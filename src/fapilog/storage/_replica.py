@@ -37,7 +37,7 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
         target: The place of the replica, in words, without a secret.
         sequence_number: The newest record that the target is known to have; 0 for none.
         checksum: The checksum of that record; None for none.
-        lag_limit: Seconds that a record may wait; longer is a concern.
+        lag_limit: Seconds that a record may wait; longer is a concern. None: it may wait for ever.
         problem: The last failure, in words; None after a success.
         is_stuck: Whether trying again can't help.
     """
@@ -45,7 +45,7 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     sequence_number: int = 0
     checksum: str | None = None
-    lag_limit: float
+    lag_limit: float | None
     problem: str | None = None
     is_stuck: bool = False
 
@@ -142,7 +142,8 @@ def waits(directory: Path, reader: TrailReader, now: datetime) -> str | None:
         return None
     at = stored_at(waiting[0])
     seconds = 0.0 if at is None else (now - at).total_seconds()
-    if seconds <= replica.lag_limit and not replica.is_stuck:
+    is_early = replica.lag_limit is None or seconds <= replica.lag_limit
+    if is_early and not replica.is_stuck:
         return None
     words = (
         f"{directory}: record {replica.sequence_number + 1} has waited for {seconds:.0f} s to be in {replica.target}"

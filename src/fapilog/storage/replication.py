@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -87,7 +88,7 @@ class Replication:
             copied.
         target: The replica: a storage with `append_lines`, empty or with the first records of the trail.
         name: Names the replica, in logs and metrics.
-        lag_limit: Seconds that a record may wait; longer is an incident.
+        lag_limit: Seconds that a record may wait; longer is an incident. It may be infinite.
         interval: Seconds between two looks for new records.
         stop_timeout: Seconds for copying the last records when it is left. A call of the target that is under way is
             waited for, for as long as the target's own limit.
@@ -122,7 +123,8 @@ class Replication:
         # The text of another class may contain a password.
         is_ours = type(target).__module__.startswith("fapilog.")
         self._place = str(target) if is_ours else type(target).__qualname__
-        self._lag_limit = float(require("lag_limit", lag_limit, above=0))
+        # JSON has no infinity.
+        self._lag_limit = None if require("lag_limit", lag_limit, above=0) == math.inf else float(lag_limit)
         self._interval = float(require("interval", interval, above=0, finite=True))
         self._stop_timeout = require("stop_timeout", stop_timeout, at_least=0)
         self._background = Background()
