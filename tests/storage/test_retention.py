@@ -142,6 +142,13 @@ async def test_days_are_compressed(directory: Path) -> None:
 
 
 @pytest.mark.one_backend
+async def test_ages_beyond_all_days(directory: Path) -> None:
+    """An age that no day can have, of more days than Python counts, is one that nothing is old enough for."""
+    trail = trail_in(directory, 10**12, archive_after_days=10**12)
+    assert (await trail.apply_retention()).days == ()
+
+
+@pytest.mark.one_backend
 async def test_the_newest_file_stays(tmp_path: Path) -> None:
     """Neither the newest file nor today's is touched, however little is asked to be kept."""
     directory = aged_trail(tmp_path / "old", (400, 300))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -227,9 +227,9 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
     kept: str | None = None
     before = ""
     for name in closed:
-        age = today - _day(name)
-        is_cold = rule.archive_after_days is not None and age > timedelta(rule.archive_after_days)
-        is_old = rule.retention_days is not None and age > timedelta(rule.retention_days)
+        age = (today - _day(name)).days
+        is_cold = rule.archive_after_days is not None and age > rule.archive_after_days
+        is_old = rule.retention_days is not None and age > rule.retention_days
         if not (is_cold or is_old):
             break
         # Those of days without a record are with the next day.
@@ -295,7 +295,7 @@ def _not_replicated(day: RetainedDay, replica: Replica | None) -> str | None:
     return None
 
 
-def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: list[Hold], age: timedelta) -> str | None:
+def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: list[Hold], age: int) -> str | None:
     if rule.archive is not None and _is_too_large(directory, day.file):
         # The archive never gets it; and what comes after a day that stays, stays too.
         return _TOO_LARGE
@@ -308,7 +308,7 @@ def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: lis
         for level in _levels_in(directory, day.file):
             years = FLOORS[level]
             # A year has up to 366 days, and of six years two.
-            if age <= timedelta(years * 365 + years // 4 + 1):
+            if age <= years * 365 + years // 4 + 1:
                 return f"it has records of level {level.value}, which are kept for {years} year{'s'[: years > 1]}"
     return None
 
