@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus
-from fapilog.record.chain import EMPTY, body, seal
+from fapilog.record.chain import EMPTY, MAX_RECORD_BYTES, body, seal
 from fapilog.storage.memory import MemoryStorage
 from fapilog.tasks.loops import without_loop
 
@@ -50,6 +50,14 @@ async def test_lines_that_can_not_be_read_are_refused() -> None:
         await storage.append_lines(EMPTY, [whole.rstrip(b"\n"), line.rstrip(b"\n")])
     assert await storage.append_lines(EMPTY, [whole.rstrip(b"\n")])
     assert [event.message for event in storage.events] == ["m"]
+
+
+async def test_what_no_storage_can_read_again_is_refused() -> None:
+    """An event that makes a longer record than there can be is refused, as by a storage in files."""
+    storage = MemoryStorage()
+    with pytest.raises(AuditStorageError, match=f"an event of at most {MAX_RECORD_BYTES} bytes can be stored"):
+        await storage.append(an_event("x" * MAX_RECORD_BYTES))
+    assert storage.events == []
 
 
 async def test_damage_is_named() -> None:

@@ -76,10 +76,10 @@ class MemoryStorage:
             Its place in the chain; None if *once* and a record has its id already.
 
         Raises:
-            AuditStorageError: It is not stored: the newest record is damaged, or this is called by a signal handler in
-                the midst of an append of the same thread.
+            AuditStorageError: It is not stored: the newest record is damaged, the record would be longer than
+                `MAX_RECORD_BYTES`, or this is called by a signal handler in the midst of an append of the same thread.
         """
-        body = chain.body(event)
+        body = chain.storable(event)
         await _checkpoint()
         with self._turn.taken():
             if once and event.event_id in self._ids:
