@@ -1,5 +1,6 @@
 """The storage in PostgreSQL, beyond what every storage must do."""
 
+import itertools
 import math
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _ranges
-from fapilog.storage.postgres import PostgresStorage, _reading, install_schema, schema_sql
+from fapilog.storage.postgres import PostgresStorage, _reading, connection, install_schema, schema_sql
 from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
 from fapilog.storage.postgres._searching import questions_of
 from fapilog.storage.postgres.connection import Connection
@@ -558,6 +560,16 @@ def test_a_server_that_does_not_answer_is_given_up(
         os.kill(pid, signal.SIGCONT)
     append(storage, "c")
     assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["a", "c"]
+
+
+def test_who_has_waited_behind_others_in_vain_waits_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call whose time is over when its turn comes, and that has no connection, asks for none."""
+    link = PostgresStorage("host=127.0.0.1 port=1", "t").link()
+    monkeypatch.setattr(ServerAt, "connect", lambda *_: pytest.fail("it asks for a connection"))
+    now = itertools.chain([0.0], itertools.repeat(11.0))
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    with pytest.raises(AuditStorageError, match=r"^cannot look in PostgreSQL 127.0.0.1:1/\S+: no answer in time$"):
+        link.call("look", lambda _: None, 10)
 
 
 def test_a_wait_is_given_up_by_another_thread(database: Server) -> None:

@@ -295,7 +295,12 @@ class Link:
 
     def _opened(self, give_up_at: float) -> Connection:
         if self._connection is None:
-            connection = self._server.connect(max(0.0, give_up_at - time.monotonic()))
+            left = give_up_at - time.monotonic()
+            if left <= 0:
+                # The callers before this one have waited for the server in vain: else each would wait for its own time
+                # behind all of theirs.
+                raise psycopg.OperationalError("no answer in time")
+            connection = self._server.connect(left)
             self._connection = connection
             self._closes = weakref.finalize(self, _close, connection)
             # The end of the process closes it; a thread may be in a call of it.
