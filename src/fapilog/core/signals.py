@@ -206,7 +206,7 @@ class Announcer:
             _log_failure(receiver, error)
 
     def give_up(self) -> None:
-        """Close the coroutines of receivers that will not be awaited any more, since the event loop has ended."""
+        """Close the coroutines of receivers that were not begun, and never will be, since the event loop has ended."""
         while self._under_way:
             _close(self._under_way.popitem()[1])
 
@@ -244,7 +244,8 @@ def _is_coroutine_function(receiver: object) -> TypeGuard[Callable[..., Coroutin
 
 
 def _close(result: Awaitable[object]) -> None:
-    if inspect.iscoroutine(result):
+    # One that has begun belongs to its task: its `finally` blocks may await, and would raise here.
+    if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
         result.close()
 
 

@@ -97,7 +97,6 @@ class Background:
         self.home: Loop | None = None
         self._kept: deque[Job] = deque()
         self._to_begin: list[Job] = []
-        self._thread = 0
         self._jobs: dict[Job, None] = {}
         self._idle = Condition()
         self._is_closing = False
@@ -125,9 +124,11 @@ class Background:
 
         A call that can't be cancelled, such as one that waits for a thread, is waited for: no task is left behind.
         """
+        if self.home is not None:
+            self.forget()  # the loop in which it was opened before was closed
         self._loop_is_ending = cancellation_of_this_task()
         with self._lock:
-            self.home, self._thread = Loop.current(), threading.get_ident()
+            self.home = Loop.current()
             kept, self._kept = self._kept, deque()
             self._jobs.update(dict.fromkeys(kept))
         for job in kept:
@@ -171,9 +172,9 @@ class Background:
             self._jobs[job] = None
             is_first = not self._to_begin
             self._to_begin.append(job)
-        # The tasks are made when the code that starts the calls lets the loop run, all at once. Another thread asks for
-        # that at every call: the loop may have ended meanwhile.
-        if not is_first and threading.get_ident() == self._thread:
+        # The tasks are made when the code that starts the calls lets the loop run, all at once. Elsewhere each call asks
+        # for that: the loop may have ended meanwhile.
+        if not is_first and home.is_here:
             return
         try:
             home.call_soon(self._begin_all)

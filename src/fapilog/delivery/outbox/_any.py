@@ -110,6 +110,7 @@ class AnyOutbox:
     # -- life
 
     async def __aenter__(self) -> Self:
+        self._forget_closed_loop()
         self._store.enter(reporter.get())
         self._life = Life(self._running(), owner=self)
         await self._life.enter()
@@ -142,6 +143,13 @@ class AnyOutbox:
             with anyio.CancelScope(shield=True):
                 await self._store.leave()
 
+    def _forget_closed_loop(self) -> None:
+        """Be no longer entered if the event loop was closed before the outbox was left: nothing sends its alerts."""
+        if self._life is not None and self._life.is_lost:
+            self._life = None
+            self._background.forget()
+            self._store.part()
+
     # -- taking alerts
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
@@ -153,6 +161,7 @@ class AnyOutbox:
         Raises:
             Exception: The place of the alerts can't be used, and sending the alert directly failed with this exception.
         """
+        self._forget_closed_loop()
         alert, now, name = Alert(event, severity, channel), self._now(), self.name
         with self._store.taking(event.event_id):
             try:
