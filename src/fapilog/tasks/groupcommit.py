@@ -14,6 +14,7 @@ import anyio.lowlevel
 
 from .events import Waiter, wake
 from .loops import Loop, is_without_loop
+from .strangers import tamed
 
 __all__ = ["GroupCommit"]
 
@@ -184,6 +185,9 @@ class GroupCommit(Generic[Item, Result]):
             error = None
         except Exception as raised:
             error = raised
+        except BaseException as raised:
+            # Of a signal handler, for one. What is not to be stopped is raised by this.
+            tamed(raised)
         finally:
             self._committer = None
             if error is not None:
