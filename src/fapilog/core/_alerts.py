@@ -258,7 +258,6 @@ class Alerts:
         self.outstanding.__init__()  # type: ignore[misc]
         self.forwarder.forget()
         self.health.forget()
-        self.watch.forget()
 
     @asynccontextmanager
     async def _started(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> AsyncGenerator[None]:

@@ -172,8 +172,8 @@ class Background:
             self._jobs[job] = None
             is_first = not self._to_begin
             self._to_begin.append(job)
-        # The tasks are made when the code that starts the calls lets the loop run, all at once. Elsewhere each call asks
-        # for that: the loop may have ended meanwhile.
+        # The tasks are made when the code that starts the calls lets the loop run, all at once. Code elsewhere asks for
+        # that at each call: the loop may have ended meanwhile.
         if not is_first and home.is_here:
             return
         try:
@@ -186,11 +186,13 @@ class Background:
     def collecting(self) -> Generator[list[Job]]:
         """While it is not open, collect the calls of this task in a list, for `run`; the rest is kept."""
         calls: list[Job] = []
-        token = _collected.set(calls)
+        before = _collected.get()
         try:
+            # In here: a signal handler may raise as soon as it is set.
+            _collected.set(calls)
             yield calls
         finally:
-            _collected.reset(token)
+            _collected.set(before)
             self._kept.extend(calls)
 
     async def run(self, collected: list[Job]) -> None:
@@ -219,7 +221,11 @@ class Background:
 
     async def settle(self) -> None:
         """Wait until no call is left; not open, run the kept calls, all at once and to their end."""
-        if self.home is not None:
+        home = self.home
+        if home is not None:
+            if self._to_begin:
+                # Of code that a signal handler ended before it asked for that.
+                home.call_soon(self._begin_all)
             await self._idle.until(lambda: not self._jobs)
         await self.run([])
 
