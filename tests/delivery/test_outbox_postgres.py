@@ -1,5 +1,6 @@
 """The outbox in PostgreSQL: one transaction with the record, several processes, and a server that comes and goes."""
 
+import math
 import os
 import subprocess
 import sys
@@ -172,6 +173,25 @@ class Broken(Scripted):
 
     def kept_in(self, storage: object, alert: Alert) -> list[str]:
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("started", [True, False])
+@pytest.mark.parametrize(
+    "options", [{"keep": math.inf}, {"timeout": math.inf}, {"lease": 1e15}, {"schedule": [1e15]}], ids=str
+)
+async def test_seconds_may_be_without_an_end(
+    storage: PostgresStorage, options: dict[str, Any], *, started: bool
+) -> None:
+    """Receipts that are kept for ever, and other times that the server does not know, keep no alert from being sent."""
+    inner = RecordingDispatcher()
+    trail = AuditTrail(storage=storage, alert_dispatcher=pager(inner, storage, **options))
+    if started:
+        await trail.start()
+    await trail.log_security_event(VIOLATION, "m")
+    with anyio.fail_after(60):
+        await inner.wait_for(1)
+        await trail.stop()
+    assert (await trail.get_statistics())["alerts"] == {"dispatched": 1, "failed": 0, "waiting": 0}
 
 
 async def test_the_outbox_holds_what_is_sent(database: Server, storage: PostgresStorage) -> None:

@@ -69,15 +69,16 @@ class Log:
     def _log(self, level: int, message: str, args: tuple[object, ...], *, with_traceback: bool = False) -> None:
         if _is_logging.get():
             return
-        token = _is_logging.set(True)
         try:
+            # In here: a signal handler may raise as soon as it is set.
+            _is_logging.set(True)
             self._logger.log(level, message, *args, exc_info=with_traceback or None, stacklevel=3)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:  # noqa: S110  there is nowhere left to report it
             pass
         finally:
-            _is_logging.reset(token)
+            _is_logging.set(False)
 
 
 def answer(function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
