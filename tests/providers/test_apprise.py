@@ -404,7 +404,7 @@ async def test_what_grows_is_cut_too(origin: Origin, monkeypatch: pytest.MonkeyP
 
 
 BAD = [
-    ({"urls": []}, "urls: expected at least one address"),
+    ({"urls": []}, "urls: expected at least one; got none"),
     ({"urls": ["json://localhost", "s3cr3t"]}, r"urls\[1\]: expected an address that Apprise knows"),
     ({"urls": ["nope://s3cr3t"]}, r"urls\[0\]: expected an address that Apprise knows"),
     ({"urls": [""]}, r"urls\[0\]: expected text"),
