@@ -46,6 +46,15 @@ def test_damage_is_told(run: Run, tmp_path: Path) -> None:
     assert "record 1 was altered" in err
 
 
+@pytest.mark.parametrize("name", ["audit", "audit.db"])
+def test_without_a_trail_nothing_is_copied(run: Run, tmp_path: Path, name: str) -> None:
+    """A place that has no records is no trail that could be said to be copied: the exit code is 2."""
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit.db").touch()
+    code, out, err = run("copy", tmp_path / name, tmp_path / "there")
+    assert (code, out, err) == (2, "", f"fapilog: there is no trail in {tmp_path / name}\n")
+
+
 def test_what_cannot_be_copied(run: Run, tmp_path: Path) -> None:
     """A trail is not copied onto itself, and a place that can't be written to is named, with the exit code 2."""
     AuditTrail(storage_path=tmp_path / "audit").sync.log_data_access("patient/1", "read")

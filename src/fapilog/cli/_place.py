@@ -18,7 +18,7 @@ from ..storage.archive import Archive, is_address, require_archive
 from ..storage.archived import ArchiveStorage
 from ..tasks.threads import in_thread
 
-__all__ = ["Place", "WithArchive", "archive_at", "reader_of", "trail_in", "verified"]
+__all__ = ["Place", "WithArchive", "archive_at", "reader_of", "require_trail", "trail_in", "verified"]
 
 
 def archive_at(given: str) -> Archive:
@@ -45,6 +45,12 @@ WithArchive = Annotated[
     Any,
     typer.Option("--archive", metavar="PLACE", help="Its archive, for days that were removed.", parser=archive_at),
 ]
+
+
+def require_trail(place: Path | Archive) -> None:
+    """Raise AuditStorageError if there is no trail at *place*: that another place has no such event is no answer."""
+    if not (any(place.glob("audit_*.jsonl*")) if isinstance(place, Path) else place.sizes()):
+        raise AuditStorageError(f"there is no trail in {place}")
 
 
 def trail_in(place: Path | Archive, archive: Archive | None = None) -> AuditTrail:

@@ -24,7 +24,7 @@ from ..storage._recovering import recover as seal_damage
 from ..storage._times import Times
 from ..storage.archive import Archive
 from ..storage.earlier import is_of_earlier, verify_earlier
-from ._place import Place, WithArchive, trail_in, verified
+from ._place import Place, WithArchive, require_trail, trail_in, verified
 from .alerts import alerts
 from .check_config import check_config
 from .continue_ import continue_, say
@@ -158,13 +158,11 @@ def verify(
         if head is None and isinstance(place, Path) and is_of_earlier(place):
             raise typer.Exit(say(verify_earlier(place), as_json=as_json))
         result = anyio.run(_verify, place, archive, None if head is None else _head(head))
+        if result.valid:
+            require_trail(place)
     except AuditStorageError as error:
         typer.echo(f"fapilog: {plain(str(error))}", err=True)
         raise typer.Exit(_CANNOT) from None
-    is_there = any(place.glob("audit_*.jsonl*")) if isinstance(place, Path) else result.events_checked > 0
-    if result.valid and not is_there:
-        typer.echo(f"fapilog: there is no trail in {plain(str(place))}", err=True)
-        raise typer.Exit(_CANNOT)
     if as_json:
         typer.echo(msgspec.json.encode(result))
     else:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
+from ._place import require_trail
 from .receipts import plain
 from .screen import Output
 
@@ -53,6 +54,8 @@ def add(directory: _Directory, *, reason: _Reason, since: _Day = None, until: _D
     Exit code: 0 if it is set and recorded; 2 if not.
     """
     try:
+        # Set on another directory, it would hold nothing.
+        require_trail(directory)
         added = add_hold(directory.absolute(), reason, since=since, until=until)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

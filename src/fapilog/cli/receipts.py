@@ -136,7 +136,6 @@ def _next(due_at: datetime, attempts: Sequence[OutboxAttempt], now: datetime) ->
 
 
 def _text(value: object, style: str = "") -> Text:
-    # Never a str, in which rich would look for markup.
     return Text(plain(str(value)), style=style)
 
 

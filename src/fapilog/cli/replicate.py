@@ -11,6 +11,7 @@ import typer
 
 from .. import AuditStorageError, TrailMismatchError
 from ..storage.replication import Replication
+from ._place import require_trail
 from .places import in_postgres, is_dsn, place_of
 from .receipts import plain
 
@@ -48,6 +49,8 @@ def replicate(
     target = in_postgres(dsn, trail, "DSN")
     replication = Replication(directory, target, name=trail, lag_limit=lag_limit)
     try:
+        if once:
+            require_trail(directory)
         anyio.run(_once if once else _follow, replication, place_of(dsn, target))
     except AuditStorageError as error:
         typer.echo(f"fapilog: {plain(str(error))}", err=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from .. import AuditStorageError, AuditTrail, ComplianceLevel, CompliancePolicy, OutboxError
 from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Queue
+from ..storage._directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
 from ._place import archive_at
 from .receipts import plain
@@ -90,8 +91,12 @@ def _outboxes_in(directory: Path) -> list[Path]:
     found: list[Path] = []
     for path in sorted(directory.iterdir()):
         if path.is_file() and not path.name.startswith("audit_"):
-            with path.open("rb") as file:
-                header = file.read(72)
+            try:
+                with path.open("rb") as file:
+                    header = file.read(72)
+            except OSError as error:
+                # It may be one, with alerts about records that would be removed.
+                raise cannot("read", path, error) from None
             # https://www.sqlite.org/fileformat.html#the_database_header
             if header.startswith(b"SQLite format 3\0") and header[68:72] == b"fapi":
                 found.append(path)

@@ -6,6 +6,7 @@ import typer
 
 from .. import AuditStorageError
 from .._extras import MissingExtraError
+from .receipts import plain
 
 __all__ = ["init", "storage"]
 
@@ -56,6 +57,6 @@ def init(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="DSN") from None
     except AuditStorageError as error:
-        typer.echo(f"fapilog: {error}", err=True)
+        typer.echo(f"fapilog: {plain(str(error))}", err=True)
         raise typer.Exit(_NOT_AS_IT_SHOULD_BE) from None
     typer.echo("the tables, triggers and roles are made" if is_new else "the tables, triggers and roles are there")
