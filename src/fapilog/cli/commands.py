@@ -24,6 +24,7 @@ from ..storage._recovering import recover as seal_damage
 from ..storage._times import Times
 from ..storage.archive import Archive
 from ..storage.earlier import is_of_earlier, verify_earlier
+from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
 from ._place import Place, WithArchive, require_trail, trail_in, verified
 from .alerts import alerts
 from .check_config import check_config
@@ -32,7 +33,6 @@ from .copy import copy
 from .demo import REQUESTS, run
 from .events import count, show, tail
 from .hold import hold
-from .receipts import plain
 from .replicate import replicate
 from .retain import retain
 from .screen import Output, Screen, verdict
@@ -41,9 +41,6 @@ from .storage import storage
 
 __all__ = ["app", "demo", "recover", "send_test", "verify"]
 
-_NOT_AS_IT_SHOULD_BE: Final = 1
-_CANNOT: Final = 2
-_INTERRUPTED: Final = 130
 _LONGEST_REASON: Final = 8192  # characters
 
 app: Final = typer.Typer(
@@ -107,12 +104,12 @@ def demo(
     with _directory(keep) as directory:
         as_it_should_be = anyio.run(functools.partial(run, screen, directory), backend=backend)
     if as_it_should_be is None:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     if keep is None:
         screen.heading(f"The trail was in {directory}. Try: fapilog demo --keep DIR, then fapilog verify DIR")
     else:
         screen.heading(f"The trail is in {directory}. Try: fapilog verify {shlex.quote(str(directory))}")
-    raise typer.Exit(0 if as_it_should_be else _NOT_AS_IT_SHOULD_BE)
+    raise typer.Exit(0 if as_it_should_be else NO)
 
 
 @contextlib.contextmanager
@@ -161,8 +158,7 @@ def verify(
         if result.valid:
             require_trail(place)
     except AuditStorageError as error:
-        typer.echo(f"fapilog: {plain(str(error))}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(error) from None
     if as_json:
         typer.echo(msgspec.json.encode(result))
     else:
@@ -170,7 +166,7 @@ def verify(
     if isinstance(place, Path) and (words := Times(place.absolute()).check()):
         typer.echo(f"fapilog: {plain(words)}", err=True)
     could_not_read = not result.valid and result.first_invalid_sequence is None
-    raise typer.Exit(_CANNOT if could_not_read else 0 if result.valid else _NOT_AS_IT_SHOULD_BE)
+    raise typer.Exit(CANNOT if could_not_read else 0 if result.valid else NO)
 
 
 def _head(given: str) -> ChainHead:
@@ -199,15 +195,12 @@ def recover(
     try:
         sealed = seal_damage(directory.absolute(), reason[:_LONGEST_REASON])
     except OSError as error:
-        typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {error.strerror}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(f"cannot recover {directory}: {error.strerror}") from None
     except ChainError as broken:
         # Damage of a compressed day, or of the anchor: no bytes of records that could be sealed.
-        typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {plain(str(broken))}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(f"cannot recover {directory}: {broken}") from None
     if sealed is None:
-        typer.echo("fapilog: there is nothing to recover", err=True)
-        raise typer.Exit(_NOT_AS_IT_SHOULD_BE)
+        raise failed("there is nothing to recover", NO)
     number, damage = sealed
     typer.echo(
         f"record {number} seals {damage.size} bytes behind record {damage.after}, "
@@ -262,7 +255,7 @@ def send_test(
     except ConfigError as error:
         for problem in error.problems:
             typer.echo(plain(f"fapilog: {problem}"), err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise typer.Exit(CANNOT) from None
     has_it, words = anyio.run(send, dispatcher, to, severity)
     typer.echo(words)
-    raise typer.Exit(0 if has_it else _NOT_AS_IT_SHOULD_BE)
+    raise typer.Exit(0 if has_it else NO)

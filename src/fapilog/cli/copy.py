@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import anyio
 import typer
@@ -13,14 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .. import AuditStorageError, ChainHead, TrailMismatchError
 from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
+from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
 from .places import is_dsn, place_of, storage_at
-from .receipts import plain
 
 __all__ = ["copy"]
-
-_NOT_DONE: Final = 1
-_CANNOT: Final = 2
-_INTERRUPTED: Final = 130
 
 
 def copy(
@@ -53,14 +49,11 @@ def copy(
     try:
         count, head = anyio.run(_copy, origin, there)
     except AuditStorageError as error:
-        typer.echo(f"fapilog: {plain(str(error))}", err=True)
-        raise typer.Exit(_NOT_DONE if isinstance(error, TrailMismatchError) else _CANNOT) from None
+        raise failed(error, NO if isinstance(error, TrailMismatchError) else CANNOT) from None
     except KeyboardInterrupt:
-        typer.echo("fapilog: interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise failed("interrupted; the same command goes on from here", INTERRUPTED) from None
     if not head.sequence_number:
-        typer.echo(f"fapilog: there is no trail in {place_of(source, origin)}", err=True)
-        raise typer.Exit(_CANNOT)
+        raise failed(f"there is no trail in {place_of(source, origin)}")
     words = "1 record" if count == 1 else f"{count} records"
     place = place_of(target, there)
     typer.echo(f"copied {words}; {place} is intact up to record {head.sequence_number}: {head.checksum}")

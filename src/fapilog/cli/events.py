@@ -22,14 +22,12 @@ from ..record.kinds import member
 from ..storage._holes import up_to
 from ..storage._reader import TrailReader
 from ..storage.protocol import Conditions, EventFilter
+from ._ending import INTERRUPTED, failed, plain
 from ._place import Place, WithArchive, reader_of, require_trail, trail_in
-from .receipts import plain
 from .screen import Output
 
 __all__ = ["count", "show", "tail"]
 
-_CANNOT: Final = 2
-_INTERRUPTED: Final = 130
 _PAGE: Final = 500
 # Seconds.
 _LOOK_EVERY: Final = 0.5
@@ -213,7 +211,7 @@ def show(
         if not found:
             require_trail(place)
     except AuditStorageError as error:
-        raise _unreadable(error) from None
+        raise failed(error) from None
     shown = list(up_to(limit, found))
     if as_json:
         for item in shown:
@@ -251,9 +249,9 @@ def tail(
         if not found:
             require_trail(directory)
     except AuditStorageError as error:
-        raise _unreadable(error) from None
+        raise failed(error) from None
     except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> Iterator[AuditEvent | DamagedRecord]:
@@ -306,7 +304,7 @@ def count(
         if not counts:
             require_trail(place)
     except AuditStorageError as error:
-        raise _unreadable(error) from None
+        raise failed(error) from None
     if as_json:
         typer.echo(json.dumps(counts))
         return
@@ -336,11 +334,6 @@ def _line(item: AuditEvent | DamagedRecord) -> str:
         item.message,
     )
     return plain(f"{item.sequence_number}  {'  '.join(map(str, cells))}")
-
-
-def _unreadable(error: AuditStorageError) -> typer.Exit:
-    typer.echo(f"fapilog: {plain(str(error))}", err=True)
-    return typer.Exit(_CANNOT)
 
 
 def _table(items: list[AuditEvent | DamagedRecord], *, wide: bool) -> Table:

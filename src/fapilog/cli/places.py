@@ -11,14 +11,13 @@ from .. import FileStorage
 from .._extras import MissingExtraError
 from ..storage.protocol import AuditStorage
 from ..storage.sqlite import SQLiteStorage
-from .receipts import plain
+from ._ending import failed, plain
 
 if TYPE_CHECKING:
     from ..storage.postgres import PostgresStorage
 
 __all__ = ["in_postgres", "is_dsn", "place_of", "storage_at"]
 
-_CANNOT: Final = 2
 _FILES: Final = (".db", ".sqlite", ".sqlite3")
 
 
@@ -52,8 +51,7 @@ def in_postgres(dsn: str, trail: str | None, hint: str) -> PostgresStorage:
     try:
         from ..storage.postgres import PostgresStorage  # noqa: PLC0415  an extra of its own
     except MissingExtraError as missing:
-        typer.echo(f"fapilog: {missing}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(missing) from None
     if trail is None:
         raise typer.BadParameter("a database holds many trails: expected the name of one", param_hint="--trail")
     try:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import anyio
 import typer
 
 from .. import AuditStorageError, TrailMismatchError
 from ..storage.replication import Replication
+from ._ending import CANNOT, NO, failed
 from ._place import require_trail
 from .places import in_postgres, is_dsn, place_of
-from .receipts import plain
 
 __all__ = ["replicate"]
-
-_NOT_DONE: Final = 1
-_CANNOT: Final = 2
 
 
 def replicate(
@@ -53,8 +50,7 @@ def replicate(
             require_trail(directory)
         anyio.run(_once if once else _follow, replication, place_of(dsn, target))
     except AuditStorageError as error:
-        typer.echo(f"fapilog: {plain(str(error))}", err=True)
-        raise typer.Exit(_NOT_DONE if isinstance(error, TrailMismatchError) else _CANNOT) from None
+        raise failed(error, NO if isinstance(error, TrailMismatchError) else CANNOT) from None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -14,13 +14,11 @@ from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Queue
 from ..storage._directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
+from ._ending import failed
 from ._place import archive_at
-from .receipts import plain
 from .screen import Output
 
 __all__ = ["retain"]
-
-_CANNOT: Final = 2
 
 
 def retain(
@@ -76,8 +74,7 @@ def retain(
         keep_from = _first_that_stays([*(outboxes or ()), *_outboxes_in(directory)])
         report = trail.sync.apply_retention(archive=archive, keep_from=keep_from, dry_run=dry_run)
     except (AuditStorageError, OutboxError, ValueError) as error:
-        typer.echo(f"fapilog: {plain(str(error))}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(error) from None
     finally:
         trail.sync.stop()
     if as_json:
