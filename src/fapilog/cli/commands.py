@@ -23,9 +23,10 @@ from ..record.chain import ChainError
 from ..storage._recovering import recover as seal_damage
 from ..storage._times import Times
 from ..storage.archive import Archive
+from ..storage.archived import ArchiveStorage
 from ..storage.earlier import is_of_earlier, verify_earlier
 from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
-from ._place import Place, WithArchive, require_trail, trail_in, verified
+from ._place import Place, Where, WithArchive, WithName, named, opened, require_trail, verified
 from .alerts import alerts
 from .check_config import check_config
 from .continue_ import continue_, say
@@ -135,6 +136,7 @@ def verify(
     place: Place,
     *,
     archive: WithArchive = None,
+    name: WithName = None,
     head: Annotated[
         str | None,
         typer.Option(metavar="NUMBER:CHECKSUM", help="A head that it had, for example that of a heartbeat."),
@@ -147,23 +149,25 @@ def verify(
     Names the damage and its place. The trail may be written to meanwhile. Records that were cut off its very end can't
     be seen from inside a chain; with --head it is also checked whether the trail still has that record. A trail of
     fapilog 0.3.5 or earlier is checked by the rules of that version. An archive is checked where it is; with --archive
-    it is checked together with the trail, as one chain, and the days that retention has removed count as there.
+    it is checked together with the trail, as one chain, and the days that retention has removed count as there. A
+    password of a database is best in ~/.pgpass or in PGPASSWORD.
 
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
+    where = named(place, name)
     try:
-        if head is None and isinstance(place, Path) and is_of_earlier(place):
-            raise typer.Exit(say(verify_earlier(place), as_json=as_json))
-        result = anyio.run(_verify, place, archive, None if head is None else _head(head))
+        if head is None and isinstance(where, Path) and is_of_earlier(where):
+            raise typer.Exit(say(verify_earlier(where), as_json=as_json))
+        result = _verify(where, archive, None if head is None else _head(head))
         if result.valid:
-            require_trail(place)
+            require_trail(where)
     except AuditStorageError as error:
         raise failed(error) from None
     if as_json:
         typer.echo(msgspec.json.encode(result))
     else:
         Output().print(verdict(result), soft_wrap=True)
-    if isinstance(place, Path) and (words := Times(place.absolute()).check()):
+    if isinstance(where, Path) and (words := Times(where.absolute()).check()):
         typer.echo(f"fapilog: {plain(words)}", err=True)
     could_not_read = not result.valid and result.first_invalid_sequence is None
     raise typer.Exit(CANNOT if could_not_read else 0 if result.valid else NO)
@@ -208,20 +212,19 @@ def recover(
     )
 
 
-async def _verify(
-    place: Path | Archive, archive: Archive | None, head: ChainHead | None
-) -> AuditChainVerificationResult:
+def _verify(where: Where, archive: Archive | None, head: ChainHead | None) -> AuditChainVerificationResult:
     # Not on the standard output, which may be piped while the terminal shows the progress.
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("", total=None)
-        result = await verified(place, archive, lambda checked: progress.update(task, completed=checked))
+        result = verified(where, archive, lambda checked: progress.update(task, completed=checked))
     if not result.valid or head is None or head == result.pruned:
         return result
-    for each in (place, *([] if archive is None else [archive])):
-        if await trail_in(each).holds(head):
-            return result
+    for each in (where, *([] if archive is None else [ArchiveStorage(archive)])):
+        with opened(each) as trail:
+            if trail.sync.holds(head):
+                return result
     if result.pruned is not None and head.sequence_number < result.pruned.sequence_number:
         words = f"record {head.sequence_number} was removed by retention: whether it had that checksum can't be checked"
         return msgspec.structs.replace(result, valid=False, error_message=words)

@@ -14,7 +14,7 @@ from .. import AuditStorageError, ChainHead, TrailMismatchError
 from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
 from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
-from .places import is_dsn, place_of, storage_at
+from ._place import is_dsn, place_of, storage_at
 
 __all__ = ["copy"]
 

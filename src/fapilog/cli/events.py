@@ -23,7 +23,7 @@ from ..storage._holes import up_to
 from ..storage._reader import TrailReader
 from ..storage.protocol import Conditions, EventFilter
 from ._ending import INTERRUPTED, failed, plain
-from ._place import Place, WithArchive, reader_of, require_trail, trail_in
+from ._place import Place, WithArchive, WithName, named, opened, require_trail
 from .screen import Output
 
 __all__ = ["count", "show", "tail"]
@@ -186,6 +186,7 @@ def show(
     *,
     wanted: Conditions,
     archive: WithArchive = None,
+    name: WithName = None,
     event_id: _Id = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest.")] = False,
@@ -202,14 +203,16 @@ def show(
     """
     if event_id is not None:
         wanted["event_id"] = event_id
+    where = named(place, name)
     try:
-        if oldest_first or archive is not None:
-            events = trail_in(place, archive).sync.events(oldest_first=oldest_first, on_damage="yield", **wanted)
-            found = list(up_to(limit + 1, events))
+        if isinstance(where, Path) and archive is None and not oldest_first:
+            found = TrailReader(where.absolute(), durable=False).find(EventFilter(**wanted), limit + 1)
         else:
-            found = reader_of(place).find(EventFilter(**wanted), limit + 1)
+            with opened(where, archive) as trail:
+                events = trail.sync.events(oldest_first=oldest_first, on_damage="yield", **wanted)
+                found = list(up_to(limit + 1, events))
         if not found:
-            require_trail(place)
+            require_trail(where)
     except AuditStorageError as error:
         raise failed(error) from None
     shown = list(up_to(limit, found))
@@ -285,6 +288,7 @@ def count(
     *,
     wanted: Conditions,
     archive: WithArchive = None,
+    name: WithName = None,
     by: Annotated[
         str,
         typer.Option(
@@ -298,11 +302,13 @@ def count(
 
     Exit code: 0, whatever the trail has; 2 if it can't be read, or there is none.
     """
+    where = named(place, name)
     try:
-        # Records that are left out are logged, which without handlers goes to the standard error.
-        counts = trail_in(place, archive).sync.count_by(by, **wanted)
+        with opened(where, archive) as trail:
+            # Records that are left out are logged, which without handlers goes to the standard error.
+            counts = trail.sync.count_by(by, **wanted)
         if not counts:
-            require_trail(place)
+            require_trail(where)
     except AuditStorageError as error:
         raise failed(error) from None
     if as_json:

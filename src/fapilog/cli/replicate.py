@@ -12,8 +12,7 @@ import typer
 from .. import AuditStorageError, TrailMismatchError
 from ..storage.replication import Replication
 from ._ending import CANNOT, NO, failed
-from ._place import require_trail
-from .places import in_postgres, is_dsn, place_of
+from ._place import in_postgres, is_dsn, place_of, require_trail
 
 __all__ = ["replicate"]
 
