@@ -211,7 +211,9 @@ async def test_a_count_by_nothing_that_events_have(
         ({"before": -1}, ValueError, "^before: expected"),
         ({"min_level": "loud"}, ValueError, "^min_level: expected one of debug"),
         ({"event_type": ["nonsense"]}, ValueError, "^event_type: expected one of"),
-        ({"userid": "x"}, TypeError, "userid"),
+        ({"userid": "x"}, TypeError, "^there is no condition userid; did you mean user_id"),
+        ({"xyzzy": "x"}, TypeError, "^there is no condition xyzzy(?!;)"),
+        ({"metadata": "status=403"}, TypeError, "^metadata: expected a mapping"),
     ],
 )
 async def test_a_question_that_makes_no_sense(tmp_path: Path, asked: Any, error: type[Exception], says: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
@@ -103,7 +103,7 @@ def require_trail(place: Where) -> None:
 
 
 @contextmanager
-def opened(place: Where, archive: Archive | None = None) -> Iterator[AuditTrail]:
+def opened(place: Where, archive: Archive | None = None) -> Generator[AuditTrail]:
     """Give the trail at *place*, together with its *archive*; its files and connections are closed at the end."""
     if archive is not None and not isinstance(place, Path):
         raise typer.BadParameter(f"expected the directory of the trail as DIR; got {place}", param_hint="--archive")
