@@ -32,7 +32,8 @@ def check_config(
         options = options_from_env() if env else options_from_toml(file)
     except ConfigError as error:
         for problem in error.problems:
-            typer.echo(plain(f"{place}: {problem}"))
+            # Of a file that is no TOML, it begins with the file already.
+            typer.echo(plain(problem if problem.startswith(f"{place}: ") else f"{place}: {problem}"))
         raise typer.Exit(NO) from None
     except OSError as error:
         raise failed(f"{file}: {error.strerror}") from None

@@ -257,7 +257,7 @@ def send_test(
         dispatcher = dispatcher_from_env(to, allow_http=allow_http)
     except ConfigError as error:
         for problem in error.problems:
-            typer.echo(plain(f"fapilog: {problem}"), err=True)
+            typer.echo(plain(f"fapilog: {problem.replace('allow_http=True', '--allow-http')}"), err=True)
         raise typer.Exit(CANNOT) from None
     has_it, words = anyio.run(send, dispatcher, to, severity)
     typer.echo(words)
