@@ -222,3 +222,23 @@ def test_the_command(
         assert (code, out) == (expected, "")
         assert words in " ".join(err.replace("│", "").split())
         assert "hunter2" not in err
+
+
+def test_a_copy_is_asked_by_the_same_commands(
+    tmp_path: Path, database: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fapilog show`, `count` and `verify` say of a trail in the database what they say of the files."""
+    pytest.importorskip("typer")
+    run: Run = runs(monkeypatch, capsys)
+    without_loop(files(tmp_path / "from", 7))
+    there = (uri(database), "--trail", "asked")
+    assert run("copy", tmp_path / "from", *there)[0] == 0
+    for command, *options in (
+        ("show", "--user", "user-1"),
+        ("show", "--oldest-first", "--limit", 2, "--json"),
+        ("count", "--by", "user_id"),
+        ("verify",),
+    ):
+        assert run(command, *there, *options) == run(command, tmp_path / "from", *options)
+    code, out, err = run("show", uri(database), "--trail", "another")
+    assert (code, out, "there is no trail in PostgreSQL" in err, "hunter2" in err) == (2, "", True, False)

@@ -91,8 +91,8 @@ class AnyOutbox:
         self._now = now
         self._store = Store(name, place, now)
         waits = tuple(min(wait, _LONGEST) for wait in schedule)
-        limits = (min(seconds, _LONGEST) for seconds in (timeout, keep, old_after, lease))
-        terms = Terms(waits, concurrency, *limits, now)
+        timeout, keep, old_after, lease = (min(seconds, _LONGEST) for seconds in (timeout, keep, old_after, lease))
+        terms = Terms(waits, concurrency, timeout, keep, old_after, lease, now)
         self._sender = Sender(self._store, inner, terms)
         self._background = Background()
         self._life: Life | None = None
