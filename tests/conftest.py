@@ -12,7 +12,7 @@ import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
 from hypothesis import settings
 
-from tests.clock import jumping_backend, stop_clock_in_threads
+from tests.clock import jumping_backend, real_backend, stop_clock_in_threads
 
 # Calls to the disk that blockbuster does not know of by itself.
 _DISK = ("os.open", "os.fsync", "os.fdatasync", "os.ftruncate", "os.pread", "os.pwrite", "fcntl.flock", "fcntl.lockf")
@@ -104,7 +104,7 @@ def anyio_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Run the test on both backends; time jumps unless the test is marked ``real_time``."""
     name: str = request.param
     if request.node.get_closest_marker("real_time"):
-        return name
+        return real_backend(name)
     stop_clock_in_threads(monkeypatch)
     return jumping_backend(name)
 
