@@ -1,7 +1,7 @@
 """The configurations of a fleet: a trail in PostgreSQL with its outbox there, and a machine with a replica there."""
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from fapilog.storage.postgres import PostgresStorage  # noqa: E402
 from fapilog.storage.protocol import head_of  # noqa: E402
 from fapilog.tasks.loops import without_loop  # noqa: E402
 from fapilog.testing import RecordingDispatcher  # noqa: E402
-from tests.doubles.postgres import Server, fleet  # noqa: E402
+from tests.doubles.postgres import Server  # noqa: E402
 
 pytestmark = pytest.mark.real_time
 
@@ -36,19 +36,6 @@ OUTBOX = {"type": "postgres_outbox", "inner": {"type": "console"}}
 @pytest.fixture(autouse=True)
 def _empty_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Server]:
-    """Run a server with the tables and the roles."""
-    with fleet() as started:
-        yield started
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """Return the name of a trail of the test's own."""
-    return str(request.node.name)
 
 
 def problems_of(config: Mapping[str, Any]) -> list[str]:
