@@ -145,6 +145,7 @@ class NotCalled:
         raise AssertionError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_another", [False, True])
 async def test_a_route_is_tried_when_people_retry(make: Make, *, by_another: bool) -> None:
     """While the route is broken nothing is sent for a long time, unless people retry an alert, in whatever process."""
