@@ -26,7 +26,7 @@ from fapilog.tasks import threads
 from fapilog.tasks.groupcommit import GroupCommit
 from fapilog.tasks.loops import is_without_loop
 
-__all__ = ["JumpingLoop", "jumping_backend", "passing", "real_backend", "stop_clock_in_threads"]
+__all__ = ["JumpingLoop", "Unhurried", "jumping_backend", "passing", "real_backend", "stop_clock_in_threads"]
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -180,3 +180,56 @@ async def _pass(seconds: float, once: Callable[[], object]) -> None:
         clock = trio.lowlevel.current_clock()
     assert isinstance(clock, _MovedLoop | _MovedClock), "only a test that is marked real_time can have its clock moved"
     clock.moved += seconds
+
+
+class Unhurried:
+    """
+    A clock for asyncio and trio that goes at a twentieth of the speed, so that no limit in time is over by itself.
+
+    Attributes:
+        moved: Seconds that it was moved on by; any thread may add to it.
+    """
+
+    moved = 0.0
+
+    def time(self) -> float:
+        """Return its time in seconds."""
+        return time.monotonic() / 20 + self.moved
+
+    def backend(self, name: str) -> dict[str, Callable[[], asyncio.AbstractEventLoop] | trio.abc.Clock]:
+        """Return the options of the anyio backend *name* that give it this clock."""
+        if name == "asyncio":
+            return {"loop_factory": lambda: _UnhurriedLoop(self)}
+        return {"clock": _UnhurriedClock(self)}
+
+
+# Seconds after which a loop that waits looks whether its clock was moved.
+_LOOK = 0.02
+
+
+class _UnhurriedSelector(selectors.DefaultSelector):
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return super().select(_LOOK if timeout is None else min(timeout, _LOOK))
+
+
+class _UnhurriedLoop(asyncio.SelectorEventLoop):
+    def __init__(self, clock: Unhurried) -> None:
+        self._unhurried = clock
+        super().__init__(_UnhurriedSelector())
+
+    def time(self) -> float:
+        return self._unhurried.time()
+
+
+class _UnhurriedClock(trio.abc.Clock):
+    def __init__(self, clock: Unhurried) -> None:
+        self._unhurried = clock
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        return self._unhurried.time()
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return min(deadline - self.current_time(), _LOOK)
