@@ -20,7 +20,7 @@ from fapilog import (
     TransientDeliveryError,
 )
 from fapilog.core.alerting import Alert, reporter
-from fapilog.delivery.outbox import Outbox, OutboxState
+from fapilog.delivery.outbox import Outbox, OutboxState, _sender
 from fapilog.delivery.outbox._any import AnyOutbox
 from fapilog.delivery.outbox._place import Queue
 from fapilog.delivery.outbox.postgres import PostgresOutbox
@@ -36,8 +36,10 @@ Make = Callable[..., AnyOutbox]
 
 
 @pytest.fixture(params=["file", pytest.param("database", marks=pytest.mark.slow)])
-def make(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> Make:
+def make(request: pytest.FixtureRequest, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return a function that makes an outbox as a process would: each has the same place, which is new."""
+    # The tests wait for the state, which is looked at every second.
+    monkeypatch.setattr(_sender, "_STATE_EVERY", 0.05)
     if request.param == "file":
         return lambda inner, **options: Outbox(inner, tmp_path / "alerts.db", **options)
     dsn = request.getfixturevalue("database").dsn(user="service")
@@ -145,7 +147,6 @@ class NotCalled:
         raise AssertionError
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("by_another", [False, True])
 async def test_a_route_is_tried_when_people_retry(make: Make, *, by_another: bool) -> None:
     """While the route is broken nothing is sent for a long time, unless people retry an alert, in whatever process."""
