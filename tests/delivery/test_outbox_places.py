@@ -20,13 +20,13 @@ from fapilog import (
     TransientDeliveryError,
 )
 from fapilog.core.alerting import Alert, reporter
-from fapilog.delivery.outbox import Outbox, OutboxState, _sender
+from fapilog.delivery.outbox import Outbox, OutboxState
 from fapilog.delivery.outbox._any import AnyOutbox
 from fapilog.delivery.outbox._place import Queue
 from fapilog.delivery.outbox.postgres import PostgresOutbox
 from fapilog.storage.postgres import PostgresStorage
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.outboxes import Told, renewed, statuses
+from tests.doubles.outboxes import Told, look_often, renewed, statuses
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 pytestmark = pytest.mark.real_time
@@ -38,8 +38,7 @@ Make = Callable[..., AnyOutbox]
 @pytest.fixture(params=["file", pytest.param("database", marks=pytest.mark.slow)])
 def make(request: pytest.FixtureRequest, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return a function that makes an outbox as a process would: each has the same place, which is new."""
-    # The tests wait for the state, which is looked at every second.
-    monkeypatch.setattr(_sender, "_STATE_EVERY", 0.05)
+    look_often(monkeypatch)
     if request.param == "file":
         return lambda inner, **options: Outbox(inner, tmp_path / "alerts.db", **options)
     dsn = request.getfixturevalue("database").dsn(user="service")
