@@ -94,6 +94,7 @@ async def test_it_keeps_the_contract(database: Server) -> None:
     await check_storage(lambda place: PostgresStorage(database.dsn(user="service"), place), damage=damage)
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 @pytest.mark.parametrize("few", [1, 8])
 async def test_times_are_found_wherever_a_clock_was_wrong(

@@ -129,8 +129,9 @@ async def test_names_of_metadata_are_asked_for_as_they_were_given() -> None:
     """A name that is no text, or has what is stored as an escape, is the text that the trail has made of it."""
     trail = AuditTrail(storage=MemoryStorage())
     await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata={1: "one", "\udcff": {"\udcfe": 2}})
-    for asked in ({1: "one"}, {"1": "one"}, {"\udcff.\udcfe": 2}):
-        assert len(await trail.get_events(metadata=asked)) == 1  # type: ignore[arg-type]
+    names: list[dict[Any, object]] = [{1: "one"}, {"1": "one"}, {"\udcff.\udcfe": 2}]
+    for asked in names:
+        assert len(await trail.get_events(metadata=asked)) == 1
     assert await trail.get_events(metadata={2: "one"}) == []  # type: ignore[dict-item]
 
 
@@ -235,7 +236,9 @@ async def test_a_count_by_nothing_that_events_have(
         ({"before": -1}, ValueError, "^before: expected"),
         ({"min_level": "loud"}, ValueError, "^min_level: expected one of debug"),
         ({"event_type": ["nonsense"]}, ValueError, "^event_type: expected one of"),
-        ({"userid": "x"}, TypeError, "userid"),
+        ({"userid": "x"}, TypeError, "^there is no condition userid; did you mean user_id"),
+        ({"xyzzy": "x"}, TypeError, "^there is no condition xyzzy(?!;)"),
+        ({"metadata": "status=403"}, TypeError, "^metadata: expected a mapping"),
     ],
 )
 async def test_a_question_that_makes_no_sense(tmp_path: Path, asked: Any, error: type[Exception], says: str) -> None:

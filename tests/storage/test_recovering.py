@@ -169,6 +169,21 @@ def test_a_lock_that_another_program_holds(tmp_path: Path, monkeypatch: pytest.M
     assert recover(tmp_path, "why") is not None
 
 
+@pytest.mark.parametrize("end", [b"", b'{"v":2,'])
+def test_a_record_has_one_number_from_either_side(tmp_path: Path, end: bytes) -> None:
+    """Behind sealed damage up to the end, each record has the same number with the oldest and with the newest first."""
+    files = written(tmp_path)
+    for file in files[1:]:
+        file.write_bytes(file.read_bytes().replace(b"alice", b"mally"))
+    files[2].write_bytes(files[2].read_bytes() + end)
+    number, _ = recover(tmp_path, "ticket 7") or (0, None)
+    assert number == 13 + bool(end)
+    trail = AuditTrail(storage_path=tmp_path).sync
+    found = {event.event_id: event.sequence_number for event in trail.events(oldest_first=True)}
+    assert list(found.values()) == [*range(1, 13), number]
+    assert {event.event_id: event.sequence_number for event in trail.get_events()} == found
+
+
 def test_a_damaged_trail_still_takes_nothing_by_itself(tmp_path: Path) -> None:
     """Without a recovery nothing is appended to a damaged trail, and a record that only looks like one is none."""
     files = written(tmp_path)

@@ -510,13 +510,19 @@ class AuditTrail(EverydayEvents, Questions):
 
     async def _store_then_announce(self, event: AuditEvent, record: bytes, *, once: bool = False) -> None:
         kept = self._kept(event)
-        stored = await self._expected(event, self._recorder.record(event, record, once=once, alerts=kept))
-        if stored is None:
-            return
-        if self.policy.alerts_on(event):
-            self._announce(stored)
-        else:
-            self._alerts.outstanding.announced(stored.event_id)
+        try:
+            stored = await self._expected(event, self._recorder.record(event, record, once=once, alerts=kept))
+            if stored is None:
+                return
+            if self.policy.alerts_on(event):
+                self._announce(stored)
+            else:
+                self._alerts.outstanding.announced(stored.event_id)
+        except Exception:
+            raise
+        except BaseException:
+            self._alerts.outstanding.interrupted(event.event_id)
+            raise
         if event.event_type in self._rules.kinds:
             self._rules.apply(stored, self._record_rule)
         await self._alerts.forwarder.make_room()

@@ -214,7 +214,14 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
                 offset, head = whole
                 found = _Damage(found.first, (index, offset), head)
                 continue
-            found, head = _Damage(found.first, None, _skipped(found.head, lines, offset)), None
+            end = lines.end()
+            count = lines.count(offset, end)
+            if name == files[-1] and os.fstat(fd).st_size > end:
+                count += 1  # `_seal` makes a line of the rest
+            # So these lines have the same numbers for those who count them from the record behind and from the one
+            # before.
+            head = ChainHead(found.head.sequence_number + count, found.head.checksum)
+            found, head = _Damage(found.first, None, head), None
         index, offset = index + 1, 0
     return found
 
@@ -235,12 +242,6 @@ def _next_whole(lines: Lines, offset: int) -> tuple[int, ChainHead] | None:
         if _is_whole(line):
             return place, chain.head_before(line)
     return None
-
-
-def _skipped(head: ChainHead, lines: Lines, offset: int) -> ChainHead:
-    """Return *head* with a number that leaves room for the lines from *offset* on: they may have been records."""
-    count = sum(1 for _ in lines.forwards(offset, lines.end())) + 1
-    return ChainHead(head.sequence_number + count, head.checksum)
 
 
 def _seal(directory: Path, files: list[str], damage: _Damage, reason: str) -> tuple[int, Break]:

@@ -50,6 +50,10 @@ class ArchiveStorage:
         self._archive = require_archive("archive", archive)
         self._reader = ArchiveReader(self._archive)
 
+    def __str__(self) -> str:
+        """Return the place of the archive."""
+        return str(self._archive)
+
     def __repr__(self) -> str:
         return f"<ArchiveStorage {str(self._archive)!r}>"
 

@@ -194,7 +194,13 @@ class GroupCommit(Generic[Item, Result]):
                 batch = batch or self._take()
                 for place in batch:
                     place.error = error
-            wake([place.waiter for place in batch if place.waiter is not None])
+            waiters = [place.waiter for place in batch if place.waiter is not None]
+            try:
+                wake(waiters)
+            except BaseException:
+                # A signal handler has raised in this thread: the callers in the loops of others go on all the same.
+                wake(waiters)
+                raise
 
     def _items(self, batch: list[_Place[Item, Result]]) -> Iterator[Item]:
         """Fill *batch* with the callers that wait, when the first item is asked for, and yield their items."""
