@@ -16,7 +16,7 @@ import msgspec
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
 from ._compressed import SUFFIX, compress, content_of
-from ._directory import allow_as, blocks, close, closing, reading, sync, sync_directory, without_writers
+from ._directory import allow_as, blocks, closing, reading, sync, sync_directory, without_writers
 from ._latest import latest_up_to
 from ._names import date_of, day_of, is_name, names
 from ._packed import from_disk, not_what_the_trail_has
@@ -126,9 +126,10 @@ def remove_days(directory: Path, anchor: Anchor) -> None:
     _tidy(directory)
 
 
-def alone(directory: Path) -> int:
+@contextlib.contextmanager
+def alone(directory: Path) -> Generator[None]:
     """
-    Be the only process that applies retention or changes holds, until the returned descriptor is closed.
+    Be the only process that applies retention or changes holds, until left.
 
     Raises:
         BusyError: Another one does.
@@ -140,15 +141,17 @@ def alone(directory: Path) -> int:
     with contextlib.suppress(FileExistsError), like(directory) as other, closing(os.open(path, flags, 0o600)) as made:
         if other is not None:
             allow_as(made, other)
-    fd = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        close(fd)
-        if isinstance(error, BlockingIOError):
+    with closing(os.open(path, os.O_RDWR)) as fd:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise BusyError(f"{directory}: another process applies retention to it; try again") from None
-        raise
-    return fd
+        try:
+            yield
+        finally:
+            # Closing would do, but for a child that was forked meanwhile and has it open as well.
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def sweep(directory: Path) -> None:

@@ -18,7 +18,6 @@ import msgspec
 from ..record.errors import AuditStorageError
 from ..record.values import text
 from ._days import alone, like
-from ._directory import closing
 from ._whole import whole
 
 __all__ = ["Hold", "add_hold", "holds_on", "remove_hold"]
@@ -116,7 +115,7 @@ def remove_hold(directory: Path, hold_id: str) -> Hold:
 def _alone(directory: Path) -> Generator[None]:
     try:
         # Not during retention, which may have decided already which days it removes.
-        with closing(alone(directory)):
+        with alone(directory):
             yield
     except OSError as error:
         raise AuditStorageError(f"cannot write {directory / _FILE}: {error.strerror or error}") from error
