@@ -256,7 +256,7 @@ def _packed(
     if archive is None and (day.removed or not is_cold):
         return day
     if _is_too_large(directory, day.file):
-        return replace(day, kept=_TOO_LARGE)
+        return replace(day, kept=day.kept or _TOO_LARGE)
     is_plain = (directory / day.file).exists()
     # For a day that stays, an archive file that was proved once is not proved again.
     is_new = archive is not None and (day.removed or is_plain or not _is_there(directory, day.file, archived))
