@@ -128,8 +128,9 @@ def test_what_is_found_by_its_bytes_is_what_is_found_by_its_values(
 async def test_names_of_metadata_are_asked_for_as_they_were_given() -> None:
     """A name that is no text, or has what is stored as an escape, is the text that the trail has made of it."""
     trail = AuditTrail(storage=MemoryStorage())
-    await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata={1: "one", "\udcff": {"\udcfe": 2}})
-    names: list[dict[Any, object]] = [{1: "one"}, {"1": "one"}, {"\udcff.\udcfe": 2}]
+    odd: dict[Any, Any] = {1: "one", "\udcff": {"\udcfe": 2}}
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata=odd)
+    names: list[dict[Any, Any]] = [{1: "one"}, {"1": "one"}, {"\udcff.\udcfe": 2}]
     for asked in names:
         assert len(await trail.get_events(metadata=asked)) == 1
     assert await trail.get_events(metadata={2: "one"}) == []  # type: ignore[dict-item]
