@@ -122,7 +122,7 @@ class TrailReader:
                 try:
                     yield from self._items_backwards(file, files, end, sought)
                 finally:
-                    self._times.save(like=fd)
+                    self._times.save()
 
     def _items_backwards(
         self, file: _File, files: list[str], end: int, sought: _Sought

@@ -17,7 +17,8 @@ import msgspec
 
 from ..record.errors import AuditStorageError
 from ..record.values import text
-from ._days import alone, like
+from ._days import alone
+from ._directory import newest_file
 from ._whole import whole
 
 __all__ = ["Hold", "add_hold", "holds_on", "remove_hold"]
@@ -122,5 +123,5 @@ def _alone(directory: Path) -> Generator[None]:
 
 
 def _write(directory: Path, holds: list[Hold]) -> None:
-    with like(directory) as other, whole(f"{directory}/{_FILE}", like=other) as file:
+    with newest_file(directory) as newest, whole(f"{directory}/{_FILE}", like=newest) as file:
         file.write(msgspec.json.format(msgspec.json.encode(holds), indent=2) + b"\n")
