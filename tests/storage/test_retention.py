@@ -17,6 +17,7 @@ import pytest
 
 from fapilog import (
     ArchiveStorage,
+    AuditEvent,
     AuditEventType,
     AuditStorageError,
     AuditTrail,
@@ -28,10 +29,12 @@ from fapilog import (
     Outbox,
     Route,
 )
+from fapilog.record.chain import head_before
 from fapilog.record.kinds import ComplianceLevel
 from fapilog.storage import retention
 from fapilog.storage._anchor import ANCHOR
 from fapilog.storage._days import alone
+from fapilog.storage._lines import Lines
 from fapilog.storage._recovering import recover
 from fapilog.storage._times import INDEX
 from fapilog.storage._together import verify_together
@@ -689,6 +692,25 @@ async def test_a_reader_in_the_midst(directory: Path) -> None:
     assert next(newest_first).sequence_number == 18
     await trail_in(directory).apply_retention()
     assert [event.sequence_number for event in newest_first] == list(range(17, 9, -1))
+
+
+@pytest.mark.parametrize("kind", ["events", "lines"])
+def test_days_that_are_removed_while_they_are_read(directory: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A page that was begun with a day that is removed, as the next ones are, begins behind them: it has no hole."""
+    reader, former = TrailFiles(directory, durable=False).reader, Lines.around
+
+    def around(*args: Any) -> Any:
+        # The first day is open, and those behind it are not yet.
+        monkeypatch.undo()
+        trail_in(directory).sync.apply_retention()
+        return former(*args)
+
+    monkeypatch.setattr(Lines, "around", around)
+    if kind == "events":
+        found = [event.sequence_number for event in reader.read(0, 100) if isinstance(event, AuditEvent)]
+    else:
+        found = [head_before(line).sequence_number + 1 for line in reader.read_lines(0, 100)]
+    assert found == list(range(10, 20))
 
 
 @pytest.mark.one_backend
