@@ -14,7 +14,6 @@ import pytest
 
 from fapilog import ArchiveStorage, AuditEventType, AuditTrail, Outbox
 from fapilog.storage._days import alone
-from fapilog.storage._directory import closing
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.commands import Run, runs
@@ -89,7 +88,7 @@ def test_options_that_say_nothing(run: Run, directory: Path) -> None:
 
 def test_another_at_work(run: Run, directory: Path) -> None:
     """While another process applies retention it says so, with the exit code 2."""
-    with closing(alone(directory)):
+    with alone(directory):
         code, _, err = run("retain", directory, "--retention-days", 30)
     assert code == 2
     assert "another process applies retention" in err

@@ -24,7 +24,18 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.kinds import AuditEventType
 
-__all__ = ["ANCHOR", "MEMBER", "Anchor", "anchor_in", "anchor_of", "decoded_anchor", "is_removed", "says", "start_of"]
+__all__ = [
+    "ANCHOR",
+    "MEMBER",
+    "Anchor",
+    "RemovedError",
+    "anchor_in",
+    "anchor_of",
+    "decoded_anchor",
+    "is_removed",
+    "says",
+    "start_of",
+]
 
 ANCHOR: Final = "audit_anchor.json"
 MEMBER: Final = "fapilog.retention"
@@ -56,6 +67,10 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _decode: Final = msgspec.json.Decoder(Anchor).decode
+
+
+class RemovedError(Exception):
+    """Raised where retention removes a file, and with it those before it, of which some were read already."""
 
 
 def anchor_of(directory: Path) -> Anchor | None:
