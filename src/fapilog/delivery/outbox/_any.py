@@ -90,9 +90,9 @@ class AnyOutbox:
         self._stop_timeout = stop_timeout
         self._now = now
         self._store = Store(name, place, now)
-        waits = tuple(min(wait, _LONGEST) for wait in schedule)
-        limits = (min(seconds, _LONGEST) for seconds in (timeout, keep, old_after, lease))
-        terms = Terms(waits, concurrency, *limits, now)
+        schedule = tuple(min(wait, _LONGEST) for wait in schedule)
+        timeout, keep, lease = min(timeout, _LONGEST), min(keep, _LONGEST), min(lease, _LONGEST)
+        terms = Terms(schedule, concurrency, timeout, keep, old_after, lease, now)
         self._sender = Sender(self._store, inner, terms)
         self._background = Background()
         self._life: Life | None = None
@@ -251,11 +251,15 @@ class AnyOutbox:
 
         Raises:
             OutboxError: The place of the alerts can't be used; so for all methods here.
+            TypeError: *limit* is no whole number.
+            ValueError: *limit* is negative.
         """
+        require("limit", limit, at_least=0, whole=True)
         return await self._store.read(lambda queue: queue.alerts(self.name, ["pending"], limit=limit))
 
     async def dead(self, limit: int = 100) -> list[OutboxAlert]:
-        """Return the oldest *limit* alerts that were refused or given up on."""
+        """Return the oldest *limit* alerts that were refused or given up on; raises as `pending`."""
+        require("limit", limit, at_least=0, whole=True)
         return await self._store.read(lambda queue: queue.alerts(self.name, ["dead"], limit=limit))
 
     async def find(self, event_id: str) -> OutboxAlert | None:
