@@ -36,6 +36,9 @@ __all__ = ["Alerts"]
 
 _log: Final = Log("fapilog")
 
+# Seconds that the aftermath of an alert lasts at most: alerts that feed themselves once a minute do no harm, and a task
+# whose events are never announced again does.
+_AFTERMATH: Final = 60.0
 # Seconds beyond the time to stop that another event loop has to stop the alerts.
 _PATIENCE: Final = 20.0
 
@@ -100,7 +103,7 @@ class Alerts:
         self._timeout = timeout
         self._stop_timeout = stop_timeout
         self.background: Background = Background()
-        self.aftermath: Aftermath = Aftermath(timeout)
+        self.aftermath: Aftermath = Aftermath(min(timeout, _AFTERMATH))
         self.announcer: Announcer = Announcer(self.background, self.aftermath, timeout=timeout, limit=buffer)
         self.health: Health = Health(policy, self.background, announce=announce, store=store, files=files)
         self.watch: Watch = Watch(
