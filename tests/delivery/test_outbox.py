@@ -1,6 +1,7 @@
 """The outbox: what it takes is sent, again and again if need be, and what became of it is known."""
 
 import itertools
+import math
 import re
 import sqlite3
 import stat
@@ -60,6 +61,17 @@ async def test_taking_does_not_wait_for_sending(tmp_path: Path) -> None:
         await outbox.send_alert(an_event(), severity="critical")
         assert anyio.current_time() == began
     assert await statuses(outbox, an_event()) == ["pending"]
+
+
+async def test_a_limit_is_a_count(tmp_path: Path) -> None:
+    """How many alerts are asked for is a whole number, or it is said what was given instead."""
+    outbox = make(RecordingDispatcher(), tmp_path)
+    for ask in (outbox.pending, outbox.dead):
+        assert await ask(0) == []
+        with pytest.raises(ValueError, match="^limit: expected a number of at least 0; got -1$"):
+            await ask(-1)
+        with pytest.raises(TypeError, match="^limit: expected a whole number"):
+            await ask(math.inf)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_a_pause_is_not_measured_by_the_clock_of_another_loop(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -47,7 +47,7 @@ from fapilog.testing import RecordingDispatcher
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.outboxes import leased_until, owned, renewed, statuses
 from tests.doubles.pgbouncer import pgbouncer
-from tests.doubles.postgres import Server, fleet, followed
+from tests.doubles.postgres import Server, followed
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 pytestmark = pytest.mark.real_time
@@ -56,17 +56,10 @@ HOLDING = Path(__file__).parents[1] / "programs" / "holding_outbox.py"
 VIOLATION = AuditEventType.SECURITY_VIOLATION
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[Server]:
-    """Run a server with the tables; it need not survive a power cut."""
-    with fleet() as started:
-        yield started
-
-
 @pytest.fixture
-def storage(database: Server, request: pytest.FixtureRequest) -> PostgresStorage:
+def storage(database: Server, name: str) -> PostgresStorage:
     """Return a storage for a trail of the test's own, in the role of a service."""
-    return PostgresStorage(database.dsn(user="service"), request.node.name)
+    return PostgresStorage(database.dsn(user="service"), name)
 
 
 def pager(inner: Any, storage: PostgresStorage, **options: Any) -> PostgresOutbox:

@@ -90,9 +90,9 @@ class AnyOutbox:
         self._stop_timeout = stop_timeout
         self._now = now
         self._store = Store(name, place, now)
-        schedule = tuple(min(wait, _LONGEST) for wait in schedule)
-        timeout, keep, lease = min(timeout, _LONGEST), min(keep, _LONGEST), min(lease, _LONGEST)
-        terms = Terms(schedule, concurrency, timeout, keep, old_after, lease, now)
+        waits = tuple(min(wait, _LONGEST) for wait in schedule)
+        timeout, keep, old_after, lease = (min(seconds, _LONGEST) for seconds in (timeout, keep, old_after, lease))
+        terms = Terms(waits, concurrency, timeout, keep, old_after, lease, now)
         self._sender = Sender(self._store, inner, terms)
         self._background = Background()
         self._life: Life | None = None
