@@ -68,9 +68,9 @@ async def test_a_limit_is_a_count(tmp_path: Path) -> None:
     outbox = make(RecordingDispatcher(), tmp_path)
     for ask in (outbox.pending, outbox.dead):
         assert await ask(0) == []
-        with pytest.raises(ValueError, match="^limit: expected a number of at least 0; got -1$"):
+        with pytest.raises(ValueError, match="limit: expected a number of at least 0; got -1"):
             await ask(-1)
-        with pytest.raises(TypeError, match="^limit: expected a whole number"):
+        with pytest.raises(TypeError, match="limit: expected a whole number"):
             await ask(math.inf)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
