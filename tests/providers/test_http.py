@@ -1,6 +1,8 @@
 """The one POST: what each thing that can happen to it means, and that it keeps its secrets."""
 
+import asyncio
 import errno
+import gc
 import gzip
 import logging
 import ssl
@@ -443,6 +445,30 @@ async def test_a_client_of_ones_own_brings_its_certificates() -> None:
             origin.script(Answer(307, headers={"location": "/other"}))
             assert "not followed" in str(await failure_of(Vendor(client=client), origin.url))
         assert [request.path for request in origin.requests] == [SECRET_PATH, SECRET_PATH]
+
+
+def post_in_two_loops(url: str, *, anew: bool) -> None:
+    """Post in a loop that is closed then, and in another; *anew*: opened again there."""
+    vendor = Vendor()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(vendor.poster.open())
+    loop.run_until_complete(vendor.post(url))
+    loop.close()
+
+    async def post() -> None:
+        async with vendor if anew else nullcontext():
+            await vendor.post(url)
+
+    asyncio.run(post())
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("anew", [True, False])
+def test_connections_of_a_loop_that_was_closed_are_not_used(origin: Origin, *, anew: bool) -> None:
+    """An alert in another loop goes over another connection, and its answer arrives, also if nothing is opened anew."""
+    post_in_two_loops(origin.url, anew=anew)
+    assert len(origin.requests) == 2
+    gc.collect()
 
 
 async def test_what_cannot_be_sent_is_permanent(origin: Origin) -> None:

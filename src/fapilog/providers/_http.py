@@ -48,6 +48,7 @@ from ..record.errors import (
     TransientDeliveryError,
 )
 from ..record.options import require, require_bool
+from ..tasks.loops import Loop
 from ..tasks.strangers import Log
 from ..tasks.threads import in_thread
 from ._answers import Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, read, unpacked
@@ -135,13 +136,17 @@ class Poster:
         self._repeatable = repeatable
         self._enough = enough
         self._repeated = repeated
-        # By whether they are for this machine.
+        # By whether they are for this machine. Their connections belong to the loop in which they were opened.
         self._own_clients: dict[bool, httpx2.AsyncClient] = {}
+        self._loop: Loop | None = None
         self._opened = 0
         self._last_url: tuple[str, httpx2.URL] | None = None
 
     async def open(self) -> None:
-        """Keep connections until `close` was called as often as this."""
+        """Keep connections until `close` was called as often as this, or the event loop was closed."""
+        if self._loop is not None and self._loop.is_closed:
+            self._own_clients, self._opened = {}, 0
+        self._loop = self._loop if self._own_clients else Loop.current()
         if self._client is None and not self._own_clients:
             certificates = await _certificates()
             self._own_clients = self._own_clients or {near: _client(certificates, near=near) for near in (False, True)}
@@ -255,7 +260,8 @@ class Poster:
         with muted(), anyio.move_on_after(self._timeout):
             try:
                 url = self._parsed(request.url)
-                borrowed = self._client or self._own_clients.get(is_loopback(url.host))
+                own = self._own_clients if self._loop is not None and self._loop.is_here else {}
+                borrowed = self._client or own.get(is_loopback(url.host))
                 async with nullcontext(borrowed) if borrowed else await _make_client(url) as client:
                     sent = _built(client, url, request, stream, self._phases)
                     response = await client.send(sent, stream=True, follow_redirects=False)
