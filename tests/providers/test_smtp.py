@@ -373,6 +373,13 @@ async def test_every_reply_has_a_meaning(replies: dict[str, str], kind: type[Del
         assert caught.value.__context__ is None
 
 
+async def test_a_server_that_says_no_goodbye_keeps_no_alert() -> None:
+    """Once the mail is taken, it does not matter whether the server answers QUIT."""
+    with Script({"content": "250 ok"}, then_close=False).running() as server, anyio.fail_after(30):
+        await to(cast("Server", server), timeout=600).send_alert(an_event(), severity="info")
+    assert server.heard.lower().endswith(b"quit\r\n")
+
+
 # RFC 5321, 4.2.3, and 454 and 530, 535, 538 of RFC 4954.
 FOR_NOW = (421, 450, 451, 452, 454, 455)
 NOT_OF_THE_MAIL = (530, 534, 535, 538)
