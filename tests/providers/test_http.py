@@ -1,5 +1,6 @@
 """The one POST: what each thing that can happen to it means, and that it keeps its secrets."""
 
+import codecs
 import errno
 import gzip
 import logging
@@ -494,6 +495,9 @@ PACKED: list[tuple[str | None, Callable[[bytes], bytes]]] = [
     ("gzip", zlib.compress),
     ("identity, gzip", gzip.compress),
     ("gzip, gzip", lambda body: gzip.compress(gzip.compress(body))),
+    # A mark of UTF-8, as some servers put it before every text.
+    (None, lambda body: codecs.BOM_UTF8 + body),
+    ("gzip", lambda body: gzip.compress(codecs.BOM_UTF8 + body)),
     # Labels of nothing, and labels of a body that was unpacked on the way.
     *((label, bytes) for label in (None, "", "identity", "Identity", "none", "utf-8", "UTF-8", "gzip", "br", "8bit")),
 ]
