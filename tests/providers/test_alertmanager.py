@@ -286,6 +286,7 @@ def seen(request: Seen) -> dict[str, Any]:
     return dict(alert)
 
 
+@pytest.mark.slow
 async def test_it_keeps_its_promises() -> None:
     """The dispatcher passes the kit for providers: outcomes, deadline, key, severity, limits and secrets."""
     severities = ["debug", "info", "warning", "error", "critical", "security"]
@@ -361,6 +362,7 @@ async def notified(origin: Origin, count: int) -> list[dict[str, Any]]:
     return [json.loads(request.body) for request in origin.requests]
 
 
+@pytest.mark.slow
 @needs_alertmanager
 async def test_the_real_one_takes_it_once(real: list[str], origin: Origin) -> None:
     """Sent three times to two replicas, an event is one alert on each, which ends when it should, and notifies once."""
@@ -385,6 +387,7 @@ async def test_the_real_one_takes_it_once(real: list[str], origin: Origin) -> No
     assert [alert["labels"].get("channel") for each in told for alert in each["alerts"]].count("#on-call") == 2
 
 
+@pytest.mark.slow
 @needs_alertmanager
 async def test_a_late_event_still_notifies(real: list[str], origin: Origin) -> None:
     """An event from long ago fires, and is resolved when its duration is over."""

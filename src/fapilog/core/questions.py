@@ -51,7 +51,9 @@ class Questions:
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        find = functools.partial(self._asked.find, EventFilter(**conditions), require("limit", limit, at_least=0))
+        find = functools.partial(
+            self._asked.find, EventFilter.of(conditions), require("limit", limit, at_least=0, whole=True)
+        )
         return intact(await self._own_records.reading(self.log_event, "get_events", dict(conditions), find))
 
     @overload
@@ -86,7 +88,7 @@ class Questions:
         """
         return Events(
             self._asked,
-            EventFilter(**conditions),
+            EventFilter.of(conditions),
             oldest_first=oldest_first,
             on_damage=on_damage,
             noting=functools.partial(self._own_records.reading, self.log_event, "events", dict(conditions)),
@@ -111,7 +113,7 @@ class Questions:
             ValueError: As for `get_events`, or events have no such member; the message has the nearest.
         """
         value_of = member_of_events(field)
-        events: Events[AuditEvent] = Events(self._asked, EventFilter(**conditions), oldest_first=False)
+        events: Events[AuditEvent] = Events(self._asked, EventFilter.of(conditions), oldest_first=False)
         count = functools.partial(counted, events, value_of)
         return await self._own_records.reading(self.log_event, "count_by", {**conditions, "field": field}, count)
 

@@ -74,8 +74,9 @@ class Log:
     def _log(self, level: int, message: str, args: tuple[object, ...], *, with_traceback: bool = False) -> None:
         if _is_logging.get():
             return
-        token = _is_logging.set(True)
         try:
+            # In here: a signal handler may raise as soon as it is set.
+            _is_logging.set(True)
             with ExitStack() as stack:
                 # A release of Sentry without these functions must not cost the line.
                 with suppress(Exception):
@@ -86,7 +87,7 @@ class Log:
         except BaseException:  # noqa: S110  there is nowhere left to report it
             pass
         finally:
-            _is_logging.reset(token)
+            _is_logging.set(False)
 
 
 def _keep_stack_from_sentry(until: ExitStack) -> None:
