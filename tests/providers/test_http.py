@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator, Callable, Container, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from typing import Any, Self
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import pytest
 
 from fapilog import (
@@ -429,6 +431,28 @@ async def test_what_stays_on_this_machine_uses_no_proxy(proxy: Origin, origin: O
         await vendor.poster.close()
     assert len(origin.requests) >= len(urls) - 1
     assert [request.path for request in proxy.requests] == ["http://pager.example.com/x"]
+
+
+@pytest.mark.parametrize("other", ["asyncio", "trio"])
+async def test_another_loop_has_connections_of_its_own(origin: Origin, other: str) -> None:
+    """While one loop keeps a connection, another one posts, opens and closes, and neither disturbs the other."""
+    vendor = Vendor()
+
+    async def post(*, entered: bool) -> None:
+        if entered:
+            await vendor.poster.open()
+        for _ in range(2):
+            await vendor.post(origin.url)
+        if entered:
+            await vendor.poster.close()
+
+    await vendor.poster.open()
+    for entered in (False, True):
+        await vendor.post(origin.url)
+        await anyio.to_thread.run_sync(partial(anyio.run, partial(post, entered=entered), backend=other))
+    await vendor.post(origin.url)
+    await vendor.poster.close()
+    assert len(origin.requests) == 7
 
 
 async def test_a_client_of_ones_own_brings_its_certificates() -> None:
