@@ -470,6 +470,13 @@ async def test_a_client_of_ones_own_brings_its_certificates() -> None:
         assert [request.path for request in origin.requests] == [SECRET_PATH, SECRET_PATH]
 
 
+def test_another_kind_of_client_is_refused() -> None:
+    """With a synchronous client, or one of another package, no alert would be sent."""
+    words = "client: expected an AsyncClient of httpx2; got a Client of httpx2"
+    with httpx2.Client() as client, pytest.raises(TypeError, match=words):
+        Vendor(client=client)
+
+
 async def test_what_cannot_be_sent_is_permanent(origin: Origin) -> None:
     """A request that HTTP does not allow is refused here, without its text."""
     async with Vendor() as vendor:

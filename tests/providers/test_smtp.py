@@ -941,6 +941,9 @@ async def test_a_huge_event_is_cut(server: Server) -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"host": ""}, "host: expected"),
+    ({"host": None}, "host: expected the name of a mail server; got None"),
+    ({"tls": ["starttls"]}, "tls: expected one of"),
+    ({"tls_context": True}, "tls_context: expected an ssl.SSLContext; got a bool of builtins"),
     ({"host": "mail example"}, "host: expected"),
     ({"port": 0}, "port: expected"),
     ({"port": 65_536}, "port: expected"),
@@ -980,7 +983,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "words"), BAD)
 def test_options_are_checked(options: dict[str, Any], words: str) -> None:
     """A wrong option is refused at once, by its name and without the password."""
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
         EmailDispatcher(**{"host": "mail.example.com", "sender": SENDER, "recipients": [OPS], **options})
     assert PASSWORD not in str(caught.value)
 

@@ -47,7 +47,7 @@ from ..record.errors import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from ..record.options import require, require_bool
+from ..record.options import require, require_bool, require_kind_or_none
 from ..tasks.loops import Loop
 from ..tasks.strangers import Log
 from ..tasks.threads import in_thread
@@ -126,6 +126,7 @@ class Poster:
         repeated: The statuses by which it says that it had the alert already.
 
     Raises:
+        TypeError: *client* is another kind of client, such as a synchronous one, or one of httpx.
         ValueError: The timeout is not above zero.
     """
 
@@ -143,6 +144,7 @@ class Poster:
     ) -> None:
         self._name = name
         self._judge = judge
+        require_kind_or_none("client", client, httpx2.AsyncClient, expected="an AsyncClient of httpx2")
         self._timeout = require("timeout", timeout, above=0)
         # A connection that httpcore2 itself gives up is closed; one that is cancelled while TLS begins is left open.
         self._phases = httpx2.Timeout(None, connect=0.9 * self._timeout)
