@@ -246,8 +246,9 @@ def test_the_tail_is_followed_over_midnight_and_damage(tmp_path: Path) -> None:
     assert (process.returncode, rest) == (130, "")
 
 
-def test_recovering(run: Run, directory: Path) -> None:
+def test_recovering(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After `recover`, the trail takes events, and `verify` says what happened, with 1, for ever."""
+    monkeypatch.setenv("SUDO_USER", "carol")
     assert run("recover", directory, "--reason", "x") == (1, "", "fapilog: there is nothing to recover\n")
     damage(directory)
     code, _, err = run("recover", directory, "--reason", " ")
@@ -262,6 +263,7 @@ def test_recovering(run: Run, directory: Path) -> None:
     assert "record 4 has sealed this damage as it is" in out
     assert json.loads(run("verify", directory, "--json")[1])["status"] == "recovered"
     assert numbers(run("show", directory)[1]) == [5, 4, 3, 1]
+    assert numbers(run("show", directory, "--user", "carol")[1]) == [4]
 
 
 def test_the_version(run: Run) -> None:
