@@ -20,25 +20,12 @@ from fapilog.storage.protocol import AuditStorage, EventFilter, head_of
 from fapilog.tasks.loops import without_loop
 from tests.doubles.commands import Run, runs
 from tests.doubles.cutting_proxy import CuttingProxy
-from tests.doubles.postgres import Server, with_service
+from tests.doubles.postgres import Server
 
 pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EMPTY = ChainHead(0, None)
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Server]:
-    """Run a server with the tables, and the role of a service."""
-    with with_service() as started:
-        yield started
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """Return the name of a trail of the test's own."""
-    return str(request.node.name)
 
 
 @pytest.fixture

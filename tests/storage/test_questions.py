@@ -17,6 +17,7 @@ from fapilog.core._reading import counted, member_of_events
 from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _lines
+from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -122,6 +123,31 @@ def test_what_is_found_by_its_bytes_is_what_is_found_by_its_values(
         assert [event.event_id for event in trail.sync.events(**asked)] == expected
         assert [event.event_id for event in trail.sync.events(oldest_first=True, **asked)] == expected[::-1]
         assert sum(trail.sync.count_by("user_id", **asked).values()) == len(expected)
+
+
+async def test_names_of_metadata_are_asked_for_as_they_were_given() -> None:
+    """A name that is no text, or has what is stored as an escape, is the text that the trail has made of it."""
+    trail = AuditTrail(storage=MemoryStorage())
+    odd: dict[Any, Any] = {1: "one", "\udcff": {"\udcfe": 2}}
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata=odd)
+    names: list[dict[Any, Any]] = [{1: "one"}, {"1": "one"}, {"\udcff.\udcfe": 2}]
+    for asked in names:
+        assert len(await trail.get_events(metadata=asked)) == 1
+    assert await trail.get_events(metadata={2: "one"}) == []  # type: ignore[dict-item]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"metadata": "x"}, r"^metadata: expected a mapping of names to values; got a str"),
+        ({"limit": 1.5}, r"^limit: expected a whole number; got a float"),
+    ],
+)
+async def test_what_can_not_be_asked_is_refused(asked: Any, message: str) -> None:
+    """A question of another type is an error at once, which names the condition, in every storage."""
+    with pytest.raises(TypeError, match=message):
+        await AuditTrail(storage=MemoryStorage()).get_events(**asked)
 
 
 @pytest.fixture

@@ -51,7 +51,9 @@ class Questions:
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
-        find = functools.partial(self._asked.find, EventFilter.of(conditions), require("limit", limit, at_least=0))
+        find = functools.partial(
+            self._asked.find, EventFilter.of(conditions), require("limit", limit, at_least=0, whole=True)
+        )
         return intact(await self._own_records.reading(self.log_event, "get_events", dict(conditions), find))
 
     @overload

@@ -24,7 +24,7 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ._anchor import start_of
-from ._directory import closing, open_file, reading, size_of, sync, write_all
+from ._directory import closing, open_file, reading, size_of, sync, without_writers, write_all
 from ._lines import Lines, PlacedError, cut, head_of_record
 from ._names import names
 from ._torn import Torn
@@ -178,16 +178,12 @@ def recover(directory: Path, reason: str, *, user_id: str | None = None) -> tupl
         or a crash has left an incomplete record at its end, which the next writer sets aside.
 
     Raises:
-        OSError: A file can't be read or written.
+        OSError: A file can't be read or written, or another process holds the lock on the trail.
     """
-    with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            files = names(directory)
-            found = _damage(directory, files)
-            return None if found is None else _seal(directory, files, found, reason, user_id)
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+    with without_writers(directory, fcntl.LOCK_EX):
+        files = names(directory)
+        found = _damage(directory, files)
+        return None if found is None else _seal(directory, files, found, reason, user_id)
 
 
 def _damage(directory: Path, files: list[str]) -> _Damage | None:

@@ -17,7 +17,7 @@ import msgspec
 
 from ..record.errors import AuditStorageError
 from ..record.values import text
-from ._days import alone
+from ._days import alone, like
 from ._directory import closing
 from ._whole import whole
 
@@ -123,5 +123,5 @@ def _alone(directory: Path) -> Generator[None]:
 
 
 def _write(directory: Path, holds: list[Hold]) -> None:
-    with whole(f"{directory}/{_FILE}") as file:
+    with like(directory) as other, whole(f"{directory}/{_FILE}", like=other) as file:
         file.write(msgspec.json.format(msgspec.json.encode(holds), indent=2) + b"\n")

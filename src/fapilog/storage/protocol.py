@@ -182,6 +182,11 @@ def _types(name: str, value: Any) -> tuple[AuditEventType, ...]:
     return tuple(member(AuditEventType, each, name) for each in several(name, value))
 
 
+def _values(name: str, value: Any) -> dict[str, Any]:
+    require_mapping(name, value, expected="a mapping of names to values")
+    return {escaped(given_text(path)): escaped(each) if type(each) is str else each for path, each in value.items()}
+
+
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     **dict.fromkeys(["start_time", "end_time"], functools.partial(in_utc, is_bound=True)),
     **dict.fromkeys(["after", "before"], lambda name, value: require(name, value, at_least=0)),
@@ -192,10 +197,7 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     **dict.fromkeys(["message", "actor", "tag", *EQUAL], lambda _, value: escaped(given_text(value))),
     # Of printable characters alone, it is stored as it is.
     "event_id": lambda _, value: text(value),
-    "metadata": lambda name, value: {
-        path: escaped(each) if type(each) is str else each
-        for path, each in require_mapping(name, value, expected="a mapping of paths to values").items()
-    },
+    "metadata": _values,
 }
 
 

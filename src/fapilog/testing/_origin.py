@@ -201,23 +201,27 @@ class Origin:
             connection.sendall(head + body[: len(body) // 2])
         match kind:
             case "hang":
-                self._ending.wait()
+                self._pause()
             case "reset":
-                self._ending.wait(0.1)  # lets the sent bytes arrive before the reset drops them
+                self._pause(0.1)  # lets the sent bytes arrive before the reset drops them
                 _reset(connection)
             case "half":
                 connection.shutdown(socket.SHUT_WR)
-                self._ending.wait()
+                self._pause()
             case "drip":
                 connection.sendall(head)
                 for byte in body:
                     connection.sendall(bytes([byte]))
-                    if self._ending.wait(0.05):
+                    if self._pause(0.05):
                         break
             case "not":
                 connection.sendall(b"220 mail.example.com ESMTP\r\n")
             case _:
                 pass
+
+    def _pause(self, seconds: float | None = None) -> bool:
+        """Wait within a fault; return whether the origin ends."""
+        return self._ending.wait(seconds)
 
 
 def _shut(each: socket.socket) -> None:
