@@ -27,7 +27,7 @@ PAGE: Final = 50
 class _Until(forms.DateTimeField):
     """A time, or a day; of that its last moment, as for ``fapilog show --until``."""
 
-    def to_python(self, value: Any) -> datetime | None:
+    def to_python(self, value: Any) -> Any:
         with suppress(forms.ValidationError):
             day = forms.DateField().to_python(value)
             if day is not None:
