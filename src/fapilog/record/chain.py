@@ -10,6 +10,7 @@ canonical form that two encoders could disagree about. The seal is the same in a
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from enum import Enum
@@ -202,7 +203,17 @@ def _as_is(event: AuditEvent) -> bytes:
 
 def _printable(record: bytes) -> bytes:
     r"""Return *record* with the characters that drive a terminal, or end a line, as JSON escapes (`\u0085`)."""
-    return _TRICKY.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), record)
+    return _TRICKY.sub(_as_escape, record)
+
+
+def _as_escape(found: re.Match[bytes]) -> bytes:
+    return _escape_of(found[0])
+
+
+# There are few such characters, and a text may be full of them.
+@functools.cache
+def _escape_of(character: bytes) -> bytes:
+    return b"\\u%04x" % ord(character.decode())
 
 
 def _as_stored(event: AuditEvent) -> bytes:
