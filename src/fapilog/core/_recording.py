@@ -57,7 +57,13 @@ class Recorder:
         self._lock = threading.RLock()
 
     async def record(
-        self, event: AuditEvent, record: bytes, *, once: bool = False, alerts: Sequence[KeptAlert] = ()
+        self,
+        event: AuditEvent,
+        record: bytes,
+        *,
+        once: bool = False,
+        alerts: Sequence[KeptAlert] = (),
+        quietly: bool = False,
     ) -> Seal | None:
         """
         Store *event*, and return its place in the chain; None if it is stored already.
@@ -67,32 +73,31 @@ class Recorder:
             record: The record of the event, as `chain.storable` has it, which is all that a storage in files needs.
             once: Whether a recent record may have its id, which the caller gave.
             alerts: The alerts about it that the storage keeps.
+            quietly: Whether the caller announces nothing, and so does not send the alert of an incident that opens or
+                ends here.
 
         Raises:
             AuditStorageError: The event is not stored.
         """
         self._alerts.note_event()
+        # Not in a `finally`: nothing may be awaited there when the coroutine is thrown away, with a loop that was
+        # closed around it. The collector does that in any thread, and into the loop of that thread it would get.
         try:
             seal = await self.store(event, record, once=once, alerts=alerts)
         except Exception as error:
             self._alerts.health.failing(STORING, error)
+            if quietly:
+                await self._send_own()
             raise
         self._alerts.health.working(STORING)
         if monotonic() >= self._alerts.watch.due:
             await self._alerts.watch.look_soon()
+        if quietly and self._alerts.background.kept:
+            await self._send_own()
         return seal
 
-    async def record_quietly(self, event: Draft, record: bytes, *, once: bool) -> None:
-        """Store *event* as `record` does, and send the alert of an incident that opened or ended, as no caller does."""
+    async def _send_own(self) -> None:
         background = self._alerts.background
-        # Not in a `finally`: nothing may be awaited there when the coroutine is thrown away, with a loop that was
-        # closed around it. The collector does that in any thread, and into the loop of that thread it would get.
-        try:
-            await self.record(event, record, once=once)
-        except Exception:
-            if background.kept and background.home is None:
-                await background.run([])
-            raise
         if background.kept and background.home is None:
             await background.run([])
 

@@ -375,10 +375,10 @@ class AuditTrail(EverydayEvents, Questions):
             event, record = recorded(known, completed(given, strict=policy.strict), limits=self._limits)
             once = given.get("event_id") is not None
             if not (policy.alerts_on(event) or event.event_type in self._rules.kinds):
-                await self._recorder.record_quietly(event, record, once=once)
+                await self._recorder.record(event, record, once=once, quietly=True)
             elif self._alerts.aftermath.is_here:
                 event = noted(event)
-                await self._recorder.record_quietly(event, chain.body(event), once=once)
+                await self._recorder.record(event, chain.body(event), once=once, quietly=True)
             else:
                 await self._store_and_announce(event.event(), record, once=once)
         except BaseException as error:
