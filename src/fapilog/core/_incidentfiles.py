@@ -46,7 +46,7 @@ _MOST_LINES: Final = 10
 # Seconds after which a file without a lock is abandoned, and not one whose process is about to lock it.
 _UNFINISHED: Final = 60.0
 
-_NAME: Final = re.compile(r"incidents-[0-9a-f]{32}\.(json|new)")
+_NAME: Final = r"incidents-[0-9a-f]{32}\.(json|new)"
 
 
 _decode: Final = msgspec.json.Decoder(Annotated[list[Incident], msgspec.Meta(max_length=_MOST_INCIDENTS)]).decode
@@ -146,7 +146,7 @@ class IncidentFiles:
 
     def _paths(self) -> list[Path]:
         try:
-            found = sorted(path for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
+            found = sorted(path for path in self._directory.iterdir() if re.fullmatch(_NAME, path.name))
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -7,13 +7,13 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, cast
 
 from ..record.events import AuditEvent
-from ..record.kinds import AuditEventType, AuditLogLevel, member
+from ..record.kinds import AuditEventType, AuditLogLevel, member, unlisted
 from ..record.options import did_you_mean, require, require_callable, require_text, several
 from ..storage.protocol import value_at
 
 __all__ = ["RULE_MET", "Threshold"]
 
-RULE_MET: Final = AuditEventType("rule.threshold")
+RULE_MET: Final = unlisted(AuditEventType, "rule.threshold")
 """The type of the event that a trail records when a rule is met."""
 
 _MOST: Final = 1_000

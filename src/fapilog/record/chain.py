@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from enum import Enum
+from functools import cache
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -48,17 +49,16 @@ __all__ = [
 # obeys ESC, shows a line that has bidirectional controls in another order (https://trojansource.codes), and a program
 # that reads by `splitlines` ends a line at U+0085, U+2028 and U+2029. In UTF-8, where no character is a part of another
 # one.
-_TRICKY: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
+_TRICKY: Final = rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
 
 # A record's first bytes: of the formats that are known, and of any.
 _STARTS: Final = (b'{"v":2,', b'{"v":1,')
-_START: Final = re.compile(rb'\{"v":[1-9][0-9]{0,8},')
+_START: Final = rb'\{"v":[1-9][0-9]{0,8},'
 # Of format 1, whose members are all there. Inside a JSON string a quote is escaped, so it can't be part of one.
 _UNSEALED_END: Final = b',"sequence_number":null,"previous_hash":null,"checksum":null}'
-_SEAL_ANYWHERE: Final = re.compile(
+_SEAL: Final = (
     rb',"sequence_number":([1-9][0-9]*),"previous_hash":(?:null|"([0-9a-f]{64})"),"checksum":"([0-9a-f]{64})"\}'
 )
-_SEAL: Final = re.compile(_SEAL_ANYWHERE.pattern + rb"\Z")
 _LONGEST_SEAL: Final = 256
 
 MAX_RECORD_BYTES: Final = 1 << 20
@@ -192,7 +192,7 @@ def storable(event: AuditEvent) -> bytes:
 
 def _as_is(event: AuditEvent) -> bytes:
     if event.line is not None:
-        found = _SEAL.search(event.line)
+        found = _seal_in(event.line)
         return event.line[:-1] if found is None else event.line[: found.start()]
     if event.sequence_number is not None or event.previous_hash is not None or event.checksum is not None:
         event = msgspec.structs.replace(event, sequence_number=None, previous_hash=None, checksum=None)
@@ -202,7 +202,22 @@ def _as_is(event: AuditEvent) -> bytes:
 
 def _printable(record: bytes) -> bytes:
     r"""Return *record* with the characters that drive a terminal, or end a line, as JSON escapes (`\u0085`)."""
-    return _TRICKY.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), record)
+    return _tricky().sub(lambda found: b"\\u%04x" % ord(found[0].decode()), record)
+
+
+# Compiled when they are first used, as all regular expressions here: an import of fapilog shall not wait for them.
+@cache
+def _tricky() -> re.Pattern[bytes]:
+    return re.compile(_TRICKY)
+
+
+@cache
+def _seal_at_end() -> re.Pattern[bytes]:
+    return re.compile(_SEAL + rb"\Z")
+
+
+def _seal_in(line: bytes) -> re.Match[bytes] | None:
+    return _seal_at_end().search(line, max(0, len(line) - _LONGEST_SEAL))
 
 
 def _as_stored(event: AuditEvent) -> bytes:
@@ -238,7 +253,7 @@ def unsealed(line: bytes) -> bytes:
         ChainError: *line*, given without its newline, is no record.
     """
     _stated(line)
-    found = _SEAL.search(line, max(0, len(line) - _LONGEST_SEAL))
+    found = _seal_in(line)
     assert found is not None  # noqa: S101 - it states its seal
     return line[: found.start()]
 
@@ -272,7 +287,7 @@ def follow(head: ChainHead, lines: Iterable[bytes]) -> ChainHead:
         found = sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest()
         # How an intact record ends is known beforehand.
         if not line.endswith(_link(sequence_number + 1, checksum) + _checksum(found)) or not (
-            line.startswith(_STARTS) or _START.match(line)
+            line.startswith(_STARTS) or re.match(_START, line)
         ):
             raise _diagnosis(line, ChainHead(sequence_number, checksum))
         sequence_number += 1
@@ -339,8 +354,8 @@ def _is_intact(line: bytes) -> bool:
 
 def _stated(line: bytes) -> Seal:
     """Return the seal that *line* claims to have."""
-    found = _SEAL.search(line, max(0, len(line) - _LONGEST_SEAL))
-    if _START.match(line) is None or found is None:
+    found = _seal_in(line)
+    if re.match(_START, line) is None or found is None:
         raise ChainError(ChainStatus.UNREADABLE, "this is not a record of the trail")
     previous = found[2]
     return Seal(int(found[1]), previous.decode() if previous is not None else None, found[3].decode())
@@ -375,12 +390,12 @@ def incomplete(fragment: bytes) -> bool:
     """
     if _is_intact(fragment):
         return False
-    if _START.match(fragment) is None:
+    if re.match(_START, fragment) is None:
         return True
     # Hashed once, however many of its bytes look like seals: a client that puts records into its metadata could else
     # make the repair after a crash take seconds, with the lock of the trail held.
     bytes_of, hashed, behind = memoryview(fragment), sha256(), 0
-    for found in _SEAL_ANYWHERE.finditer(fragment):
+    for found in re.finditer(_SEAL, fragment):
         covered = found.end() - _CHECKSUM_SIZE
         hashed.update(bytes_of[behind:covered])
         behind = covered

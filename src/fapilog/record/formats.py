@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from typing import Any, Final, get_args
 
 import msgspec
@@ -53,8 +54,12 @@ class _Format1(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1, 
 
 
 _encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder(AuditEvent | _Format1).decode
-_decode_any: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+@cache
+def _decoder() -> msgspec.json.Decoder[AuditEvent | _Format1]:
+    # Made when the first record is read, since it takes long: msgspec evaluates the annotations of all members.
+    return msgspec.json.Decoder(AuditEvent | _Format1)
 
 
 def encoded(event: AuditEvent) -> bytes:
@@ -86,7 +91,7 @@ def decoded(record: bytes | str) -> AuditEvent:
 def _decoded(record: bytes | str) -> AuditEvent:
     record = record.encode() if isinstance(record, str) else record
     try:
-        event = _decode(record)
+        event = _decoder().decode(record)
     except msgspec.ValidationError:
         event = None
     if event is None or (
@@ -96,8 +101,8 @@ def _decoded(record: bytes | str) -> AuditEvent:
         return _as_far_as_known(record)
     if isinstance(event, AuditEvent):
         # A new event gets a new id and the current time; a record must have its own.
-        if _BEGINNING.match(record) is None:
-            _require(_decode_any(record))
+        if _beginning().match(record) is None:
+            _require(_members(record))
         return event
     members = {name: getattr(event, name) for name in _Format1.__struct_fields__}
     resource = event.metadata.get("resource")
@@ -106,7 +111,7 @@ def _decoded(record: bytes | str) -> AuditEvent:
 
 
 def _as_far_as_known(record: bytes) -> AuditEvent:
-    members = _decode_any(record)
+    members = _members(record)
     version = members.pop("v", None)
     if type(version) is not int or version < 1:
         raise msgspec.ValidationError("a record begins with the number of its format")
@@ -129,13 +134,20 @@ def _as_far_as_known(record: bytes) -> AuditEvent:
     return AuditEvent(**taken, format_version=version, line=record)
 
 
+def _members(record: bytes) -> dict[str, Any]:
+    return msgspec.json.decode(record, type=dict[str, Any])
+
+
 def _require(members: Mapping[str, Any]) -> None:
     if missing := _NEEDED - members.keys():
         raise msgspec.ValidationError(f"a record has the members {', '.join(sorted(missing))}")
 
 
-# As the encoder of records writes it. Another program may have spaced or sorted the members.
-_BEGINNING: Final = re.compile(rb'\{"v":[0-9]+,"event_id":"(?:[^"\\]|\\.)*+","timestamp":"')
+@cache
+def _beginning() -> re.Pattern[bytes]:
+    # As the encoder of records writes it. Another program may have spaced or sorted the members.
+    return re.compile(rb'\{"v":[0-9]+,"event_id":"(?:[^"\\]|\\.)*+","timestamp":"')
+
 
 _OURS: Final = frozenset({"format_version", "line"})
 _SEAL: Final = frozenset({"event_id", "timestamp", "sequence_number", "previous_hash", "checksum"})

@@ -13,7 +13,7 @@ __all__ = ["incident_of", "is_recovery", "subject_of"]
 
 # A tuple, in which a member is found without its hash, which for an enum is slow: every event is looked up here.
 _RECOVERIES: Final = (AuditEventType.ERROR_RECOVERED, AuditEventType.COMPONENT_RECOVERY)
-_HASHED: Final = re.compile("sha256:[0-9a-f]{64}")
+_HASHED: Final = "sha256:[0-9a-f]{64}"
 
 
 def incident_of(event: AuditEvent) -> str | None:
@@ -42,4 +42,4 @@ def is_recovery(event: AuditEvent) -> bool:
 
 
 def _hashed(name: str) -> str:
-    return name if _HASHED.fullmatch(name) else f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+    return name if re.fullmatch(_HASHED, name) else f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import os
@@ -199,6 +198,8 @@ def did_you_mean(given: str, possible: Iterable[str]) -> str:
 def nearest(given: str, possible: Iterable[str]) -> str | None:
     """Return which of the *possible* names is nearly the one *given*; None if none is."""
     names, name = {each.lower(): each for each in possible}, str.lower(given)[:_LONGEST_NAME]
+    import difflib  # noqa: PLC0415  it loads much, for errors alone
+
     begun = [each for each in names if len(name) > 2 and each.startswith(name)]  # noqa: PLR2004  "a" is no hint
     found = begun or difflib.get_close_matches(name, names, 1, _LIKENESS)
     return names[found[0]] if found else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -105,12 +106,6 @@ def name_of(kind: type) -> str:
         return "object"
 
 
-# Lone surrogates, and all backslashes: where some stand in front of a lone surrogate, or of the characters that its
-# escape has, the second group is there. Possessive and always a match, so that every backslash is looked at once.
-_ESCAPABLE: Final = re.compile(r"(\\++)(?=(ud[89a-f][0-9a-f]{2}|[\ud800-\udfff])?)|[\ud800-\udfff]")
-_ESCAPED: Final = re.compile(r"(\\++)(?:u(d[89a-f][0-9a-f]{2}))?")
-
-
 def escaped(given: str) -> str:
     r"""
     Return *given* with lone surrogates as escapes, from which `original` makes *given* again.
@@ -125,7 +120,14 @@ def escaped(given: str) -> str:
             pass
         else:
             return given
-    return _ESCAPABLE.sub(_escape, given)
+    return _escapable().sub(_escape, given)
+
+
+@cache
+def _escapable() -> re.Pattern[str]:
+    # Lone surrogates, and all backslashes: where some stand in front of a lone surrogate, or of the characters that its
+    # escape has, the second group is there. Possessive and always a match, so that every backslash is looked at once.
+    return re.compile(r"(\\++)(?=(ud[89a-f][0-9a-f]{2}|[\ud800-\udfff])?)|[\ud800-\udfff]")
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -137,7 +139,7 @@ def _escape(found: re.Match[str]) -> str:
 
 def original(stored: str) -> str:
     """Return the text that was given to the trail, lone surrogates included, from the one that it *stored*."""
-    return _ESCAPED.sub(_original, stored)
+    return re.sub(r"(\\++)(?:u(d[89a-f][0-9a-f]{2}))?", _original, stored)
 
 
 def _original(found: re.Match[str]) -> str:

@@ -9,12 +9,11 @@ from typing import IO, Final
 
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR
-from ._compressed import SUFFIX
-from ._names import is_set_aside
+from ._names import SUFFIX, is_set_aside
 
 __all__ = ["from_disk", "is_archived_name", "not_what_the_trail_has"]
 
-_DAY: Final = re.compile(rf"audit_[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}\.jsonl{re.escape(SUFFIX)}")
+_DAY: Final = rf"audit_[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}\.jsonl{re.escape(SUFFIX)}"
 
 
 def from_disk(path: Path) -> IO[bytes]:
@@ -32,4 +31,4 @@ def not_what_the_trail_has(place: object) -> AuditStorageError:
 
 def is_archived_name(name: str) -> bool:
     """Return whether a file of that name belongs to an archive."""
-    return name == ANCHOR or is_set_aside(name) or _DAY.fullmatch(name) is not None
+    return name == ANCHOR or is_set_aside(name) or re.fullmatch(_DAY, name) is not None

@@ -24,12 +24,12 @@ from ..record.errors import AuditStorageError
 from ..record.kinds import ComplianceLevel
 from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, start_of
-from ._compressed import MAX_SIZE, SUFFIX
+from ._compressed import MAX_SIZE
 from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
 from ._directory import cannot, close, reading, size_of
 from ._latest import latest_up_to
 from ._lines import Lines
-from ._names import day_of, files_set_aside, names
+from ._names import SUFFIX, day_of, files_set_aside, names
 from ._replica import Replica, replica_of
 from ._torn import Torn
 from .archive import Archive
