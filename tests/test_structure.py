@@ -37,7 +37,7 @@ FOLDERS = {folder for floor in FLOORS for folder in floor}
 MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for folder in floor} | {
     # Of the fourth floor it only knows where the names are, until one is asked for.
     "__init__": {"config", *FOLDERS},
-    "_hints": {"record", "core", "delivery"},
+    "_hints": {"record", "storage", "core", "delivery"},
     "_configured": {"fapilog", "_hints", *FOLDERS},
     "config": {"fapilog", "_configured", "_hints", *FOLDERS},
     "__main__": {"cli"},

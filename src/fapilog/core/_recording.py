@@ -6,18 +6,21 @@ import functools
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..record.chain import Seal, sealed
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.intake import Draft
 from ..record.kinds import AuditEventType, AuditLogLevel
-from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.strangers import contained, tamed
 from ._alerts import Alerts
 from ._incidents import STORING
+from ._infiles import files_of
+
+if TYPE_CHECKING:
+    from ..storage.files import FileStorage
 
 __all__ = ["Recorder"]
 
@@ -28,6 +31,15 @@ _SECURITY_TYPES: Final = (
     AuditEventType.AUTHORIZATION_FAILED,
     AuditEventType.SECURITY_VIOLATION,
 )
+
+
+def _plain(files: FileStorage | None) -> FileStorage | None:
+    """Return *files* if their `append` is that of `FileStorage`; that of a subclass may do more."""
+    if files is None:
+        return None
+    from ..storage.files import FileStorage  # noqa: PLC0415  whoever has an instance has it loaded
+
+    return files if type(files).append is FileStorage.append else None
 
 
 class Recorder:
@@ -45,7 +57,7 @@ class Recorder:
     def __init__(self, storage: AuditStorage, alerts: Alerts) -> None:
         self._storage = storage
         self._alerts = alerts
-        self._files: FileStorage | None = storage if isinstance(storage, FileStorage) else None
+        self._files = _plain(files_of(storage))
         self.counts: dict[str, int] = {"total_events": 0, "error_events": 0, "security_events": 0}
         self.forget()
 
@@ -91,8 +103,8 @@ class Recorder:
             AuditStorageError: The event is not stored.
         """
         alerts, files = self._alerts, self._files
-        if files is not None and (type(files).append is not FileStorage.append or "append" in files.__dict__):
-            # The `append` of a subclass may do more, and so may one that a test has put in its place.
+        if files is not None and "append" in files.__dict__:
+            # One that a test has put in its place may do more.
             files = None
         alerts.note_event()
         try:

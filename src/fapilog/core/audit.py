@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 
@@ -30,20 +29,14 @@ from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, membe
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
-from ..storage.archive import Archive
-from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, KeptAlert, require_storage
-from ..storage.retention import RetentionReport
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._alerts import Alerts
-from ._incidentfiles import IncidentFiles
+from ._infiles import files_of, in_files
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
-from ._retaining import archive_of, in_files, retained, with_archive
-from ._rules import Rules
 from .alerting import AlertDispatcher, NoopAlertDispatcher
-from .audited import Audited
 from .everyday import EverydayEvents
 from .policy import CompliancePolicy
 from .questions import Questions
@@ -51,7 +44,14 @@ from .rules import RULE_MET
 from .signals import compliance_alert, noted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..storage.archive import Archive
     from ..storage.replication import Replication
+    from ..storage.retention import RetentionReport
+    from ._incidentfiles import IncidentFiles
+    from ._rules import Rules
+    from .audited import Audited
     from .sync import SyncAuditTrail
 
 __all__ = [
@@ -139,20 +139,33 @@ class AuditTrail(EverydayEvents, Questions):
         self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
         if storage is not None:
             require_storage(storage)
-        path = None if storage_path is None else require_path("storage_path", storage_path)
+        # Imported in here are the parts that not every trail has, and half of the library is for files.
+        path: Path | None = None
         if storage is None:
-            path = Path("audit_logs") if path is None else path
+            from ..storage.files import FileStorage  # noqa: PLC0415
+
+            path = require_path("storage_path", "audit_logs" if storage_path is None else storage_path)
             storage = FileStorage(path, durability=durability)
-        elif isinstance(storage, FileStorage):
-            path = storage.directory
+        elif (files := files_of(storage)) is not None:
+            path = files.directory
         self.storage_path: Path | None = path
+        incident_files: IncidentFiles | None = None
+        if path is not None:
+            from ._incidentfiles import IncidentFiles  # noqa: PLC0415
+
+            incident_files = IncidentFiles(path)
         self._storage: AuditStorage = storage
-        self._archive = None if archive is None else archive_of(storage, archive)
-        self._asked = storage if self._archive is None else with_archive(storage, self._archive)
+        self._archive: Archive | None = None
+        self._asked = storage
+        if archive is not None:
+            from ._retaining import archive_of, with_archive  # noqa: PLC0415
+
+            self._archive = archive_of(storage, archive)
+            self._asked = with_archive(storage, self._archive)
         require("lag_limit", lag_limit, above=0)
         self.replication: Replication | None = None
         if replica is not None:
-            from ..storage.replication import Replication  # noqa: PLC0415  few trails have one
+            from ..storage.replication import Replication  # noqa: PLC0415
 
             self.replication = Replication(in_files("replica", storage).directory, replica, lag_limit=lag_limit)
         self._stop_timeout = stop_timeout
@@ -160,7 +173,7 @@ class AuditTrail(EverydayEvents, Questions):
             NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher,
             policy=self.policy,
             storage=storage,
-            files=None if path is None else IncidentFiles(path),
+            files=incident_files,
             announce=self._announce,
             store=self._store,
             record=self._store_then_announce,
@@ -183,13 +196,19 @@ class AuditTrail(EverydayEvents, Questions):
         self._limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
         self._recorder = Recorder(storage, self._alerts)
         self._own_records = OwnRecords(self.policy)
-        self._rules = Rules(
-            self.policy.rules if self.policy.enabled else (),
-            storage=storage,
-            background=self._alerts.background,
-            health=self._alerts.health,
-            aftermath=self._alerts.aftermath,
-        )
+        self._rules: Rules | None = None
+        if policy.rules and policy.enabled:
+            from ._rules import Rules  # noqa: PLC0415
+
+            self._rules = Rules(
+                policy.rules,
+                storage=storage,
+                background=self._alerts.background,
+                health=self._alerts.health,
+                aftermath=self._alerts.aftermath,
+            )
+        # The types of the events that the rules count.
+        self._counted: tuple[AuditEventType, ...] = () if self._rules is None else self._rules.kinds
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
         compliance_alert.connect(self._alerts.forwarder.receive, sender=self)
         call_in_child(self, AuditTrail._forget)
@@ -260,7 +279,8 @@ class AuditTrail(EverydayEvents, Questions):
         """
         # First of all: a `stop` that is called while something else is awaited must find the alerts started.
         await self._alerts.start(self, self._send_compliance_alert)
-        self._rules.start(self._record_rule)
+        if self._rules is not None:
+            self._rules.start(self._record_rule)
         if self.is_started:
             await self._own_records.started(self.log_event)
 
@@ -373,7 +393,7 @@ class AuditTrail(EverydayEvents, Questions):
             known = {"event_type": member(AuditEventType, event_type, "event_type"), "message": message, **self._known}
             event, record = recorded(known, completed(given, strict=policy.strict), limits=self._limits)
             once = given.get("event_id") is not None
-            if not (policy.alerts_on(event) or event.event_type in self._rules.kinds):
+            if not (policy.alerts_on(event) or event.event_type in self._counted):
                 await self._recorder.record_quietly(event, record, once=once)
             elif self._alerts.aftermath.is_here:
                 event = noted(event)
@@ -403,6 +423,8 @@ class AuditTrail(EverydayEvents, Questions):
         Raises:
             TypeError: The operation is missing: the function under ``@`` stands in its place.
         """
+        from .audited import Audited  # noqa: PLC0415  for the services that use it alone
+
         return Audited(self, operation, {**fields, "target": target})
 
     # -- reading
@@ -450,6 +472,8 @@ class AuditTrail(EverydayEvents, Questions):
             TypeError: The trail is not in files, or *archive* is neither a place nor an `Archive`.
             ValueError: The policy is disabled, or *archive* is the directory of the trail, or no address in S3.
         """
+        from ._retaining import archive_of, retained  # noqa: PLC0415  for the processes that remove days alone
+
         return await retained(
             self._storage,
             self.policy,
@@ -516,7 +540,7 @@ class AuditTrail(EverydayEvents, Questions):
             self._announce(stored)
         else:
             self._alerts.outstanding.announced(stored.event_id)
-        if event.event_type in self._rules.kinds:
+        if self._rules is not None and event.event_type in self._counted:
             self._rules.apply(stored, self._record_rule)
         await self._alerts.forwarder.make_room()
 
@@ -535,6 +559,7 @@ class AuditTrail(EverydayEvents, Questions):
         # In a forked child.
         self._known["process_id"] = os.getpid()
         self._recorder.forget()
-        self._rules.forget()
+        if self._rules is not None:
+            self._rules.forget()
         self._own_records.forget()
         self._alerts.forget()

@@ -13,10 +13,9 @@ from ..record.chain import MAX_RECORD_BYTES
 from ..record.events import PERSONAL, AuditEvent
 from ..record.incidents import incident_of, is_recovery
 from ..record.intake import LEAST_RECORD, LEAST_TEXT
-from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
+from ..record.kinds import FLOORS, AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
 from ..record.options import did_you_mean, require, require_bool, require_mapping, require_text, several
 from ..record.values import NO_METADATA, FrozenDict
-from ..storage.retention import FLOORS
 from .alerting import Alert
 from .rules import RULE_MET, Threshold
 

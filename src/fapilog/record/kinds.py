@@ -11,6 +11,7 @@ from .options import did_you_mean
 from .values import given_text, text, unreadable
 
 __all__ = [
+    "FLOORS",
     "AuditEventType",
     "AuditLogLevel",
     "AuditOutcome",
@@ -110,6 +111,9 @@ class ComplianceLevel(str, Enum):
     ISO27001 = "iso27001"
     """Changes nothing."""
 
+
+FLOORS: Final = {ComplianceLevel.PCI_DSS: 1, ComplianceLevel.HIPAA: 6}
+"""Years that the records of a level are kept at least, as PCI DSS 10.5.1 and 45 CFR 164.316(b)(2)(i) ask."""
 
 E = TypeVar("E", bound=Enum)
 _LONGEST_TYPE: Final = 128

@@ -7,10 +7,12 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from inspect import iscoroutinefunction, signature
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .values import name_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "did_you_mean",
@@ -115,6 +117,8 @@ def require_path(name: str, value: object) -> Path:
         raise TypeError(f"{name}: expected a path; got {_kind(value)}")
     if not given:
         raise ValueError(f"{name}: expected a path; got an empty text")
+    from pathlib import Path  # noqa: PLC0415  it loads much, for trails that are in files
+
     try:
         return Path(given).expanduser()
     except RuntimeError:
