@@ -31,7 +31,6 @@ from .core.audit import (
     ComplianceLevel,
     CompliancePolicy,
 )
-from .core.rules import Threshold
 from .record.chain import ChainHead
 from .record.damage import DamagedRecord
 from .record.errordetails import ErrorDetails
@@ -57,6 +56,7 @@ from .storage.protocol import AuditStorage
 
 if TYPE_CHECKING:
     from .config import ConfigError as ConfigError
+    from .core.rules import Threshold as Threshold
     from .core.sync import SyncAuditTrail as SyncAuditTrail
     from .core.sync import exit_on_sigterm as exit_on_sigterm
     from .delivery.digest import Digest as Digest
@@ -169,6 +169,7 @@ _ON_DEMAND: Final = {
     "SQLiteStorage": "storage.sqlite",
     "SlackDispatcher": "providers.slack",
     "SyncAuditTrail": "core.sync",
+    "Threshold": "core.rules",
     "WebhookDispatcher": "providers.webhook",
     "exit_on_sigterm": "core.sync",
     "when": "delivery.route",

@@ -11,6 +11,7 @@ from types import NoneType, UnionType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
 from .core.alerting import AlertDispatcher
+from .core.rules import Threshold
 from .delivery.route import Condition
 from .record.privacy import ADDRESS
 from .storage.archive import Archive
@@ -38,8 +39,8 @@ Hint: TypeAlias = Any
 
 _SCALARS: Final = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 _MANY: Final = (Sequence, Collection, Iterable)
-# Which the module of the trail imports for type checkers alone, to be imported sooner.
-_FOR_TYPES: Final = {"Archive": Archive, "Path": Path}
+# Which the modules of the trail and its policy import for type checkers alone, to be imported sooner themselves.
+_FOR_TYPES: Final = {"Archive": Archive, "Path": Path, "Threshold": Threshold}
 DISPATCHER: Final = 'a table with a "type", or the name of one of the dispatchers'
 STORAGE: Final = 'a table with a "type"'
 

@@ -25,7 +25,7 @@ from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import CommonFields, EventFields, recorded
-from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
+from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
@@ -40,7 +40,6 @@ from .alerting import AlertDispatcher, NoopAlertDispatcher
 from .everyday import EverydayEvents
 from .policy import CompliancePolicy
 from .questions import Questions
-from .rules import RULE_MET
 from .signals import compliance_alert, noted
 
 if TYPE_CHECKING:

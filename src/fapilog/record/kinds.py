@@ -12,6 +12,7 @@ from .values import given_text, text, unreadable
 
 __all__ = [
     "FLOORS",
+    "RULE_MET",
     "AuditEventType",
     "AuditLogLevel",
     "AuditOutcome",
@@ -172,6 +173,10 @@ def unlisted(kind: type[E], value: str) -> E:
     found = str.__new__(kind, value)  # type: ignore[type-var]
     found._name_ = found._value_ = value
     return found
+
+
+RULE_MET: Final = unlisted(AuditEventType, "rule.threshold")
+"""The type of the event that a trail records when a rule is met."""
 
 
 def _shown(value: object) -> str:

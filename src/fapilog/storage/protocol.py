@@ -1,12 +1,10 @@
 """The storage that a trail asks for: `AuditStorage`, and the functions that work with any."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Protocol, TypedDict
+from typing import Any, Final, NamedTuple, Protocol, Self, TypedDict
 
 from msgspec import structs
 from msgspec.structs import force_setattr
@@ -119,7 +117,7 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
             if getattr(self, name) is not None:
                 force_setattr(self, name, check(name, getattr(self, name)))
 
-    def numbered(self, *, after: int | None, before: int | None) -> EventFilter:
+    def numbered(self, *, after: int | None, before: int | None) -> Self:
         """Return this question, asked of records with a greater number than *after* and a smaller one than *before*."""
         # Made anew, its texts would be escaped once more.
         other = copy.copy(self)
