@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import uuid
 from datetime import datetime
-from hashlib import sha256
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -92,6 +91,8 @@ def new_id(part: Part, number: uuid.UUID | None = None) -> uuid.UUID:
     The id depends on the part. So an incident in a file can't have the id of another part's incident, or of another
     event's alert, and resolve that when *part* works.
     """
+    from hashlib import sha256  # noqa: PLC0415  as in `record.chain`
+
     mark = sha256("\0".join(part).encode()).digest()[:4]
     return uuid.UUID(bytes=mark + (number or uuid.uuid4()).bytes[4:])
 

@@ -11,17 +11,19 @@ canonical form that two encoders could disagree about. The seal is the same in a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import cache
-from hashlib import sha256
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
 from .errors import AuditStorageError
 from .events import FORMAT_VERSION, AuditEvent
 from .formats import decoded, encoded
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 __all__ = [
     "EMPTY",
@@ -212,6 +214,14 @@ def _tricky() -> re.Pattern[bytes]:
 
 
 @cache
+def _sha256() -> Callable[[bytes], _Hash]:
+    # It loads OpenSSL, as asyncio does: a process that only imports fapilog need not.
+    from hashlib import sha256  # noqa: PLC0415
+
+    return sha256
+
+
+@cache
 def _seal_at_end() -> re.Pattern[bytes]:
     return re.compile(_SEAL + rb"\Z")
 
@@ -232,7 +242,7 @@ def _as_stored(event: AuditEvent) -> bytes:
     link, checksum = _link(event.sequence_number, event.previous_hash), _checksum(event.checksum)
     printable = _printable(members)
     # Of most records there is only the one form.
-    if printable == members or sha256(printable + link + b"}").hexdigest() == event.checksum:
+    if printable == members or _sha256()(printable + link + b"}").hexdigest() == event.checksum:
         return printable + link + checksum
     return members + link + checksum
 
@@ -240,7 +250,7 @@ def _as_stored(event: AuditEvent) -> bytes:
 def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[bytes, Seal]:
     """Return the line to store for *body*, its newline included, and its seal."""
     line = body + _link(sequence_number, previous_hash)
-    checksum = sha256(line + b"}").hexdigest()
+    checksum = _sha256()(line + b"}").hexdigest()
     # The same as `_checksum` and `Seal`, without their calls: every event comes by here.
     return line + f',"checksum":"{checksum}"}}\n'.encode(), _new(Seal, (sequence_number, previous_hash, checksum))
 
@@ -283,6 +293,7 @@ def follow(head: ChainHead, lines: Iterable[bytes]) -> ChainHead:
         ChainError: A line is not the next record. The error's head is the last record that is.
     """
     sequence_number, checksum = head
+    sha256 = _sha256()
     for line in lines:
         found = sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest()
         # How an intact record ends is known beforehand.
@@ -368,7 +379,7 @@ def _diagnosis(line: bytes, head: ChainHead) -> ChainError:
     except ChainError as error:
         return ChainError(error.status, str(error), head)
     expected = head.sequence_number + 1
-    if sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest() != stated.checksum:
+    if _sha256()(line[:-_CHECKSUM_SIZE] + b"}").hexdigest() != stated.checksum:
         return ChainError(ChainStatus.ALTERED, f"record {expected} was altered: its checksum is of other bytes", head)
     if stated.sequence_number != expected:
         message = f"record {expected} should be here, and this is {stated.sequence_number}"
@@ -394,7 +405,7 @@ def incomplete(fragment: bytes) -> bool:
         return True
     # Hashed once, however many of its bytes look like seals: a client that puts records into its metadata could else
     # make the repair after a crash take seconds, with the lock of the trail held.
-    bytes_of, hashed, behind = memoryview(fragment), sha256(), 0
+    bytes_of, hashed, behind = memoryview(fragment), _sha256()(b""), 0
     for found in re.finditer(_SEAL, fragment):
         covered = found.end() - _CHECKSUM_SIZE
         hashed.update(bytes_of[behind:covered])

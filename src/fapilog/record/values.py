@@ -10,7 +10,6 @@ import itertools
 import re
 from collections.abc import Callable
 from functools import cache
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 __all__ = [
@@ -151,6 +150,8 @@ def _original(found: re.Match[str]) -> str:
 
 def mark_of(given: str) -> str:
     """Return the length and hash of *given*, a text that is cut."""
+    from hashlib import sha256  # noqa: PLC0415  as in `chain`
+
     return f"({len(given)} characters, sha256 {sha256(given.encode('utf-8', 'surrogatepass')).hexdigest()})"
 
 
