@@ -246,7 +246,7 @@ def _believed(incidents: Sequence[Incident]) -> Iterator[Incident]:
             raise ValueError("it names a part that the trail does not have")
         if each.id != new_id(each.part, each.id):
             raise ValueError("it names an incident of another part")
-        part = each.part._replace(operation=_shown(each.part.operation))
+        part = msgspec.structs.replace(each.part, operation=_shown(each.part.operation))
         yield msgspec.structs.replace(each, part=part, cause=_shown(each.cause))
 
 

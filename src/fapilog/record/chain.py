@@ -14,16 +14,13 @@ import re
 from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from .errors import AuditStorageError
 from .events import FORMAT_VERSION, AuditEvent
 from .formats import decoded, encoded
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 __all__ = [
     "EMPTY",
@@ -214,7 +211,7 @@ def _tricky() -> re.Pattern[bytes]:
 
 
 @cache
-def _sha256() -> Callable[[bytes], _Hash]:
+def _sha256() -> Callable[[bytes], Any]:
     # It loads OpenSSL, as asyncio does: a process that only imports fapilog need not.
     from hashlib import sha256  # noqa: PLC0415
 

@@ -4,7 +4,7 @@ import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Protocol, Self, TypedDict
+from typing import Any, Final, Protocol, Self, TypedDict
 
 from msgspec import structs
 from msgspec.structs import force_setattr
@@ -195,7 +195,7 @@ def value_at(metadata: Mapping[str, Any], path: str) -> Any:
     return value_at(inner, rest) if dot and isinstance(inner, Mapping) else None
 
 
-class KeptAlert(NamedTuple):
+class KeptAlert(Discreet, frozen=True):
     """
     An alert that a storage puts into an outbox of its own in the transaction that stores the event.
 
@@ -206,13 +206,12 @@ class KeptAlert(NamedTuple):
         event: The event as a dispatcher gets it, but for its place in the chain.
     """
 
+    _shown = ("severity", "event")
+
     outbox: str
     severity: str
     channel: str | None
     event: AuditEvent
-
-    def __repr__(self) -> str:
-        return f"<KeptAlert {self.severity} about {self.event!r}>"
 
 
 class AuditStorage(Protocol):
