@@ -30,6 +30,10 @@ from ..record.options import require, require_bool, require_path
 from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
 from ..storage.protocol import AuditStorage, KeptAlert, require_storage
+
+# Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
+# finished. What they would register during the exit, for a trail that is first used then, would not be called.
+from ..tasks import groupcommit, portal  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._alerts import Alerts

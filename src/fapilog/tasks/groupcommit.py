@@ -7,13 +7,15 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from queue import SimpleQueue
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import anyio.lowlevel
 
 from .events import Waiter, wake
 from .loops import Loop, is_without_loop
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
 
 __all__ = ["GroupCommit"]
 
@@ -65,6 +67,8 @@ class GroupCommit(Generic[Item, Result]):
     """
 
     def __init__(self, commit: Callable[[Iterable[Item]], list[Result]], *, interrupted: Exception) -> None:
+        from queue import SimpleQueue  # noqa: PLC0415  asyncio and trio import it: `import fapilog` alone need not
+
         self._commit = commit
         self._interrupted = interrupted
         # Held while a commit runs. A signal handler, or a destructor, can call at any moment, also between the lock and
