@@ -6,18 +6,23 @@ saved the page as a script. An ``output`` block after one of them is what it pri
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from doctest import ELLIPSIS, OutputChecker
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import anyio
 import pytest
 from sybil import Example, Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
+
+from fapilog.testing import Origin, _provider
+from tests.clock import Unhurried
 
 _run = PythonEvaluator()
 
@@ -62,10 +67,39 @@ def empty_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
-pytest_collect_file = Sybil(
-    parsers=[CodeBlockParser("python", _python), CodeBlockParser("output", _output), SkipParser()],
-    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
-    setup=lambda namespace: namespace.update(__name__="__main__"),
-    teardown=dict.clear,  # drops the receivers that the page has connected
-    fixtures=["empty_directory"],
+@pytest.fixture(scope="module")
+def hangs_take_no_time() -> Iterator[None]:
+    """Let the short limits of the examples be over at once where a server hangs, and nowhere else on a busy machine."""
+    clock, run = Unhurried(), anyio.run
+
+    class Hanging(Origin):
+        def _pause(self, seconds: float | None = None) -> bool:
+            clock.moved += 2.0 if seconds is None else 10 * seconds
+            return super()._pause(seconds)
+
+    def run_unhurried(main: Callable[..., Awaitable[Any]], *args: object, backend: str = "asyncio") -> Any:
+        return run(main, *args, backend=backend, backend_options=clock.backend(backend))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_provider, "Origin", Hanging)
+        patch.setattr(anyio, "run", run_unhurried)
+        yield
+
+
+def _examples(*patterns: str, but: str | None = None, fixtures: Sequence[str] = ()) -> Sybil:
+    return Sybil(
+        parsers=[CodeBlockParser("python", _python), CodeBlockParser("output", _output), SkipParser()],
+        patterns=patterns,
+        exclude=but,
+        setup=lambda namespace: namespace.update(__name__="__main__"),
+        teardown=dict.clear,  # drops the receivers that the page has connected
+        fixtures=["empty_directory", *fixtures],
+    )
+
+
+# Its examples wait for servers that hang.
+_WAITS = "docs/how-to/write-a-provider.md"
+
+pytest_collect_file = (
+    _examples("README.md", "docs/*.md", "docs/**/*.md", but=_WAITS) + _examples(_WAITS, fixtures=["hangs_take_no_time"])
 ).pytest()

@@ -12,7 +12,8 @@ import pytest
 from blockbuster import BlockBuster, BlockBusterFunction
 from hypothesis import settings
 
-from tests.clock import jumping_backend, stop_clock_in_threads
+from tests.clock import jumping_backend, real_backend, stop_clock_in_threads
+from tests.doubles.postgres import Server, fleet
 
 # Calls to the disk that blockbuster does not know of by itself.
 _DISK = ("os.open", "os.fsync", "os.fdatasync", "os.ftruncate", "os.pread", "os.pwrite", "fcntl.flock", "fcntl.lockf")
@@ -104,7 +105,7 @@ def anyio_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Run the test on both backends; time jumps unless the test is marked ``real_time``."""
     name: str = request.param
     if request.node.get_closest_marker("real_time"):
-        return name
+        return real_backend(name)
     stop_clock_in_threads(monkeypatch)
     return jumping_backend(name)
 
@@ -120,6 +121,25 @@ def _one_command_line() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(typer.main, "get_group", cache(typer.main.get_group))
         yield
+
+
+@pytest.fixture(scope="session")
+def database() -> Iterator[Server]:
+    """
+    Run a PostgreSQL server with the tables, and with the roles of a service, a writer without alerts, and an auditor.
+
+    It need not survive a power cut. All tests share it, so each has a trail of its own: see `name`. One that stops the
+    server starts it again.
+    """
+    pytest.importorskip("psycopg")
+    with fleet() as started:
+        yield started
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """Return the name of a trail of the test's own in the database."""
+    return f"{request.node.path.stem} {request.node.name}"
 
 
 @pytest.fixture(autouse=True)

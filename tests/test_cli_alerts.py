@@ -26,7 +26,7 @@ from fapilog.delivery.outbox._file import OutboxFile
 from fapilog.delivery.outbox._filequeue import FileQueue
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.damaged_outbox import GOOD, SPOILED, Spoilt, an_outbox, spoil, spoils
-from tests.doubles.postgres import Server, fleet
+from tests.doubles.postgres import Server
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 from tests.doubles.terminal import Terminal, colours
 
@@ -636,14 +636,6 @@ async def test_beside_a_busy_service(tmp_path: Path) -> None:
 
 
 # -- in a database
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Server]:
-    """Run a server with the tables; it need not survive a power cut."""
-    pytest.importorskip("psycopg")
-    with fleet() as started:
-        yield started
 
 
 @pytest.mark.slow

@@ -69,6 +69,13 @@ def test_a_wrong_file() -> None:
     assert "s3cr3t" not in out
 
 
+def test_a_file_that_is_no_toml() -> None:
+    """A file that can't be parsed is named once."""
+    Path("pyproject.toml").write_text("[tool.fapilog")
+    code, out, err = run()
+    assert (code, out.count("pyproject.toml"), err) == (1, 1, "")
+
+
 def test_a_file_that_is_not_there() -> None:
     """A file that can't be read is said on the errors."""
     assert run("none.toml") == (2, "", "fapilog: none.toml: No such file or directory\n")

@@ -35,6 +35,32 @@ def test_into_a_database_and_back(run: Run, tmp_path: Path) -> None:
     assert (code, out.startswith("copied 0 records;")) == (0, True)
 
 
+def test_a_file_of_sqlite_is_asked_by_the_same_commands(run: Run, tmp_path: Path) -> None:
+    """`show`, `count` and `verify` say of a file of SQLite what they say of the files that it was copied from."""
+    trail = AuditTrail(storage_path=tmp_path / "audit")
+    for number in range(5):
+        trail.sync.log_data_access(f"patient/{number}", "read", user_id=f"user-{number % 2}")
+    head = trail.sync.head()
+    assert run("copy", tmp_path / "audit", tmp_path / "audit.db")[0] == 0
+    for command, *options in (
+        ("show", "--user", "user-1"),
+        ("show", "--oldest-first", "--limit", 2, "--json"),
+        ("count", "--by", "user_id"),
+        ("verify",),
+        ("verify", "--head", f"5:{head.checksum}"),
+        ("verify", "--head", f"5:{'0' * 64}"),
+    ):
+        said = run(command, tmp_path / "audit.db", *options)
+        assert said == run(command, tmp_path / "audit", *options)
+        assert said[0] == (1 if f"5:{'0' * 64}" in options else 0)
+    (tmp_path / "other").write_text("no database")
+    for command in ("show", "verify"):
+        assert run(command, tmp_path / "other")[0] == 2
+    for option in ("--trail", "--archive"):
+        code, _, err = run("show", tmp_path / "audit.db", option, tmp_path / "x")
+        assert (code, option in err) == (2, True)
+
+
 def test_damage_is_told(run: Run, tmp_path: Path) -> None:
     """Of a damaged trail nothing is copied from the damage on, and the exit code is 1."""
     trail = AuditTrail(storage_path=tmp_path / "audit")
@@ -44,6 +70,15 @@ def test_damage_is_told(run: Run, tmp_path: Path) -> None:
     code, out, err = run("copy", tmp_path / "audit", tmp_path / "audit.db")
     assert (code, out) == (1, "")
     assert "record 1 was altered" in err
+
+
+@pytest.mark.parametrize("name", ["audit", "audit.db"])
+def test_without_a_trail_nothing_is_copied(run: Run, tmp_path: Path, name: str) -> None:
+    """A place that has no records is no trail that could be said to be copied: the exit code is 2."""
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit.db").touch()
+    code, out, err = run("copy", tmp_path / name, tmp_path / "there")
+    assert (code, out, err) == (2, "", f"fapilog: there is no trail in {tmp_path / name}\n")
 
 
 def test_what_cannot_be_copied(run: Run, tmp_path: Path) -> None:

@@ -29,7 +29,16 @@ def directory(tmp_path: Path) -> Path:
     """Return the directory of a small trail."""
     trail = AuditTrail(storage_path=tmp_path / "audit")
     trail.sync.log_data_access("patient/42", "read", user_id="alice", client_ip="10.0.0.7", session_id="s")
-    trail.sync.log_data_access("patient/7", "read", user_id="bob", regulatory_tags=["PCI-10"], metadata={"status": 403})
+    trail.sync.log_data_access(
+        "patient/7",
+        "read",
+        user_id="bob",
+        regulatory_tags=["PCI-10"],
+        metadata={"status": 403},
+        outcome="denied",
+        actor={"id": "bob", "on_behalf_of": "carol"},
+        trace_id="1" * 32,
+    )
     trail.sync.log_security_event(AuditEventType.AUTHENTICATION_FAILED, "wrong password", request_id="r", component="c")
     return tmp_path / "audit"
 
@@ -58,6 +67,13 @@ def numbers(printed: str) -> list[int]:
         (("--since", "1h"), [3, 2, 1]),
         (("--until", "1h"), []),
         (("--since", "2026-01-01", "--until", "2026-01-02T12:00:00Z"), []),
+        (("--actor", "carol"), [2]),
+        (("--outcome", "denied"), [2]),
+        (("--trace", "1" * 32), [2]),
+        (("--operation", "read"), [2, 1]),
+        (("--after", "1"), [3, 2]),
+        (("--before", "3", "--after", "1"), [2]),
+        (("--level", "ERROR"), [3]),
         (("--oldest-first",), [1, 2, 3]),
     ],
 )
@@ -257,6 +273,26 @@ def test_times_are_utc_unless_they_say_otherwise(run: Run, tmp_path: Path) -> No
         assert numbers(run("show", tmp_path, "--since", f"{moment:%Y-%m-%dT%H:%M:%S}+00:00")[1]) == found
 
 
+def test_the_last_day_is_included(run: Run, directory: Path) -> None:
+    """Until a day means until it is over, and not until it begins."""
+    today = datetime.now(UTC).date()
+    assert numbers(run("show", directory, "--since", str(today), "--until", str(today + timedelta(1)))[1]) == [3, 2, 1]
+    assert numbers(run("show", directory, "--until", "9999-12-31")[1]) == [3, 2, 1]
+    code, out, _ = run("count", directory, "--by", "user_id", "--until", str(today - timedelta(1)), "--json")
+    assert (code, json.loads(out)) == (0, {})
+    [event] = AuditTrail(storage_path=directory).sync.get_events(limit=1)
+    day = event.timestamp.date()
+    assert numbers(run("show", directory, "--since", str(day), "--until", str(day))[1])[0] == 3
+
+
+@pytest.mark.parametrize("command", ["show", "show --oldest-first", "show --json", "tail", "count --by user_id"])
+def test_a_directory_without_a_trail_has_no_answer(run: Run, tmp_path: Path, command: str) -> None:
+    """That another directory has no such event is no answer: the command says so, with the exit code 2."""
+    name, *options = command.split()
+    (tmp_path / "incidents-1.json").touch()
+    assert run(name, tmp_path, *options) == (2, "", f"fapilog: there is no trail in {tmp_path}\n")
+
+
 def test_types_of_ones_own_are_asked_for(run: Run, directory: Path) -> None:
     """A type with a dot is found by its name; one that can't be a type is refused with those that can."""
     AuditTrail(storage_path=directory).sync.log_event("billing.refund", "of 7 EUR")
@@ -265,6 +301,7 @@ def test_types_of_ones_own_are_asked_for(run: Run, directory: Path) -> None:
         assert (code, "refund" in out or json.loads(out) == {"": 1}) == (0, True)
     code, _, err = run("show", directory, "--type", "refund")
     assert (code, "data_access" in err, "with a dot" in err) == (2, True, True)
+    assert "did you mean data_access?" in run("show", directory, "--type", "data_acess")[2]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """`fapilog retain` and `fapilog hold`: what they say and do, and with which exit code they end."""
 
 import contextlib
+import errno
 import json
 import sqlite3
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -121,6 +123,22 @@ def test_an_outbox_that_is_none(run: Run, directory: Path, tmp_path: Path) -> No
     assert (directory / day_file(40)).exists()
 
 
+def test_a_file_that_cannot_be_read(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file beside the trail that may be an outbox, and can't be read, is named, and nothing is removed."""
+    (directory / "alerts.db").touch()
+    opened = Path.open
+
+    def refuse(path: Path, mode: str = "r") -> IO[Any]:
+        if path.name == "alerts.db":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, mode)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    code, out, err = run("retain", directory, "--retention-days", 30)
+    assert (code, out, err) == (2, "", f"fapilog: cannot read {directory / 'alerts.db'}: Permission denied\n")
+    assert (directory / day_file(40)).exists()
+
+
 def test_holds(run: Run, directory: Path) -> None:
     """A hold is set, listed and lifted, and both are recorded; while it is set, no day that it names is removed."""
     assert run("hold", "list", directory) == (0, "no holds\n", "")
@@ -143,6 +161,22 @@ def test_holds(run: Run, directory: Path) -> None:
         ("a legal hold was lifted", "closed"),
         ("a legal hold was set", "case 7"),
     ]
+
+
+def test_the_reason_of_a_hold_is_any_text(run: Run, directory: Path) -> None:
+    """A reason is no markup, and one with bytes that are no UTF-8 is taken with their escapes."""
+    reason = "[/7] [red]caf\udce9 :smile:"
+    assert run("hold", "add", directory, "--reason", reason)[0] == 0
+    code, out, err = run("hold", "list", directory)
+    assert (code, err) == (0, "")
+    assert "[/7] [red]caf\\udce9 :smile:" in out
+
+
+def test_a_hold_is_set_on_a_trail_alone(run: Run, tmp_path: Path) -> None:
+    """A directory without a trail is refused, and stays empty: a hold on it would hold nothing."""
+    code, out, err = run("hold", "add", tmp_path, "--reason", "case 7")
+    assert (code, out, err) == (2, "", f"fapilog: there is no trail in {tmp_path}\n")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -192,7 +226,7 @@ def test_an_archive_in_s3(run: Run, directory: Path, bucket: str) -> None:
     code, out, _ = run("verify", directory, "--archive", bucket)
     assert (code, "valid: 16 records" in out) == (0, True)
     code, _, err = run("count", bucket, "--archive", bucket, "--by", "user_id")
-    assert (code, "got an archive" in err) == (2, True)
+    assert (code, "got s3://clinic-audit/eu" in err) == (2, True)
 
 
 @pytest.mark.slow

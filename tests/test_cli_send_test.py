@@ -205,6 +205,7 @@ def test_a_value_is_wrong() -> None:
     code, out, err = run("webhook", env)
     assert (code, out) == (2, "")
     assert err.startswith("fapilog: FAPILOG_WEBHOOK_URL: expected https:")
+    assert "or --allow-http" in err
 
 
 def test_http_is_allowed_when_asked() -> None:

@@ -30,11 +30,10 @@ from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.route import Route
 from fapilog.testing import Origin, RecordingDispatcher
+from tests.doubles.configurations import KEY, SECRET, check_problems, problems_of
 
 pytest.importorskip("httpx2")
 
-SECRET = "s3cr3t-0f-ours"
-KEY = "0123456789abcdef0123456789abcdef"
 WHSEC = "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo="
 SLACK = {"type": "slack", "webhook_url": "env:SLACK_URL"}
 PAGER = {"type": "pagerduty", "routing_key": "env:PAGER_KEY"}
@@ -50,17 +49,6 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def dispatcher_of(config: Mapping[str, Any]) -> Any:
     return options_from_config({"dispatcher": config})["alert_dispatcher"]
-
-
-def problems_of(config: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with *config*, and check that no secret is in it or behind it."""
-    with pytest.raises(ConfigError) as caught:
-        AuditTrail.from_config(config)
-    told = "".join(traceback.format_exception(caught.value))
-    assert SECRET not in told
-    assert KEY not in told
-    assert str(caught.value) == "\n".join(caught.value.problems)
-    return list(caught.value.problems)
 
 
 # -- what there is
@@ -301,10 +289,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("config", "problems"), MISTAKES)
 def test_a_mistake_is_named(config: dict[str, Any], problems: list[str]) -> None:
     """Everything that is wrong is said at once: where, what was expected, and what came."""
-    told = problems_of(config)
-    assert len(told) == len(problems)
-    for line, words in zip(told, problems, strict=True):
-        assert line.startswith(words)
+    check_problems(config, problems)
 
 
 def test_what_is_no_mapping_is_refused() -> None:

@@ -1,7 +1,5 @@
 """The configurations of a fleet: a trail in PostgreSQL with its outbox there, and a machine with a replica there."""
 
-import traceback
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,11 @@ from fapilog.storage.postgres import PostgresStorage  # noqa: E402
 from fapilog.storage.protocol import head_of  # noqa: E402
 from fapilog.tasks.loops import without_loop  # noqa: E402
 from fapilog.testing import RecordingDispatcher  # noqa: E402
-from tests.doubles.postgres import Server, fleet  # noqa: E402
+from tests.doubles.configurations import SECRET, check_problems, problems_of  # noqa: E402
+from tests.doubles.postgres import Server  # noqa: E402
 
 pytestmark = pytest.mark.real_time
 
-SECRET = "s3cr3t-0f-ours"
 POSTGRES = {"type": "postgres", "dsn": "postgresql://clinic@db.example/audit", "trail": "clinic"}
 OUTBOX = {"type": "postgres_outbox", "inner": {"type": "console"}}
 
@@ -36,27 +34,6 @@ OUTBOX = {"type": "postgres_outbox", "inner": {"type": "console"}}
 @pytest.fixture(autouse=True)
 def _empty_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Server]:
-    """Run a server with the tables and the roles."""
-    with fleet() as started:
-        yield started
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """Return the name of a trail of the test's own."""
-    return str(request.node.name)
-
-
-def problems_of(config: Mapping[str, Any]) -> list[str]:
-    """Return the errors of *config*, and check that no secret is in them or behind them."""
-    with pytest.raises(ConfigError) as caught:
-        AuditTrail.from_config(config)
-    assert SECRET not in "".join(traceback.format_exception(caught.value))
-    return list(caught.value.problems)
 
 
 def check_config(*lines: str, env: dict[str, str] | None = None) -> tuple[int, str]:
@@ -193,10 +170,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("config", "problems"), MISTAKES)
 def test_a_mistake_is_named(config: dict[str, Any], problems: list[str]) -> None:
     """Everything that is wrong is said at once: where, what was expected, and what came; and no secret is."""
-    told = problems_of(config)
-    assert len(told) == len(problems)
-    for line, words in zip(told, problems, strict=True):
-        assert line.startswith(words)
+    check_problems(config, problems)
 
 
 def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

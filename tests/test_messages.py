@@ -150,7 +150,7 @@ def test_a_mistake_about_an_outbox_is_named(options: dict[str, Any], error: type
 
 async def test_a_limit_that_is_no_number_is_named(tmp_path: Path) -> None:
     """Asking for None events is refused in the words of the other options."""
-    with pytest.raises(TypeError, match=r"^limit: expected a number; got None"):
+    with pytest.raises(TypeError, match=r"^limit: expected a whole number; got None"):
         await AuditTrail(storage_path=tmp_path).get_events(limit=None)  # type: ignore[arg-type]
 
 

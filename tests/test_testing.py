@@ -3,19 +3,24 @@
 import asyncio
 import functools
 import logging
+import socket
+import ssl
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import msgspec.structs
 import pytest
 
 from fapilog import AlertDispatcher, AuditEvent, AuditEventType, AuditTrail, DeliveryError, NoopAlertDispatcher
-from fapilog.testing import RecordedAlert, RecordingDispatcher, check_dispatcher
+from fapilog.testing import Origin, RecordedAlert, RecordedTrail, RecordingDispatcher, check_dispatcher
 
 EVENT = AuditEvent(event_type=AuditEventType.SECURITY_VIOLATION, message="the door is open")
 SECRET = "xoxb-1234"
@@ -109,6 +114,37 @@ def test_one_dispatcher_on_several_event_loops() -> None:
     anyio.run(send_and_wait, 1, backend="asyncio")
     anyio.run(send_and_wait, 2, backend="trio")
     assert len(dispatcher.alerts) == 2
+
+
+@pytest.mark.real_time
+async def test_wait_for_hears_of_alerts_of_another_thread() -> None:
+    """An alert that the thread of `sync` sends ends the waiting in any loop, and is delivered."""
+    trail = RecordedTrail()
+
+    async def log() -> None:
+        await anyio.wait_all_tasks_blocked()
+        await anyio.to_thread.run_sync(
+            lambda: trail.sync.log_security_event(AuditEventType.AUTHENTICATION_FAILED, "wrong password")
+        )
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(log)
+        [alert] = await trail.dispatcher.wait_for(1)
+    await anyio.to_thread.run_sync(trail.sync.stop)
+    assert alert.event.message == "wrong password"
+    assert (await trail.get_statistics())["alerts"] == {"dispatched": 1, "failed": 0, "waiting": 0}
+
+
+def test_an_origin_ends_whatever_its_clients_do() -> None:
+    """A client that connects and says nothing keeps no thread of an origin, over TLS neither."""
+    before = threading.active_count()
+    for tls in (None, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)):
+        with Origin(tls) as origin:
+            client = socket.create_connection(("127.0.0.1", int(origin.base_url.rpartition(":")[2])))
+            while not origin.connections:
+                time.sleep(0)
+        client.close()
+    assert threading.active_count() == before
 
 
 @pytest.mark.real_time

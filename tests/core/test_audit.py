@@ -41,6 +41,7 @@ from fapilog import (
     compliance_alert,
 )
 from fapilog.core import alerting, audit
+from fapilog.testing import RecordingDispatcher
 
 
 class Recorder:
@@ -843,6 +844,27 @@ async def test_exits_pass_through_a_receiver(trail: AuditTrail, error: type[Base
     with pytest.raises(error):
         await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
     assert len(await trail.get_events()) == 1
+
+
+async def _no_names() -> list[str]:
+    return []
+
+
+@pytest.mark.parametrize("answer", [ZeroDivisionError, asyncio.CancelledError, GeneratorExit, _no_names])
+async def test_a_dispatcher_that_does_not_say_what_it_keeps_gets_the_alert(answer: Any, tmp_path: Path) -> None:
+    """Whatever `kept_in` raises, or if it is asynchronous, the event is stored and its alert sent as to any other."""
+
+    class Keeping(RecordingDispatcher):
+        def kept_in(self, storage: object, alert: alerting.Alert) -> Any:
+            if answer is _no_names:
+                return answer()
+            raise answer
+
+    dispatcher = Keeping()
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=dispatcher)
+    event_id = await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "kept")
+    assert [event.event_id for event in await trail.get_events()] == [event_id]
+    assert [alert.event.event_id for alert in dispatcher.alerts] == [event_id]
 
 
 @started_or_not

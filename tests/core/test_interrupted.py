@@ -1,17 +1,21 @@
-"""A signal handler or a destructor that logs an event while its own thread logs one."""
+"""A signal handler or a destructor that logs an event while its own thread logs one, or that raises in its midst."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 import fapilog
-from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus
+from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus, Outbox
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.interrupting import interrupted_at
+from tests.doubles.interrupting import interrupted_at, raising_at
 
 OURS = Path(fapilog.__file__).parent
+
+# Raised between the call of a coroutine function and its `await`, an exception has Python complain of the coroutine.
+UNAWAITED = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 
 
 @pytest.mark.slow
@@ -42,4 +46,66 @@ def test_whoever_interrupts_an_event_is_answered(
     assert {event.event_id for event in trail.sync.events() if event.event_type is kind} == stored | {event_id}
     assert refused
     assert all("called from within" in each for each in refused)
+    assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
+
+
+def interruptions(trail: AuditTrail) -> Iterator[int]:
+    """Log an event that alerts, and raise a KeyboardInterrupt at one moment of that after the other."""
+    for moment in itertools.count(1):
+        # A look at the clock and the storage is a part of it.
+        trail._alerts.watch.due = 0.0
+        try:
+            with raising_at(moment, OURS, KeyboardInterrupt):
+                trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "interrupted")
+        except KeyboardInterrupt:
+            yield moment
+        else:
+            return  # it has not so many
+
+
+@pytest.mark.slow
+@pytest.mark.real_time
+@UNAWAITED
+@pytest.mark.parametrize("durability", ["write", "fsync"])
+def test_a_thread_that_is_interrupted_can_go_on(durability: Literal["write", "fsync"], tmp_path: Path) -> None:
+    """A program that goes on after Ctrl-C, or after the time limit of its task, has all its alerts sent."""
+    dispatcher = RecordingDispatcher()
+    outbox = Outbox(dispatcher, tmp_path / "alerts.db")
+    trail = AuditTrail(storage_path=tmp_path / "trail", durability=durability, alert_dispatcher=outbox)
+    with trail.sync:
+        for _ in interruptions(trail):
+            trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "whole")
+        trail.sync.drain()
+    stored = [
+        event.event_id for event in trail.sync.events() if event.event_type is AuditEventType.AUTHENTICATION_FAILED
+    ]
+    assert sorted(alert.event.event_id for alert in dispatcher.alerts) == sorted(stored)
+    assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
+
+
+@pytest.mark.slow
+@pytest.mark.real_time
+@UNAWAITED
+def test_an_incident_that_is_interrupted_can_end(tmp_path: Path) -> None:
+    """Interrupted wherever it opens an incident of the storage, the next event that is stored resolves it."""
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=RecordingDispatcher())
+    append = trail._storage.append
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise AuditStorageError("no room")
+
+    with trail.sync:
+        for moment in itertools.count(1):
+            trail._storage.append = refuse  # type: ignore[method-assign]
+            try:
+                with raising_at(moment, OURS, KeyboardInterrupt):
+                    trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "refused")
+            except AuditStorageError:
+                break  # it has not so many moments
+            except KeyboardInterrupt:
+                pass
+            trail._storage.append = append  # type: ignore[method-assign]
+            trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "stored")
+            trail.sync.drain()
+            assert not trail._alerts.health._open
     assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK

@@ -9,7 +9,6 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, FileStorage, MemoryStorage
 from fapilog.record import chain
-from fapilog.record.chain import Seal
 from fapilog.testing import RecordingDispatcher
 
 DURABILITIES = pytest.mark.parametrize("durability", ["fsync", "write"])
@@ -132,10 +131,10 @@ async def test_whatever_interrupts_a_write_is_an_error_of_the_storage(
     trail = AuditTrail(storage=storage)
     await log(trail)
 
-    def raising(_: bytes) -> Seal | None:
+    def raising(_: int, __: bytes) -> int:
         raise Odd("secret")
 
-    monkeypatch.setattr(storage, "append_at_once", raising)
+    monkeypatch.setattr(os, "write", raising)
     with pytest.raises(AuditStorageError, match=r"FileStorage can't store: .*Odd") as caught:
         await log(trail)
     assert "secret" not in str(caught.value)

@@ -48,6 +48,7 @@ anyio.run(main, backend=sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_forked_child_begins_anew(backend: str) -> None:
     """A child sends what it is given at once, waits for nobody's turn, and leaves what was counted to its parent."""

@@ -27,6 +27,7 @@ from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox import SCHEDULE, Outbox, OutboxState
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.testing import RecordingDispatcher, check_dispatcher
+from tests.clock import jumping_backend
 from tests.doubles.outboxes import DAY, clock, glob, make, owned, statuses, until
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
@@ -59,6 +60,29 @@ async def test_taking_does_not_wait_for_sending(tmp_path: Path) -> None:
         await outbox.send_alert(an_event(), severity="critical")
         assert anyio.current_time() == began
     assert await statuses(outbox, an_event()) == ["pending"]
+
+
+def test_a_pause_is_not_measured_by_the_clock_of_another_loop(tmp_path: Path) -> None:
+    """Trio's clocks begin anywhere: a pause of the target that is over is over in the next loop too."""
+    times = [1e9, 1e9 + 100.0]
+    inner = Scripted(TransientDeliveryError("busy", retry_after=10.0), None)
+    outbox = make(inner, tmp_path, stop_timeout=0, now=lambda: times[0])
+
+    async def late() -> None:
+        await anyio.sleep(50_000)
+        async with outbox:
+            await outbox.send_alert(an_event(1), severity="critical")
+            await until(lambda: inner.calls)
+
+    async def early() -> None:
+        async with outbox:
+            await until(lambda: len(inner.calls) > 1)
+        assert anyio.current_time() < 10_000
+
+    for call in (late, early):
+        backend, options = jumping_backend("trio")
+        anyio.run(call, backend=backend, backend_options=options)
+        times.reverse()
 
 
 async def test_the_same_event_is_taken_once(tmp_path: Path) -> None:

@@ -348,6 +348,7 @@ async def test_an_outbox_that_nobody_keeps_is_collected(tmp_path: Path) -> None:
         assert [reference() for reference in kept] == [None] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_fork_in_the_middle(tmp_path: Path, backend: str) -> None:
     """A child sends nothing that its parent sends, and what it takes is kept, although the parent closes the file."""

@@ -1,7 +1,7 @@
 """What every outbox does, whether its alerts are kept in a file or in PostgreSQL."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from fapilog.delivery.outbox.postgres import PostgresOutbox
 from fapilog.storage.postgres import PostgresStorage
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.outboxes import Told, renewed, statuses
-from tests.doubles.postgres import Server, fleet
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 pytestmark = pytest.mark.real_time
@@ -36,21 +35,13 @@ BUSY = TransientDeliveryError("busy")
 Make = Callable[..., AnyOutbox]
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[Server]:
-    """Run a server with the tables; it need not survive a power cut."""
-    with fleet() as started:
-        yield started
-
-
 @pytest.fixture(params=["file", pytest.param("database", marks=pytest.mark.slow)])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
+def make(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> Make:
     """Return a function that makes an outbox as a process would: each has the same place, which is new."""
     if request.param == "file":
         return lambda inner, **options: Outbox(inner, tmp_path / "alerts.db", **options)
     dsn = request.getfixturevalue("database").dsn(user="service")
-    trail = request.node.name
-    return lambda inner, **options: PostgresOutbox(inner, PostgresStorage(dsn, trail), **options)
+    return lambda inner, **options: PostgresOutbox(inner, PostgresStorage(dsn, name), **options)
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -154,6 +145,7 @@ class NotCalled:
         raise AssertionError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_another", [False, True])
 async def test_a_route_is_tried_when_people_retry(make: Make, *, by_another: bool) -> None:
     """While the route is broken nothing is sent for a long time, unless people retry an alert, in whatever process."""

@@ -1,11 +1,12 @@
 """The outbox in PostgreSQL: one transaction with the record, several processes, and a server that comes and goes."""
 
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ from fapilog.testing import RecordingDispatcher
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.outboxes import leased_until, owned, renewed, statuses
 from tests.doubles.pgbouncer import pgbouncer
-from tests.doubles.postgres import Server, fleet, followed
+from tests.doubles.postgres import Server, followed
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 pytestmark = pytest.mark.real_time
@@ -55,17 +56,10 @@ HOLDING = Path(__file__).parents[1] / "programs" / "holding_outbox.py"
 VIOLATION = AuditEventType.SECURITY_VIOLATION
 
 
-@pytest.fixture(scope="module")
-def database() -> Iterator[Server]:
-    """Run a server with the tables; it need not survive a power cut."""
-    with fleet() as started:
-        yield started
-
-
 @pytest.fixture
-def storage(database: Server, request: pytest.FixtureRequest) -> PostgresStorage:
+def storage(database: Server, name: str) -> PostgresStorage:
     """Return a storage for a trail of the test's own, in the role of a service."""
-    return PostgresStorage(database.dsn(user="service"), request.node.name)
+    return PostgresStorage(database.dsn(user="service"), name)
 
 
 def pager(inner: Any, storage: PostgresStorage, **options: Any) -> PostgresOutbox:
@@ -172,6 +166,25 @@ class Broken(Scripted):
 
     def kept_in(self, storage: object, alert: Alert) -> list[str]:
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("started", [True, False])
+@pytest.mark.parametrize(
+    "options", [{"keep": math.inf}, {"timeout": math.inf}, {"lease": 1e15}, {"schedule": [1e15]}], ids=str
+)
+async def test_seconds_may_be_without_an_end(
+    storage: PostgresStorage, options: dict[str, Any], *, started: bool
+) -> None:
+    """Receipts that are kept for ever, and other times that the server does not know, keep no alert from being sent."""
+    inner = RecordingDispatcher()
+    trail = AuditTrail(storage=storage, alert_dispatcher=pager(inner, storage, **options))
+    if started:
+        await trail.start()
+    await trail.log_security_event(VIOLATION, "m")
+    with anyio.fail_after(60):
+        await inner.wait_for(1)
+        await trail.stop()
+    assert (await trail.get_statistics())["alerts"] == {"dispatched": 1, "failed": 0, "waiting": 0}
 
 
 async def test_the_outbox_holds_what_is_sent(database: Server, storage: PostgresStorage) -> None:

@@ -1,6 +1,7 @@
 """Turns: how many, in which order, how long one waits, and what a cancelled waiter does to the others."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from fapilog import AuditEvent, NoopAlertDispatcher, TransientDeliveryError
 from fapilog.delivery.ratelimit import RateLimit
-from fapilog.testing import check_dispatcher
-from tests.clock import jumping_backend
+from fapilog.testing import RecordingDispatcher, check_dispatcher
+from tests.clock import JumpingLoop, jumping_backend
 from tests.doubles.dispatchers import Managed, event
 
 
@@ -151,6 +152,39 @@ def test_the_clock_of_another_event_loop_does_no_harm() -> None:
     for call in (late, early):
         backend, options = jumping_backend("asyncio")
         anyio.run(call, backend=backend, backend_options=options)
+
+
+def test_an_alert_that_waits_in_a_loop_that_was_closed_does_no_harm() -> None:
+    """The alerts of another loop do not wait behind it for ever."""
+    inner = RecordingDispatcher()
+    limit = RateLimit(inner, rate=1.0, burst=1)
+    loop = JumpingLoop()
+    tasks = [loop.create_task(limit.send_alert(event(number), severity="info")) for number in range(2)]
+    loop.run_until_complete(tasks[0])
+    loop.close()
+    backend, options = jumping_backend("asyncio")
+    call = partial(limit.send_alert, event(2), severity="info")
+    anyio.run(call, backend=backend, backend_options=options)
+    assert [alert.event.sequence_number for alert in inner.alerts] == [0, 2]
+    tasks[1]._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("backends", [("asyncio", "asyncio"), ("trio", "trio"), ("asyncio", "trio")], ids=str)
+def test_the_loops_of_several_threads_share_the_turns(backends: tuple[str, str]) -> None:
+    """An alert in one thread wakes the one that is next, in another; all get their turn."""
+    inner = RecordingDispatcher()
+    limit = RateLimit(inner, rate=100.0, burst=1, max_wait=60.0)
+
+    async def send_some() -> None:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                for number in range(10):
+                    tasks.start_soon(partial(limit.send_alert, event(number), severity="info"))
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda backend: anyio.run(send_some, backend=backend), backends))
+    assert len(inner.alerts) == 20
 
 
 async def test_the_inner_one_is_entered_and_left() -> None:

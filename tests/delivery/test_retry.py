@@ -22,6 +22,7 @@ from fapilog.testing import RecordingDispatcher, check_dispatcher
 stamina = pytest.importorskip("stamina")
 
 from fapilog.delivery.retry import Attempt, Retrying  # noqa: E402  needs stamina
+from tests.clock import jumping_backend  # noqa: E402
 from tests.doubles.scripted_dispatcher import Scripted  # noqa: E402
 
 EVENT = AuditEvent(event_type=AuditEventType.SECURITY_VIOLATION, message="someone opened the safe")
@@ -48,6 +49,25 @@ async def test_waits_have_a_limit() -> None:
     assert len(inner.calls) == 100
     assert inner.waits[:5] == [0.5, 1.0, 2.0, 4.0, 4.0]
     assert max(inner.waits) == 4.0
+
+
+def test_a_pause_is_not_measured_by_the_clock_of_another_loop() -> None:
+    """Trio's clocks begin anywhere: a pause that was asked for in one loop is no longer in the next."""
+    inner = Scripted(TransientDeliveryError("busy", retry_after=0.01), None)
+    retrying = steady(inner, attempts=1, wait_initial=0)
+
+    async def late() -> None:
+        await anyio.sleep(50_000)
+        with pytest.raises(TransientDeliveryError):
+            await retrying.send_alert(EVENT, severity="info")
+
+    async def early() -> None:
+        await retrying.send_alert(EVENT, severity="info")
+
+    for call in (late, early):
+        backend, options = jumping_backend("trio")
+        anyio.run(call, backend=backend, backend_options=options)
+    assert len(inner.calls) == 2
 
 
 async def test_the_last_error_is_raised() -> None:

@@ -1,5 +1,6 @@
 """A call that interrupts a thread between two lines, as a signal handler or a destructor does."""
 
+import dis
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,7 +8,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["interrupted_at"]
+__all__ = ["interrupted_at", "raising_at"]
+
+# Behind these Python looks whether a signal has come: https://github.com/python/cpython/issues/97912
+_LOOKS = {opcode for name, opcode in dis.opmap.items() if name.startswith(("CALL", "JUMP_BACKWARD", "RESUME"))}
 
 
 @contextmanager
@@ -31,3 +35,37 @@ def interrupted_at(number: int, place: Path, call: Callable[[], object]) -> Iter
         yield
     finally:
         sys.settrace(before)
+
+
+@contextmanager
+def raising_at(number: int, place: Path, error: type[BaseException]) -> Iterator[None]:
+    """Raise *error* at the moment of that *number* at which this thread may run a signal handler in *place*."""
+    left = number
+    before: dict[FrameType, int | None] = {}
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(str(place)):
+            return None
+        if event == "call":
+            frame.f_trace_opcodes = True
+            # Python looks when it enters the function, and not again when it returns from that.
+            before[frame] = None
+            if frame.f_back in before:
+                before[frame.f_back] = None
+        elif event == "opcode":
+            left -= before[frame] in _LOOKS
+            before[frame] = frame.f_code.co_code[frame.f_lasti]
+            if not left:
+                left = -1
+                raise error
+        elif event == "return":
+            del before[frame]
+        return trace
+
+    earlier = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(earlier)

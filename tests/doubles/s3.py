@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import socket
 import struct
@@ -16,6 +17,7 @@ import pytest
 
 boto3 = pytest.importorskip("boto3")
 botocore_config = pytest.importorskip("botocore.config")
+botocore_loaders = pytest.importorskip("botocore.loaders")
 moto_server = pytest.importorskip("moto.server")
 
 __all__ = ["ACCESS_KEY", "S3", "SECRET_KEY", "Fault", "Hanging", "bucket_of", "s3_server"]
@@ -208,6 +210,14 @@ class Hanging:
         self._thread.join()
 
 
+_load = botocore_loaders.JSONFileLoader.load_file
+
+
+@functools.cache
+def _load_once(path: str) -> Any:
+    return _load(botocore_loaders.JSONFileLoader(), path)
+
+
 @contextlib.contextmanager
 def s3_server() -> Iterator[S3]:
     """Run both until the end of the block, with credentials in the environment."""
@@ -216,6 +226,8 @@ def s3_server() -> Iterator[S3]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        # Each session would read megabytes of botocore's own models anew, and each test has one.
+        patch.setattr(botocore_loaders.JSONFileLoader, "load_file", lambda _, path: _load_once(path))
         moto = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         moto.start()
         try:

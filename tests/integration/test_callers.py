@@ -288,6 +288,7 @@ def test_runs_that_end_at_random(tmp_path: Path, durability: Durability) -> None
     assert set(ids) <= set(stored(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "durability"), [("asyncio", "fsync"), ("trio", "write")])
 def test_keyboard_interrupts(tmp_path: Path, backend: str, durability: str) -> None:
     """Interrupted at random moments, again and again, a trail keeps what it said was stored, and its chain."""

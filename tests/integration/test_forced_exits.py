@@ -55,6 +55,7 @@ def test_a_second_interrupt_ends_uvicorn(tmp_path: Path) -> None:
     assert "was destroyed" not in log
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_timed_out_ends(tmp_path: Path) -> None:
     """Gunicorn ends a worker whose request takes too long, and starts another one; the event is stored."""
     pytest.importorskip("gunicorn")

@@ -52,6 +52,7 @@ def check(directory: Path, ids: list[str]) -> list[dict[str, object]]:
     return found
 
 
+@pytest.mark.slow
 @backends
 def test_a_child_does_not_share_the_lock(tmp_path: Path, backend: str) -> None:
     """Forked while its parent holds the lock, a child neither has it nor takes it away, and both go on."""
@@ -70,6 +71,7 @@ def test_a_trail_is_used_before_and_after_a_fork(tmp_path: Path, scene: str, bac
     assert Counter(event_id for _, _, event_id in alerts) == Counter(alerting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scene", "backend"), [("failing", "trio"), ("orphaned", "asyncio")])
 def test_what_fails_in_a_parent_is_its_own(tmp_path: Path, scene: str, backend: str) -> None:
     """A child neither ends what is failing in its parent, nor keeps others from it when the parent is gone."""

@@ -12,14 +12,19 @@ from typing import Any
 
 import pytest
 
+import fapilog
 from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError, AuditTrail, ChainStatus, FileStorage
-from fapilog.context import audit_context
+from fapilog.context import audit_context, current_audit_context
 from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
+from tests.doubles.interrupting import interrupted_at
 from tests.doubles.servers import ROOT, running
 
 celery = pytest.importorskip("celery")
+
+from celery.app.trace import build_tracer  # type: ignore[import-untyped]  # noqa: E402
+from celery.exceptions import SoftTimeLimitExceeded  # type: ignore[import-untyped]  # noqa: E402
 
 from fapilog.integrations.celery import instrument  # noqa: E402  imports celery
 
@@ -146,6 +151,35 @@ def test_an_eager_task_has_the_context_of_its_call(trail: AuditTrail, app: Any) 
         ("after", None, "r", "alice", None),
         ("outside", None, None, None, None),
     ]
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_no_task_has_the_user_of_one_whose_time_is_over(app: Any) -> None:
+    """Wherever the soft time limit of a task interrupts this package, the next task has no user."""
+    contexts: list[dict[str, Any]] = []
+
+    @app.task(name="looks")  # type: ignore[untyped-decorator]
+    def looks() -> None:
+        contexts.append(current_audit_context())
+
+    app.finalize()
+    trace = build_tracer("looks", app.tasks["looks"], app=app)
+    is_reached = True
+
+    def limit() -> None:
+        nonlocal is_reached
+        is_reached = True
+        raise SoftTimeLimitExceeded
+
+    number = 0
+    while is_reached:
+        number, is_reached = number + 1, False
+        with interrupted_at(number, Path(fapilog.__file__).parent, limit):
+            trace("1", (), {}, {"id": "1", "delivery_info": {}, "fapilog": {"user_id": "alice"}})
+        trace("2", (), {}, {"id": "2", "delivery_info": {}})
+        assert contexts[-1] == {"component": "looks", "request_id": "2"}, number
+        assert current_audit_context() == {}
+    assert number > 20
 
 
 @pytest.mark.usefixtures("instrumented")

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 pytest.importorskip("django")
 pytest.importorskip("gunicorn")
 by: Any = pytest.importorskip("selenium.webdriver.common.by").By
-waiting: Any = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait
-stale: Any = pytest.importorskip("selenium.webdriver.support.expected_conditions").staleness_of
 
 pytestmark = pytest.mark.real_time
 
@@ -75,6 +73,9 @@ def shown(browser: Chrome) -> list[dict[str, str]]:
 
 def follow(browser: Chrome, how: str, what: str) -> None:
     """Click on a link or a button, and return when the next page is there."""
+    # Not at the top: where only quick tests run, every worker would load a browser's driver for nothing.
+    waiting: Any = importlib.import_module("selenium.webdriver.support.wait").WebDriverWait
+    stale: Any = importlib.import_module("selenium.webdriver.support.expected_conditions").staleness_of
     page = browser.find_element(by.TAG_NAME, "html")
     browser.find_element(how, what).click()
     waiting(browser, 60).until(stale(page))

@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+import fapilog
 from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError, AuditTrail, FileStorage
 from fapilog.context import audit_context, current_audit_context
 from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
+from tests.doubles.interrupting import interrupted_at
 
 pytest.importorskip("dramatiq")
 
@@ -138,6 +140,36 @@ def test_no_message_has_the_context_of_the_one_before(tmp_path: Path, broker: An
     with suppress(TimeLimitExceeded):
         middleware.after_process_message(broker, message, exception=LookupError())
     assert current_audit_context() == {}
+
+
+def test_no_message_has_the_user_of_one_whose_time_is_over(trail: AuditTrail, broker: Any) -> None:
+    """Wherever the time limit of a message interrupts the middleware, the next message has no user."""
+    middleware = AuditMiddleware(trail)
+    first, second = (
+        cast("Any", MessageProxy(dramatiq.Message("q", "a", (), {}, options)))
+        for options in ({"fapilog": {"user_id": "alice"}}, {})
+    )
+    is_reached = True
+
+    def limit() -> None:
+        nonlocal is_reached
+        is_reached = True
+        raise TimeLimitExceeded
+
+    number = 0
+    while is_reached:
+        number, is_reached = number + 1, False
+        # dramatiq logs an exception of `before_process_message`, and goes on.
+        with interrupted_at(number, Path(fapilog.__file__).parent, limit):
+            with suppress(TimeLimitExceeded):
+                middleware.before_process_message(broker, first)
+            with suppress(TimeLimitExceeded):
+                middleware.after_process_message(broker, first)
+        middleware.before_process_message(broker, second)
+        assert current_audit_context() == {"component": "a", "request_id": second.message_id}, number
+        middleware.after_process_message(broker, second)
+        assert current_audit_context() == {}
+    assert number > 20
 
 
 def test_each_attempt_that_fails_is_recorded(trail: AuditTrail, broker: Any) -> None:

@@ -79,6 +79,7 @@ def run(program: str, path: Path) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 @pytest.mark.parametrize(
     ("program", "own"),
@@ -116,6 +117,7 @@ print(*(event.event_type.value for event in trail.sync.get_events()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 def test_an_extension_that_is_imported_after_the_call_is_recorded(tmp_path: Path) -> None:
     """A sign-in by a Flask-Login that the application imports last is an event."""
@@ -136,6 +138,7 @@ for make in (
 """
 
 
+@pytest.mark.slow
 @pytest.mark.real_time
 def test_an_integration_without_a_trail_is_refused(tmp_path: Path) -> None:
     """A path in the place of a trail is an error at once: else each event would be lost, with a line in the log."""

@@ -467,6 +467,7 @@ def test_a_forked_child_stores_its_own(tmp_path: Path, attach: Attach) -> None:
     assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hangs", "count"), [("", 300), ("hangs", 0)])
 def test_the_exit_flushes_within_its_limit(tmp_path: Path, hangs: str, count: int) -> None:
     """When the interpreter exits, the records that wait are stored, and a storage that hangs does not keep it."""

@@ -92,12 +92,19 @@ def test_a_request_is_an_event(trail: AuditTrail, status: str, event_type: str, 
     assert (event.operation, event.target and event.target.id) == ("GET", "/orders/7")
 
 
-def test_an_application_that_raises_is_an_error(trail: AuditTrail) -> None:
+def failing(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+    """Raise when it is called."""
+    raise LookupError("no such order")
+
+
+def failing_later(environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+    """Raise when it is asked for the first part of the body: a generator."""
+    yield from failing(environ, start)
+
+
+@pytest.mark.parametrize("failing", [failing, failing_later])
+def test_an_application_that_raises_is_an_error(trail: AuditTrail, failing: Application) -> None:
     """The exception is in the event, goes on to the server, and leaves no context."""
-
-    def failing(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-        raise LookupError("no such order")
-
     with pytest.raises(LookupError):
         call(AuditMiddleware(failing, trail=trail, log_requests=True))
     [event] = trail.sync.get_events()
@@ -105,6 +112,20 @@ def test_an_application_that_raises_is_an_error(trail: AuditTrail) -> None:
     assert event.error is not None
     assert event.error.message == "no such order"
     assert current_audit_context() == {}
+
+
+def test_a_body_that_breaks_off_is_no_second_request(trail: AuditTrail) -> None:
+    """The event was stored before the response began, and says how it began."""
+
+    def breaking(environ: dict[str, Any], start: Start) -> Iterator[bytes]:
+        start("200 OK", [("Content-Type", "text/plain")])
+        yield b"o"
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        call(AuditMiddleware(breaking, trail=trail, log_requests=True))
+    [event] = trail.sync.get_events()
+    assert event.metadata["status"] == 200
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route
+from fapilog.integrations.logging import AuditHandler
 from fapilog.proof.heartbeat import verify_heartbeat
 from fapilog.providers import Disclosure
 from fapilog.providers.alertmanager import AlertmanagerDispatcher
@@ -159,7 +160,8 @@ def an_event() -> AuditEvent:
     return AuditEvent(
         event_type=AuditEventType.AUTHENTICATION_FAILED,
         log_level=AuditLogLevel.SECURITY,
-        message=f"chart of {person}",
+        # So long that every target gets it cut, of which the log has a line.
+        message=f"chart of {person}; " * 1000,
         user_id=person,
         metadata={"patient": [person]},
         sequence_number=1,
@@ -273,6 +275,14 @@ async def send_to(state: str, failures: Failures) -> None:
                 tasks.start_soon(partial(send, dispatcher, failures, impatient=state == "hangs"))
 
 
+async def send_to_a_firewall(failures: Failures) -> None:
+    """Send by way of what refuses all but the least of an alert, of which the log has a line."""
+    for name in ("slack", "webhook", "alertmanager"):
+        with Origin() as origin:
+            origin.script(Answer(403), Answer(200, b"ok"))
+            await send(providers()[name](origin.base_url, 9), failures, impatient=False)
+
+
 async def alert(failures: Failures, directory: Path, *, started: bool) -> None:
     """Have a trail alert by a target that refuses, and report what its reports hold."""
 
@@ -351,6 +361,9 @@ async def record(failures: Failures, directory: Path) -> None:
     await trail.stop()
     for call in recordings(trail.sync):
         await anyio.to_thread.run_sync(failures.of_plain, call)
+    handler = AuditHandler(trail)
+    handler.emit(logging.makeLogRecord({"msg": WORDS.person(), "levelno": 30, "audit": {"user_id": WORDS.person()}}))
+    await anyio.to_thread.run_sync(handler.close)
 
 
 async def main(report: Callable[[BaseException], object], directory: Path) -> int:
@@ -360,6 +373,7 @@ async def main(report: Callable[[BaseException], object], directory: Path) -> in
     async with anyio.create_task_group() as tasks:
         for state in ANSWERS:
             tasks.start_soon(send_to, state, failures)
+    await send_to_a_firewall(failures)
     stream = io.StringIO()
     stream.close()
     await failures.of(lambda: ConsoleDispatcher(stream, disclosure=FULL).send_alert(an_event(), severity="security"))
@@ -492,7 +506,12 @@ WATCHERS: dict[str, Callable[[], Watcher]] = {
     "repr": locals_by_repr,
     "sentry": sentry,
     "sentry-attach-stacktrace": lambda: sentry(
-        attach_stacktrace=True, send_default_pii=True, max_value_length=100_000, max_breadcrumbs=10_000
+        attach_stacktrace=True,
+        send_default_pii=True,
+        max_value_length=100_000,
+        max_breadcrumbs=10_000,
+        # Each with the local variables of all frames that it was logged from.
+        integrations=[import_module("sentry_sdk.integrations.logging").LoggingIntegration(event_level=logging.WARNING)],
     ),
     "opentelemetry": opentelemetry,
     "structlog": structlog,

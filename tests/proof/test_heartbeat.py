@@ -262,6 +262,18 @@ async def test_it_may_be_entered_again(trail: AuditTrail) -> None:
     assert dispatcher.times == [0, 1]
 
 
+async def test_it_is_entered_once_at_a_time(trail: AuditTrail) -> None:
+    """To enter it while it is entered is refused, and disturbs nothing."""
+    BEGAN.set()
+    heartbeat = Heartbeat(trail, dispatcher := Dispatcher(), key=KEY, name="clinic")
+    async with heartbeat:
+        with pytest.raises(ValueError, match=r"^heartbeat clinic: expected one that is not entered; got one that is$"):
+            await heartbeat.__aenter__()
+        await anyio.sleep(1)
+    await anyio.sleep(100)
+    assert dispatcher.times == [0]
+
+
 async def test_the_dispatcher_is_entered_and_left(trail: AuditTrail) -> None:
     """A dispatcher that is a context manager is entered before the first heartbeat, and left after the last."""
     steps: list[str] = []

@@ -234,13 +234,15 @@ async def test_a_name_and_a_password_are_sent(origin: Origin, everything_said: C
 
 
 BAD = [
-    ({"urls": []}, "urls: expected at least one address"),
+    ({"urls": []}, "urls: expected at least one; got none"),
     ({"urls": ["https://am", "ftp://am/s3cr3t"]}, r"urls\[1\]: expected an address that begins with https://"),
     ({"urls": ["http://am/s3cr3t"]}, r"urls\[0\]: expected https:, or this machine"),
     ({"urls": ["https://am/?s3cr3t"]}, r"urls\[0\]: expected an address without \?"),
     ({"duration": 0}, "duration: expected a number above 0"),
     ({"duration": float("nan")}, "duration: expected a number above 0"),
     ({"labels": {"a-b": "c"}}, "labels: expected names"),
+    ({"labels": ["a"]}, "labels: expected a mapping of names and texts; got a list"),
+    ({"labels": {5: "c"}}, "labels: expected names of further labels; got a int"),
     ({"labels": {"__name__": "c"}}, "labels: expected names"),
     ({"labels": {"severity": "c"}}, "labels: expected names"),
     ({"labels": {"a": 1}}, "labels: expected names"),
@@ -250,7 +252,7 @@ BAD = [
 @pytest.mark.parametrize(("options", "words"), BAD)
 def test_options_are_checked(options: dict[str, Any], words: str) -> None:
     """A wrong option is refused at once, by its name and without its secret."""
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
         AlertmanagerDispatcher(**{"urls": ["https://am"], **options})
     assert "s3cr3t" not in str(caught.value)
 
@@ -284,6 +286,7 @@ def seen(request: Seen) -> dict[str, Any]:
     return dict(alert)
 
 
+@pytest.mark.slow
 async def test_it_keeps_its_promises() -> None:
     """The dispatcher passes the kit for providers: outcomes, deadline, key, severity, limits and secrets."""
     severities = ["debug", "info", "warning", "error", "critical", "security"]
@@ -359,6 +362,7 @@ async def notified(origin: Origin, count: int) -> list[dict[str, Any]]:
     return [json.loads(request.body) for request in origin.requests]
 
 
+@pytest.mark.slow
 @needs_alertmanager
 async def test_the_real_one_takes_it_once(real: list[str], origin: Origin) -> None:
     """Sent three times to two replicas, an event is one alert on each, which ends when it should, and notifies once."""
@@ -383,6 +387,7 @@ async def test_the_real_one_takes_it_once(real: list[str], origin: Origin) -> No
     assert [alert["labels"].get("channel") for each in told for alert in each["alerts"]].count("#on-call") == 2
 
 
+@pytest.mark.slow
 @needs_alertmanager
 async def test_a_late_event_still_notifies(real: list[str], origin: Origin) -> None:
     """An event from long ago fires, and is resolved when its duration is over."""

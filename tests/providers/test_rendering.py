@@ -2,15 +2,17 @@
 
 import logging
 import string
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fapilog import AuditEvent, AuditEventType, CompliancePolicy
+from fapilog import AuditEvent, AuditEventType, AuditTrail, CompliancePolicy, ErrorDetails
 from fapilog.providers import Disclosure
 from fapilog.providers._rendering import FIELDS, Renderer, clean, cut, dedup_key, disclosure_table, fit, least, one_line
+from fapilog.record.errordetails import in_short
 from fapilog.record.values import text
 from tests.providers.conftest import an_event
 
@@ -64,11 +66,37 @@ def test_a_flagged_event_is_cut_to_minimal(flag: str, disclosure: Disclosure) ->
     assert rendered.message is None
 
 
-def test_the_text_of_an_error_is_not_in_a_message() -> None:
-    """The message that `log_error` makes of an error's text names the error's type instead."""
-    event = an_event(message="Error occurred: no such user")
-    assert Renderer(Disclosure.STANDARD, None)(event, "error").message == "Error occurred: PermissionError"
-    assert Renderer(Disclosure.FULL, None)(event, "error").message == "Error occurred: no such user"
+LONG = "no such user: " + "alice, " * 500
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "shown"),
+    [
+        # That of `log_error`, which cuts a long text, and may get another one of an exception that changes.
+        ("Error occurred: no such user", "no such user", "Error occurred: PermissionError"),
+        (f"Error occurred: {in_short(LONG)}", LONG, "Error occurred: PermissionError"),
+        ("Error occurred: 3 users", "4 users", "Error occurred: PermissionError"),
+        ("Error occurred: ", "", "Error occurred: PermissionError"),
+        # That of the application, which may repeat the text.
+        ("refused (no such user), again", "no such user", "refused (PermissionError), again"),
+        (f"refused: {LONG}"[:1000], LONG, "refused: PermissionError"),
+        ("user 7 of 77 was refused", "7", "user PermissionError of 77 was refused"),
+        ("refused", "", "refused"),
+    ],
+)
+def test_the_text_of_an_error_is_not_in_a_message(message: str, text: str, shown: str) -> None:
+    """A message names the error's type in the place of its text, whole or cut; at FULL it is as it was recorded."""
+    event = an_event(message=message, error=ErrorDetails(type="PermissionError", message=text))
+    assert Renderer(Disclosure.STANDARD, None)(event, "error").message == shown
+    assert Renderer(Disclosure.FULL, None)(event, "error").message == message
+
+
+async def test_a_long_error_shows_no_more_than_its_type(tmp_path: Path) -> None:
+    """Recorded by `log_error`, the text of an error is in no alert below FULL, however long it is."""
+    trail = AuditTrail(storage_path=tmp_path, durability="write")
+    await trail.log_error(ValueError("alice " * 10_000))
+    [event] = await trail.get_events()
+    assert "alice" not in str(Renderer(Disclosure.STANDARD, None)(event, "error"))
 
 
 def test_a_redacted_event_can_be_shown() -> None:

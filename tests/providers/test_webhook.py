@@ -151,7 +151,7 @@ BAD_OPTIONS: list[dict[str, Any]] = [
     *({"secret": secret} for secret in BAD_SECRETS),
     *({"headers": {name: "x"}} for name in BAD_HEADERS),
     {"secret": []},
-    {"headers": {"X-Empty": ""}},
+    *({"headers": {"X-Key": value}} for value in ("", "s3cr3t\r\nX-Other: y", "s3cr3t\N{EURO SIGN}")),
     {"timeout": 0},
     {"link": "audit"},
     {"disclosure": "all"},
@@ -165,6 +165,22 @@ def test_options_are_checked(options: dict[str, Any]) -> None:
         WebhookDispatcher(**{"url": "https://example.com/hook", "secret": SECRET} | options)
     assert "s3cr3t" not in str(caught.value)
     assert "s3cr3t" not in repr(caught.value.__context__)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"secret": None}, "secret: expected text, or a function that returns it; got None: is the variable not set?"),
+        ({"secret": 5}, "secret: expected text, or a function that returns it; got a int"),
+        ({"headers": ["X-Key"]}, "headers: expected a mapping of names and values; got a list"),
+        ({"headers": {5: "x"}}, "headers: expected names of further headers; got a int"),
+    ],
+)
+def test_another_kind_of_value_is_refused(options: dict[str, Any], words: str) -> None:
+    """A variable that is not set, and what is no mapping, are refused in words."""
+    with pytest.raises(TypeError) as caught:
+        WebhookDispatcher(**{"url": "https://example.com/hook", "secret": SECRET} | options)
+    assert str(caught.value) == words
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/x", "http://127.1.2.3/x", "http://[::1]:80/x", "http://localhost/x"])

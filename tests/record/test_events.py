@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import time
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
@@ -46,10 +47,29 @@ class Broken:
 
 def test_id_and_time_are_made() -> None:
     """An event has an id of 36 characters, and the time of its making in UTC."""
+    before = time.time_ns() // 1_000_000
     made = event()
     assert str(uuid.UUID(made.event_id)) == made.event_id
+    # https://www.rfc-editor.org/rfc/rfc9562.html#section-5.7
+    assert (uuid.UUID(made.event_id).version, uuid.UUID(made.event_id).variant) == (7, uuid.RFC_4122)
+    assert before <= uuid.UUID(made.event_id).int >> 80 <= time.time_ns() // 1_000_000
     assert made.timestamp.tzinfo is UTC
     assert datetime.now(UTC) - made.timestamp < timedelta(minutes=1)
+
+
+def test_ids_are_in_the_order_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id of a later millisecond is greater, so that an index grows at its end; and within one all ids differ."""
+    ids: list[str] = []
+    for now in (1_700_000_000_000, 1_700_000_000_001, 1_700_000_065_536):
+        monkeypatch.setattr(time, "time_ns", lambda now=now: now * 1_000_000)
+        ids.append(min(made := {event().event_id for _ in range(600)}))
+        assert len(made) == 600
+        ids.append(max(made))
+    assert ids == sorted(ids)
+    assert ids[0].startswith("018bcfe5-6800-7")
+    # Before 1970 an id is one all the same.
+    monkeypatch.setattr(time, "time_ns", lambda: -1)
+    assert uuid.UUID(event().event_id).version == 7
 
 
 def test_other_time_zones_become_utc() -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, FileStorage
 from fapilog.storage._times import INDEX
+from fapilog.storage.holds import add_hold
+from fapilog.tasks.loops import without_loop
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 EVENT = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m")
@@ -106,3 +108,13 @@ async def test_a_group_that_may_not_be_given(tmp_path: Path, monkeypatch: pytest
             assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240
     assert (await storage.append(EVENT)) is not None
     await storage.aclose()
+
+
+def test_who_may_write_records_may_set_holds(tmp_path: Path) -> None:
+    """A hold, and the lock of retention, are for the owner and the group that the records are for."""
+    directory, group = tmp_path / "audit", a_group()
+    without_loop(FileStorage(directory, mode=0o660, group=group.gr_name).append(EVENT))
+    add_hold(directory, "a lawsuit")
+    assert set(modes(directory).values()) == {0o660}
+    assert {path.stat().st_gid for path in directory.iterdir()} == {group.gr_gid}
+    assert len(list(directory.iterdir())) == 3

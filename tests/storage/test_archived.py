@@ -376,6 +376,35 @@ async def test_a_trail_with_its_archive(directory: Path, archive: Archive) -> No
     assert numbers(await AuditTrail(storage_path=directory).get_events(before=13)) == [12, 11, 10]
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize("what", ["a day", "all of it"])
+async def test_a_link_that_leads_nowhere_is_no_empty_archive(directory: Path, tmp_path: Path, what: str) -> None:
+    """An archive on a volume that is not mounted, or a day of it, is an error, and not taken for one without days."""
+    archive = tmp_path / "archive"
+    trail = trail_in(directory, archive=archive)
+    await trail.apply_retention()
+    moved = archive / f"{day_file(39)}.gz" if what == "a day" else archive
+    moved.rename(tmp_path / "elsewhere")
+    moved.symlink_to(tmp_path / "not mounted")
+    with pytest.raises(AuditStorageError, match=f"cannot read {archive}: "):
+        await trail.get_events()
+    with pytest.raises(AuditStorageError, match=f"cannot read {archive}: "):
+        DirectoryArchive(archive).sizes()
+
+
+@pytest.mark.one_backend
+async def test_texts_are_asked_for_as_they_were_given(directory: Path, archive: Archive) -> None:
+    """A text that is stored with escapes is found in the archive as in the trail."""
+    then = datetime.now(UTC) - timedelta(37)
+    files = TrailFiles(directory, durable=False, now=lambda: then)
+    files.append([chain.body(AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m", user_id="\udcff"))])
+    files.close()
+    trail = trail_in(directory, archive=archive)
+    assert len(await trail.get_events(user_id="\udcff")) == 1
+    await trail.apply_retention()
+    assert len(await trail.get_events(user_id="\udcff")) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.one_backend
 async def test_page_by_page(directory: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,9 @@ UNABLE: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "it dies later": lambda patch: patch.setattr(
         _searchers, "_PROGRAM", "import os, pickle; os.write(1, b'fapilog\\n' + pickle.dumps(1)); os._exit(1)"
     ),
+    "it is of another version": lambda patch: patch.setattr(
+        _searchers, "_PROGRAM", r"import os; os.write(1, b'fapilog\n' + b'cfapilog.later\nEvent\n.'); os._exit(1)"
+    ),
 }
 
 
@@ -277,7 +280,7 @@ def test_without_another_process_it_goes_on_in_its_thread(
     searchers = Searchers()
     for _ in range(2):
         assert len(search(directory, searchers, user_id="alice").run()) == 14
-    assert searchers.is_possible == (how in {"no program", "not allowed", "it dies later"})
+    assert searchers.is_possible == (how in {"no program", "not allowed", "it dies later", "it is of another version"})
 
 
 HANGING = "import sys; sys.stdout.write('fapilog\\n'); sys.stdout.flush(); sys.stdin.read()"

@@ -6,11 +6,15 @@ import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus
 from fapilog.record import chain
+from fapilog.storage import _care
+from fapilog.storage._anchor import Anchor
+from fapilog.storage._days import write_anchor
 from fapilog.storage._recovering import recover
 from fapilog.storage.files import FileStorage
 from fapilog.tasks.loops import without_loop
@@ -147,6 +151,29 @@ def test_a_file_that_is_gone_or_cut(tmp_path: Path, harm: Callable[[Path], objec
     assert found.keys() == {"files"}
     assert f"{DAYS[day + 1]} goes on behind record {3 * (day + 1)}" in found["files"]
     assert status(tmp_path) is ChainStatus.GAP
+
+
+@pytest.mark.parametrize("step", ["names", "reading"])
+def test_a_day_that_retention_removes_meanwhile_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A look during which the first day is removed, before or after it is listed, finds nothing wrong."""
+    five_days(tmp_path)
+    head = chain.follow(chain.EMPTY, (tmp_path / DAYS[0]).read_bytes().splitlines())
+    assert head.checksum is not None
+    removal = Anchor(sequence_number=3, checksum=head.checksum, file=DAYS[0], record=16)
+    former = getattr(_care, step)
+
+    def meanwhile(*args: Any) -> Any:
+        monkeypatch.undo()
+        found = former(*args) if step == "names" else None
+        write_anchor(tmp_path, removal)
+        if step == "reading":
+            (tmp_path / DAYS[0]).unlink()
+        return found or former(*args)
+
+    monkeypatch.setattr(_care, step, meanwhile)
+    assert concerns(tmp_path) == {}
 
 
 def test_a_running_process_sees_a_file_go_and_come(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,18 +24,10 @@ from fapilog.storage.protocol import head_of
 from fapilog.storage.replication import Replication
 from fapilog.storage.sqlite import SQLiteStorage
 from tests.doubles.aged_trails import aged_trail, day_file
-from tests.doubles.postgres import Server, with_service
 
 pytestmark = [pytest.mark.real_time, pytest.mark.may_block, pytest.mark.one_backend]
 
 Make = Callable[[str], AuditStorage]
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Server]:
-    pytest.importorskip("psycopg")
-    with with_service() as started:
-        yield started
 
 
 @pytest.fixture(params=["files", "sqlite", "postgres"])

@@ -1,5 +1,6 @@
 """The storage in memory, beyond what every storage must do."""
 
+import json
 import os
 import sys
 from types import FrameType
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus
+from fapilog.record.chain import EMPTY, MAX_RECORD_BYTES, body, seal
 from fapilog.storage.memory import MemoryStorage
 from fapilog.tasks.loops import without_loop
 
@@ -37,6 +39,25 @@ async def test_what_is_kept_is_what_a_file_would_hold() -> None:
     assert b"\\u001b[0m \\u2028" in line
     assert storage.events == await storage.read(0, 10)
     assert storage.events[0].metadata == {"n": [1, None, {"x": 0.5}]}
+
+
+async def test_lines_that_can_not_be_read_are_refused() -> None:
+    """Of a record that has something else in a member nothing is stored, and the error is that of all storages."""
+    storage = MemoryStorage()
+    whole, _ = seal(body(an_event()), 1, None)
+    line, _ = seal(body(an_event("m")).replace(b'"message":"m"', b'"message":5'), 2, json.loads(whole)["checksum"])
+    with pytest.raises(AuditStorageError, match="a record is of a kind that can't be read here; nothing is appended"):
+        await storage.append_lines(EMPTY, [whole.rstrip(b"\n"), line.rstrip(b"\n")])
+    assert await storage.append_lines(EMPTY, [whole.rstrip(b"\n")])
+    assert [event.message for event in storage.events] == ["m"]
+
+
+async def test_what_no_storage_can_read_again_is_refused() -> None:
+    """An event that makes a longer record than there can be is refused, as by a storage in files."""
+    storage = MemoryStorage()
+    with pytest.raises(AuditStorageError, match=f"an event of at most {MAX_RECORD_BYTES} bytes can be stored"):
+        await storage.append(an_event("x" * MAX_RECORD_BYTES))
+    assert storage.events == []
 
 
 async def test_damage_is_named() -> None:

@@ -1,5 +1,6 @@
 """The storage in PostgreSQL, beyond what every storage must do."""
 
+import itertools
 import math
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,15 +19,17 @@ pytest.importorskip("psycopg")
 
 import anyio
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus
 from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _ranges
-from fapilog.storage.postgres import PostgresStorage, _reading, install_schema, schema_sql
+from fapilog.storage.postgres import PostgresStorage, _reading, connection, install_schema, schema_sql
 from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
 from fapilog.storage.postgres._searching import questions_of
+from fapilog.storage.postgres.connection import Connection
 from fapilog.storage.postgres.connection import Server as ServerAt
 from fapilog.storage.protocol import EventFilter
 from fapilog.tasks.loops import without_loop
@@ -90,6 +94,7 @@ async def test_it_keeps_the_contract(database: Server) -> None:
     await check_storage(lambda place: PostgresStorage(database.dsn(user="service"), place), damage=damage)
 
 
+@pytest.mark.slow
 @pytest.mark.one_backend
 @pytest.mark.parametrize("few", [1, 8])
 async def test_times_are_found_wherever_a_clock_was_wrong(
@@ -449,6 +454,8 @@ def test_arguments_are_checked() -> None:
             PostgresStorage(dsn, "t")
         assert "hunter2" not in str(caught.value)
         assert caught.value.__context__ is None
+    with pytest.raises(ValueError, match=r"^dsn: expected a whole number as connect_timeout; got something else$"):
+        PostgresStorage("host=h connect_timeout=hunter2", "t")
     for trail, error in (("", ValueError), ("x" * 201, ValueError), ("\0", ValueError), (1, TypeError)):
         with pytest.raises(error, match=r"^trail: expected "):
             PostgresStorage("", trail)  # type: ignore[arg-type]
@@ -463,6 +470,36 @@ def test_arguments_are_checked() -> None:
     ) as refused:
         append(storage, "a")
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "timeout", "expected"),
+    [
+        ("host=a", 10, "10"),
+        ("host=a", 0.1, "2"),
+        ("host=a", math.inf, "2147484"),
+        ("host=a,b,c", 10, "4"),
+        ("host=a,b,c", 1, "2"),
+        ("hostaddr=127.0.0.1,127.0.0.2", 10, "5"),
+        ("host=a connect_timeout=3", 10, "3"),
+        ("host=a connect_timeout=30", 10, "10"),
+        ("host=a connect_timeout=-1", 10, "10"),
+    ],
+)
+def test_each_host_has_its_share_of_the_time(
+    dsn: str, timeout: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is gone without a word leaves time for the next one."""
+    asked: list[str] = []
+
+    def connect(conninfo: str, **_: Any) -> Any:
+        asked.append(str(conninfo_to_dict(conninfo)["connect_timeout"]))
+        raise psycopg.OperationalError
+
+    monkeypatch.setattr(Connection, "connect", connect)
+    with pytest.raises(psycopg.OperationalError):
+        ServerAt(dsn).connect(timeout)
+    assert asked == [expected]
 
 
 @pytest.mark.parametrize("forwards", [True, False])
@@ -524,6 +561,16 @@ def test_a_server_that_does_not_answer_is_given_up(
         os.kill(pid, signal.SIGCONT)
     append(storage, "c")
     assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["a", "c"]
+
+
+def test_who_has_waited_behind_others_in_vain_waits_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call whose time is over when its turn comes, and that has no connection, asks for none."""
+    link = PostgresStorage("host=127.0.0.1 port=1", "t").link()
+    monkeypatch.setattr(ServerAt, "connect", lambda *_: pytest.fail("it asks for a connection"))
+    now = itertools.chain([0.0], itertools.repeat(11.0))
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    with pytest.raises(AuditStorageError, match=r"^cannot look in PostgreSQL 127.0.0.1:1/\S+: no answer in time$"):
+        link.call("look", lambda _: None, 10)
 
 
 def test_a_wait_is_given_up_by_another_thread(database: Server) -> None:

@@ -20,25 +20,12 @@ from fapilog.storage.protocol import AuditStorage, EventFilter, head_of
 from fapilog.tasks.loops import without_loop
 from tests.doubles.commands import Run, runs
 from tests.doubles.cutting_proxy import CuttingProxy
-from tests.doubles.postgres import Server, with_service
+from tests.doubles.postgres import Server
 
 pytestmark = [pytest.mark.real_time, pytest.mark.slow]
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EMPTY = ChainHead(0, None)
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Server]:
-    """Run a server with the tables, and the role of a service."""
-    with with_service() as started:
-        yield started
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """Return the name of a trail of the test's own."""
-    return str(request.node.name)
 
 
 @pytest.fixture
@@ -222,3 +209,23 @@ def test_the_command(
         assert (code, out) == (expected, "")
         assert words in " ".join(err.replace("│", "").split())
         assert "hunter2" not in err
+
+
+def test_a_copy_is_asked_by_the_same_commands(
+    tmp_path: Path, database: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`fapilog show`, `count` and `verify` say of a trail in the database what they say of the files."""
+    pytest.importorskip("typer")
+    run: Run = runs(monkeypatch, capsys)
+    without_loop(files(tmp_path / "from", 7))
+    there = (uri(database), "--trail", "asked")
+    assert run("copy", tmp_path / "from", *there)[0] == 0
+    for command, *options in (
+        ("show", "--user", "user-1"),
+        ("show", "--oldest-first", "--limit", 2, "--json"),
+        ("count", "--by", "user_id"),
+        ("verify",),
+    ):
+        assert run(command, *there, *options) == run(command, tmp_path / "from", *options)
+    code, out, err = run("show", uri(database), "--trail", "another")
+    assert (code, out, "there is no trail in PostgreSQL" in err, "hunter2" in err) == (2, "", True, False)

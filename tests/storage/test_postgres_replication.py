@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,9 @@ from fapilog.storage.protocol import AuditStorage, EventFilter, head_of
 from fapilog.storage.replication import Replication, ReplicationState
 from fapilog.tasks.loops import without_loop
 from tests.doubles.commands import Run, runs
-from tests.doubles.postgres import Server, followed, with_service
+from tests.doubles.postgres import Server, followed
 
 pytestmark = [pytest.mark.real_time, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def database() -> Iterator[Server]:
-    """Run a server with the tables, and the role of a service."""
-    with with_service() as started:
-        yield started
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
-    """Return the name of a trail of the test's own."""
-    return str(request.node.name)
 
 
 def target(database: Server, trail: str) -> PostgresStorage:

@@ -17,6 +17,7 @@ from fapilog.core._reading import counted, member_of_events
 from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _lines
+from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -124,6 +125,31 @@ def test_what_is_found_by_its_bytes_is_what_is_found_by_its_values(
         assert sum(trail.sync.count_by("user_id", **asked).values()) == len(expected)
 
 
+async def test_names_of_metadata_are_asked_for_as_they_were_given() -> None:
+    """A name that is no text, or has what is stored as an escape, is the text that the trail has made of it."""
+    trail = AuditTrail(storage=MemoryStorage())
+    odd: dict[Any, Any] = {1: "one", "\udcff": {"\udcfe": 2}}
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata=odd)
+    names: list[dict[Any, Any]] = [{1: "one"}, {"1": "one"}, {"\udcff.\udcfe": 2}]
+    for asked in names:
+        assert len(await trail.get_events(metadata=asked)) == 1
+    assert await trail.get_events(metadata={2: "one"}) == []  # type: ignore[dict-item]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"metadata": "x"}, r"^metadata: expected a mapping of names to values; got a str"),
+        ({"limit": 1.5}, r"^limit: expected a whole number; got a float"),
+    ],
+)
+async def test_what_can_not_be_asked_is_refused(asked: Any, message: str) -> None:
+    """A question of another type is an error at once, which names the condition, in every storage."""
+    with pytest.raises(TypeError, match=message):
+        await AuditTrail(storage=MemoryStorage()).get_events(**asked)
+
+
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_lines, "_BLOCK_BYTES", 700)
@@ -211,7 +237,9 @@ async def test_a_count_by_nothing_that_events_have(
         ({"before": -1}, ValueError, "^before: expected"),
         ({"min_level": "loud"}, ValueError, "^min_level: expected one of debug"),
         ({"event_type": ["nonsense"]}, ValueError, "^event_type: expected one of"),
-        ({"userid": "x"}, TypeError, "userid"),
+        ({"userid": "x"}, TypeError, "^there is no condition userid; did you mean user_id"),
+        ({"xyzzy": "x"}, TypeError, "^there is no condition xyzzy(?!;)"),
+        ({"metadata": "status=403"}, TypeError, "^metadata: expected a mapping"),
     ],
 )
 async def test_a_question_that_makes_no_sense(tmp_path: Path, asked: Any, error: type[Exception], says: str) -> None:

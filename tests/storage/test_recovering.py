@@ -1,7 +1,9 @@
 """Damage is sealed as it was found: the trail goes on, and no verification says again that it is intact."""
 
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 
 from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus, FileStorage
+from fapilog.storage import _directory
+from fapilog.storage._directory import closing
 from fapilog.storage._recovering import recover
 from tests.doubles.trail_oracle import lines
 
@@ -152,6 +156,32 @@ def test_there_is_nothing_to_recover(tmp_path: Path, tail: bytes) -> None:
     content = [file.read_bytes() for file in files]
     assert recover(tmp_path, "x") is None
     assert [file.read_bytes() for file in files] == content
+
+
+def test_a_lock_that_another_program_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `flock DIR program` it is an error, as for a writer, and no wait for ever."""
+    monkeypatch.setattr(_directory, "_PATIENCE", 0.05)
+    DAMAGES["a line that is none"][0](written(tmp_path))
+    with closing(os.open(tmp_path, os.O_RDONLY)) as fd:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match=r"its lock was held for 0.05 s by "):
+            recover(tmp_path, "why")
+    assert recover(tmp_path, "why") is not None
+
+
+@pytest.mark.parametrize("end", [b"", b'{"v":2,'])
+def test_a_record_has_one_number_from_either_side(tmp_path: Path, end: bytes) -> None:
+    """Behind sealed damage up to the end, each record has the same number with the oldest and with the newest first."""
+    files = written(tmp_path)
+    for file in files[1:]:
+        file.write_bytes(file.read_bytes().replace(b"alice", b"mally"))
+    files[2].write_bytes(files[2].read_bytes() + end)
+    number, _ = recover(tmp_path, "ticket 7") or (0, None)
+    assert number == 13 + bool(end)
+    trail = AuditTrail(storage_path=tmp_path).sync
+    found = {event.event_id: event.sequence_number for event in trail.events(oldest_first=True)}
+    assert list(found.values()) == [*range(1, 13), number]
+    assert {event.event_id: event.sequence_number for event in trail.get_events()} == found
 
 
 def test_a_damaged_trail_still_takes_nothing_by_itself(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Edge mode: a trail in files is replicated, once and in order, whatever is away and for however long."""
 
+import itertools
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -147,7 +149,9 @@ async def test_the_target_is_away_for_hours(
             assert "the target is away" in str(replication.problem)
             assert replication.state.pending == 2
             assert replication.state.oldest is not None
-            pauses = [later - earlier for earlier, later in zip(target.asked, target.asked[1:], strict=False)]
+            # It is asked for its head, too, when it has taken no records.
+            asked = sorted(set(target.asked))
+            pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
             assert 1 <= pauses[0] <= 10
             assert 60 <= max(pauses) <= 95
             assert len(pauses) < 70
@@ -222,6 +226,15 @@ async def test_waiting_for_too_long_is_an_incident(trail: FileStorage, target: T
     assert [kind for kind, _ in of_replica(recorder)] == ["component_failure", "component_recovery"]
 
 
+async def test_a_record_may_wait_for_ever(trail: FileStorage, target: Target) -> None:
+    """Without a limit a record that waits is no concern."""
+    await append(trail, 1)
+    replication = Replication(trail.directory, target, lag_limit=math.inf)
+    await replication.catch_up()
+    await append(trail, 1)
+    assert "replica" not in await trail.concerns()
+
+
 @pytest.mark.usefixtures("_always")
 async def test_another_trail_in_the_target_is_an_incident_at_once(trail: FileStorage, target: Target) -> None:
     """Where somebody else has written into the target, it is said what was found, and nothing is changed there."""
@@ -253,6 +266,41 @@ async def test_damage_is_not_replicated(trail: FileStorage, target: Target) -> N
     with pytest.raises(TrailMismatchError, match="record 1 was altered"):
         await Replication(trail.directory, target).catch_up()
     assert target.events == []
+
+
+async def test_it_is_entered_once_at_a_time(trail: FileStorage, target: Target) -> None:
+    """To enter it while it is entered is refused; when it is left, nothing is copied any more."""
+    async with Replication(trail.directory, target) as replication:
+        with pytest.raises(ValueError, match=r"^replication replica: expected one that is not entered; got one that"):
+            await replication.__aenter__()
+    await append(trail, 1)
+    await anyio.sleep(100)
+    assert target.events == []
+    async with replication:
+        await until(lambda: target.events)
+
+
+async def test_several_at_once_copy_each_record_once(
+    trail: FileStorage, target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever comes second finds the records there, and returns the same head."""
+    await append(trail, 150)
+    one, other = Replication(trail.directory, target), Replication(trail.directory, target)
+    heads: set[ChainHead] = set()
+
+    async def catch_up(replication: Replication) -> None:
+        heads.add(await replication.catch_up())
+
+    async with anyio.create_task_group() as tasks:
+        for replication in (one, one, other):
+            tasks.start_soon(catch_up, replication)
+    assert heads == {await head_of(trail)}
+    assert caplog.records == []
+    await require_same(trail, target)
+    # Each knows the head by now, and one of them no longer the newest.
+    for replication in (one, other):
+        await append(trail, 1)
+        assert await replication.catch_up() == await head_of(trail)
 
 
 @pytest.mark.slow

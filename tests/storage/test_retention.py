@@ -1,9 +1,11 @@
 """Retention: what is old enough is compressed, archived and removed, and nothing else; and the rest verifies."""
 
+import asyncio
 import contextlib
 import gzip
 import json
 import sqlite3
+import threading
 from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +27,7 @@ from fapilog import (
     Route,
 )
 from fapilog.record.kinds import ComplianceLevel
+from fapilog.storage import retention
 from fapilog.storage._anchor import ANCHOR
 from fapilog.storage._days import alone
 from fapilog.storage._directory import closing
@@ -139,6 +142,13 @@ async def test_days_are_compressed(directory: Path) -> None:
 
 
 @pytest.mark.one_backend
+async def test_ages_beyond_all_days(directory: Path) -> None:
+    """An age that no day can have, of more days than Python counts, is one that nothing is old enough for."""
+    trail = trail_in(directory, 10**12, archive_after_days=10**12)
+    assert (await trail.apply_retention()).days == ()
+
+
+@pytest.mark.one_backend
 async def test_the_newest_file_stays(tmp_path: Path) -> None:
     """Neither the newest file nor today's is touched, however little is asked to be kept."""
     directory = aged_trail(tmp_path / "old", (400, 300))
@@ -174,6 +184,29 @@ async def test_the_archive_is_a_trail(directory: Path, tmp_path: Path) -> None:
     # The next days follow those that are there.
     await trail_in(directory, 5).apply_retention(archive=archive)
     assert verified(archive) == (True, ChainStatus.OK, 12, None)
+
+
+@pytest.mark.one_backend
+async def test_a_day_that_no_archive_takes_stays_with_all_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too large to be compressed, and so is not archived, is not removed with the days around it."""
+    for age, count in ((40, 3), (39, 30), (38, 3), (1, 3)):
+        aged_trail(tmp_path / "trail", [age], count=count)
+    monkeypatch.setattr(retention, "MAX_SIZE", (tmp_path / "trail" / day_file(39)).stat().st_size - 1)
+    policy = CompliancePolicy(archive_after_days=30, retention_days=30)
+    trail = AuditTrail(policy, tmp_path / "trail", archive=tmp_path / "archive")
+    for _ in range(2):
+        # The next run would delete what this one has taken for removed.
+        report = await trail.apply_retention()
+        assert [day.kept for day in report.days][-2:] == ["it is too large to be compressed", "an older day is kept"]
+        kept = [day_file(39), day_file(38) + ".gz"]
+        assert [name for name in files(tmp_path / "trail") if name < day_file(1)] == kept
+    assert numbers(tmp_path / "trail")[:1] == [4]
+    await trail.stop()
+    # Without an archive nothing has to be compressed first.
+    await trail_in(tmp_path / "trail").apply_retention()
+    assert [name for name in files(tmp_path / "trail") if name < day_file(1)] == []
 
 
 @pytest.mark.one_backend
@@ -408,6 +441,33 @@ async def test_one_at_a_time(directory: Path) -> None:
         with pytest.raises(AuditStorageError, match="another process applies retention"):
             add_hold(directory, "case 7")
     assert files(directory) == [day_file(age) for age in AGES]
+
+
+def test_a_run_that_is_cancelled_at_its_beginning_keeps_no_lock(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that asyncio cancels while the lock is being taken gives it up: the next run is not refused."""
+
+    async def cancelled() -> None:
+        loop, begun, may_end = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        def slowly(directory: Path) -> int:
+            loop.call_soon_threadsafe(begun.set)
+            may_end.wait()
+            return alone(directory)
+
+        monkeypatch.setattr(retention, "alone", slowly)
+        task = loop.create_task(trail_in(directory).apply_retention())
+        await begun.wait()
+        task.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancelled())
+    monkeypatch.undo()
+    assert len(trail_in(directory).sync.apply_retention().days) == 3
 
 
 @pytest.mark.one_backend

@@ -469,6 +469,25 @@ def test_many_days(s3: S3, bucket: str) -> None:
     client.close()
 
 
+@pytest.mark.parametrize("endpoint", ["https://u:hunter2@[", "https://u:hunter2@x y", "http://u:hunter2@:80"])
+def test_an_endpoint_that_is_no_address(endpoint: str) -> None:
+    """What boto3 takes for no address is an error of the archive, without the password in it."""
+    with pytest.raises(AuditStorageError, match=r"^s3://bucket: the endpoint is no address; nothing is deleted$"):
+        S3Archive("bucket", endpoint=endpoint, region="eu-west-1").sizes()
+
+
+@pytest.mark.parametrize("answer", [{}, {"NextContinuationToken": "x"}], ids=["no token", "one token for ever"])
+def test_a_list_without_an_end(answer: dict[str, str]) -> None:
+    """A service that knows of more objects, and does not list them, is refused: a part is not taken for all."""
+
+    class Client:
+        def list_objects_v2(self, **_: object) -> object:
+            return {"IsTruncated": True, "Contents": [{"Key": "audit_2026-01-01.jsonl.gz", "Size": 1}], **answer}
+
+    with pytest.raises(AuditStorageError, match=r"^s3://bucket: there are more than 1 objects, and S3 does not list"):
+        S3Archive("bucket", client=Client()).sizes()
+
+
 # -- the trail
 
 

@@ -1,6 +1,7 @@
 """The storage in SQLite, beyond what every storage must do."""
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import stat
@@ -24,6 +25,7 @@ from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage
 from fapilog.tasks.loops import without_loop
 from tests.doubles.file_systems import mounted
+from tests.doubles.interrupting import interrupted_at
 
 
 def an_event(message: str = "m", **fields: Any) -> AuditEvent:
@@ -241,6 +243,50 @@ def test_another_process_that_does_not_end_is_named(
         assert len(without_loop(storage.read(0, 10))) == 1
     append(storage, "b")
     assert len(without_loop(storage.read(0, 10))) == 2
+
+
+def test_a_reader_is_not_in_the_way_in_a_copy(
+    storage: SQLiteStorage, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy by VACUUM INTO, which is in another mode, takes events while others read, as the trail does."""
+    append(storage, "one")
+    change(path, f"VACUUM INTO '{tmp_path}/copy.db'")
+    copy = SQLiteStorage(tmp_path / "copy.db", durability="write")
+    with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM records").fetchall()
+        # Only the change of the mode waits for readers.
+        monkeypatch.setattr(_database, "pause", reader.rollback)
+        append(copy, "two")
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM records").fetchall()
+        append(copy, "three")
+        reader.execute("ROLLBACK")
+    without_loop(copy.aclose())
+    assert without_loop(copy.verify()).events_checked == 3
+
+
+def test_whoever_interrupts_the_opening_leaves_it_to_the_next_event(tmp_path: Path) -> None:
+    """Wherever Ctrl+C comes while the file is opened, the next event is stored, and is synced."""
+
+    def interrupt() -> None:
+        interrupted.append(1)
+        raise KeyboardInterrupt
+
+    for line in itertools.count(1):
+        interrupted: list[int] = []
+        storage = SQLiteStorage(tmp_path / f"{line}.db")
+        with contextlib.suppress(KeyboardInterrupt), interrupted_at(line, Path(_database.__file__), interrupt):
+            append(storage, "interrupted")
+        if not interrupted:
+            break
+        append(storage, "next")
+        connection = storage._writer._connection
+        assert connection is not None
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        without_loop(storage.aclose())
+    assert line > 20
 
 
 def test_long_records_are_read_page_by_page(storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch) -> None:

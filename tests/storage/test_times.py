@@ -364,7 +364,7 @@ def test_with_its_day_the_index_forgets_it(tmp_path: Path, monkeypatch: pytest.M
     line = (tmp_path / NAME).read_bytes().splitlines()[-1]
     checksum = chain.follow(chain.head_before(line), [line]).checksum
     assert checksum is not None
-    remove_days(tmp_path, [NAME], Anchor(sequence_number=20, checksum=checksum, file=NAME, record=60))
+    remove_days(tmp_path, Anchor(sequence_number=20, checksum=checksum, file=NAME, record=60))
     assert NAME.encode() not in (tmp_path / INDEX).read_bytes()
     assert b"audit_2026-03-02.jsonl" in (tmp_path / INDEX).read_bytes()
     assert (tmp_path / INDEX).stat().st_mode & 0o777 == 0o640

@@ -1,24 +1,48 @@
-"""The place of a trail, as a command gets it: a directory, or the address of an archive."""
+"""The place of a trail, as a command gets it: a directory, a file of SQLite, a database, or an archive."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail
+from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, FileStorage
+from .._extras import MissingExtraError
 from ..record.chain import ChainError
-from ..storage._archivereader import ArchiveReader
 from ..storage._directory import cannot
-from ..storage._reader import TrailReader
 from ..storage._together import verify_together
 from ..storage.archive import Archive, is_address, require_archive
 from ..storage.archived import ArchiveStorage
-from ..tasks.threads import in_thread
+from ..storage.protocol import AuditStorage
+from ..storage.sqlite import SQLiteStorage
+from ._ending import failed, plain
 
-__all__ = ["Place", "WithArchive", "archive_at", "reader_of", "trail_in", "verified"]
+if TYPE_CHECKING:
+    from ..storage.postgres import PostgresStorage
+
+__all__ = [
+    "Place",
+    "Where",
+    "WithArchive",
+    "WithName",
+    "archive_at",
+    "in_postgres",
+    "is_dsn",
+    "named",
+    "opened",
+    "place_of",
+    "require_trail",
+    "storage_at",
+    "verified",
+]
+
+_FILES: Final = (".db", ".sqlite", ".sqlite3")
+
+Where: TypeAlias = "Path | AuditStorage"
+"""The directory of a trail, or its storage."""
 
 
 def archive_at(given: str) -> Archive:
@@ -29,17 +53,28 @@ def archive_at(given: str) -> Archive:
         raise typer.BadParameter(str(error).removeprefix("archive: ")) from None
 
 
-def _place(given: str) -> Path | Archive:
+def _place(given: str) -> Where | str:
+    if is_dsn(given):
+        return given
     if is_address(given):
-        return archive_at(given)
+        return ArchiveStorage(archive_at(given))
     path = Path(given)
-    if not path.is_dir():
-        raise typer.BadParameter(f"Directory {given!r} {'is a file' if path.exists() else 'does not exist'}.")
-    return path
+    if not path.exists():
+        raise typer.BadParameter(f"Directory {given!r} does not exist.")
+    return SQLiteStorage(path) if path.is_file() else path
 
 
 Place = Annotated[
-    Any, typer.Argument(metavar="DIR", help="Where the trail is; s3://BUCKET/PREFIX for an archive.", parser=_place)
+    Any,
+    typer.Argument(
+        metavar="DIR",
+        help="Where the trail is: a directory, a file of SQLite, postgresql://HOST/DATABASE with --trail,"
+        " or s3://BUCKET/PREFIX for an archive.",
+        parser=_place,
+    ),
+]
+WithName = Annotated[
+    str | None, typer.Option("--trail", metavar="NAME", help="The name of the trail in PostgreSQL.", show_default=False)
 ]
 WithArchive = Annotated[
     Any,
@@ -47,26 +82,43 @@ WithArchive = Annotated[
 ]
 
 
-def trail_in(place: Path | Archive, archive: Archive | None = None) -> AuditTrail:
-    """Return the trail at *place*, together with its *archive*."""
+def named(place: Where | str, trail: str | None) -> Where:
+    """Return *place*, in which a database has a *trail* of that name; raises as `storage_at`."""
+    if isinstance(place, str):
+        return in_postgres(place, trail, "DIR")
+    if trail is not None:
+        raise typer.BadParameter("expected a trail in PostgreSQL as DIR", param_hint="--trail")
+    return place
+
+
+def require_trail(place: Where) -> None:
+    """Raise AuditStorageError if there is no trail at *place*: that another place has no such event is no answer."""
     if isinstance(place, Path):
-        return AuditTrail(storage_path=place, archive=archive)
-    if archive is not None:
-        raise typer.BadParameter("expected the directory of the trail as DIR; got an archive", param_hint="--archive")
-    return AuditTrail(storage=ArchiveStorage(place))
+        is_there = any(place.glob("audit_*.jsonl*"))
+    else:
+        with opened(place) as trail:
+            is_there = trail.sync.head().sequence_number > 0
+    if not is_there:
+        raise AuditStorageError(f"there is no trail in {place}")
 
 
-async def verified(
-    place: Path | Archive, archive: Archive | None, progress: Callable[[int], None]
-) -> AuditChainVerificationResult:
+@contextmanager
+def opened(place: Where, archive: Archive | None = None) -> Generator[AuditTrail]:
+    """Give the trail at *place*, together with its *archive*; its files and connections are closed at the end."""
+    if archive is not None and not isinstance(place, Path):
+        raise typer.BadParameter(f"expected the directory of the trail as DIR; got {place}", param_hint="--archive")
+    trail = AuditTrail(storage_path=place, archive=archive) if isinstance(place, Path) else AuditTrail(storage=place)
+    try:
+        yield trail
+    finally:
+        trail.sync.stop()
+
+
+def verified(place: Where, archive: Archive | None, progress: Callable[[int], None]) -> AuditChainVerificationResult:
     """Return the verdict on the trail at *place*, and on its *archive*; raise AuditStorageError as that does."""
-    trail = trail_in(place, archive)
     if archive is None or not isinstance(place, Path):
-        return await trail.verify_chain_from_storage(progress)
-    return await in_thread(_together, place, archive, progress)
-
-
-def _together(place: Path, archive: Archive, progress: Callable[[int], None]) -> AuditChainVerificationResult:
+        with opened(place, archive) as trail:
+            return trail.sync.verify_chain_from_storage(progress)
     directory = place.absolute()
     try:
         return verify_together(directory, archive, progress)
@@ -76,6 +128,46 @@ def _together(place: Path, archive: Archive, progress: Callable[[int], None]) ->
         raise cannot("read", directory, error) from None
 
 
-def reader_of(place: Path | Archive) -> TrailReader:
-    """Return a reader of the trail at *place*."""
-    return TrailReader(place.absolute(), durable=False) if isinstance(place, Path) else ArchiveReader(place)
+def is_dsn(given: str) -> bool:
+    """Return whether *given* is the address of a database, as in postgresql://clinic@host/audit."""
+    return given.startswith(("postgresql://", "postgres://"))
+
+
+def storage_at(given: str, trail: str | None, hint: str) -> AuditStorage:
+    """
+    Return the storage that an argument names; nothing is opened.
+
+    Args:
+        given: The argument.
+        trail: The name of the trail, for a database.
+        hint: The name of the argument, for messages.
+
+    Raises:
+        typer.BadParameter: It names none.
+        typer.Exit: psycopg is missing; that is said.
+    """
+    if is_dsn(given):
+        return in_postgres(given, trail, hint)
+    path = Path(given)
+    is_file = path.is_file() or (not path.exists() and path.suffix in _FILES)
+    return SQLiteStorage(path) if is_file else FileStorage(path)
+
+
+def in_postgres(dsn: str, trail: str | None, hint: str) -> PostgresStorage:
+    """Return the storage of a trail in a database; raises as `storage_at`."""
+    try:
+        from ..storage.postgres import PostgresStorage  # noqa: PLC0415  an extra of its own
+    except MissingExtraError as missing:
+        raise failed(missing) from None
+    if trail is None:
+        raise typer.BadParameter("a database holds many trails: expected the name of one", param_hint="--trail")
+    try:
+        return PostgresStorage(dsn, trail)
+    except ValueError as error:
+        # It contains nothing of the DSN, which may have a password.
+        raise typer.BadParameter(str(error), param_hint=hint) from None
+
+
+def place_of(given: str, storage: AuditStorage) -> str:
+    """Return the place of *storage*, which the argument *given* names, to be printed."""
+    return plain(str(storage) if is_dsn(given) else given)

@@ -15,16 +15,15 @@ from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Place, Queue
 from ..delivery.outbox._rows import Status
 from ..record.values import text
-from .places import in_postgres, is_dsn
-from .receipts import as_json, listing, plain, receipts
+from ._ending import NO, failed, plain
+from ._place import in_postgres, is_dsn
+from .receipts import as_json, listing, receipts
 from .screen import Output
 
 __all__ = ["alerts", "discard", "list_", "retry", "show"]
 
 T = TypeVar("T")
 
-_NOT_THERE: Final = 1
-_CANNOT: Final = 2
 # Reasons why an alert could not be retried or discarded.
 _WHY_NOT: Final[dict[str, str]] = {
     "pending": "it is being sent",
@@ -113,8 +112,7 @@ def show(
         lambda queue: [(each, queue.attempts(each.outbox, event_id)) for each in queue.alerts(event_id=event_id)],
     )
     if not found:
-        typer.echo(f"fapilog: {plain(event_id)}: there is no such alert", err=True)
-        raise typer.Exit(_NOT_THERE)
+        raise failed(f"{event_id}: there is no such alert", NO)
     if as_lines_of_json:
         for alert, attempts in found:
             typer.echo(as_json(alert, attempts))
@@ -212,8 +210,7 @@ def _transact(place: Place, outbox: str | None, call: Callable[[Queue], T], *, w
     try:
         [result] = place.run([checked], writes=writes)
     except OutboxError as error:
-        typer.echo(f"fapilog: {plain(str(error))}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(error) from None
     finally:
         place.close()
     return result
@@ -237,7 +234,7 @@ def _change(
     for event_id, why in failures.items():
         typer.echo(f"fapilog: {plain(event_id)}: {why}", err=True)
     if failures:
-        raise typer.Exit(_NOT_THERE)
+        raise typer.Exit(NO)
 
 
 def _why_not(queue: Queue, outbox: str | None, event_id: str) -> str:

@@ -1,18 +1,15 @@
 """Check a configuration, and say everything that is wrong with it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from .. import AuditTrail
 from ..config import ConfigError, options_from_env, options_from_toml
-from .receipts import plain
+from ._ending import NO, failed, plain
 
 __all__ = ["check_config"]
-
-_NOT_AS_IT_SHOULD_BE: Final = 1
-_CANNOT: Final = 2
 
 
 def check_config(
@@ -35,19 +32,15 @@ def check_config(
         options = options_from_env() if env else options_from_toml(file)
     except ConfigError as error:
         for problem in error.problems:
-            typer.echo(plain(f"{place}: {problem}"))
-        raise typer.Exit(_NOT_AS_IT_SHOULD_BE) from None
+            # Of a file that is no TOML, it begins with the file already.
+            typer.echo(plain(problem if problem.startswith(f"{place}: ") else f"{place}: {problem}"))
+        raise typer.Exit(NO) from None
     except OSError as error:
-        raise _unreadable(file, error.strerror) from None
+        raise failed(f"{file}: {error.strerror}") from None
     except ValueError as error:
         # The path begins with the home directory of an unknown user.
-        raise _unreadable(file, str(error)) from None
+        raise failed(f"{file}: {error}") from None
     typer.echo(plain(f"{place}: {_described(options)}"))
-
-
-def _unreadable(file: Path, words: str | None) -> typer.Exit:
-    typer.echo(plain(f"fapilog: {file}: {words}"), err=True)
-    return typer.Exit(_CANNOT)
 
 
 def _described(options: dict[str, Any]) -> str:

@@ -23,8 +23,10 @@ from ..record.chain import ChainError
 from ..storage._recovering import recover as seal_damage
 from ..storage._times import Times
 from ..storage.archive import Archive
+from ..storage.archived import ArchiveStorage
 from ..storage.earlier import is_of_earlier, verify_earlier
-from ._place import Place, WithArchive, trail_in, verified
+from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
+from ._place import Place, Where, WithArchive, WithName, named, opened, require_trail, verified
 from .alerts import alerts
 from .check_config import check_config
 from .continue_ import continue_, say
@@ -32,7 +34,6 @@ from .copy import copy
 from .demo import REQUESTS, run
 from .events import count, show, tail
 from .hold import hold
-from .receipts import plain
 from .replicate import replicate
 from .retain import retain
 from .screen import Output, Screen, verdict
@@ -41,9 +42,6 @@ from .storage import storage
 
 __all__ = ["app", "demo", "recover", "send_test", "verify"]
 
-_NOT_AS_IT_SHOULD_BE: Final = 1
-_CANNOT: Final = 2
-_INTERRUPTED: Final = 130
 _LONGEST_REASON: Final = 8192  # characters
 
 app: Final = typer.Typer(
@@ -107,12 +105,12 @@ def demo(
     with _directory(keep) as directory:
         as_it_should_be = anyio.run(functools.partial(run, screen, directory), backend=backend)
     if as_it_should_be is None:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     if keep is None:
         screen.heading(f"The trail was in {directory}. Try: fapilog demo --keep DIR, then fapilog verify DIR")
     else:
         screen.heading(f"The trail is in {directory}. Try: fapilog verify {shlex.quote(str(directory))}")
-    raise typer.Exit(0 if as_it_should_be else _NOT_AS_IT_SHOULD_BE)
+    raise typer.Exit(0 if as_it_should_be else NO)
 
 
 @contextlib.contextmanager
@@ -138,6 +136,7 @@ def verify(
     place: Place,
     *,
     archive: WithArchive = None,
+    name: WithName = None,
     head: Annotated[
         str | None,
         typer.Option(metavar="NUMBER:CHECKSUM", help="A head that it had, for example that of a heartbeat."),
@@ -150,29 +149,28 @@ def verify(
     Names the damage and its place. The trail may be written to meanwhile. Records that were cut off its very end can't
     be seen from inside a chain; with --head it is also checked whether the trail still has that record. A trail of
     fapilog 0.3.5 or earlier is checked by the rules of that version. An archive is checked where it is; with --archive
-    it is checked together with the trail, as one chain, and the days that retention has removed count as there.
+    it is checked together with the trail, as one chain, and the days that retention has removed count as there. A
+    password of a database is best in ~/.pgpass or in PGPASSWORD.
 
     Exit code: 0 if it is intact, 1 if not, 2 if it can't be read or DIR has none.
     """
+    where = named(place, name)
     try:
-        if head is None and isinstance(place, Path) and is_of_earlier(place):
-            raise typer.Exit(say(verify_earlier(place), as_json=as_json))
-        result = anyio.run(_verify, place, archive, None if head is None else _head(head))
+        if head is None and isinstance(where, Path) and is_of_earlier(where):
+            raise typer.Exit(say(verify_earlier(where), as_json=as_json))
+        result = _verify(where, archive, None if head is None else _head(head))
+        if result.valid:
+            require_trail(where)
     except AuditStorageError as error:
-        typer.echo(f"fapilog: {plain(str(error))}", err=True)
-        raise typer.Exit(_CANNOT) from None
-    is_there = any(place.glob("audit_*.jsonl*")) if isinstance(place, Path) else result.events_checked > 0
-    if result.valid and not is_there:
-        typer.echo(f"fapilog: there is no trail in {plain(str(place))}", err=True)
-        raise typer.Exit(_CANNOT)
+        raise failed(error) from None
     if as_json:
         typer.echo(msgspec.json.encode(result))
     else:
         Output().print(verdict(result), soft_wrap=True)
-    if isinstance(place, Path) and (words := Times(place.absolute()).check()):
+    if isinstance(where, Path) and (words := Times(where.absolute()).check()):
         typer.echo(f"fapilog: {plain(words)}", err=True)
     could_not_read = not result.valid and result.first_invalid_sequence is None
-    raise typer.Exit(_CANNOT if could_not_read else 0 if result.valid else _NOT_AS_IT_SHOULD_BE)
+    raise typer.Exit(CANNOT if could_not_read else 0 if result.valid else NO)
 
 
 def _head(given: str) -> ChainHead:
@@ -201,15 +199,12 @@ def recover(
     try:
         sealed = seal_damage(directory.absolute(), reason[:_LONGEST_REASON])
     except OSError as error:
-        typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {error.strerror}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(f"cannot recover {directory}: {error.strerror}") from None
     except ChainError as broken:
         # Damage of a compressed day, or of the anchor: no bytes of records that could be sealed.
-        typer.echo(f"fapilog: cannot recover {plain(str(directory))}: {plain(str(broken))}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(f"cannot recover {directory}: {broken}") from None
     if sealed is None:
-        typer.echo("fapilog: there is nothing to recover", err=True)
-        raise typer.Exit(_NOT_AS_IT_SHOULD_BE)
+        raise failed("there is nothing to recover", NO)
     number, damage = sealed
     typer.echo(
         f"record {number} seals {damage.size} bytes behind record {damage.after}, "
@@ -217,20 +212,19 @@ def recover(
     )
 
 
-async def _verify(
-    place: Path | Archive, archive: Archive | None, head: ChainHead | None
-) -> AuditChainVerificationResult:
+def _verify(where: Where, archive: Archive | None, head: ChainHead | None) -> AuditChainVerificationResult:
     # Not on the standard output, which may be piped while the terminal shows the progress.
     console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
     with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
         task = progress.add_task("", total=None)
-        result = await verified(place, archive, lambda checked: progress.update(task, completed=checked))
+        result = verified(where, archive, lambda checked: progress.update(task, completed=checked))
     if not result.valid or head is None or head == result.pruned:
         return result
-    for each in (place, *([] if archive is None else [archive])):
-        if await trail_in(each).holds(head):
-            return result
+    for each in (where, *([] if archive is None else [ArchiveStorage(archive)])):
+        with opened(each) as trail:
+            if trail.sync.holds(head):
+                return result
     if result.pruned is not None and head.sequence_number < result.pruned.sequence_number:
         words = f"record {head.sequence_number} was removed by retention: whether it had that checksum can't be checked"
         return msgspec.structs.replace(result, valid=False, error_message=words)
@@ -263,8 +257,8 @@ def send_test(
         dispatcher = dispatcher_from_env(to, allow_http=allow_http)
     except ConfigError as error:
         for problem in error.problems:
-            typer.echo(plain(f"fapilog: {problem}"), err=True)
-        raise typer.Exit(_CANNOT) from None
+            typer.echo(plain(f"fapilog: {problem.replace('allow_http=True', '--allow-http')}"), err=True)
+        raise typer.Exit(CANNOT) from None
     has_it, words = anyio.run(send, dispatcher, to, severity)
     typer.echo(words)
-    raise typer.Exit(0 if has_it else _NOT_AS_IT_SHOULD_BE)
+    raise typer.Exit(0 if has_it else NO)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import typer
@@ -11,13 +11,10 @@ from rich.text import Text
 
 from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.earlier import EarlierTrail, as_metadata, is_of_earlier, verify_earlier
-from .receipts import plain
+from ._ending import NO, failed, plain
 from .screen import Output
 
 __all__ = ["continue_", "say"]
-
-_NOT_AS_IT_SHOULD_BE: Final = 1
-_CANNOT: Final = 2
 
 
 def continue_(
@@ -37,15 +34,11 @@ def continue_(
         if found is not None and found.problem is None and not _begun(new, found):
             found = None
     except AuditStorageError as error:
-        typer.echo(f"fapilog: {plain(str(error))}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(error) from None
     if found is None:
-        words = f"expected a trail of the earlier fapilog in {old}, and none in {new}"
-        typer.echo(f"fapilog: {plain(words)}", err=True)
-        raise typer.Exit(_CANNOT)
+        raise failed(f"expected a trail of the earlier fapilog in {old}, and none in {new}")
     if found.problem is not None:
-        typer.echo(f"fapilog: {plain(found.problem)}", err=True)
-        raise typer.Exit(_NOT_AS_IT_SHOULD_BE)
+        raise failed(found.problem, NO)
     typer.echo(f"record 1 in {plain(str(new))} names the {found.records} records of {plain(str(old))}")
 
 
@@ -76,4 +69,4 @@ def say(found: EarlierTrail, *, as_json: bool) -> int:
         runs = "one run" if found.runs == 1 else f"{found.runs} runs, each with a chain of its own"
         words = f"valid: {found.records} records of fapilog 0.3.5 or earlier, in {runs}"
         Output().print(Text(words, style="bold green"), soft_wrap=True)
-    return 0 if found.problem is None else _NOT_AS_IT_SHOULD_BE
+    return 0 if found.problem is None else NO

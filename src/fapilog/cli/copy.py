@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import anyio
 import typer
@@ -13,14 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .. import AuditStorageError, ChainHead, TrailMismatchError
 from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
-from .places import is_dsn, place_of, storage_at
-from .receipts import plain
+from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
+from ._place import is_dsn, place_of, storage_at
 
 __all__ = ["copy"]
-
-_NOT_DONE: Final = 1
-_CANNOT: Final = 2
-_INTERRUPTED: Final = 130
 
 
 def copy(
@@ -41,7 +37,7 @@ def copy(
     services have stopped, copies the rest.
 
     Exit code: 0 if TO has all records and is intact, 1 if FROM is damaged or TO is another trail, 2 if one of the two
-    can't be read or written, 130 if it was interrupted.
+    can't be read or written or FROM has no records, 130 if it was interrupted.
     """
     if source == target or (not is_dsn(source) and Path(source).resolve() == Path(target).resolve()):
         raise typer.BadParameter("expected another place than FROM", param_hint="TO")
@@ -49,15 +45,15 @@ def copy(
         raise typer.BadParameter(f"there is no {plain(source)}", param_hint="FROM")
     if trail is not None and not (is_dsn(source) or is_dsn(target)):
         raise typer.BadParameter("expected FROM or TO in PostgreSQL", param_hint="--trail")
-    there = storage_at(target, trail, "TO")
+    origin, there = storage_at(source, trail, "FROM"), storage_at(target, trail, "TO")
     try:
-        count, head = anyio.run(_copy, storage_at(source, trail, "FROM"), there)
+        count, head = anyio.run(_copy, origin, there)
     except AuditStorageError as error:
-        typer.echo(f"fapilog: {plain(str(error))}", err=True)
-        raise typer.Exit(_NOT_DONE if isinstance(error, TrailMismatchError) else _CANNOT) from None
+        raise failed(error, NO if isinstance(error, TrailMismatchError) else CANNOT) from None
     except KeyboardInterrupt:
-        typer.echo("fapilog: interrupted; the same command goes on from here", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise failed("interrupted; the same command goes on from here", INTERRUPTED) from None
+    if not head.sequence_number:
+        raise failed(f"there is no trail in {place_of(source, origin)}")
     words = "1 record" if count == 1 else f"{count} records"
     place = place_of(target, there)
     typer.echo(f"copied {words}; {place} is intact up to record {head.sequence_number}: {head.checksum}")

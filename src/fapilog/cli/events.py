@@ -5,31 +5,29 @@ from __future__ import annotations
 import functools
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from inspect import Signature, signature
 from pathlib import Path
+from time import sleep
 from typing import Annotated, Any, Final, cast
 
 import msgspec
 import typer
 from rich.table import Table
-from rich.text import Text
 
-from .. import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, DamagedRecord
+from .. import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome, AuditStorageError, DamagedRecord
 from ..core._reading import member_of_events
+from ..record.kinds import member
 from ..storage._holes import up_to
 from ..storage._reader import TrailReader
 from ..storage.protocol import Conditions, EventFilter
-from ._place import Place, WithArchive, reader_of, trail_in
-from .receipts import plain
+from ._ending import INTERRUPTED, failed, plain
+from ._place import Place, WithArchive, WithName, named, opened, require_trail
 from .screen import Output
 
 __all__ = ["count", "show", "tail"]
 
-_CANNOT: Final = 2
-_INTERRUPTED: Final = 130
 _PAGE: Final = 500
 # Seconds.
 _LOOK_EVERY: Final = 0.5
@@ -52,12 +50,21 @@ def _moment(given: str) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
+def _last_moment(given: str) -> datetime:
+    """Return a time as `_moment` does; of a day its last moment: March until the 31st has the 31st in it."""
+    try:
+        day = date.fromisoformat(given)
+    except ValueError:
+        return _moment(given)
+    return datetime.combine(day, time.max, UTC)
+
+
 def _type(given: str) -> AuditEventType:
     try:
-        return AuditEventType(given)
-    except ValueError:
-        known = ", ".join(each.value for each in AuditEventType)
-        raise typer.BadParameter(f"expected one of {known}, or a type of your own with a dot") from None
+        return member(AuditEventType, given, "type")
+    except ValueError as error:
+        words = str(error).removeprefix("type: expected ")
+        raise typer.BadParameter(f"expected a type of your own, with a dot, or {words}") from None
 
 
 def _value(given: str) -> tuple[str, Any]:
@@ -83,23 +90,31 @@ _Since = Annotated[
     datetime | None,
     typer.Option(metavar="TIME", parser=_moment, help="Not before: 2026-03-01, 2026-03-01T12:00:00Z, 15m, 2h, 7d."),
 ]
-_Until = Annotated[datetime | None, typer.Option(metavar="TIME", parser=_moment, help="Not after.")]
+_Until = Annotated[
+    datetime | None, typer.Option(metavar="TIME", parser=_last_moment, help="Not after; a day includes all of it.")
+]
 _User = Annotated[str | None, typer.Option(metavar="ID", help="Of this user.")]
+_Actor = Annotated[str | None, typer.Option(metavar="ID", help="By this user, service or job, or on behalf of it.")]
 _Target = Annotated[str | None, typer.Option(metavar="TYPE/ID", help="On this target.")]
 _Types = Annotated[
     list[Any] | None, typer.Option("--type", metavar="TYPE", parser=_type, help="Of this type; may be repeated.")
 ]
-_Level = Annotated[AuditLogLevel | None, typer.Option("--level", help="Of this level or a higher one.")]
+_Outcome = Annotated[AuditOutcome | None, typer.Option(case_sensitive=False, help="With this outcome.")]
+_Level = Annotated[AuditLogLevel | None, typer.Option(case_sensitive=False, help="Of this level or a higher one.")]
 _Session = Annotated[str | None, typer.Option(metavar="ID", help="In this session.")]
 _Request = Annotated[str | None, typer.Option(metavar="ID", help="In this request.")]
+_Trace = Annotated[str | None, typer.Option(metavar="ID", help="In this distributed trace.")]
 _Address = Annotated[str | None, typer.Option("--address", metavar="IP", help="From this address.")]
 _Component = Annotated[str | None, typer.Option(metavar="NAME", help="In this component.")]
+_Operation = Annotated[str | None, typer.Option(metavar="NAME", help="In this operation.")]
 _Tag = Annotated[str | None, typer.Option(metavar="TAG", help="With this regulatory tag.")]
 _Words = Annotated[str | None, typer.Option("--message", metavar="WORDS", help="With these words in the message.")]
 _Metadata = Annotated[
     list[Any] | None,
     typer.Option(metavar="NAME=VALUE", parser=_value, help="With this value in the metadata; may be repeated."),
 ]
+_After = Annotated[int | None, typer.Option(metavar="NUMBER", help="Behind the record with this number.")]
+_Before = Annotated[int | None, typer.Option(metavar="NUMBER", help="Before the record with this number.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")]
 _Id = Annotated[str | None, typer.Option("--id", metavar="EVENT_ID", help="The event with this id.")]
 
@@ -109,29 +124,41 @@ def _conditions(
     since: _Since = None,
     until: _Until = None,
     user: _User = None,
+    actor: _Actor = None,
     target: _Target = None,
     types: _Types = None,
+    outcome: _Outcome = None,
     level: _Level = None,
     session: _Session = None,
     request: _Request = None,
+    trace: _Trace = None,
     address: _Address = None,
     component: _Component = None,
+    operation: _Operation = None,
     tag: _Tag = None,
     message: _Words = None,
     metadata: _Metadata = None,
+    after: _After = None,
+    before: _Before = None,
 ) -> Conditions:
     """Return the conditions that the options of the command line say."""
     given = {
         "start_time": since,
         "end_time": until,
+        "after": after,
+        "before": before,
         "user_id": user,
+        "actor": actor,
         "target": target,
         "event_type": types or None,
+        "outcome": outcome,
         "min_level": level,
         "session_id": session,
         "request_id": request,
+        "trace_id": trace,
         "client_ip": address,
         "component": component,
+        "operation": operation,
         "tag": tag,
         "message": message,
         "metadata": dict(metadata) if metadata else None,
@@ -159,6 +186,7 @@ def show(
     *,
     wanted: Conditions,
     archive: WithArchive = None,
+    name: WithName = None,
     event_id: _Id = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 100,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest.")] = False,
@@ -171,18 +199,22 @@ def show(
     that retention has removed are found there. The trail may be written to meanwhile. Nothing that is printed can drive
     a terminal.
 
-    Exit code: 0, whatever there is; 2 if the trail can't be read.
+    Exit code: 0, whatever the trail has; 2 if it can't be read, or there is none.
     """
     if event_id is not None:
         wanted["event_id"] = event_id
+    where = named(place, name)
     try:
-        if oldest_first or archive is not None:
-            events = trail_in(place, archive).sync.events(oldest_first=oldest_first, on_damage="yield", **wanted)
-            found = list(up_to(limit + 1, events))
+        if isinstance(where, Path) and archive is None and not oldest_first:
+            found = TrailReader(where.absolute(), durable=False).find(EventFilter(**wanted), limit + 1)
         else:
-            found = reader_of(place).find(EventFilter(**wanted), limit + 1)
+            with opened(where, archive) as trail:
+                events = trail.sync.events(oldest_first=oldest_first, on_damage="yield", **wanted)
+                found = list(up_to(limit + 1, events))
+        if not found:
+            require_trail(where)
     except AuditStorageError as error:
-        raise _unreadable(error) from None
+        raise failed(error) from None
     shown = list(up_to(limit, found))
     if as_json:
         for item in shown:
@@ -210,15 +242,19 @@ def tail(
 
     It continues over midnight, into the next file. Nothing that is printed can drive a terminal.
 
-    Exit code: 0; 2 if the trail can't be read; 130 after Ctrl-C.
+    Exit code: 0; 2 if the trail can't be read, or without -f if there is none; 130 after Ctrl-C.
     """
     try:
+        found = False
         for item in _tail(directory, EventFilter(**wanted), last, follow=follow):
+            found = True
             typer.echo(_json(item) if as_json else _line(item))
+        if not found:
+            require_trail(directory)
     except AuditStorageError as error:
-        raise _unreadable(error) from None
+        raise failed(error) from None
     except KeyboardInterrupt:
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> Iterator[AuditEvent | DamagedRecord]:
@@ -243,7 +279,7 @@ def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> I
                 hole = item
                 yield item
         if not any(isinstance(item, AuditEvent) for item in page):
-            time.sleep(_LOOK_EVERY)
+            sleep(_LOOK_EVERY)
 
 
 @_with_conditions
@@ -252,6 +288,7 @@ def count(
     *,
     wanted: Conditions,
     archive: WithArchive = None,
+    name: WithName = None,
     by: Annotated[
         str,
         typer.Option(
@@ -263,21 +300,25 @@ def count(
     """
     Count the events that meet all conditions by one of their members, such as user_id, event_type or client_ip.
 
-    Exit code: 0, whatever there is; 2 if the trail can't be read.
+    Exit code: 0, whatever the trail has; 2 if it can't be read, or there is none.
     """
+    where = named(place, name)
     try:
-        # Records that are left out are logged, which without handlers goes to the standard error.
-        counts = trail_in(place, archive).sync.count_by(by, **wanted)
+        with opened(where, archive) as trail:
+            # Records that are left out are logged, which without handlers goes to the standard error.
+            counts = trail.sync.count_by(by, **wanted)
+        if not counts:
+            require_trail(where)
     except AuditStorageError as error:
-        raise _unreadable(error) from None
+        raise failed(error) from None
     if as_json:
         typer.echo(json.dumps(counts))
         return
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("events", justify="right")
-    table.add_column(Text(plain(by)), overflow="fold")
+    table.add_column(plain(by), overflow="fold")
     for value, number in counts.items():
-        table.add_row(str(number), Text(plain(value) or "-"))
+        table.add_row(str(number), plain(value) or "-")
     Output().show(table)
 
 
@@ -301,11 +342,6 @@ def _line(item: AuditEvent | DamagedRecord) -> str:
     return plain(f"{item.sequence_number}  {'  '.join(map(str, cells))}")
 
 
-def _unreadable(error: AuditStorageError) -> typer.Exit:
-    typer.echo(f"fapilog: {plain(str(error))}", err=True)
-    return typer.Exit(_CANNOT)
-
-
 def _table(items: list[AuditEvent | DamagedRecord], *, wide: bool) -> Table:
     others = ("component", "target", "address") if wide else ()
     table = Table(box=None, header_style="dim", pad_edge=False)
@@ -313,7 +349,7 @@ def _table(items: list[AuditEvent | DamagedRecord], *, wide: bool) -> Table:
         table.add_column(head, no_wrap=head != "message", overflow="fold" if head == "message" else "ellipsis")
     for event in items:
         if isinstance(event, DamagedRecord):
-            table.add_row("damaged", *[""] * (4 + len(others)), Text(plain(str(event))), style="yellow")
+            table.add_row("damaged", *[""] * (4 + len(others)), plain(str(event)), style="yellow")
             continue
         more = (event.component, event.target, event.client_ip) if wide else ()
         cells = (
@@ -325,6 +361,5 @@ def _table(items: list[AuditEvent | DamagedRecord], *, wide: bool) -> Table:
             *more,
             event.message,
         )
-        # Never a str, in which rich would look for markup.
-        table.add_row(*(Text(plain("" if cell is None else str(cell))) for cell in cells))
+        table.add_row(*(plain("" if cell is None else str(cell)) for cell in cells))
     return table

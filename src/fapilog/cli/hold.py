@@ -12,13 +12,12 @@ from rich.table import Table
 
 from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
-from .receipts import plain
+from ._ending import NO, failed, plain
+from ._place import require_trail
 from .screen import Output
 
 __all__ = ["add", "hold", "list_", "remove"]
 
-_NOT_THERE: Final = 1
-_CANNOT: Final = 2
 
 _Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
 _Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.", show_default=False)]
@@ -53,11 +52,13 @@ def add(directory: _Directory, *, reason: _Reason, since: _Day = None, until: _D
     Exit code: 0 if it is set and recorded; 2 if not.
     """
     try:
+        # Set on another directory, it would hold nothing.
+        require_trail(directory)
         added = add_hold(directory.absolute(), reason, since=since, until=until)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except AuditStorageError as error:
-        raise _cannot(error) from None
+        raise failed(error) from None
     # In force before it is recorded, so that there is no moment in which it is believed and not in force.
     _record(directory, "a legal hold was set", added, reason)
     typer.echo(f"hold {added.id} is set")
@@ -75,7 +76,7 @@ def list_(
     try:
         found = holds_on(directory.absolute())
     except AuditStorageError as error:
-        raise _cannot(error) from None
+        raise failed(error) from None
     if as_json:
         typer.echo(msgspec.json.encode(found))
         return
@@ -108,13 +109,12 @@ def remove(
     try:
         found = next((each for each in holds_on(directory.absolute()) if each.id == hold_id), None)
         if found is None:
-            typer.echo(f"fapilog: there is no hold {plain(hold_id)}", err=True)
-            raise typer.Exit(_NOT_THERE)
+            raise failed(f"there is no hold {hold_id}", NO)
         # Recorded before it is lifted.
         _record(directory, "a legal hold was lifted", found, reason)
         remove_hold(directory.absolute(), hold_id)
     except AuditStorageError as error:
-        raise _cannot(error) from None
+        raise failed(error) from None
     typer.echo(f"hold {hold_id} is lifted")
 
 
@@ -126,11 +126,6 @@ def _record(directory: Path, message: str, changed: Hold, reason: str) -> None:
             AuditEventType.AUDIT_LOG_LIFECYCLE, message, operation="hold", reason=reason, metadata=metadata
         )
     except AuditStorageError as error:
-        raise _cannot(error) from None
+        raise failed(error) from None
     finally:
         trail.sync.stop()
-
-
-def _cannot(error: AuditStorageError) -> typer.Exit:
-    typer.echo(f"fapilog: {plain(str(error))}", err=True)
-    return typer.Exit(_CANNOT)

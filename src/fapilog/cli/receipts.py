@@ -13,18 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..delivery.outbox._rows import OutboxAlert, OutboxAttempt
+from ._ending import plain
 
-__all__ = ["as_json", "duration", "listing", "plain", "receipts"]
+__all__ = ["as_json", "duration", "listing", "receipts"]
 
 _COLOURS: Final = {"pending": "yellow", "delivered": "green", "dead": "bold red", "discarded": "dim"}
 _MAY_WRAP: Final = {"event", "outbox", "reason"}
 _EVENT_ID: Final = 36  # characters
 _UNITS: Final = ((86_400, "day"), (3600, "hour"), (60, "minute"))
-
-
-def plain(text: str) -> str:
-    """Return *text* as one line that a terminal shows and does not obey."""
-    return "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text)
 
 
 def duration(seconds: float) -> str:
@@ -136,7 +132,6 @@ def _next(due_at: datetime, attempts: Sequence[OutboxAttempt], now: datetime) ->
 
 
 def _text(value: object, style: str = "") -> Text:
-    # Never a str, in which rich would look for markup.
     return Text(plain(str(value)), style=style)
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import anyio
 import typer
 
 from .. import AuditStorageError, TrailMismatchError
 from ..storage.replication import Replication
-from .places import in_postgres, is_dsn, place_of
-from .receipts import plain
+from ._ending import CANNOT, NO, failed
+from ._place import in_postgres, is_dsn, place_of, require_trail
 
 __all__ = ["replicate"]
-
-_NOT_DONE: Final = 1
-_CANNOT: Final = 2
 
 
 def replicate(
@@ -48,10 +45,11 @@ def replicate(
     target = in_postgres(dsn, trail, "DSN")
     replication = Replication(directory, target, name=trail, lag_limit=lag_limit)
     try:
+        if once:
+            require_trail(directory)
         anyio.run(_once if once else _follow, replication, place_of(dsn, target))
     except AuditStorageError as error:
-        typer.echo(f"fapilog: {plain(str(error))}", err=True)
-        raise typer.Exit(_NOT_DONE if isinstance(error, TrailMismatchError) else _CANNOT) from None
+        raise failed(error, NO if isinstance(error, TrailMismatchError) else CANNOT) from None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -12,14 +12,13 @@ from rich.table import Table
 from .. import AuditStorageError, AuditTrail, ComplianceLevel, CompliancePolicy, OutboxError
 from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Queue
+from ..storage._directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
+from ._ending import failed
 from ._place import archive_at
-from .receipts import plain
 from .screen import Output
 
 __all__ = ["retain"]
-
-_CANNOT: Final = 2
 
 
 def retain(
@@ -75,8 +74,7 @@ def retain(
         keep_from = _first_that_stays([*(outboxes or ()), *_outboxes_in(directory)])
         report = trail.sync.apply_retention(archive=archive, keep_from=keep_from, dry_run=dry_run)
     except (AuditStorageError, OutboxError, ValueError) as error:
-        typer.echo(f"fapilog: {plain(str(error))}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(error) from None
     finally:
         trail.sync.stop()
     if as_json:
@@ -90,8 +88,12 @@ def _outboxes_in(directory: Path) -> list[Path]:
     found: list[Path] = []
     for path in sorted(directory.iterdir()):
         if path.is_file() and not path.name.startswith("audit_"):
-            with path.open("rb") as file:
-                header = file.read(72)
+            try:
+                with path.open("rb") as file:
+                    header = file.read(72)
+            except OSError as error:
+                # It may be one, with alerts about records that would be removed.
+                raise cannot("read", path, error) from None
             # https://www.sqlite.org/fileformat.html#the_database_header
             if header.startswith(b"SQLite format 3\0") and header[68:72] == b"fapi":
                 found.append(path)

@@ -30,10 +30,14 @@ _WIDE: Final = 10_000
 
 
 class Output(Console):
-    """The standard output. If its reader goes away, the command still runs to its end, and to its exit code."""
+    """
+    The standard output, on which a text is no markup, whatever it has in brackets.
+
+    If its reader goes away, the command still runs to its end, and to its exit code.
+    """
 
     def __init__(self) -> None:
-        super().__init__(highlight=False)
+        super().__init__(highlight=False, markup=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
         """Be quiet from now on, where rich would end the process."""

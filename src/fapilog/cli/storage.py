@@ -6,11 +6,10 @@ import typer
 
 from .. import AuditStorageError
 from .._extras import MissingExtraError
+from ._ending import NO, failed
 
 __all__ = ["init", "storage"]
 
-_NOT_AS_IT_SHOULD_BE: Final = 1
-_CANNOT: Final = 2
 
 storage: Final = typer.Typer(no_args_is_help=True, help="Prepare the place where trails are kept.")
 
@@ -44,8 +43,7 @@ def init(
     try:
         from ..storage.postgres import install_schema, schema_sql  # noqa: PLC0415  an extra of its own
     except MissingExtraError as missing:
-        typer.echo(f"fapilog: {missing}", err=True)
-        raise typer.Exit(_CANNOT) from None
+        raise failed(missing) from None
     if sql:
         typer.echo(schema_sql(), nl=False)
         return
@@ -56,6 +54,5 @@ def init(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="DSN") from None
     except AuditStorageError as error:
-        typer.echo(f"fapilog: {error}", err=True)
-        raise typer.Exit(_NOT_AS_IT_SHOULD_BE) from None
+        raise failed(error, NO) from None
     typer.echo("the tables, triggers and roles are made" if is_new else "the tables, triggers and roles are there")

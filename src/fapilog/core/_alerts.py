@@ -19,7 +19,7 @@ from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
-from ..tasks.strangers import Log, contained
+from ..tasks.strangers import Log, answer, contained
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health, TrailReporter
 from ._watch import Watch
@@ -207,8 +207,11 @@ class Alerts:
             return []
         _, severity, channel = alert = self._policy.alert_about(self._policy.for_dispatch(event))
         try:
-            return [KeptAlert(name, severity, channel, alert.event) for name in kept_in(self._storage, alert)]
-        except Exception as error:
+            names = answer(kept_in, self._storage, alert)
+            return [KeptAlert(name, severity, channel, alert.event) for name in names]
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
             # It gets the alert by `send_alert` all the same.
             _log.error("%s.kept_in raised %s", type(self.dispatcher).__qualname__, type(error).__qualname__)
             return []
@@ -224,20 +227,26 @@ class Alerts:
 
     async def drain(self) -> None:
         """Wait until every alert has a report, and every asynchronous receiver has returned."""
+        self.forget_closed_loop()
         if self.catch_up is not None:
             await self.catch_up.idle()
         await self.background.settle()
 
     def forget_closed_loop(self) -> None:
         """Report the alerts that wait as failed, if the loop was closed before `stop`."""
-        home = self.background.home
-        # Called for every alert, so the cheap conditions come first.
-        if home is None or home.is_here or not home.is_closed:
+        life = self._life
+        if life is None or not life.is_lost:
             return
+        with self._lock:
+            if self._life is not life:
+                return  # another thread is at it
+            self._life = None
         _log.error("a trail was not stopped before its event loop was closed: log_event itself sends its alerts")
-        self.background.forget()
+        if self.background.home is not None:
+            self.background.forget()
         self.catch_up = None
         self.forwarder.give_up()
+        self.announcer.give_up()
 
     def forget(self) -> None:
         """Become as new, in a forked child: the parent's tasks and alerts stay the parent's."""
@@ -249,7 +258,6 @@ class Alerts:
         self.outstanding.__init__()  # type: ignore[misc]
         self.forwarder.forget()
         self.health.forget()
-        self.watch.forget()
 
     @asynccontextmanager
     async def _started(self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]) -> AsyncGenerator[None]:

@@ -100,6 +100,12 @@ class Outstanding:
         self._unannounced.discard(event_id)
         self.changed.notify()
 
+    def interrupted(self, event_id: str) -> None:
+        """Note that a signal handler ended the call that stores and announces an event: its alert may be missed."""
+        self._unannounced.discard(event_id)
+        self._has_missed = True
+        self.changed.notify()
+
     async def until_announced(self) -> None:
         """Wait until the events that are expected now were announced."""
         before = self._unannounced.copy()
@@ -234,7 +240,6 @@ class AlertForwarder:
         """Take one alert. Called by the signal, from any thread; never waits for the dispatcher or for a loop."""
         pending = Pending(sender, Alert(event, severity, channel), self._clock())
         is_open = self._background.home is not None
-        following: Pending | None = None
         with self._lock:
             is_full = max(len(self._buffer), self._background.kept) >= self._limit
             is_missed = is_full and self._outstanding.resends and event.sequence_number is not None
@@ -242,7 +247,6 @@ class AlertForwarder:
                 self._outstanding.add(pending)
             if is_open and not is_full:
                 self._buffer.append(pending)
-                following = self._next()
         if is_missed:
             self._outstanding.miss(event)
             self._outstanding.changed.notify()
@@ -250,8 +254,8 @@ class AlertForwarder:
             self._report(pending, AlertBufferFullError(self._limit))
         elif not is_open:
             self._start(pending, self._send)
-        elif following is not None:
-            self._start(following, self._send_in_turn)
+        else:
+            self._start_next()
 
     def give_up(self) -> None:
         """Fail the alerts that have no report, since the trail was stopped."""
@@ -268,16 +272,17 @@ class AlertForwarder:
         """Return the oldest alert in the buffer if its task may begin; called with the lock held."""
         if not self._buffer or self._sending >= self._concurrency or self._is_starting:
             return None
-        self._sending += 1
         self._is_starting = True
         return self._buffer[0]
 
     async def _send_in_turn(self, pending: Pending) -> None:
-        """Send an alert out of the buffer; the next one is started when this begins, and when it ends."""
+        """Send the first alert in the buffer; the next one is started when this begins, and when it ends."""
         with self._lock:
             self._is_starting = False
-            if self._buffer and self._buffer[0] is pending:
-                self._buffer.popleft()
+            if not self._buffer or self._buffer[0] is not pending:
+                return  # given up, or started a second time
+            self._buffer.popleft()
+            self._sending += 1
         self._start_next()
         try:
             await self._send(pending)
@@ -287,11 +292,18 @@ class AlertForwarder:
             self._start_next()
 
     def _start_next(self) -> None:
-        if self._background.home is not None:
+        if self._background.home is None:
+            return
+        try:
             with self._lock:
                 following = self._next()
             if following is not None:
                 self._start(following, self._send_in_turn)
+        except BaseException:
+            # A signal handler has raised: perhaps before the task was started, for which all others would wait.
+            self._is_starting = False
+            self._start_next()
+            raise
 
     async def _send(self, pending: Pending) -> None:
         with self._aftermath.begun():

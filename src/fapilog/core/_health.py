@@ -146,27 +146,30 @@ class Health:
             return
         # The recovery repeats the cause, and has to fit into a record.
         words = (cause if isinstance(cause, str) else reason(cause))[:LONGEST_TEXT]
-        with self._lock:
-            if part in self._announcing:
-                self._announcing[part] = False
-                return
-            former = [self._incidents[key] for key in self._open.get(part, ()) if key in self._incidents]
-            if any(incident.alert != "due" for incident in former):
-                return
-            has_room = bool(former) or part in OWN or len(self._open) < MOST_OPEN
-            failure = self._opened(part, words, former) if has_room else None
-        if failure is None:
-            _log.error("%d incidents are open, and none is opened for %s: %s", MOST_OPEN, part.operation, words)
-            return
-        self._keep()
+        failure = None
+        # Around all of it: a signal handler may raise as soon as the incident is opened.
         try:
+            with self._lock:
+                if part in self._announcing:
+                    self._announcing[part] = False
+                    return
+                former = [self._incidents[key] for key in self._open.get(part, ()) if key in self._incidents]
+                if any(incident.alert != "due" for incident in former):
+                    return
+                if former or part in OWN or len(self._open) < MOST_OPEN:
+                    failure = self._opened(part, words, former)
+            if failure is None:
+                _log.error("%d incidents are open, and none is opened for %s: %s", MOST_OPEN, part.operation, words)
+                return
+            self._keep()
             # An incident is not the request's that happened to notice it.
             own_context().run(_call, self._announce, failure)
         finally:
-            with self._lock:
-                works = self._announcing.pop(part, False)
-            if works:
-                self.working(part)
+            if failure is not None:
+                with self._lock:
+                    works = self._announcing.pop(part, False)
+                if works:
+                    self.working(part)
 
     def working(self, part: Part) -> None:
         """Resolve the incidents of *part*, if there are any."""
@@ -231,10 +234,11 @@ class Health:
             incident = msgspec.structs.replace(former[0], alert="announced")
         else:
             incident = Incident(part, new_id(part), cause, datetime.now(UTC), "announced", self._clock())
-            self._open[part] = (*self._open.get(part, ()), str(incident.id))
-        self._incidents[str(incident.id)] = incident
+        failure, key, before = incident.failure(self._level, again=again), str(incident.id), self._open.get(part, ())
+        self._incidents[key] = incident
+        self._open[part] = before if again else (*before, key)
         self._announcing[part] = False
-        return incident.failure(self._level, again=again)
+        return failure
 
     def _taken(self, part: Part) -> tuple[str, ...]:
         """Take the incidents of *part* out of the open ones, with the lock held, and return their ids."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
-from ..record.chain import Seal, sealed
+from ..record.chain import Seal
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.intake import Draft
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..storage.protocol import AuditStorage, KeptAlert
-from ..tasks.strangers import contained, tamed
+from ..tasks.strangers import contained
 from ._alerts import Alerts
 from ._incidents import STORING
 from ._infiles import files_of
@@ -66,13 +66,14 @@ class Recorder:
         self._lock = threading.RLock()
 
     async def record(
-        self, event: AuditEvent, *, once: bool = False, alerts: Sequence[KeptAlert] = ()
-    ) -> AuditEvent | None:
+        self, event: AuditEvent, record: bytes, *, once: bool = False, alerts: Sequence[KeptAlert] = ()
+    ) -> Seal | None:
         """
-        Store *event*, which the caller announces next, and return it with its place; None if it is stored already.
+        Store *event*, and return its place in the chain; None if it is stored already.
 
         Args:
             event: The event.
+            record: The record of the event, as `chain.storable` has it, which is all that a storage in files needs.
             once: Whether a recent record may have its id, which the caller gave.
             alerts: The alerts about it that the storage keeps.
 
@@ -81,110 +82,58 @@ class Recorder:
         """
         self._alerts.note_event()
         try:
-            stored = await self.store(event, once=once, alerts=alerts)
+            seal = await self.store(event, record, once=once, alerts=alerts)
         except Exception as error:
             self._alerts.health.failing(STORING, error)
             raise
         self._alerts.health.working(STORING)
         if monotonic() >= self._alerts.watch.due:
             await self._alerts.watch.look_soon()
-        return stored
+        return seal
 
     async def record_quietly(self, event: Draft, record: bytes, *, once: bool) -> None:
-        """
-        Store *event*, which is not announced.
-
-        Args:
-            event: The event.
-            record: The record of the event, which is all that a storage in files needs.
-            once: As in `record`.
-
-        Raises:
-            AuditStorageError: The event is not stored.
-        """
-        alerts, files = self._alerts, self._files
-        if files is not None and "append" in files.__dict__:
-            # One that a test has put in its place may do more.
-            files = None
-        alerts.note_event()
-        try:
-            if once or files is None or not self._is_stored_at_once(files, event, record):
-                again = {"once": True} if once else {}
-                seal = await self._appended(
-                    functools.partial(contained, functools.partial(self._storage.append, event.event(), **again))
-                    if files is None
-                    else functools.partial(files.append_record, record, **again)
-                )
-                if seal is not None:
-                    self._take_note(event, seal.sequence_number)
-        except Exception as error:
-            alerts.health.failing(STORING, error)
-            await self._send_own()
-            raise
-        alerts.health.working(STORING)
-        if monotonic() >= alerts.watch.due:
-            await alerts.watch.look_soon()
-        if alerts.background.kept:
-            await self._send_own()
-
-    async def _send_own(self) -> None:
-        """Send the alerts of an incident that was opened or resolved, as the caller does not."""
+        """Store *event* as `record` does, and send the alert of an incident that opened or ended, as no caller does."""
+        background = self._alerts.background
         # Not in a `finally`: nothing may be awaited there when the coroutine is thrown away, with a loop that was
         # closed around it. The collector does that in any thread, and into the loop of that thread it would get.
-        background = self._alerts.background
+        try:
+            await self.record(event, record, once=once)
+        except Exception:
+            if background.kept and background.home is None:
+                await background.run([])
+            raise
         if background.kept and background.home is None:
             await background.run([])
 
     async def store(
-        self, event: AuditEvent, *, once: bool = False, alerts: Sequence[KeptAlert] = ()
-    ) -> AuditEvent | None:
+        self, event: AuditEvent, record: bytes, *, once: bool = False, alerts: Sequence[KeptAlert] = ()
+    ) -> Seal | None:
         """Store *event* as `record` does, but open and resolve no incident: for the recovery that resolves one, say."""
-        outstanding = self._alerts.outstanding
-        outstanding.expect(event.event_id)
-        try:
-            # A storage without the option *once* works, until a caller gives an id; likewise *alerts*.
-            options: dict[str, Any] = {"once": True} if once else {}
-            if alerts:
-                options["alerts"] = alerts
-            append = functools.partial(self._storage.append, event, **options)
-            seal = await self._appended(functools.partial(contained, append))
-        except BaseException:
-            outstanding.announced(event.event_id)
-            raise
-        if seal is None:
-            outstanding.announced(event.event_id)
-            return None
-        self._take_note(event, seal.sequence_number)
-        return sealed(event, seal)
-
-    async def _appended(self, append: Callable[[], Awaitable[Seal | None]]) -> Seal | None:
-        """Return the result of ``await append()``, or raise `AuditStorageError` in place of its exception."""
         if not self._alerts.watch.is_expected:
             await self._alerts.watch.expect()
+        files = self._files
         try:
-            return await append()
+            if files is None or alerts or "append" in files.__dict__:
+                seal = await self._append(event, once=once, alerts=alerts)
+            else:
+                seal = await files.append_record(record, once=once)
         except AuditStorageError:
             raise
         except Exception as error:
-            raise self._refusal(error) from error
+            kind = type(self._storage).__qualname__
+            raise AuditStorageError(f"{kind} can't store: {reason(error)}") from error
+        if seal is not None:
+            self._take_note(event, seal.sequence_number)
+        return seal
 
-    def _is_stored_at_once(self, files: FileStorage, event: Draft, record: bytes) -> bool:
-        """Store *event* if that takes nothing but a write, and return whether it did."""
-        if not self._alerts.watch.is_expected:
-            return False
-        try:
-            seal = files.append_at_once(record)
-        except AuditStorageError:
-            raise
-        except BaseException as error:
-            raise self._refusal(tamed(error)) from error
-        if seal is None:
-            return False
-        self._take_note(event, seal.sequence_number)
-        return True
-
-    def _refusal(self, error: Exception) -> AuditStorageError:
-        return AuditStorageError(f"{type(self._storage).__qualname__} can't store: {reason(error)}")
+    async def _append(self, event: AuditEvent, *, once: bool, alerts: Sequence[KeptAlert]) -> Seal | None:
+        """Store *event* in a storage that need not be ours."""
+        # A storage without the option *once* works, until a caller gives an id; likewise *alerts*.
+        options: dict[str, Any] = {"once": True} if once else {}
+        if alerts:
+            options["alerts"] = alerts
+        whole = event.event() if isinstance(event, Draft) else event
+        return await contained(functools.partial(self._storage.append, whole, **options))
 
     def _take_note(self, event: AuditEvent, sequence_number: int) -> None:
         """Count *event*, which is stored as the record of that number, and wake the followers of the trail."""

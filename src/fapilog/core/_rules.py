@@ -20,7 +20,7 @@ from ..record.events import AuditEvent
 from ..record.kinds import RULE_MET, AuditEventType
 from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.background import Background
-from ..tasks.loops import own_context
+from ..tasks.loops import Loop, own_context
 from ..tasks.strangers import Log, answer, contained
 from ._health import Health
 from ._incidents import RULES
@@ -93,7 +93,9 @@ class Rules:
         """Become as new, in a forked child."""
         self._lock = threading.RLock()
         self._newest: AuditEvent | None = None
-        self._is_running = self._is_starting = False
+        self._is_starting = False
+        # The loop in which a task counts.
+        self._counting_in: Loop | None = None
         self._counts = [_Counts(rule, self._aftermath) for rule in self._rules]
 
     def apply(self, event: AuditEvent, record: Record) -> None:
@@ -115,9 +117,9 @@ class Rules:
     async def _count(self, record: Record) -> None:
         """Count up to the newest event, unless another task is at it, which then does."""
         with self._lock:
-            if self._is_running:
+            if self._counting_in is not None and not self._counting_in.is_closed:
                 return
-            self._is_running = True
+            self._counting_in = Loop.current()
         is_over = False
         try:
             while not is_over:
@@ -133,7 +135,7 @@ class Rules:
         finally:
             if not is_over:
                 with self._lock:
-                    self._is_running = False
+                    self._counting_in = None
 
     async def _count_on(self, record: Record) -> bool:
         """Count up to the event that is the newest now; return False if there is none."""
@@ -147,7 +149,7 @@ class Rules:
             newest = self._newest
             if newest is None:
                 # With the lock held: an event that comes from here on begins anew.
-                self._is_running = False
+                self._counting_in = None
                 return False
         for counts in self._counts:
             await counts.read(self._storage, newest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -94,7 +93,6 @@ class Watch:
         self._expected_head = EMPTY if expected_head is None else expected_head
         # The time of day when nothing had elapsed; another value means that the clock was set.
         self._zero = _wall() - _elapsed()
-        self._lock = threading.Lock()
         # The looks at the storage that were begun, and the newest one that has said what it saw.
         self._begun = self._newest = 0
         self._has_complained = False
@@ -142,15 +140,10 @@ class Watch:
 
     async def look_soon(self) -> None:
         """Look, if it is due: in the background, or here and now where there is no event loop."""
-        # Without waiting: a thread, or a signal handler in the middle of this, that comes second has nothing to do.
-        if not self._lock.acquire(blocking=False):
+        # Without a lock: if another thread comes at the same moment, both look.
+        if time.monotonic() < self.due:
             return
-        try:
-            if time.monotonic() < self.due:
-                return
-            self.due = time.monotonic() + _EVERY
-        finally:
-            self._lock.release()
+        self.due = time.monotonic() + _EVERY
         if is_without_loop() and not self._background.entered:
             # Kept for later, it would start the background thread of the process only to look.
             await self.look()
@@ -169,10 +162,6 @@ class Watch:
             self._has_complained = True
         else:
             self._has_complained = False
-
-    def forget(self) -> None:
-        """Get a new lock, in a forked child: another thread of the parent may have held it."""
-        self._lock = threading.Lock()
 
     async def _look_at_clock(self) -> None:
         now = _wall()

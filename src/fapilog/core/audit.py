@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
@@ -21,7 +21,7 @@ import anyio.lowlevel
 from .._keywords import look_for_typos
 from ..context import completed
 from ..record import chain
-from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus
+from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import CommonFields, EventFields, recorded
@@ -179,7 +179,7 @@ class AuditTrail(EverydayEvents, Questions):
             files=incident_files,
             announce=self._announce,
             store=self._store,
-            record=self._store_then_announce,
+            record=self._record,
             replication=self.replication,
             must_exist=require_bool("must_exist", must_exist),
             expected_head=expected_head,
@@ -402,7 +402,7 @@ class AuditTrail(EverydayEvents, Questions):
                 event = noted(event)
                 await self._recorder.record_quietly(event, chain.body(event), once=once)
             else:
-                await self._store_and_announce(event.event(), once=once)
+                await self._store_and_announce(event.event(), record, once=once)
         except BaseException as error:
             # The same as `without_frames`, without a second coroutine for every event.
             leave_frames_out(error, handled)
@@ -520,14 +520,14 @@ class AuditTrail(EverydayEvents, Questions):
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
 
-    async def _store_and_announce(self, event: AuditEvent, *, once: bool) -> None:
+    async def _store_and_announce(self, event: AuditEvent, record: bytes, *, once: bool) -> None:
         if not is_without_loop():
             await anyio.lowlevel.checkpoint_if_cancelled()
         self._alerts.forget_closed_loop()
         with self._alerts.background.collecting() as calls:
             try:
                 # Even if the caller is cancelled meanwhile: an event that is stored must be announced.
-                await finished(functools.partial(self._store_then_announce, event, once=once))
+                await finished(functools.partial(self._store_then_announce, event, record, once=once))
             except LoopClosedError as error:
                 raise AuditStorageError("interrupted while storing: the event may be stored or not") from error
             except Exception:
@@ -535,28 +535,53 @@ class AuditTrail(EverydayEvents, Questions):
                 raise
             await self._alerts.background.run(calls)
 
-    async def _store_then_announce(self, event: AuditEvent, *, once: bool = False) -> None:
-        stored = await self._recorder.record(event, once=once, alerts=self._kept(event))
-        if stored is None:
-            return
-        if self.policy.alerts_on(event):
-            self._announce(stored)
-        else:
-            self._alerts.outstanding.announced(stored.event_id)
+    async def _store_then_announce(self, event: AuditEvent, record: bytes, *, once: bool = False) -> None:
+        kept = self._kept(event)
+        try:
+            stored = await self._expected(event, self._recorder.record(event, record, once=once, alerts=kept))
+            if stored is None:
+                return
+            if self.policy.alerts_on(event):
+                self._announce(stored)
+            else:
+                self._alerts.outstanding.announced(stored.event_id)
+        except Exception:
+            raise
+        except BaseException:
+            self._alerts.outstanding.interrupted(event.event_id)
+            raise
         if self._rules is not None and event.event_type in self._counted:
             self._rules.apply(stored, self._record_rule)
         await self._alerts.forwarder.make_room()
 
+    async def _expected(self, event: AuditEvent, storing: Coroutine[Any, Any, Seal | None]) -> AuditEvent | None:
+        """Return *event* with its place when it is stored, which is announced next; None if it is stored already."""
+        outstanding = self._alerts.outstanding
+        outstanding.expect(event.event_id)
+        try:
+            seal = await storing
+        except BaseException:
+            outstanding.announced(event.event_id)
+            raise
+        if seal is None:
+            outstanding.announced(event.event_id)
+            return None
+        return chain.sealed(event, seal)
+
     async def _record_rule(self, message: str, **fields: Any) -> None:
         """Store an event about a rule, and announce it; once, even if several processes do so."""
         known = {"event_type": RULE_MET, "message": message, **self._known}
-        event, _ = recorded(known, fields, limits=self._limits)
-        await self._store_then_announce(event.event(), once=True)
+        event, record = recorded(known, fields, limits=self._limits)
+        await self._store_then_announce(event.event(), record, once=True)
+
+    async def _record(self, event: AuditEvent) -> None:
+        """Store an event of the trail about itself, and announce it if the policy says so."""
+        await self._store_then_announce(event, chain.storable(event))
 
     async def _store(self, event: AuditEvent) -> AuditEvent:
         """Store an event of the trail's own, which is announced next."""
-        stored = await self._recorder.store(event, alerts=self._kept(event))
-        return event if stored is None else stored
+        storing = self._recorder.store(event, chain.storable(event), alerts=self._kept(event))
+        return await self._expected(event, storing) or event
 
     def _forget(self) -> None:
         # In a forked child.

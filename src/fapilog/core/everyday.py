@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Unpack
 
-from ..record.errordetails import in_short
+from ..record.errordetails import BEGINNING, in_short
 from ..record.events import data_event_type
 from ..record.intake import CommonFields, EventFields, keywords, names_in
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
@@ -40,7 +40,7 @@ class EverydayEvents:
         """
         return await self.log_event(
             AuditEventType.ERROR_OCCURRED,
-            f"Error occurred: {in_short(given_text(error))}",
+            f"{BEGINNING}{in_short(given_text(error))}",
             **keywords(fields, log_level=AuditLogLevel.ERROR, error=error, operation=operation),
         )
 

@@ -55,7 +55,9 @@ class Questions:
         """
         from ._reading import intact  # noqa: PLC0415  most processes only record
 
-        find = functools.partial(self._asked.find, EventFilter(**conditions), require("limit", limit, at_least=0))
+        find = functools.partial(
+            self._asked.find, EventFilter.of(conditions), require("limit", limit, at_least=0, whole=True)
+        )
         return intact(await self._own_records.reading(self.log_event, "get_events", dict(conditions), find))
 
     @overload
@@ -92,7 +94,7 @@ class Questions:
 
         return Events(
             self._asked,
-            EventFilter(**conditions),
+            EventFilter.of(conditions),
             oldest_first=oldest_first,
             on_damage=on_damage,
             noting=functools.partial(self._own_records.reading, self.log_event, "events", dict(conditions)),
@@ -119,7 +121,7 @@ class Questions:
         from ._reading import Events, counted, member_of_events  # noqa: PLC0415
 
         value_of = member_of_events(field)
-        events: Events[AuditEvent] = Events(self._asked, EventFilter(**conditions), oldest_first=False)
+        events: Events[AuditEvent] = Events(self._asked, EventFilter.of(conditions), oldest_first=False)
         count = functools.partial(counted, events, value_of)
         return await self._own_records.reading(self.log_event, "count_by", {**conditions, "field": field}, count)
 

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 E = TypeVar("E", bound=AuditEvent)
+T = TypeVar("T")
 
 _log: Final = Log("fapilog")
 _namespace: Final = blinker.Namespace()
@@ -89,8 +90,19 @@ class Aftermath:
         self._clock = clock
 
     def begun(self) -> AbstractContextManager[None]:
-        """Make calls of receivers and dispatchers in here."""
+        """Make calls of receivers and dispatchers in here, in a task of their own."""
         return _Call(self)
+
+    def call(self, function: Callable[..., T], /, *args: Any, **details: Any) -> T:
+        """Return the result of *function*, a receiver that is called in the task of the code that logs the event."""
+        before, call = _calls.get(), _Call(self)
+        try:
+            # In here: a signal handler may raise as soon as it is set, and this thread would announce nothing again.
+            _calls.set(call.within(before))
+            return function(*args, **details)
+        finally:
+            _calls.set(before)
+            call.ended = self.now()
 
     @property
     def is_here(self) -> bool:
@@ -115,9 +127,12 @@ class _Call:
         self.trail: Aftermath = trail
         self.ended: float | None = None
 
+    def within(self, before: tuple[_Call, ...]) -> tuple[_Call, ...]:
+        """Return this call behind the calls *before* it that still count."""
+        return (*(each for each in before if each.counts), self) if before else (self,)
+
     def __enter__(self) -> None:
-        before = _calls.get()
-        self._token = _calls.set((*(each for each in before if each.counts), self) if before else (self,))
+        self._token = _calls.set(self.within(_calls.get()))
 
     def __exit__(self, *_: object) -> None:
         self.ended = self.trail.now()
@@ -192,8 +207,7 @@ class Announcer:
                 # Nothing of it runs before it is awaited, so it can't log an event here.
                 self._await_soon(receiver, receiver(*args, **details))
                 return
-            with self._aftermath.begun():
-                result = receiver(*args, **details)
+            result = self._aftermath.call(receiver, *args, **details)
             # The result decides, and not the receiver: a partial, or an object with an asynchronous __call__, does not
             # look asynchronous.
             if result is not None and inspect.isawaitable(result):
@@ -206,7 +220,7 @@ class Announcer:
             _log_failure(receiver, error)
 
     def give_up(self) -> None:
-        """Close the coroutines of receivers that will not be awaited any more, since the event loop has ended."""
+        """Close the coroutines of receivers that were not begun, and never will be, since the event loop has ended."""
         while self._under_way:
             _close(self._under_way.popitem()[1])
 
@@ -244,7 +258,8 @@ def _is_coroutine_function(receiver: object) -> TypeGuard[Callable[..., Coroutin
 
 
 def _close(result: Awaitable[object]) -> None:
-    if inspect.iscoroutine(result):
+    # One that has begun belongs to its task: its `finally` blocks may await, and would raise here.
+    if inspect.iscoroutine(result) and inspect.getcoroutinestate(result) == inspect.CORO_CREATED:
         result.close()
 
 

@@ -131,6 +131,7 @@ class Digest:
         call_in_child(self, Digest._forget)
 
     async def __aenter__(self) -> Self:
+        self._forget_closed_loop()
         await self._managers.enter()
         self._times_entered += 1
         if self._times_entered == 1:
@@ -160,6 +161,7 @@ class Digest:
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Send the alert to *inner*, and raise its exceptions; or count it, which raises nothing and never waits."""
+        self._forget_closed_loop()
         if not self._counts or severity in self._bypass:
             await self._inner.send_alert(event, severity=severity, channel=channel)
             return
@@ -222,7 +224,7 @@ class Digest:
         )
         # One more than there are keys: the window that further keys share. On leaving, all had their room as windows.
         if len(self._waiting) > self._max_keys and not self._leaving:
-            self._give_up(summary, f"{len(self._waiting)} summaries are waiting already")
+            self._give_up(window.counted, f"{len(self._waiting)} summaries are waiting already")
         else:
             heapq.heappush(self._waiting, summary)
 
@@ -250,7 +252,7 @@ class Digest:
         if error is None:
             self._say_it_works()
         elif isinstance(error, PermanentDeliveryError) and not isinstance(error, BrokenRouteError):
-            self._give_up(summary, reason(error))
+            self._give_up(summary.counted, reason(error))
             self._say_it_fails(error)
         else:
             self._try_again(summary, error)
@@ -266,8 +268,8 @@ class Digest:
         )
         heapq.heappush(self._waiting, summary._replace(due=anyio.current_time() + wait, tries=summary.tries + 1))
 
-    def _give_up(self, summary: _Summary, why: str) -> None:
-        _log.error("a summary of %s, is lost: %s", summary.counted, why)
+    def _give_up(self, counted: Counted, why: str) -> None:
+        _log.error("a summary of %s, is lost: %s", counted, why)
 
     def _say_it_fails(self, error: Exception) -> None:
         if self._reporter is not None:
@@ -299,9 +301,20 @@ class Digest:
         finally:
             self._counts = self._leaving = False
             for summary in self._waiting:
-                self._give_up(summary, "the digest was left")
+                self._give_up(summary.counted, "the digest was left")
             self._waiting.clear()
             self._reporter = None
+
+    def _forget_closed_loop(self) -> None:
+        """Count nothing if the event loop was closed before this was left: no task would ever send the counts."""
+        if self._life is not None and self._life.is_lost:
+            for counted in (
+                *(summary.counted for summary in self._waiting),
+                *(window.counted for window in self._windows.values()),
+            ):
+                if counted is not None:
+                    self._give_up(counted, "the event loop was closed")
+            self._forget()
 
     def _forget(self) -> None:
         """Count nothing in a forked child: the parent sends its counts."""

@@ -8,8 +8,8 @@ Send no more alerts than a target bears.
 
 from __future__ import annotations
 
-import math
 from collections import deque
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +19,10 @@ from ..core.alerting import AlertDispatcher, require_dispatcher
 from ..record.errors import TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require
+from ..tasks.countdown import Countdown
+from ..tasks.events import Waiter, wake
 from ..tasks.fork import call_in_child
+from ..tasks.loops import Loop
 from ._inner import Managers
 
 __all__ = ["RateLimit"]
@@ -58,9 +61,10 @@ class RateLimit:
         self._interval = 1 / require("rate", rate, above=0, finite=True)
         self._burst = require("burst", burst, at_least=1, whole=True)
         self._max_wait = require("max_wait", max_wait, at_least=0)
-        # When all of the burst will be there again, on the event loop's clock: a bucket of tokens, kept as one number.
-        self._full_at = -math.inf
-        self._waiting: deque[anyio.Event] = deque()
+        # Until all of the burst is there again: a bucket of tokens, kept as one number.
+        self._refill = Countdown()
+        # In any loop.
+        self._waiting: deque[Waiter] = deque()
         # In a forked child no task would ever give up the turns that the parent's alerts wait for.
         call_in_child(self, lambda limit: limit._waiting.clear())  # noqa: SLF001
 
@@ -87,25 +91,29 @@ class RateLimit:
         await self._inner.send_alert(event, severity=severity, channel=channel)
 
     async def _wait_for_a_turn(self) -> None:
-        wait = self._next_turn(len(self._waiting)) - anyio.current_time()
+        wait = self._next_turn(len(self._waiting))
         if wait > self._max_wait:
             raise TransientDeliveryError(f"rate limit: the next turn is in {wait:.1f} s", retry_after=wait)
-        turn = anyio.Event()
-        self._waiting.append(turn)
+        waiter = Loop.current(), anyio.Event()
+        self._waiting.append(waiter)
         try:
-            if self._waiting[0] is not turn:
-                await turn.wait()
-            await anyio.sleep_until(self._next_turn(0))
-            self._full_at = max(self._full_at, anyio.current_time()) + self._interval
+            self._wake_first()
+            await waiter[1].wait()
+            await anyio.sleep(self._next_turn(0))
+            self._refill.begin(self._refill.left + self._interval)
         finally:
-            self._waiting.remove(turn)
-            if self._waiting:
-                self._waiting[0].set()
+            with suppress(ValueError):
+                self._waiting.remove(waiter)
+            self._wake_first()
+
+    def _wake_first(self) -> None:
+        """Wake the first waiter, passing over those whose loop was closed around them."""
+        # Another thread may take waiters out meanwhile.
+        with suppress(IndexError):
+            while self._waiting[0][0].is_closed:
+                self._waiting.popleft()
+            wake([self._waiting[0]])
 
     def _next_turn(self, ahead: int) -> float:
-        """Return when it is the turn of an alert that has *ahead* alerts before it."""
-        now = anyio.current_time()
-        # Never more than the burst takes to come back, even if it was noted by another clock: that of an earlier event
-        # loop, say.
-        self._full_at = min(self._full_at, now + self._burst * self._interval)
-        return max(now, max(now, self._full_at) + (ahead + 1 - self._burst) * self._interval)
+        """Return the seconds until it is the turn of an alert that has *ahead* alerts before it."""
+        return max(0.0, self._refill.left + (ahead + 1 - self._burst) * self._interval)

@@ -10,7 +10,6 @@ Needs the extra ``retry``.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +30,7 @@ from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require, require_bool, require_callable
 from ..record.values import text
+from ..tasks.countdown import Countdown
 from ..tasks.strangers import Log, contained
 from ._inner import Managers, kinds
 
@@ -125,8 +125,8 @@ class Retrying:
         require_callable("on_attempt", on_attempt, expected="a function of one Attempt", or_none=True)
         self._on_attempt = on_attempt
         self._reporter: Reporter | None = None
-        # On the event loop's clock.
-        self._paused_until = -math.inf
+        # For which the target has asked.
+        self._pause = Countdown()
 
     async def __aenter__(self) -> Self:
         await self._managers.enter()
@@ -195,8 +195,8 @@ class Retrying:
 
     async def _wait_out_the_pause(self, end: float) -> None:
         """Wait as long as the target has asked for, of this alert or another; raise if that is too long."""
-        while (pause := self._paused_until - anyio.current_time()) > 0:
-            if self._paused_until >= end:
+        while (pause := self._pause.left) > 0:
+            if anyio.current_time() + pause >= end:
                 raise TransientDeliveryError(f"the target asked for a pause of {pause:.0f} s more", retry_after=pause)
             await anyio.sleep(pause + self._jitter())
 
@@ -208,7 +208,7 @@ class Retrying:
             if pause is not None:
                 # Never shorter than without: "Retry-After: 0" doesn't say how soon is too soon.
                 wait = max(wait, pause)
-                self._paused_until = max(self._paused_until, anyio.current_time() + wait)
+                self._pause.begin(max(self._pause.left, wait))
         elif not isinstance(error, AmbiguousDeliveryError) or not (error.repeatable or self._retry_ambiguous):
             return None
         return wait + self._jitter() if number < self._attempts else None

@@ -15,12 +15,13 @@ import threading
 import time
 from contextvars import Context, ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from ..context import settled_context
 from ..core.signals import calls_here
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.options import require
+from ..record.privacy import Discreet
 from ..record.values import text
 from ..tasks.fork import call_in_child
 from ..tasks.portal import flush_at_exit
@@ -47,7 +48,7 @@ _LEVELS: Final = (
 )
 
 
-class Waiting(NamedTuple):
+class Waiting(Discreet, frozen=True):
     """
     A call of a logger whose event is still to be stored.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GREEN_THREADS",
     "HEADER",
+    "Entered",
     "carried",
     "logged",
     "process_ends",
@@ -60,6 +62,36 @@ def task_context(name: str, task_id: str, given: object) -> AbstractContextManag
     if isinstance(given, Mapping) and (request := given.get("request_id")) is not None:
         values["enqueued_in"] = text(request)
     return audit_context(**values)
+
+
+class Entered(threading.local):
+    """
+    The contexts of the tasks that run in this thread, the innermost last.
+
+    A time limit raises between any two lines of a thread, here too; all the same, no task may have the user of the one
+    before it.
+    """
+
+    def __init__(self) -> None:
+        self._contexts: list[tuple[str, AbstractContextManager[None]]] = []
+
+    def enter(self, task_id: str, context: AbstractContextManager[None], *, is_inside: bool = False) -> None:
+        """Enter the context of a task; left-over contexts are left before, unless this task *is_inside* of another."""
+        if not is_inside:
+            self._leave_all_but(0)
+        # In this order: to leave a context that was never entered does nothing.
+        self._contexts.append((task_id, context))
+        context.__enter__()
+
+    def leave(self, task_id: str) -> None:
+        """Leave the context of a task, and all inside of it; nothing happens if it was not entered."""
+        places = [place for place, (entered, _) in enumerate(self._contexts) if entered == task_id]
+        self._leave_all_but(places[-1] if places else len(self._contexts))
+
+    def _leave_all_but(self, number: int) -> None:
+        while len(self._contexts) > number:
+            self._contexts[-1][1].__exit__(None, None, None)
+            self._contexts.pop()
 
 
 def logged(call: Callable[[], object]) -> None:

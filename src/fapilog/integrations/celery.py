@@ -10,9 +10,7 @@ Record the workers and tasks of Celery, and the users that tasks run for.
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals  # type: ignore[import-untyped]
@@ -20,6 +18,7 @@ from celery import signals  # type: ignore[import-untyped]
 from ._tasks import (
     GREEN_THREADS,
     HEADER,
+    Entered,
     carried,
     logged,
     process_ends,
@@ -86,32 +85,19 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
     return undo
 
 
-class _Open(threading.local):
-    """The contexts of the tasks that run in this thread: a task that is called eagerly runs inside of another."""
-
-    def __init__(self) -> None:
-        self.contexts: list[tuple[str, AbstractContextManager[None]]] = []
-
-
 class _Receivers:
     def __init__(self, trail: AuditTrail) -> None:
         self._trail = trail
-        self._open = _Open()
+        self._entered = Entered()
 
     def task_started(self, *, task_id: str, task: Any, **_: object) -> None:
         # A task that is called eagerly has no message, and runs in the context in which it is called.
-        given = carried() if task.request.is_eager else getattr(task.request, HEADER, None)
-        context = task_context(task.name, task_id, given)
-        context.__enter__()
-        self._open.contexts.append((task_id, context))
+        is_eager = task.request.is_eager
+        given = carried() if is_eager else getattr(task.request, HEADER, None)
+        self._entered.enter(task_id, task_context(task.name, task_id, given), is_inside=is_eager)
 
     def task_ended(self, *, task_id: str, **_: object) -> None:
-        contexts = self._open.contexts
-        while contexts:
-            started, context = contexts.pop()
-            context.__exit__(None, None, None)
-            if started == task_id:
-                return
+        self._entered.leave(task_id)
 
     def task_failed(self, *, sender: Any, task_id: str, exception: BaseException, **_: object) -> None:
         # Where a process of the pool was killed, this is the worker's main process, without the context of the task.

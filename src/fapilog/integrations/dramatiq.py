@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from dramatiq import Broker, Message, MessageProxy, Middleware, Worker
 from dramatiq.errors import Retry
 
-from ._tasks import HEADER, carried, logged, refuse_green_threads, task_context, worker_ended, worker_started
+from ._tasks import HEADER, Entered, carried, logged, refuse_green_threads, task_context, worker_ended, worker_started
 from ._trails import require_trail
 
 if TYPE_CHECKING:
@@ -27,17 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["AuditMiddleware"]
 
 
-class _Open(threading.local):
-    """
-    The contexts of the messages that are processed in this thread.
-
-    Attributes:
-        contexts: The entered contexts, by the ids of the messages.
-        carried: The user and the request of the message that was processed last.
-    """
+class _Last(threading.local):
+    """The user and the request of the message that was processed last in this thread."""
 
     def __init__(self) -> None:
-        self.contexts: dict[str, AbstractContextManager[None]] = {}
         self.carried: dict[str, str] = {}
 
 
@@ -48,8 +40,8 @@ class AuditMiddleware(Middleware):
     - Events of an actor have the actor's name as their component, the message's id as their request id, and as their
       user the user of the `audit_context` in which the message was sent; the acting party is the actor, on behalf of
       that user. The message's options carry the user and the request id, which the events have as ``enqueued_in`` in
-      their metadata. An actor that is called by an actor, or follows it in a pipeline or as a
-      callback, has the same user.
+      their metadata. An actor that is called by an actor, or follows it in a pipeline or as a callback, has the same
+      user.
     - An attempt that fails is an event (ERROR_OCCURRED) with the exception and the number of the attempt, but not with
       the arguments. `dramatiq.errors.Retry` is no failure.
     - The start and the stop of a worker are events (SYSTEM_STARTUP, SYSTEM_SHUTDOWN). When it stops, alerts that wait
@@ -69,21 +61,21 @@ class AuditMiddleware(Middleware):
         refuse_green_threads()
         require_trail(trail)
         self._trail = trail
-        self._open = _Open()
+        self._entered = Entered()
+        self._last = _Last()
 
     def before_enqueue(self, broker: Broker, message: Message[Any], delay: int) -> None:  # noqa: ARG002
         """Put the user and the request into the message; a retry keeps the first attempt's."""
         # Middleware behind this one sends the next message of a pipeline, and the messages of callbacks, when this one
         # has left the context.
-        if values := carried() or self._open.carried:
+        if values := carried() or self._last.carried:
             message.options.setdefault(HEADER, values)
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         """Enter the context of the message."""
+        self._last.carried = {}
         context = task_context(message.actor_name, message.message_id, message.options.get(HEADER))
-        context.__enter__()
-        self._open.carried = {}
-        self._open.contexts[message.message_id] = context
+        self._entered.enter(message.message_id, context)
 
     def after_process_message(
         self,
@@ -94,7 +86,7 @@ class AuditMiddleware(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         """Record a failure, and leave the context."""
-        self._open.carried = carried()
+        self._last.carried = carried()
         try:
             if exception is not None and not isinstance(exception, Retry):
                 logged(lambda: self._failed(message, exception))
@@ -105,9 +97,7 @@ class AuditMiddleware(Middleware):
 
     def after_skip_message(self, broker: Broker, message: MessageProxy) -> None:  # noqa: ARG002
         """Leave the context, which was not entered if a middleware before this one has skipped the message."""
-        context = self._open.contexts.pop(message.message_id, None)
-        if context is not None:
-            context.__exit__(None, None, None)
+        self._entered.leave(message.message_id)
 
     def _failed(self, message: MessageProxy, exception: BaseException) -> None:
         # Other services may write to the broker, so the number may be none.

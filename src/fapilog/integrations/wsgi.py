@@ -94,12 +94,9 @@ class AuditMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request: WSGI's own interface."""
         context = copy_context()
-        body = context.run(self._handle, environ, start_response)
-        # The server sends a file by itself, if it is shown one.
-        file = environ.get("wsgi.file_wrapper")
-        return body if isinstance(file, type) and isinstance(body, file) else _Body(body, context)
+        return context.run(self._handle, environ, start_response, context)
 
-    def _handle(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def _handle(self, environ: WSGIEnvironment, start_response: StartResponse, context: Context) -> Iterable[bytes]:
         # One that a middleware around this one has given stays: the response can have but one.
         this = environ.get(_REQUEST_ID) or request_id(environ.get(_key(self._id_header)))
         environ[_REQUEST_ID] = this
@@ -130,14 +127,20 @@ class AuditMiddleware:
             pairs = [*(pair for pair in headers if pair[0].lower() != name), (self._id_header, this)]
             return start_response(status, pairs) if exc_info is None else start_response(status, pairs, exc_info)
 
-        try:
-            return self._app(environ, start)
-        except Exception as error:
+        def failed(error: Exception) -> None:
             environ.pop(_ERROR, None)
             if not is_answered:
                 # The server, or a middleware around this one, answers so.
                 self._log(method, path, 500, error)
+
+        try:
+            body = self._app(environ, start)
+        except Exception as error:
+            failed(error)
             raise
+        # The server sends a file by itself, if it is shown one.
+        file = environ.get("wsgi.file_wrapper")
+        return body if isinstance(file, type) and isinstance(body, file) else _Body(body, context, failed)
 
     def _client(self, environ: WSGIEnvironment) -> str | None:
         # The server has joined all values of the header.
@@ -156,18 +159,26 @@ class AuditMiddleware:
 
 
 class _Body:
-    """The body of a response, whose parts are made in the context of its request."""
+    """The body of a response, whose parts are made in the context of its request; made in that context, too."""
 
-    def __init__(self, body: Iterable[bytes], context: Context) -> None:
+    def __init__(self, body: Iterable[bytes], context: Context, failed: Callable[[Exception], None]) -> None:
         self._body = body
         self._context = context
-        self._parts: Iterator[bytes] = context.run(iter, body)
+        self._failed = failed
+        self._parts: Iterator[bytes] = iter(body)
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        return self._context.run(next, self._parts)
+        try:
+            return self._context.run(next, self._parts)
+        except StopIteration:
+            raise
+        except Exception as error:
+            # An application that is a generator begins with the first part, and may not have answered yet.
+            self._context.run(self._failed, error)
+            raise
 
     def close(self) -> None:
         close: Callable[[], object] | None = getattr(self._body, "close", None)

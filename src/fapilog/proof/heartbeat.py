@@ -34,6 +34,7 @@ from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.options import require, require_callable
 from ..record.privacy import Uncopied, without_frames
 from ..tasks.background import Background, alone
+from ..tasks.fork import call_in_child
 from ..tasks.life import Life, enter_all, leave_all
 from ..tasks.strangers import Log, contained
 
@@ -102,7 +103,7 @@ class Heartbeat(Uncopied):
 
     Raises:
         TypeError: *key* is neither text nor bytes nor callable.
-        ValueError: An option is not valid. The key is not in the message.
+        ValueError: An option is not valid. The key is not in the message. On entering: it is entered already.
     """
 
     @without_frames
@@ -133,11 +134,14 @@ class Heartbeat(Uncopied):
         self._life: Life | None = None
         self._failed = 0
         self._unreadable = False
+        call_in_child(self, Heartbeat._forget)
 
     def __repr__(self) -> str:
         return f"<Heartbeat {self._name} of {self._trail!r} every {self._interval:g} s>"
 
     async def __aenter__(self) -> Self:
+        if self._life is not None and not self._life.is_over:
+            raise ValueError(f"heartbeat {self._name}: expected one that is not entered; got one that is")
         self._life = Life(self._running())
         await self._life.enter()
         return self
@@ -226,6 +230,11 @@ class Heartbeat(Uncopied):
         elif self._failed:
             _log.warning("heartbeat %s is sent again; %d were not", self._name, self._failed)
             self._failed = 0
+
+    def _forget(self) -> None:
+        # In a forked child: the tasks are the parent's.
+        self._background.forget()
+        self._life = None
 
 
 @without_frames

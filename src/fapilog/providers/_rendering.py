@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from ..record.errordetails import ErrorDetails
+from ..record.errordetails import BEGINNING, ErrorDetails
 from ..record.events import AuditEvent
 from ..record.kinds import member
 from ..record.values import text
@@ -107,6 +107,8 @@ def disclosure_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+# Characters of an error's text by which it is recognised where it was cut.
+_MUCH: Final = 64
 # Characters that browsers and servers take.
 _MAX_LINK: Final = 2000
 
@@ -172,9 +174,8 @@ def _rendered(event: AuditEvent, severity: str, level: Disclosure, link: str | N
         value = _plain(getattr(event, name))
         if value is not None:
             details[name] = value
-    if "message" in details and level is not _FULL and event.error is not None and event.error.message:
-        # `log_error` makes its message of the error's text, which is for FULL.
-        details["message"] = event.message.replace(event.error.message, event.error.type)
+    if "message" in details and level is not _FULL and event.error is not None:
+        details["message"] = _without_text(event.message, event.error)
     severity = text(severity)
     title = [cut(one_line(severity), "severity", max_characters=20).upper(), event.event_type.value]
     if event.component:
@@ -186,6 +187,21 @@ def _rendered(event: AuditEvent, severity: str, level: Disclosure, link: str | N
         link=link,
         details=details,
     )
+
+
+def _without_text(message: str, error: ErrorDetails) -> str:
+    """Return *message* with the error's type in place of its text, which is for FULL."""
+    # By `log_error`, which may have cut the text, or have got another one of an exception whose text changes.
+    if message.startswith(BEGINNING):
+        return BEGINNING + error.type
+    said = error.message
+    if said.isalnum() and len(said) <= _MUCH:
+        # Not inside of words: the text of KeyError(1) is "1".
+        return re.sub(rf"\b{said}\b", lambda _: error.type, message)
+    if said in message:
+        return message.replace(said, error.type) if said else message
+    beginning, found, _ = message.partition(said[:_MUCH])
+    return beginning + error.type if found and len(said) > _MUCH else message
 
 
 def _plain(value: object) -> Any:

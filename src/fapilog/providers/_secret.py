@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..record.errors import BrokenRouteError, TransientDeliveryError
 from ..record.options import is_async, several
@@ -85,15 +85,16 @@ class Secret(Uncopied):
 
 def sources(name: str, given: SecretSource | Sequence[SecretSource]) -> Sequence[SecretSource]:
     """
-    Return the secrets *given*, of which one may be given alone.
+    Return the secrets *given*, of which one may be given alone; `Secret` refuses what is none.
 
     Raises:
-        TypeError: It is neither a secret nor a list; the message begins with *name*.
+        TypeError: It is bytes; the message begins with *name*.
         ValueError: There is none.
     """
-    found: tuple[SecretSource, ...] = (given,) if callable(given) else several(name, given)
+    found: tuple[SecretSource, ...]
+    found = (given,) if callable(given) or not isinstance(given, Iterable) else several(name, given)
     if not found:
-        raise ValueError(f"{name}: expected at least one address; got none")
+        raise ValueError(f"{name}: expected at least one; got none")
     return found
 
 

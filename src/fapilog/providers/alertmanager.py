@@ -25,7 +25,7 @@ from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.errors import BrokenRouteError, DeliveryError
 from ..record.events import AuditEvent
-from ..record.options import require
+from ..record.options import require, require_mapping, require_text
 from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._answers import Answer
@@ -101,8 +101,11 @@ class AlertmanagerDispatcher(Uncopied):
         self._urls = [self._poster.address(url, f"urls[{number}]", check=_check_url) for number, url in enumerate(each)]
         # A year is enough, and a time that datetime can add.
         self._duration = timedelta(seconds=require("duration", duration, above=0, at_most=31_536_000))
-        self._labels = dict(labels or {})
+        further = {} if labels is None else labels
+        require_mapping("labels", further, expected="a mapping of names and texts")
+        self._labels = dict(further)
         for name, value in self._labels.items():
+            require_text("labels", name, expected="names of further labels")
             # https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels; "__" is for Prometheus itself.
             if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name) or name in _OWN or not isinstance(value, str):
                 raise ValueError(f"labels: expected names of further labels, with texts; got {name!r}")

@@ -24,11 +24,12 @@ with needs("webhook"):
     import httpx2
 
 from ..record.events import AuditEvent
+from ..record.options import require_mapping, require_text
 from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, dedup_key, fit, least
-from ._secret import Secret, SecretSource
+from ._secret import Secret, SecretSource, sources
 
 __all__ = ["WebhookDispatcher"]
 
@@ -90,14 +91,14 @@ class WebhookDispatcher(Uncopied):
         )
         self._render = Renderer(disclosure, link)
         self._url = self._poster.address(url, "url")
-        sources = [secret] if isinstance(secret, str) or callable(secret) else secret
-        self._secrets = [Secret(each, "secret", check=_check_secret) for each in sources]
-        if not self._secrets:
-            raise ValueError("secret: expected at least one")
-        self._headers = {name: Secret(value, f"header {name}") for name, value in (headers or {}).items()}
-        for name in self._headers:
+        self._secrets = [Secret(each, "secret", check=_check_secret) for each in sources("secret", secret)]
+        further = {} if headers is None else headers
+        require_mapping("headers", further, expected="a mapping of names and values")
+        for name in further:
+            require_text("headers", name, expected="names of further headers")
             if name.lower() in _RESERVED or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
                 raise ValueError(f"headers: expected names of further headers; got {name!r}")
+        self._headers = {name: Secret(value, f"header {name}", check=_check_value) for name, value in further.items()}
 
     async def __aenter__(self) -> Self:
         await self._poster.open()
@@ -142,6 +143,10 @@ def _content(rendered: Rendered, channel: str | None) -> bytes:
         "data": fit({name: value for name, value in data.items() if value is not None}, _MAX_BYTES * 3 // 4),
     }
     return msgspec.json.encode(content)
+
+
+def _check_value(value: str) -> str | None:
+    return None if value.isascii() and value.isprintable() else "printable ASCII"
 
 
 def _check_secret(secret: str) -> str | None:

@@ -9,12 +9,14 @@ from msgspec.structs import force_setattr
 from .privacy import Discreet
 from .values import cut, given_text, name_of, text, unreadable
 
-__all__ = ["MAX_REPEATED", "MAX_TRACEBACK", "Described", "ErrorDetails", "described", "in_short"]
+__all__ = ["BEGINNING", "MAX_REPEATED", "MAX_TRACEBACK", "Described", "ErrorDetails", "described", "in_short"]
 
 # The end of a traceback has the failure; a deep recursion must not fill the disk.
 MAX_TRACEBACK: Final = 32_768
 # The text of an error is in a traceback too, and in the message of `log_error`: a longer one is there in short.
 MAX_REPEATED: Final = 1024
+BEGINNING: Final = "Error occurred: "
+"""The beginning of the message that `log_error` makes of an error's text."""
 
 
 class ErrorDetails(Discreet, frozen=True, kw_only=True, forbid_unknown_fields=True):

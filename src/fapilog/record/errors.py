@@ -2,10 +2,11 @@
 The errors of this package.
 
 FapilogError
-├── AuditStorageError            the event is not stored
+├── AuditStorageError            the event is not stored, or the trail can't be read
 │   └── TrailMismatchError       records can't be copied: they do not continue the trail that is there
-├── OutboxError                  the file of an outbox can't be used
+├── OutboxError                  the file or database of an outbox can't be used
 ├── PanicError                   other code raised a BaseException that is no Exception
+├── ConfigError                  a configuration does not describe a trail: `fapilog.config`
 └── DeliveryError                the alert was not delivered
     ├── TransientDeliveryError   trying again may help
     ├── PermanentDeliveryError   trying again will not help
@@ -66,7 +67,7 @@ class TrailMismatchError(AuditStorageError):
 
 
 class OutboxError(FapilogError):
-    """Raised when the file of an outbox could not be read or written. The message names the file and the reason."""
+    """Raised when the file or database of an outbox could not be used. The message names it, and the reason."""
 
 
 class PanicError(FapilogError):

@@ -125,15 +125,16 @@ def require_path(name: str, value: object) -> Path:
         raise ValueError(f"{name}: expected a path in a home directory that is known; got {given!r}") from None
 
 
-def require_mapping(name: str, value: object, *, expected: str) -> None:
+def require_mapping(name: str, value: object, *, expected: str) -> Mapping[Any, Any]:
     """
-    Check that *value* is a mapping.
+    Return *value* if it is a mapping.
 
     Raises:
         TypeError: It is none; the message begins with *name*, and says that *expected* was.
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+    return value
 
 
 def require_callable(

@@ -203,10 +203,10 @@ class ArchiveReader(TrailReader):
         return self._firsts[key]
 
     def _beginning(self, name: str) -> bytes:
-        if not self._size(name):
+        if not (size := min(FIRST_BYTES, self._size(name))):
             return b""
-        with contextlib.closing(self._archive.open(name + SUFFIX, FIRST_BYTES)) as file:
-            return first_bytes(file.read(FIRST_BYTES), FIRST_BYTES)
+        with contextlib.closing(self._archive.open(name + SUFFIX, size)) as file:
+            return first_bytes(file.read(size), FIRST_BYTES)
 
     def _size(self, name: str) -> int:
         return self._sizes.get(name + SUFFIX, 0)

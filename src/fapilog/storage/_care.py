@@ -66,14 +66,27 @@ class Care:
             if self._listed is None:
                 return {}  # no event was stored yet
             raise
-        files = names(self._directory)
         if listed != self._listed:
-            self._missing = self._what_is_missing(files)
+            self._missing = self._missing_now()
             self._listed = listed
-        found = {"capacity": self._room.concern(), "files": self._missing, "clock": self._time(files)}
+        clock = self._time(names(self._directory))
+        found = {"capacity": self._room.concern(), "files": self._missing, "clock": clock}
         return {name: words for name, words in found.items() if words is not None}
 
-    def _what_is_missing(self, files: list[str]) -> str | None:
+    def _missing_now(self) -> str | None:
+        while True:
+            start = start_of(self._directory)
+            try:
+                found = self._what_is_missing(names(self._directory), start)
+            except FileNotFoundError:
+                if start_of(self._directory) == start:
+                    raise
+            else:
+                if found is None or start_of(self._directory) == start:
+                    return found
+            # Days were removed meanwhile.
+
+    def _what_is_missing(self, files: list[str], start: ChainHead) -> str | None:
         """Return a sentence about a missing file, found by a packed copy of it or by the records of its neighbours."""
         there = set(files)
         for name in sorted(os.listdir(self._directory)):
@@ -88,7 +101,7 @@ class Care:
                     f"{self._directory}: {found[1]} is gone, and {name} is there: unpack it to the former name, and "
                     "let no logrotate, and nothing else, pack or move the files of a trail"
                 )
-        last: _Last | None = _Last("", start_of(self._directory))
+        last: _Last | None = _Last("", start)
         for name in files:
             if not os.path.exists(self._directory / name):
                 # To look at the end of one that is compressed takes all of it; a verification does.

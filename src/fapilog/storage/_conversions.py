@@ -11,10 +11,10 @@ import msgspec
 
 from ..record.chain import MAX_RECORD_BYTES, ChainError, ChainHead, follow, follow_events
 from ..record.formats import decoded
+from ._directory import blocks
 
 __all__ = ["undone"]
 
-_BLOCK_BYTES: Final = 1 << 18
 _NO_NEWLINE: Final = "its last newline is missing"
 _UTF_8_MARK: Final = codecs.BOM_UTF8
 _UTF_16: Final = {
@@ -96,14 +96,8 @@ def _in_utf_8(fd: int, found: dict[str, None]) -> Iterator[bytes]:
         if os.pread(fd, len(_UTF_8_MARK), 0) == _UTF_8_MARK:
             found["it begins with a byte order mark"] = None
             offset = len(_UTF_8_MARK)
-        yield from _blocks(fd, offset)
+        yield from blocks(fd, offset)
     else:
         found["it is in UTF-16"] = None
-        for text in codecs.iterdecode(_blocks(fd, 0), encoding):
+        for text in codecs.iterdecode(blocks(fd), encoding):
             yield text.encode()
-
-
-def _blocks(fd: int, offset: int) -> Iterator[bytes]:
-    while block := os.pread(fd, _BLOCK_BYTES, offset):
-        yield block
-        offset += len(block)

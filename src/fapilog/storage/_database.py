@@ -66,7 +66,7 @@ class Database:
         with self._turn.taken(), self._failures("append to"):
             connection = self._connection_to(is_made=True)
             assert connection is not None  # noqa: S101 - made if it was not there
-            _begin(connection)
+            _when_free(connection, "BEGIN IMMEDIATE")
             try:
                 result = call(connection)
                 connection.execute("COMMIT")
@@ -120,18 +120,15 @@ class Database:
         """Raise `AuditStorageError` for errors of SQLite, the system and the chain; open the file anew next time."""
         try:
             yield
-        except AuditStorageError:
+        except BaseException as error:
+            # An interrupt too: it may have come before the settings were made.
             self._close()
+            if isinstance(error, ChainError):
+                raise AuditStorageError(f"{self._path}: {error}; nothing is appended") from error
+            if isinstance(error, OSError | sqlite3.Error):
+                words = getattr(error, "strerror", None) or error
+                raise AuditStorageError(f"cannot {action} {self._path}: {words}") from error
             raise
-        except ChainError as damage:
-            self._close()
-            raise AuditStorageError(f"{self._path}: {damage}; nothing is appended") from damage
-        except OSError as error:
-            self._close()
-            raise AuditStorageError(f"cannot {action} {self._path}: {error.strerror or error}") from error
-        except sqlite3.Error as error:
-            self._close()
-            raise AuditStorageError(f"cannot {action} {self._path}: {error}") from error
 
     def _connection_to(self, *, is_made: bool) -> sqlite3.Connection | None:
         """Return the connection, opened if need be; None if there is no trail yet, and none is to be made."""
@@ -157,11 +154,15 @@ class Database:
             # The exit of the interpreter waits for a commit, and not for a thread that reads: closed under its hands,
             # the connection would crash the process.
             self._closes.atexit = is_made
-            if self._is_new(connection):
-                if not is_made:
-                    self._close()
-                    return None
-                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            is_new = self._is_new(connection)
+            if is_new and not is_made:
+                self._close()
+                return None
+            if is_made:
+                # In another mode, which a backup by VACUUM INTO has, readers are in the way of a commit.
+                connection.execute("PRAGMA busy_timeout = 0").fetchall()
+                _when_free(connection, "PRAGMA journal_mode = WAL")
+            if is_new:
                 make_tables(connection, SCHEMA, application_id=_APPLICATION_ID, version=_VERSION)
             synchronous = "FULL" if self._durable else "NORMAL"
             # On macOS fsync leaves the data in the drive's cache: https://www.sqlite.org/pragma.html#pragma_fullfsync
@@ -182,13 +183,12 @@ class Database:
         raise AuditStorageError(f"{self._path}: expected an audit trail of version {_VERSION}; got {got}")
 
 
-def _begin(connection: sqlite3.Connection) -> None:
-    """Begin a transaction that writes, when no other process is in one."""
+def _when_free(connection: sqlite3.Connection, statement: str) -> None:
+    """Execute a *statement* that has to wait until no other process is at the file."""
     give_up_at = time.monotonic() + _PATIENCE
-    connection.execute("PRAGMA busy_timeout = 0").fetchall()
     while True:
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(statement).fetchall()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -16,17 +16,26 @@ import msgspec
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
 from ._compressed import compress, content_of
-from ._directory import close, reading, sync, sync_directory, without_writers
+from ._directory import allow_as, blocks, close, closing, reading, sync, sync_directory, without_writers
 from ._latest import latest_up_to
-from ._names import SUFFIX, day_of, names
+from ._names import SUFFIX, date_of, day_of, is_name, names
 from ._packed import from_disk, not_what_the_trail_has
 from ._times import INDEX, Times
 from ._whole import PART, remove, whole
 from .archive import Archive, PackedFile
 
-__all__ = ["BusyError", "alone", "archive_day", "compress_day", "digest", "remove_days", "sweep", "write_anchor"]
+__all__ = [
+    "BusyError",
+    "alone",
+    "archive_day",
+    "compress_day",
+    "digest",
+    "like",
+    "remove_days",
+    "sweep",
+    "write_anchor",
+]
 
-_BLOCK_BYTES: Final = 1 << 20
 _LOCK: Final = "audit_retention.lock"
 
 
@@ -37,16 +46,9 @@ class BusyError(AuditStorageError):
 def digest(fd: int) -> str:
     """Return the SHA-256 of all that the open file *fd* has."""
     found = sha256()
-    for block in _blocks(fd):
+    for block in blocks(fd):
         found.update(block)
     return found.hexdigest()
-
-
-def _blocks(fd: int) -> Iterator[bytes]:
-    offset = 0
-    while block := os.pread(fd, _BLOCK_BYTES, offset):
-        yield block
-        offset += len(block)
 
 
 def compress_day(directory: Path, name: str) -> None:
@@ -65,7 +67,7 @@ def compress_day(directory: Path, name: str) -> None:
     with reading(directory, name) as fd:
         wanted = digest(fd)
         with whole(path + SUFFIX, like=fd) as part:
-            compress(_blocks(fd), part, (latest_up_to(directory, name) or "").encode())
+            compress(blocks(fd), part, (latest_up_to(directory, name) or "").encode())
     with from_disk(Path(path + SUFFIX)) as file:
         if content_of(file) != wanted:
             raise not_what_the_trail_has(path + SUFFIX)
@@ -88,7 +90,7 @@ def archive_day(
         ChainError: The file is damaged.
         OSError: It can't be done.
     """
-    day = date.fromisoformat(name[len("audit_") : -len(".jsonl")])
+    day = date_of(name)
     if os.path.exists(f"{directory}/{ANCHOR}") and not archive.sizes():
         # The archive begins where the trail does now.
         _put(Path(f"{directory}/{ANCHOR}"), None, archive, day, retention_days)
@@ -107,9 +109,9 @@ def _put(path: Path, content: str | None, archive: Archive, day: date, retention
     archive.prove(file)
 
 
-def remove_days(directory: Path, names_of_days: list[str], anchor: Anchor) -> None:
+def remove_days(directory: Path, anchor: Anchor) -> None:
     """
-    Remove days: write the anchor that says so, and delete their files, the oldest first.
+    Remove the days up to the last that *anchor* names: write it, and delete their files, the oldest first, `alone`.
 
     Raises:
         OSError: A file can't be deleted; the next `sweep` deletes the rest.
@@ -120,7 +122,8 @@ def remove_days(directory: Path, names_of_days: list[str], anchor: Anchor) -> No
             with reading(directory, name) as fd:
                 sync(fd)
         write_anchor(directory, anchor)
-    _delete(directory, names_of_days)
+    sweep(directory)
+    _tidy(directory)
 
 
 def alone(directory: Path) -> int:
@@ -131,8 +134,13 @@ def alone(directory: Path) -> int:
         BusyError: Another one does.
         OSError: The lock can't be opened or taken.
     """
+    path = directory / _LOCK
     # Not the lock on the directory, which writers need. Never deleted: another process may just have opened it.
-    fd = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    with contextlib.suppress(FileExistsError), like(directory) as other, closing(os.open(path, flags, 0o600)) as made:
+        if other is not None:
+            allow_as(made, other)
+    fd = os.open(path, os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -144,7 +152,7 @@ def alone(directory: Path) -> int:
 
 
 def sweep(directory: Path) -> None:
-    """Delete the files that a crash of retention has left, `alone`: removed days, and unfinished parts."""
+    """Delete the files of removed days, and the unfinished parts that a crash has left, `alone`."""
     anchor = anchor_of(directory)
     leftovers = [
         name
@@ -158,16 +166,6 @@ def sweep(directory: Path) -> None:
         sync_directory(directory)
 
 
-def _delete(directory: Path, names_of_days: list[str]) -> None:
-    there = os.listdir(directory)
-    for day in names_of_days:
-        # The compressed one, and the incomplete records that crashes left on that day.
-        for name in sorted(each for each in there if each.startswith(day)):
-            remove(f"{directory}/{name}")
-    sync_directory(directory)
-    _tidy(directory)
-
-
 def _tidy(directory: Path) -> None:
     """Remove the parts of deleted files from the index."""
     # Without the index, or with too much in it, every answer is the same.
@@ -179,7 +177,13 @@ def _tidy(directory: Path) -> None:
 
 def write_anchor(directory: Path, anchor: Anchor) -> None:
     """Replace the anchor of the trail in *directory*; raise OSError if it can't be written."""
-    newest = names(directory)[-1:]
-    like = reading(directory, newest[0]) if newest else contextlib.nullcontext(None)
-    with like as fd, whole(f"{directory}/{ANCHOR}", like=fd) as part:
+    with like(directory) as other, whole(f"{directory}/{ANCHOR}", like=other) as part:
         part.write(msgspec.json.encode(anchor) + b"\n")
+
+
+@contextlib.contextmanager
+def like(directory: Path) -> Generator[int | None]:
+    """Open the newest file of a trail, whose owner, group and mode the files beside it get; None if there is none."""
+    newest = max(filter(is_name, os.listdir(directory)), default=None)
+    with contextlib.nullcontext() if newest is None else reading(directory, newest) as fd:
+        yield fd

@@ -8,7 +8,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,6 +19,7 @@ __all__ = [
     "OWNER",
     "Access",
     "allow_as",
+    "blocks",
     "cannot",
     "close",
     "closing",
@@ -47,6 +48,8 @@ _PAUSE: Final = 0.000_3
 # After so many seconds of waiting, the processor is worth more than the moment.
 _LONG: Final = 2.0
 _LONG_PAUSE: Final = 0.001
+# Of one read.
+_BLOCK_BYTES: Final = 1 << 20
 # "Locks held": https://man7.org/linux/man-pages/man5/proc_locks.5.html
 _LOCKS: Final = "/proc/locks"
 
@@ -181,6 +184,13 @@ def reading(directory: Path, name: str) -> contextlib.AbstractContextManager[int
     return closing(open_file(directory, name))
 
 
+def blocks(fd: int, offset: int = 0) -> Iterator[bytes]:
+    """Yield all that the open file *fd* has from *offset* on."""
+    while block := os.pread(fd, _BLOCK_BYTES, offset):
+        yield block
+        offset += len(block)
+
+
 def lock(fd: int, how: int) -> None:
     """
     Take the lock on the open directory *fd*.
@@ -227,11 +237,11 @@ def _program(pid: str) -> str:
 
 
 @contextlib.contextmanager
-def without_writers(directory: Path) -> Generator[None, None, None]:
-    """Wait for the writers in all processes, and keep them waiting until left."""
+def without_writers(directory: Path, how: int = fcntl.LOCK_SH) -> Generator[None, None, None]:
+    """Wait for the writers in all processes, and keep them waiting until left; *how* and errors are those of `lock`."""
     with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
         try:
-            lock(fd, fcntl.LOCK_SH)
+            lock(fd, how)
             yield
         finally:
             # Closing the directory would do, but for a child that is forked meanwhile and has it open as well. So an

@@ -8,16 +8,13 @@ beside its rows: the first record names the head that it follows, and the record
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ..record.chain import EMPTY, ChainError, ChainHead, head_before
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType
 from ._anchor import Anchor, anchor_in
-from .protocol import EventFilter
-
-if TYPE_CHECKING:
-    from .protocol import AuditStorage
+from .protocol import AuditStorage, EventFilter
 
 __all__ = ["followed_by", "front_of"]
 

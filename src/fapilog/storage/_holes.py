@@ -14,7 +14,7 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ._lines import head_of_record
 
-__all__ = ["item_of", "joined", "up_to"]
+__all__ = ["item_of", "joined", "newest_of", "up_to"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
@@ -45,6 +45,25 @@ def up_to(limit: int, items: Iterable[AuditEvent | DamagedRecord]) -> Generator[
         if limit < 1:
             # Before the next one is looked for, which may be in another file.
             return
+
+
+def newest_of(limit: int, answers: Iterable[Iterable[AuditEvent | DamagedRecord]]) -> list[AuditEvent | DamagedRecord]:
+    """
+    Return the newest *limit* events of all *answers*, the newest first, and the holes between them.
+
+    Args:
+        limit: How many at most; no answer is followed further than that.
+        answers: Each with the newest first. What several of them have is returned once.
+    """
+    # By number and id.
+    found: dict[tuple[int, str], AuditEvent | DamagedRecord] = {}
+    for items in answers:
+        for item in up_to(limit, joined(items)):
+            if isinstance(item, AuditEvent):
+                found[item.sequence_number or 0, item.event_id] = item
+            else:
+                found[item.offset, ""] = item
+    return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
 
 
 def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | None = None) -> AuditEvent | DamagedRecord:

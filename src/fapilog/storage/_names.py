@@ -15,6 +15,7 @@ from ._anchor import ANCHOR, anchor_of
 
 __all__ = [
     "SUFFIX",
+    "date_of",
     "day_after",
     "day_of",
     "expected_a_file",
@@ -54,6 +55,11 @@ def file_of_day(day: int) -> str:
     return date.fromordinal(day).strftime("audit_%Y-%m-%d.jsonl")
 
 
+def date_of(name: str) -> date:
+    """Return the day of the file *name*; raise ValueError if there is no such day."""
+    return date.fromisoformat(name[len("audit_") : -len(".jsonl")])
+
+
 def day_after(name: str) -> str:
     """
     Return the name of the file for the day after that of the file *name*.
@@ -62,7 +68,7 @@ def day_after(name: str) -> str:
         OSError: There is no such day.
     """
     try:
-        return file_of_day(date.fromisoformat(name[len("audit_") : -len(".jsonl")]).toordinal() + 1)
+        return file_of_day(date_of(name).toordinal() + 1)
     except (ValueError, OverflowError) as error:
         raise OSError(errno.EINVAL, f"{name}: expected a file with a day after it") from error
 

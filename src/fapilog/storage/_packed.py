@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import IO, Final
+from typing import IO
 
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR
-from ._names import SUFFIX, is_set_aside
+from ._names import SUFFIX, is_name, is_set_aside
 
 __all__ = ["from_disk", "is_archived_name", "not_what_the_trail_has"]
-
-_DAY: Final = rf"audit_[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}\.jsonl{re.escape(SUFFIX)}"
 
 
 def from_disk(path: Path) -> IO[bytes]:
@@ -31,4 +28,5 @@ def not_what_the_trail_has(place: object) -> AuditStorageError:
 
 def is_archived_name(name: str) -> bool:
     """Return whether a file of that name belongs to an archive."""
-    return name == ANCHOR or is_set_aside(name) or re.fullmatch(_DAY, name) is not None
+    is_day = name.endswith(SUFFIX) and is_name(name.removesuffix(SUFFIX))
+    return is_day or is_set_aside(name) or name == ANCHOR

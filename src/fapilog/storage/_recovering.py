@@ -24,7 +24,7 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ._anchor import start_of
-from ._directory import closing, open_file, reading, size_of, sync, write_all
+from ._directory import closing, open_file, reading, size_of, sync, without_writers, write_all
 from ._lines import Lines, PlacedError, cut, head_of_record
 from ._names import names
 from ._torn import Torn
@@ -177,16 +177,12 @@ def recover(directory: Path, reason: str) -> tuple[int, Break] | None:
         or a crash has left an incomplete record at its end, which the next writer sets aside.
 
     Raises:
-        OSError: A file can't be read or written.
+        OSError: A file can't be read or written, or another process holds the lock on the trail.
     """
-    with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            files = names(directory)
-            found = _damage(directory, files)
-            return None if found is None else _seal(directory, files, found, reason)
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+    with without_writers(directory, fcntl.LOCK_EX):
+        files = names(directory)
+        found = _damage(directory, files)
+        return None if found is None else _seal(directory, files, found, reason)
 
 
 def _damage(directory: Path, files: list[str]) -> _Damage | None:
@@ -218,7 +214,14 @@ def _damage(directory: Path, files: list[str]) -> _Damage | None:
                 offset, head = whole
                 found = _Damage(found.first, (index, offset), head)
                 continue
-            found, head = _Damage(found.first, None, _skipped(found.head, lines, offset)), None
+            end = lines.end()
+            count = lines.count(offset, end)
+            if name == files[-1] and os.fstat(fd).st_size > end:
+                count += 1  # `_seal` makes a line of the rest
+            # So these lines have the same numbers for those who count them from the record behind and from the one
+            # before.
+            head = ChainHead(found.head.sequence_number + count, found.head.checksum)
+            found, head = _Damage(found.first, None, head), None
         index, offset = index + 1, 0
     return found
 
@@ -239,12 +242,6 @@ def _next_whole(lines: Lines, offset: int) -> tuple[int, ChainHead] | None:
         if _is_whole(line):
             return place, chain.head_before(line)
     return None
-
-
-def _skipped(head: ChainHead, lines: Lines, offset: int) -> ChainHead:
-    """Return *head* with a number that leaves room for the lines from *offset* on: they may have been records."""
-    count = sum(1 for _ in lines.forwards(offset, lines.end())) + 1
-    return ChainHead(head.sequence_number + count, head.checksum)
 
 
 def _seal(directory: Path, files: list[str], damage: _Damage, reason: str) -> tuple[int, Break]:

@@ -11,6 +11,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import msgspec
 from msgspec.structs import replace
@@ -36,7 +37,7 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
         target: The place of the replica, in words, without a secret.
         sequence_number: The newest record that the target is known to have; 0 for none.
         checksum: The checksum of that record; None for none.
-        lag_limit: Seconds that a record may wait; longer is a concern.
+        lag_limit: Seconds that a record may wait; longer is a concern. None: it may wait for ever.
         problem: The last failure, in words; None after a success.
         is_stuck: Whether trying again can't help.
     """
@@ -44,7 +45,7 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     sequence_number: int = 0
     checksum: str | None = None
-    lag_limit: float
+    lag_limit: float | None
     problem: str | None = None
     is_stuck: bool = False
 
@@ -95,8 +96,9 @@ def keep_replica(directory: Path, replica: Replica, *, is_known: bool) -> Replic
         replica = replace(replica, sequence_number=there.sequence_number, checksum=there.checksum)
     if replica == there:
         return replica
-    # A name for this process alone, with the ending of the files that retention deletes after a crash.
-    mine = f"{directory}/audit_replica.{os.getpid()}{PART}"
+    # A name for this call alone, with the ending of the files that retention deletes after a crash: two containers may
+    # have the same number of their processes.
+    mine = f"{directory}/audit_replica.{uuid4().hex}{PART}"
     try:
         files = names(directory)
         if not files:
@@ -137,7 +139,8 @@ def waits(directory: Path, reader: TrailReader, now: datetime) -> str | None:
         return None
     at = stored_at(waiting[0])
     seconds = 0.0 if at is None else (now - at).total_seconds()
-    if seconds <= replica.lag_limit and not replica.is_stuck:
+    is_early = replica.lag_limit is None or seconds <= replica.lag_limit
+    if is_early and not replica.is_stuck:
         return None
     words = (
         f"{directory}: record {replica.sequence_number + 1} has waited for {seconds:.0f} s to be in {replica.target}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -16,10 +16,8 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.parties import Target
+from ._needles import AS_THEY_ARE
 from .protocol import EQUAL, EventFilter
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "COLUMNS",
@@ -187,8 +185,6 @@ class Question(NamedTuple):
     times: tuple[int, int] | None
 
 
-# The encoder of records writes these characters as they are, in every format.
-_AS_THEY_ARE: Final = re.compile(r"[ !#-\[\]-~]*")
 _EARLIEST: Final = -(2**63)
 _LATEST: Final = 2**63 - 1
 
@@ -228,7 +224,7 @@ def _question(wanted: EventFilter, equal: dict[str, Any], dialect: Dialect) -> Q
         lower = lower[: lower.index(AuditLogLevel(wanted.min_level).value)]
         if lower:
             parts.append((f"log_level NOT IN ({', '.join([mark] * len(lower))})", lower))
-    texts = [text for text in (wanted.message, wanted.tag) if text and _AS_THEY_ARE.fullmatch(text)]
+    texts = [text for text in (wanted.message, wanted.tag) if text and re.fullmatch(AS_THEY_ARE, text)]
     parts += [(dialect.contains, [text.encode()]) for text in texts]
     begin = _EARLIEST if wanted.start_time is None else _microseconds(wanted.start_time)
     end = _LATEST if wanted.end_time is None else _microseconds(wanted.end_time)

@@ -67,7 +67,8 @@ class Searcher:
         conditions = {
             name: value for name in EventFilter.__struct_fields__ if (value := getattr(wanted, name)) is not None
         }
-        with contextlib.suppress(OSError, EOFError, pickle.UnpicklingError):
+        # Whatever comes of what it answers: after an update under a running service it is of another version.
+        with contextlib.suppress(Exception):
             if self.is_ours is None:
                 package = sys.modules[__name__.partition(".")[0]].__path__
                 pickle.dump((sys.path, list(package), _searcher.__name__), questions)

@@ -137,7 +137,6 @@ class TrailWriter:
         Raises:
             AuditStorageError: The record is not stored.
         """
-        self.refuse_nested()
         mutex = self._mutex
         taken: list[bool] = []
         try:

@@ -140,9 +140,15 @@ class DirectoryArchive:
 
     def sizes(self) -> Mapping[str, int]:
         """Do as `Archive.sizes`; a directory that is not there is an empty archive."""
-        with self._failures("read"), contextlib.suppress(FileNotFoundError), os.scandir(self.directory) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if is_archived_name(entry.name)}
-        return {}
+        with self._failures("read"):
+            try:
+                entries = os.scandir(self.directory)
+            except FileNotFoundError:
+                if self.directory.is_symlink():  # to a volume that is not mounted, say
+                    raise
+                return {}
+            with entries:
+                return {entry.name: entry.stat().st_size for entry in entries if is_archived_name(entry.name)}
 
     def put(self, file: PackedFile) -> None:
         """Do as `Archive.put`."""

@@ -7,8 +7,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from msgspec.structs import replace
-
 from ..record.chain import AuditChainVerificationResult, ChainError, Seal
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
@@ -51,6 +49,10 @@ class ArchiveStorage:
     def __init__(self, archive: Archive | Path | str) -> None:
         self._archive = require_archive("archive", archive)
         self._reader = ArchiveReader(self._archive)
+
+    def __str__(self) -> str:
+        """Return the place of the archive."""
+        return str(self._archive)
 
     def __repr__(self) -> str:
         return f"<ArchiveStorage {str(self._archive)!r}>"
@@ -161,7 +163,7 @@ class WithArchive:
     def _find_removed(self, wanted: EventFilter, limit: int, anchor: Anchor) -> list[AuditEvent | DamagedRecord]:
         last = anchor.sequence_number
         before = last + 1 if wanted.before is None else min(wanted.before, last + 1)
-        found = self._reader.find(replace(wanted, before=before), limit)
+        found = self._reader.find(wanted.numbered(after=wanted.after, before=before), limit)
         if before > last:
             found = [*self._lacking_end(anchor), *found]
         if sum(isinstance(item, AuditEvent) for item in found) < limit:

@@ -20,6 +20,7 @@ from ..record.privacy import without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
+from ..tasks.strangers import tamed
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
 from ._aside import Search
@@ -152,36 +153,24 @@ class FileStorage:
                 self._appends = 0
                 if not is_without_loop():
                     await anyio.lowlevel.checkpoint()
-            if seal := self.append_at_once(record):
-                return seal
+            # It never waits for another caller, and with durability "fsync" only a thread without a loop waits for the
+            # disk.
+            if (self._at_once or is_without_loop()) and not self._commits.busy:
+                self._appends += 1
+                try:
+                    seal = self._writer.append_at_once(record)
+                except Exception:
+                    raise
+                except BaseException as error:
+                    # Of a signal handler, for one.
+                    raise tamed(error) from error
+                if seal is not None:
+                    return seal
         result = await self._commits.submit(Once(record) if once else record)
         if isinstance(result, AuditStorageError):
             # A new one per caller, as an exception collects the traceback of every place that raises it.
             raise AuditStorageError(*result.args) from result
         return result
-
-    def append_at_once(self, record: bytes) -> Seal | None:
-        """
-        Store an event by its *record* if that takes nothing but a write and, with durability "fsync", its sync.
-
-        From any thread; it never waits for another caller, and with durability "fsync" only a thread without a loop
-        waits for the disk. Other tasks have their turn, and a caller can be cancelled, in `append` alone.
-
-        Args:
-            record: As of `append_record`.
-
-        Returns:
-            The event's place in the chain; None if `append_record` has to store it: in a loop with durability "fsync",
-            where another caller or process writes just now, on a new day, and whenever other tasks should have their
-            turn.
-
-        Raises:
-            AuditStorageError: It is not stored; as of `append`.
-        """
-        if not (self._at_once or is_without_loop()) or self._appends >= _APPENDS_PER_YIELD or self._commits.busy:
-            return None
-        self._appends += 1
-        return self._writer.append_at_once(record)
 
     @without_frames
     async def append_lines(

@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 
 from ..record.errors import AuditStorageError
-from ._days import alone
+from ..record.values import text
+from ._days import alone, like
 from ._directory import closing
 from ._whole import whole
 
@@ -85,7 +86,7 @@ def add_hold(directory: Path, reason: str, *, since: date | None = None, until: 
         raise ValueError("reason: expected words; got none")
     if since is not None and until is not None and until < since:
         raise ValueError(f"until: expected no day before {since}; got {until}")
-    hold = Hold(id=uuid.uuid4().hex[:8], reason=reason, since=since, until=until, set_at=datetime.now(UTC))
+    hold = Hold(id=uuid.uuid4().hex[:8], reason=text(reason), since=since, until=until, set_at=datetime.now(UTC))
     with _alone(directory):
         _write(directory, [*holds_on(directory), hold])
     return hold
@@ -119,5 +120,5 @@ def _alone(directory: Path) -> Generator[None]:
 
 
 def _write(directory: Path, holds: list[Hold]) -> None:
-    with whole(f"{directory}/{_FILE}") as file:
+    with like(directory) as other, whole(f"{directory}/{_FILE}", like=other) as file:
         file.write(msgspec.json.format(msgspec.json.encode(holds), indent=2) + b"\n")

@@ -20,6 +20,7 @@ from ..tasks.loops import is_without_loop
 from ..tasks.threads import Turn
 from ._copied import elsewhere, followed
 from ._holes import item_of, joined, up_to
+from ._rows import events_of
 from ._verdicts import verdict_on
 from .protocol import EventFilter
 
@@ -75,10 +76,10 @@ class MemoryStorage:
             Its place in the chain; None if *once* and a record has its id already.
 
         Raises:
-            AuditStorageError: It is not stored: the newest record is damaged, or this is called by a signal handler in
-                the midst of an append of the same thread.
+            AuditStorageError: It is not stored: the newest record is damaged, the record would be longer than
+                `MAX_RECORD_BYTES`, or this is called by a signal handler in the midst of an append of the same thread.
         """
-        body = chain.body(event)
+        body = chain.storable(event)
         await _checkpoint()
         with self._turn.taken():
             if once and event.event_id in self._ids:
@@ -103,7 +104,7 @@ class MemoryStorage:
             number, checksum = _next(self._lines)
             if ChainHead(number - 1, checksum) != after:
                 raise elsewhere("memory", after)
-            self._ids.update(decoded(line).event_id for line in lines)
+            self._ids.update(event.event_id for event in events_of(lines))
             self._lines.extend(lines)
         return head
 
@@ -111,7 +112,7 @@ class MemoryStorage:
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the newest *limit* wanted events, the newest first, and the holes between them."""
         await _checkpoint()
-        items = (_item(number, line) for number, line in reversed([*enumerate(self._lines, 1)]))
+        items = (_item(number, self._lines[number - 1]) for number in range(len(self._lines), 0, -1))
         wanted_items = (item for item in items if isinstance(item, DamagedRecord) or wanted.matches(item))
         return list(up_to(limit, joined(wanted_items)))
 
@@ -119,7 +120,7 @@ class MemoryStorage:
     async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the oldest *limit* events whose sequence number is greater than *after*, the oldest first."""
         await _checkpoint()
-        items = (_item(number, line) for number, line in enumerate(tuple(self._lines), 1) if number > after)
+        items = (_item(number, self._lines[number - 1]) for number in range(max(0, after) + 1, len(self._lines) + 1))
         return list(up_to(limit, joined(items)))
 
     @without_frames

@@ -14,7 +14,7 @@ from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent, in_utc
 from ..record.intake import LevelName, OutcomeName
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, member
-from ..record.options import require, several
+from ..record.options import did_you_mean, require, require_mapping, several
 from ..record.parties import Target, target_parts
 from ..record.privacy import Discreet
 from ..record.values import escaped, given_text, text
@@ -117,6 +117,14 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
             if getattr(self, name) is not None:
                 force_setattr(self, name, check(name, getattr(self, name)))
 
+    @classmethod
+    def of(cls, conditions: Conditions) -> Self:
+        """Return the filter with these conditions; raises as it does, and names the nearest of an unknown one."""
+        for name in conditions:
+            if name not in cls.__struct_fields__:
+                raise TypeError(f"there is no condition {name}{did_you_mean(name, cls.__struct_fields__)}")
+        return cls(**conditions)
+
     def numbered(self, *, after: int | None, before: int | None) -> Self:
         """Return this question, asked of records with a greater number than *after* and a smaller one than *before*."""
         # Made anew, its texts would be escaped once more.
@@ -172,6 +180,11 @@ def _types(name: str, value: Any) -> tuple[AuditEventType, ...]:
     return tuple(member(AuditEventType, each, name) for each in several(name, value))
 
 
+def _values(name: str, value: Any) -> dict[str, Any]:
+    require_mapping(name, value, expected="a mapping of names to values")
+    return {escaped(given_text(path)): escaped(each) if type(each) is str else each for path, each in value.items()}
+
+
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     **dict.fromkeys(["start_time", "end_time"], functools.partial(in_utc, is_bound=True)),
     **dict.fromkeys(["after", "before"], lambda name, value: require(name, value, at_least=0)),
@@ -182,7 +195,7 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     **dict.fromkeys(["message", "actor", "tag", *EQUAL], lambda _, value: escaped(given_text(value))),
     # Of printable characters alone, it is stored as it is.
     "event_id": lambda _, value: text(value),
-    "metadata": lambda _, value: {path: escaped(each) if type(each) is str else each for path, each in value.items()},
+    "metadata": _values,
 }
 
 

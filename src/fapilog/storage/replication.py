@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import random
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -87,7 +88,7 @@ class Replication:
             copied.
         target: The replica: a storage with `append_lines`, empty or with the first records of the trail.
         name: Names the replica, in logs and metrics.
-        lag_limit: Seconds that a record may wait; longer is an incident.
+        lag_limit: Seconds that a record may wait; longer is an incident. It may be infinite.
         interval: Seconds between two looks for new records.
         stop_timeout: Seconds for copying the last records when it is left. A call of the target that is under way is
             waited for, for as long as the target's own limit.
@@ -97,7 +98,7 @@ class Replication:
 
     Raises:
         TypeError: *target* takes no lines, or another option is not of its type.
-        ValueError: A number is out of range, or *name* is not printable.
+        ValueError: A number is out of range, or *name* is not printable. On entering: it is entered already.
     """
 
     def __init__(
@@ -122,7 +123,8 @@ class Replication:
         # The text of another class may contain a password.
         is_ours = type(target).__module__.startswith("fapilog.")
         self._place = str(target) if is_ours else type(target).__qualname__
-        self._lag_limit = float(require("lag_limit", lag_limit, above=0))
+        # JSON has no infinity.
+        self._lag_limit = None if require("lag_limit", lag_limit, above=0) == math.inf else float(lag_limit)
         self._interval = float(require("interval", interval, above=0, finite=True))
         self._stop_timeout = require("stop_timeout", stop_timeout, at_least=0)
         self._background = Background()
@@ -153,6 +155,8 @@ class Replication:
         return self._problem
 
     async def __aenter__(self) -> Self:
+        if self._life is not None and not self._life.is_over:
+            raise ValueError(f"replication {self.name}: expected one that is not entered; got one that is")
         self._life = Life(self._running(), owner=self)
         await self._life.enter()
         return self
@@ -174,18 +178,38 @@ class Replication:
             TrailMismatchError: The target has other records than the trail, or one of the two is damaged.
             AuditStorageError: One of the two can't be read or written.
         """
-        if self._head is None:
-            self._head = await common_head(self._source, self._target)
-            await self._keep(self._head)
-        async with contextlib.aclosing(pages(self._source, self._head.sequence_number)) as found:
+        # Unknown until all is copied: where a call fails, its records may be stored.
+        head, self._head = self._head, None
+        if head is None:
+            head = await self._head_of_target()
+        while True:
+            try:
+                head = await self._copied(head)
+            except TrailMismatchError:
+                raise
+            except AuditStorageError:
+                found = await self._head_of_target()
+                if found.sequence_number <= head.sequence_number:
+                    raise
+                # Another task or process has copied these records.
+                head = found
+            else:
+                self._head, self._state = head, ReplicationState()
+                return head
+
+    async def _head_of_target(self) -> ChainHead:
+        head = await common_head(self._source, self._target)
+        await self._keep(head)
+        return head
+
+    async def _copied(self, head: ChainHead) -> ChainHead:
+        """Copy the records behind *head*, with which the target ends, and return its new head."""
+        async with contextlib.aclosing(pages(self._source, head.sequence_number)) as found:
             async for lines in found:
-                # If this fails, the head is unknown: the records may be stored.
-                head, self._head = self._head, None
-                self._head = await appended(self._source, cast("TakesLines", self._target), head, lines)
-                await self._keep(self._head)
+                head = await appended(self._source, cast("TakesLines", self._target), head, lines)
+                await self._keep(head)
                 await self._count()
-        self._state = ReplicationState()
-        return self._head
+        return head
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:

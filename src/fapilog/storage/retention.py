@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,10 +26,10 @@ from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, start_of
 from ._compressed import MAX_SIZE
 from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
-from ._directory import cannot, close, reading, size_of
+from ._directory import cannot, closing, reading, size_of
 from ._latest import latest_up_to
 from ._lines import Lines
-from ._names import SUFFIX, day_of, files_set_aside, names
+from ._names import SUFFIX, date_of, day_of, files_set_aside, names
 from ._replica import Replica, replica_of
 from ._torn import Torn
 from .archive import Archive
@@ -40,6 +40,7 @@ __all__ = ["BusyError", "RetainedDay", "RetentionReport", "RetentionRule", "appl
 # So many that the record that names them is far from the limit of a record.
 _DAYS_A_RECORD: Final = 100
 _BLOCK_BYTES: Final = 1 << 20
+_TOO_LARGE: Final = "it is too large to be compressed"
 
 
 class RetentionRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,8 +140,9 @@ async def apply_retention(
         if dry_run:
             found = await in_thread(_plan, directory, rule, today, is_left=True)
             return RetentionReport(days=tuple(each.day for each in found), dry_run=True)
-        fd = await in_thread(alone, directory)
-        try:
+        with contextlib.ExitStack() as held:
+            # Given up also where a cancellation comes in place of what the thread returns.
+            await in_thread(lambda: held.enter_context(closing(alone(directory))))
             await in_thread(sweep, directory)
             found = await in_thread(_plan, directory, rule, today, is_left=True)
             for each in found:
@@ -160,8 +162,6 @@ async def apply_retention(
                 await _remove(directory, rule, batch, record)
                 for batch in _batches([each for each in found if each.day.removed])
             ]
-        finally:
-            close(fd)
     return RetentionReport(days=tuple(each.day for each in found), dry_run=False, records=tuple(numbers))
 
 
@@ -199,7 +199,7 @@ async def _remove(
         record=number,
         latest=await in_thread(latest_up_to, directory, last.day.file),
     )
-    await in_thread(remove_days, directory, [each.day.file for each in batch], anchor)
+    await in_thread(remove_days, directory, anchor)
     return number
 
 
@@ -224,9 +224,9 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
     kept: str | None = None
     before = ""
     for name in closed:
-        age = today - _day(name)
-        is_cold = rule.archive_after_days is not None and age > timedelta(rule.archive_after_days)
-        is_old = rule.retention_days is not None and age > timedelta(rule.retention_days)
+        age = (today - _day(name)).days
+        is_cold = rule.archive_after_days is not None and age > rule.archive_after_days
+        is_old = rule.retention_days is not None and age > rule.retention_days
         if not (is_cold or is_old):
             break
         # Those of days without a record are with the next day.
@@ -250,14 +250,19 @@ def _packed(
 ) -> RetainedDay:
     """Return *day* with the steps to make short of its removal."""
     archive = rule.archive if is_cold or day.removed else None
-    if not (is_cold or archive):
+    if archive is None and (day.removed or not is_cold):
         return day
+    if _is_too_large(directory, day.file):
+        return replace(day, kept=_TOO_LARGE)
     is_plain = (directory / day.file).exists()
-    if is_plain and size_of(directory, day.file) > MAX_SIZE:
-        return replace(day, removed=day.removed and archive is None, kept="it is too large to be compressed")
     # For a day that stays, an archive file that was proved once is not proved again.
     is_new = archive is not None and (day.removed or is_plain or not _is_there(directory, day.file, archived))
     return replace(day, compressed=is_plain, archived=is_new)
+
+
+def _is_too_large(directory: Path, name: str) -> bool:
+    """Return whether a file is not compressed yet, and never will be."""
+    return (directory / name).exists() and size_of(directory, name) > MAX_SIZE
 
 
 def _is_there(directory: Path, name: str, archived: Mapping[str, int]) -> bool:
@@ -287,7 +292,10 @@ def _not_replicated(day: RetainedDay, replica: Replica | None) -> str | None:
     return None
 
 
-def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: list[Hold], age: timedelta) -> str | None:
+def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: list[Hold], age: int) -> str | None:
+    if rule.archive is not None and _is_too_large(directory, day.file):
+        # The archive never gets it; and what comes after a day that stays, stays too.
+        return _TOO_LARGE
     hold = next((hold for hold in holds if hold.covers(_day(day.file))), None)
     if hold is not None:
         return f"legal hold {hold.id}"
@@ -297,7 +305,7 @@ def _why_kept(directory: Path, day: RetainedDay, rule: RetentionRule, holds: lis
         for level in _levels_in(directory, day.file):
             years = FLOORS[level]
             # A year has up to 366 days, and of six years two.
-            if age <= timedelta(years * 365 + years // 4 + 1):
+            if age <= years * 365 + years // 4 + 1:
                 return f"it has records of level {level.value}, which are kept for {years} year{'s'[: years > 1]}"
     return None
 
@@ -317,7 +325,7 @@ def _levels_in(directory: Path, name: str) -> list[ComplianceLevel]:
 
 def _day(name: str) -> date:
     try:
-        return date.fromisoformat(name[len("audit_") : -len(".jsonl")])
+        return date_of(name)
     except ValueError:
         # There is no such day, so its age is unknown.
         return date.max

@@ -140,7 +140,11 @@ class S3Archive:
                     found[name] = each["Size"]
             if not page.get("IsTruncated"):
                 return found
-            more["ContinuationToken"] = page["NextContinuationToken"]
+            # Some services that speak the same protocol know of more than they can tell.
+            token = page.get("NextContinuationToken")
+            if token in (None, more.get("ContinuationToken")):
+                raise AuditStorageError(f"{self}: there are more than {len(found)} objects, and S3 does not list them")
+            more["ContinuationToken"] = token
 
     def put(self, file: PackedFile) -> None:
         """
@@ -290,7 +294,11 @@ class S3Archive:
                     read_timeout=self._answering,
                     retries={"mode": "standard", "total_max_attempts": 1},
                 )
-                self._made = boto3.session.Session().client("s3", config=options, **self._place)
+                try:
+                    self._made = boto3.session.Session().client("s3", config=options, **self._place)
+                except ValueError:
+                    # Its text has the address, and so perhaps a password.
+                    raise AuditStorageError(f"{self}: the endpoint is no address; nothing is deleted") from None
             return self._made
 
     def _forget(self) -> None:

@@ -24,7 +24,7 @@ from ._copied import elsewhere, followed, is_record
 from ._database import Database
 from ._directory import why_not_writable
 from ._front import front_of
-from ._holes import item_of, joined, up_to
+from ._holes import item_of, joined, newest_of, up_to
 from ._ranges import ranges
 from ._room import Room
 from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
@@ -261,17 +261,7 @@ class SQLiteStorage:
         return head
 
     def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
-        if limit < 1:
-            return []
-        # By number and id: an answer to several questions is there once.
-        found: dict[tuple[int, str], AuditEvent | DamagedRecord] = {}
-        for question in questions(wanted):
-            for item in up_to(limit, joined(self._newest(wanted, question, limit))):
-                if isinstance(item, AuditEvent):
-                    found[item.sequence_number or 0, item.event_id] = item
-                else:
-                    found[item.offset, ""] = item
-        return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
+        return newest_of(limit, (self._newest(wanted, question, limit) for question in questions(wanted)))
 
     def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
         """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
@@ -306,8 +296,6 @@ class SQLiteStorage:
         )
 
     def _read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
-        if limit < 1:
-            return []
         return list(up_to(limit, joined(self._item(*row) for row in self._oldest(after, limit))))
 
     def _read_lines(self, after: int, limit: int) -> list[bytes]:

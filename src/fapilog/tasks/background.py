@@ -97,7 +97,6 @@ class Background:
         self.home: Loop | None = None
         self._kept: deque[Job] = deque()
         self._to_begin: list[Job] = []
-        self._thread = 0
         self._jobs: dict[Job, None] = {}
         self._idle = Condition()
         self._is_closing = False
@@ -125,9 +124,11 @@ class Background:
 
         A call that can't be cancelled, such as one that waits for a thread, is waited for: no task is left behind.
         """
+        if self.home is not None:
+            self.forget()  # the loop in which it was opened before was closed
         self._loop_is_ending = cancellation_of_this_task()
         with self._lock:
-            self.home, self._thread = Loop.current(), threading.get_ident()
+            self.home = Loop.current()
             kept, self._kept = self._kept, deque()
             self._jobs.update(dict.fromkeys(kept))
         for job in kept:
@@ -171,9 +172,9 @@ class Background:
             self._jobs[job] = None
             is_first = not self._to_begin
             self._to_begin.append(job)
-        # The tasks are made when the code that starts the calls lets the loop run, all at once. Another thread asks for
-        # that at every call: the loop may have ended meanwhile.
-        if not is_first and threading.get_ident() == self._thread:
+        # The tasks are made when the code that starts the calls lets the loop run, all at once. Code elsewhere asks for
+        # that at each call: the loop may have ended meanwhile.
+        if not is_first and home.is_here:
             return
         try:
             home.call_soon(self._begin_all)
@@ -185,11 +186,13 @@ class Background:
     def collecting(self) -> Generator[list[Job]]:
         """While it is not open, collect the calls of this task in a list, for `run`; the rest is kept."""
         calls: list[Job] = []
-        token = _collected.set(calls)
+        before = _collected.get()
         try:
+            # In here: a signal handler may raise as soon as it is set.
+            _collected.set(calls)
             yield calls
         finally:
-            _collected.reset(token)
+            _collected.set(before)
             self._kept.extend(calls)
 
     async def run(self, collected: list[Job]) -> None:
@@ -218,7 +221,11 @@ class Background:
 
     async def settle(self) -> None:
         """Wait until no call is left; not open, run the kept calls, all at once and to their end."""
-        if self.home is not None:
+        home = self.home
+        if home is not None:
+            if self._to_begin:
+                # Of code that a signal handler ended before it asked for that.
+                home.call_soon(self._begin_all)
             await self._idle.until(lambda: not self._jobs)
         await self.run([])
 

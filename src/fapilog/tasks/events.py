@@ -46,9 +46,9 @@ class Event:
     def set(self) -> None:
         """Wake every waiter; does nothing if it is set already."""
         with self._lock:
+            # In this order: a signal handler may raise in between, and then the next call wakes the rest.
+            wake(self._waiting)
             self._is_set = True
-            waiting, self._waiting = self._waiting, []
-        wake(waiting)
 
     async def wait(self) -> None:
         """Return when the event is set."""
@@ -94,11 +94,7 @@ class Condition:
     def notify(self) -> None:
         """Make every waiter look again; cheap where there is none."""
         event = self._event
-        if event is not None:
-            with self._lock:
-                # Unless another thread was faster, and a new waiter has registered since.
-                if self._event is event:
-                    self._event = None
+        if event is not None and not event.is_set:
             event.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -106,7 +102,9 @@ class Condition:
         while True:
             # Registered before the question: a change between the two must not be missed.
             with self._lock:
-                event = self._event = self._event or Event()
+                if self._event is None or self._event.is_set:
+                    self._event = Event()
+                event = self._event
             if holds():
                 return
             await event.wait()

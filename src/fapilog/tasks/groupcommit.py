@@ -13,6 +13,7 @@ import anyio.lowlevel
 
 from .events import Waiter, wake
 from .loops import Loop, is_without_loop
+from .strangers import tamed
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
@@ -188,13 +189,22 @@ class GroupCommit(Generic[Item, Result]):
             error = None
         except Exception as raised:
             error = raised
+        except BaseException as raised:
+            # Of a signal handler, for one. What is not to be stopped is raised by this.
+            tamed(raised)
         finally:
             self._committer = None
             if error is not None:
                 batch = batch or self._take()
                 for place in batch:
                     place.error = error
-            wake([place.waiter for place in batch if place.waiter is not None])
+            waiters = [place.waiter for place in batch if place.waiter is not None]
+            try:
+                wake(waiters)
+            except BaseException:
+                # A signal handler has raised in this thread: the callers in the loops of others go on all the same.
+                wake(waiters)
+                raise
 
     def _items(self, batch: list[_Place[Item, Result]]) -> Iterator[Item]:
         """Fill *batch* with the callers that wait, when the first item is asked for, and yield their items."""

@@ -65,7 +65,13 @@ class Life:
     @property
     def is_over(self) -> bool:
         """Whether the manager was left, or could not be entered, or the loop was closed around it."""
-        return self._ended.is_set or (self._loop is not None and self._loop.is_closed)
+        return self._ended.is_set or self.is_lost
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the loop was closed around it: no task of it runs any more, and the manager is never left."""
+        loop = self._loop
+        return loop is not None and not self._ended.is_set and loop.is_closed
 
     @property
     def is_hurried(self) -> bool:

@@ -92,6 +92,8 @@ class Loop:
     @property
     def is_closed(self) -> bool:
         """Whether the loop has ended for good."""
+        if self.is_here:
+            return False
         if self.is_asyncio:
             return bool(self._native.is_closed())
         try:

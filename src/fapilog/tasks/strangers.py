@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import anyio
 
@@ -47,6 +49,9 @@ class Log:
 
     A filter that reads a context variable of the request raises outside of one; that must cost no alert, and not the
     service. A handler that logs here while it handles a line of ours would do so for ever: its lines are left out.
+
+    Sentry gets the lines without a stack trace. With its option ``attach_stacktrace`` that would have the local
+    variables of all frames, of which some of ours hold secrets and records.
 
     Args:
         name: The logger's name.
@@ -85,15 +90,31 @@ class Log:
     def _log(self, level: int, message: str, args: tuple[object, ...], *, with_traceback: bool = False) -> None:
         if _is_logging.get():
             return
-        token = _is_logging.set(True)
         try:
-            self._logger.log(level, message, *args, exc_info=with_traceback or None, stacklevel=3)
+            # In here: a signal handler may raise as soon as it is set.
+            _is_logging.set(True)
+            with ExitStack() as stack:
+                # A release of Sentry without these functions must not cost the line.
+                with suppress(Exception):
+                    _keep_stack_from_sentry(stack)
+                self._logger.log(level, message, *args, exc_info=with_traceback or None, stacklevel=3)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:  # noqa: S110  there is nowhere left to report it
             pass
         finally:
-            _is_logging.reset(token)
+            _is_logging.set(False)
+
+
+def _keep_stack_from_sentry(until: ExitStack) -> None:
+    sentry_sdk = sys.modules.get("sentry_sdk")
+    if sentry_sdk is not None and sentry_sdk.is_initialized():
+        until.enter_context(sentry_sdk.new_scope()).add_event_processor(_without_stack)
+
+
+def _without_stack(event: dict[str, Any], _: object) -> dict[str, Any]:
+    # Sentry adds the stack of this thread to events that have none of any thread.
+    return {**event, "threads": {"values": []}}
 
 
 def answer(function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:

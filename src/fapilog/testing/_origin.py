@@ -135,10 +135,12 @@ class Origin:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ending.set()
-        for each in (self._listener, *self._sockets):
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        # First the thread that accepts: no connection must come that is not shut down.
+        _shut(self._listener)
+        self._threads[0].join(10)
         self._listener.close()
+        for each in self._sockets:
+            _shut(each)
         for thread in self._threads:
             thread.join(10)
 
@@ -161,8 +163,12 @@ class Origin:
         connection = accepted
         with suppress(OSError):
             if self._tls is not None:
-                connection = self._tls.wrap_socket(accepted, server_side=True)
+                # With the handshake afterwards, which the other side may never begin: `__exit__` must find the socket.
+                connection = self._tls.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
                 self._sockets.append(connection)
+                if self._ending.is_set():
+                    _shut(connection)
+                connection.do_handshake()
             while self._exchange(connection, number):
                 pass
         with suppress(OSError):
@@ -195,23 +201,33 @@ class Origin:
             connection.sendall(head + body[: len(body) // 2])
         match kind:
             case "hang":
-                self._ending.wait()
+                self._pause()
             case "reset":
-                self._ending.wait(0.1)  # lets the sent bytes arrive before the reset drops them
+                self._pause(0.1)  # lets the sent bytes arrive before the reset drops them
                 _reset(connection)
             case "half":
                 connection.shutdown(socket.SHUT_WR)
-                self._ending.wait()
+                self._pause()
             case "drip":
                 connection.sendall(head)
                 for byte in body:
                     connection.sendall(bytes([byte]))
-                    if self._ending.wait(0.05):
+                    if self._pause(0.05):
                         break
             case "not":
                 connection.sendall(b"220 mail.example.com ESMTP\r\n")
             case _:
                 pass
+
+    def _pause(self, seconds: float | None = None) -> bool:
+        """Wait within a fault; return whether the origin ends."""
+        return self._ending.wait(seconds)
+
+
+def _shut(each: socket.socket) -> None:
+    with suppress(OSError):
+        # Not that of an `SSLSocket`, which takes its state away from the thread that uses it.
+        socket.socket.shutdown(each, socket.SHUT_RDWR)
 
 
 def _reset(connection: socket.socket) -> None:

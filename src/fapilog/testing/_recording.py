@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import anyio
-
 from ..record.events import AuditEvent
+from ..tasks.events import Condition
 
 __all__ = ["RecordedAlert", "RecordingDispatcher"]
 
@@ -49,14 +48,13 @@ class RecordingDispatcher:
         self.alerts: list[RecordedAlert] = []
         self.wait = wait
         self.error = error
-        self._came: anyio.Event | None = None
+        # For waiters in any loop: the thread of `AuditTrail.sync` sends alerts too.
+        self._came = Condition()
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Remember the alert, then wait and raise as the options say."""
         self.alerts.append(RecordedAlert(event=event, severity=severity, channel=channel))
-        if self._came is not None:
-            self._came.set()
-            self._came = None
+        self._came.notify()
         if self.wait is not None:
             await self.wait()
         if self.error is not None:
@@ -66,9 +64,7 @@ class RecordingDispatcher:
         """
         Wait until *count* alerts have come since this dispatcher was made, and return all that have.
 
-        There is no limit in time; `anyio.fail_after` sets one.
+        They may come from any thread and event loop. There is no limit in time; `anyio.fail_after` sets one.
         """
-        while len(self.alerts) < count:
-            self._came = self._came or anyio.Event()
-            await self._came.wait()
+        await self._came.until(lambda: len(self.alerts) >= count)
         return list(self.alerts)

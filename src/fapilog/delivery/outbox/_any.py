@@ -33,6 +33,9 @@ _log: Final = Log("fapilog.delivery")
 SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 """Seconds between the attempts, over three days in all; much as the Standard Webhooks specification has it."""
 
+# Seconds, a century: longer, or without an end, means the same, and a database knows no such times.
+_LONGEST: Final = 100 * 365 * 86_400.0
+
 
 class AnyOutbox:
     """
@@ -87,7 +90,9 @@ class AnyOutbox:
         self._stop_timeout = stop_timeout
         self._now = now
         self._store = Store(name, place, now)
-        terms = Terms(schedule, concurrency, timeout, keep, old_after, lease, now)
+        waits = tuple(min(wait, _LONGEST) for wait in schedule)
+        timeout, keep, old_after, lease = (min(seconds, _LONGEST) for seconds in (timeout, keep, old_after, lease))
+        terms = Terms(waits, concurrency, timeout, keep, old_after, lease, now)
         self._sender = Sender(self._store, inner, terms)
         self._background = Background()
         self._life: Life | None = None
@@ -110,6 +115,7 @@ class AnyOutbox:
     # -- life
 
     async def __aenter__(self) -> Self:
+        self._forget_closed_loop()
         self._store.enter(reporter.get())
         self._life = Life(self._running(), owner=self)
         await self._life.enter()
@@ -142,6 +148,13 @@ class AnyOutbox:
             with anyio.CancelScope(shield=True):
                 await self._store.leave()
 
+    def _forget_closed_loop(self) -> None:
+        """Be no longer entered if the event loop was closed before the outbox was left: nothing sends its alerts."""
+        if self._life is not None and self._life.is_lost:
+            self._life = None
+            self._background.forget()
+            self._store.part()
+
     # -- taking alerts
 
     async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
@@ -153,6 +166,7 @@ class AnyOutbox:
         Raises:
             Exception: The place of the alerts can't be used, and sending the alert directly failed with this exception.
         """
+        self._forget_closed_loop()
         alert, now, name = Alert(event, severity, channel), self._now(), self.name
         with self._store.taking(event.event_id):
             try:

@@ -85,15 +85,15 @@ class Claims:
 
     def __init__(self) -> None:
         self.new_lease()
-        self.held: dict[str, Claim] = {}
-        self.until: dict[str, float] = {}
-        self.waiting: deque[Claim] = deque()
         self.returned: list[Claim] = []
         self.endings: list[Ending] = []
 
     def new_lease(self) -> None:
         """Claim as a new process would: earlier claims are taken over like the claims of any other."""
         self.lease: str = uuid.uuid4().hex
+        self.held: dict[str, Claim] = {}
+        self.until: dict[str, float] = {}
+        self.waiting: deque[Claim] = deque()
 
     def add(self, claims: Iterable[Claim], until: float) -> None:
         """Hold *claims* until then, and let them wait for a lane."""

@@ -80,10 +80,16 @@ class Sender:
         # In a forked child: the parent sends the alerts that it has claimed.
         self.state: OutboxState = OutboxState()
         self._claims = Claims()
+        self.enter()
+
+    def enter(self) -> None:
+        """Let `work` continue until `leave` is called, as in a new process: the event loop, and its clock, may be."""
+        self._leaving = False
+        # Claims that were left behind the last time are taken over like the claims of any other process.
+        self._claims.new_lease()
         self._breaker = Breaker(self._terms.concurrency, self._terms.schedule)
         self._lanes = 0
         self._all_begun = anyio.Event()
-        self._leaving = False
         self._is_stale = False
         self._next_state = self._next_renewal = self._next_pruning = -math.inf
         # When the last attempt over a broken route began, on the event loop's clock.
@@ -92,12 +98,6 @@ class Sender:
         self._offset = math.nan
         # As reported to the trail last; None: not yet. An earlier process may have left an incident open.
         self._was_broken: bool | None = None
-
-    def enter(self) -> None:
-        """Let `work` continue until `leave` is called."""
-        self._leaving = False
-        # Claims that were left behind the last time are taken over like the claims of any other process.
-        self._claims.new_lease()
 
     def leave(self) -> None:
         """Let `work` end when nothing is due."""

@@ -107,9 +107,13 @@ class Store:
         try:
             await in_thread(self.place.close)
         finally:
-            self.entered = False
-            self._reporter = None
-            _entered.discard(self)
+            self.part()
+
+    def part(self) -> None:
+        """Tell no trail from now on, as in `leave`; the place stays open."""
+        self.entered = False
+        self._reporter = None
+        _entered.discard(self)
 
     # -- transactions
 

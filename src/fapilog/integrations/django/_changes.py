@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any, Final, TypeVar, Unpack, overload
+from typing import Any, Final, Literal, TypeVar, Unpack, overload
 
 from django.apps import apps
 from django.db import transaction
@@ -15,10 +15,9 @@ from django.db.models.signals import class_prepared, m2m_changed, post_delete, p
 from ...context import settled_context
 from ...record.freezing import frozen_mapping
 from ...record.intake import CommonFields
-from ...record.kinds import AuditEventType, AuditOutcome
 from ...record.parties import Target
 from ...tasks.strangers import Log
-from .._masking import MASK, is_secret
+from .._rowchanges import Changes, RowChange, masked
 from ._settings import record, trail
 
 __all__ = ["audited", "connect_relations", "target_of"]
@@ -31,7 +30,6 @@ _BEFORE: Final = "fapilog_before"
 
 # By the names of fields.
 _Values = dict[str, Any]
-_Changes = dict[str, tuple[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -175,13 +173,18 @@ def connect_relations(*models: Any) -> None:
 # -- receiving
 
 
-def _contained(receive: Callable[..., None]) -> Callable[..., None]:
-    """Return a receiver that raises nothing into the code that saves: an error is logged, by its type."""
+def _contained(receive: Callable[..., Iterable[RowChange]]) -> Callable[..., None]:
+    """
+    Return a receiver that records the changes that *receive* returns, when the transaction commits.
+
+    It raises nothing into the code that saves: an error is logged, by its type.
+    """
 
     @wraps(receive)
-    def call(*, sender: type[Any], **given: Any) -> None:
+    def call(*, sender: type[Any], using: str, **given: Any) -> None:
         try:
-            receive(sender=sender, **given)
+            for change in receive(sender=sender, using=using, **given):
+                _record(change, using)
         except Exception as error:
             _log.error("a change of a %s is not recorded: %s", sender.__qualname__, type(error).__qualname__)
 
@@ -189,7 +192,7 @@ def _contained(receive: Callable[..., None]) -> Callable[..., None]:
 
 
 @_contained
-def _before(*, sender: type[Any], instance: Any, using: str, raw: bool = False, **_: object) -> None:
+def _before(*, sender: type[Any], instance: Any, using: str, raw: bool = False, **_: object) -> list[RowChange]:
     """
     Keep the values that are stored now, until the object is saved or deleted.
 
@@ -203,12 +206,13 @@ def _before(*, sender: type[Any], instance: Any, using: str, raw: bool = False, 
     stored = None if instance.pk is None or is_new else _stored(sender, instance, _fields(sender), using)
     # One on top of the other: a receiver of the site may save the object again before ours is called.
     instance._state.__dict__.setdefault(_BEFORE, []).append(stored)
+    return []
 
 
 @_contained
 def _saved(
     *, sender: type[Any], instance: Any, created: bool, using: str, update_fields: Any = None, **_: object
-) -> None:
+) -> list[RowChange]:
     before = _popped(instance) or {}
     fields = [
         field
@@ -224,17 +228,17 @@ def _saved(
         after |= _stored(sender, instance, computed, using) or {}
     old = {} if created else before
     changes = {name: (old.get(name), value) for name, value in after.items() if old.get(name) != value}
-    if created:
-        _record(sender, instance, using, "create", changes)
-    elif changes:
-        _record(sender, instance, using, "update", changes)
+    if not created and not changes:
+        return []
+    return [_change(sender, instance, "create" if created else "update", changes)]
 
 
 @_contained
-def _deleted(*, sender: type[Any], instance: Any, using: str, **_: object) -> None:
+def _deleted(*, sender: type[Any], instance: Any, **_: object) -> list[RowChange]:
     before = _popped(instance)
-    if before is not None:  # another transaction had deleted it already
-        _record(sender, instance, using, "delete", {name: (value, None) for name, value in before.items()})
+    if before is None:  # another transaction had deleted it already
+        return []
+    return [_change(sender, instance, "delete", {name: (value, None) for name, value in before.items()})]
 
 
 def _popped(instance: Any) -> _Values | None:
@@ -245,7 +249,7 @@ def _popped(instance: Any) -> _Values | None:
 @_contained
 def _related(
     *, sender: type[Any], instance: Any, action: str, reverse: bool, model: Any, pk_set: Any, using: str, **_: object
-) -> None:
+) -> Iterator[RowChange]:
     if action not in {"post_add", "post_remove", "pre_clear"}:
         return
     audited_model = model if reverse else type(instance)
@@ -262,7 +266,7 @@ def _related(
             others = [instance.pk] if reverse else keys
             change = ([], others) if action == "post_add" else (others, [])
             for each in changed if keys else ():
-                _record(audited_model, each, using, "update", {field.name: change})
+                yield _change(audited_model, each, "update", {field.name: change})
 
 
 # -- recording
@@ -293,34 +297,20 @@ def _prepared(field: Any, value: Any) -> Any:
     return value
 
 
-def _record(model: Any, instance: Any, using: str, operation: str, changes: _Changes) -> None:
+def _change(model: Any, instance: Any, operation: Literal["create", "update", "delete"], changes: Changes) -> RowChange:
+    how = _models[model]
+    # A copy: the site may go on to change a list that it has saved.
+    shown = frozen_mapping(masked(changes, how.mask.__contains__))
+    return RowChange(operation, target_of(instance), shown, how.fields)
+
+
+def _record(change: RowChange, using: str) -> None:
     """Store an event when the transaction commits, with the context of now."""
-    how, target = _models[model], target_of(instance)
-    shown = {
-        name: tuple(MASK if each is not None else None for each in values)
-        if name in how.mask or is_secret(name)
-        else values
-        for name, values in changes.items()
-    }
-    fields: dict[str, Any] = {
-        "target": target,
-        "operation": operation,
-        "outcome": AuditOutcome.SUCCESS,
-        # A copy: the site may go on to change a list that it has saved.
-        "changes": frozen_mapping(shown),
-        **how.fields,
-    }
-    if operation == "update":
-        log = partial(trail.sync.log_change, fields.pop("target"), fields.pop("changes"), **fields)
-    elif operation == "create":
-        log = partial(trail.sync.log_event, AuditEventType.DATA_MODIFICATION, f"Created {target}", **fields)
-    else:
-        log = partial(trail.sync.log_event, AuditEventType.DATA_DELETION, f"Deleted {target}", **fields)
     # With the values of now: by then the view may have signed the user out.
     context = settled_context()
 
     def then() -> None:
-        context.run(record, log)
+        context.run(record, lambda: change.log(trail.sync))
 
     try:
         transaction.on_commit(then, using=using, robust=True)

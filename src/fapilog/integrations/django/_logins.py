@@ -31,10 +31,13 @@ def _logged_in(*, user: Any, **_: object) -> None:
 
 
 def _login_failed(*, credentials: Mapping[str, Any], **_: object) -> None:
+    record(lambda: trail.sync.log_authentication(success=False, user_id=_name_in(credentials)))
+
+
+def _name_in(credentials: Mapping[str, Any]) -> Any:
     # Django has replaced passwords and tokens in them, and fields of one's own may have other names.
     names = (get_user_model().USERNAME_FIELD, "username")
-    name = next((credentials[each] for each in names if credentials.get(each) is not None), None)
-    record(lambda: trail.sync.log_authentication(success=False, user_id=name))
+    return next((credentials[each] for each in names if credentials.get(each) is not None), None)
 
 
 def _logged_out(*, user: Any, **_: object) -> None:

@@ -6,8 +6,6 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -21,9 +19,8 @@ from sqlalchemy.util import concurrency
 from ...context import audit_context, current_audit_context
 from ...core.audit import AuditTrail
 from ...record.freezing import frozen_mapping
-from ...record.kinds import AuditEventType, AuditOutcome
 from ...tasks.strangers import Log
-from .._masking import MASK, is_secret
+from .._rowchanges import RowChange, masked
 from ._ledger import UNKNOWN, Changed, Created, Deleted, Key, Outcome, outcomes
 from ._states import (
     Attribute,
@@ -185,35 +182,32 @@ class Changes:
         if around is not None:
             self._steps.setdefault(around, _Steps()).extend(steps)
             return
-        events = [_Event(outcome, self._shown(outcome), self._fields) for outcome in outcomes(steps)]
         if async_session(session) is None:
-            self._store(events)
+            self._store(outcomes(steps))
         else:
-            _await(self._store_async(events))
+            _await(self._store_async(outcomes(steps)))
 
     # -- recording
 
-    def _shown(self, outcome: Outcome) -> dict[str, tuple[Any, Any]]:
-        return {
-            name: (_masked(old), _masked(new)) if self._is_masked(outcome.kind, name) else (old, new)
-            for name, (old, new) in outcome.changes.items()
-        }
+    def _event(self, outcome: Outcome) -> RowChange:
+        changes = masked(outcome.changes, lambda name: is_among(self._mask, outcome.kind, name))
+        return RowChange(outcome.operation, target_at(outcome.key), changes, self._fields)
 
-    def _store(self, events: list[_Event]) -> None:
+    def _store(self, found: list[Outcome]) -> None:
         losses = _Losses()
-        for each in events:
-            with losses, each.context():
+        for outcome in found:
+            with losses, audit_context(**outcome.context):
                 losses.check()
-                each.log(self._trail.sync)
+                self._event(outcome).log(self._trail.sync)
         losses.tell()
 
-    async def _store_async(self, events: list[_Event]) -> None:
+    async def _store_async(self, found: list[Outcome]) -> None:
         losses = _Losses()
-        for each in events:
+        for outcome in found:
             # The transaction is committed: a caller that is cancelled now has changed the database all the same.
-            with losses, anyio.fail_after(_SECONDS, shield=True), each.context():
+            with losses, anyio.fail_after(_SECONDS, shield=True), audit_context(**outcome.context):
                 losses.check()
-                await each.log(self._trail)
+                await self._event(outcome).log(self._trail)
         losses.tell()
 
     # -- which objects, and which columns
@@ -225,37 +219,6 @@ class Changes:
     def _columns(self, mapper: Mapper[Any]) -> list[str]:
         """Return the names of the attributes that are recorded, without the primary key's."""
         return [name for name in columns(mapper) if not is_among(self._exclude, mapper, name)]
-
-    def _is_masked(self, mapper: Mapper[Any], name: str) -> bool:
-        return is_secret(name) or is_among(self._mask, mapper, name)
-
-
-def _masked(value: object) -> str | None:
-    return None if value is None else MASK
-
-
-@dataclass(frozen=True, repr=False)
-class _Event:
-    """An event that is to be stored."""
-
-    outcome: Outcome
-    changes: dict[str, tuple[Any, Any]]
-    fields: dict[str, Any]
-
-    def context(self) -> AbstractContextManager[None]:
-        return audit_context(**self.outcome.context)
-
-    def log(self, trail: Any) -> Any:
-        """Store it by the methods of a trail, with ``await`` or without; return their result."""
-        operation, target = self.outcome.operation, target_at(self.outcome.key)
-        fields = {"operation": operation, "outcome": AuditOutcome.SUCCESS, **self.fields}
-        if operation == "update":
-            return trail.log_change(target, self.changes, **fields)
-        kind, words = {
-            "create": (AuditEventType.DATA_MODIFICATION, "Created"),
-            "delete": (AuditEventType.DATA_DELETION, "Deleted"),
-        }[operation]
-        return trail.log_event(kind, f"{words} {target}", target=target, changes=self.changes, **fields)
 
 
 class _Losses:

@@ -12,7 +12,7 @@ from ...record.events import AuditEvent
 from ...record.values import escaped
 from .._anchor import Anchor
 from .._copied import is_record
-from .._holes import item_of, joined, up_to
+from .._holes import item_of, joined, newest_of, up_to
 from .._ranges import ranges
 from .._rows import COLUMNS, Question, follow_row
 from .._verdicts import verdict_on
@@ -85,22 +85,10 @@ class Reading:
 
     def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the newest *limit* events that are wanted, the newest first, and the holes between them."""
-        if limit < 1:
-            return []
-        # By number and id: an answer to several questions is there once.
-        found: dict[tuple[int, str], AuditEvent | DamagedRecord] = {}
-        for question in questions_of(wanted):
-            for item in up_to(limit, joined(self._newest(wanted, question, limit))):
-                if isinstance(item, AuditEvent):
-                    found[item.sequence_number or 0, item.event_id] = item
-                else:
-                    found[item.offset, ""] = item
-        return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
+        return newest_of(limit, (self._newest(wanted, question, limit) for question in questions_of(wanted)))
 
     def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the oldest *limit* events behind *after*, and the holes between them."""
-        if limit < 1:
-            return []
         return list(up_to(limit, joined(self._item(*row) for row in self._oldest(after, limit))))
 
     def read_lines(self, after: int, limit: int) -> list[bytes]:

@@ -54,7 +54,7 @@ class PostgresStorage:
             that returns the DSN, which is called for every connection, in any thread.
         trail: The name of the trail; one database holds many.
         timeout: Seconds that an event may wait to be stored, and a page to be read, while the server is away, stops,
-            starts, or has another transaction at the same trail. An event that comes while other events wait may wait
+            starts, or has another transaction at the same trail. A call that comes while other calls wait may wait
             for twice as long.
         password: The password, in place of one in the *dsn*; or a function that returns it, which is called for every
             connection, so that the password may change while the service runs.

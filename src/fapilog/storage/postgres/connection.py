@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import random
+import re
 import time
 import weakref
 from collections.abc import Callable, Generator
@@ -149,9 +150,16 @@ class Server(Uncopied):
         return f"<{self}>"
 
     def connect(self, timeout: float) -> Connection:
-        """Return a new connection, in autocommit; raise psycopg.Error after *timeout* seconds, two at least."""
+        """
+        Return a new connection, in autocommit; raise psycopg.Error after *timeout* seconds, two at least.
+
+        Of several hosts, each has its share of the time, two seconds at least: one that is gone without a word must not
+        take the time of the next.
+        """
         read = self._read()
-        given = float(read.get("connect_timeout") or math.inf)
+        hosts = str(read.get("hostaddr") or read.get("host") or "").count(",") + 1
+        share = math.ceil(min(timeout, _LONGEST_PATIENCE / 1000) / hosts)
+        given = int(read.get("connect_timeout", "").strip() or 0)
         parameters = {
             # Of a host that is gone without a word, the client learns by these.
             "keepalives_idle": "10",
@@ -160,7 +168,7 @@ class Server(Uncopied):
             "fallback_application_name": "fapilog",
             **read,
             "client_encoding": "utf8",
-            "connect_timeout": str(max(2, math.ceil(min(timeout, given or math.inf)))),
+            "connect_timeout": str(max(2, min(share, given) if given > 0 else share)),
         }
         connection = Connection.connect(make_conninfo(**parameters), autocommit=True, prepare_threshold=None)
         connection.give_up_at = time.monotonic() + timeout
@@ -190,9 +198,14 @@ def _source(name: str, given: Address | Password) -> str | Callable[[], str]:
 
 
 def _parsed(dsn: str) -> dict[str, Any]:
+    parsed: dict[str, Any] | None = None
     with contextlib.suppress(psycopg.ProgrammingError):
-        return conninfo_to_dict(dsn)
-    raise ValueError("dsn: expected postgresql://HOST/DATABASE or host=HOST dbname=DATABASE")
+        parsed = conninfo_to_dict(dsn)
+    if parsed is None:
+        raise ValueError("dsn: expected postgresql://HOST/DATABASE or host=HOST dbname=DATABASE")
+    if not re.fullmatch(r"\s*(-?[0-9]+\s*)?", str(parsed.get("connect_timeout", ""))):
+        raise ValueError("dsn: expected a whole number as connect_timeout; got something else")
+    return parsed
 
 
 def words(error: psycopg.Error) -> str:
@@ -282,7 +295,12 @@ class Link:
 
     def _opened(self, give_up_at: float) -> Connection:
         if self._connection is None:
-            connection = self._server.connect(max(0.0, give_up_at - time.monotonic()))
+            left = give_up_at - time.monotonic()
+            if left <= 0:
+                # The callers before this one have waited for the server in vain: else each would wait for its own time
+                # behind all of theirs.
+                raise psycopg.OperationalError("no answer in time")
+            connection = self._server.connect(left)
             self._connection = connection
             self._closes = weakref.finalize(self, _close, connection)
             # The end of the process closes it; a thread may be in a call of it.
