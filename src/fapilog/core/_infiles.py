@@ -15,7 +15,7 @@ __all__ = ["files_of", "in_files"]
 def files_of(storage: AuditStorage) -> FileStorage | None:
     """Return *storage* if it keeps a trail in files; None if not."""
     # Half of the modules of a trail are for its files. A process whose trail is elsewhere never loads them.
-    if not hasattr(type(storage), "append_at_once"):
+    if not hasattr(type(storage), "append_record"):
         return None
     from ..storage.files import FileStorage  # noqa: PLC0415
 
