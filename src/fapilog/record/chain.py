@@ -20,7 +20,7 @@ import msgspec
 
 from .errors import AuditStorageError
 from .events import FORMAT_VERSION, AuditEvent
-from .formats import decoded, encoded
+from .formats import decoded, encoded, printable
 
 __all__ = [
     "EMPTY",
@@ -43,12 +43,6 @@ __all__ = [
     "verdict",
     "verified",
 ]
-
-# JSON lets these characters stand in a string as they are. A terminal obeys the C1 controls (U+0080 to U+009F) as it
-# obeys ESC, shows a line that has bidirectional controls in another order (https://trojansource.codes), and a program
-# that reads by `splitlines` ends a line at U+0085, U+2028 and U+2029. In UTF-8, where no character is a part of another
-# one.
-_TRICKY: Final = rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
 
 # A record's first bytes: of the formats that are known, and of any.
 _STARTS: Final = (b'{"v":2,', b'{"v":1,')
@@ -173,7 +167,7 @@ def body(event: AuditEvent) -> bytes:
         record = _encode(event)[:-1]
     else:
         record = _as_is(event)
-    return record if record.isascii() and b"\x7f" not in record else _printable(record)
+    return record if record.isascii() and b"\x7f" not in record else printable(record)
 
 
 def storable(event: AuditEvent) -> bytes:
@@ -197,17 +191,6 @@ def _as_is(event: AuditEvent) -> bytes:
         event = msgspec.structs.replace(event, sequence_number=None, previous_hash=None, checksum=None)
     record = encoded(event)
     return record.removesuffix(_UNSEALED_END if event.format_version == 1 else b"}")
-
-
-def _printable(record: bytes) -> bytes:
-    r"""Return *record* with the characters that drive a terminal, or end a line, as JSON escapes (`\u0085`)."""
-    return _tricky().sub(lambda found: b"\\u%04x" % ord(found[0].decode()), record)
-
-
-# Compiled when they are first used, as all regular expressions here: an import of fapilog shall not wait for them.
-@cache
-def _tricky() -> re.Pattern[bytes]:
-    return re.compile(_TRICKY)
 
 
 @cache
@@ -237,10 +220,10 @@ def _as_stored(event: AuditEvent) -> bytes:
     if event.sequence_number is None or event.checksum is None:
         return members
     link, checksum = _link(event.sequence_number, event.previous_hash), _checksum(event.checksum)
-    printable = _printable(members)
+    escaped = printable(members)
     # Of most records there is only the one form.
-    if printable == members or _sha256()(printable + link + b"}").hexdigest() == event.checksum:
-        return printable + link + checksum
+    if escaped == members or _sha256()(escaped + link + b"}").hexdigest() == event.checksum:
+        return escaped + link + checksum
     return members + link + checksum
 
 

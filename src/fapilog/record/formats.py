@@ -21,7 +21,7 @@ from .events import FORMAT_VERSION, AuditEvent, in_utc
 from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
 
-__all__ = ["decoded", "encoded"]
+__all__ = ["decoded", "encoded", "printable"]
 
 
 class _Format1(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1, forbid_unknown_fields=True):
@@ -69,6 +69,21 @@ def encoded(event: AuditEvent) -> bytes:
     if event.format_version == 1:
         return _encode(_Format1(**{name: getattr(event, name) for name in _Format1.__struct_fields__}))
     return _encode(event)
+
+
+def printable(record: bytes) -> bytes:
+    r"""Return *record* with the characters that drive a terminal, or end a line, as JSON escapes (`\u0085`)."""
+    return _tricky().sub(lambda found: b"\\u%04x" % ord(found[0].decode()), record)
+
+
+# Regular expressions and decoders are made when they are first used: `import fapilog` shall not wait for them.
+@cache
+def _tricky() -> re.Pattern[bytes]:
+    # JSON lets these characters stand in a string as they are. A terminal obeys the C1 controls (U+0080 to U+009F) as
+    # it obeys ESC, shows a line that has bidirectional controls in another order (https://trojansource.codes), and a
+    # program that reads by `splitlines` ends a line at U+0085, U+2028 and U+2029. In UTF-8, where no character is a
+    # part of another one.
+    return re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 
 def decoded(record: bytes | str) -> AuditEvent:
