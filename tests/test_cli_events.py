@@ -117,6 +117,27 @@ def test_nothing_drives_a_terminal(run: Run, tmp_path: Path) -> None:
     assert "[bold]x[/bold]" in run("show", tmp_path)[1]
 
 
+def test_a_row_is_one_line_however_long(run: Run, tmp_path: Path) -> None:
+    """Off a terminal each event is a line, also one with a very long message, and no other row is as long."""
+    trail = AuditTrail(storage_path=tmp_path)
+    trail.sync.log_event("data_access", "x" * 50_000, user_id="日本")
+    trail.sync.log_event("data_access", "short", user_id="alice")
+    _, out, _ = run("show", tmp_path)
+    head, short, long = out.splitlines()
+    assert (len(long) > 50_000, len(short) < 100) == (True, True)
+    assert head.index("message") == short.index("short") == long.index("xxx") + 2  # two characters of double width
+
+
+def test_a_long_name_hides_nothing_on_a_terminal(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user with a long name leaves the number, the time, the level and the type of every record to be seen."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    trail = AuditTrail(storage_path=tmp_path)
+    trail.sync.log_authentication(success=False, user_id="mallory" * 100)
+    _, out, _ = run("show", tmp_path)
+    assert re.search(r"(?m)^1 +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +security +authentication_failed +mallo", out)
+
+
 def test_counts(run: Run, directory: Path) -> None:
     """Events are counted by a member or a path in the metadata, the most frequent value first."""
     assert run("count", directory, "--by", "event_type", "--json") == (
@@ -225,8 +246,9 @@ def test_the_tail_is_followed_over_midnight_and_damage(tmp_path: Path) -> None:
     assert (process.returncode, rest) == (130, "")
 
 
-def test_recovering(run: Run, directory: Path) -> None:
+def test_recovering(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After `recover`, the trail takes events, and `verify` says what happened, with 1, for ever."""
+    monkeypatch.setenv("SUDO_USER", "carol")
     assert run("recover", directory, "--reason", "x") == (1, "", "fapilog: there is nothing to recover\n")
     damage(directory)
     code, _, err = run("recover", directory, "--reason", " ")
@@ -241,6 +263,7 @@ def test_recovering(run: Run, directory: Path) -> None:
     assert "record 4 has sealed this damage as it is" in out
     assert json.loads(run("verify", directory, "--json")[1])["status"] == "recovered"
     assert numbers(run("show", directory)[1]) == [5, 4, 3, 1]
+    assert numbers(run("show", directory, "--user", "carol")[1]) == [4]
 
 
 def test_the_version(run: Run) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 
 from fapilog import ArchiveStorage, AuditEventType, AuditTrail, Outbox
 from fapilog.storage._days import alone
-from fapilog.storage._directory import closing
+from fapilog.storage.holds import remove_hold
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.commands import Run, runs
@@ -89,7 +90,7 @@ def test_options_that_say_nothing(run: Run, directory: Path) -> None:
 
 def test_another_at_work(run: Run, directory: Path) -> None:
     """While another process applies retention it says so, with the exit code 2."""
-    with closing(alone(directory)):
+    with alone(directory):
         code, _, err = run("retain", directory, "--retention-days", 30)
     assert code == 2
     assert "another process applies retention" in err
@@ -139,8 +140,9 @@ def test_a_file_that_cannot_be_read(run: Run, directory: Path, monkeypatch: pyte
     assert (directory / day_file(40)).exists()
 
 
-def test_holds(run: Run, directory: Path) -> None:
-    """A hold is set, listed and lifted, and both are recorded; while it is set, no day that it names is removed."""
+def test_holds(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hold is set, listed and lifted, and by whom is recorded; while it is set, no day that it names is removed."""
+    monkeypatch.setenv("SUDO_USER", "alice")
     assert run("hold", "list", directory) == (0, "no holds\n", "")
     code, out, _ = run("hold", "add", directory, "--reason", "case 7")
     assert code == 0
@@ -157,10 +159,36 @@ def test_holds(run: Run, directory: Path) -> None:
     assert out.count("removed") == 2
     trail = AuditTrail(storage_path=directory).sync
     events = trail.get_events(event_type=AuditEventType.AUDIT_LOG_LIFECYCLE)
-    assert [(event.message, event.reason) for event in events] == [
-        ("a legal hold was lifted", "closed"),
-        ("a legal hold was set", "case 7"),
+    assert [(event.message, event.user_id, event.reason) for event in events] == [
+        ("a legal hold was lifted", "alice", "closed"),
+        ("a legal hold was set", "alice", "case 7"),
     ]
+
+
+def test_a_hold_is_lifted_once(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another operator lifts the hold at the same moment, there is none any more, and the exit code says so."""
+    name = run("hold", "add", directory, "--reason", "case 7")[1].split()[1]
+    lifted = remove_hold(directory, name)
+    monkeypatch.setattr("fapilog.cli.hold.holds_on", lambda _: [lifted])
+    assert run("hold", "remove", directory, name, "--reason", "x") == (1, "", f"fapilog: there is no hold {name}\n")
+
+
+@pytest.mark.parametrize("login", ["bob", None])
+def test_who_sets_a_hold_has_a_name_or_a_number(
+    run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch, login: str | None
+) -> None:
+    """Without sudo it is the user of the process, by its number in a container that has no name for it."""
+
+    def getuser() -> str:
+        if login is None:
+            raise KeyError("uid not found")
+        return login
+
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    monkeypatch.setattr("getpass.getuser", getuser)
+    assert run("hold", "add", directory, "--reason", "case 7")[0] == 0
+    [event] = AuditTrail(storage_path=directory).sync.get_events(limit=1)
+    assert event.user_id == (login or str(os.getuid()))
 
 
 def test_the_reason_of_a_hold_is_any_text(run: Run, directory: Path) -> None:

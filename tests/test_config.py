@@ -277,6 +277,8 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"dispatcher": {"type": "route", "default": SLACK, "routes": SLACK}},
         ['dispatcher.routes: expected a list of tables, each with conditions and a "dispatcher"; got a table']),
     ({"dispatchers": [SLACK]}, ["dispatchers: expected a table of dispatchers; got a list"]),
+    ({"dispatchers": {5: SLACK}, "dispatcher": "6"},
+        [f"dispatcher: expected {DISPATCHER}; got text", "dispatchers.5: expected something that sends alerts to it"]),
     ({"dispatcher": "a", "dispatchers": {"a": {"type": "digest", "inner": "a"}}},
         ["dispatchers.a.inner: expected a dispatcher; got one that is around it"]),
     ({"dispatcher": "a b", "dispatchers": {"a b": {"type": "digest", "inner": 1.5, "burst": -1}}},

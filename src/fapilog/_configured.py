@@ -137,7 +137,7 @@ class Reader:
         reference: The words for a reference to a secret.
 
     Attributes:
-        named: As given.
+        named: As given, the names as text.
         problems: The errors: the place, the expected value, and the value that came. No secret is in them.
         used: The names of the dispatchers that were asked for.
         storage_of_trail: The storage for every dispatcher that needs one and has no other; None for none.
@@ -151,7 +151,8 @@ class Reader:
         *,
         reference: str = 'a reference to a secret, "env:NAME" or "file:/run/secrets/NAME", and not the secret itself',
     ) -> None:
-        self.named: Mapping[str, Any] = named
+        # A key in YAML may be a number.
+        self.named: Mapping[str, Any] = {str(name): each for name, each in named.items()}
         self._where = where
         self._joined = joined
         self._reference = reference

@@ -1,6 +1,7 @@
 """An alert does not feed itself: what its receivers and its dispatcher log is stored, and not announced."""
 
 import logging
+import math
 from pathlib import Path
 
 import anyio
@@ -135,16 +136,19 @@ async def test_another_trail_announces(tmp_path: Path, *, started: bool) -> None
     await other.stop()
 
 
-async def test_a_worker_that_a_receiver_has_started_is_heard_again(tmp_path: Path, *, started: bool) -> None:
+@pytest.mark.parametrize("timeout", [10, math.inf])
+async def test_a_worker_that_a_receiver_has_started_is_heard_again(
+    tmp_path: Path, timeout: float, *, started: bool
+) -> None:
     """What a long-lived task logs that a receiver has started is announced when the alert is an old story."""
     dispatcher = RecordingDispatcher()
-    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=dispatcher, alert_timeout=10)
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=dispatcher, alert_timeout=timeout)
     trail._alerts.aftermath._clock = anyio.current_time
     async with anyio.create_task_group() as tasks:
 
         async def work() -> None:
             await trail.log_event(VIOLATION, "at once", log_level=AuditLogLevel.CRITICAL)
-            await anyio.sleep(11)
+            await anyio.sleep(min(timeout, 60) + 1)
             await trail.log_event(VIOLATION, "later", log_level=AuditLogLevel.CRITICAL)
 
         def once(_: object, **__: object) -> None:

@@ -169,7 +169,10 @@ async def test_a_storage_that_fails_and_works_again(
     assert str(uuid.UUID(failure.metadata["incident"])) == failure.metadata["incident"]
 
     assert (recovery.event_type, recovery.component, recovery.operation) == (RECOVERY, "audit_trail", "storing events")
-    assert recovery.message.startswith("the audit trail stores events again, after 0 s")
+    assert recovery.message == (
+        f"the audit trail stores events again, after {recovery.metadata['seconds']:.0f} s;"
+        f" it had failed because of this: {cause}"
+    )
     assert recovery.metadata == {
         **failure.metadata,
         "ended": recovery.timestamp.isoformat(),

@@ -26,7 +26,7 @@ from fapilog.delivery.outbox._place import Queue
 from fapilog.delivery.outbox.postgres import PostgresOutbox
 from fapilog.storage.postgres import PostgresStorage
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.outboxes import Told, renewed, statuses
+from tests.doubles.outboxes import Told, look_often, renewed, statuses
 from tests.doubles.scripted_dispatcher import Scripted, an_event
 
 pytestmark = pytest.mark.real_time
@@ -36,8 +36,9 @@ Make = Callable[..., AnyOutbox]
 
 
 @pytest.fixture(params=["file", pytest.param("database", marks=pytest.mark.slow)])
-def make(request: pytest.FixtureRequest, tmp_path: Path, name: str) -> Make:
+def make(request: pytest.FixtureRequest, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return a function that makes an outbox as a process would: each has the same place, which is new."""
+    look_often(monkeypatch)
     if request.param == "file":
         return lambda inner, **options: Outbox(inner, tmp_path / "alerts.db", **options)
     dsn = request.getfixturevalue("database").dsn(user="service")
@@ -145,7 +146,6 @@ class NotCalled:
         raise AssertionError
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("by_another", [False, True])
 async def test_a_route_is_tried_when_people_retry(make: Make, *, by_another: bool) -> None:
     """While the route is broken nothing is sent for a long time, unless people retry an alert, in whatever process."""

@@ -45,7 +45,7 @@ from fapilog.storage.postgres.connection import Connection
 from fapilog.storage.protocol import KeptAlert
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.cutting_proxy import CuttingProxy
-from tests.doubles.outboxes import leased_until, owned, renewed, statuses
+from tests.doubles.outboxes import leased_until, look_often, owned, renewed, statuses
 from tests.doubles.pgbouncer import pgbouncer
 from tests.doubles.postgres import Server, followed
 from tests.doubles.scripted_dispatcher import Scripted, an_event
@@ -57,8 +57,9 @@ VIOLATION = AuditEventType.SECURITY_VIOLATION
 
 
 @pytest.fixture
-def storage(database: Server, name: str) -> PostgresStorage:
+def storage(database: Server, name: str, monkeypatch: pytest.MonkeyPatch) -> PostgresStorage:
     """Return a storage for a trail of the test's own, in the role of a service."""
+    look_often(monkeypatch)
     return PostgresStorage(database.dsn(user="service"), name)
 
 

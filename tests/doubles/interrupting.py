@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["interrupted_at", "raising_at"]
 
 # Behind these Python looks whether a signal has come: https://github.com/python/cpython/issues/97912
-_LOOKS = {opcode for name, opcode in dis.opmap.items() if name.startswith(("CALL", "JUMP_BACKWARD", "RESUME"))}
+_LOOKS = {dis.opmap.get(name) for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME")} - {None}
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def raising_at(number: int, place: Path, error: type[BaseException]) -> Iterator
                 left = -1
                 raise error
         elif event == "return":
-            del before[frame]
+            before.pop(frame, None)
         return trace
 
     earlier = sys.gettrace()

@@ -7,13 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 
 from fapilog import AuditEvent, DeliveryReport
 from fapilog.core.alerting import reporter
-from fapilog.delivery.outbox import Outbox
+from fapilog.delivery.outbox import Outbox, _sender
 from fapilog.delivery.outbox._any import AnyOutbox
 
-__all__ = ["DAY", "Told", "clock", "glob", "leased_until", "make", "owned", "renewed", "statuses", "until"]
+__all__ = [
+    "DAY",
+    "Told",
+    "clock",
+    "glob",
+    "leased_until",
+    "look_often",
+    "make",
+    "owned",
+    "renewed",
+    "statuses",
+    "until",
+]
 
 
 DAY = 86_400.0
@@ -94,3 +107,8 @@ async def renewed(outbox: AnyOutbox, event: AuditEvent, *, lease: float) -> None
     first = await leased_until(outbox, event)
     while await leased_until(outbox, event) <= first + timedelta(seconds=lease):  # noqa: ASYNC110  of the place
         await anyio.sleep(0.01)
+
+
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have outboxes look at their state, which tests wait for, twenty times a second instead of once."""
+    monkeypatch.setattr(_sender, "_STATE_EVERY", 0.05)

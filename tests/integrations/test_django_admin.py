@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +24,7 @@ management: Any = importlib.import_module("django.core.management")
 models: Any = importlib.import_module("tests.integrations.apps.django_site.models")
 page: Any = importlib.import_module("fapilog.integrations.django._page")
 admin: Any = importlib.import_module("django.contrib.admin")
+timezone: Any = importlib.import_module("django.utils.timezone")
 urlconf: Any = importlib.import_module("django.urls")
 ours: Any = importlib.import_module("fapilog.integrations.django.admin")
 events: Any = importlib.import_module("fapilog.integrations.django.models")
@@ -83,6 +84,18 @@ def test_the_trail_is_shown_and_filtered(trail: AuditTrail, auditor: Any) -> Non
         assert numbers(auditor, start_time="2100-01-01 12:00") == []
     assert numbers(auditor, end_time="2100-01-01", before=str(bob)) == [alice, *range(first - 1, 0, -1)]
     assert numbers(auditor)[-4 - (first - 1) :][:4] == [refund, door, bob, alice]
+
+
+def test_the_last_day_is_included(trail: AuditTrail, auditor: Any) -> None:
+    """To a day means to its end, with time zones and without, and to a time means to that time."""
+    trail.sync.log_data_access("clinic.patient/42", "read", user_id="eve")
+    [event] = trail.sync.get_events(user_id="eve")
+    for use_tz in (True, False):
+        with testing.override_settings(USE_TZ=use_tz):
+            day = timezone.localtime(event.timestamp).date()
+            assert numbers(auditor, user_id="eve", start_time=str(day), end_time=str(day)) == [event.sequence_number]
+            assert numbers(auditor, user_id="eve", end_time=f"{day} 00:00") == []
+            assert numbers(auditor, user_id="eve", end_time=str(day - timedelta(1))) == []
 
 
 def test_what_can_not_be_asked_is_said_beside_the_field(trail: AuditTrail, auditor: Any) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +23,7 @@ from fapilog import (
     FileStorage,
 )
 from fapilog.proof.heartbeat import MIN_KEY_BYTES, Beat, Heartbeat, verify_heartbeat
+from fapilog.testing import RecordingDispatcher
 
 KEY = "SECRET-0123456789"
 
@@ -272,6 +275,29 @@ async def test_it_is_entered_once_at_a_time(trail: AuditTrail) -> None:
         await anyio.sleep(1)
     await anyio.sleep(100)
     assert dispatcher.times == [0]
+
+
+def test_a_forked_child_may_enter_it_too(trail: AuditTrail) -> None:
+    """In a child that was forked while it is entered it is as new, and can be entered there."""
+    heartbeat = Heartbeat(trail, RecordingDispatcher(), key=KEY)
+
+    async def enter() -> None:
+        async with heartbeat:
+            pass
+
+    async def fork() -> int:
+        async with heartbeat:
+            child = os.fork()
+            if child:
+                return child
+            # A loop of its own needs a thread without one.
+            thread = threading.Thread(target=lambda: os._exit(asyncio.run(enter()) is not None))
+            thread.start()
+            thread.join()
+            os._exit(1)
+
+    _, status = os.waitpid(asyncio.run(fork()), 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 async def test_the_dispatcher_is_entered_and_left(trail: AuditTrail) -> None:

@@ -6,6 +6,7 @@ import os
 import threading
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from fapilog import AuditLogLevel, PermanentDeliveryError
@@ -127,6 +128,35 @@ async def test_a_stuck_pipe_holds_nobody_up() -> None:
         assert limit.cancelled_caught
     finally:
         release.set()
+
+
+async def test_a_stuck_pipe_keeps_one_thread() -> None:
+    """Alerts whose callers have gone leave no threads behind a stream that blocks, and are not printed afterwards."""
+    release = threading.Event()
+
+    class Stuck(io.StringIO):
+        def write(self, words: str, /) -> int:
+            release.wait(60)
+            return super().write(words)
+
+    def printing() -> set[threading.Thread]:
+        return {thread for thread in threading.enumerate() if thread.name == "fapilog console"}
+
+    stream = Stuck()
+    dispatcher = ConsoleDispatcher(stream)
+    try:
+        for number in range(10):
+            with anyio.move_on_after(0.01):
+                await dispatcher.send_alert(an_event(), severity="info")
+            if number == 0:
+                before = printing()
+        for thread in printing() - before:
+            await anyio.to_thread.run_sync(thread.join, 30)
+        assert printing() <= before
+    finally:
+        release.set()
+    await dispatcher.send_alert(an_event(), severity="error")
+    assert [json.loads(line)["severity"] for line in stream.getvalue().splitlines()] == ["info", "error"]
 
 
 def test_a_child_that_is_forked_while_another_thread_prints() -> None:

@@ -1,6 +1,9 @@
 """The one POST: what each thing that can happen to it means, and that it keeps its secrets."""
 
+import asyncio
+import codecs
 import errno
+import gc
 import gzip
 import logging
 import ssl
@@ -10,10 +13,12 @@ from collections.abc import AsyncIterator, Callable, Container, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from typing import Any, Self
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import pytest
 
 from fapilog import (
@@ -430,6 +435,28 @@ async def test_what_stays_on_this_machine_uses_no_proxy(proxy: Origin, origin: O
     assert [request.path for request in proxy.requests] == ["http://pager.example.com/x"]
 
 
+@pytest.mark.parametrize("other", ["asyncio", "trio"])
+async def test_another_loop_has_connections_of_its_own(origin: Origin, other: str) -> None:
+    """While one loop keeps a connection, another one posts, opens and closes, and neither disturbs the other."""
+    vendor = Vendor()
+
+    async def post(*, entered: bool) -> None:
+        if entered:
+            await vendor.poster.open()
+        for _ in range(2):
+            await vendor.post(origin.url)
+        if entered:
+            await vendor.poster.close()
+
+    await vendor.poster.open()
+    for entered in (False, True):
+        await vendor.post(origin.url)
+        await anyio.to_thread.run_sync(partial(anyio.run, partial(post, entered=entered), backend=other))
+    await vendor.post(origin.url)
+    await vendor.poster.close()
+    assert len(origin.requests) == 7
+
+
 async def test_a_client_of_ones_own_brings_its_certificates() -> None:
     """A client that is passed in sends the request, and is not closed."""
     authority = trustme.CA()
@@ -443,6 +470,37 @@ async def test_a_client_of_ones_own_brings_its_certificates() -> None:
             origin.script(Answer(307, headers={"location": "/other"}))
             assert "not followed" in str(await failure_of(Vendor(client=client), origin.url))
         assert [request.path for request in origin.requests] == [SECRET_PATH, SECRET_PATH]
+
+
+def post_in_two_loops(url: str, *, anew: bool) -> None:
+    """Post in a loop that is closed then, and in another; *anew*: opened again there."""
+    vendor = Vendor()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(vendor.poster.open())
+    loop.run_until_complete(vendor.post(url))
+    loop.close()
+
+    async def post() -> None:
+        async with vendor if anew else nullcontext():
+            await vendor.post(url)
+
+    asyncio.run(post())
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("anew", [True, False])
+def test_connections_of_a_loop_that_was_closed_are_not_used(origin: Origin, *, anew: bool) -> None:
+    """An alert in another loop goes over another connection, and its answer arrives, also if nothing is opened anew."""
+    post_in_two_loops(origin.url, anew=anew)
+    assert len(origin.requests) == 2
+    gc.collect()
+
+
+def test_another_kind_of_client_is_refused() -> None:
+    """With a synchronous client, or one of another package, no alert would be sent."""
+    words = "client: expected an AsyncClient of httpx2; got a Client of httpx2"
+    with httpx2.Client() as client, pytest.raises(TypeError, match=words):
+        Vendor(client=client)
 
 
 async def test_what_cannot_be_sent_is_permanent(origin: Origin) -> None:
@@ -497,6 +555,9 @@ PACKED: list[tuple[str | None, Callable[[bytes], bytes]]] = [
     ("gzip", zlib.compress),
     ("identity, gzip", gzip.compress),
     ("gzip, gzip", lambda body: gzip.compress(gzip.compress(body))),
+    # A mark of UTF-8, as some servers put it before every text.
+    (None, lambda body: codecs.BOM_UTF8 + body),
+    ("gzip", lambda body: gzip.compress(codecs.BOM_UTF8 + body)),
     # Labels of nothing, and labels of a body that was unpacked on the way.
     *((label, bytes) for label in (None, "", "identity", "Identity", "none", "utf-8", "UTF-8", "gzip", "br", "8bit")),
 ]

@@ -163,6 +163,12 @@ def test_a_link_is_checked(link: str) -> None:
         Renderer(Disclosure.STANDARD, link)
 
 
+def test_a_link_that_is_no_text_is_refused() -> None:
+    """The error names the option."""
+    with pytest.raises(TypeError, match="link: expected an https or http address; got a int"):
+        Renderer(Disclosure.STANDARD, 5)  # type: ignore[arg-type]
+
+
 def test_a_disclosure_is_checked() -> None:
     """A disclosure may be given by its value, and an unknown one is refused."""
     assert Renderer("full", None)(an_event(), "info").details["user_id"] == "u-17"  # type: ignore[arg-type]

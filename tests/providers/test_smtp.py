@@ -371,6 +371,13 @@ async def test_every_reply_has_a_meaning(replies: dict[str, str], kind: type[Del
         assert caught.value.__context__ is None
 
 
+async def test_a_server_that_says_no_goodbye_keeps_no_alert() -> None:
+    """Once the mail is taken, it does not matter whether the server answers QUIT."""
+    with Script({"content": "250 ok"}, then_close=False).running() as server, anyio.fail_after(30):
+        await to(cast("Server", server), timeout=600).send_alert(an_event(), severity="info")
+    assert server.heard.lower().endswith(b"quit\r\n")
+
+
 # RFC 5321, 4.2.3, and 454 and 530, 535, 538 of RFC 4954.
 FOR_NOW = (421, 450, 451, 452, 454, 455)
 NOT_OF_THE_MAIL = (530, 534, 535, 538)
@@ -934,6 +941,9 @@ async def test_a_huge_event_is_cut(server: Server) -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"host": ""}, "host: expected"),
+    ({"host": None}, "host: expected the name of a mail server; got None"),
+    ({"tls": ["starttls"]}, "tls: expected one of"),
+    ({"tls_context": True}, "tls_context: expected an ssl.SSLContext; got a bool of builtins"),
     ({"host": "mail example"}, "host: expected"),
     ({"port": 0}, "port: expected"),
     ({"port": 65_536}, "port: expected"),
@@ -973,7 +983,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "words"), BAD)
 def test_options_are_checked(options: dict[str, Any], words: str) -> None:
     """A wrong option is refused at once, by its name and without the password."""
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
         EmailDispatcher(**{"host": "mail.example.com", "sender": SENDER, "recipients": [OPS], **options})
     assert PASSWORD not in str(caught.value)
 

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, FileStorage
+from fapilog.storage._days import compress_day
 from fapilog.storage._times import INDEX
 from fapilog.storage.holds import add_hold
+from fapilog.storage.protocol import EventFilter
 from fapilog.tasks.loops import without_loop
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -108,6 +111,20 @@ async def test_a_group_that_may_not_be_given(tmp_path: Path, monkeypatch: pytest
             assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240
     assert (await storage.append(EVENT)) is not None
     await storage.aclose()
+
+
+def test_the_index_is_for_whoever_the_records_are_for(tmp_path: Path) -> None:
+    """Made by a question for a day that is compressed, the index has the mode and the group of the records."""
+    group = a_group()
+    for now in (NOON, NOON + timedelta(days=1)):
+        storage = FileStorage(tmp_path / "audit", now=lambda now=now: now, mode=0o660, group=group.gr_name)  # type: ignore[misc]
+        without_loop(storage.append(replace(EVENT, timestamp=now)))
+    compress_day(tmp_path / "audit", "audit_2026-01-31.jsonl")
+    (tmp_path / "audit" / INDEX).unlink(missing_ok=True)
+    asked = EventFilter(end_time=NOON)
+    assert len(without_loop(FileStorage(tmp_path / "audit").find(asked, 10))) == 1
+    found = (tmp_path / "audit" / INDEX).stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, group.gr_gid)
 
 
 def test_who_may_write_records_may_set_holds(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ async def head_after(page: Sequence[bytes]) -> ChainHead:
 async def test_long_records_go_one_by_one() -> None:
     """A page has no more than a mebibyte, unless it is one record, and is larger again when the records are short."""
     source = MemoryStorage()
-    for size in (300_000, 300_000, 600_000, 1_048_000, *[10] * 3, 300_000, *[10] * 700):
+    for size in (300_000, 300_000, 600_000, 1_047_000, *[3000] * 3, 300_000, *[10] * 700):
         await source.append(replace(event(0), message="x" * size))
     found = [page async for page in pages(source, 0)]
     assert [len(page) for page in found[:3]] == [2, 1, 1]

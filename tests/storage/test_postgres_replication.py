@@ -155,6 +155,7 @@ def test_what_the_command_says(
         (given, "two trails", 1),
         ([*given[:2], "postgresql://u:hunter2@127.0.0.1:1/d", *given[3:]], "127.0.0.1:1/d", 2),
         ([*given[:2], str(tmp_path), *given[3:]], "expected the database", 2),
+        ([given[0], str(tmp_path), *given[2:]], "there is no trail in", 2),
         ([*given, "--lag-limit", "0"], "--lag-limit", 2),
         (given[:3], "--trail", 2),
     ):

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import gzip
 import json
+import os
+import signal
 import sqlite3
 import threading
 from datetime import UTC, date, datetime, timedelta
@@ -15,6 +17,7 @@ import pytest
 
 from fapilog import (
     ArchiveStorage,
+    AuditEvent,
     AuditEventType,
     AuditStorageError,
     AuditTrail,
@@ -26,11 +29,12 @@ from fapilog import (
     Outbox,
     Route,
 )
+from fapilog.record.chain import head_before
 from fapilog.record.kinds import ComplianceLevel
 from fapilog.storage import retention
 from fapilog.storage._anchor import ANCHOR
 from fapilog.storage._days import alone
-from fapilog.storage._directory import closing
+from fapilog.storage._lines import Lines
 from fapilog.storage._recovering import recover
 from fapilog.storage._times import INDEX
 from fapilog.storage._together import verify_together
@@ -435,12 +439,25 @@ async def test_damage_is_kept(directory: Path) -> None:
 
 async def test_one_at_a_time(directory: Path) -> None:
     """While another process applies retention, nothing is done, and no hold is changed."""
-    with closing(alone(directory)):
+    with alone(directory):
         with pytest.raises(AuditStorageError, match="another process applies retention"):
             await trail_in(directory).apply_retention()
         with pytest.raises(AuditStorageError, match="another process applies retention"):
             add_hold(directory, "case 7")
     assert files(directory) == [day_file(age) for age in AGES]
+
+
+def test_a_child_that_is_forked_meanwhile_keeps_no_lock(directory: Path) -> None:
+    """A worker that is forked while retention is applied does not keep the next run away for as long as it lives."""
+    with alone(directory):
+        child = os.fork()
+        if not child:
+            signal.pause()
+    try:
+        assert len(trail_in(directory).sync.apply_retention().days) == 3
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_a_run_that_is_cancelled_at_its_beginning_keeps_no_lock(
@@ -451,7 +468,7 @@ def test_a_run_that_is_cancelled_at_its_beginning_keeps_no_lock(
     async def cancelled() -> None:
         loop, begun, may_end = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-        def slowly(directory: Path) -> int:
+        def slowly(directory: Path) -> Any:
             loop.call_soon_threadsafe(begun.set)
             may_end.wait()
             return alone(directory)
@@ -490,7 +507,7 @@ async def test_a_retention_that_fails_is_an_incident(directory: Path, tmp_path: 
     other.write_bytes(b"x")
     policy = CompliancePolicy(retention_days=30)
     async with AuditTrail(policy, directory, alerts, archive=tmp_path / "archive") as trail:
-        with closing(alone(directory)), pytest.raises(AuditStorageError, match="another process"):
+        with alone(directory), pytest.raises(AuditStorageError, match="another process"):
             await trail.apply_retention()
         await trail.apply_retention(dry_run=True)
         await trail.drain()
@@ -675,6 +692,25 @@ async def test_a_reader_in_the_midst(directory: Path) -> None:
     assert next(newest_first).sequence_number == 18
     await trail_in(directory).apply_retention()
     assert [event.sequence_number for event in newest_first] == list(range(17, 9, -1))
+
+
+@pytest.mark.parametrize("kind", ["events", "lines"])
+def test_days_that_are_removed_while_they_are_read(directory: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A page that was begun with a day that is removed, as the next ones are, begins behind them: it has no hole."""
+    reader, former = TrailFiles(directory, durable=False).reader, Lines.around
+
+    def around(*args: Any) -> Any:
+        # The first day is open, and those behind it are not yet.
+        monkeypatch.undo()
+        trail_in(directory).sync.apply_retention()
+        return former(*args)
+
+    monkeypatch.setattr(Lines, "around", around)
+    if kind == "events":
+        found = [event.sequence_number for event in reader.read(0, 100) if isinstance(event, AuditEvent)]
+    else:
+        found = [head_before(line).sequence_number + 1 for line in reader.read_lines(0, 100)]
+    assert found == list(range(10, 20))
 
 
 @pytest.mark.one_backend

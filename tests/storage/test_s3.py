@@ -299,6 +299,7 @@ def test_what_does_not_pass(s3: S3, archive: S3Archive, tmp_path: Path, monkeypa
         (Fault("PUT", 403, "AccessDenied"), "access is denied"),
         (Fault("PUT", 403, "SignatureDoesNotMatch"), "the credentials are wrong"),
         (Fault("PUT", 404, "NoSuchBucket"), "there is no such bucket"),
+        (Fault("PUT", 403, "InvalidObjectState"), "Glacier: restore it first"),
         (Fault("PUT", 400, "InvalidRequest"), "S3 refuses it|no Object Lock"),
     ],
 )

@@ -385,6 +385,38 @@ def test_a_forked_child_goes_on(storage: SQLiteStorage) -> None:
     assert without_loop(storage.verify()).events_checked == 8
 
 
+FORKING = """
+import os, sys, threading
+from fapilog.storage.sqlite import SQLiteStorage
+
+def make():
+    while not is_over:
+        SQLiteStorage("nowhere.db")
+
+is_over, failures = False, []
+sys.setswitchinterval(1e-6)
+sys.unraisablehook = lambda failed: failures.append(failed.exc_value)
+kept = [SQLiteStorage("nowhere.db") for _ in range(200)]
+threads = [threading.Thread(target=make) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for _ in range(20):
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+is_over = True
+for thread in threads:
+    thread.join()
+assert not failures, failures
+"""
+
+
+def test_a_storage_is_made_while_the_process_is_forked() -> None:
+    """All files are closed before a fork, also while another thread makes one more."""
+    subprocess.run([sys.executable, "-c", FORKING], check=True, timeout=120)
+
+
 def test_a_call_within_a_call_is_refused(storage: SQLiteStorage) -> None:
     """A signal handler that asks, stores, closes or forks in the midst of a call of its thread does not hang."""
     append(storage, "a")

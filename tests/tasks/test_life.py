@@ -255,6 +255,28 @@ def test_a_loop_that_does_not_run_is_not_waited_for_for_ever() -> None:
         runner.run(life.leave())
 
 
+@pytest.mark.real_time
+def test_a_loop_that_stands_still_while_it_enters_is_not_waited_for_for_ever() -> None:
+    """Waiting in another loop for a manager that the first is about to enter gives up with words, and harms nothing."""
+    manager = Manager()
+    life = Life(manager)
+
+    async def begin() -> None:
+        entering = asyncio.ensure_future(life.enter())
+        await asyncio.sleep(0)
+        starts.append(entering)
+
+    starts: list[asyncio.Future[None]] = []
+    with asyncio.Runner() as runner:
+        runner.run(begin())
+        with pytest.raises(RuntimeError, match=r"has not answered for 0\.1 s"):
+            anyio.run(lambda: life.settled(patience=0.1), backend="trio")
+        runner.get_loop().run_until_complete(starts[0])
+        assert not life.is_over
+        runner.run(life.leave())
+    assert manager.notes == ["entered", "left"]
+
+
 async def test_several_are_entered_in_order_and_left_in_reverse() -> None:
     """When one of several can't be entered, those before it are left; when one can't be left, the others are."""
     first, second = Manager(), Manager(error=ValueError("no such host"))

@@ -26,6 +26,7 @@ from ..storage.archive import Archive
 from ..storage.archived import ArchiveStorage
 from ..storage.earlier import is_of_earlier, verify_earlier
 from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
+from ._operator import operator
 from ._place import Place, Where, WithArchive, WithName, named, opened, require_trail, verified
 from .alerts import alerts
 from .check_config import check_config
@@ -197,7 +198,7 @@ def recover(
     if not reason.strip():
         raise typer.BadParameter("expected the reason in words", param_hint="--reason")
     try:
-        sealed = seal_damage(directory.absolute(), reason[:_LONGEST_REASON])
+        sealed = seal_damage(directory.absolute(), reason[:_LONGEST_REASON], user_id=operator())
     except OSError as error:
         raise failed(f"cannot recover {directory}: {error.strerror}") from None
     except ChainError as broken:

@@ -346,7 +346,9 @@ def _table(items: list[AuditEvent | DamagedRecord], *, wide: bool) -> Table:
     others = ("component", "target", "address") if wide else ()
     table = Table(box=None, header_style="dim", pad_edge=False)
     for head in ("record", "time", "level", "type", "user", *others, "message"):
-        table.add_column(head, no_wrap=head != "message", overflow="fold" if head == "message" else "ellipsis")
+        # The others keep their width: a stranger who tries to sign in with a long name must not crowd them out.
+        may_shrink = head in {"user", "message"}
+        table.add_column(head, no_wrap=not may_shrink, overflow="fold" if head == "message" else "ellipsis")
     for event in items:
         if isinstance(event, DamagedRecord):
             table.add_row("damaged", *[""] * (4 + len(others)), plain(str(event)), style="yellow")

@@ -13,6 +13,7 @@ from rich.table import Table
 from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
 from ._ending import NO, failed, plain
+from ._operator import operator
 from ._place import require_trail
 from .screen import Output
 
@@ -115,6 +116,9 @@ def remove(
         remove_hold(directory.absolute(), hold_id)
     except AuditStorageError as error:
         raise failed(error) from None
+    except LookupError as error:
+        # Another operator was faster.
+        raise failed(error, NO) from None
     typer.echo(f"hold {hold_id} is lifted")
 
 
@@ -123,7 +127,12 @@ def _record(directory: Path, message: str, changed: Hold, reason: str) -> None:
     trail = AuditTrail(storage_path=directory)
     try:
         trail.sync.log_event(
-            AuditEventType.AUDIT_LOG_LIFECYCLE, message, operation="hold", reason=reason, metadata=metadata
+            AuditEventType.AUDIT_LOG_LIFECYCLE,
+            message,
+            operation="hold",
+            user_id=operator(),
+            reason=reason,
+            metadata=metadata,
         )
     except AuditStorageError as error:
         raise failed(error) from None

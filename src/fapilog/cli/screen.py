@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.highlighter import JSONHighlighter
 from rich.live import Live
@@ -26,7 +27,6 @@ _OTHER_ROWS: Final = 9
 _MOST_LINES: Final = 12
 _REQUESTS_A_LINE: Final = 52
 _INDENT: Final = 2
-_WIDE: Final = 10_000
 
 
 class Output(Console):
@@ -49,10 +49,27 @@ class Output(Console):
         if self.is_terminal:
             self.print(shown)
             return
-        self.width = _WIDE
-        with self.capture() as capture:
-            self.print(shown)
-        self.out("\n".join(line.rstrip() for line in capture.get().splitlines()))
+        # By rich, thousands of rows would take seconds, and each be as wide as the longest.
+        self.out("\n".join(_lines(shown)))
+
+
+def _lines(shown: RenderableType) -> Iterator[str]:
+    """Yield the rows of a table, or of several, as lines of text."""
+    if isinstance(shown, Group):
+        for each in shown.renderables:
+            yield from _lines(each)
+    elif isinstance(shown, Table):
+        columns: list[list[str]] = []
+        for column in shown.columns:
+            cells = [str(cell) for cell in [*([column.header] if shown.show_header else []), *column.cells]]
+            width = max(map(cell_len, cells), default=0)
+            blanks = [" " * (width - cell_len(cell)) for cell in cells]
+            is_right = column.justify == "right"
+            columns.append([b + c if is_right else c + b for c, b in zip(cells, blanks, strict=True)])
+        for row in zip(*columns, strict=True):
+            yield "  ".join(row).rstrip()
+    else:
+        yield from str(shown).split("\n")
 
 
 class Screen:

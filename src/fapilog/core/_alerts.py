@@ -36,7 +36,10 @@ __all__ = ["Alerts"]
 
 _log: Final = Log("fapilog")
 
-# Seconds beyond the time to stop that another event loop has to stop the alerts.
+# Seconds that the aftermath of an alert lasts at most: alerts that feed themselves once a minute do no harm, and a task
+# whose events are never announced again does.
+_AFTERMATH: Final = 60.0
+# Seconds beyond the time to enter the dispatcher, or to stop, that another event loop has to start or stop the alerts.
 _PATIENCE: Final = 20.0
 
 
@@ -100,7 +103,7 @@ class Alerts:
         self._timeout = timeout
         self._stop_timeout = stop_timeout
         self.background: Background = Background()
-        self.aftermath: Aftermath = Aftermath(timeout)
+        self.aftermath: Aftermath = Aftermath(min(timeout, _AFTERMATH))
         self.announcer: Announcer = Announcer(self.background, self.aftermath, timeout=timeout, limit=buffer)
         self.health: Health = Health(policy, self.background, announce=announce, store=store, files=files)
         self.watch: Watch = Watch(
@@ -153,6 +156,7 @@ class Alerts:
         Raises:
             AuditStorageError: The trail is not there that must be.
             Exception: The dispatcher can't be entered: its own exception, or a `TimeoutError`.
+            RuntimeError: Another loop has begun to start them, and does not run.
         """
         self._was_stopped = False
         while True:
@@ -169,7 +173,7 @@ class Alerts:
                 await life.leave(patience=self._stop_timeout + _PATIENCE)
                 continue
             try:
-                await life.settled()
+                await life.settled(patience=self._timeout + _PATIENCE)
             except RuntimeError:
                 # The caller that began the start was cancelled; this caller was not.
                 if not life.is_called_off:

@@ -92,7 +92,7 @@ class CatchUp:
 
     async def __aenter__(self) -> Self:
         """Find the mark, and resend in the background from then on."""
-        self._outstanding.resend(resends=True)
+        self._outstanding.resends = True
         try:
             await contained(self._find_mark)
         except Exception as error:
@@ -113,7 +113,7 @@ class CatchUp:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._tasks is not None  # noqa: S101 - entered
-        self._outstanding.resend(resends=False)
+        self._outstanding.resends = False
         self._tasks.cancel_scope.cancel()
         try:
             await self._tasks.__aexit__(None, None, None)

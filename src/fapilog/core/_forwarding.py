@@ -66,6 +66,7 @@ class Outstanding:
     buffer full, or failed. Any thread may call any method.
 
     Attributes:
+        resends: Whether a catch-up resends the alerts that are missed from now on.
         changed: Notified after every change.
     """
 
@@ -76,17 +77,8 @@ class Outstanding:
         self._watched: frozenset[str] = frozenset()
         self._missed: set[str] = set()
         self._has_missed = False
-        self._resends = False
+        self.resends: bool = False
         self.changed: Condition = Condition()
-
-    def resend(self, *, resends: bool) -> None:
-        """Note whether a catch-up resends the alerts that are missed from now on."""
-        self._resends = resends
-
-    @property
-    def resends(self) -> bool:
-        """Whether a catch-up resends the alerts that are missed."""
-        return self._resends
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -238,7 +230,15 @@ class AlertForwarder:
 
     def receive(self, sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:
         """Take one alert. Called by the signal, from any thread; never waits for the dispatcher or for a loop."""
-        pending = Pending(sender, Alert(event, severity, channel), self._clock())
+        try:
+            self._receive(Pending(sender, Alert(event, severity, channel), self._clock()))
+        except BaseException:
+            # A signal handler has raised, and the signal contains that.
+            self._outstanding.interrupted(event.event_id)
+            raise
+
+    def _receive(self, pending: Pending) -> None:
+        event = pending.alert.event
         is_open = self._background.home is not None
         with self._lock:
             is_full = max(len(self._buffer), self._background.kept) >= self._limit
@@ -255,7 +255,7 @@ class AlertForwarder:
         elif not is_open:
             self._start(pending, self._send)
         else:
-            self._start_next()
+            self._start_first()
 
     def give_up(self) -> None:
         """Fail the alerts that have no report, since the trail was stopped."""
@@ -292,8 +292,10 @@ class AlertForwarder:
             self._start_next()
 
     def _start_next(self) -> None:
-        if self._background.home is None:
-            return
+        if self._background.home is not None:
+            self._start_first()
+
+    def _start_first(self) -> None:
         try:
             with self._lock:
                 following = self._next()
@@ -302,7 +304,7 @@ class AlertForwarder:
         except BaseException:
             # A signal handler has raised: perhaps before the task was started, for which all others would wait.
             self._is_starting = False
-            self._start_next()
+            self._start_first()
             raise
 
     async def _send(self, pending: Pending) -> None:

@@ -279,6 +279,7 @@ class AuditTrail(EverydayEvents, Questions):
             AuditStorageError: The trail is not there that *must_exist* or *expected_head* asks for.
             Exception: The dispatcher can't be entered: its own exception, or a `TimeoutError` after `alert_timeout`
                 seconds; the trail is then not started.
+            RuntimeError: It is being started in another event loop, which does not run.
         """
         # First of all: a `stop` that is called while something else is awaited must find the alerts started.
         await self._alerts.start(self, self._send_compliance_alert)

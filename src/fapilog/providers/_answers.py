@@ -6,6 +6,7 @@ Bodies are read as other clients read them, since servers and gateways pack and 
 
 from __future__ import annotations
 
+import codecs
 import email.utils
 import re
 import time
@@ -35,7 +36,8 @@ class Answer(NamedTuple):
     Attributes:
         status: For example 200.
         headers: Names, in any case, and values.
-        body: The first 64 KiB, unpacked. It may repeat a secret: look for words that you know, and print no other.
+        body: The first 64 KiB, unpacked, and without a mark of UTF-8 at its beginning. It may repeat a secret: look for
+            words that you know, and print no other.
         whole: Whether *body* is all of the body.
         unreadable: Why *body* is not all of it, although all of it came: "is longer than 64 KiB"; else None.
     """
@@ -61,7 +63,7 @@ class Answer(NamedTuple):
 
         The type alone says little: Slack's "ok" is text/html, and so is the answer of a plain Flask or Django view.
         """
-        start = self.body.removeprefix(b"\xef\xbb\xbf").lstrip()[:20].lower()
+        start = self.body.lstrip()[:20].lower()
         kind = self.headers.get("content-type", "").lower()
         return start.startswith((b"<!doctype html", b"<html")) or (
             start.startswith(b"<") and ("html" in kind or not kind)
@@ -148,6 +150,8 @@ def unpacked(status: int, headers: Mapping[str, str], raw: bytes, *, ended: bool
         ended: Whether the body came to its end.
     """
     body, unreadable = _unpacked(raw, headers.get("content-encoding", ""))
+    # Some servers begin a text with a mark that says it is UTF-8.
+    body = body.removeprefix(codecs.BOM_UTF8)
     if ended and len(body) > _MAX_BODY:
         unreadable = f"is longer than {_MAX_BODY // 1024} KiB"
     whole = ended and unreadable is None

@@ -47,7 +47,8 @@ from ..record.errors import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from ..record.options import require, require_bool
+from ..record.options import require, require_bool, require_kind_or_none
+from ..tasks.loops import Loop
 from ..tasks.strangers import Log
 from ..tasks.threads import in_thread
 from ._answers import Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, read, unpacked
@@ -92,11 +93,26 @@ class Request(NamedTuple):
         return f"<request of {len(self.content)} bytes>"
 
 
+class _Kept:
+    """
+    The clients that are kept from one alert to the next.
+
+    Attributes:
+        opened: How often they were opened, and not closed.
+        clients: By whether they are for this machine.
+    """
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.clients: dict[bool, httpx2.AsyncClient] = {}
+
+
 class Poster:
     """
     Posts alerts to one vendor.
 
-    Opened, it keeps connections from one alert to the next; not opened, it makes one per alert.
+    In an event loop in which it is opened, it keeps connections from one alert to the next; elsewhere it makes one per
+    alert. Any loops may use it at the same time.
 
     Args:
         name: The vendor in messages: "slack".
@@ -110,6 +126,7 @@ class Poster:
         repeated: The statuses by which it says that it had the alert already.
 
     Raises:
+        TypeError: *client* is another kind of client, such as a synchronous one, or one of httpx.
         ValueError: The timeout is not above zero.
     """
 
@@ -127,6 +144,7 @@ class Poster:
     ) -> None:
         self._name = name
         self._judge = judge
+        require_kind_or_none("client", client, httpx2.AsyncClient, expected="an AsyncClient of httpx2")
         self._timeout = require("timeout", timeout, above=0)
         # A connection that httpcore2 itself gives up is closed; one that is cancelled while TLS begins is left open.
         self._phases = httpx2.Timeout(None, connect=0.9 * self._timeout)
@@ -135,25 +153,33 @@ class Poster:
         self._repeatable = repeatable
         self._enough = enough
         self._repeated = repeated
-        # By whether they are for this machine.
-        self._own_clients: dict[bool, httpx2.AsyncClient] = {}
-        self._opened = 0
+        # By the loop that they were opened in: no other loop can use their connections.
+        self._kept: dict[Loop, _Kept] = {}
         self._last_url: tuple[str, httpx2.URL] | None = None
 
     async def open(self) -> None:
-        """Keep connections until `close` was called as often as this."""
-        if self._client is None and not self._own_clients:
+        """Keep connections, for calls in this event loop, until `close` was called in it as often as this."""
+        if self._client is not None:
+            return
+        # Those of a loop that has ended without a `close` are of no use any more.
+        for loop in [each for each in tuple(self._kept) if each.is_closed]:
+            self._kept.pop(loop, None)
+        kept = self._kept.setdefault(Loop.current(), _Kept())
+        if not kept.clients:
             certificates = await _certificates()
-            self._own_clients = self._own_clients or {near: _client(certificates, near=near) for near in (False, True)}
-        self._opened += 1
+            kept.clients = kept.clients or {near: _client(certificates, near=near) for near in (False, True)}
+        kept.opened += 1
 
     async def close(self) -> None:
-        """Close the connections, unless `open` was called more often than this."""
-        self._opened -= 1
-        if not self._opened:
-            clients, self._own_clients = self._own_clients, {}
+        """Close the connections of this event loop, unless `open` was called more often than this."""
+        kept = self._kept.get(Loop.current())
+        if kept is None:
+            return
+        kept.opened -= 1
+        if not kept.opened:
+            del self._kept[Loop.current()]
             async with AsyncExitStack() as closing:
-                for client in clients.values():
+                for client in kept.clients.values():
                     closing.push_async_callback(client.aclose)
 
     def address(
@@ -255,7 +281,8 @@ class Poster:
         with muted(), anyio.move_on_after(self._timeout):
             try:
                 url = self._parsed(request.url)
-                borrowed = self._client or self._own_clients.get(is_loopback(url.host))
+                kept = self._kept.get(Loop.current())
+                borrowed = self._client or (kept and kept.clients.get(is_loopback(url.host)))
                 async with nullcontext(borrowed) if borrowed else await _make_client(url) as client:
                     sent = _built(client, url, request, stream, self._phases)
                     response = await client.send(sent, stream=True, follow_redirects=False)

@@ -15,6 +15,7 @@ import msgspec
 from ..record.errordetails import BEGINNING, ErrorDetails
 from ..record.events import AuditEvent
 from ..record.kinds import member
+from ..record.options import require_text
 from ..record.values import text
 from ..tasks.strangers import Log
 
@@ -142,6 +143,7 @@ class Renderer:
         link: The address of a record, with ``{event_id}`` and ``{sequence_number}`` to be filled in.
 
     Raises:
+        TypeError: The template is no text.
         ValueError: An unknown disclosure, or a template that is no https or http address or names other fields.
     """
 
@@ -217,6 +219,7 @@ def _plain(value: object) -> Any:
 
 
 def _link_template(given: str) -> str:
+    require_text("link", given, expected="an https or http address")
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(given)]
         scheme = urlsplit(given).scheme

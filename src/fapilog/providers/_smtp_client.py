@@ -25,6 +25,8 @@ _OK: Final = 250
 _START_MAIL: Final = 354
 # Seconds. RFC 8305, 5: the recommended delay between the attempts to connect.
 _NEXT_ADDRESS_AFTER: Final = 0.25
+# Seconds that a server has to answer QUIT, which an alert that has arrived waits for.
+_GOODBYE: Final = 2.0
 
 Answers = Mapping[int, DeliveryError | None]
 """By the numbers of the recipients, the reason why a recipient lacks the mail, or None."""
@@ -190,6 +192,8 @@ class Session:
         self._settle(self._refusals)
         # The mail is answered, so a failure of the connection changes nothing. An SMTPException is an OSError.
         with suppress(OSError):
+            if smtp.sock is not None:
+                smtp.sock.settimeout(_GOODBYE)
             smtp.quit()
 
     def _data(self, smtp: smtplib.SMTP, content: bytes) -> None:

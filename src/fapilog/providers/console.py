@@ -20,6 +20,8 @@ from ._threads import in_daemon_thread
 
 __all__ = ["ConsoleDispatcher"]
 
+# Seconds after which an alert that waits for its turn looks whether its caller has gone.
+_LOOK: Final = 0.1
 _COLORS: Final = {"warning": "33", "error": "31", "critical": "1;31", "security": "1;35"}
 
 
@@ -27,7 +29,8 @@ class ConsoleDispatcher:
     """
     Prints every alert: in words on a terminal, as a line of JSON elsewhere.
 
-    On a terminal the title is coloured, unless ``NO_COLOR`` is in the environment. Printed means delivered.
+    On a terminal the title is coloured, unless ``NO_COLOR`` is in the environment. Printed means delivered. An alert
+    that waits behind a stream that blocks, such as a pipe without a reader, is not printed if its caller is cancelled.
 
     Args:
         stream: The stream to print to; None is `sys.stdout` as it is when the alert comes.
@@ -60,21 +63,37 @@ class ConsoleDispatcher:
         stream = self._stream or sys.stdout
         rendered = self._render(event, severity)
         channel = channel and text(channel)
+        left = threading.Event()
         # In a thread, since a pipe without a reader blocks.
-        write = functools.partial(self._write, stream, rendered, channel)
-        if not await in_daemon_thread("console", write):
+        write = functools.partial(self._write_in_turn, stream, rendered, channel, left)
+        try:
+            taken = await in_daemon_thread("console", write)
+        finally:
+            left.set()
+        if not taken:
             raise PermanentDeliveryError("console: the stream takes nothing more; it is closed or broken")
 
-    def _write(self, stream: TextIO, rendered: Rendered, channel: str | None) -> bool:
-        with self._lock:
-            try:
-                words = _pretty(rendered, channel) if stream.isatty() else _json(rendered, channel)
-                encoding = getattr(stream, "encoding", None) or "utf-8"
-                stream.write(words.encode(encoding, "backslashreplace").decode(encoding))
-                stream.flush()
-            except (OSError, ValueError):
+    def _write_in_turn(self, stream: TextIO, rendered: Rendered, channel: str | None, left: threading.Event) -> bool:
+        # Otherwise a stream that blocks would keep one thread more for every alert.
+        lock = self._lock
+        while not lock.acquire(timeout=_LOOK):
+            if left.is_set():
                 return False
-        return True
+        try:
+            return not left.is_set() and _write(stream, rendered, channel)
+        finally:
+            lock.release()
+
+
+def _write(stream: TextIO, rendered: Rendered, channel: str | None) -> bool:
+    try:
+        words = _pretty(rendered, channel) if stream.isatty() else _json(rendered, channel)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        stream.write(words.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _json(rendered: Rendered, channel: str | None) -> str:

@@ -21,7 +21,7 @@ import anyio
 from ..core.alerting import Alert
 from ..core.partial import PartialDelivery
 from ..record.events import AuditEvent
-from ..record.options import require, require_text, several
+from ..record.options import require, require_kind_or_none, require_text, several
 from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, one_line
@@ -96,9 +96,9 @@ class EmailDispatcher(Uncopied):
         link: str | None = None,
         timeout: float = 30.0,
     ) -> None:
-        if not host or not re.fullmatch(r"[A-Za-z0-9.:_-]+", host):
+        if not re.fullmatch(r"[A-Za-z0-9.:_-]+", require_text("host", host, expected="the name of a mail server")):
             raise ValueError(f"host: expected the name of a mail server; got {host!r}")
-        if tls not in _PORTS:
+        if tls not in list(_PORTS):
             raise ValueError(f"tls: expected one of {', '.join(_PORTS)}; got {tls!r}")
         recipients = several("recipients", recipients)
         if not recipients:
@@ -113,6 +113,7 @@ class EmailDispatcher(Uncopied):
             )
         if password is not None and token is not None:
             raise ValueError("password, token: expected one of them, not both")
+        require_kind_or_none("tls_context", tls_context, ssl.SSLContext, expected="an ssl.SSLContext")
         if username is not None and tls == "none" and not is_loopback(host):
             raise ValueError("tls: expected starttls or implicit, since a secret would be sent in the clear")
         self._server = Server(

@@ -73,7 +73,17 @@ def encoded(event: AuditEvent) -> bytes:
 
 def printable(record: bytes) -> bytes:
     r"""Return *record* with the characters that drive a terminal, or end a line, as JSON escapes (`\u0085`)."""
-    return _tricky().sub(lambda found: b"\\u%04x" % ord(found[0].decode()), record)
+    return _tricky().sub(_as_escape, record)
+
+
+def _as_escape(found: re.Match[bytes]) -> bytes:
+    return _escape_of(found[0])
+
+
+# There are few such characters, and a text may be full of them.
+@cache
+def _escape_of(character: bytes) -> bytes:
+    return b"\\u%04x" % ord(character.decode())
 
 
 # Regular expressions and decoders are made when they are first used: `import fapilog` shall not wait for them.

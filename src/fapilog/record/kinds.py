@@ -70,7 +70,7 @@ class AuditEventType(str, Enum):
 
 
 class AuditLogLevel(str, Enum):
-    """The severity of an event. Its value is the severity that a dispatcher gets."""
+    """The severity of an event. Its value is that of the alert too, unless the policy has another for the type."""
 
     DEBUG = "debug"
     INFO = "info"

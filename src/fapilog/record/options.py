@@ -22,6 +22,7 @@ __all__ = [
     "require",
     "require_bool",
     "require_callable",
+    "require_kind_or_none",
     "require_mapping",
     "require_path",
     "require_text",
@@ -135,6 +136,17 @@ def require_mapping(name: str, value: object, *, expected: str) -> Mapping[Any, 
     if not isinstance(value, Mapping):
         raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
     return value
+
+
+def require_kind_or_none(name: str, value: object, kind: type[Any], *, expected: str) -> None:
+    """
+    Check that *value* is None, or a *kind*.
+
+    Raises:
+        TypeError: It is neither; the message begins with *name*, and says that *expected* was, and where the class is.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name}: expected {expected}; got {_kind(value)} of {type(value).__module__}")
 
 
 def require_callable(

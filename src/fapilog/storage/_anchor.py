@@ -24,7 +24,18 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.kinds import AuditEventType
 
-__all__ = ["ANCHOR", "MEMBER", "Anchor", "anchor_in", "anchor_of", "decoded_anchor", "is_removed", "says", "start_of"]
+__all__ = [
+    "ANCHOR",
+    "MEMBER",
+    "Anchor",
+    "RemovedError",
+    "anchor_in",
+    "anchor_of",
+    "decoded_anchor",
+    "is_removed",
+    "says",
+    "start_of",
+]
 
 ANCHOR: Final = "audit_anchor.json"
 MEMBER: Final = "fapilog.retention"
@@ -53,6 +64,10 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True):
     def head(self) -> ChainHead:
         """The head that the first record that is left follows."""
         return ChainHead(self.sequence_number, self.checksum)
+
+
+class RemovedError(Exception):
+    """Raised where retention removes a file, and with it those before it, of which some were read already."""
 
 
 def anchor_of(directory: Path) -> Anchor | None:

@@ -16,9 +16,9 @@ import msgspec
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
 from ._compressed import compress, content_of
-from ._directory import allow_as, blocks, close, closing, reading, sync, sync_directory, without_writers
+from ._directory import allow_as, blocks, closing, newest_file, reading, sync, sync_directory, without_writers
 from ._latest import latest_up_to
-from ._names import SUFFIX, date_of, day_of, is_name, names
+from ._names import SUFFIX, date_of, day_of, names
 from ._packed import from_disk, not_what_the_trail_has
 from ._times import INDEX, Times
 from ._whole import PART, remove, whole
@@ -30,7 +30,6 @@ __all__ = [
     "archive_day",
     "compress_day",
     "digest",
-    "like",
     "remove_days",
     "sweep",
     "write_anchor",
@@ -126,9 +125,10 @@ def remove_days(directory: Path, anchor: Anchor) -> None:
     _tidy(directory)
 
 
-def alone(directory: Path) -> int:
+@contextlib.contextmanager
+def alone(directory: Path) -> Generator[None]:
     """
-    Be the only process that applies retention or changes holds, until the returned descriptor is closed.
+    Be the only process that applies retention or changes holds, until left.
 
     Raises:
         BusyError: Another one does.
@@ -137,18 +137,24 @@ def alone(directory: Path) -> int:
     path = directory / _LOCK
     # Not the lock on the directory, which writers need. Never deleted: another process may just have opened it.
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-    with contextlib.suppress(FileExistsError), like(directory) as other, closing(os.open(path, flags, 0o600)) as made:
-        if other is not None:
-            allow_as(made, other)
-    fd = os.open(path, os.O_RDWR)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        close(fd)
-        if isinstance(error, BlockingIOError):
+    with (
+        contextlib.suppress(FileExistsError),
+        newest_file(directory) as newest,
+        closing(os.open(path, flags, 0o600)) as made,
+    ):
+        if newest is not None:
+            allow_as(made, newest)
+    with closing(os.open(path, os.O_RDWR)) as fd:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise BusyError(f"{directory}: another process applies retention to it; try again") from None
-        raise
-    return fd
+        try:
+            yield
+        finally:
+            # Closing would do, but for a child that was forked meanwhile and has it open as well.
+            with contextlib.suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def sweep(directory: Path) -> None:
@@ -177,13 +183,5 @@ def _tidy(directory: Path) -> None:
 
 def write_anchor(directory: Path, anchor: Anchor) -> None:
     """Replace the anchor of the trail in *directory*; raise OSError if it can't be written."""
-    with like(directory) as other, whole(f"{directory}/{ANCHOR}", like=other) as part:
+    with newest_file(directory) as newest, whole(f"{directory}/{ANCHOR}", like=newest) as part:
         part.write(msgspec.json.encode(anchor) + b"\n")
-
-
-@contextlib.contextmanager
-def like(directory: Path) -> Generator[int | None]:
-    """Open the newest file of a trail, whose owner, group and mode the files beside it get; None if there is none."""
-    newest = max(filter(is_name, os.listdir(directory)), default=None)
-    with contextlib.nullcontext() if newest is None else reading(directory, newest) as fd:
-        yield fd

@@ -27,6 +27,7 @@ __all__ = [
     "is_named",
     "lock",
     "make_directory",
+    "newest_file",
     "open_file",
     "open_to_append",
     "reading",
@@ -182,6 +183,14 @@ def _open(directory: Path, name: str, flags: int) -> int:
 def reading(directory: Path, name: str) -> contextlib.AbstractContextManager[int]:
     """Open the file *name* for reading, and close it on leaving."""
     return closing(open_file(directory, name))
+
+
+@contextlib.contextmanager
+def newest_file(directory: Path) -> Generator[int | None]:
+    """Open the newest file of a trail, whose owner, group and mode the files beside it get; None if there is none."""
+    newest = max(filter(is_name, os.listdir(directory)), default=None)
+    with contextlib.nullcontext() if newest is None else reading(directory, newest) as fd:
+        yield fd
 
 
 def blocks(fd: int, offset: int = 0) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ._anchor import is_removed, start_of
+from ._anchor import RemovedError, is_removed, start_of
 from ._directory import cannot, reading, size_of, sync, without_writers
 from ._effort import DECODED, Effort
 from ._holes import joined, up_to
@@ -121,7 +121,7 @@ class TrailReader:
                 try:
                     yield from self._items_backwards(file, files, end, sought)
                 finally:
-                    self._times.save(like=fd)
+                    self._times.save()
 
     def _items_backwards(
         self, file: _File, files: list[str], end: int, sought: _Sought
@@ -178,13 +178,15 @@ class TrailReader:
             AuditStorageError: A file can't be read.
         """
         with self._failures():
-            # More records than one may be in a hole.
-            read = (
-                item
-                for item, place in self._items_after(after)
-                if place is None or place > after or (isinstance(item, DamagedRecord) and item.head is None)
-            )
-            return list(up_to(limit, joined(read)))
+            while True:
+                # More records than one may be in a hole.
+                read = (
+                    item
+                    for item, place in self._items_after(after)
+                    if place is None or place > after or (isinstance(item, DamagedRecord) and item.head is None)
+                )
+                with contextlib.suppress(RemovedError):
+                    return list(up_to(limit, joined(read)))
 
     def _items_after(self, after: int) -> Iterator[tuple[AuditEvent | DamagedRecord, int | None]]:
         """Yield the records in the lines from about record *after* on, with the numbers of their places if known."""
@@ -212,19 +214,20 @@ class TrailReader:
             AuditStorageError: A file can't be read.
         """
         with self._failures():
-            files = ((lines, begin, end) for _, lines, begin, end in self._files_after(after) if lines is not None)
-            found = (line for lines, begin, end in files for _, line in lines.forwards(begin, end))
-            return list(itertools.islice((line for line in found if _claimed(line) > after), limit))
+            while True:
+                files = ((lines, begin, end) for _, lines, begin, end in self._files_after(after) if lines is not None)
+                found = (line for lines, begin, end in files for _, line in lines.forwards(begin, end))
+                with contextlib.suppress(RemovedError):
+                    return list(itertools.islice((line for line in found if _claimed(line) > after), limit))
 
     def _files_after(self, after: int) -> Iterator[tuple[str, Lines | None, int, int]]:
         """
-        Yield the files with the lines of lasting records from behind the record *after* on.
+        Yield the files from behind the record *after* on: the name, the lines, and where lasting ones begin and end.
 
-        Returns:
-            The name of the file, its lines, and where the lines of interest begin and end; no lines if it can't be
-            read.
+        There are no lines of a file that can't be read. Raises RemovedError if one is gone behind another.
         """
         files, last = self._stored()
+        is_begun = False
         for name in files[max(0, self._file_of(after, files)) :]:
             try:
                 opened = self._opened(name)
@@ -232,7 +235,10 @@ class TrailReader:
                 yield name, None, 0, 0
                 continue
             if opened is None:
+                if is_begun:
+                    raise RemovedError
                 continue
+            is_begun = True
             with opened as fd:
                 lines = Lines(fd, name)
                 end = lines.end() if last is None or name != files[-1] else last
@@ -277,11 +283,8 @@ class TrailReader:
 
     def _first_record(self, name: str) -> tuple[int, int] | None:
         """Return where the first whole record of a file is, and its sequence number; None if there is none."""
-        if first := self._first_when_compressed(name):
-            return first
-        for lines, end in self._lines_of([name]):
-            return lines.first_record(0, end)
-        return None
+        found = (lines.first_record(0, end) for lines, end in self._lines_of([name]))
+        return self._first_when_compressed(name) or next(found, None)
 
     def _first_when_compressed(self, name: str) -> tuple[int, int] | None:
         """Return the same of a compressed file, if it is at its beginning, without decompressing all of it."""

@@ -162,7 +162,7 @@ class _Damage(NamedTuple):
     head: ChainHead
 
 
-def recover(directory: Path, reason: str) -> tuple[int, Break] | None:
+def recover(directory: Path, reason: str, *, user_id: str | None = None) -> tuple[int, Break] | None:
     """
     Seal the damage of the trail in *directory* by a record that is appended to it.
 
@@ -171,6 +171,7 @@ def recover(directory: Path, reason: str) -> tuple[int, Break] | None:
     Args:
         directory: The directory of the trail; absolute.
         reason: Why, in the words of the operator; they become the `reason` of the record.
+        user_id: The operator.
 
     Returns:
         The number of the record, and the damage that it seals; None if there is nothing to seal: the trail is intact,
@@ -182,7 +183,7 @@ def recover(directory: Path, reason: str) -> tuple[int, Break] | None:
     with without_writers(directory, fcntl.LOCK_EX):
         files = names(directory)
         found = _damage(directory, files)
-        return None if found is None else _seal(directory, files, found, reason)
+        return None if found is None else _seal(directory, files, found, reason, user_id)
 
 
 def _damage(directory: Path, files: list[str]) -> _Damage | None:
@@ -244,7 +245,7 @@ def _next_whole(lines: Lines, offset: int) -> tuple[int, ChainHead] | None:
     return None
 
 
-def _seal(directory: Path, files: list[str], damage: _Damage, reason: str) -> tuple[int, Break]:
+def _seal(directory: Path, files: list[str], damage: _Damage, reason: str, user_id: str | None) -> tuple[int, Break]:
     with closing(open_file(directory, files[-1], os.O_RDWR | os.O_APPEND)) as fd:
         size = os.fstat(fd).st_size
         if size and os.pread(fd, 1, size - 1) != b"\n":
@@ -271,6 +272,7 @@ def _seal(directory: Path, files: list[str], damage: _Damage, reason: str) -> tu
         log_level=AuditLogLevel.SECURITY,
         message="the trail goes on behind damage, which this record seals as it was found",
         operation="recover",
+        user_id=user_id,
         reason=reason,
         hostname=os.uname().nodename,
         process_id=os.getpid(),

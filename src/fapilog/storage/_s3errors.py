@@ -23,6 +23,8 @@ _WORDS: Final = {
     "AccessDenied": "access is denied: see what the credentials may do, and the policy of the bucket",
     "AuthorizationHeaderMalformed": "the bucket is in another region; give that",
     "ExpiredToken": "the credentials have expired",
+    # https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html#API_GetObject_Errors
+    "InvalidObjectState": "a lifecycle rule has moved the object to a class such as Glacier: restore it first",
     "InvalidAccessKeyId": "S3 does not know these credentials",
     "NoSuchBucket": "there is no such bucket",
     "NoSuchKey": "there is no such object",

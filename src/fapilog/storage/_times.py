@@ -24,7 +24,7 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from ._directory import allow_as, close, closing, open_file, write_all
+from ._directory import allow_as, close, closing, newest_file, open_file, write_all
 from ._lines import Lines, split
 from ._names import SUFFIX
 from .protocol import EventFilter
@@ -195,10 +195,10 @@ class Times:
                 for start in starts:
                     self.learn(name, start, Lines(fd, name), end)
                 if is_over or len(self._new) >= _MOST_UNSAVED:
-                    self.save(fd)
+                    self.save()
 
-    def save(self, like: int) -> None:
-        """Append new parts to the index; if there is none, make it, with the group and mode of the open file *like*."""
+    def save(self) -> None:
+        """Append new parts to the index; if there is none, make it, with the group and mode of the newest file."""
         if not self._new:
             return
         new, self._new = self._new, []
@@ -208,7 +208,7 @@ class Times:
             if os.geteuid() in (0, owner):
                 # In one write, behind a newline: a line that another write has left torn takes none of these with it.
                 data = b"\n".join([b"", *map(msgspec.json.encode, new), b""])
-                with closing(self._opened(like)) as fd:
+                with closing(self._opened()) as fd:
                     if os.fstat(fd).st_size + len(data) <= _MOST_BYTES:
                         write_all(fd, data)
 
@@ -242,7 +242,7 @@ class Times:
         found = _times_in(*Lines(fd, part.file).view(part.start, part.end)[1:])
         return found.first < part.first or found.last > part.last
 
-    def _opened(self, like: int) -> int:
+    def _opened(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW
         with contextlib.suppress(FileNotFoundError):
             fd = open_file(self._directory, INDEX, flags)
@@ -251,8 +251,10 @@ class Times:
             # Nobody reads it.
             close(fd)
             os.unlink(self._directory / INDEX)
-        fd = open_file(self._directory, INDEX, flags | os.O_CREAT | os.O_EXCL)
-        allow_as(fd, like)
+        with newest_file(self._directory) as newest:
+            fd = open_file(self._directory, INDEX, flags | os.O_CREAT | os.O_EXCL)
+            if newest is not None:
+                allow_as(fd, newest)
         return fd
 
     def _is_trusted(self, found: os.stat_result) -> bool:

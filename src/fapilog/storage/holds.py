@@ -17,8 +17,8 @@ import msgspec
 
 from ..record.errors import AuditStorageError
 from ..record.values import text
-from ._days import alone, like
-from ._directory import closing
+from ._days import alone
+from ._directory import newest_file
 from ._whole import whole
 
 __all__ = ["Hold", "add_hold", "holds_on", "remove_hold"]
@@ -113,12 +113,12 @@ def remove_hold(directory: Path, hold_id: str) -> Hold:
 def _alone(directory: Path) -> Generator[None]:
     try:
         # Not during retention, which may have decided already which days it removes.
-        with closing(alone(directory)):
+        with alone(directory):
             yield
     except OSError as error:
         raise AuditStorageError(f"cannot write {directory / _FILE}: {error.strerror or error}") from error
 
 
 def _write(directory: Path, holds: list[Hold]) -> None:
-    with like(directory) as other, whole(f"{directory}/{_FILE}", like=other) as file:
+    with newest_file(directory) as newest, whole(f"{directory}/{_FILE}", like=newest) as file:
         file.write(msgspec.json.format(msgspec.json.encode(holds), indent=2) + b"\n")

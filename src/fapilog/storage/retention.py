@@ -26,7 +26,7 @@ from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, start_of
 from ._compressed import MAX_SIZE
 from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
-from ._directory import cannot, closing, reading, size_of
+from ._directory import cannot, reading, size_of
 from ._latest import latest_up_to
 from ._lines import Lines
 from ._names import SUFFIX, date_of, day_of, files_set_aside, names
@@ -142,7 +142,7 @@ async def apply_retention(
             return RetentionReport(days=tuple(each.day for each in found), dry_run=True)
         with contextlib.ExitStack() as held:
             # Given up also where a cancellation comes in place of what the thread returns.
-            await in_thread(lambda: held.enter_context(closing(alone(directory))))
+            await in_thread(lambda: held.enter_context(alone(directory)))
             await in_thread(sweep, directory)
             found = await in_thread(_plan, directory, rule, today, is_left=True)
             for each in found:
@@ -253,7 +253,7 @@ def _packed(
     if archive is None and (day.removed or not is_cold):
         return day
     if _is_too_large(directory, day.file):
-        return replace(day, kept=_TOO_LARGE)
+        return replace(day, kept=day.kept or _TOO_LARGE)
     is_plain = (directory / day.file).exists()
     # For a day that stays, an archive file that was proved once is not proved again.
     is_new = archive is not None and (day.removed or is_plain or not _is_there(directory, day.file, archived))

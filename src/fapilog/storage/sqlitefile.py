@@ -51,13 +51,16 @@ class Forkable(Protocol):
 # the parent would remove the log that the child writes to. So no file is open while the process is forked.
 # https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
 _all: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
-_forking: Final = threading.Lock()
+# Also a destructor may open a file while its thread forks.
+_forking: Final = threading.RLock()
 _stopped: Final[list[Forkable]] = []
 
 
 def close_at_forks(file: Forkable) -> None:
     """Close *file*, which is held weakly, before every fork."""
-    _all.add(file)
+    # Not while the files are counted for a fork: none of them would be closed.
+    with _forking:
+        _all.add(file)
 
 
 def _before_fork() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 import anyio.lowlevel
 
 from .events import Waiter, wake
+from .living import Living
 from .loops import Loop, is_without_loop
 from .strangers import tamed
 
@@ -231,11 +232,11 @@ def _make_calls(calls: SimpleQueue[Callable[[], object] | None]) -> None:
         del call
 
 
-_all: Final[weakref.WeakSet[GroupCommit[Any, Any]]] = weakref.WeakSet()
+_all: Final[Living[GroupCommit[Any, Any]]] = Living()
 
 
 def _finish_all() -> None:
-    for each in tuple(_all):
+    for each in _all.all():
         each.finish()
 
 

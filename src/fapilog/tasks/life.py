@@ -103,16 +103,21 @@ class Life:
         self._loop.spawn(self._run, ended=self._end, context=own_context())
         await self.settled()
 
-    async def settled(self) -> None:
+    async def settled(self, *, patience: float = math.inf) -> None:
         """
         Wait until the manager is entered, by another task; raises as `enter`.
 
         The manager is left again only if all callers of both methods are cancelled.
+
+        Args:
+            patience: Seconds to wait for another loop than this one, before a `RuntimeError` says that it does not run.
         """
         caller = object()
         self._callers[caller] = None
+        is_here = self._loop is not None and self._loop.is_here
         try:
-            await self._settled.wait()
+            with anyio.move_on_after(None if is_here else patience) as waiting:
+                await self._settled.wait()
         except BaseException:
             del self._callers[caller]
             if not self._callers:
@@ -120,6 +125,9 @@ class Life:
                 self.hurry()
                 await uninterrupted(self._ended.wait)
             raise
+        if waiting.cancelled_caught:
+            del self._callers[caller]
+            raise _no_answer(patience)
         self._raise_unless(entered=True)
 
     async def leave(self, *, patience: float = 60.0) -> None:
@@ -164,7 +172,7 @@ class Life:
                         await uninterrupted(self._ended.wait)
                     raise
             if waiting.cancelled_caught:
-                raise RuntimeError(f"the event loop that it was started in has not answered for {patience:g} s")
+                raise _no_answer(patience)
         self._raise_unless(entered=False)
         if cancelled is not None:
             raise cancelled
@@ -225,6 +233,10 @@ class Life:
 
 # The life whose manager is entered or left in this task: if it is hurried, so are the lives inside of it.
 _current: Final[ContextVar[Life | None]] = ContextVar("fapilog_life", default=None)
+
+
+def _no_answer(patience: float) -> RuntimeError:
+    return RuntimeError(f"the event loop that it was started in has not answered for {patience:g} s")
 
 
 async def _pending_cancellation() -> BaseException | None:

@@ -251,11 +251,15 @@ class AnyOutbox:
 
         Raises:
             OutboxError: The place of the alerts can't be used; so for all methods here.
+            TypeError: *limit* is no whole number.
+            ValueError: *limit* is negative.
         """
+        require("limit", limit, at_least=0, whole=True)
         return await self._store.read(lambda queue: queue.alerts(self.name, ["pending"], limit=limit))
 
     async def dead(self, limit: int = 100) -> list[OutboxAlert]:
-        """Return the oldest *limit* alerts that were refused or given up on."""
+        """Return the oldest *limit* alerts that were refused or given up on; raises as `pending`."""
+        require("limit", limit, at_least=0, whole=True)
         return await self._store.read(lambda queue: queue.alerts(self.name, ["dead"], limit=limit))
 
     async def find(self, event_id: str) -> OutboxAlert | None:

@@ -7,7 +7,6 @@ A call goes down as one transaction, shared with the calls that wait at the same
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from ...record.errors import FapilogError, OutboxError
 from ...tasks.events import Event
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
+from ...tasks.living import Living
 from ...tasks.strangers import Log
 from ...tasks.threads import in_thread
 from ._place import Place, Queue
@@ -95,7 +95,7 @@ class Store:
         if self.entered:
             raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
         place = str(self.place)
-        for other in _entered if reporter is not None else ():
+        for other in _entered.all() if reporter is not None else ():
             if other._reporter is reporter and (other.name, str(other.place)) == (self.name, place):  # noqa: SLF001
                 raise ValueError(f"name: expected one name for each outbox in {place}; got {self.name!r} twice")
         self.entered = True
@@ -232,7 +232,7 @@ class Store:
             self._reporter.attempted(report)
 
 
-_entered: Final[weakref.WeakSet[Store]] = weakref.WeakSet()
+_entered: Final[Living[Store]] = Living()
 
 
 class _Refused(NamedTuple):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, time
 from enum import Enum
 from typing import Any, Final, cast
 
 import msgspec
 from django import forms
+from django.forms.utils import from_current_timezone
 from django.utils import timezone
 
 from ...record.events import AuditEvent
@@ -21,6 +22,17 @@ from ...storage.protocol import Conditions
 __all__ = ["PAGE", "Questions", "changes_of", "rows_of", "shown"]
 
 PAGE: Final = 50
+
+
+class _Until(forms.DateTimeField):
+    """A time, or a day; of that its last moment, as for ``fapilog show --until``."""
+
+    def to_python(self, value: Any) -> Any:
+        with suppress(forms.ValidationError):
+            day = forms.DateField().to_python(value)
+            if day is not None:
+                return from_current_timezone(datetime.combine(day, time.max))
+        return super().to_python(value)
 
 
 class Questions(forms.Form):
@@ -38,7 +50,7 @@ class Questions(forms.Form):
         required=False, label="Outcome", choices=[("", "any"), *((each.value, each.value) for each in AuditOutcome)]
     )
     start_time = forms.DateTimeField(required=False, label="From", help_text="2026-03-01 or 2026-03-01 12:00")
-    end_time = forms.DateTimeField(required=False, label="To")
+    end_time = _Until(required=False, label="To")
     client_ip = forms.CharField(required=False, label="Address", max_length=64)
     request_id = forms.CharField(required=False, label="Request", max_length=256)
     message = forms.CharField(required=False, label="Words in the message", max_length=256)

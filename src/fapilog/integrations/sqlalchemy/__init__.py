@@ -61,6 +61,9 @@ def audit_changes(
     The target is "table/primary key"; see `target_of`. Request, user and all else come from the `audit_context` in
     which the changes were flushed.
 
+    A session that joins the transaction of a `Connection` (``Session(bind=connection)``) records at its own
+    ``commit()``, whatever becomes of that transaction later: it may still be rolled back.
+
     The flushes of a session are seen. Not seen are ``insert()``, ``update()`` and ``delete()`` statements, also those
     on mapped classes, the ``bulk_`` methods, the rows of a ``secondary`` table, a foreign key's ``ON DELETE``,
     triggers, and columns with ``onupdate=``. Record these yourself, by ``log_change`` or `AuditTrail.audited`.

@@ -1,0 +1,34 @@
+"""The objects of a kind that are alive, for any thread to add to and to ask."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Generic, TypeVar
+
+__all__ = ["Living"]
+
+T = TypeVar("T")
+
+
+class Living(Generic[T]):
+    """
+    Objects, held weakly. Any thread may add some while another one asks, where a `WeakSet` raises RuntimeError.
+
+    The objects have the equality and the hash of their identity.
+    """
+
+    def __init__(self) -> None:
+        self._references: set[weakref.ref[T]] = set()
+
+    def add(self, each: T) -> None:
+        """Add an object until it is discarded or gone."""
+        self._references.add(weakref.ref(each, self._references.discard))
+
+    def discard(self, each: T) -> None:
+        """Take an object out, if it is there."""
+        self._references.discard(weakref.ref(each))
+
+    def all(self) -> list[T]:
+        """Return the objects that are alive."""
+        # The copy of the set is one call into C, in which no other thread runs.
+        return [each for reference in tuple(self._references) if (each := reference()) is not None]
