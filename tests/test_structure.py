@@ -37,7 +37,7 @@ FOLDERS = {folder for floor in FLOORS for folder in floor}
 MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for folder in floor} | {
     # Of the fourth floor it only knows where the names are, until one is asked for.
     "__init__": {"config", *FOLDERS},
-    "_hints": {"record", "core", "delivery"},
+    "_hints": {"record", "storage", "core", "delivery"},
     "_configured": {"fapilog", "_hints", *FOLDERS},
     "config": {"fapilog", "_configured", "_hints", *FOLDERS},
     "__main__": {"cli"},
@@ -81,6 +81,14 @@ EXTRAS = {
     "stamina",
     "structlog",
     "typer",
+}
+
+# Nor for these, until a trail needs them: files, rules, questions, an alert, a record.
+ON_FIRST_USE = {
+    *("difflib", "gzip", "hashlib", "logging", "pathlib", "queue", "signal", "traceback", "urllib.parse", "zlib"),
+    *(f"fapilog.core.{name}" for name in ("_catchup", "_incidentfiles", "_reading", "_retaining", "_rules")),
+    *(f"fapilog.core.{name}" for name in ("audited", "rules", "sync")),
+    *(f"fapilog.storage.{name}" for name in ("archive", "files", "replication", "retention")),
 }
 
 
@@ -146,6 +154,20 @@ def test_importing_loads_no_extra() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     child = subprocess.run([sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True)
     assert not EXTRAS & set(child.stdout.split())
+
+
+def test_importing_loads_no_part_that_few_processes_use() -> None:
+    """A fresh `from fapilog import AuditTrail` loads nothing that waits for its first use."""
+    # In a process that runs no event loop: asyncio itself loads some of these.
+    script = "import sys, anyio, anyio.to_thread; before = {*sys.modules}; from fapilog import AuditTrail; "
+    child = subprocess.run(
+        [sys.executable, "-c", script + "print(*sys.modules.keys() - before)"],
+        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert not ON_FIRST_USE & set(child.stdout.split())
 
 
 def is_type_variable(value: ast.expr) -> bool:

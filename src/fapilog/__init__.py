@@ -31,8 +31,6 @@ from .core.audit import (
     ComplianceLevel,
     CompliancePolicy,
 )
-from .core.rules import Threshold
-from .core.sync import SyncAuditTrail, exit_on_sigterm
 from .record.chain import ChainHead
 from .record.damage import DamagedRecord
 from .record.errordetails import ErrorDetails
@@ -54,11 +52,13 @@ from .record.errors import (
 )
 from .record.kinds import AuditOutcome
 from .record.parties import Actor, Target
-from .storage.files import FileStorage
 from .storage.protocol import AuditStorage
 
 if TYPE_CHECKING:
     from .config import ConfigError as ConfigError
+    from .core.rules import Threshold as Threshold
+    from .core.sync import SyncAuditTrail as SyncAuditTrail
+    from .core.sync import exit_on_sigterm as exit_on_sigterm
     from .delivery.digest import Digest as Digest
     from .delivery.fallback import Fallback as Fallback
     from .delivery.fanout import FanOut as FanOut
@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from .providers.webhook import WebhookDispatcher as WebhookDispatcher
     from .storage.archive import DirectoryArchive as DirectoryArchive
     from .storage.archived import ArchiveStorage as ArchiveStorage
+    from .storage.files import FileStorage as FileStorage
     from .storage.memory import MemoryStorage as MemoryStorage
     from .storage.postgres import PostgresStorage as PostgresStorage
     from .storage.replication import Replication as Replication
@@ -137,8 +138,8 @@ __all__ = [
     "exit_on_sigterm",
 ]
 
-# Imported when they are asked for, since they bring the library of an extra, or a file to keep. They are not in
-# `__all__`: a star would import them all.
+# Imported when they are asked for, since they bring the library of an extra, a file to keep, or a part that not every
+# process uses. Those of the core are in `__all__` too; not the rest: a star would import them all.
 _ON_DEMAND: Final = {
     "AlertmanagerDispatcher": "providers.alertmanager",
     "AppriseDispatcher": "providers.apprise",
@@ -151,6 +152,7 @@ _ON_DEMAND: Final = {
     "EmailDispatcher": "providers.smtp",
     "Fallback": "delivery.fallback",
     "FanOut": "delivery.fanout",
+    "FileStorage": "storage.files",
     "Heartbeat": "proof.heartbeat",
     "MemoryStorage": "storage.memory",
     "OpsgenieDispatcher": "providers.opsgenie",
@@ -166,7 +168,10 @@ _ON_DEMAND: Final = {
     "S3Archive": "storage.s3",
     "SQLiteStorage": "storage.sqlite",
     "SlackDispatcher": "providers.slack",
+    "SyncAuditTrail": "core.sync",
+    "Threshold": "core.rules",
     "WebhookDispatcher": "providers.webhook",
+    "exit_on_sigterm": "core.sync",
     "when": "delivery.route",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Collection
 from collections.abc import Set as AbstractSet
@@ -89,6 +88,8 @@ def _nearest(name: str) -> str | None:
     plain = name.lower().replace("_", "")
     if plain in _ALIASES:
         return _ALIASES[plain]
+    import difflib  # noqa: PLC0415  it loads much, for names that are no fields
+
     near = difflib.get_close_matches(plain, _PLAIN, n=1, cutoff=_NEAR)
     return _PLAIN[near[0]] if near else None
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fapilog import AuditEvent, AuditStorageError, Threshold
 from fapilog.core import _rules
-from fapilog.core.rules import RULE_MET
+from fapilog.record.kinds import RULE_MET
 from fapilog.storage.memory import MemoryStorage
 from tests.doubles.counted_rules import Process, expected, met
 from tests.doubles.failing_storage import FailingStorage

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from fapilog import AuditEvent, AuditTrail, CompliancePolicy, FileStorage, Threshold
-from fapilog.core.rules import RULE_MET
+from fapilog.record.kinds import RULE_MET
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.failing_storage import FailingStorage

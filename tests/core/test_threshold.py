@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fapilog import Actor, AuditEvent, AuditEventType, AuditLogLevel, Target, Threshold
-from fapilog.core.rules import RULE_MET
+from fapilog.record.kinds import RULE_MET
 
 
 def rule(event_type: Any = "data_access", **options: Any) -> Threshold:

@@ -7,9 +7,9 @@ from typing import Any
 from fapilog import AuditEvent, AuditEventType, CompliancePolicy, Threshold
 from fapilog.core._health import Health
 from fapilog.core._rules import Rules
-from fapilog.core.rules import RULE_MET
 from fapilog.core.signals import Aftermath
 from fapilog.record.chain import sealed
+from fapilog.record.kinds import RULE_MET
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import AuditStorage
 from fapilog.tasks.background import Background

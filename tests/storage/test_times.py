@@ -350,7 +350,7 @@ def test_a_compressed_day_is_not_decompressed_for_other_times(tmp_path: Path, mo
     assert f"{NAME}.gz".encode() in (tmp_path / INDEX).read_bytes()
     reader = TrailReader(tmp_path, durable=False)
     with monkeypatch.context() as patch:
-        patch.setattr("fapilog.storage._directory.decompressed", None)
+        patch.setattr("fapilog.storage._compressed.decompressed", None)
         assert found(reader, 59, None) == [60]
     assert found(reader, None, 3) == [4, 3, 2, 1]
     assert found(TrailReader(tmp_path, durable=False), 18, 22) == [23, 22, 21, 20, 19]

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from fapilog import AuditEvent, AuditTrail, CompliancePolicy
-from fapilog.core.rules import RULE_MET
+from fapilog.record.kinds import RULE_MET
 from tests.doubles.trail_writers import guesser, listen
 from tests.programs.guessing_on import RULE
 

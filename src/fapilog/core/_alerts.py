@@ -20,10 +20,8 @@ from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
 from ..tasks.strangers import Log, answer, contained
-from ._catchup import CatchUp
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health, TrailReporter
-from ._incidentfiles import IncidentFiles
 from ._watch import Watch
 from .alerting import Alert, AlertDispatcher, DurableDispatcher, reporter, require_dispatcher
 from .policy import CompliancePolicy
@@ -31,6 +29,8 @@ from .signals import Aftermath, Announcer, compliance_alert
 
 if TYPE_CHECKING:
     from ..storage.replication import Replication
+    from ._catchup import CatchUp
+    from ._incidentfiles import IncidentFiles
 
 __all__ = ["Alerts"]
 
@@ -360,6 +360,8 @@ class Alerts:
         if not isinstance(self.dispatcher, DurableDispatcher) or not self.dispatcher.resumes:
             yield
             return
+        from ._catchup import CatchUp  # noqa: PLC0415  few dispatchers are durable
+
         async with CatchUp(
             self.dispatcher,
             sender=trail,

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from types import MethodType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -26,11 +26,13 @@ from ..tasks.background import Background
 from ..tasks.loops import own_context
 from ..tasks.strangers import Log
 from ..tasks.threads import in_thread
-from ._incidentfiles import IncidentFiles
 from ._incidents import DISPATCHING, END, LONGEST_TEXT, OWN, STORING, UNTRUSTED, VERIFICATION, Incident, Part, new_id
 from .alerting import DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Announcer, alert_attempted
+
+if TYPE_CHECKING:
+    from ._incidentfiles import IncidentFiles
 
 __all__ = ["MOST_OPEN", "Health", "TrailReporter", "is_own", "weakly"]
 

@@ -46,7 +46,7 @@ _MOST_LINES: Final = 10
 # Seconds after which a file without a lock is abandoned, and not one whose process is about to lock it.
 _UNFINISHED: Final = 60.0
 
-_NAME: Final = re.compile(r"incidents-[0-9a-f]{32}\.(json|new)")
+_NAME: Final = r"incidents-[0-9a-f]{32}\.(json|new)"
 
 
 _decode: Final = msgspec.json.Decoder(Annotated[list[Incident], msgspec.Meta(max_length=_MOST_INCIDENTS)]).decode
@@ -146,7 +146,7 @@ class IncidentFiles:
 
     def _paths(self) -> list[Path]:
         try:
-            found = sorted(path for path in self._directory.iterdir() if _NAME.fullmatch(path.name))
+            found = sorted(path for path in self._directory.iterdir() if re.fullmatch(_NAME, path.name))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -246,7 +246,7 @@ def _believed(incidents: Sequence[Incident]) -> Iterator[Incident]:
             raise ValueError("it names a part that the trail does not have")
         if each.id != new_id(each.part, each.id):
             raise ValueError("it names an incident of another part")
-        part = each.part._replace(operation=_shown(each.part.operation))
+        part = msgspec.structs.replace(each.part, operation=_shown(each.part.operation))
         yield msgspec.structs.replace(each, part=part, cause=_shown(each.cause))
 
 

@@ -13,11 +13,11 @@ from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.intake import Draft
 from ..record.kinds import AuditEventType, AuditLogLevel
-from ..storage.files import FileStorage
 from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.strangers import contained
 from ._alerts import Alerts
 from ._incidents import STORING
+from ._keeping import plain_files_of
 
 __all__ = ["Recorder"]
 
@@ -45,10 +45,7 @@ class Recorder:
     def __init__(self, storage: AuditStorage, alerts: Alerts) -> None:
         self._storage = storage
         self._alerts = alerts
-        # The `append` of a subclass may do more, and so may one that a test has put in its place.
-        self._files: FileStorage | None = None
-        if isinstance(storage, FileStorage) and type(storage).append is FileStorage.append:
-            self._files = storage
+        self._files = plain_files_of(storage)
         self.counts: dict[str, int] = {"total_events": 0, "error_events": 0, "security_events": 0}
         self.forget()
 

@@ -16,17 +16,18 @@ from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType
 from ..storage.archive import Archive, DirectoryArchive, require_archive
-from ..storage.files import FileStorage, utc_now
+from ..storage.files import utc_now
 from ..storage.protocol import AuditStorage, EventFilter, head_of
 from ..storage.retention import BusyError, RetentionReport, RetentionRule, apply_retention
 from ..tasks.loops import is_without_loop
 from ..tasks.strangers import contained
 from ._alerts import Alerts
 from ._incidents import RETAINING
+from ._keeping import in_files
 from .alerting import AlertDispatcher, DurableDispatcher
 from .policy import CompliancePolicy
 
-__all__ = ["archive_of", "in_files", "retained", "with_archive"]
+__all__ = ["archive_of", "retained", "with_archive"]
 
 # Seconds that the catch-up has to say up to where the dispatcher lacks no alert.
 _PATIENCE: Final = 10.0
@@ -46,13 +47,6 @@ def with_archive(storage: AuditStorage, archive: Archive) -> AuditStorage:
     from ..storage.archived import WithArchive  # noqa: PLC0415  few trails have one
 
     return WithArchive(in_files("archive", storage), archive)
-
-
-def in_files(name: str, storage: AuditStorage) -> FileStorage:
-    """Return *storage* if it keeps a trail in files; raise TypeError, whose message begins with *name*, if not."""
-    if not isinstance(storage, FileStorage):
-        raise TypeError(f"{name}: expected a trail in files; got a {type(storage).__qualname__}")
-    return storage
 
 
 async def retained(

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
-from ..record.kinds import AuditEventType
+from ..record.kinds import RULE_MET, AuditEventType
 from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.background import Background
 from ..tasks.loops import Loop, own_context
@@ -25,7 +25,7 @@ from ..tasks.strangers import Log, answer, contained
 from ._health import Health
 from ._incidents import RULES
 from ._reading import Events
-from .rules import RULE_MET, Threshold
+from .rules import Threshold
 from .signals import Aftermath
 
 __all__ = ["MOST_COUNTED", "Record", "Rules"]

@@ -10,9 +10,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 
@@ -26,32 +25,36 @@ from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus,
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import CommonFields, EventFields, recorded
-from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel, member
-from ..record.options import require, require_bool, require_path
+from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
+from ..record.options import require, require_bool
 from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
-from ..storage.archive import Archive
-from ..storage.files import FileStorage
-from ..storage.protocol import AuditStorage, KeptAlert, require_storage
-from ..storage.retention import RetentionReport
+from ..storage.protocol import AuditStorage, KeptAlert
+
+# Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
+# finished. What they would register during the exit, for a trail that is first used then, would not be called.
+from ..tasks import groupcommit, portal  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished, is_without_loop
 from ._alerts import Alerts
-from ._incidentfiles import IncidentFiles
+from ._keeping import Keeping
 from ._ownrecords import OwnRecords
 from ._recording import Recorder
-from ._retaining import archive_of, in_files, retained, with_archive
-from ._rules import Rules
 from .alerting import AlertDispatcher, NoopAlertDispatcher
-from .audited import Audited
+from .configured import Configured
 from .everyday import EverydayEvents
 from .policy import CompliancePolicy
 from .questions import Questions
-from .rules import RULE_MET
 from .signals import compliance_alert, noted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..storage.archive import Archive
     from ..storage.replication import Replication
+    from ..storage.retention import RetentionReport
+    from ._rules import Rules
+    from .audited import Audited
     from .sync import SyncAuditTrail
 
 __all__ = [
@@ -66,7 +69,7 @@ __all__ = [
 ]
 
 
-class AuditTrail(EverydayEvents, Questions):
+class AuditTrail(Configured, EverydayEvents, Questions):
     """
     Records events, and announces the events that meet the policy.
 
@@ -134,33 +137,21 @@ class AuditTrail(EverydayEvents, Questions):
             raise TypeError(
                 f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
             )
-        if storage is not None and storage_path is not None:
-            raise ValueError("storage: expected a storage or a path; got both")
-        self.policy: CompliancePolicy = CompliancePolicy() if policy is None else policy
-        if storage is not None:
-            require_storage(storage)
-        path = None if storage_path is None else require_path("storage_path", storage_path)
-        if storage is None:
-            path = Path("audit_logs") if path is None else path
-            storage = FileStorage(path, durability=durability)
-        elif isinstance(storage, FileStorage):
-            path = storage.directory
-        self.storage_path: Path | None = path
-        self._storage: AuditStorage = storage
-        self._archive = None if archive is None else archive_of(storage, archive)
-        self._asked = storage if self._archive is None else with_archive(storage, self._archive)
-        require("lag_limit", lag_limit, above=0)
-        self.replication: Replication | None = None
-        if replica is not None:
-            from ..storage.replication import Replication  # noqa: PLC0415  few trails have one
-
-            self.replication = Replication(in_files("replica", storage).directory, replica, lag_limit=lag_limit)
+        policy = self.policy = CompliancePolicy() if policy is None else policy
+        keeping = Keeping(
+            storage, storage_path, durability=durability, archive=archive, replica=replica, lag_limit=lag_limit
+        )
+        self.storage_path: Path | None = keeping.path
+        self.replication: Replication | None = keeping.replication
+        self._storage = keeping.storage
+        self._asked = keeping.asked
+        self._archive = keeping.archive
         self._stop_timeout = stop_timeout
         self._alerts = Alerts(
             NoopAlertDispatcher() if alert_dispatcher is None else alert_dispatcher,
-            policy=self.policy,
-            storage=storage,
-            files=None if path is None else IncidentFiles(path),
+            policy=policy,
+            storage=self._storage,
+            files=keeping.incident_files,
             announce=self._announce,
             store=self._store,
             record=self._record,
@@ -172,7 +163,6 @@ class AuditTrail(EverydayEvents, Questions):
             buffer=require("alert_buffer", alert_buffer, at_least=1, whole=True),
             stop_timeout=require("stop_timeout", stop_timeout, at_least=0),
         )
-        policy = self.policy
         # Kept, as every event has them: asking for the process is a call of the operating system.
         self._known: dict[str, Any] = {
             "hostname": os.uname().nodename,
@@ -181,67 +171,24 @@ class AuditTrail(EverydayEvents, Questions):
             "log_level": AuditLogLevel.INFO,
         }
         self._limits = (policy.max_text_characters, policy.max_message_characters, policy.max_record_bytes)
-        self._recorder = Recorder(storage, self._alerts)
-        self._own_records = OwnRecords(self.policy)
-        self._rules = Rules(
-            self.policy.rules if self.policy.enabled else (),
-            storage=storage,
-            background=self._alerts.background,
-            health=self._alerts.health,
-            aftermath=self._alerts.aftermath,
-        )
+        self._recorder = Recorder(self._storage, self._alerts)
+        self._own_records = OwnRecords(policy)
+        self._rules: Rules | None = None
+        if policy.rules and policy.enabled:
+            from ._rules import Rules  # noqa: PLC0415
+
+            self._rules = Rules(
+                policy.rules,
+                storage=self._storage,
+                background=self._alerts.background,
+                health=self._alerts.health,
+                aftermath=self._alerts.aftermath,
+            )
+        # The types of the events that the rules count.
+        self._counted: tuple[AuditEventType, ...] = () if self._rules is None else self._rules.kinds
         # Connected weakly, and kept by the trail: a strong connection would never be given up when the trail is gone.
         compliance_alert.connect(self._alerts.forwarder.receive, sender=self)
         call_in_child(self, AuditTrail._forget)
-
-    @classmethod
-    @without_frames
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """
-        Return the trail that *config* describes, as the page "Configure a trail" of the docs has it.
-
-        Args:
-            config: The content of the table ``[tool.fapilog]`` in a configuration file. A dispatcher may be there as an
-                object too.
-
-        Raises:
-            ConfigError: Something is wrong with it; the message says everything, and where, and has no secret.
-            TypeError: It is no mapping.
-        """
-        # It knows all dispatchers, which are built on this module.
-        from ..config import options_from_config  # noqa: PLC0415
-
-        return cls(**options_from_config(config))
-
-    @classmethod
-    @without_frames
-    def from_toml(cls, path: Path | str) -> Self:
-        """
-        Return the trail that the table ``[tool.fapilog]`` of a TOML file describes.
-
-        Args:
-            path: The file, such as ``pyproject.toml``. Paths in it are relative to the directory of the process.
-
-        Raises:
-            ConfigError: Something is wrong with it; the message says everything, and where, and has no secret.
-            OSError: It can't be read.
-        """
-        from ..config import options_from_toml  # noqa: PLC0415
-
-        return cls(**options_from_toml(path))
-
-    @classmethod
-    @without_frames
-    def from_env(cls) -> Self:
-        """
-        Return the trail that the environment describes, by FAPILOG_PATH, FAPILOG_SLACK_WEBHOOK_URL and so on.
-
-        Raises:
-            ConfigError: Something is wrong with them; the message says everything, and where, and has no secret.
-        """
-        from ..config import options_from_env  # noqa: PLC0415
-
-        return cls(**options_from_env())
 
     # -- life
 
@@ -261,7 +208,8 @@ class AuditTrail(EverydayEvents, Questions):
         """
         # First of all: a `stop` that is called while something else is awaited must find the alerts started.
         await self._alerts.start(self, self._send_compliance_alert)
-        self._rules.start(self._record_rule)
+        if self._rules is not None:
+            self._rules.start(self._record_rule)
         if self.is_started:
             await self._own_records.started(self.log_event)
 
@@ -374,7 +322,7 @@ class AuditTrail(EverydayEvents, Questions):
             known = {"event_type": member(AuditEventType, event_type, "event_type"), "message": message, **self._known}
             event, record = recorded(known, completed(given, strict=policy.strict), limits=self._limits)
             once = given.get("event_id") is not None
-            if not (policy.alerts_on(event) or event.event_type in self._rules.kinds):
+            if not (policy.alerts_on(event) or event.event_type in self._counted):
                 await self._recorder.record(event, record, once=once, quietly=True)
             elif self._alerts.aftermath.is_here:
                 event = noted(event)
@@ -404,6 +352,8 @@ class AuditTrail(EverydayEvents, Questions):
         Raises:
             TypeError: The operation is missing: the function under ``@`` stands in its place.
         """
+        from .audited import Audited  # noqa: PLC0415  for the services that use it alone
+
         return Audited(self, operation, {**fields, "target": target})
 
     # -- reading
@@ -451,6 +401,8 @@ class AuditTrail(EverydayEvents, Questions):
             TypeError: The trail is not in files, or *archive* is neither a place nor an `Archive`.
             ValueError: The policy is disabled, or *archive* is the directory of the trail, or no address in S3.
         """
+        from ._retaining import archive_of, retained  # noqa: PLC0415  for the processes that remove days alone
+
         return await retained(
             self._storage,
             self.policy,
@@ -524,7 +476,7 @@ class AuditTrail(EverydayEvents, Questions):
         except BaseException:
             self._alerts.outstanding.interrupted(event.event_id)
             raise
-        if event.event_type in self._rules.kinds:
+        if self._rules is not None and event.event_type in self._counted:
             self._rules.apply(stored, self._record_rule)
         await self._alerts.forwarder.make_room()
 
@@ -561,6 +513,7 @@ class AuditTrail(EverydayEvents, Questions):
         # In a forked child.
         self._known["process_id"] = os.getpid()
         self._recorder.forget()
-        self._rules.forget()
+        if self._rules is not None:
+            self._rules.forget()
         self._own_records.forget()
         self._alerts.forget()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -13,12 +14,13 @@ from ..record.chain import MAX_RECORD_BYTES
 from ..record.events import PERSONAL, AuditEvent
 from ..record.incidents import incident_of, is_recovery
 from ..record.intake import LEAST_RECORD, LEAST_TEXT
-from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
+from ..record.kinds import FLOORS, RULE_MET, AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
 from ..record.options import did_you_mean, require, require_bool, require_mapping, require_text, several
 from ..record.values import NO_METADATA, FrozenDict
-from ..storage.retention import FLOORS
 from .alerting import Alert
-from .rules import RULE_MET, Threshold
+
+if TYPE_CHECKING:
+    from .rules import Threshold
 
 __all__ = ["CompliancePolicy"]
 
@@ -172,7 +174,7 @@ class CompliancePolicy:
         # 45 CFR 164.502(b): "reasonable efforts to limit protected health information to the minimum necessary".
         return msgspec.structs.replace(
             event,
-            **_UNNECESSARY,
+            **_unnecessary(),
             metadata=NO_METADATA if incident is None else FrozenDict(incident=incident),
         )
 
@@ -189,6 +191,10 @@ def _kind_or_outcome(given: object) -> AuditEventType | AuditOutcome:
 
 
 def _checked(given: object) -> tuple[Threshold, ...]:
+    if type(given) is tuple and not given:
+        return ()
+    from .rules import Threshold  # noqa: PLC0415  imported with the first rule
+
     rules = (given,) if isinstance(given, Threshold) else several("rules", given, expected="a list of Threshold")
     for rule in rules:
         if not isinstance(rule, Threshold):
@@ -204,12 +210,14 @@ def _checked(given: object) -> tuple[Threshold, ...]:
 _LONGEST_SHOWN: Final = 200
 
 
-# With their defaults. An engineer finds the record by its id, and all of them there.
-_UNNECESSARY: Final[dict[str, Any]] = {
-    field.name: "" if field.name == "message" else field.default
-    for field in msgspec.structs.fields(AuditEvent)
-    if field.name
-    in {*PERSONAL, *("request_id", "trace_id", "span_id", "hostname", "process_id", "occurred")}
-    | {"regulatory_tags", "truncated", "line"}
-    and field.name != "metadata"
-}
+@cache
+def _unnecessary() -> dict[str, Any]:
+    """Return members with their defaults: an engineer finds the record by its id, and all of them there."""
+    return {
+        field.name: "" if field.name == "message" else field.default
+        for field in msgspec.structs.fields(AuditEvent)
+        if field.name
+        in {*PERSONAL, *("request_id", "trace_id", "span_id", "hostname", "process_id", "occurred")}
+        | {"regulatory_tags", "truncated", "line"}
+        and field.name != "metadata"
+    }

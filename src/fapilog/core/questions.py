@@ -16,7 +16,9 @@ from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, h
 from ._alerts import Alerts
 from ._incidents import VERIFICATION
 from ._ownrecords import LogEvent, OwnRecords
-from ._reading import Events, OnDamage, counted, intact, member_of_events
+
+if TYPE_CHECKING:
+    from ._reading import Events, OnDamage
 
 __all__ = ["Questions"]
 
@@ -51,6 +53,8 @@ class Questions:
             TypeError: There is no such condition, a time is no datetime, or a number is none.
             ValueError: A time without zone, an unknown type or level, or a negative number.
         """
+        from ._reading import intact  # noqa: PLC0415  most processes only record
+
         find = functools.partial(
             self._asked.find, EventFilter.of(conditions), require("limit", limit, at_least=0, whole=True)
         )
@@ -86,6 +90,8 @@ class Questions:
                 their place. Reading continues behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
+        from ._reading import Events  # noqa: PLC0415
+
         return Events(
             self._asked,
             EventFilter.of(conditions),
@@ -112,6 +118,8 @@ class Questions:
             TypeError: As for `get_events`, or *field* is no text.
             ValueError: As for `get_events`, or events have no such member; the message has the nearest.
         """
+        from ._reading import Events, counted, member_of_events  # noqa: PLC0415
+
         value_of = member_of_events(field)
         events: Events[AuditEvent] = Events(self._asked, EventFilter.of(conditions), oldest_first=False)
         count = functools.partial(counted, events, value_of)

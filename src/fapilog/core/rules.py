@@ -7,14 +7,11 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, cast
 
 from ..record.events import AuditEvent
-from ..record.kinds import AuditEventType, AuditLogLevel, member
+from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, member
 from ..record.options import did_you_mean, require, require_callable, require_text, several
 from ..storage.protocol import value_at
 
-__all__ = ["RULE_MET", "Threshold"]
-
-RULE_MET: Final = AuditEventType("rule.threshold")
-"""The type of the event that a trail records when a rule is met."""
+__all__ = ["Threshold"]
 
 _MOST: Final = 1_000
 _YEAR: Final = 31_536_000

@@ -13,7 +13,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from pathlib import PurePath
 from types import FunctionType, MethodType
 from typing import Any, Final, TypeGuard, TypeVar
 
@@ -21,6 +20,7 @@ import blinker
 import msgspec
 
 from ..record.events import AuditEvent
+from ..record.privacy import place_of
 from ..tasks.background import Background
 from ..tasks.strangers import Log, is_logging
 
@@ -265,9 +265,7 @@ def _close(result: Awaitable[object]) -> None:
 
 def _log_failure(receiver: object, error: BaseException) -> None:
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{PurePath(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}" if trace is not None else "?"
+    place = "?" if trace is None else place_of(trace)
     _log.error("receiver %s raised %s (%s)", _name(receiver), type(error).__qualname__, place)
 
 

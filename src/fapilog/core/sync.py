@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -281,11 +280,15 @@ def exit_on_sigterm() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("exit_on_sigterm() must be called in the main thread")
+    import signal  # noqa: PLC0415  for the processes that call this alone
+
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _exit)
 
 
 def _exit(number: int, _: FrameType | None) -> None:
+    import signal  # noqa: PLC0415
+
     # A second signal, during the exit, ends the process at once.
     signal.signal(number, signal.SIG_DFL)
     sys.exit(128 + number)

@@ -10,18 +10,17 @@ canonical form that two encoders could disagree about. The seal is the same in a
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
-from hashlib import sha256
-from typing import Final, NamedTuple
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from .errors import AuditStorageError
 from .events import FORMAT_VERSION, AuditEvent
-from .formats import decoded, encoded
+from .formats import decoded, encoded, printable
 
 __all__ = [
     "EMPTY",
@@ -45,21 +44,14 @@ __all__ = [
     "verified",
 ]
 
-# JSON lets these characters stand in a string as they are. A terminal obeys the C1 controls (U+0080 to U+009F) as it
-# obeys ESC, shows a line that has bidirectional controls in another order (https://trojansource.codes), and a program
-# that reads by `splitlines` ends a line at U+0085, U+2028 and U+2029. In UTF-8, where no character is a part of another
-# one.
-_TRICKY: Final = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
-
 # A record's first bytes: of the formats that are known, and of any.
 _STARTS: Final = (b'{"v":2,', b'{"v":1,')
-_START: Final = re.compile(rb'\{"v":[1-9][0-9]{0,8},')
+_START: Final = rb'\{"v":[1-9][0-9]{0,8},'
 # Of format 1, whose members are all there. Inside a JSON string a quote is escaped, so it can't be part of one.
 _UNSEALED_END: Final = b',"sequence_number":null,"previous_hash":null,"checksum":null}'
-_SEAL_ANYWHERE: Final = re.compile(
+_SEAL: Final = (
     rb',"sequence_number":([1-9][0-9]*),"previous_hash":(?:null|"([0-9a-f]{64})"),"checksum":"([0-9a-f]{64})"\}'
 )
-_SEAL: Final = re.compile(_SEAL_ANYWHERE.pattern + rb"\Z")
 _LONGEST_SEAL: Final = 256
 
 MAX_RECORD_BYTES: Final = 1 << 20
@@ -175,7 +167,7 @@ def body(event: AuditEvent) -> bytes:
         record = _encode(event)[:-1]
     else:
         record = _as_is(event)
-    return record if record.isascii() and b"\x7f" not in record else _printable(record)
+    return record if record.isascii() and b"\x7f" not in record else printable(record)
 
 
 def storable(event: AuditEvent) -> bytes:
@@ -193,7 +185,7 @@ def storable(event: AuditEvent) -> bytes:
 
 def _as_is(event: AuditEvent) -> bytes:
     if event.line is not None:
-        found = _SEAL.search(event.line)
+        found = _seal_in(event.line)
         return event.line[:-1] if found is None else event.line[: found.start()]
     if event.sequence_number is not None or event.previous_hash is not None or event.checksum is not None:
         event = msgspec.structs.replace(event, sequence_number=None, previous_hash=None, checksum=None)
@@ -201,19 +193,21 @@ def _as_is(event: AuditEvent) -> bytes:
     return record.removesuffix(_UNSEALED_END if event.format_version == 1 else b"}")
 
 
-def _printable(record: bytes) -> bytes:
-    r"""Return *record* with the characters that drive a terminal, or end a line, as JSON escapes (`\u0085`)."""
-    return _TRICKY.sub(_as_escape, record)
+@cache
+def _sha256() -> Callable[[bytes], Any]:
+    # It loads OpenSSL, as asyncio does: a process that only imports fapilog need not.
+    from hashlib import sha256  # noqa: PLC0415
+
+    return sha256
 
 
-def _as_escape(found: re.Match[bytes]) -> bytes:
-    return _escape_of(found[0])
+@cache
+def _seal_at_end() -> re.Pattern[bytes]:
+    return re.compile(_SEAL + rb"\Z")
 
 
-# There are few such characters, and a text may be full of them.
-@functools.cache
-def _escape_of(character: bytes) -> bytes:
-    return b"\\u%04x" % ord(character.decode())
+def _seal_in(line: bytes) -> re.Match[bytes] | None:
+    return _seal_at_end().search(line, max(0, len(line) - _LONGEST_SEAL))
 
 
 def _as_stored(event: AuditEvent) -> bytes:
@@ -226,17 +220,17 @@ def _as_stored(event: AuditEvent) -> bytes:
     if event.sequence_number is None or event.checksum is None:
         return members
     link, checksum = _link(event.sequence_number, event.previous_hash), _checksum(event.checksum)
-    printable = _printable(members)
+    escaped = printable(members)
     # Of most records there is only the one form.
-    if printable == members or sha256(printable + link + b"}").hexdigest() == event.checksum:
-        return printable + link + checksum
+    if escaped == members or _sha256()(escaped + link + b"}").hexdigest() == event.checksum:
+        return escaped + link + checksum
     return members + link + checksum
 
 
 def seal(body: bytes, sequence_number: int, previous_hash: str | None) -> tuple[bytes, Seal]:
     """Return the line to store for *body*, its newline included, and its seal."""
     line = body + _link(sequence_number, previous_hash)
-    checksum = sha256(line + b"}").hexdigest()
+    checksum = _sha256()(line + b"}").hexdigest()
     # The same as `_checksum` and `Seal`, without their calls: every event comes by here.
     return line + f',"checksum":"{checksum}"}}\n'.encode(), _new(Seal, (sequence_number, previous_hash, checksum))
 
@@ -249,7 +243,7 @@ def unsealed(line: bytes) -> bytes:
         ChainError: *line*, given without its newline, is no record.
     """
     _stated(line)
-    found = _SEAL.search(line, max(0, len(line) - _LONGEST_SEAL))
+    found = _seal_in(line)
     assert found is not None  # noqa: S101 - it states its seal
     return line[: found.start()]
 
@@ -279,11 +273,12 @@ def follow(head: ChainHead, lines: Iterable[bytes]) -> ChainHead:
         ChainError: A line is not the next record. The error's head is the last record that is.
     """
     sequence_number, checksum = head
+    sha256 = _sha256()
     for line in lines:
         found = sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest()
         # How an intact record ends is known beforehand.
         if not line.endswith(_link(sequence_number + 1, checksum) + _checksum(found)) or not (
-            line.startswith(_STARTS) or _START.match(line)
+            line.startswith(_STARTS) or re.match(_START, line)
         ):
             raise _diagnosis(line, ChainHead(sequence_number, checksum))
         sequence_number += 1
@@ -350,8 +345,8 @@ def _is_intact(line: bytes) -> bool:
 
 def _stated(line: bytes) -> Seal:
     """Return the seal that *line* claims to have."""
-    found = _SEAL.search(line, max(0, len(line) - _LONGEST_SEAL))
-    if _START.match(line) is None or found is None:
+    found = _seal_in(line)
+    if re.match(_START, line) is None or found is None:
         raise ChainError(ChainStatus.UNREADABLE, "this is not a record of the trail")
     previous = found[2]
     return Seal(int(found[1]), previous.decode() if previous is not None else None, found[3].decode())
@@ -364,7 +359,7 @@ def _diagnosis(line: bytes, head: ChainHead) -> ChainError:
     except ChainError as error:
         return ChainError(error.status, str(error), head)
     expected = head.sequence_number + 1
-    if sha256(line[:-_CHECKSUM_SIZE] + b"}").hexdigest() != stated.checksum:
+    if _sha256()(line[:-_CHECKSUM_SIZE] + b"}").hexdigest() != stated.checksum:
         return ChainError(ChainStatus.ALTERED, f"record {expected} was altered: its checksum is of other bytes", head)
     if stated.sequence_number != expected:
         message = f"record {expected} should be here, and this is {stated.sequence_number}"
@@ -386,12 +381,12 @@ def incomplete(fragment: bytes) -> bool:
     """
     if _is_intact(fragment):
         return False
-    if _START.match(fragment) is None:
+    if re.match(_START, fragment) is None:
         return True
     # Hashed once, however many of its bytes look like seals: a client that puts records into its metadata could else
     # make the repair after a crash take seconds, with the lock of the trail held.
-    bytes_of, hashed, behind = memoryview(fragment), sha256(), 0
-    for found in _SEAL_ANYWHERE.finditer(fragment):
+    bytes_of, hashed, behind = memoryview(fragment), _sha256()(b""), 0
+    for found in re.finditer(_SEAL, fragment):
         covered = found.end() - _CHECKSUM_SIZE
         hashed.update(bytes_of[behind:covered])
         behind = covered

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any, Final, NamedTuple, Self
 
 from msgspec.structs import force_setattr
@@ -83,6 +82,8 @@ def _module(kind: type) -> str:
 
 
 def _traceback(error: Any, last_line: str) -> str:
+    import traceback  # noqa: PLC0415  asyncio and trio import it: a process that only imports fapilog need not
+
     try:
         return "".join(traceback.format_exception(error))
     except (KeyboardInterrupt, SystemExit):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from typing import Any, Final, get_args
 
 import msgspec
@@ -20,7 +21,7 @@ from .events import FORMAT_VERSION, AuditEvent, in_utc
 from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
 
-__all__ = ["decoded", "encoded"]
+__all__ = ["decoded", "encoded", "printable"]
 
 
 class _Format1(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1, forbid_unknown_fields=True):
@@ -53,8 +54,12 @@ class _Format1(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1, 
 
 
 _encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder(AuditEvent | _Format1).decode
-_decode_any: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+@cache
+def _decoder() -> msgspec.json.Decoder[AuditEvent | _Format1]:
+    # Made when the first record is read, since it takes long: msgspec evaluates the annotations of all members.
+    return msgspec.json.Decoder(AuditEvent | _Format1)
 
 
 def encoded(event: AuditEvent) -> bytes:
@@ -64,6 +69,31 @@ def encoded(event: AuditEvent) -> bytes:
     if event.format_version == 1:
         return _encode(_Format1(**{name: getattr(event, name) for name in _Format1.__struct_fields__}))
     return _encode(event)
+
+
+def printable(record: bytes) -> bytes:
+    r"""Return *record* with the characters that drive a terminal, or end a line, as JSON escapes (`\u0085`)."""
+    return _tricky().sub(_as_escape, record)
+
+
+def _as_escape(found: re.Match[bytes]) -> bytes:
+    return _escape_of(found[0])
+
+
+# There are few such characters, and a text may be full of them.
+@cache
+def _escape_of(character: bytes) -> bytes:
+    return b"\\u%04x" % ord(character.decode())
+
+
+# Regular expressions and decoders are made when they are first used: `import fapilog` shall not wait for them.
+@cache
+def _tricky() -> re.Pattern[bytes]:
+    # JSON lets these characters stand in a string as they are. A terminal obeys the C1 controls (U+0080 to U+009F) as
+    # it obeys ESC, shows a line that has bidirectional controls in another order (https://trojansource.codes), and a
+    # program that reads by `splitlines` ends a line at U+0085, U+2028 and U+2029. In UTF-8, where no character is a
+    # part of another one.
+    return re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 
 def decoded(record: bytes | str) -> AuditEvent:
@@ -86,7 +116,7 @@ def decoded(record: bytes | str) -> AuditEvent:
 def _decoded(record: bytes | str) -> AuditEvent:
     record = record.encode() if isinstance(record, str) else record
     try:
-        event = _decode(record)
+        event = _decoder().decode(record)
     except msgspec.ValidationError:
         event = None
     if event is None or (
@@ -96,8 +126,8 @@ def _decoded(record: bytes | str) -> AuditEvent:
         return _as_far_as_known(record)
     if isinstance(event, AuditEvent):
         # A new event gets a new id and the current time; a record must have its own.
-        if _BEGINNING.match(record) is None:
-            _require(_decode_any(record))
+        if _beginning().match(record) is None:
+            _require(_members(record))
         return event
     members = {name: getattr(event, name) for name in _Format1.__struct_fields__}
     resource = event.metadata.get("resource")
@@ -106,7 +136,7 @@ def _decoded(record: bytes | str) -> AuditEvent:
 
 
 def _as_far_as_known(record: bytes) -> AuditEvent:
-    members = _decode_any(record)
+    members = _members(record)
     version = members.pop("v", None)
     if type(version) is not int or version < 1:
         raise msgspec.ValidationError("a record begins with the number of its format")
@@ -129,13 +159,20 @@ def _as_far_as_known(record: bytes) -> AuditEvent:
     return AuditEvent(**taken, format_version=version, line=record)
 
 
+def _members(record: bytes) -> dict[str, Any]:
+    return msgspec.json.decode(record, type=dict[str, Any])
+
+
 def _require(members: Mapping[str, Any]) -> None:
     if missing := _NEEDED - members.keys():
         raise msgspec.ValidationError(f"a record has the members {', '.join(sorted(missing))}")
 
 
-# As the encoder of records writes it. Another program may have spaced or sorted the members.
-_BEGINNING: Final = re.compile(rb'\{"v":[0-9]+,"event_id":"(?:[^"\\]|\\.)*+","timestamp":"')
+@cache
+def _beginning() -> re.Pattern[bytes]:
+    # As the encoder of records writes it. Another program may have spaced or sorted the members.
+    return re.compile(rb'\{"v":[0-9]+,"event_id":"(?:[^"\\]|\\.)*+","timestamp":"')
+
 
 _OURS: Final = frozenset({"format_version", "line"})
 _SEAL: Final = frozenset({"event_id", "timestamp", "sequence_number", "previous_hash", "checksum"})

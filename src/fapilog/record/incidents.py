@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
@@ -13,7 +12,7 @@ __all__ = ["incident_of", "is_recovery", "subject_of"]
 
 # A tuple, in which a member is found without its hash, which for an enum is slow: every event is looked up here.
 _RECOVERIES: Final = (AuditEventType.ERROR_RECOVERED, AuditEventType.COMPONENT_RECOVERY)
-_HASHED: Final = re.compile("sha256:[0-9a-f]{64}")
+_HASHED: Final = "sha256:[0-9a-f]{64}"
 
 
 def incident_of(event: AuditEvent) -> str | None:
@@ -42,4 +41,6 @@ def is_recovery(event: AuditEvent) -> bool:
 
 
 def _hashed(name: str) -> str:
-    return name if _HASHED.fullmatch(name) else f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+    from hashlib import sha256  # noqa: PLC0415  as in `chain`
+
+    return name if re.fullmatch(_HASHED, name) else f"sha256:{sha256(name.encode()).hexdigest()}"

@@ -4,8 +4,6 @@ From a caller's values to an event that can be stored: nothing raises, and nothi
 A text that is too long is cut. Its length and hash stand in its place, and `truncated` names the member.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime

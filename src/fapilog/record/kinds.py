@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from enum import Enum
+from functools import cache
 from typing import Final, Self, TypeVar, cast
 
 from .options import did_you_mean
 from .values import given_text, text, unreadable
 
 __all__ = [
+    "FLOORS",
+    "RULE_MET",
     "AuditEventType",
     "AuditLogLevel",
     "AuditOutcome",
@@ -62,7 +64,7 @@ class AuditEventType(str, Enum):
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
-        if type(value) is str and len(value) <= _LONGEST_TYPE and _OWN_TYPE.fullmatch(value):
+        if type(value) is str and len(value) <= _LONGEST_TYPE and _own_type().fullmatch(value):
             return unlisted(cls, value)
         return None
 
@@ -111,22 +113,30 @@ class ComplianceLevel(str, Enum):
     """Changes nothing."""
 
 
+FLOORS: Final = {ComplianceLevel.PCI_DSS: 1, ComplianceLevel.HIPAA: 6}
+"""Years that the records of a level are kept at least, as PCI DSS 10.5.1 and 45 CFR 164.316(b)(2)(i) ask."""
+
 E = TypeVar("E", bound=Enum)
-# Namespace and name: no text that the application makes of its data, and none that a mistyped name could be.
-_OWN_TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
 _LONGEST_TYPE: Final = 128
 # Characters of a value that a message about it shows.
 _LONGEST_SHOWN: Final = 200
 
 
 # The levels of the standard library's loggers, by which most code knows them.
+# https://docs.python.org/3/library/logging.html#logging-levels
 _STANDARD: Final = {
-    logging.DEBUG: AuditLogLevel.DEBUG,
-    logging.INFO: AuditLogLevel.INFO,
-    logging.WARNING: AuditLogLevel.WARNING,
-    logging.ERROR: AuditLogLevel.ERROR,
-    logging.CRITICAL: AuditLogLevel.CRITICAL,
+    10: AuditLogLevel.DEBUG,
+    20: AuditLogLevel.INFO,
+    30: AuditLogLevel.WARNING,
+    40: AuditLogLevel.ERROR,
+    50: AuditLogLevel.CRITICAL,
 }
+
+
+@cache
+def _own_type() -> re.Pattern[str]:
+    # Namespace and name: no text that the application makes of its data, and none that a mistyped name could be.
+    return re.compile(r"[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)+", re.ASCII)
 
 
 def member(kind: type[E], value: object, name: str) -> E:
@@ -163,6 +173,10 @@ def unlisted(kind: type[E], value: str) -> E:
     found = str.__new__(kind, value)  # type: ignore[type-var]
     found._name_ = found._value_ = value
     return found
+
+
+RULE_MET: Final = unlisted(AuditEventType, "rule.threshold")
+"""The type of the event that a trail records when a rule is met."""
 
 
 def _shown(value: object) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from inspect import iscoroutinefunction, signature
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .values import name_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "did_you_mean",
@@ -117,6 +118,8 @@ def require_path(name: str, value: object) -> Path:
         raise TypeError(f"{name}: expected a path; got {_kind(value)}")
     if not given:
         raise ValueError(f"{name}: expected a path; got an empty text")
+    from pathlib import Path  # noqa: PLC0415  it loads much, for trails that are in files
+
     try:
         return Path(given).expanduser()
     except RuntimeError:
@@ -212,6 +215,8 @@ def did_you_mean(given: str, possible: Iterable[str]) -> str:
 def nearest(given: str, possible: Iterable[str]) -> str | None:
     """Return which of the *possible* names is nearly the one *given*; None if none is."""
     names, name = {each.lower(): each for each in possible}, str.lower(given)[:_LONGEST_NAME]
+    import difflib  # noqa: PLC0415  it loads much, for errors alone
+
     begun = [each for each in names if len(name) > 2 and each.startswith(name)]  # noqa: PLR2004  "a" is no hint
     found = begun or difflib.get_close_matches(name, names, 1, _LIKENESS)
     return names[found[0]] if found else None

@@ -14,7 +14,7 @@ from .values import given_text, text
 __all__ = ["Actor", "Target", "actor_parts", "storable", "target_parts"]
 
 # The type in "patient/42"; the path of a file and the address of a page have none.
-_TYPE_AND_ID: Final = re.compile(r"([A-Za-z][\w.-]*)/(?=.)", re.ASCII)
+_TYPE_AND_ID: Final = r"([A-Za-z][\w.-]*)/(?=.)"
 
 
 class Actor(Discreet, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -101,7 +101,7 @@ def target_parts(given: object) -> tuple[dict[str, str], bool]:
     if (parts := _parts(Target, given)) is not None:
         return parts
     whole = given_text(given)
-    found = _TYPE_AND_ID.match(whole)
+    found = re.match(_TYPE_AND_ID, whole, re.ASCII)
     return ({"id": whole} if found is None else {"type": found[1], "id": whole[found.end() :]}), True
 
 

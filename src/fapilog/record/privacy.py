@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
 from inspect import iscoroutinefunction
-from pathlib import PurePath
 from types import TracebackType
 from typing import Any, ClassVar, Final, NoReturn, SupportsIndex, TypeVar, cast
 
@@ -19,7 +18,7 @@ import msgspec
 
 from .errors import FapilogError
 
-__all__ = ["ADDRESS", "Discreet", "Uncopied", "leave_frames_out", "without_frames"]
+__all__ = ["ADDRESS", "Discreet", "Uncopied", "leave_frames_out", "place_of", "without_frames"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -120,6 +119,11 @@ def _note_place(error: Exception) -> None:
     trace: TracebackType | None = error.__traceback__
     if trace is None or getattr(error, "__notes__", None):
         return
+    error.add_note(f"raised in {place_of(trace)}")
+
+
+def place_of(trace: TracebackType) -> str:
+    """Return where *trace* ends: the file, without its directory, and the line."""
     while trace.tb_next is not None:
         trace = trace.tb_next
-    error.add_note(f"raised in {PurePath(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}")
+    return f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}, line {trace.tb_lineno}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
-from hashlib import sha256
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 __all__ = [
@@ -105,12 +105,6 @@ def name_of(kind: type) -> str:
         return "object"
 
 
-# Lone surrogates, and all backslashes: where some stand in front of a lone surrogate, or of the characters that its
-# escape has, the second group is there. Possessive and always a match, so that every backslash is looked at once.
-_ESCAPABLE: Final = re.compile(r"(\\++)(?=(ud[89a-f][0-9a-f]{2}|[\ud800-\udfff])?)|[\ud800-\udfff]")
-_ESCAPED: Final = re.compile(r"(\\++)(?:u(d[89a-f][0-9a-f]{2}))?")
-
-
 def escaped(given: str) -> str:
     r"""
     Return *given* with lone surrogates as escapes, from which `original` makes *given* again.
@@ -125,7 +119,14 @@ def escaped(given: str) -> str:
             pass
         else:
             return given
-    return _ESCAPABLE.sub(_escape, given)
+    return _escapable().sub(_escape, given)
+
+
+@cache
+def _escapable() -> re.Pattern[str]:
+    # Lone surrogates, and all backslashes: where some stand in front of a lone surrogate, or of the characters that its
+    # escape has, the second group is there. Possessive and always a match, so that every backslash is looked at once.
+    return re.compile(r"(\\++)(?=(ud[89a-f][0-9a-f]{2}|[\ud800-\udfff])?)|[\ud800-\udfff]")
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -137,7 +138,7 @@ def _escape(found: re.Match[str]) -> str:
 
 def original(stored: str) -> str:
     """Return the text that was given to the trail, lone surrogates included, from the one that it *stored*."""
-    return _ESCAPED.sub(_original, stored)
+    return re.sub(r"(\\++)(?:u(d[89a-f][0-9a-f]{2}))?", _original, stored)
 
 
 def _original(found: re.Match[str]) -> str:
@@ -149,6 +150,8 @@ def _original(found: re.Match[str]) -> str:
 
 def mark_of(given: str) -> str:
     """Return the length and hash of *given*, a text that is cut."""
+    from hashlib import sha256  # noqa: PLC0415  as in `chain`
+
     return f"({len(given)} characters, sha256 {sha256(given.encode('utf-8', 'surrogatepass')).hexdigest()})"
 
 

@@ -66,9 +66,6 @@ class Anchor(msgspec.Struct, frozen=True, kw_only=True):
         return ChainHead(self.sequence_number, self.checksum)
 
 
-_decode: Final = msgspec.json.Decoder(Anchor).decode
-
-
 class RemovedError(Exception):
     """Raised where retention removes a file, and with it those before it, of which some were read already."""
 
@@ -91,7 +88,7 @@ def anchor_of(directory: Path) -> Anchor | None:
 def decoded_anchor(file: IO[bytes]) -> Anchor:
     """Return the anchor that is in *file*; raise ChainError if it is none, and OSError if it can't be read."""
     try:
-        return _decode(file.read(1 << 16))
+        return msgspec.json.decode(file.read(1 << 16), type=Anchor)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise ChainError(ChainStatus.UNREADABLE, f"{ANCHOR} is damaged, or was not written by retention") from None
 

@@ -22,7 +22,7 @@ from ._room import Room
 __all__ = ["Care"]
 
 # A packed or rotated copy of a day's file, as logrotate, gzip and similar tools name it.
-_PACKED: Final = re.compile(
+_PACKED: Final = (
     # With something behind the name: a day's file may be made while this looks.
     r"(audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl)(?=.)(?:[.-][0-9]+)?(?:\.(?:gz|bz2|xz|zst|lz4|Z|zip))?"
 )
@@ -90,7 +90,7 @@ class Care:
         """Return a sentence about a missing file, found by a packed copy of it or by the records of its neighbours."""
         there = set(files)
         for name in sorted(os.listdir(self._directory)):
-            found = _PACKED.fullmatch(name)
+            found = re.fullmatch(_PACKED, name)
             if (
                 found
                 and found[1] not in there

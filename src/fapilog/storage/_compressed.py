@@ -20,7 +20,6 @@ from ..record.chain import ChainError, ChainStatus
 
 __all__ = [
     "MAX_SIZE",
-    "SUFFIX",
     "Latest",
     "beginning",
     "compress",
@@ -32,7 +31,6 @@ __all__ = [
     "unpacked",
 ]
 
-SUFFIX: Final = ".gz"
 MAX_SIZE: Final = (1 << 32) - 1
 """The largest file that is compressed: the size is stored in four bytes. https://www.rfc-editor.org/rfc/rfc1952"""
 

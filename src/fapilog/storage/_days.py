@@ -15,10 +15,10 @@ import msgspec
 
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
-from ._compressed import SUFFIX, compress, content_of
+from ._compressed import compress, content_of
 from ._directory import allow_as, blocks, closing, newest_file, reading, sync, sync_directory, without_writers
 from ._latest import latest_up_to
-from ._names import date_of, day_of, names
+from ._names import SUFFIX, date_of, day_of, names
 from ._packed import from_disk, not_what_the_trail_has
 from ._times import INDEX, Times
 from ._whole import PART, remove, whole

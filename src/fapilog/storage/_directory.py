@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..record.errors import AuditStorageError
-from ._compressed import SUFFIX, decompressed, size_when_decompressed
-from ._names import expected_a_file, is_name, no_file
+from ._names import SUFFIX, expected_a_file, is_name, no_file
 
 __all__ = [
     "OWNER",
@@ -128,6 +127,9 @@ def open_file(directory: Path, name: str, flags: int = os.O_RDONLY) -> int:
         path = f"{directory}/{name}{SUFFIX}"
         if flags != os.O_RDONLY or not is_name(name) or not os.path.isfile(path):
             raise
+    # Few trails have days that are compressed, and gzip loads much.
+    from ._compressed import decompressed  # noqa: PLC0415
+
     return decompressed(path)
 
 
@@ -151,6 +153,8 @@ def size_of(directory: Path, name: str) -> int:
     try:
         return os.stat(path).st_size
     except FileNotFoundError:
+        from ._compressed import size_when_decompressed  # noqa: PLC0415
+
         return size_when_decompressed(path + SUFFIX)
 
 

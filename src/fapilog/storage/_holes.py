@@ -112,9 +112,9 @@ def _event(line: bytes) -> AuditEvent:
 
 def _where(error: Exception) -> str:
     """Return the place in a record that *error* names, without the value that stands there."""
-    found = _PLACE.search(str(error))
+    found = re.search(_PLACE, str(error))
     return f": it is wrong at {found[0]}" if found else ""
 
 
 # As msgspec's messages end: the byte where JSON breaks off, or the member that is wrong.
-_PLACE: Final = re.compile(r"byte [0-9]+(?=\)$)|\$\.[a-z_]+(?=[^`]*`$)")
+_PLACE: Final = r"byte [0-9]+(?=\)$)|\$\.[a-z_]+(?=[^`]*`$)"

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from ._anchor import anchor_of
-from ._compressed import SUFFIX, note_in
+from ._compressed import note_in
 from ._directory import reading
 from ._lines import Lines
-from ._names import names
+from ._names import SUFFIX, names
 from ._times import times_of
 
 __all__ = ["HEADER_BYTES", "latest_in", "latest_up_to"]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from ._anchor import ANCHOR, anchor_of
-from ._compressed import SUFFIX
 
 __all__ = [
+    "SUFFIX",
     "date_of",
     "day_after",
     "day_of",
@@ -27,11 +27,13 @@ __all__ = [
     "no_file",
 ]
 
+SUFFIX: Final = ".gz"
+"""The ending of a day's file that is compressed."""
+
 # Not "\d", which takes the digits of all scripts.
-_NAME: Final = re.compile(r"audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl")
-_SET_ASIDE: Final = re.compile(_NAME.pattern + r"\.torn-[0-9]+-[0-9a-f]+")
-_OF_A_DAY: Final = re.compile(rf"({_NAME.pattern})({re.escape(SUFFIX)}|\.torn-.*)?")
-_EITHER: Final = re.compile(rf"({_NAME.pattern})({re.escape(SUFFIX)})?")
+_NAME: Final = r"audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl"
+_SET_ASIDE: Final = _NAME + r"\.torn-[0-9]+-[0-9a-f]+"
+_OF_A_DAY: Final = rf"({_NAME})({re.escape(SUFFIX)}|\.torn-.*)?"
 
 _KINDS: Final = {
     stat.S_IFDIR: "a directory",
@@ -45,7 +47,7 @@ _KINDS: Final = {
 
 def is_name(name: str) -> bool:
     """Return whether a file of the trail may have that *name*; of a compressed one, the name that it had."""
-    return _NAME.fullmatch(name) is not None
+    return re.fullmatch(_NAME, name) is not None
 
 
 def file_of_day(day: int) -> str:
@@ -90,7 +92,7 @@ def names(directory: Path) -> list[str]:
         return []
     with entries:
         there = {entry.name: entry for entry in entries}
-    found = [entry for entry in there.values() if _EITHER.fullmatch(entry.name)]
+    found = [entry for entry in there.values() if is_name(entry.name.removesuffix(SUFFIX))]
     for entry in found:
         # Most file systems give the kind with the name, so that this reads nothing more.
         if not entry.is_file(follow_symlinks=False) and (words := no_file(entry.path)):
@@ -102,7 +104,7 @@ def names(directory: Path) -> list[str]:
 
 def day_of(name: str) -> str | None:
     """Return the name of the file of the trail that the file *name* is, compressed or not, or an end of; else None."""
-    found = _OF_A_DAY.fullmatch(name)
+    found = re.fullmatch(_OF_A_DAY, name)
     return None if found is None else found[1]
 
 
@@ -116,7 +118,7 @@ def files_set_aside(directory: Path) -> tuple[str, ...]:
 
 def is_set_aside(name: str) -> bool:
     """Return whether a file of that name holds an incomplete record."""
-    return _SET_ASIDE.fullmatch(name) is not None
+    return re.fullmatch(_SET_ASIDE, name) is not None
 
 
 def no_file(path: str) -> str | None:

@@ -11,8 +11,8 @@ from .protocol import EQUAL, EventFilter
 
 __all__ = ["AS_THEY_ARE", "needles_of"]
 
-AS_THEY_ARE: Final = re.compile(r"[ !#-\[\]-~]*")
-"""The texts that the encoder of records writes unescaped, and did in every version."""
+AS_THEY_ARE: Final = r"[ !#-\[\]-~]*"
+"""The texts that the encoder of records writes unescaped, and did in every version; a regular expression."""
 
 
 def needles_of(wanted: EventFilter) -> list[bytes]:
@@ -39,4 +39,4 @@ def needles_of(wanted: EventFilter) -> list[bytes]:
     # For a target, the end that format 1 has too, in "resource"; for an actor, the value of any member.
     parts += [("", "", target.id, '"')] if (target := cast("Target | None", wanted.target)) and target.id else []
     parts += [("", '"', wanted.actor, '"')] if wanted.actor is not None else []
-    return ["".join(each).encode() for each in parts if AS_THEY_ARE.fullmatch(each[0] + each[2])]
+    return ["".join(each).encode() for each in parts if re.fullmatch(AS_THEY_ARE, each[0] + each[2])]

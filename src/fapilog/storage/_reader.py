@@ -17,12 +17,11 @@ from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ._anchor import RemovedError, is_removed, start_of
-from ._compressed import SUFFIX, beginning
 from ._directory import cannot, reading, size_of, sync, without_writers
 from ._effort import DECODED, Effort
 from ._holes import joined, up_to
 from ._lines import Lines, cut, cut_backwards, head_of_record
-from ._names import names
+from ._names import SUFFIX, names
 from ._needles import needles_of
 from ._places import Line, Places, number_behind, numbered
 from ._times import ANY, Times, Window
@@ -327,6 +326,8 @@ class TrailReader:
         """Return the first bytes of a compressed file; none of another."""
         if os.path.exists(self.directory / name):
             return b""
+        from ._compressed import beginning  # noqa: PLC0415
+
         return beginning(f"{self.directory}/{name}{SUFFIX}", FIRST_BYTES)
 
     def _size(self, name: str) -> int:

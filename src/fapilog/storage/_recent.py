@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -20,10 +21,6 @@ __all__ = ["Once", "RecentIds"]
 # How many bytes are searched for an id: as many as a writer reads when it starts.
 _BYTES: Final = 16 << 20
 _RECORDS: Final = 65_536
-
-# The beginning of a record, in all versions of the format. Inside of a JSON string a quote is escaped.
-_START: Final = re.compile(rb'\{"v":[0-9]+,"event_id":("(?:[^"\\]|\\.)*+")')
-_decode: Final = msgspec.json.Decoder(str).decode
 
 
 class Once(bytes):
@@ -116,11 +113,17 @@ class RecentIds:
             self._ids.popitem(last=False)
 
 
+@cache
+def _start() -> re.Pattern[bytes]:
+    # The beginning of a record, in all versions of the format. Inside of a JSON string a quote is escaped.
+    return re.compile(rb'\{"v":[0-9]+,"event_id":("(?:[^"\\]|\\.)*+")')
+
+
 def _id_of(record: bytes) -> str | None:
     """Return the event id with which *record* begins; None if it is no record."""
-    found = _START.match(record)
+    found = _start().match(record)
     try:
         # Decoded: earlier versions of the format wrote some characters as they are, and later ones as escapes.
-        return _decode(found[1]) if found else None
+        return msgspec.json.decode(found[1], type=str) if found else None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None

@@ -55,9 +55,6 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
         return ChainHead(self.sequence_number, self.checksum)
 
 
-_decode: Final = msgspec.json.Decoder(Replica).decode
-
-
 def replica_of(directory: Path) -> Replica | None:
     """
     Return the progress of the replication of *directory*; None if it is not replicated.
@@ -67,7 +64,7 @@ def replica_of(directory: Path) -> Replica | None:
     """
     path = directory / _FILE
     try:
-        return _decode(path.read_bytes())
+        return msgspec.json.decode(path.read_bytes(), type=Replica)
     except FileNotFoundError:
         return None
     except OSError as error:

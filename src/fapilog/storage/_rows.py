@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -223,7 +224,7 @@ def _question(wanted: EventFilter, equal: dict[str, Any], dialect: Dialect) -> Q
         lower = lower[: lower.index(AuditLogLevel(wanted.min_level).value)]
         if lower:
             parts.append((f"log_level NOT IN ({', '.join([mark] * len(lower))})", lower))
-    texts = [text for text in (wanted.message, wanted.tag) if text and AS_THEY_ARE.fullmatch(text)]
+    texts = [text for text in (wanted.message, wanted.tag) if text and re.fullmatch(AS_THEY_ARE, text)]
     parts += [(dialect.contains, [text.encode()]) for text in texts]
     begin = _EARLIEST if wanted.start_time is None else _microseconds(wanted.start_time)
     end = _LATEST if wanted.end_time is None else _microseconds(wanted.end_time)

@@ -24,9 +24,9 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from ._compressed import SUFFIX
 from ._directory import allow_as, close, closing, newest_file, open_file, write_all
 from ._lines import Lines, split
+from ._names import SUFFIX
 from .protocol import EventFilter
 
 __all__ = ["ANY", "INDEX", "Span", "Times", "Window", "times_of", "to_the_second"]
@@ -106,9 +106,6 @@ class _Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
     last: str
 
 
-_decode: Final = msgspec.json.Decoder(_Part).decode
-
-
 class Times:
     """
     The times of the records in the parts of a trail's files that were read before.
@@ -145,7 +142,7 @@ class Times:
             for line in split(data):
                 # A part whose line a crash has torn is read again.
                 with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                    self._keep(_decode(line))
+                    self._keep(msgspec.json.decode(line, type=_Part))
             self._read = found.st_dev, found.st_ino, offset + len(data)
 
     def known(self, fd: int, name: str, start: int, end: int) -> Span:

@@ -30,7 +30,7 @@ from ._whole import whole
 __all__ = ["Archive", "DirectoryArchive", "PackedFile", "is_address", "require_archive"]
 
 _BLOCK_BYTES: Final = 1 << 20
-_ADDRESS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_ADDRESS: Final = r"([A-Za-z][A-Za-z0-9+.-]*)://"
 # In an address, behind a question mark.
 _S3_OPTIONS: Final = frozenset({"endpoint", "lock_days", "region", "timeout"})
 _S3_NUMBERS: Final[Mapping[str, Callable[[str], float]]] = {"lock_days": int, "timeout": float}
@@ -183,7 +183,7 @@ class DirectoryArchive:
 
 def is_address(given: str) -> bool:
     """Return whether *given* is an address, and no path."""
-    return _ADDRESS.match(given) is not None
+    return re.match(_ADDRESS, given) is not None
 
 
 def require_archive(name: str, given: Any) -> Archive:
@@ -198,7 +198,7 @@ def require_archive(name: str, given: Any) -> Archive:
         TypeError: It is neither a path nor an archive.
         ValueError: It is an address of something else, or with an option that is wrong.
     """
-    if isinstance(given, str) and (scheme := _ADDRESS.match(given)):
+    if isinstance(given, str) and (scheme := re.match(_ADDRESS, given)):
         if scheme[1].lower() != "s3":
             raise ValueError(f"{name}: expected a directory or s3://bucket/prefix; got {scheme[0]}...")
         return _s3(name, given)

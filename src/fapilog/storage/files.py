@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import grp
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
@@ -326,6 +325,8 @@ def _checked_mode(mode: int) -> int:
 
 
 def _number_of(group: str | int) -> int:
+    import grp  # noqa: PLC0415  most trails leave the group to the system
+
     try:
         return (grp.getgrnam(group) if isinstance(group, str) else grp.getgrgid(group)).gr_gid
     except (KeyError, OverflowError):

@@ -49,9 +49,6 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
         return (self.since is None or self.since <= day) and (self.until is None or day <= self.until)
 
 
-_decode: Final = msgspec.json.Decoder(list[Hold]).decode
-
-
 def holds_on(directory: Path) -> list[Hold]:
     """
     Return the holds on the trail in *directory*, the oldest first.
@@ -61,7 +58,7 @@ def holds_on(directory: Path) -> list[Hold]:
     """
     path = directory / _FILE
     try:
-        return _decode(path.read_bytes())
+        return msgspec.json.decode(path.read_bytes(), type=list[Hold])
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -1,12 +1,10 @@
 """The storage that a trail asks for: `AuditStorage`, and the functions that work with any."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Protocol, Self, TypedDict
+from typing import Any, Final, Protocol, Self, TypedDict
 
 from msgspec import structs
 from msgspec.structs import force_setattr
@@ -127,7 +125,7 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
                 raise TypeError(f"there is no condition {name}{did_you_mean(name, cls.__struct_fields__)}")
         return cls(**conditions)
 
-    def numbered(self, *, after: int | None, before: int | None) -> EventFilter:
+    def numbered(self, *, after: int | None, before: int | None) -> Self:
         """Return this question, asked of records with a greater number than *after* and a smaller one than *before*."""
         # Made anew, its texts would be escaped once more.
         other = copy.copy(self)
@@ -210,7 +208,7 @@ def value_at(metadata: Mapping[str, Any], path: str) -> Any:
     return value_at(inner, rest) if dot and isinstance(inner, Mapping) else None
 
 
-class KeptAlert(NamedTuple):
+class KeptAlert(Discreet, frozen=True):
     """
     An alert that a storage puts into an outbox of its own in the transaction that stores the event.
 
@@ -221,13 +219,12 @@ class KeptAlert(NamedTuple):
         event: The event as a dispatcher gets it, but for its place in the chain.
     """
 
+    _shown = ("severity", "event")
+
     outbox: str
     severity: str
     channel: str | None
     event: AuditEvent
-
-    def __repr__(self) -> str:
-        return f"<KeptAlert {self.severity} about {self.event!r}>"
 
 
 class AuditStorage(Protocol):

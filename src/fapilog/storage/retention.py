@@ -21,24 +21,21 @@ from msgspec.structs import replace
 
 from ..record.chain import ChainError, ChainHead
 from ..record.errors import AuditStorageError
-from ..record.kinds import ComplianceLevel
+from ..record.kinds import FLOORS, ComplianceLevel
 from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, start_of
-from ._compressed import MAX_SIZE, SUFFIX
+from ._compressed import MAX_SIZE
 from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
 from ._directory import cannot, reading, size_of
 from ._latest import latest_up_to
 from ._lines import Lines
-from ._names import date_of, day_of, files_set_aside, names
+from ._names import SUFFIX, date_of, day_of, files_set_aside, names
 from ._replica import Replica, replica_of
 from ._torn import Torn
 from .archive import Archive
 from .holds import Hold, holds_on
 
-__all__ = ["FLOORS", "BusyError", "RetainedDay", "RetentionReport", "RetentionRule", "apply_retention"]
-
-FLOORS: Final = {ComplianceLevel.PCI_DSS: 1, ComplianceLevel.HIPAA: 6}
-"""Years that the records of a level are kept at least, as PCI DSS 10.5.1 and 45 CFR 164.316(b)(2)(i) ask."""
+__all__ = ["BusyError", "RetainedDay", "RetentionReport", "RetentionRule", "apply_retention"]
 
 # So many that the record that names them is far from the limit of a record.
 _DAYS_A_RECORD: Final = 100

@@ -7,8 +7,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from queue import SimpleQueue
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import anyio.lowlevel
 
@@ -16,6 +15,9 @@ from .events import Waiter, wake
 from .living import Living
 from .loops import Loop, is_without_loop
 from .strangers import tamed
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
 
 __all__ = ["GroupCommit"]
 
@@ -67,6 +69,8 @@ class GroupCommit(Generic[Item, Result]):
     """
 
     def __init__(self, commit: Callable[[Iterable[Item]], list[Result]], *, interrupted: Exception) -> None:
+        from queue import SimpleQueue  # noqa: PLC0415  asyncio and trio import it: `import fapilog` alone need not
+
         self._commit = commit
         self._interrupted = interrupted
         # Held while a commit runs. A signal handler, or a destructor, can call at any moment, also between the lock and

@@ -7,7 +7,6 @@ host is one certain task, and it has no way to schedule a call in another thread
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -174,6 +173,8 @@ class Loop:
                 # Raised from here it would be an internal error of trio, which abandons every task.
                 if threading.current_thread() is not threading.main_thread():
                     raise
+                import signal  # noqa: PLC0415  trio has imported it
+
                 signal.raise_signal(signal.SIGINT)
             finally:
                 ended()

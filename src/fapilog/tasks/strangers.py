@@ -8,23 +8,32 @@ future, a GeneratorExit, the panic of an extension module) becomes a `PanicError
 
 from __future__ import annotations
 
-import logging
+import functools
 import math
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import anyio
 
 from ..record.errors import PanicError
 from .loops import cancellation_of_this_task, current_task, is_without_loop
 
+if TYPE_CHECKING:
+    import logging
+
 __all__ = ["Log", "answer", "contained", "is_logging", "tamed"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# https://docs.python.org/3/library/logging.html#logging-levels
+_INFO: Final = 20
+_WARNING: Final = 30
+_ERROR: Final = 40
+_CRITICAL: Final = 50
 
 _is_logging: Final = ContextVar("fapilog_is_logging", default=False)
 
@@ -49,27 +58,34 @@ class Log:
     """
 
     def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
+        self._name = name
+
+    @functools.cached_property
+    def _logger(self) -> logging.Logger:
+        # asyncio and trio import it, so that it is there before the first line; `import fapilog` need not wait for it.
+        import logging  # noqa: PLC0415
+
+        return logging.getLogger(self._name)
 
     def info(self, message: str, *args: object) -> None:
         """Log at level info."""
-        self._log(logging.INFO, message, args)
+        self._log(_INFO, message, args)
 
     def warning(self, message: str, *args: object) -> None:
         """Log at level warning."""
-        self._log(logging.WARNING, message, args)
+        self._log(_WARNING, message, args)
 
     def error(self, message: str, *args: object) -> None:
         """Log at level error."""
-        self._log(logging.ERROR, message, args)
+        self._log(_ERROR, message, args)
 
     def critical(self, message: str, *args: object) -> None:
         """Log at level critical."""
-        self._log(logging.CRITICAL, message, args)
+        self._log(_CRITICAL, message, args)
 
     def exception(self, message: str, *args: object) -> None:
         """Log at level error, with the traceback of the exception that is being handled."""
-        self._log(logging.ERROR, message, args, with_traceback=True)
+        self._log(_ERROR, message, args, with_traceback=True)
 
     def _log(self, level: int, message: str, args: tuple[object, ...], *, with_traceback: bool = False) -> None:
         if _is_logging.get():

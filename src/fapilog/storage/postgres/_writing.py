@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
+from msgspec.structs import replace
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
@@ -136,7 +137,7 @@ class Batch:
             head = ChainHead(seal.sequence_number, seal.checksum)
             results.append(seal)
             rows.append((self._trail, seal.sequence_number, *values, line.removesuffix(b"\n")))
-            alerts += (each._replace(event=chain.sealed(each.event, seal)) for each in kept)
+            alerts += (replace(each, event=chain.sealed(each.event, seal)) for each in kept)
             placed[event_id] = seal
             there[event_id] = None
         if self._after is not None and None in results:

@@ -35,15 +35,15 @@ def put_alerts(connection: Connection, trail: str, alerts: Sequence[KeptAlert]) 
         return 0
     rows = [
         (
-            outbox,
-            event.sequence_number or 0,
-            told(event.event_id),
-            told(getattr(event.event_type, "value", event.event_type)),
-            told(severity),
-            None if channel is None else told(channel),
-            encoded(event),
+            alert.outbox,
+            alert.event.sequence_number or 0,
+            told(alert.event.event_id),
+            told(getattr(alert.event.event_type, "value", alert.event.event_type)),
+            told(alert.severity),
+            None if alert.channel is None else told(alert.channel),
+            encoded(alert.event),
         )
-        for outbox, severity, channel, event in alerts
+        for alert in alerts
     ]
     return connection.execute(_PUT, (trail, *map(list, zip(*rows, strict=True)))).rowcount
 

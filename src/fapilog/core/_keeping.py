@@ -1,0 +1,109 @@
+"""
+Where a trail keeps its records, and what belongs to that place.
+
+Half of the library is for files, so that it is loaded when a trail is made in files; a process whose trails are
+elsewhere never loads it. That is the reason for the imports inside of functions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ..record.options import require, require_path
+from ..storage.protocol import AuditStorage, require_storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ..storage.archive import Archive
+    from ..storage.files import FileStorage
+    from ..storage.replication import Replication
+    from ._incidentfiles import IncidentFiles
+
+__all__ = ["Keeping", "files_of", "in_files", "plain_files_of"]
+
+
+class Keeping:
+    """
+    The storage of a trail, with its archive and its replica, from the options of `AuditTrail`, which explains them.
+
+    Raises:
+        ImportError: The library of the *archive* is missing.
+        TypeError: An option is not of its type, or a trail that is not in files has an *archive* or a *replica*.
+        ValueError: An option is out of range, or both *storage* and *storage_path* are given.
+
+    Attributes:
+        storage: Keeps the events.
+        path: The directory of the trail; None with a storage other than files.
+        incident_files: Keep open incidents for the next process; None if no file does.
+        archive: Keeps the days that retention archives; None without one.
+        asked: Answers questions: the storage, with its archive.
+        replication: Copies the records into the replica; None without one.
+    """
+
+    def __init__(
+        self,
+        storage: AuditStorage | None,
+        storage_path: Path | str | None,
+        *,
+        durability: Literal["fsync", "write"],
+        archive: Archive | Path | str | None,
+        replica: AuditStorage | None,
+        lag_limit: float,
+    ) -> None:
+        if storage is not None and storage_path is not None:
+            raise ValueError("storage: expected a storage or a path; got both")
+        require("lag_limit", lag_limit, above=0)
+        self.path: Path | None = None
+        if storage is None:
+            from ..storage.files import FileStorage  # noqa: PLC0415
+
+            self.path = require_path("storage_path", "audit_logs" if storage_path is None else storage_path)
+            storage = FileStorage(self.path, durability=durability)
+        elif (files := files_of(require_storage(storage))) is not None:
+            self.path = files.directory
+        self.storage: AuditStorage = storage
+        self.incident_files: IncidentFiles | None = None
+        if self.path is not None:
+            from ._incidentfiles import IncidentFiles  # noqa: PLC0415
+
+            self.incident_files = IncidentFiles(self.path)
+        self.archive: Archive | None = None
+        self.asked: AuditStorage = storage
+        if archive is not None:
+            from ._retaining import archive_of, with_archive  # noqa: PLC0415
+
+            self.archive = archive_of(storage, archive)
+            self.asked = with_archive(storage, self.archive)
+        self.replication: Replication | None = None
+        if replica is not None:
+            from ..storage.replication import Replication  # noqa: PLC0415
+
+            self.replication = Replication(in_files("replica", storage).directory, replica, lag_limit=lag_limit)
+
+
+def files_of(storage: AuditStorage) -> FileStorage | None:
+    """Return *storage* if it keeps a trail in files; None if not."""
+    if not hasattr(type(storage), "append_record"):
+        return None
+    from ..storage.files import FileStorage  # noqa: PLC0415
+
+    return storage if isinstance(storage, FileStorage) else None
+
+
+def plain_files_of(storage: AuditStorage) -> FileStorage | None:
+    """Return *storage* if it is in files, and of no subclass whose `append` may do more; None if not."""
+    files = files_of(storage)
+    if files is None:
+        return None
+    from ..storage.files import FileStorage  # noqa: PLC0415
+
+    return files if type(files).append is FileStorage.append else None
+
+
+def in_files(name: str, storage: AuditStorage) -> FileStorage:
+    """Return *storage* if it keeps a trail in files; raise TypeError, whose message begins with *name*, if not."""
+    files = files_of(storage)
+    if files is None:
+        raise TypeError(f"{name}: expected a trail in files; got a {type(storage).__qualname__}")
+    return files
