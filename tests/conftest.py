@@ -26,7 +26,7 @@ MAY_BLOCK: dict[str, set[str]] = {
     "coverage/collector.py": {"lock_data"},
     # With durability="write" the page cache takes the record in microseconds; a thread would take a hundred.
     # To make a path absolute asks the kernel, and no disk, for the current directory.
-    "fapilog/storage/_writer.py": {"append_at_once"},
+    "fapilog/storage/_files/writer.py": {"append_at_once"},
     "fapilog/storage/files.py": {"__init__"},
     "fapilog/core/_incidentfiles.py": {"__init__"},
 }

@@ -230,7 +230,7 @@ def test_verify_compares_the_index_of_times(
     trail: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An index that denies a record its time is deleted, and that is said; it is no damage of the records."""
-    monkeypatch.setattr("fapilog.storage._lines._BLOCK_BYTES", 100)
+    monkeypatch.setattr("fapilog.storage._files.lines._BLOCK_BYTES", 100)
     found = AuditTrail(storage_path=trail).sync.get_events(end_time=datetime(2000, 1, 1, tzinfo=UTC))
     assert found == []
     index = trail / "audit_times.index"

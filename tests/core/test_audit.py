@@ -1039,7 +1039,7 @@ async def test_a_trail_holds_its_heads(trail: AuditTrail, tmp_path: Path) -> Non
 
 async def test_verification_tells_its_progress(trail: AuditTrail, monkeypatch: pytest.MonkeyPatch) -> None:
     """A verification tells how many events it has checked."""
-    monkeypatch.setattr("fapilog.storage._lines._BLOCK_BYTES", 5_000)
+    monkeypatch.setattr("fapilog.storage._files.lines._BLOCK_BYTES", 5_000)
     for number in range(50):
         await trail.log_event(AuditEventType.DATA_ACCESS, str(number))
     told: list[int] = []

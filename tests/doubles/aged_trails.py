@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fapilog import AuditEvent, AuditEventType, ComplianceLevel
 from fapilog.record import chain
-from fapilog.storage._names import file_of_day
+from fapilog.storage._files.names import file_of_day
 from tests.doubles.trail_files import TrailFiles
 
 __all__ = ["aged_trail", "day_file", "today"]

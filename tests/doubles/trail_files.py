@@ -8,9 +8,9 @@ from fapilog import AuditEvent
 from fapilog.record.chain import Seal
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.errors import AuditStorageError
-from fapilog.storage._directory import OWNER, Access
-from fapilog.storage._reader import TrailReader
-from fapilog.storage._writer import TrailWriter
+from fapilog.storage._files.directory import OWNER, Access
+from fapilog.storage._files.reader import TrailReader
+from fapilog.storage._files.writer import TrailWriter
 from fapilog.storage.files import utc_now
 
 __all__ = ["TrailFiles", "whole"]

@@ -304,7 +304,7 @@ async def test_what_would_be_found_is_not_synced_yet(
 ) -> None:
     """Where a sync fails while someone searches or reads, only records that are on the disk are found, all in order."""
     writer = FailsToSync(tmp_path, monkeypatch, after=after)
-    monkeypatch.setattr("fapilog.storage._lines._BLOCK_BYTES", 100)
+    monkeypatch.setattr("fapilog.storage._files.lines._BLOCK_BYTES", 100)
     storage = FileStorage(tmp_path)
     try:
         found = await (storage.read(0, 10) if way == "forwards" else storage.find(EventFilter(), 10))

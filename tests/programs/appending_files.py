@@ -14,7 +14,7 @@ from fapilog.record import chain
 from fapilog.record.errors import AuditStorageError
 from fapilog.record.events import AuditEvent
 from fapilog.record.kinds import AuditEventType
-from fapilog.storage._writer import TrailWriter
+from fapilog.storage._files.writer import TrailWriter
 
 DAYS = [datetime(2026, 1, day, 12, tzinfo=UTC) for day in (30, 31)]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from fapilog.record import chain
 from fapilog.record.events import AuditEvent
 from fapilog.record.kinds import AuditEventType
-from fapilog.storage._recent import Once
-from fapilog.storage._writer import TrailWriter
+from fapilog.storage._files.recent import Once
+from fapilog.storage._files.writer import TrailWriter
 
 
 def main(directory: Path, prefix: str, count: int) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from fapilog.record import chain
 from fapilog.record.events import AuditEvent
 from fapilog.record.kinds import AuditEventType
-from fapilog.storage import _lines, _times
 from fapilog.storage._days import compress_day
-from fapilog.storage._names import names
-from fapilog.storage._reader import TrailReader
-from fapilog.storage._writer import TrailWriter
+from fapilog.storage._files import lines
+from fapilog.storage._files import times as _times
+from fapilog.storage._files.names import names
+from fapilog.storage._files.reader import TrailReader
+from fapilog.storage._files.writer import TrailWriter
 from fapilog.storage.protocol import EventFilter
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -27,7 +28,7 @@ BATCHES_A_DAY = 8
 
 def small_parts() -> None:
     """Have parts of a record or two, and the index written after some of them."""
-    vars(_lines)["_BLOCK_BYTES"], vars(_times)["_MOST_UNSAVED"] = 700, 2
+    vars(lines)["_BLOCK_BYTES"], vars(_times)["_MOST_UNSAVED"] = 700, 2
 
 
 def main(directory: Path, seed: int) -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, FileStorage
 from fapilog.storage._days import compress_day
-from fapilog.storage._times import INDEX
+from fapilog.storage._files.times import INDEX
 from fapilog.storage.holds import add_hold
 from fapilog.storage.protocol import EventFilter
 from fapilog.tasks.loops import without_loop

@@ -25,7 +25,7 @@ from fapilog import (
     DirectoryArchive,
 )
 from fapilog.record import chain
-from fapilog.storage._compressed import compress
+from fapilog.storage._files.compressed import compress
 from fapilog.storage.archive import Archive, PackedFile
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter

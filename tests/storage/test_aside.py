@@ -18,12 +18,13 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, FileStorage
 from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
-from fapilog.storage import _aside, _searchers
-from fapilog.storage._aside import Search
-from fapilog.storage._directory import without_writers
-from fapilog.storage._effort import TooLongError
-from fapilog.storage._reader import TrailReader
-from fapilog.storage._searchers import Searcher, Searchers
+from fapilog.storage._files import aside as _aside
+from fapilog.storage._files import searchers as _searchers
+from fapilog.storage._files.aside import Search
+from fapilog.storage._files.directory import without_writers
+from fapilog.storage._files.effort import TooLongError
+from fapilog.storage._files.reader import TrailReader
+from fapilog.storage._files.searchers import Searcher, Searchers
 from fapilog.storage.protocol import Conditions, EventFilter
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -169,7 +170,7 @@ def test_a_program_of_one_thread_has_no_process(directory: Path) -> None:
     program = f"""
 import subprocess
 from fapilog import AuditTrail
-from fapilog.storage import _aside
+from fapilog.storage._files import aside as _aside
 _aside._SHORT_BYTES, subprocess.Popen = 0, None
 print(len(AuditTrail(storage_path={str(directory)!r}).sync.get_events(user_id="alice")))
 """

@@ -12,10 +12,10 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus
 from fapilog.record import chain
-from fapilog.storage import _care
 from fapilog.storage._anchor import Anchor
 from fapilog.storage._days import write_anchor
-from fapilog.storage._recovering import recover
+from fapilog.storage._files import care
+from fapilog.storage._files.recovering import recover
 from fapilog.storage.files import FileStorage
 from fapilog.tasks.loops import without_loop
 from tests.doubles.file_systems import append_only, mounted
@@ -127,7 +127,7 @@ def test_a_packed_copy_beside_its_file_is_none_of_our_business(tmp_path: Path) -
 def test_a_file_that_is_made_meanwhile_is_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A day's file that is begun between two steps of a look is not taken for a copy of one that is gone."""
     five_days(tmp_path)
-    monkeypatch.setattr("fapilog.storage._care.names", lambda _: DAYS[:4])
+    monkeypatch.setattr("fapilog.storage._files.care.names", lambda _: DAYS[:4])
     assert concerns(tmp_path) == {}
 
 
@@ -162,7 +162,7 @@ def test_a_day_that_retention_removes_meanwhile_is_not_missing(
     head = chain.follow(chain.EMPTY, (tmp_path / DAYS[0]).read_bytes().splitlines())
     assert head.checksum is not None
     removal = Anchor(sequence_number=3, checksum=head.checksum, file=DAYS[0], record=16)
-    former = getattr(_care, step)
+    former = getattr(care, step)
 
     def meanwhile(*args: Any) -> Any:
         monkeypatch.undo()
@@ -172,7 +172,7 @@ def test_a_day_that_retention_removes_meanwhile_is_not_missing(
             (tmp_path / DAYS[0]).unlink()
         return found or former(*args)
 
-    monkeypatch.setattr(_care, step, meanwhile)
+    monkeypatch.setattr(care, step, meanwhile)
     assert concerns(tmp_path) == {}
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from fapilog import AuditEvent, AuditTrail, ChainStatus, DamagedRecord
 from fapilog.storage._days import compress_day
+from fapilog.storage._files.times import INDEX
 from fapilog.storage._latest import HEADER_BYTES, latest_in
-from fapilog.storage._times import INDEX
 from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.trail_files import TrailFiles
 from tests.programs.appending_files import bodies

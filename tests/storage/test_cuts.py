@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus
 from fapilog.record import chain
-from fapilog.storage import _end, _writer
+from fapilog.storage._files import end
+from fapilog.storage._files import writer as _writer
 from tests.doubles.trail_files import TrailFiles
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -199,7 +200,7 @@ def test_what_changes_within_one_tick_of_the_clock_is_noticed(
 ) -> None:
     """Where the directory's time is too coarse to tell of a change, a file that was just made is looked for by name."""
     monkeypatch.setattr(_writer, "identity", lambda directory: (1, 2, 3))
-    monkeypatch.setattr(_end, "_TICK", 3600 * 10**9)
+    monkeypatch.setattr(end, "_TICK", 3600 * 10**9)
     trail = running(tmp_path / "audit", durable=durable)
     path = trail.directory / TODAY
     whole = path.read_bytes()

@@ -14,8 +14,8 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus, FileStorage
 from fapilog.record import chain
-from fapilog.storage._directory import Access
-from fapilog.storage._recent import Once
+from fapilog.storage._files.directory import Access
+from fapilog.storage._files.recent import Once
 from tests.doubles.trail_files import TrailFiles
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -23,9 +23,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, DamagedRecord, FileStorage
 from fapilog.record import chain
 from fapilog.record.chain import MAX_RECORD_BYTES
-from fapilog.storage import _directory, _end, _names, _reader, _recent, _torn, _unsynced, _writer
-from fapilog.storage import _lines as lines
-from fapilog.storage._times import INDEX
+from fapilog.storage._files import directory as _directory
+from fapilog.storage._files import end as _end
+from fapilog.storage._files import lines, recent, unsynced
+from fapilog.storage._files import names as _names
+from fapilog.storage._files import reader as _reader
+from fapilog.storage._files import torn as _torn
+from fapilog.storage._files import writer as _writer
+from fapilog.storage._files.times import INDEX
 from tests.doubles.trail_files import TrailFiles, whole
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -479,7 +484,7 @@ def test_what_is_read_is_on_the_disk(trail: TrailFiles, monkeypatch: pytest.Monk
     assert len(TrailFiles(trail.directory, durable=False).read(0, 10)) == 1
 
 
-WRITING = {module.__file__ for module in (_writer, _end, _directory, _recent, _torn, _unsynced)}
+WRITING = {module.__file__ for module in (_writer, _end, _directory, recent, _torn, unsynced)}
 
 
 class Interrupter:

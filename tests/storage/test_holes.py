@@ -25,7 +25,7 @@ from fapilog.core import _reading
 from fapilog.core._reading import Events
 from fapilog.record import chain
 from fapilog.record.chain import MAX_RECORD_BYTES
-from fapilog.storage import _lines
+from fapilog.storage._files import lines as _lines
 from fapilog.storage.protocol import EventFilter, head_of, holds
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)

@@ -14,7 +14,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus
 from fapilog.record import chain
-from fapilog.storage import _directory
+from fapilog.storage._files import directory as _directory
 from tests.doubles.trail_files import TrailFiles
 
 TODAY = "audit_2026-01-31.jsonl"

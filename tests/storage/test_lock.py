@@ -15,7 +15,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, FileStorage
-from fapilog.storage import _directory
+from fapilog.storage._files import directory as _directory
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.trail_files import whole
 

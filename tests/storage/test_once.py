@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, FileStorage
 from fapilog.record import chain
-from fapilog.storage import _recent
-from fapilog.storage._recent import Once
-from fapilog.storage._writer import TrailWriter
+from fapilog.storage._files import recent
+from fapilog.storage._files.recent import Once
+from fapilog.storage._files.writer import TrailWriter
 from tests.doubles.trail_files import TrailFiles, whole
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -89,7 +89,7 @@ def test_only_who_asks_gets_it(trail: TrailFiles, monkeypatch: pytest.MonkeyPatc
         raise AssertionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(_recent.RecentIds, "new_among", read)
+        patch.setattr(recent.RecentIds, "new_among", read)
         assert numbers(trail.writer, plain("a"), plain("a")) == [1, 2]
     assert numbers(trail.writer, plain("b"), once("b"), once("a"), plain("a"), once("c"), once("c")) == [
         *(3, None, None, 4, 5, None)
@@ -112,9 +112,9 @@ def test_processes_share_the_ids(tmp_path: Path) -> None:
 def test_how_far_back(trail: TrailFiles, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     """An id among the newest records is known, and one farther back is not, for a new writer and an old one alike."""
     if limit == "records":
-        monkeypatch.setattr(_recent, "_RECORDS", 10)
+        monkeypatch.setattr(recent, "_RECORDS", 10)
     else:
-        monkeypatch.setattr(_recent, "_BYTES", 10 * len(chain.seal(plain("id-10"), 10, "0" * 64)[0]))
+        monkeypatch.setattr(recent, "_BYTES", 10 * len(chain.seal(plain("id-10"), 10, "0" * 64)[0]))
     assert numbers(trail.writer, once("id-00")) == [1]
     for number in range(10, 25):
         trail.append([plain(f"id-{number}")])

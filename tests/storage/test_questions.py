@@ -16,7 +16,7 @@ from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditTrail, FileS
 from fapilog.core._reading import counted, member_of_events
 from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
-from fapilog.storage import _lines
+from fapilog.storage._files import lines
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
 
@@ -152,7 +152,7 @@ async def test_what_can_not_be_asked_is_refused(asked: Any, message: str) -> Non
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_lines, "_BLOCK_BYTES", 700)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 700)
 
 
 @pytest.mark.usefixtures("small_blocks")

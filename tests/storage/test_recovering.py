@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus, FileStorage
-from fapilog.storage import _directory
-from fapilog.storage._directory import closing
-from fapilog.storage._recovering import recover
+from fapilog.storage._files import directory as _directory
+from fapilog.storage._files.directory import closing
+from fapilog.storage._files.recovering import recover
 from tests.doubles.trail_oracle import lines
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -34,11 +34,11 @@ from fapilog.record.kinds import ComplianceLevel
 from fapilog.storage import retention
 from fapilog.storage._anchor import ANCHOR
 from fapilog.storage._days import alone
-from fapilog.storage._lines import Lines
-from fapilog.storage._recovering import recover
-from fapilog.storage._times import INDEX
+from fapilog.storage._files.lines import Lines
+from fapilog.storage._files.recovering import recover
+from fapilog.storage._files.times import INDEX
+from fapilog.storage._files.verifying import verify
 from fapilog.storage._together import verify_together
-from fapilog.storage._verifying import verify
 from fapilog.storage.holds import add_hold, holds_on, remove_hold
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher

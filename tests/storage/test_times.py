@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from fapilog import AuditEvent, AuditEventType, DamagedRecord
 from fapilog.record import chain
 from fapilog.record.chain import ChainHead
-from fapilog.storage import _lines, _times
 from fapilog.storage._anchor import Anchor
 from fapilog.storage._days import compress_day, remove_days
-from fapilog.storage._reader import TrailReader
-from fapilog.storage._times import INDEX
-from fapilog.storage._writer import TrailWriter
+from fapilog.storage._files import lines as _lines
+from fapilog.storage._files import times as _times
+from fapilog.storage._files.reader import TrailReader
+from fapilog.storage._files.times import INDEX
+from fapilog.storage._files.writer import TrailWriter
 from fapilog.storage.protocol import EventFilter
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -350,7 +351,7 @@ def test_a_compressed_day_is_not_decompressed_for_other_times(tmp_path: Path, mo
     assert f"{NAME}.gz".encode() in (tmp_path / INDEX).read_bytes()
     reader = TrailReader(tmp_path, durable=False)
     with monkeypatch.context() as patch:
-        patch.setattr("fapilog.storage._compressed.decompressed", None)
+        patch.setattr("fapilog.storage._files.compressed.decompressed", None)
         assert found(reader, 59, None) == [60]
     assert found(reader, None, 3) == [4, 3, 2, 1]
     assert found(TrailReader(tmp_path, durable=False), 18, 22) == [23, 22, 21, 20, 19]

@@ -17,9 +17,9 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainStatus, FileStorage
 from fapilog.record import chain
-from fapilog.storage import _reserving
-from fapilog.storage._recent import Once
-from fapilog.storage._writer import TrailWriter
+from fapilog.storage._files import reserving
+from fapilog.storage._files.recent import Once
+from fapilog.storage._files.writer import TrailWriter
 from tests.doubles.file_systems import mounted
 from tests.doubles.trail_files import TrailFiles, whole
 
@@ -97,7 +97,7 @@ def no_more_than(directory: Path, how: str) -> Iterator[None]:
 def test_records_that_fit_are_kept(tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, *, durable: bool) -> None:
     """Of a batch that fits in part, the records that are whole have their seals, and no record is taken back."""
     if how.endswith("reserved"):
-        monkeypatch.setattr(_reserving, "_fallocate", lambda: None)
+        monkeypatch.setattr(reserving, "_fallocate", lambda: None)
     writer = TrailWriter(tmp_path / "audit", durable=durable, now=lambda: NOON)
     shipper = Shipper(tmp_path / "audit" / TODAY)
     (tmp_path / "audit").mkdir()
@@ -139,7 +139,7 @@ def test_a_write_that_found_no_room_is_not_repeated(tmp_path: Path, monkeypatch:
         return -1
 
     monkeypatch.setattr(os, "write", write)
-    monkeypatch.setattr(_reserving, "_fallocate", lambda: fallocate)
+    monkeypatch.setattr(reserving, "_fallocate", lambda: fallocate)
     for _ in range(5):
         with pytest.raises(AuditStorageError, match="quota"):
             trail.append([body("two"), body("three")])

@@ -10,8 +10,8 @@ from tests.doubles.trail_files import TrailFiles
 from tests.doubles.trail_oracle import records
 from tests.programs.appending_files import bodies
 
-BLOCK = "fapilog.storage._lines._BLOCK_BYTES"
-CHECKED = "fapilog.storage._writer._CHECKED_BYTES"
+BLOCK = "fapilog.storage._files.lines._BLOCK_BYTES"
+CHECKED = "fapilog.storage._files.writer._CHECKED_BYTES"
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from fapilog import AuditEvent
-from fapilog.storage._reader import TrailReader
-from fapilog.storage._times import INDEX, Times
+from fapilog.storage._files.reader import TrailReader
+from fapilog.storage._files.times import INDEX, Times
 from fapilog.storage.protocol import EventFilter
 from tests.programs.noting_times import BEGAN, small_parts
 
@@ -25,8 +25,8 @@ PROGRAM = Path(__file__).parents[1] / "programs" / "noting_times.py"
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     # As in the program; put back by these.
-    monkeypatch.setattr("fapilog.storage._lines._BLOCK_BYTES", 0)
-    monkeypatch.setattr("fapilog.storage._times._MOST_UNSAVED", 0)
+    monkeypatch.setattr("fapilog.storage._files.lines._BLOCK_BYTES", 0)
+    monkeypatch.setattr("fapilog.storage._files.times._MOST_UNSAVED", 0)
     small_parts()
 
 

@@ -12,7 +12,7 @@ import typer
 from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, FileStorage
 from .._extras import MissingExtraError
 from ..record.chain import ChainError
-from ..storage._directory import cannot
+from ..storage._files.directory import cannot
 from ..storage._together import verify_together
 from ..storage.archive import Archive, is_address, require_archive
 from ..storage.archived import ArchiveStorage

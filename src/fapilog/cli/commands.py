@@ -20,8 +20,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus
 from ..config import ConfigError, dispatcher_from_env
 from ..record.chain import ChainError
-from ..storage._recovering import recover as seal_damage
-from ..storage._times import Times
+from ..storage._files.recovering import recover as seal_damage
+from ..storage._files.times import Times
 from ..storage.archive import Archive
 from ..storage.archived import ArchiveStorage
 from ..storage.earlier import is_of_earlier, verify_earlier

@@ -19,8 +19,8 @@ from rich.table import Table
 from .. import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome, AuditStorageError, DamagedRecord
 from ..core._reading import member_of_events
 from ..record.kinds import member
+from ..storage._files.reader import TrailReader
 from ..storage._holes import up_to
-from ..storage._reader import TrailReader
 from ..storage.protocol import Conditions, EventFilter
 from ._ending import INTERRUPTED, failed, plain
 from ._place import Place, WithArchive, WithName, named, opened, require_trail

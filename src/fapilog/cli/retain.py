@@ -12,7 +12,7 @@ from rich.table import Table
 from .. import AuditStorageError, AuditTrail, ComplianceLevel, CompliancePolicy, OutboxError
 from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Queue
-from ..storage._directory import cannot
+from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
 from ._ending import failed
 from ._place import archive_at

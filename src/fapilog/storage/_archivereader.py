@@ -14,14 +14,14 @@ from pathlib import Path
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, verdict
 from ._anchor import ANCHOR, Anchor, decoded_anchor, says
-from ._compressed import Latest, first_bytes, unpacked
-from ._directory import closing
+from ._files.compressed import Latest, first_bytes, unpacked
+from ._files.directory import closing
+from ._files.lines import Lines
+from ._files.names import SUFFIX, is_set_aside
+from ._files.reader import FIRST_BYTES, TrailReader
+from ._files.times import Times, times_of, to_the_second
+from ._files.verifying import front_pruned, set_aside, verify
 from ._latest import HEADER_BYTES, latest_in
-from ._lines import Lines
-from ._names import SUFFIX, is_set_aside
-from ._reader import FIRST_BYTES, TrailReader
-from ._times import Times, times_of, to_the_second
-from ._verifying import front_pruned, set_aside, verify
 from .archive import Archive
 from .protocol import EventFilter
 

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ..tasks.threads import Turn
-from ._directory import make_directory
+from ._files.directory import make_directory
 from ._rows import SCHEMA
 from .sqlitefile import close, close_at_forks, inode_of, locked, make_file, make_tables, number, pause, roll_back
 

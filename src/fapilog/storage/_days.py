@@ -15,12 +15,12 @@ import msgspec
 
 from ..record.errors import AuditStorageError
 from ._anchor import ANCHOR, Anchor, anchor_of
-from ._compressed import compress, content_of
-from ._directory import allow_as, blocks, closing, newest_file, reading, sync, sync_directory, without_writers
+from ._files.compressed import compress, content_of
+from ._files.directory import allow_as, blocks, closing, newest_file, reading, sync, sync_directory, without_writers
+from ._files.names import SUFFIX, date_of, day_of, names
+from ._files.times import INDEX, Times
 from ._latest import latest_up_to
-from ._names import SUFFIX, date_of, day_of, names
 from ._packed import from_disk, not_what_the_trail_has
-from ._times import INDEX, Times
 from ._whole import PART, remove, whole
 from .archive import Archive, PackedFile
 

@@ -12,7 +12,7 @@ from ..record.chain import MAX_RECORD_BYTES, ChainError, ChainStatus
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.formats import decoded
-from ._lines import head_of_record
+from ._files.lines import head_of_record
 
 __all__ = ["item_of", "joined", "newest_of", "up_to"]
 

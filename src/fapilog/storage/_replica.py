@@ -19,9 +19,9 @@ from msgspec.structs import replace
 from ..record.chain import ChainError, ChainHead
 from ..record.errors import AuditStorageError
 from ..record.formats import decoded
-from ._directory import cannot, reading
-from ._names import names
-from ._reader import TrailReader
+from ._files.directory import cannot, reading
+from ._files.names import names
+from ._files.reader import TrailReader
 from ._whole import PART, whole
 
 __all__ = ["Replica", "keep_replica", "replica_of", "stored_at", "waits"]

@@ -16,7 +16,7 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.parties import Target
-from ._needles import AS_THEY_ARE
+from ._files.needles import AS_THEY_ARE
 from .protocol import EQUAL, EventFilter
 
 __all__ = [

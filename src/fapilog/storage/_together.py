@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead, ChainStatus
 from ._anchor import anchor_of
 from ._archivereader import ArchiveReader
-from ._reader import TrailReader
-from ._verifying import verify
+from ._files.reader import TrailReader
+from ._files.verifying import verify
 from .archive import Archive
 from .protocol import is_head
 

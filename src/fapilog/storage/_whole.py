@@ -8,7 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import IO, Final
 
-from ._directory import allow_as, sync_directory
+from ._files.directory import allow_as, sync_directory
 
 __all__ = ["PART", "remove", "whole"]
 

@@ -22,8 +22,8 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from ..record.options import require_path
-from ._compressed import content_of
-from ._directory import cannot, make_directory
+from ._files.compressed import content_of
+from ._files.directory import cannot, make_directory
 from ._packed import from_disk, is_archived_name, not_what_the_trail_has
 from ._whole import whole
 

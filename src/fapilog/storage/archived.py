@@ -15,8 +15,8 @@ from ..record.privacy import without_frames
 from ..tasks.threads import in_thread
 from ._anchor import Anchor, anchor_of
 from ._archivereader import ArchiveReader
-from ._directory import cannot
-from ._times import to_the_second
+from ._files.directory import cannot
+from ._files.times import to_the_second
 from .archive import Archive, require_archive
 from .files import FileStorage
 from .protocol import EventFilter

@@ -23,17 +23,17 @@ from ..tasks.loops import is_without_loop
 from ..tasks.strangers import tamed
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
-from ._aside import Search
-from ._care import Care
 from ._copied import by_day, followed
 from ._days import write_anchor
-from ._directory import OWNER, Access, cannot, make_directory, size_of, sync_directory, why_not_writable
-from ._end import utc_now
-from ._names import names
-from ._reader import TrailReader
-from ._recent import Once
+from ._files.aside import Search
+from ._files.care import Care
+from ._files.directory import OWNER, Access, cannot, make_directory, size_of, sync_directory, why_not_writable
+from ._files.end import utc_now
+from ._files.names import names
+from ._files.reader import TrailReader
+from ._files.recent import Once
+from ._files.writer import Result, TrailWriter
 from ._replica import waits
-from ._writer import Result, TrailWriter
 from .protocol import EventFilter
 
 __all__ = ["FileStorage", "sync_directory", "utc_now"]

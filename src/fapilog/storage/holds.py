@@ -18,7 +18,7 @@ import msgspec
 from ..record.errors import AuditStorageError
 from ..record.values import text
 from ._days import alone
-from ._directory import newest_file
+from ._files.directory import newest_file
 from ._whole import whole
 
 __all__ = ["Hold", "add_hold", "holds_on", "remove_hold"]

@@ -24,14 +24,14 @@ from ..record.errors import AuditStorageError
 from ..record.kinds import FLOORS, ComplianceLevel
 from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, start_of
-from ._compressed import MAX_SIZE
 from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
-from ._directory import cannot, reading, size_of
+from ._files.compressed import MAX_SIZE
+from ._files.directory import cannot, reading, size_of
+from ._files.lines import Lines
+from ._files.names import SUFFIX, date_of, day_of, files_set_aside, names
+from ._files.torn import Torn
 from ._latest import latest_up_to
-from ._lines import Lines
-from ._names import SUFFIX, date_of, day_of, files_set_aside, names
 from ._replica import Replica, replica_of
-from ._torn import Torn
 from .archive import Archive
 from .holds import Hold, holds_on
 

@@ -22,11 +22,11 @@ from ..tasks.threads import in_thread
 from ._anchor import Anchor
 from ._copied import elsewhere, followed, is_record
 from ._database import Database
-from ._directory import why_not_writable
+from ._files.directory import why_not_writable
+from ._files.room import Room
 from ._front import front_of
 from ._holes import item_of, joined, newest_of, up_to
 from ._ranges import ranges
-from ._room import Room
 from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
 from ._verdicts import unreadable, verdict_on
 from .protocol import EventFilter

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Final, Protocol
 
-from ._directory import sync_directory
+from ._files.directory import sync_directory
 
 __all__ = [
     "Forkable",

@@ -24,10 +24,10 @@ from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
-from ._directory import allow_as, close, closing, newest_file, open_file, write_all
-from ._lines import Lines, split
-from ._names import SUFFIX
-from .protocol import EventFilter
+from ..protocol import EventFilter
+from .directory import allow_as, close, closing, newest_file, open_file, write_all
+from .lines import Lines, split
+from .names import SUFFIX
 
 __all__ = ["ANY", "INDEX", "Span", "Times", "Window", "times_of", "to_the_second"]
 

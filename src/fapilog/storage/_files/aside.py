@@ -20,13 +20,13 @@ import threading
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Final
 
-from ..record.errors import AuditStorageError
-from ._effort import Effort, TooLongError
-from ._reader import TrailReader
-from .protocol import EventFilter
+from ...record.errors import AuditStorageError
+from ..protocol import EventFilter
+from .effort import Effort, TooLongError
+from .reader import TrailReader
 
 if TYPE_CHECKING:
-    from ._searchers import Found, Searcher, Searchers
+    from .searchers import Found, Searcher, Searchers
 
 __all__ = ["Search"]
 
@@ -129,7 +129,7 @@ class Search:
 
 def _shared() -> Searchers:
     # It loads `subprocess` and more, of which a service that only records has no use.
-    from ._searchers import SEARCHERS  # noqa: PLC0415
+    from .searchers import SEARCHERS  # noqa: PLC0415
 
     return SEARCHERS
 

@@ -7,10 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..record.chain import ChainHead
-from ..tasks.strangers import Log
-from ._directory import Access, closing, open_file, reading, sync, sync_directory, write_all
-from ._lines import Lines
+from ...record.chain import ChainHead
+from ...tasks.strangers import Log
+from .directory import Access, closing, open_file, reading, sync, sync_directory, write_all
+from .lines import Lines
 
 __all__ = ["Torn"]
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ..record import chain
-from ..record.chain import EMPTY, MAX_RECORD_BYTES, ChainError, ChainHead, ChainStatus
+from ...record import chain
+from ...record.chain import EMPTY, MAX_RECORD_BYTES, ChainError, ChainHead, ChainStatus
 
 __all__ = ["Lines", "PlacedError", "cut", "cut_backwards", "head_of_record", "split"]
 

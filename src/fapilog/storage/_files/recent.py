@@ -11,10 +11,10 @@ from typing import Final
 
 import msgspec
 
-from ._directory import reading
-from ._end import start_of_end
-from ._lines import Lines
-from ._names import names
+from .directory import reading
+from .end import start_of_end
+from .lines import Lines
+from .names import names
 
 __all__ = ["Once", "RecentIds"]
 

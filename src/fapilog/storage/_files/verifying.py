@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
-from ._anchor import Anchor, anchor_of, says
-from ._conversions import undone
-from ._directory import cannot, reading, without_writers
-from ._lines import Lines, PlacedError
-from ._names import files_set_aside, names
-from ._recovering import sealed_break
-from ._torn import Torn
+from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
+from .._anchor import Anchor, anchor_of, says
+from .conversions import undone
+from .directory import cannot, reading, without_writers
+from .lines import Lines, PlacedError
+from .names import files_set_aside, names
+from .recovering import sealed_break
+from .torn import Torn
 
 __all__ = ["front_pruned", "set_aside", "verify"]
 

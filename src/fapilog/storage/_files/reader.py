@@ -11,22 +11,22 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..record import chain
-from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead
-from ..record.damage import DamagedRecord
-from ..record.errors import AuditStorageError
-from ..record.events import AuditEvent
-from ._anchor import RemovedError, is_removed, start_of
-from ._directory import cannot, reading, size_of, sync, without_writers
-from ._effort import DECODED, Effort
-from ._holes import joined, up_to
-from ._lines import Lines, cut, cut_backwards, head_of_record
-from ._names import SUFFIX, names
-from ._needles import needles_of
-from ._places import Line, Places, number_behind, numbered
-from ._times import ANY, Times, Window
-from ._verifying import verify
-from .protocol import EventFilter
+from ...record import chain
+from ...record.chain import AuditChainVerificationResult, ChainError, ChainHead
+from ...record.damage import DamagedRecord
+from ...record.errors import AuditStorageError
+from ...record.events import AuditEvent
+from .._anchor import RemovedError, is_removed, start_of
+from .._holes import joined, up_to
+from ..protocol import EventFilter
+from .directory import cannot, reading, size_of, sync, without_writers
+from .effort import DECODED, Effort
+from .lines import Lines, cut, cut_backwards, head_of_record
+from .names import SUFFIX, names
+from .needles import needles_of
+from .places import Line, Places, number_behind, numbered
+from .times import ANY, Times, Window
+from .verifying import verify
 
 __all__ = ["FIRST_BYTES", "TrailReader"]
 
@@ -326,7 +326,7 @@ class TrailReader:
         """Return the first bytes of a compressed file; none of another."""
         if os.path.exists(self.directory / name):
             return b""
-        from ._compressed import beginning  # noqa: PLC0415
+        from .compressed import beginning  # noqa: PLC0415
 
         return beginning(f"{self.directory}/{name}{SUFFIX}", FIRST_BYTES)
 

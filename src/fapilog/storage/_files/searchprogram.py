@@ -17,10 +17,10 @@ from typing import IO, Any, Final
 
 from msgspec.structs import force_setattr
 
-from ..record.errors import AuditStorageError
-from ._holes import up_to
-from ._reader import TrailReader
-from .protocol import EventFilter
+from ...record.errors import AuditStorageError
+from .._holes import up_to
+from ..protocol import EventFilter
+from .reader import TrailReader
 
 __all__ = ["READY", "main"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from ..record.damage import DamagedRecord
-from ..record.events import AuditEvent
-from ._holes import item_of
-from ._lines import Lines, cut_backwards, head_of_record
+from ...record.damage import DamagedRecord
+from ...record.events import AuditEvent
+from .._holes import item_of
+from .lines import Lines, cut_backwards, head_of_record
 
 __all__ = ["Line", "Places", "number_behind", "numbered"]
 

@@ -9,9 +9,9 @@ from typing import Final
 
 import msgspec
 
-from ..record.chain import MAX_RECORD_BYTES, ChainError, ChainHead, follow, follow_events
-from ..record.formats import decoded
-from ._directory import blocks
+from ...record.chain import MAX_RECORD_BYTES, ChainError, ChainHead, follow, follow_events
+from ...record.formats import decoded
+from .directory import blocks
 
 __all__ = ["undone"]
 

@@ -18,16 +18,16 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from ..record import chain
-from ..record.chain import ChainHead
-from ..record.events import AuditEvent
-from ..record.formats import decoded
-from ..record.kinds import AuditEventType, AuditLogLevel
-from ._anchor import start_of
-from ._directory import closing, open_file, reading, size_of, sync, without_writers, write_all
-from ._lines import Lines, PlacedError, cut, head_of_record
-from ._names import names
-from ._torn import Torn
+from ...record import chain
+from ...record.chain import ChainHead
+from ...record.events import AuditEvent
+from ...record.formats import decoded
+from ...record.kinds import AuditEventType, AuditLogLevel
+from .._anchor import start_of
+from .directory import closing, open_file, reading, size_of, sync, without_writers, write_all
+from .lines import Lines, PlacedError, cut, head_of_record
+from .names import names
+from .torn import Torn
 
 __all__ = ["Break", "Resumption", "last_seal", "recover", "sealed_break"]
 

@@ -12,8 +12,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..record.errors import AuditStorageError
-from ._names import SUFFIX, expected_a_file, is_name, no_file
+from ...record.errors import AuditStorageError
+from .names import SUFFIX, expected_a_file, is_name, no_file
 
 __all__ = [
     "OWNER",
@@ -128,7 +128,7 @@ def open_file(directory: Path, name: str, flags: int = os.O_RDONLY) -> int:
         if flags != os.O_RDONLY or not is_name(name) or not os.path.isfile(path):
             raise
     # Few trails have days that are compressed, and gzip loads much.
-    from ._compressed import decompressed  # noqa: PLC0415
+    from .compressed import decompressed  # noqa: PLC0415
 
     return decompressed(path)
 
@@ -153,7 +153,7 @@ def size_of(directory: Path, name: str) -> int:
     try:
         return os.stat(path).st_size
     except FileNotFoundError:
-        from ._compressed import size_when_decompressed  # noqa: PLC0415
+        from .compressed import size_when_decompressed  # noqa: PLC0415
 
         return size_when_decompressed(path + SUFFIX)
 

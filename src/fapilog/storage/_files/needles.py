@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final, cast
 
-from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
-from ..record.parties import Target
-from .protocol import EQUAL, EventFilter
+from ...record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
+from ...record.parties import Target
+from ..protocol import EQUAL, EventFilter
 
 __all__ = ["AS_THEY_ARE", "needles_of"]
 

@@ -11,13 +11,13 @@ from typing import Final
 
 import msgspec
 
-from ..record import chain
-from ..record.chain import ChainError, ChainHead, ChainStatus, Seal
-from ._anchor import anchor_of, start_of
-from ._directory import reading, size_of
-from ._lines import Lines
-from ._names import file_of_day, names
-from ._recovering import last_seal
+from ...record import chain
+from ...record.chain import ChainError, ChainHead, ChainStatus, Seal
+from .._anchor import anchor_of, start_of
+from .directory import reading, size_of
+from .lines import Lines
+from .names import file_of_day, names
+from .recovering import last_seal
 
 __all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "start_of_end", "utc_now", "where_to_check"]
 

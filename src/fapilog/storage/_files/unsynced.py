@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from ._directory import closing, open_file, sync
+from .directory import closing, open_file, sync
 
 __all__ = ["Unsynced"]
 

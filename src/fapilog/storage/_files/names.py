@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-from ._anchor import ANCHOR, anchor_of
+from .._anchor import ANCHOR, anchor_of
 
 __all__ = [
     "SUFFIX",

@@ -10,14 +10,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ..record import chain
-from ..record.chain import ChainError, ChainHead
-from ._anchor import is_removed, start_of
-from ._directory import identity, reading
-from ._lines import Lines, cut_backwards, head_of_record
-from ._names import day_after, file_of_day, names
-from ._recovering import last_seal
-from ._room import Room
+from ...record import chain
+from ...record.chain import ChainError, ChainHead
+from .._anchor import is_removed, start_of
+from .directory import identity, reading
+from .lines import Lines, cut_backwards, head_of_record
+from .names import day_after, file_of_day, names
+from .recovering import last_seal
+from .room import Room
 
 __all__ = ["Care"]
 

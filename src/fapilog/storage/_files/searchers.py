@@ -1,4 +1,4 @@
-"""The processes that search for this process, from their start to their end; `_searcher` is their program."""
+"""The processes that search for this process, from their start to their end; `searchprogram` is their program."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import sys
 import threading
 from typing import IO, Final, TypeAlias, cast
 
-from ..record.damage import DamagedRecord
-from ..record.events import AuditEvent
-from ..tasks.fork import call_in_child
-from . import _searcher
-from ._reader import TrailReader
-from .protocol import EventFilter
+from ...record.damage import DamagedRecord
+from ...record.events import AuditEvent
+from ...tasks.fork import call_in_child
+from ..protocol import EventFilter
+from . import searchprogram
+from .reader import TrailReader
 
 __all__ = ["SEARCHERS", "Found", "Searcher", "Searchers"]
 
@@ -71,12 +71,12 @@ class Searcher:
         with contextlib.suppress(Exception):
             if self.is_ours is None:
                 package = sys.modules[__name__.partition(".")[0]].__path__
-                pickle.dump((sys.path, list(package), _searcher.__name__), questions)
+                pickle.dump((sys.path, list(package), searchprogram.__name__), questions)
             # Not as an argument, which every user of the machine can read.
             pickle.dump((reader.directory, conditions, limit), questions)
             questions.flush()
             if self.is_ours is None:
-                self.is_ours = answers.read(len(_searcher.READY)) == _searcher.READY
+                self.is_ours = answers.read(len(searchprogram.READY)) == searchprogram.READY
             if self.is_ours:
                 return _answer(answers)
         return None

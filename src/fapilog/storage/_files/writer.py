@@ -11,11 +11,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from ..record import chain
-from ..record.chain import EMPTY, ChainError, ChainHead, Seal
-from ..record.errors import AuditStorageError
-from ._copied import elsewhere
-from ._directory import (
+from ...record import chain
+from ...record.chain import EMPTY, ChainError, ChainHead, Seal
+from ...record.errors import AuditStorageError
+from .._copied import elsewhere
+from .directory import (
     OWNER,
     Access,
     cannot,
@@ -30,14 +30,14 @@ from ._directory import (
     sync_directory,
     write_until_error,
 )
-from ._end import TAIL_BYTES, End, Listing, Today, check_newest, utc_now, where_to_check
-from ._lines import Lines
-from ._names import day_after
-from ._recent import Once, RecentIds
-from ._reserving import Reserving
-from ._times import Times
-from ._torn import Torn
-from ._unsynced import Unsynced
+from .end import TAIL_BYTES, End, Listing, Today, check_newest, utc_now, where_to_check
+from .lines import Lines
+from .names import day_after
+from .recent import Once, RecentIds
+from .reserving import Reserving
+from .times import Times
+from .torn import Torn
+from .unsynced import Unsynced
 
 __all__ = ["Result", "TrailWriter"]
 

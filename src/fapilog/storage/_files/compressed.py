@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable
 from hashlib import sha256
 from typing import IO, Final
 
-from ..record.chain import ChainError, ChainStatus
+from ...record.chain import ChainError, ChainStatus
 
 __all__ = [
     "MAX_SIZE",

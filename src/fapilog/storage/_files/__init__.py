@@ -1,0 +1,1 @@
+"""The files of a trail: written, read, searched, verified and mended."""
