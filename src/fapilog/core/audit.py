@@ -137,7 +137,8 @@ class AuditTrail(Configured, EverydayEvents, Questions):
             raise TypeError(
                 f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
             )
-        policy = self.policy = CompliancePolicy() if policy is None else policy
+        policy = CompliancePolicy() if policy is None else policy
+        self.policy: CompliancePolicy = policy
         keeping = Keeping(
             storage, storage_path, durability=durability, archive=archive, replica=replica, lag_limit=lag_limit
         )
