@@ -559,8 +559,8 @@ async def test_every_alert_is_told_of_once(steps: list[tuple[int, int, bool]], b
     lost: list[int] = []
 
     class Telling(Digest):
-        def _give_up(self, summary: Any, why: str) -> None:
-            lost.append(summary.counted.number)
+        def _give_up(self, counted: Any, why: str) -> None:
+            lost.append(counted.number)
 
     async with Telling(inner, window=10.0, burst=burst, max_keys=max_keys) as digest:
         for number, (kind, pause, fails) in enumerate(steps, 1):

@@ -1,6 +1,7 @@
 """A call that interrupts a thread between two lines, as a signal handler or a destructor does."""
 
 import dis
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,12 +30,8 @@ def interrupted_at(number: int, place: Path, call: Callable[[], object]) -> Iter
             call()
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
+    with _traced(trace):
         yield
-    finally:
-        sys.settrace(before)
 
 
 @contextmanager
@@ -63,9 +60,19 @@ def raising_at(number: int, place: Path, error: type[BaseException]) -> Iterator
             before.pop(frame, None)
         return trace
 
-    earlier = sys.gettrace()
+    with _traced(trace):
+        yield
+
+
+@contextmanager
+def _traced(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
+    """Trace this thread, and not the destructors of what earlier tests have left to the collector."""
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()
     sys.settrace(trace)
     try:
         yield
     finally:
-        sys.settrace(earlier)
+        sys.settrace(before)
+        if collects:
+            gc.enable()
