@@ -75,11 +75,12 @@ def follow(browser: Chrome, how: str, what: str) -> None:
     """Click on a link or a button, and return when the next page is there."""
     # Not at the top: where only quick tests run, every worker would load a browser's driver for nothing.
     waiting: Any = importlib.import_module("selenium.webdriver.support.wait").WebDriverWait
-    stale: Any = importlib.import_module("selenium.webdriver.support.expected_conditions").staleness_of
-    page = browser.find_element(by.TAG_NAME, "html")
+    error: Any = importlib.import_module("selenium.common.exceptions").WebDriverException
+    browser.execute_script("window.isLeft = true")
     browser.find_element(how, what).click()
-    waiting(browser, 60).until(stale(page))
-    waiting(browser, 60).until(lambda _: browser.execute_script("return document.readyState") == "complete")
+    # Asked between the two pages, the driver answers with errors of many kinds.
+    is_there = "return !window.isLeft && document.readyState === 'complete'"
+    waiting(browser, 60, ignored_exceptions=[error]).until(lambda _: browser.execute_script(is_there))
 
 
 @pytest.mark.slow
