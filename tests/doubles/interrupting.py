@@ -4,12 +4,12 @@ import dis
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["interrupted_at", "raising_at"]
+__all__ = ["interrupted_at", "interruptions", "raising_at"]
 
 # Behind these Python looks whether a signal has come: https://github.com/python/cpython/issues/97912
 _LOOKS = {dis.opmap.get(name) for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME")} - {None}
@@ -32,6 +32,24 @@ def interrupted_at(number: int, place: Path, call: Callable[[], object]) -> Iter
 
     with _traced(trace):
         yield
+
+
+def interruptions(place: Path, error: type[BaseException]) -> Iterator[tuple[int, AbstractContextManager[None]]]:
+    """
+    Yield a block for each line that is run in *place*, with its number: the block raises *error* before that line.
+
+    Ends behind the first block that has too few lines.
+    """
+    number, is_reached = 0, True
+
+    def interrupt() -> None:
+        nonlocal is_reached
+        is_reached = True
+        raise error
+
+    while is_reached:
+        number, is_reached = number + 1, False
+        yield number, interrupted_at(number, place, interrupt)
 
 
 @contextmanager

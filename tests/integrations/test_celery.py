@@ -18,7 +18,7 @@ from fapilog.context import audit_context, current_audit_context
 from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.interrupting import interrupted_at
+from tests.doubles.interrupting import interruptions
 from tests.doubles.servers import ROOT, running
 
 celery = pytest.importorskip("celery")
@@ -164,17 +164,9 @@ def test_no_task_has_the_user_of_one_whose_time_is_over(app: Any) -> None:
 
     app.finalize()
     trace = build_tracer("looks", app.tasks["looks"], app=app)
-    is_reached = True
-
-    def limit() -> None:
-        nonlocal is_reached
-        is_reached = True
-        raise SoftTimeLimitExceeded
-
     number = 0
-    while is_reached:
-        number, is_reached = number + 1, False
-        with interrupted_at(number, Path(fapilog.__file__).parent, limit):
+    for number, interruption in interruptions(Path(fapilog.__file__).parent, SoftTimeLimitExceeded):
+        with interruption:
             trace("1", (), {}, {"id": "1", "delivery_info": {}, "fapilog": {"user_id": "alice"}})
         trace("2", (), {}, {"id": "2", "delivery_info": {}})
         assert contexts[-1] == {"component": "looks", "request_id": "2"}, number

@@ -13,7 +13,7 @@ from fapilog.context import audit_context, current_audit_context
 from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.interrupting import interrupted_at
+from tests.doubles.interrupting import interruptions
 
 pytest.importorskip("dramatiq")
 
@@ -149,18 +149,10 @@ def test_no_message_has_the_user_of_one_whose_time_is_over(trail: AuditTrail, br
         cast("Any", MessageProxy(dramatiq.Message("q", "a", (), {}, options)))
         for options in ({"fapilog": {"user_id": "alice"}}, {})
     )
-    is_reached = True
-
-    def limit() -> None:
-        nonlocal is_reached
-        is_reached = True
-        raise TimeLimitExceeded
-
     number = 0
-    while is_reached:
-        number, is_reached = number + 1, False
+    for number, interruption in interruptions(Path(fapilog.__file__).parent, TimeLimitExceeded):
         # dramatiq logs an exception of `before_process_message`, and goes on.
-        with interrupted_at(number, Path(fapilog.__file__).parent, limit):
+        with interruption:
             with suppress(TimeLimitExceeded):
                 middleware.before_process_message(broker, first)
             with suppress(TimeLimitExceeded):
