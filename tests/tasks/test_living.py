@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import time
 
 from fapilog.tasks.living import Living
 
@@ -33,8 +34,9 @@ def test_threads_add_while_another_asks() -> None:
 
     def add() -> None:
         while not is_over.is_set():
-            kept.append(Thing())
-            living.add(kept[-1])
+            mine = Thing()
+            living.add(mine)
+            kept.append(mine)
             living.add(Thing())
 
     threads = [threading.Thread(target=add) for _ in range(4)]
@@ -48,3 +50,33 @@ def test_threads_add_while_another_asks() -> None:
         for thread in threads:
             thread.join()
     assert set(living.all()) == {first, *kept}
+
+
+def test_threads_add_while_the_garbage_collector_calls_back() -> None:
+    """Whoever asks gets an answer, though the collector's callbacks let other threads in at each object made."""
+    living: Living[Thing] = Living()
+    kept = [Thing() for _ in range(100)]
+    for each in kept:
+        living.add(each)
+    is_over = threading.Event()
+
+    def add() -> None:
+        while not is_over.is_set():
+            living.add(Thing())
+
+    def let_others_in(_phase: str, _info: dict[str, int]) -> None:
+        time.sleep(0)
+
+    thresholds = gc.get_threshold()
+    thread = threading.Thread(target=add)
+    thread.start()
+    gc.callbacks.append(let_others_in)
+    gc.set_threshold(1, 1, 1)
+    try:
+        for _ in range(30):
+            assert set(kept) <= set(living.all())
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(let_others_in)
+        is_over.set()
+        thread.join()

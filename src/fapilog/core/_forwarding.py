@@ -117,7 +117,7 @@ class Outstanding:
 
     def all(self) -> tuple[Pending, ...]:
         """Return the alerts without a report."""
-        return tuple(self._pending)
+        return tuple(self._pending.copy())
 
     def miss(self, event: AuditEvent) -> None:
         """Note an alert for the catch-up to resend."""

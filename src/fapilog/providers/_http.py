@@ -162,7 +162,7 @@ class Poster:
         if self._client is not None:
             return
         # Those of a loop that has ended without a `close` are of no use any more.
-        for loop in [each for each in tuple(self._kept) if each.is_closed]:
+        for loop in [each for each in self._kept.copy() if each.is_closed]:
             self._kept.pop(loop, None)
         kept = self._kept.setdefault(Loop.current(), _Kept())
         if not kept.clients:

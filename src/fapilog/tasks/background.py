@@ -140,7 +140,7 @@ class Background:
                 self.home = None
             self._is_closing = True
             try:
-                for job in tuple(self._jobs):
+                for job in self._jobs.copy():
                     if job.scope is not None:
                         job.scope.cancel()
                 with anyio.CancelScope(shield=True):

@@ -30,5 +30,6 @@ class Living(Generic[T]):
 
     def all(self) -> list[T]:
         """Return the objects that are alive."""
-        # The copy of the set is one call into C, in which no other thread runs.
-        return [each for reference in tuple(self._references) if (each := reference()) is not None]
+        # No other thread runs while a set copies itself. While a tuple is made of one, the garbage collector may
+        # start (until Python 3.11), whose callbacks (`gc.callbacks`: profilers, Hypothesis) let other threads in.
+        return [each for reference in self._references.copy() if (each := reference()) is not None]

@@ -82,7 +82,8 @@ class Portal:
 
     def stop_at_exit(self, service: Stoppable, *, within: float) -> None:
         """Stop *service*, which is held weakly, when the interpreter exits, for *within* seconds at most."""
-        self._to_stop[service] = within
+        with _lock:
+            self._to_stop[service] = within
 
     @staticmethod
     def serves(service: Stoppable) -> bool:
@@ -92,7 +93,8 @@ class Portal:
 
     def close(self) -> None:
         """Stop the services, all at once, and end the loop; called when the interpreter exits."""
-        limit = max(self._to_stop.values(), default=0.0)
+        with _lock:
+            limit = max(self._to_stop.values(), default=0.0)
         with contextlib.suppress(LoopClosedError, TimeoutError):
             self._running().run(self._finish, timeout=limit + 1.0)
         self._end.set()
@@ -101,7 +103,9 @@ class Portal:
 
     async def _finish(self) -> None:
         async with anyio.create_task_group() as tasks:
-            for service, within in tuple(self._to_stop.items()):
+            with _lock:
+                services = tuple(self._to_stop.items())
+            for service, within in services:
                 tasks.start_soon(_stop, service, within)
 
     def _running(self) -> Loop:
@@ -145,7 +149,8 @@ _flushes: Final[weakref.WeakKeyDictionary[Any, Callable[[Any], object]]] = weakr
 
 def flush_at_exit(owner: T, method: Callable[[T], object]) -> None:
     """Call ``method(owner)``, which raises nothing, when the interpreter exits and before services are stopped."""
-    _flushes[owner] = method
+    with _lock:
+        _flushes[owner] = method
     atexit.unregister(_close)
     _close_at_exit()
 
@@ -156,7 +161,9 @@ def flush_all() -> None:
 
     For a process that ends by `os._exit`, without an exit of the interpreter, as a child of Celery's pool does.
     """
-    for owner, method in list(_flushes.items()):
+    with _lock:
+        flushes = list(_flushes.items())
+    for owner, method in flushes:
         method(owner)
 
 
