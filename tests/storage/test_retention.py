@@ -250,7 +250,7 @@ async def test_nothing_is_removed_that_the_archive_lacks(directory: Path, tmp_pa
     archive = tmp_path / "archive"
     archive.mkdir()
     (archive / f"{day_file(39)}.gz").write_bytes(change)
-    with pytest.raises(AuditStorageError, match="read back, it differs from the trail; nothing is deleted$"):
+    with pytest.raises(AuditStorageError, match=r"read back, it differs from the trail; nothing is deleted$"):
         await trail_in(directory).apply_retention(archive=archive)
     assert (archive / f"{day_file(39)}.gz").read_bytes() == change
     assert verified(directory)[:3] == (True, ChainStatus.OK, 18)
