@@ -278,6 +278,7 @@ def test_the_version(run: Run) -> None:
         (("--since", "yesterday"), "expected a time such as 2026-03-01"),
         (("--metadata", "status"), "expected NAME=VALUE"),
         (("--level", "loud"), "loud"),
+        (("--before", "-1"), "greater than or equal to 0"),
     ],
 )
 def test_an_option_that_makes_no_sense(run: Run, directory: Path, options: tuple[str, str], says: str) -> None:
