@@ -22,7 +22,7 @@ import pytest
 import fapilog
 from fapilog import AuditEvent, AuditEventType, ChainStatus, CompliancePolicy, testing
 from fapilog.core import alerting
-from fapilog.record import chain, containers, errordetails, errors, freezing
+from fapilog.record import chain, containers, errordetails, errors, freezing, values
 from fapilog.record.events import PERSONAL
 from tests.doubles.modules import PUBLIC
 from tests.doubles.observed_alerts import finish
