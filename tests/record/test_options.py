@@ -96,6 +96,7 @@ def test_a_path_may_be_in_the_home_directory(monkeypatch: pytest.MonkeyPatch) ->
         (None, TypeError, "path: expected a path; got None"),
         (b"audit", TypeError, "path: expected a path; got a bytes"),
         ("", ValueError, "path: expected a path; got an empty text"),
+        ("a\0b", ValueError, r"path: expected a path; got .a\\x00b."),
         ("~nobody-has-this-name/x", ValueError, "path: expected a path in a home directory that is known; got '~nob"),
     ],
 )

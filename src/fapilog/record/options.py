@@ -111,13 +111,15 @@ def require_path(name: str, value: object) -> Path:
 
     Raises:
         TypeError: It is neither text nor a path; the message begins with *name*.
-        ValueError: It is empty, or begins with the home directory of an unknown user.
+        ValueError: It is empty, has a NUL in it, or begins with the home directory of an unknown user.
     """
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(given, str):
         raise TypeError(f"{name}: expected a path; got {_kind(value)}")
     if not given:
         raise ValueError(f"{name}: expected a path; got an empty text")
+    if "\0" in given:
+        raise ValueError(f"{name}: expected a path; got {given!r}")
     from pathlib import Path  # noqa: PLC0415  it loads much, for trails that are in files
 
     try:
