@@ -195,7 +195,8 @@ def recover(
         raise failed(f"cannot recover {directory}: {error.strerror}") from None
     except ChainError as broken:
         # Damage of a compressed day, or of the anchor: no bytes of records that could be sealed.
-        raise failed(f"cannot recover {directory}: {broken}") from None
+        words = "put that file back from a copy; or move it elsewhere, and recover again"
+        raise failed(f"cannot recover {directory}: {broken}: {words}") from None
     if sealed is None:
         raise failed("there is nothing to recover", NO)
     number, damage = sealed
