@@ -189,6 +189,8 @@ def recover(
     """
     if not reason.strip():
         raise typer.BadParameter("expected the reason in words", param_hint="--reason")
+    if is_of_earlier(directory):
+        raise failed(f"{directory} is a trail of the earlier fapilog: `fapilog continue` begins one that continues it")
     try:
         sealed = seal_damage(directory.absolute(), reason[:_LONGEST_REASON], user_id=operator())
     except OSError as error:
