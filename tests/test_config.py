@@ -28,6 +28,7 @@ from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
+from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route
 from fapilog.testing import Origin, RecordingDispatcher
 from tests.doubles.configurations import KEY, SECRET, check_problems, problems_of
@@ -101,6 +102,7 @@ WRAPPERS: list[tuple[dict[str, Any], type[Any]]] = [
     ({"type": "fanout", "dispatchers": [PAGER, SLACK]}, FanOut),
     ({"type": "outbox", "inner": SLACK, "path": "a.db", "name": "slack", "schedule": [1, 60.5]}, Outbox),
     ({"type": "ratelimit", "inner": SLACK, "rate": 0.5, "burst": 5}, RateLimit),
+    ({"type": "retry", "inner": SLACK, "attempts": 3}, Retrying),
     ({"type": "route", "default": SLACK, "routes": [{"severity": "critical", "dispatcher": PAGER}]}, Route),
 ]
 
@@ -109,12 +111,6 @@ WRAPPERS: list[tuple[dict[str, Any], type[Any]]] = [
 def test_every_wrapper(config: dict[str, Any], kind: type[Any]) -> None:
     """Each wrapper is made with its options, around what it is configured with."""
     assert type(dispatcher_of(config)) is kind
-
-
-def test_retrying() -> None:
-    """The wrapper that needs an extra of its own is there too."""
-    pytest.importorskip("stamina")
-    assert type(dispatcher_of({"type": "retry", "inner": SLACK, "attempts": 3})) is fapilog.Retrying
 
 
 PROVIDERS: list[dict[str, Any]] = [
@@ -178,7 +174,7 @@ def test_objects_may_be_there() -> None:
     assert repr(dispatcher_of({"type": "fanout", "dispatchers": [own]})) == repr(FanOut([own]))
 
 
-@pytest.mark.parametrize("kind", [*DESTINATIONS, *(config["type"] for config, _ in WRAPPERS), "retry"])
+@pytest.mark.parametrize("kind", [*DESTINATIONS, *(config["type"] for config, _ in WRAPPERS)])
 def test_every_option_that_a_value_can_say_is_there(kind: str) -> None:
     """Only what takes a function, a client, a stream or a context can't be configured."""
     name = {**DESTINATIONS, "ratelimit": "RateLimit", "fanout": "FanOut", "retry": "Retrying"}.get(kind)

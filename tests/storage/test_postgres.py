@@ -454,11 +454,17 @@ def test_arguments_are_checked() -> None:
             PostgresStorage(dsn, "t")
         assert "hunter2" not in str(caught.value)
         assert caught.value.__context__ is None
+    for dsn, password in (("password=hunter2\udcff", None), ("password=hunter2\0", None), ("", "hunter2\udcff")):
+        with pytest.raises(ValueError, match=r"^(dsn|password): expected UTF-8 without a NUL; got something") as caught:
+            PostgresStorage(dsn, "t", password=password)
+        assert caught.value.__context__ is None
     with pytest.raises(ValueError, match=r"^dsn: expected a whole number as connect_timeout; got something else$"):
         PostgresStorage("host=h connect_timeout=hunter2", "t")
-    for trail, error in (("", ValueError), ("x" * 201, ValueError), ("\0", ValueError), (1, TypeError)):
-        with pytest.raises(error, match=r"^trail: expected "):
-            PostgresStorage("", trail)  # type: ignore[arg-type]
+    for trail in ("", "x" * 201, "\0", "\ud800", "a\nb"):
+        with pytest.raises(ValueError, match=r"^trail: expected 1 to 200 characters that can be printed; got '"):
+            PostgresStorage("", trail)
+    with pytest.raises(TypeError, match=r"^trail: expected text; got an? int"):
+        PostgresStorage("", 1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^dsn: expected a text"):
         PostgresStorage(None, "t")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^timeout: "):

@@ -127,12 +127,14 @@ class Server(Uncopied):
 
     Raises:
         TypeError: *dsn* or *password* is neither a text nor a function.
-        ValueError: *dsn* is a text that can't be read.
+        ValueError: *dsn* is a text that can't be read, or *password* one that can't be sent.
     """
 
     def __init__(self, dsn: Address, password: Password | None = None) -> None:
         self._dsn = _source("dsn", dsn)
         self._password = None if password is None else _source("password", password)
+        if isinstance(password, str):
+            _clean("password", password)
         # As it was read last: a text never calls a function of others.
         self._parameters: dict[str, Any] = _parsed(dsn) if isinstance(dsn, str) else {}
         if not isinstance(dsn, str):
@@ -179,11 +181,11 @@ class Server(Uncopied):
         problem = ""
         try:
             if not isinstance(self._dsn, str):
-                self._parameters = _parsed(self._dsn().strip())
+                self._parameters = _parsed(self._dsn())
             if self._password is None:
                 return self._parameters
             password = self._password if isinstance(self._password, str) else self._password()
-            return {**self._parameters, "password": password.strip()}
+            return {**self._parameters, "password": _clean("password", password)}
         except Exception as error:
             # Its text may be the secret.
             problem = type(error).__qualname__
@@ -197,7 +199,16 @@ def _source(name: str, given: Address | Password) -> str | Callable[[], str]:
     return given
 
 
+def _clean(name: str, given: str) -> str:
+    """Return *given* without spaces around it; raise ValueError, which shows nothing of it, if libpq can't take it."""
+    # A surrogate is a byte of a file, or of a variable, that is no UTF-8: the error of an encoder would have all of it.
+    if re.search("[\0\ud800-\udfff]", given):
+        raise ValueError(f"{name}: expected UTF-8 without a NUL; got something else")
+    return given.strip()
+
+
 def _parsed(dsn: str) -> dict[str, Any]:
+    dsn = _clean("dsn", dsn)
     parsed: dict[str, Any] | None = None
     with contextlib.suppress(psycopg.ProgrammingError):
         parsed = conninfo_to_dict(dsn)
