@@ -357,6 +357,16 @@ def test_verify_finds_no_trail(
 
 
 @needs_extra
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_verify_is_given_a_file_of_a_trail(trail: Path, run: Run, ending: str) -> None:
+    """It asks for the directory, where SQLite would say that the file is no database."""
+    path = file_of(trail).rename(f"{file_of(trail)}{ending}")
+    code, out, err = run("verify", path)
+    assert (code, out) == (2, "")
+    assert f"is a file of a trail; expected its directory, '{trail}'" in err
+
+
+@needs_extra
 def test_verify_says_what_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
