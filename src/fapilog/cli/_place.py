@@ -13,6 +13,7 @@ from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, File
 from .._extras import MissingExtraError
 from ..record.chain import ChainError
 from ..storage._files.directory import cannot
+from ..storage._files.names import SUFFIX, is_name
 from ..storage._together import verify_together
 from ..storage.archive import Archive, is_address, require_archive
 from ..storage.archived import ArchiveStorage
@@ -61,6 +62,8 @@ def _place(given: str) -> Where | str:
     path = Path(given)
     if not path.exists():
         raise typer.BadParameter(f"Directory {given!r} does not exist.")
+    if path.is_file() and is_name(path.name.removesuffix(SUFFIX)):
+        raise typer.BadParameter(f"{given!r} is a file of a trail; expected its directory, {str(path.parent)!r}.")
     return SQLiteStorage(path) if path.is_file() else path
 
 
