@@ -15,11 +15,9 @@ from django.utils.module_loading import import_string
 
 from ...config import options_from_config
 from ...core.audit import AuditTrail
-from ...record.options import did_you_mean, require, require_callable
+from ...record.options import did_you_mean, require_callable
 from ...tasks.strangers import Log
-from .._headers import header_name
-from .._requests import Choice
-from .._requests import check as check_choice
+from .._requests import RequestOptions
 
 __all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail"]
 
@@ -28,6 +26,7 @@ _log: Final = Log("fapilog")
 # Shorter than the arguments of a trail, where nothing else has a path or a dispatcher.
 _NAMES: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
 _OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id", "log_requests")
+_IMPORTED: Final = frozenset({"user_id", "log_requests"})
 _KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
 
 
@@ -35,28 +34,28 @@ _KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).para
 _MADE: Final = "_is_made"
 
 
+def _username(user: Any) -> object:
+    return user.get_username()
+
+
 @dataclass(frozen=True, kw_only=True)
-class OfRequest:
+class OfRequest(RequestOptions):
     """
     How a request is read.
 
     Attributes:
-        trusted_proxies: How many proxies of your own a request comes through.
-        proxy_header: The header with their addresses, in lower case.
-        id_header: The header with the request id.
         user_id: Returns the id of a user.
-        log_requests: Which requests have an event.
+
+    Raises:
+        TypeError: A value is of the wrong kind.
+        ValueError: A value can't be.
     """
 
-    trusted_proxies: int
-    proxy_header: str
-    id_header: str
-    user_id: Callable[[Any], object]
-    log_requests: Choice
+    user_id: Callable[[Any], object] = _username
 
-
-def _username(user: Any) -> object:
-    return user.get_username()
+    def __post_init__(self) -> None:
+        require_callable("user_id", self.user_id, expected="a function of the user, or its dotted path", takes=1)
+        super().__post_init__()
 
 
 def _given() -> dict[str, Any]:
@@ -96,19 +95,11 @@ def of_request() -> OfRequest:
     Raises:
         ImproperlyConfigured: AUDIT does not say it rightly.
     """
-    given = _given()
+    options: dict[str, Any] = {name: value for name, value in _given().items() if name in _OF_REQUEST}
     try:
-        user_id = _imported("user_id", given.get("user_id", _username))
-        require_callable("user_id", user_id, expected="a function of the user, or its dotted path", takes=1)
-        log_requests = _imported("log_requests", given.get("log_requests", False))
-        check_choice(log_requests, trail)
-        return OfRequest(
-            trusted_proxies=require("trusted_proxies", given.get("trusted_proxies", 0), at_least=0, whole=True),
-            proxy_header=header_name("proxy_header", given.get("proxy_header", "x-forwarded-for")).lower(),
-            id_header=header_name("request_id_header", given.get("request_id_header", "x-request-id")),
-            user_id=user_id,
-            log_requests=log_requests,
-        )
+        for name in _IMPORTED.intersection(options):
+            options[name] = _imported(name, options[name])
+        return OfRequest(trail=trail, **options)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"AUDIT.{error}") from error
 
