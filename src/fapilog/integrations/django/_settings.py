@@ -19,7 +19,7 @@ from ...record.options import did_you_mean, require_callable
 from ...tasks.strangers import Log
 from .._requests import RequestOptions
 
-__all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail"]
+__all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail", "trail_options"]
 
 _log: Final = Log("fapilog")
 
@@ -76,7 +76,7 @@ def problems() -> list[str]:
     if "path" not in given and "storage" not in given:
         # A relative default would be another directory for `manage.py audit` than for the server.
         found.append("AUDIT.path: expected the directory of the trail, such as BASE_DIR / 'audit'; got nothing")
-    for check in () if found else (_trail_options, of_request):
+    for check in () if found else (trail_options, of_request):
         try:
             check()
         except ImproperlyConfigured as error:
@@ -104,8 +104,13 @@ def of_request() -> OfRequest:
         raise ImproperlyConfigured(f"AUDIT.{error}") from error
 
 
-def _trail_options() -> dict[str, Any]:
-    """Return the arguments of the trail."""
+def trail_options() -> dict[str, Any]:
+    """
+    Return the arguments of the trail.
+
+    Raises:
+        ImproperlyConfigured: AUDIT does not describe one.
+    """
     config = {name: value for name, value in _given().items() if name not in _OF_REQUEST}
     try:
         made = {name: _made(name, config.pop(name)) for name in ("dispatcher", "storage") if _is_ours(name, config)}
@@ -159,7 +164,7 @@ class _TrailOfSettings(AuditTrail):
             raise AttributeError(name)
         with _lock:
             if _MADE not in self.__dict__:
-                super().__init__(**_trail_options())
+                super().__init__(**trail_options())
                 self.__dict__[_MADE] = True
         return object.__getattribute__(self, name)
 
