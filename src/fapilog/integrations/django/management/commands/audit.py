@@ -23,7 +23,7 @@ class Command(BaseCommand):
 
         manage.py audit show --user alice --since 2h
 
-    Its options, output and exit codes are the same as for ``fapilog``, without DIR: see ``manage.py audit show --help``.
+    Its options, output and exit codes are the same as for ``fapilog``, without DIR: see ``audit show --help``.
     """
 
     help = "Show, follow, verify or count the events of the audit trail."
