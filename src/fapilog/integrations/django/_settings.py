@@ -19,7 +19,18 @@ from ...record.options import did_you_mean, require_callable
 from ...tasks.strangers import Log
 from .._requests import RequestOptions
 
-__all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail", "trail_options"]
+__all__ = [
+    "OfRequest",
+    "begin",
+    "forget",
+    "has_begun",
+    "id_of",
+    "of_request",
+    "problems",
+    "record",
+    "trail",
+    "trail_options",
+]
 
 _log: Final = Log("fapilog")
 
@@ -102,6 +113,15 @@ def of_request() -> OfRequest:
         return OfRequest(trail=trail, **options)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"AUDIT.{error}") from error
+
+
+def id_of(user: Any) -> object:
+    """Return the id of a user, as AUDIT has it; None, and the error is logged, if it can't be read."""
+    try:
+        return of_request().user_id(user)
+    except Exception as error:
+        _log.error("the id of a user can't be read: %s", type(error).__qualname__)
+        return None
 
 
 def trail_options() -> dict[str, Any]:
