@@ -115,7 +115,7 @@ def of_request() -> OfRequest:
         raise ImproperlyConfigured(f"AUDIT.{error}") from error
 
 
-def id_of(user: Any) -> object:
+def id_of(user: Any) -> Any:
     """Return the id of a user, as AUDIT has it; None, and the error is logged, if it can't be read."""
     try:
         return of_request().user_id(user)
