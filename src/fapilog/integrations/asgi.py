@@ -33,6 +33,10 @@ _log: Final = Log("fapilog")
 
 # The messages that begin an answer and have headers.
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+# The messages that say that the client has left, and the status that nginx has for its request:
+# https://github.com/nginx/nginx/blob/master/src/http/ngx_http_request.h (NGX_HTTP_CLIENT_CLOSED_REQUEST).
+_ENDS: Final = frozenset({"http.disconnect", "websocket.disconnect"})
+_GONE: Final = 499
 
 
 class AuditMiddleware:
@@ -65,7 +69,8 @@ class AuditMiddleware:
             status, and returns whether to store one: ``lambda method, path, status: method != "GET" or status >= 400``.
             The event is stored before the response begins. If it can't be stored, this is logged (logger "fapilog") and
             the response is sent all the same. A WebSocket has the method "WEBSOCKET", and the status 101 if it is
-            accepted and 403 if it is closed instead. A function that raises counts as true.
+            accepted and 403 if it is closed instead. A request that the application gives up, since the client has left,
+            has the status 499. A function that raises counts as true.
 
             The event is a read, change or deletion of data, by the method; with status 401, 403 or 429 a failed
             authorization, denied and at level warning; with 500 and more an error. It has the method as *operation*,
@@ -155,7 +160,13 @@ class AuditMiddleware:
         """Handle a connection, and store its event before the answer begins."""
         # Inside of the application, a router may change the scope.
         method, path = scope.get("method", "WEBSOCKET"), scope["path"]
-        is_answered = False
+        is_answered = is_gone = False
+
+        async def receive_and_note() -> Any:
+            nonlocal is_gone
+            message = await receive()
+            is_gone = is_gone or message["type"] in _ENDS
+            return message
 
         async def log_and_send(message: dict[str, Any]) -> None:
             nonlocal is_answered
@@ -166,14 +177,14 @@ class AuditMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, log_and_send)
+            await self._app(scope, receive_and_note, log_and_send)
         except Exception as error:
             if not is_answered:
                 # The server, or a middleware around this one, answers so.
                 await self._log(method, path, 500, error)
             raise
         if not is_answered:
-            await self._log(method, path, 500)
+            await self._log(method, path, _GONE if is_gone else 500)
 
     async def _log(self, method: str, path: str, status: int, error: Exception | None = None) -> None:
         trail = self._options.trail
