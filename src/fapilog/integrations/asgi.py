@@ -69,8 +69,8 @@ class AuditMiddleware:
             status, and returns whether to store one: ``lambda method, path, status: method != "GET" or status >= 400``.
             The event is stored before the response begins. If it can't be stored, this is logged (logger "fapilog") and
             the response is sent all the same. A WebSocket has the method "WEBSOCKET", and the status 101 if it is
-            accepted and 403 if it is closed instead. A request that the application gives up, since the client has left,
-            has the status 499. A function that raises counts as true.
+            accepted and 403 if it is closed instead. One that the application gives up, as the client has left, has
+            the status 499. A function that raises counts as true.
 
             The event is a read, change or deletion of data, by the method; with status 401, 403 or 429 a failed
             authorization, denied and at level warning; with 500 and more an error. It has the method as *operation*,
