@@ -46,7 +46,7 @@ Where: TypeAlias = "Path | AuditStorage"
 """The directory of a trail, or its storage."""
 
 
-def archive_at(given: str) -> Archive:
+def archive_at(given: Archive | Path | str) -> Archive:
     """Return the archive given to a command."""
     try:
         return require_archive("archive", given)
@@ -54,7 +54,9 @@ def archive_at(given: str) -> Archive:
         raise typer.BadParameter(str(error).removeprefix("archive: ")) from None
 
 
-def _place(given: str) -> Where | str:
+def _place(given: Where | str) -> Where | str:
+    if not isinstance(given, str):  # by code that runs the command: ``manage.py audit``
+        return given
     if is_dsn(given):
         return given
     if is_address(given):
