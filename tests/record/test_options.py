@@ -96,6 +96,12 @@ def test_a_path_may_be_in_the_home_directory(monkeypatch: pytest.MonkeyPatch) ->
         (None, TypeError, "path: expected a path; got None"),
         (b"audit", TypeError, "path: expected a path; got a bytes"),
         ("", ValueError, "path: expected a path; got an empty text"),
+        (
+            "postgresql://u:hunter2@h/d",
+            ValueError,
+            "path: expected a path; got an address that begins with postgresql://$",
+        ),
+        (Path("s3://clinic/eu"), ValueError, "path: expected a path; got an address that begins with s3://$"),
         ("~nobody-has-this-name/x", ValueError, "path: expected a path in a home directory that is known; got '~nob"),
     ],
 )
