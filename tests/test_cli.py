@@ -6,9 +6,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -150,6 +152,22 @@ def test_demo_ends_cleanly_on_a_signal(
     assert not colours(terminal.shown)
     assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")
     assert list(empty.iterdir()) == []
+
+
+@needs_extra
+def test_demo_leaves_nothing_when_it_is_ended_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run
+) -> None:
+    """A signal in the moment in which its directory is made ends it as any other does."""
+
+    class Signalled(tempfile.TemporaryDirectory[str]):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(dir=tmp_path, **options)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", Signalled)
+    assert run("demo")[0] == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_extra

@@ -1,6 +1,7 @@
 """`fapilog show`, `fapilog tail` and `fapilog count`: the questions of somebody with a shell."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -277,6 +278,7 @@ def test_the_version(run: Run) -> None:
         (("--since", "yesterday"), "expected a time such as 2026-03-01"),
         (("--metadata", "status"), "expected NAME=VALUE"),
         (("--level", "loud"), "loud"),
+        (("--before", "-1"), "greater than or equal to 0"),
     ],
 )
 def test_an_option_that_makes_no_sense(run: Run, directory: Path, options: tuple[str, str], says: str) -> None:
@@ -339,3 +341,20 @@ def test_times_beyond_the_calendar_are_its_ends(options: tuple[str, str], run: R
     """Whoever asks for all times gets all events."""
     code, out, _ = run("show", directory, *options)
     assert (code, numbers(out)) == (0, [3, 2, 1])
+
+
+@pytest.mark.parametrize("command", ["show", "show --json", "tail", "count --by user_id"])
+def test_a_character_that_the_encoding_lacks_is_printed_by_its_number(command: str, tmp_path: Path) -> None:
+    """On a terminal of another encoding than UTF-8 everything is printed, in ASCII if need be."""
+    AuditTrail(storage_path=tmp_path / "audit").sync.log_event("billing.refund", "7 €", user_id="жо")
+    name, *options = command.split()
+    printed = subprocess.run(
+        [sys.executable, "-m", "fapilog", name, str(tmp_path / "audit"), *options],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        encoding="latin-1",
+        timeout=60,
+        check=True,
+    )
+    assert "\\u0436\\u043e" in printed.stdout
+    assert printed.stderr == ""

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+import anyio
 import pytest
 
 from fapilog import ArchiveStorage, AuditEventType, AuditTrail, Outbox
@@ -114,6 +115,16 @@ async def test_an_outbox(run: Run, directory: Path, tmp_path: Path, place: str) 
     assert "kept: an alert about record 5 may be pending" in out
     assert run("alerts", "discard", path, "x", "--reason", "known")[0] == 0
     assert run("retain", directory, "--retention-days", 30, *named)[1].count("removed") == 1
+
+
+async def test_an_outbox_in_use(directory: Path) -> None:
+    """One that was made just now, and is in use by another process, is seen in the directory, whatever its name is."""
+    path = directory / "audit_alerts.db"
+    async with AuditTrail(storage_path=directory, alert_dispatcher=Outbox(RecordingDispatcher(), path)):
+        asked = f"from pathlib import Path; print(*_outboxes_in(Path({str(directory)!r})))"
+        script = f"from fapilog.cli.retain import _outboxes_in; {asked}"
+        found = await anyio.run_process([sys.executable, "-c", script])
+    assert found.stdout.decode().split() == [str(path)]
 
 
 def test_an_outbox_that_is_none(run: Run, directory: Path, tmp_path: Path) -> None:

@@ -78,7 +78,6 @@ EXTRAS = {
     "psycopg",
     "rich",
     "sqlite3",
-    "stamina",
     "structlog",
     "typer",
 }

@@ -459,3 +459,22 @@ def test_exit_on_sigterm_leaves_other_handlers_alone() -> None:
     thread.start()
     thread.join()
     assert "main thread" in str(errors[0])
+
+
+@pytest.mark.slow
+def test_green_threads_are_told_apart_from_real_ones(tmp_path: Path) -> None:
+    """Where gevent has replaced the threads, events are stored, and starting and the exit say what is not possible."""
+    pytest.importorskip("gevent")
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.programs.green_script", str(tmp_path / "audit")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    records, refusal = ended.stdout.splitlines()
+    assert records == "2 records"
+    assert refusal.startswith("fapilog needs real threads, and gevent and eventlet replace them")
+    assert "alerts that waited are lost: fapilog needs real threads" in ended.stderr
+    assert "Traceback" not in ended.stderr

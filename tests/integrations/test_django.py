@@ -13,7 +13,14 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditTrail, NoopAlertDispatcher
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    AuditOutcome,
+    AuditTrail,
+    NoopAlertDispatcher,
+    current_audit_context,
+)
 from fapilog.core.signals import compliance_alert
 from fapilog.testing import RecordingDispatcher
 from tests.doubles import django_site
@@ -128,6 +135,27 @@ def test_what_is_streamed_knows_its_request(trail: AuditTrail, alice: Any) -> No
     assert asyncio.run(read()) == b"0\n1\n"
     exports = [event for event in events(trail) if event.operation == "export"]
     assert [(event.request_id, event.user_id) for event in exports] == [("r-1", "alice")] * 2 + [("r-2", "alice")] * 2
+
+
+def test_a_stream_that_ends_early_knows_its_request(trail: AuditTrail) -> None:
+    """What a generator of a view logs when the client has left it has the context of the request."""
+
+    def rows() -> Iterator[str]:
+        sent = 0
+        try:
+            while True:
+                sent += 1
+                yield f"{sent}\n"
+        finally:
+            trail.sync.log_data_access("clinic.patient/*", "export", metadata={"rows": sent})
+
+    view = ours.AuditMiddleware(lambda _: http.StreamingHttpResponse(rows()))
+    response = view(testing.RequestFactory().get("/", headers={"x-request-id": "r-1"}))
+    assert next(iter(response)) == b"1\n"
+    response.close()
+    [event] = events(trail)
+    assert (event.request_id, event.client_ip, event.metadata["rows"]) == ("r-1", "127.0.0.1", 1)
+    assert current_audit_context() == {}
 
 
 def test_a_user_who_is_found_in_the_view_is_known(trail: AuditTrail) -> None:

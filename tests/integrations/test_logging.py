@@ -2,6 +2,7 @@
 
 import logging
 import logging.config
+import math
 import os
 import subprocess
 import sys
@@ -526,6 +527,37 @@ def test_options_that_are_refused(
     """An option that can't be is an error that names it."""
     with pytest.raises(error, match=message):
         AuditHandler(trail, **options)
+
+
+@pytest.mark.parametrize("created", [math.nan, 1e300, -1e15, None, "now"])
+def test_a_record_without_a_time_is_stored(trail: AuditTrail, handler: AuditHandler, created: Any) -> None:
+    """As one that was made by hand, or that came over a network."""
+    handler.handle(logging.makeLogRecord({"msg": "m", "levelno": logging.ERROR, "created": created}))
+    [event] = stored(trail, handler)
+    assert (event.message, event.occurred) == ("m", None)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), ExceptionGroup("many", [ValueError("no")])])
+def test_the_values_of_variables_stay_out_of_messages(trail: AuditTrail, error: Exception) -> None:
+    """Loguru puts the traceback behind the message, and the values of variables into the traceback."""
+    loguru = pytest.importorskip("loguru")
+    number = loguru.logger.add(AuditHandler(trail), format="{message}")
+
+    def sign_in(password: str) -> None:
+        try:
+            int(password)
+        except ValueError:
+            raise error  # noqa: B904  with its context
+
+    try:
+        sign_in("s3cret")
+    except Exception:
+        loguru.logger.exception("failed\nin two lines")
+    finally:
+        loguru.logger.remove(number)
+    [event] = stored(trail)
+    assert event.message == "failed\nin two lines"
+    assert event.error is not None
 
 
 def test_loguru_logs_to_the_handler(trail: AuditTrail) -> None:

@@ -1,5 +1,7 @@
 """The middleware for WSGI applications without a framework that has its own."""
 
+import io
+import wsgiref.handlers
 import wsgiref.util
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -92,6 +94,20 @@ def test_a_request_is_an_event(trail: AuditTrail, status: str, event_type: str, 
     assert (event.operation, event.target and event.target.id) == ("GET", "/orders/7")
 
 
+def test_the_length_of_a_body_stays_known(trail: AuditTrail) -> None:
+    """A server sees the list that an application returns, and so adds its length."""
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        start("200 OK", [("Content-Type", "text/plain")])
+        return [b"hello"]
+
+    output, environ = io.BytesIO(), dict[str, Any]()
+    wsgiref.util.setup_testing_defaults(environ)
+    handler = wsgiref.handlers.SimpleHandler(io.BytesIO(), output, io.StringIO(), environ)
+    handler.run(AuditMiddleware(application, trail=trail))
+    assert b"Content-Length: 5\r\n" in output.getvalue()
+
+
 def failing(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
     """Raise when it is called."""
     raise LookupError("no such order")
@@ -112,6 +128,18 @@ def test_an_application_that_raises_is_an_error(trail: AuditTrail, failing: Appl
     assert event.error is not None
     assert event.error.message == "no such order"
     assert current_audit_context() == {}
+
+
+def test_an_application_that_forgets_its_body_is_an_error(trail: AuditTrail) -> None:
+    """A view without a ``return`` is recorded as one that raises."""
+
+    def forgetful(*_: Any) -> Any:
+        pass
+
+    with pytest.raises(TypeError):
+        AuditMiddleware(forgetful, trail=trail, log_requests=True)({"REQUEST_METHOD": "GET"}, forgetful)
+    [event] = trail.sync.get_events()
+    assert event.metadata["status"] == 500
 
 
 def test_a_body_that_breaks_off_is_no_second_request(trail: AuditTrail) -> None:

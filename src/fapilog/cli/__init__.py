@@ -1,5 +1,6 @@
 """The `fapilog` command: a demonstration, checks of a trail and of alerts. Its libraries are the extra ``cli``."""
 
+import io
 import sys
 
 from .._extras import MissingExtraError, needs
@@ -15,4 +16,8 @@ def main() -> None:
     except MissingExtraError as missing:
         sys.stderr.write(f"fapilog: {missing}\n")
         sys.exit(2)
+    for stream in (sys.stdout, sys.stderr):
+        # In an encoding that lacks a character, its number is printed: `LC_ALL=C`, `PYTHONIOENCODING=latin-1`.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="fapilog")

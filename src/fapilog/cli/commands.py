@@ -1,13 +1,10 @@
 """The commands, as typer takes them."""
 
-import contextlib
 import functools
 import importlib.metadata
 import importlib.util
 import re
 import shlex
-import tempfile
-from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -102,25 +99,21 @@ def demo(
     """
     if importlib.util.find_spec(backend) is None:
         raise typer.BadParameter(f"needs the package of that name: pip install {backend}", param_hint="--backend")
+    if keep is not None:
+        _make_empty(keep)
     screen = Screen(Output(), requests=REQUESTS)
-    with _directory(keep) as directory:
-        as_it_should_be = anyio.run(functools.partial(run, screen, directory), backend=backend)
+    as_it_should_be = anyio.run(functools.partial(run, screen, keep), backend=backend)
     if as_it_should_be is None:
         raise typer.Exit(INTERRUPTED)
     if keep is None:
-        screen.heading(f"The trail was in {directory}. Try: fapilog demo --keep DIR, then fapilog verify DIR")
+        screen.heading("That trail is gone. Try: fapilog demo --keep DIR, then fapilog verify DIR")
     else:
-        screen.heading(f"The trail is in {directory}. Try: fapilog verify {shlex.quote(str(directory))}")
+        screen.heading(f"The trail is in {keep}. Try: fapilog verify {shlex.quote(str(keep))}")
     raise typer.Exit(0 if as_it_should_be else NO)
 
 
-@contextlib.contextmanager
-def _directory(keep: Path | None) -> Generator[Path, None, None]:
-    """Yield an empty directory: *keep*, or one that is gone afterwards."""
-    if keep is None:
-        with tempfile.TemporaryDirectory(prefix="fapilog-") as name:
-            yield Path(name)
-        return
+def _make_empty(keep: Path) -> None:
+    """Make the directory *keep*, or raise BadParameter if it can't be made or is not empty."""
     try:
         keep.mkdir(mode=0o700, parents=True, exist_ok=True)
         empty = not any(keep.iterdir())
@@ -129,7 +122,6 @@ def _directory(keep: Path | None) -> Generator[Path, None, None]:
     if not empty:
         # It might be a trail, and the demonstration damages it.
         raise typer.BadParameter(f"{keep} is not empty", param_hint="--keep")
-    yield keep
 
 
 @app.command()

@@ -113,8 +113,8 @@ _Metadata = Annotated[
     list[Any] | None,
     typer.Option(metavar="NAME=VALUE", parser=_value, help="With this value in the metadata; may be repeated."),
 ]
-_After = Annotated[int | None, typer.Option(metavar="NUMBER", help="Behind the record with this number.")]
-_Before = Annotated[int | None, typer.Option(metavar="NUMBER", help="Before the record with this number.")]
+_After = Annotated[int | None, typer.Option(metavar="NUMBER", min=0, help="Behind the record with this number.")]
+_Before = Annotated[int | None, typer.Option(metavar="NUMBER", min=0, help="Before the record with this number.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")]
 _Id = Annotated[str | None, typer.Option("--id", metavar="EVENT_ID", help="The event with this id.")]
 

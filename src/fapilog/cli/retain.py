@@ -87,7 +87,7 @@ def _outboxes_in(directory: Path) -> list[Path]:
     """Return the files in *directory* that are outboxes: one that is beside its trail need not be named."""
     found: list[Path] = []
     for path in sorted(directory.iterdir()):
-        if path.is_file() and not path.name.startswith("audit_"):
+        if path.is_file():
             try:
                 with path.open("rb") as file:
                     header = file.read(72)

@@ -82,8 +82,16 @@ class Waiting(Discreet, frozen=True):
             "component": self.component,
             "operation": self.operation,
             "error": self.error,
-            "occurred": datetime.fromtimestamp(self.occurred, UTC),
+            "occurred": _time(self.occurred),
         }
+
+
+def _time(seconds: float) -> datetime | None:
+    """Return the time of a call; None if it is none, as of a record that was made by hand or came over a network."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
 
 
 class _Store:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -19,13 +18,11 @@ if TYPE_CHECKING:
     from ..core.audit import AuditTrail
 
 __all__ = [
-    "GREEN_THREADS",
     "HEADER",
     "Entered",
     "carried",
     "logged",
     "process_ends",
-    "refuse_green_threads",
     "task_context",
     "worker_ended",
     "worker_started",
@@ -119,25 +116,3 @@ def process_ends(trail: AuditTrail) -> None:
     """Flush the handlers and send the alerts that wait; multiprocessing ends its children without an exit."""
     flush_all()
     logged(trail.sync.stop)
-
-
-def refuse_green_threads() -> None:
-    """
-    Refuse to work where threads are none.
-
-    Raises:
-        RuntimeError: gevent or eventlet has replaced the standard library's threads.
-    """
-    # gevent names modules of the standard library, the first of which `patch_thread(threading=False)` replaces alone:
-    # https://www.gevent.org/api/gevent.monkey.html. eventlet names the parts that `monkey_patch` takes:
-    # https://eventlet.readthedocs.io/en/latest/patching.html.
-    monkey, patcher = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    by_gevent = monkey is not None and any(map(monkey.is_module_patched, ("_thread", "threading")))
-    if by_gevent or (patcher is not None and patcher.is_monkey_patched("thread")):
-        raise RuntimeError(GREEN_THREADS)
-
-
-GREEN_THREADS: Final = (
-    "fapilog needs real threads, and gevent and eventlet replace them: one task that waits for the disk would stop "
-    "all tasks of the worker; use processes or threads (celery worker --pool prefork, or --pool threads)"
-)

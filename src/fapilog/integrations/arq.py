@@ -26,6 +26,7 @@ from arq.worker import RetryJob
 
 from ..record.kinds import AuditEventType
 from ..record.values import text
+from ..tasks.loops import refuse_green_threads
 from ..tasks.strangers import Log
 from . import _tasks
 from ._trails import require_trail
@@ -63,7 +64,7 @@ class AuditMiddleware:
     """
 
     def __init__(self, trail: AuditTrail) -> None:
-        _tasks.refuse_green_threads()
+        refuse_green_threads()
         require_trail(trail)
         self._trail = trail
 

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals  # type: ignore[import-untyped]
 
+from ..tasks.loops import GREEN_THREADS, refuse_green_threads
 from ._tasks import (
-    GREEN_THREADS,
     HEADER,
     Entered,
     carried,
     logged,
     process_ends,
-    refuse_green_threads,
     task_context,
     worker_ended,
     worker_started,
@@ -124,4 +123,4 @@ def _check_pool(*, sender: Any, **_: object) -> None:
     # The name, or the class, of the pool. Celery logs an exception of a receiver and continues, but an exit ends it.
     pool = sender.pool_cls
     if any(name in (pool if isinstance(pool, str) else pool.__module__) for name in _GREEN):
-        raise SystemExit(GREEN_THREADS)
+        raise SystemExit(f"{GREEN_THREADS} (celery worker --pool prefork, or --pool threads)")

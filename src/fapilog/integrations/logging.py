@@ -12,14 +12,17 @@ Record log calls of the standard library's logging, and of loguru.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from ..record.values import given_text
 from ._backlog import Waiting
 from ._logrecords import AUDIT, Recording, level_number, read
 
 __all__ = ["AuditHandler"]
+
+_TRACEBACK: Final = re.compile(r"\s*(\+ Exception Group )?Traceback \(most recent call last\):\n")
 
 
 class AuditHandler(Recording, logging.Handler):
@@ -106,7 +109,12 @@ def _given(record: logging.LogRecord) -> object:
 
 def _message(record: logging.LogRecord) -> str:
     try:
-        return record.getMessage()
+        message = record.getMessage()
+        # loguru puts the traceback behind the message, unless its format is a function, and the values of variables
+        # into it: https://loguru.readthedocs.io/en/stable/api/logger.html#loguru._logger.Logger.add. The event has the
+        # exception itself.
+        traceback = _TRACEBACK.search(message) if record.exc_info and hasattr(record, "extra") else None
+        return message if traceback is None else message[: traceback.start()]
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # arguments that do not fit, or can't be read: the event is not lost by that

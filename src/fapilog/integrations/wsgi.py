@@ -135,12 +135,14 @@ class AuditMiddleware:
 
         try:
             body = self._app(environ, start)
+            # Of a list or a tuple, whose parts are made already, a server finds out the length:
+            # https://peps.python.org/pep-3333/#handling-the-content-length-header. A file it sends by itself.
+            file = environ.get("wsgi.file_wrapper")
+            as_it_is = (list, tuple, file) if isinstance(file, type) else (list, tuple)
+            return body if isinstance(body, as_it_is) else _Body(body, context, failed)
         except Exception as error:
             failed(error)
             raise
-        # The server sends a file by itself, if it is shown one.
-        file = environ.get("wsgi.file_wrapper")
-        return body if isinstance(file, type) and isinstance(body, file) else _Body(body, context, failed)
 
     def _client(self, environ: WSGIEnvironment) -> str | None:
         # The server has joined all values of the header.

@@ -17,6 +17,7 @@ import anyio
 import anyio.lowlevel
 
 __all__ = [
+    "GREEN_THREADS",
     "Loop",
     "LoopClosedError",
     "cancellation_of_this_task",
@@ -24,14 +25,17 @@ __all__ = [
     "finished",
     "is_without_loop",
     "own_context",
+    "refuse_green_threads",
     "uninterrupted",
     "without_loop",
 ]
 
 T = TypeVar("T")
 
-# Seconds between two looks at whether a loop that a thread waits for has been closed.
+# Seconds between two looks at a loop that a thread waits for; and how long it may not answer. It may be open and stand
+# still: between two calls of `run_until_complete`, or for ever.
 _LOOK_EVERY: Final = 0.5
+_PATIENCE: Final = 60.0
 
 
 class LoopClosedError(RuntimeError):
@@ -188,10 +192,12 @@ class Loop:
         Raises:
             Exception: The exception of *call*.
             LoopClosedError: The loop has ended, before or meanwhile.
-            RuntimeError: The loop runs in this very thread, which would wait for itself for ever.
+            RuntimeError: The loop runs in this very thread, which would wait for itself for ever; or it does not run,
+                or is blocked, since a minute; if it runs again, the call is made all the same.
             TimeoutError: *timeout* seconds are over; the task still runs.
         """
         if self.is_here:
+            refuse_green_threads()  # all of which have one running loop
             raise RuntimeError("this thread runs the event loop that it would wait for; use `await` here")
         ended = threading.Event()
         results: list[T] = []
@@ -205,12 +211,21 @@ class Loop:
                 errors[0] = error
 
         self.call_soon(lambda: self.spawn(run, ended=ended.set, context=context))
-        waited = 0.0
+        waited = silent_since = 0.0
+
+        def answer() -> None:
+            nonlocal silent_since
+            silent_since = waited
+
         while not ended.wait(_LOOK_EVERY if timeout is None else min(_LOOK_EVERY, timeout - waited)):
             waited += _LOOK_EVERY
             if timeout is not None and waited >= timeout:
                 raise TimeoutError(f"the event loop did not finish the call within {timeout:g} s")
-            if self.is_closed and not ended.is_set():
+            if waited - silent_since > _PATIENCE:
+                raise RuntimeError(f"the event loop does not run, or is blocked: no answer for {_PATIENCE:g} s")
+            try:
+                self.call_soon(answer)
+            except LoopClosedError:
                 break
         if results:
             return results[0]
@@ -232,6 +247,28 @@ def _running() -> Any:
         return getattr(sys.modules.get("asyncio"), "get_running_loop", _nothing)()
     except RuntimeError:
         return None
+
+
+GREEN_THREADS: Final = (
+    "fapilog needs real threads, and gevent and eventlet replace them: a call that waits for the disk, or for an event "
+    "loop, would stop all others; use processes or threads"
+)
+
+
+def refuse_green_threads() -> None:
+    """
+    Refuse to work where threads are none.
+
+    Raises:
+        RuntimeError: gevent or eventlet has replaced the standard library's threads.
+    """
+    # gevent names modules of the standard library, the first of which `patch_thread(threading=False)` replaces alone:
+    # https://www.gevent.org/api/gevent.monkey.html. eventlet names the parts that `monkey_patch` takes:
+    # https://eventlet.readthedocs.io/en/latest/patching.html.
+    monkey, patcher = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    by_gevent = monkey is not None and any(map(monkey.is_module_patched, ("_thread", "threading")))
+    if by_gevent or (patcher is not None and patcher.is_monkey_patched("thread")):
+        raise RuntimeError(GREEN_THREADS)
 
 
 def current_task() -> object:

@@ -95,8 +95,12 @@ class Portal:
         """Stop the services, all at once, and end the loop; called when the interpreter exits."""
         with _lock:
             limit = max(self._to_stop.values(), default=0.0)
-        with contextlib.suppress(LoopClosedError, TimeoutError):
+        try:
             self._running().run(self._finish, timeout=limit + 1.0)
+        except (LoopClosedError, TimeoutError):
+            pass
+        except RuntimeError as error:
+            _log.error("at the exit no trail was stopped, and alerts that waited are lost: %s", error)
         self._end.set()
         # It may wait for a thread of a dispatcher that nothing can cancel; as a daemon it does not keep the process.
         self._thread.join(1.0)

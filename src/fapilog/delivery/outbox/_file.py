@@ -172,12 +172,15 @@ class OutboxFile:
             connection.text_factory = _utf8
             # Before anything is changed: it may be another program's file.
             steps = self._steps(connection)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            for pragma in ("synchronous = FULL", "foreign_keys = ON"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
+            if steps:
+                # Before there is a log, in which the mark of the file would stay for long: `fapilog retain` looks for
+                # that in the file.
+                make_tables(connection, steps, application_id=_APPLICATION_ID, version=VERSION)
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
             # Else a log that is empty again keeps its size: https://www.sqlite.org/pragma.html#pragma_journal_size_limit
             connection.execute(f"PRAGMA journal_size_limit = {_LARGE_LOG}").fetchall()
-            if steps:
-                make_tables(connection, steps, application_id=_APPLICATION_ID, version=VERSION)
         return connection
 
     def _check_access(self) -> None:

@@ -136,6 +136,8 @@ class AuditMiddleware:
         if response.streaming and not isinstance(response, FileResponse):
             chunks = response.streaming_content
             response.streaming_content = _streaming(chunks, block) if response.is_async else _yielding(chunks, block)
+            # A client that leaves early ends the generator.
+            response.close = _inside(block, response.close)
         return response
 
     def _load_user(self, request: _Request, view: Any, *_: object) -> None:
@@ -209,3 +211,13 @@ async def _streaming(chunks: AsyncIterator[bytes], block: AbstractContextManager
         if chunk is None:
             return
         yield chunk
+
+
+def _inside(block: AbstractContextManager[None], close: Callable[[], None]) -> Callable[[], None]:
+    """Return *close*, to be called in *block*."""
+
+    def close_inside() -> None:
+        with block:
+            close()
+
+    return close_inside
