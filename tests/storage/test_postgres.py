@@ -26,7 +26,7 @@ from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _ranges
-from fapilog.storage.postgres import PostgresStorage, _reading, connection, install_schema, schema_sql
+from fapilog.storage.postgres import PostgresStorage, _reading, _writing, connection, install_schema, schema_sql
 from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
 from fapilog.storage.postgres._searching import questions_of
 from fapilog.storage.postgres.connection import Connection
@@ -445,6 +445,25 @@ def test_a_call_within_a_call_is_refused(storage: PostgresStorage) -> None:
 
     storage._reading.link.call("be interrupted", handler, 60)
     assert len(without_loop(storage.read(0, 10))) == 1
+
+
+async def test_more_than_a_transaction_takes(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many bytes wait at once, a transaction takes a part of them, and all are stored, in their order."""
+    monkeypatch.setattr(_writing, "_MOST_BYTES", 50_000)
+    sizes: list[int] = []
+    copied = _writing.Batch._copy
+
+    def copy(self: _writing.Batch, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+        sizes.append(len(rows))
+        copied(self, connection, rows)
+
+    monkeypatch.setattr(_writing.Batch, "_copy", copy)
+    async with anyio.create_task_group() as tasks:
+        for number in range(25):
+            tasks.start_soon(storage.append, an_event(str(number), metadata={"body": "x" * 20_000}))
+    assert sum(sizes) == 25
+    assert max(sizes) == 3
+    assert (await storage.verify()).events_checked == 25
 
 
 def test_arguments_are_checked() -> None:
