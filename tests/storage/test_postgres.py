@@ -171,7 +171,31 @@ def test_a_reader_reads_and_verifies(storage: PostgresStorage, database: Server,
     with pytest.raises(AuditStorageError, match=r"permission denied for table heads \(42501\)$"):
         append(reader, "c")
     assert without_loop(storage.trouble()) is None
+    unchanged = PostgresStorage(f"{database.dsn(user='service')} options='-c default_transaction_read_only=on'", trail)
+    assert without_loop(unchanged.trouble()) == "the server takes no changes: default_transaction_read_only is on"
+    without_loop(unchanged.aclose())
     without_loop(reader.aclose())
+
+
+SECRET = "not-shown"
+
+
+class Panic(BaseException):
+    """The panic of an extension module: no `Exception`."""
+
+
+def test_a_password_that_can_t_be_had(database: Server, trail: str) -> None:
+    """Whatever the function raises, or returns, that gives the password, the error names it, and shows nothing."""
+
+    def panic() -> str:
+        raise Panic(SECRET)
+
+    functions: dict[str, Any] = {"Panic": panic, "ValueError": lambda: f"{SECRET}\udcff", "TypeError": SECRET.encode}
+    for name, function in functions.items():
+        storage = PostgresStorage(database.dsn(user="service"), trail, password=function, timeout=0.01)
+        with pytest.raises(AuditStorageError, match=rf"the DSN or the password can't be read \({name}\)$") as caught:
+            append(storage, "a")
+        assert SECRET not in str(caught.getrepr(showlocals=True))
 
 
 def test_the_tables_are_made_once(database: Server) -> None:

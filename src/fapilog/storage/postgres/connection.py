@@ -24,6 +24,7 @@ from ...record.errors import AuditStorageError
 from ...record.options import is_async
 from ...record.privacy import ADDRESS, Uncopied
 from ...record.values import escaped
+from ...tasks.strangers import tamed
 from ...tasks.threads import Turn
 
 __all__ = ["Address", "Connection", "Link", "Password", "Server", "abandon", "words"]
@@ -186,8 +187,9 @@ class Server(Uncopied):
                 return self._parameters
             password = self._password if isinstance(self._password, str) else self._password()
             return {**self._parameters, "password": _clean("password", password)}
-        except Exception as error:
+        except BaseException as error:
             # Its text may be the secret.
+            tamed(error)
             problem = type(error).__qualname__
         # Raised out here, where the error of the function is not behind it. Tried again: a file may come back.
         raise psycopg.OperationalError(f"the DSN or the password can't be read ({problem})")
