@@ -622,6 +622,19 @@ def test_who_has_waited_behind_others_in_vain_waits_no_longer(monkeypatch: pytes
         link.call("look", lambda _: None, 10)
 
 
+def test_the_reason_is_told_to_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call whose time is over says why the one before it failed, and not only that there was no answer."""
+    link = PostgresStorage("host=127.0.0.1 port=1", "t").link()
+
+    def refuse(*_: object) -> Connection:
+        raise psycopg.OperationalError("password authentication failed")
+
+    monkeypatch.setattr(ServerAt, "connect", refuse)
+    for seconds in (0.01, 0):
+        with pytest.raises(AuditStorageError, match=r"^cannot look in .*: password authentication failed$"):
+            link.call("look", lambda _: None, seconds)
+
+
 def test_a_wait_is_given_up_by_another_thread(database: Server) -> None:
     """A thread that waits for the server, with no limit, ends when another thread sets one."""
     connection = ServerAt(database.dsn()).connect(60)

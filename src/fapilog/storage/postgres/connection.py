@@ -254,6 +254,8 @@ class Link:
         self._turn = Turn(f"cannot use {server}: called from within a call of the same thread")
         self._connection: Connection | None = None
         self._closes: weakref.finalize[[Connection], Link] | None = None
+        # Why there is no connection: how the last call failed, this caller's or that of one before it.
+        self._problem: str | None = None
 
     def call(self, what: str, call: Callable[[Connection], T], timeout: float) -> T:
         """
@@ -277,6 +279,7 @@ class Link:
                 except psycopg.Error as error:
                     self._close()
                     problem, may_pass = words(error), _is_passing(error)
+                    self._problem = problem
                 except BaseException:
                     self._close()
                     raise
@@ -312,7 +315,7 @@ class Link:
             if left <= 0:
                 # The callers before this one have waited for the server in vain: else each would wait for its own time
                 # behind all of theirs.
-                raise psycopg.OperationalError("no answer in time")
+                raise psycopg.OperationalError(self._problem or "no answer in time")
             connection = self._server.connect(left)
             self._connection = connection
             self._closes = weakref.finalize(self, _close, connection)
@@ -320,6 +323,7 @@ class Link:
             self._closes.atexit = False
             connection.give_up_at = give_up_at
             self._check(connection)
+            self._problem = None
         self._connection.give_up_at = give_up_at
         return self._connection
 
