@@ -153,6 +153,8 @@ def storage_at(given: str, trail: str | None, hint: str) -> AuditStorage:
     """
     if is_dsn(given):
         return in_postgres(given, trail, hint)
+    if is_address(given):
+        return ArchiveStorage(archive_at(given))
     path = Path(given)
     is_file = path.is_file() or (not path.exists() and path.suffix in _FILES)
     return SQLiteStorage(path) if is_file else FileStorage(path)
