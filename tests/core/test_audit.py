@@ -965,6 +965,22 @@ async def test_verifying_events_in_memory(trail: AuditTrail) -> None:
     assert verdict([events[1], events[0]]) == (ChainStatus.GAP, 1)
     unsealed = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="x")
     assert verdict([*events, unsealed]) == (ChainStatus.UNREADABLE, 6)
+    # As `get_events` returns them: nobody should look for a forger.
+    assert "they are the newest first" in (AuditTrail.verify_chain(events[::-1]).error_message or "")
+    assert "newest first" not in (AuditTrail.verify_chain(events[1:]).error_message or "")
+
+
+@pytest.mark.one_backend
+async def test_what_is_no_event_and_no_head(trail: AuditTrail) -> None:
+    """What JSON makes of an event, or of a head, is refused in words."""
+    nothing: Any = [{"v": 2}]
+    head: Any = [5, "x"]
+    with pytest.raises(TypeError, match=r"^events: expected AuditEvents; got a dict among them$"):
+        AuditTrail.verify_chain(nothing)
+    with pytest.raises(TypeError, match=r"^after: expected a ChainHead; got a list$"):
+        AuditTrail.verify_chain([], after=head)
+    with pytest.raises(TypeError, match=r"^head: expected a ChainHead; got a list$"):
+        await trail.holds(head)
 
 
 async def test_a_storage_of_ones_own(recorder: Recorder, tmp_path: Path) -> None:

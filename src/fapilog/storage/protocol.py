@@ -29,6 +29,7 @@ __all__ = [
     "head_of",
     "holds",
     "is_head",
+    "require_head",
     "require_storage",
     "value_at",
 ]
@@ -340,6 +341,13 @@ def require_storage(storage: AuditStorage) -> AuditStorage:
 
 
 _METHODS: Final = ("append", "find", "read", "read_lines", "verify", "aclose")
+
+
+def require_head(name: str, head: object) -> ChainHead:
+    """Return *head* if it is a `ChainHead`; raise TypeError if not, whose message begins with *name*."""
+    if not isinstance(head, ChainHead):
+        raise TypeError(f"{name}: expected a ChainHead; got a {name_of(type(head))}")
+    return head
 
 
 async def head_of(storage: AuditStorage) -> ChainHead:
