@@ -66,8 +66,8 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
     The conditions of a search: an event must meet all that are not None.
 
     Attributes:
-        start_time: Not before this time; aware.
-        end_time: Not after this time; aware.
+        start_time: Recorded not before this time; aware. When an event says that it *occurred* is another time.
+        end_time: Recorded not after this time; aware.
         after: With a greater sequence number than this: the events after the last one of a page, say.
         before: With a smaller one.
         event_id: With this id.
