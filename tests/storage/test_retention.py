@@ -640,7 +640,7 @@ async def test_an_incomplete_record_is_archived_with_its_day(directory: Path, tm
 @pytest.mark.one_backend
 @pytest.mark.parametrize("place", ["trail", "archive"])
 async def test_a_full_disk_stays_as_full_as_it_was(tmp_path: Path, place: str) -> None:
-    """A day that is not compressed, or archived, for want of room leaves the room to the trail; the next run does it."""
+    """A day that is not compressed, or archived, for want of room leaves that to the trail; the next run does it."""
     (tmp_path / "disk").mkdir()
     with mounted(tmp_path / "disk", "1m"):
         directory = aged_trail(tmp_path / ("disk" if place == "trail" else "") / "trail", (5, 1), count=500)
