@@ -156,7 +156,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"storage": {**POSTGRES, "password": SECRET}}, [LITERAL.replace("dsn", "password", 1)]),
     ({"storage": {"type": "postgres"}},
         ["storage.dsn: expected text; got nothing", "storage.trail: expected text; got nothing"]),
-    ({"storage": {**POSTGRES, "trail": ""}}, ["storage.trail: expected a name of at most 200 characters"]),
+    ({"storage": {**POSTGRES, "trail": ""}}, ["storage.trail: expected 1 to 200 characters"]),
     ({"storage": {**POSTGRES, "tral": "x"}}, ["storage.tral: there is no such option; did you mean storage.trail?"]),
     ({"dispatcher": OUTBOX}, ['dispatcher.storage: expected a table with a "type"; got nothing']),
     ({"storage": {"type": "sqlite", "path": "a.db"}, "dispatcher": OUTBOX},

@@ -156,6 +156,8 @@ class OutboxFile:
                 _log.warning("the log of the outbox file %s is small again", self.path)
 
     def _opened(self) -> sqlite3.Connection:
+        if self._closes is not None and not self._closes.alive:
+            self._close()  # the exit of the interpreter has closed it, and this is an exit handler
         if self._connection is not None and self._inode == inode_of(self.path):
             return self._connection
         if self._connection is not None:

@@ -33,6 +33,10 @@ __all__ = ["PostgresStorage"]
 
 _INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
 
+_MAY_WRITE: Final = """\
+SELECT has_table_privilege('fapilog.records', 'INSERT'), pg_is_in_recovery(),
+    current_setting('transaction_read_only') = 'on'
+"""
 # Seconds that the start of a trail waits for a server that is away.
 _LOOK: Final = 3.0
 
@@ -270,10 +274,12 @@ class PostgresStorage:
 
 
 def _why_not_writable(connection: Connection) -> str | None:
-    row = connection.execute("SELECT has_table_privilege('fapilog.records', 'INSERT'), pg_is_in_recovery()").fetchone()
-    may_insert, is_standby = row or (False, False)
+    [(may_insert, is_standby, is_read_only)] = connection.execute(_MAY_WRITE).fetchall()
     if not may_insert:
         return (
             f"the role {escaped(connection.info.user)!r} may not insert into fapilog.records: grant it fapilog_writer"
         )
-    return "the server is a standby, which can only be read" if is_standby else None
+    if is_standby:
+        return "the server is a standby, which can only be read"
+    # Some services set it for a server whose disk is nearly full.
+    return "the server takes no changes: default_transaction_read_only is on" if is_read_only else None

@@ -24,6 +24,7 @@ from ...record.errors import AuditStorageError
 from ...record.options import is_async
 from ...record.privacy import ADDRESS, Uncopied
 from ...record.values import escaped
+from ...tasks.strangers import tamed
 from ...tasks.threads import Turn
 
 __all__ = ["Address", "Connection", "Link", "Password", "Server", "abandon", "words"]
@@ -186,8 +187,9 @@ class Server(Uncopied):
                 return self._parameters
             password = self._password if isinstance(self._password, str) else self._password()
             return {**self._parameters, "password": _clean("password", password)}
-        except Exception as error:
+        except BaseException as error:
             # Its text may be the secret.
+            tamed(error)
             problem = type(error).__qualname__
         # Raised out here, where the error of the function is not behind it. Tried again: a file may come back.
         raise psycopg.OperationalError(f"the DSN or the password can't be read ({problem})")
@@ -252,6 +254,8 @@ class Link:
         self._turn = Turn(f"cannot use {server}: called from within a call of the same thread")
         self._connection: Connection | None = None
         self._closes: weakref.finalize[[Connection], Link] | None = None
+        # Why there is no connection: how the last call failed, this caller's or that of one before it.
+        self._problem: str | None = None
 
     def call(self, what: str, call: Callable[[Connection], T], timeout: float) -> T:
         """
@@ -275,6 +279,7 @@ class Link:
                 except psycopg.Error as error:
                     self._close()
                     problem, may_pass = words(error), _is_passing(error)
+                    self._problem = problem
                 except BaseException:
                     self._close()
                     raise
@@ -310,7 +315,7 @@ class Link:
             if left <= 0:
                 # The callers before this one have waited for the server in vain: else each would wait for its own time
                 # behind all of theirs.
-                raise psycopg.OperationalError("no answer in time")
+                raise psycopg.OperationalError(self._problem or "no answer in time")
             connection = self._server.connect(left)
             self._connection = connection
             self._closes = weakref.finalize(self, _close, connection)
@@ -318,6 +323,7 @@ class Link:
             self._closes.atexit = False
             connection.give_up_at = give_up_at
             self._check(connection)
+            self._problem = None
         self._connection.give_up_at = give_up_at
         return self._connection
 
