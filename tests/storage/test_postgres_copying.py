@@ -198,7 +198,7 @@ def test_the_command(
     for arguments, words, expected in (
         (("copy", tmp_path / "to", uri(database), "--trail", "commanded"), "two trails", 1),
         (into, "expected the name of one", 2),
-        ((*into, "--trail", ""), "expected a name", 2),
+        ((*into, "--trail", ""), "expected 1 to 200 characters", 2),
         ((*into[:2], "postgresql://u:hunter2@h:x y/", "--trail", "t"), "expected postgresql://", 2),
         ((*into[:2], "postgresql://u:hunter2@127.0.0.1:1/d", "--trail", "t"), "127.0.0.1:1/d", 2),
         (("copy", uri(database), uri(database), "--trail", "t"), "another place", 2),
