@@ -269,6 +269,21 @@ def test_a_field_that_is_not_there_is_refused() -> None:
         ours.audited(models.Ward, exclude=["nmae"])
 
 
+def test_one_field_is_no_list_of_letters() -> None:
+    """A text is one name, also where a list is expected."""
+    with pytest.raises(ValueError, match=r"got 'nmae'$"):
+        ours.audited(models.Ward, mask="nmae")
+    with pytest.raises(TypeError, match=r"^exclude: expected the name of a field, or a list; got"):
+        ours.audited(models.Ward, exclude=5)
+
+
+def test_a_field_that_fits_no_change_is_refused() -> None:
+    """With an id, or an unknown level, no change would be recorded."""
+    for given in ({"event_id": "e"}, {"log_level": "loud"}, {"contains_ph": True}):
+        with pytest.raises((TypeError, ValueError), match=f"^{next(iter(given))}: "):
+            ours.audited(models.Ward, **given)
+
+
 @pytest.mark.parametrize("given", ["django_site.Ward", object, 5])
 def test_what_is_no_model_is_refused(given: Any) -> None:
     """A name, or a class that is no model, is an error in words."""

@@ -470,6 +470,40 @@ def test_a_wrong_option_is_refused(given: dict[str, Any], named: str, trail: Aud
         audit_changes(options.pop("sessions"), options.pop("trail"), **options)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"target": "user/1"}, {"event_id": "e"}, {"message": "m"}, {"operation": "o"}, {"contains_ph": True}),
+        *({"log_level": "loud"}, {"outcome": "meh"}, {"contains_phi": "yes"}),
+    ],
+    ids=str,
+)
+def test_a_field_that_fits_no_change_is_refused(given: dict[str, Any], trail: AuditTrail, factory: Any) -> None:
+    """With it, no change would be recorded when the time comes."""
+    with pytest.raises((TypeError, ValueError), match=f"^{next(iter(given))}: "):
+        audit_changes(factory, trail, **given)
+
+
+def test_tags_that_can_be_read_once_are_in_every_event(trail: AuditTrail, factory: Any) -> None:
+    """An iterator is read where it is given."""
+    audit_changes(factory, trail, regulatory_tags=iter(["GDPR"]))
+    with factory() as session:
+        session.add_all([User(name="alice"), User(name="bob")])
+        session.commit()
+    assert [event.regulatory_tags for event in stored(trail)] == [("GDPR",)] * 2
+
+
+def test_a_name_that_no_class_has_is_said(trail: AuditTrail, factory: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The values that it means are recorded, so the log says so, once."""
+    audit_changes(factory, trail, exclude=["name"], mask=["nmae"])
+    for name in ("alice", "bob"):
+        with factory() as session:
+            session.add(User(name=name))
+            session.commit()
+    [line] = caplog.messages
+    assert line == "audit_changes: mask: expected attributes that are columns; got 'nmae'; did you mean name?"
+
+
 # -- asyncio
 
 

@@ -15,9 +15,10 @@ from django.db.models.signals import class_prepared, m2m_changed, post_delete, p
 from ...context import settled_context
 from ...record.freezing import frozen_mapping
 from ...record.intake import CommonFields
+from ...record.options import several
 from ...record.parties import Target
 from ...tasks.strangers import Log
-from .._rowchanges import Changes, RowChange, masked
+from .._rowchanges import Changes, RowChange, masked, require_fields
 from ._settings import record, trail
 
 __all__ = ["audited", "connect_relations", "target_of"]
@@ -97,13 +98,16 @@ def audited(
         The model; without one, a decorator.
 
     Raises:
-        TypeError: *model* is no class of a model.
-        ValueError: The model has no such field.
+        TypeError: *model* is no class of a model, *exclude* or *mask* no list of names, or one of *fields* is not for
+            the events of all changes.
+        ValueError: The model has no such field, or one of *fields* is an unknown level or outcome.
     """
     if model is None:
         return partial(audited, exclude=exclude, mask=mask, **fields)
-    _check(model, [*exclude, *mask])
-    how = _Audited(frozenset(exclude), frozenset(mask), dict(fields))
+    names = "the name of a field, or a list"
+    excluded, masks = several("exclude", exclude, expected=names), several("mask", mask, expected=names)
+    _check(model, excluded + masks)
+    how = _Audited(frozenset(excluded), frozenset(masks), require_fields(fields))
     for each in (model, *_subclasses(model)):
         _connect(each, how)
     return model
@@ -121,7 +125,7 @@ def target_of(instance: Any) -> Target:
     return Target(type=instance._meta.concrete_model._meta.label_lower, id=str(instance.pk))
 
 
-def _check(model: Any, names: list[str]) -> None:
+def _check(model: Any, names: Iterable[str]) -> None:
     meta = getattr(model, "_meta", None)
     if meta is None or not isinstance(model, type):
         raise TypeError(f"audited: expected the class of a model; got {model!r:.100}")

@@ -22,6 +22,7 @@ from ...core.audit import AuditTrail
 from ...record.intake import CommonFields
 from ...record.options import several
 from ...record.parties import Target
+from .._rowchanges import require_fields
 from .._trails import require_trail
 from ._changes import Changes, contained
 from ._states import Attribute, State, key_of, target_at
@@ -82,14 +83,16 @@ def audit_changes(
         trail: Stores the events.
         models: The mapped classes whose objects are recorded, with their subclasses; None for all.
         exclude: Columns that are not recorded, by the names of their attributes, for all classes, or as attributes:
-            ``User.last_seen``. If nothing else changes there is no event.
+            ``User.last_seen``. If nothing else changes there is no event. With the first flush, a name that no mapped
+            class has is logged as an error.
         mask: Columns of which only the change is recorded, and no value. Columns with a word such as password, secret,
             token or api_key in their names always are.
         **fields: Further fields of the events, as for `AuditTrail.log_event`: ``contains_phi=True``.
 
     Raises:
-        TypeError: *sessions* is none of these, *models* is no list of classes, or *exclude* or *mask* no list of
-            columns.
+        TypeError: *sessions* is none of these, *models* is no list of classes, *exclude* or *mask* no list of columns,
+            or one of *fields* is not for the events of all changes.
+        ValueError: One of *fields* is an unknown level or outcome.
     """
     require_trail(trail)
     changes = Changes(
@@ -97,7 +100,7 @@ def audit_changes(
         None if models is None else _mapped(models),
         _attributes("exclude", exclude),
         _attributes("mask", mask),
-        dict(fields),
+        require_fields(fields),
     )
     listenable = _listenable(sessions)
     for name in (
