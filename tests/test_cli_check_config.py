@@ -63,7 +63,7 @@ def test_a_wrong_file() -> None:
     code, out, err = run()
     assert (code, err) == (1, "")
     assert [line.partition(": expected")[0] for line in out.splitlines()] == [
-        "pyproject.toml: tool.fapilog.pth: there is no such option; did you mean path?",
+        "pyproject.toml: tool.fapilog.pth: there is no such option; did you mean tool.fapilog.path?",
         "pyproject.toml: tool.fapilog.dispatcher.webhook_url",
     ]
     assert "s3cr3t" not in out

@@ -7,6 +7,7 @@ import pytest
 
 from fapilog import AuditTrail
 from fapilog.storage.sqlite import SQLiteStorage
+from tests.doubles.aged_trails import aged_trail
 from tests.doubles.commands import Run, runs
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ("typer", "rich"))), reason="needs the extra cli")
@@ -79,6 +80,35 @@ def test_without_a_trail_nothing_is_copied(run: Run, tmp_path: Path, name: str) 
     (tmp_path / "audit.db").touch()
     code, out, err = run("copy", tmp_path / name, tmp_path / "there")
     assert (code, out, err) == (2, "", f"fapilog: there is no trail in {tmp_path / name}\n")
+
+
+@pytest.mark.parametrize("name", ["whole", "whole.db"])
+def test_an_archive_and_its_trail_are_whole_again(run: Run, tmp_path: Path, name: str) -> None:
+    """Copied into one place, an archive and then the trail behind it are the trail as it was before retention."""
+    directory, archive = aged_trail(tmp_path / "audit", (400, 300, 1)), tmp_path / "archive"
+    assert run("retain", directory, "--retention-days", 350, "--archive", archive)[0] == 0
+    assert run("copy", archive, tmp_path / name)[0] == 0
+    code, out, err = run("copy", directory, tmp_path / name)
+    assert (code, err, out.startswith("copied 7 records;")) == (0, "", True)
+    assert run("verify", tmp_path / name)[1].startswith("valid: 10 records, none altered, none missing in between")
+    assert run("retain", directory, "--retention-days", 250)[0] == 0
+    assert run("copy", archive, tmp_path / "another")[0] == 0
+    code, _, err = run("copy", directory, tmp_path / "another")
+    assert (code, "and the source begins behind record 6" in err) == (1, True)
+
+
+@pytest.mark.parametrize("address", ["s3://clinic/eu", "sqlite:///audit.db", "mysql://root:hunter2@db/audit"])
+def test_no_directory_is_made_of_an_address(
+    run: Run, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place with an address that nothing can be copied to is refused, and not taken for the name of a directory."""
+    monkeypatch.chdir(aged_trail(tmp_path / "audit", (1,)).parent)
+    code, out, err = run("copy", "audit", address)
+    assert (code, out) == (2, "")
+    assert "expected a directory, a file of SQLite or postgresql://" in err
+    code, _, err = run("copy", "mysql://root:hunter2@db/audit", "there")
+    assert (code, "hunter2" in err) == (2, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["audit"]
 
 
 def test_what_cannot_be_copied(run: Run, tmp_path: Path) -> None:

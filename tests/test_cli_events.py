@@ -1,6 +1,7 @@
 """`fapilog show`, `fapilog tail` and `fapilog count`: the questions of somebody with a shell."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from fapilog import AuditEventType, AuditTrail, FileStorage
+from fapilog.storage._days import compress_day
+from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.commands import Run, runs
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ("typer", "rich"))), reason="needs the extra cli")
@@ -266,6 +269,21 @@ def test_recovering(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) 
     assert numbers(run("show", directory, "--user", "carol")[1]) == [4]
 
 
+def test_recovering_from_a_damaged_compressed_day(run: Run, tmp_path: Path) -> None:
+    """It has no records that could be sealed: what is to be done first is said; moved away, it is a gap."""
+    directory = aged_trail(tmp_path / "aged", (2, 1, 0))
+    compress_day(directory, day_file(1))
+    path = directory / f"{day_file(1)}.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    code, out, err = run("recover", directory, "--reason", "a bad disk")
+    assert (code, out) == (2, "")
+    assert f"{path.name} is damaged: it can't be decompressed: put that file back from a copy; or move it else" in err
+    path.rename(tmp_path / path.name)
+    assert run("recover", directory, "--reason", "a bad disk")[0] == 0
+    AuditTrail(storage_path=directory).sync.log_event(AuditEventType.DATA_ACCESS, "m")
+    assert json.loads(run("verify", directory, "--json")[1])["status"] == "recovered"
+
+
 def test_the_version(run: Run) -> None:
     """It says which version it is."""
     assert run("--version") == (0, f"fapilog {version('fapilog')}\n", "")
@@ -277,6 +295,7 @@ def test_the_version(run: Run) -> None:
         (("--since", "yesterday"), "expected a time such as 2026-03-01"),
         (("--metadata", "status"), "expected NAME=VALUE"),
         (("--level", "loud"), "loud"),
+        (("--before", "-1"), "greater than or equal to 0"),
     ],
 )
 def test_an_option_that_makes_no_sense(run: Run, directory: Path, options: tuple[str, str], says: str) -> None:
@@ -339,3 +358,20 @@ def test_times_beyond_the_calendar_are_its_ends(options: tuple[str, str], run: R
     """Whoever asks for all times gets all events."""
     code, out, _ = run("show", directory, *options)
     assert (code, numbers(out)) == (0, [3, 2, 1])
+
+
+@pytest.mark.parametrize("command", ["show", "count --by user_id"])
+def test_a_character_that_the_encoding_lacks_is_printed_by_its_number(command: str, tmp_path: Path) -> None:
+    """On a terminal of another encoding than UTF-8 everything is printed, in ASCII if need be."""
+    AuditTrail(storage_path=tmp_path / "audit").sync.log_event("billing.refund", "7 €", user_id="жо")
+    name, *options = command.split()
+    printed = subprocess.run(
+        [sys.executable, "-m", "fapilog", name, str(tmp_path / "audit"), *options],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        encoding="latin-1",
+        timeout=60,
+        check=True,
+    )
+    assert "\\u0436\\u043e" in printed.stdout
+    assert printed.stderr == ""

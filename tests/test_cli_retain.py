@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+import anyio
 import pytest
 
 from fapilog import ArchiveStorage, AuditEventType, AuditTrail, Outbox
@@ -116,6 +117,16 @@ async def test_an_outbox(run: Run, directory: Path, tmp_path: Path, place: str) 
     assert run("retain", directory, "--retention-days", 30, *named)[1].count("removed") == 1
 
 
+async def test_an_outbox_in_use(directory: Path) -> None:
+    """One that was made just now, and is in use by another process, is seen in the directory, whatever its name is."""
+    path = directory / "audit_alerts.db"
+    async with AuditTrail(storage_path=directory, alert_dispatcher=Outbox(RecordingDispatcher(), path)):
+        asked = f"from pathlib import Path; print(*_outboxes_in(Path({str(directory)!r})))"
+        script = f"from fapilog.cli.retain import _outboxes_in; {asked}"
+        found = await anyio.run_process([sys.executable, "-c", script])
+    assert found.stdout.decode().split() == [str(path)]
+
+
 def test_an_outbox_that_is_none(run: Run, directory: Path, tmp_path: Path) -> None:
     """Where an outbox that is named can't be read, nothing is removed."""
     code, _, err = run("retain", directory, "--retention-days", 30, "--outbox", tmp_path / "none.db")
@@ -200,9 +211,12 @@ def test_the_reason_of_a_hold_is_any_text(run: Run, directory: Path) -> None:
     assert "[/7] [red]caf\\udce9 :smile:" in out
 
 
-def test_a_hold_is_set_on_a_trail_alone(run: Run, tmp_path: Path) -> None:
-    """A directory without a trail is refused, and stays empty: a hold on it would hold nothing."""
-    code, out, err = run("hold", "add", tmp_path, "--reason", "case 7")
+@pytest.mark.parametrize(
+    "command", ["hold add --reason x", "hold list", "retain --retention-days 9", "recover --reason x"]
+)
+def test_a_directory_without_a_trail(run: Run, tmp_path: Path, command: str) -> None:
+    """It is refused, and stays empty: where a volume is not mounted, "nothing is old enough" would be believed."""
+    code, out, err = run(*command.split(), tmp_path)
     assert (code, out, err) == (2, "", f"fapilog: there is no trail in {tmp_path}\n")
     assert not list(tmp_path.iterdir())
 

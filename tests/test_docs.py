@@ -22,7 +22,7 @@ import pytest
 import fapilog
 from fapilog import AuditEvent, AuditEventType, ChainStatus, CompliancePolicy, testing
 from fapilog.core import alerting
-from fapilog.record import chain, containers, errordetails, errors, freezing
+from fapilog.record import chain, containers, errordetails, errors, freezing, values
 from fapilog.record.events import PERSONAL
 from tests.doubles.modules import PUBLIC
 from tests.doubles.observed_alerts import finish
@@ -192,7 +192,8 @@ def test_the_table_of_members_is_the_record() -> None:
 def test_the_table_of_limits_has_the_numbers() -> None:
     """The limits in the reference are those in the code."""
     limits = [row[1] for row in table("reference/record.md", "value")]
-    assert limits == ["256 KiB", "8,192 characters", "65,536 characters", "the last 32,768 characters", "500,000", "64"]
+    texts = ["8,192 characters", "65,536 characters", "the last 32,768 characters"]
+    assert limits == ["256 KiB", *texts, "500,000", "64", "1,000"]
     policy = CompliancePolicy()
     assert (
         policy.max_record_bytes,
@@ -201,7 +202,8 @@ def test_the_table_of_limits_has_the_numbers() -> None:
         errordetails.MAX_TRACEBACK,
         containers.MAX_VALUES,
         freezing.MAX_DEPTH,
-    ) == (256 << 10, 8_192, 65_536, 32_768, 500_000, 64)
+        values.MAX_TAGS,
+    ) == (256 << 10, 8_192, 65_536, 32_768, 500_000, 64, 1_000)
 
 
 def test_the_table_of_verdicts_is_complete() -> None:

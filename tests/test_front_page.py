@@ -78,13 +78,12 @@ NEEDED = {
     "AppriseDispatcher": ("apprise", "apprise"),
     "OpsgenieDispatcher": ("httpx2", "opsgenie"),
     "PagerDutyDispatcher": ("httpx2", "pagerduty"),
-    "Retrying": ("stamina", "retry"),
     "SlackDispatcher": ("httpx2", "slack"),
     "WebhookDispatcher": ("httpx2", "webhook"),
 }
 WITHOUT_LIBRARIES = """
 import sys
-sys.modules.update(apprise=None, httpx2=None, stamina=None)
+sys.modules.update(apprise=None, httpx2=None)
 import fapilog
 for name in fapilog._ON_DEMAND:
     try:
@@ -104,7 +103,6 @@ def test_a_missing_extra_is_named() -> None:
 
 # Of the modules that need the library of an extra: their names, the library, and the extra.
 MODULES = {
-    "delivery.retry": ("stamina", "retry"),
     "integrations.django": ("django", "django"),
     "integrations.flask": ("flask", "flask"),
     "integrations.sqlalchemy": ("sqlalchemy", "sqlalchemy"),

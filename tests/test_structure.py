@@ -79,7 +79,6 @@ EXTRAS = {
     "psycopg",
     "rich",
     "sqlite3",
-    "stamina",
     "structlog",
     "typer",
 }

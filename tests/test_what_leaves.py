@@ -49,7 +49,7 @@ def test_the_table_is_made_of_the_code() -> None:
 def test_no_watcher_sees_a_secret_or_a_person(tmp_path: Path, watcher: str, backend: str) -> None:
     """Whatever fails, a crash reporter, a tracer or a log gets no secret and no person, and all of the application."""
     libraries, seen = WATCHERS[watcher]
-    for library in ("apprise", "httpx2", "stamina", *libraries):
+    for library in ("apprise", "httpx2", *libraries):
         pytest.importorskip(library)
     child = subprocess.run(
         [sys.executable, "-m", "tests.programs.watched_alerts", str(tmp_path), backend, watcher],

@@ -35,7 +35,7 @@ from ._hints import (
 from .core.alerting import AlertDispatcher, NoopAlertDispatcher
 from .delivery.route import Condition, when
 from .record.kinds import member
-from .record.options import did_you_mean
+from .record.options import did_you_mean, nearest
 
 __all__ = ["DESTINATIONS", "STORAGES", "Reader", "Reference", "class_of"]
 
@@ -173,8 +173,9 @@ class Reader:
             if key not in possible:
                 # Some keys are shorter than the arguments that they stand for.
                 meant = next((each for each, option in possible.items() if option.name == key), None)
-                nearest = did_you_mean(meant or str(key), possible) or f"; there are {', '.join(possible)}"
-                self.problems.append(f"{self._joined(where, str(key))}: there is no such option{nearest}")
+                near = nearest(meant or str(key), possible)
+                hint = f"did you mean {self._joined(where, near)}?" if near else f"there are {', '.join(possible)}"
+                self.problems.append(f"{self._joined(where, str(key))}: there is no such option; {hint}")
         found: dict[str, Any] = {}
         is_whole = True
         for key, option in possible.items():

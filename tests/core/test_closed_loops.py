@@ -163,6 +163,21 @@ def test_the_replication_continues_in_another_loop(tmp_path: Path) -> None:
     assert [each.message for each in asyncio.run(replica.read(0, 10)) if isinstance(each, AuditEvent)] == ["copied"]
 
 
+def test_synchronous_code_starts_the_replication_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The next call of `trail.sync` starts the trail, as its first call would; an asynchronous call only says so."""
+    replica = MemoryStorage()
+    trail = AuditTrail(storage_path=tmp_path, replica=replica)
+    in_a_closed_loop(trail.start)
+    asyncio.run(trail.drain())
+    assert "nothing copies its records, until it is started again" in caplog.text
+    asyncio.run(trail.log_event(AuditEventType.DATA_ACCESS, "1"))
+    assert not trail.is_started
+    trail.sync.log_event(AuditEventType.DATA_ACCESS, "2")
+    trail.sync.stop()
+    copied = asyncio.run(replica.read(0, 10))
+    assert [each.message for each in copied if isinstance(each, AuditEvent)] == ["1", "2"]
+
+
 class _Hanging(MemoryStorage):
     """Hangs when it is searched, as long as it is told to."""
 

@@ -1,5 +1,6 @@
 """The methods for the everyday events, and the decorator that records how something ends."""
 
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,34 @@ async def test_audited_functions(trail: AuditTrail) -> None:
     events = await trail.get_events()
     assert [event.operation for event in events] == ["write", *["compute"] * 6]
     assert [event.outcome for event in events] == [AuditOutcome.FAILURE, *[AuditOutcome.SUCCESS] * 6]
+
+
+@pytest.mark.may_block
+def test_a_generator_is_refused(trail: AuditTrail) -> None:
+    """The call of a generator runs nothing: its success would be recorded before it began, and no failure ever."""
+
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    async def letters() -> AsyncIterator[str]:
+        yield "a"
+
+    for generator in (numbers, letters):
+        with pytest.raises(TypeError, match=r"expected a function; got the generator .*: use `with` inside of it"):
+            trail.audited("export")(generator)
+
+
+async def test_an_object_that_is_called_like_a_coroutine(trail: AuditTrail) -> None:
+    """Its call is over when it was awaited, and not before."""
+
+    class Export:
+        async def __call__(self) -> None:
+            await anyio.lowlevel.checkpoint()
+            raise KeyError("k")
+
+    with pytest.raises(KeyError):
+        await trail.audited("export")(Export())()
+    assert [event.outcome for event in await trail.get_events()] == [AuditOutcome.FAILURE]
 
 
 async def test_a_cancelled_block_is_recorded(trail: AuditTrail) -> None:

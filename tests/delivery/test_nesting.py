@@ -20,6 +20,7 @@ from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
+from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route, when
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 from tests.doubles.dispatchers import Managed, event
@@ -28,10 +29,8 @@ Leaf = Callable[[], AlertDispatcher]
 
 
 def retrying(inner: AlertDispatcher) -> AlertDispatcher:
-    """Return one without waits; it needs stamina."""
-    retry = pytest.importorskip("fapilog.delivery.retry", exc_type=ImportError)
-    wrapped: AlertDispatcher = retry.Retrying(inner, wait_initial=0, wait_jitter=0)
-    return wrapped
+    """Return one without waits."""
+    return Retrying(inner, wait_initial=0, wait_jitter=0)
 
 
 def limited(inner: AlertDispatcher) -> RateLimit:

@@ -101,6 +101,17 @@ async def test_a_stored_event_is_in_the_outbox(database: Server, storage: Postgr
     assert (alert.event.sequence_number, alert.severity) == (1, "security")
 
 
+async def test_a_role_whose_backslashes_are_escapes(database: Server, name: str) -> None:
+    """With the settings that an old application needs, an alert arrives as it would with any others."""
+    old = "-c standard_conforming_strings=off -c backslash_quote=on -c bytea_output=escape"
+    storage, inner = PostgresStorage(f"{database.dsn(user='service')} options='{old}'", name), RecordingDispatcher()
+    async with AuditTrail(storage=storage, alert_dispatcher=pager(inner, storage)) as trail:
+        event_id = await trail.log_security_event(VIOLATION, "C:\\new", user_id="O'Brien\\")
+        [alert] = await inner.wait_for(1)
+    assert [alert.event] == await trail.get_events(message="C:\\new", user_id="O'Brien\\")
+    assert alert.event.event_id == event_id
+
+
 async def test_an_event_that_is_not_stored_leaves_no_alert(database: Server, storage: PostgresStorage) -> None:
     """What is rolled back with the record, or is there already, is in no outbox."""
     async with AuditTrail(storage=storage, alert_dispatcher=pager(Scripted(), storage)) as trail:
@@ -449,7 +460,7 @@ async def test_a_deposit_without_its_server(database: Server) -> None:
     with pytest.raises(TypeError, match="storage: expected the PostgresStorage of the trail; got a MemoryStorage"):
         PostgresDeposit(MemoryStorage())  # type: ignore[arg-type]
     for wrong in ("", "x" * 201, "a\nb"):
-        with pytest.raises(ValueError, match="name: expected at most 200 characters that can be printed"):
+        with pytest.raises(ValueError, match="name: expected 1 to 200 characters that can be printed"):
             PostgresDeposit(away, name=wrong)
 
 
@@ -479,7 +490,7 @@ def test_what_is_no_outbox(storage: PostgresStorage) -> None:
     """A storage of another kind, a name that is too long, and two of one name are refused in words."""
     with pytest.raises(TypeError, match="storage: expected the PostgresStorage of the trail; got a MemoryStorage"):
         PostgresOutbox(Scripted(), MemoryStorage())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="name: expected at most 200 characters; got 201"):
+    with pytest.raises(ValueError, match="name: expected 1 to 200 characters that can be printed; got 'x"):
         pager(Scripted(), storage, name="x" * 201)
     with pytest.raises(ValueError, match="got two outboxes of one name"):
         FanOut([pager(Scripted(), storage), pager(Scripted(), storage)])

@@ -92,6 +92,23 @@ def test_all_that_is_cut_is_named() -> None:
     assert event.metadata[cut(long, 8_192)] == 2
 
 
+@pytest.mark.parametrize("text", ["short", "long " * 20_000])
+def test_what_is_left_out_is_named(text: str) -> None:
+    """The inside of what is nested too deeply, and tags beyond a thousand, are named as texts that are cut."""
+    deep: dict[str, Any] = {}
+    for _ in range(100):
+        deep = {"d": deep}
+    event = made(metadata={"x": deep, "y": text}, changes={"z": (1, deep)}, regulatory_tags=map(str, range(2_000)))
+    assert set(event.truncated) - {"metadata.y"} == {"metadata.x", "changes.z", "regulatory_tags"}
+
+
+def test_a_value_that_holds_itself_is_whole() -> None:
+    """A circle is not followed, and nothing of it is left out."""
+    circle: list[Any] = [1]
+    circle.append(circle)
+    assert made(metadata={"x": circle}).truncated == ()
+
+
 def test_what_fits_is_whole() -> None:
     """Texts up to their limits are stored as they are, and nothing is named."""
     event = made(message="m" * 65_536, user_agent="u" * 8_192, metadata={"sql": "s" * 65_536, "k" * 8_192: 1})

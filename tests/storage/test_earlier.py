@@ -51,12 +51,23 @@ def test_each_changed_byte_is_found(old: Path) -> None:
 def test_records_that_are_missing_or_moved_are_found(old: Path) -> None:
     """A record that does not follow the one before it is found, with its place."""
     first, second, third, fourth = file_in(old).read_bytes().splitlines(keepends=True)
-    for lines in ([second, third, fourth], [first, third, second, fourth], [first, first, second], [first, fourth]):
+    for lines in ([second, third, fourth], [first, fourth], [second, first], [first, second, second], [third, second]):
         file_in(old).write_bytes(b"".join(lines))
-        found = verify_earlier(old)
-        assert (found.problem is None) == (lines == [first, first, second])
+        assert "follows no record" in (verify_earlier(old).problem or "")
     file_in(old).write_bytes(first + b"\n" + second[:100])
     assert "line 3" in (verify_earlier(old).problem or "")
+
+
+def test_processes_that_wrote_at_once(old: Path) -> None:
+    """The records of several processes may stand between each other, over the days too: each run is a chain."""
+    file = file_in(old)
+    first, second, third, fourth = file.read_bytes().splitlines(keepends=True)
+    for lines in ([first, third, second, fourth], [third, first, fourth, second]):
+        file.write_bytes(b"".join(lines[:3]))
+        (old / "audit_9999-12-31.jsonl").write_bytes(lines[3])
+        found = verify_earlier(old)
+        assert (found.records, found.runs, found.problem) == (4, 2, None)
+        assert found.checksum == json.loads(lines[3])["checksum"]
 
 
 def test_whose_it_is(old: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _ranges
-from fapilog.storage.postgres import PostgresStorage, _reading, connection, install_schema, schema_sql
+from fapilog.storage.postgres import PostgresStorage, _reading, _writing, connection, install_schema, schema_sql
 from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
 from fapilog.storage.postgres._searching import questions_of
 from fapilog.storage.postgres.connection import Connection
@@ -171,7 +171,31 @@ def test_a_reader_reads_and_verifies(storage: PostgresStorage, database: Server,
     with pytest.raises(AuditStorageError, match=r"permission denied for table heads \(42501\)$"):
         append(reader, "c")
     assert without_loop(storage.trouble()) is None
+    unchanged = PostgresStorage(f"{database.dsn(user='service')} options='-c default_transaction_read_only=on'", trail)
+    assert without_loop(unchanged.trouble()) == "the server takes no changes: default_transaction_read_only is on"
+    without_loop(unchanged.aclose())
     without_loop(reader.aclose())
+
+
+SECRET = "not-shown"
+
+
+class Panic(BaseException):
+    """The panic of an extension module: no `Exception`."""
+
+
+def test_a_password_that_can_t_be_had(database: Server, trail: str) -> None:
+    """Whatever the function raises, or returns, that gives the password, the error names it, and shows nothing."""
+
+    def panic() -> str:
+        raise Panic(SECRET)
+
+    functions: dict[str, Any] = {"Panic": panic, "ValueError": lambda: f"{SECRET}\udcff", "TypeError": SECRET.encode}
+    for name, function in functions.items():
+        storage = PostgresStorage(database.dsn(user="service"), trail, password=function, timeout=0.01)
+        with pytest.raises(AuditStorageError, match=rf"the DSN or the password can't be read \({name}\)$") as caught:
+            append(storage, "a")
+        assert SECRET not in str(caught.getrepr(showlocals=True))
 
 
 def test_the_tables_are_made_once(database: Server) -> None:
@@ -447,6 +471,25 @@ def test_a_call_within_a_call_is_refused(storage: PostgresStorage) -> None:
     assert len(without_loop(storage.read(0, 10))) == 1
 
 
+async def test_more_than_a_transaction_takes(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many bytes wait at once, a transaction takes a part of them, and all are stored, in their order."""
+    monkeypatch.setattr(_writing, "_MOST_BYTES", 50_000)
+    sizes: list[int] = []
+    copied = _writing.Batch._copy
+
+    def copy(self: _writing.Batch, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+        sizes.append(len(rows))
+        copied(self, connection, rows)
+
+    monkeypatch.setattr(_writing.Batch, "_copy", copy)
+    async with anyio.create_task_group() as tasks:
+        for number in range(25):
+            tasks.start_soon(storage.append, an_event(str(number), metadata={"body": "x" * 20_000}))
+    assert sum(sizes) == 25
+    assert max(sizes) == 3
+    assert (await storage.verify()).events_checked == 25
+
+
 def test_arguments_are_checked() -> None:
     """What can't be used is named, and no password is shown by any error or text."""
     for dsn in ("postgresql://u:hunter2@h:x/d=%", "password hunter2", "host=h pass word=hunter2"):
@@ -454,11 +497,17 @@ def test_arguments_are_checked() -> None:
             PostgresStorage(dsn, "t")
         assert "hunter2" not in str(caught.value)
         assert caught.value.__context__ is None
+    for dsn, password in (("password=hunter2\udcff", None), ("password=hunter2\0", None), ("", "hunter2\udcff")):
+        with pytest.raises(ValueError, match=r"^(dsn|password): expected UTF-8 without a NUL; got something") as caught:
+            PostgresStorage(dsn, "t", password=password)
+        assert caught.value.__context__ is None
     with pytest.raises(ValueError, match=r"^dsn: expected a whole number as connect_timeout; got something else$"):
         PostgresStorage("host=h connect_timeout=hunter2", "t")
-    for trail, error in (("", ValueError), ("x" * 201, ValueError), ("\0", ValueError), (1, TypeError)):
-        with pytest.raises(error, match=r"^trail: expected "):
-            PostgresStorage("", trail)  # type: ignore[arg-type]
+    for trail in ("", "x" * 201, "\0", "\ud800", "a\nb"):
+        with pytest.raises(ValueError, match=r"^trail: expected 1 to 200 characters that can be printed; got '"):
+            PostgresStorage("", trail)
+    with pytest.raises(TypeError, match=r"^trail: expected text; got an? int"):
+        PostgresStorage("", 1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^dsn: expected a text"):
         PostgresStorage(None, "t")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^timeout: "):
@@ -571,6 +620,19 @@ def test_who_has_waited_behind_others_in_vain_waits_no_longer(monkeypatch: pytes
     monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: next(now)))
     with pytest.raises(AuditStorageError, match=r"^cannot look in PostgreSQL 127.0.0.1:1/\S+: no answer in time$"):
         link.call("look", lambda _: None, 10)
+
+
+def test_the_reason_is_told_to_all_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call whose time is over says why the one before it failed, and not only that there was no answer."""
+    link = PostgresStorage("host=127.0.0.1 port=1", "t").link()
+
+    def refuse(*_: object) -> Connection:
+        raise psycopg.OperationalError("password authentication failed")
+
+    monkeypatch.setattr(ServerAt, "connect", refuse)
+    for seconds in (0.01, 0):
+        with pytest.raises(AuditStorageError, match=r"^cannot look in .*: password authentication failed$"):
+            link.call("look", lambda _: None, seconds)
 
 
 def test_a_wait_is_given_up_by_another_thread(database: Server) -> None:

@@ -3,9 +3,12 @@
 import tempfile
 import tracemalloc
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import anyio
 import pytest
@@ -182,13 +185,45 @@ async def test_counts_are_of_any_member(tmp_path: Path) -> None:
     await trail.log_event(AuditEventType.COMPLIANCE_CHECK, "m", user_id="root")
     await trail.log_data_access("patient/42", "read", metadata={"a.b": {"c.d": 1}, "metadata": {"x": 2}, "": 3})
     assert await trail.count_by("metadata.http.status") == {"200": 2, "403": 1, "": 2}
-    for field, value in (("a.b", "{'c.d': 1}"), ("metadata.x", "2"), ("", "3"), ("http.status.x", None)):
+    for field, value in (("a.b", '{"c.d":1}'), ("metadata.x", "2"), ("", "3"), ("http.status.x", None)):
         expected = {"": 5} if value is None else {"": 4, value: 1}
         assert await trail.count_by(f"metadata.{field}") == expected, field
     assert await trail.count_by("target.type") == {"": 4, "patient": 1}
     assert await trail.count_by("error.type") == {"": 5}
     assert await trail.count_by("user_id", event_type=AuditEventType.COMPLIANCE_CHECK) == {"root": 1}
     assert await trail.count_by("event_type") == {"data_access": 4, "compliance_check": 1}
+
+
+async def test_no_two_values_are_counted_as_one(tmp_path: Path) -> None:
+    """A label has all of the value, as JSON: two actors are two; what is asked for by TYPE/ID is under that."""
+    trail = AuditTrail(storage_path=tmp_path)
+    for name in ("backup", "billing", "billing"):
+        actor = Actor(id=name, type="service")
+        await trail.log_data_access("patient/42", "read", actor=actor, regulatory_tags="PCI", metadata={"paid": True})
+    expected = {"actor": ['{"id":"billing","type":"service"}', '{"id":"backup","type":"service"}']}
+    expected |= {"target": ["patient/42"], "regulatory_tags": ['["PCI"]'], "metadata.paid": ["true"]}
+    expected |= {"log_level": ["info"], "contains_pii": ["false"]}
+    for field, labels in expected.items():
+        assert list(await trail.count_by(field)) == labels
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [UUID(int=7), Decimal("1.50"), date(2026, 3, 1), b"ab", Colour.RED, (1, "x\udcff"), float("nan"), {"n": {2: 3}}],
+    ids=repr,
+)
+@pytest.mark.parametrize("place", ["files", "memory"])
+async def test_a_value_is_found_by_itself(tmp_path: Path, place: str, value: Any) -> None:
+    """What was recorded in the metadata is what can be asked for, whatever it is stored as."""
+    trail = AuditTrail(storage=MemoryStorage() if place == "memory" else FileStorage(tmp_path))
+    event_id = await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata={"of": {"it": value}})
+    await trail.log_event(AuditEventType.DATA_ACCESS, "m", metadata={"of": {"it": "another"}})
+    for asked in ({"of.it": value}, {"of": {"it": value}}):
+        assert [each.event_id for each in await trail.get_events(metadata=asked)] == [event_id]
 
 
 @pytest.mark.one_backend
@@ -234,6 +269,9 @@ async def test_a_count_by_nothing_that_events_have(
     ("asked", "error", "says"),
     [
         ({"after": "1"}, TypeError, "^after: expected"),
+        ({"after": 1.5}, TypeError, "^after: expected a whole number; got a float"),
+        ({"user_id": ["alice", "bob"]}, TypeError, "^user_id: expected a text; got a list"),
+        ({"actor": Actor(id="alice")}, TypeError, "^actor: expected a text; got a Actor"),
         ({"before": -1}, ValueError, "^before: expected"),
         ({"min_level": "loud"}, ValueError, "^min_level: expected one of debug"),
         ({"event_type": ["nonsense"]}, ValueError, "^event_type: expected one of"),

@@ -208,6 +208,12 @@ async def test_a_day_that_no_archive_takes_stays_with_all_behind_it(
         assert [name for name in files(tmp_path / "trail") if name < day_file(1)] == kept
     assert numbers(tmp_path / "trail")[:1] == [4]
     await trail.stop()
+    # Nor are days behind it archived: the archive has no gap.
+    report = await trail_in(tmp_path / "trail", None, archive_after_days=30).apply_retention(archive=trail._archive)
+    words = ["it is too large to be compressed", "an older day is too large to be archived"]
+    assert [day.kept for day in report.days] == words
+    assert files(tmp_path / "archive") == [f"{day_file(40)}.gz"]
+    assert verified(tmp_path / "archive") == (True, ChainStatus.OK, 3, None)
     # Without an archive nothing has to be compressed first.
     await trail_in(tmp_path / "trail").apply_retention()
     assert [name for name in files(tmp_path / "trail") if name < day_file(1)] == []
@@ -244,7 +250,7 @@ async def test_nothing_is_removed_that_the_archive_lacks(directory: Path, tmp_pa
     archive = tmp_path / "archive"
     archive.mkdir()
     (archive / f"{day_file(39)}.gz").write_bytes(change)
-    with pytest.raises(AuditStorageError, match="read back, it differs from the trail"):
+    with pytest.raises(AuditStorageError, match=r"read back, it differs from the trail; nothing is deleted$"):
         await trail_in(directory).apply_retention(archive=archive)
     assert (archive / f"{day_file(39)}.gz").read_bytes() == change
     assert verified(directory)[:3] == (True, ChainStatus.OK, 18)

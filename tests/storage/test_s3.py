@@ -166,7 +166,7 @@ def test_something_else_of_that_name(s3: S3, bucket: str, archive: S3Archive, tm
     file = packed(tmp_path)
     s3.client.put_object(Bucket=bucket, Key=f"clinic/{file.path.name}", Body=there)
     archive.put(file)
-    with pytest.raises(AuditStorageError, match="read back, it differs from the trail; nothing is deleted"):
+    with pytest.raises(AuditStorageError, match="read back, it differs from the trail"):
         archive.prove(file)
     with archive.open(file.path.name) as found:
         assert found.read() == there
@@ -184,7 +184,7 @@ def test_an_object_without_a_checksum(s3: S3, bucket: str, archive: S3Archive, t
 def test_nothing_there(archive: S3Archive, tmp_path: Path) -> None:
     """A day that is not there is no proof, and can't be opened."""
     file = packed(tmp_path)
-    with pytest.raises(AuditStorageError, match=r"there is no such object \(404, HTTP 404\); nothing is deleted"):
+    with pytest.raises(AuditStorageError, match=r"there is no such object \(404, HTTP 404\)"):
         archive.prove(file)
     with pytest.raises(AuditStorageError, match="there is no such object"):
         archive.open(file.path.name)
@@ -259,7 +259,7 @@ def test_a_lock_that_is_none(s3: S3, archive: S3Archive, tmp_path: Path, headers
     file = packed(tmp_path)
     archive.put(file)
     s3.faults += [Fault("HEAD", headers=headers)] * 2
-    with pytest.raises(AuditStorageError, match=r"expected a lock in mode COMPLIANCE until .*; nothing is deleted"):
+    with pytest.raises(AuditStorageError, match=r"expected a lock in mode COMPLIANCE until .*"):
         archive.prove(file)
 
 
@@ -286,7 +286,7 @@ def test_what_does_not_pass(s3: S3, archive: S3Archive, tmp_path: Path, monkeypa
     pauses: list[float] = []
     monkeypatch.setattr("fapilog.storage.s3.sleep", pauses.append)
     s3.faults += [Fault("PUT", 503, "SlowDown")] * 9
-    with pytest.raises(AuditStorageError, match=r"S3 refuses it \(SlowDown, HTTP 503\); nothing is deleted"):
+    with pytest.raises(AuditStorageError, match=r"S3 refuses it \(SlowDown, HTTP 503\)"):
         archive.put(packed(tmp_path))
     assert len(s3.sent("PUT")) == 6
     assert all(base / 2 <= pause <= base for base, pause in zip((0.5, 1, 2, 4, 8), pauses, strict=True))
@@ -346,7 +346,9 @@ def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: S3)
     """Where nobody listens, the error says so, and has nothing of the address."""
     monkeypatch.setattr("fapilog.storage.s3.sleep", lambda _: None)
     away = S3Archive("b", prefix="clinic", endpoint="http://user:s3cr3t@127.0.0.1:9")
-    with pytest.raises(AuditStorageError, match=r"s3://b/clinic: S3 could not be asked") as caught:
+    with pytest.raises(
+        AuditStorageError, match=r"^s3://b/clinic: S3 could not be asked: it can't be reached"
+    ) as caught:
         away.sizes()
     assert "s3cr3t" not in "".join(map(str, (caught.value, caught.value.__cause__, repr(away))))
 
@@ -402,7 +404,7 @@ def test_without_credentials(s3: S3, bucket: str, tmp_path: Path, monkeypatch: p
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    with pytest.raises(AuditStorageError, match="NoCredentialsError"):
+    with pytest.raises(AuditStorageError, match=r"there are no credentials: see where .* \(NoCredentialsError\)$"):
         S3Archive(bucket, endpoint=s3.url).put(packed(tmp_path))
     assert not s3.requests
 
@@ -473,8 +475,16 @@ def test_many_days(s3: S3, bucket: str) -> None:
 @pytest.mark.parametrize("endpoint", ["https://u:hunter2@[", "https://u:hunter2@x y", "http://u:hunter2@:80"])
 def test_an_endpoint_that_is_no_address(endpoint: str) -> None:
     """What boto3 takes for no address is an error of the archive, without the password in it."""
-    with pytest.raises(AuditStorageError, match=r"^s3://bucket: the endpoint is no address; nothing is deleted$"):
+    with pytest.raises(AuditStorageError, match=r"^s3://bucket: the endpoint is no address$"):
         S3Archive("bucket", endpoint=endpoint, region="eu-west-1").sizes()
+
+
+def test_a_region_that_is_none(s3: S3) -> None:
+    """It is the region that is wrong, and not the endpoint, whose words would lead astray."""
+    with pytest.raises(
+        AuditStorageError, match=r"^s3://bucket: .* the region is no name of one \(InvalidRegionError\)$"
+    ):
+        S3Archive("bucket", region="eu west", endpoint=s3.url).sizes()
 
 
 @pytest.mark.parametrize("answer", [{}, {"NextContinuationToken": "x"}], ids=["no token", "one token for ever"])

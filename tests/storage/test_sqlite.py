@@ -457,3 +457,31 @@ def test_the_room_for_the_file_is_looked_at(tmp_path: Path) -> None:
         assert without_loop(storage.concerns()) == {}
         (tmp_path / "ballast").write_bytes(bytes(9_600_000))
         assert without_loop(storage.concerns()).keys() == {"capacity"}
+
+
+# Exit handlers run in the reverse order: after the finalizers, which the first connection registers.
+AT_EXIT = """
+import atexit, sys
+
+def log():
+    print(trail.sync.log_event("billing.refund", "at the exit"))
+
+atexit.register(log)
+
+from fapilog import AuditTrail
+from fapilog.storage.sqlite import SQLiteStorage
+
+trail = AuditTrail(storage=SQLiteStorage(sys.argv[1]))
+print(trail.sync.log_event("billing.refund", "before"))
+"""
+
+
+@pytest.mark.slow
+def test_an_event_of_any_exit_handler_is_stored(tmp_path: Path) -> None:
+    """An exit handler that was registered before everything else may log, though the connection is closed by then."""
+    ended = subprocess.run(
+        [sys.executable, "-c", AT_EXIT, str(tmp_path / "audit.db")], capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
+    stored = AuditTrail(storage=SQLiteStorage(tmp_path / "audit.db")).sync.get_events()
+    assert [event.event_id for event in stored] == ended.stdout.split()[::-1]

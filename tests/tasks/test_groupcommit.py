@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import subprocess
 import sys
 import threading
@@ -73,6 +74,74 @@ async def test_who_comes_meanwhile_shares_the_next_commit(disk: Disk) -> None:
     assert results == {number: 2 * number for number in range(100)}
     assert [len(batch) for batch in disk.batches] == [1, 99]
     await until(lambda: not commits.busy)
+
+
+class Part:
+    """Commits at most three numbers at a time by doubling them, and fails with the number 13."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def commit(self, items: Iterable[int]) -> list[int]:
+        batch = list(itertools.islice(items, 3))
+        self.batches.append(batch)
+        if 13 in batch:
+            raise AuditStorageError("disk full")
+        return [2 * number for number in batch]
+
+
+async def test_a_commit_may_take_a_part() -> None:
+    """Items that a commit does not ask for are the first of the next, in their order, but for one that has left."""
+    part = Part()
+    commits = GroupCommit(part.commit, interrupted=InterruptedError())
+    results: dict[int, object] = {}
+    async with anyio.create_task_group() as tasks, anyio.create_task_group() as leaving:
+        with commits._turn:
+            for number in range(9):
+                (leaving if number == 5 else tasks).start_soon(submit, commits, number, results)
+                await until(lambda count=number + 1: len(commits._waiting) == count)  # type: ignore[misc]
+            commits._commit_batch()
+            await until(lambda: len(results) == 3)
+            leaving.cancel_scope.cancel()
+            await until(lambda: any(place.is_left for place in commits._taken))
+            assert commits.busy
+    assert part.batches == [[0, 1, 2], [3, 4, 6], [7, 8]]
+    assert results == {number: 2 * number for number in range(9) if number != 5}
+    assert without_loop(commits.submit(9)) == 18
+
+
+async def test_all_that_wait_fail_with_a_part() -> None:
+    """Where a part can't be committed, the callers behind it do not wait for the same failure again."""
+    part = Part()
+    commits = GroupCommit(part.commit, interrupted=InterruptedError())
+    results: dict[int, object] = {}
+    async with anyio.create_task_group() as tasks:
+        with commits._turn:
+            for number in range(11, 20):
+                tasks.start_soon(submit, commits, number, results)
+                await until(lambda count=number - 10: len(commits._waiting) == count)  # type: ignore[misc]
+    assert part.batches == [[11, 12, 13]]
+    assert results == dict.fromkeys(range(11, 20), "disk full")
+
+
+def test_threads_commit_for_the_callers_before_them() -> None:
+    """A caller without a loop commits part by part, until its own item is committed, and no caller is forgotten."""
+    part = Part()
+    commits = GroupCommit(part.commit, interrupted=InterruptedError())
+    results: dict[int, object] = {}
+    threads = [
+        threading.Thread(target=lambda number=number: without_loop(submit(commits, number, results)))
+        for number in range(14, 54)
+    ]
+    with commits._turn:
+        for thread in threads:
+            thread.start()
+        while len(commits._waiting) < len(threads):
+            pass
+    for thread in threads:
+        thread.join()
+    assert results == {number: 2 * number for number in range(14, 54)}
+    assert sorted(map(len, part.batches)) == [1] + 13 * [3]
 
 
 async def test_a_failed_commit_fails_for_all_that_share_it(disk: Disk) -> None:

@@ -73,7 +73,7 @@ def test_threads_add_while_the_garbage_collector_calls_back() -> None:
     gc.callbacks.append(let_others_in)
     gc.set_threshold(1, 1, 1)
     try:
-        for _ in range(30):
+        for _ in range(10):
             assert set(kept) <= set(living.all())
     finally:
         gc.set_threshold(*thresholds)

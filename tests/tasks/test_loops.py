@@ -10,6 +10,7 @@ import anyio.to_thread
 import pytest
 import trio
 
+from fapilog.tasks import loops
 from fapilog.tasks.events import Condition, Event
 from fapilog.tasks.loops import Loop, LoopClosedError, finished, is_without_loop, without_loop
 from fapilog.tasks.threads import in_thread
@@ -165,6 +166,27 @@ def test_a_thread_does_not_wait_for_a_loop_that_ends(backend: str) -> None:
     anyio.run(main, backend=backend)
     threads[0].join(60)
     assert len(errors) == 1
+
+
+@pytest.mark.real_time
+def test_a_thread_does_not_wait_for_ever_for_a_loop_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an open loop does not run, the thread that waits for it gives up with words; a slow call is waited for."""
+    monkeypatch.setattr(loops, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(loops, "_PATIENCE", 0.05)
+    seconds = 20 * loops._PATIENCE
+
+    async def slow() -> Loop:
+        await anyio.sleep(seconds)
+        return Loop.current()
+
+    async def answer() -> None:
+        here = Loop.current()
+        assert await anyio.to_thread.run_sync(here.run, slow) == here
+
+    with asyncio.Runner() as runner:
+        runner.run(answer())
+        with pytest.raises(RuntimeError, match=r"does not run, or is blocked: no answer for 0\.05 s"):
+            Loop(runner.get_loop()).run(slow)
 
 
 async def add(left: int, right: int) -> int:

@@ -13,6 +13,7 @@ from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, File
 from .._extras import MissingExtraError
 from ..record.chain import ChainError
 from ..storage._files.directory import cannot
+from ..storage._files.names import SUFFIX, is_name
 from ..storage._together import verify_together
 from ..storage.archive import Archive, is_address, require_archive
 from ..storage.archived import ArchiveStorage
@@ -63,6 +64,8 @@ def _place(given: Where | str) -> Where | str:
     path = Path(given)
     if not path.exists():
         raise typer.BadParameter(f"Directory {given!r} does not exist.")
+    if path.is_file() and is_name(path.name.removesuffix(SUFFIX)):
+        raise typer.BadParameter(f"{given!r} is a file of a trail; expected its directory, {str(path.parent)!r}.")
     return SQLiteStorage(path) if path.is_file() else path
 
 
@@ -150,6 +153,8 @@ def storage_at(given: str, trail: str | None, hint: str) -> AuditStorage:
     """
     if is_dsn(given):
         return in_postgres(given, trail, hint)
+    if is_address(given):
+        return ArchiveStorage(archive_at(given))
     path = Path(given)
     is_file = path.is_file() or (not path.exists() and path.suffix in _FILES)
     return SQLiteStorage(path) if is_file else FileStorage(path)

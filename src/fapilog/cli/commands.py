@@ -1,13 +1,10 @@
 """The commands, as typer takes them."""
 
-import contextlib
 import functools
 import importlib.metadata
 import importlib.util
 import re
 import shlex
-import tempfile
-from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -102,25 +99,21 @@ def demo(
     """
     if importlib.util.find_spec(backend) is None:
         raise typer.BadParameter(f"needs the package of that name: pip install {backend}", param_hint="--backend")
+    if keep is not None:
+        _make_empty(keep)
     screen = Screen(Output(), requests=REQUESTS)
-    with _directory(keep) as directory:
-        as_it_should_be = anyio.run(functools.partial(run, screen, directory), backend=backend)
+    as_it_should_be = anyio.run(functools.partial(run, screen, keep), backend=backend)
     if as_it_should_be is None:
         raise typer.Exit(INTERRUPTED)
     if keep is None:
-        screen.heading(f"The trail was in {directory}. Try: fapilog demo --keep DIR, then fapilog verify DIR")
+        screen.heading("That trail is gone. Try: fapilog demo --keep DIR, then fapilog verify DIR")
     else:
-        screen.heading(f"The trail is in {directory}. Try: fapilog verify {shlex.quote(str(directory))}")
+        screen.heading(f"The trail is in {keep}. Try: fapilog verify {shlex.quote(str(keep))}")
     raise typer.Exit(0 if as_it_should_be else NO)
 
 
-@contextlib.contextmanager
-def _directory(keep: Path | None) -> Generator[Path, None, None]:
-    """Yield an empty directory: *keep*, or one that is gone afterwards."""
-    if keep is None:
-        with tempfile.TemporaryDirectory(prefix="fapilog-") as name:
-            yield Path(name)
-        return
+def _make_empty(keep: Path) -> None:
+    """Make the directory *keep*, or raise BadParameter if it can't be made or is not empty."""
     try:
         keep.mkdir(mode=0o700, parents=True, exist_ok=True)
         empty = not any(keep.iterdir())
@@ -129,7 +122,6 @@ def _directory(keep: Path | None) -> Generator[Path, None, None]:
     if not empty:
         # It might be a trail, and the demonstration damages it.
         raise typer.BadParameter(f"{keep} is not empty", param_hint="--keep")
-    yield keep
 
 
 @app.command()
@@ -193,17 +185,24 @@ def recover(
     Stop the services that write to it first, copy the directory, and find the cause. Nothing in the files is changed
     or deleted. From then on `fapilog verify` says "recovered", and never again that the trail is intact.
 
-    Exit code: 0 if the damage is sealed, 1 if there is none, 2 if the trail can't be read or written.
+    Exit code: 0 if the damage is sealed, 1 if there is none, 2 if the trail can't be read or written or is not there.
     """
     if not reason.strip():
         raise typer.BadParameter("expected the reason in words", param_hint="--reason")
+    try:
+        require_trail(directory)
+    except AuditStorageError as error:
+        raise failed(error) from None
+    if is_of_earlier(directory):
+        raise failed(f"{directory} is a trail of the earlier fapilog: `fapilog continue` begins one that continues it")
     try:
         sealed = seal_damage(directory.absolute(), reason[:_LONGEST_REASON], user_id=operator())
     except OSError as error:
         raise failed(f"cannot recover {directory}: {error.strerror}") from None
     except ChainError as broken:
         # Damage of a compressed day, or of the anchor: no bytes of records that could be sealed.
-        raise failed(f"cannot recover {directory}: {broken}") from None
+        words = "put that file back from a copy; or move it elsewhere, and recover again"
+        raise failed(f"cannot recover {directory}: {broken}: {words}") from None
     if sealed is None:
         raise failed("there is nothing to recover", NO)
     number, damage = sealed

@@ -33,6 +33,8 @@ def continue_(
         found = verify_earlier(old) if is_of_earlier(old) else None
         if found is not None and found.problem is None and not _begun(new, found):
             found = None
+    except ValueError as error:
+        raise typer.BadParameter(str(error).removeprefix("storage_path: "), param_hint="NEW") from None
     except AuditStorageError as error:
         raise failed(error) from None
     if found is None:

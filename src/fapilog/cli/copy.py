@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import AuditStorageError, ChainHead, TrailMismatchError
+from ..storage.archive import is_address
 from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
 from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
@@ -32,7 +33,8 @@ def copy(
 
     FROM and TO are directories with the files of a trail, or files of SQLite: a path is one if it is a file, or is not
     there and ends in .db, .sqlite or .sqlite3. Or trails in PostgreSQL: postgresql://clinic@host/audit with --trail
-    NAME, and the tables of `fapilog storage init`; a password is best in ~/.pgpass or in PGPASSWORD. Interrupted, it
+    NAME, and the tables of `fapilog storage init`; a password is best in ~/.pgpass or in PGPASSWORD. FROM may be an
+    archive too, a directory or s3://BUCKET/PREFIX: copied first, and then its trail, TO is whole again. Interrupted, it
     continues where it was when it is called again. The trail may be written to meanwhile; a last call, when its
     services have stopped, copies the rest.
 
@@ -41,7 +43,9 @@ def copy(
     """
     if source == target or (not is_dsn(source) and Path(source).resolve() == Path(target).resolve()):
         raise typer.BadParameter("expected another place than FROM", param_hint="TO")
-    if not is_dsn(source) and not Path(source).exists():
+    if is_address(target) and not is_dsn(target):
+        raise typer.BadParameter("expected a directory, a file of SQLite or postgresql://", param_hint="TO")
+    if not is_address(source) and not Path(source).exists():
         raise typer.BadParameter(f"there is no {plain(source)}", param_hint="FROM")
     if trail is not None and not (is_dsn(source) or is_dsn(target)):
         raise typer.BadParameter("expected FROM or TO in PostgreSQL", param_hint="--trail")

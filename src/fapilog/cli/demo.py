@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import signal
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+from anyio.abc import TaskStatus
 from prometheus_client import CollectorRegistry
 
 from .. import AuditChainVerificationResult, AuditEvent, AuditEventType, AuditTrail, ComplianceLevel, CompliancePolicy
@@ -37,13 +39,13 @@ _AFTER: Final = b'"user_id":"jim"'
 _BYTE: Final = _BEFORE.index(b"k")
 
 
-async def run(screen: Screen, directory: Path) -> bool | None:
+async def run(screen: Screen, keep: Path | None) -> bool | None:
     """
     Run the demonstration.
 
     Args:
         screen: Shows the demonstration.
-        directory: The directory of the trail; empty, or not there yet.
+        keep: The directory of the trail, empty; None for one that is gone afterwards, whatever signal comes.
 
     Returns:
         Whether everything was as it should be; None if a signal ended it early.
@@ -60,15 +62,26 @@ async def run(screen: Screen, directory: Path) -> bool | None:
         # The receiver outlives the clinic, also when a signal ends the clinic.
         on_call = await tasks.start(serve, take)
         with anyio.CancelScope() as story:
-            tasks.start_soon(_cancel_on_signal, story)
-            trail, all_arrived = await _serve_and_alert(screen, directory, on_call, posted)
-            as_it_should_be = await _verify_and_alter(screen, trail, directory) and all_arrived
+            await tasks.start(_cancel_on_signal, story)
+            with _directory(keep) as directory:
+                trail, all_arrived = await _serve_and_alert(screen, directory, on_call, posted)
+                as_it_should_be = await _verify_and_alter(screen, trail, directory) and all_arrived
         tasks.cancel_scope.cancel()
     return as_it_should_be
 
 
-async def _cancel_on_signal(scope: anyio.CancelScope) -> None:
+@contextmanager
+def _directory(keep: Path | None) -> Generator[Path, None, None]:
+    if keep is not None:
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="fapilog-") as name:
+        yield Path(name)
+
+
+async def _cancel_on_signal(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        task_status.started()
         async for _ in signals:
             scope.cancel()
 

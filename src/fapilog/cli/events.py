@@ -113,8 +113,8 @@ _Metadata = Annotated[
     list[Any] | None,
     typer.Option(metavar="NAME=VALUE", parser=_value, help="With this value in the metadata; may be repeated."),
 ]
-_After = Annotated[int | None, typer.Option(metavar="NUMBER", help="Behind the record with this number.")]
-_Before = Annotated[int | None, typer.Option(metavar="NUMBER", help="Before the record with this number.")]
+_After = Annotated[int | None, typer.Option(metavar="NUMBER", min=0, help="Behind the record with this number.")]
+_Before = Annotated[int | None, typer.Option(metavar="NUMBER", min=0, help="Before the record with this number.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")]
 _Id = Annotated[str | None, typer.Option("--id", metavar="EVENT_ID", help="The event with this id.")]
 
@@ -264,8 +264,9 @@ def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> I
     after = next((item.sequence_number or 0 for item in newest if isinstance(item, AuditEvent)), 0)
     hole = next((item for item in newest if isinstance(item, DamagedRecord)), None)
     before = after + 1 if wanted.before is None else min(after + 1, wanted.before)
-    yield from reversed(reader.find(wanted.numbered(after=wanted.after, before=before), last))
-    if hole is not None and last:
+    found = reader.find(wanted.numbered(after=wanted.after, before=before), last)
+    yield from reversed(found)
+    if hole is not None and last and hole not in found:
         yield hole
     while follow:
         page = reader.read(after, _PAGE)

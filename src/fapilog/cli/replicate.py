@@ -43,8 +43,8 @@ def replicate(
     if not is_dsn(dsn):
         raise typer.BadParameter("expected the database, as in postgresql://clinic@host/audit", param_hint="DSN")
     target = in_postgres(dsn, trail, "DSN")
-    replication = Replication(directory, target, name=trail, lag_limit=lag_limit)
     try:
+        replication = Replication(directory, target, name=trail, lag_limit=lag_limit)
         if once:
             require_trail(directory)
         anyio.run(_once if once else _follow, replication, place_of(dsn, target))

@@ -15,7 +15,7 @@ from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
 from ._ending import failed
-from ._place import archive_at
+from ._place import archive_at, require_trail
 from .screen import Output
 
 __all__ = ["retain"]
@@ -71,6 +71,7 @@ def retain(
         raise typer.BadParameter("expected --retention-days, --archive-after-days, or both")
     trail = AuditTrail(policy, directory)
     try:
+        require_trail(directory)
         keep_from = _first_that_stays([*(outboxes or ()), *_outboxes_in(directory)])
         report = trail.sync.apply_retention(archive=archive, keep_from=keep_from, dry_run=dry_run)
     except (AuditStorageError, OutboxError, ValueError) as error:
@@ -87,7 +88,7 @@ def _outboxes_in(directory: Path) -> list[Path]:
     """Return the files in *directory* that are outboxes: one that is beside its trail need not be named."""
     found: list[Path] = []
     for path in sorted(directory.iterdir()):
-        if path.is_file() and not path.name.startswith("audit_"):
+        if path.is_file():
             try:
                 with path.open("rb") as file:
                     header = file.read(72)

@@ -245,7 +245,10 @@ class Alerts:
             if self._life is not life:
                 return  # another thread is at it
             self._life = None
-        _log.error("a trail was not stopped before its event loop was closed: log_event itself sends its alerts")
+        copies = "" if self._replication is None else ", and nothing copies its records, until it is started again"
+        _log.error(
+            "a trail was not stopped before its event loop was closed: log_event itself sends its alerts%s", copies
+        )
         if self.background.home is not None:
             self.background.forget()
         self.catch_up = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
-from enum import Enum
 from typing import Any, Final, Generic, Literal, Self, TypeVar
+
+import msgspec
 
 from ..record.chain import is_intact
 from ..record.damage import DamagedRecord
@@ -218,4 +219,8 @@ _LONGEST_SHOWN: Final = 64
 
 
 def _label(value: object) -> str:
-    return "" if value is None else text(value.value if isinstance(value, Enum) else value)
+    if value is None:
+        return ""
+    # Of a target, the text by which it is asked for; of all else that is no text, its JSON.
+    plain = str(value) if isinstance(value, Target) else msgspec.to_builtins(value)
+    return text(plain) if isinstance(plain, str) else msgspec.json.encode(plain).decode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, isgeneratorfunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
@@ -15,6 +15,7 @@ from ..record.errors import reason
 from ..record.events import data_event_type
 from ..record.intake import keywords
 from ..record.kinds import AuditLogLevel, AuditOutcome
+from ..record.options import is_async
 from ..record.values import given_text
 from ..tasks.strangers import Log
 
@@ -100,7 +101,15 @@ class Audited:
             _complain(reason(failure))
 
     def __call__(self, function: F) -> F:
-        """Return *function*, asynchronous or not, with every call recorded."""
+        """
+        Return *function*, asynchronous or not, with every call recorded.
+
+        Raises:
+            TypeError: It is a generator, whose call runs nothing yet: its success would be recorded before it began.
+        """
+        if isgeneratorfunction(function) or isasyncgenfunction(function):
+            name = getattr(function, "__qualname__", "")
+            raise TypeError(f"expected a function; got the generator {name}: use `with` inside of it")
 
         @functools.wraps(function)
         async def wait(*args: Any, **kwargs: Any) -> Any:
@@ -112,7 +121,7 @@ class Audited:
             with self._again():
                 return function(*args, **kwargs)
 
-        return cast("F", wait if iscoroutinefunction(function) else call)
+        return cast("F", wait if is_async(function) else call)
 
     def _again(self) -> Audited:
         return Audited(self._trail, self._operation, dict(self._fields))

@@ -182,7 +182,8 @@ class SyncAuditTrail:
         Stop the trail, as `AuditTrail.stop` does, in the event loop that it is started in.
 
         Raises:
-            RuntimeError: This thread runs that event loop, which would wait for itself; use ``await trail.stop()``.
+            RuntimeError: This thread runs that event loop, which would wait for itself; use ``await trail.stop()``. Or
+                that loop does not answer.
         """
         self._wait_for(self._trail.stop)
 
@@ -191,7 +192,8 @@ class SyncAuditTrail:
         Wait until every alert has been sent or has failed.
 
         Raises:
-            RuntimeError: This thread runs the event loop that sends the alerts; use ``await trail.drain()``.
+            RuntimeError: This thread runs the event loop that sends the alerts; use ``await trail.drain()``. Or
+                that loop does not answer.
         """
         self._wait_for(self._trail.drain)
 

@@ -4,8 +4,6 @@ Try again where that may help.
     from fapilog.delivery.retry import Retrying
 
     trail = AuditTrail(alert_dispatcher=Retrying(slack), alert_timeout=65.0)
-
-Needs the extra ``retry``.
 """
 
 from __future__ import annotations
@@ -19,12 +17,6 @@ from typing import Final, Self
 import anyio
 import msgspec
 
-from .._extras import needs
-
-with needs("retry"):
-    import stamina
-    import stamina.instrumentation
-
 from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, reporter, require_dispatcher
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
@@ -35,10 +27,6 @@ from ..tasks.strangers import Log, contained
 from ._inner import Managers, kinds
 
 __all__ = ["Attempt", "Retrying"]
-
-# stamina loads its hooks, such as that for prometheus_client, when it is first asked for them: here, where no event
-# loop waits for it, and not at the first retry.
-stamina.instrumentation.get_on_retry_hooks()
 
 _log: Final = Log("fapilog.delivery")
 
@@ -147,11 +135,7 @@ class Retrying:
         called = anyio.current_time()
         end = called + self._timeout
         number = 0
-        wait: float | None = None
-
-        async def attempt() -> None:
-            nonlocal number, wait
-            wait = None
+        while True:
             await self._wait_out_the_pause(end)
             number += 1
             began = anyio.current_time()
@@ -172,16 +156,11 @@ class Retrying:
                 ),
                 waited=began - called,
             )
-            if error is not None:
+            if error is None:
+                return
+            if wait is None:
                 raise error
-
-        def next_wait(_: Exception) -> float | bool:
-            return False if wait is None else wait
-
-        # stamina's own timeout counts on another clock, and does not look at the wait ahead.
-        async for retry in stamina.retry_context(next_wait, attempts=self._attempts, timeout=None):
-            with retry:
-                await attempt()
+            await anyio.sleep(wait)
 
     async def _try_once(self, end: float, event: AuditEvent, severity: str, channel: str | None) -> Exception | None:
         """Call *inner* until the time is over, and return its exception."""

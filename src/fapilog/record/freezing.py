@@ -238,7 +238,9 @@ class Walk:
         if kind is not dict and kind is not list and issubclass(kind, _LEAVES):
             return self._leaf(value, kind)
         parents = self._parents
-        if len(parents) >= MAX_DEPTH or id(value) in parents:
+        is_too_deep = len(parents) >= MAX_DEPTH
+        if is_too_deep or id(value) in parents:
+            self._cuts += is_too_deep
             return self._text(str.__str__(reprlib.repr(value)))
         parents.append(id(value))
         try:

@@ -19,7 +19,7 @@ from .freezing import Walk, plain
 from .kinds import AuditLogLevel, AuditOutcome, member
 from .options import flag
 from .parties import Actor, Target, actor_parts, target_parts
-from .values import FrozenDict, cut, escaped, given_tags, given_text, mark_of
+from .values import MAX_TAGS, FrozenDict, cut, escaped, given_tags, given_text, mark_of
 
 __all__ = [
     "FIELDS",
@@ -214,9 +214,10 @@ class _Taken:
         self._parts: dict[str, dict[str, str]] = {}
         self._error: Described | None = None
         self._tags: tuple[str, ...] = ()
-        # The values of a mapping, as JSON, and how many it had where some were left out.
+        # The values of a mapping, as JSON, how many it had where some were left out, and the names of what was cut.
         self._values: dict[str, Any] = {}
         self._counts: dict[int, int] = {}
+        self._cuts: list[str] = []
         metadata: dict[str, Any] = {}
         for name, value in fields.items():
             # The most common kind first.
@@ -236,7 +237,7 @@ class _Taken:
             given_so = metadata.get("metadata")
             if type(given_so) is not dict or len(metadata) > 1:
                 given_so = merged(metadata) if "metadata" in metadata else metadata
-            self._values["metadata"] = self._as_json(given_so)
+            self._values["metadata"] = self._as_json("metadata", given_so)
 
     def _take(self, name: str, value: Any, metadata: dict[str, Any]) -> None:
         if name in _CHECKS:
@@ -245,19 +246,23 @@ class _Taken:
             self._error = described(value)
         elif name == "regulatory_tags":
             self._tags = tuple(given_tags(value))
+            if len(self._tags) > MAX_TAGS:
+                self._cuts.append(name)
         elif name == "changes":
-            self._values[name] = self._as_json(value if read_mapping(value) is not None else {"changes": value})
+            given = value if read_mapping(value) is not None else {"changes": value}
+            self._values[name] = self._as_json(name, given)
         else:
             self._parts[name], is_whole = (actor_parts if name == "actor" else target_parts)(value)
             if not is_whole:
                 metadata[name] = value
 
-    def _as_json(self, given: Any) -> FrozenDict:
+    def _as_json(self, name: str, given: Any) -> FrozenDict:
         frozen = plain(given)
         if frozen is None:
             walk = Walk(max_values=self._max_record // 2)
             frozen = walk.root(given)
             self._counts |= walk.counts
+            self._cuts += [f"{name}.{each}" for each in walk.cut]
         return frozen
 
     def whole(self) -> Draft:
@@ -265,6 +270,8 @@ class _Taken:
         others: dict[str, Any] = _parties(self._parts) if self._parts else {}
         if self._error is not None:
             others["error"] = ErrorDetails(**self._error._asdict())
+        if self._cuts:
+            others["truncated"] = _names(self._cuts)
         return Draft(**self._members, **self._values, **others, regulatory_tags=self._tags)
 
     def fitting(self) -> Draft:
@@ -293,7 +300,7 @@ class _Taken:
         return len(_encode(event)) <= room and len(body(event)) <= room
 
     def _cut(self, longest: int, values: int) -> Draft:
-        cuts: list[str] = []
+        cuts = list(self._cuts)
 
         def limited(name: str, whole: str, limit: int, *, keep_end: bool = False) -> str:
             stored = self._escaped(whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -111,7 +112,8 @@ def require_path(name: str, value: object) -> Path:
 
     Raises:
         TypeError: It is neither text nor a path; the message begins with *name*.
-        ValueError: It is empty, has a character that no name has, or begins with the home directory of an unknown user.
+        ValueError: It is empty or an address, has a character that no name has, or begins with the home directory of an
+            unknown user.
     """
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(given, str):
@@ -120,6 +122,9 @@ def require_path(name: str, value: object) -> Path:
         raise ValueError(f"{name}: expected a path; got an empty text")
     if not _can_be_named(given):
         raise ValueError(f"{name}: expected a path; got {given[:100]!r}, which no file can be called")
+    # It would be a directory named "postgresql:", and the password of the address the name of another one in it.
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", given):
+        raise ValueError(f"{name}: expected a path; got an address that begins with {scheme[0]}/")
     from pathlib import Path  # noqa: PLC0415  it loads much, for trails that are in files
 
     try:

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 __all__ = [
+    "MAX_TAGS",
     "NO_METADATA",
     "FrozenDict",
     "FrozenList",
@@ -31,7 +32,7 @@ __all__ = [
 # Characters of the name of a class; more are never needed.
 _MAX_NAME: Final = 100
 # More tags than any event has; an endless iterator must end.
-_MAX_TAGS: Final = 1000
+MAX_TAGS: Final = 1000
 
 
 def _refuse(*_: object, **__: object) -> NoReturn:
@@ -182,10 +183,10 @@ def given_tags(given: object) -> list[str]:
     try:
         if issubclass(type(given), str | bytes) or not hasattr(type(given), "__iter__"):
             return [given_text(given)]
-        found = list(itertools.islice(given, _MAX_TAGS + 1))  # type: ignore[call-overload]
+        found = list(itertools.islice(given, MAX_TAGS + 1))  # type: ignore[call-overload]
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         return [unreadable(given, error)]
-    more = [f"… (more than {_MAX_TAGS} tags)"] if len(found) > _MAX_TAGS else []
-    return [*map(given_text, found[:_MAX_TAGS]), *more]
+    more = [f"… (more than {MAX_TAGS} tags)"] if len(found) > MAX_TAGS else []
+    return [*map(given_text, found[:MAX_TAGS]), *more]

@@ -133,7 +133,8 @@ class Database:
     def _connection_to(self, *, is_made: bool) -> sqlite3.Connection | None:
         """Return the connection, opened if need be; None if there is no trail yet, and none is to be made."""
         inode = inode_of(self._path)
-        if self._connection is not None and self._inode == inode:
+        # Not alive: the exit of the interpreter has closed it, and an exit handler that was registered earlier calls.
+        if self._closes is not None and self._closes.alive and self._inode == inode:
             return self._connection
         self._close()
         if is_made:

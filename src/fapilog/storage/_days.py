@@ -69,7 +69,7 @@ def compress_day(directory: Path, name: str) -> None:
             compress(blocks(fd), part, (latest_up_to(directory, name) or "").encode())
     with from_disk(Path(path + SUFFIX)) as file:
         if content_of(file) != wanted:
-            raise not_what_the_trail_has(path + SUFFIX)
+            raise AuditStorageError(f"{not_what_the_trail_has(path + SUFFIX)}; nothing is deleted")
     os.unlink(path)
     sync_directory(directory)
     _tidy(directory)
@@ -104,8 +104,11 @@ def _put(path: Path, content: str | None, archive: Archive, day: date, retention
     with path.open("rb") as opened:
         size, found = os.fstat(opened.fileno()).st_size, digest(opened.fileno())
     file = PackedFile(path=path, size=size, sha256=found, content=content, day=day, retention_days=retention_days)
-    archive.put(file)
-    archive.prove(file)
+    try:
+        archive.put(file)
+        archive.prove(file)
+    except AuditStorageError as error:
+        raise AuditStorageError(f"{error}; nothing is deleted") from error
 
 
 def remove_days(directory: Path, anchor: Anchor) -> None:

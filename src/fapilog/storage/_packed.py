@@ -23,7 +23,7 @@ def from_disk(path: Path) -> IO[bytes]:
 
 def not_what_the_trail_has(place: object) -> AuditStorageError:
     """Return the error that says that a file in an archive, or a compressed one, has other bytes than the trail."""
-    return AuditStorageError(f"{place}: read back, it differs from the trail; nothing is deleted")
+    return AuditStorageError(f"{place}: read back, it differs from the trail")
 
 
 def is_archived_name(name: str) -> bool:

@@ -33,6 +33,18 @@ _WORDS: Final = {
     "SignatureDoesNotMatch": "the credentials are wrong",
 }
 
+# By the exceptions of boto3: https://github.com/boto/botocore/blob/develop/botocore/exceptions.py
+_HINTS: Final = {
+    "ConnectTimeoutError": "it can't be reached: see the endpoint, the region and the network",
+    "EndpointConnectionError": "it can't be reached: see the endpoint, the region and the network",
+    "InvalidRegionError": "the region is no name of one",
+    "NoCredentialsError": "there are no credentials: see where boto3 looks for them",
+    "PartialCredentialsError": "the credentials are incomplete: see where boto3 looks for them",
+    "ProfileNotFound": "boto3 knows no profile of the name in AWS_PROFILE",
+    "ProxyConnectionError": "the proxy that the environment names can't be reached",
+    "SSLError": "the certificate of the endpoint is not trusted",
+}
+
 
 class RefusedError(AuditStorageError):
     """
@@ -52,7 +64,7 @@ class RefusedError(AuditStorageError):
         if "objectlock" in str(error).lower().replace(" ", ""):
             # For such a bucket S3 says InvalidRequest, as for many other errors.
             words = "the bucket has no Object Lock: turn it on, or take another one"
-        super().__init__(f"{place}: {words} ({code}, HTTP {self.status}); nothing is deleted")
+        super().__init__(f"{place}: {words} ({code}, HTTP {self.status})")
 
 
 def is_passing(error: ClientError | BotoCoreError) -> bool:
@@ -74,8 +86,9 @@ def failure(place: str, error: ClientError | BotoCoreError) -> AuditStorageError
     if isinstance(error, FlexibleChecksumError | IncompleteReadError):
         words = "the download differs from the object: it was cut or changed on its way"
     else:
-        words = "S3 could not be asked"
-    return AuditStorageError(f"{place}: {words} ({type(error).__name__}); nothing is deleted")
+        hint = _HINTS.get(type(error).__name__)
+        words = "S3 could not be asked" if hint is None else f"S3 could not be asked: {hint}"
+    return AuditStorageError(f"{place}: {words} ({type(error).__name__})")
 
 
 def _answer(error: ClientError) -> tuple[int, str]:

@@ -63,7 +63,8 @@ async def copy(
     again. The source may be written to meanwhile: records after the last page are left for the next call.
 
     Args:
-        source: The trail; from its first record to its last it must be intact. Retention may have removed its front.
+        source: The trail; from its first record to its last it must be intact. Retention may have removed its front:
+            copied after the `ArchiveStorage` that has it, into the same target, the trail is whole again.
         target: Empty, or with the first records of *source*; one that has an `append_lines`.
         progress: Called after every page with the number of the newest record that is copied.
 
@@ -141,14 +142,19 @@ async def pages(source: AuditStorage, after: int) -> AsyncGenerator[list[bytes]]
 
 async def common_head(source: AuditStorage, target: AuditStorage) -> ChainHead:
     """
-    Return the head of *target*, which *source* holds too: from there on records can be copied.
+    Return the head of *target*, which *source* holds too, or begins behind: from there on records can be copied.
 
     Raises:
-        TrailMismatchError: *source* does not hold it.
+        TrailMismatchError: *source* is another trail, or begins further behind.
         AuditStorageError: One of the two can't be read.
     """
     head = await head_of(target)
-    if head != EMPTY and not await holds(source, head):
-        words = f"the target ends with record {head.sequence_number}, checksum {head.checksum}"
-        raise TrailMismatchError(f"{words}, which the source does not have: two trails")
-    return head
+    if head == EMPTY or await holds(source, head):
+        return head
+    begin = followed_by(await source.read_lines(0, 1))
+    if begin == head:
+        return head
+    words = f"the target ends with record {head.sequence_number}, checksum {head.checksum}"
+    if begin.sequence_number > head.sequence_number:
+        raise TrailMismatchError(f"{words}, and the source begins behind record {begin.sequence_number}")
+    raise TrailMismatchError(f"{words}, which the source does not have: two trails")

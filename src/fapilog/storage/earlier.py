@@ -2,7 +2,8 @@
 Trails of the earlier fapilog, up to 0.3.5: read and verified as they are, and continued by a new trail.
 
 There a record is a line of JSON with sorted keys, so that ``checksum`` comes first. It is the SHA-256 of the line
-without that member. Every process began a chain of its own, from number 1: a directory holds one or several runs.
+without that member. Every process began a chain of its own, from number 1: a directory holds one or several runs. The
+records of processes that wrote at the same time, the workers of a server for example, stand between each other.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Any, Final
 import msgspec
 
 from ..record.errors import AuditStorageError
+from ..record.formats import EARLIER
 
 __all__ = ["EarlierTrail", "as_metadata", "is_of_earlier", "verify_earlier"]
 
-_START: Final = b'{"checksum":"'
-_COVERED: Final = len(_START) + 64 + len(b'",')
+_COVERED: Final = len(EARLIER) + 64 + len(b'",')
+_NOTHING: Final = (0, None)
 
 
 class EarlierTrail(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +62,7 @@ def is_of_earlier(directory: Path) -> bool:
         for path in _files(directory):
             if path.is_file():
                 with path.open("rb") as file:
-                    return file.read(len(_START)) == _START
+                    return file.read(len(EARLIER)) == EARLIER
     return False
 
 
@@ -68,7 +70,8 @@ def verify_earlier(directory: Path) -> EarlierTrail:
     """
     Check every record of a trail of the earlier fapilog, by its own rule; damage is returned, not raised.
 
-    Where a process began, the numbers begin again: nothing tells whether records in front of that were cut off.
+    A record is the first of a run, or follows the newest one of a run. Nothing tells whether the last records of a run
+    were cut off.
 
     Raises:
         AuditStorageError: A file can't be read.
@@ -76,6 +79,8 @@ def verify_earlier(directory: Path) -> EarlierTrail:
     records = runs = number = 0
     checksum: str | None = None
     problem: str | None = None
+    # What the next record may follow: nothing, as the first of a run does, or the newest record of a run.
+    heads: set[tuple[int, str | None]] = {_NOTHING}
     hashes: dict[str, str] = {}
     for path in _files(directory):
         content = sha256()
@@ -88,12 +93,16 @@ def verify_earlier(directory: Path) -> EarlierTrail:
             if record is None:
                 problem = f"{path.name}, line {index}: this is no record of fapilog 0.3.5, or was altered"
                 continue
-            is_first = record.sequence_number == 1 and record.previous_hash is None
-            if not is_first and (record.sequence_number, record.previous_hash) != (number + 1, checksum):
-                problem = f"{path.name}, line {index}: record {record.sequence_number} does not follow record {number}"
+            follows = record.sequence_number - 1, record.previous_hash
+            if follows not in heads:
+                problem = f"{path.name}, line {index}: record {record.sequence_number} follows no record in front of it"
                 continue
-            runs += is_first
+            if follows == _NOTHING:
+                runs += 1
+            else:
+                heads.remove(follows)
             number, checksum = record.sequence_number, record.checksum
+            heads.add((number, checksum))
         hashes[path.name] = content.hexdigest()
     return EarlierTrail(
         records=records, runs=runs, sequence_number=number, checksum=checksum, files=hashes, problem=problem
@@ -123,6 +132,6 @@ def _checked(line: bytes) -> _Record | None:
         record = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    if not line.startswith(_START + record.checksum.encode() + b'",'):
+    if not line.startswith(EARLIER + record.checksum.encode() + b'",'):
         return None
     return record if sha256(b"{" + line[_COVERED:]).hexdigest() == record.checksum else None

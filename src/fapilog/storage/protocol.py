@@ -12,12 +12,13 @@ from msgspec.structs import force_setattr
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal, follow, head_before
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent, in_utc
+from ..record.freezing import Walk
 from ..record.intake import LevelName, OutcomeName
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, member
 from ..record.options import did_you_mean, require, require_mapping, several
-from ..record.parties import Target, target_parts
+from ..record.parties import Actor, Target, target_parts
 from ..record.privacy import Discreet
-from ..record.values import escaped, given_text, text
+from ..record.values import escaped, given_text, name_of, text
 
 __all__ = [
     "EQUAL",
@@ -84,7 +85,8 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
         actor: By this user, service or job, or on behalf of this user.
         target: On this target, "patient/42". Of a `Target`, the members that are not None.
         tag: With this regulatory tag.
-        metadata: With these values in the metadata; a name may be a path: ``{"http.status": 403}``.
+        metadata: With these values in the metadata, each as it was given to the trail; a name may be a path:
+            ``{"http.status": 403}``.
     """
 
     _shown = ("event_type", "log_level")
@@ -180,19 +182,30 @@ def _types(name: str, value: Any) -> tuple[AuditEventType, ...]:
     return tuple(member(AuditEventType, each, name) for each in several(name, value))
 
 
+def _text(name: str, value: Any) -> str:
+    if issubclass(type(value), _NO_TEXT):
+        # It would be asked for as Python prints it, and never be found.
+        raise TypeError(f"{name}: expected a text; got a {name_of(type(value))}")
+    return escaped(given_text(value))
+
+
+_NO_TEXT: Final = (dict, list, tuple, set, frozenset, Actor)
+
+
 def _values(name: str, value: Any) -> dict[str, Any]:
     require_mapping(name, value, expected="a mapping of names to values")
-    return {escaped(given_text(path)): escaped(each) if type(each) is str else each for path, each in value.items()}
+    # As they are stored: who has recorded a UUID asks for that UUID.
+    return Walk(escaped).root(value)
 
 
 _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     **dict.fromkeys(["start_time", "end_time"], functools.partial(in_utc, is_bound=True)),
-    **dict.fromkeys(["after", "before"], lambda name, value: require(name, value, at_least=0)),
+    **dict.fromkeys(["after", "before"], lambda name, value: require(name, value, at_least=0, whole=True)),
     "event_type": _types,
     **dict.fromkeys(["log_level", "min_level"], lambda name, value: member(AuditLogLevel, value, name)),
     "outcome": lambda name, value: member(AuditOutcome, value, name),
     "target": lambda _, value: Target(**{name: escaped(part) for name, part in target_parts(value)[0].items()}),
-    **dict.fromkeys(["message", "actor", "tag", *EQUAL], lambda _, value: escaped(given_text(value))),
+    **dict.fromkeys(["message", "actor", "tag", *EQUAL], _text),
     # Of printable characters alone, it is stored as it is.
     "event_id": lambda _, value: text(value),
     "metadata": _values,

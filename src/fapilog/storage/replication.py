@@ -146,8 +146,8 @@ class Replication:
 
     @property
     def was_entered(self) -> bool:
-        """Whether this process has entered it, and perhaps left it."""
-        return self._life is not None
+        """Whether this process has entered it, and perhaps left it; not if the event loop was closed around it."""
+        return self._life is not None and not self._life.is_lost
 
     @property
     def problem(self) -> str | None:

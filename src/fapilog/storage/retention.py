@@ -223,6 +223,7 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
     head: ChainHead | None = start_of(directory)
     kept: str | None = None
     before = ""
+    is_stuck = False
     for name in closed:
         age = (today - _day(name)).days
         is_cold = rule.archive_after_days is not None and age > rule.archive_after_days
@@ -239,18 +240,21 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
             day = replace(day, kept=kept, removed=kept is None)
         elif is_old:
             day = replace(day, kept="an older day is kept")
-        day = _packed(directory, day, rule, archived, is_cold=is_cold)
+        # An archive has all days up to one: it is one chain.
+        is_stuck = is_stuck or (rule.archive is not None and _is_too_large(directory, name))
+        day = _packed(directory, day, None if is_stuck else rule.archive, archived, is_cold=is_cold)
+        if is_stuck and day.kept is None:
+            day = replace(day, kept="an older day is too large to be archived")
         if day.compressed or day.archived or day.removed or day.kept:
             planned.append(_Planned(day, head if day.removed else None))
     return planned
 
 
 def _packed(
-    directory: Path, day: RetainedDay, rule: RetentionRule, archived: Mapping[str, int], *, is_cold: bool
+    directory: Path, day: RetainedDay, archive: Archive | None, archived: Mapping[str, int], *, is_cold: bool
 ) -> RetainedDay:
     """Return *day* with the steps to make short of its removal."""
-    archive = rule.archive if is_cold or day.removed else None
-    if archive is None and (day.removed or not is_cold):
+    if not (is_cold or day.removed) or (archive is None and day.removed):
         return day
     if _is_too_large(directory, day.file):
         return replace(day, kept=day.kept or _TOO_LARGE)

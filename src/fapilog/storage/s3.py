@@ -204,7 +204,7 @@ class S3Archive:
             found = f"{head.get('ObjectLockMode', 'no lock')} until {head.get('ObjectLockRetainUntilDate', 'now')}"
             raise AuditStorageError(
                 f"{self}/{name}: expected a lock in mode COMPLIANCE until {until:%Y-%m-%d}; got {found}: see whether "
-                "the bucket has Object Lock, and the credentials may call s3:GetObjectRetention; nothing is deleted"
+                "the bucket has Object Lock, and the credentials may call s3:GetObjectRetention"
             )
         is_same = head["ContentLength"] == file.size and head.get("ChecksumSHA256") == _in_base64(file.sha256)
         if not is_same and not file.matches(lambda: self.open(name)):
@@ -296,9 +296,11 @@ class S3Archive:
                 )
                 try:
                     self._made = boto3.session.Session().client("s3", config=options, **self._place)
+                except BotoCoreError:  # of which one is a ValueError: about the region
+                    raise
                 except ValueError:
                     # Its text has the address, and so perhaps a password.
-                    raise AuditStorageError(f"{self}: the endpoint is no address; nothing is deleted") from None
+                    raise AuditStorageError(f"{self}: the endpoint is no address") from None
             return self._made
 
     def _forget(self) -> None:

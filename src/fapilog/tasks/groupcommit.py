@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -31,13 +32,14 @@ _PATIENCE: Final = 2.0
 class _Place(Generic[Item, Result]):
     """One caller's place in a commit; *waiter* is None for a thread that commits by itself."""
 
-    __slots__ = ("error", "item", "results", "waiter")
+    __slots__ = ("error", "is_left", "item", "results", "waiter")
 
     def __init__(self, item: Item, waiter: Waiter | None = None) -> None:
         self.item = item
         self.waiter = waiter
         self.results: list[Result] = []
         self.error: Exception | None = None
+        self.is_left = False
 
     @property
     def is_done(self) -> bool:
@@ -63,8 +65,9 @@ class GroupCommit(Generic[Item, Result]):
 
     Args:
         commit: Called with a batch, by one thread at a time; returns the results of the items, in order, or raises for
-            all. The batch is taken when the first item is asked for: until then, while a lock is waited for, say,
-            callers can still join it and leave it, so that it may come to be empty.
+            all that wait. The batch is taken when the first item is asked for: until then, while a lock is waited for,
+            say, callers can still join it and leave it, so that it may come to be empty. Items that it does not ask
+            for, since it has enough, are the first of the next batch.
         interrupted: Raised to the callers whose commit was interrupted: their items may be committed or not.
     """
 
@@ -80,6 +83,8 @@ class GroupCommit(Generic[Item, Result]):
         self._committer: int | None = None
         # The callers that wait, in a dict, of which one that is cancelled leaves at once.
         self._waiting: dict[_Place[Item, Result], None] = {}
+        # The callers whose turn is next, in their order, for the thread that has the lock.
+        self._taken: deque[_Place[Item, Result]] = deque()
         self._is_awake = False
         # Calls for the thread to make; None ends it.
         self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -92,7 +97,7 @@ class GroupCommit(Generic[Item, Result]):
     @property
     def busy(self) -> bool:
         """Whether a commit runs or a caller waits for one."""
-        return self._committer is not None or bool(self._waiting)
+        return self._committer is not None or bool(self._waiting or self._taken)
 
     async def submit(self, item: Item) -> Result:
         """
@@ -120,12 +125,12 @@ class GroupCommit(Generic[Item, Result]):
             except BaseException:
                 # Interrupted by Ctrl-C in between: the next caller has to call the thread.
                 self._is_awake = False
-                self._waiting.pop(place, None)
+                self._leave(place)
                 raise
         try:
             await woken.wait()
         except BaseException:
-            self._waiting.pop(place, None)
+            self._leave(place)
             raise
         return place.result()
 
@@ -145,13 +150,19 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting[place] = None
         try:
             with self._turn:
-                # Unless a caller that had its turn before has committed it.
-                if not place.is_done:
+                # Unless a caller that had its turn before has committed it; with the callers that came before, if a
+                # batch is not for all of them.
+                while not place.is_done and (self._waiting or self._taken):
                     self._commit_batch()
         except BaseException:
-            self._waiting.pop(place, None)
+            self._leave(place)
             raise
         return place.result()
+
+    def _leave(self, place: _Place[Item, Result]) -> None:
+        """Take back the item of a caller that is interrupted, unless its commit has begun."""
+        self._waiting.pop(place, None)
+        place.is_left = True
 
     def _call_thread(self) -> bool:
         """Ask the thread to commit for the callers; return False if there is no thread and none can be started."""
@@ -174,11 +185,13 @@ class GroupCommit(Generic[Item, Result]):
     def _commit_waiting(self) -> None:
         with self._turn:
             self._commit_batch()
+            while self._taken:
+                self._commit_batch()
 
     def _commit_batch(self) -> None:
         # Before the batch is taken: a caller that comes from here on finds the thread asleep, and wakes it.
         self._is_awake = False
-        if not self._waiting:
+        if not (self._waiting or self._taken):
             return
         batch: list[_Place[Item, Result]] = []
         error: Exception | None = self._interrupted
@@ -196,7 +209,10 @@ class GroupCommit(Generic[Item, Result]):
         finally:
             self._committer = None
             if error is not None:
-                batch = batch or self._take()
+                if not batch:
+                    self._take()
+                batch += self._taken
+                self._taken.clear()
                 for place in batch:
                     place.error = error
             waiters = [place.waiter for place in batch if place.waiter is not None]
@@ -208,20 +224,27 @@ class GroupCommit(Generic[Item, Result]):
                 raise
 
     def _items(self, batch: list[_Place[Item, Result]]) -> Iterator[Item]:
-        """Fill *batch* with the callers that wait, when the first item is asked for, and yield their items."""
-        batch += self._take()
-        for place in batch:
-            yield place.item
+        """Take the callers that wait, when the first item is asked for; move them to *batch*, and yield their items."""
+        self._take()
+        while self._taken:
+            place = self._taken[0]
+            # An interruption between these lines leaves it in both: then it is done when its turn comes again.
+            is_waiting = not (place.is_left or place.is_done)
+            if is_waiting:
+                batch.append(place)
+            self._taken.popleft()
+            if is_waiting:
+                yield place.item
 
-    def _take(self) -> list[_Place[Item, Result]]:
-        """Return the places of the callers that wait, in their order, which can't leave any more."""
+    def _take(self) -> None:
+        """Move the places of the callers that wait, in their order, behind those that are taken."""
         taken: list[_Place[Item, Result]] = []
         # One by one, as other threads add places and take them back meanwhile; the last comes out first.
         try:
             while True:
                 taken.append(self._waiting.popitem()[0])
         except KeyError:
-            return taken[::-1]
+            self._taken += taken[::-1]
 
 
 def _make_calls(calls: SimpleQueue[Callable[[], object] | None]) -> None:

@@ -32,8 +32,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Seconds between two looks at whether a loop that a thread waits for has been closed.
+# Seconds between two looks at a loop that a thread waits for; and how long it may not answer. It may be open and stand
+# still: between two calls of `run_until_complete`, or for ever.
 _LOOK_EVERY: Final = 0.5
+_PATIENCE: Final = 60.0
 
 
 class LoopClosedError(RuntimeError):
@@ -190,7 +192,8 @@ class Loop:
         Raises:
             Exception: The exception of *call*.
             LoopClosedError: The loop has ended, before or meanwhile.
-            RuntimeError: The loop runs in this very thread, which would wait for itself for ever.
+            RuntimeError: The loop runs in this very thread, which would wait for itself for ever; or it does not run,
+                or is blocked, since a minute; if it runs again, the call is made all the same.
             TimeoutError: *timeout* seconds are over; the task still runs.
         """
         if self.is_here:
@@ -208,12 +211,21 @@ class Loop:
                 errors[0] = error
 
         self.call_soon(lambda: self.spawn(run, ended=ended.set, context=context))
-        waited = 0.0
+        waited = silent_since = 0.0
+
+        def answer() -> None:
+            nonlocal silent_since
+            silent_since = waited
+
         while not ended.wait(_LOOK_EVERY if timeout is None else min(_LOOK_EVERY, timeout - waited)):
             waited += _LOOK_EVERY
             if timeout is not None and waited >= timeout:
                 raise TimeoutError(f"the event loop did not finish the call within {timeout:g} s")
-            if self.is_closed and not ended.is_set():
+            if waited - silent_since > _PATIENCE:
+                raise RuntimeError(f"the event loop does not run, or is blocked: no answer for {_PATIENCE:g} s")
+            try:
+                self.call_soon(answer)
+            except LoopClosedError:
                 break
         if results:
             return results[0]

@@ -71,6 +71,10 @@ class OutboxFile:
     def __str__(self) -> str:
         return str(self.path)
 
+    def identity(self) -> str:
+        """Return the path without links, which two names of one file have in common."""
+        return os.path.realpath(self.path)
+
     def run(self, calls: Sequence[Callable[[FileQueue], T]], *, writes: bool = True) -> list[T]:
         """
         Make *calls* in one transaction, and return their results when it is on the disk.
@@ -140,7 +144,8 @@ class OutboxFile:
         """Log a warning when SQLite's log has become large, and one when it is small again."""
         self._next_look = time.monotonic() + _LOOK_EVERY
         with contextlib.suppress(OSError):
-            size = Path(f"{self.path}-wal").stat().st_size
+            # SQLite has it beside the file that a link leads to.
+            size = Path(f"{self.identity()}-wal").stat().st_size
             was_large, self._log_is_large = self._log_is_large, size > _LARGE_LOG
             if self._log_is_large and not was_large:
                 message = (
@@ -151,6 +156,8 @@ class OutboxFile:
                 _log.warning("the log of the outbox file %s is small again", self.path)
 
     def _opened(self) -> sqlite3.Connection:
+        if self._closes is not None and not self._closes.alive:
+            self._close()  # the exit of the interpreter has closed it, and this is an exit handler
         if self._connection is not None and self._inode == inode_of(self.path):
             return self._connection
         if self._connection is not None:
@@ -172,12 +179,15 @@ class OutboxFile:
             connection.text_factory = _utf8
             # Before anything is changed: it may be another program's file.
             steps = self._steps(connection)
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            for pragma in ("synchronous = FULL", "foreign_keys = ON"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
+            if steps:
+                # Before there is a log, in which the mark of the file would stay for long: `fapilog retain` looks for
+                # that in the file.
+                make_tables(connection, steps, application_id=_APPLICATION_ID, version=VERSION)
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
             # Else a log that is empty again keeps its size: https://www.sqlite.org/pragma.html#pragma_journal_size_limit
             connection.execute(f"PRAGMA journal_size_limit = {_LARGE_LOG}").fetchall()
-            if steps:
-                make_tables(connection, steps, application_id=_APPLICATION_ID, version=VERSION)
         return connection
 
     def _check_access(self) -> None:

@@ -12,21 +12,18 @@ It needs psycopg, which comes with the extra ``postgres``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from ...core.alerting import Alert
 from ...record.errors import OutboxError, TransientDeliveryError
 from ...record.events import AuditEvent
-from ...record.options import require_text
 from ...record.privacy import without_frames
 from ...storage.postgres import PostgresStorage
+from ...storage.postgres.alerts import require_name
 from ...tasks.threads import in_thread
 from ._pgplace import Database
 from ._place import Queue
 
 __all__ = ["PostgresDeposit"]
-
-_LONGEST_NAME: Final = 200
 
 
 class PostgresDeposit:
@@ -55,9 +52,7 @@ class PostgresDeposit:
     def __init__(self, storage: PostgresStorage, *, name: str = "alerts") -> None:
         if not isinstance(storage, PostgresStorage):
             raise TypeError(f"storage: expected the PostgresStorage of the trail; got a {type(storage).__qualname__}")
-        if not (0 < len(require_text("name", name)) <= _LONGEST_NAME and name.isprintable()):
-            raise ValueError(f"name: expected at most {_LONGEST_NAME} characters that can be printed; got {name!r}")
-        self.name: str = name
+        self.name: str = require_name("name", name)
         self._storage = storage
         self._database = Database(storage)
 

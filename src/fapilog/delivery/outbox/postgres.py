@@ -14,16 +14,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
 
 from ...core.alerting import Alert, AlertDispatcher
 from ...storage.postgres import PostgresStorage
+from ...storage.postgres.alerts import require_name
 from ._any import SCHEDULE, AnyOutbox
 from ._pgplace import Database, Listener
 
 __all__ = ["PostgresOutbox"]
-
-_LONGEST_NAME: Final = 200
 
 
 class PostgresOutbox(AnyOutbox):
@@ -100,8 +98,7 @@ class PostgresOutbox(AnyOutbox):
             stop_timeout=stop_timeout,
             now=time.time,
         )
-        if len(name) > _LONGEST_NAME:
-            raise ValueError(f"name: expected at most {_LONGEST_NAME} characters; got {len(name)}")
+        require_name("name", name)
         self._storage = storage
 
     def kept_in(self, storage: object, alert: Alert) -> Sequence[str]:  # noqa: ARG002  all are kept

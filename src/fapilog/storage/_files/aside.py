@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Final
 
 from ...record.errors import AuditStorageError
@@ -32,8 +32,6 @@ __all__ = ["Search"]
 
 # The bytes that a search reads in its thread, in a millisecond or two: most searches find enough in them.
 _SHORT_BYTES: Final = 2 << 20
-# Types of which another process makes equal values.
-_PLAIN: Final = (str, int, float, bool, type(None))
 
 
 class Search:
@@ -66,7 +64,7 @@ class Search:
         Raises:
             TooLongError: The search was stopped.
         """
-        if _is_alone() or not _is_plain(self._wanted.metadata or {}):
+        if _is_alone():
             return self._here()
         with contextlib.suppress(TooLongError):
             return self._reader.find(self._wanted, self._limit, Effort(_SHORT_BYTES))
@@ -137,9 +135,3 @@ def _shared() -> Searchers:
 def _is_alone() -> bool:
     """Return whether this program has no other thread that the search could slow."""
     return threading.active_count() == 1
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return all(_is_plain(each) for pair in value.items() for each in pair)
-    return type(value) in _PLAIN

@@ -11,7 +11,7 @@ from ...record.privacy import without_frames
 from .._rows import COLUMNS, SELECTIVE
 from .connection import Server, words
 
-__all__ = ["COLUMN_TYPES", "VERSION", "install_schema", "schema_sql"]
+__all__ = ["COLUMN_TYPES", "VERSION", "install_schema", "installed_version", "schema_sql"]
 
 _NUMBERS: Final = frozenset({"timestamp"})
 

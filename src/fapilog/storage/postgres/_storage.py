@@ -10,7 +10,7 @@ from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, Cha
 from ...record.damage import DamagedRecord
 from ...record.errors import AuditStorageError
 from ...record.events import AuditEvent
-from ...record.options import require, require_text
+from ...record.options import require
 from ...record.privacy import without_frames
 from ...record.values import escaped
 from ...tasks.fork import call_in_child
@@ -26,13 +26,17 @@ from ._reading import Reading
 from ._schema import VERSION, installed_version
 from ._searching import key_of, keys_of
 from ._writing import Batch, Item
+from .alerts import require_name
 from .connection import Address, Connection, Link, Password, Server
 
 __all__ = ["PostgresStorage"]
 
 _INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
 
-_LONGEST_NAME: Final = 200
+_MAY_WRITE: Final = """\
+SELECT has_table_privilege('fapilog.records', 'INSERT'), pg_is_in_recovery(),
+    current_setting('transaction_read_only') = 'on'
+"""
 # Seconds that the start of a trail waits for a server that is away.
 _LOOK: Final = 3.0
 
@@ -66,7 +70,8 @@ class PostgresStorage:
 
     Raises:
         TypeError: *dsn*, *password* or *trail* is no text, or *timeout* no number.
-        ValueError: *dsn* can't be read, *trail* has no characters or more than 200, or *timeout* is not above 0.
+        ValueError: *dsn* can't be read, *trail* has no characters, more than 200, or one that can't be printed,
+            or *timeout* is not above 0.
     """
 
     #: Without an event loop every method blocks the calling thread, and waits for nothing else.
@@ -74,10 +79,7 @@ class PostgresStorage:
 
     def __init__(self, dsn: Address, trail: str, *, timeout: float = 10.0, password: Password | None = None) -> None:
         self.server: Server = Server(dsn, password)
-        require_text("trail", trail)
-        if not 0 < len(trail) <= _LONGEST_NAME or "\0" in trail:
-            raise ValueError(f"trail: expected a name of at most {_LONGEST_NAME} characters")
-        self.trail: str = trail
+        self.trail: str = require_name("trail", trail)
         self.timeout: float = float(require("timeout", timeout, above=0))
         self._writer = self.link()
         # Another connection, so that no reader is in a writer's way.
@@ -272,10 +274,12 @@ class PostgresStorage:
 
 
 def _why_not_writable(connection: Connection) -> str | None:
-    row = connection.execute("SELECT has_table_privilege('fapilog.records', 'INSERT'), pg_is_in_recovery()").fetchone()
-    may_insert, is_standby = row or (False, False)
+    [(may_insert, is_standby, is_read_only)] = connection.execute(_MAY_WRITE).fetchall()
     if not may_insert:
         return (
             f"the role {escaped(connection.info.user)!r} may not insert into fapilog.records: grant it fapilog_writer"
         )
-    return "the server is a standby, which can only be read" if is_standby else None
+    if is_standby:
+        return "the server is a standby, which can only be read"
+    # Some services set it for a server whose disk is nearly full.
+    return "the server takes no changes: default_transaction_read_only is on" if is_read_only else None

@@ -9,7 +9,7 @@ for this row: an event costs its share of a commit, whatever the number of proce
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -47,6 +47,11 @@ _COMMIT: Final = """\
 UPDATE fapilog.heads SET sequence_number = {number}, checksum = {checksum} WHERE trail = {trail};
 COMMIT
 """
+
+
+# Of the records of one transaction. All that wait, in a storm or for a server that was away, may be more than can be
+# sent in time: then all of them would fail, and so would the even more that came meanwhile.
+_MOST_BYTES: Final = 8 << 20
 
 
 class Item(NamedTuple):
@@ -118,7 +123,7 @@ class Batch:
         if self._first is not None and head == EMPTY:
             head = self._first
         if self._items is None:
-            self._items = list(self._waiting)
+            self._items = list(_of_one_transaction(self._waiting))
         there = self._there(connection) if self._looks or any(item.once for item in self._items) else {}
         # Unless an earlier try has stored them: then they are there, in their places.
         if self._after not in (None, head) and not self._tried:
@@ -218,6 +223,16 @@ class Batch:
                 # The server has answered, and refused.
                 self._tried.pop()
             raise
+
+
+def _of_one_transaction(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the first *items*, up to a size that a server that answers takes well within the time."""
+    room = _MOST_BYTES
+    for item in items:
+        yield item
+        room -= len(item.body)
+        if room <= 0:
+            return
 
 
 class _IdIsThereError(psycopg.OperationalError):

@@ -13,18 +13,22 @@ from typing import Final
 import psycopg
 
 from ...record.formats import encoded
+from ...record.options import require_text
 from ...record.values import text
 from ..protocol import KeptAlert
 from .connection import Connection
 
-__all__ = ["CHANNEL", "notify", "put_alerts", "told"]
+__all__ = ["CHANNEL", "notify", "put_alerts", "require_name", "told"]
 
 CHANNEL: Final = "fapilog_alerts"
 """The channel that notifies senders of new work; the payload is the name of the trail."""
 
+_LONGEST_NAME: Final = 200
+
+# The events in binary: as texts, psycopg would escape them for a server with standard_conforming_strings off, twice.
 _PUT: Final = """\
 INSERT INTO fapilog.alerts (trail, outbox, sequence_number, event_id, event_type, severity, channel, event)
-SELECT %s, * FROM unnest(%s::text[], %s::int8[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bytea[])
+SELECT %s, * FROM unnest(%s::text[], %s::int8[], %s::text[], %s::text[], %s::text[], %s::text[], %b::bytea[])
 ON CONFLICT DO NOTHING
 """
 
@@ -62,3 +66,18 @@ def notify(connection: Connection, trail: str) -> None:
     """
     with contextlib.suppress(psycopg.Error):
         connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, trail))
+
+
+def require_name(option: str, name: object) -> str:
+    """
+    Return *name* if a trail, or an outbox of one, can have it.
+
+    Raises:
+        TypeError: It is no text; the message begins with *option*.
+        ValueError: It has no characters, more than 200, or one that can't be printed, which PostgreSQL may not have.
+    """
+    given = require_text(option, name)
+    if not (0 < len(given) <= _LONGEST_NAME and given.isprintable()):
+        got = repr(given[: _LONGEST_NAME + 1])
+        raise ValueError(f"{option}: expected 1 to {_LONGEST_NAME} characters that can be printed; got {got}")
+    return given

@@ -24,6 +24,7 @@ from ...record.errors import AuditStorageError
 from ...record.options import is_async
 from ...record.privacy import ADDRESS, Uncopied
 from ...record.values import escaped
+from ...tasks.strangers import tamed
 from ...tasks.threads import Turn
 
 __all__ = ["Address", "Connection", "Link", "Password", "Server", "abandon", "words"]
@@ -127,12 +128,14 @@ class Server(Uncopied):
 
     Raises:
         TypeError: *dsn* or *password* is neither a text nor a function.
-        ValueError: *dsn* is a text that can't be read.
+        ValueError: *dsn* is a text that can't be read, or *password* one that can't be sent.
     """
 
     def __init__(self, dsn: Address, password: Password | None = None) -> None:
         self._dsn = _source("dsn", dsn)
         self._password = None if password is None else _source("password", password)
+        if isinstance(password, str):
+            _clean("password", password)
         # As it was read last: a text never calls a function of others.
         self._parameters: dict[str, Any] = _parsed(dsn) if isinstance(dsn, str) else {}
         if not isinstance(dsn, str):
@@ -179,13 +182,14 @@ class Server(Uncopied):
         problem = ""
         try:
             if not isinstance(self._dsn, str):
-                self._parameters = _parsed(self._dsn().strip())
+                self._parameters = _parsed(self._dsn())
             if self._password is None:
                 return self._parameters
             password = self._password if isinstance(self._password, str) else self._password()
-            return {**self._parameters, "password": password.strip()}
-        except Exception as error:
+            return {**self._parameters, "password": _clean("password", password)}
+        except BaseException as error:
             # Its text may be the secret.
+            tamed(error)
             problem = type(error).__qualname__
         # Raised out here, where the error of the function is not behind it. Tried again: a file may come back.
         raise psycopg.OperationalError(f"the DSN or the password can't be read ({problem})")
@@ -197,7 +201,16 @@ def _source(name: str, given: Address | Password) -> str | Callable[[], str]:
     return given
 
 
+def _clean(name: str, given: str) -> str:
+    """Return *given* without spaces around it; raise ValueError, which shows nothing of it, if libpq can't take it."""
+    # A surrogate is a byte of a file, or of a variable, that is no UTF-8: the error of an encoder would have all of it.
+    if re.search("[\0\ud800-\udfff]", given):
+        raise ValueError(f"{name}: expected UTF-8 without a NUL; got something else")
+    return given.strip()
+
+
 def _parsed(dsn: str) -> dict[str, Any]:
+    dsn = _clean("dsn", dsn)
     parsed: dict[str, Any] | None = None
     with contextlib.suppress(psycopg.ProgrammingError):
         parsed = conninfo_to_dict(dsn)
@@ -241,6 +254,8 @@ class Link:
         self._turn = Turn(f"cannot use {server}: called from within a call of the same thread")
         self._connection: Connection | None = None
         self._closes: weakref.finalize[[Connection], Link] | None = None
+        # Why there is no connection: how the last call failed, this caller's or that of one before it.
+        self._problem: str | None = None
 
     def call(self, what: str, call: Callable[[Connection], T], timeout: float) -> T:
         """
@@ -264,6 +279,7 @@ class Link:
                 except psycopg.Error as error:
                     self._close()
                     problem, may_pass = words(error), _is_passing(error)
+                    self._problem = problem
                 except BaseException:
                     self._close()
                     raise
@@ -299,7 +315,7 @@ class Link:
             if left <= 0:
                 # The callers before this one have waited for the server in vain: else each would wait for its own time
                 # behind all of theirs.
-                raise psycopg.OperationalError("no answer in time")
+                raise psycopg.OperationalError(self._problem or "no answer in time")
             connection = self._server.connect(left)
             self._connection = connection
             self._closes = weakref.finalize(self, _close, connection)
@@ -307,6 +323,7 @@ class Link:
             self._closes.atexit = False
             connection.give_up_at = give_up_at
             self._check(connection)
+            self._problem = None
         self._connection.give_up_at = give_up_at
         return self._connection
 
