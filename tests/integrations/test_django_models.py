@@ -291,6 +291,18 @@ def test_what_is_no_model_is_refused(given: Any) -> None:
         ours.audited(given)
 
 
+@pytest.mark.parametrize("option", ["mask", "exclude"])
+def test_a_key_that_is_a_secret_is_no_target(option: str, trail: AuditTrail) -> None:
+    """A primary key that is masked or excluded is masked in the target, also that of a subclass."""
+    meta = type("Meta", (), {"app_label": "django_site", "managed": False})
+    given = {"__module__": __name__, "Meta": meta, "key": expressions.CharField(primary_key=True, max_length=40)}
+    with testing.utils.isolate_apps("tests.integrations.apps.django_site"):
+        token = ours.audited(type("Ticket", (expressions.Model,), given), **{option: ["key"]})
+        longer = type("Day", (token,), {"__module__": __name__, "Meta": meta})
+        assert str(ours.target_of(token(key="s3cret"))) == "django_site.ticket/********"
+        assert str(ours.target_of(longer(ticket_ptr_id="s3cret", key="s3cret"))) == "django_site.day/********"
+
+
 def test_events_of_your_own_have_the_same_target(trail: AuditTrail, patient: Any) -> None:
     """What is logged about an object by hand is found together with its changes."""
     trail.sync.log_data_access(ours.target_of(patient), "read")

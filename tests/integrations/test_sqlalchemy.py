@@ -242,6 +242,33 @@ def test_no_secret_is_recorded(trail: AuditTrail, factory: Any, tmp_path: Path) 
     assert "123456" not in file.read_text()
 
 
+class ResetToken(Base):
+    """A row whose key is the secret."""
+
+    __tablename__ = "password_reset"
+    token: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    nonce: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    user: orm.Mapped[int]
+
+
+@pytest.mark.parametrize("option", ["mask", "exclude"])
+def test_a_key_that_is_a_secret_is_no_target(option: str, trail: AuditTrail, factory: Any, tmp_path: Path) -> None:
+    """A part of a primary key that is a secret by its name, or is masked or excluded, is masked in the target."""
+    options: dict[str, Any] = {option: ["nonce"]}
+    audit_changes(factory, trail, **options)
+    with factory() as session:
+        session.add(row := ResetToken(token="s3cret-1", nonce="s3cret-2", user=7))
+        session.commit()
+        assert str(target_of(row)) == "password_reset/********,s3cret-2"
+        row.token, row.nonce = "s3cret-3", "s3cret-4"
+        session.commit()
+        session.delete(row)
+        session.commit()
+    assert {target for _, target, _ in in_short(trail)} == {"password_reset/********,********"}
+    [file] = (tmp_path / "audit").glob("*.jsonl")
+    assert "s3cret" not in file.read_text()
+
+
 def test_only_the_given_models_are_recorded(trail: AuditTrail, factory: Any) -> None:
     """With *models* objects of other classes have no events, and those of subclasses do."""
     audit_changes(factory, trail, models=[User])

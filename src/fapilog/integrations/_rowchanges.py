@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -11,9 +11,9 @@ from .._keywords import look_for_typos
 from ..record.intake import FIELDS, LEAST_RECORD, LEAST_TEXT, CommonFields, recorded
 from ..record.kinds import AuditEventType, AuditOutcome
 from ..record.parties import Target
-from ..record.values import given_tags
+from ..record.values import given_tags, given_text
 
-__all__ = ["Changes", "RowChange", "is_secret", "masked", "require_fields"]
+__all__ = ["Changes", "RowChange", "is_secret", "key_part", "masked", "require_fields"]
 
 Changes = Mapping[str, tuple[Any, Any]]
 """The old value and the new one of each field that differs, by its name."""
@@ -42,6 +42,11 @@ def masked(changes: Changes, is_masked: Callable[[str], bool]) -> Changes:
         name: (_hidden(old), _hidden(new)) if is_secret(name) or is_masked(name) else (old, new)
         for name, (old, new) in changes.items()
     }
+
+
+def key_part(value: object, names: Iterable[str], is_masked: Callable[[str], bool]) -> str:
+    """Return a part of the primary key of a row for its target, masked as a change of one of these *names* would be."""
+    return _MASK if any(is_secret(name) or is_masked(name) for name in names) else given_text(value)
 
 
 def _hidden(value: object) -> str | None:

@@ -18,7 +18,7 @@ from ...record.intake import CommonFields
 from ...record.options import several
 from ...record.parties import Target
 from ...tasks.strangers import Log
-from .._rowchanges import Changes, RowChange, masked, require_fields
+from .._rowchanges import Changes, RowChange, key_part, masked, require_fields
 from ._settings import record, trail
 
 __all__ = ["audited", "connect_relations", "target_of"]
@@ -91,7 +91,8 @@ def audited(
         model: The class of the model.
         exclude: The names of fields that are not recorded; a save that changes no other field is not recorded either.
         mask: The names of fields of which only the change is recorded, and no value. Fields with a word such as
-            password, secret, token or api_key in their names always are.
+            password, secret, token or api_key in their names always are. A primary key that is masked, or excluded, is
+            masked in the target too, such as the ``key`` of a token of Django REST framework.
         **fields: Further fields of the events, as for `AuditTrail.log_event`: ``contains_phi=True``.
 
     Returns:
@@ -117,12 +118,21 @@ def target_of(instance: Any) -> Target:
     """
     Return the target that `audited` records for an object of a model: "clinic.patient/42".
 
-    For events of your own about the object, so that they are found together with its changes.
+    For events of your own about the object, so that they are found together with its changes. A primary key that is
+    masked or excluded, or that has a secret by its name, is masked here too.
 
     Args:
         instance: The object, which is saved.
     """
-    return Target(type=instance._meta.concrete_model._meta.label_lower, id=str(instance.pk))
+    model = instance._meta.concrete_model._meta
+    how = _models.get(type(instance))
+    masks = how.mask | how.exclude if how is not None else ()
+    # The key of a subclass is that of its parent.
+    names, key = [model.pk.name], model.pk
+    while key.remote_field is not None:
+        key = key.target_field
+        names.append(key.name)
+    return Target(type=model.label_lower, id=key_part(str(instance.pk), names, masks.__contains__))
 
 
 def _check(model: Any, names: Iterable[str]) -> None:

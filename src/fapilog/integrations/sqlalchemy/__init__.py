@@ -86,7 +86,8 @@ def audit_changes(
             ``User.last_seen``. If nothing else changes there is no event. With the first flush, a name that no mapped
             class has is logged as an error.
         mask: Columns of which only the change is recorded, and no value. Columns with a word such as password, secret,
-            token or api_key in their names always are.
+            token or api_key in their names always are. A primary key that is masked, or excluded, is masked in the
+            target too.
         **fields: Further fields of the events, as for `AuditTrail.log_event`: ``contains_phi=True``.
 
     Raises:
@@ -119,8 +120,10 @@ def target_of(instance: object) -> Target:
     """
     Return the target that `audit_changes` records for an object: "patient/42", by its table and its primary key.
 
-    For events of your own about the object, so that they are found together with its changes. Of a class that inherits
-    from another mapped class it is the table of the first of these; the parts of a composite key are joined by commas.
+    For events of your own about the object, so that they are found together with its changes. A part of the key that is
+    a secret by its name is masked; one that *mask* names is not, since that is for some sessions alone. Of a class that
+    inherits from another mapped class it is the table of the first of these; the parts of a composite key are joined by
+    commas.
 
     Args:
         instance: The object, which is flushed.

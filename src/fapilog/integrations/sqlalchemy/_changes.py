@@ -195,8 +195,12 @@ class Changes:
     # -- recording
 
     def _event(self, outcome: Outcome) -> RowChange:
-        changes = masked(outcome.changes, lambda name: is_among(self._mask, outcome.kind, name))
-        return RowChange(outcome.operation, target_at(outcome.key), changes, self._fields)
+        def is_masked(name: str) -> bool:
+            # Of a column that is excluded, the primary key alone is among them.
+            return is_among((*self._mask, *self._exclude), outcome.kind, name)
+
+        changes = masked(outcome.changes, is_masked)
+        return RowChange(outcome.operation, target_at(outcome.key, is_masked), changes, self._fields)
 
     def _store(self, found: list[Outcome]) -> None:
         losses = _Losses()
