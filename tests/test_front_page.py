@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import traceback
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -206,6 +207,13 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     for found in (nowhere, lambda _: Distribution("{")):
         monkeypatch.setattr(_extras, "distribution", found)
         assert _extras.install_line("slack") == "pip install '/path/to/the/clone[slack]'"
+
+
+def test_a_mistyped_name_is_suggested() -> None:
+    """Python says which name may have been meant."""
+    with pytest.raises(AttributeError) as raised:
+        vars(fapilog)["__getattr__"]("SlackDispacher")
+    assert "Did you mean: 'SlackDispatcher'?" in "".join(traceback.format_exception(raised.value))
 
 
 def test_the_version() -> None:
