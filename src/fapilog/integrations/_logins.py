@@ -135,9 +135,8 @@ class Logins:
 
 
 def current_user_id() -> Any:
-    """Return the id of Flask-Login's current user, of a request of an application that uses it; else None."""
-    flask = import_module("flask")
-    if not flask.has_request_context() or not hasattr(flask.current_app, "login_manager"):
+    """Return, in a request, the id of Flask-Login's current user; None if the application does not use it."""
+    if not hasattr(import_module("flask").current_app, "login_manager"):
         return None
     return _id_of(import_module("flask_login").current_user)
 
