@@ -197,6 +197,30 @@ def test_demo_goes_on_when_nobody_reads(environment: dict[str, str], empty: Path
 # -- verifying a trail
 
 
+@needs_extra
+@pytest.mark.real_time
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("command", [["verify"], ["verify", "--json"], ["show"], ["show", "--json"]], ids=" ".join)
+def test_an_output_that_cannot_be_written(trail: Path, environment: dict[str, str], command: list[str]) -> None:
+    """It is said, and the exit code is not that of a trail that is damaged, whose output could be written."""
+    arguments = [*COMMAND, *command, str(trail)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "fapilog: cannot go on: No space left on device\n")
+
+
+@needs_extra
+@pytest.mark.real_time
+def test_a_reader_that_goes_away(trail: Path, environment: dict[str, str]) -> None:
+    """Where nobody reads the verdict, the exit code is not that of a trail that is damaged either."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = [*COMMAND, "verify", "--json", str(trail)]
+    with os.fdopen(writing, "w") as gone:
+        done = subprocess.run(arguments, env=environment, stdout=gone, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (2, b"")
+
+
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
     """Run the command in this process, and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["fapilog", *map(str, arguments)])
@@ -330,6 +354,16 @@ def test_verify_finds_no_trail(
     assert capsys.readouterr() == ("", f"fapilog: there is no trail in {tmp_path}\n")
     assert run_main(monkeypatch, "verify", tmp_path / "nowhere") == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+@needs_extra
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_verify_is_given_a_file_of_a_trail(trail: Path, run: Run, ending: str) -> None:
+    """It asks for the directory, where SQLite would say that the file is no database."""
+    path = file_of(trail).rename(f"{file_of(trail)}{ending}")
+    code, out, err = run("verify", path)
+    assert (code, out) == (2, "")
+    assert f"is a file of a trail; expected its directory, '{trail}'" in err
 
 
 @needs_extra

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fapilog import AuditTrail
+from fapilog import AuditStorageError, AuditTrail
 from tests.doubles.commands import Run, runs
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ("typer", "rich"))), reason="needs the extra cli")
@@ -52,3 +52,18 @@ def test_it_is_continued(run: Run, tmp_path: Path) -> None:
     assert run("continue", tmp_path / "new", tmp_path / "newer")[0] == 2
     code, _, err = run("continue", GOLDEN, "s3://clinic/eu")
     assert (code, "got an address that begins with s3://" in err) == (2, True)
+
+
+def test_it_is_told_from_damage(run: Run, tmp_path: Path) -> None:
+    """Whoever takes it for one of ours is told what it is; it is no damage that could be sealed, and is not changed."""
+    old = shutil.copytree(GOLDEN, tmp_path / "old")
+    [file] = old.iterdir()
+    before = file.read_bytes()
+    with pytest.raises(AuditStorageError, match=r"line 1: this is a record of the earlier fapilog: `fapilog continue`"):
+        AuditTrail(storage_path=old).sync.log_event("billing.refund", "m")
+    for command in ("show", "tail"):
+        code, out, _ = run(command, old)
+        assert (code, out.count("this is a record of the earlier fapilog")) == (0, 1)
+    code, _, err = run("recover", old, "--reason", "x")
+    assert (code, "is a trail of the earlier fapilog: `fapilog continue` begins" in err) == (2, True)
+    assert file.read_bytes() == before

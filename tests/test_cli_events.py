@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from fapilog import AuditEventType, AuditTrail, FileStorage
+from fapilog.storage._days import compress_day
+from tests.doubles.aged_trails import aged_trail, day_file
 from tests.doubles.commands import Run, runs
 
 pytestmark = pytest.mark.skipif(not all(map(find_spec, ("typer", "rich"))), reason="needs the extra cli")
@@ -265,6 +267,21 @@ def test_recovering(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) 
     assert json.loads(run("verify", directory, "--json")[1])["status"] == "recovered"
     assert numbers(run("show", directory)[1]) == [5, 4, 3, 1]
     assert numbers(run("show", directory, "--user", "carol")[1]) == [4]
+
+
+def test_recovering_from_a_damaged_compressed_day(run: Run, tmp_path: Path) -> None:
+    """It has no records that could be sealed: what is to be done first is said; moved away, it is a gap."""
+    directory = aged_trail(tmp_path / "aged", (2, 1, 0))
+    compress_day(directory, day_file(1))
+    path = directory / f"{day_file(1)}.gz"
+    path.write_bytes(path.read_bytes()[:-9])
+    code, out, err = run("recover", directory, "--reason", "a bad disk")
+    assert (code, out) == (2, "")
+    assert f"{path.name} is damaged: it can't be decompressed: put that file back from a copy; or move it else" in err
+    path.rename(tmp_path / path.name)
+    assert run("recover", directory, "--reason", "a bad disk")[0] == 0
+    AuditTrail(storage_path=directory).sync.log_event(AuditEventType.DATA_ACCESS, "m")
+    assert json.loads(run("verify", directory, "--json")[1])["status"] == "recovered"
 
 
 def test_the_version(run: Run) -> None:

@@ -211,9 +211,12 @@ def test_the_reason_of_a_hold_is_any_text(run: Run, directory: Path) -> None:
     assert "[/7] [red]caf\\udce9 :smile:" in out
 
 
-def test_a_hold_is_set_on_a_trail_alone(run: Run, tmp_path: Path) -> None:
-    """A directory without a trail is refused, and stays empty: a hold on it would hold nothing."""
-    code, out, err = run("hold", "add", tmp_path, "--reason", "case 7")
+@pytest.mark.parametrize(
+    "command", ["hold add --reason x", "hold list", "retain --retention-days 9", "recover --reason x"]
+)
+def test_a_directory_without_a_trail(run: Run, tmp_path: Path, command: str) -> None:
+    """It is refused, and stays empty: where a volume is not mounted, "nothing is old enough" would be believed."""
+    code, out, err = run(*command.split(), tmp_path)
     assert (code, out, err) == (2, "", f"fapilog: there is no trail in {tmp_path}\n")
     assert not list(tmp_path.iterdir())
 

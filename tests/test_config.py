@@ -203,6 +203,9 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"durability": "fsnc"}, ["durability: expected one of fsync, write; got 'fsnc'; did you mean fsync?"]),
     ({"path": 5}, ["path: expected a path; got 5"]),
     ({"path": ""}, ["path: expected a path; got an empty text"]),
+    ({"path": "env:AUDIT_PATH"}, ["path: expected a path; got a reference, which only a secret can be"]),
+    ({"policy": {"alert_channel": "file:/run/channel"}},
+        ["policy.alert_channel: expected text; got a reference, which only a secret can be"]),
     ({"archive": 5}, ["archive: expected a path; got 5"]),
     ({"archive": "gs://b"}, ["archive: expected a directory or s3://bucket/prefix; got gs://..."]),
     ({"alert_timeout": "30"}, ["alert_timeout: expected a number; got text"]),
@@ -222,6 +225,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         ],
     ),
     ({"dispatcher": 5}, [f"dispatcher: expected {DISPATCHER}; got 5"]),
+    ({"dispatcher": "console"}, [f'dispatcher: expected {DISPATCHER}; got text; did you mean {{"type": "console"}}?']),
     ({"dispatcher": {}}, [f"dispatcher.type: expected {TYPES}; got nothing"]),
     (
         {"dispatcher": {"type": "slak"}},
@@ -397,7 +401,9 @@ def test_a_file_that_is_wrong(tmp_path: Path, content: str, problem: str) -> Non
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
-    """A file in another encoding is named, and one that is not there is an OSError."""
+    """A file in another encoding is named, one that is not there an OSError, and the mark of Windows does no harm."""
+    (tmp_path / "marked.toml").write_text(TOML, encoding="utf-8-sig")
+    assert AuditTrail.from_toml(tmp_path / "marked.toml").policy.level is ComplianceLevel.HIPAA
     (tmp_path / "latin.toml").write_bytes(b"# \xff")
     with pytest.raises(ConfigError, match=r"latin\.toml: expected UTF-8$"):
         AuditTrail.from_toml(tmp_path / "latin.toml")

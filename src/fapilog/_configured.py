@@ -245,7 +245,8 @@ class Reader:
         if name in self._making:
             self.wrong(where, "a dispatcher", "one that is around it")
         elif name not in self.named:
-            self.wrong(where, DISPATCHER, _got(name) + did_you_mean(name, self.named))
+            meant = f'; did you mean {{"type": "{name}"}}?' if name in _DISPATCHERS else did_you_mean(name, self.named)
+            self.wrong(where, DISPATCHER, _got(name) + meant)
         else:
             if name not in self._made:
                 self._making.append(name)
@@ -311,6 +312,9 @@ class Reader:
             possible = get_args(hint)
             shown = repr(given) + did_you_mean(given, possible) if isinstance(given, str) else _got(given)
             return given if given in possible else self.wrong(where, expected(hint), shown)
+        if isinstance(given, str) and _is_reference(given):
+            # Taken as it is, it would be the name of a directory, or of a channel that nobody reads.
+            return self.wrong(where, expected(hint), "a reference, which only a secret can be")
         takes = (int, float) if hint is float else (str, os.PathLike) if hint is Path else hint
         if not isinstance(given, takes) or (isinstance(given, bool) and hint is not bool):
             return self.wrong(where, expected(hint), _got(given))

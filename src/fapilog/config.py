@@ -104,7 +104,8 @@ def options_from_toml(path: Path | str) -> dict[str, Any]:
     content: dict[str, Any] = {}
     problem = None
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        # Editors of Windows begin a file with a mark that TOML does not have.
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         # Raised out here, since the error has the whole text with it.
         problem = str(error)

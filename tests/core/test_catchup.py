@@ -23,7 +23,7 @@ from fapilog import (
     compliance_alert,
 )
 from fapilog.core import _catchup
-from fapilog.core._health import is_own
+from fapilog.core._incidents import is_own
 
 
 class Keeper:

@@ -112,6 +112,7 @@ async def trail_of(
 ) -> AsyncIterator[AuditTrail]:
     """Yield a trail, started or not."""
     trail = AuditTrail(policy, storage=disk, alert_dispatcher=dispatcher, **options)
+    trail._alerts.health._clock = anyio.current_time
     if started:
         async with trail:
             yield trail
@@ -216,6 +217,7 @@ async def test_not_started_they_are_out_when_log_event_ends(disk: Disk, dispatch
     """Without `start` the alert has left when `log_event` raises, and the recovery when it returns."""
     async with trail_of(disk, dispatcher, started=False) as trail:
         for alerts in (False, True):
+            await anyio.sleep(600)
             disk.error = AuditStorageError("full")
             await log_in_vain(trail, alerts=alerts)
             assert kinds(dispatcher.own)[-1] == "component_failure"
@@ -332,6 +334,7 @@ async def test_a_storage_that_fails_while_the_recovery_is_stored(disk: Disk, dis
         assert recovery.metadata["incident"] == first.metadata["incident"] != second.metadata["incident"]
         assert recovery.sequence_number is None
         gated.error = None
+        await anyio.sleep(1)
         await log(trail)
         await trail.drain()
         assert dispatcher.taken[-1].metadata["incident"] == second.metadata["incident"]
@@ -800,6 +803,60 @@ async def test_an_incident_is_measured() -> None:
     )
 
 
+async def test_a_part_that_fails_and_works_in_turns() -> None:
+    """Its incidents last longer each time, up to five minutes, and no failure within one is announced."""
+    rig = Rig()
+    lasted: list[float] = []
+    for _ in range(12):
+        before, began = len(rig.announced), anyio.current_time()
+        rig.health.failing(STORING, "full")
+        while len(rig.announced) == before + 1:
+            await anyio.sleep(0.25)
+            rig.health.working(STORING)
+            await rig.background.settle()
+        lasted.append(anyio.current_time() - began)
+    assert lasted == [0.25, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
+    for _ in range(10_000):
+        rig.health.failing(STORING, "full")
+        rig.health.working(STORING)
+    await rig.background.settle()
+    assert kinds(rig.announced) == [FAILURE.value, RECOVERY.value] * 12 + [FAILURE.value]
+    await anyio.sleep(299.5)
+    rig.health.failing(STORING, "once more")
+    await anyio.sleep(299.5)
+    rig.health.working(STORING)
+    await rig.background.settle()
+    assert kinds(rig.announced)[-1] == FAILURE.value
+    # That it works is not said again, by an archive that is used once a day: any other part ends the incident.
+    await anyio.sleep(0.5)
+    rig.health.working(VERIFICATION)
+    await rig.background.settle()
+    assert kinds(rig.announced)[-1] == RECOVERY.value
+
+
+async def test_a_part_that_works_for_long_has_no_past() -> None:
+    """A part that fails five minutes after its last incident has one that ends with the first success."""
+    rig = Rig()
+    for _ in range(4):
+        rig.health.failing(STORING, "full")
+        rig.health.working(STORING)
+        await rig.background.settle()
+        await anyio.sleep(300)
+    assert kinds(rig.announced) == [FAILURE.value, RECOVERY.value] * 4
+
+
+async def test_the_past_of_parts_is_limited() -> None:
+    """A dispatcher that names a new part each time does not fill the memory with what has ended, either."""
+    rig = Rig()
+    for number in range(1000):
+        part = Part("alert_delivery", f"part {number}")
+        rig.health.failing(part, "c")
+        rig.health.working(part)
+        await rig.background.settle()
+    assert len(rig.announced) == 2000
+    assert len(rig.health._relapses._parts) == 200
+
+
 async def test_incidents_of_several_parts() -> None:
     """Incidents of different parts have nothing to do with each other."""
     rig = Rig()
@@ -832,7 +889,8 @@ class Crowd(Rig):
     """A book that many threads report to at the same moment."""
 
     def __init__(self, files: IncidentFiles | None = None) -> None:
-        super().__init__(files, time.monotonic)
+        super().__init__(files, lambda: time.monotonic() + self.skipped)
+        self.skipped = 0.0
         self.slow = threading.Event()
         self.slow.set()
         self.announcing = threading.Event()
@@ -897,6 +955,7 @@ async def test_twenty_threads_disagree() -> None:
         works = functools.partial(crowd.health.working, STORING)
         crowd.report(*[fails] * 10, *[works] * 10)
         await crowd.background.settle()
+        crowd.skipped += 600
     crowd.health.working(STORING)
     await crowd.background.settle()
     assert all(announced == PAIR for announced in crowd.counted().values())
@@ -935,6 +994,7 @@ async def test_twenty_threads_report_alerts() -> None:
         return functools.partial(crowd.health.reported, report, announced)
 
     for now in range(10, 90, 10):
+        crowd.skipped += 600
         crowd.report(*[reported(DeliveryError("503"), now), reported(None, now - 1)] * 10)
         await crowd.background.settle()
         crowd.report(*[reported(None, now - 1)] * 20)

@@ -921,3 +921,16 @@ async def test_two_of_one_name_in_one_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=expected):
         await trail.start()
     assert not trail.is_started
+
+
+@pytest.mark.parametrize("other", ["link.db", "folder/../alerts.db", "linked/alerts.db"])
+async def test_another_name_of_the_same_file(tmp_path: Path, other: str) -> None:
+    """A link, or a way around, leads to the same file: two outboxes of one name there are refused on entering."""
+    (tmp_path / "link.db").symlink_to(tmp_path / "alerts.db")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path)
+    both = FanOut([make(Scripted(), tmp_path), Outbox(Scripted(), tmp_path / other)])
+    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=both)
+    with pytest.raises(ValueError, match=r"^name: expected one name for each outbox in .*; got 'alerts' twice$"):
+        await trail.start()
+    assert not trail.is_started

@@ -1,6 +1,8 @@
 """A trail, an outbox, observers: an alert from the event to the receipt."""
 
+import itertools
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -11,15 +13,17 @@ from fapilog import (
     AuditLogLevel,
     AuditTrail,
     DeliveryReport,
+    OutboxError,
     PermanentDeliveryError,
     TransientDeliveryError,
     alert_attempted,
     alert_dispatched,
     compliance_alert,
 )
-from fapilog.core._health import is_own
+from fapilog.core._incidents import is_own
 from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox import Outbox
+from fapilog.delivery.outbox._file import OutboxFile
 from tests.doubles.scripted_dispatcher import Scripted
 
 
@@ -160,6 +164,30 @@ async def test_a_file_that_is_repaired_before_a_restart(tmp_path: Path) -> None:
     assert failures == recoveries
     assert {"the file of the outbox alerts", "the age of the outbox alerts"} <= failures.keys()
     assert len(own) == 2 * len(failures)
+
+
+@pytest.mark.parametrize("every", [2, 3, 5])
+async def test_a_file_that_takes_every_other_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    """On a disk that is nearly full, the alerts about that do not feed themselves, though they go by that file."""
+    run, calls = OutboxFile.run, itertools.count(1)
+
+    def run_or_fail(file: OutboxFile, *args: Any, **options: Any) -> Any:
+        number = next(calls)
+        if number <= 500 and number % every == 0:
+            raise OutboxError("the disk is full")
+        return run(file, *args, **options)
+
+    monkeypatch.setattr(OutboxFile, "run", run_or_fail)
+    inner = Scripted()
+    outbox = Outbox(inner, tmp_path / "alerts.db", now=now)
+    async with AuditTrail(storage_path=tmp_path / "trail", alert_dispatcher=outbox) as trail:
+        event_id = await alarm(trail)
+        await anyio.sleep(600)
+    assert event_id in inner.ids
+    # 5 s pass between two attempts to use the file.
+    assert len(set(inner.ids)) <= 10
 
 
 async def test_outboxes_side_by_side(tmp_path: Path) -> None:

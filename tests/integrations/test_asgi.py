@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import anyio
 import pytest
 
-from fapilog import AuditEvent, AuditStorageError, AuditTrail
+from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError, AuditTrail
 from fapilog.context import bind_audit_context, current_audit_context
 from fapilog.integrations.asgi import AuditMiddleware, with_lifespan
 
@@ -392,6 +392,24 @@ async def test_a_request_has_one_event(trail: AuditTrail) -> None:
         await asked(AuditMiddleware(failing_late, trail=trail, log_requests=True))
     await asked(AuditMiddleware(sending(), trail=trail, log_requests=True))
     assert [event.metadata["status"] for event in await stored(trail)] == [200, 500]
+
+
+async def test_a_client_that_leaves_is_no_error(trail: AuditTrail) -> None:
+    """An application that gives up then has not failed, and the event says that nothing was answered."""
+
+    async def app(scope: dict[str, Any], receive: Any, send: Send) -> None:
+        assert (await receive())["type"] == "http.disconnect"
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(_: Message) -> None:
+        raise AssertionError
+
+    await AuditMiddleware(app, trail=trail, log_requests=True)(scope(), gone, send)
+    [event] = await stored(trail)
+    assert (event.event_type, event.metadata["status"]) == (AuditEventType.DATA_ACCESS, 499)
+    assert event.outcome is AuditOutcome.FAILURE
 
 
 async def test_a_cancellation_passes(trail: AuditTrail) -> None:

@@ -157,6 +157,14 @@ def test_looking_is_recorded(trail: AuditTrail, auditor: Any) -> None:
     assert event.metadata["page"] == f"{TRAIL}?user_id=alice"
 
 
+def test_who_looks_has_the_id_that_users_have(tmp_path: Path, auditor: Any) -> None:
+    """The function in AUDIT that says what a user is called holds in the admin, too."""
+    with django_site.audit_settings(tmp_path, user_id=lambda user: f"u-{user.get_username()}") as trail:
+        auditor.get(TRAIL)
+        [event] = trail.sync.get_events(event_type="audit_log_access")
+        assert event.user_id == "u-auditor"
+
+
 def test_one_event_is_shown_whole(trail: AuditTrail, auditor: Any) -> None:
     """The page of an event has its members, its metadata, its error and its changes."""
     event_id = trail.sync.log_change(

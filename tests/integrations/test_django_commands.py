@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
-from fapilog import AuditTrail, MemoryStorage
+from fapilog import AuditTrail, MemoryStorage, SQLiteStorage
 from tests.doubles import django_site
+from tests.doubles.aged_trails import aged_trail
 
 pytest.importorskip("django")
 pytest.importorskip("typer")
 django_site.set_up()
 management: Any = importlib.import_module("django.core.management")
+ours: Any = importlib.import_module("fapilog.integrations.django")
+testing: Any = importlib.import_module("django.test")
 models: Any = importlib.import_module("fapilog.integrations.django.models")
 
 
@@ -56,12 +59,31 @@ def test_the_trail_of_the_site_is_verified(trail: AuditTrail) -> None:
     assert ended.value.code == 1
 
 
-def test_a_trail_that_is_not_in_files_is_refused() -> None:
-    """With a storage of one's own the command says so."""
-    error: Any = importlib.import_module("django.core.management.base").CommandError
-    storage = MemoryStorage()
-    with (
-        importlib.import_module("django.test").override_settings(AUDIT={"storage": storage}),
-        pytest.raises(error, match="not in files"),
-    ):
-        said("show")
+@pytest.mark.real_time
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres"])
+def test_a_trail_in_a_storage_is_shown(kind: str, tmp_path: Path, name: str, request: pytest.FixtureRequest) -> None:
+    """The storage that AUDIT has is read as it is, and the site continues to write to it."""
+    storage: Any = MemoryStorage()
+    if kind == "sqlite":
+        storage = SQLiteStorage(tmp_path / "audit.db")
+    elif kind == "postgres":
+        database = request.getfixturevalue("database")
+        storage = importlib.import_module("fapilog").PostgresStorage(database.dsn(user="service"), name)
+    with testing.override_settings(AUDIT={"storage": storage}):
+        trail = ours.trail
+        trail.sync.log_data_access("clinic.patient/42", "read", user_id="alice")
+        assert json.loads(said("show", "--json"))["user_id"] == "alice"
+        trail.sync.log_data_access("clinic.patient/42", "read", user_id="bob")
+        assert said("verify").startswith("valid: 2 records")
+        assert said("count", "--by", "operation", "--json") == '{"read": 2}\n'
+        with pytest.raises(management.CommandError, match=r"^tail: expected a trail in files"):
+            said("tail")
+
+
+def test_days_in_the_archive_are_shown(tmp_path: Path) -> None:
+    """The archive that AUDIT names is asked too, and verified together with the trail."""
+    options = {"archive": tmp_path / "archive", "policy": {"retention_days": 30, "archive_after_days": 10}}
+    with django_site.audit_settings(aged_trail(tmp_path / "audit", (40, 1)), **options) as trail:
+        trail.sync.apply_retention()
+        assert said("show", "--user", "user-40", "--json").count("\n") == 3
+        assert "records 1 to 3 are in" in said("verify")

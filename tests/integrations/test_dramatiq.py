@@ -142,6 +142,14 @@ def test_no_message_has_the_context_of_the_one_before(tmp_path: Path, broker: An
     assert current_audit_context() == {}
 
 
+def test_a_failure_is_recorded_whatever_its_message_says(trail: AuditTrail, broker: Any) -> None:
+    """Another service may have written the number of retries, and it may be none."""
+    message: Any = MessageProxy(dramatiq.Message("q", "a", (), {}, {"retries": "many"}))
+    AuditMiddleware(trail).after_process_message(broker, message, exception=LookupError("no such door"))
+    [event] = stored(trail)
+    assert event.metadata == {"attempt": "many"}
+
+
 def test_no_message_has_the_user_of_one_whose_time_is_over(trail: AuditTrail, broker: Any) -> None:
     """Wherever the time limit of a message interrupts the middleware, the next message has no user."""
     middleware = AuditMiddleware(trail)

@@ -6,11 +6,12 @@ import errno
 import gc
 import gzip
 import logging
+import socket
 import ssl
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Container, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
@@ -229,13 +230,32 @@ async def test_no_tls_is_transient(origin: Origin) -> None:
 async def test_silence_before_tls_is_transient(origin: Origin) -> None:
     """A server that waits for another protocol than TLS did not take the alert."""
     origin.script(Answer(fault="hang_before_reading"))
-    vendor = Vendor(timeout=60.0)
-    # Over long before the other limit: where both are over at once, httpcore2 leaves the connection open.
-    assert vendor.poster._phases.connect == 54.0
-    async with passing(55.0, once=origin.hangs.is_set):
-        error = await failure_of(vendor, origin.url.replace("http:", "https:"))
+    async with passing(60.0, once=origin.hangs.is_set):
+        error = await failure_of(Vendor(timeout=60.0), origin.url.replace("http:", "https:"))
     assert type(error) is TransientDeliveryError
     assert str(error) == "vendor: no connection (connected, but TLS did not begin within 60 s)"
+
+
+def open_to(origin: Origin) -> list[socket.socket]:
+    """Return the open sockets whose other side is *origin*."""
+    port = httpx2.URL(origin.url).port
+    sockets = [each for each in gc.get_objects() if isinstance(each, socket.socket) and each.fileno() >= 0]
+    found = []
+    for each in sockets:
+        with suppress(OSError):
+            found += [each] if each.getpeername()[1:2] == (port,) else []
+    return found
+
+
+async def test_a_call_that_is_cancelled_while_tls_begins_leaves_no_connection(origin: Origin) -> None:
+    """A caller that is cancelled there has the connection closed, and not left to the garbage collector."""
+    origin.script(Answer(fault="hang_before_reading"))
+    async with Vendor() as vendor, anyio.create_task_group() as tasks:
+        tasks.start_soon(vendor.post, origin.url.replace("http:", "https:"))
+        await anyio.to_thread.run_sync(origin.hangs.wait)
+        assert len(open_to(origin)) == 1
+        tasks.cancel_scope.cancel()
+    assert open_to(origin) == []
 
 
 async def test_a_reset_before_tls_is_transient(origin: Origin) -> None:

@@ -155,3 +155,16 @@ def test_the_newest_may_be_compressed_by_hand(directory: Path) -> None:
     result = trail.verify_chain_from_storage()
     assert (result.valid, result.events_checked) == (True, 19)
     assert isinstance(trail.get_events(limit=1)[0], AuditEvent)
+
+
+def test_the_newest_may_be_compressed_and_damaged(directory: Path) -> None:
+    """The files before it are read, and it is one hole; the head is that of the newest record that can be read."""
+    path = directory / day_file(0)
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes())[:-9])
+    path.unlink()
+    trail = AuditTrail(storage_path=directory).sync
+    assert [event.sequence_number for event in trail.get_events()] == list(range(15, 0, -1))
+    for oldest_first in (True, False):
+        found = list(trail.events(oldest_first=oldest_first, on_damage="yield"))
+        assert [item.file for item in found if isinstance(item, DamagedRecord)] == [path.name]
+    assert trail.head().sequence_number == 15

@@ -1,6 +1,7 @@
 """The `fapilog` command: a demonstration, checks of a trail and of alerts. Its libraries are the extra ``cli``."""
 
 import io
+import os
 import sys
 
 from .._extras import MissingExtraError, needs
@@ -9,7 +10,11 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command; without the libraries of the extra, say how to get them and exit with 2."""
+    """
+    Run the command, and exit.
+
+    The exit code is 2 where the output can't be written, and without the libraries of the extra, which are named.
+    """
     try:
         with needs("cli"):
             from .commands import app  # noqa: PLC0415 - only here, so that there is an answer where one is missing
@@ -20,4 +25,14 @@ def main() -> None:
         # In an encoding that lacks a character, its number is printed: `LC_ALL=C`, `PYTHONIOENCODING=latin-1`.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="fapilog")
+    try:
+        app(prog_name="fapilog")
+    except SystemExit as end:
+        # With 1 typer ends where the reader of the output has gone away; to our commands that is an answer, "no".
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+    except OSError as error:
+        sys.stderr.write(f"fapilog: cannot go on: {error.strerror or error}\n")
+    # What could not be written would be tried again at the exit, which would then end with another code.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(2)

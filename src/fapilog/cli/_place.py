@@ -13,6 +13,7 @@ from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, File
 from .._extras import MissingExtraError
 from ..record.chain import ChainError
 from ..storage._files.directory import cannot
+from ..storage._files.names import SUFFIX, is_name
 from ..storage._together import verify_together
 from ..storage.archive import Archive, is_address, require_archive
 from ..storage.archived import ArchiveStorage
@@ -45,7 +46,7 @@ Where: TypeAlias = "Path | AuditStorage"
 """The directory of a trail, or its storage."""
 
 
-def archive_at(given: str) -> Archive:
+def archive_at(given: Archive | Path | str) -> Archive:
     """Return the archive given to a command."""
     try:
         return require_archive("archive", given)
@@ -53,7 +54,9 @@ def archive_at(given: str) -> Archive:
         raise typer.BadParameter(str(error).removeprefix("archive: ")) from None
 
 
-def _place(given: str) -> Where | str:
+def _place(given: Where | str) -> Where | str:
+    if not isinstance(given, str):  # by code that runs the command: ``manage.py audit``
+        return given
     if is_dsn(given):
         return given
     if is_address(given):
@@ -61,6 +64,8 @@ def _place(given: str) -> Where | str:
     path = Path(given)
     if not path.exists():
         raise typer.BadParameter(f"Directory {given!r} does not exist.")
+    if path.is_file() and is_name(path.name.removesuffix(SUFFIX)):
+        raise typer.BadParameter(f"{given!r} is a file of a trail; expected its directory, {str(path.parent)!r}.")
     return SQLiteStorage(path) if path.is_file() else path
 
 

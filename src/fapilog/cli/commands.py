@@ -185,17 +185,24 @@ def recover(
     Stop the services that write to it first, copy the directory, and find the cause. Nothing in the files is changed
     or deleted. From then on `fapilog verify` says "recovered", and never again that the trail is intact.
 
-    Exit code: 0 if the damage is sealed, 1 if there is none, 2 if the trail can't be read or written.
+    Exit code: 0 if the damage is sealed, 1 if there is none, 2 if the trail can't be read or written or is not there.
     """
     if not reason.strip():
         raise typer.BadParameter("expected the reason in words", param_hint="--reason")
+    try:
+        require_trail(directory)
+    except AuditStorageError as error:
+        raise failed(error) from None
+    if is_of_earlier(directory):
+        raise failed(f"{directory} is a trail of the earlier fapilog: `fapilog continue` begins one that continues it")
     try:
         sealed = seal_damage(directory.absolute(), reason[:_LONGEST_REASON], user_id=operator())
     except OSError as error:
         raise failed(f"cannot recover {directory}: {error.strerror}") from None
     except ChainError as broken:
         # Damage of a compressed day, or of the anchor: no bytes of records that could be sealed.
-        raise failed(f"cannot recover {directory}: {broken}") from None
+        words = "put that file back from a copy; or move it elsewhere, and recover again"
+        raise failed(f"cannot recover {directory}: {broken}: {words}") from None
     if sealed is None:
         raise failed("there is nothing to recover", NO)
     number, damage = sealed

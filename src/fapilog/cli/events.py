@@ -264,8 +264,9 @@ def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> I
     after = next((item.sequence_number or 0 for item in newest if isinstance(item, AuditEvent)), 0)
     hole = next((item for item in newest if isinstance(item, DamagedRecord)), None)
     before = after + 1 if wanted.before is None else min(after + 1, wanted.before)
-    yield from reversed(reader.find(wanted.numbered(after=wanted.after, before=before), last))
-    if hole is not None and last:
+    found = reader.find(wanted.numbered(after=wanted.after, before=before), last)
+    yield from reversed(found)
+    if hole is not None and last and hole not in found:
         yield hole
     while follow:
         page = reader.read(after, _PAGE)

@@ -75,6 +75,7 @@ def list_(
     Exit code: 0, whatever there is; 2 if they can't be read.
     """
     try:
+        require_trail(directory)
         found = holds_on(directory.absolute())
     except AuditStorageError as error:
         raise failed(error) from None

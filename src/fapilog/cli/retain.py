@@ -15,7 +15,7 @@ from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
 from ._ending import failed
-from ._place import archive_at
+from ._place import archive_at, require_trail
 from .screen import Output
 
 __all__ = ["retain"]
@@ -71,6 +71,7 @@ def retain(
         raise typer.BadParameter("expected --retention-days, --archive-after-days, or both")
     trail = AuditTrail(policy, directory)
     try:
+        require_trail(directory)
         keep_from = _first_that_stays([*(outboxes or ()), *_outboxes_in(directory)])
         report = trail.sync.apply_retention(archive=archive, keep_from=keep_from, dry_run=dry_run)
     except (AuditStorageError, OutboxError, ValueError) as error:

@@ -183,13 +183,15 @@ class Screen:
 def verdict(result: AuditChainVerificationResult) -> Text:
     """Return the result of a verification in words."""
     if not result.valid:
-        return Text(f"NOT VALID: {result.error_message}", style="bold red")
+        # Damage is said to be so only where it was seen.
+        words = "NOT CHECKED" if result.first_invalid_sequence is None else "NOT VALID"
+        return Text(f"{words}: {result.error_message}", style="bold red")
     count = result.events_checked
     records = "1 record" if count == 1 else f"{count} records"
-    words = Text(f"valid: {records}, none altered, none missing in between", style="bold green")
+    found = Text(f"valid: {records}, none altered, none missing in between", style="bold green")
     if result.error_message is not None:
-        words.append(f"; {result.error_message}", style="yellow")
-    return words
+        found.append(f"; {result.error_message}", style="yellow")
+    return found
 
 
 def _bar(console: Console) -> Progress:

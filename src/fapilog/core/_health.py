@@ -10,7 +10,7 @@ import functools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
@@ -20,13 +20,25 @@ import msgspec
 from ..record.chain import AuditChainVerificationResult
 from ..record.errors import reason
 from ..record.events import AuditEvent
-from ..record.kinds import AuditEventType
 from ..record.values import text
 from ..tasks.background import Background
 from ..tasks.loops import own_context
 from ..tasks.strangers import Log
 from ..tasks.threads import in_thread
-from ._incidents import DISPATCHING, END, LONGEST_TEXT, OWN, STORING, UNTRUSTED, VERIFICATION, Incident, Part, new_id
+from ._incidents import (
+    DISPATCHING,
+    END,
+    LONGEST_TEXT,
+    OWN,
+    STORING,
+    UNTRUSTED,
+    VERIFICATION,
+    Incident,
+    Part,
+    Relapses,
+    is_own,
+    new_id,
+)
 from .alerting import DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Announcer, alert_attempted
@@ -34,7 +46,7 @@ from .signals import Announcer, alert_attempted
 if TYPE_CHECKING:
     from ._incidentfiles import IncidentFiles
 
-__all__ = ["MOST_OPEN", "Health", "TrailReporter", "is_own", "weakly"]
+__all__ = ["MOST_OPEN", "Health", "TrailReporter", "weakly"]
 
 _log: Final = Log("fapilog")
 
@@ -42,9 +54,6 @@ _log: Final = Log("fapilog")
 MOST_OPEN: Final = 100
 # A part of a dispatcher may be gone with the configuration: then nothing ever reports that it works.
 _LONGEST: Final = timedelta(days=30)
-
-_COMPONENTS: Final = ("audit_trail", "alert_delivery")
-_TYPES: Final = (AuditEventType.COMPONENT_FAILURE, AuditEventType.COMPONENT_RECOVERY)
 
 
 class Health:
@@ -54,7 +63,8 @@ class Health:
     An incident is opened by the first failure of a part and resolved when the part works. Opening it announces a
     `component_failure`, which is not stored: the storage may be the part that fails. Resolving it stores a
     `component_recovery`, if the storage takes it, and announces it. Both events name the same ``incident``. The
-    delivery of these alerts neither opens nor resolves an incident.
+    delivery of these alerts neither opens nor resolves an incident. A part that fails and works in turns has to work
+    for a while before its incident is resolved: see `Relapses`.
 
     With *files*, open incidents outlive the process: the next one takes them over, announces a failure again only if
     its alert was not delivered, and resolves the incident when the part works there.
@@ -110,6 +120,7 @@ class Health:
         self._open: dict[Part, tuple[str, ...]] = {}
         # Whether a part has worked, since it failed and while that is being announced.
         self._announcing: dict[Part, bool] = {}
+        self._relapses: Relapses = Relapses()
         self._last_undelivered = 0.0
         self._is_keeping = self._is_saving = False
 
@@ -151,10 +162,12 @@ class Health:
         try:
             with self._lock:
                 if part in self._announcing:
+                    self._relapses.failed(part, self._clock())
                     self._announcing[part] = False
                     return
                 former = [self._incidents[key] for key in self._open.get(part, ()) if key in self._incidents]
                 if any(incident.alert != "due" for incident in former):
+                    self._relapses.failed(part, self._clock())
                     return
                 if former or part in OWN or len(self._open) < MOST_OPEN:
                     failure = self._opened(part, words, former)
@@ -172,13 +185,12 @@ class Health:
                     self.working(part)
 
     def working(self, part: Part) -> None:
-        """Resolve the incidents of *part*, if there are any."""
+        """Resolve the incidents of *part*, if there are any; and of others that have worked for long enough now."""
         # Called for every stored event, and the book is nearly always empty: no lock for that.
         if self._open:
             with self._lock:
-                keys = self._taken(part)
-            if keys:
-                own_context().run(self._background.start_soon, functools.partial(self._resolve, part, keys))
+                taken = self._taken(part)
+            self._resolve_soon(taken)
 
     def verified(self, result: AuditChainVerificationResult) -> None:
         """Take the result of a verification: the trail is valid, or an incident."""
@@ -204,9 +216,8 @@ class Health:
             return
         if report.error is None:
             with self._lock:
-                keys = self._taken(DISPATCHING) if announced >= self._last_undelivered else ()
-            if keys:
-                own_context().run(self._background.start_soon, functools.partial(self._resolve, DISPATCHING, keys))
+                taken = self._taken(DISPATCHING) if announced >= self._last_undelivered else {}
+            self._resolve_soon(taken)
         # Without a background the caller of `log_event` was cancelled, not the dispatcher.
         elif report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.entered):
             with self._lock:
@@ -234,18 +245,26 @@ class Health:
             incident = msgspec.structs.replace(former[0], alert="announced")
         else:
             incident = Incident(part, new_id(part), cause, datetime.now(UTC), "announced", self._clock())
+        self._relapses.opened(part, self._clock())
         failure, key, before = incident.failure(self._level, again=again), str(incident.id), self._open.get(part, ())
         self._incidents[key] = incident
         self._open[part] = before if again else (*before, key)
         self._announcing[part] = False
         return failure
 
-    def _taken(self, part: Part) -> tuple[str, ...]:
-        """Take the incidents of *part* out of the open ones, with the lock held, and return their ids."""
+    def _taken(self, part: Part) -> dict[Part, tuple[str, ...]]:
+        """Note that *part* works, with the lock held; take the incidents that are over, and return their ids."""
         if part in self._announcing:
             self._announcing[part] = True
-            return ()
-        return self._open.pop(part, ())
+            return {}
+        now = self._clock()
+        if part in self._open:
+            self._relapses.worked(part)
+        return {each: self._open.pop(each) for each in tuple(self._open) if self._relapses.is_over(each, now)}
+
+    def _resolve_soon(self, taken: Mapping[Part, tuple[str, ...]]) -> None:
+        for part, keys in taken.items():
+            own_context().run(self._background.start_soon, functools.partial(self._resolve, part, keys))
 
     def _delivered(self, key: str) -> None:
         """Note that the dispatcher has taken the alert about an incident."""
@@ -260,6 +279,7 @@ class Health:
         self._incidents.clear()
         self._open.clear()
         self._announcing.clear()
+        self._relapses = Relapses()
         self._is_keeping = self._is_saving = False
 
     def _adopt(self, found: Iterable[Incident]) -> None:
@@ -320,6 +340,7 @@ class Health:
                     if part == STORING and part not in self._open:
                         # Not resolved: the storage took another event, and refuses this one.
                         self._open[part] = keys[number:]
+                        self._relapses.failed(part, self._clock())
                         is_over = False
                 if not is_over:
                     return
@@ -360,11 +381,6 @@ class TrailReporter:
     def working(self, part: str) -> None:
         """Resolve the incident of the dispatcher's *part*, if there is one."""
         self._health.working(_part(part))
-
-
-def is_own(event: AuditEvent) -> bool:
-    """Return whether *event* is about an incident of the trail's own."""
-    return event.event_type in _TYPES and event.component in _COMPONENTS and "incident" in event.metadata
 
 
 def _part(name: str) -> Part:

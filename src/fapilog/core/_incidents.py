@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from datetime import datetime
@@ -29,11 +30,19 @@ __all__ = [
     "VERIFICATION",
     "Incident",
     "Part",
+    "Relapses",
+    "is_own",
     "new_id",
 ]
 
 # Characters of a name or a cause that are kept: a recovery must fit into a record.
 LONGEST_TEXT: Final = 1000
+# Seconds that a part works before its incident is over, if it has failed soon after the one before; and the seconds
+# after which that is no longer soon.
+_SHORTEST: Final = 1.0
+_LONGEST: Final = 300.0
+# A dispatcher names its parts itself; names that change all the time must not fill the memory.
+_MOST_PARTS: Final = 200
 
 _Text = Annotated[str, msgspec.Meta(max_length=LONGEST_TEXT)]
 
@@ -157,3 +166,62 @@ class Incident(msgspec.Struct, frozen=True):
             compliance_level=level,
             metadata=metadata,
         )
+
+
+def is_own(event: AuditEvent) -> bool:
+    """Return whether *event* is about an incident of the trail's own."""
+    return event.event_type in _TYPES and event.component in _COMPONENTS and "incident" in event.metadata
+
+
+_COMPONENTS: Final = ("audit_trail", "alert_delivery")
+_TYPES: Final = (AuditEventType.COMPONENT_FAILURE, AuditEventType.COMPONENT_RECOVERY)
+
+
+class Relapses:
+    """
+    How long each part has to work before its incident is over, by the times at which it failed and worked before.
+
+    A disk that is nearly full takes small writes and refuses large ones. If every turn were an incident, the pager
+    would ring at every turn; and an outbox on that disk, which the alerts about it go by, would feed itself. So an
+    incident is over with the first success; but the next incident of a part that fails again within five minutes is
+    over when the part has not failed for a second, and each time for twice as long, up to five minutes.
+
+    All times are seconds of one clock.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[Part, _Course] = {}
+
+    def opened(self, part: Part, now: float) -> None:
+        """Note that *part* has failed, and that an incident was opened."""
+        before = self._parts.pop(part, None)
+        is_relapse = before is not None and now - before.failed < before.needs + _LONGEST
+        needs = min(_LONGEST, max(_SHORTEST, 2 * before.needs)) if before is not None and is_relapse else 0.0
+        self._parts[part] = _Course(needs, now)
+        if len(self._parts) > _MOST_PARTS:
+            del self._parts[next(iter(self._parts))]
+
+    def failed(self, part: Part, now: float) -> None:
+        """Note that *part* has failed, while its incident is open."""
+        course = self._parts.get(part)
+        if course is not None:
+            course.failed, course.works = now, False
+
+    def worked(self, part: Part) -> None:
+        """Note that *part* has worked, while its incident is open."""
+        # Of an incident of an earlier process there is no course.
+        self._parts.setdefault(part, _Course(0.0, -math.inf)).works = True
+
+    def is_over(self, part: Part, now: float) -> bool:
+        """Whether the open incident of *part* is over."""
+        course = self._parts.get(part)
+        return course is not None and course.works and now - course.failed >= course.needs
+
+
+class _Course:
+    __slots__ = ("failed", "needs", "works")
+
+    def __init__(self, needs: float, failed: float) -> None:
+        self.needs = needs
+        self.failed = failed
+        self.works = False

@@ -182,7 +182,7 @@ class Reporter(Protocol):
 
     def working(self, part: str) -> None:
         """
-        Report that *part* works, which resolves its incident, if one is open.
+        Report that *part* works, which resolves its incident, if one is open: soon, if it fails and works in turns.
 
         Report it also where nothing has failed: an earlier process may have left an incident open.
         """

@@ -10,9 +10,12 @@ from typing import Final
 
 from ..record.options import require_text
 
-__all__ = ["address", "client_address", "header_name", "request_id"]
+__all__ = ["REQUEST_ID", "address", "client_address", "header_name", "request_id"]
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+REQUEST_ID: Final = "fapilog.request_id"
+"""Under which a request itself keeps its id, for views and for middleware inside of this one."""
+
+_SAFE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 # An element of the header Forwarded: pairs of a token and a value, which is a token or quoted.
 # https://www.rfc-editor.org/rfc/rfc7239#section-4
@@ -40,7 +43,7 @@ def header_name(name: str, value: object) -> str:
 
 def request_id(given: str | None) -> str:
     """Return *given* if it is short and has safe characters alone, so that it may be logged and sent; or a new id."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
+    if given is not None and _SAFE_ID.fullmatch(given):
         return given
     return os.urandom(16).hex()
 

@@ -1,16 +1,19 @@
-"""The event of a request: whether it is stored, and its fields."""
+"""The options of every middleware, and the event of a request: whether it is stored, and its fields."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
+from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
-from ..record.options import require_callable
+from ..record.options import require, require_callable
 from ..tasks.strangers import Log, answer, tamed
+from ._headers import client_address, header_name
 from ._trails import require_trail
 
-__all__ = ["Choice", "check", "is_chosen", "of_request"]
+__all__ = ["Choice", "RequestOptions", "of_request"]
 
 Choice = bool | Callable[[str, str, int], object]
 """Which requests have an event: all, none, or as a function of method, path and status says."""
@@ -21,33 +24,56 @@ _DENIED: Final = frozenset({401, 403, 429})
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS", "QUERY", "TRACE", "WEBSOCKET"})
 
 
-def check(log_requests: object, trail: object) -> None:
+@dataclass(frozen=True, kw_only=True)
+class RequestOptions:
     """
-    Check the options of a middleware.
+    The options that the middleware of every framework has.
+
+    Attributes:
+        trail: Stores the events of *log_requests*.
+        trusted_proxies: How many proxies of one's own a request comes through.
+        proxy_header: The header with their addresses.
+        request_id_header: The header with the request id.
+        log_requests: Which requests have an event.
 
     Raises:
-        TypeError: *log_requests* is neither True, False nor a function of three arguments, or an asynchronous one; or
-            *trail* is no trail.
-        ValueError: *log_requests* is given without a *trail*.
+        TypeError: *log_requests* is neither True, False nor a function of three arguments, or an asynchronous one;
+            *trail* is no trail, *trusted_proxies* no whole number, or a header no text.
+        ValueError: *trusted_proxies* is negative, a header has no name of one, or *log_requests* is given without a
+            *trail*.
     """
-    if not isinstance(log_requests, bool):
-        expected = "True, False or a function of the method, the path and the status"
-        require_callable("log_requests", log_requests, expected=expected, takes=3)
-    if trail is not None:
-        require_trail(trail)
-    if log_requests and trail is None:
-        raise ValueError("log_requests: expected a trail to store the events in; got none")
 
+    trail: AuditTrail | None
+    trusted_proxies: int = 0
+    proxy_header: str = "x-forwarded-for"
+    request_id_header: str = "x-request-id"
+    log_requests: Choice = False
 
-def is_chosen(log_requests: Choice, method: str, path: str, status: int) -> bool:
-    """Return whether a request has an event; a function that raises counts as true."""
-    if isinstance(log_requests, bool):
-        return log_requests
-    try:
-        return bool(answer(log_requests, method, path, status))
-    except BaseException as error:
-        _log.error("log_requests raised %s: the request is recorded", type(tamed(error)).__qualname__)
-        return True
+    def __post_init__(self) -> None:
+        if not isinstance(self.log_requests, bool):
+            expected = "True, False or a function of the method, the path and the status"
+            require_callable("log_requests", self.log_requests, expected=expected, takes=3)
+        if self.trail is not None:
+            require_trail(self.trail)
+        if self.log_requests and self.trail is None:
+            raise ValueError("log_requests: expected a trail to store the events in; got none")
+        require("trusted_proxies", self.trusted_proxies, at_least=0, whole=True)
+        header_name("proxy_header", self.proxy_header)
+        header_name("request_id_header", self.request_id_header)
+
+    def client(self, peer: str | None, forwarded: list[str]) -> str | None:
+        """Return the address of the client, of these values of the header; see `client_address`."""
+        return client_address(peer, forwarded, proxies=self.trusted_proxies, header=self.proxy_header.lower())
+
+    def is_logged(self, method: str, path: str, status: int) -> bool:
+        """Return whether a request has an event; a function that raises counts as true."""
+        if isinstance(self.log_requests, bool):
+            return self.log_requests
+        try:
+            return bool(answer(self.log_requests, method, path, status))
+        except BaseException as error:
+            _log.error("log_requests raised %s: the request is recorded", type(tamed(error)).__qualname__)
+            return True
 
 
 def of_request(

@@ -13,10 +13,10 @@ from typing import Any, Final, cast
 from ..context import audit_context
 from ..core.audit import AuditTrail
 from ..record.errors import reason
-from ..record.options import require, require_callable
+from ..record.options import require_callable
 from ..tasks.strangers import Log
-from ._headers import client_address, header_name, request_id
-from ._requests import check, is_chosen, of_request
+from ._headers import REQUEST_ID, request_id
+from ._requests import RequestOptions, of_request
 from ._trails import require_trail
 
 __all__ = ["AuditMiddleware", "Scope", "with_lifespan"]
@@ -31,9 +31,12 @@ _App = Callable[[Any, Any, Any], Awaitable[None]]
 
 _log: Final = Log("fapilog")
 
-_REQUEST_ID: Final = "fapilog.request_id"
 # The messages that begin an answer and have headers.
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+# The messages that say that the client has left, and the status that nginx has for its request:
+# https://github.com/nginx/nginx/blob/master/src/http/ngx_http_request.h (NGX_HTTP_CLIENT_CLOSED_REQUEST).
+_ENDS: Final = frozenset({"http.disconnect", "websocket.disconnect"})
+_GONE: Final = 499
 
 
 class AuditMiddleware:
@@ -66,7 +69,8 @@ class AuditMiddleware:
             status, and returns whether to store one: ``lambda method, path, status: method != "GET" or status >= 400``.
             The event is stored before the response begins. If it can't be stored, this is logged (logger "fapilog") and
             the response is sent all the same. A WebSocket has the method "WEBSOCKET", and the status 101 if it is
-            accepted and 403 if it is closed instead. A function that raises counts as true.
+            accepted and 403 if it is closed instead. One that the application gives up, as the client has left, has
+            the status 499. A function that raises counts as true.
 
             The event is a read, change or deletion of data, by the method; with status 401, 403 or 429 a failed
             authorization, denied and at level warning; with 500 and more an error. It has the method as *operation*,
@@ -93,15 +97,18 @@ class AuditMiddleware:
     ) -> None:
         require_callable("user", user, expected="a function of the scope", takes=1, or_none=True)
         require_callable("session", session, expected="a function of the scope", takes=1, or_none=True)
-        check(log_requests, trail)
+        self._options = RequestOptions(
+            trail=trail,
+            trusted_proxies=trusted_proxies,
+            proxy_header=proxy_header,
+            request_id_header=request_id_header,
+            log_requests=log_requests,
+        )
         self._app = app
-        self._trail = trail
         self._user = user
         self._session = session
-        self._proxies = require("trusted_proxies", trusted_proxies, at_least=0, whole=True)
-        self._proxy_header = header_name("proxy_header", proxy_header).lower()
-        self._id_header = header_name("request_id_header", request_id_header).lower().encode("ascii")
-        self._log_requests = log_requests
+        self._proxy_header = proxy_header.lower().encode("ascii")
+        self._id_header = request_id_header.lower().encode("ascii")
 
     async def __call__(self, scope: Scope, receive: _Receive, send: _Send) -> None:
         """Handle one connection: ASGI's own interface."""
@@ -109,9 +116,9 @@ class AuditMiddleware:
             await self._app(scope, receive, send)
             return
         # One that a middleware around this one has given stays: the response can have but one.
-        this = scope.get(_REQUEST_ID) or request_id(_header(scope, self._id_header))
+        this = scope.get(REQUEST_ID) or request_id(_header(scope, self._id_header))
         # Not in a copy: middleware around this one may look for values that the application puts into the scope.
-        cast("MutableMapping[str, Any]", scope)[_REQUEST_ID] = this
+        cast("MutableMapping[str, Any]", scope)[REQUEST_ID] = this
         values: dict[str, object] = {
             "request_id": this,
             "client_ip": lambda: self._client(scope),
@@ -123,17 +130,18 @@ class AuditMiddleware:
         if (session := self._session) is not None:
             values["session_id"] = lambda: session(scope)
         with audit_context(**values):
-            if self._log_requests:
+            if self._options.log_requests:
                 await self._handle_and_log(scope, receive, self._sending(send, this))
             else:
                 await self._app(scope, receive, self._sending(send, this))
 
     def _client(self, scope: Scope) -> str | None:
-        name = self._proxy_header.encode("latin-1")
-        forwarded = [value.decode("latin-1") for key, value in scope["headers"] if key == name] if self._proxies else []
+        forwarded: list[str] = []
+        if self._options.trusted_proxies:
+            forwarded = [value.decode("latin-1") for key, value in scope["headers"] if key == self._proxy_header]
         # A pair of the host and the port; none for a Unix socket.
         peer = scope.get("client")
-        return client_address((peer and peer[0]) or None, forwarded, proxies=self._proxies, header=self._proxy_header)
+        return self._options.client((peer and peer[0]) or None, forwarded)
 
     def _sending(self, send: _Send, this: str) -> _Send:
         """Return *send* with the request id among the headers."""
@@ -152,7 +160,13 @@ class AuditMiddleware:
         """Handle a connection, and store its event before the answer begins."""
         # Inside of the application, a router may change the scope.
         method, path = scope.get("method", "WEBSOCKET"), scope["path"]
-        is_answered = False
+        is_answered = is_gone = False
+
+        async def receive_and_note() -> Any:
+            nonlocal is_gone
+            message = await receive()
+            is_gone = is_gone or message["type"] in _ENDS
+            return message
 
         async def log_and_send(message: dict[str, Any]) -> None:
             nonlocal is_answered
@@ -163,21 +177,22 @@ class AuditMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, log_and_send)
+            await self._app(scope, receive_and_note, log_and_send)
         except Exception as error:
             if not is_answered:
                 # The server, or a middleware around this one, answers so.
                 await self._log(method, path, 500, error)
             raise
         if not is_answered:
-            await self._log(method, path, 500)
+            await self._log(method, path, _GONE if is_gone else 500)
 
     async def _log(self, method: str, path: str, status: int, error: Exception | None = None) -> None:
-        if self._trail is None or not is_chosen(self._log_requests, method, path, status):
+        trail = self._options.trail
+        if trail is None or not self._options.is_logged(method, path, status):
             return
         kind, message, fields = of_request(method, path, status, error)
         try:
-            await self._trail.log_event(kind, message, **fields)
+            await trail.log_event(kind, message, **fields)
         except Exception as failure:
             _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)
 

@@ -102,8 +102,8 @@ class AuditMiddleware(Middleware):
 
     def _failed(self, message: MessageProxy, exception: BaseException) -> None:
         # Other services may write to the broker, so the number may be none.
-        attempt = message.options.get("retries", 0) + 1
-        metadata = {"attempt": attempt}
+        retries = message.options.get("retries", 0)
+        metadata = {"attempt": retries + 1 if isinstance(retries, int) else retries}
         self._trail.sync.log_error(exception, operation="task", outcome="failure", metadata=metadata)
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:  # noqa: ARG002

@@ -8,7 +8,8 @@ Flask: events know their request and their user, and logins are recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from .._extras import needs
@@ -18,10 +19,8 @@ with needs("flask"):
 
 from ..context import bind_audit_context, current_audit_context
 from ..core.audit import AuditTrail
-from ..record.options import require, require_callable
-from ._headers import header_name
+from ..record.options import require_callable
 from ._logins import Logins, current_user_id
-from ._requests import check
 from ._trails import require_trail
 from .wsgi import AuditMiddleware, note_error
 
@@ -86,15 +85,20 @@ class Audit:
         require_callable("user", user, expected="a function without arguments", takes=0, or_none=True)
         require_callable("session", session, expected="a function without arguments", takes=0, or_none=True)
         require_trail(trail)
-        check(log_requests, trail)
         self.trail = trail
-        self._values: dict[str, Callable[[], object]] = {"user_id": user or current_user_id}
-        if session is not None:
-            self._values["session_id"] = session
-        self._proxies = require("trusted_proxies", trusted_proxies, at_least=0, whole=True)
-        self._proxy_header = header_name("proxy_header", proxy_header).lower()
-        self._id_header = header_name("request_id_header", request_id_header)
-        self._log_requests = log_requests
+        find_user = user or current_user_id
+        self._middleware = partial(
+            AuditMiddleware,
+            trail=trail,
+            user=lambda _: find_user(),
+            session=None if session is None else lambda _: session(),
+            trusted_proxies=trusted_proxies,
+            proxy_header=proxy_header,
+            request_id_header=request_id_header,
+            log_requests=log_requests,
+        )
+        # It checks its options: here already, and not where an application is there at last.
+        self._middleware(_nothing)
         self._logins: list[Logins] = []
         if app is not None:
             self.init_app(app)
@@ -112,31 +116,26 @@ class Audit:
         if "audit" in app.extensions:
             raise RuntimeError(f"the application {app.name!r} has an Audit already")
         app.extensions["audit"] = self
-        user, session = self._values["user_id"], self._values.get("session_id")
-        app.wsgi_app = AuditMiddleware(  # type: ignore[method-assign]
-            app.wsgi_app,
-            trail=self.trail,
-            user=lambda _: user(),
-            session=None if session is None else lambda _: session(),
-            trusted_proxies=self._proxies,
-            proxy_header=self._proxy_header,
-            request_id_header=self._id_header,
-            log_requests=self._log_requests,
-        )
-        app.after_request(self._keep)
+        app.wsgi_app = self._middleware(app.wsgi_app)  # type: ignore[method-assign]
+        app.after_request(_keep)
         logins = Logins(app, self.trail)
         self._logins.append(logins)
         # For extensions that are imported after this call.
         appcontext_pushed.connect(logins.connect, app)
-        if self._log_requests:
-            got_request_exception.connect(_note, app)
+        got_request_exception.connect(_note, app)
 
-    def _keep(self, response: Response) -> Response:
-        """Keep the user for the events of a response that is streamed: by then Flask's own contexts are gone."""
-        if response.is_streamed and not response.direct_passthrough:
-            known = current_audit_context()
-            bind_audit_context(**{name: known.get(name) for name in self._values})
-        return response
+
+def _nothing(*_: object) -> Iterable[bytes]:
+    """Be a WSGI application that is never called."""
+    return ()
+
+
+def _keep(response: Response) -> Response:
+    """Keep the user for the events of a response that is streamed: by then Flask's own contexts are gone."""
+    if response.is_streamed and not response.direct_passthrough:
+        known = current_audit_context()
+        bind_audit_context(user_id=known.get("user_id"), session_id=known.get("session_id"))
+    return response
 
 
 def _note(_: Flask, *, exception: BaseException, **__: Any) -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ..context import audit_context
 from ..core.audit import AuditTrail
-from ..record.options import require, require_callable
+from ..record.options import require_callable
 from ..tasks.strangers import Log
-from ._headers import client_address, header_name, request_id
-from ._requests import check, is_chosen, of_request
+from ._headers import REQUEST_ID, request_id
+from ._requests import RequestOptions, of_request
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditMiddleware", "note_error"]
 
-_REQUEST_ID: Final = "fapilog.request_id"
 _ERROR: Final = "fapilog.error"
 _log: Final = Log("fapilog")
 
@@ -81,15 +80,16 @@ class AuditMiddleware:
     ) -> None:
         require_callable("user", user, expected="a function of the environment", takes=1, or_none=True)
         require_callable("session", session, expected="a function of the environment", takes=1, or_none=True)
-        check(log_requests, trail)
+        self._options = RequestOptions(
+            trail=trail,
+            trusted_proxies=trusted_proxies,
+            proxy_header=proxy_header,
+            request_id_header=request_id_header,
+            log_requests=log_requests,
+        )
         self._app = app
-        self._trail = trail
         self._user = user
         self._session = session
-        self._proxies = require("trusted_proxies", trusted_proxies, at_least=0, whole=True)
-        self._proxy_header = header_name("proxy_header", proxy_header).lower()
-        self._id_header = header_name("request_id_header", request_id_header)
-        self._log_requests = log_requests
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Handle one request: WSGI's own interface."""
@@ -98,8 +98,8 @@ class AuditMiddleware:
 
     def _handle(self, environ: WSGIEnvironment, start_response: StartResponse, context: Context) -> Iterable[bytes]:
         # One that a middleware around this one has given stays: the response can have but one.
-        this = environ.get(_REQUEST_ID) or request_id(environ.get(_key(self._id_header)))
-        environ[_REQUEST_ID] = this
+        this = environ.get(REQUEST_ID) or request_id(environ.get(_key(self._options.request_id_header)))
+        environ[REQUEST_ID] = this
         values: dict[str, object] = {
             "request_id": this,
             "client_ip": lambda: self._client(environ),
@@ -123,8 +123,8 @@ class AuditMiddleware:
             if not is_answered:
                 is_answered = True
                 self._log(method, path, _number(status), environ.pop(_ERROR, None))
-            name = self._id_header.lower()
-            pairs = [*(pair for pair in headers if pair[0].lower() != name), (self._id_header, this)]
+            name = self._options.request_id_header
+            pairs = [*(pair for pair in headers if pair[0].lower() != name.lower()), (name, this)]
             return start_response(status, pairs) if exc_info is None else start_response(status, pairs, exc_info)
 
         def failed(error: Exception) -> None:
@@ -146,16 +146,16 @@ class AuditMiddleware:
 
     def _client(self, environ: WSGIEnvironment) -> str | None:
         # The server has joined all values of the header.
-        joined = environ.get(_key(self._proxy_header)) if self._proxies else None
-        peer = environ.get("REMOTE_ADDR") or None
-        return client_address(peer, [joined] if joined else [], proxies=self._proxies, header=self._proxy_header)
+        joined = environ.get(_key(self._options.proxy_header))
+        return self._options.client(environ.get("REMOTE_ADDR") or None, [joined] if joined else [])
 
     def _log(self, method: str, path: str, status: int, error: BaseException | None) -> None:
-        if self._trail is None or not is_chosen(self._log_requests, method, path, status):
+        trail = self._options.trail
+        if trail is None or not self._options.is_logged(method, path, status):
             return
         kind, message, fields = of_request(method, path, status, error)
         try:
-            self._trail.sync.log_event(kind, message, **fields)
+            trail.sync.log_event(kind, message, **fields)
         except Exception as failure:
             _log.error("a request is answered without its event, which can't be stored: %s", type(failure).__qualname__)
 

@@ -7,7 +7,10 @@ import socket
 import ssl
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Final
+
+import anyio
 
 __all__ = ["cause_of", "waited_for"]
 
@@ -30,13 +33,21 @@ def cause_of(error: BaseException, handled: BaseException | None = None) -> str:
     return type(error).__name__
 
 
-def waited_for(error: BaseException, seconds: float) -> str:
-    """Return the step that took more than *seconds*, by where *error*, a cancellation or a time-out, ended the wait."""
+async def waited_for(cancelled: BaseException, seconds: float) -> str:
+    """
+    Return the step that took more than *seconds*, by where *cancelled*, a cancellation, ended the wait.
+
+    A connection on which TLS did not begin is closed: httpcore2 leaves it open when it is cancelled there.
+    """
     # `start_tls` is a name of httpcore2's interface for streams. Its extension "trace" would show the same, at 3 % of
     # the time of every request.
-    frames = (frame for each in _behind(error, None) for frame, _ in traceback.walk_tb(each.__traceback__))
-    in_tls = any(frame.f_code.co_name == "start_tls" for frame in frames)
-    return f"{'connected, but TLS did not begin' if in_tls else 'not'} within {seconds:g} s"
+    frames = [frame for frame, _ in traceback.walk_tb(cancelled.__traceback__) if frame.f_code.co_name == "start_tls"]
+    with anyio.CancelScope(shield=True):
+        for frame in frames:
+            # Of a client that was given, it may be anything.
+            with suppress(Exception):
+                await frame.f_locals["self"].aclose()
+    return f"{'connected, but TLS did not begin' if frames else 'not'} within {seconds:g} s"
 
 
 def _behind(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:

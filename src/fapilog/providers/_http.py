@@ -146,8 +146,6 @@ class Poster:
         self._judge = judge
         require_kind_or_none("client", client, httpx2.AsyncClient, expected="an AsyncClient of httpx2")
         self._timeout = require("timeout", timeout, above=0)
-        # A connection that httpcore2 itself gives up is closed; one that is cancelled while TLS begins is left open.
-        self._phases = httpx2.Timeout(None, connect=0.9 * self._timeout)
         self._client = client
         self._allow_http = require_bool("allow_http", allow_http)
         self._repeatable = repeatable
@@ -284,7 +282,7 @@ class Poster:
                 kept = self._kept.get(Loop.current())
                 borrowed = self._client or (kept and kept.clients.get(is_loopback(url.host)))
                 async with nullcontext(borrowed) if borrowed else await _make_client(url) as client:
-                    sent = _built(client, url, request, stream, self._phases)
+                    sent = _built(client, url, request, stream)
                     response = await client.send(sent, stream=True, follow_redirects=False)
                     try:
                         await read(response, body)
@@ -298,10 +296,8 @@ class Poster:
                 found = re.match("[1-5][0-9][0-9]", str(error))
                 return by_proxy(self._name, int(found[0]) if found else None)
             except anyio.get_cancelled_exc_class() as error:
-                failed = waited_for(error, self._timeout)
+                failed = await waited_for(error, self._timeout)
                 raise
-            except httpx2.ConnectTimeout as error:
-                failed = waited_for(error, self._timeout)
             except Exception as error:
                 failed = cause_of(error, handled)
         if response is not None:
@@ -318,9 +314,7 @@ class Poster:
         return known[1]
 
 
-def _built(
-    client: httpx2.AsyncClient, url: httpx2.URL, request: Request, stream: _Content, timeout: httpx2.Timeout
-) -> httpx2.Request:
+def _built(client: httpx2.AsyncClient, url: httpx2.URL, request: Request, stream: _Content) -> httpx2.Request:
     """Return the request as ``client.build_request`` does, which takes three times as long to merge headers."""
     headers = [
         *((name.encode("ascii"), value.encode("ascii")) for name, value in request.headers.items()),
@@ -336,7 +330,8 @@ def _built(
         headers=[*((name, value) for name, value in client.headers.raw if name.lower() not in ours), *headers],
         cookies=client.cookies,
         content=stream,
-        extensions={"timeout": timeout.as_dict()},
+        # The caller has one limit for all.
+        extensions={"timeout": httpx2.Timeout(None).as_dict()},
     )
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 from .errors import AuditStorageError
 from .events import FORMAT_VERSION, AuditEvent
-from .formats import decoded, encoded, printable
+from .formats import decoded, encoded, no_record, printable
 
 __all__ = [
     "EMPTY",
@@ -347,7 +347,7 @@ def _stated(line: bytes) -> Seal:
     """Return the seal that *line* claims to have."""
     found = _seal_in(line)
     if re.match(_START, line) is None or found is None:
-        raise ChainError(ChainStatus.UNREADABLE, "this is not a record of the trail")
+        raise ChainError(ChainStatus.UNREADABLE, no_record(line))
     previous = found[2]
     return Seal(int(found[1]), previous.decode() if previous is not None else None, found[3].decode())
 

@@ -21,7 +21,10 @@ from .events import FORMAT_VERSION, AuditEvent, in_utc
 from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
 
-__all__ = ["decoded", "encoded", "printable"]
+__all__ = ["EARLIER", "decoded", "encoded", "no_record", "printable"]
+
+EARLIER: Final = b'{"checksum":"'
+"""The first bytes of a record of the earlier fapilog, up to 0.3.5; the module `storage.earlier` reads these."""
 
 
 class _Format1(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1, forbid_unknown_fields=True):
@@ -177,3 +180,10 @@ def _beginning() -> re.Pattern[bytes]:
 _OURS: Final = frozenset({"format_version", "line"})
 _SEAL: Final = frozenset({"event_id", "timestamp", "sequence_number", "previous_hash", "checksum"})
 _NEEDED: Final = frozenset({"event_id", "timestamp", "event_type", "message"})
+
+
+def no_record(line: bytes) -> str:
+    """Return the words that *line*, in which nothing could be decoded, is no record of the trail."""
+    if line.startswith(EARLIER):
+        return "this is a record of the earlier fapilog: `fapilog continue` begins a trail that continues its trail"
+    return "this is not a record of the trail"

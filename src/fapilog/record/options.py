@@ -112,13 +112,16 @@ def require_path(name: str, value: object) -> Path:
 
     Raises:
         TypeError: It is neither text nor a path; the message begins with *name*.
-        ValueError: It is empty or an address, or begins with the home directory of an unknown user.
+        ValueError: It is empty or an address, has a character that no name has, or begins with the home directory of an
+            unknown user.
     """
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(given, str):
         raise TypeError(f"{name}: expected a path; got {_kind(value)}")
     if not given:
         raise ValueError(f"{name}: expected a path; got an empty text")
+    if not _can_be_named(given):
+        raise ValueError(f"{name}: expected a path; got {given[:100]!r}, which no file can be called")
     # It would be a directory named "postgresql:", and the password of the address the name of another one in it.
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", given):
         raise ValueError(f"{name}: expected a path; got an address that begins with {scheme[0]}/")
@@ -128,6 +131,13 @@ def require_path(name: str, value: object) -> Path:
         return Path(given).expanduser()
     except RuntimeError:
         raise ValueError(f"{name}: expected a path in a home directory that is known; got {given!r}") from None
+
+
+def _can_be_named(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def require_mapping(name: str, value: object, *, expected: str) -> Mapping[Any, Any]:

@@ -11,7 +11,7 @@ import msgspec
 from ..record.chain import MAX_RECORD_BYTES, ChainError, ChainStatus
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
-from ..record.formats import decoded
+from ..record.formats import decoded, no_record
 from ._files.lines import head_of_record
 
 __all__ = ["item_of", "joined", "newest_of", "up_to"]
@@ -104,7 +104,7 @@ def _event(line: bytes) -> AuditEvent:
     try:
         event = decoded(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ChainError(ChainStatus.UNREADABLE, f"this is not a record of the trail{_where(error)}") from None
+        raise ChainError(ChainStatus.UNREADABLE, f"{no_record(line)}{_where(error)}") from None
     if event.sequence_number is None:
         raise ChainError(ChainStatus.UNREADABLE, "this is no record of the trail: it has no place in the chain")
     return event

@@ -17,11 +17,11 @@ from typing import Any, Final
 import msgspec
 
 from ..record.errors import AuditStorageError
+from ..record.formats import EARLIER
 
 __all__ = ["EarlierTrail", "as_metadata", "is_of_earlier", "verify_earlier"]
 
-_START: Final = b'{"checksum":"'
-_COVERED: Final = len(_START) + 64 + len(b'",')
+_COVERED: Final = len(EARLIER) + 64 + len(b'",')
 _NOTHING: Final = (0, None)
 
 
@@ -62,7 +62,7 @@ def is_of_earlier(directory: Path) -> bool:
         for path in _files(directory):
             if path.is_file():
                 with path.open("rb") as file:
-                    return file.read(len(_START)) == _START
+                    return file.read(len(EARLIER)) == EARLIER
     return False
 
 
@@ -132,6 +132,6 @@ def _checked(line: bytes) -> _Record | None:
         record = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    if not line.startswith(_START + record.checksum.encode() + b'",'):
+    if not line.startswith(EARLIER + record.checksum.encode() + b'",'):
         return None
     return record if sha256(b"{" + line[_COVERED:]).hexdigest() == record.checksum else None

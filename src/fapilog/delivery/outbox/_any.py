@@ -116,7 +116,7 @@ class AnyOutbox:
 
     async def __aenter__(self) -> Self:
         self._forget_closed_loop()
-        self._store.enter(reporter.get())
+        await self._store.enter(reporter.get())
         self._life = Life(self._running(), owner=self)
         await self._life.enter()
         return self

@@ -71,6 +71,10 @@ class OutboxFile:
     def __str__(self) -> str:
         return str(self.path)
 
+    def identity(self) -> str:
+        """Return the path without links, which two names of one file have in common."""
+        return os.path.realpath(self.path)
+
     def run(self, calls: Sequence[Callable[[FileQueue], T]], *, writes: bool = True) -> list[T]:
         """
         Make *calls* in one transaction, and return their results when it is on the disk.
@@ -140,7 +144,8 @@ class OutboxFile:
         """Log a warning when SQLite's log has become large, and one when it is small again."""
         self._next_look = time.monotonic() + _LOOK_EVERY
         with contextlib.suppress(OSError):
-            size = Path(f"{self.path}-wal").stat().st_size
+            # SQLite has it beside the file that a link leads to.
+            size = Path(f"{self.identity()}-wal").stat().st_size
             was_large, self._log_is_large = self._log_is_large, size > _LARGE_LOG
             if self._log_is_large and not was_large:
                 message = (

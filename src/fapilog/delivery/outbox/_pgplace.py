@@ -51,6 +51,10 @@ class Database:
     def __str__(self) -> str:
         return self._place
 
+    def identity(self) -> str:
+        """Return the text."""
+        return self._place
+
     def run(self, calls: Sequence[Callable[[PostgresQueue], T]], *, writes: bool = True) -> list[T]:
         """
         Make *calls* in one transaction, which is tried again while the server is away, for the storage's timeout.

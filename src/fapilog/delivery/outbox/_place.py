@@ -177,6 +177,10 @@ class Place(Protocol):
     @property
     def kind(self) -> str: ...
 
+    def identity(self) -> str:
+        """Return the same text for the same place, however it is named."""
+        ...
+
     def run(self, calls: Sequence[Callable[[Queue], T]], *, writes: bool = True) -> list[T]:
         """
         Make *calls* in one transaction, perhaps several times, and return their results when it is on the disk.

@@ -83,8 +83,9 @@ class Store:
         self._taking: Counter[str] = Counter()
         self._sent_directly: dict[str, SentDirectly] = {}
         self._changed: Event | None = None
+        self._key = self.name, ""
 
-    def enter(self, reporter: Reporter | None) -> None:
+    async def enter(self, reporter: Reporter | None) -> None:
         """
         Report to the trail by *reporter*, until `leave`.
 
@@ -92,14 +93,14 @@ class Store:
             ValueError: The outbox is entered already, or another one of the same name and place is, for the same trail:
                 only one of them would send an alert.
         """
+        key = self.name, await in_thread(self.place.identity)
+        # No other task runs from here on.
         if self.entered:
             raise ValueError(f"outbox {self.name}: expected one that is not entered; an Outbox belongs to one trail")
-        place = str(self.place)
         for other in _entered.all() if reporter is not None else ():
-            if other._reporter is reporter and (other.name, str(other.place)) == (self.name, place):  # noqa: SLF001
-                raise ValueError(f"name: expected one name for each outbox in {place}; got {self.name!r} twice")
-        self.entered = True
-        self._reporter = reporter
+            if other._reporter is reporter and other._key == key:  # noqa: SLF001
+                raise ValueError(f"name: expected one name for each outbox in {self.place}; got {self.name!r} twice")
+        self.entered, self._reporter, self._key = True, reporter, key
         _entered.add(self)
 
     async def leave(self) -> None:

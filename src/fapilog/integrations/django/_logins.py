@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out, user_login_failed
 
 from ...record.kinds import AuditEventType
-from ...tasks.strangers import Log
-from ._settings import of_request, record, trail
+from ._settings import id_of, record, trail
 
 __all__ = ["connect"]
-
-_log: Final = Log("fapilog")
 
 
 def connect() -> None:
@@ -27,7 +24,7 @@ def connect() -> None:
 def _logged_in(*, user: Any, **_: object) -> None:
     backend = getattr(user, "backend", None)
     metadata = backend and {"backend": backend}
-    record(lambda: trail.sync.log_authentication(success=True, user_id=_id_of(user), metadata=metadata))
+    record(lambda: trail.sync.log_authentication(success=True, user_id=id_of(user), metadata=metadata))
 
 
 def _login_failed(*, credentials: Mapping[str, Any], **_: object) -> None:
@@ -42,12 +39,4 @@ def _name_in(credentials: Mapping[str, Any]) -> Any:
 
 def _logged_out(*, user: Any, **_: object) -> None:
     if user is not None:  # whose session had not ended already
-        record(lambda: trail.sync.log_event(AuditEventType.SESSION_ENDED, "Signed out", user_id=_id_of(user)))
-
-
-def _id_of(user: Any) -> Any:
-    try:
-        return of_request().user_id(user)
-    except Exception as error:
-        _log.error("the id of a user can't be read: %s", type(error).__qualname__)
-        return None
+        record(lambda: trail.sync.log_event(AuditEventType.SESSION_ENDED, "Signed out", user_id=id_of(user)))

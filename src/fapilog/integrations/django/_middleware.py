@@ -16,8 +16,7 @@ from django.utils.crypto import salted_hmac
 
 from ...context import audit_context
 from ...tasks.strangers import Log
-from .._headers import client_address, request_id
-from .._requests import is_chosen
+from .._headers import REQUEST_ID, request_id
 from .._requests import of_request as event_of
 from ._settings import OfRequest, begin, has_begun, of_request, record, trail
 
@@ -27,7 +26,6 @@ _Request = Any  # Django's HttpRequest, which has no types, and gets its user by
 _log: Final = Log("fapilog")
 
 _APP: Final = "fapilog.integrations.django"
-_REQUEST_ID: Final = "fapilog.request_id"
 _ERROR: Final = "fapilog.error"
 _SESSION_ID_LENGTH: Final = 32
 
@@ -107,7 +105,7 @@ class AuditMiddleware:
     def _log(self, request: _Request, response: Any) -> None:
         error = request.META.pop(_ERROR, None)
         method, path, status = request.method, request.path, response.status_code
-        if not is_chosen(self._options.log_requests, method, path, status):
+        if not self._options.is_logged(method, path, status):
             return
         # Of other exceptions, such as Http404, the status says it all.
         kind, message, fields = event_of(
@@ -120,10 +118,11 @@ class AuditMiddleware:
     def _block(self, request: _Request) -> AbstractContextManager[None]:
         options, meta = self._options, request.META
         # The id that our middleware for ASGI has given stays, where that is around the whole site.
-        given = getattr(request, "scope", {}).get(_REQUEST_ID) or request_id(request.headers.get(options.id_header))
-        meta[_REQUEST_ID] = given
+        given = getattr(request, "scope", {}).get(REQUEST_ID)
+        this = given or request_id(request.headers.get(options.request_id_header))
+        meta[REQUEST_ID] = this
         return audit_context(
-            request_id=given,
+            request_id=this,
             client_ip=lambda: _address(request, options),
             user_agent=meta.get("HTTP_USER_AGENT"),
             user_id=lambda: _user(request, options),
@@ -131,7 +130,7 @@ class AuditMiddleware:
         )
 
     def _finished(self, request: _Request, response: Any, block: AbstractContextManager[None]) -> Any:
-        response.headers[self._options.id_header] = request.META[_REQUEST_ID]
+        response.headers[self._options.request_id_header] = request.META[REQUEST_ID]
         # The server runs a generator of the view later; a file runs no code of the site.
         if response.streaming and not isinstance(response, FileResponse):
             chunks = response.streaming_content
@@ -171,12 +170,7 @@ def _address(request: _Request, options: OfRequest) -> str | None:
     meta = request.META
     # A server joins several headers of a name by commas: PEP 3333 for WSGI, and Django for ASGI.
     forwarded = meta.get(f"HTTP_{options.proxy_header.upper().replace('-', '_')}")
-    return client_address(
-        meta.get("REMOTE_ADDR") or None,
-        [] if forwarded is None else [forwarded],
-        proxies=options.trusted_proxies,
-        header=options.proxy_header,
-    )
+    return options.client(meta.get("REMOTE_ADDR") or None, [] if forwarded is None else [forwarded])
 
 
 def _user(request: _Request, options: OfRequest) -> object:

@@ -15,19 +15,29 @@ from django.utils.module_loading import import_string
 
 from ...config import options_from_config
 from ...core.audit import AuditTrail
-from ...record.options import did_you_mean, require, require_callable
+from ...record.options import did_you_mean, require_callable
 from ...tasks.strangers import Log
-from .._headers import header_name
-from .._requests import Choice
-from .._requests import check as check_choice
+from .._requests import RequestOptions
 
-__all__ = ["OfRequest", "begin", "forget", "has_begun", "of_request", "problems", "record", "trail"]
+__all__ = [
+    "OfRequest",
+    "begin",
+    "forget",
+    "has_begun",
+    "id_of",
+    "of_request",
+    "problems",
+    "record",
+    "trail",
+    "trail_options",
+]
 
 _log: Final = Log("fapilog")
 
 # Shorter than the arguments of a trail, where nothing else has a path or a dispatcher.
 _NAMES: Final = {"storage_path": "path", "alert_dispatcher": "dispatcher"}
 _OF_REQUEST: Final = ("trusted_proxies", "proxy_header", "request_id_header", "user_id", "log_requests")
+_IMPORTED: Final = frozenset({"user_id", "log_requests"})
 _KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).parameters), "dispatchers", *_OF_REQUEST)
 
 
@@ -35,28 +45,28 @@ _KNOWN: Final = (*(_NAMES.get(name, name) for name in signature(AuditTrail).para
 _MADE: Final = "_is_made"
 
 
+def _username(user: Any) -> object:
+    return user.get_username()
+
+
 @dataclass(frozen=True, kw_only=True)
-class OfRequest:
+class OfRequest(RequestOptions):
     """
     How a request is read.
 
     Attributes:
-        trusted_proxies: How many proxies of your own a request comes through.
-        proxy_header: The header with their addresses, in lower case.
-        id_header: The header with the request id.
         user_id: Returns the id of a user.
-        log_requests: Which requests have an event.
+
+    Raises:
+        TypeError: A value is of the wrong kind.
+        ValueError: A value can't be.
     """
 
-    trusted_proxies: int
-    proxy_header: str
-    id_header: str
-    user_id: Callable[[Any], object]
-    log_requests: Choice
+    user_id: Callable[[Any], object] = _username
 
-
-def _username(user: Any) -> object:
-    return user.get_username()
+    def __post_init__(self) -> None:
+        require_callable("user_id", self.user_id, expected="a function of the user, or its dotted path", takes=1)
+        super().__post_init__()
 
 
 def _given() -> dict[str, Any]:
@@ -77,7 +87,7 @@ def problems() -> list[str]:
     if "path" not in given and "storage" not in given:
         # A relative default would be another directory for `manage.py audit` than for the server.
         found.append("AUDIT.path: expected the directory of the trail, such as BASE_DIR / 'audit'; got nothing")
-    for check in () if found else (_trail_options, of_request):
+    for check in () if found else (trail_options, of_request):
         try:
             check()
         except ImproperlyConfigured as error:
@@ -96,25 +106,31 @@ def of_request() -> OfRequest:
     Raises:
         ImproperlyConfigured: AUDIT does not say it rightly.
     """
-    given = _given()
+    options: dict[str, Any] = {name: value for name, value in _given().items() if name in _OF_REQUEST}
     try:
-        user_id = _imported("user_id", given.get("user_id", _username))
-        require_callable("user_id", user_id, expected="a function of the user, or its dotted path", takes=1)
-        log_requests = _imported("log_requests", given.get("log_requests", False))
-        check_choice(log_requests, trail)
-        return OfRequest(
-            trusted_proxies=require("trusted_proxies", given.get("trusted_proxies", 0), at_least=0, whole=True),
-            proxy_header=header_name("proxy_header", given.get("proxy_header", "x-forwarded-for")).lower(),
-            id_header=header_name("request_id_header", given.get("request_id_header", "x-request-id")),
-            user_id=user_id,
-            log_requests=log_requests,
-        )
+        for name in _IMPORTED.intersection(options):
+            options[name] = _imported(name, options[name])
+        return OfRequest(trail=trail, **options)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"AUDIT.{error}") from error
 
 
-def _trail_options() -> dict[str, Any]:
-    """Return the arguments of the trail."""
+def id_of(user: Any) -> Any:
+    """Return the id of a user, as AUDIT has it; None, and the error is logged, if it can't be read."""
+    try:
+        return of_request().user_id(user)
+    except Exception as error:
+        _log.error("the id of a user can't be read: %s", type(error).__qualname__)
+        return None
+
+
+def trail_options() -> dict[str, Any]:
+    """
+    Return the arguments of the trail.
+
+    Raises:
+        ImproperlyConfigured: AUDIT does not describe one.
+    """
     config = {name: value for name, value in _given().items() if name not in _OF_REQUEST}
     try:
         made = {name: _made(name, config.pop(name)) for name in ("dispatcher", "storage") if _is_ours(name, config)}
@@ -168,7 +184,7 @@ class _TrailOfSettings(AuditTrail):
             raise AttributeError(name)
         with _lock:
             if _MADE not in self.__dict__:
-                super().__init__(**_trail_options())
+                super().__init__(**trail_options())
                 self.__dict__[_MADE] = True
         return object.__getattribute__(self, name)
 

@@ -22,7 +22,7 @@ from ...record.kinds import AuditEventType
 from ...storage.protocol import Conditions
 from ._changes import target_of
 from ._page import PAGE, Questions, changes_of, rows_of, shown
-from ._settings import record, trail
+from ._settings import id_of, record, trail
 from .models import Event
 
 __all__ = ["AuditHistory", "EventAdmin"]
@@ -148,7 +148,7 @@ def _note(request: Any) -> None:
             AuditEventType.AUDIT_LOG_ACCESS,
             "Audit trail read in the admin",
             operation="read",
-            user_id=request.user.get_username(),
+            user_id=id_of(request.user),
             metadata={"page": request.get_full_path()},
         )
     )

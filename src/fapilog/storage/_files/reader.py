@@ -251,22 +251,22 @@ class TrailReader:
         """
         Return the names of the files up to the last that holds records, and the offset behind the last record in it.
 
-        The offset is None if no process writes to that file.
-
-        These records are there to stay: whole records are never taken back. While a writer is at work, its last record
-        may be one that a full disk will cut.
+        The offset is None if no process writes to that file. The records are there to stay: whole ones are never taken
+        back. While a writer is at work, its last one may be one that a full disk will cut.
         """
         if not names(self.directory):
             return [], 0
         with without_writers(self.directory):
             files = names(self.directory)
-            while files:
-                with reading(self.directory, files[-1]) as fd:
-                    end = Lines(fd, files[-1]).end()
-                if end:
-                    return files, end
-                files.pop()
-        return [], 0
+            with contextlib.suppress(ChainError):
+                while files:
+                    with reading(self.directory, files[-1]) as fd:
+                        end = Lines(fd, files[-1]).end()
+                    if end:
+                        return files, end
+                    files.pop()
+        # Else the newest is compressed, and damaged: it is one hole, and nobody writes to it.
+        return files, None if files else 0
 
     def _in_time(self, files: list[str], wanted: EventFilter) -> list[str]:  # noqa: ARG002  of an archive's reader
         """Return the *files* that may have *wanted* records, by the time."""

@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from fapilog._extras import MissingExtraError, needs
-from fapilog.integrations.django import trail
+from fapilog.integrations.django._settings import trail, trail_options
 
 __all__ = ["Command"]
 
@@ -23,7 +23,7 @@ class Command(BaseCommand):
 
         manage.py audit show --user alice --since 2h
 
-    Its options, output and exit codes are the same as for ``fapilog``: see ``manage.py audit show --help``.
+    Its options, output and exit codes are the same as for ``fapilog``, without DIR: see ``audit show --help``.
     """
 
     help = "Show, follow, verify or count the events of the audit trail."
@@ -40,23 +40,27 @@ class Command(BaseCommand):
         Run the command.
 
         Raises:
-            CommandError: The trail is not in files, or a library is missing.
+            CommandError: A library is missing, or ``tail`` is asked of a trail that is not in files.
+            ImproperlyConfigured: AUDIT does not describe a trail.
             SystemExit: The command ended with another exit code than 0.
         """
-        directory = trail.storage_path
-        if directory is None:
-            raise CommandError("the trail is not in files: AUDIT has a storage of its own, and no path")
+        given = trail_options()
+        place = trail.storage_path or given["storage"]
+        if command == "tail" and trail.storage_path is None:
+            raise CommandError("tail: expected a trail in files; AUDIT has a storage of its own: use show")
         try:
             with needs("cli"):
                 app = importlib.import_module("fapilog.cli.commands").app
         except MissingExtraError as missing:
             raise CommandError(str(missing)) from None
+        # By the names that the commands have for them.
+        defaults = {"place": place, "directory": place, "archive": given.get("archive")}
         # Text for Django's output is written as it is.
         output: Any = self.stdout
         output.ending = ""
         with contextlib.redirect_stdout(output):
             try:
-                app([command, str(directory), *options], prog_name="manage.py audit")
+                app([command, *options], prog_name="manage.py audit", default_map={command: defaults})
             except SystemExit as ended:
                 if ended.code:
                     raise
