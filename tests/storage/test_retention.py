@@ -246,6 +246,24 @@ async def test_an_archive_that_begins_later(directory: Path, tmp_path: Path) -> 
     assert verified(archive) == (True, ChainStatus.FRONT_PRUNED, 17, 3)
 
 
+@pytest.mark.one_backend
+async def test_an_archive_that_is_gone(directory: Path, tmp_path: Path) -> None:
+    """An archive that had removed days, and is empty, is no new one: its volume may not be mounted."""
+    archive = tmp_path / "archive"
+    await trail_in(directory, 39).apply_retention(archive=archive)
+    archive.rename(tmp_path / "unmounted")
+    for dry_run in (True, False):
+        with pytest.raises(AuditStorageError, match=rf"^{archive}: it is empty, and had .*; nothing is deleted$"):
+            await trail_in(directory, 9).apply_retention(archive=archive, dry_run=dry_run)
+        archive.mkdir(exist_ok=True)
+    assert files(directory)[0] == day_file(39)
+    # Another one begins there.
+    await trail_in(directory, 38).apply_retention(archive=tmp_path / "another")
+    archive.rmdir()
+    (tmp_path / "unmounted").rename(archive)
+    assert files(archive) == [f"{day_file(40)}.gz"]
+
+
 @pytest.mark.parametrize("change", [b"", b"x", gzip.compress(b"{}")], ids=["cut", "garbage", "something else"])
 @pytest.mark.one_backend
 async def test_nothing_is_removed_that_the_archive_lacks(directory: Path, tmp_path: Path, change: bytes) -> None:
