@@ -115,8 +115,8 @@ class Questions:
             **conditions: As for `get_events`.
 
         Returns:
-            The number of events by value, as text: of a target TYPE/ID, of what is no text its JSON. Events without a
-            value are under "".
+            The number of events by value, which is a text, TYPE/ID of a target, or the JSON of any other value. Events
+            without a value are under "".
 
         Raises:
             AuditStorageError: The trail can't be read.
