@@ -699,7 +699,7 @@ async def test_a_full_disk_stays_as_full_as_it_was(tmp_path: Path, place: str) -
 
 @pytest.mark.one_backend
 async def test_what_a_crash_leaves_is_swept(directory: Path) -> None:
-    """Files that are removed and still there are no part of the trail, and the next run deletes them, and parts."""
+    """Files that are removed and still there are no part of the trail; the next run deletes these, and no others."""
     before = contents(directory)
     await trail_in(directory).apply_retention()
     for age in (39, 38):
@@ -707,12 +707,14 @@ async def test_what_a_crash_leaves_is_swept(directory: Path) -> None:
     (directory / f"{day_file(38)}.torn-1-ab").touch()
     (directory / f"{day_file(10)}.gz.part").touch()
     (directory / "outbox.db").touch()
+    (directory / "audit_report.csv.part").touch()
     assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 10, 9)
     assert numbers(directory) == list(range(10, 20))
     assert (await trail_in(directory).apply_retention()).days == ()
     assert sorted(contents(directory)) == [
         *(day_file(age) for age in (10, 2, 1, 0)),
         "audit_anchor.json",
+        "audit_report.csv.part",
         "audit_retention.lock",
         "outbox.db",
     ]
