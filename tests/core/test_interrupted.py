@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -66,16 +67,21 @@ def interruptions(trail: AuditTrail) -> Iterator[int]:
 @pytest.mark.slow
 @pytest.mark.real_time
 @UNAWAITED
+@pytest.mark.parametrize("is_started", [True, False], ids=["started", "not_started"])
+@pytest.mark.parametrize("is_kept", [True, False], ids=["outbox", "dispatcher"])
 @pytest.mark.parametrize("durability", ["write", "fsync"])
-def test_a_thread_that_is_interrupted_can_go_on(durability: Literal["write", "fsync"], tmp_path: Path) -> None:
-    """A program that goes on after Ctrl-C, or after the time limit of its task, has all its alerts sent."""
+def test_a_thread_that_is_interrupted_can_go_on(
+    durability: Literal["write", "fsync"], tmp_path: Path, *, is_kept: bool, is_started: bool
+) -> None:
+    """A program that goes on after Ctrl-C, or after the time limit of its task, has all its alerts sent, each once."""
     dispatcher = RecordingDispatcher()
-    outbox = Outbox(dispatcher, tmp_path / "alerts.db")
+    outbox = Outbox(dispatcher, tmp_path / "alerts.db") if is_kept else dispatcher
     trail = AuditTrail(storage_path=tmp_path / "trail", durability=durability, alert_dispatcher=outbox)
-    with trail.sync:
+    with trail.sync if is_started else nullcontext():
         for _ in interruptions(trail):
             trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "whole")
         trail.sync.drain()
+    trail.sync.stop()
     stored = [
         event.event_id for event in trail.sync.events() if event.event_type is AuditEventType.AUTHENTICATION_FAILED
     ]
