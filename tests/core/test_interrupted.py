@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import pytest
 import fapilog
 from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus, Outbox
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.interrupting import interrupted_at, raising_at
+from tests.doubles.interrupting import interrupted_at, moments
 
 OURS = Path(fapilog.__file__).parent
 
@@ -50,18 +50,14 @@ def test_whoever_interrupts_an_event_is_answered(
     assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
 
 
-def interruptions(trail: AuditTrail) -> Iterator[int]:
+def interruptions(trail: AuditTrail) -> Iterator[None]:
     """Log an event that alerts, and raise a KeyboardInterrupt at one moment of that after the other."""
-    for moment in itertools.count(1):
+    for moment in moments(OURS, KeyboardInterrupt):
         # A look at the clock and the storage is a part of it.
         trail._alerts.watch.due = 0.0
-        try:
-            with raising_at(moment, OURS, KeyboardInterrupt):
-                trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "interrupted")
-        except KeyboardInterrupt:
-            yield moment
-        else:
-            return  # it has not so many
+        with suppress(KeyboardInterrupt), moment:
+            trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "interrupted")
+        yield
 
 
 @pytest.mark.slow
@@ -103,15 +99,10 @@ def test_an_incident_that_is_interrupted_can_end(tmp_path: Path) -> None:
         raise AuditStorageError("no room")
 
     with trail.sync:
-        for moment in itertools.count(1):
+        for moment in moments(OURS, KeyboardInterrupt):
             trail._storage.append = refuse  # type: ignore[method-assign]
-            try:
-                with raising_at(moment, OURS, KeyboardInterrupt):
-                    trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "refused")
-            except AuditStorageError:
-                break  # it has not so many moments
-            except KeyboardInterrupt:
-                pass
+            with suppress(KeyboardInterrupt, AuditStorageError), moment:
+                trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "refused")
             trail._storage.append = append  # type: ignore[method-assign]
             trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "stored")
             trail.sync.drain()
