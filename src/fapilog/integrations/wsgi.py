@@ -57,7 +57,8 @@ class AuditMiddleware:
         request_id_header: The header with the request id, in requests and responses.
         log_requests: True stores an event for every request; a function is called with the method, the path and the
             status, and returns whether to store one. The event is stored before the response begins. If it can't be
-            stored, this is logged (logger "fapilog") and the response is sent all the same.
+            stored, this is logged (logger "fapilog") and the response is sent all the same. An error page that takes
+            the place of an answer has an event of its own.
 
     Raises:
         TypeError: *user*, *session* or *log_requests* can't be called, takes other arguments or is asynchronous,
@@ -120,12 +121,16 @@ class AuditMiddleware:
             status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
         ) -> Callable[[bytes], object]:
             nonlocal is_answered
-            if not is_answered:
-                is_answered = True
-                self._log(method, path, _number(status), environ.pop(_ERROR, None))
             name = self._options.request_id_header
             pairs = [*(pair for pair in headers if pair[0].lower() != name.lower()), (name, this)]
-            return start_response(status, pairs) if exc_info is None else start_response(status, pairs, exc_info)
+            # Nothing is sent by that yet. With an exception, it takes the place of an answer that has not begun, or
+            # raises: https://peps.python.org/pep-3333/#the-start-response-callable.
+            write = start_response(status, pairs) if exc_info is None else start_response(status, pairs, exc_info)
+            if not is_answered or exc_info is not None:
+                is_answered = True
+                error = environ.pop(_ERROR, None) or (exc_info and exc_info[1])
+                self._log(method, path, _number(status), error)
+            return write
 
         def failed(error: Exception) -> None:
             environ.pop(_ERROR, None)
