@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, ChainHead, FileStorage
 from fapilog.storage.copying import copy, pages
 from fapilog.storage.memory import MemoryStorage
-from fapilog.storage.protocol import AuditStorage, head_of
+from fapilog.storage.protocol import AuditStorage, EventFilter, head_of
 from fapilog.storage.sqlite import SQLiteStorage
 
 pytestmark = pytest.mark.real_time
@@ -184,14 +184,17 @@ async def test_long_records_go_one_by_one() -> None:
     assert [line for page in found for line in page] == await lines(source)
 
 
-async def test_an_id_that_is_there_twice(tmp_path: Path) -> None:
-    """Of a trail in which an id is there twice no record gets into SQLite, which has each once."""
-    trail, there = MemoryStorage(), SQLiteStorage(tmp_path / "to.db")
-    await trail.append(event(0))
-    await trail.append(event(0))
-    with pytest.raises(AuditStorageError, match="UNIQUE"):
-        await copy(trail, there)
-    assert await lines(there) == []
+@pytest.mark.parametrize("target", MAKERS, ids=NAMES)
+async def test_an_id_that_is_there_twice(tmp_path: Path, target: Make) -> None:
+    """A trail in which an id is there twice is copied as it is; asked for that id, the copy has both records."""
+    trail, there = MemoryStorage(), target(tmp_path / "to")
+    for number in (0, 1, 0):
+        await trail.append(event(number))
+    await copy(trail, there)
+    assert await lines(there) == await lines(trail)
+    found = await there.find(EventFilter(event_id="id-0"), 10)
+    assert [each.sequence_number for each in found if isinstance(each, AuditEvent)] == [3, 1]
+    assert await there.append(event(0), once=True) is None
     await there.aclose()
 
 

@@ -135,7 +135,10 @@ def test_a_killed_copy_is_gone_on_with(tmp_path: Path, database: Server, there: 
 @pytest.mark.parametrize("forwards", [True, False])
 async def test_every_cut_stores_once(database: Server, there: PostgresStorage, name: str, *, forwards: bool) -> None:
     """Wherever the connection is cut, each page is there once, in its place."""
-    source = await filled(MemoryStorage(), 400)
+    source = MemoryStorage()
+    for each in range(800):
+        # Every second one has an id that is there already, so that the page is sent twice.
+        await source.append(event(each % 2 * each))
     proxy = CuttingProxy(database.port)
     dsn = f"{database.dsn(user='service', port=proxy.port)} sslmode=disable gssencmode=disable"
     cut = PostgresStorage(dsn, name)
@@ -166,15 +169,28 @@ async def test_two_trails_are_not_mixed(there: PostgresStorage) -> None:
     assert (await there.verify()).events_checked == 1
 
 
-async def test_all_lines_or_none(there: PostgresStorage) -> None:
-    """Of lines of which one has the id of another record none is stored; and no lines are none."""
-    source = MemoryStorage()
-    for number in (0, 1, 0):
-        await source.append(event(number))
-    with pytest.raises(AuditStorageError, match="the id of a record is there already"):
-        await copy(source, there)
+async def test_no_lines(there: PostgresStorage) -> None:
+    """No lines are none, wherever they are to follow."""
     assert await there.append_lines(EMPTY, []) == EMPTY == await head_of(there)
-    assert (await there.append(event(2))).sequence_number == 1
+
+
+async def test_an_id_that_is_there_again(there: PostgresStorage) -> None:
+    """A record with the id of another one, of its page or before it, is copied, and found; none is appended."""
+    source = MemoryStorage()
+    for number in (0, 1, 0, 2, 1, 0):
+        await source.append(event(number))
+    lines = await source.read_lines(0, 6)
+    head = await there.append_lines(EMPTY, lines[:4])
+    assert await there.append_lines(head, lines[4:]) == await head_of(source)
+    assert await digest(there) == await digest(source)
+    found = await there.find(EventFilter(event_id="id-0"), 10)
+    assert found == await source.find(EventFilter(event_id="id-0"), 10)
+    assert len(found) == 3
+    with pytest.raises(AuditStorageError, match="a record has the id of this event already"):
+        await there.append(event(1))
+    assert await there.append(event(1), once=True) is None
+    assert (await there.append(event(3))).sequence_number == 7
+    assert (await there.verify()).valid
 
 
 def test_the_command(
@@ -198,7 +214,7 @@ def test_the_command(
     for arguments, words, expected in (
         (("copy", tmp_path / "to", uri(database), "--trail", "commanded"), "two trails", 1),
         (into, "expected the name of one", 2),
-        ((*into, "--trail", ""), "expected a name", 2),
+        ((*into, "--trail", ""), "expected 1 to 200 characters", 2),
         ((*into[:2], "postgresql://u:hunter2@h:x y/", "--trail", "t"), "expected postgresql://", 2),
         ((*into[:2], "postgresql://u:hunter2@127.0.0.1:1/d", "--trail", "t"), "127.0.0.1:1/d", 2),
         (("copy", uri(database), uri(database), "--trail", "t"), "another place", 2),

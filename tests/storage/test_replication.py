@@ -129,7 +129,7 @@ async def test_in_pages(trail: FileStorage, target: Target) -> None:
     target.append_lines = watched  # type: ignore[method-assign]
     assert await replication.catch_up() == await head_of(trail)
     assert target.pages == [64, 500, 500, 139]
-    assert seen == [0, 1139, 639, 139]
+    assert seen == [1203, 1139, 639, 139]
     await require_same(trail, target)
 
 
@@ -224,6 +224,21 @@ async def test_waiting_for_too_long_is_an_incident(trail: FileStorage, target: T
             (trail.directory / MARK).write_text((trail.directory / MARK).read_text().replace("1e-9", "60.0"))
             await log(audit)
     assert [kind for kind, _ in of_replica(recorder)] == ["component_failure", "component_recovery"]
+
+
+async def test_a_target_that_hangs_is_behind(trail: FileStorage, target: Target) -> None:
+    """Records wait for a target that does not answer, and has never taken one: for the gauge and the trail."""
+    await append(trail, 1)
+    target.append_lines = hang  # type: ignore[method-assign]
+    async with Replication(trail.directory, target, lag_limit=1e-9, stop_timeout=0) as replication:
+        await until(lambda: replication.state.pending == 1)
+        assert replication.state.oldest is not None
+        assert "record 1 has waited for" in (await trail.concerns())["replica"]
+
+
+async def hang(after: ChainHead, lines: Sequence[bytes]) -> ChainHead:
+    await anyio.sleep_forever()
+    raise AssertionError
 
 
 async def test_a_record_may_wait_for_ever(trail: FileStorage, target: Target) -> None:

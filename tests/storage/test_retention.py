@@ -39,6 +39,7 @@ from fapilog.storage._files.recovering import recover
 from fapilog.storage._files.times import INDEX
 from fapilog.storage._files.verifying import verify
 from fapilog.storage._together import verify_together
+from fapilog.storage.archive import PackedFile
 from fapilog.storage.holds import add_hold, holds_on, remove_hold
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher
@@ -503,6 +504,23 @@ async def test_trails_that_cannot(directory: Path) -> None:
 
 
 # -- failures
+
+
+async def test_a_failure_of_an_archive_of_others_is_an_incident(directory: Path, tmp_path: Path) -> None:
+    """Whatever the archive raises, the incident has its type, and not its text, which may be a secret."""
+
+    class Theirs(DirectoryArchive):
+        def put(self, file: PackedFile) -> None:
+            raise KeyError("hunter2")
+
+    alerts = RecordingDispatcher()
+    policy = CompliancePolicy(retention_days=30)
+    async with AuditTrail(policy, directory, alerts, archive=Theirs(tmp_path / "archive")) as trail:
+        with pytest.raises(KeyError):
+            await trail.apply_retention()
+        await trail.drain()
+    [alert] = alerts.alerts
+    assert (alert.event.operation, alert.event.metadata["cause"]) == ("applying retention", "KeyError")
 
 
 async def test_a_retention_that_fails_is_an_incident(directory: Path, tmp_path: Path) -> None:

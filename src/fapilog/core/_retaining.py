@@ -96,7 +96,8 @@ async def _incident(alerts: Alerts) -> AsyncGenerator[None]:
         yield
     except BusyError:
         raise
-    except AuditStorageError as error:
+    except Exception as error:
+        # An archive that is not ours may raise any.
         await _noted(alerts, functools.partial(alerts.health.failing, RETAINING, error))
         raise
     await _noted(alerts, functools.partial(alerts.health.working, RETAINING))

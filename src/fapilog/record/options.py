@@ -122,9 +122,10 @@ def require_path(name: str, value: object) -> Path:
         raise ValueError(f"{name}: expected a path; got an empty text")
     if not _can_be_named(given):
         raise ValueError(f"{name}: expected a path; got {given[:100]!r}, which no file can be called")
-    # It would be a directory named "postgresql:", and the password of the address the name of another one in it.
-    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", given):
-        raise ValueError(f"{name}: expected a path; got an address that begins with {scheme[0]}/")
+    # It would be a directory named "postgresql:", and the password of the address the name of another one in it; or a
+    # file named ":memory:".
+    if address := re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/+|file:|:memory:", given):
+        raise ValueError(f"{name}: expected a path; got an address, {address[0]}...")
     from pathlib import Path  # noqa: PLC0415  it loads much, for trails that are in files
 
     try:

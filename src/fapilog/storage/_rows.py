@@ -59,7 +59,8 @@ CREATE TABLE records (
     line BLOB NOT NULL  -- last, so that a long one is not read to look at the rest
 )
     """,
-    "CREATE UNIQUE INDEX by_event_id ON records (event_id)",
+    # Not unique: a trail in files, which is copied here, knows the newest ids only, and stores an older one again.
+    "CREATE INDEX by_event_id ON records (event_id)",
     *(f"CREATE INDEX by_{name} ON records ({name}) WHERE {name} IS NOT NULL" for name in SELECTIVE[1:]),
     "CREATE INDEX by_event_type ON records (event_type)",
     "CREATE INDEX by_timestamp ON records (timestamp)",

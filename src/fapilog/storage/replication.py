@@ -205,11 +205,20 @@ class Replication:
     async def _copied(self, head: ChainHead) -> ChainHead:
         """Copy the records behind *head*, with which the target ends, and return its new head."""
         async with contextlib.aclosing(pages(self._source, head.sequence_number)) as found:
+            was_told = False
             async for lines in found:
+                if not was_told:
+                    # Before anything is appended: the target may take long, or hang, and what it lacks must be known.
+                    await self._tell(head)
+                    was_told = True
                 head = await appended(self._source, cast("TakesLines", self._target), head, lines)
-                await self._keep(head)
-                await self._count()
+                await self._tell(head)
         return head
+
+    async def _tell(self, head: ChainHead) -> None:
+        """Let other processes, and the gauges, know up to where the trail is replicated."""
+        await self._keep(head)
+        await self._count()
 
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[None]:

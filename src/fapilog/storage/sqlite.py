@@ -144,8 +144,8 @@ class SQLiteStorage:
             removed: The end of the removed records, for the first ones of an empty trail that begins behind these.
 
         Raises:
-            AuditStorageError: As for `store`; also for a record that can't be read, or whose event id another record
-                has.
+            AuditStorageError: As for `append`, though a record may have the id of another one; also for a record that
+                can't be read.
         """
         head = followed(self._path, after, lines)
         begins = removed is not None

@@ -152,8 +152,16 @@ GRANT INSERT ON fapilog.alerts TO fapilog_writer;
 GRANT INSERT, UPDATE, DELETE ON fapilog.outboxes, fapilog.alerts, fapilog.attempts TO fapilog_sender;
 """
 
+_REPEATED: Final = """\
+-- Not 0 in a record that was copied, and has the id of one before it: its number. A trail in files knows the newest ids
+-- only, and stores an older one again. No record that is appended has the id of another.
+ALTER TABLE fapilog.records ADD COLUMN repeated bigint NOT NULL DEFAULT 0;
+DROP INDEX fapilog.by_event_id;
+CREATE UNIQUE INDEX by_event_id ON fapilog.records (trail, event_id, repeated);
+"""
+
 # A migration turns the version before it into the next one. Released migrations stay as they are.
-_MIGRATIONS: Final = (_FIRST, _OUTBOXES)
+_MIGRATIONS: Final = (_FIRST, _OUTBOXES, _REPEATED)
 
 VERSION: Final = len(_MIGRATIONS)
 """The version of the tables that this version of fapilog works with."""

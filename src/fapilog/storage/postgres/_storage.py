@@ -19,13 +19,12 @@ from ...tasks.threads import in_thread
 from .._anchor import Anchor
 from .._copied import followed
 from .._front import front_of
-from .._rows import events_of
 from .._verdicts import unreadable
 from ..protocol import EventFilter, KeptAlert
 from ._reading import Reading
 from ._schema import VERSION, installed_version
 from ._searching import key_of, keys_of
-from ._writing import Batch, Item
+from ._writing import Batch, Item, Lines
 from .alerts import require_name
 from .connection import Address, Connection, Link, Password, Server
 
@@ -150,11 +149,13 @@ class PostgresStorage:
             removed: The end of the removed records, for the first ones of an empty trail that begins behind these.
 
         Raises:
-            AuditStorageError: As for `store`; also for a record that can't be read, or whose event id another record
-                has. If the answer to the commit was lost, and the server did not come back in time, they may be stored.
+            AuditStorageError: As for `append`, though a record may have the id of another one; also for a record that
+                can't be read. If the answer to the commit was lost, and the server did not come back in time, they may
+                be stored.
         """
         head = followed(self, after, lines)
-        await in_thread(self._append_lines, after, lines, removed is not None)
+        if lines:
+            await in_thread(self._append_lines, after, lines, head, removed is not None)
         return head
 
     @without_frames
@@ -222,17 +223,16 @@ class PostgresStorage:
         """Store the *items* whose ids are new, and return the seals in order; None where the id is there already."""
         return self._append(Batch(self.trail, self._known, items))
 
-    def _append_lines(self, after: ChainHead, lines: Sequence[bytes], begins: bool) -> None:  # noqa: FBT001  positional
-        if not lines:
-            return
-        # Sealed again in its place, a record is the same bytes.
-        items = [
-            Item(key_of(event.event_id), chain.unsealed(line), keys_of(event), once=False)
-            for line, event in zip(lines, events_of(lines), strict=True)
-        ]
-        self._append(Batch(self.trail, self._known, items, after=after, begins=begins))
+    def _append_lines(
+        self,
+        after: ChainHead,
+        lines: Sequence[bytes],
+        end: ChainHead,
+        begins: bool,  # noqa: FBT001  positional
+    ) -> None:
+        self._append(Lines(self.trail, self._known, after, lines, end, begins=begins))
 
-    def _append(self, batch: Batch) -> list[Seal | None]:
+    def _append(self, batch: Batch | Lines) -> list[Seal | None]:
         try:
             seals, head = self._writer.call(f"append to trail {escaped(self.trail)!r}", batch.append, self.timeout)
         except ChainError as damage:
