@@ -83,9 +83,9 @@ def test_a_trail_in_a_storage_is_shown(kind: str, tmp_path: Path, name: str, req
 def test_settings_that_are_wrong_are_said() -> None:
     """In a line, and not in a traceback."""
     words = r"^AUDIT\.durabilty: there is no such option; did you mean "
-    with testing.override_settings(AUDIT={"path": "audit", "durabilty": "write"}):
-        with pytest.raises(management.CommandError, match=words):
-            said("show")
+    wrong = testing.override_settings(AUDIT={"path": "audit", "durabilty": "write"})
+    with wrong, pytest.raises(management.CommandError, match=words):
+        said("show")
 
 
 def test_days_in_the_archive_are_shown(tmp_path: Path) -> None:

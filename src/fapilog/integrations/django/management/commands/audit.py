@@ -41,8 +41,7 @@ class Command(BaseCommand):
         Run the command.
 
         Raises:
-            CommandError: AUDIT does not describe a trail, a library is missing, or ``tail`` is asked of a trail that is not
-                in files.
+            CommandError: AUDIT does not describe a trail, or one that is not in files for ``tail``; or a library is missing.
             SystemExit: The command ended with another exit code than 0.
         """
         try:
