@@ -41,7 +41,7 @@ class Command(BaseCommand):
         Run the command.
 
         Raises:
-            CommandError: AUDIT does not describe a trail, or one that is not in files for ``tail``; or a library is missing.
+            CommandError: AUDIT does not describe a trail, or for ``tail`` not one in files; or a library is missing.
             SystemExit: The command ended with another exit code than 0.
         """
         try:
