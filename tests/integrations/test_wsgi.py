@@ -109,6 +109,15 @@ def test_the_length_of_a_body_stays_known(trail: AuditTrail) -> None:
     assert b"Content-Length: 5\r\n" in output.getvalue()
 
 
+def test_middleware_in_middleware_has_one_event(trail: AuditTrail) -> None:
+    """Of two that would store the event of a request, the inner one does."""
+    inner = AuditMiddleware(answering(trail), trail=trail, log_requests=lambda _, path, __: path != "/health")
+    for path in ("/orders/7", "/health"):
+        call(AuditMiddleware(inner, trail=trail, log_requests=True), path)
+    asked = [event.message for event in trail.sync.events(oldest_first=True) if event.operation == "GET"]
+    assert asked == ["GET /orders/7: 200", "GET /health: 200"]
+
+
 def failing(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
     """Raise when it is called."""
     raise LookupError("no such order")

@@ -14,7 +14,7 @@ from ..context import audit_context
 from ..core.audit import AuditTrail
 from ..record.options import require_callable
 from ..tasks.strangers import Log
-from ._headers import REQUEST_ID, request_id
+from ._headers import RECORDED, REQUEST_ID, request_id
 from ._requests import RequestOptions, of_request
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class AuditMiddleware:
         audit_context(**values).__enter__()
         # Inside of the application, a router may change the environment.
         method, path = environ["REQUEST_METHOD"], _path(environ)
+        recorded = environ.setdefault(RECORDED, {})
         is_answered = False
 
         def start(
@@ -129,14 +130,14 @@ class AuditMiddleware:
             if not is_answered or exc_info is not None:
                 is_answered = True
                 error = environ.pop(_ERROR, None) or (exc_info and exc_info[1])
-                self._log(method, path, _number(status), error)
+                self._log(recorded, method, path, _number(status), error)
             return write
 
         def failed(error: Exception) -> None:
             environ.pop(_ERROR, None)
             if not is_answered:
                 # The server, or a middleware around this one, answers so.
-                self._log(method, path, 500, error)
+                self._log(recorded, method, path, 500, error)
 
         try:
             body = self._app(environ, start)
@@ -154,9 +155,13 @@ class AuditMiddleware:
         joined = environ.get(_key(self._options.proxy_header))
         return self._options.client(environ.get("REMOTE_ADDR") or None, [joined] if joined else [])
 
-    def _log(self, method: str, path: str, status: int, error: BaseException | None) -> None:
+    def _log(
+        self, recorded: dict[int, object], method: str, path: str, status: int, error: BaseException | None
+    ) -> None:
         trail = self._options.trail
         if trail is None or not self._options.is_logged(method, path, status):
+            return
+        if recorded.setdefault(id(trail), self) is not self:
             return
         kind, message, fields = of_request(method, path, status, error)
         try:
