@@ -115,8 +115,8 @@ class Questions:
             **conditions: As for `get_events`.
 
         Returns:
-            The number of events by value, as text: of a target TYPE/ID, of what is no text its JSON. Events without a
-            value are under "".
+            The number of events by value, as text. A target is TYPE/ID, and a value that is no text its JSON. Events
+            without a value are under "".
 
         Raises:
             AuditStorageError: The trail can't be read.
