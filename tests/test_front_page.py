@@ -208,6 +208,13 @@ def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         assert _extras.install_line("slack") == "pip install '/path/to/the/clone[slack]'"
 
 
+def test_a_mistyped_name_is_suggested() -> None:
+    """By these two attributes, Python says at the end of a traceback which name may have been meant."""
+    with pytest.raises(AttributeError) as raised:
+        vars(fapilog)["__getattr__"]("SlackDispacher")
+    assert (raised.value.name, raised.value.obj) == ("SlackDispacher", fapilog)
+
+
 def test_the_version() -> None:
     """The version is that of the package, which hatch reads off this very line."""
     assert fapilog.__version__ == version("fapilog")

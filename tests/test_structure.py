@@ -45,8 +45,9 @@ MAY_IMPORT = {folder: {folder, *below} for floor, below in FLOORS.items() for fo
 }
 # A trail can be made of a configuration, which knows all that a trail may be made of; imported when it is asked for.
 MAY_IMPORT["core"].add("config")
-# A Django site has its configuration among its settings.
-MAY_IMPORT["integrations"].add("config")
+# A Django site has its configuration among its settings, and the fields of all its changes are checked like those of a
+# call.
+MAY_IMPORT["integrations"] |= {"config", "_keywords"}
 # What `import fapilog` loads may import these libraries, and the lowest floor fewer still.
 LIBRARIES = {
     "record": {"msgspec"},

@@ -186,7 +186,10 @@ if not TYPE_CHECKING:  # to type checkers it would make every name an attribute
         from importlib import import_module  # noqa: PLC0415  for these names alone
 
         if name not in _ON_DEMAND:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            # With these, Python suggests the nearest name.
+            raise AttributeError(
+                f"module {__name__!r} has no attribute {name!r}", name=name, obj=import_module(__name__)
+            )
         from ._extras import MissingExtraError  # noqa: PLC0415
 
         try:

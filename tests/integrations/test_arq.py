@@ -107,6 +107,13 @@ async def test_a_job_is_recorded_for_its_user(trail: AuditTrail, dispatcher: Rec
     assert not trail.is_started
 
 
+@pytest.mark.parametrize("job", [len, "export", None])
+async def test_a_job_must_be_asynchronous(trail: AuditTrail, job: Any) -> None:
+    """Another function is refused when the worker's settings are read, and not with the first job."""
+    with pytest.raises(TypeError, match=r"^coroutine: expected an asynchronous function; got a "):
+        AuditMiddleware(trail).job(job)
+
+
 async def test_without_a_context_nothing_is_carried(trail: AuditTrail) -> None:
     """A job that is enqueued by nobody gets no argument, and its events have no user."""
 

@@ -269,11 +269,38 @@ def test_a_field_that_is_not_there_is_refused() -> None:
         ours.audited(models.Ward, exclude=["nmae"])
 
 
+def test_one_field_is_no_list_of_letters() -> None:
+    """A text is one name, also where a list is expected."""
+    with pytest.raises(ValueError, match=r"got 'nmae'$"):
+        ours.audited(models.Ward, mask="nmae")
+    with pytest.raises(TypeError, match=r"^exclude: expected the name of a field, or a list; got"):
+        ours.audited(models.Ward, exclude=5)
+
+
+def test_a_field_that_fits_no_change_is_refused() -> None:
+    """With an id, or an unknown level, no change would be recorded."""
+    for given in ({"event_id": "e"}, {"log_level": "loud"}, {"contains_ph": True}):
+        with pytest.raises((TypeError, ValueError), match=f"^{next(iter(given))}: "):
+            ours.audited(models.Ward, **given)
+
+
 @pytest.mark.parametrize("given", ["django_site.Ward", object, 5])
 def test_what_is_no_model_is_refused(given: Any) -> None:
     """A name, or a class that is no model, is an error in words."""
     with pytest.raises(TypeError, match="audited: expected the class of a model; got"):
         ours.audited(given)
+
+
+@pytest.mark.parametrize("option", ["mask", "exclude"])
+def test_a_key_that_is_a_secret_is_no_target(option: str, trail: AuditTrail) -> None:
+    """A primary key that is masked or excluded is masked in the target, also that of a subclass."""
+    meta = type("Meta", (), {"app_label": "django_site", "managed": False})
+    given = {"__module__": __name__, "Meta": meta, "key": expressions.CharField(primary_key=True, max_length=40)}
+    with testing.utils.isolate_apps("tests.integrations.apps.django_site"):
+        token = ours.audited(type("Ticket", (expressions.Model,), given), **{option: ["key"]})
+        longer = type("Day", (token,), {"__module__": __name__, "Meta": meta})
+        assert str(ours.target_of(token(key="s3cret"))) == "django_site.ticket/********"
+        assert str(ours.target_of(longer(ticket_ptr_id="s3cret", key="s3cret"))) == "django_site.day/********"
 
 
 def test_events_of_your_own_have_the_same_target(trail: AuditTrail, patient: Any) -> None:

@@ -187,6 +187,22 @@ def test_a_view_that_asks_its_own_application_keeps_its_context(app: flask.Flask
     assert [event.request_id for event in stored(trail)] == ["outer", "inner", "outer"]
 
 
+def test_what_closes_a_response_has_no_user(app: flask.Flask, trail: AuditTrail) -> None:
+    """When the server closes a response, Flask's contexts are gone: the request is known, and the user is not."""
+    Audit(app, trail=trail, user=lambda: flask.g.user)
+
+    @app.get("/closing")
+    def closing() -> flask.Response:
+        flask.g.user = "alice"
+        response = flask.Response("ok")
+        response.call_on_close(lambda: trail.sync.log_event("shop.closed", "m"))
+        return response
+
+    app.test_client().get("/closing", headers={"X-Request-ID": "r-1"}).close()
+    [event] = stored(trail)
+    assert (event.user_id, event.request_id) == (None, "r-1")
+
+
 @pytest.mark.parametrize("stream", ["plain", "with context"])
 def test_a_stream_has_the_context_of_its_request(stream: str, app: flask.Flask, trail: AuditTrail) -> None:
     """What is logged while a response is streamed has the request and the user, and what the view has bound."""

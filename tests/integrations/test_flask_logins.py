@@ -112,6 +112,25 @@ def test_a_storage_that_fails_stops_no_login(
     assert "s3cret" not in caplog.text
 
 
+def test_a_user_that_can_not_be_read_signs_in(trail: AuditTrail) -> None:
+    """The sign-in is recorded, with a text in the place of the id, as when the row of the user is gone meanwhile."""
+    signals: Any = pytest.importorskip("flask_login.signals")
+
+    class Gone:
+        @property
+        def id(self) -> int:
+            raise LookupError("s3cret")
+
+    app = flask.Flask(__name__)
+    Audit(app, trail=trail)
+    signals.user_logged_in.send(app, user=Gone())
+    [event] = stored(trail)
+    assert (event.event_type.value, event.user_id) == (
+        "authentication_succeeded",
+        "<test_a_user_that_can_not_be_read_signs_in.<locals>.Gone, unreadable: LookupError>",
+    )
+
+
 def test_neither_library_is_needed(trail: AuditTrail, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Flask-Login and Flask-Security, requests have their context all the same."""
     for name in ("flask_login", "flask_login.signals", "flask_security", "flask_security.signals"):

@@ -242,6 +242,33 @@ def test_no_secret_is_recorded(trail: AuditTrail, factory: Any, tmp_path: Path) 
     assert "123456" not in file.read_text()
 
 
+class ResetToken(Base):
+    """A row whose key is the secret."""
+
+    __tablename__ = "password_reset"
+    token: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    nonce: orm.Mapped[str] = orm.mapped_column(primary_key=True)
+    user: orm.Mapped[int]
+
+
+@pytest.mark.parametrize("option", ["mask", "exclude"])
+def test_a_key_that_is_a_secret_is_no_target(option: str, trail: AuditTrail, factory: Any, tmp_path: Path) -> None:
+    """A part of a primary key that is a secret by its name, or is masked or excluded, is masked in the target."""
+    options: dict[str, Any] = {option: ["nonce"]}
+    audit_changes(factory, trail, **options)
+    with factory() as session:
+        session.add(row := ResetToken(token="s3cret-1", nonce="s3cret-2", user=7))
+        session.commit()
+        assert str(target_of(row)) == "password_reset/********,s3cret-2"
+        row.token, row.nonce = "s3cret-3", "s3cret-4"
+        session.commit()
+        session.delete(row)
+        session.commit()
+    assert {target for _, target, _ in in_short(trail)} == {"password_reset/********,********"}
+    [file] = (tmp_path / "audit").glob("*.jsonl")
+    assert "s3cret" not in file.read_text()
+
+
 def test_only_the_given_models_are_recorded(trail: AuditTrail, factory: Any) -> None:
     """With *models* objects of other classes have no events, and those of subclasses do."""
     audit_changes(factory, trail, models=[User])
@@ -468,6 +495,40 @@ def test_a_wrong_option_is_refused(given: dict[str, Any], named: str, trail: Aud
     options = {"sessions": factory, "trail": trail, **given}
     with pytest.raises(TypeError, match=named):
         audit_changes(options.pop("sessions"), options.pop("trail"), **options)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"target": "user/1"}, {"event_id": "e"}, {"message": "m"}, {"operation": "o"}, {"contains_ph": True}),
+        *({"log_level": "loud"}, {"outcome": "meh"}, {"contains_phi": "yes"}),
+    ],
+    ids=str,
+)
+def test_a_field_that_fits_no_change_is_refused(given: dict[str, Any], trail: AuditTrail, factory: Any) -> None:
+    """With it, no change would be recorded when the time comes."""
+    with pytest.raises((TypeError, ValueError), match=f"^{next(iter(given))}: "):
+        audit_changes(factory, trail, **given)
+
+
+def test_tags_that_can_be_read_once_are_in_every_event(trail: AuditTrail, factory: Any) -> None:
+    """An iterator is read where it is given."""
+    audit_changes(factory, trail, regulatory_tags=iter(["GDPR"]))
+    with factory() as session:
+        session.add_all([User(name="alice"), User(name="bob")])
+        session.commit()
+    assert [event.regulatory_tags for event in stored(trail)] == [("GDPR",)] * 2
+
+
+def test_a_name_that_no_class_has_is_said(trail: AuditTrail, factory: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The values that it means are recorded, so the log says so, once."""
+    audit_changes(factory, trail, exclude=["name"], mask=["nmae"])
+    for name in ("alice", "bob"):
+        with factory() as session:
+            session.add(User(name=name))
+            session.commit()
+    [line] = caplog.messages
+    assert line == "audit_changes: mask: expected attributes that are columns; got 'nmae'; did you mean name?"
 
 
 # -- asyncio

@@ -6,6 +6,7 @@ import errno
 import gc
 import gzip
 import logging
+import os
 import socket
 import ssl
 import tracemalloc
@@ -427,6 +428,43 @@ async def test_a_proxy_s_own_refusal_of_http(proxy: Origin) -> None:
     error = await failure_of(Vendor(), "http://pager.example.com/x")
     assert type(error) is BrokenRouteError
     assert str(error) == "vendor: status 407: the proxy wants a password; put it into the proxy's address"
+
+
+UNUSABLE = [
+    ("SSL_CERT_FILE", "/nowhere/s.pem", "no certificates can be read; see SSL_CERT_FILE=/nowhere/s.pem"),
+    ("SSL_CERT_FILE", os.devnull, "no certificates can be read; see SSL_CERT_FILE=/dev/null"),
+    ("HTTPS_PROXY", "gopher://user:s3cr3t@proxy:70", "the proxy of the environment can't be used; check HTTPS_PROXY"),
+    ("ALL_PROXY", "socks9://user:s3cr3t@proxy:1080", "the proxy of the environment can't be used; check HTTPS_PROXY"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), UNUSABLE)
+@pytest.mark.parametrize("is_entered", [True, False])
+async def test_a_setting_of_the_environment_that_can_not_be_used(
+    proxy: Origin, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str, *, is_entered: bool
+) -> None:
+    """What is wrong with the certificates or the proxy is told by the name of the variable, at the start already."""
+    monkeypatch.delenv("https_proxy")
+    monkeypatch.setenv(name, value)
+    # The tests keep one context for all.
+    monkeypatch.setattr(httpx2, "create_ssl_context", httpx2.create_ssl_context.__wrapped__)
+    vendor = Vendor()
+    call = vendor.poster.open if is_entered else partial(vendor.post, "https://pager.example.com/x")
+    with pytest.raises(BrokenRouteError, match=f"^vendor: {words}") as caught:
+        await call()
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__context__ is None
+    assert not proxy.requests
+
+
+async def test_a_client_that_was_closed(origin: Origin) -> None:
+    """A client that was given, and is closed already, is told of as such."""
+    async with httpx2.AsyncClient() as client:
+        vendor = Vendor(client=client)
+        await vendor.post(origin.url)
+    error = await failure_of(vendor, origin.url)
+    assert type(error) is BrokenRouteError
+    assert str(error) == "vendor: the client that it was given is closed; close it after the trail"
 
 
 async def test_a_socks_proxy_has_no_status(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:

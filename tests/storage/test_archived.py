@@ -306,11 +306,18 @@ async def test_a_damaged_day(directory: Path, archive: Archive, damage: bytes) -
 
 @pytest.mark.one_backend
 async def test_a_day_that_is_gone(directory: Path, archive: Archive) -> None:
-    """A day that was taken out of the archive is a gap."""
-    await trail_in(directory, archive=archive).apply_retention()
+    """A day that was taken out of the archive is a gap, and a hole for whoever reads, also by way of the trail."""
+    trail = trail_in(directory, archive=archive)
+    await trail.apply_retention()
     take(archive, f"{day_file(39)}.gz")
-    result = await ArchiveStorage(archive).verify()
+    storage = ArchiveStorage(archive)
+    result = await storage.verify()
     assert (result.valid, result.status, result.first_invalid_sequence) == (False, ChainStatus.GAP, 4)
+    assert numbers(await storage.find(EventFilter(), 99)) == [9, 8, 7, None, 3, 2, 1]
+    assert numbers(await storage.read(0, 99)) == [1, 2, 3, None, 7, 8, 9]
+    assert numbers(await storage.find(EventFilter(user_id="user-38"), 99)) == [9, 8, 7, None]
+    [hole] = [item async for item in trail.events(on_damage="yield") if isinstance(item, DamagedRecord)]
+    assert str(hole) == f"{day_file(38)}, byte 0: records 4 to 6 are missing in front of this file"
 
 
 @pytest.mark.slow
@@ -334,13 +341,13 @@ async def test_an_archive_with_an_anchor(directory: Path, archive: Archive) -> N
 
 @pytest.mark.one_backend
 async def test_a_torn_day(directory: Path, archive: Archive) -> None:
-    """A day that ends within a record is read up to there, and is no intact one."""
+    """A day that ends within a record is read up to there, what it lacks is a hole, and it is no intact one."""
     await trail_in(directory, archive=archive).apply_retention()
     with contextlib.closing(archive.open(f"{day_file(39)}.gz")) as file:
         content = gzip.decompress(file.read())
     put(archive, f"{day_file(39)}.gz", gzip.compress(content[:-9]))
     storage = ArchiveStorage(archive)
-    assert numbers(await storage.find(EventFilter(), 99)) == [9, 8, 7, 5, 4, 3, 2, 1]
+    assert numbers(await storage.find(EventFilter(), 99)) == [9, 8, 7, None, 5, 4, 3, 2, 1]
     result = await storage.verify()
     assert (result.valid, result.first_invalid_sequence) == (False, 6)
 

@@ -118,6 +118,31 @@ async def test_reading_goes_on_behind_a_hole(tmp_path: Path, junk: bytes) -> Non
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize("page", [1, 2, 3, 100])
+@pytest.mark.parametrize("loss", ["gone", "empty", "cut"])
+@pytest.mark.usefixtures("block")
+async def test_a_file_that_is_missing_is_a_hole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, page: int
+) -> None:
+    """Records that are missing between two files are a hole, once, however the pages fall; within a file none is."""
+    monkeypatch.setattr(_reading, "_PAGE", page)
+    lines = made(tmp_path, 9, days=3)
+    path = tmp_path / "audit_2026-03-02.jsonl"
+    path.write_bytes(b"" if loss == "empty" else b"".join(lines[3:5]))
+    if loss == "gone":
+        path.unlink()
+    whole = [1, 2, 3, *([4, 5] if loss == "cut" else []), None, 7, 8, 9]
+    trail = AuditTrail(storage_path=tmp_path)
+    for oldest_first, expected in ((True, whole), (False, whole[::-1])):
+        found = [each async for each in trail.events(oldest_first=oldest_first, on_damage="yield")]
+        assert numbers(found) == expected
+        [hole] = [each for each in found if isinstance(each, DamagedRecord)]
+        words = "record 6 is" if loss == "cut" else "records 4 to 6 are"
+        assert str(hole) == f"audit_2026-03-03.jsonl, byte 0: {words} missing in front of this file"
+    assert len(await trail.get_events()) == len(whole) - 1
+
+
+@pytest.mark.one_backend
 @junk
 async def test_the_newest_or_the_oldest_record_is_a_hole(tmp_path: Path, junk: bytes) -> None:
     """Damage at the ends of a trail is a hole too, once, and the head is told by the newest record that can be read."""

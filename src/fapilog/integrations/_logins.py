@@ -12,6 +12,7 @@ from ..context import current_audit_context
 from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType, AuditOutcome
 from ..record.parties import Target
+from ..record.values import unreadable
 from ..tasks.strangers import Log, tamed
 
 __all__ = ["Logins", "current_user_id"]
@@ -134,9 +135,8 @@ class Logins:
 
 
 def current_user_id() -> Any:
-    """Return the id of Flask-Login's current user, of a request of an application that uses it; else None."""
-    flask = import_module("flask")
-    if not flask.has_request_context() or not hasattr(flask.current_app, "login_manager"):
+    """Return, in a request, the id of Flask-Login's current user; None if the application does not use it."""
+    if not hasattr(import_module("flask").current_app, "login_manager"):
         return None
     return _id_of(import_module("flask_login").current_user)
 
@@ -147,11 +147,13 @@ def _id_of(user: Any) -> Any:
 
     The latter can be an alternative token, which ends sessions when it changes, as that of Flask-Security is.
     https://flask-login.readthedocs.io/en/latest/#alternative-tokens
+
+    In the place of an id that can't be read, as of a user whose row is gone, is a text that says so.
     """
     try:
-        return user.id
-    except AttributeError:
-        return user and user.get_id()
+        return user.id if hasattr(user, "id") else user and user.get_id()
+    except BaseException as error:
+        return unreadable(user, tamed(error))
 
 
 def _contained(receive: _Receiver) -> _Receiver:

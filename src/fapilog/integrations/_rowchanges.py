@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from .._keywords import look_for_typos
+from ..record.intake import FIELDS, LEAST_RECORD, LEAST_TEXT, CommonFields, recorded
 from ..record.kinds import AuditEventType, AuditOutcome
 from ..record.parties import Target
+from ..record.values import given_tags, given_text
 
-__all__ = ["Changes", "RowChange", "is_secret", "masked"]
+__all__ = ["Changes", "RowChange", "is_secret", "key_part", "masked", "require_fields"]
 
 Changes = Mapping[str, tuple[Any, Any]]
 """The old value and the new one of each field that differs, by its name."""
 
+# Each change says these itself, or they are the id and the time of one event alone.
+_NOT_SHARED: Final = (FIELDS - frozenset(CommonFields.__annotations__)) | {
+    *("event_type", "message", "event_id", "occurred"),
+}
 _MASK: Final = "********"
 # Whole words, so that an author and a monkey are not taken for an authorization and a key.
 _SECRET: Final = re.compile(
@@ -37,8 +44,35 @@ def masked(changes: Changes, is_masked: Callable[[str], bool]) -> Changes:
     }
 
 
+def key_part(value: object, names: Iterable[str], is_masked: Callable[[str], bool]) -> str:
+    """Return a part of the primary key of a row for its target, masked as a change of one of these *names* would be."""
+    return _MASK if any(is_secret(name) or is_masked(name) for name in names) else given_text(value)
+
+
 def _hidden(value: object) -> str | None:
     return None if value is None else _MASK
+
+
+def require_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the *fields* of the events of all changes: with others, no change would be recorded later.
+
+    Raises:
+        TypeError: A name is that of a field that changes do not share, or nearly that of a field; or a value is not of
+            its type.
+        ValueError: An unknown level or outcome.
+    """
+    look_for_typos(fields, strict=True)
+    shared = dict(fields)
+    if "regulatory_tags" in shared:
+        # An iterator would have them once.
+        shared["regulatory_tags"] = tuple(given_tags(shared["regulatory_tags"]))
+    for name in sorted(_NOT_SHARED.intersection(fields)):
+        raise TypeError(f"{name}: expected fields that all changes share; got that of a single event")
+    # As when an event is stored, with limits that do not matter.
+    given = {"event_type": AuditEventType.DATA_MODIFICATION, "message": ""}
+    recorded(given, dict(shared), limits=(LEAST_TEXT, LEAST_TEXT, LEAST_RECORD))
+    return shared
 
 
 @dataclass(frozen=True, repr=False)

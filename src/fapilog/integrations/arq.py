@@ -25,6 +25,7 @@ from arq import Retry
 from arq.worker import RetryJob
 
 from ..record.kinds import AuditEventType
+from ..record.options import is_async
 from ..record.values import text
 from ..tasks.loops import refuse_green_threads
 from ..tasks.strangers import Log
@@ -79,7 +80,13 @@ class AuditMiddleware:
         A job that raises, or that is cancelled by its limit in time or by the end of the worker, is an event
         (ERROR_OCCURRED) with the exception and the number of the try, but not with the arguments; ``Retry`` is none.
         The exception, and the cancellation, are raised again. An event that can't be stored is logged.
+
+        Raises:
+            TypeError: *coroutine* is no asynchronous function.
         """
+        if not is_async(coroutine):
+            # arq would say so with the first job that it runs.
+            raise TypeError(f"coroutine: expected an asynchronous function; got a {type(coroutine).__qualname__}")
         name = coroutine.__qualname__
 
         @functools.wraps(coroutine)

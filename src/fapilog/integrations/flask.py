@@ -15,7 +15,7 @@ from typing import Any
 from .._extras import needs
 
 with needs("flask"):
-    from flask import Flask, Response, appcontext_pushed, got_request_exception, request
+    from flask import Flask, Response, appcontext_pushed, got_request_exception, has_request_context, request
 
 from ..context import bind_audit_context, current_audit_context
 from ..core.audit import AuditTrail
@@ -46,8 +46,9 @@ class Audit:
     Args:
         app: The application. Without one, call `init_app`.
         trail: Stores the events. It needs no start: see `AuditTrail.sync`.
-        user: Called when an event is logged in a request; returns the user's id, or None: ``lambda: g.user_id``. By
-            default the *id* of Flask-Login's current user, if the application has a login manager.
+        user: Called when an event is logged in a request, where `g` and `session` are there; returns the user's id, or
+            None: ``lambda: g.user_id``. By default it is the *id* of Flask-Login's current user, if the application has
+            a login manager.
         session: Likewise for the id of the session. Never return a cookie by which a session can be taken over.
         trusted_proxies: How many proxies of your own a request comes through. All must append the address that they
             were asked from to *proxy_header*. The entries are counted from the right, so that a client can't forge its
@@ -90,8 +91,8 @@ class Audit:
         self._middleware = partial(
             AuditMiddleware,
             trail=trail,
-            user=lambda _: find_user(),
-            session=None if session is None else lambda _: session(),
+            user=lambda _: find_user() if has_request_context() else None,
+            session=None if session is None else lambda _: session() if has_request_context() else None,
             trusted_proxies=trusted_proxies,
             proxy_header=proxy_header,
             request_id_header=request_id_header,

@@ -30,11 +30,12 @@ that quote an attack, and an alert about an attack does.
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Container, Mapping
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack, nullcontext, suppress
 from typing import Final, NamedTuple
 
 import anyio
@@ -156,7 +157,12 @@ class Poster:
         self._last_url: tuple[str, httpx2.URL] | None = None
 
     async def open(self) -> None:
-        """Keep connections, for calls in this event loop, until `close` was called in it as often as this."""
+        """
+        Keep connections, for calls in this event loop, until `close` was called in it as often as this.
+
+        Raises:
+            BrokenRouteError: The certificates or the proxy that the environment names can't be used.
+        """
         if self._client is not None:
             return
         # Those of a loop that has ended without a `close` are of no use any more.
@@ -164,8 +170,10 @@ class Poster:
             self._kept.pop(loop, None)
         kept = self._kept.setdefault(Loop.current(), _Kept())
         if not kept.clients:
-            certificates = await _certificates()
-            kept.clients = kept.clients or {near: _client(certificates, near=near) for near in (False, True)}
+            certificates = await _certificates(self._name)
+            kept.clients = kept.clients or {
+                near: _client(self._name, certificates, near=near) for near in (False, True)
+            }
         kept.opened += 1
 
     async def close(self) -> None:
@@ -279,9 +287,8 @@ class Poster:
         with muted(), anyio.move_on_after(self._timeout):
             try:
                 url = self._parsed(request.url)
-                kept = self._kept.get(Loop.current())
-                borrowed = self._client or (kept and kept.clients.get(is_loopback(url.host)))
-                async with nullcontext(borrowed) if borrowed else await _make_client(url) as client:
+                borrowed = self._open_client(url)
+                async with nullcontext(borrowed) if borrowed else await _make_client(self._name, url) as client:
                     sent = _built(client, url, request, stream)
                     response = await client.send(sent, stream=True, follow_redirects=False)
                     try:
@@ -289,6 +296,8 @@ class Poster:
                         ended = True
                     finally:
                         await response.aclose()
+            except BrokenRouteError as error:
+                return error.with_traceback(None)
             except _CANT_BE_SENT as error:
                 return BrokenRouteError(f"{self._name}: the request can't be sent ({type(error).__name__})")
             except httpx2.ProxyError as error:
@@ -305,6 +314,14 @@ class Poster:
         if stream.begun:
             return self._unknown(f"sent, but there was no answer ({failed})")
         return TransientDeliveryError(f"{self._name}: no connection ({failed})")
+
+    def _open_client(self, url: httpx2.URL) -> httpx2.AsyncClient | None:
+        if self._client is None:
+            kept = self._kept.get(Loop.current())
+            return None if kept is None else kept.clients.get(is_loopback(url.host))
+        if self._client.is_closed:
+            raise BrokenRouteError(f"{self._name}: the client that it was given is closed; close it after the trail")
+        return self._client
 
     def _parsed(self, address: str) -> httpx2.URL:
         # It is the same for most alerts, and parsing it takes a thirtieth of a whole post. Any thread may be here.
@@ -354,15 +371,23 @@ class _Content(httpx2.AsyncByteStream):
         yield self._content
 
 
-async def _make_client(url: httpx2.URL) -> httpx2.AsyncClient:
-    return _client(await _certificates(), near=is_loopback(url.host))
+async def _make_client(name: str, url: httpx2.URL) -> httpx2.AsyncClient:
+    return _client(name, await _certificates(name), near=is_loopback(url.host))
 
 
-async def _certificates() -> ssl.SSLContext:
+async def _certificates(name: str) -> ssl.SSLContext:
     # Loading them takes tens of milliseconds.
-    return await in_thread(httpx2.create_ssl_context)
+    with suppress(OSError):
+        return await in_thread(httpx2.create_ssl_context)
+    # Raised out here, where the foreign error is not behind it.
+    place = next((each for each in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(each)), None)
+    where = "those of the system" if place is None else f"{place}={os.environ[place]}"
+    raise BrokenRouteError(f"{name}: no certificates can be read; see {where}")
 
 
-def _client(certificates: ssl.SSLContext, *, near: bool) -> httpx2.AsyncClient:
+def _client(name: str, certificates: ssl.SSLContext, *, near: bool) -> httpx2.AsyncClient:
     # The environment names proxies, which must not see requests to this machine: those may be unencrypted.
-    return httpx2.AsyncClient(verify=certificates, trust_env=not near)
+    with suppress(ValueError, ImportError):
+        return httpx2.AsyncClient(verify=certificates, trust_env=not near)
+    words = "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; one of socks5:// needs the package socksio"
+    raise BrokenRouteError(f"{name}: the proxy of the environment can't be used; {words}")

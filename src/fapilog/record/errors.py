@@ -22,6 +22,9 @@ The messages are made here, hold no secret and nothing of the event but its plac
 
 from __future__ import annotations
 
+import math
+from typing import Any, Final
+
 from .values import text
 
 __all__ = [
@@ -103,6 +106,9 @@ class TransientDeliveryError(DeliveryError):
         retry_after: Seconds to wait first, if the other side gave a time; None leaves it to the caller.
     """
 
+    # Also of a subclass that does not call this constructor.
+    retry_after: float | None = None
+
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
@@ -111,11 +117,18 @@ class TransientDeliveryError(DeliveryError):
         """
         Return the seconds to wait, no more than *at_most*; None if the other side gave no time.
 
-        A dispatcher may have set `retry_after` to any number: a negative one, and NaN, give no time.
+        A dispatcher may have set `retry_after` to anything, such as the text of a header: a number of seconds counts,
+        and anything else, a negative number and NaN give no time.
         """
-        told = self.retry_after
+        told: Any = self.retry_after
+        try:
+            seconds = float(told)
+        except OverflowError:
+            seconds = math.inf if told > 0 else -math.inf
+        except Exception:  # of None too
+            return None
         # NaN is not at least 0.
-        return min(told, at_most) if told is not None and told >= 0 else None
+        return min(seconds, at_most) if seconds >= 0 else None
 
 
 class PermanentDeliveryError(DeliveryError):
@@ -140,6 +153,8 @@ class AmbiguousDeliveryError(DeliveryError):
         repeatable: Whether it may be sent again without harm, since the other side knows it by a key and takes it once.
             Otherwise it may be seen twice.
     """
+
+    repeatable: bool = False
 
     def __init__(self, message: str, *, repeatable: bool = False) -> None:
         super().__init__(message)
@@ -178,7 +193,12 @@ def reason(error: Exception) -> str:
     """
     Return the failure in words that may be printed.
 
-    The words are the text of an error of this package, and the type alone of any other exception: its text may hold the
-    address of a webhook, which is a secret.
+    The words are the text of an error of this package, cut if it is very long, and the type alone of any other
+    exception: its text may hold the address of a webhook, which is a secret. The type also if there is no text.
     """
-    return text(error) if isinstance(error, FapilogError) else type(error).__qualname__
+    words = text(error) if isinstance(error, FapilogError) else ""
+    # It is logged, and kept with every attempt; a dispatcher may have put a whole answer into it.
+    return (words if len(words) <= _LONGEST_REASON else words[: _LONGEST_REASON - 1] + "…") or type(error).__qualname__
+
+
+_LONGEST_REASON: Final = 2000

@@ -15,9 +15,10 @@ from django.db.models.signals import class_prepared, m2m_changed, post_delete, p
 from ...context import settled_context
 from ...record.freezing import frozen_mapping
 from ...record.intake import CommonFields
+from ...record.options import several
 from ...record.parties import Target
 from ...tasks.strangers import Log
-from .._rowchanges import Changes, RowChange, masked
+from .._rowchanges import Changes, RowChange, key_part, masked, require_fields
 from ._settings import record, trail
 
 __all__ = ["audited", "connect_relations", "target_of"]
@@ -90,20 +91,24 @@ def audited(
         model: The class of the model.
         exclude: The names of fields that are not recorded; a save that changes no other field is not recorded either.
         mask: The names of fields of which only the change is recorded, and no value. Fields with a word such as
-            password, secret, token or api_key in their names always are.
+            password, secret, token or api_key in their names always are. A primary key that is masked, or excluded, is
+            masked in the target too, such as the ``key`` of a token of Django REST framework.
         **fields: Further fields of the events, as for `AuditTrail.log_event`: ``contains_phi=True``.
 
     Returns:
         The model; without one, a decorator.
 
     Raises:
-        TypeError: *model* is no class of a model.
-        ValueError: The model has no such field.
+        TypeError: *model* is no class of a model, *exclude* or *mask* no list of names, or one of *fields* is not for
+            the events of all changes.
+        ValueError: The model has no such field, or one of *fields* is an unknown level or outcome.
     """
     if model is None:
         return partial(audited, exclude=exclude, mask=mask, **fields)
-    _check(model, [*exclude, *mask])
-    how = _Audited(frozenset(exclude), frozenset(mask), dict(fields))
+    names = "the name of a field, or a list"
+    excluded, masks = several("exclude", exclude, expected=names), several("mask", mask, expected=names)
+    _check(model, excluded + masks)
+    how = _Audited(frozenset(excluded), frozenset(masks), require_fields(fields))
     for each in (model, *_subclasses(model)):
         _connect(each, how)
     return model
@@ -113,15 +118,24 @@ def target_of(instance: Any) -> Target:
     """
     Return the target that `audited` records for an object of a model: "clinic.patient/42".
 
-    For events of your own about the object, so that they are found together with its changes.
+    For events of your own about the object, so that they are found together with its changes. A primary key that is
+    masked or excluded, or that has a secret by its name, is masked here too.
 
     Args:
         instance: The object, which is saved.
     """
-    return Target(type=instance._meta.concrete_model._meta.label_lower, id=str(instance.pk))
+    model = instance._meta.concrete_model._meta
+    how = _models.get(type(instance))
+    masks = how.mask | how.exclude if how is not None else ()
+    # The key of a subclass is that of its parent.
+    names, key = [model.pk.name], model.pk
+    while key.remote_field is not None:
+        key = key.target_field
+        names.append(key.name)
+    return Target(type=model.label_lower, id=key_part(str(instance.pk), names, masks.__contains__))
 
 
-def _check(model: Any, names: list[str]) -> None:
+def _check(model: Any, names: Iterable[str]) -> None:
     meta = getattr(model, "_meta", None)
     if meta is None or not isinstance(model, type):
         raise TypeError(f"audited: expected the class of a model; got {model!r:.100}")

@@ -22,6 +22,7 @@ from ...core.audit import AuditTrail
 from ...record.intake import CommonFields
 from ...record.options import several
 from ...record.parties import Target
+from .._rowchanges import require_fields
 from .._trails import require_trail
 from ._changes import Changes, contained
 from ._states import Attribute, State, key_of, target_at
@@ -82,14 +83,17 @@ def audit_changes(
         trail: Stores the events.
         models: The mapped classes whose objects are recorded, with their subclasses; None for all.
         exclude: Columns that are not recorded, by the names of their attributes, for all classes, or as attributes:
-            ``User.last_seen``. If nothing else changes there is no event.
+            ``User.last_seen``. If nothing else changes there is no event. With the first flush, a name that no mapped
+            class has is logged as an error.
         mask: Columns of which only the change is recorded, and no value. Columns with a word such as password, secret,
-            token or api_key in their names always are.
+            token or api_key in their names always are. A primary key that is masked, or excluded, is masked in the
+            target too.
         **fields: Further fields of the events, as for `AuditTrail.log_event`: ``contains_phi=True``.
 
     Raises:
-        TypeError: *sessions* is none of these, *models* is no list of classes, or *exclude* or *mask* no list of
-            columns.
+        TypeError: *sessions* is none of these, *models* is no list of classes, *exclude* or *mask* no list of columns,
+            or one of *fields* is not for the events of all changes.
+        ValueError: One of *fields* is an unknown level or outcome.
     """
     require_trail(trail)
     changes = Changes(
@@ -97,7 +101,7 @@ def audit_changes(
         None if models is None else _mapped(models),
         _attributes("exclude", exclude),
         _attributes("mask", mask),
-        dict(fields),
+        require_fields(fields),
     )
     listenable = _listenable(sessions)
     for name in (
@@ -116,8 +120,10 @@ def target_of(instance: object) -> Target:
     """
     Return the target that `audit_changes` records for an object: "patient/42", by its table and its primary key.
 
-    For events of your own about the object, so that they are found together with its changes. Of a class that inherits
-    from another mapped class it is the table of the first of these; the parts of a composite key are joined by commas.
+    For events of your own about the object, so that they are found together with its changes. A part of the key that is
+    a secret by its name is masked; one that *mask* names is not, since that is for some sessions alone. Of a class that
+    inherits from another mapped class it is the table of the first of these; the parts of a composite key are joined by
+    commas.
 
     Args:
         instance: The object, which is flushed.

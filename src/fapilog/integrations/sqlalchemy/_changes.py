@@ -19,6 +19,7 @@ from sqlalchemy.util import concurrency
 from ...context import audit_context, current_audit_context
 from ...core.audit import AuditTrail
 from ...record.freezing import frozen_mapping
+from ...record.options import did_you_mean
 from ...tasks.strangers import Log
 from .._rowchanges import RowChange, masked
 from ._ledger import UNKNOWN, Changed, Created, Deleted, Key, Outcome, outcomes
@@ -105,6 +106,8 @@ class Changes:
         self._exclude = exclude
         self._mask = mask
         self._fields = fields
+        # Checked with the first flush: when *exclude* and *mask* were given, not all classes were mapped.
+        self._unchecked = True
         self._flushes: WeakKeyDictionary[Session, _Flush] = WeakKeyDictionary()
         self._steps: WeakKeyDictionary[SessionTransaction, _Steps] = WeakKeyDictionary()
 
@@ -119,6 +122,8 @@ class Changes:
         for state in self._states(each for each in session.dirty if session.is_modified(each)):
             names = [*self._columns(state.mapper), *primary(state.mapper)]
             flush.old[state] = old_values(session, state, [name for name in names if may_change(state, name)])
+        if self._unchecked:
+            self._check_names(self._states([*session.new, *session.dirty, *session.deleted]))
 
     def after_flush(self, session: Session, _flush: object) -> None:
         """Keep the objects that were changed, with the values that only the flush itself has changed."""
@@ -190,8 +195,12 @@ class Changes:
     # -- recording
 
     def _event(self, outcome: Outcome) -> RowChange:
-        changes = masked(outcome.changes, lambda name: is_among(self._mask, outcome.kind, name))
-        return RowChange(outcome.operation, target_at(outcome.key), changes, self._fields)
+        def is_masked(name: str) -> bool:
+            # Of a column that is excluded, the primary key alone is among them.
+            return is_among((*self._mask, *self._exclude), outcome.kind, name)
+
+        changes = masked(outcome.changes, is_masked)
+        return RowChange(outcome.operation, target_at(outcome.key, is_masked), changes, self._fields)
 
     def _store(self, found: list[Outcome]) -> None:
         losses = _Losses()
@@ -215,6 +224,17 @@ class Changes:
     def _states(self, instances: Iterable[object]) -> list[State]:
         models = self._models
         return [inspect(each, raiseerr=True) for each in instances if models is None or isinstance(each, models)]
+
+    def _check_names(self, states: list[State]) -> None:
+        """Say which names in *exclude* and *mask* no mapped class has: the values that they mean are recorded."""
+        for state in states[:1]:
+            self._unchecked = False
+            known = {each.key for mapper in state.mapper.registry.mappers for each in mapper.column_attrs}
+            for option, given in (("exclude", self._exclude), ("mask", self._mask)):
+                for name in given:
+                    if isinstance(name, str) and name not in known:
+                        words = f"expected attributes that are columns; got {name[:100]!r}{did_you_mean(name, known)}"
+                        _log.error("audit_changes: %s: %s", option, words)
 
     def _columns(self, mapper: Mapper[Any]) -> list[str]:
         """Return the names of the attributes that are recorded, without the primary key's."""

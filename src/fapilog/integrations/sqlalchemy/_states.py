@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from sqlalchemy import Column, select
@@ -10,7 +11,8 @@ from sqlalchemy.orm.attributes import History
 
 from ...record.freezing import frozen_mapping
 from ...record.parties import Target
-from ...record.values import FrozenDict, given_text
+from ...record.values import FrozenDict
+from .._rowchanges import key_part
 from ._ledger import Key
 
 __all__ = [
@@ -44,11 +46,13 @@ def key_of(state: State) -> Key:
     return key[0], tuple(key[1])
 
 
-def target_at(key: Key) -> Target:
-    """Return the target that a row is in an event."""
+def target_at(key: Key, is_masked: Callable[[str], bool] = lambda _: False) -> Target:
+    """Return the target that a row is in an event, without the parts of its key that hold secrets or *is_masked*."""
     kind, identity = key
-    table = getattr(class_mapper(kind).local_table, "fullname", None) or kind.__name__
-    return Target(type=table, id=",".join(map(given_text, identity)))
+    mapper = class_mapper(kind)
+    table = getattr(mapper.local_table, "fullname", None) or kind.__name__
+    parts = zip(primary(mapper), identity, strict=True)
+    return Target(type=table, id=",".join(key_part(value, [name], is_masked) for name, value in parts))
 
 
 def _column(mapper: Mapper[Any], name: str) -> Any:

@@ -10,8 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ...record import chain
-from ...record.chain import ChainError, ChainHead
+from ...record.chain import ChainHead
 from .._anchor import is_removed, start_of
 from .directory import identity, reading
 from .lines import Lines, cut_backwards, head_of_record
@@ -28,8 +27,6 @@ _PACKED: Final = (
 )
 # Seconds by which the newest write may be ahead of the clock: other machines may write, and no two clocks are equal.
 _AHEAD: Final = 3600.0
-# Most first records are no longer.
-_FIRST_BYTES: Final = 1 << 12
 
 
 class Care:
@@ -108,7 +105,7 @@ class Care:
                 last = None
                 continue
             with reading(self._directory, name) as fd:
-                size, first = os.fstat(fd).st_size, _head_before(fd, name)
+                size, first = os.fstat(fd).st_size, Lines(fd, name).start()
             if first is not None and last is not None and not last.is_followed_by(first, self._directory):
                 if self._is_sealed(files, name):
                     return None
@@ -165,10 +162,9 @@ class _Last(NamedTuple):
         if self.head is not None:
             return head == self.head
         with reading(directory, self.name) as fd:
-            size = os.fstat(fd).st_size
-            end = f'"checksum":"{head.checksum}"}}\n'.encode()
+            lines = Lines(fd, self.name)
             # Else it may end in the rest that a crash has left there, or was converted.
-            return os.pread(fd, len(end), max(0, size - len(end))) == end or _newest(Lines(fd, self.name)) == head
+            return lines.end_with(head, os.fstat(fd).st_size) or _newest(lines) == head
 
 
 def _newest(lines: Lines) -> ChainHead | None:
@@ -179,21 +175,6 @@ def _newest(lines: Lines) -> ChainHead | None:
             if head := head_of_record(line):
                 return head
     return None
-
-
-def _head_before(fd: int, name: str) -> ChainHead | None:
-    """Return the head that the first record of a file follows; None if the file has none that can be read."""
-    line, newline, _ = os.pread(fd, _FIRST_BYTES, 0).partition(b"\n")
-    if not newline:
-        lines = Lines(fd, name)
-        found = lines.first_from(0, lines.end())
-        if found is None:
-            return None
-        line = found[1]
-    try:
-        return chain.head_before(line)
-    except ChainError:
-        return None
 
 
 def _few(found: list[str]) -> str:

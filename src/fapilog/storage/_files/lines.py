@@ -230,6 +230,18 @@ class Lines:
                 return offset + behind
         return 0
 
+    def start(self) -> ChainHead | None:
+        """Return the head that the first line follows; None if that is no whole record."""
+        line, newline, _ = os.pread(self._fd, _REST_BYTES, 0).partition(b"\n")
+        if not newline:
+            _, line = self.first_from(0, self.end()) or (0, b"")
+        return None if head_of_record(line) is None else chain.head_before(line.removesuffix(b"\r"))
+
+    def end_with(self, head: ChainHead, end: int) -> bool:
+        """Return whether the line that ends at *end* is the newest of *head*; at the cost of some bytes."""
+        tail = f'"checksum":"{head.checksum}"}}\n'.encode()
+        return os.pread(self._fd, len(tail), max(0, end - len(tail))) == tail
+
     def first_from(self, offset: int, end: int) -> tuple[int, bytes] | None:
         """Return the first line that begins at *offset* or later, and is whole before *end*, with its own offset."""
         return next(self.forwards(offset, end), None)
@@ -279,6 +291,15 @@ class Lines:
                     return behind, place
                 behind = place + len(line) + 1
         return behind, end
+
+    def span(self, after: int | None, before: int | None, end: int) -> tuple[int, int]:
+        """Return where the records between two numbers begin and end, of lines that end at *end*; None for no bound."""
+        begin = 0
+        if before is not None:
+            end = self.around(before - 1, end)[1]
+        if after is not None:
+            begin = self.around(after, end)[0]
+        return begin, end
 
     def head_before(self, offset: int, line: bytes) -> ChainHead:
         """

@@ -24,7 +24,7 @@ from .effort import DECODED, Effort
 from .lines import Lines, cut, cut_backwards, head_of_record
 from .names import SUFFIX, names
 from .needles import needles_of
-from .places import Line, Places, number_behind, numbered
+from .places import Beginning, Line, OpenFile, Places, gone, missing, number_behind, numbered
 from .times import ANY, Times, Window
 from .verifying import verify
 
@@ -94,41 +94,42 @@ class TrailReader:
         sought = _Sought(wanted, wanted.numbered(after=None, before=None), needles_of(wanted), Window(wanted), effort)
         files, last = self._stored()
         files = self._in_time(files, wanted)
-        first, behind = 0, len(files)
-        if wanted.after is not None:
-            first = max(0, self._file_of(wanted.after, files))
-        if wanted.before is not None:
-            behind = self._file_of(wanted.before, files) + 1
-            # Files may follow that begin with altered records, whose original numbers are not known.
-            while behind < len(files) and (self._first_record(files[behind]) or (1, 0))[0]:
-                behind += 1
         if not sought.window.is_open:
             self._times.load()
-        for name in reversed(files[first:behind]):
+        newer: Beginning | None = None
+        for name in reversed(self._between(files, wanted)):
             if not sought.window.meets(self._times.of_compressed(name)):
+                newer = None
                 continue
             try:
                 opened = self._opened(name)
             except ChainError as damage:
+                newer = None
                 yield DamagedRecord(file=name, offset=0, size=self._size(name), problem=str(damage))
                 continue
             if opened is None:
                 return
             with opened as fd:
                 is_closed = last is None or name != files[-1]
-                file = _File(fd, name, Lines(fd, name), is_closed=is_closed)
+                file = OpenFile(fd, name, Lines(fd, name), is_closed=is_closed)
                 end = file.lines.end() if last is None or is_closed else last
+                if hole := missing(file.lines, end, newer):
+                    yield hole
                 try:
                     yield from self._items_backwards(file, files, end, sought)
                 finally:
                     self._times.save()
+                # With times, a file whose records are known to have others is not read at all.
+                if end and sought.window.is_open:
+                    newer = file.beginning()
 
     def _items_backwards(
-        self, file: _File, files: list[str], end: int, sought: _Sought
+        self, file: OpenFile, files: list[str], end: int, sought: _Sought
     ) -> Iterator[AuditEvent | DamagedRecord]:
         """Yield the wanted records of one of *files*, whose lines end at *end*, the last one first."""
         places: Places | None = None
-        for line in self._lines_backwards(file, _span(file.lines, end, sought.wanted), sought):
+        span = file.lines.span(sought.wanted.after, sought.wanted.before, end)
+        for line in self._lines_backwards(file, span, sought):
             item = line.item()
             if isinstance(item, AuditEvent):
                 if not sought.anywhere.matches(item):
@@ -141,7 +142,7 @@ class TrailReader:
             if isinstance(item, DamagedRecord) or sought.wanted.matches(item):
                 yield item
 
-    def _lines_backwards(self, file: _File, span: tuple[int, int], sought: _Sought) -> Iterator[Line]:
+    def _lines_backwards(self, file: OpenFile, span: tuple[int, int], sought: _Sought) -> Iterator[Line]:
         """Yield the lines in *span* that may be wanted, the last one first."""
         lines, (begin, end) = file.lines, span
         _, _, needles, window, effort = sought
@@ -191,18 +192,24 @@ class TrailReader:
     def _items_after(self, after: int) -> Iterator[tuple[AuditEvent | DamagedRecord, int | None]]:
         """Yield the records in the lines from about record *after* on, with the numbers of their places if known."""
         number: int | None = None
+        is_whole = False  # the record before
         for index, (name, lines, begin, end) in enumerate(self._files_after(after)):
             if lines is None:
                 # All of it can't be read, as one line.
                 yield Line(name, 0, b"").item(), None
-                number = None
+                number, is_whole = None, False
                 continue
             if begin:
-                number = number_behind(lines, begin)
+                number, is_whole = number_behind(lines, begin), True
             elif index == 0:
                 number = self._start().sequence_number + 1
             found = (Line(name, offset, line) for offset, line in lines.forwards(begin, end))
+            expected = number if is_whole and not begin else None
             for item, place in numbered(found, number):
+                is_whole = isinstance(item, AuditEvent)
+                if expected and place and is_whole and (hole := gone(name, expected, place - 1)):
+                    yield hole, None
+                expected = None
                 yield item, place
                 number = None if place is None else place + 1
 
@@ -272,6 +279,18 @@ class TrailReader:
         """Return the *files* that may have *wanted* records, by the time."""
         # All: to look into a file costs little, and is right even if the clock was wrong.
         return files
+
+    def _between(self, files: list[str], wanted: EventFilter) -> list[str]:
+        """Return the *files* that may have records with the numbers that are wanted."""
+        first, behind = 0, len(files)
+        if wanted.after is not None:
+            first = max(0, self._file_of(wanted.after, files))
+        if wanted.before is not None:
+            behind = self._file_of(wanted.before, files) + 1
+            # Files may follow that begin with altered records, whose original numbers are not known.
+            while behind < len(files) and (self._first_record(files[behind]) or (1, 0))[0]:
+                behind += 1
+        return files[first:behind]
 
     def _file_of(self, sequence_number: int, files: list[str]) -> int:
         """Return the index of the file in which that record is, or would be; -1 if it is before the first."""
@@ -364,38 +383,9 @@ class _Sought(NamedTuple):
     effort: Effort
 
 
-class _File(NamedTuple):
-    """A file that is read: open, its name, its lines, and whether nothing is appended to it any more."""
-
-    fd: int
-    name: str
-    lines: Lines
-    is_closed: bool
-
-    @property
-    def is_compressed(self) -> bool:
-        """Whether it was decompressed for this time alone, into a file without a name."""
-        return not os.fstat(self.fd).st_nlink
-
-    def is_complete(self, start: int, end: int) -> bool:
-        """Return whether nothing is added any more to the block at *start*, of lines that end at *end*."""
-        is_whole = start in self.lines.whole_blocks(start, end)
-        return not self.is_compressed and (is_whole or (self.is_closed and end == self.lines.end()))
-
-
 def _claimed(line: bytes) -> int:
     """Return the sequence number that *line* claims to have; 0 if it is no record."""
     try:
         return chain.head_before(line.removesuffix(b"\r")).sequence_number + 1
     except ChainError:
         return 0
-
-
-def _span(lines: Lines, end: int, wanted: EventFilter) -> tuple[int, int]:
-    """Return where the records between the numbers that are wanted begin, and where they end."""
-    begin = 0
-    if wanted.before is not None:
-        end = lines.around(wanted.before - 1, end)[1]
-    if wanted.after is not None:
-        begin = lines.around(wanted.after, end)[0]
-    return begin, end
