@@ -111,6 +111,24 @@ async def test_the_same_event_is_taken_once(tmp_path: Path) -> None:
     assert len(inner.calls) == 1
 
 
+async def test_an_id_that_is_there_again(tmp_path: Path) -> None:
+    """A trail in files stores an id again after a while: both alerts are sent, one after the other."""
+    asked: list[int | None] = []
+
+    def busy_at_first(event: AuditEvent) -> Exception | None:
+        asked.append(event.sequence_number)
+        return TransientDeliveryError("busy", retry_after=60.0) if len(asked) == 1 else None
+
+    async with make(Scripted(answer=busy_at_first), tmp_path, concurrency=2, stop_timeout=0) as outbox:
+        for number in range(1, 7):
+            await outbox.send_alert(an_event(number, event_id=f"id-{number % 2}"), severity="critical")
+        began = anyio.current_time()
+        await until(lambda: len(asked) == 7)
+        # Not after a lease, as if a process that died had left them.
+        assert anyio.current_time() - began < 100
+    assert sorted(number or 0 for number in asked[1:]) == [1, 2, 3, 4, 5, 6]
+
+
 async def test_the_schedule_is_kept(tmp_path: Path) -> None:
     """After each failure comes the next wait of the schedule, up to a fifth more, and after the last the end."""
     inner = Scripted(BUSY)
