@@ -115,7 +115,7 @@ class Questions:
             **conditions: As for `get_events`.
 
         Returns:
-            The number of events by value, which is a text, TYPE/ID of a target, or the JSON of any other value. Events
+            The number of events by value, as text. A target is TYPE/ID, and a value that is no text its JSON. Events
             without a value are under "".
 
         Raises:
