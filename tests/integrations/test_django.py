@@ -142,7 +142,8 @@ def test_middleware_around_the_site_adds_no_event(tmp_path: Path) -> None:
     around = importlib.import_module("fapilog.integrations.asgi").AuditMiddleware
     site = importlib.import_module("django.core.handlers.asgi").ASGIHandler()
     scope = {"type": "http", "method": "GET", "path": "/patients/42", "query_string": b"", "http_version": "1.1"}
-    asked, sent = iter([{"type": "http.request", "body": b""}]), list[Any]()
+    asked: Iterator[Any] = iter([{"type": "http.request", "body": b""}])
+    sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
         return next(asked, None) or await asyncio.Future()
