@@ -145,7 +145,7 @@ def test_middleware_around_the_site_adds_no_event(tmp_path: Path) -> None:
     asked: Iterator[Any] = iter([{"type": "http.request", "body": b""}])
     sent: list[Any] = []
 
-    async def receive() -> dict[str, Any]:
+    async def receive() -> Any:
         return next(asked, None) or await asyncio.Future()
 
     async def send(message: Any) -> None:
