@@ -144,8 +144,8 @@ class AuditMiddleware:
             # Of a list or a tuple, whose parts are made already, a server finds out the length:
             # https://peps.python.org/pep-3333/#handling-the-content-length-header. A file it sends by itself.
             file = environ.get("wsgi.file_wrapper")
-            as_it_is = (list, tuple, file) if isinstance(file, type) else (list, tuple)
-            return body if isinstance(body, as_it_is) else _Body(body, context, failed)
+            is_made = type(body) in {list, tuple} or (isinstance(file, type) and isinstance(body, file))
+            return body if is_made else _Body(body, context, failed)
         except Exception as error:
             failed(error)
             raise
