@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ import pytest
 import fapilog
 from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus, Outbox
 from fapilog.testing import RecordingDispatcher
-from tests.doubles.interrupting import interrupted_at, raising_at
+from tests.doubles.interrupting import interrupted_at, moments
 
 OURS = Path(fapilog.__file__).parent
 
@@ -49,33 +50,34 @@ def test_whoever_interrupts_an_event_is_answered(
     assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
 
 
-def interruptions(trail: AuditTrail) -> Iterator[int]:
+def interruptions(trail: AuditTrail) -> Iterator[None]:
     """Log an event that alerts, and raise a KeyboardInterrupt at one moment of that after the other."""
-    for moment in itertools.count(1):
+    for moment in moments(OURS, KeyboardInterrupt):
         # A look at the clock and the storage is a part of it.
         trail._alerts.watch.due = 0.0
-        try:
-            with raising_at(moment, OURS, KeyboardInterrupt):
-                trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "interrupted")
-        except KeyboardInterrupt:
-            yield moment
-        else:
-            return  # it has not so many
+        with suppress(KeyboardInterrupt), moment:
+            trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "interrupted")
+        yield
 
 
 @pytest.mark.slow
 @pytest.mark.real_time
 @UNAWAITED
+@pytest.mark.parametrize("is_started", [True, False], ids=["started", "not_started"])
+@pytest.mark.parametrize("is_kept", [True, False], ids=["outbox", "dispatcher"])
 @pytest.mark.parametrize("durability", ["write", "fsync"])
-def test_a_thread_that_is_interrupted_can_go_on(durability: Literal["write", "fsync"], tmp_path: Path) -> None:
-    """A program that goes on after Ctrl-C, or after the time limit of its task, has all its alerts sent."""
+def test_a_thread_that_is_interrupted_can_go_on(
+    durability: Literal["write", "fsync"], tmp_path: Path, *, is_kept: bool, is_started: bool
+) -> None:
+    """A program that goes on after Ctrl-C, or after the time limit of its task, has all its alerts sent, each once."""
     dispatcher = RecordingDispatcher()
-    outbox = Outbox(dispatcher, tmp_path / "alerts.db")
+    outbox = Outbox(dispatcher, tmp_path / "alerts.db") if is_kept else dispatcher
     trail = AuditTrail(storage_path=tmp_path / "trail", durability=durability, alert_dispatcher=outbox)
-    with trail.sync:
+    with trail.sync if is_started else nullcontext():
         for _ in interruptions(trail):
             trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "whole")
         trail.sync.drain()
+    trail.sync.stop()
     stored = [
         event.event_id for event in trail.sync.events() if event.event_type is AuditEventType.AUTHENTICATION_FAILED
     ]
@@ -97,15 +99,10 @@ def test_an_incident_that_is_interrupted_can_end(tmp_path: Path) -> None:
         raise AuditStorageError("no room")
 
     with trail.sync:
-        for moment in itertools.count(1):
+        for moment in moments(OURS, KeyboardInterrupt):
             trail._storage.append = refuse  # type: ignore[method-assign]
-            try:
-                with raising_at(moment, OURS, KeyboardInterrupt):
-                    trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "refused")
-            except AuditStorageError:
-                break  # it has not so many moments
-            except KeyboardInterrupt:
-                pass
+            with suppress(KeyboardInterrupt, AuditStorageError), moment:
+                trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "refused")
             trail._storage.append = append  # type: ignore[method-assign]
             trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "stored")
             trail.sync.drain()

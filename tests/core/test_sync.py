@@ -22,6 +22,7 @@ from fapilog import (
     AuditTrail,
     ChainHead,
     FileStorage,
+    MemoryStorage,
     alert_dispatched,
     compliance_alert,
     exit_on_sigterm,
@@ -209,6 +210,20 @@ async def test_where_a_loop_runs_a_trail_that_is_not_started_works_too(trail: Au
     alert(trail)
     await anyio.to_thread.run_sync(trail.sync.stop)
     assert pager.threads == ["entered in fapilog portal", "left in fapilog portal"]
+    assert len(pager.alerts) == 1
+
+
+async def test_an_alert_of_the_very_end_is_sent(pager: Pager) -> None:
+    """An event that a thread records while the trail is closing its storage alerts before `stop` returns."""
+
+    class Closing(MemoryStorage):
+        async def aclose(self) -> None:
+            await anyio.to_thread.run_sync(alert, stopping)
+            await super().aclose()
+
+    stopping = AuditTrail(storage=Closing(), alert_dispatcher=pager)
+    await stopping.start()
+    await stopping.stop()
     assert len(pager.alerts) == 1
 
 

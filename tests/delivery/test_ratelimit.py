@@ -169,6 +169,22 @@ def test_an_alert_that_waits_in_a_loop_that_was_closed_does_no_harm() -> None:
     tasks[1]._log_destroy_pending = False  # type: ignore[attr-defined]
 
 
+def test_alerts_of_a_loop_that_was_closed_take_no_turns() -> None:
+    """An alert is not refused for alerts before it that nothing will ever send."""
+    inner = RecordingDispatcher()
+    limit = RateLimit(inner, rate=1.0, burst=2, max_wait=0)
+    loop = JumpingLoop()
+    tasks = [loop.create_task(limit.send_alert(event(number), severity="info")) for number in range(2)]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    loop.close()
+    backend, options = jumping_backend("asyncio")
+    anyio.run(partial(limit.send_alert, event(2), severity="info"), backend=backend, backend_options=options)
+    assert [alert.event.sequence_number for alert in inner.alerts] == [2]
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
 @pytest.mark.real_time
 @pytest.mark.parametrize("backends", [("asyncio", "asyncio"), ("trio", "trio"), ("asyncio", "trio")], ids=str)
 def test_the_loops_of_several_threads_share_the_turns(backends: tuple[str, str]) -> None:

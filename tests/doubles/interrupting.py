@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["interrupted_at", "interruptions", "raising_at"]
+__all__ = ["interrupted_at", "interruptions", "moments"]
 
 # Behind these Python looks whether a signal has come: https://github.com/python/cpython/issues/97912
 _LOOKS = {dis.opmap.get(name) for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME")} - {None}
@@ -52,8 +52,28 @@ def interruptions(place: Path, error: type[BaseException]) -> Iterator[tuple[int
         yield number, interrupted_at(number, place, interrupt)
 
 
+def moments(place: Path, error: type[BaseException]) -> Iterator[AbstractContextManager[None]]:
+    """
+    Yield a block for each moment at which a thread may run a signal handler in *place*: it raises *error* there.
+
+    Ends behind the second block in a row that has too few: of a function that it traces for the first time, Python 3.13
+    has no events.
+    """
+    number, missed, is_reached = 1, 0, False
+
+    def reach() -> BaseException:
+        nonlocal is_reached
+        is_reached = True
+        return error()
+
+    while missed < 2:
+        is_reached = False
+        yield _raising_at(number, place, reach)
+        number, missed = (number + 1, 0) if is_reached else (number, missed + 1)
+
+
 @contextmanager
-def raising_at(number: int, place: Path, error: type[BaseException]) -> Iterator[None]:
+def _raising_at(number: int, place: Path, error: Callable[[], BaseException]) -> Iterator[None]:
     """Raise *error* at the moment of that *number* at which this thread may run a signal handler in *place*."""
     left = number
     before: dict[FrameType, int | None] = {}
@@ -73,7 +93,7 @@ def raising_at(number: int, place: Path, error: type[BaseException]) -> Iterator
             before[frame] = frame.f_code.co_code[frame.f_lasti]
             if not left:
                 left = -1
-                raise error
+                raise error()
         elif event == "return":
             before.pop(frame, None)
         return trace
@@ -86,6 +106,8 @@ def raising_at(number: int, place: Path, error: type[BaseException]) -> Iterator
 def _traced(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
     """Trace this thread, and not the destructors of what earlier tests have left to the collector."""
     before, collects = sys.gettrace(), gc.isenabled()
+    # Before the call: Python 3.12 has no events of opcodes otherwise. https://github.com/python/cpython/issues/103615
+    sys._getframe().f_trace_opcodes = True
     gc.disable()
     sys.settrace(trace)
     try:

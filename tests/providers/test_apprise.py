@@ -255,6 +255,25 @@ async def test_a_bad_address_does_not_stop_the_others(
     assert len(origin.requests) == 1
 
 
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+async def test_nothing_for_this_machine_goes_to_a_proxy(
+    origin: Origin, other: Origin, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Where the environment names a proxy, it gets nothing that is for this machine: the error says how."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setenv(variable, other.base_url)
+    dispatcher = AppriseDispatcher(urls=address(origin))
+    with pytest.raises(BrokenRouteError, match=r"^apprise: a proxy of the environment would get .* set NO_PROXY"):
+        await dispatcher.send_alert(an_event(), severity="critical")
+    assert not origin.requests
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    await dispatcher.send_alert(an_event(), severity="critical")
+    assert len(origin.requests) == 1
+    assert not other.requests
+
+
 async def test_what_a_plugin_raises_is_permanent(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception that comes out of Apprise is told by its type alone."""
 

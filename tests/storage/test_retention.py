@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -44,6 +45,7 @@ from fapilog.storage.holds import add_hold, holds_on, remove_hold
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.aged_trails import aged_trail, day_file, today
+from tests.doubles.file_systems import empty, fill, mounted
 from tests.doubles.trail_files import TrailFiles
 from tests.programs.appending_files import bodies
 
@@ -651,6 +653,27 @@ async def test_an_incomplete_record_is_archived_with_its_day(directory: Path, tm
     # A next run, and a crash before it, find the same.
     await trail.apply_retention(archive=archive)
     assert not [name for name in contents(directory) if ".torn-" in name]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("place", ["trail", "archive"])
+async def test_a_full_disk_stays_as_full_as_it_was(tmp_path: Path, place: str) -> None:
+    """A day that is not compressed, or archived, for want of room leaves that to the trail; the next run does it."""
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk", "1m"):
+        directory = aged_trail(tmp_path / ("disk" if place == "trail" else "") / "trail", (5, 1), count=500)
+        trail = trail_in(directory, None, archive_after_days=2)
+        archive = tmp_path / "disk" / "archive"
+        fill(tmp_path / "disk")
+        os.truncate(tmp_path / "disk" / "ballast", (tmp_path / "disk" / "ballast").stat().st_size - 16_384)
+        free = shutil.disk_usage(tmp_path / "disk").free
+        with pytest.raises(AuditStorageError, match="No space left on device"):
+            await trail.apply_retention(archive=archive)
+        assert free - shutil.disk_usage(tmp_path / "disk").free <= 4096 * 2  # the lock, and a directory
+        empty(tmp_path / "disk")
+        assert [day.archived for day in (await trail.apply_retention(archive=archive)).days] == [True]
+        assert verified(directory)[:2] == (True, ChainStatus.OK)
+        await trail.stop()
 
 
 # -- crashes, besides those at each call to the operating system in tests/torture

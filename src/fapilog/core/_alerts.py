@@ -203,6 +203,8 @@ class Alerts:
             with self._lock:
                 if self._life is life and life.is_over:
                     self._life = None
+        # A thread that recorded an event at the very end found the trail started, and left the alert to it.
+        await self._send_kept()
 
     def kept(self, event: AuditEvent) -> list[KeptAlert]:
         """Return the alerts about *event* that the storage is to keep in the transaction that stores the event."""
@@ -321,13 +323,16 @@ class Alerts:
     async def _end(self) -> None:
         """Report the alerts that are left, run the receivers of the reports, and close the files."""
         self.forwarder.give_up()
-        if not is_without_loop():
-            with anyio.move_on_after(self._stop_timeout, shield=True):
-                await self.background.settle()
+        await self._send_kept()
         self.announcer.give_up()
         await self.health.leave()
         self.watch.doubt()
         await self._storage.aclose()
+
+    async def _send_kept(self) -> None:
+        if self.background.kept and not is_without_loop():
+            with anyio.move_on_after(self._stop_timeout, shield=True):
+                await self.background.settle()
 
     @asynccontextmanager
     async def _dispatcher_entered(self, trail: object, life: Life) -> AsyncGenerator[None]:

@@ -45,14 +45,18 @@ class Pending:
         sender: The trail that has announced it.
         alert: The alert.
         announced: The time of the announcement, on the forwarder's clock.
+
+    Attributes:
+        is_taken: Whether it will have a report: it is sent when its turn comes, or fails at once.
     """
 
-    __slots__ = ("alert", "announced", "context", "sender")
+    __slots__ = ("alert", "announced", "context", "is_taken", "sender")
 
     def __init__(self, sender: object, alert: Alert, announced: float) -> None:
         self.sender = sender
         self.alert = alert
         self.announced = announced
+        self.is_taken = False
         # The alert is sent in the context variables of the code that announced it.
         self.context: Context = copy_context()
 
@@ -92,11 +96,18 @@ class Outstanding:
         self._unannounced.discard(event_id)
         self.changed.notify()
 
-    def interrupted(self, event_id: str) -> None:
-        """Note that a signal handler ended the call that stores and announces an event: its alert may be missed."""
+    def interrupted(self, event_id: str) -> bool:
+        """
+        Note that a signal handler ended the call that stores and announces an event, so that its alert may be missed.
+
+        Returns:
+            Whether nothing resends it: it was not received yet, and there is no catch-up.
+        """
+        is_lost = event_id in self._unannounced and not self.resends
         self._unannounced.discard(event_id)
         self._has_missed = True
         self.changed.notify()
+        return is_lost
 
     async def until_announced(self) -> None:
         """Wait until the events that are expected now were announced."""
@@ -230,12 +241,19 @@ class AlertForwarder:
 
     def receive(self, sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:
         """Take one alert. Called by the signal, from any thread; never waits for the dispatcher or for a loop."""
+        pending: Pending | None = None
         try:
-            self._receive(Pending(sender, Alert(event, severity, channel), self._clock()))
+            pending = Pending(sender, Alert(event, severity, channel), self._clock())
+            self._receive(pending)
         except BaseException:
-            # A signal handler has raised, and the signal contains that.
-            self._outstanding.interrupted(event.event_id)
+            # A signal handler has raised: perhaps before the alert was on its way.
+            if pending is None or not pending.is_taken:
+                if pending is not None:
+                    self._outstanding.remove(pending)
+                self._receive(Pending(sender, Alert(event, severity, channel), self._clock()))
             raise
+        finally:
+            self._outstanding.announced(event.event_id)
 
     def _receive(self, pending: Pending) -> None:
         event = pending.alert.event
@@ -247,13 +265,16 @@ class AlertForwarder:
                 self._outstanding.add(pending)
             if is_open and not is_full:
                 self._buffer.append(pending)
+                pending.is_taken = True
         if is_missed:
             self._outstanding.miss(event)
             self._outstanding.changed.notify()
         elif is_full:
+            pending.is_taken = True
             self._report(pending, AlertBufferFullError(self._limit))
         elif not is_open:
             self._start(pending, self._send)
+            pending.is_taken = True
         else:
             self._start_first()
 

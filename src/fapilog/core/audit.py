@@ -29,7 +29,7 @@ from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLe
 from ..record.options import require, require_bool
 from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
-from ..storage.protocol import AuditStorage, KeptAlert
+from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
 
 # Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
 # finished. What they would register during the exit, for a trail that is first used then, would not be called.
@@ -432,8 +432,22 @@ class AuditTrail(Configured, EverydayEvents, Questions):
                 self._emit(event)
             else:
                 self._alerts.announcer.call(self._send_compliance_alert, event)
-        finally:
-            self._alerts.outstanding.announced(event.event_id)
+        except BaseException:
+            self._interrupted(event)
+            raise
+        self._alerts.outstanding.announced(event.event_id)
+
+    def _interrupted(self, event: AuditEvent) -> None:
+        """Have *event* announced if it is stored: a signal handler has ended the call that would have done so."""
+        if self._alerts.outstanding.interrupted(event.event_id):
+            self._alerts.background.start_soon(functools.partial(self._announce_if_stored, event))
+
+    async def _announce_if_stored(self, event: AuditEvent) -> None:
+        from ._reading import intact  # noqa: PLC0415  most processes only record
+
+        found = await self._storage.find(EventFilter(event_id=event.event_id, start_time=event.timestamp), 1)
+        for stored in intact(found):
+            self._announce(stored)
 
     @property
     def _announces_all(self) -> bool:
@@ -472,10 +486,10 @@ class AuditTrail(Configured, EverydayEvents, Questions):
                 self._announce(stored)
             else:
                 self._alerts.outstanding.announced(stored.event_id)
-        except Exception:
+        except AuditStorageError:
             raise
         except BaseException:
-            self._alerts.outstanding.interrupted(event.event_id)
+            self._interrupted(event)
             raise
         if self._rules is not None and event.event_type in self._counted:
             self._rules.apply(stored, self._record_rule)
@@ -487,7 +501,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         outstanding.expect(event.event_id)
         try:
             seal = await storing
-        except BaseException:
+        except AuditStorageError:
             outstanding.announced(event.event_id)
             raise
         if seal is None:

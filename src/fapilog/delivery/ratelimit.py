@@ -91,6 +91,8 @@ class RateLimit:
         await self._inner.send_alert(event, severity=severity, channel=channel)
 
     async def _wait_for_a_turn(self) -> None:
+        # First, so that no alert is counted whose loop was closed around it.
+        self._wake_first()
         wait = self._next_turn(len(self._waiting))
         if wait > self._max_wait:
             raise TransientDeliveryError(f"rate limit: the next turn is in {wait:.1f} s", retry_after=wait)

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
+from urllib.request import getproxies, proxy_bypass
 
 import anyio
 
@@ -38,7 +39,7 @@ from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._muting import mute, muted
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, fit, in_words, one_line
-from ._secret import Secret, SecretSource, sources
+from ._secret import Secret, SecretSource, is_loopback, sources
 from ._threads import in_daemon_thread
 
 __all__ = ["AppriseDispatcher"]
@@ -187,6 +188,10 @@ def _notify(url: str, rendered: Rendered) -> DeliveryError | None:
             service = _service(url)
             if service is None:
                 return BrokenRouteError("apprise: it does not know such an address; check it")
+            if _would_leave(service):
+                return BrokenRouteError(
+                    "apprise: a proxy of the environment would get what is for this machine; set NO_PROXY to the host"
+                )
             one = apprise.Apprise(asset=service.asset)
             one.add(service)
             title = _defused(one_line(text(rendered.title)))
@@ -199,6 +204,15 @@ def _notify(url: str, rendered: Rendered) -> DeliveryError | None:
     except BaseException as error:
         return PermanentDeliveryError(f"apprise: it can't be sent ({type(error).__name__}); check the address")
     return None if result else _failure(result.status, _cleaned(lines, url, f"{title} {body}"))
+
+
+def _would_leave(service: Any) -> bool:
+    """Return whether requests, which the plugins use, would send to a proxy what is for this machine."""
+    host = getattr(service, "host", None)
+    if not isinstance(host, str) or not is_loopback(host):
+        return False
+    scheme = "https" if getattr(service, "secure", False) else "http"
+    return not {scheme, "all"}.isdisjoint(getproxies()) and not proxy_bypass(host)
 
 
 def _failure(status: apprise.AppriseResultStatus, said: str) -> DeliveryError:
