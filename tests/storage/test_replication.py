@@ -431,11 +431,7 @@ async def test_what_can_not_be_kept_stops_nothing(
         ({"name": "a\n"}, ValueError, "name: expected printable text"),
         ({"name": 7}, TypeError, "name: "),
         ({"target": FileStorage}, TypeError, "target: .*; got the class FileStorage"),
-        (
-            {"directory": ".", "target": FileStorage(Path.cwd())},
-            ValueError,
-            "target: expected another directory than that",
-        ),
+        ({"directory": "/x/y", "target": FileStorage("/x/y")}, ValueError, "target: expected another directory than"),
         ({"directory": 7}, TypeError, "directory: "),
     ],
 )
