@@ -324,19 +324,19 @@ class AuditStorage(Protocol):
         ...
 
 
-def require_storage(storage: AuditStorage) -> AuditStorage:
+def require_storage(option: str, storage: AuditStorage) -> AuditStorage:
     """
     Return *storage* if it can be one.
 
     Raises:
-        TypeError: It is a class, or lacks a method of `AuditStorage`.
+        TypeError: It is a class, or lacks a method of `AuditStorage`; the message begins with *option*.
     """
     if isinstance(storage, type):
-        raise TypeError(f"storage: expected an AuditStorage; got the class {storage.__qualname__}")
+        raise TypeError(f"{option}: expected an AuditStorage; got the class {storage.__qualname__}")
     lacking = [name for name in _METHODS if not callable(getattr(storage, name, None))]
     if lacking:
         kind = type(storage).__qualname__
-        raise TypeError(f"storage: expected an AuditStorage; got a {kind} without {', '.join(lacking)}")
+        raise TypeError(f"{option}: expected an AuditStorage; got a {kind} without {', '.join(lacking)}")
     return storage
 
 
