@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -485,3 +486,16 @@ def test_an_event_of_any_exit_handler_is_stored(tmp_path: Path) -> None:
     assert ended.stderr == ""
     stored = AuditTrail(storage=SQLiteStorage(tmp_path / "audit.db")).sync.get_events()
     assert [event.event_id for event in stored] == ended.stdout.split()[::-1]
+
+
+def test_an_event_outlives_the_process_though_the_log_was_removed(tmp_path: Path) -> None:
+    """Where the log beside an open file was removed, the file itself has each event that was stored since."""
+    trail = AuditTrail(storage=SQLiteStorage(tmp_path / "audit.db"))
+    trail.sync.log_event("billing.refund", "before")
+    assert trail.sync.get_events()
+    (tmp_path / "audit.db-wal").unlink()
+    trail.sync.log_event("billing.refund", "after")
+    # As after a SIGKILL.
+    shutil.copy(tmp_path / "audit.db", tmp_path / "left.db")
+    left = AuditTrail(storage=SQLiteStorage(tmp_path / "left.db")).sync.get_events()
+    assert [event.message for event in left] == ["after", "before"]

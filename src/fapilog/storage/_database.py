@@ -19,7 +19,18 @@ from ..record.errors import AuditStorageError
 from ..tasks.threads import Turn
 from ._files.directory import make_directory
 from ._rows import SCHEMA
-from .sqlitefile import close, close_at_forks, inode_of, locked, make_file, make_tables, number, pause, roll_back
+from .sqlitefile import (
+    close,
+    close_at_forks,
+    has_kept,
+    inode_of,
+    locked,
+    make_file,
+    make_tables,
+    number,
+    pause,
+    roll_back,
+)
 
 __all__ = ["Database"]
 
@@ -75,6 +86,10 @@ class Database:
                 raise
             if self._inode != inode_of(self._path):
                 raise AuditStorageError(f"cannot append to {self._path}: it was replaced or removed meanwhile")
+            if not has_kept(connection, self._path):
+                raise AuditStorageError(
+                    f"{self._path}: its log was removed: the event is stored, but may not outlive this process"
+                )
             return result
 
     def read(self, call: Callable[[sqlite3.Connection], T]) -> T | None:

@@ -20,6 +20,7 @@ __all__ = [
     "Forkable",
     "close",
     "close_at_forks",
+    "has_kept",
     "inode_of",
     "locked",
     "make_file",
@@ -108,6 +109,20 @@ def make_tables(connection: sqlite3.Connection, schema: Iterable[str], *, applic
     except BaseException:
         roll_back(connection)
         raise
+
+
+def has_kept(connection: sqlite3.Connection, path: Path) -> bool:
+    """
+    Return whether the transaction that was just committed outlives the process.
+
+    It does not where the log beside the file, "NAME-wal", was removed: the processes that have it open go on writing to
+    it, and it is gone with the last of them, killed perhaps. So what is in it is written to the file at once.
+    """
+    if Path(f"{path}-wal").exists():
+        return True
+    # https://www.sqlite.org/pragma.html#pragma_wal_checkpoint; of a file without a log, -1 and -1.
+    is_busy, written, moved = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+    return not is_busy and written == moved
 
 
 def inode_of(path: Path) -> tuple[int, int] | None:

@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from ...record.errors import OutboxError
-from ...storage.sqlitefile import close, close_at_forks, inode_of, locked, make_file, make_tables, number, roll_back
+from ...storage.sqlitefile import (
+    close,
+    close_at_forks,
+    has_kept,
+    inode_of,
+    locked,
+    make_file,
+    make_tables,
+    number,
+    roll_back,
+)
 from ...tasks.strangers import Log
 from ._filequeue import FileQueue
 from ._schema import SCHEMA, UPGRADE, VERSION
@@ -104,7 +114,7 @@ class OutboxFile:
                     except BaseException:
                         roll_back(connection)
                         raise
-                    self._check_unmoved()
+                    self._check_kept(connection)
                     return results
             except _CorruptError as corrupt:
                 inode = self._inode
@@ -136,9 +146,11 @@ class OutboxFile:
         if closes is not None:
             closes()
 
-    def _check_unmoved(self) -> None:
+    def _check_kept(self, connection: sqlite3.Connection) -> None:
         if self._inode != inode_of(self.path):
             raise OutboxError(f"{self.path}: it was replaced or removed while it was in use")
+        if not has_kept(connection, self.path):
+            raise OutboxError(f"{self.path}: its log was removed, and what was written may be lost with this process")
 
     def _look_at_log(self) -> None:
         """Log a warning when SQLite's log has become large, and one when it is small again."""
