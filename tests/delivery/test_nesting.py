@@ -138,6 +138,17 @@ async def test_one_that_is_never_left_holds_nobody(
     assert not trail.is_started
 
 
+@pytest.mark.parametrize("depth", ["fan-out", "outbox"])
+async def test_one_that_is_never_left_does_not_hold_the_start(depth: str, tmp_path: Path) -> None:
+    """Where the next can't be entered, the start fails in time although the one before is never left."""
+    both = FanOut([Staying(), Managed(refuses=True)])
+    dispatcher = both if depth == "fan-out" else outbox(both, tmp_path)
+    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=dispatcher, alert_timeout=5.0)
+    with pytest.raises(TimeoutError, match="was not entered within 5 s"):
+        await trail.start()
+    assert not trail.is_started
+
+
 async def test_a_fan_out_inside_of_tries_sends_twice_to_nobody() -> None:
     """Tries around a fan-out reach only those that lack the alert."""
     good, bad = RecordingDispatcher(), RecordingDispatcher(error=TransientDeliveryError("busy"))

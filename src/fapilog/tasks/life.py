@@ -257,8 +257,7 @@ async def enter_all(managers: Iterable[AbstractAsyncContextManager[object]]) -> 
             await life.enter()
             lives.append(life)
     except BaseException:
-        with anyio.CancelScope(shield=True):
-            await leave_all(lives)
+        await leave_all(lives)
         raise
     return lives
 
