@@ -64,6 +64,7 @@ MISTAKES: list[tuple[Callable[..., object], dict[str, Any], type[Exception], str
     (AuditTrail, {"alert_concurrency": True}, TypeError, "alert_concurrency: expected a whole number; got a bool"),
     (AuditTrail, {"storage_path": 5}, TypeError, "storage_path: expected a path; got a int"),
     (AuditTrail, {"storage": "audit"}, TypeError, "storage: expected an AuditStorage; got a str without append, read"),
+    (AuditTrail, {"replica": "postgresql://h/d"}, TypeError, "replica: expected an AuditStorage; got a str without"),
     (AuditTrail, {"storage": FileStorage}, TypeError, "storage: expected an AuditStorage; got the class FileStorage"),
     (AuditTrail, {"storage": HalfAStorage()}, TypeError, "storage: .*; got a HalfAStorage without find, read, "),
     (AuditTrail, {"alert_dispatcher": WithoutSeverity()}, TypeError, f"alert_dispatcher: {SENDER}; got WithoutSev.*: "),

@@ -36,6 +36,7 @@ _ALIASES: Final = {
     "pii": "contains_pii",
     "phi": "contains_phi",
     "id": "event_id",
+    "timestamp": "occurred",
 }
 # The fields, and metadata that `log_data_access` itself adds, as the earlier fapilog did.
 _KNOWN: Final = FIELDS | {"resource"}

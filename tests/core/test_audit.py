@@ -340,8 +340,10 @@ async def test_merging_metadata_loses_nothing(trail: AuditTrail, given: Any, sto
     ],
 )
 async def test_unknown_types_and_levels_are_refused(trail: AuditTrail, arguments: Any, options: Any) -> None:
-    """An unknown event type or level is an error that lists the known ones, and nothing is stored."""
-    with pytest.raises(ValueError, match=r"(event_type|log_level): expected one of .*; got '(login|fatal)'"):
+    """An unknown event type or level is an error that lists those that there are, and nothing is stored."""
+    own = ", or a type of your own with a dot, such as billing.refund"
+    words = rf"(event_type: expected one of .*{own}|log_level: expected one of .*); got '(login|fatal)'"
+    with pytest.raises(ValueError, match=words):
         await trail.log_event(*arguments, **options)
     assert await trail.get_events() == []
 
@@ -965,6 +967,22 @@ async def test_verifying_events_in_memory(trail: AuditTrail) -> None:
     assert verdict([events[1], events[0]]) == (ChainStatus.GAP, 1)
     unsealed = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="x")
     assert verdict([*events, unsealed]) == (ChainStatus.UNREADABLE, 6)
+    # As `get_events` returns them: nobody should look for a forger.
+    assert "they are the newest first" in (AuditTrail.verify_chain(events[::-1]).error_message or "")
+    assert "newest first" not in (AuditTrail.verify_chain(events[1:]).error_message or "")
+
+
+@pytest.mark.one_backend
+async def test_what_is_no_event_and_no_head(trail: AuditTrail) -> None:
+    """What JSON makes of an event, or of a head, is refused in words."""
+    nothing: Any = [{"v": 2}]
+    head: Any = [5, "x"]
+    with pytest.raises(TypeError, match=r"^events: expected AuditEvents; got a dict among them$"):
+        AuditTrail.verify_chain(nothing)
+    with pytest.raises(TypeError, match=r"^after: expected a ChainHead; got a list$"):
+        AuditTrail.verify_chain([], after=head)
+    with pytest.raises(TypeError, match=r"^head: expected a ChainHead; got a list$"):
+        await trail.holds(head)
 
 
 async def test_a_storage_of_ones_own(recorder: Recorder, tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("ip", "client_ip"),
         ("user_agnet", "user_agent"),
         ("exc", "error"),
+        ("timestamp", "occurred"),
     ],
 )
 async def test_a_typo_is_told_and_loses_nothing(

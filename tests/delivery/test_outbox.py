@@ -14,6 +14,7 @@ import pytest
 
 from fapilog import (
     AmbiguousDeliveryError,
+    AuditEvent,
     AuditEventType,
     AuditTrail,
     ChainHead,
@@ -108,6 +109,24 @@ async def test_the_same_event_is_taken_once(tmp_path: Path) -> None:
         await until(lambda: inner.calls)
         await outbox.send_alert(an_event(), severity="critical")
     assert len(inner.calls) == 1
+
+
+async def test_an_id_that_is_there_again(tmp_path: Path) -> None:
+    """A trail in files stores an id again after a while: both alerts are sent, one after the other."""
+    asked: list[int | None] = []
+
+    def busy_at_first(event: AuditEvent) -> Exception | None:
+        asked.append(event.sequence_number)
+        return TransientDeliveryError("busy", retry_after=60.0) if len(asked) == 1 else None
+
+    async with make(Scripted(answer=busy_at_first), tmp_path, concurrency=2, stop_timeout=0) as outbox:
+        for number in range(1, 7):
+            await outbox.send_alert(an_event(number, event_id=f"id-{number % 2}"), severity="critical")
+        began = anyio.current_time()
+        await until(lambda: len(asked) == 7)
+        # Not after a lease, as if a process that died had left them.
+        assert anyio.current_time() - began < 100
+    assert sorted(number or 0 for number in asked[1:]) == [1, 2, 3, 4, 5, 6]
 
 
 async def test_the_schedule_is_kept(tmp_path: Path) -> None:
@@ -849,16 +868,23 @@ async def test_what_ended_is_noted_later(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_leaving_with_a_broken_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """An outbox whose file fails can be left, and says what it can't note."""
-    inner = Scripted()
-    async with make(inner, tmp_path) as outbox:
+    """An outbox whose file fails can be left, and says what it can't note, if there is anything."""
 
-        def fail(*args: Any) -> Any:
-            raise OutboxError("disk I/O error")
+    def fail(*args: Any) -> Any:
+        raise OutboxError("disk I/O error")
 
+    def break_file(_: AuditEvent) -> None:
         outbox._store._commits._commit = fail
+
+    inner = Scripted(answer=break_file)
+    async with make(inner, tmp_path) as outbox:
         await outbox.send_alert(an_event(), severity="critical")
-    assert "can't note how 0 attempts ended" in caplog.text
+        await until(lambda: inner.calls)
+    assert "can't note the outcomes of attempts (1)" in caplog.text
+    caplog.clear()
+    async with make(inner, tmp_path, name="unused") as outbox:
+        break_file(an_event())
+    assert "can't note" not in caplog.text
 
 
 def test_the_file_is_for_nobody_else(tmp_path: Path) -> None:

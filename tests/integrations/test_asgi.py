@@ -13,6 +13,7 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditOutcome, AuditStorageError, AuditTrail
 from fapilog.context import bind_audit_context, current_audit_context
 from fapilog.integrations.asgi import AuditMiddleware, with_lifespan
+from fapilog.testing import RecordedTrail
 
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -266,6 +267,17 @@ async def test_middleware_in_middleware_has_one_id() -> None:
 
 
 # -- log_requests
+
+
+async def test_middleware_in_middleware_has_one_event(trail: AuditTrail) -> None:
+    """Of two that would store the event of a request in one trail the inner one does, and in its own trail each."""
+    inner = AuditMiddleware(answering(), trail=trail, log_requests=lambda _, path, __: path != "/health")
+    other = RecordedTrail()
+    app = AuditMiddleware(AuditMiddleware(inner, trail=other, log_requests=True), trail=trail, log_requests=True)
+    for path in ("/patients/42", "/health"):
+        await asked(app, path=path)
+    assert [event.message for event in await stored(trail)] == ["GET /patients/42: 200", "GET /health: 200"]
+    assert len(other.events) == 2
 
 
 @pytest.mark.parametrize(

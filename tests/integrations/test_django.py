@@ -137,6 +137,27 @@ def test_what_is_streamed_knows_its_request(trail: AuditTrail, alice: Any) -> No
     assert [(event.request_id, event.user_id) for event in exports] == [("r-1", "alice")] * 2 + [("r-2", "alice")] * 2
 
 
+def test_middleware_around_the_site_adds_no_event(tmp_path: Path) -> None:
+    """Where the middleware for ASGI stores an event of each request too, there is one, with what Django knows."""
+    around = importlib.import_module("fapilog.integrations.asgi").AuditMiddleware
+    site = importlib.import_module("django.core.handlers.asgi").ASGIHandler()
+    scope = {"type": "http", "method": "GET", "path": "/patients/42", "query_string": b"", "http_version": "1.1"}
+    asked: Iterator[Any] = iter([{"type": "http.request", "body": b""}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(asked, None) or await asyncio.Future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with django_site.audit_settings(tmp_path, log_requests=True) as trail:
+        app = around(site, trail=trail, log_requests=True)
+        asyncio.run(app({**scope, "headers": [(b"host", b"testserver")]}, receive, send))
+        assert sent[0]["status"] == 200
+        assert [event.message for event in events(trail) if event.operation == "GET"] == ["GET /patients/42: 200"]
+
+
 def test_a_stream_that_ends_early_knows_its_request(trail: AuditTrail) -> None:
     """What a generator of a view logs when the client has left it has the context of the request."""
 

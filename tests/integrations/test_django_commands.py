@@ -80,6 +80,14 @@ def test_a_trail_in_a_storage_is_shown(kind: str, tmp_path: Path, name: str, req
             said("tail")
 
 
+def test_settings_that_are_wrong_are_said() -> None:
+    """In a line, and not in a traceback."""
+    words = r"^AUDIT\.durabilty: there is no such option; did you mean "
+    wrong = testing.override_settings(AUDIT={"path": "audit", "durabilty": "write"})
+    with wrong, pytest.raises(management.CommandError, match=words):
+        said("show")
+
+
 def test_days_in_the_archive_are_shown(tmp_path: Path) -> None:
     """The archive that AUDIT names is asked too, and verified together with the trail."""
     options = {"archive": tmp_path / "archive", "policy": {"retention_days": 30, "archive_after_days": 10}}

@@ -136,6 +136,28 @@ class Unreadable(dict[str, Any]):
         raise BaseExceptionGroup("no", [GeneratorExit()])
 
 
+class Hostile:
+    """A value that raises whatever it is asked, as a logger without a name does."""
+
+    def __bool__(self) -> bool:
+        raise LookupError("s3cret")
+
+    def __str__(self) -> str:
+        raise LookupError("s3cret")
+
+    @property
+    def name(self) -> str:
+        raise LookupError("s3cret")
+
+
+@pytest.mark.parametrize("key", ["event", "logger", "level", "exc_info", "audit"])
+def test_a_value_that_can_not_be_read_loses_no_event(trail: AuditTrail, processor: AuditProcessor, key: str) -> None:
+    """Neither is the one of a logger whose name can't be read."""
+    processor(Hostile(), "error", {"event": "m", key: Hostile()})
+    [event] = stored(trail, processor)
+    assert event.log_level is AuditLogLevel.ERROR
+
+
 def test_nothing_is_raised_into_the_caller(
     trail: AuditTrail, processor: AuditProcessor, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """The middleware for WSGI applications without a framework that has its own."""
 
 import io
+import sys
 import wsgiref.handlers
 import wsgiref.util
 from collections.abc import Callable, Iterable, Iterator
@@ -108,6 +109,15 @@ def test_the_length_of_a_body_stays_known(trail: AuditTrail) -> None:
     assert b"Content-Length: 5\r\n" in output.getvalue()
 
 
+def test_middleware_in_middleware_has_one_event(trail: AuditTrail) -> None:
+    """Of two that would store the event of a request, the inner one does."""
+    inner = AuditMiddleware(answering(trail), trail=trail, log_requests=lambda _, path, __: path != "/health")
+    for path in ("/orders/7", "/health"):
+        call(AuditMiddleware(inner, trail=trail, log_requests=True), path)
+    asked = [event.message for event in trail.sync.events(oldest_first=True) if event.operation == "GET"]
+    assert asked == ["GET /orders/7: 200", "GET /health: 200"]
+
+
 def failing(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
     """Raise when it is called."""
     raise LookupError("no such order")
@@ -140,6 +150,25 @@ def test_an_application_that_forgets_its_body_is_an_error(trail: AuditTrail) -> 
         AuditMiddleware(forgetful, trail=trail, log_requests=True)({"REQUEST_METHOD": "GET"}, forgetful)
     [event] = trail.sync.get_events()
     assert event.metadata["status"] == 500
+
+
+def test_an_answer_that_is_replaced_is_an_error(trail: AuditTrail) -> None:
+    """What the client gets in the end is recorded, too, with the exception: the way that PEP 3333 has for errors."""
+
+    def application(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        headers = [("Content-Type", "text/plain")]
+        start("200 OK", headers)
+        try:
+            raise LookupError("no such order")
+        except LookupError:
+            start("500 Oops", headers, sys.exc_info())
+        return [b"sorry"]
+
+    assert call(AuditMiddleware(application, trail=trail, log_requests=True))[0] == "500 Oops"
+    answered, failed = trail.sync.events(oldest_first=True)
+    assert [each.metadata["status"] for each in (answered, failed)] == [200, 500]
+    assert failed.error is not None
+    assert failed.error.message == "no such order"
 
 
 def test_a_body_that_breaks_off_is_no_second_request(trail: AuditTrail) -> None:

@@ -26,7 +26,15 @@ from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
 from fapilog.storage import _ranges
-from fapilog.storage.postgres import PostgresStorage, _reading, _writing, connection, install_schema, schema_sql
+from fapilog.storage.postgres import (
+    PostgresStorage,
+    _reading,
+    _schema,
+    _writing,
+    connection,
+    install_schema,
+    schema_sql,
+)
 from fapilog.storage.postgres._schema import _MIGRATIONS, VERSION
 from fapilog.storage.postgres._searching import questions_of
 from fapilog.storage.postgres.connection import Connection
@@ -239,6 +247,21 @@ def test_tables_of_an_earlier_version_are_migrated(database: Server) -> None:
     assert install_schema(database.dsn("earlier")) is True
     append(storage, "a")
     without_loop(storage.aclose())
+
+
+def test_a_migration_may_take_its_time(database: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timeout is for the server, and for locks of others, and not for the work on a large table."""
+    with psycopg.connect(database.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE large")
+    install_schema(database.dsn("large"))
+    slow = "LOCK TABLE fapilog.records; SELECT pg_sleep(2.5);\n"
+    monkeypatch.setattr(_schema, "_MIGRATIONS", (*_MIGRATIONS, slow))
+    monkeypatch.setattr(_schema, "VERSION", VERSION + 1)
+    with psycopg.connect(database.dsn("large")) as reader:
+        reader.execute("SELECT FROM fapilog.records")
+        with pytest.raises(AuditStorageError, match=r"lock timeout \(55P03\)$"):
+            install_schema(database.dsn("large"), timeout=2)
+    assert install_schema(database.dsn("large"), timeout=2) is True
 
 
 def test_the_command_makes_the_tables(database: Server) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,11 +152,13 @@ def test_what_the_command_says(
     AuditTrail(storage_path=tmp_path / "audit").sync.log_event(AuditEventType.DATA_ACCESS, "m")
     AuditTrail(storage=target(database, name)).sync.log_event(AuditEventType.DATA_ACCESS, "another")
     given = command(tmp_path / "audit", database, name, "--once")[3:]
+    earlier = shutil.copytree(Path(__file__).parents[1] / "golden" / "earlier" / "0.3.5", tmp_path / "earlier")
     for arguments, words, expected in (
         (given, "two trails", 1),
         ([*given[:2], "postgresql://u:hunter2@127.0.0.1:1/d", *given[3:]], "127.0.0.1:1/d", 2),
         ([*given[:2], str(tmp_path), *given[3:]], "expected the database", 2),
         ([given[0], str(tmp_path), *given[2:]], "there is no trail in", 2),
+        ([given[0], str(earlier), *given[2:-2], "empty", given[-1]], "there is no trail in", 2),
         ([*given, "--lag-limit", "0"], "--lag-limit", 2),
         (given[:3], "--trail", 2),
     ):

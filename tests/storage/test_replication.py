@@ -430,7 +430,8 @@ async def test_what_can_not_be_kept_stops_nothing(
         ({"stop_timeout": -1}, ValueError, "stop_timeout: "),
         ({"name": "a\n"}, ValueError, "name: expected printable text"),
         ({"name": 7}, TypeError, "name: "),
-        ({"target": FileStorage}, TypeError, "got the class FileStorage"),
+        ({"target": FileStorage}, TypeError, "target: .*; got the class FileStorage"),
+        ({"directory": "/x/y", "target": FileStorage("/x/y")}, ValueError, "target: expected another directory than"),
         ({"directory": 7}, TypeError, "directory: "),
     ],
 )

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -44,6 +45,7 @@ from fapilog.storage.holds import add_hold, holds_on, remove_hold
 from fapilog.storage.memory import MemoryStorage
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.aged_trails import aged_trail, day_file, today
+from tests.doubles.file_systems import empty, fill, mounted
 from tests.doubles.trail_files import TrailFiles
 from tests.programs.appending_files import bodies
 
@@ -242,6 +244,24 @@ async def test_an_archive_that_begins_later(directory: Path, tmp_path: Path) -> 
     for name in files(directory):
         (archive / name).write_bytes((directory / name).read_bytes())
     assert verified(archive) == (True, ChainStatus.FRONT_PRUNED, 17, 3)
+
+
+@pytest.mark.one_backend
+async def test_an_archive_that_is_gone(directory: Path, tmp_path: Path) -> None:
+    """An archive that had removed days, and is empty, is no new one: its volume may not be mounted."""
+    archive = tmp_path / "archive"
+    await trail_in(directory, 39).apply_retention(archive=archive)
+    archive.rename(tmp_path / "unmounted")
+    for dry_run in (True, False):
+        with pytest.raises(AuditStorageError, match=rf"^{archive}: it is empty, and had .*; nothing is deleted$"):
+            await trail_in(directory, 9).apply_retention(archive=archive, dry_run=dry_run)
+        archive.mkdir(exist_ok=True)
+    assert files(directory)[0] == day_file(39)
+    # Another one begins there.
+    await trail_in(directory, 38).apply_retention(archive=tmp_path / "another")
+    archive.rmdir()
+    (tmp_path / "unmounted").rename(archive)
+    assert files(archive) == [f"{day_file(40)}.gz"]
 
 
 @pytest.mark.parametrize("change", [b"", b"x", gzip.compress(b"{}")], ids=["cut", "garbage", "something else"])
@@ -653,12 +673,33 @@ async def test_an_incomplete_record_is_archived_with_its_day(directory: Path, tm
     assert not [name for name in contents(directory) if ".torn-" in name]
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize("place", ["trail", "archive"])
+async def test_a_full_disk_stays_as_full_as_it_was(tmp_path: Path, place: str) -> None:
+    """A day that is not compressed, or archived, for want of room leaves that to the trail; the next run does it."""
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk", "1m"):
+        directory = aged_trail(tmp_path / ("disk" if place == "trail" else "") / "trail", (5, 1), count=500)
+        trail = trail_in(directory, None, archive_after_days=2)
+        archive = tmp_path / "disk" / "archive"
+        fill(tmp_path / "disk")
+        os.truncate(tmp_path / "disk" / "ballast", (tmp_path / "disk" / "ballast").stat().st_size - 16_384)
+        free = shutil.disk_usage(tmp_path / "disk").free
+        with pytest.raises(AuditStorageError, match="No space left on device"):
+            await trail.apply_retention(archive=archive)
+        assert free - shutil.disk_usage(tmp_path / "disk").free <= 4096 * 2  # the lock, and a directory
+        empty(tmp_path / "disk")
+        assert [day.archived for day in (await trail.apply_retention(archive=archive)).days] == [True]
+        assert verified(directory)[:2] == (True, ChainStatus.OK)
+        await trail.stop()
+
+
 # -- crashes, besides those at each call to the operating system in tests/torture
 
 
 @pytest.mark.one_backend
 async def test_what_a_crash_leaves_is_swept(directory: Path) -> None:
-    """Files that are removed and still there are no part of the trail, and the next run deletes them, and parts."""
+    """Files that are removed and still there are no part of the trail; the next run deletes these, and no others."""
     before = contents(directory)
     await trail_in(directory).apply_retention()
     for age in (39, 38):
@@ -666,12 +707,14 @@ async def test_what_a_crash_leaves_is_swept(directory: Path) -> None:
     (directory / f"{day_file(38)}.torn-1-ab").touch()
     (directory / f"{day_file(10)}.gz.part").touch()
     (directory / "outbox.db").touch()
+    (directory / "audit_report.csv.part").touch()
     assert verified(directory) == (True, ChainStatus.FRONT_PRUNED, 10, 9)
     assert numbers(directory) == list(range(10, 20))
     assert (await trail_in(directory).apply_retention()).days == ()
     assert sorted(contents(directory)) == [
         *(day_file(age) for age in (10, 2, 1, 0)),
         "audit_anchor.json",
+        "audit_report.csv.part",
         "audit_retention.lock",
         "outbox.db",
     ]

@@ -170,23 +170,28 @@ def test_a_thread_does_not_wait_for_a_loop_that_ends(backend: str) -> None:
 
 @pytest.mark.real_time
 def test_a_thread_does_not_wait_for_ever_for_a_loop_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an open loop does not run, the thread that waits for it gives up with words; a slow call is waited for."""
+    """Where an open loop does not run, the thread that waits for it gives up with words."""
     monkeypatch.setattr(loops, "_LOOK_EVERY", 0.01)
     monkeypatch.setattr(loops, "_PATIENCE", 0.05)
-    seconds = 20 * loops._PATIENCE
+    with (
+        asyncio.Runner() as runner,
+        pytest.raises(RuntimeError, match=r"does not run, or is blocked: no answer for 0\.05 s"),
+    ):
+        Loop(runner.get_loop()).run(lambda: add(1, 2))
 
-    async def slow() -> Loop:
-        await anyio.sleep(seconds)
-        return Loop.current()
 
-    async def answer() -> None:
-        here = Loop.current()
-        assert await anyio.to_thread.run_sync(here.run, slow) == here
+@pytest.mark.slow
+@pytest.mark.real_time
+async def test_a_thread_waits_longer_for_a_loop_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call may take longer than a loop may not answer, as long as the loop runs."""
+    monkeypatch.setattr(loops, "_PATIENCE", 3.0)
+    here = Loop.current()
 
-    with asyncio.Runner() as runner:
-        runner.run(answer())
-        with pytest.raises(RuntimeError, match=r"does not run, or is blocked: no answer for 0\.05 s"):
-            Loop(runner.get_loop()).run(slow)
+    async def slow() -> int:
+        await anyio.sleep(4)
+        return await add(1, 2)
+
+    assert await anyio.to_thread.run_sync(here.run, slow) == 3
 
 
 async def add(left: int, right: int) -> int:

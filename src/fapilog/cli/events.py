@@ -63,8 +63,7 @@ def _type(given: str) -> AuditEventType:
     try:
         return member(AuditEventType, given, "type")
     except ValueError as error:
-        words = str(error).removeprefix("type: expected ")
-        raise typer.BadParameter(f"expected a type of your own, with a dot, or {words}") from None
+        raise typer.BadParameter(str(error).removeprefix("type: ")) from None
 
 
 def _value(given: str) -> tuple[str, Any]:

@@ -45,18 +45,18 @@ def replicate(
     target = in_postgres(dsn, trail, "DSN")
     try:
         replication = Replication(directory, target, name=trail, lag_limit=lag_limit)
-        if once:
-            require_trail(directory)
-        anyio.run(_once if once else _follow, replication, place_of(dsn, target))
+        if not once:
+            anyio.run(_follow, replication, place_of(dsn, target))
+            return
+        require_trail(directory)
+        head = anyio.run(replication.catch_up)
     except AuditStorageError as error:
         raise failed(error, NO if isinstance(error, TrailMismatchError) else CANNOT) from None
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-
-
-async def _once(replication: Replication, place: str) -> None:
-    head = await replication.catch_up()
-    typer.echo(f"{place} has all records up to record {head.sequence_number}: {head.checksum}")
+    if not head.sequence_number:
+        raise failed(f"there is no trail in {directory}")
+    typer.echo(f"{place_of(dsn, target)} has all records up to record {head.sequence_number}: {head.checksum}")
 
 
 async def _follow(replication: Replication, place: str) -> None:

@@ -60,7 +60,7 @@ class Keeping:
 
             self.path = require_path("storage_path", "audit_logs" if storage_path is None else storage_path)
             storage = FileStorage(self.path, durability=durability)
-        elif (files := files_of(require_storage(storage))) is not None:
+        elif (files := files_of(require_storage("storage", storage))) is not None:
             self.path = files.directory
         self.storage: AuditStorage = storage
         self.incident_files: IncidentFiles | None = None
@@ -79,7 +79,8 @@ class Keeping:
         if replica is not None:
             from ..storage.replication import Replication  # noqa: PLC0415
 
-            self.replication = Replication(in_files("replica", storage).directory, replica, lag_limit=lag_limit)
+            directory = in_files("replica", storage).directory
+            self.replication = Replication(directory, require_storage("replica", replica), lag_limit=lag_limit)
 
 
 def files_of(storage: AuditStorage) -> FileStorage | None:

@@ -15,7 +15,7 @@ from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel
 from ..record.values import FrozenDict, text
-from ..storage.protocol import AuditStorage, EventFilter, holds
+from ..storage.protocol import AuditStorage, EventFilter, holds, require_head
 from ..tasks.background import Background
 from ..tasks.loops import is_without_loop, own_context
 from ..tasks.strangers import Log, contained
@@ -82,15 +82,13 @@ class Watch:
         must_exist: bool,
         expected_head: ChainHead | None,
     ) -> None:
-        if expected_head is not None and not isinstance(expected_head, ChainHead):
-            raise TypeError(f"expected_head: expected a ChainHead; got a {type(expected_head).__qualname__}")
         self._storage = storage
         self._policy = policy
         self._background = background
         self._health = health
         self._record = weakly(record)
         self._must_exist = must_exist
-        self._expected_head = EMPTY if expected_head is None else expected_head
+        self._expected_head = EMPTY if expected_head is None else require_head("expected_head", expected_head)
         # The time of day when nothing had elapsed; another value means that the clock was set.
         self._zero = _wall() - _elapsed()
         # The looks at the storage that were begun, and the newest one that has said what it saw.

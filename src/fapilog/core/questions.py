@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+
+import msgspec
 
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead
@@ -12,7 +15,8 @@ from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.privacy import without_frames
-from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
+from ..record.values import name_of
+from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_head
 from ._alerts import Alerts
 from ._incidents import VERIFICATION
 from ._ownrecords import LogEvent, OwnRecords
@@ -111,8 +115,8 @@ class Questions:
             **conditions: As for `get_events`.
 
         Returns:
-            The number of events by value, as text: of a target TYPE/ID, of what is no text its JSON. Events without a
-            value are under "".
+            The number of events by value, as text. A target is TYPE/ID, and a value that is no text its JSON. Events
+            without a value are under "".
 
         Raises:
             AuditStorageError: The trail can't be read.
@@ -149,8 +153,9 @@ class Questions:
 
         Raises:
             AuditStorageError: The trail can't be read.
+            TypeError: It is no `ChainHead`.
         """
-        return await holds(self._storage, head)
+        return await holds(self._storage, require_head("head", head))
 
     @classmethod
     def verify_chain(cls, events: Iterable[AuditEvent], *, after: ChainHead = EMPTY) -> AuditChainVerificationResult:
@@ -162,8 +167,17 @@ class Questions:
         Args:
             events: The events; of one that a later fapilog wrote, the record.
             after: The head of the trail before the first of them; by default they begin with the trail.
+
+        Raises:
+            TypeError: One of them is no event, or *after* is no head.
         """
-        return chain.verified(events, after)
+        given = _events(events)
+        first = list(itertools.islice(given, 2))
+        result = chain.verified(itertools.chain(first, given), require_head("after", after))
+        if not result.valid and _is_newest_first(first):
+            words = f"{result.error_message}; they are the newest first, as get_events returns them: reverse them"
+            result = msgspec.structs.replace(result, error_message=words)
+        return result
 
     async def verify_chain_from_storage(
         self, progress: Callable[[int], None] | None = None
@@ -188,3 +202,15 @@ class Questions:
             health.verified(result)
             await background.run(calls)
         return result
+
+
+def _events(given: Iterable[AuditEvent]) -> Iterator[AuditEvent]:
+    for event in given:
+        if not isinstance(event, AuditEvent):
+            raise TypeError(f"events: expected AuditEvents; got a {name_of(type(event))} among them")
+        yield event
+
+
+def _is_newest_first(events: Sequence[AuditEvent]) -> bool:
+    numbers = [event.sequence_number or 0 for event in events]
+    return len(numbers) > 1 and numbers[0] == numbers[1] + 1

@@ -10,10 +10,12 @@ from typing import Final
 
 from ..record.options import require_text
 
-__all__ = ["REQUEST_ID", "address", "client_address", "header_name", "request_id"]
+__all__ = ["RECORDED", "REQUEST_ID", "address", "client_address", "header_name", "request_id"]
 
 REQUEST_ID: Final = "fapilog.request_id"
 """Under which a request itself keeps its id, for views and for middleware inside of this one."""
+RECORDED: Final = "fapilog.recorded"
+"""Under which a request keeps which middleware stores its event, by the id of the trail: of several, the innermost."""
 
 _SAFE_ID: Final = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 

@@ -27,7 +27,7 @@ from arq.worker import RetryJob
 from ..record.kinds import AuditEventType
 from ..record.options import is_async
 from ..record.values import text
-from ..tasks.loops import refuse_green_threads
+from ..tasks.green import refuse_green_threads
 from ..tasks.strangers import Log
 from . import _tasks
 from ._trails import require_trail

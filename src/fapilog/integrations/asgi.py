@@ -8,6 +8,7 @@ A middleware for Starlette, FastAPI, Litestar and every other ASGI application: 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any, Final, cast
 
 from ..context import audit_context
@@ -15,7 +16,7 @@ from ..core.audit import AuditTrail
 from ..record.errors import reason
 from ..record.options import require_callable
 from ..tasks.strangers import Log
-from ._headers import REQUEST_ID, request_id
+from ._headers import RECORDED, REQUEST_ID, request_id
 from ._requests import RequestOptions, of_request
 from ._trails import require_trail
 
@@ -160,6 +161,8 @@ class AuditMiddleware:
         """Handle a connection, and store its event before the answer begins."""
         # Inside of the application, a router may change the scope.
         method, path = scope.get("method", "WEBSOCKET"), scope["path"]
+        recorded = cast("MutableMapping[str, Any]", scope).setdefault(RECORDED, {})
+        log = partial(self._log, recorded, method, path)
         is_answered = is_gone = False
 
         async def receive_and_note() -> Any:
@@ -173,7 +176,7 @@ class AuditMiddleware:
             kind = message["type"]
             if not is_answered and (kind in _STARTS or kind == "websocket.close"):
                 is_answered = True
-                await self._log(method, path, message.get("status") or (101 if kind == "websocket.accept" else 403))
+                await log(message.get("status") or (101 if kind == "websocket.accept" else 403))
             await send(message)
 
         try:
@@ -181,14 +184,18 @@ class AuditMiddleware:
         except Exception as error:
             if not is_answered:
                 # The server, or a middleware around this one, answers so.
-                await self._log(method, path, 500, error)
+                await log(500, error)
             raise
         if not is_answered:
-            await self._log(method, path, _GONE if is_gone else 500)
+            await log(_GONE if is_gone else 500)
 
-    async def _log(self, method: str, path: str, status: int, error: Exception | None = None) -> None:
+    async def _log(
+        self, recorded: dict[int, object], method: str, path: str, status: int, error: Exception | None = None
+    ) -> None:
         trail = self._options.trail
         if trail is None or not self._options.is_logged(method, path, status):
+            return
+        if recorded.setdefault(id(trail), self) is not self:
             return
         kind, message, fields = of_request(method, path, status, error)
         try:

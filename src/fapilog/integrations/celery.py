@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from celery import signals  # type: ignore[import-untyped]
 
-from ..tasks.loops import GREEN_THREADS, refuse_green_threads
+from ..tasks.green import GREEN_THREADS, refuse_green_threads
 from ._tasks import (
     HEADER,
     Entered,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dramatiq import Broker, Message, MessageProxy, Middleware, Worker
 from dramatiq.errors import Retry
 
-from ..tasks.loops import refuse_green_threads
+from ..tasks.green import refuse_green_threads
 from ._tasks import HEADER, Entered, carried, logged, task_context, worker_ended, worker_started
 from ._trails import require_trail
 

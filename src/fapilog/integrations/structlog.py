@@ -20,7 +20,7 @@ from structlog.processors import NAME_TO_LEVEL
 from structlog.typing import EventDict, WrappedLogger
 
 from ..record.values import given_text
-from ..tasks.strangers import Log
+from ..tasks.strangers import Log, tamed
 from ._backlog import Waiting
 from ._logrecords import AUDIT, Recording, read
 
@@ -66,8 +66,7 @@ class AuditProcessor(Recording):
         return event_dict
 
     def _record(self, logger: WrappedLogger, method_name: str, event_dict: EventDict) -> None:
-        name = event_dict.get("logger") or getattr(logger, "name", None)
-        component = None if name is None else given_text(name)
+        component = _name(logger, event_dict.get("logger"))
         level = _level(event_dict.get("level_number"), event_dict.get("level"), method_name)
         given = event_dict.get(AUDIT)
         if self._is_audited(component, level, given):
@@ -75,13 +74,22 @@ class AuditProcessor(Recording):
             self._backlog.add(Waiting(message, read(given), level, error, time.time(), component))
 
 
+def _name(logger: object, given: object) -> str | None:
+    """Return the name of the logger that a processor has added, or that the logger itself has."""
+    try:
+        name = getattr(logger, "name", None) if given is None else given
+    except BaseException as error:
+        tamed(error)
+        return None
+    return None if name is None else given_text(name) or None
+
+
 def _level(number: object, name: object, method: str) -> int:
     """Return the number of the level that a processor has added, or that the name of the method says."""
     if isinstance(number, int):
         return number
     for each in (name, method):
-        level = NAME_TO_LEVEL.get(str(each).lower())
-        if level is not None:
+        if isinstance(each, str) and (level := NAME_TO_LEVEL.get(each.lower())) is not None:
             return level
     return logging.CRITICAL if method == "fatal" else logging.INFO
 
@@ -92,4 +100,5 @@ def _error(exc_info: Any) -> BaseException | None:
         return exc_info
     if isinstance(exc_info, tuple):
         return exc_info[1] if len(exc_info) > 1 and isinstance(exc_info[1], BaseException) else None
-    return sys.exc_info()[1] if exc_info else None
+    # Not whether it is true: it may be anything.
+    return None if exc_info is None or exc_info is False else sys.exc_info()[1]

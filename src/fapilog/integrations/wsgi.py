@@ -14,7 +14,7 @@ from ..context import audit_context
 from ..core.audit import AuditTrail
 from ..record.options import require_callable
 from ..tasks.strangers import Log
-from ._headers import REQUEST_ID, request_id
+from ._headers import RECORDED, REQUEST_ID, request_id
 from ._requests import RequestOptions, of_request
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class AuditMiddleware:
         request_id_header: The header with the request id, in requests and responses.
         log_requests: True stores an event for every request; a function is called with the method, the path and the
             status, and returns whether to store one. The event is stored before the response begins. If it can't be
-            stored, this is logged (logger "fapilog") and the response is sent all the same.
+            stored, this is logged (logger "fapilog") and the response is sent all the same. An error page that takes
+            the place of an answer has an event of its own.
 
     Raises:
         TypeError: *user*, *session* or *log_requests* can't be called, takes other arguments or is asynchronous,
@@ -114,32 +115,37 @@ class AuditMiddleware:
         audit_context(**values).__enter__()
         # Inside of the application, a router may change the environment.
         method, path = environ["REQUEST_METHOD"], _path(environ)
+        recorded = environ.setdefault(RECORDED, {})
         is_answered = False
 
         def start(
             status: str, headers: list[tuple[str, str]], exc_info: OptExcInfo | None = None, /
         ) -> Callable[[bytes], object]:
             nonlocal is_answered
-            if not is_answered:
-                is_answered = True
-                self._log(method, path, _number(status), environ.pop(_ERROR, None))
             name = self._options.request_id_header
             pairs = [*(pair for pair in headers if pair[0].lower() != name.lower()), (name, this)]
-            return start_response(status, pairs) if exc_info is None else start_response(status, pairs, exc_info)
+            # Nothing is sent by that yet. With an exception, it takes the place of an answer that has not begun, or
+            # raises: https://peps.python.org/pep-3333/#the-start-response-callable.
+            write = start_response(status, pairs) if exc_info is None else start_response(status, pairs, exc_info)
+            if not is_answered or exc_info is not None:
+                is_answered = True
+                error = environ.pop(_ERROR, None) or (exc_info and exc_info[1])
+                self._log(recorded, method, path, _number(status), error)
+            return write
 
         def failed(error: Exception) -> None:
             environ.pop(_ERROR, None)
             if not is_answered:
                 # The server, or a middleware around this one, answers so.
-                self._log(method, path, 500, error)
+                self._log(recorded, method, path, 500, error)
 
         try:
             body = self._app(environ, start)
             # Of a list or a tuple, whose parts are made already, a server finds out the length:
             # https://peps.python.org/pep-3333/#handling-the-content-length-header. A file it sends by itself.
             file = environ.get("wsgi.file_wrapper")
-            as_it_is = (list, tuple, file) if isinstance(file, type) else (list, tuple)
-            return body if isinstance(body, as_it_is) else _Body(body, context, failed)
+            is_made = type(body) in {list, tuple} or (isinstance(file, type) and isinstance(body, file))
+            return body if is_made else _Body(body, context, failed)
         except Exception as error:
             failed(error)
             raise
@@ -149,9 +155,13 @@ class AuditMiddleware:
         joined = environ.get(_key(self._options.proxy_header))
         return self._options.client(environ.get("REMOTE_ADDR") or None, [joined] if joined else [])
 
-    def _log(self, method: str, path: str, status: int, error: BaseException | None) -> None:
+    def _log(
+        self, recorded: dict[int, object], method: str, path: str, status: int, error: BaseException | None
+    ) -> None:
         trail = self._options.trail
         if trail is None or not self._options.is_logged(method, path, status):
+            return
+        if recorded.setdefault(id(trail), self) is not self:
             return
         kind, message, fields = of_request(method, path, status, error)
         try:

@@ -164,7 +164,8 @@ def member(kind: type[E], value: object, name: str) -> E:
         found = cast("E | None", _STANDARD.get(given))
     if found is None:
         nearest = did_you_mean(given, values) if type(given) is str else ""
-        raise ValueError(f"{name}: expected one of {', '.join(values)}; got {_shown(value)}{nearest}")
+        own = ", or a type of your own with a dot, such as billing.refund" if kind is AuditEventType else ""
+        raise ValueError(f"{name}: expected one of {', '.join(values)}{own}; got {_shown(value)}{nearest}")
     return found
 
 

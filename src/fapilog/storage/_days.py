@@ -20,7 +20,7 @@ from ._files.directory import allow_as, blocks, closing, newest_file, reading, s
 from ._files.names import SUFFIX, date_of, day_of, names
 from ._files.times import INDEX, Times
 from ._latest import latest_up_to
-from ._packed import from_disk, not_what_the_trail_has
+from ._packed import from_disk, is_archived_name, not_what_the_trail_has
 from ._whole import PART, remove, whole
 from .archive import Archive, PackedFile
 
@@ -166,7 +166,7 @@ def sweep(directory: Path) -> None:
     leftovers = [
         name
         for name in sorted(os.listdir(directory))
-        if (name.startswith("audit_") and name.endswith(PART))
+        if (name.endswith(PART) and is_archived_name(name.removesuffix(PART)))
         or (anchor is not None and (day := day_of(name)) is not None and day <= anchor.file)
     ]
     if leftovers:

@@ -28,11 +28,17 @@ def whole(path: str, like: int | None = None) -> Generator[IO[bytes]]:
     part = path + PART
     remove(part)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        if like is not None:
-            allow_as(fd, like)
-        yield file
-        file.flush()
-        os.fsync(fd)
-    os.rename(part, path)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            if like is not None:
+                allow_as(fd, like)
+            yield file
+            file.flush()
+            os.fsync(fd)
+        os.rename(part, path)
+    except BaseException:
+        # On a full disk it may have the last room, which the trail needs.
+        with contextlib.suppress(OSError):
+            remove(part)
+        raise
     sync_directory(Path(path).parent)

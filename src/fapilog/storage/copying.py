@@ -34,6 +34,9 @@ class TakesLines(Protocol):
         """
         Append records as they are, and return the new head.
 
+        A record may have the id of another one: a trail in files knows the newest ids only, and stores an older one
+        again.
+
         Args:
             after: The head that the first of them follows, and with which the trail ends.
             lines: The records, without their newlines, as `AuditStorage.read_lines` returns them.

@@ -29,6 +29,7 @@ __all__ = [
     "head_of",
     "holds",
     "is_head",
+    "require_head",
     "require_storage",
     "value_at",
 ]
@@ -65,8 +66,8 @@ class EventFilter(Discreet, frozen=True, kw_only=True):
     The conditions of a search: an event must meet all that are not None.
 
     Attributes:
-        start_time: Not before this time; aware.
-        end_time: Not after this time; aware.
+        start_time: Recorded not before this time; aware. When an event says that it *occurred* is another time.
+        end_time: Recorded not after this time; aware.
         after: With a greater sequence number than this: the events after the last one of a page, say.
         before: With a smaller one.
         event_id: With this id.
@@ -323,23 +324,30 @@ class AuditStorage(Protocol):
         ...
 
 
-def require_storage(storage: AuditStorage) -> AuditStorage:
+def require_storage(option: str, storage: AuditStorage) -> AuditStorage:
     """
     Return *storage* if it can be one.
 
     Raises:
-        TypeError: It is a class, or lacks a method of `AuditStorage`.
+        TypeError: It is a class, or lacks a method of `AuditStorage`; the message begins with *option*.
     """
     if isinstance(storage, type):
-        raise TypeError(f"storage: expected an AuditStorage; got the class {storage.__qualname__}")
+        raise TypeError(f"{option}: expected an AuditStorage; got the class {storage.__qualname__}")
     lacking = [name for name in _METHODS if not callable(getattr(storage, name, None))]
     if lacking:
         kind = type(storage).__qualname__
-        raise TypeError(f"storage: expected an AuditStorage; got a {kind} without {', '.join(lacking)}")
+        raise TypeError(f"{option}: expected an AuditStorage; got a {kind} without {', '.join(lacking)}")
     return storage
 
 
 _METHODS: Final = ("append", "find", "read", "read_lines", "verify", "aclose")
+
+
+def require_head(name: str, head: object) -> ChainHead:
+    """Return *head* if it is a `ChainHead`; raise TypeError if not, whose message begins with *name*."""
+    if not isinstance(head, ChainHead):
+        raise TypeError(f"{name}: expected a ChainHead; got a {name_of(type(head))}")
+    return head
 
 
 async def head_of(storage: AuditStorage) -> ChainHead:

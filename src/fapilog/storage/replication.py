@@ -98,7 +98,8 @@ class Replication:
 
     Raises:
         TypeError: *target* takes no lines, or another option is not of its type.
-        ValueError: A number is out of range, or *name* is not printable. On entering: it is entered already.
+        ValueError: A number is out of range, *name* is not printable, or *target* is the trail itself. On entering: it
+            is entered already.
     """
 
     def __init__(
@@ -113,12 +114,14 @@ class Replication:
     ) -> None:
         if not require_text("name", name) or not name.isprintable():
             raise ValueError(f"name: expected printable text; got {name!r}")
-        if not isinstance(require_storage(target), TakesLines):
+        if not isinstance(require_storage("target", target), TakesLines):
             raise TypeError(f"target: expected a storage with append_lines; got a {type(target).__qualname__}")
         self.name: str = name
         # Reads synced records only, whatever the durability of the service: after a power cut the replica must not have
         # more records than the files.
         self._source = FileStorage(require_path("directory", directory))
+        if isinstance(target, FileStorage) and target.directory == self._source.directory:
+            raise ValueError("target: expected another directory than that of the trail")
         self._target = target
         # The text of another class may contain a password.
         is_ours = type(target).__module__.startswith("fapilog.")

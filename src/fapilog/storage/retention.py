@@ -21,14 +21,16 @@ from msgspec.structs import replace
 
 from ..record.chain import ChainError, ChainHead
 from ..record.errors import AuditStorageError
+from ..record.events import AuditEvent
 from ..record.kinds import FLOORS, ComplianceLevel
 from ..tasks.threads import in_thread
-from ._anchor import MEMBER, Anchor, start_of
+from ._anchor import MEMBER, Anchor, anchor_of, start_of
 from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
 from ._files.compressed import MAX_SIZE
 from ._files.directory import cannot, reading, size_of
 from ._files.lines import Lines
 from ._files.names import SUFFIX, date_of, day_of, files_set_aside, names
+from ._files.reader import TrailReader
 from ._files.torn import Torn
 from ._latest import latest_up_to
 from ._replica import Replica, replica_of
@@ -218,7 +220,7 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
     # Neither the newest, which is written to, nor today's, nor one of tomorrow, by a clock that was wrong.
     closed = [name for name in files[:-1] if _day(name) < today]
     holds, replica, aside = holds_on(directory), replica_of(directory), files_set_aside(directory) if files else ()
-    archived = {} if rule.archive is None or not closed else rule.archive.sizes()
+    archived = {} if rule.archive is None or not closed else _sizes(directory, rule.archive)
     planned: list[_Planned] = []
     head: ChainHead | None = start_of(directory)
     kept: str | None = None
@@ -248,6 +250,19 @@ def _plan(directory: Path, rule: RetentionRule, today: date) -> list[_Planned]:
         if day.compressed or day.archived or day.removed or day.kept:
             planned.append(_Planned(day, head if day.removed else None))
     return planned
+
+
+def _sizes(directory: Path, archive: Archive) -> Mapping[str, int]:
+    """Return the files of *archive*; raise AuditStorageError if they are gone, as where a volume is not mounted."""
+    found, anchor = archive.sizes(), anchor_of(directory)
+    if anchor is None or any(map(day_of, found)):
+        return found
+    for event in TrailReader(directory, durable=False).read(anchor.record - 1, 1):
+        said = event.metadata.get(MEMBER) if isinstance(event, AuditEvent) else None
+        if isinstance(said, dict) and said.get("archive") == str(archive):
+            words = f"it is empty, and had {anchor.file} before that was removed: see whether its volume is mounted"
+            raise AuditStorageError(f"{archive}: {words}; nothing is deleted")
+    return found
 
 
 def _packed(

@@ -17,7 +17,6 @@ import anyio
 import anyio.lowlevel
 
 __all__ = [
-    "GREEN_THREADS",
     "Loop",
     "LoopClosedError",
     "cancellation_of_this_task",
@@ -25,7 +24,6 @@ __all__ = [
     "finished",
     "is_without_loop",
     "own_context",
-    "refuse_green_threads",
     "uninterrupted",
     "without_loop",
 ]
@@ -197,7 +195,10 @@ class Loop:
             TimeoutError: *timeout* seconds are over; the task still runs.
         """
         if self.is_here:
-            refuse_green_threads()  # all of which have one running loop
+            # All green threads have one running loop.
+            from .green import refuse_green_threads  # noqa: PLC0415  for an error alone
+
+            refuse_green_threads()
             raise RuntimeError("this thread runs the event loop that it would wait for; use `await` here")
         ended = threading.Event()
         results: list[T] = []
@@ -247,28 +248,6 @@ def _running() -> Any:
         return getattr(sys.modules.get("asyncio"), "get_running_loop", _nothing)()
     except RuntimeError:
         return None
-
-
-GREEN_THREADS: Final = (
-    "fapilog needs real threads, and gevent and eventlet replace them: a call that waits for the disk, or for an event "
-    "loop, would stop all others; use processes or threads"
-)
-
-
-def refuse_green_threads() -> None:
-    """
-    Refuse to work where threads are none.
-
-    Raises:
-        RuntimeError: gevent or eventlet has replaced the standard library's threads.
-    """
-    # gevent names modules of the standard library, the first of which `patch_thread(threading=False)` replaces alone:
-    # https://www.gevent.org/api/gevent.monkey.html. eventlet names the parts that `monkey_patch` takes:
-    # https://eventlet.readthedocs.io/en/latest/patching.html.
-    monkey, patcher = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    by_gevent = monkey is not None and any(map(monkey.is_module_patched, ("_thread", "threading")))
-    if by_gevent or (patcher is not None and patcher.is_monkey_patched("thread")):
-        raise RuntimeError(GREEN_THREADS)
 
 
 def current_task() -> object:

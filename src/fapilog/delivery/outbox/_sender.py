@@ -147,12 +147,14 @@ class Sender:
         """Note how attempts ended, and give back the claims of which no attempt was begun."""
         while self._claims.waiting:
             self._claims.give_back(self._claims.waiting.popleft())
+        if not (self._claims.endings or self._claims.returned):
+            return
         try:
             await self._tell_store(room=0)
         except FapilogError:
             # Another process takes the alerts over when the leases end.
-            count = len(self._claims.endings)
-            _log.warning("the outbox %s can't note how %d attempts ended", self._store.name, count)
+            if count := len(self._claims.endings):
+                _log.warning("the outbox %s can't note the outcomes of attempts (%d)", self._store.name, count)
 
     # -- the store
 

@@ -16,7 +16,7 @@ from django.utils.crypto import salted_hmac
 
 from ...context import audit_context
 from ...tasks.strangers import Log
-from .._headers import REQUEST_ID, request_id
+from .._headers import RECORDED, REQUEST_ID, request_id
 from .._requests import of_request as event_of
 from ._settings import OfRequest, begin, has_begun, of_request, record, trail
 
@@ -106,6 +106,10 @@ class AuditMiddleware:
         error = request.META.pop(_ERROR, None)
         method, path, status = request.method, request.path, response.status_code
         if not self._options.is_logged(method, path, status):
+            return
+        # Around the whole site may be our middleware for ASGI or WSGI, in whose scope or environment this is.
+        around = getattr(request, "scope", request.META)
+        if around.setdefault(RECORDED, {}).setdefault(id(trail), self) is not self:
             return
         # Of other exceptions, such as Http404, the status says it all.
         kind, message, fields = event_of(

@@ -1,5 +1,5 @@
 """
-The numbers of lines by their places, for lines that were altered and so don't have their own number.
+The lines of files that are read, by their places: what is damaged, altered or missing there, and with which numbers.
 
 A caller that pages by numbers would lose a record with another number than that of its place, or get it twice.
 """

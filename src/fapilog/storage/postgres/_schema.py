@@ -9,7 +9,7 @@ import psycopg
 from ...record.errors import AuditStorageError
 from ...record.privacy import without_frames
 from .._rows import COLUMNS, SELECTIVE
-from .connection import Server, words
+from .connection import Connection, Server, words
 
 __all__ = ["COLUMN_TYPES", "VERSION", "install_schema", "installed_version", "schema_sql"]
 
@@ -194,7 +194,8 @@ def install_schema(dsn: str, *, timeout: float = 60.0) -> bool:
     Args:
         dsn: The database, as libpq has it: ``postgresql://host/database`` or ``host=... dbname=...``, with a role that
             may create schemas and roles.
-        timeout: Seconds to wait for the server, and for other transactions.
+        timeout: Seconds to wait for the server, and for other transactions. The work itself may take longer: an index
+            of many records does.
 
     Returns:
         Whether anything was to be done.
@@ -208,7 +209,7 @@ def install_schema(dsn: str, *, timeout: float = 60.0) -> bool:
     try:
         connection = server.connect(timeout)
         try:
-            return _migrate(connection, server)
+            return _migrate(connection, server, timeout)
         finally:
             connection.close()
     except psycopg.Error as error:
@@ -217,7 +218,7 @@ def install_schema(dsn: str, *, timeout: float = 60.0) -> bool:
     raise AuditStorageError(f"cannot make the tables in {server}: {problem}")
 
 
-def _migrate(connection: psycopg.Connection[tuple[object, ...]], server: Server) -> bool:
+def _migrate(connection: Connection, server: Server, timeout: float) -> bool:
     row = connection.execute("SELECT current_setting('server_encoding')").fetchone()
     if row != ("UTF8",):
         raise AuditStorageError(f"{server}: expected a database whose encoding is UTF8; got {row and row[0]}")
@@ -228,6 +229,7 @@ def _migrate(connection: psycopg.Connection[tuple[object, ...]], server: Server)
         if found > VERSION:
             raise AuditStorageError(f"{server}: its tables are of version {found}; this fapilog knows {VERSION}")
         if found < VERSION:
+            connection.wait_for_locks(timeout)
             inner = schema_sql(found).removeprefix("BEGIN;\n").removesuffix("COMMIT;\n")
             connection.execute(inner.encode())
     return found < VERSION

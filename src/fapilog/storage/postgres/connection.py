@@ -108,12 +108,22 @@ class Connection(psycopg.Connection[_Row]):
         https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-SYNCHRONOUS-COMMIT
         """
         # A little less than is left, so that the server says why, before this process gives up.
-        patience = min(_LONGEST_PATIENCE, 900 * (self.give_up_at - time.monotonic()))
-        parts = {"patience": f"{max(1, int(patience))}ms", "left_alone": f"{_LEFT_ALONE}s"}
+        patience = _patience(0.9 * (self.give_up_at - time.monotonic()))
+        parts = {"patience": patience, "left_alone": f"{_LEFT_ALONE}s"}
         return sql.SQL(_BEGIN).format(**{name: sql.Literal(part) for name, part in parts.items()})
+
+    def wait_for_locks(self, seconds: float) -> None:
+        """Wait for locks no longer than *seconds* in this transaction, and for the server as long as it works."""
+        self.execute("SELECT set_config('lock_timeout', %s, true)", [_patience(seconds)])
+        self.give_up_at = math.inf
 
     def __del__(self, *_: object) -> None:
         """Warn of nothing: the link closes it, or the end of the process does."""
+
+
+def _patience(seconds: float) -> str:
+    """Return *seconds* as a time that PostgreSQL can read; 0 would mean no limit."""
+    return f"{max(1, int(min(_LONGEST_PATIENCE, 1000 * seconds)))}ms"
 
 
 class Server(Uncopied):

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 
 from fapilog._extras import MissingExtraError, needs
@@ -40,11 +41,13 @@ class Command(BaseCommand):
         Run the command.
 
         Raises:
-            CommandError: A library is missing, or ``tail`` is asked of a trail that is not in files.
-            ImproperlyConfigured: AUDIT does not describe a trail.
+            CommandError: AUDIT does not describe a trail, or for ``tail`` not one in files; or a library is missing.
             SystemExit: The command ended with another exit code than 0.
         """
-        given = trail_options()
+        try:
+            given = trail_options()
+        except ImproperlyConfigured as wrong:
+            raise CommandError(str(wrong)) from None
         place = trail.storage_path or given["storage"]
         if command == "tail" and trail.storage_path is None:
             raise CommandError("tail: expected a trail in files; AUDIT has a storage of its own: use show")
