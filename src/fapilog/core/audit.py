@@ -15,9 +15,6 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 
-import anyio
-import anyio.lowlevel
-
 from .._keywords import look_for_typos
 from ..context import completed
 from ..record import chain
@@ -35,7 +32,7 @@ from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
 # finished. What they would register during the exit, for a trail that is first used then, would not be called.
 from ..tasks import groupcommit, portal  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]
 from ..tasks.fork import call_in_child
-from ..tasks.loops import LoopClosedError, finished, is_without_loop
+from ..tasks.loops import LoopClosedError, finished
 from ._alerts import Alerts
 from ._keeping import Keeping
 from ._ownrecords import OwnRecords
@@ -462,8 +459,6 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
 
     async def _store_and_announce(self, event: AuditEvent, record: bytes, *, once: bool) -> None:
-        if not is_without_loop():
-            await anyio.lowlevel.checkpoint_if_cancelled()
         self._alerts.forget_closed_loop()
         with self._alerts.background.collecting() as calls:
             try:

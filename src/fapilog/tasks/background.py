@@ -197,7 +197,7 @@ class Background:
 
     async def run(self, collected: list[Job]) -> None:
         """Run the *collected* and the kept calls, all at once and to their end."""
-        if is_without_loop() or self.home is not None:
+        if self.home is not None or is_without_loop():
             # Without an event loop nothing can be run: the calls are kept. Open meanwhile, it runs them by itself.
             jobs = tuple(collected)
             collected.clear()

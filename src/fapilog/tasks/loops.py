@@ -294,7 +294,8 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     Return the result of ``await call()``, which is finished even if the caller is cancelled meanwhile.
 
     On asyncio the call runs in a task of its own, since `Task.cancel` reaches into a shielded scope. A caller that is
-    cancelled waits for the call all the same, and the cancellation is raised afterwards.
+    cancelled waits for the call all the same, and the cancellation is raised afterwards. For a caller that was
+    cancelled before, nothing is called.
 
     Raises:
         BaseException: The exception of *call*.
@@ -302,6 +303,7 @@ async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     if is_without_loop():
         return await call()
+    await anyio.lowlevel.checkpoint_if_cancelled()
     results: list[T] = []
     here = Loop.current()
     if not here.is_asyncio:
