@@ -24,6 +24,7 @@ from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route, when
 from fapilog.testing import RecordingDispatcher, check_dispatcher
 from tests.doubles.dispatchers import Managed, event
+from tests.doubles.outboxes import make as outbox
 
 Leaf = Callable[[], AlertDispatcher]
 
@@ -106,6 +107,46 @@ async def test_all_is_entered_and_left_however_deep(make: Callable[[Leaf], Alert
         await broken.__aenter__()  # type: ignore[attr-defined]
     assert all(each.entered == each.left for each in inner)
     await broken.send_alert(event(), severity="critical")
+
+
+class Staying(Managed):
+    """Is never left."""
+
+    async def __aexit__(self, *_: object) -> None:
+        await anyio.sleep_forever()
+
+
+KEEPING: dict[str, Callable[[Path, Leaf], AlertDispatcher]] = {
+    "outbox": lambda path, leaf: outbox(leaf(), path),
+    "outbox of a digest": lambda path, leaf: outbox(digest(leaf()), path),
+    "digest of an outbox": lambda path, leaf: digest(outbox(leaf(), path)),
+    "fan-out of outboxes": lambda path, leaf: FanOut([outbox(leaf(), path), outbox(leaf(), path / "other")]),
+    **{name: lambda _, leaf, make=make: make(leaf) for name, make in NESTED.items()},  # type: ignore[misc]
+}
+
+
+@pytest.mark.parametrize("make", KEEPING.values(), ids=KEEPING)
+async def test_one_that_is_never_left_holds_nobody(
+    make: Callable[[Path, Leaf], AlertDispatcher], tmp_path: Path
+) -> None:
+    """However deep it is, a dispatcher that hangs when it is left is cancelled, and the trail is stopped."""
+    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=make(tmp_path, Staying), stop_timeout=5.0)
+    async with trail:
+        await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
+        began = anyio.current_time()
+    assert anyio.current_time() - began < 60
+    assert not trail.is_started
+
+
+@pytest.mark.parametrize("depth", ["fan-out", "outbox"])
+async def test_one_that_is_never_left_does_not_hold_the_start(depth: str, tmp_path: Path) -> None:
+    """Where the next can't be entered, the start fails in time although the one before is never left."""
+    both = FanOut([Staying(), Managed(refuses=True)])
+    dispatcher = both if depth == "fan-out" else outbox(both, tmp_path)
+    trail = AuditTrail(storage_path=tmp_path / "audit", alert_dispatcher=dispatcher, alert_timeout=5.0)
+    with pytest.raises(TimeoutError, match="was not entered within 5 s"):
+        await trail.start()
+    assert not trail.is_started
 
 
 async def test_a_fan_out_inside_of_tries_sends_twice_to_nobody() -> None:

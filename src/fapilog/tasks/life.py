@@ -130,7 +130,7 @@ class Life:
             raise _no_answer(patience)
         self._raise_unless(entered=True)
 
-    async def leave(self, *, patience: float = 60.0) -> None:
+    async def leave(self, *, patience: float = 60.0, hurried: bool = False) -> None:
         """
         Leave the manager, and return when it is left. May be called again, and in any loop.
 
@@ -139,6 +139,7 @@ class Life:
 
         Args:
             patience: Seconds to wait for another loop than this one.
+            hurried: Whether to hurry the leaving at once.
 
         Raises:
             Exception: The manager's own, on leaving.
@@ -154,7 +155,7 @@ class Life:
         if loop is not None and loop.is_closed:
             raise LoopClosedError("the event loop was closed first")
         outer = _current.get()
-        if outer is not None and outer.is_hurried:
+        if hurried or (outer is not None and outer.is_hurried):
             self.hurry()
         is_here = loop is not None and loop.is_here
         # A caller that is cancelled already, and leaves on its way out, has all the time that leaving may take: its
@@ -256,16 +257,19 @@ async def enter_all(managers: Iterable[AbstractAsyncContextManager[object]]) -> 
             await life.enter()
             lives.append(life)
     except BaseException:
-        with anyio.CancelScope(shield=True):
-            await leave_all(lives)
+        await leave_all(lives)
         raise
     return lives
 
 
-async def leave_all(lives: Sequence[Life]) -> None:
-    """Leave all, the last entered first, even if one of them raises; then raise its exception."""
+async def leave_all(lives: Sequence[Life], *, hurried: bool = False) -> None:
+    """
+    Leave all, the last entered first, even if one of them raises; then raise its exception.
+
+    A caller that is cancelled while it leaves one hurries the others as well.
+    """
     if lives:
         try:
-            await lives[-1].leave()
+            await lives[-1].leave(hurried=hurried)
         finally:
-            await leave_all(lives[:-1])
+            await leave_all(lives[:-1], hurried=lives[-1].is_hurried)

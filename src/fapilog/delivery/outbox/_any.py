@@ -143,7 +143,8 @@ class AnyOutbox:
             finally:
                 with anyio.CancelScope(shield=True):
                     await self._sender.put_back()
-                await self._managers.leave()
+                # A dispatcher that is never left must not keep the caller: hurried, this cancels it.
+                await life.within(math.inf, self._managers.leave)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._store.leave()
