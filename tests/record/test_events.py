@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fapilog import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
+from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, ErrorDetails
 from fapilog.record import errordetails
+from fapilog.record.kinds import unlisted
 
 _decode = msgspec.json.Decoder(AuditEvent).decode
 _encode = msgspec.json.encode
@@ -150,6 +151,22 @@ def test_copies_and_pickles() -> None:
     assert pickle.loads(pickle.dumps(made)) == made  # noqa: S301
     assert copy.deepcopy(made) is made
     assert copy.deepcopy(made.metadata) == made.metadata
+
+
+@pytest.mark.parametrize("kind", [AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel])
+def test_kinds_of_a_later_version_are_pickled(kind: type[Any]) -> None:
+    """A member that this version does not list, and each one that it does, survives copying and pickling."""
+    for member in (*kind, unlisted(kind, "later")):
+        again = pickle.loads(pickle.dumps(member))  # noqa: S301
+        assert (again, type(again), again.name) == (member, kind, member.name)
+        assert copy.copy(member) == member
+    assert pickle.loads(pickle.dumps(kind(next(iter(kind)).value))) is next(iter(kind))  # noqa: S301
+
+
+def test_types_of_ones_own_are_pickled() -> None:
+    """An event type with a dot survives pickling, on every release of Python."""
+    own = AuditEventType("billing.refund")
+    assert pickle.loads(pickle.dumps(own)) == own  # noqa: S301
 
 
 class Markup(str):

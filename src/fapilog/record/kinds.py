@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 from functools import cache
-from typing import Final, Self, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 from .options import did_you_mean
 from .values import given_text, text, unreadable
@@ -22,7 +22,23 @@ __all__ = [
 ]
 
 
-class AuditEventType(str, Enum):
+def _restored(kind: type[_K], value: str) -> _K:
+    try:
+        return kind(value)
+    except ValueError:
+        return unlisted(kind, value)
+
+
+class _Kind(str, Enum):
+    def __reduce_ex__(self, _: object) -> tuple[Any, ...]:
+        """Be pickled and copied by value: a member that is not listed has no name by which it would be found again."""
+        return _restored, (type(self), self.value)
+
+
+_K = TypeVar("_K", bound=_Kind)
+
+
+class AuditEventType(_Kind):
     """
     The kind of event.
 
@@ -69,7 +85,7 @@ class AuditEventType(str, Enum):
         return None
 
 
-class AuditLogLevel(str, Enum):
+class AuditLogLevel(_Kind):
     """The severity of an event. Its value is that of the alert too, unless the policy has another for the type."""
 
     DEBUG = "debug"
@@ -80,7 +96,7 @@ class AuditLogLevel(str, Enum):
     SECURITY = "security"
 
 
-class AuditOutcome(str, Enum):
+class AuditOutcome(_Kind):
     """The outcome of an attempt: NIST SP 800-53 AU-3 f, PCI DSS 10.2.2."""
 
     SUCCESS = "success"
@@ -89,7 +105,7 @@ class AuditOutcome(str, Enum):
     UNKNOWN = "unknown"
 
 
-class ComplianceLevel(str, Enum):
+class ComplianceLevel(_Kind):
     """The regulation that the service is under; recorded with every event. Some change the behaviour of a trail."""
 
     NONE = "none"

@@ -192,11 +192,13 @@ def require_callable(
 
 def _can_take(number: int, function: Callable[..., object]) -> bool:
     try:
-        signature(function).bind(*[None] * number)
+        taken = signature(function)
+    except Exception:  # as of some functions in C, which have no signature
+        return True
+    try:
+        taken.bind(*[None] * number)
     except TypeError:
         return False
-    except ValueError:  # as of some functions in C, which have no signature
-        return True
     return True
 
 
