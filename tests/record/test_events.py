@@ -154,7 +154,7 @@ def test_copies_and_pickles() -> None:
 
 
 @pytest.mark.parametrize("kind", [AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel])
-def test_kinds_of_a_later_version_are_pickled(kind: type[Any]) -> None:
+def test_kinds_of_a_later_version_are_pickled(kind: Any) -> None:
     """A member that this version does not list, and each one that it does, survives copying and pickling."""
     for member in (*kind, unlisted(kind, "later")):
         again = pickle.loads(pickle.dumps(member))  # noqa: S301
