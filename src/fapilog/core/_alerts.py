@@ -254,6 +254,7 @@ class Alerts:
         if self.background.home is not None:
             self.background.forget()
         self.catch_up = None
+        self.outstanding.resends = False
         self.forwarder.give_up()
         self.announcer.give_up()
 

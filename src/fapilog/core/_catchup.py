@@ -92,12 +92,15 @@ class CatchUp:
 
     async def __aenter__(self) -> Self:
         """Find the mark, and resend in the background from then on."""
-        self._outstanding.resends = True
         try:
             await contained(self._find_mark)
         except Exception as error:
+            self._outstanding.resends = True
             self._complain(error)
             self._want()
+        except BaseException:
+            self._outstanding.resends = False
+            raise
         else:
             if self._mark != self._head:
                 self._want()
@@ -179,6 +182,8 @@ class CatchUp:
 
     async def _find_mark(self) -> None:
         head = await head_of(self._storage)
+        # Not before: this head is the mark of a new dispatcher, and no alert about an event up to there is resent.
+        self._outstanding.resends = True
         mark = await self._dispatcher.resume_from(head)
         if not await holds(self._storage, mark):
             cause = f"record {mark.sequence_number} is not the one that the dispatcher knows; it was cut, or is another"
