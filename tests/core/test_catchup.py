@@ -1,10 +1,12 @@
 """Resuming: a dispatcher that keeps alerts gets from the trail whatever it lacks."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from fapilog import (
@@ -16,7 +18,9 @@ from fapilog import (
     AuditTrail,
     ChainHead,
     CompliancePolicy,
+    DamagedRecord,
     DeliveryReport,
+    MemoryStorage,
     TransientDeliveryError,
     alert_dispatched,
     alert_failed,
@@ -24,6 +28,7 @@ from fapilog import (
 )
 from fapilog.core import _catchup
 from fapilog.core._incidents import is_own
+from fapilog.storage.protocol import EventFilter
 
 
 class Keeper:
@@ -123,6 +128,33 @@ async def test_a_new_dispatcher_replays_nothing(tmp_path: Path) -> None:
         await log(trail, "new")
         await trail.drain()
     assert keeper.messages == ["new"]
+
+
+async def test_a_call_that_is_interrupted_while_a_new_dispatcher_gets_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The alert of an event is sent whose call is interrupted before the event becomes the mark of a new dispatcher."""
+
+    class Storage(MemoryStorage):
+        async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
+            if wanted == EventFilter():
+                await anyio.to_thread.run_sync(interrupted)
+            return await super().find(wanted, limit)
+
+    def interrupted() -> None:
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(trail, "_announce", interrupt)
+            trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "interrupted")
+
+    def interrupt(_: AuditEvent) -> None:
+        raise KeyboardInterrupt
+
+    keeper = Keeper()
+    trail = AuditTrail(storage=Storage(), alert_dispatcher=keeper)
+    await trail.start()
+    await trail.drain()
+    assert keeper.mark is not None
+    assert keeper.mark.sequence_number
+    assert len(keeper.messages) == keeper.mark.sequence_number
+    await trail.stop()
 
 
 async def test_what_a_crash_took_is_handed_over(tmp_path: Path) -> None:
