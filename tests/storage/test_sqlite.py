@@ -282,8 +282,8 @@ def test_whoever_interrupts_the_opening_leaves_it_to_the_next_event(tmp_path: Pa
         if not interrupted:
             break
         append(storage, "next")
-        connection = storage._writer._connection
-        assert connection is not None
+        assert storage._writer._open is not None
+        connection = storage._writer._open.connection
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         without_loop(storage.aclose())
@@ -499,3 +499,16 @@ def test_an_event_outlives_the_process_though_the_log_was_removed(tmp_path: Path
     shutil.copy(tmp_path / "audit.db", tmp_path / "left.db")
     left = AuditTrail(storage=SQLiteStorage(tmp_path / "left.db")).sync.get_events()
     assert [event.message for event in left] == ["after", "before"]
+
+
+def test_behind_a_link_the_log_is_found(tmp_path: Path) -> None:
+    """A commit by way of a link to the file leaves the record in the log, as any other: it is not written twice."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "audit.db").symlink_to(tmp_path / "disk" / "audit.db")
+    (tmp_path / "disk" / "audit.db").touch()
+    trail = AuditTrail(storage=SQLiteStorage(tmp_path / "audit.db"))
+    trail.sync.log_event("billing.refund", "before")
+    before = (tmp_path / "disk" / "audit.db").read_bytes()
+    trail.sync.log_event("billing.refund", "after")
+    assert (tmp_path / "disk" / "audit.db").read_bytes() == before
+    assert len(trail.sync.get_events()) == 2

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -19,18 +18,7 @@ from ..record.errors import AuditStorageError
 from ..tasks.threads import Turn
 from ._files.directory import make_directory
 from ._rows import SCHEMA
-from .sqlitefile import (
-    close,
-    close_at_forks,
-    has_kept,
-    inode_of,
-    locked,
-    make_file,
-    make_tables,
-    number,
-    pause,
-    roll_back,
-)
+from .sqlitefile import Opened, close_at_forks, inode_of, locked, make_file, make_tables, number, pause, roll_back
 
 __all__ = ["Database"]
 
@@ -61,10 +49,7 @@ class Database:
         self._path = path
         self._durable = durable
         self._turn = Turn(f"cannot use {path}: called from within a call of the same thread")
-        self._connection: sqlite3.Connection | None = None
-        # Keeps the connection alive until it is closed: collected with this, it might warn first that it is open.
-        self._closes: weakref.finalize[[sqlite3.Connection], Database] | None = None
-        self._inode: tuple[int, int] | None = None
+        self._open: Opened | None = None
         close_at_forks(self)
 
     def write(self, call: Callable[[sqlite3.Connection], T]) -> T:
@@ -75,8 +60,9 @@ class Database:
             AuditStorageError: It had no effect. The message names the file and the reason.
         """
         with self._turn.taken(), self._failures("append to"):
-            connection = self._connection_to(is_made=True)
-            assert connection is not None  # noqa: S101 - made if it was not there
+            opened = self._opened(is_made=True)
+            assert opened is not None  # noqa: S101 - made if it was not there
+            connection = opened.connection
             _when_free(connection, "BEGIN IMMEDIATE")
             try:
                 result = call(connection)
@@ -84,9 +70,9 @@ class Database:
             except BaseException:
                 roll_back(connection)
                 raise
-            if self._inode != inode_of(self._path):
+            if not opened.is_in_place:
                 raise AuditStorageError(f"cannot append to {self._path}: it was replaced or removed meanwhile")
-            if not has_kept(connection, self._path):
+            if not opened.has_kept:
                 raise AuditStorageError(
                     f"{self._path}: its log was removed: the event is stored, but may not outlive this process"
                 )
@@ -100,8 +86,8 @@ class Database:
             AuditStorageError: It can't be read. The message names the file and the reason.
         """
         with self._turn.taken(), self._failures("read"):
-            connection = self._connection_to(is_made=False)
-            return None if connection is None else call(connection)
+            opened = self._opened(is_made=False)
+            return None if opened is None else call(opened.connection)
 
     def close(self) -> None:
         """
@@ -126,9 +112,9 @@ class Database:
         self._turn.go_on()
 
     def _close(self) -> None:
-        closes, self._closes, self._connection, self._inode = self._closes, None, None, None
-        if closes is not None:
-            closes()
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.close()
 
     @contextlib.contextmanager
     def _failures(self, action: str) -> Generator[None]:
@@ -145,31 +131,28 @@ class Database:
                 raise AuditStorageError(f"cannot {action} {self._path}: {words}") from error
             raise
 
-    def _connection_to(self, *, is_made: bool) -> sqlite3.Connection | None:
-        """Return the connection, opened if need be; None if there is no trail yet, and none is to be made."""
-        inode = inode_of(self._path)
-        # Not alive: the exit of the interpreter has closed it, and an exit handler that was registered earlier calls.
-        if self._closes is not None and self._closes.alive and self._inode == inode:
-            return self._connection
+    def _opened(self, *, is_made: bool) -> Opened | None:
+        """Return the open file, opened if need be; None if there is no trail yet, and none is to be made."""
+        if self._open is not None and self._open.is_usable:
+            return self._open
         self._close()
         if is_made:
             make_directory(self._path.parent)
-        elif inode is None:
+        elif inode_of(self._path) is None:
             return None
         # One at a time: to change to WAL, SQLite needs the file for itself and does not wait for it.
         with locked(self._path.parent, patience=_PATIENCE, error=AuditStorageError):
             if is_made:
                 make_file(self._path)
-            self._inode = inode_of(self._path)
+            inode = inode_of(self._path)
             # Never made by SQLite, with a mode that other users may read.
             uri = f"{self._path.as_uri()}?mode=rw"
             connection = sqlite3.connect(
                 uri, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
             )
-            self._connection, self._closes = connection, weakref.finalize(self, close, connection)
             # The exit of the interpreter waits for a commit, and not for a thread that reads: closed under its hands,
             # the connection would crash the process.
-            self._closes.atexit = is_made
+            self._open = opened = Opened(self, connection, self._path, inode, closes_at_exit=is_made)
             is_new = self._is_new(connection)
             if is_new and not is_made:
                 self._close()
@@ -186,7 +169,7 @@ class Database:
                 connection.execute(f"PRAGMA {setting}").fetchall()
             if not is_made:
                 connection.execute("PRAGMA query_only = ON")
-        return connection
+        return opened
 
     def _is_new(self, connection: sqlite3.Connection) -> bool:
         """Return whether there are no tables yet; raise if it is another program's file, or of another version."""

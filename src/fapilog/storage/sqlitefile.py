@@ -18,9 +18,9 @@ from ._files.directory import sync_directory
 
 __all__ = [
     "Forkable",
+    "Opened",
     "close",
     "close_at_forks",
-    "has_kept",
     "inode_of",
     "locked",
     "make_file",
@@ -111,18 +111,64 @@ def make_tables(connection: sqlite3.Connection, schema: Iterable[str], *, applic
         raise
 
 
-def has_kept(connection: sqlite3.Connection, path: Path) -> bool:
+class Opened:
     """
-    Return whether the transaction that was just committed outlives the process.
+    A connection to the file that is at a path, until it is closed: by `close`, with its owner, or at the exit.
 
-    It does not where the log beside the file, "NAME-wal", was removed: the processes that have it open go on writing to
-    it, and it is gone with the last of them, killed perhaps. So what is in it is written to the file at once.
+    Args:
+        owner: Whose connection it is: closed when that is gone.
+        connection: The connection.
+        path: The path of the file.
+        inode: The identity of the file, from before the connection was made.
+        closes_at_exit: Whether the exit of the interpreter closes it.
     """
-    if Path(f"{path}-wal").exists():
-        return True
-    # https://www.sqlite.org/pragma.html#pragma_wal_checkpoint; of a file without a log, -1 and -1.
-    is_busy, written, moved = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
-    return not is_busy and written == moved
+
+    def __init__(
+        self,
+        owner: object,
+        connection: sqlite3.Connection,
+        path: Path,
+        inode: tuple[int, int] | None,
+        *,
+        closes_at_exit: bool = True,
+    ) -> None:
+        self.connection: sqlite3.Connection = connection
+        self.inode: tuple[int, int] | None = inode
+        self._path = path
+        # SQLite has it beside the file that a link leads to.
+        self._log = Path(f"{os.path.realpath(path)}-wal")
+        # Keeps the connection alive until it is closed: collected with its owner, it might warn first that it is open.
+        self._closes = weakref.finalize(owner, close, connection)
+        self._closes.atexit = closes_at_exit
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file is still the one at the path."""
+        return self.inode == inode_of(self._path)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is open and in place; not in an exit handler that runs after the exit has closed it."""
+        return self._closes.alive and self.is_in_place
+
+    @property
+    def has_kept(self) -> bool:
+        """
+        Whether the transaction that was just committed outlives the process.
+
+        It does not where the log beside the file, "NAME-wal", was removed: the processes that have it open go on
+        writing to it, and it is gone with the last of them, killed perhaps. So what is in it is written to the file at
+        once.
+        """
+        if self._log.exists():
+            return True
+        # https://www.sqlite.org/pragma.html#pragma_wal_checkpoint; of a file without a log, -1 and -1.
+        is_busy, written, moved = self.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+        return not is_busy and written == moved
+
+    def close(self) -> None:
+        """Close it; does nothing if it is closed."""
+        self._closes()
 
 
 def inode_of(path: Path) -> tuple[int, int] | None:

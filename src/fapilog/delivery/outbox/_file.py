@@ -12,24 +12,13 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
 from collections.abc import Callable, Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
 from ...record.errors import OutboxError
-from ...storage.sqlitefile import (
-    close,
-    close_at_forks,
-    has_kept,
-    inode_of,
-    locked,
-    make_file,
-    make_tables,
-    number,
-    roll_back,
-)
+from ...storage.sqlitefile import Opened, close_at_forks, inode_of, locked, make_file, make_tables, number, roll_back
 from ...tasks.strangers import Log
 from ._filequeue import FileQueue
 from ._schema import SCHEMA, UPGRADE, VERSION
@@ -67,10 +56,7 @@ class OutboxFile:
 
     def __init__(self, path: Path, *, must_exist: bool = False) -> None:
         self.kind: Final = "file"
-        self._connection: sqlite3.Connection | None = None
-        # Keeps the connection alive until it is closed: collected with this, it might warn first that it is open.
-        self._closes: weakref.finalize[[sqlite3.Connection], OutboxFile] | None = None
-        self._inode: tuple[int, int] | None = None
+        self._open: Opened | None = None
         self.path: Path = path.absolute()
         self._must_exist = must_exist
         self._lock = threading.Lock()
@@ -105,7 +91,8 @@ class OutboxFile:
         with self._lock:
             try:
                 with self._errors():
-                    connection = self._opened()
+                    opened = self._opened()
+                    connection = opened.connection
                     connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
                     try:
                         queue = FileQueue(connection)
@@ -114,10 +101,10 @@ class OutboxFile:
                     except BaseException:
                         roll_back(connection)
                         raise
-                    self._check_kept(connection)
+                    self._check_kept(opened)
                     return results
             except _CorruptError as corrupt:
-                inode = self._inode
+                inode = None if self._open is None else self._open.inode
                 self._close()
                 if not self._must_exist:
                     self._set_aside(inode)
@@ -142,14 +129,14 @@ class OutboxFile:
         self._lock.release()
 
     def _close(self) -> None:
-        closes, self._closes, self._connection, self._inode = self._closes, None, None, None
-        if closes is not None:
-            closes()
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.close()
 
-    def _check_kept(self, connection: sqlite3.Connection) -> None:
-        if self._inode != inode_of(self.path):
+    def _check_kept(self, opened: Opened) -> None:
+        if not opened.is_in_place:
             raise OutboxError(f"{self.path}: it was replaced or removed while it was in use")
-        if not has_kept(connection, self.path):
+        if not opened.has_kept:
             raise OutboxError(f"{self.path}: its log was removed, and what was written may be lost with this process")
 
     def _look_at_log(self) -> None:
@@ -167,14 +154,12 @@ class OutboxFile:
             elif was_large and not self._log_is_large:
                 _log.warning("the log of the outbox file %s is small again", self.path)
 
-    def _opened(self) -> sqlite3.Connection:
-        if self._closes is not None and not self._closes.alive:
-            self._close()  # the exit of the interpreter has closed it, and this is an exit handler
-        if self._connection is not None and self._inode == inode_of(self.path):
-            return self._connection
-        if self._connection is not None:
+    def _opened(self) -> Opened:
+        if self._open is not None and self._open.is_usable:
+            return self._open
+        if self._open is not None and not self._open.is_in_place:
             _log.error("the outbox file %s was replaced or removed while it was in use", self.path)
-            self._close()
+        self._close()
         if self._must_exist:
             self._check_access()
         else:
@@ -183,11 +168,11 @@ class OutboxFile:
         with locked(self.path.parent, patience=_BUSY_TIMEOUT, error=OutboxError):
             if not self._must_exist:
                 make_file(self.path)
-            self._inode = inode_of(self.path)
-            connection = self._connection = sqlite3.connect(
+            inode = inode_of(self.path)
+            connection = sqlite3.connect(
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
-            self._closes = weakref.finalize(self, close, connection)
+            self._open = opened = Opened(self, connection, self.path, inode)
             connection.text_factory = _utf8
             # Before anything is changed: it may be another program's file.
             steps = self._steps(connection)
@@ -200,7 +185,7 @@ class OutboxFile:
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             # Else a log that is empty again keeps its size: https://www.sqlite.org/pragma.html#pragma_journal_size_limit
             connection.execute(f"PRAGMA journal_size_limit = {_LARGE_LOG}").fetchall()
-        return connection
+        return opened
 
     def _check_access(self) -> None:
         if not self.path.is_file():
