@@ -1,6 +1,7 @@
 """Resuming: a dispatcher that keeps alerts gets from the trail whatever it lacks."""
 
 import contextlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -139,16 +140,24 @@ async def test_a_call_that_is_interrupted_while_a_new_dispatcher_gets_its_mark(m
                 await anyio.to_thread.run_sync(interrupted)
             return await super().find(wanted, limit)
 
-    def interrupted() -> None:
-        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-            patch.setattr(trail, "_announce", interrupt)
-            trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "interrupted")
+    interrupted_threads: set[int] = set()
 
-    def interrupt(_: AuditEvent) -> None:
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        interrupted_threads.add(threading.get_ident())
+        with contextlib.suppress(KeyboardInterrupt):
+            trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "interrupted")
+        interrupted_threads.remove(threading.get_ident())
+
+    def announce(event: AuditEvent) -> None:
+        """Meanwhile the loop announces what it catches up with: it is not interrupted."""
+        if threading.get_ident() in interrupted_threads:
+            raise KeyboardInterrupt
+        announced(event)
 
     keeper = Keeper()
     trail = AuditTrail(storage=Storage(), alert_dispatcher=keeper)
+    announced = trail._announce
+    monkeypatch.setattr(trail, "_announce", announce)
     await trail.start()
     await trail.drain()
     assert keeper.mark is not None
