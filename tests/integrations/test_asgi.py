@@ -486,7 +486,7 @@ CHOICE = "log_requests: expected True, False or a function of the method, the pa
             TypeError,
             "user: expected a function of the scope; got one that can't be called with 1 arguments",
         ),
-        ({"session": 1}, TypeError, "session: expected a function of the scope; got a int"),
+        ({"session": 1}, TypeError, "session: expected a function of the scope; got an int"),
         ({"trusted_proxies": -1}, ValueError, "trusted_proxies: expected a number of at least 0; got -1"),
         ({"trusted_proxies": 1.5}, TypeError, "trusted_proxies: expected a whole number; got a float"),
         ({"log_requests": "GET"}, TypeError, f"{CHOICE}; got a str"),

@@ -31,6 +31,7 @@ from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
 # Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
 # finished. What they would register during the exit, for a trail that is first used then, would not be called.
 from ..tasks import groupcommit, portal  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]
+from ..record.values import kind_of
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished
 from ._alerts import Alerts
@@ -131,9 +132,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         lag_limit: float = 300.0,
     ) -> None:
         if policy is not None and not isinstance(policy, CompliancePolicy):
-            raise TypeError(
-                f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
-            )
+            raise TypeError(f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {kind_of(policy)}")
         policy = CompliancePolicy() if policy is None else policy
         self.policy: CompliancePolicy = policy
         keeping = Keeping(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..core.audit import AuditTrail
+from ..record.values import kind_of
 
 __all__ = ["require_trail"]
 
@@ -15,4 +16,4 @@ def require_trail(trail: object) -> None:
         TypeError: It is none.
     """
     if not isinstance(trail, AuditTrail):
-        raise TypeError(f"trail: expected an AuditTrail; got a {type(trail).__qualname__}")
+        raise TypeError(f"trail: expected an AuditTrail; got {kind_of(trail)}")

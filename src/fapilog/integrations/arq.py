@@ -26,7 +26,7 @@ from arq.worker import RetryJob
 
 from ..record.kinds import AuditEventType
 from ..record.options import is_async
-from ..record.values import text
+from ..record.values import kind_of, text
 from ..tasks.green import refuse_green_threads
 from ..tasks.strangers import Log
 from . import _tasks
@@ -86,7 +86,7 @@ class AuditMiddleware:
         """
         if not is_async(coroutine):
             # arq would say so with the first job that it runs.
-            raise TypeError(f"coroutine: expected an asynchronous function; got a {type(coroutine).__qualname__}")
+            raise TypeError(f"coroutine: expected an asynchronous function; got {kind_of(coroutine)}")
         name = coroutine.__qualname__
 
         @functools.wraps(coroutine)

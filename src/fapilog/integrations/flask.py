@@ -20,6 +20,7 @@ with needs("flask"):
 from ..context import bind_audit_context, current_audit_context
 from ..core.audit import AuditTrail
 from ..record.options import require_callable
+from ..record.values import kind_of
 from ._logins import Logins, current_user_id
 from ._trails import require_trail
 from .wsgi import AuditMiddleware, note_error
@@ -113,7 +114,7 @@ class Audit:
             TypeError: *app* is no application.
         """
         if not isinstance(app, Flask):
-            raise TypeError(f"app: expected a Flask application; got a {type(app).__qualname__}")
+            raise TypeError(f"app: expected a Flask application; got {kind_of(app)}")
         if "audit" in app.extensions:
             raise RuntimeError(f"the application {app.name!r} has an Audit already")
         app.extensions["audit"] = self

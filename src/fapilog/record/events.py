@@ -18,7 +18,7 @@ from .freezing import frozen_mapping
 from .kinds import AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
 from .parties import Actor, Target, storable
 from .privacy import Discreet
-from .values import NO_METADATA, FrozenDict, name_of, tags, text
+from .values import NO_METADATA, FrozenDict, kind_of, name_of, tags, text
 
 __all__ = [
     "FORMAT_VERSION",
@@ -287,7 +287,7 @@ def in_utc(name: str, given: object, *, is_bound: bool = False) -> datetime:
         return given
     # Not by `isinstance`, which trusts an object's own `__class__`.
     if not issubclass(type(given), datetime):
-        raise TypeError(f"{name}: expected a datetime with a time zone; got a {name_of(type(given))}")
+        raise TypeError(f"{name}: expected a datetime with a time zone; got {kind_of(given)}")
     time: Any = given
     try:
         # Of a subclass, the time that it is and not the one that its methods make. Without an offset, `astimezone`

@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from ..record.options import require_path
+from ..record.values import kind_of
 from ._files.compressed import content_of
 from ._files.directory import cannot, make_directory
 from ._packed import from_disk, is_archived_name, not_what_the_trail_has
@@ -206,8 +207,7 @@ def require_archive(name: str, given: Any) -> Archive:
         return DirectoryArchive(Path(given))
     lacking = [each for each in ("sizes", "put", "prove", "open") if not callable(getattr(given, each, None))]
     if lacking or isinstance(given, type):
-        kind = given.__qualname__ if isinstance(given, type) else type(given).__qualname__
-        raise TypeError(f"{name}: expected a directory, s3://bucket/prefix, or an Archive; got a {kind}")
+        raise TypeError(f"{name}: expected a directory, s3://bucket/prefix, or an Archive; got {kind_of(given)}")
     archive: Archive = given
     return archive
 

@@ -22,6 +22,7 @@ from ...core.audit import AuditTrail
 from ...record.intake import CommonFields
 from ...record.options import several
 from ...record.parties import Target
+from ...record.values import kind_of
 from .._rowchanges import require_fields
 from .._trails import require_trail
 from ._changes import Changes, contained
@@ -144,7 +145,7 @@ def _mapped(models: Iterable[type[Any]]) -> tuple[type[Any], ...]:
             # A mixin, or the base of all: its subclasses are mapped.
             is_mapped = isinstance(each, type)
         if not is_mapped:
-            raise TypeError(f"models: expected a list of mapped classes; got a {type(each).__qualname__}")
+            raise TypeError(f"models: expected a list of mapped classes; got {kind_of(each)}")
     return classes
 
 
@@ -153,7 +154,7 @@ def _attributes(name: str, given: Iterable[Attribute]) -> tuple[Attribute, ...]:
     attributes = several(name, given, expected=expected)
     for each in attributes:
         if not isinstance(each, str | QueryableAttribute):
-            raise TypeError(f"{name}: expected {expected}; got a {type(each).__qualname__}")
+            raise TypeError(f"{name}: expected {expected}; got {kind_of(each)}")
     return attributes
 
 
@@ -175,4 +176,4 @@ def _listenable(sessions: object) -> Any:
         isinstance(sessions, type) and issubclass(sessions, Session)
     ):
         return sessions
-    raise TypeError(f"sessions: expected a session, or a maker of sessions; got a {type(sessions).__qualname__}")
+    raise TypeError(f"sessions: expected a session, or a maker of sessions; got {kind_of(sessions)}")
