@@ -82,6 +82,7 @@ MISTAKES: list[tuple[Callable[..., object], dict[str, Any], type[Exception], str
     ),
     (AuditTrail, {"alert_dispatcher": Synchronous()}, TypeError, f".*{SENDER}; got a Synch.* is not asynchronous"),
     (AuditTrail, {"alert_dispatcher": object()}, TypeError, f".*{SENDER}; got an object without"),
+    (AuditTrail, {"archive": ""}, ValueError, "archive: expected a path; got an empty text"),
     (FileStorage, {"directory": 5}, TypeError, "directory: expected a path; got an int"),
     (EventFilter, {"start_time": "2026-01-01"}, TypeError, "start_time: expected a datetime with a .*; got a str"),
     (EventFilter, {"end_time": date(2026, 1, 1)}, TypeError, "end_time: expected a datetime with a .*; got a date"),

@@ -33,6 +33,7 @@ async def asynchronous(_: AuditEvent) -> bool:
         ({"within": float("inf")}, ValueError, "within: .* of at most 31536000; got inf"),
         ({"within": "600"}, TypeError, "within: expected a number; got a str"),
         ({"by": 3}, TypeError, "by: expected text; got an int"),
+        ({"by": ""}, ValueError, "by: expected user_id, .*; got ''"),
         ({"by": "userid"}, ValueError, "by: expected user_id, .*; got 'userid'; did you mean user_id"),
         ({"by": "message"}, ValueError, "by: expected user_id, .*; got 'message'$"),
         ({"where": "admin"}, TypeError, "where: expected a function of an event; got a str"),

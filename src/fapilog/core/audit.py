@@ -26,12 +26,12 @@ from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLe
 from ..record.options import require, require_bool
 from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
+from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
 
 # Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
 # finished. What they would register during the exit, for a trail that is first used then, would not be called.
 from ..tasks import groupcommit, portal  # noqa: F401  # isort: skip  # pyright: ignore[reportUnusedImport]
-from ..record.values import kind_of
 from ..tasks.fork import call_in_child
 from ..tasks.loops import LoopClosedError, finished
 from ._alerts import Alerts
@@ -64,6 +64,7 @@ __all__ = [
     "ChainStatus",
     "ComplianceLevel",
     "CompliancePolicy",
+    "require_trail",
 ]
 
 
@@ -526,3 +527,15 @@ class AuditTrail(Configured, EverydayEvents, Questions):
             self._rules.forget()
         self._own_records.forget()
         self._alerts.forget()
+
+
+def require_trail(name: str, trail: AuditTrail) -> AuditTrail:
+    """
+    Return *trail* if it is one: with anything else, the first event would be lost.
+
+    Raises:
+        TypeError: It is none; the message begins with *name*.
+    """
+    if not isinstance(trail, AuditTrail):
+        raise TypeError(f"{name}: expected an AuditTrail; got {kind_of(trail)}")
+    return trail

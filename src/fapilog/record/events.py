@@ -207,9 +207,9 @@ class AuditEvent(_Record, frozen=True, kw_only=True, tag=FORMAT_VERSION):
         ):
             _make_texts(self)
         if self.actor is not None:
-            force_setattr(self, "actor", storable(self.actor))
+            force_setattr(self, "actor", storable(Actor.of(self.actor)))
         if self.target is not None:
-            force_setattr(self, "target", storable(self.target))
+            force_setattr(self, "target", storable(Target.of(self.target)))
         if type(self.metadata) is not FrozenDict:
             force_setattr(self, "metadata", frozen_mapping(self.metadata) or NO_METADATA)
         if type(self.changes) is not FrozenDict:

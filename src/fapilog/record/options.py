@@ -6,6 +6,7 @@ import functools
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -71,7 +72,7 @@ def require(
         is_in_range = (
             (value > above if above is not None else value >= (-math.inf if at_least is None else at_least))
             and value <= (math.inf if at_most is None else at_most)
-            and not (finite and value in {-math.inf, math.inf})
+            and not (finite and abs(value) > sys.float_info.max)
         )
     except TypeError:
         raise TypeError(f"{name}: expected a number; got {kind_of(value)}") from None
@@ -187,7 +188,8 @@ def require_callable(
     if is_async(value):
         raise TypeError(f"{name}: expected {expected}; got an asynchronous one")
     if takes is not None and not _can_take(takes, value):
-        raise TypeError(f"{name}: expected {expected}; got one that can't be called with {takes or 'no'} arguments")
+        words = f"{takes or 'no'} argument{'' if takes == 1 else 's'}"
+        raise TypeError(f"{name}: expected {expected}; got one that can't be called with {words}")
 
 
 def _can_take(number: int, function: Callable[..., object]) -> bool:

@@ -131,7 +131,7 @@ class DirectoryArchive:
     """
 
     def __init__(self, directory: Path | str) -> None:
-        self.directory: Path = require_path("archive", directory).absolute()
+        self.directory: Path = require_path("directory", directory).absolute()
 
     def __str__(self) -> str:
         return str(self.directory)
@@ -204,7 +204,7 @@ def require_archive(name: str, given: Any) -> Archive:
             raise ValueError(f"{name}: expected a directory or s3://bucket/prefix; got {scheme[0]}...")
         return _s3(name, given)
     if isinstance(given, str | os.PathLike):
-        return DirectoryArchive(Path(given))
+        return DirectoryArchive(require_path(name, given))
     lacking = [each for each in ("sizes", "put", "prove", "open") if not callable(getattr(given, each, None))]
     if lacking or isinstance(given, type):
         raise TypeError(f"{name}: expected a directory, s3://bucket/prefix, or an Archive; got {kind_of(given)}")

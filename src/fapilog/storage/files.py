@@ -330,7 +330,7 @@ def _number_of(group: str | int) -> int:
 
     try:
         return (grp.getgrnam(group) if isinstance(group, str) else grp.getgrgid(group)).gr_gid
-    except (KeyError, OverflowError):
+    except (KeyError, OverflowError, ValueError):  # ValueError: no name can have such a character
         raise ValueError(f"group: expected a group of this system; got {group!r}") from None
     except TypeError:
         raise TypeError(f"group: expected a name or a number; got {kind_of(group)}") from None
