@@ -23,12 +23,14 @@ __all__ = [
     "COLUMNS",
     "SCHEMA",
     "SELECTIVE",
+    "STRETCH",
     "Dialect",
     "Question",
     "events_of",
     "follow_row",
     "questions",
     "rows_of",
+    "stretch_of",
     "values_of",
 ]
 
@@ -51,6 +53,14 @@ SELECTIVE: Final = (
 )
 """Columns of which few records have the same value, so that their index is the shortest way to them."""
 
+# The values of these columns come in no order: a record changes a page somewhere in each of their indices. The longer
+# an index is, the fewer records of a commit share a page; at ten million records half of the events a second were left.
+# So SQLite has the entries of a stretch together: a commit changes those of the newest stretch, however long the trail
+# is, and a question looks into one stretch after the other.
+_STRETCH_BITS: Final = 20
+STRETCH: Final = f"sequence_number >> {_STRETCH_BITS}"
+"""The first column of the indices of `SELECTIVE` in SQLite: which million of the trail a record is in."""
+
 SCHEMA: Final = (
     f"""
 CREATE TABLE records (
@@ -61,10 +71,15 @@ CREATE TABLE records (
     """,
     # Not unique: a trail in files, which is copied here, knows the newest ids only, and stores an older one again.
     "CREATE INDEX by_event_id ON records (event_id)",
-    *(f"CREATE INDEX by_{name} ON records ({name}) WHERE {name} IS NOT NULL" for name in SELECTIVE[1:]),
+    *(f"CREATE INDEX by_{name} ON records ({STRETCH}, {name}) WHERE {name} IS NOT NULL" for name in SELECTIVE[1:]),
     "CREATE INDEX by_event_type ON records (event_type)",
     "CREATE INDEX by_timestamp ON records (timestamp)",
 )
+
+
+def stretch_of(number: int) -> tuple[int, int]:
+    """Return the value of `STRETCH` for the record *number*, and the number before the first of the stretch."""
+    return number >> _STRETCH_BITS, (number >> _STRETCH_BITS << _STRETCH_BITS) - 1
 
 
 def values_of(event: AuditEvent) -> tuple[Any, ...]:
@@ -178,11 +193,13 @@ class Question(NamedTuple):
     Attributes:
         where: The condition.
         values: The values of its parameters.
+        is_selective: Whether the index of one of `SELECTIVE` is the shortest way.
         times: The first and the last microsecond that is wanted, if the times of the records are the shortest way.
     """
 
     where: str
     values: tuple[Any, ...]
+    is_selective: bool
     times: tuple[int, int] | None
 
 
@@ -235,5 +252,6 @@ def _question(wanted: EventFilter, equal: dict[str, Any], dialect: Dialect) -> Q
     return Question(
         " AND ".join([f"sequence_number > {mark} AND sequence_number < {mark}", *(part for part, _ in parts)]),
         tuple(value for _, values in parts for value in values),
+        is_selective,
         (begin, end) if has_times and not is_selective else None,
     )
