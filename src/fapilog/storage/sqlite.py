@@ -26,8 +26,8 @@ from ._files.directory import why_not_writable
 from ._files.room import Room
 from ._front import front_of
 from ._holes import item_of, joined, newest_of, up_to
-from ._ranges import ranges
-from ._rows import COLUMNS, STRETCH, Question, follow_row, questions, rows_of, stretch_of, values_of
+from ._ranges import ranges, stretches
+from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
 from ._verdicts import unreadable, verdict_on
 from .protocol import EventFilter
 
@@ -268,16 +268,14 @@ class SQLiteStorage:
         """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
         low = -1 if wanted.after is None else min(wanted.after, _MAX)
         high = _MAX if wanted.before is None else min(wanted.before, _MAX)
-        stretch = f"{STRETCH} = ? AND " if question.is_selective else ""
         # The class of S608 is a text of one's own in SQL; here are only names of columns.
         query = (
-            f"SELECT sequence_number, line FROM records WHERE {stretch}{question.where}"  # noqa: S608
-            " ORDER BY sequence_number DESC LIMIT ?"
+            f"SELECT sequence_number, line FROM records WHERE {question.where} ORDER BY sequence_number DESC LIMIT ?"  # noqa: S608
         )
         size = min(limit, _PAGE)
         for first, behind in self._ranges(question, low, high):
-            before, which = behind, stretch_of(behind - 1)[:1] if stretch else ()
-            while rows := self._page(query, (*which, first, before, *question.values, size)):
+            before = behind
+            while rows := self._page(query, (*question.within(first, before), size)):
                 for row in rows:
                     item = self._item(*row)
                     if isinstance(item, DamagedRecord) or wanted.matches(item):
@@ -286,8 +284,8 @@ class SQLiteStorage:
 
     def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Yield ranges between *low* and *high*, without these, that have all answers, the newest first."""
-        if question.is_selective:
-            return self._stretches(low, high)
+        if question.in_stretches:
+            return stretches(low, high, self._newest_before)
         if question.times is None:
             return iter([(low, high)])
         times = question.times
@@ -296,16 +294,12 @@ class SQLiteStorage:
             low,
             high,
             some=lambda count: self._numbers(f"{_OF_TIMES} LIMIT ?", *times, count),
-            newest=lambda: self._numbers(_NEWEST_BEFORE, high)[0],
+            newest=self._newest_before,
             last=lambda before, count: self._numbers(last, *times, before, count),
         )
 
-    def _stretches(self, low: int, high: int) -> Iterator[tuple[int, int]]:
-        # The records decide which there are: the number of a row that was put in may be any.
-        while (newest := next(iter(self._numbers(_NEWEST_BEFORE, high)), None)) is not None and newest > low:
-            before_first = stretch_of(newest)[1]
-            yield max(low, before_first), newest + 1
-            high = before_first + 1
+    def _newest_before(self, high: int) -> int | None:
+        return next(iter(self._numbers(_NEWEST_BEFORE, high)), None)
 
     def _read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         return list(up_to(limit, joined(self._item(*row) for row in self._oldest(after, limit))))
