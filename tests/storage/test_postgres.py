@@ -185,6 +185,12 @@ def test_a_reader_reads_and_verifies(storage: PostgresStorage, database: Server,
     without_loop(reader.aclose())
 
 
+def time_is_over(monkeypatch: pytest.MonkeyPatch, *, after: int) -> None:
+    """Have a link find its time over when it has looked at the clock so often: at first, and before it connects."""
+    now = itertools.chain(itertools.repeat(0.0, after), itertools.repeat(math.inf))
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: next(now)))
+
+
 SECRET = "not-shown"
 
 
@@ -192,7 +198,7 @@ class Panic(BaseException):
     """The panic of an extension module: no `Exception`."""
 
 
-def test_a_password_that_can_t_be_had(database: Server, trail: str) -> None:
+def test_a_password_that_can_t_be_had(database: Server, trail: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the function raises, or returns, that gives the password, the error names it, and shows nothing."""
 
     def panic() -> str:
@@ -200,7 +206,8 @@ def test_a_password_that_can_t_be_had(database: Server, trail: str) -> None:
 
     functions: dict[str, Any] = {"Panic": panic, "ValueError": lambda: f"{SECRET}\udcff", "TypeError": SECRET.encode}
     for name, function in functions.items():
-        storage = PostgresStorage(database.dsn(user="service"), trail, password=function, timeout=0.01)
+        storage = PostgresStorage(database.dsn(user="service"), trail, password=function)
+        time_is_over(monkeypatch, after=2)
         with pytest.raises(AuditStorageError, match=rf"the DSN or the password can't be read \({name}\)$") as caught:
             append(storage, "a")
         assert SECRET not in str(caught.getrepr(showlocals=True))
@@ -642,8 +649,7 @@ def test_who_has_waited_behind_others_in_vain_waits_no_longer(monkeypatch: pytes
     """A call whose time is over when its turn comes, and that has no connection, asks for none."""
     link = PostgresStorage("host=127.0.0.1 port=1", "t").link()
     monkeypatch.setattr(ServerAt, "connect", lambda *_: pytest.fail("it asks for a connection"))
-    now = itertools.chain([0.0], itertools.repeat(11.0))
-    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    time_is_over(monkeypatch, after=1)
     with pytest.raises(AuditStorageError, match=r"^cannot look in PostgreSQL 127.0.0.1:1/\S+: no answer in time$"):
         link.call("look", lambda _: None, 10)
 
@@ -656,9 +662,10 @@ def test_the_reason_is_told_to_all_that_wait(monkeypatch: pytest.MonkeyPatch) ->
         raise psycopg.OperationalError("password authentication failed")
 
     monkeypatch.setattr(ServerAt, "connect", refuse)
-    for seconds in (0.01, 0):
+    for looks in (2, 1):
+        time_is_over(monkeypatch, after=looks)
         with pytest.raises(AuditStorageError, match=r"^cannot look in .*: password authentication failed$"):
-            link.call("look", lambda _: None, seconds)
+            link.call("look", lambda _: None, 10)
 
 
 def test_a_wait_is_given_up_by_another_thread(database: Server) -> None:
@@ -687,17 +694,19 @@ def test_a_wait_is_given_up_by_another_thread(database: Server) -> None:
 def test_a_commit_that_nobody_answers_may_be_stored(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the answer to a commit is lost and the server does not come back, the error says that it may be stored."""
     append(storage, "a")
-    # In this time the event must come as far as its commit.
-    monkeypatch.setattr(storage, "timeout", 2.0)
     original = psycopg.Connection.execute
 
     def lose(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, query, *args, **kwargs)
         if b"COMMIT" in (query.as_bytes(None) if hasattr(query, "as_bytes") else b""):
             self.close()
-            storage.server._parameters["host"] = "/nowhere"
+            monkeypatch.setattr(ServerAt, "connect", refuse)
             raise psycopg.OperationalError("the answer is lost")
         return result
+
+    def refuse(*_: object) -> Connection:
+        time_is_over(monkeypatch, after=0)
+        raise psycopg.OperationalError("connection refused")
 
     monkeypatch.setattr(psycopg.Connection, "execute", lose)
     with pytest.raises(AuditStorageError, match=r"a commit was lost: the event may be stored$"):
