@@ -41,9 +41,9 @@ CREATE TABLE fapilog.heads (
     checksum text COLLATE "C"
 ) WITH (fillfactor = 20);  -- a new version of the row has room beside the old one, and no index changes
 
--- "line" is the record as it was stored; the columns before it are taken from it, to be searched. "repeated" is not 0 in
--- a record that was copied, and has the id of one before it: its number. A trail in files knows the newest ids only, and
--- stores an older one again. No record that is appended has the id of another.
+-- "line" is the record as it was stored; the columns before it are taken from it, to be searched. "repeated" is not 0
+-- in a record that was copied, and has the id of one before it: its number. A trail in files knows the newest ids only,
+-- and stores an older one again. No record that is appended has the id of another.
 CREATE TABLE fapilog.records (
     trail text COLLATE "C" NOT NULL,
     sequence_number bigint NOT NULL,
