@@ -105,7 +105,8 @@ CREATE TABLE fapilog.alerts (
     spent double precision NOT NULL DEFAULT 0,  -- the seconds of waiting that count against it instead
     reason text,
     ended_at timestamptz,
-    UNIQUE (trail, event_id, outbox)
+    -- A trail in files may have an id again after a while.
+    UNIQUE (trail, event_id, outbox, sequence_number)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 -- A row is in few of them at a time, since it is written twice for each attempt. What a lease changes is in none, so
 -- that a claim writes to no index: https://www.postgresql.org/docs/current/storage-hot.html
