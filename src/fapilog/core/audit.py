@@ -217,9 +217,11 @@ class AuditTrail(Configured, EverydayEvents, Questions):
 
         From any task, loop or thread with a loop. Nothing happens if it is stopped already. It may be started again. A
         caller that is cancelled meanwhile stops the waiting: the alerts that are not sent are reported as failed, the
-        dispatcher is left, and then the cancellation is raised.
+        dispatcher is left, and then the cancellation is raised. A storage that is not closed within five seconds is
+        left as it is, and the log says so.
 
         Raises:
+            Exception: The storage can't be closed: its own exception.
             RuntimeError: The trail was started in another event loop, which does not run.
         """
         try:

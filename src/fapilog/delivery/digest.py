@@ -193,6 +193,7 @@ class Digest:
 
     def _key_of(self, alert: Alert) -> Hashable:
         if self._key is not None:
+            key: _Key | None = None
             try:
                 key = _Key(answer(self._key, *alert))
                 _ = key in self._windows
@@ -201,7 +202,7 @@ class Digest:
                 raise
             except BaseException as error:
                 problem = type(error).__qualname__
-            if problem is None:
+            if key is not None and problem is None:
                 return key
             # Not its text or traceback, which may hold values of the event.
             _log.error("key raised %s for event %s", problem, alert.event.event_id)
