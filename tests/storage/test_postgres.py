@@ -241,18 +241,27 @@ def test_the_tables_are_made_once(database: Server) -> None:
         install_schema(database.dsn("latin").replace("latin", "template1").replace("user=postgres", "user=service"))
 
 
-def test_tables_of_an_earlier_version_are_migrated(database: Server) -> None:
-    """A trail in tables of the first version goes on in those of this one, and until then nothing is stored."""
+def later(monkeypatch: pytest.MonkeyPatch, migration: str) -> None:
+    """Let it be a later fapilog, with one more migration."""
+    monkeypatch.setattr(_schema, "_MIGRATIONS", (*_MIGRATIONS, migration))
+    for module in ("_schema", "_storage"):
+        monkeypatch.setattr(f"fapilog.storage.postgres.{module}.VERSION", VERSION + 1)
+
+
+def test_tables_of_an_earlier_version_are_migrated(database: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trail in tables of an earlier version goes on in those of a later one, and until then nothing is stored."""
     with psycopg.connect(database.dsn(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE earlier")
-    with psycopg.connect(database.dsn("earlier"), autocommit=True) as connection:
-        connection.execute(_MIGRATIONS[0].encode())
-        connection.execute("INSERT INTO fapilog.schema_version VALUES (1)")
+    install_schema(database.dsn("earlier"))
     storage = PostgresStorage(database.dsn("earlier"), "t")
-    with pytest.raises(AuditStorageError, match=f"expected the tables of version {VERSION}; got version 1: run"):
-        append(storage, "a")
-    assert install_schema(database.dsn("earlier")) is True
     append(storage, "a")
+    without_loop(storage.aclose())
+    later(monkeypatch, "ALTER TABLE fapilog.records ADD COLUMN place text;\n")
+    with pytest.raises(AuditStorageError, match=f"expected the tables of version {VERSION + 1}; got version {VERSION}"):
+        append(storage, "b")
+    assert install_schema(database.dsn("earlier")) is True
+    append(storage, "b")
+    assert without_loop(storage.verify()).events_checked == 2
     without_loop(storage.aclose())
 
 
@@ -261,9 +270,7 @@ def test_a_migration_may_take_its_time(database: Server, monkeypatch: pytest.Mon
     with psycopg.connect(database.dsn(), autocommit=True) as connection:
         connection.execute("CREATE DATABASE large")
     install_schema(database.dsn("large"))
-    slow = "LOCK TABLE fapilog.records; SELECT pg_sleep(2.5);\n"
-    monkeypatch.setattr(_schema, "_MIGRATIONS", (*_MIGRATIONS, slow))
-    monkeypatch.setattr(_schema, "VERSION", VERSION + 1)
+    later(monkeypatch, "LOCK TABLE fapilog.records; SELECT pg_sleep(2.5);\n")
     with psycopg.connect(database.dsn("large")) as reader:
         reader.execute("SELECT FROM fapilog.records")
         with pytest.raises(AuditStorageError, match=r"lock timeout \(55P03\)$"):

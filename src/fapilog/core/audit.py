@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 from .._keywords import look_for_typos
 from ..context import completed
 from ..record import chain
+from ..record.annotations import imported_later
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
@@ -53,6 +54,12 @@ if TYPE_CHECKING:
     from ._rules import Rules
     from .audited import Audited
     from .sync import SyncAuditTrail
+else:
+    Path = imported_later("pathlib", "Path")
+    Archive = imported_later("fapilog.storage.archive", "Archive")
+    Audited = imported_later("fapilog.core.audited", "Audited")
+    RetentionReport = imported_later("fapilog.storage.retention", "RetentionReport")
+    SyncAuditTrail = imported_later("fapilog.core.sync", "SyncAuditTrail")
 
 __all__ = [
     "AuditChainVerificationResult",
@@ -217,9 +224,11 @@ class AuditTrail(Configured, EverydayEvents, Questions):
 
         From any task, loop or thread with a loop. Nothing happens if it is stopped already. It may be started again. A
         caller that is cancelled meanwhile stops the waiting: the alerts that are not sent are reported as failed, the
-        dispatcher is left, and then the cancellation is raised.
+        dispatcher is left, and then the cancellation is raised. A storage that is not closed within five seconds is
+        left as it is, and the log says so.
 
         Raises:
+            Exception: The storage can't be closed: its own exception.
             RuntimeError: The trail was started in another event loop, which does not run.
         """
         try:

@@ -15,9 +15,10 @@ import threading
 import time
 from contextvars import Context, ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..context import settled_context
+from ..core.audit import AuditTrail
 from ..core.signals import calls_here
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.options import require
@@ -27,9 +28,6 @@ from ..tasks.fork import call_in_child
 from ..tasks.portal import flush_at_exit
 from ..tasks.strangers import Log, is_logging
 from ._trails import require_trail
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = ["Backlog", "Waiting", "is_storing"]
 

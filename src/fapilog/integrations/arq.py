@@ -18,12 +18,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 from arq import Retry
 from arq.worker import RetryJob
 
+from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType
 from ..record.options import is_async
 from ..record.values import text
@@ -31,9 +32,6 @@ from ..tasks.green import refuse_green_threads
 from ..tasks.strangers import Log
 from . import _tasks
 from ._trails import require_trail
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = ["AuditMiddleware", "carried"]
 

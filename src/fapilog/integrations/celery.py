@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from celery import signals  # type: ignore[import-untyped]
 
+from ..core.audit import AuditTrail
 from ..tasks.green import GREEN_THREADS, refuse_green_threads
 from ._tasks import (
     HEADER,
@@ -27,9 +28,6 @@ from ._tasks import (
     worker_started,
 )
 from ._trails import require_trail
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = ["instrument"]
 

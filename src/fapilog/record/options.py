@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from .annotations import imported_later
 from .values import name_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+else:
+    Path = imported_later("pathlib", "Path")
 
 __all__ = [
     "did_you_mean",
