@@ -27,6 +27,7 @@ from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLe
 from ..record.options import require, require_bool
 from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
+from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
 
 # Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
@@ -70,6 +71,7 @@ __all__ = [
     "ChainStatus",
     "ComplianceLevel",
     "CompliancePolicy",
+    "require_trail",
 ]
 
 
@@ -138,9 +140,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         lag_limit: float = 300.0,
     ) -> None:
         if policy is not None and not isinstance(policy, CompliancePolicy):
-            raise TypeError(
-                f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
-            )
+            raise TypeError(f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {kind_of(policy)}")
         policy = CompliancePolicy() if policy is None else policy
         self.policy: CompliancePolicy = policy
         keeping = Keeping(
@@ -536,3 +536,15 @@ class AuditTrail(Configured, EverydayEvents, Questions):
             self._rules.forget()
         self._own_records.forget()
         self._alerts.forget()
+
+
+def require_trail(name: str, trail: AuditTrail) -> AuditTrail:
+    """
+    Return *trail* if it is one: with anything else, the first event would be lost.
+
+    Raises:
+        TypeError: It is none; the message begins with *name*.
+    """
+    if not isinstance(trail, AuditTrail):
+        raise TypeError(f"{name}: expected an AuditTrail; got {kind_of(trail)}")
+    return trail
