@@ -315,7 +315,8 @@ class Alerts:
         if trouble is None:
             return
         try:
-            words = await contained(trouble)
+            with contained():
+                words = await trouble()
         except Exception as error:
             words = type(error).__qualname__
         if words is not None:
@@ -389,8 +390,8 @@ class Alerts:
 
     async def _announce_again(self, announce: Callable[[AuditEvent], Awaitable[None]], event: AuditEvent) -> None:
         try:
-            with anyio.fail_after(self._timeout):
-                await contained(functools.partial(announce, event))
+            with anyio.fail_after(self._timeout), contained():
+                await announce(event)
         except Exception as error:
             # The exception of a subclass of the trail, which announces in its own way.
             _log.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)

@@ -344,9 +344,8 @@ class AlertForwarder:
                 # The call of `log_event` returns first. On asyncio it is woken a turn after the task that stores.
                 await anyio.lowlevel.checkpoint()
                 event = self._policy.for_dispatch(event)
-                await contained(
-                    functools.partial(self._dispatcher.send_alert, event, severity=severity, channel=channel)
-                )
+                with contained():
+                    await self._dispatcher.send_alert(event, severity=severity, channel=channel)
                 is_done = True
             if not is_done:
                 error = AlertTimeoutError(self._timeout)

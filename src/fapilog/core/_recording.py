@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Sequence
 from time import monotonic
@@ -127,7 +126,8 @@ class Recorder:
         if alerts:
             options["alerts"] = alerts
         whole = event.event() if isinstance(event, Draft) else event
-        return await contained(functools.partial(self._storage.append, whole, **options))
+        with contained():
+            return await self._storage.append(whole, **options)
 
     def _take_note(self, event: AuditEvent, sequence_number: int) -> None:
         """Count *event*, which is stored as the record of that number, and wake the followers of the trail."""

@@ -123,7 +123,8 @@ class Rules:
         is_over = False
         try:
             while not is_over:
-                is_over = not await contained(functools.partial(self._count_on, record))
+                with contained():
+                    is_over = not await self._count_on(record)
                 self._health.working(RULES)
         except _NotRecordedError as error:
             # An incident of the storage by now.

@@ -186,7 +186,8 @@ class Watch:
             return
         self._begun += 1
         number = self._begun
-        found = await contained(concerns)
+        with contained():
+            found = await concerns()
         if number < self._newest:
             # It saw less than a look that took less time, and could resolve an incident that goes on.
             return

@@ -68,7 +68,8 @@ class Job:
                 # the list.
                 _collected.set(None)
                 try:
-                    await contained(self.call)
+                    with contained():
+                        await self.call()
                 except Exception as error:
                     self.failed(error)
         except anyio.get_cancelled_exc_class():

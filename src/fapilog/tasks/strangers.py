@@ -11,9 +11,10 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
 from contextvars import ContextVar
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import anyio
@@ -133,23 +134,31 @@ def answer(function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
     return found
 
 
-async def contained(call: Callable[[], Awaitable[T]]) -> T:
+def contained() -> AbstractContextManager[None]:
     """
-    Return the result of ``await call()``.
+    Be the border around the foreign code that is awaited inside of the ``with`` block.
 
     Raises:
-        Exception: The exception of *call*; a `PanicError` in place of anything that is no `Exception`.
+        Exception: The exception of the code; a `PanicError` in place of anything that is no `Exception`.
         BaseException: `KeyboardInterrupt`, `SystemExit`, and the cancellation of this task.
     """
-    here = current_task()
-    try:
-        return await call()
-    except (Exception, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
+    return _Border()
+
+
+class _Border:
+    """No coroutine around that of the foreign code, and no generator: every alert comes by here, at every step."""
+
+    __slots__ = ("_task",)
+
+    def __enter__(self) -> None:
+        self._task = current_task()
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or isinstance(error, Exception | KeyboardInterrupt | SystemExit):
+            return
         # A coroutine that is closed, and not run by its task, is thrown a GeneratorExit, and must let it pass.
-        if isinstance(error, GeneratorExit) and (here is None or current_task() != here):
-            raise
+        if isinstance(error, GeneratorExit) and (self._task is None or current_task() != self._task):
+            return
         raise tamed(error) from error
 
 

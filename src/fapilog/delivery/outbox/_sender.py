@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from functools import partial
 from typing import Final, NamedTuple
 
 import anyio
@@ -140,7 +139,8 @@ class Sender:
     async def send_directly(self, alert: Alert) -> SentDirectly:
         """Send *alert*, which the store can't take, once; raises as the dispatcher does."""
         began_at, began = self._now(), anyio.current_time()
-        await contained(partial(self._inner.send_alert, alert.event, severity=alert.severity, channel=alert.channel))
+        with contained():
+            await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
         return SentDirectly(alert, began_at, anyio.current_time() - began)
 
     async def put_back(self) -> None:
@@ -270,7 +270,8 @@ class Sender:
         error: Exception | None = unknown
         try:
             with anyio.move_on_after(self._terms.timeout):
-                await contained(partial(self._inner.send_alert, event, severity=severity, channel=channel))
+                with contained():
+                    await self._inner.send_alert(event, severity=severity, channel=channel)
                 error = None
             if error is not None:
                 error = AmbiguousDeliveryError(f"no outcome within {self._terms.timeout:g} s")
