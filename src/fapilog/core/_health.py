@@ -21,8 +21,7 @@ from ..record.chain import AuditChainVerificationResult
 from ..record.errors import reason
 from ..record.events import AuditEvent
 from ..record.values import text
-from ..tasks.background import Background
-from ..tasks.loops import own_context
+from ..tasks.background import Background, own_context
 from ..tasks.strangers import Log
 from ..tasks.threads import in_thread
 from ._incidents import (

@@ -19,8 +19,8 @@ from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import RULE_MET, AuditEventType
 from ..storage.protocol import AuditStorage, EventFilter
-from ..tasks.background import Background
-from ..tasks.loops import Loop, own_context
+from ..tasks.background import Background, own_context
+from ..tasks.loops import Loop
 from ..tasks.strangers import Log, answer, contained
 from ._health import Health
 from ._incidents import RULES

@@ -16,8 +16,8 @@ from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel
 from ..record.values import FrozenDict, text
 from ..storage.protocol import AuditStorage, EventFilter, holds, require_head
-from ..tasks.background import Background
-from ..tasks.loops import is_without_loop, own_context
+from ..tasks.background import Background, own_context
+from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health, weakly
 from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT, REPLICA

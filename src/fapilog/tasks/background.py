@@ -14,11 +14,10 @@ from typing import Any, Final
 
 import anyio
 
-from .events import Condition
-from .loops import Loop, LoopClosedError, cancellation_of_this_task, is_without_loop
-from .strangers import Log, contained
+from .loops import Condition, Loop, LoopClosedError, is_without_loop
+from .strangers import Log, cancellation_of_this_task, contained
 
-__all__ = ["Background", "Call", "Job", "alone", "side_by_side"]
+__all__ = ["Background", "Call", "Job", "alone", "own_context", "side_by_side"]
 
 _log: Final = Log("fapilog")
 
@@ -267,6 +266,19 @@ class Background:
 
 
 _collected: Final[ContextVar[list[Job] | None]] = ContextVar("fapilog_collected", default=None)
+
+
+def own_context() -> Context:
+    """
+    Return a context with the caller's variables of this package, and no others.
+
+    For tasks that outlive their caller, and must not run in the context of the request that happened to start them.
+    """
+    context = Context()
+    for variable, value in copy_context().items():
+        if variable.name.startswith("fapilog_"):
+            context.run(variable.set, value)
+    return context
 
 
 def _log_failure(error: Exception) -> None:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 import anyio
 
 from ..record.errors import PanicError
-from .loops import cancellation_of_this_task, current_task, is_without_loop
+from .loops import current_task, is_without_loop
 
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["Log", "answer", "contained", "is_logging", "tamed"]
+__all__ = ["Log", "answer", "cancellation_of_this_task", "contained", "is_logging", "tamed"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -180,6 +180,19 @@ def tamed(error: BaseException) -> Exception:
             if isinstance(each, anyio.get_cancelled_exc_class()):
                 raise each
     return PanicError(type(error).__qualname__)
+
+
+def cancellation_of_this_task() -> Callable[[], bool]:
+    """
+    Return a function that returns whether this task is being cancelled; only asyncio needs it.
+
+    When its loop ends, asyncio cancels all tasks in one go. So a cancelled task knows that the loop is ending if
+    another one, which nothing else cancels, is cancelled too. trio ends the scopes around the tasks instead, from the
+    outside in.
+    """
+    # trio's tasks have no such method.
+    cancelling: Callable[[], int] = getattr(current_task(), "cancelling", int)
+    return lambda: cancelling() > 0
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
