@@ -326,7 +326,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
                 event = noted(event)
                 await self._recorder.record(event, chain.body(event), once=once, quietly=True)
             else:
-                await self._store_and_announce(event.event(), record, once=once)
+                await self._store_and_announce(event, record, once=once)
         except BaseException as error:
             # The same as `without_frames`, without a second coroutine for every event.
             leave_frames_out(error, handled)
@@ -508,7 +508,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         """Store an event about a rule, and announce it; once, even if several processes do so."""
         known = {"event_type": RULE_MET, "message": message, **self._known}
         event, record = recorded(known, fields, limits=self._limits)
-        await self._store_then_announce(event.event(), record, once=True)
+        await self._store_then_announce(event, record, once=True)
 
     async def _record(self, event: AuditEvent) -> None:
         """Store an event of the trail about itself, and announce it if the policy says so."""
