@@ -92,8 +92,9 @@ class Outstanding:
 
     def announced(self, event_id: str) -> None:
         """Note that an event was announced, or will not be."""
-        self._unannounced.discard(event_id)
-        self.changed.notify()
+        if event_id in self._unannounced:
+            self._unannounced.discard(event_id)
+            self.changed.notify()
 
     def interrupted(self, event_id: str) -> bool:
         """
@@ -230,11 +231,10 @@ class AlertForwarder:
     async def make_room(self) -> None:
         """Let this loop send while the buffer is filling up, so that a tight loop does not fill it; soon returns."""
         home = self._background.home
-        if home is None or is_without_loop() or not home.is_here:
-            return
         for _ in range(_TURNS):
             # A full buffer stays full: a dispatcher that hangs must not delay the callers.
-            if not self._limit <= 2 * len(self._buffer) < 2 * self._limit:
+            is_filling = self._limit <= 2 * len(self._buffer) < 2 * self._limit
+            if not is_filling or home is None or is_without_loop() or not home.is_here:
                 return
             await anyio.lowlevel.checkpoint()
 
@@ -258,7 +258,7 @@ class AlertForwarder:
         event = pending.alert.event
         is_open = self._background.home is not None
         with self._lock:
-            is_full = max(len(self._buffer), self._background.kept) >= self._limit
+            is_full = (len(self._buffer) if is_open else self._background.kept) >= self._limit
             is_missed = is_full and self._outstanding.resends and event.sequence_number is not None
             if not is_missed:
                 self._outstanding.add(pending)

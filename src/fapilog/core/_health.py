@@ -207,13 +207,15 @@ class Health:
         A delivered alert resolves the incident only if it was announced after the last undelivered one had failed. The
         alerts that wait in a full buffer prove nothing: one would resolve the incident, and the next open it anew.
         """
-        if is_own(report.event):
+        event = report.event
+        if report.error is None and not self._incidents:
+            return  # as after nearly every alert
+        if is_own(event):
             if report.error is None:
-                self._delivered(str(report.event.metadata["incident"]))
+                self._delivered(str(event.metadata["incident"]))
+        elif self._background.leaving:
             return
-        if self._background.leaving:
-            return
-        if report.error is None:
+        elif report.error is None:
             with self._lock:
                 taken = self._taken(DISPATCHING) if announced >= self._last_undelivered else {}
             self._resolve_soon(taken)
@@ -221,7 +223,6 @@ class Health:
         elif report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.entered):
             with self._lock:
                 self._last_undelivered = max(self._last_undelivered, announced + report.waited + report.took)
-            event = report.event
             self.failing(
                 DISPATCHING, f"{report.reason} (event {event.event_id}, record {event.sequence_number or 'not stored'})"
             )
