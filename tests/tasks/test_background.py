@@ -31,7 +31,7 @@ async def test_calls_run_beside_the_code_that_starts_them() -> None:
     assert done == []
     await running.leave(timeout=10)
     assert done == ["b", "a"]
-    assert not background.entered
+    assert background.home is None
 
 
 async def test_calls_are_kept_until_someone_settles() -> None:
@@ -313,4 +313,4 @@ def test_a_call_whose_loop_ends_before_its_first_step_is_not_waited_for() -> Non
 
     anyio.run(main)
     assert done == []
-    assert not background.entered
+    assert background.home is None

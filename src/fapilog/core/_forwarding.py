@@ -70,6 +70,7 @@ class Outstanding:
 
     Attributes:
         resends: Whether a catch-up resends the alerts that are missed from now on.
+        has_missed: Whether an alert was missed since `watch` was called.
         changed: Notified after every change.
     """
 
@@ -79,8 +80,8 @@ class Outstanding:
         self._pending: dict[Pending, None] = {}
         self._watched: frozenset[str] = frozenset()
         self._missed: set[str] = set()
-        self._has_missed = False
         self.resends: bool = False
+        self.has_missed: bool = False
         self.changed: Condition = Condition()
 
     def __len__(self) -> int:
@@ -105,7 +106,7 @@ class Outstanding:
         """
         is_lost = event_id in self._unannounced and not self.resends
         self._unannounced.discard(event_id)
-        self._has_missed = True
+        self.has_missed = True
         self.changed.notify()
         return is_lost
 
@@ -133,19 +134,14 @@ class Outstanding:
     def miss(self, event: AuditEvent) -> None:
         """Note an alert for the catch-up to resend."""
         with self._lock:
-            self._has_missed = True
+            self.has_missed = True
             if event.event_id in self._watched:
                 self._missed.add(event.event_id)
-
-    @property
-    def has_missed(self) -> bool:
-        """Whether an alert was missed since `watch` was called."""
-        return self._has_missed
 
     def watch(self, event_ids: Collection[str]) -> frozenset[str]:
         """Note from now on which of these events' alerts are missed; return the ids of the alerts without a report."""
         with self._lock:
-            self._watched, self._missed, self._has_missed = frozenset(event_ids), set(), False
+            self._watched, self._missed, self.has_missed = frozenset(event_ids), set(), False
         return self._ids()
 
     async def until_reported(self) -> frozenset[str]:

@@ -220,7 +220,7 @@ class Health:
                 taken = self._taken(DISPATCHING) if announced >= self._last_undelivered else {}
             self._resolve_soon(taken)
         # Without a background the caller of `log_event` was cancelled, not the dispatcher.
-        elif report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.entered):
+        elif report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.home is not None):
             with self._lock:
                 self._last_undelivered = max(self._last_undelivered, announced + report.waited + report.took)
             self.failing(

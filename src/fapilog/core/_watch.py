@@ -142,7 +142,7 @@ class Watch:
         if time.monotonic() < self.due:
             return
         self.due = time.monotonic() + _EVERY
-        if is_without_loop() and not self._background.entered:
+        if is_without_loop() and self._background.home is None:
             # Kept for later, it would start the background thread of the process only to look.
             await self.look()
         else:

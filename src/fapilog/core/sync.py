@@ -174,7 +174,7 @@ class SyncAuditTrail:
             Exception: The dispatcher can't be entered: its own exception.
             RuntimeError: The interpreter is exiting, or no thread can be started.
         """
-        if not self._background.entered:
+        if self._background.home is None:
             self._portal().run(self._trail.start)
 
     def stop(self) -> None:

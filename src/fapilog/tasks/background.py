@@ -103,11 +103,6 @@ class Background:
         self._loop_is_ending: Callable[[], bool] = bool
 
     @property
-    def entered(self) -> bool:
-        """Whether calls are run as they come."""
-        return self.home is not None
-
-    @property
     def leaving(self) -> bool:
         """Whether calls are cancelled since this is being closed, or since the loop is ending."""
         return self._is_closing or self._loop_is_ending()

@@ -168,7 +168,7 @@ class Sender:
         began = clock = anyio.current_time()
         answer = await self._tell_store(room=self._breaker.room(len(self._claims.held), clock))
         self._claims.add(answer.claims, until=clock + self._terms.lease)
-        while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and background.entered:
+        while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and background.home is not None:
             self._lanes += 1
             background.start_soon(self._lane)
         # Other processes may leave claims behind, and leases must be renewed.
@@ -202,7 +202,7 @@ class Sender:
             lasts=self._terms.lease,
             pause=self._breaker.asked_until - clock,
             recovered=self._breaker.recovered,
-            since=clock - self._route_tried if self._breaker.is_broken else None,
+            since=clock - self._route_tried if self._breaker.probes else None,
             wants_state=was_set or clock >= self._next_state,
             longest_wait=longest_wait,
             mends=was_set or prunes,
@@ -285,7 +285,7 @@ class Sender:
                 verdict = Verdict("stopped", "pending", 0.0, claim.failures, claim.spent)
             else:
                 verdict = self._breaker.judge(claim, error, clock)
-            if self._breaker.is_broken:
+            if self._breaker.probes:
                 self._route_tried = began
             report = DeliveryReport(
                 event=event,
@@ -312,7 +312,7 @@ class Sender:
         elif verdict.status == "pending":
             message = "the outbox %s could not deliver the alert about event %s in attempt %d, %s: %s"
             _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), report.reason)
-        is_broken = self._breaker.is_broken
+        is_broken = self._breaker.probes > 0
         if is_broken or self._was_broken is not False:
             self._store.report(f"the route of the outbox {name}", report.reason if is_broken else None)
         self._was_broken = is_broken
