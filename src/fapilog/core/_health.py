@@ -119,9 +119,8 @@ class Health:
         self._open: dict[Part, tuple[str, ...]] = {}
         # Whether a part has worked, since it failed and while that is being announced.
         self._announcing: dict[Part, bool] = {}
-        self._relapses: Relapses = Relapses()
         self._last_undelivered = 0.0
-        self._is_keeping = self._is_saving = False
+        self._clear()
 
     async def enter(self) -> None:
         """Take over the incidents of processes that are gone, and keep open incidents for the next process."""
@@ -183,10 +182,11 @@ class Health:
                 if works:
                     self.working(part)
 
-    def working(self, part: Part) -> None:
-        """Resolve the incidents of *part*, if there are any; and of others that have worked for long enough now."""
+    def working(self, part: Part | str) -> None:
+        """Resolve the incidents of *part* (a dispatcher's, by its name), and of others that have worked long enough."""
         # Called for every stored event, and the book is nearly always empty: no lock for that.
         if self._open:
+            part = _part(part)
             with self._lock:
                 taken = self._taken(part)
             self._resolve_soon(taken)
@@ -380,12 +380,12 @@ class TrailReporter:
 
     def working(self, part: str) -> None:
         """Resolve the incident of the dispatcher's *part*, if there is one."""
-        self._health.working(_part(part))
+        self._health.working(part)
 
 
-def _part(name: str) -> Part:
-    """Return the part that a dispatcher calls *name*."""
-    return Part("alert_delivery", text(name)[:LONGEST_TEXT])
+def _part(named: Part | str) -> Part:
+    """Return the part that is *named*, by a dispatcher if it is by a text."""
+    return named if isinstance(named, Part) else Part("alert_delivery", text(named)[:LONGEST_TEXT])
 
 
 def weakly(method: Callable[..., Any]) -> Callable[[], Callable[..., Any] | None]:

@@ -453,7 +453,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
 
     def _kept(self, event: AuditEvent) -> list[KeptAlert]:
         """Return the alerts about *event*, which is announced next, that the storage keeps with it."""
-        return self._alerts.kept(event) if self._announces_all else []
+        return self._alerts.kept(event) if self._alerts.kept_in is not None and self._announces_all else []
 
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())

@@ -1,8 +1,9 @@
 """
 Crossing between threads and event loops: schedule a call in a loop, wait for an event of any thread, or do without.
 
-This is the one module that treats asyncio and trio differently: anyio starts tasks only inside of a task group, whose
-host is one certain task, and it has no way to schedule a call in another thread's loop without waiting for the call.
+Here, and where `strangers` looks for the current task, asyncio and trio are treated differently: anyio starts tasks
+only inside of a task group, whose host is one certain task, and it has no way to schedule a call in another thread's
+loop without waiting for the call.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ __all__ = [
     "Loop",
     "LoopClosedError",
     "Waiter",
-    "current_task",
     "finished",
     "is_without_loop",
     "uninterrupted",
@@ -289,17 +289,6 @@ def _running() -> Any:
         return trio.current_trio_token()  # type: ignore[union-attr]
     try:
         return getattr(sys.modules.get("asyncio"), "get_running_loop", _nothing)()
-    except RuntimeError:
-        return None
-
-
-def current_task() -> object:
-    """Return the task that runs here; None if no loop runs, or no task of it. anyio's description of it costs more."""
-    trio = getattr(sys.modules.get("trio"), "lowlevel", None)
-    try:
-        if getattr(trio, "in_trio_task", bool)():
-            return trio.current_task()  # type: ignore[union-attr]
-        return getattr(sys.modules.get("asyncio"), "current_task", _nothing)()
     except RuntimeError:
         return None
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 import anyio
 
 from ..record.errors import PanicError
-from .loops import current_task, is_without_loop
+from .loops import is_without_loop
 
 if TYPE_CHECKING:
     import logging
@@ -151,13 +151,13 @@ class _Border:
     __slots__ = ("_task",)
 
     def __enter__(self) -> None:
-        self._task = current_task()
+        self._task = _current_task()
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None or isinstance(error, Exception | KeyboardInterrupt | SystemExit):
             return
         # A coroutine that is closed, and not run by its task, is thrown a GeneratorExit, and must let it pass.
-        if isinstance(error, GeneratorExit) and (self._task is None or current_task() != self._task):
+        if isinstance(error, GeneratorExit) and (self._task is None or _current_task() != self._task):
             return
         raise tamed(error) from error
 
@@ -182,6 +182,17 @@ def tamed(error: BaseException) -> Exception:
     return PanicError(type(error).__qualname__)
 
 
+def _current_task() -> object:
+    """Return the task that runs here; None if no loop runs, or no task of it. anyio's description of it costs more."""
+    trio = getattr(sys.modules.get("trio"), "lowlevel", None)
+    try:
+        if getattr(trio, "in_trio_task", bool)():
+            return trio.current_task()  # type: ignore[union-attr]
+        return getattr(sys.modules.get("asyncio"), "current_task", lambda: None)()
+    except RuntimeError:
+        return None
+
+
 def cancellation_of_this_task() -> Callable[[], bool]:
     """
     Return a function that returns whether this task is being cancelled; only asyncio needs it.
@@ -191,7 +202,7 @@ def cancellation_of_this_task() -> Callable[[], bool]:
     outside in.
     """
     # trio's tasks have no such method.
-    cancelling: Callable[[], int] = getattr(current_task(), "cancelling", int)
+    cancelling: Callable[[], int] = getattr(_current_task(), "cancelling", int)
     return lambda: cancelling() > 0
 
 
@@ -203,6 +214,6 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 def _is_cancelled() -> bool:
     """Whether this task is being cancelled, by a scope around it or by asyncio's `Task.cancel`."""
-    if is_without_loop() or current_task() is None:
+    if is_without_loop() or _current_task() is None:
         return False
     return anyio.current_effective_deadline() == -math.inf or cancellation_of_this_task()()
