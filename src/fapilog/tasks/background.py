@@ -124,7 +124,9 @@ class Background:
         self._loop_is_ending = cancellation_of_this_task()
         with self._lock:
             self.home = Loop.current()
-            kept, self._kept = self._kept, deque()
+            # After an interruption of its end some may never have been begun.
+            kept = [*self._kept, *self._to_begin]
+            self._kept, self._to_begin = deque(), []
             self._jobs.update(dict.fromkeys(kept))
         for job in kept:
             self._begin(job)
@@ -172,7 +174,7 @@ class Background:
         if not is_first and home.is_here:
             return
         try:
-            home.call_soon(self._begin_all)
+            home.call_soon(functools.partial(self._begin_all, home))
         except LoopClosedError:
             self.forget()
             self._kept.append(job)
@@ -220,7 +222,7 @@ class Background:
         if home is not None:
             if self._to_begin:
                 # Of code that a signal handler ended before it asked for that.
-                home.call_soon(self._begin_all)
+                home.call_soon(functools.partial(self._begin_all, home))
             await self._idle.until(lambda: not self._jobs)
         await self.run([])
 
@@ -228,10 +230,10 @@ class Background:
         """Become as new, in a forked child and when the loop was closed: its calls are dropped."""
         self.__init__()  # type: ignore[misc]
 
-    def _begin_all(self) -> None:
+    def _begin_all(self, home: Loop) -> None:
         with self._lock:
-            if self.home is not None and not self.home.is_here:
-                return  # opened meanwhile in another loop, which begins them
+            if self.home is not None and self.home is not home:
+                return  # opened anew meanwhile, which begins them
             jobs, self._to_begin = self._to_begin, []
         for job in jobs:
             self._begin(job)

@@ -215,7 +215,7 @@ class Store:
     def wake(self) -> None:
         """Make the sender look again: something has changed."""
         changed = self._changed
-        if changed is not None:
+        if changed is not None and not changed.is_set:
             changed.set()
 
     def report(self, what: str, cause: str | None) -> None:
