@@ -514,7 +514,7 @@ async def test_what_else_the_earlier_trail_had(trail: AuditTrail, tmp_path: Path
     """The attributes `policy` and `storage_path` are there, and `cleanup` stops."""
     await trail.start()
     await trail.cleanup()
-    assert not trail._alerts.background.entered
+    assert trail._alerts.background.home is None
     assert (trail.policy, trail.storage_path) == (CompliancePolicy(), tmp_path / "audit")
 
 

@@ -37,7 +37,7 @@ httpx2 = pytest.importorskip("httpx2")
 trustme = pytest.importorskip("trustme")
 
 from fapilog.providers._answers import Answer as Seen  # noqa: E402
-from fapilog.providers._answers import FilteredError, Judge, PayloadRefusedError, read, unpacked  # noqa: E402
+from fapilog.providers._answers import FilteredError, Judge, PayloadRefusedError, unpacked  # noqa: E402
 from fapilog.providers._causes import cause_of  # noqa: E402
 from fapilog.providers._http import _LOGGERS, Poster, Request  # noqa: E402
 
@@ -608,14 +608,16 @@ async def test_a_body_without_end_takes_no_memory() -> None:
         for _ in range(300):
             yield bytes(100_000)
 
-    body = bytearray()
-    tracemalloc.start()
-    try:
-        await read(httpx2.Response(400, content=parts()), body)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    answer = unpacked(400, {}, bytes(body), ended=True)
+    seen: list[Seen] = []
+    endless = httpx2.MockTransport(lambda _: httpx2.Response(400, content=parts()))
+    async with httpx2.AsyncClient(transport=endless) as client:
+        tracemalloc.start()
+        try:
+            await failure_of(Vendor(client=client, judge=seen.append), "https://vendor.example.com/")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    (answer,) = seen
     assert (len(answer.body), answer.whole) == (65_536, False)
     assert peak < 3_000_000
 

@@ -335,7 +335,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
                 event = noted(event)
                 await self._recorder.record(event, chain.body(event), once=once, quietly=True)
             else:
-                await self._store_and_announce(event.event(), record, once=once)
+                await self._store_and_announce(event, record, once=once)
         except BaseException as error:
             # The same as `without_frames`, without a second coroutine for every event.
             leave_frames_out(error, handled)
@@ -462,7 +462,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
 
     def _kept(self, event: AuditEvent) -> list[KeptAlert]:
         """Return the alerts about *event*, which is announced next, that the storage keeps with it."""
-        return self._alerts.kept(event) if self._announces_all else []
+        return self._alerts.kept(event) if self._alerts.kept_in is not None and self._announces_all else []
 
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
@@ -517,7 +517,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         """Store an event about a rule, and announce it; once, even if several processes do so."""
         known = {"event_type": RULE_MET, "message": message, **self._known}
         event, record = recorded(known, fields, limits=self._limits)
-        await self._store_then_announce(event.event(), record, once=True)
+        await self._store_then_announce(event, record, once=True)
 
     async def _record(self, event: AuditEvent) -> None:
         """Store an event of the trail about itself, and announce it if the policy says so."""

@@ -148,15 +148,17 @@ class FileStorage:
 
         Returns and raises as `append`.
         """
-        self._writer.refuse_nested()
+        waits_here = is_without_loop()
+        if waits_here or self._at_once:
+            self._writer.refuse_nested()
         if not once:
             if self._appends >= _APPENDS_PER_YIELD:
                 self._appends = 0
-                if not is_without_loop():
+                if not waits_here:
                     await anyio.lowlevel.checkpoint()
             # It never waits for another caller, and with durability "fsync" only a thread without a loop waits for the
             # disk.
-            if (self._at_once or is_without_loop()) and not self._commits.busy:
+            if (self._at_once or waits_here) and not self._commits.busy:
                 self._appends += 1
                 try:
                     seal = self._writer.append_at_once(record)

@@ -257,7 +257,8 @@ class Replication:
     async def _try(self) -> bool:
         """Catch up, and return whether that was possible; log if not."""
         try:
-            await contained(self.catch_up)
+            with contained():
+                await self.catch_up()
         except Exception as error:
             problem = reason(error)
             await self._keep(None, problem=problem, is_stuck=isinstance(error, TrailMismatchError))
