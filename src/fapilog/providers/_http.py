@@ -287,7 +287,7 @@ class Poster:
             try:
                 url, is_near = self._parsed(request.url)
                 borrowed = self._open_client(near=is_near)
-                async with nullcontext(borrowed) if borrowed else await make_client(self._name, near=is_near) as client:
+                async with nullcontext(borrowed) if borrowed else await self._new_client(near=is_near) as client:
                     sent = _built(client, url, request, stream)
                     response = await client.send(sent, stream=True, follow_redirects=False)
                     try:
