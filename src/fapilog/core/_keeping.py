@@ -61,14 +61,13 @@ class Keeping:
 
             self.path = require_path("storage_path", "audit_logs" if storage_path is None else storage_path)
             storage = FileStorage(self.path, durability=durability)
-        elif (files := files_of(require_storage("storage", storage))) is not None:
-            self.path = files.directory
-        self.storage: AuditStorage = storage
+        self.storage: AuditStorage = require_storage("storage", storage)
         self.incident_files: IncidentFiles | None = None
-        if self.path is not None:
+        if (files := files_of(storage)) is not None:
             from ._incidentfiles import IncidentFiles  # noqa: PLC0415
 
-            self.incident_files = IncidentFiles(self.path)
+            self.path = self.path or files.directory
+            self.incident_files = IncidentFiles(self.path, files.access)
         self.archive: Archive | None = None
         self.asked: AuditStorage = storage
         if archive is not None:

@@ -19,10 +19,7 @@ from ..record.values import kind_of, text
 from ..storage.protocol import AuditStorage, EventFilter, value_at
 from ..tasks.strangers import Log
 
-__all__ = ["Events", "OnDamage", "counted", "intact", "last_intact", "member_of_events"]
-
-OnDamage = Literal["log", "raise", "yield"]
-"""How a record that can't be read is treated; see `Events`."""
+__all__ = ["Events", "counted", "intact", "last_intact", "member_of_events"]
 
 Item = TypeVar("Item", bound="AuditEvent | DamagedRecord")
 
@@ -55,7 +52,7 @@ class Events(Generic[Item]):
         wanted: EventFilter,
         *,
         oldest_first: bool,
-        on_damage: OnDamage = "log",
+        on_damage: Literal["log", "raise", "yield"] = "log",
         noting: Callable[[Callable[[], Awaitable[list[Item]]]], Awaitable[list[Item]]] | None = None,
     ) -> None:
         if on_damage not in ("log", "raise", "yield"):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 from .._keywords import look_for_typos
 from ..context import completed
 from ..record import chain
+from ..record.annotations import imported_later
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
@@ -54,6 +55,12 @@ if TYPE_CHECKING:
     from ._rules import Rules
     from .audited import Audited
     from .sync import SyncAuditTrail
+else:
+    Path = imported_later("pathlib", "Path")
+    Archive = imported_later("fapilog.storage.archive", "Archive")
+    Audited = imported_later("fapilog.core.audited", "Audited")
+    RetentionReport = imported_later("fapilog.storage.retention", "RetentionReport")
+    SyncAuditTrail = imported_later("fapilog.core.sync", "SyncAuditTrail")
 
 __all__ = [
     "AuditChainVerificationResult",
@@ -217,9 +224,11 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
 
         From any task, loop or thread with a loop. Nothing happens if it is stopped already. It may be started again. A
         caller that is cancelled meanwhile stops the waiting: the alerts that are not sent are reported as failed, the
-        dispatcher is left, and then the cancellation is raised.
+        dispatcher is left, and then the cancellation is raised. A storage that is not closed within five seconds is
+        left as it is, and the log says so.
 
         Raises:
+            Exception: The storage can't be closed: its own exception.
             RuntimeError: The trail was started in another event loop, which does not run.
         """
         try:
@@ -326,7 +335,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
                 event = noted(event)
                 await self._recorder.record(event, chain.body(event), once=once, quietly=True)
             else:
-                await self._store_and_announce(event.event(), record, once=once)
+                await self._store_and_announce(event, record, once=once)
         except BaseException as error:
             # The same as `without_frames`, without a second coroutine for every event.
             leave_frames_out(error, handled)
@@ -453,7 +462,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
 
     def _kept(self, event: AuditEvent) -> list[KeptAlert]:
         """Return the alerts about *event*, which is announced next, that the storage keeps with it."""
-        return self._alerts.kept(event) if self._announces_all else []
+        return self._alerts.kept(event) if self._alerts.kept_in is not None and self._announces_all else []
 
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
@@ -508,7 +517,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         """Store an event about a rule, and announce it; once, even if several processes do so."""
         known = {"event_type": RULE_MET, "message": message, **self._known}
         event, record = recorded(known, fields, limits=self._limits)
-        await self._store_then_announce(event.event(), record, once=True)
+        await self._store_then_announce(event, record, once=True)
 
     async def _record(self, event: AuditEvent) -> None:
         """Store an event of the trail about itself, and announce it if the policy says so."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import anyio
 
+from ..record.annotations import imported_later
 from ..record.errors import reason
 from ..record.events import data_event_type
 from ..record.intake import keywords
@@ -21,6 +22,8 @@ from ..tasks.strangers import Log
 
 if TYPE_CHECKING:
     from .audit import AuditTrail
+else:
+    AuditTrail = imported_later("fapilog.core.audit", "AuditTrail")
 
 __all__ = ["Audited"]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from ..record.annotations import imported_later
 from ..record.chain import MAX_RECORD_BYTES
 from ..record.events import PERSONAL, AuditEvent
 from ..record.incidents import incident_of, is_recovery
@@ -21,6 +22,8 @@ from .alerting import Alert
 
 if TYPE_CHECKING:
     from .rules import Threshold
+else:
+    Threshold = imported_later("fapilog.core.rules", "Threshold")
 
 __all__ = ["CompliancePolicy"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import msgspec
@@ -22,7 +22,7 @@ from ._incidents import VERIFICATION
 from ._ownrecords import LogEvent, OwnRecords
 
 if TYPE_CHECKING:
-    from ._reading import Events, OnDamage
+    from ._reading import Events
 
 __all__ = ["Questions"]
 
@@ -79,8 +79,12 @@ class Questions:
     ) -> Events[AuditEvent | DamagedRecord]: ...
 
     def events(
-        self, *, oldest_first: bool = False, on_damage: OnDamage = "log", **conditions: Unpack[Conditions]
-    ) -> Events[Any]:
+        self,
+        *,
+        oldest_first: bool = False,
+        on_damage: Literal["log", "raise", "yield"] = "log",
+        **conditions: Unpack[Conditions],
+    ) -> AsyncIterator[Any]:
         """
         Return stored events that meet all conditions, page by page: ``async for event in trail.events(user_id="a")``.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Final
 
 import anyio
@@ -91,9 +90,8 @@ async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | No
         nonlocal outcome
         with anyio.move_on_after(timeout) as limit:
             try:
-                await contained(
-                    partial(dispatcher.send_alert, alert.event, severity=alert.severity, channel=alert.channel)
-                )
+                with contained():
+                    await dispatcher.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
                 outcome = None
             except Exception as error:
                 outcome = error

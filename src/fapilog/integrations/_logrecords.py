@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from ..core.audit import AuditTrail
 from ..record.freezing import Walk, plain
 from ..record.intake import FIELDS
 from ..record.values import given_tags, given_text, kind_of
 from ._backlog import Backlog, is_storing
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = ["AUDIT", "Recording", "level_number", "read"]
 

@@ -194,10 +194,8 @@ class AuditMiddleware:
     async def _log(
         self, recorded: dict[int, object], method: str, path: str, status: int, error: Exception | None = None
     ) -> None:
-        trail = self._options.trail
-        if trail is None or not self._options.is_logged(method, path, status):
-            return
-        if recorded.setdefault(id(trail), self) is not self:
+        trail = self._options.trail_for(self, recorded, method, path, status)
+        if trail is None:
             return
         kind, message, fields = of_request(method, path, status, error)
         try:

@@ -18,7 +18,6 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -217,7 +216,8 @@ class Heartbeat(Uncopied):
             sequence_number=head.sequence_number if head and head.sequence_number else None,
             checksum=head.checksum if head else None,
         )
-        await contained(partial(self._dispatcher.send_alert, event, severity=level.value, channel=self._channel))
+        with contained():
+            await self._dispatcher.send_alert(event, severity=level.value, channel=self._channel)
         self._unreadable = head is None
 
     def _line(self, now: datetime, head: ChainHead | None) -> str:

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from .annotations import imported_later
 from .values import kind_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+else:
+    Path = imported_later("pathlib", "Path")
 
 __all__ = [
     "did_you_mean",

@@ -37,7 +37,7 @@ from ._files.writer import Result, TrailWriter
 from ._replica import waits
 from .protocol import EventFilter
 
-__all__ = ["FileStorage", "sync_directory", "utc_now"]
+__all__ = ["OWNER", "Access", "FileStorage", "make_directory", "sync_directory", "utc_now"]
 
 # After so many appends, a caller that never waits lets other tasks run, and can be cancelled.
 _APPENDS_PER_YIELD: Final = 32
@@ -68,6 +68,7 @@ class FileStorage(Uncopied):
 
     Attributes:
         directory: The directory of the files; absolute.
+        access: The mode and the group of files and directories that are made from now on.
 
     Raises:
         TypeError: *directory* is no path, *mode* is no int, *group* is neither a name nor a number, or *min_free* is no
@@ -91,11 +92,11 @@ class FileStorage(Uncopied):
     ) -> None:
         if durability not in ("fsync", "write"):
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
-        access = Access(_checked_mode(mode), None if group is None else _number_of(group))
+        self.access: Access = Access(_checked_mode(mode), None if group is None else _number_of(group))
         # A daemon that changes to another directory does not take the trail with it.
         self.directory: Path = require_path("directory", directory).absolute()
         is_durable = durability == "fsync"
-        self._writer = TrailWriter(self.directory, durable=is_durable, now=now, access=access)
+        self._writer = TrailWriter(self.directory, durable=is_durable, now=now, access=self.access)
         self._reader = TrailReader(self.directory, durable=is_durable, times=self._writer.times)
         least = None if min_free is None else require("min_free", min_free, at_least=0)
         self._care = Care(self.directory, min_free=least, now=now)
@@ -106,8 +107,7 @@ class FileStorage(Uncopied):
         # Copied records go into the files of their own days.
         self._copied_day = 1
         self._copying = threading.Lock()
-        self._access = access
-        self._copier = TrailWriter(self.directory, durable=True, now=self._time_of_copied, access=access)
+        self._copier = TrailWriter(self.directory, durable=True, now=self._time_of_copied, access=self.access)
         call_in_child(self, FileStorage._forget)
 
     def __repr__(self) -> str:
@@ -148,15 +148,17 @@ class FileStorage(Uncopied):
 
         Returns and raises as `append`.
         """
-        self._writer.refuse_nested()
+        waits_here = is_without_loop()
+        if waits_here or self._at_once:
+            self._writer.refuse_nested()
         if not once:
             if self._appends >= _APPENDS_PER_YIELD:
                 self._appends = 0
-                if not is_without_loop():
+                if not waits_here:
                     await anyio.lowlevel.checkpoint()
             # It never waits for another caller, and with durability "fsync" only a thread without a loop waits for the
             # disk.
-            if (self._at_once or is_without_loop()) and not self._commits.busy:
+            if (self._at_once or waits_here) and not self._commits.busy:
                 self._appends += 1
                 try:
                     seal = self._writer.append_at_once(record)
@@ -216,7 +218,7 @@ class FileStorage(Uncopied):
         """Make the anchor of a trail that has no record yet, and return the first day that its files may be of."""
         try:
             if not any(size_of(self.directory, name) for name in names(self.directory)):
-                make_directory(self.directory, self._access)
+                make_directory(self.directory, self.access)
                 write_anchor(self.directory, removed)
             return date.fromisoformat(removed.file[len("audit_") : -len(".jsonl")]).toordinal() + 1
         except ChainError as damage:

@@ -320,7 +320,7 @@ class AuditStorage(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close open files and connections; the next call opens them again."""
+        """Close open files and connections; the next call opens them again. A trail cancels it after five seconds."""
         ...
 
 

@@ -34,6 +34,7 @@ from ..tasks.life import Life
 from ..tasks.strangers import Log, contained
 from ..tasks.threads import in_thread
 from ._replica import Replica, keep_replica, stored_at
+from .closing import close_in_time
 from .copying import TakesLines, appended, common_head, pages
 from .files import FileStorage
 from .protocol import AuditStorage, head_of, require_storage
@@ -92,7 +93,7 @@ class Replication(Uncopied):
         lag_limit: Seconds that a record may wait; longer is an incident. It may be infinite.
         interval: Seconds between two looks for new records.
         stop_timeout: Seconds for copying the last records when it is left. A call of the target that is under way is
-            waited for, for as long as the target's own limit.
+            waited for, for as long as the target's own limit; its `aclose` for five seconds.
 
     Attributes:
         name: The name of the replica.
@@ -237,8 +238,10 @@ class Replication(Uncopied):
                 await life.within(self._stop_timeout, self._try)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._source.aclose()
-                await self._target.aclose()
+                try:
+                    await self._source.aclose()
+                finally:
+                    await close_in_time(self._target)
 
     async def _run(self) -> None:
         pause, due = 0.0, anyio.current_time()
@@ -254,7 +257,8 @@ class Replication(Uncopied):
     async def _try(self) -> bool:
         """Catch up, and return whether that was possible; log if not."""
         try:
-            await contained(self.catch_up)
+            with contained():
+                await self.catch_up()
         except Exception as error:
             problem = reason(error)
             await self._keep(None, problem=problem, is_stuck=isinstance(error, TrailMismatchError))

@@ -110,7 +110,8 @@ class Subject:
         raised: Exception | None = None
         with anyio.move_on_after(self.timeout) as limit:
             try:
-                returned = await contained(functools.partial(self.call, event, **channel))
+                with contained():
+                    returned = await self.call(event, **channel)
             except PanicError as error:
                 # Also a CancelledError of its own, although the call was not cancelled.
                 self.fail("raise nothing but exceptions of class Exception", because=error.__cause__)

@@ -45,7 +45,8 @@ class Place:
         """Return the result of *call*; fail if it raises, or takes too long."""
         with anyio.move_on_after(self.timeout):
             try:
-                return await contained(call)
+                with contained():
+                    return await call()
             except Exception as error:
                 raise AssertionError(f"{what} should return; it raised {type(error).__qualname__}: {error}") from error
         raise AssertionError(f"{what} should return within {self.timeout:g} s")

@@ -7,6 +7,7 @@ The file of an outbox, in SQLite: opened, made, locked, and set aside if it is d
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import sqlite3
@@ -21,7 +22,7 @@ from ...record.errors import OutboxError
 from ...storage.sqlitefile import Opened, close_at_forks, inode_of, locked, make_file, make_tables, number, roll_back
 from ...tasks.strangers import Log
 from ._filequeue import FileQueue
-from ._schema import SCHEMA, UPGRADE, VERSION
+from ._schema import SCHEMA, VERSION
 
 __all__ = ["OutboxFile"]
 
@@ -173,7 +174,8 @@ class OutboxFile:
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
             self._open = opened = Opened(self, connection, self.path, inode)
-            connection.text_factory = _utf8
+            # Any bytes as text: SQLite's own way fails for the whole row, and with it for all other rows.
+            connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
             # Before anything is changed: it may be another program's file.
             steps = self._steps(connection)
             for pragma in ("synchronous = FULL", "foreign_keys = ON"):
@@ -196,12 +198,10 @@ class OutboxFile:
             raise OutboxError(f"{self.path}: expected a file that may be read and written; this one may not be")
 
     def _steps(self, connection: sqlite3.Connection) -> tuple[str, ...]:
-        """Return the SQL that makes or upgrades the tables; raise if the file is no outbox, or of a later version."""
+        """Return the SQL that makes the tables; raise if the file is no outbox, or one of another version."""
         application, version = number(connection, "application_id"), number(connection, "user_version")
         if (application, version) == (_APPLICATION_ID, VERSION):
             return ()
-        if (application, version) == (_APPLICATION_ID, 1):
-            return UPGRADE
         is_empty = not application and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if is_empty and not self._must_exist:
             return SCHEMA
@@ -247,8 +247,3 @@ class _CorruptError(OutboxError):
 
 def _is_corrupt(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def _utf8(stored: bytes) -> str:
-    """Return any bytes as text: SQLite's own way fails for the whole row, and with it for all other rows."""
-    return stored.decode("utf-8", "replace")
