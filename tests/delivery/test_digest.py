@@ -522,7 +522,7 @@ async def test_the_inner_one_that_can_not_be_entered() -> None:
     digest = Digest(Managed(refuses=True))
     with pytest.raises(OSError, match="no"):
         await digest.__aenter__()
-    assert not digest._background.entered
+    assert digest._background.home is None
 
 
 # -- memory

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from ..record.options import require, require_path
+from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, require_storage
 
 if TYPE_CHECKING:
@@ -105,5 +106,5 @@ def in_files(name: str, storage: AuditStorage) -> FileStorage:
     """Return *storage* if it keeps a trail in files; raise TypeError, whose message begins with *name*, if not."""
     files = files_of(storage)
     if files is None:
-        raise TypeError(f"{name}: expected a trail in files; got a {type(storage).__qualname__}")
+        raise TypeError(f"{name}: expected a trail in files; got {kind_of(storage)}")
     return files

@@ -16,8 +16,8 @@ from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel
 from ..record.values import FrozenDict, text
 from ..storage.protocol import AuditStorage, EventFilter, holds, require_head
-from ..tasks.background import Background
-from ..tasks.loops import is_without_loop, own_context
+from ..tasks.background import Background, own_context
+from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health, weakly
 from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT, REPLICA
@@ -142,7 +142,7 @@ class Watch:
         if time.monotonic() < self.due:
             return
         self.due = time.monotonic() + _EVERY
-        if is_without_loop() and not self._background.entered:
+        if is_without_loop() and self._background.home is None:
             # Kept for later, it would start the background thread of the process only to look.
             await self.look()
         else:
@@ -186,7 +186,8 @@ class Watch:
             return
         self._begun += 1
         number = self._begun
-        found = await contained(concerns)
+        with contained():
+            found = await concerns()
         if number < self._newest:
             # It saw less than a look that took less time, and could resolve an incident that goes on.
             return

@@ -27,6 +27,7 @@ from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLe
 from ..record.options import require, require_bool
 from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
+from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
 
 # Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
@@ -70,6 +71,7 @@ __all__ = [
     "ChainStatus",
     "ComplianceLevel",
     "CompliancePolicy",
+    "require_trail",
 ]
 
 
@@ -138,9 +140,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         lag_limit: float = 300.0,
     ) -> None:
         if policy is not None and not isinstance(policy, CompliancePolicy):
-            raise TypeError(
-                f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
-            )
+            raise TypeError(f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {kind_of(policy)}")
         policy = CompliancePolicy() if policy is None else policy
         self.policy: CompliancePolicy = policy
         keeping = Keeping(
@@ -335,7 +335,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
                 event = noted(event)
                 await self._recorder.record(event, chain.body(event), once=once, quietly=True)
             else:
-                await self._store_and_announce(event.event(), record, once=once)
+                await self._store_and_announce(event, record, once=once)
         except BaseException as error:
             # The same as `without_frames`, without a second coroutine for every event.
             leave_frames_out(error, handled)
@@ -462,7 +462,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
 
     def _kept(self, event: AuditEvent) -> list[KeptAlert]:
         """Return the alerts about *event*, which is announced next, that the storage keeps with it."""
-        return self._alerts.kept(event) if self._announces_all else []
+        return self._alerts.kept(event) if self._alerts.kept_in is not None and self._announces_all else []
 
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
@@ -517,7 +517,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         """Store an event about a rule, and announce it; once, even if several processes do so."""
         known = {"event_type": RULE_MET, "message": message, **self._known}
         event, record = recorded(known, fields, limits=self._limits)
-        await self._store_then_announce(event.event(), record, once=True)
+        await self._store_then_announce(event, record, once=True)
 
     async def _record(self, event: AuditEvent) -> None:
         """Store an event of the trail about itself, and announce it if the policy says so."""
@@ -536,3 +536,15 @@ class AuditTrail(Configured, EverydayEvents, Questions):
             self._rules.forget()
         self._own_records.forget()
         self._alerts.forget()
+
+
+def require_trail(name: str, trail: AuditTrail) -> AuditTrail:
+    """
+    Return *trail* if it is one: with anything else, the first event would be lost.
+
+    Raises:
+        TypeError: It is none; the message begins with *name*.
+    """
+    if not isinstance(trail, AuditTrail):
+        raise TypeError(f"{name}: expected an AuditTrail; got {kind_of(trail)}")
+    return trail

@@ -15,7 +15,7 @@ from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.privacy import without_frames
-from ..record.values import name_of
+from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_head
 from ._alerts import Alerts
 from ._incidents import VERIFICATION
@@ -211,7 +211,7 @@ class Questions:
 def _events(given: Iterable[AuditEvent]) -> Iterator[AuditEvent]:
     for event in given:
         if not isinstance(event, AuditEvent):
-            raise TypeError(f"events: expected AuditEvents; got a {name_of(type(event))} among them")
+            raise TypeError(f"events: expected AuditEvents; got {kind_of(event)} among them")
         yield event
 
 

@@ -21,7 +21,7 @@ from ..record.privacy import without_frames
 from ..storage.protocol import AuditStorage, Conditions
 from ..tasks.background import Background
 from ..tasks.loops import Loop, without_loop
-from ..tasks.portal import Portal
+from ..tasks.portal import Portal, run_in
 from ._reading import Events
 from .audit import AuditTrail
 from .audited import Audited
@@ -174,7 +174,7 @@ class SyncAuditTrail:
             Exception: The dispatcher can't be entered: its own exception.
             RuntimeError: The interpreter is exiting, or no thread can be started.
         """
-        if not self._background.entered:
+        if self._background.home is None:
             self._portal().run(self._trail.start)
 
     def stop(self) -> None:
@@ -255,7 +255,7 @@ class SyncAuditTrail:
             self.start()
         home = self._background.home
         if home is not None:
-            home.run(call)
+            run_in(home, call)
         elif self._trail.is_started or Portal.serves(self._trail):
             self._portal().run(call)
         else:

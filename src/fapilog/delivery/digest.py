@@ -24,9 +24,9 @@ from ..record.events import AuditEvent
 from ..record.kinds import AuditLogLevel, member
 from ..record.options import require, require_callable, several
 from ..tasks.background import Background
-from ..tasks.events import Event
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
+from ..tasks.loops import Event
 from ..tasks.strangers import Log, answer
 from ._inner import Managers, deliver, kinds
 from ._summary import COMPONENT_LENGTH, Counted, digest_of

@@ -20,9 +20,8 @@ from ..record.errors import TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..tasks.countdown import Countdown
-from ..tasks.events import Waiter, wake
 from ..tasks.fork import call_in_child
-from ..tasks.loops import Loop
+from ..tasks.loops import Loop, Waiter, wake
 from ._inner import Managers
 
 __all__ = ["RateLimit"]

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..core.audit import AuditTrail
+from ..core.audit import AuditTrail, require_trail
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
 from ..record.options import require, require_callable
 from ..tasks.strangers import Log, answer, tamed
 from ._headers import client_address, header_name
-from ._trails import require_trail
 
 __all__ = ["Choice", "RequestOptions", "of_request"]
 
@@ -54,7 +53,7 @@ class RequestOptions:
             expected = "True, False or a function of the method, the path and the status"
             require_callable("log_requests", self.log_requests, expected=expected, takes=3)
         if self.trail is not None:
-            require_trail(self.trail)
+            require_trail("trail", self.trail)
         if self.log_requests and self.trail is None:
             raise ValueError("log_requests: expected a trail to store the events in; got none")
         require("trusted_proxies", self.trusted_proxies, at_least=0, whole=True)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from celery import signals  # type: ignore[import-untyped]
 
-from ..core.audit import AuditTrail
+from ..core.audit import AuditTrail, require_trail
 from ..tasks.green import GREEN_THREADS, refuse_green_threads
 from ._tasks import (
     HEADER,
@@ -27,7 +27,6 @@ from ._tasks import (
     worker_ended,
     worker_started,
 )
-from ._trails import require_trail
 
 __all__ = ["instrument"]
 
@@ -60,7 +59,7 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
         TypeError: *trail* is no trail.
     """
     refuse_green_threads()
-    require_trail(trail)
+    require_trail("trail", trail)
     receivers = _Receivers(trail)
     connected = [
         (signals.before_task_publish, _enqueued),

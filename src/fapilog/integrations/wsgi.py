@@ -79,6 +79,7 @@ class AuditMiddleware:
         request_id_header: str = "X-Request-ID",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
+        require_callable("app", app, expected="a WSGI application")
         require_callable("user", user, expected="a function of the environment", takes=1, or_none=True)
         require_callable("session", session, expected="a function of the environment", takes=1, or_none=True)
         self._options = RequestOptions(

@@ -17,6 +17,7 @@ from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.options import require, require_path
 from ..record.privacy import without_frames
+from ..record.values import kind_of
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
@@ -147,15 +148,17 @@ class FileStorage:
 
         Returns and raises as `append`.
         """
-        self._writer.refuse_nested()
+        waits_here = is_without_loop()
+        if waits_here or self._at_once:
+            self._writer.refuse_nested()
         if not once:
             if self._appends >= _APPENDS_PER_YIELD:
                 self._appends = 0
-                if not is_without_loop():
+                if not waits_here:
                     await anyio.lowlevel.checkpoint()
             # It never waits for another caller, and with durability "fsync" only a thread without a loop waits for the
             # disk.
-            if (self._at_once or is_without_loop()) and not self._commits.busy:
+            if (self._at_once or waits_here) and not self._commits.busy:
                 self._appends += 1
                 try:
                     seal = self._writer.append_at_once(record)
@@ -317,7 +320,7 @@ class FileStorage:
 
 def _checked_mode(mode: int) -> int:
     if not isinstance(mode, int):
-        raise TypeError(f"mode: expected an int such as 0o640; got a {type(mode).__qualname__}")
+        raise TypeError(f"mode: expected an int such as 0o640; got {kind_of(mode)}")
     if mode & OWNER.mode != OWNER.mode or mode & ~0o664:
         words = "expected one that lets the owner read and write, no other user write, and no one execute"
         raise ValueError(f"mode: {words}; got {mode:#o}")
@@ -329,7 +332,7 @@ def _number_of(group: str | int) -> int:
 
     try:
         return (grp.getgrnam(group) if isinstance(group, str) else grp.getgrgid(group)).gr_gid
-    except (KeyError, OverflowError):
+    except (KeyError, OverflowError, ValueError):  # ValueError: no name can have such a character
         raise ValueError(f"group: expected a group of this system; got {group!r}") from None
     except TypeError:
-        raise TypeError(f"group: expected a name or a number; got a {type(group).__qualname__}") from None
+        raise TypeError(f"group: expected a name or a number; got {kind_of(group)}") from None

@@ -27,6 +27,7 @@ from ..record.chain import EMPTY, ChainHead
 from ..record.errors import AuditStorageError, TrailMismatchError, reason
 from ..record.options import require, require_path, require_text
 from ..record.privacy import without_frames
+from ..record.values import kind_of
 from ..tasks.background import Background
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
@@ -116,7 +117,7 @@ class Replication:
         if not require_text("name", name) or not name.isprintable():
             raise ValueError(f"name: expected printable text; got {name!r}")
         if not isinstance(require_storage("target", target), TakesLines):
-            raise TypeError(f"target: expected a storage with append_lines; got a {type(target).__qualname__}")
+            raise TypeError(f"target: expected a storage with append_lines; got {kind_of(target)}")
         self.name: str = name
         # Reads synced records only, whatever the durability of the service: after a power cut the replica must not have
         # more records than the files.
@@ -256,7 +257,8 @@ class Replication:
     async def _try(self) -> bool:
         """Catch up, and return whether that was possible; log if not."""
         try:
-            await contained(self.catch_up)
+            with contained():
+                await self.catch_up()
         except Exception as error:
             problem = reason(error)
             await self._keep(None, problem=problem, is_stuck=isinstance(error, TrailMismatchError))

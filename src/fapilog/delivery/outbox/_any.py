@@ -180,7 +180,7 @@ class AnyOutbox:
                 _log.error("the outbox %s can't keep an alert (%s)", name, type(error).__qualname__)
                 await self._sender.send_directly(alert)
                 return
-        if self._background.entered:
+        if self._background.home is not None:
             self._store.wake()
         else:
             await self._sender.attempt_at_once(event)

@@ -7,6 +7,7 @@ The file of an outbox, in SQLite: opened, made, locked, and set aside if it is d
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import sqlite3
@@ -173,7 +174,8 @@ class OutboxFile:
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
             self._open = opened = Opened(self, connection, self.path, inode)
-            connection.text_factory = _utf8
+            # Any bytes as text: SQLite's own way fails for the whole row, and with it for all other rows.
+            connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
             # Before anything is changed: it may be another program's file.
             steps = self._steps(connection)
             for pragma in ("synchronous = FULL", "foreign_keys = ON"):
@@ -244,8 +246,3 @@ class _CorruptError(OutboxError):
 
 def _is_corrupt(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def _utf8(stored: bytes) -> str:
-    """Return any bytes as text: SQLite's own way fails for the whole row, and with it for all other rows."""
-    return stored.decode("utf-8", "replace")

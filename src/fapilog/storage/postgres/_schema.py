@@ -8,7 +8,7 @@ import psycopg
 
 from ...record.errors import AuditStorageError
 from ...record.privacy import without_frames
-from .._rows import COLUMNS, SELECTIVE
+from .._rows import COLUMNS, SCATTERED, STRETCH
 from .connection import Connection, Server, words
 
 __all__ = ["COLUMN_TYPES", "VERSION", "install_schema", "installed_version", "schema_sql"]
@@ -24,8 +24,8 @@ _COLUMNS: Final = ",\n    ".join(
     f"{name} bigint" if kind == "int8" else f'{name} text COLLATE "C"' for name, kind in COLUMN_TYPES.items()
 )
 _INDICES: Final = "\n".join(
-    f"CREATE INDEX by_{name} ON fapilog.records (trail, {name}, sequence_number) WHERE {name} IS NOT NULL;"
-    for name in SELECTIVE[1:]
+    f"CREATE INDEX by_{name} ON fapilog.records (trail, {STRETCH}, {name}, sequence_number) WHERE {name} IS NOT NULL;"
+    for name in SCATTERED
 )
 
 # Names of columns alone are put into it.
