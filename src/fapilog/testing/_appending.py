@@ -21,7 +21,7 @@ _AT_ONCE: Final = 8
 
 
 def main() -> NoReturn:
-    """Append for ever; a pickle on standard input has the function that makes the storage, its place, and the backend."""
+    """Append for ever, to a storage that the pickle on standard input says how to make."""
     make, name, backend = pickle.load(sys.stdin.buffer)  # noqa: S301  of the process that has started this one
     anyio.run(_append, make(name), backend=backend)
     raise AssertionError
