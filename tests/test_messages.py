@@ -1,8 +1,10 @@
 """The messages about what people get wrong: each says what was expected, what came, and where."""
 
+import copy
 import functools
 import logging
 import os
+import pickle
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -20,6 +22,7 @@ from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route, when
 from fapilog.storage.files import FileStorage
+from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
 
@@ -385,3 +388,20 @@ def test_one_text_is_one_address() -> None:
 def test_an_aware_time_is_kept() -> None:
     """A time with a zone is taken as it is."""
     assert event(timestamp=datetime(2026, 1, 1, tzinfo=UTC)).timestamp == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("number", range(6))
+def test_what_there_is_one_of_is_not_copied(tmp_path: Path, number: int, duplicate: Callable[[object], object]) -> None:
+    """A trail that is given to another process, or copied with a configuration, says to make another there."""
+    trail = AuditTrail(storage_path=tmp_path)
+    only = [
+        trail,
+        trail.sync,
+        FileStorage(tmp_path),
+        MemoryStorage(),
+        Outbox(DISPATCHER, tmp_path / "alerts.db"),
+        RateLimit(DISPATCHER, rate=1, burst=1),
+    ]
+    with pytest.raises(TypeError, match=r"^\w+ holds .*: it is neither copied nor pickled; make another where it is "):
+        duplicate(only[number])

@@ -115,9 +115,12 @@ def options_from_toml(path: Path | str) -> dict[str, Any]:
     if problem is not None:
         raise ConfigError([f"{file}: {problem}"])
     tool = content.get("tool")
-    config = tool.get("fapilog") if isinstance(tool, dict) else None
+    tools: dict[str, Any] = tool if isinstance(tool, dict) else {}
+    config = tools.get("fapilog")
     if not isinstance(config, dict):
-        raise ConfigError(["tool.fapilog: expected a table; got nothing"])
+        tables = {**{name: name for name in content}, **{name: f"tool.{name}" for name in tools if name != "fapilog"}}
+        found = nearest("fapilog", tables)
+        raise ConfigError([f"tool.fapilog: expected a table; got {'nothing' if found is None else tables[found]}"])
     return options_from_config(config, where="tool.fapilog")
 
 

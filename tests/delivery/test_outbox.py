@@ -768,6 +768,37 @@ async def test_a_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCap
     assert await statuses(outbox, an_event(1), an_event(2)) == ["delivered", "delivered"]
 
 
+@pytest.mark.parametrize("begin", [b"SQLite format 3\0", b"\0" * 100], ids=["pages", "header"])
+async def test_a_file_that_was_damaged_before_the_start_is_set_aside(tmp_path: Path, begin: bytes) -> None:
+    """An outbox that the last process left is known by its mark, or by the zeros that a crash of the system leaves."""
+    path = tmp_path / "alerts.db"
+    earlier = make(Scripted(), tmp_path)
+    await earlier.send_alert(an_event(1), severity="critical")
+    earlier._store.place.close()
+    whole = path.read_bytes()
+    path.write_bytes(begin + whole[len(begin) : 100] + b"\xff" * (len(whole) - 100))
+    outbox = make(Scripted(), tmp_path)
+    await outbox.send_alert(an_event(2), severity="critical")
+    await outbox.send_alert(an_event(3), severity="critical")
+    assert len(glob(tmp_path, "alerts.db.corrupt-*[0-9]")) == 1
+    assert await statuses(outbox, an_event(3)) == ["delivered"]
+
+
+async def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:
+    """A file that never was an outbox, such as a script that is named by mistake, stays as and where it is."""
+    path = tmp_path / "alerts.db"
+    path.write_bytes(script := b"print('hello')\n" * 100)
+    inner = Scripted()
+    outbox = make(inner, tmp_path)
+    for number in (1, 2):
+        await outbox.send_alert(an_event(number), severity="critical")
+    assert len(inner.calls) == 2
+    with pytest.raises(OutboxError, match="file is not a database"):
+        await outbox.pending()
+    assert path.read_bytes() == script
+    assert glob(tmp_path, "alerts.db.corrupt-*") == []
+
+
 async def test_another_database_is_left_alone(tmp_path: Path) -> None:
     """Somebody else's database is refused, and stays as it is."""
     path = tmp_path / "alerts.db"

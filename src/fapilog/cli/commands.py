@@ -208,7 +208,7 @@ def recover(
         raise failed("there is nothing to recover", NO)
     number, damage = sealed
     typer.echo(
-        f"record {number} seals {damage.size} bytes behind record {damage.after}, "
+        f"record {number} seals {f'{damage.size} bytes' if damage.size else 'the gap'} behind record {damage.after}, "
         f"from byte {damage.offset} of {damage.file} on; services can go on"
     )
 

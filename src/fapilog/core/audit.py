@@ -26,7 +26,7 @@ from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
 from ..record.options import require, require_bool
 from ..record.parties import Target
-from ..record.privacy import leave_frames_out, without_frames
+from ..record.privacy import Uncopied, leave_frames_out, without_frames
 from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
 
@@ -75,7 +75,7 @@ __all__ = [
 ]
 
 
-class AuditTrail(Configured, EverydayEvents, Questions):
+class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
     """
     Records events, and announces the events that meet the policy.
 

@@ -209,6 +209,8 @@ class Questions:
 
 
 def _events(given: Iterable[AuditEvent]) -> Iterator[AuditEvent]:
+    if not isinstance(given, Iterable):
+        raise TypeError(f"events: expected AuditEvents, the oldest first; got {kind_of(given)}")
     for event in given:
         if not isinstance(event, AuditEvent):
             raise TypeError(f"events: expected AuditEvents; got {kind_of(event)} among them")

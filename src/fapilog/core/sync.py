@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, U
 
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
-from ..record.privacy import without_frames
+from ..record.privacy import Uncopied, without_frames
 from ..storage.protocol import AuditStorage, Conditions
 from ..tasks.background import Background
 from ..tasks.loops import Loop, without_loop
@@ -57,7 +57,7 @@ def _without_await(
     return decorate
 
 
-class SyncAuditTrail:
+class SyncAuditTrail(Uncopied):
     """
     The methods of a trail without ``await``, for Django, Flask, Celery, scripts and any other synchronous code.
 

@@ -23,6 +23,7 @@ from ..record.errors import BrokenRouteError, PermanentDeliveryError, TransientD
 from ..record.events import AuditEvent
 from ..record.kinds import AuditLogLevel, member
 from ..record.options import require, require_callable, several
+from ..record.privacy import Uncopied
 from ..tasks.background import Background
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
@@ -43,7 +44,7 @@ _LONGEST_PAUSE: Final = 3600.0
 _OTHERS: Final = object()
 
 
-class Digest:
+class Digest(Uncopied):
     """
     Sends the first alerts of a kind at once, and counts the rest into one summary.
 

@@ -22,7 +22,7 @@ from ..core.audit import AuditTrail, require_trail
 from ..core.signals import calls_here
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.options import require
-from ..record.privacy import Discreet
+from ..record.privacy import Discreet, Uncopied
 from ..record.values import text
 from ..tasks.fork import call_in_child
 from ..tasks.portal import flush_at_exit
@@ -118,7 +118,7 @@ def is_storing() -> bool:
     return is_logging() or (store is not None and store.is_here)
 
 
-class Backlog:
+class Backlog(Uncopied):
     """
     Events in the order in which they were added, and a thread that stores them one by one.
 

@@ -16,7 +16,7 @@ from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.options import require, require_path
-from ..record.privacy import without_frames
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import kind_of
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
@@ -45,7 +45,7 @@ _APPENDS_PER_YIELD: Final = 32
 _INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
 
 
-class FileStorage:
+class FileStorage(Uncopied):
     """
     The chain in JSON Lines files: ``audit_YYYY-MM-DD.jsonl`` in one directory, for one process or many.
 

@@ -26,7 +26,7 @@ import anyio
 from ..record.chain import EMPTY, ChainHead
 from ..record.errors import AuditStorageError, TrailMismatchError, reason
 from ..record.options import require, require_path, require_text
-from ..record.privacy import without_frames
+from ..record.privacy import Uncopied, without_frames
 from ..record.values import kind_of
 from ..tasks.background import Background
 from ..tasks.fork import call_in_child
@@ -61,7 +61,7 @@ class ReplicationState(NamedTuple):
     oldest: float | None = None
 
 
-class Replication:
+class Replication(Uncopied):
     """
     Copies a trail in files into another storage, byte for byte, as long as it is entered.
 

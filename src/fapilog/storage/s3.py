@@ -31,6 +31,7 @@ with needs("s3"):
 
 from ..record.errors import AuditStorageError
 from ..record.options import require, require_text
+from ..record.privacy import Uncopied
 from ..tasks.fork import call_in_child
 from ._packed import is_archived_name, not_what_the_trail_has
 from ._s3errors import RefusedError, failure, is_passing
@@ -53,7 +54,7 @@ _PAUSE: Final = 0.5
 _THERE: Final = 412
 
 
-class S3Archive:
+class S3Archive(Uncopied):
     """
     An archive in a bucket of S3 that has Object Lock.
 

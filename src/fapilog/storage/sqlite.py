@@ -15,7 +15,7 @@ from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.options import require_path
-from ..record.privacy import without_frames
+from ..record.privacy import Uncopied, without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
@@ -61,7 +61,7 @@ class _Item(NamedTuple):
     once: bool
 
 
-class SQLiteStorage:
+class SQLiteStorage(Uncopied):
     """
     The chain in one file of SQLite, for one process or many.
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from ...core.alerting import Alert
 from ...record.errors import OutboxError, TransientDeliveryError
 from ...record.events import AuditEvent
-from ...record.privacy import without_frames
+from ...record.privacy import Uncopied, without_frames
 from ...record.values import kind_of
 from ...storage.postgres import PostgresStorage
 from ...storage.postgres.alerts import require_name
@@ -27,7 +27,7 @@ from ._place import Queue
 __all__ = ["PostgresDeposit"]
 
 
-class PostgresDeposit:
+class PostgresDeposit(Uncopied):
     """
     Puts an alert into an outbox in the transaction that stores its event, and sends none.
 
