@@ -36,6 +36,7 @@ from .core.alerting import AlertDispatcher, NoopAlertDispatcher
 from .delivery.route import Condition, when
 from .record.kinds import member
 from .record.options import did_you_mean, nearest
+from .record.values import kind_of
 
 __all__ = ["DESTINATIONS", "STORAGES", "Reader", "Reference", "class_of"]
 
@@ -388,4 +389,4 @@ def _got(given: Any) -> str:
         return "text"
     if isinstance(given, Mapping):
         return "a table"
-    return "a list" if isinstance(given, list | tuple) else f"a {type(given).__qualname__}"
+    return "a list" if isinstance(given, list | tuple) else kind_of(given)

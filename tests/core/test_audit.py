@@ -720,9 +720,11 @@ async def test_a_trail_that_nobody_keeps_is_collected(tmp_path: Path, *, started
         assert recorder.messages == ["m"]
     kept = weakref.ref(trail), weakref.ref(recorder)
     del trail, recorder
-    for _ in range(10):  # the loop lets go of tasks that are done, and a worker thread of its last call
+    for _ in range(1000):  # the loop lets go of tasks that are done, and a worker thread of its last call
         await anyio.to_thread.run_sync(time.sleep, 0.01)
         gc.collect()
+        if not any(reference() for reference in kept):
+            break
     assert [reference() for reference in kept] == [None, None]
 
 

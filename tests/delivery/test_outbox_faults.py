@@ -342,9 +342,11 @@ async def test_an_outbox_that_nobody_keeps_is_collected(tmp_path: Path) -> None:
             await outbox.send_alert(an_event(1 + entered), severity="critical")
         kept = weakref.ref(outbox), weakref.ref(outbox._store.place), weakref.ref(inner)
         del outbox, inner
-        for _ in range(10):  # the loop lets go of tasks that are done, and a worker thread of its last call
+        for _ in range(1000):  # the loop lets go of tasks that are done, and a worker thread of its last call
             await anyio.to_thread.run_sync(time.sleep, 0.01)
-        gc.collect()
+            gc.collect()
+            if not any(reference() for reference in kept):
+                break
         assert [reference() for reference in kept] == [None] * 3
 
 

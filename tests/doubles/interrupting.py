@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["interrupted_at", "interruptions", "moments"]
+__all__ = ["interrupted_at", "interruptions", "moments", "traced"]
 
 # Behind these Python looks whether a signal has come: https://github.com/python/cpython/issues/97912
 _LOOKS = {dis.opmap.get(name) for name in ("CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD", "RESUME")} - {None}
@@ -30,7 +30,7 @@ def interrupted_at(number: int, place: Path, call: Callable[[], object]) -> Iter
             call()
         return trace
 
-    with _traced(trace):
+    with traced(trace):
         yield
 
 
@@ -98,12 +98,12 @@ def _raising_at(number: int, place: Path, error: Callable[[], BaseException]) ->
             before.pop(frame, None)
         return trace
 
-    with _traced(trace):
+    with traced(trace):
         yield
 
 
 @contextmanager
-def _traced(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
+def traced(trace: Callable[[FrameType, str, Any], Any]) -> Iterator[None]:
     """Trace this thread, and not the destructors of what earlier tests have left to the collector."""
     before, collects = sys.gettrace(), gc.isenabled()
     # Before the call: Python 3.12 has no events of opcodes otherwise. https://github.com/python/cpython/issues/103615

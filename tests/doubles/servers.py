@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["free_port", "running", "wait_for"]
+__all__ = ["free_port", "running", "wait_for", "wait_until_said"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +45,15 @@ def wait_for(port: int, process: "subprocess.Popen[bytes]", directory: Path) -> 
             return
         time.sleep(0.02)  # the program needs the processor to start
     raise AssertionError((directory / "log").read_text())
+
+
+def wait_until_said(process: "subprocess.Popen[bytes]", directory: Path, words: str) -> None:
+    """Return when the program has said *words*."""
+    end = time.monotonic() + 60
+    while words not in (log := (directory / "log").read_text()):
+        assert time.monotonic() < end, log
+        assert process.poll() is None, log
+        time.sleep(0.02)  # the program needs the processor
 
 
 def free_port() -> int:

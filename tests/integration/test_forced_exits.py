@@ -4,14 +4,13 @@ import contextlib
 import re
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fapilog import AuditTrail, ChainStatus
-from tests.doubles.servers import free_port, running, wait_for
+from tests.doubles.servers import free_port, running, wait_for, wait_until_said
 
 # Seconds; the alerts and the requests would take ten minutes.
 SOON = 60
@@ -20,7 +19,7 @@ SOON = 60
 @contextlib.contextmanager
 def asking(port: int) -> Iterator[str]:
     """Send a request, and keep its connection; yield the id that comes back."""
-    with socket.create_connection(("127.0.0.1", port), 20) as client:
+    with socket.create_connection(("127.0.0.1", port), 60) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         answer = b""
         while (found := re.search(rb"<(.+)>", answer)) is None:
@@ -44,8 +43,8 @@ def test_a_second_interrupt_ends_uvicorn(tmp_path: Path) -> None:
         wait_for(port, process, tmp_path)
         with asking(port) as event_id:
             process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.5)
+            # Two signals that come before a process has handled the first are one.
+            wait_until_said(process, tmp_path, "CTRL+C to force quit")
             process.send_signal(signal.SIGINT)
         # From Python 3.12 on asyncio's server is closed when its connections are, which uvicorn waits for.
         process.wait(SOON)
@@ -60,8 +59,9 @@ def test_a_worker_that_is_timed_out_ends(tmp_path: Path) -> None:
     """Gunicorn ends a worker whose request takes too long, and starts another one; the event is stored."""
     pytest.importorskip("gunicorn")
     port = free_port()
-    bind = ["--bind", f"127.0.0.1:{port}", "--timeout", "1", "--graceful-timeout", "1"]
-    with running(["gunicorn", *bind, "tests.programs.hanging_app:wsgi"], tmp_path) as process:
+    # The time to import the application is not to count.
+    options = ["--bind", f"127.0.0.1:{port}", "--preload", "--timeout", "2", "--graceful-timeout", "1"]
+    with running(["gunicorn", *options, "tests.programs.hanging_app:wsgi"], tmp_path) as process:
         wait_for(port, process, tmp_path)
         ids = []
         for _ in range(2):

@@ -111,7 +111,9 @@ def trail(tmp_path: Path) -> AuditTrail:
 
 
 @pytest.fixture
-def app() -> Any:
+def app(monkeypatch: pytest.MonkeyPatch) -> Any:
+    # A task of one app is a task of all, and those of other tests have the same names.
+    monkeypatch.setattr(celery._state, "_on_app_finalizers", {*celery._state._on_app_finalizers})
     app = celery.Celery("tests", broker="memory://", set_as_current=False)
     app.conf.task_always_eager = True
     return app

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import threading
+from functools import partial
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -38,6 +40,13 @@ async def test_a_pipe_gets_json_lines(capsys: pytest.CaptureFixture[str]) -> Non
     assert alert["message"] == "two\nlines \u2028"
     assert "channel" not in json.loads(second)
     assert not rest
+
+
+def test_a_stream_is_asked_for() -> None:
+    """What can't be written to, such as the name of a file, is refused when the dispatcher is made."""
+    name: Any = "alerts.log"
+    with pytest.raises(TypeError, match=r"^stream: expected a stream of text, such as sys.stderr; got a str"):
+        ConsoleDispatcher(name)
 
 
 async def test_a_terminal_gets_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,10 +141,11 @@ async def test_a_stuck_pipe_holds_nobody_up() -> None:
 
 async def test_a_stuck_pipe_keeps_one_thread() -> None:
     """Alerts whose callers have gone leave no threads behind a stream that blocks, and are not printed afterwards."""
-    release = threading.Event()
+    stuck, release = threading.Event(), threading.Event()
 
     class Stuck(io.StringIO):
         def write(self, words: str, /) -> int:
+            stuck.set()
             release.wait(60)
             return super().write(words)
 
@@ -145,13 +155,16 @@ async def test_a_stuck_pipe_keeps_one_thread() -> None:
     stream = Stuck()
     dispatcher = ConsoleDispatcher(stream)
     try:
-        for number in range(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(dispatcher.send_alert, an_event(), severity="info"))
+            await anyio.to_thread.run_sync(stuck.wait)
+            tasks.cancel_scope.cancel()
+        before = printing()
+        for _ in range(10):
             with anyio.move_on_after(0.01):
                 await dispatcher.send_alert(an_event(), severity="info")
-            if number == 0:
-                before = printing()
         for thread in printing() - before:
-            await anyio.to_thread.run_sync(thread.join, 30)
+            await anyio.to_thread.run_sync(thread.join, 60)
         assert printing() <= before
     finally:
         release.set()

@@ -7,7 +7,6 @@ import itertools
 import logging
 import os
 import stat
-import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -31,6 +30,7 @@ from fapilog.storage._files import reader as _reader
 from fapilog.storage._files import torn as _torn
 from fapilog.storage._files import writer as _writer
 from fapilog.storage._files.times import INDEX
+from tests.doubles.interrupting import traced
 from tests.doubles.trail_files import TrailFiles, whole
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -511,17 +511,14 @@ class Interrupter:
 @pytest.mark.parametrize("at_once", [True, False], ids=["at once", "group"])
 def test_an_interrupt_at_any_line_leaves_one_chain(tmp_path: Path, clock: Clock, *, at_once: bool, days: int) -> None:
     """Wherever `KeyboardInterrupt` ends an append, the next one continues the chain."""
-    before = sys.gettrace()
     for line in itertools.count():
         clock.now = NOON
         trail = TrailFiles(tmp_path / str(line), durable=False, now=clock)
         trail.append([body()])
         clock.now += timedelta(days=days)
         interrupter = Interrupter(line)
-        sys.settrace(interrupter)
-        with contextlib.suppress(KeyboardInterrupt):
+        with traced(interrupter), contextlib.suppress(KeyboardInterrupt):
             trail.append_at_once(body()) if at_once else trail.append([body()])
-        sys.settrace(before)
         trail.append([body()])
         assert trail.verify().status is ChainStatus.OK
         trail.close()

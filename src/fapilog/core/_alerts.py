@@ -15,6 +15,7 @@ import anyio
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent, handed_out
 from ..record.values import text
+from ..storage.closing import close_in_time
 from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.background import Background
 from ..tasks.life import Life
@@ -330,7 +331,7 @@ class Alerts:
         self.announcer.give_up()
         await self.health.leave()
         self.watch.doubt()
-        await self._storage.aclose()
+        await close_in_time(self._storage)
 
     async def _send_kept(self) -> None:
         if self.background.kept and not is_without_loop():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 from .._keywords import look_for_typos
 from ..context import completed
 from ..record import chain
+from ..record.annotations import imported_later
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
@@ -26,6 +27,7 @@ from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLe
 from ..record.options import require, require_bool
 from ..record.parties import Target
 from ..record.privacy import leave_frames_out, without_frames
+from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
 
 # Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
@@ -53,6 +55,12 @@ if TYPE_CHECKING:
     from ._rules import Rules
     from .audited import Audited
     from .sync import SyncAuditTrail
+else:
+    Path = imported_later("pathlib", "Path")
+    Archive = imported_later("fapilog.storage.archive", "Archive")
+    Audited = imported_later("fapilog.core.audited", "Audited")
+    RetentionReport = imported_later("fapilog.storage.retention", "RetentionReport")
+    SyncAuditTrail = imported_later("fapilog.core.sync", "SyncAuditTrail")
 
 __all__ = [
     "AuditChainVerificationResult",
@@ -63,6 +71,7 @@ __all__ = [
     "ChainStatus",
     "ComplianceLevel",
     "CompliancePolicy",
+    "require_trail",
 ]
 
 
@@ -131,9 +140,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         lag_limit: float = 300.0,
     ) -> None:
         if policy is not None and not isinstance(policy, CompliancePolicy):
-            raise TypeError(
-                f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
-            )
+            raise TypeError(f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {kind_of(policy)}")
         policy = CompliancePolicy() if policy is None else policy
         self.policy: CompliancePolicy = policy
         keeping = Keeping(
@@ -217,9 +224,11 @@ class AuditTrail(Configured, EverydayEvents, Questions):
 
         From any task, loop or thread with a loop. Nothing happens if it is stopped already. It may be started again. A
         caller that is cancelled meanwhile stops the waiting: the alerts that are not sent are reported as failed, the
-        dispatcher is left, and then the cancellation is raised.
+        dispatcher is left, and then the cancellation is raised. A storage that is not closed within five seconds is
+        left as it is, and the log says so.
 
         Raises:
+            Exception: The storage can't be closed: its own exception.
             RuntimeError: The trail was started in another event loop, which does not run.
         """
         try:
@@ -527,3 +536,15 @@ class AuditTrail(Configured, EverydayEvents, Questions):
             self._rules.forget()
         self._own_records.forget()
         self._alerts.forget()
+
+
+def require_trail(name: str, trail: AuditTrail) -> AuditTrail:
+    """
+    Return *trail* if it is one: with anything else, the first event would be lost.
+
+    Raises:
+        TypeError: It is none; the message begins with *name*.
+    """
+    if not isinstance(trail, AuditTrail):
+        raise TypeError(f"{name}: expected an AuditTrail; got {kind_of(trail)}")
+    return trail

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import msgspec
@@ -15,14 +15,14 @@ from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.options import require
 from ..record.privacy import without_frames
-from ..record.values import name_of
+from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_head
 from ._alerts import Alerts
 from ._incidents import VERIFICATION
 from ._ownrecords import LogEvent, OwnRecords
 
 if TYPE_CHECKING:
-    from ._reading import Events, OnDamage
+    from ._reading import Events
 
 __all__ = ["Questions"]
 
@@ -79,8 +79,12 @@ class Questions:
     ) -> Events[AuditEvent | DamagedRecord]: ...
 
     def events(
-        self, *, oldest_first: bool = False, on_damage: OnDamage = "log", **conditions: Unpack[Conditions]
-    ) -> Events[Any]:
+        self,
+        *,
+        oldest_first: bool = False,
+        on_damage: Literal["log", "raise", "yield"] = "log",
+        **conditions: Unpack[Conditions],
+    ) -> AsyncIterator[Any]:
         """
         Return stored events that meet all conditions, page by page: ``async for event in trail.events(user_id="a")``.
 
@@ -207,7 +211,7 @@ class Questions:
 def _events(given: Iterable[AuditEvent]) -> Iterator[AuditEvent]:
     for event in given:
         if not isinstance(event, AuditEvent):
-            raise TypeError(f"events: expected AuditEvents; got a {name_of(type(event))} among them")
+            raise TypeError(f"events: expected AuditEvents; got {kind_of(event)} among them")
         yield event
 
 

@@ -63,8 +63,10 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
     places = [
         (place, getattr(each, "name", "")) for each in given if (place := getattr(each, "place", None)) is not None
     ]
-    if len(set(places)) < len(places):
-        raise ValueError("dispatchers: expected one name for each outbox in a place; got two outboxes of one name")
+    for place, name in places:
+        if places.count((place, name)) > 1:
+            got = f"two outboxes named {name!r}; give each its own name="
+            raise ValueError(f"dispatchers: expected one name for each outbox in a place; got {got}")
     return given
 
 

@@ -15,9 +15,10 @@ import threading
 import time
 from contextvars import Context, ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..context import settled_context
+from ..core.audit import AuditTrail, require_trail
 from ..core.signals import calls_here
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.options import require
@@ -26,10 +27,6 @@ from ..record.values import text
 from ..tasks.fork import call_in_child
 from ..tasks.portal import flush_at_exit
 from ..tasks.strangers import Log, is_logging
-from ._trails import require_trail
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = ["Backlog", "Waiting", "is_storing"]
 
@@ -140,7 +137,7 @@ class Backlog:
     """
 
     def __init__(self, trail: AuditTrail, *, size: int, flush_timeout: float) -> None:
-        require_trail(trail)
+        require_trail("trail", trail)
         self._trail = trail
         self._size = require("buffer", size, at_least=1)
         self._flush_timeout = require("flush_timeout", flush_timeout, at_least=0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 
 from ..core.alerting import DeliveryReport
-from ..core.audit import AuditTrail
+from ..core.audit import AuditTrail, require_trail
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ._connection import Connection
@@ -49,6 +49,8 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
         sender: The trail whose alerts are logged; None logs the alerts of all trails.
         logger: The name of the logger.
     """
+    if sender is not None:
+        require_trail("sender", sender)
     log = logging.getLogger(logger)
 
     def announced(_sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:

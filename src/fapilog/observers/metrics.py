@@ -24,7 +24,7 @@ with needs("metrics"):
     from prometheus_client.registry import Collector
 
 from ..core.alerting import DeliveryReport
-from ..core.audit import AuditTrail
+from ..core.audit import AuditTrail, require_trail
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..tasks.fork import call_in_child
@@ -89,6 +89,8 @@ def connect(
         ValueError: *registry* has metrics of these names already, or two *outboxes*, or two *replications*, have the
             same name.
     """
+    if sender is not None:
+        require_trail("sender", sender)
     given = measured(outboxes, replications)
     # In lower case too, as prometheus_client has it.
     is_multiprocess = any(name in os.environ for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"))

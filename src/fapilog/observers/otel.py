@@ -21,7 +21,7 @@ with needs("otel"):
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from ..core.alerting import DeliveryReport
-from ..core.audit import AuditTrail
+from ..core.audit import AuditTrail, require_trail
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ._connection import Connection
@@ -68,6 +68,8 @@ def connect(
     Raises:
         ValueError: Two *outboxes*, or two *replications*, have the same name.
     """
+    if sender is not None:
+        require_trail("sender", sender)
     given = measured(outboxes, replications)
     watched = _watched_by(meter_provider)
     meter = get_meter("fapilog", meter_provider=meter_provider)

@@ -13,7 +13,7 @@ import msgspec
 from ..record.errors import PermanentDeliveryError
 from ..record.events import AuditEvent
 from ..record.privacy import without_frames
-from ..record.values import text
+from ..record.values import kind_of, text
 from ..tasks.fork import call_in_child
 from ._rendering import Disclosure, Rendered, Renderer, in_words, one_line
 from ._threads import in_daemon_thread
@@ -48,6 +48,8 @@ class ConsoleDispatcher:
         disclosure: Disclosure = Disclosure.STANDARD,
         link: str | None = None,
     ) -> None:
+        if stream is not None and not callable(getattr(stream, "write", None)):
+            raise TypeError(f"stream: expected a stream of text, such as sys.stderr; got {kind_of(stream)}")
         self._stream = stream
         self._render = Renderer(disclosure, link)
         self._forget()

@@ -114,6 +114,8 @@ class S3Archive:
             require("lock_days", lock_days, at_least=1, at_most=_LONGEST_LOCK, whole=True)
         self._lock_days = lock_days
         self._timeout = float(require("timeout", timeout, above=0, finite=True))
+        if region is not None:
+            require_text("region", region)
         self._place: dict[str, Any] = {"region_name": region, "endpoint_url": endpoint}
         self._given = client
         self._made: Any = None

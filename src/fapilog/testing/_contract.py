@@ -21,7 +21,7 @@ from ..record.errordetails import ErrorDetails
 from ..record.errors import DeliveryError, PanicError
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
-from ..record.values import tags
+from ..record.values import kind_of, tags
 from ..tasks.strangers import contained
 
 __all__ = ["Cancelled", "Subject", "an_event", "check", "check_dispatcher", "hidden_in_logs", "printed"]
@@ -122,7 +122,7 @@ class Subject:
         if anyio.current_time() >= limit.deadline:
             self.fail(f"return within {self.timeout:g} s")
         if returned is not None:
-            self.fail(f"return None, and not a {type(returned).__qualname__}")
+            self.fail(f"return None, and not {kind_of(returned)}")
         if msgspec.json.encode(event) != before:
             self.fail("leave the event as it is")
         if raised is not None:

@@ -11,6 +11,7 @@ from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
 from ..record.events import AuditEvent
 from ..record.formats import decoded
+from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, EventFilter, head_of
 from ..tasks.strangers import contained
 
@@ -58,7 +59,7 @@ class Place:
         """Append *event*, and return its seal."""
         seal = await self.ask("append", lambda: storage.append(event))
         if not isinstance(seal, Seal):
-            self.fail(f"append should return a Seal; it returned a {type(seal).__qualname__}")
+            self.fail(f"append should return a Seal; it returned {kind_of(seal)}")
         return seal
 
     async def append_once(self, storage: AuditStorage, event: AuditEvent) -> Seal | None:

@@ -22,7 +22,7 @@ from ...record.errors import OutboxError
 from ...storage.sqlitefile import Opened, close_at_forks, inode_of, locked, make_file, make_tables, number, roll_back
 from ...tasks.strangers import Log
 from ._filequeue import FileQueue
-from ._schema import SCHEMA, UPGRADE, VERSION
+from ._schema import SCHEMA, VERSION
 
 __all__ = ["OutboxFile"]
 
@@ -197,12 +197,10 @@ class OutboxFile:
             raise OutboxError(f"{self.path}: expected a file that may be read and written; this one may not be")
 
     def _steps(self, connection: sqlite3.Connection) -> tuple[str, ...]:
-        """Return the SQL that makes or upgrades the tables; raise if the file is no outbox, or of a later version."""
+        """Return the SQL that makes the tables; raise if the file is no outbox, or one of another version."""
         application, version = number(connection, "application_id"), number(connection, "user_version")
         if (application, version) == (_APPLICATION_ID, VERSION):
             return ()
-        if (application, version) == (_APPLICATION_ID, 1):
-            return UPGRADE
         is_empty = not application and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if is_empty and not self._must_exist:
             return SCHEMA

@@ -17,6 +17,7 @@ from ...core.alerting import Alert
 from ...record.errors import OutboxError, TransientDeliveryError
 from ...record.events import AuditEvent
 from ...record.privacy import without_frames
+from ...record.values import kind_of
 from ...storage.postgres import PostgresStorage
 from ...storage.postgres.alerts import require_name
 from ...tasks.threads import in_thread
@@ -51,7 +52,7 @@ class PostgresDeposit:
 
     def __init__(self, storage: PostgresStorage, *, name: str = "alerts") -> None:
         if not isinstance(storage, PostgresStorage):
-            raise TypeError(f"storage: expected the PostgresStorage of the trail; got a {type(storage).__qualname__}")
+            raise TypeError(f"storage: expected the PostgresStorage of the trail; got {kind_of(storage)}")
         self.name: str = require_name("name", name)
         self._storage = storage
         self._database = Database(storage)
