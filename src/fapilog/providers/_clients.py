@@ -14,7 +14,7 @@ from ..record.errors import BrokenRouteError
 from ..tasks.loops import Loop
 from ..tasks.threads import in_thread
 
-__all__ = ["certificates_for", "client_for", "given_client", "make_client"]
+__all__ = ["certificates_for", "client_for", "given_client"]
 
 # By a client that was given, the loop that used it first. Its connections belong to that loop: in another one, a
 # request goes out on an idle connection, and its answer never arrives.
@@ -36,16 +36,6 @@ def given_client(name: str, client: httpx2.AsyncClient) -> httpx2.AsyncClient:
             "give none, or start the trail, which sends its alerts in one loop"
         )
     return client
-
-
-async def make_client(name: str, *, near: bool) -> httpx2.AsyncClient:
-    """
-    Return a client for a request to this machine, if *near*, or to any other.
-
-    Raises:
-        BrokenRouteError: The certificates or the proxy that the environment names can't be used.
-    """
-    return client_for(name, await certificates_for(name), near=near)
 
 
 async def certificates_for(name: str) -> ssl.SSLContext:

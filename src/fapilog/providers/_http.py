@@ -51,7 +51,7 @@ from ..tasks.loops import Loop
 from ..tasks.strangers import Log
 from ._answers import MOST_READ, Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, unpacked
 from ._causes import cause_of, waited_for
-from ._clients import certificates_for, client_for, given_client, make_client
+from ._clients import certificates_for, client_for, given_client
 from ._muting import mute, muted
 from ._secret import Secret, SecretSource, is_loopback
 
@@ -285,9 +285,9 @@ class Poster:
         failed = ""
         with muted(), anyio.move_on_after(self._timeout):
             try:
-                url, near = self._parsed(request.url)
-                borrowed = self._open_client(near=near)
-                async with nullcontext(borrowed) if borrowed else await make_client(self._name, near=near) as client:
+                url, is_near = self._parsed(request.url)
+                borrowed = self._open_client(near=is_near)
+                async with nullcontext(borrowed) if borrowed else await self._new_client(near=is_near) as client:
                     sent = _built(client, url, request, stream)
                     response = await client.send(sent, stream=True, follow_redirects=False)
                     try:
@@ -315,6 +315,9 @@ class Poster:
         if stream.begun:
             return self._unknown(f"sent, but there was no answer ({failed})")
         return TransientDeliveryError(f"{self._name}: no connection ({failed})")
+
+    async def _new_client(self, *, near: bool) -> httpx2.AsyncClient:
+        return client_for(self._name, await certificates_for(self._name), near=near)
 
     def _open_client(self, *, near: bool) -> httpx2.AsyncClient | None:
         if self._client is None:

@@ -30,9 +30,8 @@ async def close_in_time(storage: AuditStorage) -> None:
     if is_without_loop():
         await storage.aclose()
         return
-    with anyio.move_on_after(_SECONDS_TO_CLOSE) as scope:
-        with contained():
-            await storage.aclose()
+    with anyio.move_on_after(_SECONDS_TO_CLOSE) as scope, contained():
+        await storage.aclose()
     if scope.cancelled_caught:
         kind = type(storage).__qualname__
         _log.error("a %s may still be open: closing it took more than %g s", kind, _SECONDS_TO_CLOSE)
