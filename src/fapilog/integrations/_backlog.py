@@ -137,7 +137,7 @@ class Backlog(Uncopied):
     """
 
     def __init__(self, trail: AuditTrail, *, size: int, flush_timeout: float) -> None:
-        require_kind("trail", trail, AuditTrail, expected="an AuditTrail")
+        require_kind("trail", trail, AuditTrail)
         self._trail = trail
         self._size = require("buffer", size, at_least=1)
         self._flush_timeout = require("flush_timeout", flush_timeout, at_least=0)

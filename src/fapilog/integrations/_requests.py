@@ -53,7 +53,7 @@ class RequestOptions:
             expected = "True, False or a function of the method, the path and the status"
             require_callable("log_requests", self.log_requests, expected=expected, takes=3)
         if self.trail is not None:
-            require_kind("trail", self.trail, AuditTrail, expected="an AuditTrail")
+            require_kind("trail", self.trail, AuditTrail)
         if self.log_requests and self.trail is None:
             raise ValueError("log_requests: expected a trail to store the events in; got none")
         require("trusted_proxies", self.trusted_proxies, at_least=0, whole=True)

@@ -63,7 +63,7 @@ class AuditMiddleware:
 
     def __init__(self, trail: AuditTrail) -> None:
         refuse_green_threads()
-        require_kind("trail", trail, AuditTrail, expected="an AuditTrail")
+        require_kind("trail", trail, AuditTrail)
         self._trail = trail
 
     def job(self, coroutine: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:

@@ -221,7 +221,7 @@ def with_lifespan(app: _App, trail: AuditTrail) -> _App:
     Raises:
         TypeError: *trail* is no trail.
     """
-    require_kind("trail", trail, AuditTrail, expected="an AuditTrail")
+    require_kind("trail", trail, AuditTrail)
 
     async def application(scope: Any, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "lifespan":

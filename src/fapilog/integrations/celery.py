@@ -60,7 +60,7 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
         TypeError: *trail* is no trail.
     """
     refuse_green_threads()
-    require_kind("trail", trail, AuditTrail, expected="an AuditTrail")
+    require_kind("trail", trail, AuditTrail)
     receivers = _Receivers(trail)
     connected = [
         (signals.before_task_publish, _enqueued),

@@ -58,7 +58,7 @@ class AuditMiddleware(Middleware):
 
     def __init__(self, trail: AuditTrail) -> None:
         refuse_green_threads()
-        require_kind("trail", trail, AuditTrail, expected="an AuditTrail")
+        require_kind("trail", trail, AuditTrail)
         self._trail = trail
         self._entered = Entered()
         self._last = _Last()

@@ -85,7 +85,7 @@ class Audit:
     ) -> None:
         require_callable("user", user, expected="a function without arguments", takes=0, or_none=True)
         require_callable("session", session, expected="a function without arguments", takes=0, or_none=True)
-        require_kind("trail", trail, AuditTrail, expected="an AuditTrail")
+        require_kind("trail", trail, AuditTrail)
         self.trail = trail
         find_user = user or current_user_id
         self._middleware = partial(

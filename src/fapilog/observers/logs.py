@@ -51,7 +51,7 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
         logger: The name of the logger.
     """
     if sender is not None:
-        require_kind("sender", sender, AuditTrail, expected="an AuditTrail")
+        require_kind("sender", sender, AuditTrail)
     log = logging.getLogger(logger)
 
     def announced(_sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:

@@ -91,7 +91,7 @@ def connect(
             same name.
     """
     if sender is not None:
-        require_kind("sender", sender, AuditTrail, expected="an AuditTrail")
+        require_kind("sender", sender, AuditTrail)
     given = measured(outboxes, replications)
     # In lower case too, as prometheus_client has it.
     is_multiprocess = any(name in os.environ for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"))

@@ -70,7 +70,7 @@ def connect(
         ValueError: Two *outboxes*, or two *replications*, have the same name.
     """
     if sender is not None:
-        require_kind("sender", sender, AuditTrail, expected="an AuditTrail")
+        require_kind("sender", sender, AuditTrail)
     given = measured(outboxes, replications)
     watched = _watched_by(meter_provider)
     meter = get_meter("fapilog", meter_provider=meter_provider)

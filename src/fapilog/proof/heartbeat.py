@@ -126,7 +126,7 @@ class Heartbeat(Uncopied):
             _revealed(key)
         if channel is not None:
             require_text("channel", channel)
-        self._trail = require_kind("trail", trail, AuditTrail, expected="an AuditTrail")
+        self._trail = require_kind("trail", trail, AuditTrail)
         self._dispatcher = require_dispatcher("dispatcher", dispatcher)
         self._key = key
         self._interval = float(interval)

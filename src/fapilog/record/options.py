@@ -12,7 +12,7 @@ from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .annotations import imported_later
-from .values import kind_of
+from .values import kind_of, one_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -159,16 +159,16 @@ def require_mapping(name: str, value: object, *, expected: str) -> Mapping[Any, 
     return value
 
 
-def require_kind(name: str, value: object, kind: type[_Kind], *, expected: str) -> _Kind:
+def require_kind(name: str, value: object, kind: type[_Kind]) -> _Kind:
     """
     Return *value* if it is a *kind*.
 
     Raises:
-        TypeError: It is none; the message begins with *name*, and says that *expected* was.
+        TypeError: It is none; the message begins with *name*.
     """
     if isinstance(value, kind):
         return value
-    raise TypeError(f"{name}: expected {expected}; got {kind_of(value)}")
+    raise TypeError(f"{name}: expected {one_of(kind)}; got {kind_of(value)}")
 
 
 def require_kind_or_none(name: str, value: object, kind: type[Any], *, expected: str) -> None:

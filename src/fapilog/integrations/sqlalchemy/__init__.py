@@ -95,7 +95,7 @@ def audit_changes(
             or one of *fields* is not for the events of all changes.
         ValueError: One of *fields* is an unknown level or outcome.
     """
-    require_kind("trail", trail, AuditTrail, expected="an AuditTrail")
+    require_kind("trail", trail, AuditTrail)
     changes = Changes(
         trail,
         None if models is None else _mapped(models),
