@@ -82,6 +82,8 @@ class Run:
         self.dispatcher = RecordingDispatcher() if dispatcher is None else dispatcher
         self.disk = Disk(directory)
         self.trail = AuditTrail(policy, alert_dispatcher=self.dispatcher, storage=self.disk)
+        # A part that fails soon after it has failed has an incident that lasts for seconds.
+        self.trail._alerts.health._clock = anyio.current_time
 
     @property
     def own(self) -> list[AuditEvent]:

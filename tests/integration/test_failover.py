@@ -1,5 +1,6 @@
 """A standby takes over: the primary is killed under writers, and whatever was acknowledged is there, once."""
 
+import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +34,18 @@ def dsn_of_both(first: Server, second: Server) -> str:
     return f"host={hosts} port={ports} user=service dbname=postgres target_session_attrs=read-write"
 
 
+def until_it_waits_for_the_standby(primary: Server) -> None:
+    """Return when every commit waits for the standby: a server reads its settings anew in its own time."""
+    end = time.monotonic() + 60
+    with psycopg.connect(primary.dsn(), autocommit=True) as connection:
+        while True:
+            state = connection.execute("SELECT application_name, sync_state FROM pg_stat_replication").fetchall()
+            if state == [("standby", "sync")]:
+                return
+            assert time.monotonic() < end, state
+            time.sleep(0.02)
+
+
 # The oldest and the newest that is here, as it takes its time.
 @pytest.mark.parametrize("programs", sorted({*binaries()[:1], *binaries()[-1:]}), ids=lambda path: path.parent.name)
 def test_a_standby_takes_over(programs: Path) -> None:
@@ -48,12 +61,10 @@ def test_a_standby_takes_over(programs: Path) -> None:
             "ALTER SYSTEM SET synchronous_standby_names = 'standby'",
             "SELECT pg_reload_conf()",
         )
+        until_it_waits_for_the_standby(primary)
         both = dsn_of_both(primary, standby)
         writers = [stack.enter_context(writer(both, backend, "fsync")) for backend in ("asyncio", "trio", "asyncio")]
         listen(writers, lambda: all(len(each.stored) >= 50 for each in writers))
-        with psycopg.connect(primary.dsn()) as connection:
-            state = connection.execute("SELECT application_name, sync_state FROM pg_stat_replication").fetchall()
-        assert state == [("standby", "sync")]
         primary.kill()
         run(standby, "SELECT pg_promote()")
         before = {each: len(each.stored) for each in writers}

@@ -1,5 +1,6 @@
 """The storage in PostgreSQL, beyond what every storage must do."""
 
+import functools
 import itertools
 import math
 import os
@@ -44,6 +45,7 @@ from fapilog.tasks.loops import without_loop
 from fapilog.testing import _storage, check_storage
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, followed, server
+from tests.doubles.storages import in_postgres
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +101,8 @@ async def test_it_keeps_the_contract(database: Server) -> None:
         change = """UPDATE fapilog.records SET line = overlay(line PLACING 'x' FROM position('"3"' IN line) + 1)"""
         as_superuser(database, f"""{change} WHERE TRAIL AND position('"3"' IN line) > 0""", trail=place)
 
-    await check_storage(lambda place: PostgresStorage(database.dsn(user="service"), place), damage=damage)
+    make = functools.partial(in_postgres, database.dsn(user="service"))
+    await check_storage(make, damage=damage, elsewhere=make)
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ from ..record.chain import EMPTY, ChainHead
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel
+from ..record.options import require_kind
 from ..record.values import FrozenDict, text
-from ..storage.protocol import AuditStorage, EventFilter, holds, require_head
+from ..storage.protocol import AuditStorage, EventFilter, holds
 from ..tasks.background import Background, own_context
 from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
@@ -88,7 +89,9 @@ class Watch:
         self._health = health
         self._record = weakly(record)
         self._must_exist = must_exist
-        self._expected_head = EMPTY if expected_head is None else require_head("expected_head", expected_head)
+        self._expected_head = (
+            EMPTY if expected_head is None else require_kind("expected_head", expected_head, ChainHead)
+        )
         # The time of day when nothing had elapsed; another value means that the clock was set.
         self._zero = _wall() - _elapsed()
         # The looks at the storage that were begun, and the newest one that has said what it saw.

@@ -24,10 +24,9 @@ from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
-from ..record.options import require, require_bool
+from ..record.options import require, require_bool, require_kind_or_none
 from ..record.parties import Target
 from ..record.privacy import Uncopied, leave_frames_out, without_frames
-from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
 
 # Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
@@ -71,7 +70,6 @@ __all__ = [
     "ChainStatus",
     "ComplianceLevel",
     "CompliancePolicy",
-    "require_trail",
 ]
 
 
@@ -139,8 +137,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         replica: AuditStorage | None = None,
         lag_limit: float = 300.0,
     ) -> None:
-        if policy is not None and not isinstance(policy, CompliancePolicy):
-            raise TypeError(f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {kind_of(policy)}")
+        expected = "a CompliancePolicy; a path goes to storage_path="
+        require_kind_or_none("policy", policy, CompliancePolicy, expected=expected)
         policy = CompliancePolicy() if policy is None else policy
         self.policy: CompliancePolicy = policy
         keeping = Keeping(
@@ -536,15 +534,3 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             self._rules.forget()
         self._own_records.forget()
         self._alerts.forget()
-
-
-def require_trail(name: str, trail: AuditTrail) -> AuditTrail:
-    """
-    Return *trail* if it is one: with anything else, the first event would be lost.
-
-    Raises:
-        TypeError: It is none; the message begins with *name*.
-    """
-    if not isinstance(trail, AuditTrail):
-        raise TypeError(f"{name}: expected an AuditTrail; got {kind_of(trail)}")
-    return trail

@@ -13,10 +13,10 @@ from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
-from ..record.options import require
+from ..record.options import require, require_kind
 from ..record.privacy import without_frames
 from ..record.values import kind_of
-from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_head
+from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
 from ._alerts import Alerts
 from ._incidents import VERIFICATION
 from ._ownrecords import LogEvent, OwnRecords
@@ -159,7 +159,7 @@ class Questions:
             AuditStorageError: The trail can't be read.
             TypeError: It is no `ChainHead`.
         """
-        return await holds(self._storage, require_head("head", head))
+        return await holds(self._storage, require_kind("head", head, ChainHead))
 
     @classmethod
     def verify_chain(cls, events: Iterable[AuditEvent], *, after: ChainHead = EMPTY) -> AuditChainVerificationResult:
@@ -177,7 +177,7 @@ class Questions:
         """
         given = _events(events)
         first = list(itertools.islice(given, 2))
-        result = chain.verified(itertools.chain(first, given), require_head("after", after))
+        result = chain.verified(itertools.chain(first, given), require_kind("after", after, ChainHead))
         if not result.valid and _is_newest_first(first):
             words = f"{result.error_message}; they are the newest first, as get_events returns them: reverse them"
             result = msgspec.structs.replace(result, error_message=words)

@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from ..context import settled_context
-from ..core.audit import AuditTrail, require_trail
+from ..core.audit import AuditTrail
 from ..core.signals import calls_here
 from ..record.kinds import AuditEventType, AuditLogLevel
-from ..record.options import require
+from ..record.options import require, require_kind
 from ..record.privacy import Discreet, Uncopied
 from ..record.values import text
 from ..tasks.fork import call_in_child
@@ -137,7 +137,7 @@ class Backlog(Uncopied):
     """
 
     def __init__(self, trail: AuditTrail, *, size: int, flush_timeout: float) -> None:
-        require_trail("trail", trail)
+        require_kind("trail", trail, AuditTrail)
         self._trail = trail
         self._size = require("buffer", size, at_least=1)
         self._flush_timeout = require("flush_timeout", flush_timeout, at_least=0)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..core.audit import AuditTrail, require_trail
+from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
-from ..record.options import require, require_callable
+from ..record.options import require, require_callable, require_kind
 from ..tasks.strangers import Log, answer, tamed
 from ._headers import client_address, header_name
 
@@ -53,7 +53,7 @@ class RequestOptions:
             expected = "True, False or a function of the method, the path and the status"
             require_callable("log_requests", self.log_requests, expected=expected, takes=3)
         if self.trail is not None:
-            require_trail("trail", self.trail)
+            require_kind("trail", self.trail, AuditTrail)
         if self.log_requests and self.trail is None:
             raise ValueError("log_requests: expected a trail to store the events in; got none")
         require("trusted_proxies", self.trusted_proxies, at_least=0, whole=True)

@@ -24,9 +24,9 @@ import anyio
 from arq import Retry
 from arq.worker import RetryJob
 
-from ..core.audit import AuditTrail, require_trail
+from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType
-from ..record.options import is_async
+from ..record.options import is_async, require_kind
 from ..record.values import kind_of, text
 from ..tasks.green import refuse_green_threads
 from ..tasks.strangers import Log
@@ -63,7 +63,7 @@ class AuditMiddleware:
 
     def __init__(self, trail: AuditTrail) -> None:
         refuse_green_threads()
-        require_trail("trail", trail)
+        require_kind("trail", trail, AuditTrail)
         self._trail = trail
 
     def job(self, coroutine: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:

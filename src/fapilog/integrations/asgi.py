@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any, Final, cast
 
 from ..context import audit_context
-from ..core.audit import AuditTrail, require_trail
+from ..core.audit import AuditTrail
 from ..record.errors import reason
-from ..record.options import require_callable
+from ..record.options import require_callable, require_kind
 from ..record.values import kind_of
 from ..tasks.strangers import Log
 from ._headers import RECORDED, REQUEST_ID, request_id
@@ -221,7 +221,7 @@ def with_lifespan(app: _App, trail: AuditTrail) -> _App:
     Raises:
         TypeError: *trail* is no trail.
     """
-    require_trail("trail", trail)
+    require_kind("trail", trail, AuditTrail)
 
     async def application(scope: Any, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "lifespan":

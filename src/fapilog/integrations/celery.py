@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from celery import signals  # type: ignore[import-untyped]
 
-from ..core.audit import AuditTrail, require_trail
+from ..core.audit import AuditTrail
+from ..record.options import require_kind
 from ..tasks.green import GREEN_THREADS, refuse_green_threads
 from ._tasks import (
     HEADER,
@@ -59,7 +60,7 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
         TypeError: *trail* is no trail.
     """
     refuse_green_threads()
-    require_trail("trail", trail)
+    require_kind("trail", trail, AuditTrail)
     receivers = _Receivers(trail)
     connected = [
         (signals.before_task_publish, _enqueued),

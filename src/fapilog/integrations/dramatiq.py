@@ -17,7 +17,8 @@ from typing import Any
 from dramatiq import Broker, Message, MessageProxy, Middleware, Worker
 from dramatiq.errors import Retry
 
-from ..core.audit import AuditTrail, require_trail
+from ..core.audit import AuditTrail
+from ..record.options import require_kind
 from ..tasks.green import refuse_green_threads
 from ._tasks import HEADER, Entered, carried, logged, task_context, worker_ended, worker_started
 
@@ -57,7 +58,7 @@ class AuditMiddleware(Middleware):
 
     def __init__(self, trail: AuditTrail) -> None:
         refuse_green_threads()
-        require_trail("trail", trail)
+        require_kind("trail", trail, AuditTrail)
         self._trail = trail
         self._entered = Entered()
         self._last = _Last()

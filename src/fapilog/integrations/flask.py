@@ -18,8 +18,8 @@ with needs("flask"):
     from flask import Flask, Response, appcontext_pushed, got_request_exception, has_request_context, request
 
 from ..context import bind_audit_context, current_audit_context
-from ..core.audit import AuditTrail, require_trail
-from ..record.options import require_callable
+from ..core.audit import AuditTrail
+from ..record.options import require_callable, require_kind
 from ..record.values import kind_of
 from ._logins import Logins, current_user_id
 from .wsgi import AuditMiddleware, note_error
@@ -85,7 +85,7 @@ class Audit:
     ) -> None:
         require_callable("user", user, expected="a function without arguments", takes=0, or_none=True)
         require_callable("session", session, expected="a function without arguments", takes=0, or_none=True)
-        require_trail("trail", trail)
+        require_kind("trail", trail, AuditTrail)
         self.trail = trail
         find_user = user or current_user_id
         self._middleware = partial(

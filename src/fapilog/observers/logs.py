@@ -14,9 +14,10 @@ from __future__ import annotations
 import logging
 
 from ..core.alerting import DeliveryReport
-from ..core.audit import AuditTrail, require_trail
+from ..core.audit import AuditTrail
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
+from ..record.options import require_kind
 from ._connection import Connection
 from ._labels import label
 
@@ -50,7 +51,7 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
         logger: The name of the logger.
     """
     if sender is not None:
-        require_trail("sender", sender)
+        require_kind("sender", sender, AuditTrail)
     log = logging.getLogger(logger)
 
     def announced(_sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:

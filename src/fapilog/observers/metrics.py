@@ -24,9 +24,10 @@ with needs("metrics"):
     from prometheus_client.registry import Collector
 
 from ..core.alerting import DeliveryReport
-from ..core.audit import AuditTrail, require_trail
+from ..core.audit import AuditTrail
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
+from ..record.options import require_kind
 from ..tasks.fork import call_in_child
 from ..tasks.strangers import Log
 from ._connection import Connection
@@ -90,7 +91,7 @@ def connect(
             same name.
     """
     if sender is not None:
-        require_trail("sender", sender)
+        require_kind("sender", sender, AuditTrail)
     given = measured(outboxes, replications)
     # In lower case too, as prometheus_client has it.
     is_multiprocess = any(name in os.environ for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"))

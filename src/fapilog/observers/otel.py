@@ -21,9 +21,10 @@ with needs("otel"):
     from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter
 
 from ..core.alerting import DeliveryReport
-from ..core.audit import AuditTrail, require_trail
+from ..core.audit import AuditTrail
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
+from ..record.options import require_kind
 from ._connection import Connection
 from ._gauges import ALL, Backlog, Gauge, HasBacklog, HasState, Measured, State, measured
 from ._labels import OTHER, SECONDS, label
@@ -69,7 +70,7 @@ def connect(
         ValueError: Two *outboxes*, or two *replications*, have the same name.
     """
     if sender is not None:
-        require_trail("sender", sender)
+        require_kind("sender", sender, AuditTrail)
     given = measured(outboxes, replications)
     watched = _watched_by(meter_provider)
     meter = get_meter("fapilog", meter_provider=meter_provider)

@@ -25,12 +25,12 @@ import anyio
 import msgspec
 
 from ..core.alerting import AlertDispatcher, require_dispatcher
-from ..core.audit import AuditTrail, require_trail
+from ..core.audit import AuditTrail
 from ..record.chain import ChainHead
 from ..record.errors import reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
-from ..record.options import require, require_callable, require_text
+from ..record.options import require, require_callable, require_kind, require_text
 from ..record.privacy import Uncopied, without_frames
 from ..record.values import kind_of
 from ..tasks.background import Background, alone
@@ -126,7 +126,7 @@ class Heartbeat(Uncopied):
             _revealed(key)
         if channel is not None:
             require_text("channel", channel)
-        self._trail = require_trail("trail", trail)
+        self._trail = require_kind("trail", trail, AuditTrail)
         self._dispatcher = require_dispatcher("dispatcher", dispatcher)
         self._key = key
         self._interval = float(interval)

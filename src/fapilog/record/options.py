@@ -12,7 +12,7 @@ from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .annotations import imported_later
-from .values import kind_of
+from .values import kind_of, one_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ __all__ = [
     "require",
     "require_bool",
     "require_callable",
+    "require_kind",
     "require_kind_or_none",
     "require_mapping",
     "require_path",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _Number = TypeVar("_Number", bound=float)
+_Kind = TypeVar("_Kind")
 # Characters of a name that are compared.
 _LONGEST_NAME: Final = 100
 # Of the letters, as difflib counts them: with fewer, "crit" would bring "security" to mind.
@@ -155,6 +157,18 @@ def require_mapping(name: str, value: object, *, expected: str) -> Mapping[Any, 
     if not isinstance(value, Mapping):
         raise TypeError(f"{name}: expected {expected}; got {kind_of(value)}")
     return value
+
+
+def require_kind(name: str, value: object, kind: type[_Kind]) -> _Kind:
+    """
+    Return *value* if it is a *kind*.
+
+    Raises:
+        TypeError: It is none; the message begins with *name*.
+    """
+    if isinstance(value, kind):
+        return value
+    raise TypeError(f"{name}: expected {one_of(kind)}; got {kind_of(value)}")
 
 
 def require_kind_or_none(name: str, value: object, kind: type[Any], *, expected: str) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "kind_of",
     "mark_of",
     "name_of",
+    "one_of",
     "original",
     "tags",
     "text",
@@ -115,6 +116,11 @@ def kind_of(value: object) -> str:
     if issubclass(kind, type):  # not isinstance, which asks the value, and runs its code
         named: Any = value
         return f"the class {name_of(named)}"
+    return one_of(kind)
+
+
+def one_of(kind: type) -> str:
+    """Return the words for a value of the class *kind* in a message: "a str", "an AuditTrail"."""
     name = name_of(kind)
     return f"{'an' if name[:1] in set('AEIOaeiou') else 'a'} {name}"
 

@@ -29,7 +29,6 @@ __all__ = [
     "head_of",
     "holds",
     "is_head",
-    "require_head",
     "require_storage",
     "value_at",
 ]
@@ -340,13 +339,6 @@ def require_storage(option: str, storage: AuditStorage) -> AuditStorage:
 
 
 _METHODS: Final = ("append", "find", "read", "read_lines", "verify", "aclose")
-
-
-def require_head(name: str, head: object) -> ChainHead:
-    """Return *head* if it is a `ChainHead`; raise TypeError if not, whose message begins with *name*."""
-    if not isinstance(head, ChainHead):
-        raise TypeError(f"{name}: expected a ChainHead; got {kind_of(head)}")
-    return head
 
 
 async def head_of(storage: AuditStorage) -> ChainHead:

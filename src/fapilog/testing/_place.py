@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 import anyio
@@ -14,10 +14,14 @@ from ..record.formats import decoded
 from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, EventFilter, head_of
 from ..tasks.strangers import contained
+from ._contract import Cancelled
 
-__all__ = ["Place"]
+__all__ = ["MOST_WAITS", "Place"]
 
 T = TypeVar("T")
+
+MOST_WAITS: Final = 50
+"""If a call waits more often, it is cancelled at the first waits alone."""
 
 _PAGE: Final = 25
 
@@ -50,6 +54,26 @@ class Place:
             except Exception as error:
                 raise AssertionError(f"{what} should return; it raised {type(error).__qualname__}: {error}") from error
         raise AssertionError(f"{what} should return within {self.timeout:g} s")
+
+    async def cancelled(self, what: str, call: Coroutine[Any, Any, object], wait: int) -> bool:
+        """Cancel *call* where it waits for the time with that number; return whether it was over before that."""
+        cancelled = Cancelled(call, wait)
+        error: Exception | None = None
+        with anyio.move_on_after(self.timeout) as limit:
+            try:
+                with cancelled.scope:
+                    await cancelled
+            except Exception as raised:
+                error = raised
+        if error is not None:
+            raise AssertionError(
+                f"{what} should let a cancellation pass; it raised {type(error).__qualname__}"
+            ) from error
+        if cancelled.deaf or anyio.current_time() >= limit.deadline:
+            raise AssertionError(f"{what} should end within {self.timeout:g} s when it is cancelled")
+        if cancelled.told and not cancelled.scope.cancelled_caught:
+            raise AssertionError(f"{what} should let a cancellation pass, and not return as if nothing had happened")
+        return not cancelled.scope.cancel_called
 
     def fail(self, expected: str) -> NoReturn:
         """Raise an AssertionError with the *expected* behaviour of a call."""

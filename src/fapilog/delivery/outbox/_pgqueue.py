@@ -177,10 +177,9 @@ class PostgresQueue:
         self._do(sql.SET_MARK, outbox, number=mark.sequence_number, checksum=mark.checksum, back=back)
 
     def having(self, outbox: str, events: Iterable[AuditEvent], /) -> set[str]:
-        ids = {told(event.event_id): event for event in events}
-        numbers = list(map(sequence_number_of, ids.values()))
-        found = self._do(sql.HAVING, outbox, event_ids=list(ids), sequence_numbers=numbers)
-        return {ids[event_id].event_id for (event_id,) in found}
+        ids = {(told(event.event_id), sequence_number_of(event)): event.event_id for event in events}
+        found = self._do(sql.HAVING, outbox, event_ids=[event_id for event_id, _ in ids])
+        return {ids[row] for row in ids.keys() & found}
 
     # -- receipts
 

@@ -215,10 +215,7 @@ WHERE %(back)s OR outboxes.sequence_number IS NULL OR outboxes.sequence_number <
 """
 
 HAVING: Final = f"""\
-SELECT event_id FROM fapilog.alerts
-WHERE {_MINE} AND (event_id, sequence_number) IN (
-    SELECT * FROM unnest(%(event_ids)s::text[], %(sequence_numbers)s::int8[])
-)
+SELECT event_id, sequence_number FROM fapilog.alerts WHERE {_MINE} AND event_id = ANY(%(event_ids)s::text[])
 """
 
 OUTBOXES: Final = """\

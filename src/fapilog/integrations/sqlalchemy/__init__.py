@@ -18,9 +18,9 @@ with needs("sqlalchemy"):
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
     from sqlalchemy.orm import Mapper, QueryableAttribute, Session, scoped_session, sessionmaker
 
-from ...core.audit import AuditTrail, require_trail
+from ...core.audit import AuditTrail
 from ...record.intake import CommonFields
-from ...record.options import several
+from ...record.options import require_kind, several
 from ...record.parties import Target
 from ...record.values import kind_of
 from .._rowchanges import require_fields
@@ -95,7 +95,7 @@ def audit_changes(
             or one of *fields* is not for the events of all changes.
         ValueError: One of *fields* is an unknown level or outcome.
     """
-    require_trail("trail", trail)
+    require_kind("trail", trail, AuditTrail)
     changes = Changes(
         trail,
         None if models is None else _mapped(models),
