@@ -229,6 +229,18 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str |
     return end.value.code
 
 
+@pytest.mark.parametrize("group", [[], ["alerts"], ["hold"], ["storage"]], ids=" ".join)
+def test_a_list_of_commands_has_whole_sentences(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], group: list[str]
+) -> None:
+    """On a terminal of 80 columns, the help says what each command does without an ellipsis."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_main(monkeypatch, *group, "--help") == 0
+    commands = capsys.readouterr().out.partition("Commands:")[2].splitlines()
+    assert [line for line in commands if line and not line.endswith(".")] == []
+    assert [line for line in commands if line.endswith("...")] == []
+
+
 @pytest.fixture
 def trail(tmp_path: Path) -> Path:
     """Return the directory of a trail with three records."""

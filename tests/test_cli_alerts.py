@@ -389,7 +389,7 @@ def a_later_version(path: Path) -> None:
     file.run([FileQueue.outboxes])
     file.close()
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 2")
     connection.close()
 
 
@@ -404,11 +404,11 @@ def a_damaged_outbox(path: Path) -> None:
     ("make", "says"),
     [
         (missing, "there is no such file"),
-        (a_directory, "there is no such file"),
+        (a_directory, "expected a file; got something else"),
         (a_text, "file is not a database"),
-        (an_empty_file, "expected an outbox of version 2; got an empty file"),
-        (another_database, "expected an outbox of version 2; got another database"),
-        (a_later_version, "expected an outbox of version 2; got version 3"),
+        (an_empty_file, "expected an outbox of version 1; got an empty file"),
+        (another_database, "expected an outbox of version 1; got another database"),
+        (a_later_version, "expected an outbox of version 1; got version 2"),
         (a_damaged_outbox, "database disk image is malformed"),
     ],
 )

@@ -269,6 +269,15 @@ def test_recovering(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) 
     assert numbers(run("show", directory, "--user", "carol")[1]) == [4]
 
 
+def test_recovering_from_a_gap(run: Run, directory: Path) -> None:
+    """Where a record is gone and no byte is damaged, it is the gap that is sealed."""
+    [file] = directory.glob("audit_*.jsonl")
+    first, _, *rest = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([first, *rest]))
+    _, out, _ = run("recover", directory, "--reason", "a record is gone")
+    assert re.fullmatch(r"record 4 seals the gap behind record 1, from byte \d+ of \S+ on; services can go on\n", out)
+
+
 def test_recovering_from_a_damaged_compressed_day(run: Run, tmp_path: Path) -> None:
     """It has no records that could be sealed: what is to be done first is said; moved away, it is a gap."""
     directory = aged_trail(tmp_path / "aged", (2, 1, 0))

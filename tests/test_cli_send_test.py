@@ -167,7 +167,11 @@ MISSING: list[tuple[str, dict[str, str], list[str]]] = [
         {"FAPILOG_WEBHOOK_URL": "https://127.0.0.1"},
         ["WEBHOOK_SECRET: expected a secret; got nothing"],
     ),
-    ("slack", {}, ["SLACK: webhook_url, token: expected either webhook_url, or token and channel; got none"]),
+    (
+        "slack",
+        {},
+        ["SLACK_WEBHOOK_URL, FAPILOG_SLACK_TOKEN: expected either webhook_url, or token and channel; got none"],
+    ),
     ("pagerduty", {}, ["PAGERDUTY_ROUTING_KEY: expected a secret; got nothing"]),
     ("alertmanager", {"FAPILOG_ALERTMANAGER_URLS": ""}, ["ALERTMANAGER_URLS: expected "]),
     (

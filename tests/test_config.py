@@ -263,7 +263,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         ["dispatcher.routing_key: expected 32 characters"]),
     ({"dispatcher": {**SLACK, "timeout": 0}}, ["dispatcher.timeout: expected a number above 0; got 0"]),
     ({"dispatcher": {**SLACK, "channel": "#x"}},
-        ["dispatcher: webhook_url, token: expected either webhook_url, or token and channel; got webhook_url and ch"],
+        ["dispatcher.webhook_url, dispatcher.token: expected either webhook_url, or token and channel; got webhook_u"],
     ),
     ({"dispatcher": {"type": "fanout"}},
         [f"dispatcher.dispatchers: expected a list of: {DISPATCHER}; got nothing"]),
@@ -388,6 +388,9 @@ async def test_a_trail_from_a_file(tmp_path: Path) -> None:
         (TOML.replace('level = "hipaa"', "level = 5"), r"tool\.fapilog\.policy\.level: expected one of .*; got 5"),
         (TOML.replace("[tool.fapilog]", "[tool.fapilog"), r".*wrong\.toml: Expected .* \(at line 2, column 14\)"),
         ("", r"tool\.fapilog: expected a table; got nothing"),
+        ("[fapilog]", r"tool\.fapilog: expected a table; got fapilog$"),
+        ("[tool.fapilgo]", r"tool\.fapilog: expected a table; got tool\.fapilgo$"),
+        ("[tool.pylint]", r"tool\.fapilog: expected a table; got nothing"),
         ("[tool]\nfapilog = 5", r"tool\.fapilog: expected a table; got nothing"),
     ],
 )

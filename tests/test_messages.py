@@ -1,8 +1,10 @@
 """The messages about what people get wrong: each says what was expected, what came, and where."""
 
+import copy
 import functools
 import logging
 import os
+import pickle
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -20,6 +22,7 @@ from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route, when
 from fapilog.storage.files import FileStorage
+from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
 
@@ -30,6 +33,13 @@ class WithoutSeverity:
     """A dispatcher whose method takes less than the contract says."""
 
     async def send_alert(self, event: AuditEvent) -> None:
+        """Take it."""
+
+
+class Synchronous:
+    """A dispatcher whose method can't be awaited."""
+
+    def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
         """Take it."""
 
 
@@ -54,25 +64,33 @@ CHANNELS = 'alert_channels: expected a mapping such as {"critical": "#on-call"}'
 MISTAKES: list[tuple[Callable[..., object], dict[str, Any], type[Exception], str]] = [
     (CompliancePolicy, {"alert_channels": "#x"}, TypeError, f"{CHANNELS}; got a str"),
     (CompliancePolicy, {"alert_channels": ["#x"]}, TypeError, f"{CHANNELS}; got a list"),
-    (CompliancePolicy, {"alert_channels": {"critical": 5}}, TypeError, "alert_channels: expected text; got a int"),
-    (CompliancePolicy, {"alert_channel": 5}, TypeError, "alert_channel: expected text; got a int"),
+    (CompliancePolicy, {"alert_channels": {"critical": 5}}, TypeError, "alert_channels: expected text; got an int"),
+    (CompliancePolicy, {"alert_channel": 5}, TypeError, "alert_channel: expected text; got an int"),
     (CompliancePolicy, {"enabled": "no"}, TypeError, "enabled: expected True or False; got a str"),
-    (CompliancePolicy, {"real_time_alerts": 0}, TypeError, "real_time_alerts: expected True or False; got a int"),
+    (CompliancePolicy, {"real_time_alerts": 0}, TypeError, "real_time_alerts: expected True or False; got an int"),
     (CompliancePolicy, {"level": "hipa"}, ValueError, "level: expected one of .*; got 'hipa'; did you mean hipaa[?]"),
     (AuditTrail, {"alert_timeout": "30"}, TypeError, "alert_timeout: expected a number; got a str"),
     (AuditTrail, {"alert_buffer": 1.5}, TypeError, "alert_buffer: expected a whole number; got a float"),
     (AuditTrail, {"alert_concurrency": True}, TypeError, "alert_concurrency: expected a whole number; got a bool"),
-    (AuditTrail, {"storage_path": 5}, TypeError, "storage_path: expected a path; got a int"),
+    (AuditTrail, {"storage_path": 5}, TypeError, "storage_path: expected a path; got an int"),
     (AuditTrail, {"storage": "audit"}, TypeError, "storage: expected an AuditStorage; got a str without append, read"),
     (AuditTrail, {"replica": "postgresql://h/d"}, TypeError, "replica: expected an AuditStorage; got a str without"),
     (AuditTrail, {"storage": FileStorage}, TypeError, "storage: expected an AuditStorage; got the class FileStorage"),
     (AuditTrail, {"storage": HalfAStorage()}, TypeError, "storage: .*; got a HalfAStorage without find, read, "),
-    (AuditTrail, {"alert_dispatcher": WithoutSeverity()}, TypeError, f"alert_dispatcher: {SENDER}; got WithoutSev.*: "),
-    (FileStorage, {"directory": 5}, TypeError, "directory: expected a path; got a int"),
+    (
+        AuditTrail,
+        {"alert_dispatcher": WithoutSeverity()},
+        TypeError,
+        f"alert_dispatcher: {SENDER}; got a Without.*: ",
+    ),
+    (AuditTrail, {"alert_dispatcher": Synchronous()}, TypeError, f".*{SENDER}; got a Synch.* is not asynchronous"),
+    (AuditTrail, {"alert_dispatcher": object()}, TypeError, f".*{SENDER}; got an object without"),
+    (AuditTrail, {"archive": ""}, ValueError, "archive: expected a path; got an empty text"),
+    (FileStorage, {"directory": 5}, TypeError, "directory: expected a path; got an int"),
     (EventFilter, {"start_time": "2026-01-01"}, TypeError, "start_time: expected a datetime with a .*; got a str"),
     (EventFilter, {"end_time": date(2026, 1, 1)}, TypeError, "end_time: expected a datetime with a .*; got a date"),
     (EventFilter, {"min_level": "eror"}, ValueError, "min_level: .*; got 'eror'; did you mean error[?]"),
-    (EventFilter, {"event_type": 5}, TypeError, "event_type: expected one text, or a list; got a int"),
+    (EventFilter, {"event_type": 5}, TypeError, "event_type: expected one text, or a list; got an int"),
     (event, {"event_type": "data_acces"}, ValueError, "event_type: .*; got 'data_acces'; did you mean data_access[?]"),
     (event, {"log_level": "loud"}, ValueError, "log_level: expected one of debug, info, .*; got 'loud'$"),
     (event, {"compliance_level": "none of it"}, ValueError, "compliance_level: expected one of none, basic, "),
@@ -90,7 +108,7 @@ MISTAKES: list[tuple[Callable[..., object], dict[str, Any], type[Exception], str
     (RateLimit, {"inner": DISPATCHER, "rate": 1, "burst": 0.5}, TypeError, "burst: expected a whole number; got a fl"),
     (Retrying, {"inner": DISPATCHER, "attempts": 2.5}, TypeError, "attempts: expected a whole number; got a float"),
     (Retrying, {"inner": DISPATCHER, "retry_ambiguous": "no"}, TypeError, "retry_ambiguous: expected True or False; g"),
-    (Retrying, {"inner": DISPATCHER, "on_attempt": 5}, TypeError, "on_attempt: expected a function of .*; got a int"),
+    (Retrying, {"inner": DISPATCHER, "on_attempt": 5}, TypeError, "on_attempt: expected a function of .*; got an int"),
     (
         Retrying,
         {"inner": DISPATCHER, "on_attempt": functools.partial(asynchronous, 1)},
@@ -117,7 +135,7 @@ MISTAKES: list[tuple[Callable[..., object], dict[str, Any], type[Exception], str
         TypeError,
         "routes: expected conditions such as when(.*); got an asynchronous one",
     ),
-    (when, {"component": 5}, TypeError, "component: expected one text, or a list; got a int"),
+    (when, {"component": 5}, TypeError, "component: expected one text, or a list; got an int"),
     (when, {"channel": ["#a", None]}, TypeError, "channel: expected text; got None"),
     (when, {"severity": "critcal"}, ValueError, "severity: .*; got 'critcal'; did you mean critical[?]"),
 ]
@@ -134,10 +152,10 @@ def test_a_mistake_is_named(
 
 OUTBOX_MISTAKES: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"inner": RecordingDispatcher}, TypeError, f"inner: {SENDER}; got the class RecordingDispatcher"),
-    ({"name": 5}, TypeError, "name: expected text; got a int"),
-    ({"path": 5}, TypeError, "path: expected a path; got a int"),
+    ({"name": 5}, TypeError, "name: expected text; got an int"),
+    ({"path": 5}, TypeError, "path: expected a path; got an int"),
     ({"concurrency": 1.5}, TypeError, "concurrency: expected a whole number; got a float"),
-    ({"schedule": 5}, TypeError, "schedule: expected a list of numbers; got a int"),
+    ({"schedule": 5}, TypeError, "schedule: expected a list of numbers; got an int"),
     ({"schedule": ["5"]}, TypeError, "schedule: expected a number; got a str"),
 ]
 
@@ -215,9 +233,9 @@ async def test_one_text_is_one_alert(tmp_path: Path) -> None:
     await outbox.send_alert(other, severity="info")
     assert await outbox.retry(one.event_id) == 1
     assert await outbox.discard(one.event_id, reason="told by phone") == 1
-    with pytest.raises(TypeError, match=r"^event_ids: expected one text, or a list; got a int"):
+    with pytest.raises(TypeError, match=r"^event_ids: expected one text, or a list; got an int"):
         await outbox.retry(5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"^event_ids: expected text; got a int"):
+    with pytest.raises(TypeError, match=r"^event_ids: expected text; got an int"):
         await outbox.discard([5], reason="x")  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"^reason: expected text; got None"):
         await outbox.discard([one.event_id], reason=None)  # type: ignore[arg-type]
@@ -335,6 +353,10 @@ def test_slack_says_that_its_address_is_none(monkeypatch: pytest.MonkeyPatch) ->
         slack(webhook_url="https://hooks.example.com/s3cr3t", token="xoxb-s3cr3t")
     with pytest.raises(ValueError, match=f"{expected} token\n"):
         slack(token="xoxb-s3cr3t")
+    with pytest.raises(ValueError, match=f"{expected} an empty webhook_url\n"):
+        slack(webhook_url="")
+    with pytest.raises(ValueError, match=f"{expected} token and an empty channel\n"):
+        slack(token="xoxb-s3cr3t", channel="")
 
 
 def test_a_secret_that_is_none_is_named() -> None:
@@ -352,7 +374,7 @@ def test_one_text_is_one_address() -> None:
     email(host="mx.example.com", sender="a@example.com", recipients="b@example.com")
     with pytest.raises(ValueError, match=r"^recipients: expected at least one address; got none"):
         email(host="mx.example.com", sender="a@example.com", recipients=[])
-    with pytest.raises(TypeError, match=r"^recipients: expected an address such as ops@example\.com; got a int"):
+    with pytest.raises(TypeError, match=r"^recipients: expected an address such as ops@example\.com; got an int"):
         email(host="mx.example.com", sender="a@example.com", recipients=[5])
     alertmanager = pytest.importorskip("fapilog.providers.alertmanager").AlertmanagerDispatcher
     alertmanager(urls="https://a.example.com")
@@ -366,3 +388,20 @@ def test_one_text_is_one_address() -> None:
 def test_an_aware_time_is_kept() -> None:
     """A time with a zone is taken as it is."""
     assert event(timestamp=datetime(2026, 1, 1, tzinfo=UTC)).timestamp == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("number", range(6))
+def test_what_there_is_one_of_is_not_copied(tmp_path: Path, number: int, duplicate: Callable[[object], object]) -> None:
+    """A trail that is given to another process, or copied with a configuration, says to make another there."""
+    trail = AuditTrail(storage_path=tmp_path)
+    only = [
+        trail,
+        trail.sync,
+        FileStorage(tmp_path),
+        MemoryStorage(),
+        Outbox(DISPATCHER, tmp_path / "alerts.db"),
+        RateLimit(DISPATCHER, rate=1, burst=1),
+    ]
+    with pytest.raises(TypeError, match=r"^\w+ holds .*: it is neither copied nor pickled; make another where it is "):
+        duplicate(only[number])

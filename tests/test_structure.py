@@ -170,8 +170,10 @@ def test_importing_loads_no_part_that_few_processes_use() -> None:
     assert not ON_FIRST_USE & set(child.stdout.split())
 
 
-def is_type_variable(value: ast.expr) -> bool:
-    return isinstance(value, ast.Call) and ast.unparse(value.func) in {"TypeVar", "ParamSpec", "TypeVarTuple"}
+def is_not_for_others(value: ast.expr) -> bool:
+    """Tell whether *value* is a type variable, or stands in for a type that is imported later."""
+    kinds = {"TypeVar", "ParamSpec", "TypeVarTuple", "imported_later"}
+    return isinstance(value, ast.Call) and ast.unparse(value.func) in kinds
 
 
 def bound(body: Iterable[ast.AST]) -> Iterator[tuple[str, bool]]:
@@ -182,7 +184,7 @@ def bound(body: Iterable[ast.AST]) -> Iterator[tuple[str, bool]]:
                 yield name, False
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 yield from ((alias.asname or alias.name.partition(".")[0], True) for alias in names)
-            case ast.Assign(targets=targets, value=value) if not is_type_variable(value):
+            case ast.Assign(targets=targets, value=value) if not is_not_for_others(value):
                 written = [name for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
                 yield from ((name.id, False) for name in written if isinstance(name.ctx, ast.Store))
             case ast.AnnAssign(target=ast.Name(id=name)):

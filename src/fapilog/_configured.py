@@ -36,6 +36,7 @@ from .core.alerting import AlertDispatcher, NoopAlertDispatcher
 from .delivery.route import Condition, when
 from .record.kinds import member
 from .record.options import did_you_mean, nearest
+from .record.values import kind_of
 
 __all__ = ["DESTINATIONS", "STORAGES", "Reader", "Reference", "class_of"]
 
@@ -347,13 +348,17 @@ class Reader:
                 make(**shown)
             return make(**options)
         except (ImportError, TypeError, ValueError) as error:
-            # A message of ours begins with the option, and has no secret.
-            name, _, words = str(error).partition(": ")
-            first, bracket, rest = name.partition("[")
-            key = (names or {}).get(first, first)
-            is_option = key in accepted(make, names)
-            place = self._joined(where, key) + bracket + rest if is_option else where
-            self.problems.append(f"{place}: {words if is_option else error}")
+            # A message of ours begins with the option, or with several, and has no secret.
+            given, _, words = str(error).partition(": ")
+            possible, places = accepted(make, names), list[str]()
+            for name in given.split(", "):
+                first, bracket, rest = name.partition("[")
+                key = (names or {}).get(first, first)
+                if key not in possible:
+                    places, words = [where], str(error)
+                    break
+                places.append(self._joined(where, key) + bracket + rest)
+            self.problems.append(f"{', '.join(places)}: {words}")
             return _NOTHING
 
 
@@ -388,4 +393,4 @@ def _got(given: Any) -> str:
         return "text"
     if isinstance(given, Mapping):
         return "a table"
-    return "a list" if isinstance(given, list | tuple) else f"a {type(given).__qualname__}"
+    return "a list" if isinstance(given, list | tuple) else kind_of(given)

@@ -11,10 +11,8 @@ from types import NoneType, UnionType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
 from .core.alerting import AlertDispatcher
-from .core.rules import Threshold
 from .delivery.route import Condition
 from .record.privacy import ADDRESS
-from .storage.archive import Archive
 
 __all__ = [
     "DISPATCHER",
@@ -39,8 +37,6 @@ Hint: TypeAlias = Any
 
 _SCALARS: Final = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 _MANY: Final = (Sequence, Collection, Iterable)
-# Which the modules of the trail and its policy import for type checkers alone, to be imported sooner themselves.
-_FOR_TYPES: Final = {"Archive": Archive, "Path": Path, "Threshold": Threshold}
 DISPATCHER: Final = 'a table with a "type", or the name of one of the dispatchers'
 STORAGE: Final = 'a table with a "type"'
 
@@ -71,8 +67,8 @@ def accepted(make: Callable[..., Any], names: Mapping[str, str] | None = None) -
         names: The keys of arguments whose key is not their name.
     """
     function = cast(Any, make).__init__ if isinstance(make, type) else make
-    hints = get_type_hints(function, localns=_FOR_TYPES)
-    marked = get_type_hints(function, localns=_FOR_TYPES, include_extras=True)
+    hints = get_type_hints(function)
+    marked = get_type_hints(function, include_extras=True)
     found: dict[str, Accepted] = {}
     for name, parameter in signature(make).parameters.items():
         if parameter.kind in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD} or not is_plain(hints[name]):

@@ -33,6 +33,7 @@ from ._hints import Accepted, accepted, inside_many, is_secret, is_text
 from .record.errors import FapilogError
 from .record.options import nearest, require_mapping, require_path
 from .record.privacy import without_frames
+from .record.values import kind_of
 
 __all__ = ["ConfigError", "dispatcher_from_env", "options_from_config", "options_from_env", "options_from_toml"]
 
@@ -82,7 +83,7 @@ def options_from_config(config: Mapping[str, Any], *, where: str = "") -> dict[s
     at_names = _dotted(where, "dispatchers")
     reader = Reader(named if isinstance(named, Mapping) else {}, at_names, _dotted)
     if not isinstance(named, Mapping):
-        reader.wrong(at_names, "a table of dispatchers", f"a {type(named).__qualname__}")
+        reader.wrong(at_names, "a table of dispatchers", kind_of(named))
     reader.read_storage(given, _dotted(where, "storage"))
     options = reader.options(accepted(AuditTrail, _KEYS), given, where)
     for name in reader.named.keys() - reader.used:
@@ -114,9 +115,12 @@ def options_from_toml(path: Path | str) -> dict[str, Any]:
     if problem is not None:
         raise ConfigError([f"{file}: {problem}"])
     tool = content.get("tool")
-    config = tool.get("fapilog") if isinstance(tool, dict) else None
+    tools: dict[str, Any] = tool if isinstance(tool, dict) else {}
+    config = tools.get("fapilog")
     if not isinstance(config, dict):
-        raise ConfigError(["tool.fapilog: expected a table; got nothing"])
+        tables = {**{name: name for name in content}, **{name: f"tool.{name}" for name in tools if name != "fapilog"}}
+        found = nearest("fapilog", tables)
+        raise ConfigError([f"tool.fapilog: expected a table; got {'nothing' if found is None else tables[found]}"])
     return options_from_config(config, where="tool.fapilog")
 
 

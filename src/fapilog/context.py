@@ -30,7 +30,7 @@ _log: Final = Log("fapilog.context")
 _Blocks = tuple[tuple[object, dict[str, Any]], ...]
 # From the outermost block to the innermost, every block with all values that hold in it. No dict is ever changed:
 # copies of a context share them. The name must not begin with "fapilog_": such variables come along into the tasks of a
-# trail, which outlive the request that happened to start the trail; see `tasks.loops.own_context`.
+# trail, which outlive the request that happened to start the trail; see `tasks.background.own_context`.
 _blocks: Final[ContextVar[_Blocks]] = ContextVar("audit_context", default=())
 
 # The fields that a block may fill in. The other fields are about one event alone: if all had the same *event_id*, all

@@ -514,7 +514,7 @@ async def test_what_else_the_earlier_trail_had(trail: AuditTrail, tmp_path: Path
     """The attributes `policy` and `storage_path` are there, and `cleanup` stops."""
     await trail.start()
     await trail.cleanup()
-    assert not trail._alerts.background.entered
+    assert trail._alerts.background.home is None
     assert (trail.policy, trail.storage_path) == (CompliancePolicy(), tmp_path / "audit")
 
 
@@ -979,8 +979,11 @@ async def test_what_is_no_event_and_no_head(trail: AuditTrail) -> None:
     """What JSON makes of an event, or of a head, is refused in words."""
     nothing: Any = [{"v": 2}]
     head: Any = [5, "x"]
+    read: Any = trail.events()
     with pytest.raises(TypeError, match=r"^events: expected AuditEvents; got a dict among them$"):
         AuditTrail.verify_chain(nothing)
+    with pytest.raises(TypeError, match=r"^events: expected AuditEvents, the oldest first; got an Events$"):
+        AuditTrail.verify_chain(read)
     with pytest.raises(TypeError, match=r"^after: expected a ChainHead; got a list$"):
         AuditTrail.verify_chain([], after=head)
     with pytest.raises(TypeError, match=r"^head: expected a ChainHead; got a list$"):

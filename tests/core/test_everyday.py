@@ -64,7 +64,7 @@ async def test_a_change(trail: AuditTrail) -> None:
     assert (many.message.endswith("14, 15, …"), len(many.changes)) == (True, 50)
     await trail.log_change("a", "no mapping")  # type: ignore[arg-type]
     [odd] = await trail.get_events(limit=1)
-    assert odd.changes == {"changes": "no mapping"}
+    assert (odd.changes, odd.message) == ({"changes": "no mapping"}, "Changed a")
 
 
 async def test_an_action_of_an_administrator(trail: AuditTrail) -> None:

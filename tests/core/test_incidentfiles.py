@@ -902,6 +902,30 @@ async def test_no_directory(tmp_path: Path, where: str, caplog: pytest.LogCaptur
     assert ("cannot list the files of open incidents" in caplog.text) is told
 
 
+async def test_what_fails_before_the_first_event(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A failure in a trail that has no directory yet is kept: in one that is made as the trail would make it."""
+    directory = tmp_path / "missing"
+    trail = AuditTrail(storage=FileStorage(directory, mode=0o640))
+    async with trail:
+        trail._alerts.health.failing(Part("alert_delivery", "x"), "c")
+        await trail.drain()
+        [left] = found_in(killed(directory, tmp_path / "killed"))
+    assert left.part.operation == "x"
+    assert directory.stat().st_mode & 0o777 == 0o750
+    assert not caplog.text
+
+
+async def test_a_directory_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The directory of a trail that was there is not made anew: it may be that of a file system that is unmounted."""
+    (tmp_path / "trail").mkdir()
+    async with run_of(tmp_path / "trail") as run:
+        (tmp_path / "trail").rmdir()
+        run.trail._alerts.health.failing(Part("alert_delivery", "x"), "c")
+        await run.trail.drain()
+    assert not (tmp_path / "trail").exists()
+    assert "cannot save open incidents" in caplog.text
+
+
 def test_a_close_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """A descriptor that is closed with an error is closed: everything is taken over, saved and left as without it."""
     for number in (1, 2):

@@ -142,12 +142,12 @@ def test_unknown_names_are_refused(arguments: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"alert_on": 3}, "alert_on: expected one text, or a list; got a int"),
-        ({"alert_on": [3]}, "alert_on: expected event types and outcomes; got a int"),
+        ({"alert_on": 3}, "alert_on: expected one text, or a list; got an int"),
+        ({"alert_on": [3]}, "alert_on: expected event types and outcomes; got an int"),
         ({"severities": "admin_action"}, "severities: expected a mapping such as .*; got a str"),
         ({"alert_on_phi_access": "no"}, "alert_on_phi_access: expected True or False; got a str"),
         ({"rules": "authentication_failed"}, "rules: expected a list of Threshold; got one with a str"),
-        ({"rules": 5}, "rules: expected a list of Threshold; got a int"),
+        ({"rules": 5}, "rules: expected a list of Threshold; got an int"),
     ],
 )
 def test_other_values_are_refused(arguments: dict[str, Any], message: str) -> None:

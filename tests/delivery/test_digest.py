@@ -152,6 +152,27 @@ async def test_a_key_that_fails_is_the_usual_one(broken: str, caplog: pytest.Log
     assert "t0k3n" not in caplog.text
 
 
+async def test_a_key_that_can_not_be_compared(caplog: pytest.LogCaptureFixture) -> None:
+    """Keys whose comparison raises open windows that close, and the usual key counts the alerts that find one open."""
+
+    class Key:
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("t0k3n")
+
+    inner = RecordingDispatcher()
+    async with Digest(inner, key=lambda *_: Key()) as digest:
+        for first in (1, 5):
+            await storm(digest, range(first, first + 4))
+            await anyio.sleep(100)
+    assert told(inner) == [1, 2, -2, 5, 6, -2]
+    assert caplog.messages == [
+        f"key raised RuntimeError for event {event(each).event_id}" for each in (2, 3, 4, 6, 7, 8)
+    ]
+
+
 async def test_severities_may_bypass() -> None:
     """Alerts of the severities that bypass all go at once, and are not counted."""
     inner = RecordingDispatcher()
@@ -501,7 +522,7 @@ async def test_the_inner_one_that_can_not_be_entered() -> None:
     digest = Digest(Managed(refuses=True))
     with pytest.raises(OSError, match="no"):
         await digest.__aenter__()
-    assert not digest._background.entered
+    assert digest._background.home is None
 
 
 # -- memory

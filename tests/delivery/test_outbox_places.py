@@ -13,6 +13,7 @@ pytest.importorskip("psycopg")
 
 from fapilog import (
     AmbiguousDeliveryError,
+    AuditEvent,
     BrokenRouteError,
     ChainHead,
     OutboxError,
@@ -81,6 +82,28 @@ async def test_an_event_is_taken_once(make: Make) -> None:
         await inner.wait_for(1)
         await outbox.send_alert(an_event(), severity="critical")
     assert len(inner.alerts) == 1
+
+
+async def test_an_id_that_is_there_again(make: Make) -> None:
+    """A trail in files stores an id again after a while: every alert is sent, and one of each id at a time."""
+    asked: list[int | None] = []
+
+    def busy_at_first(event: AuditEvent) -> Exception | None:
+        asked.append(event.sequence_number)
+        # The pause lets the others come, so that they are due together.
+        return TransientDeliveryError("busy", retry_after=1.0) if len(asked) == 1 else None
+
+    inner = Scripted(answer=busy_at_first)
+    inner.delay = 0.05
+    async with make(inner, concurrency=4) as outbox:
+        for number in range(1, 7):
+            await outbox.send_alert(an_event(number, event_id=f"id-{number % 2}"), severity="critical")
+        await until(lambda: len(asked) == 7)
+        await until(lambda: not outbox.state.pending)
+    assert sorted(number or 0 for number in asked[1:]) == [1, 2, 3, 4, 5, 6]
+    assert inner.most_at_once == 2
+    once_more = Alert(an_event(7, event_id="id-1"), "critical", None)
+    assert await outbox.lacking([once_more, Alert(an_event(6, event_id="id-0"), "critical", None)]) == [once_more]
 
 
 async def test_any_text_is_kept(make: Make) -> None:

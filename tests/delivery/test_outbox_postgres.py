@@ -492,7 +492,7 @@ def test_what_is_no_outbox(storage: PostgresStorage) -> None:
         PostgresOutbox(Scripted(), MemoryStorage())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="name: expected 1 to 200 characters that can be printed; got 'x"):
         pager(Scripted(), storage, name="x" * 201)
-    with pytest.raises(ValueError, match="got two outboxes of one name"):
+    with pytest.raises(ValueError, match="got two outboxes named"):
         FanOut([pager(Scripted(), storage), pager(Scripted(), storage)])
     secret = PostgresStorage("postgresql://service:t0k3n@db.example/audit", "clinic")
     outbox = PostgresOutbox(Scripted(), secret)

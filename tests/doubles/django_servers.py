@@ -26,12 +26,14 @@ CLIENTS = 4
 
 _GUNICORN = ["gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "--graceful-timeout", "10"]
 _UVICORN = ["uvicorn", "--port", "{port}", "--timeout-graceful-shutdown", "10"]
+# uvicorn ends its process by the signal itself: the alerts that wait are sent where the application has a lifespan.
+_WITH_LIFESPAN = "tests.integrations.apps.django_site.asgi:application"
 COMMANDS = {
     "sync": [*_GUNICORN, f"{django_site.SERVERS}:wsgi"],
     "gthread": [*_GUNICORN, "-k", "gthread", "--threads", "8", f"{django_site.SERVERS}:wsgi"],
     "preload": [*_GUNICORN, "-k", "gthread", "--threads", "8", "--preload", f"{django_site.SERVERS}:wsgi"],
-    "uvicorn": [*_UVICORN, f"{django_site.SERVERS}:asgi"],
-    "workers": [*_UVICORN, "--workers", "2", f"{django_site.SERVERS}:asgi"],
+    "uvicorn": [*_UVICORN, _WITH_LIFESPAN],
+    "workers": [*_UVICORN, "--workers", "2", _WITH_LIFESPAN],
     "gunicorn asgi": [*_GUNICORN, "-k", "asgi", f"{django_site.SERVERS}:asgi"],
     "hypercorn": ["hypercorn", "--bind", "127.0.0.1:{port}", f"{django_site.SERVERS}:asgi"],
 }

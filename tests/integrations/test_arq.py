@@ -110,7 +110,7 @@ async def test_a_job_is_recorded_for_its_user(trail: AuditTrail, dispatcher: Rec
 @pytest.mark.parametrize("job", [len, "export", None])
 async def test_a_job_must_be_asynchronous(trail: AuditTrail, job: Any) -> None:
     """Another function is refused when the worker's settings are read, and not with the first job."""
-    with pytest.raises(TypeError, match=r"^coroutine: expected an asynchronous function; got a "):
+    with pytest.raises(TypeError, match=r"^coroutine: expected an asynchronous function; got "):
         AuditMiddleware(trail).job(job)
 
 

@@ -475,6 +475,13 @@ async def asynchronous(*_: object) -> bool:
 CHOICE = "log_requests: expected True, False or a function of the method, the path and the status"
 
 
+def test_an_application_is_asked_for(trail: AuditTrail) -> None:
+    """What is no application, such as a trail that is given first, is refused when the middleware is made."""
+    first: Any = trail
+    with pytest.raises(TypeError, match=r"^app: expected an ASGI application; got an AuditTrail"):
+        AuditMiddleware(first)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -484,9 +491,9 @@ CHOICE = "log_requests: expected True, False or a function of the method, the pa
         (
             {"user": lambda: "alice"},
             TypeError,
-            "user: expected a function of the scope; got one that can't be called with 1 arguments",
+            "user: expected a function of the scope; got one that can't be called with 1 argument",
         ),
-        ({"session": 1}, TypeError, "session: expected a function of the scope; got a int"),
+        ({"session": 1}, TypeError, "session: expected a function of the scope; got an int"),
         ({"trusted_proxies": -1}, ValueError, "trusted_proxies: expected a number of at least 0; got -1"),
         ({"trusted_proxies": 1.5}, TypeError, "trusted_proxies: expected a whole number; got a float"),
         ({"log_requests": "GET"}, TypeError, f"{CHOICE}; got a str"),

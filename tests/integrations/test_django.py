@@ -418,8 +418,8 @@ def test_the_settings_are_checked(tmp_path: Path) -> None:
     for options, words in (
         ({"trusted_proxies": -1}, "AUDIT.trusted_proxies: expected a number of at least 0; got -1"),
         ({"trusted_proxies": "1"}, "AUDIT.trusted_proxies: expected a whole number; got a str"),
-        ({"proxy_header": 1}, "AUDIT.proxy_header: expected text; got a int"),
-        ({"user_id": 1}, "AUDIT.user_id: expected a function of the user, or its dotted path; got a int"),
+        ({"proxy_header": 1}, "AUDIT.proxy_header: expected text; got an int"),
+        ({"user_id": 1}, "AUDIT.user_id: expected a function of the user, or its dotted path; got an int"),
         ({"user_id": None}, "AUDIT.user_id: expected a function of the user, or its dotted path; got None"),
         ({"user_id": asynchronous}, "AUDIT.user_id: expected a function of the user, or its dotted path; got an async"),
         (

@@ -128,11 +128,15 @@ def test_an_address_has_no_zone(node: str) -> None:
     assert address(node) == "fe80::1"
 
 
+async def nothing(*_: object) -> None:
+    """An application that answers nothing."""
+
+
 @pytest.mark.parametrize("name", ["", "x-id\r\nset-cookie", "x id", "x-\u2603", "x:id"])
 def test_a_header_has_a_name(name: str) -> None:
     """What can be no name of a header is refused at once, and not in each response."""
     with pytest.raises(ValueError, match=r"^request_id_header: expected the name of a header; got '"):
         header_name("request_id_header", name)
     with pytest.raises(ValueError, match=r"^proxy_header: "):
-        AuditMiddleware(None, proxy_header=name)  # type: ignore[arg-type]
+        AuditMiddleware(nothing, proxy_header=name)
     assert header_name("x", "X-Request-ID") == "X-Request-ID"

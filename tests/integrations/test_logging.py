@@ -515,7 +515,7 @@ def test_a_filter_decides_first(trail: AuditTrail, handler: AuditHandler) -> Non
     ("options", "error", "message"),
     [
         ({"level": "LOUD"}, ValueError, "level: expected one of CRITICAL"),
-        ({"level": None}, TypeError, "level: expected a number or a name; got NoneType"),
+        ({"level": None}, TypeError, "level: expected a number or a name; got None"),
         ({"buffer": 0}, ValueError, "buffer"),
         ({"flush_timeout": -1}, ValueError, "flush_timeout"),
     ],

@@ -185,6 +185,13 @@ def test_a_body_that_breaks_off_is_no_second_request(trail: AuditTrail) -> None:
     assert event.metadata["status"] == 200
 
 
+def test_an_application_is_asked_for(trail: AuditTrail) -> None:
+    """What is no application, such as a trail that is given first, is refused when the middleware is made."""
+    first: Any = trail
+    with pytest.raises(TypeError, match=r"^app: expected a WSGI application; got an AuditTrail"):
+        AuditMiddleware(first)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -236,3 +236,10 @@ async def test_the_alerts_of_a_trail(tmp_path: Path, logged: Records) -> None:
     # The trail's own, that the second was not delivered.
     assert [message for message, _ in about[4:]] == ["fapilog.alert_announced", "fapilog.alert_failed"]
     assert [extra.get("fapilog_error") for extra in logged.extras[:4]] == [None, None, None, "one is enough"]
+
+
+def test_a_sender_is_a_trail() -> None:
+    """The name of a trail, from which no alert would ever come, is refused, and nothing is connected."""
+    name: Any = "clinic"
+    with pytest.raises(TypeError, match=r"^sender: expected an AuditTrail; got a str"):
+        logs.connect(sender=name)

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -269,3 +270,11 @@ async def test_the_alerts_of_a_trail(tmp_path: Path, registry: CollectorRegistry
         times = {"severity": "security", "outcome": "dispatched"}
         assert count(registry, "fapilog_alert_waited_seconds_count", **times) == 5
         assert count(registry, "fapilog_alert_took_seconds_count", **times) == 5
+
+
+def test_a_sender_is_a_trail(registry: CollectorRegistry) -> None:
+    """The name of a trail, from which no alert would ever come, is refused, and nothing is connected."""
+    name: Any = "clinic"
+    with pytest.raises(TypeError, match=r"^sender: expected an AuditTrail; got a str"):
+        metrics.connect(sender=name, registry=registry)
+    metrics.connect(registry=registry).disconnect()

@@ -234,3 +234,10 @@ async def test_the_alerts_of_a_trail(tmp_path: Path, meters: Meters) -> None:
     assert meters.counts("fapilog.alerts.announced") == [(ABOUT, 5)]
     assert meters.counts("fapilog.alerts.finished") == [(ABOUT | {"fapilog.outcome": "dispatched"}, 5)]
     assert meters.histogram("fapilog.alert.took").count == 5
+
+
+def test_a_sender_is_a_trail() -> None:
+    """The name of a trail, from which no alert would ever come, is refused, and nothing is connected."""
+    name: Any = "clinic"
+    with pytest.raises(TypeError, match=r"^sender: expected an AuditTrail; got a str"):
+        otel.connect(sender=name)

@@ -418,6 +418,9 @@ async def asynchronous() -> str:
         ({"interval": 0}, ValueError, "interval: expected a finite number above 0; got 0"),
         ({"interval": float("inf")}, ValueError, "interval: expected"),
         ({"interval": float("nan")}, ValueError, "interval: expected"),
+        ({"key": 5}, TypeError, "key: expected text or bytes, .*; got an int"),
+        ({"name": None}, TypeError, "name: expected text; got None"),
+        ({"channel": 5}, TypeError, "channel: expected text; got an int"),
         ({"name": ""}, ValueError, "name: expected 1 to 64"),
         ({"name": "two words"}, ValueError, "name: expected 1 to 64"),
         ({"name": "x" * 65}, ValueError, "name: expected 1 to 64"),
@@ -429,6 +432,13 @@ def test_options_are_checked(trail: AuditTrail, options: Any, error: type[Except
     with pytest.raises(error, match=message) as raised:
         Heartbeat(trail, Dispatcher(), **{"key": KEY, **options})
     assert "SECRET" not in str(raised.value)
+
+
+def test_a_trail_is_asked_for() -> None:
+    """The path of a trail in the place of the trail is refused at construction."""
+    path: Any = "audit"
+    with pytest.raises(TypeError, match=r"^trail: expected an AuditTrail; got a str"):
+        Heartbeat(path, Dispatcher(), key=KEY)
 
 
 # -- verifying

@@ -242,7 +242,7 @@ BAD = [
     ({"duration": float("nan")}, "duration: expected a number above 0"),
     ({"labels": {"a-b": "c"}}, "labels: expected names"),
     ({"labels": ["a"]}, "labels: expected a mapping of names and texts; got a list"),
-    ({"labels": {5: "c"}}, "labels: expected names of further labels; got a int"),
+    ({"labels": {5: "c"}}, "labels: expected names of further labels; got an int"),
     ({"labels": {"__name__": "c"}}, "labels: expected names"),
     ({"labels": {"severity": "c"}}, "labels: expected names"),
     ({"labels": {"a": 1}}, "labels: expected names"),

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -39,6 +40,13 @@ async def test_a_pipe_gets_json_lines(capsys: pytest.CaptureFixture[str]) -> Non
     assert alert["message"] == "two\nlines \u2028"
     assert "channel" not in json.loads(second)
     assert not rest
+
+
+def test_a_stream_is_asked_for() -> None:
+    """What can't be written to, such as the name of a file, is refused when the dispatcher is made."""
+    name: Any = "alerts.log"
+    with pytest.raises(TypeError, match=r"^stream: expected a stream of text, such as sys.stderr; got a str"):
+        ConsoleDispatcher(name)
 
 
 async def test_a_terminal_gets_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ httpx2 = pytest.importorskip("httpx2")
 trustme = pytest.importorskip("trustme")
 
 from fapilog.providers._answers import Answer as Seen  # noqa: E402
-from fapilog.providers._answers import FilteredError, Judge, PayloadRefusedError, read, unpacked  # noqa: E402
+from fapilog.providers._answers import FilteredError, Judge, PayloadRefusedError, unpacked  # noqa: E402
 from fapilog.providers._causes import cause_of  # noqa: E402
 from fapilog.providers._http import _LOGGERS, Poster, Request  # noqa: E402
 
@@ -468,6 +468,25 @@ async def test_a_client_that_was_closed(origin: Origin) -> None:
     assert str(error) == "vendor: the client that it was given is closed; close it after the trail"
 
 
+@pytest.mark.parametrize("other", ["asyncio", "trio"])
+async def test_a_client_is_for_one_loop(origin: Origin, other: str) -> None:
+    """A client that was given is refused in another loop, by every provider, and goes on in its own."""
+
+    async def elsewhere() -> DeliveryError:
+        return await failure_of(Vendor(client=client), origin.url)
+
+    async with httpx2.AsyncClient() as client:
+        await Vendor(client=client).post(origin.url)
+        error = await anyio.to_thread.run_sync(partial(anyio.run, elsewhere, backend=other))
+        await Vendor(client=client).post(origin.url)
+    assert type(error) is BrokenRouteError
+    assert str(error) == (
+        "vendor: the client that it was given belongs to the event loop that used it first; "
+        "give none, or start the trail, which sends its alerts in one loop"
+    )
+    assert len(origin.requests) == 2
+
+
 async def test_a_socks_proxy_has_no_status(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy that speaks of no status is transient."""
     failing = httpx2.MockTransport(lambda _: (_ for _ in ()).throw(httpx2.ProxyError("s3cr3t")))
@@ -589,14 +608,16 @@ async def test_a_body_without_end_takes_no_memory() -> None:
         for _ in range(300):
             yield bytes(100_000)
 
-    body = bytearray()
-    tracemalloc.start()
-    try:
-        await read(httpx2.Response(400, content=parts()), body)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    answer = unpacked(400, {}, bytes(body), ended=True)
+    seen: list[Seen] = []
+    endless = httpx2.MockTransport(lambda _: httpx2.Response(400, content=parts()))
+    async with httpx2.AsyncClient(transport=endless) as client:
+        tracemalloc.start()
+        try:
+            await failure_of(Vendor(client=client, judge=seen.append), "https://vendor.example.com/")
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    (answer,) = seen
     assert (len(answer.body), answer.whole) == (65_536, False)
     assert peak < 3_000_000
 

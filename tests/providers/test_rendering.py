@@ -165,7 +165,7 @@ def test_a_link_is_checked(link: str) -> None:
 
 def test_a_link_that_is_no_text_is_refused() -> None:
     """The error names the option."""
-    with pytest.raises(TypeError, match="link: expected an https or http address; got a int"):
+    with pytest.raises(TypeError, match="link: expected an https or http address; got an int"):
         Renderer(Disclosure.STANDARD, 5)  # type: ignore[arg-type]
 
 

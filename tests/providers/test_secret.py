@@ -83,7 +83,7 @@ def a_dispatcher() -> EmailDispatcher:
 @pytest.mark.parametrize("kept", [Secret("t0k3n", "token"), a_dispatcher()], ids=lambda each: type(each).__name__)
 def test_a_secret_is_not_copied(kept: object, duplicate: Callable[[object], object]) -> None:
     """Neither a secret nor a dispatcher that holds one is copied or pickled, and the error says so."""
-    with pytest.raises(TypeError, match="holds secrets: it is neither copied nor pickled") as caught:
+    with pytest.raises(TypeError, match=r"holds secrets.*: it is neither copied nor pickled") as caught:
         duplicate(kept)
     assert "t0k3n" not in str(caught.value)
 

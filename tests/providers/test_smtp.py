@@ -974,6 +974,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"username": "user", "token": PASSWORD + " x"}, "token: expected printable ASCII"),
     ({"username": "user", "password": PASSWORD, "tls": "none"}, "sent in the clear"),
     ({"username": "user", "password": PASSWORD + "é"}, "password: expected ASCII"),
+    ({"port": 25.5}, "port: expected a whole number"),
     ({"timeout": 0}, "timeout: expected"),
     ({"timeout": float("nan")}, "timeout: expected"),
     ({"disclosure": "all"}, "disclosure: expected"),

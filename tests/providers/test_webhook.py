@@ -171,9 +171,9 @@ def test_options_are_checked(options: dict[str, Any]) -> None:
     ("options", "words"),
     [
         ({"secret": None}, "secret: expected text, or a function that returns it; got None: is the variable not set?"),
-        ({"secret": 5}, "secret: expected text, or a function that returns it; got a int"),
+        ({"secret": 5}, "secret: expected text, or a function that returns it; got an int"),
         ({"headers": ["X-Key"]}, "headers: expected a mapping of names and values; got a list"),
-        ({"headers": {5: "x"}}, "headers: expected names of further headers; got a int"),
+        ({"headers": {5: "x"}}, "headers: expected names of further headers; got an int"),
     ],
 )
 def test_another_kind_of_value_is_refused(options: dict[str, Any], words: str) -> None:

@@ -17,7 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, ErrorDetails
+from fapilog import (
+    Actor,
+    AuditEvent,
+    AuditEventType,
+    AuditLogLevel,
+    AuditOutcome,
+    ComplianceLevel,
+    ErrorDetails,
+    Target,
+)
 from fapilog.record import errordetails
 from fapilog.record.kinds import unlisted
 
@@ -272,6 +281,15 @@ def test_what_is_always_there_is_text() -> None:
     made = event(event_id=None, message=None)
     assert (made.event_id, made.message, made.user_id) == ("None", "None", None)
     assert _decode(_encode(made)) == made
+
+
+@pytest.mark.parametrize("actor", ["alice", {"id": "alice"}, Actor(id="alice")])
+def test_parties_are_taken_as_the_trail_takes_them(actor: Any) -> None:
+    """An id, a mapping and an object are the same actor and target in an event that is made by hand."""
+    target: Any = "patient/42"
+    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="read", actor=actor, target=target)
+    assert event.actor == Actor(id="alice")
+    assert event.target == Target(type="patient", id="42")
 
 
 def test_a_single_tag_is_not_taken_apart() -> None:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, ComplianceLevel
 from fapilog.record import chain
 from fapilog.record.errordetails import described
+from fapilog.record.events import handed_out
 from fapilog.record.intake import LEAST_RECORD, LEAST_TEXT, recorded
 from fapilog.record.values import cut, escaped, original, tags, text
 
@@ -44,7 +45,7 @@ def made(
         "compliance_level": ComplianceLevel.NONE,
     }
     draft, body = recorded(known, others, limits=(max_text, max_message, max_record))
-    event = draft.event()
+    event = handed_out(draft)
     record = msgspec.json.encode(event)
     assert body == chain.body(event)
     assert len(body) <= max_record - 512

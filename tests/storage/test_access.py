@@ -86,6 +86,8 @@ async def test_a_group_may_read(tmp_path: Path, mode: int, directories: int) -> 
         ({"mode": -1}, ValueError, "mode: "),
         ({"group": "no such group"}, ValueError, "group: expected a group of this system; got 'no such group'"),
         ({"group": -7}, ValueError, "group: expected a group of this system; got -7"),
+        ({"group": "\ud800"}, ValueError, "group: expected a group of this system; got "),
+        ({"group": "a\0b"}, ValueError, "group: expected a group of this system; got "),
         ({"group": 2**70}, ValueError, "group: "),
         ({"group": b"audit"}, TypeError, "group: expected a name or a number; got a bytes"),
     ],

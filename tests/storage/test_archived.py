@@ -512,5 +512,5 @@ def test_trails_that_can_have_none(tmp_path: Path) -> None:
         AuditTrail(storage=MemoryStorage(), archive=tmp_path)
     with pytest.raises(ValueError, match="another directory"):
         AuditTrail(storage_path=tmp_path, archive=tmp_path)
-    with pytest.raises(TypeError, match="or an Archive; got a int"):
+    with pytest.raises(TypeError, match="or an Archive; got an int"):
         AuditTrail(storage_path=tmp_path, archive=1)  # type: ignore[arg-type]

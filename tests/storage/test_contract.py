@@ -13,14 +13,14 @@ import anyio.lowlevel
 import pytest
 from msgspec.structs import replace
 
-from fapilog import AuditEvent, FileStorage
+from fapilog import AuditEvent
 from fapilog.record import chain
 from fapilog.record.chain import AuditChainVerificationResult
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
-from fapilog.storage.sqlite import SQLiteStorage
 from fapilog.testing import _storage, check_storage
 from fapilog.testing._questions import questions_about, searched_events
+from tests.doubles.storages import in_files, in_memory, in_sqlite
 
 pytestmark = pytest.mark.real_time
 
@@ -44,7 +44,8 @@ async def test_the_storage_in_files_keeps_the_contract(tmp_path: Path) -> None:
         [file] = (tmp_path / place).glob("audit_*.jsonl")
         file.write_bytes(file.read_bytes().replace(b'"3"', b'"x"'))
 
-    await check_storage(lambda place: FileStorage(tmp_path / place, durability="write"), damage=damage)
+    make = functools.partial(in_files, tmp_path)
+    await check_storage(make, damage=damage, elsewhere=make)
 
 
 @pytest.mark.slow
@@ -55,7 +56,8 @@ async def test_the_storage_in_sqlite_keeps_the_contract(tmp_path: Path) -> None:
         with contextlib.closing(sqlite3.connect(tmp_path / place)) as connection, connection:
             connection.execute("UPDATE records SET line = CAST(replace(line, '\"3\"', '\"x\"') AS BLOB)")
 
-    await check_storage(lambda place: SQLiteStorage(tmp_path / place, durability="write"), damage=damage)
+    make = functools.partial(in_sqlite, tmp_path)
+    await check_storage(make, damage=damage, elsewhere=make)
 
 
 class Altering(MemoryStorage):
@@ -223,6 +225,21 @@ class Hanging(MemoryStorage):
                 continue
 
 
+class Claiming(MemoryStorage):
+    """Notes that an id is there, and lets others run before it stores the event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._claimed: set[str] = set()
+
+    async def append(self, event: AuditEvent, *, once: bool = False) -> Any:
+        if event.event_id in self._claimed:
+            return None
+        self._claimed.add(event.event_id)
+        await anyio.lowlevel.checkpoint()
+        return await super().append(event)
+
+
 class AtHome(MemoryStorage):
     """Works in one thread alone."""
 
@@ -277,6 +294,7 @@ BROKEN: list[tuple[type[MemoryStorage], str]] = [
     (Stuck, "cancel: append should return within"),
     (Twice, "cancel: an append that was cancelled should be stored or not, and not twice"),
     (Hanging, "cancel: find should end within"),
+    (Claiming, "ambiguity: every event whose append was cancelled should be there once, .*; of 3, 2 are not there"),
     (AtHome, "threads: append should return; it raised RuntimeError: another thread"),
     (Boasting, "threads: a storage that runs_anywhere should need no event loop"),
     (Forgetful, "reopen: each event should be there once, .* 3 were appended, and 0 are there"),
@@ -301,6 +319,25 @@ async def test_a_storage_that_breaks_the_contract_is_found(
 
     with pytest.raises(AssertionError, match=f"^({says})"):
         await check_storage(make, damage=damage, timeout=2.0)
+
+
+@pytest.fixture
+def only_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the clause "crash" alone."""
+    monkeypatch.setattr(_storage, "_CLAUSES", ())
+
+
+@pytest.mark.usefixtures("only_crashes")
+async def test_a_process_that_is_killed_may_lose_nothing(tmp_path: Path) -> None:
+    """A storage that forgets with its process what it has stored is found, and so is one that another can't make."""
+    make = functools.partial(in_files, tmp_path)
+    words = r"crash: every event whose append returned before the process was killed should be there once.* 0 more than"
+    with pytest.raises(AssertionError, match=words):
+        await check_storage(make, elsewhere=in_memory)
+    with pytest.raises(AssertionError, match=r"^crash: append should return in another process; that ended by itself"):
+        await check_storage(make, elsewhere=functools.partial(in_files, "no path"))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^elsewhere: expected a function that can be pickled; got "):
+        await check_storage(make, elsewhere=lambda place: in_files(tmp_path, place))
 
 
 @pytest.mark.parametrize("condition", EventFilter.__struct_fields__)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fapilog.storage import _ranges
-from fapilog.storage._ranges import ranges
+from fapilog.storage._ranges import ranges, stretches
 
 
 def looked_at(wanted: set[int], *, low: int, high: int, newest: int) -> list[int]:
@@ -14,7 +14,7 @@ def looked_at(wanted: set[int], *, low: int, high: int, newest: int) -> list[int
         low,
         high,
         some=lambda count: sorted(wanted)[:count],
-        newest=lambda: min(newest, high - 1) if newest else None,
+        newest=lambda before: min(newest, before - 1) if newest else None,
         last=lambda before, count: sorted((each for each in wanted if each < before), reverse=True)[:count],
     )
     return [number for begin, end in found for number in reversed(range(begin + 1, min(end, newest + 1)))]
@@ -46,7 +46,24 @@ def test_of_many_records_the_newest_are_looked_at_first(monkeypatch: pytest.Monk
     def last(_before: int, _count: int) -> list[int]:
         raise AssertionError("all times are looked at")
 
-    found = ranges(-1, 500, some=range, newest=lambda: 99, last=last)
+    found = ranges(-1, 500, some=range, newest=lambda _: 99, last=last)
     assert next(found) == (89, 500)
     with pytest.raises(AssertionError):
         next(found)
+
+
+def test_stretches_follow_the_records() -> None:
+    """However far a record is from the others, its stretch is the next one, and empty ones are not looked into."""
+    numbers = [-(2**63), 0, 5, 2**20 - 1, 2**20, 2**62]
+
+    def newest(before: int) -> int | None:
+        return max((number for number in numbers if number < before), default=None)
+
+    assert list(stretches(-1, 2**63 - 1, newest)) == [
+        (2**62 - 1, 2**62 + 1),
+        (2**20 - 1, 2**20 + 1),
+        (-1, 2**20),
+    ]
+    assert list(stretches(3, 2**20, newest)) == [(3, 2**20)]
+    assert list(stretches(5, 2**20 - 1, newest)) == []
+    assert list(stretches(-1, 0, newest)) == []

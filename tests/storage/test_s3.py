@@ -573,7 +573,7 @@ async def test_an_address_of_something_else(directory: Path) -> None:
     """An address of another kind, and what is no archive, are refused in words."""
     with pytest.raises(ValueError, match="archive: expected a directory or s3://bucket/prefix; got gs://"):
         await trail_in(directory).apply_retention(archive="gs://bucket/x")
-    with pytest.raises(TypeError, match="archive: expected a directory, s3://bucket/prefix, or an Archive; got a int"):
+    with pytest.raises(TypeError, match="archive: expected a directory, s3://bucket/prefix, or an Archive; got an int"):
         await trail_in(directory).apply_retention(archive=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="bucket"):
         await trail_in(directory).apply_retention(archive="s3:///prefix")

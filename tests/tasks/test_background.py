@@ -31,7 +31,30 @@ async def test_calls_run_beside_the_code_that_starts_them() -> None:
     assert done == []
     await running.leave(timeout=10)
     assert done == ["b", "a"]
-    assert not background.entered
+    assert background.home is None
+
+
+async def test_calls_that_an_interrupted_end_left_are_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ctrl-C interrupts the closing, a call that was not begun is begun once when it is opened anew."""
+    done: list[str] = []
+    background = Background()
+
+    async def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    async def end_too_early() -> None:
+        async with background.open():
+            background.start_soon(functools.partial(wait_then, done, "a"))
+            monkeypatch.setattr(background._idle, "until", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        await end_too_early()
+    monkeypatch.undo()
+    async with background.open():
+        await background.settle()
+        background.start_soon(functools.partial(wait_then, done, "b"))
+        await background.settle()
+    assert done == ["a", "b"]
 
 
 async def test_calls_are_kept_until_someone_settles() -> None:
@@ -313,4 +336,4 @@ def test_a_call_whose_loop_ends_before_its_first_step_is_not_waited_for() -> Non
 
     anyio.run(main)
     assert done == []
-    assert not background.entered
+    assert background.home is None

@@ -10,9 +10,9 @@ import anyio.to_thread
 import pytest
 import trio
 
-from fapilog.tasks import loops
-from fapilog.tasks.events import Condition, Event
-from fapilog.tasks.loops import Loop, LoopClosedError, finished, is_without_loop, without_loop
+from fapilog.tasks import portal
+from fapilog.tasks.loops import Condition, Event, Loop, LoopClosedError, finished, is_without_loop, without_loop
+from fapilog.tasks.portal import run_in
 from fapilog.tasks.threads import in_thread
 
 
@@ -78,7 +78,7 @@ def test_a_loop_that_has_ended_refuses_calls(ended: object) -> None:
     with pytest.raises(LoopClosedError):
         loop.call_soon(print)
     with pytest.raises(LoopClosedError):
-        loop.run(anyio.lowlevel.checkpoint)
+        run_in(loop, anyio.lowlevel.checkpoint)
 
 
 async def test_a_condition_is_asked_again_after_each_notification() -> None:
@@ -126,15 +126,15 @@ async def test_a_thread_waits_for_a_call_in_a_loop() -> None:
         raise ValueError("v")
 
     def in_the_thread() -> None:
-        assert here.run(lambda: double(2)) == 4
+        assert run_in(here, lambda: double(2)) == 4
         with pytest.raises(ValueError, match="v"):
-            here.run(fail)
+            run_in(here, fail)
         with pytest.raises(TimeoutError, match=r"within 0\.01 s"):
-            here.run(lambda: anyio.sleep(1), timeout=0.01)
+            run_in(here, lambda: anyio.sleep(1), timeout=0.01)
 
     await anyio.to_thread.run_sync(in_the_thread)
     with pytest.raises(RuntimeError, match="use `await` here"):
-        here.run(fail)
+        run_in(here, fail)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -152,7 +152,7 @@ def test_a_thread_does_not_wait_for_a_loop_that_ends(backend: str) -> None:
 
         def wait() -> None:
             try:
-                here.run(hang)
+                run_in(here, hang)
             except LoopClosedError as error:
                 errors.append(error)
 
@@ -171,27 +171,27 @@ def test_a_thread_does_not_wait_for_a_loop_that_ends(backend: str) -> None:
 @pytest.mark.real_time
 def test_a_thread_does_not_wait_for_ever_for_a_loop_that_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where an open loop does not run, the thread that waits for it gives up with words."""
-    monkeypatch.setattr(loops, "_LOOK_EVERY", 0.01)
-    monkeypatch.setattr(loops, "_PATIENCE", 0.05)
+    monkeypatch.setattr(portal, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(portal, "_PATIENCE", 0.05)
     with (
         asyncio.Runner() as runner,
         pytest.raises(RuntimeError, match=r"does not run, or is blocked: no answer for 0\.05 s"),
     ):
-        Loop(runner.get_loop()).run(lambda: add(1, 2))
+        run_in(Loop(runner.get_loop()), lambda: add(1, 2))
 
 
 @pytest.mark.slow
 @pytest.mark.real_time
 async def test_a_thread_waits_longer_for_a_loop_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call may take longer than a loop may not answer, as long as the loop runs."""
-    monkeypatch.setattr(loops, "_PATIENCE", 3.0)
+    monkeypatch.setattr(portal, "_PATIENCE", 3.0)
     here = Loop.current()
 
     async def slow() -> int:
         await anyio.sleep(4)
         return await add(1, 2)
 
-    assert await anyio.to_thread.run_sync(here.run, slow) == 3
+    assert await anyio.to_thread.run_sync(run_in, here, slow) == 3
 
 
 async def add(left: int, right: int) -> int:

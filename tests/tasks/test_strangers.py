@@ -1,13 +1,16 @@
-"""Lines of our log, as the handlers of the application get them."""
+"""The border to foreign code, and lines of our log, as the handlers of the application get them."""
 
+import asyncio
 import logging
 import sys
 import types
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 
-from fapilog.tasks.strangers import Log
+from fapilog.record.errors import PanicError
+from fapilog.tasks.strangers import Log, contained
 
 NAME = "fapilog.tests"
 
@@ -51,3 +54,40 @@ def test_another_sentry_than_expected_costs_no_line(
     monkeypatch.setitem(sys.modules, "sentry_sdk", types.ModuleType("sentry_sdk"))
     log_a_line("JOHN-Q-PATIENT")
     assert caplog.messages == ["14 characters were cut"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen"),
+    [
+        (ValueError, ValueError),
+        (SystemExit, SystemExit),
+        (asyncio.CancelledError, PanicError),
+        (GeneratorExit, PanicError),
+    ],
+)
+async def test_what_foreign_code_raises_is_an_exception(raised: type[BaseException], seen: type[BaseException]) -> None:
+    """Exceptions and the exit of the process pass the border; anything else, raised by the code, is an exception."""
+    with pytest.raises(seen) as caught, contained():
+        raise raised
+    assert caught.value.__cause__ is None or type(caught.value.__cause__) is raised
+
+
+def test_a_coroutine_that_is_closed_passes_the_border() -> None:
+    """A coroutine that is thrown away in the midst of foreign code ends by its GeneratorExit, and by no other error."""
+    left: list[type] = []
+
+    @types.coroutine
+    def suspended() -> Generator[None]:
+        yield
+
+    async def wait() -> None:
+        try:
+            with contained():
+                await suspended()
+        finally:
+            left.append(type(sys.exception()))
+
+    coroutine = wait()
+    coroutine.send(None)
+    coroutine.close()
+    assert left == [GeneratorExit]

@@ -54,7 +54,7 @@ alerts: Final = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @alerts.callback()
 def _alerts() -> None:
     """
-    Show the alerts that an outbox has and has not delivered; retry or discard them.
+    Show, retry and discard the alerts of an outbox.
 
     The service may run meanwhile.
     """
@@ -73,7 +73,7 @@ def list_(
     as_lines_of_json: _Json = False,
 ) -> None:
     """
-    List the alerts that are not delivered, or those of another status.
+    List the alerts that are not delivered, or by status.
 
     Exit code: 0, whatever there is; 2 if the outbox can't be used.
     """
@@ -102,7 +102,9 @@ def show(
     as_lines_of_json: _Json = False,
 ) -> None:
     """
-    Show the alert about an event, and all attempts to deliver it, in every outbox of the file or trail.
+    Show the alert about an event, and all attempts.
+
+    It is looked for in every outbox of the file or trail.
 
     Exit code: 0 if there is one, 1 if not, 2 if the outbox can't be used.
     """

@@ -180,10 +180,11 @@ def recover(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.")],
 ) -> None:
     """
-    Continue a damaged trail: seal the damage as it is, by a record in the trail.
+    Continue a damaged trail, and seal the damage as it is.
 
-    Stop the services that write to it first, copy the directory, and find the cause. Nothing in the files is changed
-    or deleted. From then on `fapilog verify` says "recovered", and never again that the trail is intact.
+    A record in the trail seals it. Stop the services that write to it first, copy the directory, and find the cause.
+    Nothing in the files is changed or deleted. From then on `fapilog verify` says "recovered", and never again that the
+    trail is intact.
 
     Exit code: 0 if the damage is sealed, 1 if there is none, 2 if the trail can't be read or written or is not there.
     """
@@ -207,7 +208,7 @@ def recover(
         raise failed("there is nothing to recover", NO)
     number, damage = sealed
     typer.echo(
-        f"record {number} seals {damage.size} bytes behind record {damage.after}, "
+        f"record {number} seals {f'{damage.size} bytes' if damage.size else 'the gap'} behind record {damage.after}, "
         f"from byte {damage.offset} of {damage.file} on; services can go on"
     )
 

@@ -22,7 +22,9 @@ def continue_(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The directory of the new one.", file_okay=False)],
 ) -> None:
     """
-    Begin a trail in NEW whose first record names the head of OLD, a trail of fapilog 0.3.5 or earlier.
+    Continue a trail of fapilog 0.3.5 or earlier by a new one.
+
+    The first record of NEW names the head of OLD.
 
     OLD is verified first, and is not changed. The record has its last checksum and the SHA-256 of all its files: NEW,
     once verified, vouches for OLD.

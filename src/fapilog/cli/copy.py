@@ -29,7 +29,9 @@ def copy(
     ] = None,
 ) -> None:
     """
-    Copy a trail, byte for byte: the records that TO lacks, and then check all of TO.
+    Copy a trail, byte for byte, and check the copy.
+
+    Only the records that TO lacks are copied; then all of TO is checked.
 
     FROM and TO are directories with the files of a trail, or files of SQLite: a path is one if it is a file, or is not
     there and ends in .db, .sqlite or .sqlite3. Or trails in PostgreSQL: postgresql://clinic@host/audit with --trail

@@ -237,9 +237,10 @@ def tail(
     as_json: _AsJson = False,
 ) -> None:
     """
-    Show the newest events that meet all conditions, the oldest of them first, one per line; with -f, also new ones.
+    Show the newest events, one per line; with -f, new ones too.
 
-    It continues over midnight, into the next file. Nothing that is printed can drive a terminal.
+    They meet all conditions, and the oldest of them is the first. It continues over midnight, into the next file.
+    Nothing that is printed can drive a terminal.
 
     Exit code: 0; 2 if the trail can't be read, or without -f if there is none; 130 after Ctrl-C.
     """
@@ -298,7 +299,9 @@ def count(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """
-    Count the events that meet all conditions by one of their members, such as user_id, event_type or client_ip.
+    Count the events by user, type, address or another member.
+
+    They meet all conditions. Members are user_id, event_type, client_ip and the like.
 
     Exit code: 0, whatever the trail has; 2 if it can't be read, or there is none.
     """

@@ -39,16 +39,19 @@ hold: Final = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 @hold.callback()
 def _hold() -> None:
     """
-    Set, list and lift legal holds: days that retention does not remove, whatever their age.
+    Set, list and lift legal holds.
 
-    Setting and lifting one is recorded in the trail.
+    Retention does not remove the days of a hold, whatever their age. Setting and lifting one is
+    recorded in the trail.
     """
 
 
 @hold.command()
 def add(directory: _Directory, *, reason: _Reason, since: _Day = None, until: _Day = None) -> None:
     """
-    Set a hold on the days from --since to --until, both included; on the whole trail without them.
+    Set a hold on days, or on the whole trail.
+
+    The days are those from --since to --until, both included; without them, all are held.
 
     Exit code: 0 if it is set and recorded; 2 if not.
     """

@@ -30,7 +30,9 @@ def replicate(
     once: Annotated[bool, typer.Option("--once", help="Copy what there is, and end.")] = False,
 ) -> None:
     """
-    Replicate a trail in files to PostgreSQL, byte for byte, as long as this runs.
+    Replicate a trail in files to PostgreSQL while this runs.
+
+    Every record is copied as it is, byte for byte.
 
     For a service that must work while the database is away: it stores in files, and this command copies its records as
     they come, once and in order. While the database is away, it retries by itself. It may be ended and started at any

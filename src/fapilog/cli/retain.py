@@ -48,7 +48,7 @@ def retain(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """
-    Compress, archive and remove days of a trail that are old enough.
+    Compress, archive and remove old days of a trail.
 
     Never today's day or the newest; never one with a record about which an outbox has an alert that has not arrived,
     one that a legal hold names, one that is damaged, or one with records that their level asks to keep longer. Every

@@ -32,11 +32,11 @@ def init(
     sql: Annotated[bool, typer.Option("--sql", help="Print the SQL, and connect to nothing.")] = False,
 ) -> None:
     """
-    Make the tables, triggers and roles for trails in PostgreSQL, or migrate them.
+    Make or migrate the tables for trails in PostgreSQL.
 
-    Run it with a role that may create schemas and roles, and not with that of your service. Doing it again does no
-    harm. A password is best in ~/.pgpass or in PGPASSWORD: other users of the machine can see the arguments of a
-    command.
+    Their triggers and roles are made too. Run it with a role that may create schemas and roles, and not with that of
+    your service. Doing it again does no harm. A password is best in ~/.pgpass or in PGPASSWORD: other users of the
+    machine can see the arguments of a command.
 
     Exit code: 0 if the tables are there, 1 if they could not be made, 2 if psycopg is missing or there is no DSN.
     """

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from ..record.chain import ChainHead
-from ..record.events import AuditEvent
+from ..record.events import AuditEvent, handed_out
 from ..record.values import text
+from ..storage.closing import close_in_time
 from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.background import Background
 from ..tasks.life import Life
@@ -68,6 +69,7 @@ class Alerts:
 
     Attributes:
         dispatcher: As given.
+        kept_in: Its method of that name; None if it keeps no alert in a storage.
         background: Runs the sends and the asynchronous receivers.
         aftermath: Knows which events are logged by receivers and dispatchers.
         announcer: Sends the signals.
@@ -75,6 +77,7 @@ class Alerts:
         watch: Looks at the clock and at the storage.
         outstanding: The alerts that have no report yet.
         forwarder: Receives the signal.
+        was_stopped: Whether the trail was stopped, and has recorded no event since.
         catch_up: Resends the alerts that a durable dispatcher lacks; None without one, and while not started.
     """
 
@@ -97,6 +100,7 @@ class Alerts:
         stop_timeout: float,
     ) -> None:
         self.dispatcher: AlertDispatcher = require_dispatcher("alert_dispatcher", dispatcher)
+        self.kept_in: Callable[[object, Alert], Sequence[str]] | None = getattr(dispatcher, "kept_in", None)
         self._policy = policy
         self._storage = storage
         self._replication = replication
@@ -130,7 +134,7 @@ class Alerts:
         )
         self._lock = threading.RLock()
         self._life: Life | None = None
-        self._was_stopped = False
+        self.was_stopped: bool = False
         self.catch_up: CatchUp | None = None
 
     @property
@@ -158,7 +162,7 @@ class Alerts:
             Exception: The dispatcher can't be entered: its own exception, or a `TimeoutError`.
             RuntimeError: Another loop has begun to start them, and does not run.
         """
-        self._was_stopped = False
+        self.was_stopped = False
         while True:
             self.forget_closed_loop()
             with self._lock:
@@ -198,7 +202,7 @@ class Alerts:
         except LoopClosedError:
             self.forget_closed_loop()
             await self._end()
-            self._was_stopped = True
+            self.was_stopped = True
         finally:
             with self._lock:
                 if self._life is life and life.is_over:
@@ -208,12 +212,11 @@ class Alerts:
 
     def kept(self, event: AuditEvent) -> list[KeptAlert]:
         """Return the alerts about *event* that the storage is to keep in the transaction that stores the event."""
-        kept_in: Callable[[object, Alert], Sequence[str]] | None = getattr(self.dispatcher, "kept_in", None)
-        if kept_in is None or compliance_alert.is_muted or not self._policy.alerts_on(event):
+        if self.kept_in is None or compliance_alert.is_muted or not self._policy.alerts_on(event):
             return []
-        _, severity, channel = alert = self._policy.alert_about(self._policy.for_dispatch(event))
+        _, severity, channel = alert = self._policy.alert_about(self._policy.for_dispatch(handed_out(event)))
         try:
-            names = answer(kept_in, self._storage, alert)
+            names = answer(self.kept_in, self._storage, alert)
             return [KeptAlert(name, severity, channel, alert.event) for name in names]
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -222,14 +225,13 @@ class Alerts:
             _log.error("%s.kept_in raised %s", type(self.dispatcher).__qualname__, type(error).__qualname__)
             return []
 
-    def note_event(self) -> None:
-        """Warn once, for an event that is recorded after `stop`, how its alert is sent."""
-        if self._was_stopped:
-            self._was_stopped = False
-            _log.warning(
-                "an event is recorded after its trail was stopped: it is stored, and its alert is sent as if the trail "
-                "had never been started"
-            )
+    def warn_of_late_event(self) -> None:
+        """Warn, for the first event that is recorded after `stop`, how its alert is sent."""
+        self.was_stopped = False
+        _log.warning(
+            "an event is recorded after its trail was stopped: it is stored, and its alert is sent as if the trail had "
+            "never been started"
+        )
 
     async def drain(self) -> None:
         """Wait until every alert has a report, and every asynchronous receiver has returned."""
@@ -262,7 +264,7 @@ class Alerts:
         """Become as new, in a forked child: the parent's tasks and alerts stay the parent's."""
         self._lock = threading.RLock()
         self._life = self.catch_up = None
-        self._was_stopped = False
+        self.was_stopped = False
         self.background.forget()
         self.announcer.forget()
         self.outstanding.__init__()  # type: ignore[misc]
@@ -307,7 +309,7 @@ class Alerts:
             with anyio.CancelScope(shield=True):
                 await self._end()
             # By `stop`, or with the event loop; not if it was never started, since its dispatcher can't be entered.
-            self._was_stopped = began is not None
+            self.was_stopped = began is not None
 
     async def _say_what_is_wrong(self) -> None:
         """Say at the start, and not at the first event, that the storage can't store."""
@@ -315,7 +317,8 @@ class Alerts:
         if trouble is None:
             return
         try:
-            words = await contained(trouble)
+            with contained():
+                words = await trouble()
         except Exception as error:
             words = type(error).__qualname__
         if words is not None:
@@ -328,7 +331,7 @@ class Alerts:
         self.announcer.give_up()
         await self.health.leave()
         self.watch.doubt()
-        await self._storage.aclose()
+        await close_in_time(self._storage)
 
     async def _send_kept(self) -> None:
         if self.background.kept and not is_without_loop():
@@ -389,8 +392,8 @@ class Alerts:
 
     async def _announce_again(self, announce: Callable[[AuditEvent], Awaitable[None]], event: AuditEvent) -> None:
         try:
-            with anyio.fail_after(self._timeout):
-                await contained(functools.partial(announce, event))
+            with anyio.fail_after(self._timeout), contained():
+                await announce(event)
         except Exception as error:
             # The exception of a subclass of the trail, which announces in its own way.
             _log.error("announcing event %s raised %s", event.event_id, type(error).__qualname__)

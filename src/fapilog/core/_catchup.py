@@ -93,7 +93,8 @@ class CatchUp:
     async def __aenter__(self) -> Self:
         """Find the mark, and resend in the background from then on."""
         try:
-            await contained(self._find_mark)
+            with contained():
+                await self._find_mark()
         except Exception as error:
             self._outstanding.resends = True
             self._complain(error)
@@ -131,7 +132,8 @@ class CatchUp:
             self._is_wanted, self._is_running = False, True
             self._outstanding.watch(())
             try:
-                await contained(self._catch_up)
+                with contained():
+                    await self._catch_up()
             except Exception as error:
                 self._complain(error)
                 self._end_attempt(failed=True)

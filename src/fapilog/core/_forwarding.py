@@ -21,8 +21,7 @@ from ..record.errors import (
 )
 from ..record.events import AuditEvent
 from ..tasks.background import Background
-from ..tasks.events import Condition
-from ..tasks.loops import is_without_loop
+from ..tasks.loops import Condition, is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport
@@ -71,6 +70,7 @@ class Outstanding:
 
     Attributes:
         resends: Whether a catch-up resends the alerts that are missed from now on.
+        has_missed: Whether an alert was missed since `watch` was called.
         changed: Notified after every change.
     """
 
@@ -80,8 +80,8 @@ class Outstanding:
         self._pending: dict[Pending, None] = {}
         self._watched: frozenset[str] = frozenset()
         self._missed: set[str] = set()
-        self._has_missed = False
         self.resends: bool = False
+        self.has_missed: bool = False
         self.changed: Condition = Condition()
 
     def __len__(self) -> int:
@@ -93,8 +93,9 @@ class Outstanding:
 
     def announced(self, event_id: str) -> None:
         """Note that an event was announced, or will not be."""
-        self._unannounced.discard(event_id)
-        self.changed.notify()
+        if event_id in self._unannounced:
+            self._unannounced.discard(event_id)
+            self.changed.notify()
 
     def interrupted(self, event_id: str) -> bool:
         """
@@ -105,7 +106,7 @@ class Outstanding:
         """
         is_lost = event_id in self._unannounced and not self.resends
         self._unannounced.discard(event_id)
-        self._has_missed = True
+        self.has_missed = True
         self.changed.notify()
         return is_lost
 
@@ -133,19 +134,14 @@ class Outstanding:
     def miss(self, event: AuditEvent) -> None:
         """Note an alert for the catch-up to resend."""
         with self._lock:
-            self._has_missed = True
+            self.has_missed = True
             if event.event_id in self._watched:
                 self._missed.add(event.event_id)
-
-    @property
-    def has_missed(self) -> bool:
-        """Whether an alert was missed since `watch` was called."""
-        return self._has_missed
 
     def watch(self, event_ids: Collection[str]) -> frozenset[str]:
         """Note from now on which of these events' alerts are missed; return the ids of the alerts without a report."""
         with self._lock:
-            self._watched, self._missed, self._has_missed = frozenset(event_ids), set(), False
+            self._watched, self._missed, self.has_missed = frozenset(event_ids), set(), False
         return self._ids()
 
     async def until_reported(self) -> frozenset[str]:
@@ -231,11 +227,10 @@ class AlertForwarder:
     async def make_room(self) -> None:
         """Let this loop send while the buffer is filling up, so that a tight loop does not fill it; soon returns."""
         home = self._background.home
-        if home is None or is_without_loop() or not home.is_here:
-            return
         for _ in range(_TURNS):
             # A full buffer stays full: a dispatcher that hangs must not delay the callers.
-            if not self._limit <= 2 * len(self._buffer) < 2 * self._limit:
+            is_filling = self._limit <= 2 * len(self._buffer) < 2 * self._limit
+            if not is_filling or home is None or is_without_loop() or not home.is_here:
                 return
             await anyio.lowlevel.checkpoint()
 
@@ -259,7 +254,7 @@ class AlertForwarder:
         event = pending.alert.event
         is_open = self._background.home is not None
         with self._lock:
-            is_full = max(len(self._buffer), self._background.kept) >= self._limit
+            is_full = (len(self._buffer) if is_open else self._background.kept) >= self._limit
             is_missed = is_full and self._outstanding.resends and event.sequence_number is not None
             if not is_missed:
                 self._outstanding.add(pending)
@@ -344,9 +339,8 @@ class AlertForwarder:
                 # The call of `log_event` returns first. On asyncio it is woken a turn after the task that stores.
                 await anyio.lowlevel.checkpoint()
                 event = self._policy.for_dispatch(event)
-                await contained(
-                    functools.partial(self._dispatcher.send_alert, event, severity=severity, channel=channel)
-                )
+                with contained():
+                    await self._dispatcher.send_alert(event, severity=severity, channel=channel)
                 is_done = True
             if not is_done:
                 error = AlertTimeoutError(self._timeout)

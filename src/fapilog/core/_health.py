@@ -21,8 +21,7 @@ from ..record.chain import AuditChainVerificationResult
 from ..record.errors import reason
 from ..record.events import AuditEvent
 from ..record.values import text
-from ..tasks.background import Background
-from ..tasks.loops import own_context
+from ..tasks.background import Background, own_context
 from ..tasks.strangers import Log
 from ..tasks.threads import in_thread
 from ._incidents import (
@@ -120,9 +119,8 @@ class Health:
         self._open: dict[Part, tuple[str, ...]] = {}
         # Whether a part has worked, since it failed and while that is being announced.
         self._announcing: dict[Part, bool] = {}
-        self._relapses: Relapses = Relapses()
         self._last_undelivered = 0.0
-        self._is_keeping = self._is_saving = False
+        self._clear()
 
     async def enter(self) -> None:
         """Take over the incidents of processes that are gone, and keep open incidents for the next process."""
@@ -184,10 +182,11 @@ class Health:
                 if works:
                     self.working(part)
 
-    def working(self, part: Part) -> None:
-        """Resolve the incidents of *part*, if there are any; and of others that have worked for long enough now."""
+    def working(self, part: Part | str) -> None:
+        """Resolve the incidents of *part* (a dispatcher's, by its name), and of others that have worked long enough."""
         # Called for every stored event, and the book is nearly always empty: no lock for that.
         if self._open:
+            part = _part(part)
             with self._lock:
                 taken = self._taken(part)
             self._resolve_soon(taken)
@@ -208,21 +207,22 @@ class Health:
         A delivered alert resolves the incident only if it was announced after the last undelivered one had failed. The
         alerts that wait in a full buffer prove nothing: one would resolve the incident, and the next open it anew.
         """
-        if is_own(report.event):
+        event = report.event
+        if report.error is None and not self._incidents:
+            return  # as after nearly every alert
+        if is_own(event):
             if report.error is None:
-                self._delivered(str(report.event.metadata["incident"]))
+                self._delivered(str(event.metadata["incident"]))
+        elif self._background.leaving:
             return
-        if self._background.leaving:
-            return
-        if report.error is None:
+        elif report.error is None:
             with self._lock:
                 taken = self._taken(DISPATCHING) if announced >= self._last_undelivered else {}
             self._resolve_soon(taken)
         # Without a background the caller of `log_event` was cancelled, not the dispatcher.
-        elif report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.entered):
+        elif report.outcome != "stopped" and (report.outcome != "cancelled" or self._background.home is not None):
             with self._lock:
                 self._last_undelivered = max(self._last_undelivered, announced + report.waited + report.took)
-            event = report.event
             self.failing(
                 DISPATCHING, f"{report.reason} (event {event.event_id}, record {event.sequence_number or 'not stored'})"
             )
@@ -380,12 +380,12 @@ class TrailReporter:
 
     def working(self, part: str) -> None:
         """Resolve the incident of the dispatcher's *part*, if there is one."""
-        self._health.working(_part(part))
+        self._health.working(part)
 
 
-def _part(name: str) -> Part:
-    """Return the part that a dispatcher calls *name*."""
-    return Part("alert_delivery", text(name)[:LONGEST_TEXT])
+def _part(named: Part | str) -> Part:
+    """Return the part that is *named*, by a dispatcher if it is by a text."""
+    return named if isinstance(named, Part) else Part("alert_delivery", text(named)[:LONGEST_TEXT])
 
 
 def weakly(method: Callable[..., Any]) -> Callable[[], Callable[..., Any] | None]:

@@ -25,7 +25,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 
 from ..record.values import text
-from ..storage.files import sync_directory
+from ..storage.files import OWNER, Access, make_directory, sync_directory
 from ..tasks.strangers import Log
 from ._incidents import LONGEST_TEXT, OWN, Incident, new_id
 
@@ -67,13 +67,17 @@ class IncidentFiles:
     whenever the process dies, every open incident is in a file; an incident that was just resolved may still be in one.
 
     Args:
-        directory: The directory of the trail; while it does not exist, nothing is kept.
+        directory: The directory of the trail; made when the first incident is kept, if the trail has no event yet. A
+            directory that was there and is gone is not made: it may be that of an unmounted file system.
+        access: The mode and the group of a directory that is made.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, access: Access = OWNER) -> None:
         self._held: list[_Held] = []
         # A daemon may change its working directory.
         self._directory = directory.absolute()
+        self._access = access
+        self._was_there = False
         # An event loop that ends may leave a thread behind in the middle of a write.
         self._mutex = threading.Lock()
         self._saved: Sequence[Incident] | None = ()
@@ -147,6 +151,7 @@ class IncidentFiles:
     def _paths(self) -> list[Path]:
         try:
             found = sorted(path for path in self._directory.iterdir() if re.fullmatch(_NAME, path.name))
+            self._was_there = True
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -176,6 +181,9 @@ class IncidentFiles:
     def _write(self, incidents: Sequence[Incident]) -> None:
         former = self._held.copy()
         if incidents:
+            if not self._was_there:
+                make_directory(self._directory, self._access)
+                self._was_there = True
             new = self._directory / f"incidents-{uuid.uuid4().hex}.new"
             held = self._hold(new.with_suffix(".json"), os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from ..record.options import require, require_path
+from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, require_storage
 
 if TYPE_CHECKING:
@@ -60,14 +61,13 @@ class Keeping:
 
             self.path = require_path("storage_path", "audit_logs" if storage_path is None else storage_path)
             storage = FileStorage(self.path, durability=durability)
-        elif (files := files_of(require_storage("storage", storage))) is not None:
-            self.path = files.directory
-        self.storage: AuditStorage = storage
+        self.storage: AuditStorage = require_storage("storage", storage)
         self.incident_files: IncidentFiles | None = None
-        if self.path is not None:
+        if (files := files_of(storage)) is not None:
             from ._incidentfiles import IncidentFiles  # noqa: PLC0415
 
-            self.incident_files = IncidentFiles(self.path)
+            self.path = self.path or files.directory
+            self.incident_files = IncidentFiles(self.path, files.access)
         self.archive: Archive | None = None
         self.asked: AuditStorage = storage
         if archive is not None:
@@ -106,5 +106,5 @@ def in_files(name: str, storage: AuditStorage) -> FileStorage:
     """Return *storage* if it keeps a trail in files; raise TypeError, whose message begins with *name*, if not."""
     files = files_of(storage)
     if files is None:
-        raise TypeError(f"{name}: expected a trail in files; got a {type(storage).__qualname__}")
+        raise TypeError(f"{name}: expected a trail in files; got {kind_of(storage)}")
     return files

@@ -15,14 +15,11 @@ from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.options import did_you_mean
 from ..record.parties import Actor, Target
-from ..record.values import name_of, text
+from ..record.values import kind_of, text
 from ..storage.protocol import AuditStorage, EventFilter, value_at
 from ..tasks.strangers import Log
 
-__all__ = ["Events", "OnDamage", "counted", "intact", "last_intact", "member_of_events"]
-
-OnDamage = Literal["log", "raise", "yield"]
-"""How a record that can't be read is treated; see `Events`."""
+__all__ = ["Events", "counted", "intact", "last_intact", "member_of_events"]
 
 Item = TypeVar("Item", bound="AuditEvent | DamagedRecord")
 
@@ -55,7 +52,7 @@ class Events(Generic[Item]):
         wanted: EventFilter,
         *,
         oldest_first: bool,
-        on_damage: OnDamage = "log",
+        on_damage: Literal["log", "raise", "yield"] = "log",
         noting: Callable[[Callable[[], Awaitable[list[Item]]]], Awaitable[list[Item]]] | None = None,
     ) -> None:
         if on_damage not in ("log", "raise", "yield"):
@@ -190,7 +187,7 @@ def member_of_events(field: str) -> Callable[[AuditEvent], object]:
     """
     expected = "expected a member of AuditEvent, or metadata. and a path, as in metadata.http.status"
     if not isinstance(field, str):
-        raise TypeError(f"field: {expected}; got a {name_of(type(field))}")
+        raise TypeError(f"field: {expected}; got {kind_of(field)}")
     member, _, path = field.partition(".")
     if field in _FIELDS:
         return lambda event: _member(event, field.split("."))

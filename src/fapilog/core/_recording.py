@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Sequence
 from time import monotonic
@@ -10,8 +9,7 @@ from typing import Any, Final
 
 from ..record.chain import Seal
 from ..record.errors import AuditStorageError, reason
-from ..record.events import AuditEvent
-from ..record.intake import Draft
+from ..record.events import AuditEvent, handed_out
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.strangers import contained
@@ -76,7 +74,8 @@ class Recorder:
         Raises:
             AuditStorageError: The event is not stored.
         """
-        self._alerts.note_event()
+        if self._alerts.was_stopped:
+            self._alerts.warn_of_late_event()
         # Not in a `finally`: nothing may be awaited there when the coroutine is thrown away, with a loop that was
         # closed around it. The collector does that in any thread, and into the loop of that thread it would get.
         try:
@@ -126,8 +125,8 @@ class Recorder:
         options: dict[str, Any] = {"once": True} if once else {}
         if alerts:
             options["alerts"] = alerts
-        whole = event.event() if isinstance(event, Draft) else event
-        return await contained(functools.partial(self._storage.append, whole, **options))
+        with contained():
+            return await self._storage.append(handed_out(event), **options)
 
     def _take_note(self, event: AuditEvent, sequence_number: int) -> None:
         """Count *event*, which is stored as the record of that number, and wake the followers of the trail."""

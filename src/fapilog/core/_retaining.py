@@ -123,10 +123,10 @@ async def _first_that_stays(storage: AuditStorage, alerts: Alerts) -> int | None
         with anyio.move_on_after(_PATIENCE):
             await alerts.catch_up.move_on()
     try:
-        mark = await contained(functools.partial(_mark, dispatcher, storage))
+        with contained():
+            return await _mark(dispatcher, storage)
     except Exception as error:
         raise AuditStorageError(f"the dispatcher can't say which alerts are pending: {reason(error)}") from error
-    return mark
 
 
 async def _mark(dispatcher: AlertDispatcher, storage: AuditStorage) -> int:

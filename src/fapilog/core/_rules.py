@@ -19,8 +19,8 @@ from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import RULE_MET, AuditEventType
 from ..storage.protocol import AuditStorage, EventFilter
-from ..tasks.background import Background
-from ..tasks.loops import Loop, own_context
+from ..tasks.background import Background, own_context
+from ..tasks.loops import Loop
 from ..tasks.strangers import Log, answer, contained
 from ._health import Health
 from ._incidents import RULES
@@ -123,7 +123,8 @@ class Rules:
         is_over = False
         try:
             while not is_over:
-                is_over = not await contained(functools.partial(self._count_on, record))
+                with contained():
+                    is_over = not await self._count_on(record)
                 self._health.working(RULES)
         except _NotRecordedError as error:
             # An incident of the storage by now.

@@ -14,10 +14,11 @@ from ..record.chain import EMPTY, ChainHead
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, ComplianceLevel
+from ..record.options import require_kind
 from ..record.values import FrozenDict, text
-from ..storage.protocol import AuditStorage, EventFilter, holds, require_head
-from ..tasks.background import Background
-from ..tasks.loops import is_without_loop, own_context
+from ..storage.protocol import AuditStorage, EventFilter, holds
+from ..tasks.background import Background, own_context
+from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health, weakly
 from ._incidents import CAPACITY, CLOCK, FILES, LONGEST_TEXT, REPLICA
@@ -88,7 +89,9 @@ class Watch:
         self._health = health
         self._record = weakly(record)
         self._must_exist = must_exist
-        self._expected_head = EMPTY if expected_head is None else require_head("expected_head", expected_head)
+        self._expected_head = (
+            EMPTY if expected_head is None else require_kind("expected_head", expected_head, ChainHead)
+        )
         # The time of day when nothing had elapsed; another value means that the clock was set.
         self._zero = _wall() - _elapsed()
         # The looks at the storage that were begun, and the newest one that has said what it saw.
@@ -142,7 +145,7 @@ class Watch:
         if time.monotonic() < self.due:
             return
         self.due = time.monotonic() + _EVERY
-        if is_without_loop() and not self._background.entered:
+        if is_without_loop() and self._background.home is None:
             # Kept for later, it would start the background thread of the process only to look.
             await self.look()
         else:
@@ -186,7 +189,8 @@ class Watch:
             return
         self._begun += 1
         number = self._begun
-        found = await contained(concerns)
+        with contained():
+            found = await concerns()
         if number < self._newest:
             # It saw less than a look that took less time, and could resolve an incident that goes on.
             return

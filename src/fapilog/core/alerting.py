@@ -22,6 +22,7 @@ from ..record.errors import (
 from ..record.events import AuditEvent
 from ..record.options import is_async
 from ..record.privacy import Discreet
+from ..record.values import kind_of
 from .signals import alert_attempted, alert_dispatched, alert_failed, compliance_alert
 
 __all__ = [
@@ -269,9 +270,11 @@ def require_dispatcher(name: str, dispatcher: AlertDispatcher) -> AlertDispatche
     send = getattr(dispatcher, "send_alert", None)
     expected = f"{name}: expected an object with `async def send_alert(event, *, severity, channel=None)`"
     if isinstance(dispatcher, type):
-        raise TypeError(f"{expected}; got the class {dispatcher.__qualname__}")
-    if not callable(send) or not is_async(send):
-        raise TypeError(f"{expected}; got {type(dispatcher).__qualname__}")
+        raise TypeError(f"{expected}; got {kind_of(dispatcher)}")
+    if not callable(send):
+        raise TypeError(f"{expected}; got {kind_of(dispatcher)} without a send_alert")
+    if not is_async(send):
+        raise TypeError(f"{expected}; got {kind_of(dispatcher)}, whose send_alert is not asynchronous")
     try:
         takes = signature(send)
     except Exception:  # of a function that is not written in Python, or an AsyncMock in Python 3.11.2
@@ -279,6 +282,6 @@ def require_dispatcher(name: str, dispatcher: AlertDispatcher) -> AlertDispatche
     try:
         takes.bind(None, severity="info", channel=None)
     except TypeError as error:
-        got = f"{type(dispatcher).__qualname__}, whose send_alert takes {takes}"
+        got = f"{kind_of(dispatcher)}, whose send_alert takes {takes}"
         raise TypeError(f"{expected}; got {got}: {error}") from None
     return dispatcher

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 from .._keywords import look_for_typos
 from ..context import completed
 from ..record import chain
+from ..record.annotations import imported_later
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus, Seal
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
-from ..record.options import require, require_bool
+from ..record.options import require, require_bool, require_kind_or_none
 from ..record.parties import Target
-from ..record.privacy import leave_frames_out, without_frames
+from ..record.privacy import Uncopied, leave_frames_out, without_frames
 from ..storage.protocol import AuditStorage, EventFilter, KeptAlert
 
 # Loaded with the trail, in this order, for the exit of the interpreter: the portal is closed before the commits are
@@ -53,6 +54,12 @@ if TYPE_CHECKING:
     from ._rules import Rules
     from .audited import Audited
     from .sync import SyncAuditTrail
+else:
+    Path = imported_later("pathlib", "Path")
+    Archive = imported_later("fapilog.storage.archive", "Archive")
+    Audited = imported_later("fapilog.core.audited", "Audited")
+    RetentionReport = imported_later("fapilog.storage.retention", "RetentionReport")
+    SyncAuditTrail = imported_later("fapilog.core.sync", "SyncAuditTrail")
 
 __all__ = [
     "AuditChainVerificationResult",
@@ -66,7 +73,7 @@ __all__ = [
 ]
 
 
-class AuditTrail(Configured, EverydayEvents, Questions):
+class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
     """
     Records events, and announces the events that meet the policy.
 
@@ -130,10 +137,8 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         replica: AuditStorage | None = None,
         lag_limit: float = 300.0,
     ) -> None:
-        if policy is not None and not isinstance(policy, CompliancePolicy):
-            raise TypeError(
-                f"policy: expected a CompliancePolicy; a path goes to storage_path=; got {type(policy).__qualname__}"
-            )
+        expected = "a CompliancePolicy; a path goes to storage_path="
+        require_kind_or_none("policy", policy, CompliancePolicy, expected=expected)
         policy = CompliancePolicy() if policy is None else policy
         self.policy: CompliancePolicy = policy
         keeping = Keeping(
@@ -217,9 +222,11 @@ class AuditTrail(Configured, EverydayEvents, Questions):
 
         From any task, loop or thread with a loop. Nothing happens if it is stopped already. It may be started again. A
         caller that is cancelled meanwhile stops the waiting: the alerts that are not sent are reported as failed, the
-        dispatcher is left, and then the cancellation is raised.
+        dispatcher is left, and then the cancellation is raised. A storage that is not closed within five seconds is
+        left as it is, and the log says so.
 
         Raises:
+            Exception: The storage can't be closed: its own exception.
             RuntimeError: The trail was started in another event loop, which does not run.
         """
         try:
@@ -326,7 +333,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
                 event = noted(event)
                 await self._recorder.record(event, chain.body(event), once=once, quietly=True)
             else:
-                await self._store_and_announce(event.event(), record, once=once)
+                await self._store_and_announce(event, record, once=once)
         except BaseException as error:
             # The same as `without_frames`, without a second coroutine for every event.
             leave_frames_out(error, handled)
@@ -453,7 +460,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
 
     def _kept(self, event: AuditEvent) -> list[KeptAlert]:
         """Return the alerts about *event*, which is announced next, that the storage keeps with it."""
-        return self._alerts.kept(event) if self._announces_all else []
+        return self._alerts.kept(event) if self._alerts.kept_in is not None and self._announces_all else []
 
     def _emit(self, event: AuditEvent) -> None:
         self._alerts.announcer.announce(compliance_alert, self, **self.policy.alert_about(event)._asdict())
@@ -508,7 +515,7 @@ class AuditTrail(Configured, EverydayEvents, Questions):
         """Store an event about a rule, and announce it; once, even if several processes do so."""
         known = {"event_type": RULE_MET, "message": message, **self._known}
         event, record = recorded(known, fields, limits=self._limits)
-        await self._store_then_announce(event.event(), record, once=True)
+        await self._store_then_announce(event, record, once=True)
 
     async def _record(self, event: AuditEvent) -> None:
         """Store an event of the trail about itself, and announce it if the policy says so."""

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import anyio
 
+from ..record.annotations import imported_later
 from ..record.errors import reason
 from ..record.events import data_event_type
 from ..record.intake import keywords
 from ..record.kinds import AuditLogLevel, AuditOutcome
 from ..record.options import is_async
-from ..record.values import given_text
+from ..record.values import given_text, kind_of
 from ..tasks.strangers import Log
 
 if TYPE_CHECKING:
     from .audit import AuditTrail
+else:
+    AuditTrail = imported_later("fapilog.core.audit", "AuditTrail")
 
 __all__ = ["Audited"]
 
@@ -54,7 +57,7 @@ class Audited:
     def __init__(self, trail: AuditTrail, operation: str, fields: dict[str, Any]) -> None:
         if callable(operation):
             words = 'expected the name of the operation, as in @trail.audited("export")'
-            raise TypeError(f"operation: {words}; got {type(operation).__qualname__}")
+            raise TypeError(f"operation: {words}; got {kind_of(operation)}")
         self._trail = trail
         self._operation = operation
         self._fields = fields

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from ..record.annotations import imported_later
 from ..record.privacy import without_frames
 
 if TYPE_CHECKING:
     from pathlib import Path
+else:
+    Path = imported_later("pathlib", "Path")
 
 __all__ = ["Configured"]
 

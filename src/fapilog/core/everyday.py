@@ -124,7 +124,7 @@ class EverydayEvents:
         """
         return await self.log_event(
             AuditEventType.DATA_MODIFICATION,
-            f"Changed {given_text(target)}: {', '.join(names_in(changes))}",
+            ": ".join(filter(None, [f"Changed {given_text(target)}", ", ".join(names_in(changes))])),
             **keywords(fields, target=target, changes=changes, outcome=AuditOutcome.SUCCESS),
         )
 

@@ -16,6 +16,7 @@ from ..record.errors import (
     TransientDeliveryError,
     reason,
 )
+from ..record.privacy import Uncopied
 from ..tasks.fork import call_in_child
 from .alerting import Alert
 
@@ -25,7 +26,7 @@ __all__ = ["PartialDelivery", "combined"]
 _MOST_ALERTS: Final = 1000
 
 
-class PartialDelivery:
+class PartialDelivery(Uncopied):
     """
     Remembers which receivers have an alert, so that a retry goes only to the receivers that lack it.
 

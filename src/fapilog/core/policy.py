@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from ..record.annotations import imported_later
 from ..record.chain import MAX_RECORD_BYTES
 from ..record.events import PERSONAL, AuditEvent
 from ..record.incidents import incident_of, is_recovery
 from ..record.intake import LEAST_RECORD, LEAST_TEXT
 from ..record.kinds import FLOORS, RULE_MET, AuditEventType, AuditLogLevel, AuditOutcome, ComplianceLevel, member
 from ..record.options import did_you_mean, require, require_bool, require_mapping, require_text, several
-from ..record.values import NO_METADATA, FrozenDict
+from ..record.values import NO_METADATA, FrozenDict, kind_of
 from .alerting import Alert
 
 if TYPE_CHECKING:
     from .rules import Threshold
+else:
+    Threshold = imported_later("fapilog.core.rules", "Threshold")
 
 __all__ = ["CompliancePolicy"]
 
@@ -198,7 +201,7 @@ def _checked(given: object) -> tuple[Threshold, ...]:
     rules = (given,) if isinstance(given, Threshold) else several("rules", given, expected="a list of Threshold")
     for rule in rules:
         if not isinstance(rule, Threshold):
-            raise TypeError(f"rules: expected a list of Threshold; got one with a {type(rule).__qualname__}")
+            raise TypeError(f"rules: expected a list of Threshold; got one with {kind_of(rule)}")
     names = [rule.name for rule in rules]
     for name in names:
         if names.count(name) > 1:

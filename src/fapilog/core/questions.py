@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import msgspec
@@ -13,16 +13,16 @@ from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainHead
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
-from ..record.options import require
+from ..record.options import require, require_kind
 from ..record.privacy import without_frames
-from ..record.values import name_of
-from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds, require_head
+from ..record.values import kind_of
+from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
 from ._alerts import Alerts
 from ._incidents import VERIFICATION
 from ._ownrecords import LogEvent, OwnRecords
 
 if TYPE_CHECKING:
-    from ._reading import Events, OnDamage
+    from ._reading import Events
 
 __all__ = ["Questions"]
 
@@ -79,8 +79,12 @@ class Questions:
     ) -> Events[AuditEvent | DamagedRecord]: ...
 
     def events(
-        self, *, oldest_first: bool = False, on_damage: OnDamage = "log", **conditions: Unpack[Conditions]
-    ) -> Events[Any]:
+        self,
+        *,
+        oldest_first: bool = False,
+        on_damage: Literal["log", "raise", "yield"] = "log",
+        **conditions: Unpack[Conditions],
+    ) -> AsyncIterator[Any]:
         """
         Return stored events that meet all conditions, page by page: ``async for event in trail.events(user_id="a")``.
 
@@ -155,7 +159,7 @@ class Questions:
             AuditStorageError: The trail can't be read.
             TypeError: It is no `ChainHead`.
         """
-        return await holds(self._storage, require_head("head", head))
+        return await holds(self._storage, require_kind("head", head, ChainHead))
 
     @classmethod
     def verify_chain(cls, events: Iterable[AuditEvent], *, after: ChainHead = EMPTY) -> AuditChainVerificationResult:
@@ -173,7 +177,7 @@ class Questions:
         """
         given = _events(events)
         first = list(itertools.islice(given, 2))
-        result = chain.verified(itertools.chain(first, given), require_head("after", after))
+        result = chain.verified(itertools.chain(first, given), require_kind("after", after, ChainHead))
         if not result.valid and _is_newest_first(first):
             words = f"{result.error_message}; they are the newest first, as get_events returns them: reverse them"
             result = msgspec.structs.replace(result, error_message=words)
@@ -205,9 +209,11 @@ class Questions:
 
 
 def _events(given: Iterable[AuditEvent]) -> Iterator[AuditEvent]:
+    if not isinstance(given, Iterable):
+        raise TypeError(f"events: expected AuditEvents, the oldest first; got {kind_of(given)}")
     for event in given:
         if not isinstance(event, AuditEvent):
-            raise TypeError(f"events: expected AuditEvents; got a {name_of(type(event))} among them")
+            raise TypeError(f"events: expected AuditEvents; got {kind_of(event)} among them")
         yield event
 
 

@@ -119,6 +119,6 @@ def _check_by(by: str) -> None:
     is_member = by in AuditEvent.__struct_fields__
     hint = "" if is_member else did_you_mean(by, _MEMBERS)
     # Otherwise nothing would ever be counted, without a warning.
-    if is_member or hint:
+    if is_member or hint or not by:
         expected = f"{', '.join(_MEMBERS)}, or a path in the metadata, {_METADATA}{by[:_LONGEST_NAME]}"
         raise ValueError(f"by: expected {expected}; got {by[:_LONGEST_NAME]!r}{hint}")

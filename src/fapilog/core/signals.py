@@ -102,12 +102,12 @@ class Aftermath:
             return function(*args, **details)
         finally:
             _calls.set(before)
-            call.ended = self.now()
+            call.ended = self._clock()
 
     @property
     def is_here(self) -> bool:
         """Whether this code runs in such a call, or was set going by one, or handles a line of the log about it."""
-        return is_logging() or any(call.trail is self and call.counts for call in _calls.get())
+        return any(call.trail is self and call.counts for call in _calls.get()) or is_logging()
 
     def now(self) -> float:
         """Return the seconds of the clock."""

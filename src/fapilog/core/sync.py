@@ -17,11 +17,11 @@ from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, U
 
 from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
-from ..record.privacy import without_frames
+from ..record.privacy import Uncopied, without_frames
 from ..storage.protocol import AuditStorage, Conditions
 from ..tasks.background import Background
 from ..tasks.loops import Loop, without_loop
-from ..tasks.portal import Portal
+from ..tasks.portal import Portal, run_in
 from ._reading import Events
 from .audit import AuditTrail
 from .audited import Audited
@@ -57,7 +57,7 @@ def _without_await(
     return decorate
 
 
-class SyncAuditTrail:
+class SyncAuditTrail(Uncopied):
     """
     The methods of a trail without ``await``, for Django, Flask, Celery, scripts and any other synchronous code.
 
@@ -174,7 +174,7 @@ class SyncAuditTrail:
             Exception: The dispatcher can't be entered: its own exception.
             RuntimeError: The interpreter is exiting, or no thread can be started.
         """
-        if not self._background.entered:
+        if self._background.home is None:
             self._portal().run(self._trail.start)
 
     def stop(self) -> None:
@@ -255,7 +255,7 @@ class SyncAuditTrail:
             self.start()
         home = self._background.home
         if home is not None:
-            home.run(call)
+            run_in(home, call)
         elif self._trail.is_started or Portal.serves(self._trail):
             self._portal().run(call)
         else:

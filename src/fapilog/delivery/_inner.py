@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from typing import Final
 
 import anyio
@@ -64,8 +63,10 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
     places = [
         (place, getattr(each, "name", "")) for each in given if (place := getattr(each, "place", None)) is not None
     ]
-    if len(set(places)) < len(places):
-        raise ValueError("dispatchers: expected one name for each outbox in a place; got two outboxes of one name")
+    for place, name in places:
+        if places.count((place, name)) > 1:
+            got = f"two outboxes named {name!r}; give each its own name="
+            raise ValueError(f"dispatchers: expected one name for each outbox in a place; got {got}")
     return given
 
 
@@ -89,9 +90,8 @@ async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | No
         nonlocal outcome
         with anyio.move_on_after(timeout) as limit:
             try:
-                await contained(
-                    partial(dispatcher.send_alert, alert.event, severity=alert.severity, channel=alert.channel)
-                )
+                with contained():
+                    await dispatcher.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
                 outcome = None
             except Exception as error:
                 outcome = error

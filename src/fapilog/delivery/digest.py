@@ -23,10 +23,11 @@ from ..record.errors import BrokenRouteError, PermanentDeliveryError, TransientD
 from ..record.events import AuditEvent
 from ..record.kinds import AuditLogLevel, member
 from ..record.options import require, require_callable, several
+from ..record.privacy import Uncopied
 from ..tasks.background import Background
-from ..tasks.events import Event
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
+from ..tasks.loops import Event
 from ..tasks.strangers import Log, answer
 from ._inner import Managers, deliver, kinds
 from ._summary import COMPONENT_LENGTH, Counted, digest_of
@@ -43,7 +44,7 @@ _LONGEST_PAUSE: Final = 3600.0
 _OTHERS: Final = object()
 
 
-class Digest:
+class Digest(Uncopied):
     """
     Sends the first alerts of a kind at once, and counts the rest into one summary.
 
@@ -81,7 +82,8 @@ class Digest:
         burst: Alerts of a key in a window that go at once; 0 for summaries only.
         key: Called with event, severity and channel; alerts with equal keys are counted together. None stands for the
             event's type and component, the severity and the channel. It is called in the event loop and must not block;
-            where it raises, which is logged by type, or returns an unhashable value, the key is that of None.
+            where it raises, which is logged by type, or returns a value that can't be hashed and compared, the key is
+            that of None.
         bypass: Severities, one or several, whose alerts all go at once, uncounted; for example ``"critical"``.
         max_keys: Windows that are open at a time. Alerts of further keys share one more window; its summary says so,
             and goes where the first of them would have. Also the number of summaries that may wait to be sent.
@@ -192,16 +194,19 @@ class Digest:
 
     def _key_of(self, alert: Alert) -> Hashable:
         if self._key is not None:
+            key: _Key | None = None
             try:
-                key = answer(self._key, *alert)
-                hash(key)
+                key = _Key(answer(self._key, *alert))
+                _ = key in self._windows
+                problem = key.problem
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as error:
-                # Not its text or traceback, which may hold values of the event.
-                _log.error("key raised %s for event %s", type(error).__qualname__, alert.event.event_id)
-            else:
+                problem = type(error).__qualname__
+            if key is not None and problem is None:
                 return key
+            # Not its text or traceback, which may hold values of the event.
+            _log.error("key raised %s for event %s", problem, alert.event.event_id)
         component = alert.event.component
         return alert.event.event_type, component and component[:COMPONENT_LENGTH], alert.severity, alert.channel
 
@@ -325,6 +330,38 @@ class Digest:
         self._waiting.clear()
         self._counts = self._leaving = False
         self._reporter = None
+
+
+class _Key:
+    """
+    A key of the user's: hashed once, and different from every key that it can't be compared with.
+
+    An exception of the user's out of the table of windows would keep them from closing.
+
+    Attributes:
+        problem: The type of the exception that a comparison with another key has raised; None if none has.
+    """
+
+    __slots__ = ("_hash", "_value", "problem")
+
+    def __init__(self, value: Hashable) -> None:
+        self._value = value
+        self._hash = hash(value)
+        self.problem: str | None = None
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Key):
+            return False
+        try:
+            return bool(self._value == other._value)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            self.problem = other.problem = type(error).__qualname__
+            return False
 
 
 class _Window:

@@ -19,16 +19,16 @@ from ..core.alerting import AlertDispatcher, require_dispatcher
 from ..record.errors import TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require
+from ..record.privacy import Uncopied
 from ..tasks.countdown import Countdown
-from ..tasks.events import Waiter, wake
 from ..tasks.fork import call_in_child
-from ..tasks.loops import Loop
+from ..tasks.loops import Loop, Waiter, wake
 from ._inner import Managers
 
 __all__ = ["RateLimit"]
 
 
-class RateLimit:
+class RateLimit(Uncopied):
     """
     Sends *burst* alerts at once and *rate* a second after that, in the order in which they came.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -166,7 +165,8 @@ class Retrying:
         """Call *inner* until the time is over, and return its exception."""
         with anyio.CancelScope(deadline=end):
             try:
-                await contained(partial(self._inner.send_alert, event, severity=severity, channel=channel))
+                with contained():
+                    await self._inner.send_alert(event, severity=severity, channel=channel)
             except Exception as error:
                 return error
             return None

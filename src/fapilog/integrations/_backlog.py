@@ -15,21 +15,18 @@ import threading
 import time
 from contextvars import Context, ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..context import settled_context
+from ..core.audit import AuditTrail
 from ..core.signals import calls_here
 from ..record.kinds import AuditEventType, AuditLogLevel
-from ..record.options import require
-from ..record.privacy import Discreet
+from ..record.options import require, require_kind
+from ..record.privacy import Discreet, Uncopied
 from ..record.values import text
 from ..tasks.fork import call_in_child
 from ..tasks.portal import flush_at_exit
 from ..tasks.strangers import Log, is_logging
-from ._trails import require_trail
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = ["Backlog", "Waiting", "is_storing"]
 
@@ -121,7 +118,7 @@ def is_storing() -> bool:
     return is_logging() or (store is not None and store.is_here)
 
 
-class Backlog:
+class Backlog(Uncopied):
     """
     Events in the order in which they were added, and a thread that stores them one by one.
 
@@ -140,7 +137,7 @@ class Backlog:
     """
 
     def __init__(self, trail: AuditTrail, *, size: int, flush_timeout: float) -> None:
-        require_trail(trail)
+        require_kind("trail", trail, AuditTrail)
         self._trail = trail
         self._size = require("buffer", size, at_least=1)
         self._flush_timeout = require("flush_timeout", flush_timeout, at_least=0)

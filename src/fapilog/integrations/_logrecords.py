@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from ..core.audit import AuditTrail
 from ..record.freezing import Walk, plain
 from ..record.intake import FIELDS
-from ..record.values import given_tags, given_text
+from ..record.values import given_tags, given_text, kind_of
 from ._backlog import Backlog, is_storing
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = ["AUDIT", "Recording", "level_number", "read"]
 
@@ -40,7 +38,7 @@ def level_number(level: int | str) -> int:
     if isinstance(level, int) and not isinstance(level, bool):
         return level
     if not isinstance(level, str):
-        raise TypeError(f"level: expected a number or a name; got {type(level).__qualname__}")
+        raise TypeError(f"level: expected a number or a name; got {kind_of(level)}")
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise ValueError(f"level: expected one of {', '.join(logging.getLevelNamesMapping())}; got {level[:100]!r}")

@@ -8,10 +8,9 @@ from typing import Any, Final
 
 from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome
-from ..record.options import require, require_callable
+from ..record.options import require, require_callable, require_kind
 from ..tasks.strangers import Log, answer, tamed
 from ._headers import client_address, header_name
-from ._trails import require_trail
 
 __all__ = ["Choice", "RequestOptions", "of_request"]
 
@@ -54,7 +53,7 @@ class RequestOptions:
             expected = "True, False or a function of the method, the path and the status"
             require_callable("log_requests", self.log_requests, expected=expected, takes=3)
         if self.trail is not None:
-            require_trail(self.trail)
+            require_kind("trail", self.trail, AuditTrail)
         if self.log_requests and self.trail is None:
             raise ValueError("log_requests: expected a trail to store the events in; got none")
         require("trusted_proxies", self.trusted_proxies, at_least=0, whole=True)
@@ -65,7 +64,25 @@ class RequestOptions:
         """Return the address of the client, of these values of the header; see `client_address`."""
         return client_address(peer, forwarded, proxies=self.trusted_proxies, header=self.proxy_header.lower())
 
-    def is_logged(self, method: str, path: str, status: int) -> bool:
+    def trail_for(
+        self, middleware: object, recorded: dict[int, object], method: str, path: str, status: int
+    ) -> AuditTrail | None:
+        """
+        Return the trail in which *middleware* stores the event of a request; None if it stores none.
+
+        Args:
+            middleware: Asks. Of several around an application that have the same trail, the innermost stores the event.
+            recorded: The value of the request under `RECORDED`. Take it before the application is called: a framework
+                may hand a copy of the scope to the middleware inside.
+            method: The method of the request.
+            path: Its path, without the query.
+            status: The status of the response.
+        """
+        if self.trail is None or not self._is_logged(method, path, status):
+            return None
+        return self.trail if recorded.setdefault(id(self.trail), middleware) is middleware else None
+
+    def _is_logged(self, method: str, path: str, status: int) -> bool:
         """Return whether a request has an event; a function that raises counts as true."""
         if isinstance(self.log_requests, bool):
             return self.log_requests

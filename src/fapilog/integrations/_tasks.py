@@ -5,17 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..context import audit_context, current_audit_context
+from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType
 from ..record.parties import Actor
 from ..record.values import text
 from ..tasks.portal import flush_all
 from ..tasks.strangers import Log
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = [
     "HEADER",

@@ -18,22 +18,19 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import anyio
 from arq import Retry
 from arq.worker import RetryJob
 
+from ..core.audit import AuditTrail
 from ..record.kinds import AuditEventType
-from ..record.options import is_async
-from ..record.values import text
+from ..record.options import is_async, require_kind
+from ..record.values import kind_of, text
 from ..tasks.green import refuse_green_threads
 from ..tasks.strangers import Log
 from . import _tasks
-from ._trails import require_trail
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = ["AuditMiddleware", "carried"]
 
@@ -66,7 +63,7 @@ class AuditMiddleware:
 
     def __init__(self, trail: AuditTrail) -> None:
         refuse_green_threads()
-        require_trail(trail)
+        require_kind("trail", trail, AuditTrail)
         self._trail = trail
 
     def job(self, coroutine: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -86,7 +83,7 @@ class AuditMiddleware:
         """
         if not is_async(coroutine):
             # arq would say so with the first job that it runs.
-            raise TypeError(f"coroutine: expected an asynchronous function; got a {type(coroutine).__qualname__}")
+            raise TypeError(f"coroutine: expected an asynchronous function; got {kind_of(coroutine)}")
         name = coroutine.__qualname__
 
         @functools.wraps(coroutine)

@@ -14,11 +14,11 @@ from typing import Any, Final, cast
 from ..context import audit_context
 from ..core.audit import AuditTrail
 from ..record.errors import reason
-from ..record.options import require_callable
+from ..record.options import require_callable, require_kind
+from ..record.values import kind_of
 from ..tasks.strangers import Log
 from ._headers import RECORDED, REQUEST_ID, request_id
 from ._requests import RequestOptions, of_request
-from ._trails import require_trail
 
 __all__ = ["AuditMiddleware", "Scope", "with_lifespan"]
 
@@ -96,6 +96,8 @@ class AuditMiddleware:
         request_id_header: str = "x-request-id",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
+        if not callable(app):
+            raise TypeError(f"app: expected an ASGI application; got {kind_of(app)}")
         require_callable("user", user, expected="a function of the scope", takes=1, or_none=True)
         require_callable("session", session, expected="a function of the scope", takes=1, or_none=True)
         self._options = RequestOptions(
@@ -192,10 +194,8 @@ class AuditMiddleware:
     async def _log(
         self, recorded: dict[int, object], method: str, path: str, status: int, error: Exception | None = None
     ) -> None:
-        trail = self._options.trail
-        if trail is None or not self._options.is_logged(method, path, status):
-            return
-        if recorded.setdefault(id(trail), self) is not self:
+        trail = self._options.trail_for(self, recorded, method, path, status)
+        if trail is None:
             return
         kind, message, fields = of_request(method, path, status, error)
         try:
@@ -221,7 +221,7 @@ def with_lifespan(app: _App, trail: AuditTrail) -> _App:
     Raises:
         TypeError: *trail* is no trail.
     """
-    require_trail(trail)
+    require_kind("trail", trail, AuditTrail)
 
     async def application(scope: Any, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "lifespan":

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from celery import signals  # type: ignore[import-untyped]
 
+from ..core.audit import AuditTrail
+from ..record.options import require_kind
 from ..tasks.green import GREEN_THREADS, refuse_green_threads
 from ._tasks import (
     HEADER,
@@ -26,10 +28,6 @@ from ._tasks import (
     worker_ended,
     worker_started,
 )
-from ._trails import require_trail
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = ["instrument"]
 
@@ -62,7 +60,7 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
         TypeError: *trail* is no trail.
     """
     refuse_green_threads()
-    require_trail(trail)
+    require_kind("trail", trail, AuditTrail)
     receivers = _Receivers(trail)
     connected = [
         (signals.before_task_publish, _enqueued),

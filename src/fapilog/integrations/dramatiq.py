@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dramatiq import Broker, Message, MessageProxy, Middleware, Worker
 from dramatiq.errors import Retry
 
+from ..core.audit import AuditTrail
+from ..record.options import require_kind
 from ..tasks.green import refuse_green_threads
 from ._tasks import HEADER, Entered, carried, logged, task_context, worker_ended, worker_started
-from ._trails import require_trail
-
-if TYPE_CHECKING:
-    from ..core.audit import AuditTrail
 
 __all__ = ["AuditMiddleware"]
 
@@ -60,7 +58,7 @@ class AuditMiddleware(Middleware):
 
     def __init__(self, trail: AuditTrail) -> None:
         refuse_green_threads()
-        require_trail(trail)
+        require_kind("trail", trail, AuditTrail)
         self._trail = trail
         self._entered = Entered()
         self._last = _Last()

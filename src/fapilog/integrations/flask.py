@@ -19,9 +19,9 @@ with needs("flask"):
 
 from ..context import bind_audit_context, current_audit_context
 from ..core.audit import AuditTrail
-from ..record.options import require_callable
+from ..record.options import require_callable, require_kind
+from ..record.values import kind_of
 from ._logins import Logins, current_user_id
-from ._trails import require_trail
 from .wsgi import AuditMiddleware, note_error
 
 __all__ = ["Audit"]
@@ -85,7 +85,7 @@ class Audit:
     ) -> None:
         require_callable("user", user, expected="a function without arguments", takes=0, or_none=True)
         require_callable("session", session, expected="a function without arguments", takes=0, or_none=True)
-        require_trail(trail)
+        require_kind("trail", trail, AuditTrail)
         self.trail = trail
         find_user = user or current_user_id
         self._middleware = partial(
@@ -113,7 +113,7 @@ class Audit:
             TypeError: *app* is no application.
         """
         if not isinstance(app, Flask):
-            raise TypeError(f"app: expected a Flask application; got a {type(app).__qualname__}")
+            raise TypeError(f"app: expected a Flask application; got {kind_of(app)}")
         if "audit" in app.extensions:
             raise RuntimeError(f"the application {app.name!r} has an Audit already")
         app.extensions["audit"] = self

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from ..context import audit_context
 from ..core.audit import AuditTrail
@@ -19,7 +20,6 @@ from ._requests import RequestOptions, of_request
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 __all__ = ["AuditMiddleware", "note_error"]
 
@@ -79,6 +79,7 @@ class AuditMiddleware:
         request_id_header: str = "X-Request-ID",
         log_requests: bool | Callable[[str, str, int], object] = False,
     ) -> None:
+        require_callable("app", app, expected="a WSGI application")
         require_callable("user", user, expected="a function of the environment", takes=1, or_none=True)
         require_callable("session", session, expected="a function of the environment", takes=1, or_none=True)
         self._options = RequestOptions(
@@ -158,10 +159,8 @@ class AuditMiddleware:
     def _log(
         self, recorded: dict[int, object], method: str, path: str, status: int, error: BaseException | None
     ) -> None:
-        trail = self._options.trail
-        if trail is None or not self._options.is_logged(method, path, status):
-            return
-        if recorded.setdefault(id(trail), self) is not self:
+        trail = self._options.trail_for(self, recorded, method, path, status)
+        if trail is None:
             return
         kind, message, fields = of_request(method, path, status, error)
         try:

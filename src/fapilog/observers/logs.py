@@ -17,6 +17,7 @@ from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
+from ..record.options import require_kind
 from ._connection import Connection
 from ._labels import label
 
@@ -49,6 +50,8 @@ def connect(*, sender: AuditTrail | None = None, logger: str = "fapilog.alerts")
         sender: The trail whose alerts are logged; None logs the alerts of all trails.
         logger: The name of the logger.
     """
+    if sender is not None:
+        require_kind("sender", sender, AuditTrail)
     log = logging.getLogger(logger)
 
     def announced(_sender: object, *, event: AuditEvent, severity: str, channel: str | None = None) -> None:

@@ -27,6 +27,7 @@ from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
+from ..record.options import require_kind
 from ..tasks.fork import call_in_child
 from ..tasks.strangers import Log
 from ._connection import Connection
@@ -89,6 +90,8 @@ def connect(
         ValueError: *registry* has metrics of these names already, or two *outboxes*, or two *replications*, have the
             same name.
     """
+    if sender is not None:
+        require_kind("sender", sender, AuditTrail)
     given = measured(outboxes, replications)
     # In lower case too, as prometheus_client has it.
     is_multiprocess = any(name in os.environ for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"))

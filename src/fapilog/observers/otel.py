@@ -24,6 +24,7 @@ from ..core.alerting import DeliveryReport
 from ..core.audit import AuditTrail
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
+from ..record.options import require_kind
 from ._connection import Connection
 from ._gauges import ALL, Backlog, Gauge, HasBacklog, HasState, Measured, State, measured
 from ._labels import OTHER, SECONDS, label
@@ -68,6 +69,8 @@ def connect(
     Raises:
         ValueError: Two *outboxes*, or two *replications*, have the same name.
     """
+    if sender is not None:
+        require_kind("sender", sender, AuditTrail)
     given = measured(outboxes, replications)
     watched = _watched_by(meter_provider)
     meter = get_meter("fapilog", meter_provider=meter_provider)

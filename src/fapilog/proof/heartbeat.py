@@ -18,7 +18,6 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -31,8 +30,9 @@ from ..record.chain import ChainHead
 from ..record.errors import reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
-from ..record.options import require, require_callable
+from ..record.options import require, require_callable, require_kind, require_text
 from ..record.privacy import Uncopied, without_frames
+from ..record.values import kind_of
 from ..tasks.background import Background, alone
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life, enter_all, leave_all
@@ -118,13 +118,15 @@ class Heartbeat(Uncopied):
         channel: str | None = None,
     ) -> None:
         require("interval", interval, above=0, finite=True)
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(require_text("name", name)):
             raise ValueError(f"name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -; got {name!r}")
         if callable(key):
             require_callable("key", key, expected="text or bytes, or what returns them")
         else:
             _revealed(key)
-        self._trail = trail
+        if channel is not None:
+            require_text("channel", channel)
+        self._trail = require_kind("trail", trail, AuditTrail)
         self._dispatcher = require_dispatcher("dispatcher", dispatcher)
         self._key = key
         self._interval = float(interval)
@@ -214,7 +216,8 @@ class Heartbeat(Uncopied):
             sequence_number=head.sequence_number if head and head.sequence_number else None,
             checksum=head.checksum if head else None,
         )
-        await contained(partial(self._dispatcher.send_alert, event, severity=level.value, channel=self._channel))
+        with contained():
+            await self._dispatcher.send_alert(event, severity=level.value, channel=self._channel)
         self._unreadable = head is None
 
     def _line(self, now: datetime, head: ChainHead | None) -> str:
@@ -275,9 +278,9 @@ def _signature(signed: str, key: KeySource) -> str:
 def _revealed(key: str | bytes) -> bytes:
     """Return the bytes of *key*."""
     if isinstance(key, str):
-        key = key.strip().encode()
+        key = key.strip().encode(errors="surrogatepass")
     if not isinstance(key, bytes):
-        raise TypeError("key: expected text or bytes, or a function that returns them")
+        raise TypeError(f"key: expected text or bytes, or a function that returns them; got {kind_of(key)}")
     if len(key) < MIN_KEY_BYTES:
         raise ValueError(f"key: expected at least {MIN_KEY_BYTES} bytes; got {len(key)}")
     return key

@@ -21,10 +21,12 @@ import msgspec
 
 from ..record.errors import BrokenRouteError, DeliveryError, PermanentDeliveryError, TransientDeliveryError
 
-__all__ = ["Answer", "FilteredError", "Judge", "PayloadRefusedError", "by_proxy", "by_status", "read", "unpacked"]
+__all__ = ["MOST_READ", "Answer", "FilteredError", "Judge", "PayloadRefusedError", "by_proxy", "by_status", "unpacked"]
 
 # No vendor answers with more than a few hundred bytes.
 _MAX_BODY: Final = 65_536
+MOST_READ: Final = _MAX_BODY + 1
+"""Bytes of a body that are kept, to see that it is too long."""
 # Seconds. "Retry 3 times, 30 seconds apart", PagerDuty's Events API, Rate Limits; other vendors give no number.
 _PAUSE_AFTER_429: Final = 30.0
 
@@ -126,19 +128,6 @@ class FilteredError(BrokenRouteError):
         self.found = found
 
 
-async def read(response: httpx2.Response, raw: bytearray) -> None:
-    """
-    Read the body as it comes, to its end, and keep its beginning.
-
-    Args:
-        response: The answer, whose body was not read yet.
-        raw: Gets the beginning of the body, and has it too if this raises.
-    """
-    # To the end, within the caller's time: a generator of httpx2 that is left early warns on trio.
-    async for part in response.aiter_raw():
-        raw += part[: _MAX_BODY + 1 - len(raw)]
-
-
 def unpacked(status: int, headers: Mapping[str, str], raw: bytes, *, ended: bool) -> Answer:
     """
     Return the answer with its body, unpacked within bounds.
@@ -146,7 +135,7 @@ def unpacked(status: int, headers: Mapping[str, str], raw: bytes, *, ended: bool
     Args:
         status: For example 200.
         headers: Names, in any case, and values.
-        raw: The body, or its beginning, as `read` left it.
+        raw: The body, or the first `MOST_READ` bytes.
         ended: Whether the body came to its end.
     """
     body, unreadable = _unpacked(raw, headers.get("content-encoding", ""))
@@ -196,7 +185,7 @@ def _unzipped(raw: bytes) -> tuple[bytes, bool]:
     for bits in (zlib.MAX_WBITS | 32, -zlib.MAX_WBITS):
         unzip = zlib.decompressobj(bits)
         try:
-            return unzip.decompress(raw, _MAX_BODY + 1), unzip.eof
+            return unzip.decompress(raw, MOST_READ), unzip.eof
         except zlib.error:
             pass
     return b"", False

@@ -30,12 +30,10 @@ that quote an attack, and an alert about an attack does.
 
 from __future__ import annotations
 
-import os
 import re
-import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Container, Mapping
-from contextlib import AsyncExitStack, nullcontext, suppress
+from contextlib import AsyncExitStack, nullcontext
 from typing import Final, NamedTuple
 
 import anyio
@@ -51,9 +49,9 @@ from ..record.errors import (
 from ..record.options import require, require_bool, require_kind_or_none
 from ..tasks.loops import Loop
 from ..tasks.strangers import Log
-from ..tasks.threads import in_thread
-from ._answers import Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, read, unpacked
+from ._answers import MOST_READ, Answer, FilteredError, Judge, PayloadRefusedError, by_proxy, by_status, unpacked
 from ._causes import cause_of, waited_for
+from ._clients import certificates_for, client_for, given_client
 from ._muting import mute, muted
 from ._secret import Secret, SecretSource, is_loopback
 
@@ -119,8 +117,9 @@ class Poster:
         name: The vendor in messages: "slack".
         judge: Is asked first about any answer but a web page; None lets the status alone decide.
         timeout: Seconds for one attempt, from the connection to the end of the answer.
-        client: Sends the requests, with your proxies and certificates; it stays yours to close. None makes one, which
-            uses the proxies of the environment, but not for this machine's addresses.
+        client: Sends the requests, with your proxies and certificates, in one event loop; it stays yours to close. None
+            makes clients, for any loops, which use the proxies of the environment, but not for this machine's
+            addresses.
         allow_http: Whether an address may begin with ``http:`` and not be this machine's.
         repeatable: Whether the vendor recognises an alert by a key, and takes it once however often it comes.
         enough: The statuses by which alone the vendor says that it has the alert, if the rest can't be read.
@@ -154,7 +153,7 @@ class Poster:
         self._repeated = repeated
         # By the loop that they were opened in: no other loop can use their connections.
         self._kept: dict[Loop, _Kept] = {}
-        self._last_url: tuple[str, httpx2.URL] | None = None
+        self._last_url: tuple[str, httpx2.URL, bool] | None = None
 
     async def open(self) -> None:
         """
@@ -170,9 +169,9 @@ class Poster:
             self._kept.pop(loop, None)
         kept = self._kept.setdefault(Loop.current(), _Kept())
         if not kept.clients:
-            certificates = await _certificates(self._name)
+            certificates = await certificates_for(self._name)
             kept.clients = kept.clients or {
-                near: _client(self._name, certificates, near=near) for near in (False, True)
+                near: client_for(self._name, certificates, near=near) for near in (False, True)
             }
         kept.opened += 1
 
@@ -286,13 +285,15 @@ class Poster:
         failed = ""
         with muted(), anyio.move_on_after(self._timeout):
             try:
-                url = self._parsed(request.url)
-                borrowed = self._open_client(url)
-                async with nullcontext(borrowed) if borrowed else await _make_client(self._name, url) as client:
+                url, is_near = self._parsed(request.url)
+                borrowed = self._open_client(near=is_near)
+                async with nullcontext(borrowed) if borrowed else await self._new_client(near=is_near) as client:
                     sent = _built(client, url, request, stream)
                     response = await client.send(sent, stream=True, follow_redirects=False)
                     try:
-                        await read(response, body)
+                        # To the end, within the time: a generator of httpx2 that is left early warns on trio.
+                        async for part in response.aiter_raw():
+                            body += part[: MOST_READ - len(body)]
                         ended = True
                     finally:
                         await response.aclose()
@@ -315,20 +316,23 @@ class Poster:
             return self._unknown(f"sent, but there was no answer ({failed})")
         return TransientDeliveryError(f"{self._name}: no connection ({failed})")
 
-    def _open_client(self, url: httpx2.URL) -> httpx2.AsyncClient | None:
+    async def _new_client(self, *, near: bool) -> httpx2.AsyncClient:
+        return client_for(self._name, await certificates_for(self._name), near=near)
+
+    def _open_client(self, *, near: bool) -> httpx2.AsyncClient | None:
         if self._client is None:
             kept = self._kept.get(Loop.current())
-            return None if kept is None else kept.clients.get(is_loopback(url.host))
-        if self._client.is_closed:
-            raise BrokenRouteError(f"{self._name}: the client that it was given is closed; close it after the trail")
-        return self._client
+            return None if kept is None else kept.clients.get(near)
+        return given_client(self._name, self._client)
 
-    def _parsed(self, address: str) -> httpx2.URL:
+    def _parsed(self, address: str) -> tuple[httpx2.URL, bool]:
+        """Return the URL, and whether it is this machine's."""
         # It is the same for most alerts, and parsing it takes a thirtieth of a whole post. Any thread may be here.
         known = self._last_url
         if known is None or known[0] != address:
-            known = self._last_url = address, httpx2.URL(address)
-        return known[1]
+            url = httpx2.URL(address)
+            known = self._last_url = address, url, is_loopback(url.host)
+        return known[1:]
 
 
 def _built(client: httpx2.AsyncClient, url: httpx2.URL, request: Request, stream: _Content) -> httpx2.Request:
@@ -369,25 +373,3 @@ class _Content(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         self.begun = True
         yield self._content
-
-
-async def _make_client(name: str, url: httpx2.URL) -> httpx2.AsyncClient:
-    return _client(name, await _certificates(name), near=is_loopback(url.host))
-
-
-async def _certificates(name: str) -> ssl.SSLContext:
-    # Loading them takes tens of milliseconds.
-    with suppress(OSError):
-        return await in_thread(httpx2.create_ssl_context)
-    # Raised out here, where the foreign error is not behind it.
-    place = next((each for each in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(each)), None)
-    where = "those of the system" if place is None else f"{place}={os.environ[place]}"
-    raise BrokenRouteError(f"{name}: no certificates can be read; see {where}")
-
-
-def _client(name: str, certificates: ssl.SSLContext, *, near: bool) -> httpx2.AsyncClient:
-    # The environment names proxies, which must not see requests to this machine: those may be unencrypted.
-    with suppress(ValueError, ImportError):
-        return httpx2.AsyncClient(verify=certificates, trust_env=not near)
-    words = "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; one of socks5:// needs the package socksio"
-    raise BrokenRouteError(f"{name}: the proxy of the environment can't be used; {words}")

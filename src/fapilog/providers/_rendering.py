@@ -244,7 +244,7 @@ def dedup_key(name: str, *target: str) -> str:
         *target: The destination, as far as two dispatchers may send the same alert to one receiver.
     """
     parts = "".join(f"{len(part)}:{part}" for part in (name, *target))
-    return hashlib.sha256(text(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256(parts.encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
 
 # C0 and C1 controls, line and paragraph separators, and characters that change the direction of the text around them.

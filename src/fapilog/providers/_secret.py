@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ..record.errors import BrokenRouteError, TransientDeliveryError
 from ..record.options import is_async, several
 from ..record.privacy import Uncopied
+from ..record.values import kind_of
 
 __all__ = ["Secret", "SecretSource", "is_loopback", "printable", "sources"]
 
@@ -70,7 +71,7 @@ class Secret(Uncopied):
         if failure is not None:
             raise TransientDeliveryError(f"{self._name}: the function that returns it raised {failure}")
         if not isinstance(value, str):
-            raise BrokenRouteError(f"{self._name}: expected text; got a {type(value).__qualname__}")
+            raise BrokenRouteError(f"{self._name}: expected text; got {kind_of(value)}")
         complaint = self._complaint(value.strip())
         if complaint is not None:
             raise BrokenRouteError(complaint)
@@ -102,7 +103,7 @@ def _no_source(source: object) -> str:
     # As `os.environ.get` returns it.
     if source is None:
         return "None: is the variable not set?"
-    return "an asynchronous function" if is_async(source) else f"a {type(source).__qualname__}"
+    return "an asynchronous function" if is_async(source) else kind_of(source)
 
 
 def printable(value: str) -> str | None:

@@ -12,8 +12,8 @@ import msgspec
 
 from ..record.errors import PermanentDeliveryError
 from ..record.events import AuditEvent
-from ..record.privacy import without_frames
-from ..record.values import text
+from ..record.privacy import Uncopied, without_frames
+from ..record.values import kind_of, text
 from ..tasks.fork import call_in_child
 from ._rendering import Disclosure, Rendered, Renderer, in_words, one_line
 from ._threads import in_daemon_thread
@@ -25,7 +25,7 @@ _LOOK: Final = 0.1
 _COLORS: Final = {"warning": "33", "error": "31", "critical": "1;31", "security": "1;35"}
 
 
-class ConsoleDispatcher:
+class ConsoleDispatcher(Uncopied):
     """
     Prints every alert: in words on a terminal, as a line of JSON elsewhere.
 
@@ -48,6 +48,8 @@ class ConsoleDispatcher:
         disclosure: Disclosure = Disclosure.STANDARD,
         link: str | None = None,
     ) -> None:
+        if stream is not None and not callable(getattr(stream, "write", None)):
+            raise TypeError(f"stream: expected a stream of text, such as sys.stderr; got {kind_of(stream)}")
         self._stream = stream
         self._render = Renderer(disclosure, link)
         self._forget()

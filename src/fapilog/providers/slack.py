@@ -110,7 +110,7 @@ class SlackDispatcher(Uncopied):
         disclosure: How much of an event is sent.
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
         timeout: Seconds for one attempt.
-        client: Sends the requests; it stays yours to close. None makes one.
+        client: Sends the requests, all in one event loop; it stays yours to close. None makes clients, for any loops.
         allow_http: Whether the address may begin with ``http:`` and not be this machine's.
 
     Raises:
@@ -141,11 +141,13 @@ class SlackDispatcher(Uncopied):
             # A webhook reports failures by the status; the API reports all but one of them with a 200. See _ADVICE.
             enough={HTTPStatus.OK} if token is None else (),
         )
-        given = [name for name, each in (("webhook_url", webhook_url), ("token", token), ("channel", channel)) if each]
-        if given not in (["webhook_url"], ["token", "channel"]):
-            empty = " (is a variable not set?)" if webhook_url is None and token is None else ""
-            got = " and ".join(given) or "none of them: webhook_url is None"
-            raise ValueError(f"webhook_url, token: expected either webhook_url, or token and channel; got {got}{empty}")
+        options = {"webhook_url": webhook_url, "token": token, "channel": channel}
+        given = {name: value for name, value in options.items() if value is not None}
+        if [name for name, value in given.items() if value] not in (["webhook_url"], ["token", "channel"]):
+            # The values are secrets: the message has the names alone.
+            words = [name if value else f"an empty {name}" for name, value in given.items()]
+            got = " and ".join(words) or "none of them: webhook_url is None (is a variable not set?)"
+            raise ValueError(f"webhook_url, token: expected either webhook_url, or token and channel; got {got}")
         self._render = Renderer(disclosure, link)
         self._token = None if token is None else Secret(token, "token", check=printable)
         self._channel = channel

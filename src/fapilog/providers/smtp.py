@@ -118,7 +118,7 @@ class EmailDispatcher(Uncopied):
             raise ValueError("tls: expected starttls or implicit, since a secret would be sent in the clear")
         self._server = Server(
             host=host,
-            port=_PORTS[tls] if port is None else require("port", port, at_least=1, at_most=65_535),
+            port=_PORTS[tls] if port is None else require("port", port, at_least=1, at_most=65_535, whole=True),
             tls=tls,
             context=tls_context,
             domain=sender.rpartition("@")[2],

@@ -249,8 +249,8 @@ def unsealed(line: bytes) -> bytes:
 
 
 def sealed(event: AuditEvent, seal: Seal) -> AuditEvent:
-    """Return *event* with its place in the chain."""
-    return msgspec.structs.replace(event, **seal._asdict())
+    """Return *event*, which may be a draft, with its place in the chain."""
+    return AuditEvent(**msgspec.structs.asdict(event) | seal._asdict())
 
 
 def _link(sequence_number: int, previous_hash: str | None) -> bytes:

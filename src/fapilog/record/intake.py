@@ -14,7 +14,7 @@ import msgspec
 from .chain import body
 from .containers import MAX_VALUES, as_dict, read_mapping
 from .errordetails import MAX_TRACEBACK, Described, ErrorDetails, described
-from .events import FORMAT_VERSION, AuditEvent, in_utc
+from .events import AuditEvent, Draft, in_utc
 from .freezing import Walk, plain
 from .kinds import AuditLogLevel, AuditOutcome, member
 from .options import flag
@@ -26,7 +26,6 @@ __all__ = [
     "LEAST_RECORD",
     "LEAST_TEXT",
     "CommonFields",
-    "Draft",
     "EventFields",
     "LevelName",
     "OutcomeName",
@@ -162,17 +161,6 @@ _CHECKS: Final[dict[str, Callable[[str, Any], Any]]] = {
     "contains_phi": flag,
     "event_id": _event_id,
 }
-
-
-class Draft(AuditEvent, frozen=True, kw_only=True, tag=FORMAT_VERSION):
-    """An event that was made of storable values, does not check them again, and is written as any other."""
-
-    def __post_init__(self) -> None:
-        """Check nothing."""
-
-    def event(self) -> AuditEvent:
-        """Return the event, to be handed out."""
-        return AuditEvent(**msgspec.structs.asdict(self))
 
 
 def recorded(given: dict[str, Any], fields: dict[str, Any], *, limits: tuple[int, int, int]) -> tuple[Draft, bytes]:

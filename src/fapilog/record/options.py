@@ -6,14 +6,18 @@ import functools
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from inspect import iscoroutinefunction, signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from .values import name_of
+from .annotations import imported_later
+from .values import kind_of, one_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+else:
+    Path = imported_later("pathlib", "Path")
 
 __all__ = [
     "did_you_mean",
@@ -23,6 +27,7 @@ __all__ = [
     "require",
     "require_bool",
     "require_callable",
+    "require_kind",
     "require_kind_or_none",
     "require_mapping",
     "require_path",
@@ -31,6 +36,7 @@ __all__ = [
 ]
 
 _Number = TypeVar("_Number", bound=float)
+_Kind = TypeVar("_Kind")
 # Characters of a name that are compared.
 _LONGEST_NAME: Final = 100
 # Of the letters, as difflib counts them: with fewer, "crit" would bring "security" to mind.
@@ -65,16 +71,16 @@ def require(
     """
     # True counts as 1 in Python, but not to the reader of a configuration.
     if _is_bool(value) or (whole and not isinstance(value, int)):
-        raise TypeError(f"{name}: expected a {'whole ' if whole else ''}number; got {_kind(value)}")
+        raise TypeError(f"{name}: expected a {'whole ' if whole else ''}number; got {kind_of(value)}")
     try:
         # True for a number in range, and so false for NaN.
         is_in_range = (
             (value > above if above is not None else value >= (-math.inf if at_least is None else at_least))
             and value <= (math.inf if at_most is None else at_most)
-            and not (finite and value in {-math.inf, math.inf})
+            and not (finite and abs(value) > sys.float_info.max)
         )
     except TypeError:
-        raise TypeError(f"{name}: expected a number; got {_kind(value)}") from None
+        raise TypeError(f"{name}: expected a number; got {kind_of(value)}") from None
     if not is_in_range:
         limits = (("above", above), ("of at least", at_least), ("of at most", at_most))
         words = " and ".join(f"{word} {limit}" for word, limit in limits if limit is not None)
@@ -90,7 +96,7 @@ def require_bool(name: str, value: object) -> bool:
         TypeError: It is neither; the message begins with *name*.
     """
     if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False; got {_kind(value)}")
+        raise TypeError(f"{name}: expected True or False; got {kind_of(value)}")
     return value
 
 
@@ -102,7 +108,7 @@ def require_text(name: str, value: object, *, expected: str = "text") -> str:
         TypeError: It is none; the message begins with *name*, and says that *expected* was.
     """
     if not isinstance(value, str):
-        raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+        raise TypeError(f"{name}: expected {expected}; got {kind_of(value)}")
     return value
 
 
@@ -117,7 +123,7 @@ def require_path(name: str, value: object) -> Path:
     """
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(given, str):
-        raise TypeError(f"{name}: expected a path; got {_kind(value)}")
+        raise TypeError(f"{name}: expected a path; got {kind_of(value)}")
     if not given:
         raise ValueError(f"{name}: expected a path; got an empty text")
     if not _can_be_named(given):
@@ -149,8 +155,20 @@ def require_mapping(name: str, value: object, *, expected: str) -> Mapping[Any, 
         TypeError: It is none; the message begins with *name*, and says that *expected* was.
     """
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+        raise TypeError(f"{name}: expected {expected}; got {kind_of(value)}")
     return value
+
+
+def require_kind(name: str, value: object, kind: type[_Kind]) -> _Kind:
+    """
+    Return *value* if it is a *kind*.
+
+    Raises:
+        TypeError: It is none; the message begins with *name*.
+    """
+    if isinstance(value, kind):
+        return value
+    raise TypeError(f"{name}: expected {one_of(kind)}; got {kind_of(value)}")
 
 
 def require_kind_or_none(name: str, value: object, kind: type[Any], *, expected: str) -> None:
@@ -161,7 +179,7 @@ def require_kind_or_none(name: str, value: object, kind: type[Any], *, expected:
         TypeError: It is neither; the message begins with *name*, and says that *expected* was, and where the class is.
     """
     if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{name}: expected {expected}; got {_kind(value)} of {type(value).__module__}")
+        raise TypeError(f"{name}: expected {expected}; got {kind_of(value)} of {type(value).__module__}")
 
 
 def require_callable(
@@ -183,11 +201,12 @@ def require_callable(
     if value is None and or_none:
         return
     if not callable(value):
-        raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+        raise TypeError(f"{name}: expected {expected}; got {kind_of(value)}")
     if is_async(value):
         raise TypeError(f"{name}: expected {expected}; got an asynchronous one")
     if takes is not None and not _can_take(takes, value):
-        raise TypeError(f"{name}: expected {expected}; got one that can't be called with {takes or 'no'} arguments")
+        words = f"{takes or 'no'} argument{'' if takes == 1 else 's'}"
+        raise TypeError(f"{name}: expected {expected}; got one that can't be called with {words}")
 
 
 def _can_take(number: int, function: Callable[..., object]) -> bool:
@@ -219,7 +238,7 @@ def several(name: str, value: Any, *, expected: str = "one text, or a list") -> 
     if isinstance(value, str):
         return (value,)
     if isinstance(value, bytes | bytearray) or not isinstance(value, Iterable):
-        raise TypeError(f"{name}: expected {expected}; got {_kind(value)}")
+        raise TypeError(f"{name}: expected {expected}; got {kind_of(value)}")
     return tuple(value)
 
 
@@ -243,10 +262,6 @@ def _is_bool(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def _kind(value: object) -> str:
-    return "None" if value is None else f"a {name_of(type(value))}"
-
-
 def flag(name: str, value: object) -> bool:
     """
     Return whether *value*, which is to be recorded, is true.
@@ -256,7 +271,7 @@ def flag(name: str, value: object) -> bool:
     """
     if value is True or value is False:
         return value
-    refusal = TypeError(f"{name}: expected a bool; got {_kind(value)}")
+    refusal = TypeError(f"{name}: expected a bool; got {kind_of(value)}")
     if issubclass(type(value), str | bytes):
         raise refusal
     try:

@@ -46,12 +46,18 @@ class Discreet(msgspec.Struct, frozen=True):
 
 
 class Uncopied:
-    """An object with secrets in it, of which there is one: `copy` and `pickle` refuse it with TypeError."""
+    """
+    An object of which there is one: `copy` and `pickle` refuse it with TypeError.
+
+    Its secrets must not be in a second place, and the locks, files and tasks of a copy would be those of the first, or
+    none: only what is made by its own constructor is made anew in a forked child.
+    """
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse, in words."""
         name = type(self).__qualname__
-        raise TypeError(f"{name} holds secrets: it is neither copied nor pickled; make another where it is needed")
+        words = "holds secrets, locks or files: it is neither copied nor pickled"
+        raise TypeError(f"{name} {words}; make another where it is needed, such as in another process")
 
 
 def without_frames(function: F) -> F:

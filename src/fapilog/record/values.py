@@ -21,8 +21,10 @@ __all__ = [
     "escaped",
     "given_tags",
     "given_text",
+    "kind_of",
     "mark_of",
     "name_of",
+    "one_of",
     "original",
     "tags",
     "text",
@@ -104,6 +106,23 @@ def name_of(kind: type) -> str:
         raise
     except BaseException:
         return "object"
+
+
+def kind_of(value: object) -> str:
+    """Return the words for a wrong *value* in a message: "a str", "an int", "the class Pager", "None"."""
+    if value is None:
+        return "None"
+    kind = type(value)
+    if issubclass(kind, type):  # not isinstance, which asks the value, and runs its code
+        named: Any = value
+        return f"the class {name_of(named)}"
+    return one_of(kind)
+
+
+def one_of(kind: type) -> str:
+    """Return the words for a value of the class *kind* in a message: "a str", "an AuditTrail"."""
+    name = name_of(kind)
+    return f"{'an' if name[:1] in set('AEIOaeiou') else 'a'} {name}"
 
 
 def escaped(given: str) -> str:

@@ -24,7 +24,7 @@ def followed(place: object, after: ChainHead, lines: Sequence[bytes]) -> ChainHe
     try:
         return follow(after, lines)
     except ChainError as damage:
-        raise TrailMismatchError(f"{place}: {damage}; nothing is appended") from damage
+        raise TrailMismatchError(f"{place}: in the given records, {damage}; nothing is appended") from damage
 
 
 def elsewhere(place: object, after: ChainHead | None) -> AuditStorageError:

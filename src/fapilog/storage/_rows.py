@@ -17,12 +17,14 @@ from ..record.formats import decoded
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..record.parties import Target
 from ._files.needles import AS_THEY_ARE
+from ._ranges import STRETCH_BITS
 from .protocol import EQUAL, EventFilter
 
 __all__ = [
     "COLUMNS",
+    "SCATTERED",
     "SCHEMA",
-    "SELECTIVE",
+    "STRETCH",
     "Dialect",
     "Question",
     "events_of",
@@ -45,11 +47,14 @@ _equal: Final = attrgetter(*EQUAL)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
-SELECTIVE: Final = (
-    *("event_id", "user_id", "session_id", "request_id", "trace_id", "client_ip"),
+SCATTERED: Final = (
+    *("user_id", "session_id", "request_id", "trace_id", "client_ip"),
     *("actor_id", "actor_on_behalf_of", "target_id"),
 )
-"""Columns of which few records have the same value, so that their index is the shortest way to them."""
+"""Columns whose values come in no order, and of which few records have the same value."""
+
+STRETCH: Final = f"(sequence_number >> {STRETCH_BITS})"
+"""The first column of the indices of `SCATTERED`."""
 
 SCHEMA: Final = (
     f"""
@@ -61,7 +66,7 @@ CREATE TABLE records (
     """,
     # Not unique: a trail in files, which is copied here, knows the newest ids only, and stores an older one again.
     "CREATE INDEX by_event_id ON records (event_id)",
-    *(f"CREATE INDEX by_{name} ON records ({name}) WHERE {name} IS NOT NULL" for name in SELECTIVE[1:]),
+    *(f"CREATE INDEX by_{name} ON records ({STRETCH}, {name}) WHERE {name} IS NOT NULL" for name in SCATTERED),
     "CREATE INDEX by_event_type ON records (event_type)",
     "CREATE INDEX by_timestamp ON records (timestamp)",
 )
@@ -177,13 +182,21 @@ class Question(NamedTuple):
 
     Attributes:
         where: The condition.
-        values: The values of its parameters.
+        values: The values of its parameters, without those that `within` adds.
+        in_stretches: Whether it holds for records of one stretch only, since an index of `SCATTERED` is the shortest
+            way.
         times: The first and the last microsecond that is wanted, if the times of the records are the shortest way.
     """
 
     where: str
     values: tuple[Any, ...]
+    in_stretches: bool
     times: tuple[int, int] | None
+
+    def within(self, first: int, before: int) -> tuple[Any, ...]:
+        """Return the values of all parameters, for records between the numbers *first* and *before*, without these."""
+        stretch = [(before - 1) >> STRETCH_BITS] if self.in_stretches else []
+        return (*stretch, first, before, *self.values)
 
 
 _EARLIEST: Final = -(2**63)
@@ -212,7 +225,8 @@ def questions(wanted: EventFilter, dialect: Dialect = _SQLITE) -> list[Question]
 
 def _question(wanted: EventFilter, equal: dict[str, Any], dialect: Dialect) -> Question:
     mark = dialect.parameter
-    is_selective = bool(equal.keys() & set(SELECTIVE))
+    is_selective = "event_id" in equal or bool(equal.keys() & set(SCATTERED))
+    in_stretches = is_selective and "event_id" not in equal
     parts: list[tuple[str, list[Any]]] = [(f"{name} = {mark}", [value]) for name, value in equal.items()]
     kinds = [kind.value for kind in cast("tuple[AuditEventType, ...]", wanted.event_type or ())]
     if wanted.event_type is not None:
@@ -232,8 +246,10 @@ def _question(wanted: EventFilter, equal: dict[str, Any], dialect: Dialect) -> Q
     has_times = (begin, end) != (_EARLIEST, _LATEST)
     if has_times:
         parts.append((f"{dialect.unindexed}timestamp BETWEEN {mark} AND {mark}", [begin, end]))
+    conditions = [f"sequence_number > {mark} AND sequence_number < {mark}", *(part for part, _ in parts)]
     return Question(
-        " AND ".join([f"sequence_number > {mark} AND sequence_number < {mark}", *(part for part, _ in parts)]),
+        " AND ".join([f"{STRETCH} = {mark}", *conditions] if in_stretches else conditions),
         tuple(value for _, values in parts for value in values),
+        in_stretches,
         (begin, end) if has_times and not is_selective else None,
     )

@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 
 from ..record.options import require_path
+from ..record.values import kind_of
 from ._files.compressed import content_of
 from ._files.directory import cannot, make_directory
 from ._packed import from_disk, is_archived_name, not_what_the_trail_has
@@ -130,7 +131,7 @@ class DirectoryArchive:
     """
 
     def __init__(self, directory: Path | str) -> None:
-        self.directory: Path = require_path("archive", directory).absolute()
+        self.directory: Path = require_path("directory", directory).absolute()
 
     def __str__(self) -> str:
         return str(self.directory)
@@ -203,11 +204,10 @@ def require_archive(name: str, given: Any) -> Archive:
             raise ValueError(f"{name}: expected a directory or s3://bucket/prefix; got {scheme[0]}...")
         return _s3(name, given)
     if isinstance(given, str | os.PathLike):
-        return DirectoryArchive(Path(given))
+        return DirectoryArchive(require_path(name, given))
     lacking = [each for each in ("sizes", "put", "prove", "open") if not callable(getattr(given, each, None))]
     if lacking or isinstance(given, type):
-        kind = given.__qualname__ if isinstance(given, type) else type(given).__qualname__
-        raise TypeError(f"{name}: expected a directory, s3://bucket/prefix, or an Archive; got a {kind}")
+        raise TypeError(f"{name}: expected a directory, s3://bucket/prefix, or an Archive; got {kind_of(given)}")
     archive: Archive = given
     return archive
 

@@ -13,6 +13,7 @@ from typing import Final, Protocol, cast, runtime_checkable
 
 from ..record.chain import EMPTY, ChainHead
 from ..record.errors import AuditStorageError, TrailMismatchError
+from ..record.values import kind_of
 from ._anchor import Anchor
 from ._front import followed_by, front_of
 from .protocol import AuditStorage, head_of, holds
@@ -80,7 +81,7 @@ async def copy(
         TypeError: *target* takes no lines.
     """
     if not isinstance(target, TakesLines):
-        raise TypeError(f"target: expected a storage with append_lines; got a {type(target).__qualname__}")
+        raise TypeError(f"target: expected a storage with append_lines; got {kind_of(target)}")
     count, head = 0, await common_head(source, cast("AuditStorage", target))
     async with contextlib.aclosing(pages(source, head.sequence_number)) as found:
         async for lines in found:
@@ -114,7 +115,7 @@ async def appended(source: AuditStorage, target: TakesLines, head: ChainHead, li
             f"the source begins behind record {number}, and no record says why; nothing is appended"
         )
     if "removed" not in signature(target.append_lines).parameters:
-        raise TrailMismatchError(f"a {type(target).__qualname__} can't begin behind record {removed.sequence_number}")
+        raise TrailMismatchError(f"{kind_of(target)} can't begin behind record {removed.sequence_number}")
     return await cast("_BeginsBehind", target).append_lines(removed.head, lines, removed=removed)
 
 

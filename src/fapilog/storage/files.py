@@ -16,7 +16,8 @@ from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.options import require, require_path
-from ..record.privacy import without_frames
+from ..record.privacy import Uncopied, without_frames
+from ..record.values import kind_of
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
@@ -36,7 +37,7 @@ from ._files.writer import Result, TrailWriter
 from ._replica import waits
 from .protocol import EventFilter
 
-__all__ = ["FileStorage", "sync_directory", "utc_now"]
+__all__ = ["OWNER", "Access", "FileStorage", "make_directory", "sync_directory", "utc_now"]
 
 # After so many appends, a caller that never waits lets other tasks run, and can be cancelled.
 _APPENDS_PER_YIELD: Final = 32
@@ -44,7 +45,7 @@ _APPENDS_PER_YIELD: Final = 32
 _INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
 
 
-class FileStorage:
+class FileStorage(Uncopied):
     """
     The chain in JSON Lines files: ``audit_YYYY-MM-DD.jsonl`` in one directory, for one process or many.
 
@@ -67,6 +68,7 @@ class FileStorage:
 
     Attributes:
         directory: The directory of the files; absolute.
+        access: The mode and the group of files and directories that are made from now on.
 
     Raises:
         TypeError: *directory* is no path, *mode* is no int, *group* is neither a name nor a number, or *min_free* is no
@@ -90,11 +92,11 @@ class FileStorage:
     ) -> None:
         if durability not in ("fsync", "write"):
             raise ValueError(f"durability: expected 'fsync' or 'write'; got {durability!r}")
-        access = Access(_checked_mode(mode), None if group is None else _number_of(group))
+        self.access: Access = Access(_checked_mode(mode), None if group is None else _number_of(group))
         # A daemon that changes to another directory does not take the trail with it.
         self.directory: Path = require_path("directory", directory).absolute()
         is_durable = durability == "fsync"
-        self._writer = TrailWriter(self.directory, durable=is_durable, now=now, access=access)
+        self._writer = TrailWriter(self.directory, durable=is_durable, now=now, access=self.access)
         self._reader = TrailReader(self.directory, durable=is_durable, times=self._writer.times)
         least = None if min_free is None else require("min_free", min_free, at_least=0)
         self._care = Care(self.directory, min_free=least, now=now)
@@ -105,8 +107,7 @@ class FileStorage:
         # Copied records go into the files of their own days.
         self._copied_day = 1
         self._copying = threading.Lock()
-        self._access = access
-        self._copier = TrailWriter(self.directory, durable=True, now=self._time_of_copied, access=access)
+        self._copier = TrailWriter(self.directory, durable=True, now=self._time_of_copied, access=self.access)
         call_in_child(self, FileStorage._forget)
 
     def __repr__(self) -> str:
@@ -147,15 +148,17 @@ class FileStorage:
 
         Returns and raises as `append`.
         """
-        self._writer.refuse_nested()
+        waits_here = is_without_loop()
+        if waits_here or self._at_once:
+            self._writer.refuse_nested()
         if not once:
             if self._appends >= _APPENDS_PER_YIELD:
                 self._appends = 0
-                if not is_without_loop():
+                if not waits_here:
                     await anyio.lowlevel.checkpoint()
             # It never waits for another caller, and with durability "fsync" only a thread without a loop waits for the
             # disk.
-            if (self._at_once or is_without_loop()) and not self._commits.busy:
+            if (self._at_once or waits_here) and not self._commits.busy:
                 self._appends += 1
                 try:
                     seal = self._writer.append_at_once(record)
@@ -215,7 +218,7 @@ class FileStorage:
         """Make the anchor of a trail that has no record yet, and return the first day that its files may be of."""
         try:
             if not any(size_of(self.directory, name) for name in names(self.directory)):
-                make_directory(self.directory, self._access)
+                make_directory(self.directory, self.access)
                 write_anchor(self.directory, removed)
             return date.fromisoformat(removed.file[len("audit_") : -len(".jsonl")]).toordinal() + 1
         except ChainError as damage:
@@ -317,7 +320,7 @@ class FileStorage:
 
 def _checked_mode(mode: int) -> int:
     if not isinstance(mode, int):
-        raise TypeError(f"mode: expected an int such as 0o640; got a {type(mode).__qualname__}")
+        raise TypeError(f"mode: expected an int such as 0o640; got {kind_of(mode)}")
     if mode & OWNER.mode != OWNER.mode or mode & ~0o664:
         words = "expected one that lets the owner read and write, no other user write, and no one execute"
         raise ValueError(f"mode: {words}; got {mode:#o}")
@@ -329,7 +332,7 @@ def _number_of(group: str | int) -> int:
 
     try:
         return (grp.getgrnam(group) if isinstance(group, str) else grp.getgrgid(group)).gr_gid
-    except (KeyError, OverflowError):
+    except (KeyError, OverflowError, ValueError):  # ValueError: no name can have such a character
         raise ValueError(f"group: expected a group of this system; got {group!r}") from None
     except TypeError:
-        raise TypeError(f"group: expected a name or a number; got a {type(group).__qualname__}") from None
+        raise TypeError(f"group: expected a name or a number; got {kind_of(group)}") from None

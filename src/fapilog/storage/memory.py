@@ -14,7 +14,7 @@ from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.formats import decoded
-from ..record.privacy import without_frames
+from ..record.privacy import Uncopied, without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.loops import is_without_loop
 from ..tasks.threads import Turn
@@ -30,7 +30,7 @@ __all__ = ["MemoryStorage"]
 _CHECKED_AT_ONCE: Final = 500
 
 
-class MemoryStorage:
+class MemoryStorage(Uncopied):
     """
     The chain as the lines that a file would hold, in memory, for any thread and any event loop.
 

@@ -18,7 +18,7 @@ from ..record.kinds import AuditEventType, AuditLogLevel, AuditOutcome, member
 from ..record.options import did_you_mean, require, require_mapping, several
 from ..record.parties import Actor, Target, target_parts
 from ..record.privacy import Discreet
-from ..record.values import escaped, given_text, name_of, text
+from ..record.values import escaped, given_text, kind_of, text
 
 __all__ = [
     "EQUAL",
@@ -29,7 +29,6 @@ __all__ = [
     "head_of",
     "holds",
     "is_head",
-    "require_head",
     "require_storage",
     "value_at",
 ]
@@ -186,7 +185,7 @@ def _types(name: str, value: Any) -> tuple[AuditEventType, ...]:
 def _text(name: str, value: Any) -> str:
     if issubclass(type(value), _NO_TEXT):
         # It would be asked for as Python prints it, and never be found.
-        raise TypeError(f"{name}: expected a text; got a {name_of(type(value))}")
+        raise TypeError(f"{name}: expected a text; got {kind_of(value)}")
     return escaped(given_text(value))
 
 
@@ -320,7 +319,7 @@ class AuditStorage(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Close open files and connections; the next call opens them again."""
+        """Close open files and connections; the next call opens them again. A trail cancels it after five seconds."""
         ...
 
 
@@ -332,22 +331,14 @@ def require_storage(option: str, storage: AuditStorage) -> AuditStorage:
         TypeError: It is a class, or lacks a method of `AuditStorage`; the message begins with *option*.
     """
     if isinstance(storage, type):
-        raise TypeError(f"{option}: expected an AuditStorage; got the class {storage.__qualname__}")
+        raise TypeError(f"{option}: expected an AuditStorage; got {kind_of(storage)}")
     lacking = [name for name in _METHODS if not callable(getattr(storage, name, None))]
     if lacking:
-        kind = type(storage).__qualname__
-        raise TypeError(f"{option}: expected an AuditStorage; got a {kind} without {', '.join(lacking)}")
+        raise TypeError(f"{option}: expected an AuditStorage; got {kind_of(storage)} without {', '.join(lacking)}")
     return storage
 
 
 _METHODS: Final = ("append", "find", "read", "read_lines", "verify", "aclose")
-
-
-def require_head(name: str, head: object) -> ChainHead:
-    """Return *head* if it is a `ChainHead`; raise TypeError if not, whose message begins with *name*."""
-    if not isinstance(head, ChainHead):
-        raise TypeError(f"{name}: expected a ChainHead; got a {name_of(type(head))}")
-    return head
 
 
 async def head_of(storage: AuditStorage) -> ChainHead:

@@ -26,13 +26,15 @@ import anyio
 from ..record.chain import EMPTY, ChainHead
 from ..record.errors import AuditStorageError, TrailMismatchError, reason
 from ..record.options import require, require_path, require_text
-from ..record.privacy import without_frames
+from ..record.privacy import Uncopied, without_frames
+from ..record.values import kind_of
 from ..tasks.background import Background
 from ..tasks.fork import call_in_child
 from ..tasks.life import Life
 from ..tasks.strangers import Log, contained
 from ..tasks.threads import in_thread
 from ._replica import Replica, keep_replica, stored_at
+from .closing import close_in_time
 from .copying import TakesLines, appended, common_head, pages
 from .files import FileStorage
 from .protocol import AuditStorage, head_of, require_storage
@@ -59,7 +61,7 @@ class ReplicationState(NamedTuple):
     oldest: float | None = None
 
 
-class Replication:
+class Replication(Uncopied):
     """
     Copies a trail in files into another storage, byte for byte, as long as it is entered.
 
@@ -91,7 +93,7 @@ class Replication:
         lag_limit: Seconds that a record may wait; longer is an incident. It may be infinite.
         interval: Seconds between two looks for new records.
         stop_timeout: Seconds for copying the last records when it is left. A call of the target that is under way is
-            waited for, for as long as the target's own limit.
+            waited for, for as long as the target's own limit; its `aclose` for five seconds.
 
     Attributes:
         name: The name of the replica.
@@ -115,7 +117,7 @@ class Replication:
         if not require_text("name", name) or not name.isprintable():
             raise ValueError(f"name: expected printable text; got {name!r}")
         if not isinstance(require_storage("target", target), TakesLines):
-            raise TypeError(f"target: expected a storage with append_lines; got a {type(target).__qualname__}")
+            raise TypeError(f"target: expected a storage with append_lines; got {kind_of(target)}")
         self.name: str = name
         # Reads synced records only, whatever the durability of the service: after a power cut the replica must not have
         # more records than the files.
@@ -236,8 +238,10 @@ class Replication:
                 await life.within(self._stop_timeout, self._try)
         finally:
             with anyio.CancelScope(shield=True):
-                await self._source.aclose()
-                await self._target.aclose()
+                try:
+                    await self._source.aclose()
+                finally:
+                    await close_in_time(self._target)
 
     async def _run(self) -> None:
         pause, due = 0.0, anyio.current_time()
@@ -253,7 +257,8 @@ class Replication:
     async def _try(self) -> bool:
         """Catch up, and return whether that was possible; log if not."""
         try:
-            await contained(self.catch_up)
+            with contained():
+                await self.catch_up()
         except Exception as error:
             problem = reason(error)
             await self._keep(None, problem=problem, is_stuck=isinstance(error, TrailMismatchError))

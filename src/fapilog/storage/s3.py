@@ -31,6 +31,7 @@ with needs("s3"):
 
 from ..record.errors import AuditStorageError
 from ..record.options import require, require_text
+from ..record.privacy import Uncopied
 from ..tasks.fork import call_in_child
 from ._packed import is_archived_name, not_what_the_trail_has
 from ._s3errors import RefusedError, failure, is_passing
@@ -53,7 +54,7 @@ _PAUSE: Final = 0.5
 _THERE: Final = 412
 
 
-class S3Archive:
+class S3Archive(Uncopied):
     """
     An archive in a bucket of S3 that has Object Lock.
 
@@ -114,6 +115,8 @@ class S3Archive:
             require("lock_days", lock_days, at_least=1, at_most=_LONGEST_LOCK, whole=True)
         self._lock_days = lock_days
         self._timeout = float(require("timeout", timeout, above=0, finite=True))
+        if region is not None:
+            require_text("region", region)
         self._place: dict[str, Any] = {"region_name": region, "endpoint_url": endpoint}
         self._given = client
         self._made: Any = None

@@ -15,7 +15,7 @@ from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
 from ..record.options import require_path
-from ..record.privacy import without_frames
+from ..record.privacy import Uncopied, without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
@@ -26,7 +26,7 @@ from ._files.directory import why_not_writable
 from ._files.room import Room
 from ._front import front_of
 from ._holes import item_of, joined, newest_of, up_to
-from ._ranges import ranges
+from ._ranges import ranges, stretches
 from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
 from ._verdicts import unreadable, verdict_on
 from .protocol import EventFilter
@@ -51,6 +51,7 @@ _EVERYTHING: Final = (
 )
 _OF_TIMES: Final = "SELECT sequence_number FROM records INDEXED BY by_timestamp WHERE timestamp BETWEEN ? AND ?"
 _NEWEST: Final = "SELECT sequence_number, line FROM records ORDER BY sequence_number DESC LIMIT 1"
+_NEWEST_BEFORE: Final = "SELECT max(sequence_number) FROM records WHERE sequence_number < ?"
 
 
 class _Item(NamedTuple):
@@ -60,7 +61,7 @@ class _Item(NamedTuple):
     once: bool
 
 
-class SQLiteStorage:
+class SQLiteStorage(Uncopied):
     """
     The chain in one file of SQLite, for one process or many.
 
@@ -274,7 +275,7 @@ class SQLiteStorage:
         size = min(limit, _PAGE)
         for first, behind in self._ranges(question, low, high):
             before = behind
-            while rows := self._page(query, (first, before, *question.values, size)):
+            while rows := self._page(query, (*question.within(first, before), size)):
                 for row in rows:
                     item = self._item(*row)
                     if isinstance(item, DamagedRecord) or wanted.matches(item):
@@ -282,18 +283,23 @@ class SQLiteStorage:
                 before, size = rows[-1][0], _PAGE
 
     def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """Yield ranges between *low* and *high*, without these, that have all answers, the newest first."""
+        if question.in_stretches:
+            return stretches(low, high, self._newest_before)
         if question.times is None:
             return iter([(low, high)])
         times = question.times
         last = f"{_OF_TIMES} AND sequence_number < ? ORDER BY sequence_number DESC LIMIT ?"
-        newest = "SELECT max(sequence_number) FROM records WHERE sequence_number < ?"
         return ranges(
             low,
             high,
             some=lambda count: self._numbers(f"{_OF_TIMES} LIMIT ?", *times, count),
-            newest=lambda: self._numbers(newest, high)[0],
+            newest=self._newest_before,
             last=lambda before, count: self._numbers(last, *times, before, count),
         )
+
+    def _newest_before(self, high: int) -> int | None:
+        return next(iter(self._numbers(_NEWEST_BEFORE, high)), None)
 
     def _read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         return list(up_to(limit, joined(self._item(*row) for row in self._oldest(after, limit))))

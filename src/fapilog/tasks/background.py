@@ -14,11 +14,10 @@ from typing import Any, Final
 
 import anyio
 
-from .events import Condition
-from .loops import Loop, LoopClosedError, cancellation_of_this_task, is_without_loop
-from .strangers import Log, contained
+from .loops import Condition, Loop, LoopClosedError, is_without_loop
+from .strangers import Log, cancellation_of_this_task, contained
 
-__all__ = ["Background", "Call", "Job", "alone", "side_by_side"]
+__all__ = ["Background", "Call", "Job", "alone", "own_context", "side_by_side"]
 
 _log: Final = Log("fapilog")
 
@@ -68,7 +67,8 @@ class Job:
                 # the list.
                 _collected.set(None)
                 try:
-                    await contained(self.call)
+                    with contained():
+                        await self.call()
                 except Exception as error:
                     self.failed(error)
         except anyio.get_cancelled_exc_class():
@@ -103,11 +103,6 @@ class Background:
         self._loop_is_ending: Callable[[], bool] = bool
 
     @property
-    def entered(self) -> bool:
-        """Whether calls are run as they come."""
-        return self.home is not None
-
-    @property
     def leaving(self) -> bool:
         """Whether calls are cancelled since this is being closed, or since the loop is ending."""
         return self._is_closing or self._loop_is_ending()
@@ -129,7 +124,9 @@ class Background:
         self._loop_is_ending = cancellation_of_this_task()
         with self._lock:
             self.home = Loop.current()
-            kept, self._kept = self._kept, deque()
+            # After an interruption of its end some may never have been begun.
+            kept = [*self._kept, *self._to_begin]
+            self._kept, self._to_begin = deque(), []
             self._jobs.update(dict.fromkeys(kept))
         for job in kept:
             self._begin(job)
@@ -177,7 +174,7 @@ class Background:
         if not is_first and home.is_here:
             return
         try:
-            home.call_soon(self._begin_all)
+            home.call_soon(functools.partial(self._begin_all, home))
         except LoopClosedError:
             self.forget()
             self._kept.append(job)
@@ -225,7 +222,7 @@ class Background:
         if home is not None:
             if self._to_begin:
                 # Of code that a signal handler ended before it asked for that.
-                home.call_soon(self._begin_all)
+                home.call_soon(functools.partial(self._begin_all, home))
             await self._idle.until(lambda: not self._jobs)
         await self.run([])
 
@@ -233,10 +230,10 @@ class Background:
         """Become as new, in a forked child and when the loop was closed: its calls are dropped."""
         self.__init__()  # type: ignore[misc]
 
-    def _begin_all(self) -> None:
+    def _begin_all(self, home: Loop) -> None:
         with self._lock:
-            if self.home is not None and not self.home.is_here:
-                return  # opened meanwhile in another loop, which begins them
+            if self.home is not None and self.home is not home:
+                return  # opened anew meanwhile, which begins them
             jobs, self._to_begin = self._to_begin, []
         for job in jobs:
             self._begin(job)
@@ -266,6 +263,19 @@ class Background:
 
 
 _collected: Final[ContextVar[list[Job] | None]] = ContextVar("fapilog_collected", default=None)
+
+
+def own_context() -> Context:
+    """
+    Return a context with the caller's variables of this package, and no others.
+
+    For tasks that outlive their caller, and must not run in the context of the request that happened to start them.
+    """
+    context = Context()
+    for variable, value in copy_context().items():
+        if variable.name.startswith("fapilog_"):
+            context.run(variable.set, value)
+    return context
 
 
 def _log_failure(error: Exception) -> None:

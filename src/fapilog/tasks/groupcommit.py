@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import anyio.lowlevel
 
-from .events import Waiter, wake
 from .living import Living
-from .loops import Loop, is_without_loop
+from .loops import Loop, Waiter, is_without_loop, wake
 from .strangers import tamed
 
 if TYPE_CHECKING:

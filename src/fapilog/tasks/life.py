@@ -13,8 +13,8 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
-from .events import Event
-from .loops import Loop, LoopClosedError, own_context, uninterrupted
+from .background import own_context
+from .loops import Event, Loop, LoopClosedError, uninterrupted
 from .strangers import tamed
 
 __all__ = ["Life", "enter_all", "leave_all"]

@@ -1,39 +1,38 @@
 """
-Crossing between threads and event loops: schedule a call in a loop, or do without a loop.
+Crossing between threads and event loops: schedule a call in a loop, wait for an event of any thread, or do without.
 
-This is the one module that treats asyncio and trio differently: anyio starts tasks only inside of a task group, whose
-host is one certain task, and it has no way to schedule a call in another thread's loop without waiting for the call.
+Here, and where `strangers` looks for the current task, asyncio and trio are treated differently: anyio starts tasks
+only inside of a task group, whose host is one certain task, and it has no way to schedule a call in another thread's
+loop without waiting for the call.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 __all__ = [
+    "Condition",
+    "Event",
     "Loop",
     "LoopClosedError",
-    "cancellation_of_this_task",
-    "current_task",
+    "Waiter",
     "finished",
     "is_without_loop",
-    "own_context",
     "uninterrupted",
+    "wake",
     "without_loop",
 ]
 
 T = TypeVar("T")
-
-# Seconds between two looks at a loop that a thread waits for; and how long it may not answer. It may be open and stand
-# still: between two calls of `run_until_complete`, or for ever.
-_LOOK_EVERY: Final = 0.5
-_PATIENCE: Final = 60.0
 
 
 class LoopClosedError(RuntimeError):
@@ -183,54 +182,98 @@ class Loop:
 
         trio.lowlevel.spawn_system_task(run, context=context)
 
-    def run(self, call: Callable[[], Coroutine[Any, Any, T]], *, timeout: float | None = None) -> T:
-        """
-        Run ``await call()`` in a task of this loop while this thread waits, and return its result.
 
-        Raises:
-            Exception: The exception of *call*.
-            LoopClosedError: The loop has ended, before or meanwhile.
-            RuntimeError: The loop runs in this very thread, which would wait for itself for ever; or it does not run,
-                or is blocked, since a minute; if it runs again, the call is made all the same.
-            TimeoutError: *timeout* seconds are over; the task still runs.
-        """
-        if self.is_here:
-            # All green threads have one running loop.
-            from .green import refuse_green_threads  # noqa: PLC0415  for an error alone
+Waiter: TypeAlias = tuple[Loop, Any]
+"""A loop, and an event of that loop: of anyio, or of the loop's own library."""
 
-            refuse_green_threads()
-            raise RuntimeError("this thread runs the event loop that it would wait for; use `await` here")
-        ended = threading.Event()
-        results: list[T] = []
-        errors: list[BaseException] = [LoopClosedError("the event loop ended")]
-        context = copy_context()
 
-        async def run() -> None:
-            try:
-                results.append(await call())
-            except Exception as error:
-                errors[0] = error
+class Event:
+    """
+    An event that is set once, by any thread, and waited for in any loop.
 
-        self.call_soon(lambda: self.spawn(run, ended=ended.set, context=context))
-        waited = silent_since = 0.0
+    anyio's `Event` belongs to one loop: set by another thread, it wakes no waiter, or breaks that loop. So every waiter
+    has an `anyio.Event` of its own loop, and setting this event schedules one call per loop, which sets that loop's
+    events. A waiter whose loop has ended meanwhile disturbs no other waiter.
 
-        def answer() -> None:
-            nonlocal silent_since
-            silent_since = waited
+    Attributes:
+        is_set: Whether it was set; to be read alone.
+    """
 
-        while not ended.wait(_LOOK_EVERY if timeout is None else min(_LOOK_EVERY, timeout - waited)):
-            waited += _LOOK_EVERY
-            if timeout is not None and waited >= timeout:
-                raise TimeoutError(f"the event loop did not finish the call within {timeout:g} s")
-            if waited - silent_since > _PATIENCE:
-                raise RuntimeError(f"the event loop does not run, or is blocked: no answer for {_PATIENCE:g} s")
-            try:
-                self.call_soon(answer)
-            except LoopClosedError:
-                break
-        if results:
-            return results[0]
-        raise errors[0]
+    __slots__ = ("_lock", "_waiting", "is_set")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.is_set: bool = False
+        self._waiting: list[Waiter] = []
+
+    def set(self) -> None:
+        """Wake every waiter; does nothing if it is set already."""
+        with self._lock:
+            # In this order: a signal handler may raise in between, and then the next call wakes the rest.
+            wake(self._waiting)
+            self.is_set = True
+
+    async def wait(self) -> None:
+        """Return when the event is set."""
+        waiter = Loop.current(), anyio.Event()
+        with self._lock:
+            if not self.is_set:
+                self._waiting.append(waiter)
+        if self.is_set:
+            await anyio.lowlevel.checkpoint()
+            return
+        try:
+            await waiter[1].wait()
+        finally:
+            with self._lock, contextlib.suppress(ValueError):
+                self._waiting.remove(waiter)
+
+
+def wake(waiting: list[Waiter]) -> None:
+    """Set the events of all *waiting* in their own loops, with one call per loop."""
+    by_loop: dict[Loop, list[Any]] = {}
+    for loop, event in waiting:
+        by_loop.setdefault(loop, []).append(event)
+    for loop, events in by_loop.items():
+        # Of one event, as after most commits, there is nothing to do but that.
+        call = events[0].set if len(events) == 1 else functools.partial(_set_all, events)
+        if loop.is_here:
+            call()
+        else:
+            # Where the loop has ended, no task waits any more.
+            with contextlib.suppress(LoopClosedError):
+                loop.call_soon(call)
+
+
+class Condition:
+    """Wakes tasks that wait for something to become true, in any thread and any loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._event: Event | None = None
+
+    def notify(self) -> None:
+        """Make every waiter look again; cheap where there is none."""
+        event = self._event
+        if event is not None and not event.is_set:
+            event.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Return when *holds* returns True; it is called at first, and after every `notify`."""
+        while True:
+            # Registered before the question: a change between the two must not be missed.
+            with self._lock:
+                if self._event is None or self._event.is_set:
+                    self._event = Event()
+                event = self._event
+            if holds():
+                return
+            await event.wait()
+
+
+def _set_all(events: list[Any]) -> None:
+    for event in events:
+        event.set()
 
 
 def _running() -> Any:
@@ -248,45 +291,6 @@ def _running() -> Any:
         return getattr(sys.modules.get("asyncio"), "get_running_loop", _nothing)()
     except RuntimeError:
         return None
-
-
-def current_task() -> object:
-    """Return the task that runs here; None if no loop runs, or no task of it. anyio's description of it costs more."""
-    trio = getattr(sys.modules.get("trio"), "lowlevel", None)
-    try:
-        if getattr(trio, "in_trio_task", bool)():
-            return trio.current_task()  # type: ignore[union-attr]
-        return getattr(sys.modules.get("asyncio"), "current_task", _nothing)()
-    except RuntimeError:
-        return None
-
-
-def own_context() -> Context:
-    """
-    Return a context with the caller's variables of this package, and no others.
-
-    For tasks that outlive their caller, and must not run in the context of the request that happened to start them.
-    """
-    context = Context()
-    for variable, value in copy_context().items():
-        if variable.name.startswith("fapilog_"):
-            context.run(variable.set, value)
-    return context
-
-
-def cancellation_of_this_task() -> Callable[[], bool]:
-    """
-    Return a function that returns whether this task is being cancelled; only asyncio needs it.
-
-    When its loop ends, asyncio cancels all tasks in one go. So a cancelled task knows that the loop is ending if
-    another one, which nothing else cancels, is cancelled too. trio ends the scopes around the tasks instead, from the
-    outside in.
-    """
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or not hasattr(_running(), "call_soon_threadsafe"):
-        return bool
-    task = asyncio.current_task()
-    return lambda: task.cancelling() > 0
 
 
 async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -1,4 +1,4 @@
-"""One thread with one event loop for the whole process, for callers that have no event loop of their own."""
+"""Threads without an event loop: they wait for a call in a loop, of which the process has one in a thread."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
-from .events import Event
-from .loops import Loop, LoopClosedError
+from .loops import Event, Loop, LoopClosedError
 from .strangers import Log
 
-__all__ = ["Portal", "Stoppable", "flush_all", "flush_at_exit"]
+__all__ = ["Portal", "Stoppable", "flush_all", "flush_at_exit", "run_in"]
 
 T = TypeVar("T")
 
 _log: Final = Log("fapilog")
+
+# Seconds between two looks at a loop that a thread waits for; and how long it may not answer. It may be open and stand
+# still: between two calls of `run_until_complete`, or for ever.
+_LOOK_EVERY: Final = 0.5
+_PATIENCE: Final = 60.0
 
 
 class Stoppable(Protocol):
@@ -63,8 +68,8 @@ class Portal:
             return _state.portal
 
     def run(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run ``await call()`` in the loop while this thread waits, as `Loop.run` does."""
-        return self._running().run(call)
+        """Run ``await call()`` in the loop while this thread waits, as `run_in` does."""
+        return run_in(self._running(), call)
 
     def start_soon(self, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
         """Run ``await call()`` in the loop soon; an exception is logged, by its type. Never waits and never raises."""
@@ -96,7 +101,7 @@ class Portal:
         with _lock:
             limit = max(self._to_stop.values(), default=0.0)
         try:
-            self._running().run(self._finish, timeout=limit + 1.0)
+            run_in(self._running(), self._finish, timeout=limit + 1.0)
         except (LoopClosedError, TimeoutError):
             pass
         except RuntimeError as error:
@@ -129,6 +134,56 @@ class Portal:
         self._loop = Loop.current()
         self._ready.set()
         await self._end.wait()
+
+
+def run_in(loop: Loop, call: Callable[[], Coroutine[Any, Any, T]], *, timeout: float | None = None) -> T:
+    """
+    Run ``await call()`` in a task of *loop* while this thread waits, and return its result.
+
+    Raises:
+        Exception: The exception of *call*.
+        LoopClosedError: The loop has ended, before or meanwhile.
+        RuntimeError: The loop runs in this very thread, which would wait for itself for ever; or it does not run,
+            or is blocked, since a minute; if it runs again, the call is made all the same.
+        TimeoutError: *timeout* seconds are over; the task still runs.
+    """
+    if loop.is_here:
+        # All green threads have one running loop.
+        from .green import refuse_green_threads  # noqa: PLC0415  for an error alone
+
+        refuse_green_threads()
+        raise RuntimeError("this thread runs the event loop that it would wait for; use `await` here")
+    ended = threading.Event()
+    results: list[T] = []
+    errors: list[BaseException] = [LoopClosedError("the event loop ended")]
+    context = copy_context()
+
+    async def run() -> None:
+        try:
+            results.append(await call())
+        except Exception as error:
+            errors[0] = error
+
+    loop.call_soon(lambda: loop.spawn(run, ended=ended.set, context=context))
+    waited = silent_since = 0.0
+
+    def answer() -> None:
+        nonlocal silent_since
+        silent_since = waited
+
+    while not ended.wait(_LOOK_EVERY if timeout is None else min(_LOOK_EVERY, timeout - waited)):
+        waited += _LOOK_EVERY
+        if timeout is not None and waited >= timeout:
+            raise TimeoutError(f"the event loop did not finish the call within {timeout:g} s")
+        if waited - silent_since > _PATIENCE:
+            raise RuntimeError(f"the event loop does not run, or is blocked: no answer for {_PATIENCE:g} s")
+        try:
+            loop.call_soon(answer)
+        except LoopClosedError:
+            break
+    if results:
+        return results[0]
+    raise errors[0]
 
 
 class _State:

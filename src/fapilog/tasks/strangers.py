@@ -11,20 +11,21 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, suppress
 from contextvars import ContextVar
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import anyio
 
 from ..record.errors import PanicError
-from .loops import cancellation_of_this_task, current_task, is_without_loop
+from .loops import is_without_loop
 
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["Log", "answer", "contained", "is_logging", "tamed"]
+__all__ = ["Log", "answer", "cancellation_of_this_task", "contained", "is_logging", "tamed"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -133,23 +134,31 @@ def answer(function: Callable[P, T], *args: P.args, **given: P.kwargs) -> T:
     return found
 
 
-async def contained(call: Callable[[], Awaitable[T]]) -> T:
+def contained() -> AbstractContextManager[None]:
     """
-    Return the result of ``await call()``.
+    Be the border around the foreign code that is awaited inside of the ``with`` block.
 
     Raises:
-        Exception: The exception of *call*; a `PanicError` in place of anything that is no `Exception`.
+        Exception: The exception of the code; a `PanicError` in place of anything that is no `Exception`.
         BaseException: `KeyboardInterrupt`, `SystemExit`, and the cancellation of this task.
     """
-    here = current_task()
-    try:
-        return await call()
-    except (Exception, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
+    return _Border()
+
+
+class _Border:
+    """No coroutine around that of the foreign code, and no generator: every alert comes by here, at every step."""
+
+    __slots__ = ("_task",)
+
+    def __enter__(self) -> None:
+        self._task = _current_task()
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or isinstance(error, Exception | KeyboardInterrupt | SystemExit):
+            return
         # A coroutine that is closed, and not run by its task, is thrown a GeneratorExit, and must let it pass.
-        if isinstance(error, GeneratorExit) and (here is None or current_task() != here):
-            raise
+        if isinstance(error, GeneratorExit) and (self._task is None or _current_task() != self._task):
+            return
         raise tamed(error) from error
 
 
@@ -173,6 +182,30 @@ def tamed(error: BaseException) -> Exception:
     return PanicError(type(error).__qualname__)
 
 
+def _current_task() -> object:
+    """Return the task that runs here; None if no loop runs, or no task of it. anyio's description of it costs more."""
+    trio = getattr(sys.modules.get("trio"), "lowlevel", None)
+    try:
+        if getattr(trio, "in_trio_task", bool)():
+            return trio.current_task()  # type: ignore[union-attr]
+        return getattr(sys.modules.get("asyncio"), "current_task", lambda: None)()
+    except RuntimeError:
+        return None
+
+
+def cancellation_of_this_task() -> Callable[[], bool]:
+    """
+    Return a function that returns whether this task is being cancelled; only asyncio needs it.
+
+    When its loop ends, asyncio cancels all tasks in one go. So a cancelled task knows that the loop is ending if
+    another one, which nothing else cancels, is cancelled too. trio ends the scopes around the tasks instead, from the
+    outside in.
+    """
+    # trio's tasks have no such method.
+    cancelling: Callable[[], int] = getattr(_current_task(), "cancelling", int)
+    return lambda: cancelling() > 0
+
+
 def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for each in error.exceptions for leaf in _leaves(each)]
@@ -181,6 +214,6 @@ def _leaves(error: BaseException) -> list[BaseException]:
 
 def _is_cancelled() -> bool:
     """Whether this task is being cancelled, by a scope around it or by asyncio's `Task.cancel`."""
-    if is_without_loop() or current_task() is None:
+    if is_without_loop() or _current_task() is None:
         return False
     return anyio.current_effective_deadline() == -math.inf or cancellation_of_this_task()()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ..record.errors import AuditStorageError
+from ..record.values import kind_of
 from ..storage.archive import Archive, PackedFile
 
 __all__ = ["check_archive"]
@@ -93,9 +94,7 @@ def _refused(clause: str, what: str, call: Callable[[], object]) -> None:
     except AuditStorageError:
         return
     except Exception as error:
-        raise AssertionError(
-            f"{clause}: {what} raises a {type(error).__qualname__}, and no AuditStorageError"
-        ) from error
+        raise AssertionError(f"{clause}: {what} raises {kind_of(error)}, and no AuditStorageError") from error
     raise AssertionError(f"{clause}: {what} raises nothing")
 
 

@@ -21,7 +21,7 @@ from ..record.errordetails import ErrorDetails
 from ..record.errors import DeliveryError, PanicError
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel
-from ..record.values import tags
+from ..record.values import kind_of, tags
 from ..tasks.strangers import contained
 
 __all__ = ["Cancelled", "Subject", "an_event", "check", "check_dispatcher", "hidden_in_logs", "printed"]
@@ -110,7 +110,8 @@ class Subject:
         raised: Exception | None = None
         with anyio.move_on_after(self.timeout) as limit:
             try:
-                returned = await contained(functools.partial(self.call, event, **channel))
+                with contained():
+                    returned = await self.call(event, **channel)
             except PanicError as error:
                 # Also a CancelledError of its own, although the call was not cancelled.
                 self.fail("raise nothing but exceptions of class Exception", because=error.__cause__)
@@ -121,7 +122,7 @@ class Subject:
         if anyio.current_time() >= limit.deadline:
             self.fail(f"return within {self.timeout:g} s")
         if returned is not None:
-            self.fail(f"return None, and not a {type(returned).__qualname__}")
+            self.fail(f"return None, and not {kind_of(returned)}")
         if msgspec.json.encode(event) != before:
             self.fail("leave the event as it is")
         if raised is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
 import anyio
@@ -11,12 +11,17 @@ from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, Seal
 from ..record.events import AuditEvent
 from ..record.formats import decoded
+from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, EventFilter, head_of
 from ..tasks.strangers import contained
+from ._contract import Cancelled
 
-__all__ = ["Place"]
+__all__ = ["MOST_WAITS", "Place"]
 
 T = TypeVar("T")
+
+MOST_WAITS: Final = 50
+"""If a call waits more often, it is cancelled at the first waits alone."""
 
 _PAGE: Final = 25
 
@@ -44,10 +49,31 @@ class Place:
         """Return the result of *call*; fail if it raises, or takes too long."""
         with anyio.move_on_after(self.timeout):
             try:
-                return await contained(call)
+                with contained():
+                    return await call()
             except Exception as error:
                 raise AssertionError(f"{what} should return; it raised {type(error).__qualname__}: {error}") from error
         raise AssertionError(f"{what} should return within {self.timeout:g} s")
+
+    async def cancelled(self, what: str, call: Coroutine[Any, Any, object], wait: int) -> bool:
+        """Cancel *call* where it waits for the time with that number; return whether it was over before that."""
+        cancelled = Cancelled(call, wait)
+        error: Exception | None = None
+        with anyio.move_on_after(self.timeout) as limit:
+            try:
+                with cancelled.scope:
+                    await cancelled
+            except Exception as raised:
+                error = raised
+        if error is not None:
+            raise AssertionError(
+                f"{what} should let a cancellation pass; it raised {type(error).__qualname__}"
+            ) from error
+        if cancelled.deaf or anyio.current_time() >= limit.deadline:
+            raise AssertionError(f"{what} should end within {self.timeout:g} s when it is cancelled")
+        if cancelled.told and not cancelled.scope.cancelled_caught:
+            raise AssertionError(f"{what} should let a cancellation pass, and not return as if nothing had happened")
+        return not cancelled.scope.cancel_called
 
     def fail(self, expected: str) -> NoReturn:
         """Raise an AssertionError with the *expected* behaviour of a call."""
@@ -57,7 +83,7 @@ class Place:
         """Append *event*, and return its seal."""
         seal = await self.ask("append", lambda: storage.append(event))
         if not isinstance(seal, Seal):
-            self.fail(f"append should return a Seal; it returned a {type(seal).__qualname__}")
+            self.fail(f"append should return a Seal; it returned {kind_of(seal)}")
         return seal
 
     async def append_once(self, storage: AuditStorage, event: AuditEvent) -> Seal | None:

@@ -20,8 +20,8 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded
 from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.loops import without_loop
-from ._contract import Cancelled
-from ._place import Place
+from ._lost import finds_lost_answers, require_picklable, survives_kills
+from ._place import MOST_WAITS, Place
 from ._questions import COUNTS_OF_SEARCHED, an_event_with, events_of_all_kinds, questions_about, searched_events
 
 __all__ = ["check_storage"]
@@ -31,6 +31,7 @@ async def check_storage(
     make: Callable[[str], AuditStorage],
     *,
     damage: Callable[[str], object] | None = None,
+    elsewhere: Callable[[str], AuditStorage] | None = None,
     timeout: float = 10.0,
 ) -> None:
     r"""
@@ -53,6 +54,10 @@ async def check_storage(
       *damage*: a chain with a record that was changed is not.
     - *cancel*: wherever a call waits, cancellation ends it, and passes. An append that was cancelled is stored or not,
       never twice, and the next one works.
+    - *ambiguity*: an append with ``once=True`` that was cancelled, wherever it waits, and is made again, is stored
+      once.
+    - *crash*: with *elsewhere*: a process that appends, and is killed by SIGKILL, leaves a chain that verifies, with
+      every event whose append has returned; an append that was under way, and is made again, is stored once.
     - *threads*: threads with event loops of their own, asyncio's and, where it is installed, trio's, may use one object
       at the same time; where it `runs_anywhere`, threads without a loop too.
     - *writers*: two objects for the same place make one chain, and both see all its events.
@@ -65,16 +70,22 @@ async def check_storage(
             in ``lambda name: FileStorage(tmp_path / name)``, and an empty one for a new name. A storage in memory is
             made once per name: ``functools.cache(lambda name: MemoryStorage())``.
         damage: Changes any one stored record in the place of that name, behind the back of the storage.
+        elsewhere: Makes what *make* does, in another process, to which it is pickled: a function of a module, or a
+            `functools.partial` of one, as in ``partial(storage_at, tmp_path)``. None for a storage in memory.
         timeout: Seconds that a call may take.
 
     Raises:
         AssertionError: It does not. The message begins with the clause, and with the expectation.
+        TypeError: *elsewhere* can't be pickled.
     """
     # A new one for every run: a database may still have the places of the last run.
     run = secrets.token_hex(4)
     clauses = _CLAUSES
     if damage is not None:
         clauses = (*clauses, ("verify", functools.partial(_finds_damage, damage)))
+    if elsewhere is not None:
+        make_there = require_picklable("elsewhere", elsewhere)
+        clauses = (*clauses, ("crash", functools.partial(survives_kills, make_there)))
     for number, (clause, check) in enumerate(clauses):
         place = Place(make, f"{clause}-{number}-{run}", timeout)
         try:
@@ -234,9 +245,9 @@ async def _lets_cancellation_pass(place: Place) -> None:
     storage = place.open()
     stored = await place.fill(storage, [an_event_with("before")])
     unknown: set[str] = set()
-    for wait in range(_MOST_WAITS):
+    for wait in range(MOST_WAITS):
         event = an_event_with("cancelled")
-        is_over = await _cancelled(place, "append", storage.append(event), wait)
+        is_over = await place.cancelled("append", storage.append(event), wait)
         unknown.add(event.event_id)
         stored += await place.fill(storage, [an_event_with("after a cancellation")])
         if is_over:
@@ -254,30 +265,11 @@ async def _lets_cancellation_pass(place: Place) -> None:
         "verify": storage.verify,
     }
     for what, read in reads.items():
-        for wait in range(_MOST_WAITS):
-            if await _cancelled(place, what, read(), wait):
+        for wait in range(MOST_WAITS):
+            if await place.cancelled(what, read(), wait):
                 break
             if await place.all(storage) != events:
                 raise AssertionError(f"a cancelled {what} should leave everything as it was")
-
-
-async def _cancelled(place: Place, what: str, call: Coroutine[Any, Any, object], wait: int) -> bool:
-    """Cancel *call* where it waits for the time with that number; return whether it was over before that."""
-    cancelled = Cancelled(call, wait)
-    error: Exception | None = None
-    with anyio.move_on_after(place.timeout) as limit:
-        try:
-            with cancelled.scope:
-                await cancelled
-        except Exception as raised:
-            error = raised
-    if error is not None:
-        raise AssertionError(f"{what} should let a cancellation pass; it raised {type(error).__qualname__}") from error
-    if cancelled.deaf or anyio.current_time() >= limit.deadline:
-        raise AssertionError(f"{what} should end within {place.timeout:g} s when it is cancelled")
-    if cancelled.told and not cancelled.scope.cancelled_caught:
-        raise AssertionError(f"{what} should let a cancellation pass, and not return as if nothing had happened")
-    return not cancelled.scope.cancel_called
 
 
 async def _serves_threads(place: Place) -> None:
@@ -346,6 +338,7 @@ _CLAUSES: Final[tuple[tuple[str, Callable[[Place], Awaitable[None]]], ...]] = (
     ("count", _counts),
     ("verify", _verifies),
     ("cancel", _lets_cancellation_pass),
+    ("ambiguity", finds_lost_answers),
     ("threads", _serves_threads),
     ("writers", _shares_its_place),
     ("reopen", _opens_again),
@@ -354,5 +347,3 @@ _CLAUSES: Final[tuple[tuple[str, Callable[[Place], Awaitable[None]]], ...]] = (
 _FEW: Final = 8
 _MANY: Final = 40
 _ROUNDS: Final = 2
-# If a call waits more often, only the first waits are tried.
-_MOST_WAITS: Final = 50

@@ -14,6 +14,7 @@ from ..record.events import AuditEvent
 from ..storage.memory import MemoryStorage
 from ..storage.protocol import Conditions
 from ..tasks.loops import Loop, LoopClosedError
+from ..tasks.portal import run_in
 from ._recording import RecordedAlert, RecordingDispatcher
 
 __all__ = ["RecordedEvents", "RecordedTrail"]
@@ -108,4 +109,4 @@ class RecordedTrail(AuditTrail):
         if home is not None:
             # The loop of an asynchronous fixture stands still while a synchronous test runs.
             with contextlib.suppress(LoopClosedError, TimeoutError):
-                home.run(call, timeout=_PATIENCE)
+                run_in(home, call, timeout=_PATIENCE)

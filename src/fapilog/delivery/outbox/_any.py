@@ -15,6 +15,7 @@ from ...record.chain import ChainHead
 from ...record.errors import FapilogError
 from ...record.events import AuditEvent
 from ...record.options import require, require_text, several
+from ...record.privacy import Uncopied
 from ...record.values import text
 from ...tasks.background import Background
 from ...tasks.fork import call_in_child
@@ -37,7 +38,7 @@ SCHEDULE: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 
 _LONGEST: Final = 100 * 365 * 86_400.0
 
 
-class AnyOutbox:
+class AnyOutbox(Uncopied):
     """
     An outbox for any place of its alerts; see `Outbox`.
 
@@ -180,7 +181,7 @@ class AnyOutbox:
                 _log.error("the outbox %s can't keep an alert (%s)", name, type(error).__qualname__)
                 await self._sender.send_directly(alert)
                 return
-        if self._background.entered:
+        if self._background.home is not None:
             self._store.wake()
         else:
             await self._sender.attempt_at_once(event)

@@ -63,23 +63,20 @@ class Breaker:
         lanes: Alerts that may be sent at once now.
         paused_until: When the target may be called again, on the event loop's clock.
         asked_until: Likewise, by its own wish alone, which other processes learn from the file.
+        probes: How often the route to the target was tried in a row, and found broken.
         recovered: Whether a success has followed on an outage, and the alerts that wait are to be made due.
     """
 
     def __init__(self, most: int, schedule: Sequence[float]) -> None:
         self._most = most
         self._schedule = schedule
-        # In a row: failures, refusals with a pause, and tries of a broken route.
-        self._failures = self._refusals = self._probes = 0
+        # In a row.
+        self._failures = self._refusals = 0
+        self.probes: int = 0
         self.lanes: int = most
         self.paused_until: float = -math.inf
         self.asked_until: float = -math.inf
         self.recovered: bool = False
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether the route to the target was broken when it was last tried."""
-        return self._probes > 0
 
     def room(self, held: int, now: float) -> int:
         """Return how many alerts may be claimed beside *held*: several per lane, but one in all to probe with."""
@@ -89,7 +86,7 @@ class Breaker:
 
     def try_route(self, now: float) -> bool:
         """Let a broken route be tried now, as an operator wants; return whether that is earlier than it would be."""
-        if not self._probes or not self.asked_until <= now < self.paused_until:
+        if not self.probes or not self.asked_until <= now < self.paused_until:
             return False
         self.paused_until = now
         return True
@@ -112,8 +109,8 @@ class Breaker:
             return self._waiting(Verdict(outcome, "pending", wait, failures, spent + wait))
         if isinstance(error, PermanentDeliveryError):
             # The target works, and does not want this alert.
-            self.recovered |= self._probes > 0
-            self._probes = 0
+            self.recovered |= self.probes > 0
+            self.probes = 0
             return Verdict(outcome, "dead", 0.0, failures, spent)
         pause = error.pause(LONGEST_PAUSE) if isinstance(error, TransientDeliveryError) else None
         if pause is not None:
@@ -137,8 +134,8 @@ class Breaker:
         return verdict._replace(status="dead") if is_over else verdict
 
     def _succeed(self) -> None:
-        self.recovered |= self._failures >= _DOWN or self._probes > 0
-        self._failures = self._refusals = self._probes = 0
+        self.recovered |= self._failures >= _DOWN or self.probes > 0
+        self._failures = self._refusals = self.probes = 0
         self.lanes = min(self._most, self.lanes + 1)
 
     def _fail(self) -> None:
@@ -159,9 +156,9 @@ class Breaker:
 
     def _break(self, now: float) -> float:
         """Let nothing be sent until the next try of the broken route; return the seconds."""
-        if now >= self.paused_until or not self._probes:
-            self._probes += 1
-        wait = self._schedule[min(self._probes, len(self._schedule)) - 1] if self._schedule else _LONGEST_PROBE
+        if now >= self.paused_until or not self.probes:
+            self.probes += 1
+        wait = self._schedule[min(self.probes, len(self._schedule)) - 1] if self._schedule else _LONGEST_PROBE
         wait = min(_LONGEST_PROBE, max(_SHORTEST_PAUSE, wait))
         self.lanes = 1
         self.paused_until = max(self.paused_until, now + wait)

@@ -7,6 +7,7 @@ The file of an outbox, in SQLite: opened, made, locked, and set aside if it is d
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import sqlite3
@@ -21,7 +22,7 @@ from ...record.errors import OutboxError
 from ...storage.sqlitefile import Opened, close_at_forks, inode_of, locked, make_file, make_tables, number, roll_back
 from ...tasks.strangers import Log
 from ._filequeue import FileQueue
-from ._schema import SCHEMA, UPGRADE, VERSION
+from ._schema import SCHEMA, VERSION
 
 __all__ = ["OutboxFile"]
 
@@ -61,6 +62,7 @@ class OutboxFile:
         self._must_exist = must_exist
         self._lock = threading.Lock()
         self._next_look = -math.inf
+        self._has_worked = False
         self._log_is_large = False
         close_at_forks(self)
 
@@ -173,7 +175,8 @@ class OutboxFile:
                 self.path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
             )
             self._open = opened = Opened(self, connection, self.path, inode)
-            connection.text_factory = _utf8
+            # Any bytes as text: SQLite's own way fails for the whole row, and with it for all other rows.
+            connection.text_factory = functools.partial(str, encoding="utf-8", errors="replace")
             # Before anything is changed: it may be another program's file.
             steps = self._steps(connection)
             for pragma in ("synchronous = FULL", "foreign_keys = ON"):
@@ -185,22 +188,22 @@ class OutboxFile:
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
             # Else a log that is empty again keeps its size: https://www.sqlite.org/pragma.html#pragma_journal_size_limit
             connection.execute(f"PRAGMA journal_size_limit = {_LARGE_LOG}").fetchall()
+        self._has_worked = True
         return opened
 
     def _check_access(self) -> None:
         if not self.path.is_file():
-            raise OutboxError(f"{self.path}: there is no such file")
+            words = "expected a file; got something else" if self.path.exists() else "there is no such file"
+            raise OutboxError(f"{self.path}: {words}")
         # SQLite would read some that it may not write, and leave files beside them that their owner can't use.
         if not os.access(self.path, os.R_OK | os.W_OK):
             raise OutboxError(f"{self.path}: expected a file that may be read and written; this one may not be")
 
     def _steps(self, connection: sqlite3.Connection) -> tuple[str, ...]:
-        """Return the SQL that makes or upgrades the tables; raise if the file is no outbox, or of a later version."""
+        """Return the SQL that makes the tables; raise if the file is no outbox, or one of another version."""
         application, version = number(connection, "application_id"), number(connection, "user_version")
         if (application, version) == (_APPLICATION_ID, VERSION):
             return ()
-        if (application, version) == (_APPLICATION_ID, 1):
-            return UPGRADE
         is_empty = not application and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if is_empty and not self._must_exist:
             return SCHEMA
@@ -219,15 +222,27 @@ class OutboxFile:
             raise (_CorruptError if _is_corrupt(error) else OutboxError)(f"{self.path}: {error}") from error
 
     def _set_aside(self, inode: tuple[int, int] | None) -> None:
-        """Rename a damaged file, with its log and index, unless another process has done so meanwhile."""
+        """Rename a damaged outbox, with its log and index, unless another process has done so meanwhile."""
         with self._errors(), locked(self.path.parent, patience=_BUSY_TIMEOUT, error=OutboxError):
-            if inode is None or inode != inode_of(self.path) or not self._is_damaged():
+            if inode is None or inode != inode_of(self.path) or not self._was_outbox() or not self._is_damaged():
                 return
             aside = f"{self.path}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"
             for suffix in ("-wal", "-shm", ""):
                 with contextlib.suppress(FileNotFoundError):
                     Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
         _log.critical("the outbox file %s is damaged; it was set aside as %s", self.path, aside)
+
+    def _was_outbox(self) -> bool:
+        """Return whether the file was one before it was damaged: a file that a path names by mistake stays in place."""
+        if self._has_worked:
+            return True
+        # The mark is at byte 68 of the header: https://www.sqlite.org/fileformat.html#the_database_header
+        with self.path.open("rb") as file:
+            header = file.read(100)
+        if header.startswith(b"SQLite format 3\0"):
+            return header[68:72] == _APPLICATION_ID.to_bytes(4, "big")
+        # A crash of the system may leave zeros; and nothing but a database has a log beside it.
+        return not header.strip(b"\0") or Path(f"{self.identity()}-wal").exists()
 
     def _is_damaged(self) -> bool:
         """Look through all of it: SQLite also says "malformed" where the disk failed to read, once."""
@@ -246,8 +261,3 @@ class _CorruptError(OutboxError):
 
 def _is_corrupt(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def _utf8(stored: bytes) -> str:
-    """Return any bytes as text: SQLite's own way fails for the whole row, and with it for all other rows."""
-    return stored.decode("utf-8", "replace")

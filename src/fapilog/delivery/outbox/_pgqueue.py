@@ -20,7 +20,7 @@ from ...tasks.strangers import Log
 from . import _pgsql as sql
 from ._claims import Claim
 from ._place import Answer, Request
-from ._rows import OutboxAlert, OutboxAttempt, OutboxState, Status, alert_of, attempt_of, event_in
+from ._rows import OutboxAlert, OutboxAttempt, OutboxState, Status, alert_of, attempt_of, event_in, sequence_number_of
 
 __all__ = ["PostgresQueue"]
 
@@ -63,6 +63,7 @@ class PostgresQueue:
             sql.DELIVERED,
             outbox,
             event_id=told(alert.event.event_id),
+            number=sequence_number_of(alert.event),
             ago=now - began_at,
             took=took,
             reason="sent directly, for the outbox could not be used",
@@ -123,10 +124,15 @@ class PostgresQueue:
             return []
         values = {"lease": lease, "lasts": lasts, "room": room, "held": list(held), "stopped": sql.STOPPED}
         about = None if event is None else told(event.event_id)
-        claims: list[Claim] = []
+        number_of = None if event is None else sequence_number_of(event)
+        # The sender knows its claims by the id of the event.
+        claims: dict[str, Claim] = {}
         for id_, event_id, number, stored, severity, channel, age, attempts, failures, spent in self._do(
-            sql.CLAIM, outbox, **values, event_id=about
+            sql.CLAIM, outbox, **values, event_id=about, number=number_of
         ):
+            if event_id in claims:
+                self._connection.execute(sql.LET_GO, {"id": id_})
+                continue
             event_or_why = event_in(stored, event_id, number)
             if isinstance(event_or_why, str):
                 # It must not block the other alerts for ever.
@@ -135,8 +141,9 @@ class PostgresQueue:
                 continue
             if attempts > _MOST_ATTEMPTS:
                 self._connection.execute(sql.FORGET_ATTEMPTS, {"id": id_, "number": attempts - _MOST_ATTEMPTS})
-            claims.append(Claim(Alert(event_or_why, severity, channel), now - age, attempts, failures, spent))
-        return claims
+            alert = Alert(event_or_why, severity, channel)
+            claims[event_id] = Claim(alert, now - age, attempts, failures, spent)
+        return list(claims.values())
 
     def _end(self, outbox: str, request: Request) -> None:
         endings = request.endings
@@ -170,8 +177,9 @@ class PostgresQueue:
         self._do(sql.SET_MARK, outbox, number=mark.sequence_number, checksum=mark.checksum, back=back)
 
     def having(self, outbox: str, events: Iterable[AuditEvent], /) -> set[str]:
-        ids = {told(event.event_id): event.event_id for event in events}
-        return {ids[event_id] for (event_id,) in self._do(sql.HAVING, outbox, event_ids=list(ids))}
+        ids = {(told(event.event_id), sequence_number_of(event)): event.event_id for event in events}
+        found = self._do(sql.HAVING, outbox, event_ids=[event_id for event_id, _ in ids])
+        return {ids[row] for row in ids.keys() & found}
 
     # -- receipts
 
@@ -235,8 +243,9 @@ def _kept(outbox: str, alert: Alert) -> KeptAlert:
 
 
 def _columns(claims: Sequence[Claim]) -> dict[str, list[Any]]:
-    """Return the event ids and the attempt numbers of *claims*, as arrays."""
+    """Return the events of *claims*, and the attempt numbers, as arrays."""
     return {
         "event_ids": [told(claim.event_id) for claim in claims],
+        "sequence_numbers": [sequence_number_of(claim.alert.event) for claim in claims],
         "attempts": [claim.attempt for claim in claims],
     }

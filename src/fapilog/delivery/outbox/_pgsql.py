@@ -15,18 +15,21 @@ from typing import Final
 _MINE: Final = "trail = %(trail)s AND outbox = %(outbox)s"
 _ANY: Final = "trail = %(trail)s AND (%(outbox)s::text IS NULL OR outbox = %(outbox)s)"
 _ONE: Final = f"{_MINE} AND event_id = %(event_id)s"
-# An event has one place in a trail, and its id is there once: an alert is found by the id. One after the other, by the
-# index: tables that change so much have statistics that mislead.
+# A trail in files may have an id again after a while: an alert is found by the id of its event and the number of its
+# record. One after the other, by the index: tables that change so much have statistics that mislead.
 _FIND: Final = """\
 found AS (
     SELECT alert.id, given.* FROM given CROSS JOIN LATERAL (
         SELECT id FROM fapilog.alerts
-        WHERE trail = %(trail)s AND outbox = %(outbox)s AND event_id = given.event_id FOR UPDATE
+        WHERE trail = %(trail)s AND outbox = %(outbox)s AND event_id = given.event_id
+            AND sequence_number = given.sequence_number
+        FOR UPDATE
     ) AS alert
 )"""
 _FOUND: Final = f"""\
 WITH given AS (
-    SELECT * FROM unnest(%(event_ids)s::text[], %(attempts)s::int4[]) AS given (event_id, number)
+    SELECT * FROM unnest(%(event_ids)s::text[], %(sequence_numbers)s::int8[], %(attempts)s::int4[])
+        AS given (event_id, sequence_number, number)
 ), {_FIND}"""
 
 _UNHELD: Final = "event_id <> ALL(%(held)s::text[])"
@@ -45,7 +48,7 @@ DELIVERED: Final = f"""\
 WITH found AS (
     UPDATE fapilog.alerts SET status = 'delivered', {_LET_GO}, event = NULL, reason = NULL,
         attempts = attempts + 1, ended_at = statement_timestamp() - make_interval(secs => %(ago)s - %(took)s)
-    WHERE {_ONE} AND status = 'pending'
+    WHERE {_ONE} AND sequence_number = %(number)s AND status = 'pending'
     RETURNING id, attempts
 )
 INSERT INTO fapilog.attempts (alert, number, began_at, took, outcome, reason)
@@ -76,9 +79,10 @@ WHERE trail = %(trail)s AND name = %(outbox)s
 END: Final = f"""\
 WITH given AS (
     SELECT * FROM unnest(
-        %(event_ids)s::text[], %(attempts)s::int4[], %(began)s::float8[], %(took)s::float8[], %(outcome)s::text[],
-        %(reason)s::text[], %(status)s::text[], %(wait)s::float8[], %(failures)s::int4[], %(spent)s::float8[]
-    ) AS given (event_id, number, began, took, outcome, reason, status, wait, failures, spent)
+        %(event_ids)s::text[], %(sequence_numbers)s::int8[], %(attempts)s::int4[], %(began)s::float8[],
+        %(took)s::float8[], %(outcome)s::text[], %(reason)s::text[], %(status)s::text[], %(wait)s::float8[],
+        %(failures)s::int4[], %(spent)s::float8[]
+    ) AS given (event_id, sequence_number, number, began, took, outcome, reason, status, wait, failures, spent)
 ), {_FIND}, noted AS (
     INSERT INTO fapilog.attempts (alert, number, began_at, took, outcome, reason)
     SELECT id, number, statement_timestamp() - make_interval(secs => began), took, outcome, reason FROM found
@@ -137,7 +141,7 @@ WITH due AS MATERIALIZED (
     SELECT id, due_at AS was_due, lease AS left_behind, leased_at AS left_at, attempts AS left_number
     FROM fapilog.alerts
     WHERE {_MINE} AND status = 'pending' AND due_at <= statement_timestamp() AND {_FREE} AND {_UNHELD}
-        AND (%(event_id)s::text IS NULL OR event_id = %(event_id)s)
+        AND (%(event_id)s::text IS NULL OR event_id = %(event_id)s AND sequence_number = %(number)s)
         AND NOT EXISTS (
             SELECT FROM fapilog.outboxes WHERE outboxes.trail = %(trail)s AND name = %(outbox)s
                 AND paused_until > statement_timestamp()
@@ -160,6 +164,9 @@ SELECT id, event_id, sequence_number, event, severity, channel,
     extract(epoch FROM statement_timestamp() - came_at)::float8, attempts, failures, spent
 FROM taken ORDER BY was_due, id
 """
+
+# Of several alerts about one id, which a sender does not claim together.
+LET_GO: Final = f"UPDATE fapilog.alerts SET {_LET_GO}, attempts = attempts - 1 WHERE id = %(id)s"
 
 GIVE_UP: Final = f"""\
 UPDATE fapilog.alerts SET status = 'dead', {_LET_GO}, ended_at = statement_timestamp(), reason = %(reason)s
@@ -207,7 +214,9 @@ ON CONFLICT (trail, name) DO UPDATE SET sequence_number = excluded.sequence_numb
 WHERE %(back)s OR outboxes.sequence_number IS NULL OR outboxes.sequence_number < excluded.sequence_number
 """
 
-HAVING: Final = f"SELECT event_id FROM fapilog.alerts WHERE {_MINE} AND event_id = ANY(%(event_ids)s::text[])"
+HAVING: Final = f"""\
+SELECT event_id, sequence_number FROM fapilog.alerts WHERE {_MINE} AND event_id = ANY(%(event_ids)s::text[])
+"""
 
 OUTBOXES: Final = """\
 SELECT name FROM fapilog.outboxes WHERE trail = %(trail)s

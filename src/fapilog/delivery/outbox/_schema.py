@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["SCHEMA", "UPGRADE", "VERSION"]
+__all__ = ["SCHEMA", "VERSION"]
 
-VERSION: Final = 2
+VERSION: Final = 1
 
 SCHEMA: Final = (
     """
@@ -74,6 +74,3 @@ CREATE TRIGGER changed AFTER UPDATE OF status ON alerts WHEN old.status <> new.s
 END
     """,
 )
-
-# Of a file of version 1.
-UPGRADE: Final = ("ALTER TABLE outboxes ADD COLUMN retried_at REAL NOT NULL DEFAULT 0",)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from functools import partial
 from typing import Final, NamedTuple
 
 import anyio
@@ -140,7 +139,8 @@ class Sender:
     async def send_directly(self, alert: Alert) -> SentDirectly:
         """Send *alert*, which the store can't take, once; raises as the dispatcher does."""
         began_at, began = self._now(), anyio.current_time()
-        await contained(partial(self._inner.send_alert, alert.event, severity=alert.severity, channel=alert.channel))
+        with contained():
+            await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
         return SentDirectly(alert, began_at, anyio.current_time() - began)
 
     async def put_back(self) -> None:
@@ -168,7 +168,7 @@ class Sender:
         began = clock = anyio.current_time()
         answer = await self._tell_store(room=self._breaker.room(len(self._claims.held), clock))
         self._claims.add(answer.claims, until=clock + self._terms.lease)
-        while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and background.entered:
+        while self._lanes < min(self._breaker.lanes, len(self._claims.waiting)) and background.home is not None:
             self._lanes += 1
             background.start_soon(self._lane)
         # Other processes may leave claims behind, and leases must be renewed.
@@ -202,7 +202,7 @@ class Sender:
             lasts=self._terms.lease,
             pause=self._breaker.asked_until - clock,
             recovered=self._breaker.recovered,
-            since=clock - self._route_tried if self._breaker.is_broken else None,
+            since=clock - self._route_tried if self._breaker.probes else None,
             wants_state=was_set or clock >= self._next_state,
             longest_wait=longest_wait,
             mends=was_set or prunes,
@@ -266,25 +266,29 @@ class Sender:
         """Send the alert once; the ending of the attempt is always kept in `_claims`."""
         event, severity, channel = claim.alert
         began_at, began = self._now(), anyio.current_time()
-        unknown = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
-        error: Exception | None = unknown
+        error: Exception | None = None
+        is_taken = False
         try:
             with anyio.move_on_after(self._terms.timeout):
-                await contained(partial(self._inner.send_alert, event, severity=severity, channel=channel))
-                error = None
-            if error is not None:
+                with contained():
+                    await self._inner.send_alert(event, severity=severity, channel=channel)
+                is_taken = True
+            if not is_taken:
                 error = AmbiguousDeliveryError(f"no outcome within {self._terms.timeout:g} s")
         except Exception as raised:
             error = raised
         finally:
             # Also where the attempt is cancelled: by the caller that leaves the outbox, or by the dispatcher itself.
             clock = anyio.current_time()
-            if error is unknown and self._leaving:
+            is_cancelled = error is None and not is_taken
+            if is_cancelled and self._leaving:
                 error = AlertStoppedError("unknown: the outbox was left before there was an outcome")
                 verdict = Verdict("stopped", "pending", 0.0, claim.failures, claim.spent)
             else:
+                if is_cancelled:
+                    error = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
                 verdict = self._breaker.judge(claim, error, clock)
-            if self._breaker.is_broken:
+            if self._breaker.probes:
                 self._route_tried = began
             report = DeliveryReport(
                 event=event,
@@ -311,7 +315,7 @@ class Sender:
         elif verdict.status == "pending":
             message = "the outbox %s could not deliver the alert about event %s in attempt %d, %s: %s"
             _log.warning(message, name, event_id, claim.attempt, self._next_attempt(verdict), report.reason)
-        is_broken = self._breaker.is_broken
+        is_broken = self._breaker.probes > 0
         if is_broken or self._was_broken is not False:
             self._store.report(f"the route of the outbox {name}", report.reason if is_broken else None)
         self._was_broken = is_broken

@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from ...core.alerting import Alert, DeliveryReport, Reporter
 from ...record.errors import FapilogError, OutboxError
-from ...tasks.events import Event
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.living import Living
+from ...tasks.loops import Event
 from ...tasks.strangers import Log
 from ...tasks.threads import in_thread
 from ._place import Place, Queue
@@ -215,7 +215,7 @@ class Store:
     def wake(self) -> None:
         """Make the sender look again: something has changed."""
         changed = self._changed
-        if changed is not None:
+        if changed is not None and not changed.is_set:
             changed.set()
 
     def report(self, what: str, cause: str | None) -> None:

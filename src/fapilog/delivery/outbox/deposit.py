@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from ...core.alerting import Alert
 from ...record.errors import OutboxError, TransientDeliveryError
 from ...record.events import AuditEvent
-from ...record.privacy import without_frames
+from ...record.privacy import Uncopied, without_frames
+from ...record.values import kind_of
 from ...storage.postgres import PostgresStorage
 from ...storage.postgres.alerts import require_name
 from ...tasks.threads import in_thread
@@ -26,7 +27,7 @@ from ._place import Queue
 __all__ = ["PostgresDeposit"]
 
 
-class PostgresDeposit:
+class PostgresDeposit(Uncopied):
     """
     Puts an alert into an outbox in the transaction that stores its event, and sends none.
 
@@ -51,7 +52,7 @@ class PostgresDeposit:
 
     def __init__(self, storage: PostgresStorage, *, name: str = "alerts") -> None:
         if not isinstance(storage, PostgresStorage):
-            raise TypeError(f"storage: expected the PostgresStorage of the trail; got a {type(storage).__qualname__}")
+            raise TypeError(f"storage: expected the PostgresStorage of the trail; got {kind_of(storage)}")
         self.name: str = require_name("name", name)
         self._storage = storage
         self._database = Database(storage)

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from ...core.alerting import Alert, AlertDispatcher
+from ...record.values import kind_of
 from ...storage.postgres import PostgresStorage
 from ...storage.postgres.alerts import require_name
 from ._any import SCHEDULE, AnyOutbox
@@ -84,7 +85,7 @@ class PostgresOutbox(AnyOutbox):
         stop_timeout: float = 5.0,
     ) -> None:
         if not isinstance(storage, PostgresStorage):
-            raise TypeError(f"storage: expected the PostgresStorage of the trail; got a {type(storage).__qualname__}")
+            raise TypeError(f"storage: expected the PostgresStorage of the trail; got {kind_of(storage)}")
         super().__init__(
             inner,
             Database(storage),

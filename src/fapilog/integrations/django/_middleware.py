@@ -105,11 +105,9 @@ class AuditMiddleware:
     def _log(self, request: _Request, response: Any) -> None:
         error = request.META.pop(_ERROR, None)
         method, path, status = request.method, request.path, response.status_code
-        if not self._options.is_logged(method, path, status):
-            return
         # Around the whole site may be our middleware for ASGI or WSGI, in whose scope or environment this is.
-        around = getattr(request, "scope", request.META)
-        if around.setdefault(RECORDED, {}).setdefault(id(trail), self) is not self:
+        recorded = getattr(request, "scope", request.META).setdefault(RECORDED, {})
+        if self._options.trail_for(self, recorded, method, path, status) is None:
             return
         # Of other exceptions, such as Http404, the status says it all.
         kind, message, fields = event_of(

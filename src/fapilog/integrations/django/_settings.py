@@ -16,6 +16,7 @@ from django.utils.module_loading import import_string
 from ...config import options_from_config
 from ...core.audit import AuditTrail
 from ...record.options import did_you_mean, require_callable
+from ...record.values import kind_of
 from ...tasks.strangers import Log
 from .._requests import RequestOptions
 
@@ -72,7 +73,7 @@ class OfRequest(RequestOptions):
 def _given() -> dict[str, Any]:
     given = getattr(settings, "AUDIT", None)
     if not isinstance(given, Mapping):
-        got = "nothing" if given is None else f"a {type(given).__qualname__}"
+        got = "nothing" if given is None else kind_of(given)
         raise ImproperlyConfigured(f"AUDIT: expected a dict such as {{'path': BASE_DIR / 'audit'}}; got {got}")
     return dict(given)
 

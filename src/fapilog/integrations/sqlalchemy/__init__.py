@@ -20,10 +20,10 @@ with needs("sqlalchemy"):
 
 from ...core.audit import AuditTrail
 from ...record.intake import CommonFields
-from ...record.options import several
+from ...record.options import require_kind, several
 from ...record.parties import Target
+from ...record.values import kind_of
 from .._rowchanges import require_fields
-from .._trails import require_trail
 from ._changes import Changes, contained
 from ._states import Attribute, State, key_of, target_at
 
@@ -95,7 +95,7 @@ def audit_changes(
             or one of *fields* is not for the events of all changes.
         ValueError: One of *fields* is an unknown level or outcome.
     """
-    require_trail(trail)
+    require_kind("trail", trail, AuditTrail)
     changes = Changes(
         trail,
         None if models is None else _mapped(models),
@@ -144,7 +144,7 @@ def _mapped(models: Iterable[type[Any]]) -> tuple[type[Any], ...]:
             # A mixin, or the base of all: its subclasses are mapped.
             is_mapped = isinstance(each, type)
         if not is_mapped:
-            raise TypeError(f"models: expected a list of mapped classes; got a {type(each).__qualname__}")
+            raise TypeError(f"models: expected a list of mapped classes; got {kind_of(each)}")
     return classes
 
 
@@ -153,7 +153,7 @@ def _attributes(name: str, given: Iterable[Attribute]) -> tuple[Attribute, ...]:
     attributes = several(name, given, expected=expected)
     for each in attributes:
         if not isinstance(each, str | QueryableAttribute):
-            raise TypeError(f"{name}: expected {expected}; got a {type(each).__qualname__}")
+            raise TypeError(f"{name}: expected {expected}; got {kind_of(each)}")
     return attributes
 
 
@@ -175,4 +175,4 @@ def _listenable(sessions: object) -> Any:
         isinstance(sessions, type) and issubclass(sessions, Session)
     ):
         return sessions
-    raise TypeError(f"sessions: expected a session, or a maker of sessions; got a {type(sessions).__qualname__}")
+    raise TypeError(f"sessions: expected a session, or a maker of sessions; got {kind_of(sessions)}")

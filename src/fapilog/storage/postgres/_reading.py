@@ -13,7 +13,7 @@ from ...record.values import escaped
 from .._anchor import Anchor
 from .._copied import is_record
 from .._holes import item_of, joined, newest_of, up_to
-from .._ranges import ranges
+from .._ranges import ranges, stretches
 from .._rows import COLUMNS, Question, follow_row
 from .._verdicts import verdict_on
 from ..protocol import EventFilter
@@ -124,7 +124,7 @@ class Reading:
         for first, behind in self._ranges(question, low, high):
             before, is_last = behind, False
             while not is_last:
-                rows = self._rows(query, (self._trail, first, before, *question.values, size, _PAGE_BYTES))
+                rows = self._rows(query, (self._trail, *question.within(first, before), size, _PAGE_BYTES))
                 for row in rows:
                     item = self._item(*row)
                     if isinstance(item, DamagedRecord) or wanted.matches(item):
@@ -133,6 +133,8 @@ class Reading:
                 before, size = rows[-1][0] if rows else first, _PAGE
 
     def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
+        if question.in_stretches:
+            return stretches(low, high, self._newest_before)
         if question.times is None:
             return iter([(low, high)])
         times = question.times
@@ -140,9 +142,12 @@ class Reading:
             low,
             high,
             some=lambda count: self._numbers(_SOME, *times, count),
-            newest=lambda: self._numbers(_NEWEST, high)[0],
+            newest=self._newest_before,
             last=lambda before, count: self._numbers(_LAST, *times, before, count),
         )
+
+    def _newest_before(self, high: int) -> int | None:
+        return next(iter(self._numbers(_NEWEST, high)), None)
 
     def _numbers(self, query: str, *values: int) -> list[Any]:
         return [number for (number,) in self._rows(query, (self._trail, *values))]

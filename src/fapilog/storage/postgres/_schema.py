@@ -8,7 +8,7 @@ import psycopg
 
 from ...record.errors import AuditStorageError
 from ...record.privacy import without_frames
-from .._rows import COLUMNS, SELECTIVE
+from .._rows import COLUMNS, SCATTERED, STRETCH
 from .connection import Connection, Server, words
 
 __all__ = ["COLUMN_TYPES", "VERSION", "install_schema", "installed_version", "schema_sql"]
@@ -24,12 +24,12 @@ _COLUMNS: Final = ",\n    ".join(
     f"{name} bigint" if kind == "int8" else f'{name} text COLLATE "C"' for name, kind in COLUMN_TYPES.items()
 )
 _INDICES: Final = "\n".join(
-    f"CREATE INDEX by_{name} ON fapilog.records (trail, {name}, sequence_number) WHERE {name} IS NOT NULL;"
-    for name in SELECTIVE[1:]
+    f"CREATE INDEX by_{name} ON fapilog.records (trail, {STRETCH}, {name}, sequence_number) WHERE {name} IS NOT NULL;"
+    for name in SCATTERED
 )
 
 # Names of columns alone are put into it.
-_FIRST: Final = f"""\
+_TRAILS: Final = f"""\
 CREATE SCHEMA fapilog;
 
 CREATE TABLE fapilog.schema_version (version integer NOT NULL);
@@ -41,15 +41,18 @@ CREATE TABLE fapilog.heads (
     checksum text COLLATE "C"
 ) WITH (fillfactor = 20);  -- a new version of the row has room beside the old one, and no index changes
 
--- "line" is the record as it was stored; the other columns are taken from it, to be searched.
+-- "line" is the record as it was stored; the columns before it are taken from it, to be searched. "repeated" is not 0
+-- in a record that was copied, and has the id of one before it: its number. A trail in files knows the newest ids only,
+-- and stores an older one again. No record that is appended has the id of another.
 CREATE TABLE fapilog.records (
     trail text COLLATE "C" NOT NULL,
     sequence_number bigint NOT NULL,
     {_COLUMNS},
     line bytea NOT NULL,
+    repeated bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (trail, sequence_number)
 );
-CREATE UNIQUE INDEX by_event_id ON fapilog.records (trail, event_id);
+CREATE UNIQUE INDEX by_event_id ON fapilog.records (trail, event_id, repeated);
 {_INDICES}
 CREATE INDEX by_event_type ON fapilog.records (trail, event_type, sequence_number);
 CREATE INDEX by_timestamp ON fapilog.records (trail, "timestamp", sequence_number);
@@ -66,26 +69,9 @@ CREATE TRIGGER is_kept BEFORE DELETE OR TRUNCATE ON fapilog.heads
 CREATE TRIGGER only_grows BEFORE UPDATE ON fapilog.heads FOR EACH ROW
     WHEN (NEW.trail <> OLD.trail OR NEW.sequence_number <= OLD.sequence_number)
     EXECUTE FUNCTION fapilog.refuse();
+"""
 
--- Roles belong to all databases of the server: they may be there already.
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'fapilog_writer') THEN
-        CREATE ROLE fapilog_writer NOLOGIN;
-    END IF;
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'fapilog_reader') THEN
-        CREATE ROLE fapilog_reader NOLOGIN;
-    END IF;
-END $$;
-REVOKE ALL ON SCHEMA fapilog FROM PUBLIC;
-REVOKE ALL ON ALL TABLES IN SCHEMA fapilog FROM PUBLIC;
-GRANT USAGE ON SCHEMA fapilog TO fapilog_writer, fapilog_reader;
-GRANT SELECT ON ALL TABLES IN SCHEMA fapilog TO fapilog_writer, fapilog_reader;
-GRANT INSERT ON fapilog.records, fapilog.heads TO fapilog_writer;
-GRANT UPDATE (sequence_number, checksum) ON fapilog.heads TO fapilog_writer;
-"""  # noqa: S608
-
-_OUTBOXES: Final = """\
+_OUTBOXES: Final = """
 -- A row for each outbox of a trail.
 CREATE TABLE fapilog.outboxes (
     trail text COLLATE "C" NOT NULL,
@@ -119,7 +105,8 @@ CREATE TABLE fapilog.alerts (
     spent double precision NOT NULL DEFAULT 0,  -- the seconds of waiting that count against it instead
     reason text,
     ended_at timestamptz,
-    UNIQUE (trail, event_id, outbox)
+    -- A trail in files may have an id again after a while.
+    UNIQUE (trail, event_id, outbox, sequence_number)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 -- A row is in few of them at a time, since it is written twice for each attempt. What a lease changes is in none, so
 -- that a claim writes to no index: https://www.postgresql.org/docs/current/storage-hot.html
@@ -137,31 +124,32 @@ CREATE TABLE fapilog.attempts (
     reason text,
     PRIMARY KEY (alert, number)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
-
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'fapilog_sender') THEN
-        CREATE ROLE fapilog_sender NOLOGIN;
-    END IF;
-END $$;
-REVOKE ALL ON fapilog.outboxes, fapilog.alerts, fapilog.attempts FROM PUBLIC;
-GRANT USAGE ON SCHEMA fapilog TO fapilog_sender;
-GRANT SELECT ON fapilog.schema_version TO fapilog_sender;
-GRANT SELECT ON fapilog.outboxes, fapilog.alerts, fapilog.attempts TO fapilog_writer, fapilog_reader, fapilog_sender;
-GRANT INSERT ON fapilog.alerts TO fapilog_writer;
-GRANT INSERT, UPDATE, DELETE ON fapilog.outboxes, fapilog.alerts, fapilog.attempts TO fapilog_sender;
 """
 
-_REPEATED: Final = """\
--- Not 0 in a record that was copied, and has the id of one before it: its number. A trail in files knows the newest ids
--- only, and stores an older one again. No record that is appended has the id of another.
-ALTER TABLE fapilog.records ADD COLUMN repeated bigint NOT NULL DEFAULT 0;
-DROP INDEX fapilog.by_event_id;
-CREATE UNIQUE INDEX by_event_id ON fapilog.records (trail, event_id, repeated);
+_RIGHTS: Final = """
+-- Roles belong to all databases of the server: they may be there already.
+DO $$
+DECLARE
+    role text;
+BEGIN
+    FOREACH role IN ARRAY ARRAY['fapilog_writer', 'fapilog_reader', 'fapilog_sender'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+        END IF;
+    END LOOP;
+END $$;
+REVOKE ALL ON SCHEMA fapilog FROM PUBLIC;
+REVOKE ALL ON ALL TABLES IN SCHEMA fapilog FROM PUBLIC;
+GRANT USAGE ON SCHEMA fapilog TO fapilog_writer, fapilog_reader, fapilog_sender;
+GRANT SELECT ON ALL TABLES IN SCHEMA fapilog TO fapilog_writer, fapilog_reader;
+GRANT INSERT ON fapilog.records, fapilog.heads, fapilog.alerts TO fapilog_writer;
+GRANT UPDATE (sequence_number, checksum) ON fapilog.heads TO fapilog_writer;
+GRANT SELECT ON fapilog.schema_version TO fapilog_sender;
+GRANT SELECT, INSERT, UPDATE, DELETE ON fapilog.outboxes, fapilog.alerts, fapilog.attempts TO fapilog_sender;
 """
 
 # A migration turns the version before it into the next one. Released migrations stay as they are.
-_MIGRATIONS: Final = (_FIRST, _OUTBOXES, _REPEATED)
+_MIGRATIONS: Final = (_TRAILS + _OUTBOXES + _RIGHTS,)
 
 VERSION: Final = len(_MIGRATIONS)
 """The version of the tables that this version of fapilog works with."""

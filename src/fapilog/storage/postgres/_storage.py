@@ -11,7 +11,7 @@ from ...record.damage import DamagedRecord
 from ...record.errors import AuditStorageError
 from ...record.events import AuditEvent
 from ...record.options import require
-from ...record.privacy import without_frames
+from ...record.privacy import Uncopied, without_frames
 from ...record.values import escaped
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
@@ -40,7 +40,7 @@ SELECT has_table_privilege('fapilog.records', 'INSERT'), pg_is_in_recovery(),
 _LOOK: Final = 3.0
 
 
-class PostgresStorage:
+class PostgresStorage(Uncopied):
     """
     The chain in a table of PostgreSQL, for any number of processes on any number of machines.
 

@@ -23,7 +23,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from ...record.errors import AuditStorageError
 from ...record.options import is_async
 from ...record.privacy import ADDRESS, Uncopied
-from ...record.values import escaped
+from ...record.values import escaped, kind_of
 from ...tasks.strangers import tamed
 from ...tasks.threads import Turn
 
@@ -207,7 +207,7 @@ class Server(Uncopied):
 
 def _source(name: str, given: Address | Password) -> str | Callable[[], str]:
     if is_async(given) or not (isinstance(given, str) or callable(given)):
-        raise TypeError(f"{name}: expected a text, or a function that returns it; got a {type(given).__qualname__}")
+        raise TypeError(f"{name}: expected a text, or a function that returns it; got {kind_of(given)}")
     return given
 
 

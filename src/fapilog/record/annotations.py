@@ -1,0 +1,26 @@
+"""Types that annotations name, and whose modules `import fapilog` need not load."""
+
+from __future__ import annotations
+
+from typing import ForwardRef
+
+__all__ = ["imported_later"]
+
+
+def imported_later(module: str, name: str) -> ForwardRef:
+    """
+    Return a stand-in for a type in another module, which is imported when somebody reads the annotations.
+
+        if TYPE_CHECKING:
+            from pathlib import Path
+        else:
+            Path = imported_later("pathlib", "Path")
+
+    Containers of dependencies, for example, ask `typing.get_type_hints` for the arguments of a constructor. It
+    evaluates the stand-in, and returns the type.
+
+    Args:
+        module: The full name of the module.
+        name: The name of the type in that module. It can have no parameters where it is used.
+    """
+    return ForwardRef(f"__import__({module!r}, fromlist=[{name!r}]).{name}")
