@@ -43,6 +43,30 @@ async def test_a_refusal_that_goes_on_ends_with_the_schedule(tmp_path: Path) -> 
     assert len(inner.calls) == 3
 
 
+@pytest.mark.parametrize("set_by", [-3600.0, 0.0, 3600.0])
+async def test_people_retry_over_a_broken_route_whatever_the_clock_says(tmp_path: Path, set_by: float) -> None:
+    """A retry is one try of the route at once, also if the clock is set before the sender hears of it."""
+    inner = Scripted(BrokenRouteError("status 407"))
+    is_set = False
+
+    def now() -> float:
+        return clock() + is_set * set_by
+
+    async with make(inner, tmp_path, now=now, schedule=[900.0] * 3, concurrency=1) as outbox:
+        for number in (1, 2):
+            await outbox.send_alert(an_event(number), severity="critical")
+        await until(lambda: len(inner.calls) == 1)
+        await anyio.sleep(60)
+        assert await make(Scripted(), tmp_path).retry(an_event(1).event_id) == 1
+        is_set = True
+        retried = anyio.current_time()
+        await outbox.send_alert(an_event(3), severity="critical")
+        await until(lambda: len(inner.calls) == 2)
+        assert inner.calls[1].at - retried < 10
+        await anyio.sleep(600)
+        assert len(inner.calls) == 2
+
+
 async def test_a_broken_route_keeps_the_alerts(tmp_path: Path) -> None:
     """While the route is broken one alert is tried now and then, people are told, and when it is mended all arrive."""
     inner = Scripted(BrokenRouteError("status 407"))

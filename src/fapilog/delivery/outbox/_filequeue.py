@@ -60,8 +60,8 @@ class FileQueue:
         claims = _queue.claim(connection, outbox, request.lease, now, until, limit=request.room, held=request.held)
         state = _queue.state(connection, outbox) if request.wants_state else None
         due = _queue.next_due(connection, outbox, request.held.union(each.event_id for each in claims))
-        retried = request.since is not None and now - request.since <= _queue.retried_at(connection, outbox) <= now
-        return Answer(claims, renewed, None if due is None else due - now, retried, state, more_to_prune)
+        retried_at = _queue.retried_at(connection, outbox)
+        return Answer(claims, renewed, None if due is None else due - now, retried_at, state, more_to_prune)
 
     def claim(self, outbox: str, event: AuditEvent, lease: str, now: float, lasts: float, /) -> list[Claim]:
         return _queue.claim(self.connection, outbox, lease, now, now + lasts, limit=1, event=event)

@@ -101,10 +101,10 @@ class PostgresQueue:
         state = self._state(outbox, request.now) if request.wants_state else None
         if 0 < request.room <= len(claims):
             # There may be more, for which there is no room now.
-            return Answer(claims, renewed, wait=0.0, retried=False, state=state, more_to_prune=more_to_prune)
+            return Answer(claims, renewed, wait=0.0, retried_at=None, state=state, more_to_prune=more_to_prune)
         held += (told(claim.event_id) for claim in claims)
-        [(wait, retried)] = self._do(sql.NEXT, outbox, held=held, since=request.since)
-        return Answer(claims, renewed, wait, bool(retried), state, more_to_prune)
+        [(wait, retried_at)] = self._do(sql.NEXT, outbox, held=held)
+        return Answer(claims, renewed, wait, retried_at, state, more_to_prune)
 
     def claim(self, outbox: str, event: AuditEvent, lease: str, now: float, lasts: float, /) -> list[Claim]:
         return self._claim(outbox, lease, now, lasts, event=event)

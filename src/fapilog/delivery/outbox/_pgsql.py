@@ -186,8 +186,7 @@ SELECT
     CASE WHEN least(free.due_at, taken.due_at) IS NOT NULL THEN
         extract(epoch FROM greatest(least(free.due_at, taken.due_at), paused_until) - statement_timestamp())::float8
     END,
-    retried_at >= statement_timestamp() - make_interval(secs => %(since)s::float8)
-        AND retried_at <= statement_timestamp()
+    extract(epoch FROM retried_at)::float8
 FROM (SELECT) AS one
 LEFT JOIN fapilog.outboxes ON trail = %(trail)s AND name = %(outbox)s
 LEFT JOIN LATERAL (

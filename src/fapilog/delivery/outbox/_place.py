@@ -36,7 +36,6 @@ class Request(NamedTuple):
         lasts: Seconds after which other processes may take over the sender's claims.
         pause: Seconds until the target may be called again.
         recovered: Whether to make all alerts due now, since the target works again.
-        since: Seconds since a broken route was last tried; None if it is not broken.
         wants_state: Whether to count the alerts.
         longest_wait: No wait is longer than so many seconds.
         mends: Whether to put right the times that a wrong clock has written.
@@ -54,7 +53,6 @@ class Request(NamedTuple):
     lasts: float
     pause: float
     recovered: bool
-    since: float | None
     wants_state: bool
     longest_wait: float
     mends: bool
@@ -70,7 +68,7 @@ class Answer(NamedTuple):
         claims: Alerts to send, the longest due first.
         renewed: The events of the claims that were renewed.
         wait: Seconds until the next alert is due; None if no other is pending.
-        retried: Whether an operator has retried alerts since the broken route was last tried.
+        retried_at: When an operator last retried alerts, by the clock of the place; None if it was not asked.
         state: How many alerts there are; None if that was not asked for.
         more_to_prune: Whether there may be more receipts to remove.
     """
@@ -78,7 +76,7 @@ class Answer(NamedTuple):
     claims: list[Claim]
     renewed: set[str]
     wait: float | None
-    retried: bool
+    retried_at: float | None
     state: OutboxState | None
     more_to_prune: bool
 

@@ -91,8 +91,10 @@ class Sender:
         self._all_begun = anyio.Event()
         self._is_stale = False
         self._next_state = self._next_renewal = self._next_pruning = -math.inf
-        # When the last attempt over a broken route began, on the event loop's clock.
-        self._route_tried = -math.inf
+        # When an operator last retried alerts, as the place told last, and as it had told when a broken route was last
+        # tried; None: not yet. If they differ, the route is to be tried now, whatever the clocks say.
+        self._retried_at: float | None = None
+        self._tried_after: float | None = None
         # By how much the time of day is ahead of the event loop's clock: a change means that it was set.
         self._offset = math.nan
         # As reported to the trail last; None: not yet. An earlier process may have left an incident open.
@@ -176,7 +178,9 @@ class Sender:
         if self._is_stale:
             look = min(look, _STATE_EVERY)
         clock = anyio.current_time()
-        if answer.retried and self._breaker.try_route(clock):
+        if self._tried_after is None:
+            self._tried_after = self._retried_at
+        if self._tried_after != self._retried_at and self._breaker.try_route(clock):
             return 0.0
         if clock < self._breaker.paused_until:
             return min(look, self._breaker.paused_until - clock)
@@ -202,7 +206,6 @@ class Sender:
             lasts=self._terms.lease,
             pause=self._breaker.asked_until - clock,
             recovered=self._breaker.recovered,
-            since=clock - self._route_tried if self._breaker.probes else None,
             wants_state=was_set or clock >= self._next_state,
             longest_wait=longest_wait,
             mends=was_set or prunes,
@@ -222,6 +225,8 @@ class Sender:
             claims.renew(answer.renewed, clock + self._terms.lease)
         if request.keep is not None:
             self._next_pruning = clock + (0.0 if answer.more_to_prune else _PRUNE_EVERY)
+        if answer.retried_at is not None:
+            self._retried_at = answer.retried_at
         if answer.state is not None:
             self._next_state = clock + _STATE_EVERY
             self._note_state(answer.state, now)
@@ -265,7 +270,7 @@ class Sender:
     async def _attempt(self, claim: Claim) -> None:
         """Send the alert once; the ending of the attempt is always kept in `_claims`."""
         event, severity, channel = claim.alert
-        began_at, began = self._now(), anyio.current_time()
+        began_at, began, retried_at = self._now(), anyio.current_time(), self._retried_at
         error: Exception | None = None
         is_taken = False
         try:
@@ -289,7 +294,7 @@ class Sender:
                     error = AlertCancelledError("unknown: the attempt was cancelled before there was an outcome")
                 verdict = self._breaker.judge(claim, error, clock)
             if self._breaker.probes:
-                self._route_tried = began
+                self._tried_after = retried_at
             report = DeliveryReport(
                 event=event,
                 severity=severity,
