@@ -57,6 +57,48 @@ async def test_calls_that_an_interrupted_end_left_are_made_later(monkeypatch: py
     assert done == ["a", "b"]
 
 
+@pytest.mark.real_time
+async def test_calls_that_an_interrupted_end_left_are_made_by_the_thread_that_opens_it_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where another thread opens it while they are put back, the calls run in the loop of that thread, all of them."""
+    threads: list[int] = []
+    background = Background()
+    opened = threading.Event()
+
+    async def note_thread() -> None:
+        threads.append(threading.get_ident())
+
+    async def open_again() -> None:
+        async with background.open():
+            opened.set()
+            await background.settle()
+
+    def begin_other() -> None:
+        if not other.ident:
+            other.start()
+            assert opened.wait(10)
+        notify()
+
+    async def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    async def end_too_early() -> None:
+        async with background.open():
+            background.start_soon(note_thread)
+            background.start_soon(note_thread)
+            monkeypatch.setattr(background._idle, "until", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        await end_too_early()
+    monkeypatch.undo()
+    other, notify = threading.Thread(target=anyio.run, args=[open_again]), background._idle.notify
+    monkeypatch.setattr(background._idle, "notify", begin_other)
+    await anyio.lowlevel.checkpoint()
+    await anyio.to_thread.run_sync(lambda: other.join(10))
+    assert threads == [other.ident, other.ident]
+
+
 async def test_calls_are_kept_until_someone_settles() -> None:
     """Not open, calls wait for `settle`, which runs them all at once."""
     done: list[str] = []

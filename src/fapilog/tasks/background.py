@@ -123,13 +123,13 @@ class Background:
             self.forget()  # the loop in which it was opened before was closed
         self._loop_is_ending = cancellation_of_this_task()
         with self._lock:
-            self.home = Loop.current()
+            home = self.home = Loop.current()
             # After an interruption of its end some may never have been begun.
             kept = [*self._kept, *self._to_begin]
             self._kept, self._to_begin = deque(), []
             self._jobs.update(dict.fromkeys(kept))
         for job in kept:
-            self._begin(job)
+            self._begin(job, home)
         try:
             yield
         finally:
@@ -235,16 +235,19 @@ class Background:
             if self.home is not None and self.home is not home:
                 return  # opened anew meanwhile, which begins them
             jobs, self._to_begin = self._to_begin, []
-        for job in jobs:
-            self._begin(job)
-
-    def _begin(self, job: Job) -> None:
-        home = self.home
-        if home is None:  # closed meanwhile
-            del self._jobs[job]
+            is_closed = self.home is None
+            if is_closed:
+                for job in jobs:
+                    del self._jobs[job]
+                self._kept.extend(jobs)
+        if is_closed:
+            # Not in between: another thread may open it by now, and gets them all.
             self._idle.notify()
-            self._kept.append(job)
             return
+        for job in jobs:
+            self._begin(job, home)
+
+    def _begin(self, job: Job, home: Loop) -> None:
         # In the context of the code that started the call, which is not always the code that runs here now.
         home.spawn(
             functools.partial(job.run, shield=True, is_late=self._is_closed),
