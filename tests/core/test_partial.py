@@ -58,7 +58,11 @@ def test_an_id_that_is_there_again() -> None:
     """A receiver that has the alert about an event lacks that about a later event with the same id."""
     partial = PartialDelivery("name", "receivers")
     first, second = (
-        Alert(AuditEvent(event_id="again", event_type="own.event", message="", sequence_number=number), "error", None)
+        Alert(
+            AuditEvent(event_id="again", event_type=AuditEventType.ERROR_OCCURRED, message="", sequence_number=number),
+            "error",
+            None,
+        )
         for number in (1, 2)
     )
     partial.delivered(first, 0)
