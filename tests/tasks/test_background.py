@@ -11,6 +11,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog.tasks.background import Background
+from fapilog.tasks.loops import Loop
 from tests.doubles.running_background import Running
 
 
@@ -57,46 +58,33 @@ async def test_calls_that_an_interrupted_end_left_are_made_later(monkeypatch: py
     assert done == ["a", "b"]
 
 
-@pytest.mark.real_time
-async def test_calls_that_an_interrupted_end_left_are_made_by_the_thread_that_opens_it_next(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Where another thread opens it while they are put back, the calls run in the loop of that thread, all of them."""
-    threads: list[int] = []
+async def test_code_that_is_interrupted_holds_back_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ctrl-C interrupts the code that starts a call, the call is begun with the next; if there is none, later."""
+    done: list[str] = []
+    ended = anyio.Event()
     background = Background()
-    opened = threading.Event()
 
-    async def note_thread() -> None:
-        threads.append(threading.get_ident())
+    async def end() -> None:
+        ended.set()
 
-    async def open_again() -> None:
-        async with background.open():
-            opened.set()
-            await background.settle()
-
-    def begin_other() -> None:
-        if not other.ident:
-            other.start()
-            assert opened.wait(10)
-        notify()
-
-    async def interrupted(_: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    async def end_too_early() -> None:
-        async with background.open():
-            background.start_soon(note_thread)
-            background.start_soon(note_thread)
-            monkeypatch.setattr(background._idle, "until", interrupted)
+    def start_interrupted(name: str) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Loop, "call_soon", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                background.start_soon(functools.partial(wait_then, done, name))
 
-    with pytest.raises(KeyboardInterrupt):
-        await end_too_early()
-    monkeypatch.undo()
-    other, notify = threading.Thread(target=anyio.run, args=[open_again]), background._idle.notify
-    monkeypatch.setattr(background._idle, "notify", begin_other)
-    await anyio.lowlevel.checkpoint()
-    await anyio.to_thread.run_sync(lambda: other.join(10))
-    assert threads == [other.ident, other.ident]
+    async with background.open():
+        start_interrupted("a")
+        background.start_soon(end)
+        await ended.wait()
+        await background.settle()
+        assert done == ["a"]
+        start_interrupted("b")
+    await background.settle()
+    assert done == ["a", "b"]
 
 
 async def test_calls_are_kept_until_someone_settles() -> None:

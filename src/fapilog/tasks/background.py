@@ -92,11 +92,13 @@ class Background:
     """
 
     def __init__(self) -> None:
-        # Guards the three next attributes, so that no call falls between being kept and being run.
+        # Guards the four next attributes, so that no call falls between being kept and being run.
         self._lock = threading.RLock()
         self.home: Loop | None = None
         self._kept: deque[Job] = deque()
         self._to_begin: list[Job] = []
+        # Whether code in the loop has asked it to begin the calls that are to begin.
+        self._was_asked = False
         self._jobs: dict[Job, None] = {}
         self._idle = Condition()
         self._is_closing = False
@@ -126,7 +128,7 @@ class Background:
             home = self.home = Loop.current()
             # After an interruption of its end some may never have been begun.
             kept = [*self._kept, *self._to_begin]
-            self._kept, self._to_begin = deque(), []
+            self._kept, self._to_begin, self._was_asked = deque(), [], False
             self._jobs.update(dict.fromkeys(kept))
         for job in kept:
             self._begin(job, home)
@@ -135,8 +137,14 @@ class Background:
         finally:
             with self._lock:
                 self.home = None
+                # Perhaps of code that a signal handler ended before it asked the loop to begin them.
+                left, self._to_begin = self._to_begin, []
+                for job in left:
+                    del self._jobs[job]
+                self._kept.extend(left)
             self._is_closing = True
             try:
+                self._idle.notify()
                 for job in self._jobs.copy():
                     if job.scope is not None:
                         job.scope.cancel()
@@ -167,17 +175,22 @@ class Background:
                 otherwise.append(job)
                 return
             self._jobs[job] = None
-            is_first = not self._to_begin
             self._to_begin.append(job)
         # The tasks are made when the code that starts the calls lets the loop run, all at once. Code elsewhere asks for
         # that at each call: the loop may have ended meanwhile.
-        if not is_first and home.is_here:
+        is_here = home.is_here
+        if is_here and self._was_asked:
             return
         try:
             home.call_soon(functools.partial(self._begin_all, home))
         except LoopClosedError:
-            self.forget()
-            self._kept.append(job)
+            with self._lock:
+                if self.home is home:  # else it was closed meanwhile, which has kept the job
+                    self.forget()
+                    self._kept.append(job)
+        if is_here:
+            # Not before: a signal handler may raise there, and then the next call asks.
+            self._was_asked = True
 
     @contextmanager
     def collecting(self) -> Generator[list[Job]]:
@@ -232,18 +245,9 @@ class Background:
 
     def _begin_all(self, home: Loop) -> None:
         with self._lock:
-            if self.home is not None and self.home is not home:
-                return  # opened anew meanwhile, which begins them
-            jobs, self._to_begin = self._to_begin, []
-            is_closed = self.home is None
-            if is_closed:
-                for job in jobs:
-                    del self._jobs[job]
-                self._kept.extend(jobs)
-        if is_closed:
-            # Not in between: another thread may open it by now, and gets them all.
-            self._idle.notify()
-            return
+            if self.home is not home:
+                return  # closed meanwhile, which has kept the calls, and perhaps opened anew
+            jobs, self._to_begin, self._was_asked = self._to_begin, [], False
         for job in jobs:
             self._begin(job, home)
 
