@@ -297,6 +297,18 @@ def test_verify_compares_the_index_of_times(
 
 
 @needs_extra
+def test_verify_leaves_nothing_behind(
+    trail: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A check of a damaged trail makes no file of an incident beside its records, and says no more than the verdict."""
+    file_of(trail).write_bytes(file_of(trail).read_bytes().replace(b"reading 1", b"reading 7"))
+    before = {path.name: path.read_bytes() for path in trail.iterdir()}
+    assert run_main(monkeypatch, "verify", trail) == 1
+    assert {path.name: path.read_bytes() for path in trail.iterdir()} == before
+    assert capfd.readouterr().err == ""
+
+
+@needs_extra
 def test_verify_names_an_altered_record(
     trail: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -404,7 +404,7 @@ def a_damaged_outbox(path: Path) -> None:
     ("make", "says"),
     [
         (missing, "there is no such file"),
-        (a_directory, "expected a file; got something else"),
+        (a_directory, "expected a file, found something else"),
         (a_text, "file is not a database"),
         (an_empty_file, "expected an outbox of version 1; got an empty file"),
         (another_database, "expected an outbox of version 1; got another database"),

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -174,6 +175,17 @@ def test_holds(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ("a legal hold was lifted", "alice", "closed"),
         ("a legal hold was set", "alice", "case 7"),
     ]
+
+
+def test_a_hold_on_a_damaged_trail(run: Run, directory: Path) -> None:
+    """A hold that is in force, and can't be recorded since the trail is damaged, is said to be both."""
+    newest = max(directory.glob("audit_*.jsonl"))
+    newest.write_bytes(newest.read_bytes().replace(b'"message":"', b'"message":"X', 1))
+    code, out, err = run("hold", "add", directory, "--reason", "case 7")
+    assert (code, out) == (2, "")
+    said = re.match(r"fapilog: hold (\w+) is set, but not recorded: .*; nothing is appended\n", err)
+    assert said
+    assert said[1] in run("hold", "list", directory)[1]
 
 
 def test_a_hold_is_lifted_once(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

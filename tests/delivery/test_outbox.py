@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import re
 import sqlite3
 import stat
@@ -737,6 +738,18 @@ async def test_a_file_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCapt
     [attempt] = await outbox.history(an_event(1).event_id)
     assert attempt.reason == "sent directly, for the outbox could not be used"
     assert len([record for record in caplog.records if "can't use its file" in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("make_other", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
+async def test_what_is_no_file_is_named(tmp_path: Path, make_other: Callable[[Path], None]) -> None:
+    """Where a directory or a named pipe has the name of the file, the outbox says so at once, and sends directly."""
+    make_other(tmp_path / "alerts.db")
+    inner = Scripted()
+    outbox = make(inner, tmp_path)
+    await outbox.send_alert(an_event(), severity="critical")
+    assert len(inner.calls) == 1
+    with pytest.raises(OutboxError, match=r"alerts\.db: expected a file, found something else$"):
+        await outbox.pending()
 
 
 async def test_sending_directly_may_fail(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Records of each format, and of those to come, are read, kept, and written again as they are."""
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -180,3 +182,68 @@ def test_members_that_no_record_has_are_unknown_ones(planted: dict[str, Any]) ->
     event = decoded(line)
     assert (event.line, event.format_version, event.unknown) == (line, 3, planted)
     assert AuditTrail.verify_chain([event]).valid
+
+
+# In children of its own, for it may crash: the first reader is stopped amid each step in which a class is described.
+READING = """
+import os, sys, threading
+from fapilog.record.formats import decoded
+
+line = sys.stdin.buffer.read()
+for number in range(1, 8):
+    child = os.fork()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0, number
+        continue
+    steps, found = [], []
+    other = threading.Thread(target=lambda: found.append(decoded(line)))
+
+    def trace(frame, event, _):
+        if frame.f_code.co_name == "get_class_annotations":
+            steps.append(event)
+            if len(steps) == number:
+                other.start()
+                # It reads, or waits for this thread.
+                other.join(0.1)
+
+    sys.settrace(trace)
+    found.append(decoded(line))
+    sys.settrace(None)
+    assert steps
+    if len(steps) >= number:
+        other.join()
+        assert found[0] == found[1]
+    os._exit(0)
+"""
+
+
+def test_threads_that_read_the_first_record_at_once() -> None:
+    """While one thread makes ready what all of them read by, another one waits for it."""
+    subprocess.run([sys.executable, "-c", READING], input=FORMAT_2[0], check=True, timeout=60)
+
+
+INTERRUPTED = """
+import sys
+from fapilog import AuditStorageError
+from fapilog.record.formats import decoded
+
+line, refused = sys.stdin.buffer.read(), []
+
+def trace(frame, *_):
+    if frame.f_code.co_name == "get_class_annotations" and not refused:
+        try:
+            decoded(line)
+        except AuditStorageError as error:
+            refused.append(str(error))
+
+sys.settrace(trace)
+decoded(line)
+sys.settrace(None)
+assert refused == ["a record can't be read: called from within the first such call of the same thread"], refused
+decoded(line)
+"""
+
+
+def test_a_signal_handler_that_reads_amid_the_first_reading_is_refused() -> None:
+    """It can't wait for its own thread, and gets an error; the thread goes on."""
+    subprocess.run([sys.executable, "-c", INTERRUPTED], input=FORMAT_2[0], check=True, timeout=60)

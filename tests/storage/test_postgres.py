@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -448,6 +449,19 @@ def test_questions_take_an_index(many: Server, asked: dict[str, Any], condition:
     index = next(line for line in plan.splitlines() if "Index Cond" in line)
     assert condition in index
     assert "event_id" in asked or "Sort" not in plan
+
+
+def test_the_sql_of_the_docs_takes_the_index(many: Server) -> None:
+    """The query that the docs show looks into each million of the trail, by its index, and finds what is there."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "store-in-postgresql.md").read_text(encoding="utf-8")
+    query = page.split("```sql\n")[1].split("```")[0].replace("'clinic'", "'t'").replace("'alice'", "'7'")
+    with psycopg.connect(many.dsn()) as connection:
+        connection.execute("INSERT INTO fapilog.heads VALUES ('t', 3000, '')")
+        plan = "\n".join(row[0] for row in connection.execute(f"EXPLAIN {query}".encode()))
+        assert "by_user_id" in plan
+        assert any("(sequence_number >> 20) = ANY" in line for line in plan.splitlines() if "Index Cond" in line), plan
+        assert [row[0] for row in connection.execute(query.encode())] == [31, 30, 29, 28]
+        connection.rollback()
 
 
 @pytest.fixture(scope="module")

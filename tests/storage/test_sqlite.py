@@ -8,7 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,16 @@ def test_a_file_that_is_broken_is_no_tampering(storage: SQLiteStorage, path: Pat
         with pytest.raises(AuditStorageError, match=r"^cannot (read|append to) .*audit\.db: "):
             without_loop(call)
     assert [each.name for each in path.parent.iterdir()] == ["audit.db"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
+def test_what_is_no_file_is_named(storage: SQLiteStorage, path: Path, make: Callable[[Path], None]) -> None:
+    """Where a directory or a named pipe has the name of the file, every call says so at once."""
+    path.parent.mkdir()
+    make(path)
+    for call in (storage.append(an_event()), storage.find(EventFilter(), 1)):
+        with pytest.raises(AuditStorageError, match=r"^cannot .*audit\.db: expected a file, found something else$"):
+            without_loop(call)
 
 
 def test_nothing_is_appended_behind_damage(storage: SQLiteStorage, path: Path) -> None:

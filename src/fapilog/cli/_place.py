@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, FileStorage
+from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, CompliancePolicy, FileStorage
 from .._extras import MissingExtraError
 from ..record.chain import ChainError
 from ..storage._files.directory import cannot
@@ -109,10 +109,16 @@ def require_trail(place: Where) -> None:
 
 @contextmanager
 def opened(place: Where, archive: Archive | None = None) -> Generator[AuditTrail]:
-    """Give the trail at *place*, together with its *archive*; its files and connections are closed at the end."""
+    """
+    Give the trail at *place*, together with its *archive*, to be read; its files and connections are closed at the end.
+
+    Nothing is written, and no failure is an incident: its file would be left in the directory that is examined, for the
+    service to read, and with this user as the owner.
+    """
     if archive is not None and not isinstance(place, Path):
         raise typer.BadParameter(f"expected the directory of the trail as DIR; got {place}", param_hint="--archive")
-    trail = AuditTrail(storage_path=place, archive=archive) if isinstance(place, Path) else AuditTrail(storage=place)
+    off = CompliancePolicy(enabled=False)
+    trail = AuditTrail(off, place, archive=archive) if isinstance(place, Path) else AuditTrail(off, storage=place)
     try:
         yield trail
     finally:

@@ -53,7 +53,7 @@ def add(directory: _Directory, *, reason: _Reason, since: _Day = None, until: _D
 
     The days are those from --since to --until, both included; without them, all are held.
 
-    Exit code: 0 if it is set and recorded; 2 if not.
+    Exit code: 0 if it is set and recorded; 2 if not, or if it is set alone, which is then said.
     """
     try:
         # Set on another directory, it would hold nothing.
@@ -64,7 +64,10 @@ def add(directory: _Directory, *, reason: _Reason, since: _Day = None, until: _D
     except AuditStorageError as error:
         raise failed(error) from None
     # In force before it is recorded, so that there is no moment in which it is believed and not in force.
-    _record(directory, "a legal hold was set", added, reason)
+    try:
+        _record(directory, "a legal hold was set", added, reason)
+    except AuditStorageError as error:
+        raise failed(f"hold {added.id} is set, but not recorded: {error}") from None
     typer.echo(f"hold {added.id} is set")
 
 
@@ -138,7 +141,5 @@ def _record(directory: Path, message: str, changed: Hold, reason: str) -> None:
             reason=reason,
             metadata=metadata,
         )
-    except AuditStorageError as error:
-        raise failed(error) from None
     finally:
         trail.sync.stop()

@@ -7,7 +7,9 @@ formats: a record of an unknown format is verified, and chained, like any other.
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
@@ -17,6 +19,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from .errordetails import ErrorDetails
+from .errors import AuditStorageError
 from .events import FORMAT_VERSION, AuditEvent, in_utc
 from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
@@ -59,10 +62,24 @@ class _Format1(msgspec.Struct, frozen=True, kw_only=True, tag_field="v", tag=1, 
 _encode: Final = msgspec.json.Encoder().encode
 
 
+# Held while the decoder is made. msgspec shows its description of a class to other threads before that is whole, and a
+# thread that decodes by it crashes the process; so would a child that was forked in that moment.
+_making: Final = threading.RLock()
+_is_making: Final[list[bool]] = []
+os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
+
+
 @cache
 def _decoder() -> msgspec.json.Decoder[AuditEvent | _Format1]:
     # Made when the first record is read, since it takes long: msgspec evaluates the annotations of all members.
-    return msgspec.json.Decoder(AuditEvent | _Format1)
+    with _making:
+        if _is_making:  # by this thread, which a signal handler has interrupted
+            raise AuditStorageError("a record can't be read: called from within the first such call of the same thread")
+        _is_making.append(True)
+        try:
+            return msgspec.json.Decoder(AuditEvent | _Format1)
+        finally:
+            _is_making.clear()
 
 
 def encoded(event: AuditEvent) -> bytes:
@@ -107,6 +124,7 @@ def decoded(record: bytes | str) -> AuditEvent:
     event's `line` is then the record.
 
     Raises:
+        AuditStorageError: The first call of the process was interrupted by a signal handler that makes another one.
         msgspec.MsgspecError: It is no record.
         UnicodeDecodeError: It is no UTF-8.
     """

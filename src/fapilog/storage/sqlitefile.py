@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import random
 import sqlite3
+import stat
 import threading
 import time
 import weakref
@@ -172,11 +174,18 @@ class Opened:
 
 
 def inode_of(path: Path) -> tuple[int, int] | None:
-    """Return the identity of the file at *path*; None if there is none."""
+    """
+    Return the identity of the file at *path*; None if there is none.
+
+    Raises:
+        OSError: It is a directory, a pipe or a device, of which SQLite says "disk I/O error"; or there is no telling.
+    """
     try:
         found = path.stat()
     except FileNotFoundError:
         return None
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "expected a file, found something else")
     return found.st_dev, found.st_ino
 
 

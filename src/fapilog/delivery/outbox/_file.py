@@ -192,9 +192,8 @@ class OutboxFile:
         return opened
 
     def _check_access(self) -> None:
-        if not self.path.is_file():
-            words = "expected a file; got something else" if self.path.exists() else "there is no such file"
-            raise OutboxError(f"{self.path}: {words}")
+        if not self.path.exists():
+            raise OutboxError(f"{self.path}: there is no such file")
         # SQLite would read some that it may not write, and leave files beside them that their owner can't use.
         if not os.access(self.path, os.R_OK | os.W_OK):
             raise OutboxError(f"{self.path}: expected a file that may be read and written; this one may not be")

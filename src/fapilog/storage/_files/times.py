@@ -106,6 +106,10 @@ class _Part(msgspec.Struct, frozen=True, array_like=True, gc=False):
     last: str
 
 
+# Made once, by the thread that imports this module: two threads that make one at the same time crash the process.
+_part_in: Final = msgspec.json.Decoder(_Part).decode
+
+
 class Times:
     """
     The times of the records in the parts of a trail's files that were read before.
@@ -142,7 +146,7 @@ class Times:
             for line in split(data):
                 # A part whose line a crash has torn is read again.
                 with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-                    self._keep(msgspec.json.decode(line, type=_Part))
+                    self._keep(_part_in(line))
             self._read = found.st_dev, found.st_ino, offset + len(data)
 
     def known(self, fd: int, name: str, start: int, end: int) -> Span:
