@@ -140,7 +140,7 @@ class Background:
                 # Perhaps of code that a signal handler ended before it asked the loop to begin them.
                 left, self._to_begin = self._to_begin, []
                 for job in left:
-                    del self._jobs[job]
+                    self._jobs.pop(job, None)
                 self._kept.extend(left)
             self._is_closing = True
             try:
@@ -174,8 +174,9 @@ class Background:
             if home is None:
                 otherwise.append(job)
                 return
-            self._jobs[job] = None
+            # In this order: a signal handler may raise in between, and closing waits for a job that nobody begins.
             self._to_begin.append(job)
+            self._jobs[job] = None
         # The tasks are made when the code that starts the calls lets the loop run, all at once. Code elsewhere asks for
         # that at each call: the loop may have ended meanwhile.
         is_here = home.is_here
@@ -248,6 +249,7 @@ class Background:
             if self.home is not home:
                 return  # closed meanwhile, which has kept the calls, and perhaps opened anew
             jobs, self._to_begin, self._was_asked = self._to_begin, [], False
+            self._jobs.update(dict.fromkeys(jobs))
         for job in jobs:
             self._begin(job, home)
 
