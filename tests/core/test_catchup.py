@@ -29,6 +29,8 @@ from fapilog import (
 )
 from fapilog.core import _catchup
 from fapilog.core._incidents import is_own
+from fapilog.record.events import Identity, identity_of
+from fapilog.storage.files import FileStorage
 from fapilog.storage.protocol import EventFilter
 
 
@@ -36,7 +38,7 @@ class Keeper:
     """A dispatcher that keeps alerts, in memory and across restarts."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Alert] = {}
+        self.kept: dict[Identity, Alert] = {}
         self.mark: ChainHead | None = None
         self.resumes = True
         self.calls = 0
@@ -51,7 +53,7 @@ class Keeper:
                 await self.gate.wait()
             if self.error is not None:
                 raise self.error
-        self.kept.setdefault(event.event_id, Alert(event, severity, channel))
+        self.kept.setdefault(identity_of(event), Alert(event, severity, channel))
 
     async def resume_from(self, head: ChainHead, *, anew: bool = False) -> ChainHead:
         self.asked += 1
@@ -64,7 +66,8 @@ class Keeper:
         return [
             alert
             for alert in alerts
-            if alert.event.event_id not in self.kept and (alert.event.sequence_number or 0) > self.mark.sequence_number
+            if identity_of(alert.event) not in self.kept
+            and (alert.event.sequence_number or 0) > self.mark.sequence_number
         ]
 
     async def resumed_to(self, mark: ChainHead) -> None:
@@ -182,6 +185,26 @@ async def test_what_a_crash_took_is_handed_over(tmp_path: Path) -> None:
         assert seen.outcomes == [("two", "dispatched"), ("three", "dispatched")]
     assert list(keeper.kept.values())[-1].channel == "#on-call"
     assert keeper.calls == 3
+
+
+async def test_an_id_that_is_there_again(tmp_path: Path) -> None:
+    """Of two events with one id, which a trail in files may have after a while, both alerts are handed over."""
+    keeper = Keeper()
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=keeper):
+        pass
+    for message in ("one", "two"):
+        await FileStorage(tmp_path).append(
+            AuditEvent(
+                event_id="again",
+                event_type=AuditEventType.SECURITY_VIOLATION,
+                log_level=AuditLogLevel.SECURITY,
+                message=message,
+            )
+        )
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=keeper) as trail:
+        await trail.drain()
+        assert keeper.mark == await trail.head()
+    assert keeper.messages == ["one", "two"]
 
 
 async def test_a_trail_that_was_empty(tmp_path: Path) -> None:

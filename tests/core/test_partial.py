@@ -54,6 +54,22 @@ def test_it_is_safe_from_several_threads() -> None:
         sys.setswitchinterval(before)
 
 
+def test_an_id_that_is_there_again() -> None:
+    """A receiver that has the alert about an event lacks that about a later event with the same id."""
+    partial = PartialDelivery("name", "receivers")
+    first, second = (
+        Alert(
+            AuditEvent(event_id="again", event_type=AuditEventType.ERROR_OCCURRED, message="", sequence_number=number),
+            "error",
+            None,
+        )
+        for number in (1, 2)
+    )
+    partial.delivered(first, 0)
+    assert partial.receivers_without(first, range(2)) == [1]
+    assert partial.receivers_without(second, range(2)) == [0, 1]
+
+
 def test_a_forked_child_can_use_it() -> None:
     """A child remembers what its parent remembers, also where a thread of the parent was in the middle of a call."""
     partial = PartialDelivery("name", "receivers")

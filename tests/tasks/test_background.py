@@ -11,6 +11,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog.tasks.background import Background
+from fapilog.tasks.loops import Loop
 from tests.doubles.running_background import Running
 
 
@@ -54,6 +55,35 @@ async def test_calls_that_an_interrupted_end_left_are_made_later(monkeypatch: py
         await background.settle()
         background.start_soon(functools.partial(wait_then, done, "b"))
         await background.settle()
+    assert done == ["a", "b"]
+
+
+async def test_code_that_is_interrupted_holds_back_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ctrl-C interrupts the code that starts a call, the call is begun with the next; if there is none, later."""
+    done: list[str] = []
+    ended = anyio.Event()
+    background = Background()
+
+    async def end() -> None:
+        ended.set()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def start_interrupted(name: str) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Loop, "call_soon", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                background.start_soon(functools.partial(wait_then, done, name))
+
+    async with background.open():
+        start_interrupted("a")
+        background.start_soon(end)
+        await ended.wait()
+        await background.settle()
+        assert done == ["a"]
+        start_interrupted("b")
+    await background.settle()
     assert done == ["a", "b"]
 
 

@@ -11,7 +11,7 @@ import anyio
 
 from ..record.chain import ChainHead
 from ..record.errors import DeliveryError, reason
-from ..record.events import AuditEvent
+from ..record.events import AuditEvent, Identity, identity_of
 from ..storage.protocol import AuditStorage, head_of, holds
 from ..tasks.strangers import Log, contained
 from ._forwarding import AlertForwarder, Outstanding
@@ -203,14 +203,14 @@ class CatchUp:
         # An event that is stored and not yet announced would be taken for one that was missed.
         await self._outstanding.until_announced()
         alerts = {
-            event.event_id: event for event in page if self._policy.alerts_on(event) and not is_of_aftermath(event)
+            identity_of(event): event for event in page if self._policy.alerts_on(event) and not is_of_aftermath(event)
         }
         in_hand = self._outstanding.watch(alerts)
-        for event_id in await self._lacking(alerts.values()):
-            if event_id not in in_hand:
-                await self._resend(alerts[event_id])
+        for identity in await self._lacking(alerts.values()):
+            if identity not in in_hand:
+                await self._resend(alerts[identity])
         missed = await self._outstanding.until_reported()
-        if await self._lacking(alerts[event_id] for event_id in missed):
+        if await self._lacking(alerts[identity] for identity in missed):
             raise DeliveryError("the dispatcher did not take the alerts")
         index = last_intact(page)
         if index is None and len(page) < _PAGE:
@@ -221,10 +221,10 @@ class CatchUp:
         await self._dispatcher.resumed_to(self._mark)
         return True
 
-    async def _lacking(self, events: Iterable[AuditEvent]) -> list[str]:
-        """Return the ids of the *events* whose alerts the dispatcher lacks."""
+    async def _lacking(self, events: Iterable[AuditEvent]) -> list[Identity]:
+        """Return those of the *events* whose alerts the dispatcher lacks."""
         alerts = [self._policy.alert_about(self._policy.for_dispatch(event)) for event in events]
-        return [alert.event.event_id for alert in await self._dispatcher.lacking(alerts)] if alerts else []
+        return [identity_of(alert.event) for alert in await self._dispatcher.lacking(alerts)] if alerts else []
 
     async def _resend(self, event: AuditEvent) -> None:
         await self._forwarder.until_room()

@@ -19,7 +19,7 @@ from ..record.errors import (
     AlertStoppedError,
     AlertTimeoutError,
 )
-from ..record.events import AuditEvent
+from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.background import Background
 from ..tasks.loops import Condition, is_without_loop
 from ..tasks.strangers import Log, contained
@@ -78,8 +78,8 @@ class Outstanding:
         self._lock = threading.RLock()
         self._unannounced: set[str] = set()
         self._pending: dict[Pending, None] = {}
-        self._watched: frozenset[str] = frozenset()
-        self._missed: set[str] = set()
+        self._watched: frozenset[Identity] = frozenset()
+        self._missed: set[Identity] = set()
         self.resends: bool = False
         self.has_missed: bool = False
         self.changed: Condition = Condition()
@@ -135,22 +135,22 @@ class Outstanding:
         """Note an alert for the catch-up to resend."""
         with self._lock:
             self.has_missed = True
-            if event.event_id in self._watched:
-                self._missed.add(event.event_id)
+            if identity_of(event) in self._watched:
+                self._missed.add(identity_of(event))
 
-    def watch(self, event_ids: Collection[str]) -> frozenset[str]:
-        """Note from now on which of these events' alerts are missed; return the ids of the alerts without a report."""
+    def watch(self, identities: Collection[Identity]) -> frozenset[Identity]:
+        """Note from now on which of these events' alerts are missed; return the events whose alerts have no report."""
         with self._lock:
-            self._watched, self._missed, self.has_missed = frozenset(event_ids), set(), False
-        return self._ids()
+            self._watched, self._missed, self.has_missed = frozenset(identities), set(), False
+        return self._unreported()
 
-    async def until_reported(self) -> frozenset[str]:
-        """Wait until the alerts about all watched events have a report; return the ids of the missed alerts."""
-        await self.changed.until(lambda: not self._watched & self._ids())
+    async def until_reported(self) -> frozenset[Identity]:
+        """Wait until the alerts about all watched events have a report; return the events whose alerts were missed."""
+        await self.changed.until(lambda: not self._watched & self._unreported())
         return frozenset(self._missed)
 
-    def _ids(self) -> frozenset[str]:
-        return frozenset(pending.alert.event.event_id for pending in self.all())
+    def _unreported(self) -> frozenset[Identity]:
+        return frozenset(identity_of(pending.alert.event) for pending in self.all())
 
 
 class AlertForwarder:

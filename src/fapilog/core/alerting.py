@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextvars import ContextVar
 from inspect import signature
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
@@ -19,7 +19,7 @@ from ..record.errors import (
     TransientDeliveryError,
     reason,
 )
-from ..record.events import AuditEvent
+from ..record.events import AuditEvent, identity_of
 from ..record.options import is_async
 from ..record.privacy import Discreet
 from ..record.values import kind_of
@@ -111,9 +111,9 @@ class Alert(NamedTuple):
         return f"<Alert {self.severity} about {self.event!r}>"
 
     @property
-    def key(self) -> tuple[str, str, str | None]:
-        """The event's id, the severity and the channel: no other alert has the same."""
-        return self.event.event_id, self.severity, self.channel
+    def key(self) -> Hashable:
+        """The event's id and number, the severity and the channel: no other alert has the same."""
+        return *identity_of(self.event), self.severity, self.channel
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Final
 
 from ..record.errors import (
@@ -43,7 +43,7 @@ class PartialDelivery(Uncopied):
         self._name = name
         self._receivers = receivers
         self._kinds = kinds
-        self._having: OrderedDict[tuple[str, str, str | None], set[int]] = OrderedDict()
+        self._having: OrderedDict[Hashable, set[int]] = OrderedDict()
         self._lock = threading.RLock()
         call_in_child(self, PartialDelivery._renew_lock)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -132,6 +132,6 @@ def kept_in(dispatchers: Iterable[AlertDispatcher], storage: object, alert: Aler
     return [name for each in asked if each is not None for name in each(storage, alert)]
 
 
-async def missing_from(dispatcher: DurableDispatcher, alerts: Sequence[Alert]) -> set[tuple[str, str, str | None]]:
+async def missing_from(dispatcher: DurableDispatcher, alerts: Sequence[Alert]) -> set[Hashable]:
     """Return the keys of the *alerts* that *dispatcher* lacks."""
     return {alert.key for alert in await dispatcher.lacking(alerts)}

@@ -8,7 +8,7 @@ Send every alert to several dispatchers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
@@ -122,7 +122,7 @@ class FanOut:
 
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Return the *alerts* that a dispatcher that resumes lacks, and remember the dispatchers that have them."""
-        lacked: dict[int, set[tuple[str, str, str | None]]] = {}
+        lacked: dict[int, set[Hashable]] = {}
         for number, dispatcher in enumerate(self._dispatchers):
             if isinstance(dispatcher, DurableDispatcher) and dispatcher.resumes:
                 lacked[number] = await missing_from(dispatcher, alerts)

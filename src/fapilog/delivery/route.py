@@ -18,7 +18,7 @@ Send an alert to one of several dispatchers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
@@ -167,7 +167,7 @@ class Route:
 
     async def lacking(self, alerts: Sequence[Alert]) -> list[Alert]:
         """Return the *alerts* that the dispatcher of their route lacks, if it resumes."""
-        lacked: set[tuple[str, str, str | None]] = set()
+        lacked: set[Hashable] = set()
         ways = [self._way(*alert) for alert in alerts]
         for dispatcher in self._dispatchers:
             own = [alert for alert, way in zip(alerts, ways, strict=True) if way is dispatcher]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -25,8 +25,10 @@ __all__ = [
     "PERSONAL",
     "AuditEvent",
     "Draft",
+    "Identity",
     "data_event_type",
     "handed_out",
+    "identity_of",
     "in_utc",
 ]
 
@@ -243,6 +245,15 @@ class Draft(AuditEvent, frozen=True, kw_only=True, tag=FORMAT_VERSION):
 def handed_out(event: AuditEvent) -> AuditEvent:
     """Return *event* for code that is not ours, which gets no draft."""
     return AuditEvent(**msgspec.structs.asdict(event)) if type(event) is Draft else event
+
+
+Identity: TypeAlias = tuple[str, int | None]
+"""The id of an event, and the number of its record: a trail in files may have an id again after a while."""
+
+
+def identity_of(event: AuditEvent) -> Identity:
+    """Return what no other event of a trail has."""
+    return event.event_id, event.sequence_number
 
 
 PERSONAL: Final = (

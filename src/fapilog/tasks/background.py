@@ -92,11 +92,13 @@ class Background:
     """
 
     def __init__(self) -> None:
-        # Guards the three next attributes, so that no call falls between being kept and being run.
+        # Guards the four next attributes, so that no call falls between being kept and being run.
         self._lock = threading.RLock()
         self.home: Loop | None = None
         self._kept: deque[Job] = deque()
         self._to_begin: list[Job] = []
+        # Whether code in the loop has asked it to begin the calls that are to begin.
+        self._was_asked = False
         self._jobs: dict[Job, None] = {}
         self._idle = Condition()
         self._is_closing = False
@@ -123,20 +125,26 @@ class Background:
             self.forget()  # the loop in which it was opened before was closed
         self._loop_is_ending = cancellation_of_this_task()
         with self._lock:
-            self.home = Loop.current()
+            home = self.home = Loop.current()
             # After an interruption of its end some may never have been begun.
             kept = [*self._kept, *self._to_begin]
-            self._kept, self._to_begin = deque(), []
+            self._kept, self._to_begin, self._was_asked = deque(), [], False
             self._jobs.update(dict.fromkeys(kept))
         for job in kept:
-            self._begin(job)
+            self._begin(job, home)
         try:
             yield
         finally:
             with self._lock:
                 self.home = None
+                # Perhaps of code that a signal handler ended before it asked the loop to begin them.
+                left, self._to_begin = self._to_begin, []
+                for job in left:
+                    self._jobs.pop(job, None)
+                self._kept.extend(left)
             self._is_closing = True
             try:
+                self._idle.notify()
                 for job in self._jobs.copy():
                     if job.scope is not None:
                         job.scope.cancel()
@@ -166,18 +174,24 @@ class Background:
             if home is None:
                 otherwise.append(job)
                 return
-            self._jobs[job] = None
-            is_first = not self._to_begin
+            # In this order: a signal handler may raise in between, and closing waits for a job that nobody begins.
             self._to_begin.append(job)
+            self._jobs[job] = None
         # The tasks are made when the code that starts the calls lets the loop run, all at once. Code elsewhere asks for
         # that at each call: the loop may have ended meanwhile.
-        if not is_first and home.is_here:
+        is_here = home.is_here
+        if is_here and self._was_asked:
             return
         try:
             home.call_soon(functools.partial(self._begin_all, home))
         except LoopClosedError:
-            self.forget()
-            self._kept.append(job)
+            with self._lock:
+                if self.home is home:  # else it was closed meanwhile, which has kept the job
+                    self.forget()
+                    self._kept.append(job)
+        if is_here:
+            # Not before: a signal handler may raise there, and then the next call asks.
+            self._was_asked = True
 
     @contextmanager
     def collecting(self) -> Generator[list[Job]]:
@@ -232,19 +246,14 @@ class Background:
 
     def _begin_all(self, home: Loop) -> None:
         with self._lock:
-            if self.home is not None and self.home is not home:
-                return  # opened anew meanwhile, which begins them
-            jobs, self._to_begin = self._to_begin, []
+            if self.home is not home:
+                return  # closed meanwhile, which has kept the calls, and perhaps opened anew
+            jobs, self._to_begin, self._was_asked = self._to_begin, [], False
+            self._jobs.update(dict.fromkeys(jobs))
         for job in jobs:
-            self._begin(job)
+            self._begin(job, home)
 
-    def _begin(self, job: Job) -> None:
-        home = self.home
-        if home is None:  # closed meanwhile
-            del self._jobs[job]
-            self._idle.notify()
-            self._kept.append(job)
-            return
+    def _begin(self, job: Job, home: Loop) -> None:
         # In the context of the code that started the call, which is not always the code that runs here now.
         home.spawn(
             functools.partial(job.run, shield=True, is_late=self._is_closed),

@@ -13,7 +13,7 @@ import anyio
 from ...core.alerting import Alert, AlertDispatcher, reporter, require_dispatcher
 from ...record.chain import ChainHead
 from ...record.errors import FapilogError
-from ...record.events import AuditEvent
+from ...record.events import AuditEvent, identity_of
 from ...record.options import require, require_text, several
 from ...record.privacy import Uncopied
 from ...record.values import text
@@ -215,14 +215,13 @@ class AnyOutbox(Uncopied):
         Raises:
             OutboxError: The place of the alerts can't be used.
         """
-        events = [alert.event for alert in alerts]
-        mark, having = await self._store.run(lambda queue: (queue.mark(self.name), queue.having(self.name, events)))
-        had = having | self._store.sent_directly
+        mark, lacking = await self._store.run(lambda queue: (queue.mark(self.name), queue.lacking(self.name, alerts)))
+        sent = self._store.sent_directly
         first = 0 if mark is None else mark.sequence_number
         return [
             alert
-            for alert in alerts
-            if (alert.event.sequence_number or math.inf) > first and alert.event.event_id not in had
+            for alert in lacking
+            if (alert.event.sequence_number or math.inf) > first and identity_of(alert.event) not in sent
         ]
 
     async def resumed_to(self, mark: ChainHead) -> None:

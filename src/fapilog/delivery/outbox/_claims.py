@@ -36,7 +36,7 @@ class Claim(NamedTuple):
 
     @property
     def event_id(self) -> str:
-        """The id of its event, which identifies an alert in every store."""
+        """The id of its event: a process claims no two alerts about one id at a time."""
         return self.alert.event.event_id
 
 

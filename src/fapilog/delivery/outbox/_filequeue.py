@@ -72,8 +72,8 @@ class FileQueue:
     def set_mark(self, outbox: str, mark: ChainHead, /, *, back: bool = False) -> None:
         _queue.set_mark(self.connection, outbox, mark, back=back)
 
-    def having(self, outbox: str, events: Iterable[AuditEvent], /) -> set[str]:
-        return _queue.having(self.connection, outbox, events)
+    def lacking(self, outbox: str, alerts: Sequence[Alert], /) -> list[Alert]:
+        return _queue.lacking(self.connection, outbox, alerts)
 
     def outboxes(self) -> list[str]:
         rows = self.connection.execute("SELECT name FROM outboxes UNION SELECT outbox FROM alerts ORDER BY 1")

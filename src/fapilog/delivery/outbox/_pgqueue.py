@@ -176,10 +176,10 @@ class PostgresQueue:
     def set_mark(self, outbox: str, mark: ChainHead, /, *, back: bool = False) -> None:
         self._do(sql.SET_MARK, outbox, number=mark.sequence_number, checksum=mark.checksum, back=back)
 
-    def having(self, outbox: str, events: Iterable[AuditEvent], /) -> set[str]:
-        ids = {(told(event.event_id), sequence_number_of(event)): event.event_id for event in events}
-        found = self._do(sql.HAVING, outbox, event_ids=[event_id for event_id, _ in ids])
-        return {ids[row] for row in ids.keys() & found}
+    def lacking(self, outbox: str, alerts: Sequence[Alert], /) -> list[Alert]:
+        rows = [(told(alert.event.event_id), sequence_number_of(alert.event)) for alert in alerts]
+        found = set(self._do(sql.COME, outbox, event_ids=[event_id for event_id, _ in rows]))
+        return [alert for alert, row in zip(alerts, rows, strict=True) if row not in found]
 
     # -- receipts
 

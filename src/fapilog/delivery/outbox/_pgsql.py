@@ -213,7 +213,7 @@ ON CONFLICT (trail, name) DO UPDATE SET sequence_number = excluded.sequence_numb
 WHERE %(back)s OR outboxes.sequence_number IS NULL OR outboxes.sequence_number < excluded.sequence_number
 """
 
-HAVING: Final = f"""\
+COME: Final = f"""\
 SELECT event_id, sequence_number FROM fapilog.alerts WHERE {_MINE} AND event_id = ANY(%(event_ids)s::text[])
 """
 

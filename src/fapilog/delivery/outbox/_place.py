@@ -117,8 +117,8 @@ class Queue(Protocol):
         """Move the mark forward, and back only if *back*."""
         ...
 
-    def having(self, outbox: str, events: Iterable[AuditEvent], /) -> set[str]:
-        """Return the ids of the *events* whose alerts have come, with any outcome."""
+    def lacking(self, outbox: str, alerts: Sequence[Alert], /) -> list[Alert]:
+        """Return the *alerts* that have not come."""
         ...
 
     def outboxes(self) -> list[str]:

@@ -7,7 +7,7 @@ Every function is a part of a transaction on *connection*. Times are seconds sin
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from ...core.alerting import Alert
@@ -33,7 +33,7 @@ __all__ = [
     "claim",
     "end",
     "give_back",
-    "having",
+    "lacking",
     "mark",
     "mend_times",
     "next_due",
@@ -328,9 +328,9 @@ def set_mark(connection: sqlite3.Connection, outbox: str, mark: ChainHead, *, ba
     )
 
 
-def having(connection: sqlite3.Connection, outbox: str, events: Iterable[AuditEvent]) -> set[str]:
-    """Return the ids of the *events* whose alerts have come, with any outcome."""
-    return {event.event_id for event in events if _find(connection, outbox, event) is not None}
+def lacking(connection: sqlite3.Connection, outbox: str, alerts: Sequence[Alert]) -> list[Alert]:
+    """Return the *alerts* that have not come."""
+    return [alert for alert in alerts if _find(connection, outbox, alert.event) is None]
 
 
 def _take_out(connection: sqlite3.Connection, ids: list[int], lease: str, now: float, until: float) -> None:

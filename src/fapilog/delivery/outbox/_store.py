@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from ...core.alerting import Alert, DeliveryReport, Reporter
 from ...record.errors import FapilogError, OutboxError
+from ...record.events import Identity, identity_of
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
 from ...tasks.living import Living
@@ -81,7 +82,7 @@ class Store:
         # None: not known yet.
         self._works: bool | None = None
         self._taking: Counter[str] = Counter()
-        self._sent_directly: dict[str, SentDirectly] = {}
+        self._sent_directly: dict[Identity, SentDirectly] = {}
         self._changed: Event | None = None
         self._key = self.name, ""
 
@@ -139,7 +140,7 @@ class Store:
             raise
         with self._lock:
             for each in sent:
-                self._sent_directly.pop(each.alert.event.event_id, None)
+                self._sent_directly.pop(identity_of(each.alert.event), None)
         if self._sent_directly:
             # Sent directly since this call was made.
             self.wake()
@@ -186,7 +187,7 @@ class Store:
     def note_sent_directly(self, sent: SentDirectly) -> None:
         """Remember that an alert was sent directly, until the place has its receipt."""
         with self._lock:
-            self._sent_directly[sent.alert.event.event_id] = sent
+            self._sent_directly[identity_of(sent.alert.event)] = sent
             while len(self._sent_directly) > _MOST_SENT_DIRECTLY:
                 del self._sent_directly[next(iter(self._sent_directly))]
         if self._works:
@@ -194,16 +195,16 @@ class Store:
             self.wake()
 
     @property
-    def sent_directly(self) -> set[str]:
+    def sent_directly(self) -> set[Identity]:
         """The events whose alerts were sent directly, and have no receipt in the place yet."""
         with self._lock:
             return set(self._sent_directly)
 
     @property
     def withheld(self) -> set[str]:
-        """The events whose alerts are not to be sent from the place: they are being taken, or were sent directly."""
+        """The ids of events whose alerts are not to be sent from the place: being taken now, or sent directly."""
         with self._lock:
-            return self._taking.keys() | self._sent_directly.keys()
+            return {*self._taking, *(event_id for event_id, _ in self._sent_directly)}
 
     # -- news, for the sender and for the trail
 
