@@ -482,7 +482,7 @@ async def test_a_client_is_for_one_loop(origin: Origin, other: str) -> None:
     assert type(error) is BrokenRouteError
     assert str(error) == (
         "vendor: the client that it was given belongs to the event loop that used it first; "
-        "give none, or start the trail, which sends its alerts in one loop"
+        "give none: then each loop has its own"
     )
     assert len(origin.requests) == 2
 

@@ -33,7 +33,7 @@ def given_client(name: str, client: httpx2.AsyncClient) -> httpx2.AsyncClient:
     if not _loops.setdefault(client, Loop.current()).is_here:
         raise BrokenRouteError(
             f"{name}: the client that it was given belongs to the event loop that used it first; "
-            "give none, or start the trail, which sends its alerts in one loop"
+            "give none: then each loop has its own"
         )
     return client
 
