@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 import fapilog
-from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus, Outbox
+from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus, Outbox, compliance_alert
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.interrupting import interrupted_at, moments
 
@@ -111,3 +111,19 @@ def test_an_incident_that_is_interrupted_can_end(tmp_path: Path) -> None:
             trail.sync.drain()
             assert not trail._alerts.health._open
     assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
+
+
+async def test_a_receiver_that_exits_does_so_in_the_call_alone(tmp_path: Path) -> None:
+    """The caller gets the exit; the alert is announced again in the background, from where no exit ends the loop."""
+    dispatcher, calls = RecordingDispatcher(), list[object]()
+
+    def receiver(_: object, **details: object) -> None:
+        calls.append(details["event"])
+        raise SystemExit(3)
+
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=dispatcher) as trail:
+        compliance_alert.connect(receiver, sender=trail)
+        with pytest.raises(SystemExit):
+            await trail.log_event(AuditEventType.AUTHENTICATION_FAILED, "m")
+        await trail.drain()
+    assert len(calls) == 2

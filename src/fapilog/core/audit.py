@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, Unpack, cast
 
@@ -451,7 +451,9 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
 
         found = await self._storage.find(EventFilter(event_id=event.event_id, start_time=event.timestamp), 1)
         for stored in intact(found):
-            self._announce(stored)
+            # A receiver that exits has done so in the call. From here, trio would end with Ctrl-C, and that exit code.
+            with suppress(SystemExit):
+                self._announce(stored)
 
     @property
     def _announces_all(self) -> bool:
