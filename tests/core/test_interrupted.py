@@ -114,7 +114,7 @@ def test_an_incident_that_is_interrupted_can_end(tmp_path: Path) -> None:
 
 
 async def test_a_receiver_that_exits_does_so_in_the_call_alone(tmp_path: Path) -> None:
-    """The caller gets the exit; the alert is announced again in the background, from where no exit ends the loop."""
+    """The caller gets the exit, and the alert is sent; if it is announced again for that, no exit ends the loop."""
     dispatcher, calls = RecordingDispatcher(), list[object]()
 
     def receiver(_: object, **details: object) -> None:
