@@ -188,16 +188,10 @@ async def _overlaps(subject: Subject) -> None:
 async def _lets_cancellation_pass(subject: Subject) -> None:
     for wait in range(_MOST_WAITS):
         call = Cancelled(subject.call(an_event()), wait)
-        error: Exception | None = None
-        with anyio.move_on_after(subject.timeout) as limit:
-            try:
-                with call.scope:
-                    await call
-            except Exception as raised:
-                error = raised
+        error = await call.run(subject.timeout)
         if error is not None:
             subject.fail("let a cancellation pass", error)
-        if call.deaf or anyio.current_time() >= limit.deadline:
+        if call.deaf:
             subject.fail(f"end within {subject.timeout:g} s when it is cancelled")
         if call.told and not call.scope.cancelled_caught:
             subject.fail("let a cancellation pass, and not return as if the alert were delivered")
@@ -269,12 +263,12 @@ def an_event(
 
 class Cancelled:
     """
-    A call that is cancelled while it waits, to be awaited inside of its `scope`.
+    A call that is cancelled while it waits.
 
     Attributes:
         scope: Is cancelled when the call waits.
         told: Whether the cancellation was delivered at that wait.
-        deaf: Whether the call ignored the cancellation again and again.
+        deaf: Whether the call ignored the cancellation again and again, or for too long.
     """
 
     def __init__(self, call: Coroutine[Any, Any, object], wait: int) -> None:
@@ -284,6 +278,17 @@ class Cancelled:
         self.scope = anyio.CancelScope()
         self.told = False
         self.deaf = False
+
+    async def run(self, within: float) -> Exception | None:
+        """Await the call inside of its scope, for so many seconds at most, and return the exception that it raised."""
+        with anyio.move_on_after(within) as limit:
+            try:
+                with self.scope:
+                    await self
+            except Exception as error:
+                return error
+        self.deaf |= anyio.current_time() >= limit.deadline
+        return None
 
     def __await__(self) -> Generator[Any, Any, None]:
         """Stand between the call and the event loop, any event loop: a call yields when it waits."""
