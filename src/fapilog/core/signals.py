@@ -187,7 +187,11 @@ class Announcer:
         self._muted: set[str] = set()
 
     def announce(self, signal: blinker.NamedSignal, sender: object, /, **details: Any) -> None:
-        """Call the receivers of *signal* for *sender* with *details*; raises nothing that they raise."""
+        """
+        Call the receivers of *signal* for *sender* with *details*; raises nothing that they raise.
+
+        But for a `KeyboardInterrupt` or a `SystemExit`, once all receivers were called: the forwarder may be the last.
+        """
         if not signal.receivers:
             return
         if signal.is_muted:
@@ -197,8 +201,14 @@ class Announcer:
             return
         if self._muted:
             self._muted.discard(signal.name)
+        exits: list[BaseException] = []
         for receiver in tuple(signal.receivers_for(sender)):
-            self.call(receiver, sender, **details)
+            try:
+                self.call(receiver, sender, **details)
+            except BaseException as error:
+                exits.append(error)
+        if exits:
+            raise exits[0]
 
     def call(self, receiver: Callable[..., object], /, *args: Any, **details: Any) -> None:
         """Call *receiver* as one of a signal's: contained, and in the background if it is asynchronous."""
