@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from .providers.webhook import WebhookDispatcher as WebhookDispatcher
     from .storage.archive import DirectoryArchive as DirectoryArchive
     from .storage.archived import ArchiveStorage as ArchiveStorage
+    from .storage.earlier import EarlierStorage as EarlierStorage
     from .storage.files import FileStorage as FileStorage
     from .storage.memory import MemoryStorage as MemoryStorage
     from .storage.postgres import PostgresStorage as PostgresStorage
@@ -149,6 +150,7 @@ _ON_DEMAND: Final = {
     "Digest": "delivery.digest",
     "DirectoryArchive": "storage.archive",
     "Disclosure": "providers",
+    "EarlierStorage": "storage.earlier",
     "EmailDispatcher": "providers.smtp",
     "Fallback": "delivery.fallback",
     "FanOut": "delivery.fanout",

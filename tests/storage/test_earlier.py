@@ -1,14 +1,17 @@
 """Trails of fapilog 0.3.5, verified by its own rule. It wrote the golden one itself."""
 
 import json
+import os
 import shutil
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from fapilog import AuditEvent, AuditEventType, AuditTrail, ChainStatus, DamagedRecord, EarlierStorage
 from fapilog.record.errors import AuditStorageError
 from fapilog.storage.earlier import is_of_earlier, verify_earlier
+from fapilog.storage.protocol import EventFilter
 from tests.doubles.aged_trails import aged_trail
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "earlier" / "0.3.5"
@@ -79,3 +82,131 @@ def test_whose_it_is(old: Path, tmp_path: Path) -> None:
     assert not is_of_earlier(tmp_path / "ours")
     with pytest.raises(AuditStorageError, match="cannot read"):
         verify_earlier(tmp_path / "ours")
+
+
+async def test_its_events_are_read(old: Path) -> None:
+    """They are numbered as they stand in the files, and what an event does not have is in the metadata."""
+    stored = [json.loads(line) for line in file_in(old).read_bytes().splitlines()]
+    trail = AuditTrail(storage=EarlierStorage(old))
+    events = await trail.get_events()
+    assert [event.sequence_number for event in events] == [4, 3, 2, 1]
+    assert [event.event_id for event in reversed(events)] == [each["event_id"] for each in stored]
+    changed, read = events[3], events[2]
+    assert (changed.message, changed.event_type) == ("retention changed ü \u2028", AuditEventType.CONFIG_CHANGED)
+    assert changed.metadata["metadata"]["big"] == 2**70
+    assert (read.user_id, str(read.target), read.checksum) == ("alice", "patient/42", None)
+    own = {name: stored[1][name] for name in ("checksum", "previous_hash", "sequence_number")}
+    assert read.metadata == {"resource": "patient/42", "fapilog.earlier": own}
+    assert [event async for event in trail.events(target="patient/42", oldest_first=True)] == [events[2], events[0]]
+    assert await trail.count_by("user_id") == {"alice": 2, "": 2}
+
+
+async def test_whatever_it_has_is_read(old: Path) -> None:
+    """The address of a security event, members that nobody knows, and a type of its own are there to ask for."""
+    line = json.loads(file_in(old).read_bytes().splitlines()[0])
+    line |= {"event_type": "own", "signature": "s", "metadata": {"client_ip": "192.0.2.7", "user_agent": 1}}
+    file_in(old).write_text(json.dumps({**line, "further": [1]}) + "\n")
+    (event,) = await AuditTrail(storage=EarlierStorage(old)).get_events(client_ip="192.0.2.7")
+    assert isinstance(event.event_type, AuditEventType)
+    assert (event.event_type.value, event.user_agent) == ("own", None)
+    assert event.metadata["fapilog.earlier"] == {
+        "checksum": line["checksum"],
+        "sequence_number": 1,
+        "signature": "s",
+        "further": [1],
+    }
+
+
+def long_trail(directory: Path, old: Path) -> list[AuditEvent | int]:
+    """Write 1,300 lines in two files; return the events that should be read, and the numbers of the damaged lines."""
+    record = json.loads(file_in(old).read_bytes().splitlines()[0]) | {"metadata": {}}
+    directory.mkdir()
+    expected: list[AuditEvent | int] = []
+    number = 0
+    for day, count in (("2025-01-01", 700), ("2025-01-02", 600)):
+        lines: list[str] = []
+        for index in range(count):
+            if index in {3, 499, 500, 650}:
+                lines.append("\n")
+                continue
+            number += 1
+            if index in {10, 11, 501, 599}:
+                lines.append("damaged\n")
+                expected.append(number)
+                continue
+            lines.append(json.dumps({**record, "event_id": str(number), "user_id": f"u{number % 7}"}) + "\n")
+            expected.append(AuditEvent(event_id=str(number), message="", event_type=AuditEventType.DATA_ACCESS))
+        (directory / f"audit_{day}.jsonl").write_text("".join(lines))
+    return expected
+
+
+async def test_pages_are_one_trail(old: Path, tmp_path: Path) -> None:
+    """Wherever a page of the answer begins, over the files and their pages, no event is missing, or there twice."""
+    expected = long_trail(tmp_path / "long", old)
+    numbers = [number for number, item in enumerate(expected, 1) if isinstance(item, AuditEvent)]
+    storage = EarlierStorage(tmp_path / "long")
+    for limit in (1, 500):
+        for place in (0, 10, 496, 497, 498, 695, 696, 697, 1292, 9999):
+            after = await storage.read(place, limit)
+            found = [int(item.event_id) for item in after if isinstance(item, AuditEvent)]
+            assert found == [number for number in numbers if number > place][:limit]
+            assert [item.sequence_number for item in after if isinstance(item, AuditEvent)] == found
+            before = await storage.find(EventFilter(before=place, after=5, user_id="u3"), limit)
+            found = [int(item.event_id) for item in before if isinstance(item, AuditEvent)]
+            assert found == [each for each in reversed(numbers) if 5 < each < place and each % 7 == 3][:limit]
+            lines = await storage.read_lines(place, limit)
+            assert len(lines) == len(expected[place : place + limit])
+    holes = [item for item in await storage.read(0, 5000) if isinstance(item, DamagedRecord)]
+    assert [(hole.file[-8:-6], hole.lines) for hole in holes] == [
+        ("01", 2),
+        ("01", 1),
+        ("01", 1),
+        ("02", 2),
+        ("02", 1),
+        ("02", 1),
+    ]
+    trail = AuditTrail(storage=storage)
+    assert [int(event.event_id) async for event in trail.events()] == numbers[::-1]
+    assert [int(event.event_id) async for event in trail.events(oldest_first=True)] == numbers
+
+
+async def test_its_verdict_is_that_of_its_own_rule(old: Path) -> None:
+    """It is valid, altered or broken as `verify_earlier` says, and its events are no part of a chain of ours."""
+    trail = AuditTrail(storage=EarlierStorage(old))
+    checked: list[int] = []
+    result = await trail.verify_chain_from_storage(checked.append)
+    assert (result.valid, result.events_checked, result.status) == (True, 4, ChainStatus.OK)
+    assert AuditTrail.verify_chain((await trail.get_events())[::-1]).status is ChainStatus.UNREADABLE
+    whole = file_in(old).read_bytes()
+    for content, status, number in (
+        (whole.replace(b"alice", b"mally", 1), ChainStatus.ALTERED, 2),
+        (b"".join(whole.splitlines(keepends=True)[1:]), ChainStatus.BROKEN_LINK, 1),
+    ):
+        file_in(old).write_bytes(content)
+        result = await trail.verify_chain_from_storage()
+        assert (result.valid, result.status, result.first_invalid_sequence) == (False, status, number)
+        assert str(old) in (result.error_message or "")
+
+
+async def test_it_may_grow_and_is_not_written_to(old: Path) -> None:
+    """A record that the earlier fapilog appends is read next; nothing else is appended."""
+    trail = AuditTrail(storage=EarlierStorage(old))
+    lines = file_in(old).read_bytes().splitlines(keepends=True)
+    file_in(old).write_bytes(lines[0])
+    assert len(await trail.get_events()) == 1
+    file_in(old).write_bytes(b"".join(lines))
+    assert len(await trail.get_events()) == 4
+    with pytest.raises(AuditStorageError, match="is read, and not written to"):
+        await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+    assert file_in(old).read_bytes() == b"".join(lines)
+
+
+def test_what_is_no_file_is_not_waited_for(old: Path) -> None:
+    """A pipe with the name of a day is an error at once, and a verdict."""
+    os.mkfifo(old / "audit_2030-01-01.jsonl")
+    trail = AuditTrail(storage=EarlierStorage(old))
+    with pytest.raises(AuditStorageError, match="audit_2030-01-01"):
+        trail.sync.get_events()
+    assert trail.sync.verify_chain_from_storage().status is ChainStatus.UNREADABLE
+    with pytest.raises(AuditStorageError, match="audit_2030-01-01"):
+        verify_earlier(old)

@@ -65,6 +65,7 @@ from fapilog.observers import logs, metrics, otel
 from fapilog.record.chain import Seal
 from fapilog.storage.archive import Archive, DirectoryArchive, PackedFile
 from fapilog.storage.archived import ArchiveStorage
+from fapilog.storage.earlier import EarlierStorage
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.s3 import S3Archive
 from fapilog.testing import RecordedAlert, RecordedTrail, RecordingDispatcher, check_archive, check_dispatcher
@@ -384,6 +385,7 @@ not_an_archive: Archive = Memory()  # type: ignore[assignment]
 AuditTrail(storage_path="audit", archive=archive)
 AuditTrail(storage_path="audit", archive="s3://clinic-audit/eu")
 AuditTrail(storage=ArchiveStorage(archive))
+AuditTrail(storage=EarlierStorage("old"))
 check_archive(archive)
 S3Archive("clinic-audit", "eu")  # type: ignore[call-arg]
 

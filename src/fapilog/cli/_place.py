@@ -17,6 +17,7 @@ from ..storage._files.names import SUFFIX, is_name
 from ..storage._together import verify_together
 from ..storage.archive import Archive, is_address, require_archive
 from ..storage.archived import ArchiveStorage
+from ..storage.earlier import EarlierStorage, is_of_earlier
 from ..storage.protocol import AuditStorage
 from ..storage.sqlite import SQLiteStorage
 from ._ending import failed, plain
@@ -112,12 +113,16 @@ def opened(place: Where, archive: Archive | None = None) -> Generator[AuditTrail
     """
     Give the trail at *place*, together with its *archive*, to be read; its files and connections are closed at the end.
 
+    One of the earlier fapilog can be read too.
+
     Nothing is written, and no failure is an incident: its file would be left in the directory that is examined, for the
     service to read, and with this user as the owner.
     """
     if archive is not None and not isinstance(place, Path):
         raise typer.BadParameter(f"expected the directory of the trail as DIR; got {place}", param_hint="--archive")
     off = CompliancePolicy(enabled=False)
+    if isinstance(place, Path) and archive is None and is_of_earlier(place):
+        place = EarlierStorage(place)
     trail = AuditTrail(off, place, archive=archive) if isinstance(place, Path) else AuditTrail(off, storage=place)
     try:
         yield trail

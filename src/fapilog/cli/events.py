@@ -21,6 +21,7 @@ from ..core._reading import member_of_events
 from ..record.kinds import member
 from ..storage._files.reader import TrailReader
 from ..storage._holes import up_to
+from ..storage.earlier import is_of_earlier
 from ..storage.protocol import Conditions, EventFilter
 from ._ending import INTERRUPTED, failed, plain
 from ._place import Place, WithArchive, WithName, named, opened, require_trail
@@ -204,7 +205,7 @@ def show(
         wanted["event_id"] = event_id
     where = named(place, name)
     try:
-        if isinstance(where, Path) and archive is None and not oldest_first:
+        if isinstance(where, Path) and archive is None and not oldest_first and not is_of_earlier(where):
             found = TrailReader(where.absolute(), durable=False).find(EventFilter(**wanted), limit + 1)
         else:
             with opened(where, archive) as trail:

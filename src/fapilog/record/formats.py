@@ -24,7 +24,7 @@ from .events import FORMAT_VERSION, AuditEvent, in_utc
 from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
 
-__all__ = ["EARLIER", "decoded", "encoded", "no_record", "printable"]
+__all__ = ["EARLIER", "decoded", "encoded", "no_record", "printable", "taken"]
 
 EARLIER: Final = b'{"checksum":"'
 """The first bytes of a record of the earlier fapilog, up to 0.3.5; the module `storage.earlier` reads these."""
@@ -161,23 +161,39 @@ def _as_far_as_known(record: bytes) -> AuditEvent:
     version = members.pop("v", None)
     if type(version) is not int or version < 1:
         raise msgspec.ValidationError("a record begins with the number of its format")
-    taken: dict[str, Any] = {}
-    for field in msgspec.structs.fields(AuditEvent):
+    return AuditEvent(**taken(members), format_version=version, line=record)
+
+
+def taken(members: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return as much of *members*, those of a record of any version, as an event can take.
+
+    Raises:
+        msgspec.ValidationError: A member that every record has is missing, or is of another kind.
+    """
+    found: dict[str, Any] = {}
+    for field in _fields():
         if field.name in _OURS or field.name not in members:
             continue
         try:
             value = msgspec.convert(members[field.name], field.type)
-            taken[field.name] = in_utc(field.name, value) if isinstance(value, datetime) else value
+            found[field.name] = in_utc(field.name, value) if isinstance(value, datetime) else value
         except (msgspec.ValidationError, ValueError) as error:
             value = members[field.name]
             kinds = [kind for kind in (field.type, *get_args(field.type)) if isinstance(kind, type)]
             enums = [kind for kind in kinds if issubclass(kind, Enum)]
             if enums and type(value) is str:
-                taken[field.name] = unlisted(enums[0], value)
+                found[field.name] = unlisted(enums[0], value)
             elif field.required or field.name in _SEAL:
                 raise msgspec.ValidationError(f"{error} - at `$.{field.name}`") from None
-    _require(taken)
-    return AuditEvent(**taken, format_version=version, line=record)
+    _require(found)
+    return found
+
+
+@cache
+def _fields() -> tuple[msgspec.structs.FieldInfo, ...]:
+    # It evaluates the annotations of all members.
+    return msgspec.structs.fields(AuditEvent)
 
 
 def _members(record: bytes) -> dict[str, Any]:
