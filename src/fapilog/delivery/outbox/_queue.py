@@ -1,5 +1,5 @@
 """
-The alerts that wait in a file: put in, claimed, ended, and the mark of the outbox.
+The alerts that wait in a file: put in, claimed and ended.
 
 Every function is a part of a transaction on *connection*. Times are seconds since 1970.
 """
@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from ...core.alerting import Alert
-from ...record.chain import ChainHead
 from ...record.events import AuditEvent
 from ...record.formats import encoded
 from ...record.values import text
@@ -34,7 +33,6 @@ __all__ = [
     "end",
     "give_back",
     "lacking",
-    "mark",
     "mend_times",
     "next_due",
     "pause",
@@ -43,9 +41,7 @@ __all__ = [
     "put_delivered",
     "renew",
     "retried_at",
-    "set_mark",
     "state",
-    "touch",
 ]
 
 _log: Final = Log("fapilog.delivery")
@@ -220,13 +216,6 @@ def end(connection: sqlite3.Connection, outbox: str, ending: Ending, lease: str,
         )
 
 
-def touch(connection: sqlite3.Connection, outbox: str) -> None:
-    """Change nothing, and write that to the disk."""
-    connection.execute(
-        "INSERT INTO outboxes (name) VALUES (?) ON CONFLICT (name) DO UPDATE SET pending = pending", (outbox,)
-    )
-
-
 def pause(connection: sqlite3.Connection, outbox: str, now: float, until: float) -> None:
     """Let no process claim anything before *until*."""
     connection.execute(
@@ -308,24 +297,6 @@ def retried_at(connection: sqlite3.Connection, outbox: str) -> float:
     """Return when an operator last retried alerts, in seconds since 1970."""
     row = connection.execute("SELECT retried_at FROM outboxes WHERE name = ?", (outbox,)).fetchone()
     return float(row[0]) if row is not None and is_time(row[0]) else 0.0
-
-
-def mark(connection: sqlite3.Connection, outbox: str) -> ChainHead | None:
-    """Return up to where in the trail everything has come; None for an outbox that is new."""
-    row = connection.execute("SELECT sequence_number, checksum FROM outboxes WHERE name = ?", (outbox,)).fetchone()
-    if row is None or not isinstance(row[0], int):
-        return None
-    return ChainHead(row[0], None if row[1] is None else text(row[1]))
-
-
-def set_mark(connection: sqlite3.Connection, outbox: str, mark: ChainHead, *, back: bool = False) -> None:
-    """Move the mark on, and never back unless *back*."""
-    connection.execute(
-        "INSERT INTO outboxes (name, sequence_number, checksum) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
-        " SET sequence_number = excluded.sequence_number, checksum = excluded.checksum"
-        " WHERE ? OR typeof(sequence_number) <> 'integer' OR sequence_number < excluded.sequence_number",
-        (outbox, *mark, back),
-    )
 
 
 def lacking(connection: sqlite3.Connection, outbox: str, alerts: Sequence[Alert]) -> list[Alert]:
