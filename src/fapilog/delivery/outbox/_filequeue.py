@@ -33,8 +33,8 @@ class FileQueue:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection: sqlite3.Connection = connection
 
-    def put(self, outbox: str, alert: Alert, now: float, /) -> bool:
-        return _queue.put(self.connection, outbox, alert, now)
+    def put(self, outbox: str, alert: Alert, now: float, /) -> None:
+        _queue.put(self.connection, outbox, alert, now)
 
     def put_delivered(self, outbox: str, alert: Alert, began_at: float, took: float, _now: float, /) -> None:
         _queue.put_delivered(self.connection, outbox, alert, began_at, took)

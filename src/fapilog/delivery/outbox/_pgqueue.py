@@ -51,11 +51,9 @@ class PostgresQueue:
 
     # -- alerts that come
 
-    def put(self, outbox: str, alert: Alert, _now: float, /) -> bool:
-        is_new = put_alerts(self._connection, self._trail, [_kept(outbox, alert)]) == 1
-        if is_new:
+    def put(self, outbox: str, alert: Alert, _now: float, /) -> None:
+        if put_alerts(self._connection, self._trail, [_kept(outbox, alert)]):
             self._notify()
-        return is_new
 
     def put_delivered(self, outbox: str, alert: Alert, began_at: float, took: float, now: float, /) -> None:
         put_alerts(self._connection, self._trail, [_kept(outbox, alert)])

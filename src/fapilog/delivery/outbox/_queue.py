@@ -53,10 +53,10 @@ _PRUNED_AT_ONCE: Final = 1000
 _UNSURE: Final = 1.0
 
 
-def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> bool:
-    """Keep *alert*, due at once; return whether it is new: an event is taken once."""
+def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> None:
+    """Keep *alert*, due at once; an event is taken once."""
     event = alert.event
-    done = connection.execute(
+    connection.execute(
         "INSERT INTO alerts (outbox, event_id, sequence_number, event_type, severity, channel, event, came_at,"
         " due_at, noted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
@@ -72,7 +72,6 @@ def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -
             now,
         ),
     )
-    return done.rowcount == 1
 
 
 def put_delivered(connection: sqlite3.Connection, outbox: str, alert: Alert, began_at: float, took: float) -> None:
