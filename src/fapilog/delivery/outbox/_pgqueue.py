@@ -44,7 +44,7 @@ class PostgresQueue:
         mends: Whether that is still to be done.
     """
 
-    def __init__(self, connection: Connection, trail: str, *, mends: bool = False) -> None:
+    def __init__(self, connection: Connection, trail: str, *, mends: bool) -> None:
         self._connection = connection
         self._trail = trail
         self.mends: bool = mends

@@ -258,7 +258,7 @@ def mend_times(connection: sqlite3.Connection, outbox: str, now: float, longest:
     )
 
 
-def next_due(connection: sqlite3.Connection, outbox: str, held: Collection[str] = ()) -> float | None:
+def next_due(connection: sqlite3.Connection, outbox: str, held: Collection[str]) -> float | None:
     """Return when there is something to claim beside *held*; None if nothing else is pending."""
     pending = connection.execute(
         "SELECT due_at, event_id FROM alerts WHERE outbox = ? AND status = 'pending' ORDER BY due_at", (outbox,)
