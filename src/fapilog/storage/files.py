@@ -26,13 +26,13 @@ from ..tasks.threads import in_thread
 from ._anchor import Anchor
 from ._copied import by_day, followed
 from ._days import write_anchor
-from ._files.aside import Search
 from ._files.care import Care
 from ._files.directory import OWNER, Access, cannot, make_directory, size_of, sync_directory, why_not_writable
 from ._files.end import utc_now
 from ._files.names import date_of, names
 from ._files.reader import TrailReader
 from ._files.recent import Once
+from ._files.search import Search
 from ._files.writer import Result, TrailWriter
 from ._replica import waits
 from .protocol import EventFilter
