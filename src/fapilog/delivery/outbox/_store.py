@@ -18,10 +18,10 @@ from ...record.errors import FapilogError, OutboxError
 from ...record.events import Identity, identity_of
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
-from ...tasks.living import Living
 from ...tasks.loops import Event
 from ...tasks.strangers import Log
 from ...tasks.threads import in_thread
+from ...tasks.weakset import SharedWeakSet
 from ._place import Place, Queue
 
 __all__ = ["SentDirectly", "Store"]
@@ -235,7 +235,7 @@ class Store:
             self._reporter.attempted(report)
 
 
-_entered: Final[Living[Store]] = Living()
+_entered: Final[SharedWeakSet[Store]] = SharedWeakSet()
 
 
 class _Refused(NamedTuple):
