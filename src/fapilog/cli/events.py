@@ -24,7 +24,7 @@ from ..storage._holes import up_to
 from ..storage.protocol import Conditions, EventFilter
 from ._ending import INTERRUPTED, failed, plain
 from ._place import Place, WithArchive, WithName, named, opened, require_trail
-from .screen import Output
+from .screen import Output, headed
 
 __all__ = ["count", "show", "tail"]
 
@@ -317,7 +317,7 @@ def count(
     if as_json:
         typer.echo(json.dumps(counts))
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
+    table = headed()
     table.add_column("events", justify="right")
     table.add_column(plain(by), overflow="fold")
     for value, number in counts.items():
@@ -347,7 +347,7 @@ def _line(item: AuditEvent | DamagedRecord) -> str:
 
 def _table(items: list[AuditEvent | DamagedRecord], *, wide: bool) -> Table:
     others = ("component", "target", "address") if wide else ()
-    table = Table(box=None, header_style="dim", pad_edge=False)
+    table = headed()
     for head in ("record", "time", "level", "type", "user", *others, "message"):
         # The others keep their width: a stranger who tries to sign in with a long name must not crowd them out.
         may_shrink = head in {"user", "message"}

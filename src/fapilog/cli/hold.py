@@ -8,14 +8,13 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import typer
-from rich.table import Table
 
 from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
 from ._ending import NO, failed, plain
 from ._operator import operator
 from ._place import require_trail
-from .screen import Output
+from .screen import Output, headed
 
 __all__ = ["add", "hold", "list_", "remove"]
 
@@ -91,9 +90,7 @@ def list_(
     if not found:
         typer.echo("no holds")
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for head in ("hold", "since", "until", "set", "reason"):
-        table.add_column(head)
+    table = headed("hold", "since", "until", "set", "reason")
     for each in found:
         days = (str(each.since or ""), str(each.until or ""))
         table.add_row(each.id, *days, f"{each.set_at:%Y-%m-%d}", plain(each.reason))

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ..delivery.outbox._rows import OutboxAlert, OutboxAttempt
 from ._ending import plain
+from .screen import headed
 
 __all__ = ["as_json", "duration", "listing", "receipts"]
 
@@ -140,7 +141,7 @@ def _status(alert: OutboxAlert) -> Text:
 
 
 def _table(*heads: str) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
+    table = headed()
     for head in heads:
         # An event's id is there to be copied.
         least = _EVENT_ID if head == "event" else None

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from .. import AuditChainVerificationResult
 
-__all__ = ["Output", "Screen", "verdict"]
+__all__ = ["Output", "Screen", "headed", "verdict"]
 
 _COLOURS: Final = {"security": "bold red", "critical": "bold red", "error": "red", "warning": "yellow", "info": "cyan"}
 # Rows that are not lines of the two panels.
@@ -51,6 +51,14 @@ class Output(Console):
             return
         # By rich, thousands of rows would take seconds, and each be as wide as the longest.
         self.out("\n".join(_lines(shown)))
+
+
+def headed(*heads: str) -> Table:
+    """Return a table in the manner of the command; columns that need more than a head are added to it."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for head in heads:
+        table.add_column(head)
+    return table
 
 
 def _lines(shown: RenderableType) -> Iterator[str]:
@@ -160,7 +168,7 @@ class Screen:
 
     def table(self, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
         """Print a table."""
-        table = Table(box=None, header_style="dim", pad_edge=False)
+        table = headed()
         for head in heads:
             table.add_column(head, no_wrap=True)
         for row in rows:
