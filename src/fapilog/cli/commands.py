@@ -11,8 +11,7 @@ from typing import Annotated, Final, Literal
 import anyio
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.progress import SpinnerColumn, TextColumn
 
 from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus
 from ..config import ConfigError, dispatcher_from_env
@@ -34,7 +33,7 @@ from .events import count, show, tail
 from .hold import hold
 from .replicate import replicate
 from .retain import retain
-from .screen import Output, Screen, verdict
+from .screen import Output, Screen, progress, verdict
 from .send_test import Destination, Severity, send
 from .storage import storage
 
@@ -214,12 +213,9 @@ def recover(
 
 
 def _verify(where: Where, archive: Archive | None, head: ChainHead | None) -> AuditChainVerificationResult:
-    # Not on the standard output, which may be piped while the terminal shows the progress.
-    console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
-    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
-        task = progress.add_task("", total=None)
-        result = verified(where, archive, lambda checked: progress.update(task, completed=checked))
+    with progress(*columns, total=None) as reached:
+        result = verified(where, archive, reached)
     if not result.valid or head is None or head == result.pruned:
         return result
     for each in (where, *([] if archive is None else [ArchiveStorage(archive)])):

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import anyio
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from .. import AuditStorageError, ChainHead, TrailMismatchError
 from ..storage.archive import is_address
@@ -16,6 +15,7 @@ from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
 from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
 from ._place import is_dsn, place_of, storage_at
+from .screen import progress
 
 __all__ = ["copy"]
 
@@ -66,13 +66,10 @@ def copy(
 
 
 async def _copy(source: AuditStorage, target: AuditStorage) -> tuple[int, ChainHead]:
-    # Not on the standard output, which may be piped while the terminal shows the progress.
-    console = Console(stderr=True)
     columns = BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("records")
     try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
-            task = progress.add_task("", total=(await head_of(source)).sequence_number)
-            return await copied(source, target, lambda number: progress.update(task, completed=number))
+        with progress(*columns, total=(await head_of(source)).sequence_number) as reached:
+            return await copied(source, target, reached)
     finally:
         with anyio.CancelScope(shield=True):
             await source.aclose()

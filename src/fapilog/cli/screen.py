@@ -13,13 +13,13 @@ from rich.highlighter import JSONHighlighter
 from rich.live import Live
 from rich.padding import Padding
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from .. import AuditChainVerificationResult
 
-__all__ = ["Output", "Screen", "headed", "verdict"]
+__all__ = ["Output", "Screen", "headed", "progress", "verdict"]
 
 _COLOURS: Final = {"security": "bold red", "critical": "bold red", "error": "red", "warning": "yellow", "info": "cyan"}
 # Rows that are not lines of the two panels.
@@ -186,6 +186,16 @@ class Screen:
         with _bar(self._console) as bar:
             task = bar.add_task(f"[bold]{heading}", total=total)
             yield lambda checked: bar.update(task, completed=checked, refresh=True)
+
+
+@contextmanager
+def progress(*columns: ProgressColumn, total: int | None) -> Generator[Callable[[int], None], None, None]:
+    """Show how far a command is, of *total* records; yields a function that takes the number so far."""
+    # Not on the standard output, which may be piped while the terminal shows the progress.
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as shown:
+        task = shown.add_task("", total=total)
+        yield lambda reached: shown.update(task, completed=reached)
 
 
 def verdict(result: AuditChainVerificationResult) -> Text:
