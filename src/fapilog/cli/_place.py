@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..storage.postgres import PostgresStorage
 
 __all__ = [
+    "Directory",
     "Place",
     "Where",
     "WithArchive",
@@ -78,6 +79,7 @@ Place = Annotated[
         parser=_place,
     ),
 ]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
 WithName = Annotated[
     str | None, typer.Option("--trail", metavar="NAME", help="The name of the trail in PostgreSQL.", show_default=False)
 ]
