@@ -13,7 +13,7 @@ from .. import AuditStorageError, ChainHead, TrailMismatchError
 from ..storage.archive import is_address
 from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
-from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
+from ._ending import CANNOT, INTERRUPTED, NO, counted, failed, plain
 from ._place import is_dsn, place_of, storage_at
 from .screen import progress
 
@@ -60,9 +60,8 @@ def copy(
         raise failed("interrupted; the same command goes on from here", INTERRUPTED) from None
     if not head.sequence_number:
         raise failed(f"there is no trail in {place_of(source, origin)}")
-    words = "1 record" if count == 1 else f"{count} records"
-    place = place_of(target, there)
-    typer.echo(f"copied {words}; {place} is intact up to record {head.sequence_number}: {head.checksum}")
+    copies, place = counted(count, "record"), place_of(target, there)
+    typer.echo(f"copied {copies}; {place} is intact up to record {head.sequence_number}: {head.checksum}")
 
 
 async def _copy(source: AuditStorage, target: AuditStorage) -> tuple[int, ChainHead]:

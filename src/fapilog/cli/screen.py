@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import AuditChainVerificationResult
+from ._ending import counted
 
 __all__ = ["Output", "Screen", "headed", "progress", "verdict"]
 
@@ -204,8 +205,7 @@ def verdict(result: AuditChainVerificationResult) -> Text:
         # Damage is said to be so only where it was seen.
         words = "NOT CHECKED" if result.first_invalid_sequence is None else "NOT VALID"
         return Text(f"{words}: {result.error_message}", style="bold red")
-    count = result.events_checked
-    records = "1 record" if count == 1 else f"{count} records"
+    records = counted(result.events_checked, "record")
     found = Text(f"valid: {records}, none altered, none missing in between", style="bold green")
     if result.error_message is not None:
         found.append(f"; {result.error_message}", style="yellow")
