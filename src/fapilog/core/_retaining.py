@@ -23,7 +23,7 @@ from ..tasks.strangers import contained
 from ._alerts import Alerts
 from ._incidents import RETAINING
 from ._keeping import in_files
-from .alerting import DurableDispatcher
+from .alerting import DurableDispatcher, is_resuming
 from .policy import CompliancePolicy
 
 __all__ = ["archive_of", "retained", "with_archive"]
@@ -111,7 +111,7 @@ async def _noted(alerts: Alerts, note: Callable[[], None]) -> None:
 async def _first_that_stays(storage: AuditStorage, alerts: Alerts) -> int | None:
     """Return the number of the first record about which an alert may be pending; None if there is none."""
     dispatcher = alerts.dispatcher
-    if not isinstance(dispatcher, DurableDispatcher) or not dispatcher.resumes:
+    if not is_resuming(dispatcher):
         return None
     home = alerts.background.home
     if alerts.catch_up is not None and home is not None and not is_without_loop() and home.is_here:
