@@ -16,9 +16,9 @@ from ..delivery.outbox._place import Place, Queue
 from ..delivery.outbox._rows import Status
 from ..record.values import text
 from ._ending import NO, failed, plain
+from ._output import Output
 from ._place import in_postgres, is_dsn
 from .receipts import as_json, listing, receipts
-from .screen import Output
 
 __all__ = ["alerts", "discard", "list_", "retry", "show"]
 

@@ -23,6 +23,7 @@ from ..storage.archived import ArchiveStorage
 from ..storage.earlier import is_of_earlier, verify_earlier
 from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
 from ._operator import operator
+from ._output import Output, progress, verdict
 from ._place import Directory, Place, Where, WithArchive, WithName, named, opened, require_trail, verified
 from .alerts import alerts
 from .check_config import check_config
@@ -33,7 +34,7 @@ from .events import count, show, tail
 from .hold import hold
 from .replicate import replicate
 from .retain import retain
-from .screen import Output, Screen, progress, verdict
+from .screen import Screen
 from .send_test import Destination, Severity, send
 from .storage import storage
 

@@ -14,8 +14,8 @@ from ..storage.archive import is_address
 from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
 from ._ending import CANNOT, INTERRUPTED, NO, counted, failed, plain
+from ._output import progress
 from ._place import is_dsn, place_of, storage_at
-from .screen import progress
 
 __all__ = ["copy"]
 

@@ -23,8 +23,8 @@ from ..storage._files.reader import TrailReader
 from ..storage._holes import up_to
 from ..storage.protocol import Conditions, EventFilter
 from ._ending import INTERRUPTED, failed, plain
+from ._output import Output, headed
 from ._place import Directory, Place, WithArchive, WithName, named, opened, require_trail
-from .screen import Output, headed
 
 __all__ = ["count", "show", "tail"]
 

@@ -13,8 +13,8 @@ from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
 from ._ending import NO, failed, plain
 from ._operator import operator
+from ._output import Output, headed
 from ._place import Directory, require_trail
-from .screen import Output, headed
 
 __all__ = ["add", "hold", "list_", "remove"]
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..delivery.outbox._rows import OutboxAlert, OutboxAttempt
 from ._ending import counted, plain
-from .screen import headed
+from ._output import headed
 
 __all__ = ["as_json", "duration", "listing", "receipts"]
 

@@ -14,8 +14,8 @@ from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
 from ._ending import failed
+from ._output import Output, headed
 from ._place import Directory, archive_at, require_trail
-from .screen import Output, headed
 
 __all__ = ["retain"]
 
