@@ -1,4 +1,4 @@
-"""How a command ends, by an exit code, and how it words what it prints."""
+"""How a command ends: its exit codes, and the words of a failure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,14 @@ from typing import Final
 
 import typer
 
-__all__ = ["CANNOT", "INTERRUPTED", "NO", "counted", "failed", "plain"]
+from ._output import plain
+
+__all__ = ["CANNOT", "INTERRUPTED", "NO", "failed"]
 
 NO: Final = 1
 """The command did what it was asked, and the answer is no: not intact, not there, not delivered."""
 CANNOT: Final = 2
 INTERRUPTED: Final = 130
-
-
-def plain(text: str) -> str:
-    """Return *text* as one line that a terminal shows and does not obey."""
-    return "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text)
-
-
-def counted(count: int, what: str) -> str:
-    """Return how many there are, in words: "1 record", "2 records"."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def failed(words: object, code: int = CANNOT) -> typer.Exit:

@@ -12,9 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import AuditChainVerificationResult
-from ._ending import counted
 
-__all__ = ["Output", "headed", "progress", "verdict"]
+__all__ = ["Output", "counted", "headed", "plain", "progress", "verdict"]
+
+
+def plain(text: str) -> str:
+    """Return *text* as one line that a terminal shows and does not obey."""
+    return "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text)
+
+
+def counted(count: int, what: str) -> str:
+    """Return how many there are, in words: "1 record", "2 records"."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 class Output(Console):

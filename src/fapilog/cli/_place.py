@@ -19,7 +19,8 @@ from ..storage.archive import Archive, is_address, require_archive
 from ..storage.archived import ArchiveStorage
 from ..storage.protocol import AuditStorage
 from ..storage.sqlite import SQLiteStorage
-from ._ending import failed, plain
+from ._ending import failed
+from ._output import plain
 
 if TYPE_CHECKING:
     from ..storage.postgres import PostgresStorage

@@ -15,8 +15,8 @@ from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Place, Queue
 from ..delivery.outbox._rows import Status
 from ..record.values import text
-from ._ending import NO, failed, plain
-from ._output import Output
+from ._ending import NO, failed
+from ._output import Output, plain
 from ._place import in_postgres, is_dsn
 from .receipts import as_json, listing, receipts
 

@@ -21,9 +21,9 @@ from ..storage._files.times import Times
 from ..storage.archive import Archive
 from ..storage.archived import ArchiveStorage
 from ..storage.earlier import is_of_earlier, verify_earlier
-from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
+from ._ending import CANNOT, INTERRUPTED, NO, failed
 from ._operator import operator
-from ._output import Output, progress, verdict
+from ._output import Output, plain, progress, verdict
 from ._place import Directory, Place, Where, WithArchive, WithName, named, opened, require_trail, verified
 from .alerts import alerts
 from .check_config import check_config

@@ -22,8 +22,8 @@ from ..record.kinds import member
 from ..storage._files.reader import TrailReader
 from ..storage._holes import up_to
 from ..storage.protocol import Conditions, EventFilter
-from ._ending import INTERRUPTED, failed, plain
-from ._output import Output, headed
+from ._ending import INTERRUPTED, failed
+from ._output import Output, headed, plain
 from ._place import Directory, Place, WithArchive, WithName, named, opened, require_trail
 
 __all__ = ["count", "show", "tail"]

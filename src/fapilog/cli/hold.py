@@ -11,9 +11,9 @@ import typer
 
 from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
-from ._ending import NO, failed, plain
+from ._ending import NO, failed
 from ._operator import operator
-from ._output import Output, headed
+from ._output import Output, headed, plain
 from ._place import Directory, require_trail
 
 __all__ = ["add", "hold", "list_", "remove"]

@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..delivery.outbox._rows import OutboxAlert, OutboxAttempt
-from ._ending import counted, plain
-from ._output import headed
+from ._output import counted, headed, plain
 
 __all__ = ["as_json", "duration", "listing", "receipts"]
 
