@@ -138,7 +138,7 @@ class FileStorage(Uncopied):
         """
         return await self.append_record(chain.storable(event), once=once)
 
-    async def append_record(self, record: bytes, *, once: bool = False) -> Seal | None:
+    async def append_record(self, record: bytes, *, once: bool) -> Seal | None:
         """
         Store an event by its *record*, as `append` does; the caller leaves the frames out of what is raised.
 
