@@ -15,7 +15,7 @@ from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
 from ._ending import CANNOT, INTERRUPTED, NO, failed
 from ._output import counted, plain, progress
-from ._place import is_dsn, place_of, storage_at
+from ._place import WithName, is_dsn, place_of, storage_at
 
 __all__ = ["copy"]
 
@@ -24,9 +24,7 @@ def copy(
     source: Annotated[str, typer.Argument(metavar="FROM", help="The trail.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="Where to; made if it is not there.")],
     *,
-    trail: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The name of the trail in PostgreSQL.", show_default=False)
-    ] = None,
+    trail: WithName = None,
 ) -> None:
     """
     Copy a trail, byte for byte, and check the copy.
