@@ -25,7 +25,7 @@ from ...record.formats import decoded
 from ...record.kinds import AuditEventType, AuditLogLevel
 from .._anchor import start_of
 from .directory import closing, open_file, reading, size_of, sync, without_writers, write_all
-from .lines import Lines, PlacedError, cut
+from .lines import Lines, PlacedError, placed
 from .names import names
 from .torn import Torn
 
@@ -92,7 +92,7 @@ def last_seal(directory: Path, files: list[str], first: int, offset: int) -> tup
             lines = Lines(fd, files[index])
             begin, end = offset if index == first else 0, lines.end()
             for start in reversed(lines.blocks(begin, end)):
-                found = [each for each in cut(*lines.block(start, end)) if _NEEDLE in each[1] and each[0] >= begin]
+                found = [each for each in placed(*lines.block(start, end)) if _NEEDLE in each[1] and each[0] >= begin]
                 for place, line in reversed(found):
                     if _seal_in(line) is not None:
                         return index, place, chain.head_before(line)
@@ -106,7 +106,7 @@ def _seals(directory: Path, name: str, begin: int) -> Iterator[tuple[bytes, Brea
         for start in lines.blocks(begin, end):
             offset, data = lines.block(start, end)
             if _NEEDLE in data:
-                for _, line in cut(offset, data):
+                for _, line in placed(offset, data):
                     if _NEEDLE in line and (seal := _seal_in(line)) is not None:
                         yield line, seal
 
