@@ -13,6 +13,7 @@ from blockbuster import BlockBuster, BlockBusterFunction
 from hypothesis import settings
 
 from tests.clock import jumping_backend, real_backend, stop_clock_in_threads
+from tests.doubles.origin import Origin
 from tests.doubles.postgres import Server, fleet
 
 # Calls to the disk that blockbuster does not know of by itself.
@@ -145,6 +146,13 @@ def database() -> Iterator[Server]:
 def name(request: pytest.FixtureRequest) -> str:
     """Return the name of a trail of the test's own in the database."""
     return f"{request.node.path.stem} {request.node.name}"
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    """Run a scripted server on the loopback."""
+    with Origin() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """`fapilog check-config`: what it says about good and wrong configurations, and what it leaves alone."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "configure.md"
 @pytest.fixture(autouse=True)
 def _empty_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    """Run a server on the loopback."""
-    with Origin() as server:
-        yield server
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
@@ -60,13 +60,6 @@ OVER_HTTP: dict[str, tuple[Callable[[str], dict[str, str]], Answer, str]] = {
         "delivered",
     ),
 }
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    """Run a scripted server on the loopback."""
-    with Origin() as server:
-        yield server
 
 
 @pytest.fixture(autouse=True)

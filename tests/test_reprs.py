@@ -50,7 +50,7 @@ REPRS = {
     f"<DeliveryReport permanent critical {SHOWN}>": REPORT,
     f"<Claim of <Alert critical about {SHOWN}>, attempt 2>": CLAIM,
     f"<Ending permanent of <Claim of <Alert critical about {SHOWN}>, attempt 2>>": Ending(
-        CLAIM, 0.0, None, "permanent", None, "dead", next_at=0.0, failures=2, spent=0.0
+        CLAIM, 0.0, 0.0, "permanent", None, "dead", next_at=0.0, failures=2, spent=0.0
     ),
     f"<OutboxAlert {EVENT_ID} data_access critical 12 dead>": OutboxAlert(
         outbox="slack",

@@ -89,9 +89,8 @@ def bind_audit_context(**values: Any) -> None:
         **values: As for `audit_context`.
     """
     look_for_typos(values, _NAMES)
-    blocks = _blocks.get()
-    block, outer = blocks[-1] if blocks else (None, {})
-    _blocks.set((*blocks[:-1], (block, _within(outer, values))))
+    block, outer = _innermost()
+    _blocks.set((*_blocks.get()[:-1], (block, _within(outer, values))))
 
 
 def current_audit_context() -> dict[str, Any]:
@@ -100,10 +99,10 @@ def current_audit_context() -> dict[str, Any]:
 
     Functions among them are called; a value that is None is left out.
     """
-    return {name: value for name, value in _evaluated(_current()).items() if value is not None}
+    return {name: value for name, value in _evaluated(_innermost()[1]).items() if value is not None}
 
 
-def completed(given: dict[str, Any], *, strict: bool = False) -> dict[str, Any]:
+def completed(given: dict[str, Any], *, strict: bool) -> dict[str, Any]:
     """
     Return the keywords *given* to `AuditTrail.log_event`, completed from the context; for the trail.
 
@@ -112,10 +111,10 @@ def completed(given: dict[str, Any], *, strict: bool = False) -> dict[str, Any]:
     Raises:
         TypeError: A name in the context is no field but similar to one, and *strict* is set.
     """
-    blocks = _blocks.get()
-    if strict and blocks:
-        look_for_typos(blocks[-1][1], _NAMES, strict=True, where="audit_context: ")
-    whole = _filled(given, blocks[-1][1]) if blocks else given
+    _, values = _innermost()
+    if strict:
+        look_for_typos(values, _NAMES, strict=True, where="audit_context: ")
+    whole = _filled(given, values) if values else given
     if "opentelemetry.trace" in sys.modules and (span := _current_span(whole.get("trace_id"))):
         return whole | {name: value for name, value in span.items() if whole.get(name) is None}
     return whole
@@ -185,8 +184,7 @@ def _within(outer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 def settled_context() -> Context:
     """Return a copy of this context, with the values that functions have now in place of the functions."""
     context = copy_context()
-    blocks = _blocks.get()
-    block, values = blocks[-1] if blocks else (None, {})
+    block, values = _innermost()
     if any(map(callable, values.values())):
         context.run(_blocks.set, ((block, _evaluated(values)),))
     return context
@@ -201,9 +199,8 @@ class _Block:
         self._values = values
 
     def __enter__(self) -> None:
-        blocks = _blocks.get()
-        outer = blocks[-1][1] if blocks else {}
-        _blocks.set((*blocks, (self, _within(outer, self._values))))
+        _, outer = _innermost()
+        _blocks.set((*_blocks.get(), (self, _within(outer, self._values))))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -217,9 +214,10 @@ class _Block:
                 return
 
 
-def _current() -> dict[str, Any]:
+def _innermost() -> tuple[object, dict[str, Any]]:
+    """Return the innermost block, with the values that hold in it."""
     blocks = _blocks.get()
-    return blocks[-1][1] if blocks else {}
+    return blocks[-1] if blocks else (None, {})
 
 
 def _evaluated(values: dict[str, Any]) -> dict[str, Any]:

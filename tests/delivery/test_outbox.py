@@ -102,18 +102,6 @@ def test_a_pause_is_not_measured_by_the_clock_of_another_loop(tmp_path: Path) ->
     anyio.run(early)
 
 
-async def test_the_same_event_is_taken_once(tmp_path: Path) -> None:
-    """However often an event is handed over, during and after its delivery, it is sent once."""
-    inner = Scripted()
-    async with make(inner, tmp_path) as outbox:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(10):
-                tasks.start_soon(lambda: outbox.send_alert(an_event(), severity="critical"))
-        await until(lambda: inner.calls)
-        await outbox.send_alert(an_event(), severity="critical")
-    assert len(inner.calls) == 1
-
-
 async def test_an_id_that_is_there_again(tmp_path: Path) -> None:
     """A trail in files stores an id again after a while: both alerts are sent, one after the other."""
     asked: list[int | None] = []

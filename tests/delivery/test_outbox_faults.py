@@ -140,10 +140,10 @@ async def test_what_the_file_cannot_take_goes_out_directly(tmp_path: Path, monke
     inner = Scripted()
     put = _queue.put
 
-    def fail(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> bool:
+    def fail(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> None:
         if alert.event.event_id == an_event(1).event_id:
             raise MemoryError
-        return put(connection, outbox, alert, now)
+        put(connection, outbox, alert, now)
 
     monkeypatch.setattr(_queue, "put", fail)
     async with make(inner, tmp_path) as outbox:

@@ -34,6 +34,7 @@ from fapilog.core.alerting import Alert
 from fapilog.core.signals import compliance_alert
 from fapilog.delivery.fanout import FanOut
 from fapilog.delivery.outbox._pgplace import Listener
+from fapilog.delivery.outbox._place import Queue
 from fapilog.delivery.outbox.deposit import PostgresDeposit
 from fapilog.delivery.outbox.postgres import PostgresOutbox
 from fapilog.delivery.retry import Retrying
@@ -235,9 +236,12 @@ async def test_a_killed_process_is_taken_over(
     storage: PostgresStorage, database: Server, anyio_backend_name: str
 ) -> None:
     """A process renews its lease; when it is killed another one sends its alerts, once the lease is over."""
-    await pager(Scripted(), storage)._store.run(
-        lambda queue: [queue.put("pager", Alert(an_event(number), "critical", None), 0.0) for number in (1, 2, 3)]
-    )
+
+    def put(queue: Queue) -> None:
+        for number in (1, 2, 3):
+            queue.put("pager", Alert(an_event(number), "critical", None), 0.0)
+
+    await pager(Scripted(), storage)._store.run(put)
     command = [sys.executable, str(HOLDING), database.dsn(user="service"), storage.trail, anyio_backend_name]
     holder = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: ASYNC220
     assert holder.stdout is not None
@@ -328,7 +332,7 @@ async def test_clocks_that_differ(storage: PostgresStorage) -> None:
     """A process whose clock is a day ahead, and one whose clock is behind, wait as long as all others."""
     inner = Scripted(ZeroDivisionError(), None)
     outbox = pager(inner, storage, schedule=[0.5])
-    outbox._now = outbox._store._now = outbox._sender._now = lambda: time.time() + 86_400.0
+    outbox._store.now = lambda: time.time() + 86_400.0
     async with outbox:
         await outbox.send_alert(an_event(), severity="critical")
         await until(lambda: len(inner.calls) == 2)

@@ -106,11 +106,6 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
 
 
 @pytest.fixture
-def trail(tmp_path: Path) -> AuditTrail:
-    return AuditTrail(storage_path=tmp_path, durability="write")
-
-
-@pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Any:
     # A task of one app is a task of all, and those of other tests have the same names.
     monkeypatch.setattr(celery._state, "_on_app_finalizers", {*celery._state._on_app_finalizers})

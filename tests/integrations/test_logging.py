@@ -38,11 +38,6 @@ class Gated(FileStorage):
         return await super().append(event, once=once)
 
 
-@pytest.fixture
-def trail(tmp_path: Path) -> AuditTrail:
-    return AuditTrail(storage_path=tmp_path, durability="write")
-
-
 Attach = Callable[[AuditHandler], AuditHandler]
 
 

@@ -77,12 +77,6 @@ class Shift(Base):
 
 
 @pytest.fixture
-def trail(tmp_path: Path) -> AuditTrail:
-    """Return a trail, not started."""
-    return AuditTrail(storage_path=tmp_path / "audit", durability="write")
-
-
-@pytest.fixture
 def factory() -> Any:
     """Return what makes sessions of one database in memory."""
     engine = memory_engine()

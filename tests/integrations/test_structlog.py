@@ -16,11 +16,6 @@ from fapilog.integrations.structlog import AuditProcessor  # noqa: E402  imports
 
 
 @pytest.fixture
-def trail(tmp_path: Path) -> AuditTrail:
-    return AuditTrail(storage_path=tmp_path, durability="write")
-
-
-@pytest.fixture
 def processor(trail: AuditTrail) -> Iterator[AuditProcessor]:
     processor = AuditProcessor(trail)
     yield processor

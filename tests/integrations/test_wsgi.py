@@ -5,7 +5,6 @@ import sys
 import wsgiref.handlers
 import wsgiref.util
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
 
@@ -16,11 +15,6 @@ from fapilog.integrations.wsgi import AuditMiddleware
 
 Start = Callable[..., object]
 Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
-
-
-@pytest.fixture
-def trail(tmp_path: Path) -> AuditTrail:
-    return AuditTrail(storage_path=tmp_path, durability="write")
 
 
 def call(app: Any, path: str = "/", **environ: Any) -> tuple[str, dict[str, str], bytes]:

@@ -1,4 +1,4 @@
-"""A scripted origin, and a record of everything that anyone says."""
+"""An event that says much, and a record of everything that anyone says."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -7,7 +7,6 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, ErrorDetails
 from fapilog.testing._contract import printed
-from tests.doubles.origin import Origin
 
 __all__ = ["an_event"]
 
@@ -37,13 +36,6 @@ def an_event(**changes: object) -> AuditEvent:
         "checksum": "2" * 64,
     }
     return AuditEvent(**fields | changes)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def origin() -> Iterator[Origin]:
-    """Run a scripted server on the loopback."""
-    with Origin() as server:
-        yield server
 
 
 class _ToList(logging.Handler):

@@ -46,7 +46,7 @@ from fapilog.tasks.loops import without_loop
 from fapilog.testing import _storage, check_storage
 from tests.doubles.cutting_proxy import CuttingProxy
 from tests.doubles.postgres import Server, followed, server
-from tests.doubles.storages import in_postgres
+from tests.doubles.storages import in_postgres, stored_at_once
 
 
 @pytest.fixture(scope="module")
@@ -298,26 +298,11 @@ def test_the_command_makes_the_tables(database: Server) -> None:
 def test_an_id_that_is_there_is_refused(storage: PostgresStorage) -> None:
     """The second event of an id is not stored, and keeps no other of its group from being stored."""
     event = an_event()
-
-    async def run() -> list[Any]:
-        results: list[Any] = []
-
-        async def store(each: AuditEvent) -> None:
-            try:
-                results.append((await storage.append(each)).sequence_number)
-            except AuditStorageError as error:
-                results.append(str(error))
-
-        async with anyio.create_task_group() as tasks:
-            for each in (event, an_event(), event, an_event()):
-                tasks.start_soon(store, each)
-        await store(event)
-        return results
-
-    results = anyio.run(run)
-    assert [each for each in results if isinstance(each, int)] == [1, 2, 3]
+    stored, refused = anyio.run(stored_at_once, storage, [event, an_event(), event, an_event()])
+    assert stored == [1, 2, 3]
     words = f"cannot append to {storage}: a record has the id of this event already"
-    assert [each for each in results if isinstance(each, str)] == [words] * 2
+    assert refused == [words]
+    assert anyio.run(stored_at_once, storage, [event]) == ([], [words])
     assert without_loop(storage.verify()).events_checked == 3
 
 

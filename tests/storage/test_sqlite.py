@@ -27,6 +27,7 @@ from fapilog.storage.sqlite import SQLiteStorage
 from fapilog.tasks.loops import without_loop
 from tests.doubles.file_systems import mounted
 from tests.doubles.interrupting import interrupted_at
+from tests.doubles.storages import stored_at_once
 
 
 def an_event(message: str = "m", **fields: Any) -> AuditEvent:
@@ -107,26 +108,9 @@ def test_durabilities(path: Path) -> None:
 def test_an_id_that_is_there_is_refused(storage: SQLiteStorage) -> None:
     """The second event of an id is not stored, and keeps no other of its group from being stored."""
     event = an_event()
-
-    async def run() -> list[Any]:
-        results: list[Any] = []
-
-        async def store(each: AuditEvent) -> None:
-            try:
-                results.append((await storage.append(each)).sequence_number)
-            except AuditStorageError as error:
-                results.append(str(error))
-
-        async with anyio.create_task_group() as tasks:
-            for each in (event, an_event(), event, an_event()):
-                tasks.start_soon(store, each)
-        return results
-
-    results = anyio.run(run)
-    assert [each for each in results if isinstance(each, int)] == [1, 2, 3]
-    assert [each for each in results if isinstance(each, str)] == [
-        f"cannot append to {storage._path}: a record has the id of this event already"
-    ]
+    stored, refused = anyio.run(stored_at_once, storage, [event, an_event(), event, an_event()])
+    assert stored == [1, 2, 3]
+    assert refused == [f"cannot append to {storage._path}: a record has the id of this event already"]
 
 
 DAMAGE = {

@@ -6,17 +6,14 @@ from typing import Final
 
 import typer
 
-__all__ = ["CANNOT", "INTERRUPTED", "NO", "failed", "plain"]
+from ._output import plain
+
+__all__ = ["CANNOT", "INTERRUPTED", "NO", "failed"]
 
 NO: Final = 1
 """The command did what it was asked, and the answer is no: not intact, not there, not delivered."""
 CANNOT: Final = 2
 INTERRUPTED: Final = 130
-
-
-def plain(text: str) -> str:
-    """Return *text* as one line that a terminal shows and does not obey."""
-    return "".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text)
 
 
 def failed(words: object, code: int = CANNOT) -> typer.Exit:

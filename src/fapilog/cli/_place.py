@@ -20,12 +20,14 @@ from ..storage.archived import ArchiveStorage
 from ..storage.earlier import EarlierStorage, is_of_earlier
 from ..storage.protocol import AuditStorage
 from ..storage.sqlite import SQLiteStorage
-from ._ending import failed, plain
+from ._ending import failed
+from ._output import plain
 
 if TYPE_CHECKING:
     from ..storage.postgres import PostgresStorage
 
 __all__ = [
+    "Directory",
     "Place",
     "Where",
     "WithArchive",
@@ -79,6 +81,7 @@ Place = Annotated[
         parser=_place,
     ),
 ]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
 WithName = Annotated[
     str | None, typer.Option("--trail", metavar="NAME", help="The name of the trail in PostgreSQL.", show_default=False)
 ]

@@ -15,10 +15,10 @@ from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Place, Queue
 from ..delivery.outbox._rows import Status
 from ..record.values import text
-from ._ending import NO, failed, plain
+from ._ending import NO, failed
+from ._output import Output, plain
 from ._place import in_postgres, is_dsn
 from .receipts import as_json, listing, receipts
-from .screen import Output
 
 __all__ = ["alerts", "discard", "list_", "retry", "show"]
 

@@ -7,7 +7,8 @@ import typer
 
 from .. import AuditTrail
 from ..config import ConfigError, options_from_env, options_from_toml
-from ._ending import NO, failed, plain
+from ._ending import NO, failed
+from ._output import plain
 
 __all__ = ["check_config"]
 

@@ -11,8 +11,7 @@ from typing import Annotated, Final, Literal
 import anyio
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.progress import SpinnerColumn, TextColumn
 
 from .. import AuditChainVerificationResult, AuditStorageError, ChainHead, ChainStatus
 from ..config import ConfigError, dispatcher_from_env
@@ -22,9 +21,10 @@ from ..storage._files.times import Times
 from ..storage.archive import Archive
 from ..storage.archived import ArchiveStorage
 from ..storage.earlier import is_of_earlier, verify_earlier
-from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
+from ._ending import CANNOT, INTERRUPTED, NO, failed
 from ._operator import operator
-from ._place import Place, Where, WithArchive, WithName, named, opened, require_trail, verified
+from ._output import Output, plain, progress, verdict
+from ._place import Directory, Place, Where, WithArchive, WithName, named, opened, require_trail, verified
 from .alerts import alerts
 from .check_config import check_config
 from .continue_ import continue_, say
@@ -34,7 +34,7 @@ from .events import count, show, tail
 from .hold import hold
 from .replicate import replicate
 from .retain import retain
-from .screen import Output, Screen, verdict
+from .screen import Screen
 from .send_test import Destination, Severity, send
 from .storage import storage
 
@@ -175,7 +175,7 @@ def _head(given: str) -> ChainHead:
 
 @app.command()
 def recover(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)],
+    directory: Directory,
     *,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.")],
 ) -> None:
@@ -214,12 +214,9 @@ def recover(
 
 
 def _verify(where: Where, archive: Archive | None, head: ChainHead | None) -> AuditChainVerificationResult:
-    # Not on the standard output, which may be piped while the terminal shows the progress.
-    console = Console(stderr=True)
     columns = SpinnerColumn(), TextColumn("{task.completed:,.0f} records checked")
-    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
-        task = progress.add_task("", total=None)
-        result = verified(where, archive, lambda checked: progress.update(task, completed=checked))
+    with progress(*columns, total=None) as reached:
+        result = verified(where, archive, reached)
     if not result.valid or head is None or head == result.pruned:
         return result
     for each in (where, *([] if archive is None else [ArchiveStorage(archive)])):

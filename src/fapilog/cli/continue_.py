@@ -11,8 +11,8 @@ from rich.text import Text
 
 from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.earlier import EarlierTrail, as_metadata, is_of_earlier, verify_earlier
-from ._ending import NO, failed, plain
-from .screen import Output
+from ._ending import NO, failed
+from ._output import Output, plain
 
 __all__ = ["continue_", "say"]
 

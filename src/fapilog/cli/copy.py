@@ -7,15 +7,15 @@ from typing import Annotated
 
 import anyio
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from .. import AuditStorageError, ChainHead, TrailMismatchError
 from ..storage.archive import is_address
 from ..storage.copying import copy as copied
 from ..storage.protocol import AuditStorage, head_of
-from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
-from ._place import is_dsn, place_of, storage_at
+from ._ending import CANNOT, INTERRUPTED, NO, failed
+from ._output import counted, plain, progress
+from ._place import WithName, is_dsn, place_of, storage_at
 
 __all__ = ["copy"]
 
@@ -24,9 +24,7 @@ def copy(
     source: Annotated[str, typer.Argument(metavar="FROM", help="The trail.")],
     target: Annotated[str, typer.Argument(metavar="TO", help="Where to; made if it is not there.")],
     *,
-    trail: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The name of the trail in PostgreSQL.", show_default=False)
-    ] = None,
+    trail: WithName = None,
 ) -> None:
     """
     Copy a trail, byte for byte, and check the copy.
@@ -60,19 +58,15 @@ def copy(
         raise failed("interrupted; the same command goes on from here", INTERRUPTED) from None
     if not head.sequence_number:
         raise failed(f"there is no trail in {place_of(source, origin)}")
-    words = "1 record" if count == 1 else f"{count} records"
-    place = place_of(target, there)
-    typer.echo(f"copied {words}; {place} is intact up to record {head.sequence_number}: {head.checksum}")
+    copies, place = counted(count, "record"), place_of(target, there)
+    typer.echo(f"copied {copies}; {place} is intact up to record {head.sequence_number}: {head.checksum}")
 
 
 async def _copy(source: AuditStorage, target: AuditStorage) -> tuple[int, ChainHead]:
-    # Not on the standard output, which may be piped while the terminal shows the progress.
-    console = Console(stderr=True)
     columns = BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("records")
     try:
-        with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as progress:
-            task = progress.add_task("", total=(await head_of(source)).sequence_number)
-            return await copied(source, target, lambda number: progress.update(task, completed=number))
+        with progress(*columns, total=(await head_of(source)).sequence_number) as reached:
+            return await copied(source, target, reached)
     finally:
         with anyio.CancelScope(shield=True):
             await source.aclose()

@@ -18,8 +18,9 @@ from prometheus_client import CollectorRegistry
 
 from .. import AuditChainVerificationResult, AuditEvent, AuditEventType, AuditTrail, ComplianceLevel, CompliancePolicy
 from ..observers import logs, metrics
+from ._output import verdict
 from .clinic import LOOPBACK, STAFF, Clinic, OnCall, Request, serve, work
-from .screen import Screen, verdict
+from .screen import Screen
 
 __all__ = ["REQUESTS", "run"]
 

@@ -23,9 +23,9 @@ from ..storage._files.reader import TrailReader
 from ..storage._holes import up_to
 from ..storage.earlier import is_of_earlier
 from ..storage.protocol import Conditions, EventFilter
-from ._ending import INTERRUPTED, failed, plain
-from ._place import Place, WithArchive, WithName, named, opened, require_trail
-from .screen import Output
+from ._ending import INTERRUPTED, failed
+from ._output import Output, headed, plain
+from ._place import Directory, Place, WithArchive, WithName, named, opened, require_trail
 
 __all__ = ["count", "show", "tail"]
 
@@ -85,7 +85,6 @@ def _field(given: str) -> str:
     return given
 
 
-_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
 _Since = Annotated[
     datetime | None,
     typer.Option(metavar="TIME", parser=_moment, help="Not before: 2026-03-01, 2026-03-01T12:00:00Z, 15m, 2h, 7d."),
@@ -230,7 +229,7 @@ def show(
 
 @_with_conditions
 def tail(
-    directory: _Directory,
+    directory: Directory,
     *,
     wanted: Conditions,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, until Ctrl-C.")] = False,
@@ -318,7 +317,7 @@ def count(
     if as_json:
         typer.echo(json.dumps(counts))
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
+    table = headed()
     table.add_column("events", justify="right")
     table.add_column(plain(by), overflow="fold")
     for value, number in counts.items():
@@ -348,7 +347,7 @@ def _line(item: AuditEvent | DamagedRecord) -> str:
 
 def _table(items: list[AuditEvent | DamagedRecord], *, wide: bool) -> Table:
     others = ("component", "target", "address") if wide else ()
-    table = Table(box=None, header_style="dim", pad_edge=False)
+    table = headed()
     for head in ("record", "time", "level", "type", "user", *others, "message"):
         # The others keep their width: a stranger who tries to sign in with a long name must not crowd them out.
         may_shrink = head in {"user", "message"}

@@ -8,19 +8,17 @@ from typing import Annotated, Any, Final
 
 import msgspec
 import typer
-from rich.table import Table
 
 from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
-from ._ending import NO, failed, plain
+from ._ending import NO, failed
 from ._operator import operator
-from ._place import require_trail
-from .screen import Output
+from ._output import Output, headed, plain
+from ._place import Directory, require_trail
 
 __all__ = ["add", "hold", "list_", "remove"]
 
 
-_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
 _Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.", show_default=False)]
 
 
@@ -47,7 +45,7 @@ def _hold() -> None:
 
 
 @hold.command()
-def add(directory: _Directory, *, reason: _Reason, since: _Day = None, until: _Day = None) -> None:
+def add(directory: Directory, *, reason: _Reason, since: _Day = None, until: _Day = None) -> None:
     """
     Set a hold on days, or on the whole trail.
 
@@ -73,7 +71,7 @@ def add(directory: _Directory, *, reason: _Reason, since: _Day = None, until: _D
 
 @hold.command("list")
 def list_(
-    directory: _Directory, *, as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False
+    directory: Directory, *, as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False
 ) -> None:
     """
     List the holds.
@@ -91,9 +89,7 @@ def list_(
     if not found:
         typer.echo("no holds")
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for head in ("hold", "since", "until", "set", "reason"):
-        table.add_column(head)
+    table = headed("hold", "since", "until", "set", "reason")
     for each in found:
         days = (str(each.since or ""), str(each.until or ""))
         table.add_row(each.id, *days, f"{each.set_at:%Y-%m-%d}", plain(each.reason))
@@ -102,7 +98,7 @@ def list_(
 
 @hold.command()
 def remove(
-    directory: _Directory,
+    directory: Directory,
     hold_id: Annotated[str, typer.Argument(metavar="HOLD", help="As `list` shows it.")],
     *,
     reason: _Reason,

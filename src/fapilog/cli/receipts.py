@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..delivery.outbox._rows import OutboxAlert, OutboxAttempt
-from ._ending import plain
+from ._output import counted, headed, plain
 
 __all__ = ["as_json", "duration", "listing", "receipts"]
 
@@ -26,8 +26,7 @@ _UNITS: Final = ((86_400, "day"), (3600, "hour"), (60, "minute"))
 def duration(seconds: float) -> str:
     """Return how long that is, in words: "3 minutes"."""
     size, unit = next((each for each in _UNITS if seconds >= each[0]), (1, "second"))
-    count = max(0, int(seconds // size))
-    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"
+    return counted(max(0, int(seconds // size)), unit)
 
 
 def listing(alerts: Iterable[OutboxAlert], now: datetime, *, wide: bool) -> Table:
@@ -140,7 +139,7 @@ def _status(alert: OutboxAlert) -> Text:
 
 
 def _table(*heads: str) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
+    table = headed()
     for head in heads:
         # An event's id is there to be copied.
         least = _EVENT_ID if head == "event" else None

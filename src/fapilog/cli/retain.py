@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.table import Table
 
 from .. import AuditStorageError, AuditTrail, ComplianceLevel, CompliancePolicy, OutboxError
 from ..delivery.outbox._file import OutboxFile
@@ -15,14 +14,14 @@ from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
 from ._ending import failed
-from ._place import archive_at, require_trail
-from .screen import Output
+from ._output import Output, headed
+from ._place import Directory, archive_at, require_trail
 
 __all__ = ["retain"]
 
 
 def retain(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)],
+    directory: Directory,
     *,
     retention_days: Annotated[int | None, typer.Option(metavar="N", min=1, help="Remove days older than that.")] = None,
     archive_after_days: Annotated[
@@ -123,9 +122,7 @@ def _show(report: RetentionReport) -> None:
     if not report.days:
         typer.echo("nothing is old enough")
         return
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for head in ("day", "records", "would be" if report.dry_run else "done"):
-        table.add_column(head)
+    table = headed("day", "records", "would be" if report.dry_run else "done")
     for day in report.days:
         records = "" if day.first is None else f"{day.first}-{day.last}"
         table.add_row(day.file.removesuffix(".jsonl"), records, _words(day))

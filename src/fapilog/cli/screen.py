@@ -1,25 +1,23 @@
-"""The output of the command: live and in colour on a terminal, line by line as plain text anywhere else."""
+"""The demonstration as it is seen: live and in colour on a terminal, line by line as plain text anywhere else."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import Final
 
-from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.highlighter import JSONHighlighter
 from rich.live import Live
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 from rich.text import Text
 
-from .. import AuditChainVerificationResult
+from ._output import headed
 
-__all__ = ["Output", "Screen", "verdict"]
+__all__ = ["Screen"]
 
 _COLOURS: Final = {"security": "bold red", "critical": "bold red", "error": "red", "warning": "yellow", "info": "cyan"}
 # Rows that are not lines of the two panels.
@@ -27,49 +25,6 @@ _OTHER_ROWS: Final = 9
 _MOST_LINES: Final = 12
 _REQUESTS_A_LINE: Final = 52
 _INDENT: Final = 2
-
-
-class Output(Console):
-    """
-    The standard output, on which a text is no markup, whatever it has in brackets.
-
-    If its reader goes away, the command still runs to its end, and to its exit code.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False)
-
-    def on_broken_pipe(self) -> None:
-        """Be quiet from now on, where rich would end the process."""
-        with suppress(SystemExit):
-            super().on_broken_pipe()
-
-    def show(self, shown: RenderableType) -> None:
-        """Print a table, or several; off a terminal a row is one line, however long, without blanks at its end."""
-        if self.is_terminal:
-            self.print(shown)
-            return
-        # By rich, thousands of rows would take seconds, and each be as wide as the longest.
-        self.out("\n".join(_lines(shown)))
-
-
-def _lines(shown: RenderableType) -> Iterator[str]:
-    """Yield the rows of a table, or of several, as lines of text."""
-    if isinstance(shown, Group):
-        for each in shown.renderables:
-            yield from _lines(each)
-    elif isinstance(shown, Table):
-        columns: list[list[str]] = []
-        for column in shown.columns:
-            cells = [str(cell) for cell in [*([column.header] if shown.show_header else []), *column.cells]]
-            width = max(map(cell_len, cells), default=0)
-            blanks = [" " * (width - cell_len(cell)) for cell in cells]
-            is_right = column.justify == "right"
-            columns.append([b + c if is_right else c + b for c, b in zip(cells, blanks, strict=True)])
-        for row in zip(*columns, strict=True):
-            yield "  ".join(row).rstrip()
-    else:
-        yield from str(shown).split("\n")
 
 
 class Screen:
@@ -160,7 +115,7 @@ class Screen:
 
     def table(self, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
         """Print a table."""
-        table = Table(box=None, header_style="dim", pad_edge=False)
+        table = headed()
         for head in heads:
             table.add_column(head, no_wrap=True)
         for row in rows:
@@ -178,20 +133,6 @@ class Screen:
         with _bar(self._console) as bar:
             task = bar.add_task(f"[bold]{heading}", total=total)
             yield lambda checked: bar.update(task, completed=checked, refresh=True)
-
-
-def verdict(result: AuditChainVerificationResult) -> Text:
-    """Return the result of a verification in words."""
-    if not result.valid:
-        # Damage is said to be so only where it was seen.
-        words = "NOT CHECKED" if result.first_invalid_sequence is None else "NOT VALID"
-        return Text(f"{words}: {result.error_message}", style="bold red")
-    count = result.events_checked
-    records = "1 record" if count == 1 else f"{count} records"
-    found = Text(f"valid: {records}, none altered, none missing in between", style="bold green")
-    if result.error_message is not None:
-        found.append(f"; {result.error_message}", style="yellow")
-    return found
 
 
 def _bar(console: Console) -> Progress:

@@ -24,7 +24,7 @@ from ..tasks.strangers import Log, answer, contained
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health, TrailReporter
 from ._watch import Watch
-from .alerting import Alert, AlertDispatcher, DurableDispatcher, reporter, require_dispatcher
+from .alerting import Alert, AlertDispatcher, is_resuming, reporter, require_dispatcher
 from .policy import CompliancePolicy
 from .signals import Aftermath, Announcer, compliance_alert
 
@@ -369,7 +369,7 @@ class Alerts:
     async def _catching_up(
         self, trail: object, announce: Callable[[AuditEvent], Awaitable[None]]
     ) -> AsyncGenerator[None]:
-        if not isinstance(self.dispatcher, DurableDispatcher) or not self.dispatcher.resumes:
+        if not is_resuming(self.dispatcher):
             yield
             return
         from ._catchup import CatchUp  # noqa: PLC0415  few dispatchers are durable

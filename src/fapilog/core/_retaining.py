@@ -6,7 +6,6 @@ import contextlib
 import functools
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +23,7 @@ from ..tasks.strangers import contained
 from ._alerts import Alerts
 from ._incidents import RETAINING
 from ._keeping import in_files
-from .alerting import AlertDispatcher, DurableDispatcher
+from .alerting import DurableDispatcher, is_resuming
 from .policy import CompliancePolicy
 
 __all__ = ["archive_of", "retained", "with_archive"]
@@ -86,7 +85,7 @@ async def retained(
             below_floor=policy.retention_below_floor,
             keep_from=min((number for number in (mark, keep_from) if number is not None), default=None),
         )
-        return await apply_retention(files.directory, rule, today=_today(), record=record, dry_run=dry_run)
+        return await apply_retention(files.directory, rule, today=utc_now().date(), record=record, dry_run=dry_run)
 
 
 @asynccontextmanager
@@ -109,14 +108,10 @@ async def _noted(alerts: Alerts, note: Callable[[], None]) -> None:
         await alerts.background.run(calls)
 
 
-def _today() -> date:
-    return utc_now().date()
-
-
 async def _first_that_stays(storage: AuditStorage, alerts: Alerts) -> int | None:
     """Return the number of the first record about which an alert may be pending; None if there is none."""
     dispatcher = alerts.dispatcher
-    if not isinstance(dispatcher, DurableDispatcher) or not dispatcher.resumes:
+    if not is_resuming(dispatcher):
         return None
     home = alerts.background.home
     if alerts.catch_up is not None and home is not None and not is_without_loop() and home.is_here:
@@ -129,8 +124,7 @@ async def _first_that_stays(storage: AuditStorage, alerts: Alerts) -> int | None
         raise AuditStorageError(f"the dispatcher can't say which alerts are pending: {reason(error)}") from error
 
 
-async def _mark(dispatcher: AlertDispatcher, storage: AuditStorage) -> int:
-    assert isinstance(dispatcher, DurableDispatcher)  # noqa: S101 - by the caller
+async def _mark(dispatcher: DurableDispatcher, storage: AuditStorage) -> int:
     head = await head_of(storage)
     first = (await dispatcher.resume_from(head)).sequence_number + 1
     oldest_pending: Callable[[], Awaitable[int | None]] | None = getattr(dispatcher, "oldest_pending", None)

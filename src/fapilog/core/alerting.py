@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 from contextvars import ContextVar
 from inspect import signature
-from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Final, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from ..record.chain import ChainHead
 from ..record.errors import (
@@ -37,6 +37,7 @@ __all__ = [
     "alert_dispatched",
     "alert_failed",
     "compliance_alert",
+    "is_resuming",
     "outcome_of",
     "reporter",
     "require_dispatcher",
@@ -158,6 +159,11 @@ class DurableDispatcher(Protocol):
     async def resumed_to(self, mark: ChainHead) -> None:
         """Move the mark on to *mark*, up to which the dispatcher lacks no alert. An older mark changes nothing."""
         ...
+
+
+def is_resuming(dispatcher: AlertDispatcher) -> TypeGuard[DurableDispatcher]:
+    """Return whether *dispatcher* keeps alerts, so that the trail resends those that it lacks."""
+    return isinstance(dispatcher, DurableDispatcher) and dispatcher.resumes
 
 
 class Reporter(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..record.errordetails import BEGINNING, in_short
 from ..record.events import data_event_type
@@ -20,9 +20,13 @@ __all__ = ["EverydayEvents"]
 class EverydayEvents:
     """The recording methods of `AuditTrail` that call `log_event`."""
 
-    async def log_event(self, /, event_type: AuditEventType | str, message: str, **fields: Unpack[EventFields]) -> str:
-        """Store an event; see `AuditTrail.log_event`."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # the trail's
+
+        async def log_event(
+            self, /, event_type: AuditEventType | str, message: str, **fields: Unpack[EventFields]
+        ) -> str:
+            """Store an event; see `AuditTrail.log_event`."""
+            ...
 
     @without_frames
     async def log_error(

@@ -216,11 +216,10 @@ _LONGEST_SHOWN: Final = 200
 @cache
 def _unnecessary() -> dict[str, Any]:
     """Return members with their defaults: an engineer finds the record by its id, and all of them there."""
+    others = {"request_id", "trace_id", "span_id", "hostname", "process_id"}
+    names = {*PERSONAL, *others, "occurred", "regulatory_tags", "truncated", "line"} - {"metadata"}
     return {
         field.name: "" if field.name == "message" else field.default
         for field in msgspec.structs.fields(AuditEvent)
-        if field.name
-        in {*PERSONAL, *("request_id", "trace_id", "span_id", "hostname", "process_id", "occurred")}
-        | {"regulatory_tags", "truncated", "line"}
-        and field.name != "metadata"
+        if field.name in names
     }

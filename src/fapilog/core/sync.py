@@ -31,18 +31,15 @@ __all__ = ["SyncAuditTrail", "exit_on_sigterm"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_METHODS: Final = (
-    *("log_event", "log_error", "log_security_event", "log_data_access"),
-    *("log_authentication", "log_change", "log_admin_action"),
-    *("get_events", "count_by", "get_statistics", "head", "holds", "verify_chain_from_storage"),
-    "apply_retention",
-)
+# The names of the methods that `_without_await` has made.
+_made: Final[list[str]] = []
 
 
 def _without_await(
     method: Callable[Concatenate[AuditTrail, P], Coroutine[Any, Any, T]],
 ) -> Callable[[Callable[..., object]], Callable[Concatenate[SyncAuditTrail, P], T]]:
     """Make a function, of which only the name counts, the *method* of a trail without ``await``."""
+    _made.append(method.__name__)
 
     def decorate(_: Callable[..., object]) -> Callable[Concatenate[SyncAuditTrail, P], T]:
         @without_frames
@@ -221,7 +218,7 @@ class SyncAuditTrail(Uncopied):
     def _runs_here(self) -> bool:
         kind = type(self._trail)
         return getattr(self._storage, "runs_anywhere", False) and (
-            kind is AuditTrail or all(getattr(kind, name) is getattr(AuditTrail, name) for name in _METHODS)
+            kind is AuditTrail or all(getattr(kind, name) is getattr(AuditTrail, name) for name in _made)
         )
 
     @property

@@ -8,7 +8,7 @@ from typing import Final
 
 import anyio
 
-from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, require_dispatcher
+from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, is_resuming, require_dispatcher
 from ..record.chain import ChainHead
 from ..record.errors import AmbiguousDeliveryError
 from ..record.options import several
@@ -104,7 +104,7 @@ async def deliver(dispatcher: AlertDispatcher, alert: Alert, timeout: float | No
 
 def resuming(dispatchers: Iterable[AlertDispatcher]) -> list[DurableDispatcher]:
     """Return the dispatchers that keep alerts."""
-    return [each for each in dispatchers if isinstance(each, DurableDispatcher) and each.resumes]
+    return [each for each in dispatchers if is_resuming(each)]
 
 
 async def resume_from(dispatchers: Iterable[AlertDispatcher], head: ChainHead, *, anew: bool) -> ChainHead:

@@ -29,7 +29,7 @@ from ..tasks.fork import call_in_child
 from ..tasks.life import Life
 from ..tasks.loops import Event
 from ..tasks.strangers import Log, answer
-from ._inner import Managers, deliver, kinds
+from ._inner import Managers, deliver
 from ._summary import COMPONENT_LENGTH, Counted, digest_of
 
 __all__ = ["Digest", "digest_of"]
@@ -129,7 +129,7 @@ class Digest(Uncopied):
         self._made = 0
         self._wake = Event()
         self._reporter: Reporter | None = None
-        self._name = f"the digest for {kinds([inner])[0]}"
+        self._name = f"the digest for {type(inner).__qualname__}"
         call_in_child(self, Digest._forget)
 
     async def __aenter__(self) -> Self:

@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher
+from ..core.alerting import Alert, AlertDispatcher, is_resuming
 from ..core.partial import PartialDelivery
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent
@@ -124,7 +124,7 @@ class FanOut:
         """Return the *alerts* that a dispatcher that resumes lacks, and remember the dispatchers that have them."""
         lacked: dict[int, set[Hashable]] = {}
         for number, dispatcher in enumerate(self._dispatchers):
-            if isinstance(dispatcher, DurableDispatcher) and dispatcher.resumes:
+            if is_resuming(dispatcher):
                 lacked[number] = await missing_from(dispatcher, alerts)
         wanted = [alert for alert in alerts if any(alert.key in keys for keys in lacked.values())]
         for alert in wanted:

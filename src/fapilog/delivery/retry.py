@@ -23,7 +23,7 @@ from ..record.options import require, require_bool, require_callable
 from ..record.values import text
 from ..tasks.countdown import Countdown
 from ..tasks.strangers import Log, contained
-from ._inner import Managers, kinds
+from ._inner import Managers
 
 __all__ = ["Attempt", "Retrying"]
 
@@ -205,7 +205,7 @@ class Retrying:
                     waited=waited,
                     took=attempt.took,
                     error=attempt.error,
-                    target=kinds([self._inner])[0],
+                    target=type(self._inner).__qualname__,
                     attempt=attempt.number,
                 )
             )

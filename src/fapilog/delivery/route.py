@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-from ..core.alerting import Alert, AlertDispatcher, DurableDispatcher, require_dispatcher
+from ..core.alerting import Alert, AlertDispatcher, is_resuming, require_dispatcher
 from ..record.chain import ChainHead
 from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, member
@@ -171,7 +171,7 @@ class Route:
         ways = [self._way(*alert) for alert in alerts]
         for dispatcher in self._dispatchers:
             own = [alert for alert, way in zip(alerts, ways, strict=True) if way is dispatcher]
-            if own and isinstance(dispatcher, DurableDispatcher) and dispatcher.resumes:
+            if own and is_resuming(dispatcher):
                 lacked |= await missing_from(dispatcher, own)
         return [alert for alert in alerts if alert.key in lacked]
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from ..record.options import require_text
 
-__all__ = ["RECORDED", "REQUEST_ID", "address", "client_address", "header_name", "request_id"]
+__all__ = ["RECORDED", "REQUEST_ID", "address", "client_address", "environ_name", "header_name", "request_id"]
 
 REQUEST_ID: Final = "fapilog.request_id"
 """Under which a request itself keeps its id, for views and for middleware inside of this one."""
@@ -41,6 +41,11 @@ def header_name(name: str, value: object) -> str:
     if not re.fullmatch(_WORD, found):
         raise ValueError(f"{name}: expected the name of a header; got {found[:100]!r}")
     return found
+
+
+def environ_name(header: str) -> str:
+    """Return the name that WSGI's environment has for a header: https://peps.python.org/pep-3333/#environ-variables."""
+    return f"HTTP_{header.upper().replace('-', '_')}"
 
 
 def request_id(given: str | None) -> str:

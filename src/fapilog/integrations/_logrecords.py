@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..core.audit import AuditTrail
 from ..record.freezing import Walk, plain
-from ..record.intake import FIELDS
+from ..record.intake import FIELDS, TEXT_FIELDS
 from ..record.values import given_tags, given_text, kind_of
 from ._backlog import Backlog, is_storing
 
@@ -17,12 +17,7 @@ __all__ = ["AUDIT", "Recording", "level_number", "read"]
 AUDIT: Final = "audit"
 """The name under which a call gives the fields of its event."""
 
-_TEXTS: Final = frozenset(
-    {
-        *("message", "reason", "component", "operation", "user_id", "session_id", "request_id", "trace_id", "span_id"),
-        *("client_ip", "user_agent", "data_classification", "event_id"),
-    }
-)
+_TEXTS: Final = TEXT_FIELDS | {"message", "event_id"}
 # All other values of a call belong into the metadata.
 _KNOWN: Final = FIELDS | {"event_type", "message"}
 

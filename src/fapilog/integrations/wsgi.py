@@ -15,7 +15,7 @@ from ..context import audit_context
 from ..core.audit import AuditTrail
 from ..record.options import require_callable
 from ..tasks.strangers import Log
-from ._headers import RECORDED, REQUEST_ID, request_id
+from ._headers import RECORDED, REQUEST_ID, environ_name, request_id
 from ._requests import RequestOptions, of_request
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class AuditMiddleware:
 
     def _handle(self, environ: WSGIEnvironment, start_response: StartResponse, context: Context) -> Iterable[bytes]:
         # One that a middleware around this one has given stays: the response can have but one.
-        this = environ.get(REQUEST_ID) or request_id(environ.get(_key(self._options.request_id_header)))
+        this = environ.get(REQUEST_ID) or request_id(environ.get(environ_name(self._options.request_id_header)))
         environ[REQUEST_ID] = this
         values: dict[str, object] = {
             "request_id": this,
@@ -153,7 +153,7 @@ class AuditMiddleware:
 
     def _client(self, environ: WSGIEnvironment) -> str | None:
         # The server has joined all values of the header.
-        joined = environ.get(_key(self._options.proxy_header))
+        joined = environ.get(environ_name(self._options.proxy_header))
         return self._options.client(environ.get("REMOTE_ADDR") or None, [joined] if joined else [])
 
     def _log(
@@ -195,11 +195,6 @@ class _Body:
         close: Callable[[], object] | None = getattr(self._body, "close", None)
         if close is not None:
             self._context.run(close)
-
-
-def _key(header: str) -> str:
-    """Return the name that the environment has for a header: https://peps.python.org/pep-3333/#environ-variables."""
-    return f"HTTP_{header.upper().replace('-', '_')}"
 
 
 def _path(environ: WSGIEnvironment) -> str:

@@ -10,7 +10,7 @@ from ..record.options import is_async, several
 from ..record.privacy import Uncopied
 from ..record.values import kind_of
 
-__all__ = ["Secret", "SecretSource", "is_loopback", "printable", "sources"]
+__all__ = ["Secret", "SecretSource", "check_printable", "is_loopback", "sources"]
 
 SecretSource = str | Callable[[], str]
 """
@@ -106,7 +106,7 @@ def _no_source(source: object) -> str:
     return "an asynchronous function" if is_async(source) else kind_of(source)
 
 
-def printable(value: str) -> str | None:
+def check_printable(value: str) -> str | None:
     """Check that *value* can stand in a header."""
     return None if value.isascii() and value.isprintable() and " " not in value else "printable ASCII without spaces"
 

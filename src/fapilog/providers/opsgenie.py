@@ -24,7 +24,7 @@ from ..record.privacy import Uncopied, without_frames
 from ._answers import Answer
 from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, least, one_line
-from ._secret import Secret, SecretSource, printable
+from ._secret import Secret, SecretSource, check_printable
 
 __all__ = ["OpsgenieDispatcher"]
 
@@ -103,7 +103,7 @@ class OpsgenieDispatcher(Uncopied):
         )
         self._render = Renderer(disclosure, link)
         self._url = self._poster.address(base_url, "base_url")
-        self._api_key = Secret(api_key, "api_key", check=printable)
+        self._api_key = Secret(api_key, "api_key", check=check_printable)
 
     async def __aenter__(self) -> Self:
         await self._poster.open()

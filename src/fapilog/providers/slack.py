@@ -25,7 +25,7 @@ from ..record.values import text
 from ._answers import Answer, PayloadRefusedError
 from ._http import Poster, Request
 from ._rendering import Disclosure, Rendered, Renderer, cut, fit, in_words, least
-from ._secret import Secret, SecretSource, printable
+from ._secret import Secret, SecretSource, check_printable
 
 __all__ = ["SlackDispatcher"]
 
@@ -149,7 +149,7 @@ class SlackDispatcher(Uncopied):
             got = " and ".join(words) or "none of them: webhook_url is None (is a variable not set?)"
             raise ValueError(f"webhook_url, token: expected either webhook_url, or token and channel; got {got}")
         self._render = Renderer(disclosure, link)
-        self._token = None if token is None else Secret(token, "token", check=printable)
+        self._token = None if token is None else Secret(token, "token", check=check_printable)
         self._channel = channel
         if webhook_url is not None:
             self._url = self._poster.address(webhook_url, "webhook_url")

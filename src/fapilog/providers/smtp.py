@@ -25,7 +25,7 @@ from ..record.options import require, require_kind_or_none, require_text, severa
 from ..record.privacy import Uncopied, without_frames
 from ..record.values import text
 from ._rendering import Disclosure, Rendered, Renderer, clean, cut, dedup_key, fit, in_words, one_line
-from ._secret import Secret, SecretSource, is_loopback, printable
+from ._secret import Secret, SecretSource, check_printable, is_loopback
 from ._smtp_client import Answers, Login, PasswordLogin, Server, Session, TokenLogin
 from ._threads import in_daemon_thread
 
@@ -131,7 +131,7 @@ class EmailDispatcher(Uncopied):
         # smtplib sends ASCII alone; it would raise with the password in its text.
         self._username = None if username is None else Secret(username, "username", check=_ascii)
         self._password = None if password is None else Secret(password, "password", check=_ascii)
-        self._token = None if token is None else Secret(token, "token", check=printable)
+        self._token = None if token is None else Secret(token, "token", check=check_printable)
         self._render = Renderer(disclosure, link)
         self._partial = PartialDelivery("smtp", "recipients")
 

@@ -34,6 +34,7 @@ __all__ = [
     "follow",
     "follow_events",
     "head_before",
+    "head_behind",
     "incomplete",
     "is_intact",
     "seal",
@@ -334,13 +335,12 @@ def head_before(line: bytes) -> ChainHead:
     return ChainHead(stated.sequence_number - 1, stated.previous_hash)
 
 
-def _is_intact(line: bytes) -> bool:
-    """Return whether *line*, given without its newline, is a whole record, wherever its place may be."""
+def head_behind(line: bytes) -> ChainHead | None:
+    """Return the head after *line*, given without a newline, if it is a whole record, whatever its place; else None."""
     try:
-        follow(head_before(line), [line])
+        return follow(head_before(line), [line])
     except ChainError:
-        return False
-    return True
+        return None
 
 
 def _stated(line: bytes) -> Seal:
@@ -379,7 +379,7 @@ def incomplete(fragment: bytes) -> bool:
     Raises:
         ChainError: It is a whole record and something more, which no crash leaves.
     """
-    if _is_intact(fragment):
+    if head_behind(fragment) is not None:
         return False
     if re.match(_START, fragment) is None:
         return True

@@ -25,6 +25,7 @@ __all__ = [
     "FIELDS",
     "LEAST_RECORD",
     "LEAST_TEXT",
+    "TEXT_FIELDS",
     "CommonFields",
     "EventFields",
     "LevelName",
@@ -141,8 +142,8 @@ _TEXTS: Final = (
     "hostname",
     "data_classification",
 )
-# The texts that a caller may give.
-_TEXT_FIELDS: Final = FIELDS.intersection(_TEXTS)
+TEXT_FIELDS: Final = FIELDS.intersection(_TEXTS)
+"""The names of the keywords that are texts, of any length."""
 
 
 def _event_id(name: str, value: object) -> str:
@@ -209,7 +210,7 @@ class _Taken:
         metadata: dict[str, Any] = {}
         for name, value in fields.items():
             # The most common kind first.
-            if name in _TEXT_FIELDS:
+            if name in TEXT_FIELDS:
                 if value is not None:
                     given[name] = value if type(value) is str else given_text(value)
             elif name not in FIELDS or (name == "metadata" and value is not None):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, verdict
 from ._anchor import ANCHOR, Anchor, decoded_anchor, says
-from ._files.compressed import Latest, first_bytes, unpacked
+from ._files.compressed import LastUnpacked, first_bytes, unpacked
 from ._files.directory import closing
 from ._files.lines import Lines
 from ._files.names import SUFFIX, is_set_aside
@@ -45,7 +45,7 @@ class ArchiveReader(TrailReader):
         self._archive = archive
         # As it says itself: a path has but one slash behind "s3:".
         self._place = str(archive)
-        self._latest = Latest()
+        self._unpacked = LastUnpacked()
         # As it was when it was asked last. Replaced as a whole.
         self._sizes: Mapping[str, int] = {}
         self._firsts: dict[tuple[str, int], tuple[int, int] | None] = {}
@@ -190,7 +190,7 @@ class ArchiveReader(TrailReader):
         return latest is not None and latest < start
 
     def _opened(self, name: str) -> contextlib.AbstractContextManager[int]:
-        return closing(self._latest.opened((name, self._size(name)), lambda: self._fetched(name)))
+        return closing(self._unpacked.opened((name, self._size(name)), lambda: self._fetched(name)))
 
     def _fetched(self, name: str) -> int:
         with contextlib.closing(self._archive.open(name + SUFFIX)) as file:

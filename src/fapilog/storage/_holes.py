@@ -66,7 +66,7 @@ def newest_of(limit: int, answers: Iterable[Iterable[AuditEvent | DamagedRecord]
     return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
 
 
-def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | None = None) -> AuditEvent | DamagedRecord:
+def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | None) -> AuditEvent | DamagedRecord:
     """
     Return the event in *line*, which is in this place; the hole that it is if it can't be read.
 

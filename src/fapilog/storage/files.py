@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
@@ -26,13 +26,13 @@ from ..tasks.threads import in_thread
 from ._anchor import Anchor
 from ._copied import by_day, followed
 from ._days import write_anchor
-from ._files.aside import Search
 from ._files.care import Care
 from ._files.directory import OWNER, Access, cannot, make_directory, size_of, sync_directory, why_not_writable
 from ._files.end import utc_now
-from ._files.names import names
+from ._files.names import date_of, names
 from ._files.reader import TrailReader
 from ._files.recent import Once
+from ._files.search import Search
 from ._files.writer import Result, TrailWriter
 from ._replica import waits
 from .protocol import EventFilter
@@ -138,7 +138,7 @@ class FileStorage(Uncopied):
         """
         return await self.append_record(chain.storable(event), once=once)
 
-    async def append_record(self, record: bytes, *, once: bool = False) -> Seal | None:
+    async def append_record(self, record: bytes, *, once: bool) -> Seal | None:
         """
         Store an event by its *record*, as `append` does; the caller leaves the frames out of what is raised.
 
@@ -220,7 +220,7 @@ class FileStorage(Uncopied):
             if not any(size_of(self.directory, name) for name in names(self.directory)):
                 make_directory(self.directory, self.access)
                 write_anchor(self.directory, removed)
-            return date.fromisoformat(removed.file[len("audit_") : -len(".jsonl")]).toordinal() + 1
+            return date_of(removed.file).toordinal() + 1
         except ChainError as damage:
             raise AuditStorageError(f"{self.directory}: {damage}; nothing is appended") from damage
         except OSError as error:

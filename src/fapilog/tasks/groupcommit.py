@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import anyio.lowlevel
 
-from .living import Living
 from .loops import Loop, Waiter, is_without_loop, wake
 from .strangers import tamed
+from .weakset import SharedWeakSet
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
@@ -254,7 +254,7 @@ def _make_calls(calls: SimpleQueue[Callable[[], object] | None]) -> None:
         del call
 
 
-_all: Final[Living[GroupCommit[Any, Any]]] = Living()
+_all: Final[SharedWeakSet[GroupCommit[Any, Any]]] = SharedWeakSet()
 
 
 def _finish_all() -> None:

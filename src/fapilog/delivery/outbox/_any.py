@@ -89,11 +89,10 @@ class AnyOutbox(Uncopied):
         self._inner = require_dispatcher("inner", inner)
         self._managers = Managers([inner])
         self._stop_timeout = stop_timeout
-        self._now = now
         self._store = Store(name, place, now)
         waits = tuple(min(wait, _LONGEST) for wait in schedule)
         timeout, keep, old_after, lease = (min(seconds, _LONGEST) for seconds in (timeout, keep, old_after, lease))
-        terms = Terms(waits, concurrency, timeout, keep, old_after, lease, now)
+        terms = Terms(waits, concurrency, timeout, keep, old_after, lease)
         self._sender = Sender(self._store, inner, terms)
         self._background = Background()
         self._life: Life | None = None
@@ -169,7 +168,7 @@ class AnyOutbox(Uncopied):
             Exception: The place of the alerts can't be used, and sending the alert directly failed with this exception.
         """
         self._forget_closed_loop()
-        alert, now, name = Alert(event, severity, channel), self._now(), self.name
+        alert, now, name = Alert(event, severity, channel), self._store.now(), self.name
         with self._store.taking(event.event_id):
             try:
                 await self._store.run(lambda queue: queue.put(name, alert, now))
@@ -282,7 +281,7 @@ class AnyOutbox(Uncopied):
             event_ids: The events that they are about, one or several; they may be dead, discarded or waiting. None: all
                 that are dead.
         """
-        now, ids = self._now(), None if event_ids is None else _ids(event_ids)
+        now, ids = self._store.now(), None if event_ids is None else _ids(event_ids)
         count = await self._store.run(lambda queue: queue.retry(self.name, ids, now))
         self._store.wake()
         return count
@@ -301,7 +300,7 @@ class AnyOutbox(Uncopied):
         """
         if not require_text("reason", reason).strip():
             raise ValueError("reason: expected words; got none")
-        now, ids = self._now(), _ids(event_ids)
+        now, ids = self._store.now(), _ids(event_ids)
         count = await self._store.run(lambda queue: queue.discard(self.name, ids, reason, now))
         self._store.wake()
         return count

@@ -47,7 +47,7 @@ class Ending(NamedTuple):
     Attributes:
         claim: The claim of the attempt.
         began_at: When, in seconds since 1970.
-        took: Seconds; None if it was never begun.
+        took: Seconds.
         outcome: See `OutboxAttempt`.
         reason: See `OutboxAttempt`.
         status: The state of the alert now.
@@ -58,7 +58,7 @@ class Ending(NamedTuple):
 
     claim: Claim
     began_at: float
-    took: float | None
+    took: float
     outcome: Outcome
     reason: str | None
     status: Status

@@ -33,14 +33,16 @@ class FileQueue:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection: sqlite3.Connection = connection
 
-    def put(self, outbox: str, alert: Alert, now: float, /) -> bool:
-        return _queue.put(self.connection, outbox, alert, now)
+    def put(self, outbox: str, alert: Alert, now: float, /) -> None:
+        _queue.put(self.connection, outbox, alert, now)
 
     def put_delivered(self, outbox: str, alert: Alert, began_at: float, took: float, _now: float, /) -> None:
         _queue.put_delivered(self.connection, outbox, alert, began_at, took)
 
     def touch(self, outbox: str, /) -> None:
-        _queue.touch(self.connection, outbox)
+        self.connection.execute(
+            "INSERT INTO outboxes (name) VALUES (?) ON CONFLICT (name) DO UPDATE SET pending = pending", (outbox,)
+        )
 
     def exchange(self, outbox: str, request: Request, /) -> Answer:
         connection, now = self.connection, request.now
@@ -67,10 +69,19 @@ class FileQueue:
         return _queue.claim(self.connection, outbox, lease, now, now + lasts, limit=1, event=event)
 
     def mark(self, outbox: str, /) -> ChainHead | None:
-        return _queue.mark(self.connection, outbox)
+        query = "SELECT sequence_number, checksum FROM outboxes WHERE name = ?"
+        row = self.connection.execute(query, (outbox,)).fetchone()
+        if row is None or not isinstance(row[0], int):
+            return None
+        return ChainHead(row[0], None if row[1] is None else text(row[1]))
 
     def set_mark(self, outbox: str, mark: ChainHead, /, *, back: bool = False) -> None:
-        _queue.set_mark(self.connection, outbox, mark, back=back)
+        self.connection.execute(
+            "INSERT INTO outboxes (name, sequence_number, checksum) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
+            " SET sequence_number = excluded.sequence_number, checksum = excluded.checksum"
+            " WHERE ? OR typeof(sequence_number) <> 'integer' OR sequence_number < excluded.sequence_number",
+            (outbox, *mark, back),
+        )
 
     def lacking(self, outbox: str, alerts: Sequence[Alert], /) -> list[Alert]:
         return _queue.lacking(self.connection, outbox, alerts)

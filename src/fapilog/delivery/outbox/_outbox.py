@@ -1,10 +1,4 @@
-"""
-Lose no alert: keep all in a file until they are delivered, however long that takes.
-
-    from fapilog.delivery.outbox import Outbox
-
-    trail = AuditTrail(alert_dispatcher=Outbox(slack, Path("alerts.db"), name="slack"))
-"""
+"""The outbox whose alerts are in a file: `Outbox`."""
 
 from __future__ import annotations
 

@@ -44,18 +44,16 @@ class PostgresQueue:
         mends: Whether that is still to be done.
     """
 
-    def __init__(self, connection: Connection, trail: str, *, mends: bool = False) -> None:
+    def __init__(self, connection: Connection, trail: str, *, mends: bool) -> None:
         self._connection = connection
         self._trail = trail
         self.mends: bool = mends
 
     # -- alerts that come
 
-    def put(self, outbox: str, alert: Alert, _now: float, /) -> bool:
-        is_new = put_alerts(self._connection, self._trail, [_kept(outbox, alert)]) == 1
-        if is_new:
+    def put(self, outbox: str, alert: Alert, _now: float, /) -> None:
+        if put_alerts(self._connection, self._trail, [_kept(outbox, alert)]):
             self._notify()
-        return is_new
 
     def put_delivered(self, outbox: str, alert: Alert, began_at: float, took: float, now: float, /) -> None:
         put_alerts(self._connection, self._trail, [_kept(outbox, alert)])

@@ -89,8 +89,8 @@ class Queue(Protocol):
     time of the caller's clock, in seconds since 1970. A place that has a clock of its own goes by that, and translates.
     """
 
-    def put(self, outbox: str, alert: Alert, now: float, /) -> bool:
-        """Keep *alert*, due at once; return whether it is new: an event is taken once."""
+    def put(self, outbox: str, alert: Alert, now: float, /) -> None:
+        """Keep *alert*, due at once; an event is taken once."""
         ...
 
     def put_delivered(self, outbox: str, alert: Alert, began_at: float, took: float, now: float, /) -> None:

@@ -1,5 +1,5 @@
 """
-The alerts that wait in a file: put in, claimed, ended, and the mark of the outbox.
+The alerts that wait in a file: put in, claimed and ended.
 
 Every function is a part of a transaction on *connection*. Times are seconds since 1970.
 """
@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from ...core.alerting import Alert
-from ...record.chain import ChainHead
 from ...record.events import AuditEvent
 from ...record.formats import encoded
 from ...record.values import text
@@ -34,7 +33,6 @@ __all__ = [
     "end",
     "give_back",
     "lacking",
-    "mark",
     "mend_times",
     "next_due",
     "pause",
@@ -43,9 +41,7 @@ __all__ = [
     "put_delivered",
     "renew",
     "retried_at",
-    "set_mark",
     "state",
-    "touch",
 ]
 
 _log: Final = Log("fapilog.delivery")
@@ -57,10 +53,10 @@ _PRUNED_AT_ONCE: Final = 1000
 _UNSURE: Final = 1.0
 
 
-def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> bool:
-    """Keep *alert*, due at once; return whether it is new: an event is taken once."""
+def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -> None:
+    """Keep *alert*, due at once; an event is taken once."""
     event = alert.event
-    done = connection.execute(
+    connection.execute(
         "INSERT INTO alerts (outbox, event_id, sequence_number, event_type, severity, channel, event, came_at,"
         " due_at, noted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (
@@ -76,7 +72,6 @@ def put(connection: sqlite3.Connection, outbox: str, alert: Alert, now: float) -
             now,
         ),
     )
-    return done.rowcount == 1
 
 
 def put_delivered(connection: sqlite3.Connection, outbox: str, alert: Alert, began_at: float, took: float) -> None:
@@ -220,13 +215,6 @@ def end(connection: sqlite3.Connection, outbox: str, ending: Ending, lease: str,
         )
 
 
-def touch(connection: sqlite3.Connection, outbox: str) -> None:
-    """Change nothing, and write that to the disk."""
-    connection.execute(
-        "INSERT INTO outboxes (name) VALUES (?) ON CONFLICT (name) DO UPDATE SET pending = pending", (outbox,)
-    )
-
-
 def pause(connection: sqlite3.Connection, outbox: str, now: float, until: float) -> None:
     """Let no process claim anything before *until*."""
     connection.execute(
@@ -270,7 +258,7 @@ def mend_times(connection: sqlite3.Connection, outbox: str, now: float, longest:
     )
 
 
-def next_due(connection: sqlite3.Connection, outbox: str, held: Collection[str] = ()) -> float | None:
+def next_due(connection: sqlite3.Connection, outbox: str, held: Collection[str]) -> float | None:
     """Return when there is something to claim beside *held*; None if nothing else is pending."""
     pending = connection.execute(
         "SELECT due_at, event_id FROM alerts WHERE outbox = ? AND status = 'pending' ORDER BY due_at", (outbox,)
@@ -308,24 +296,6 @@ def retried_at(connection: sqlite3.Connection, outbox: str) -> float:
     """Return when an operator last retried alerts, in seconds since 1970."""
     row = connection.execute("SELECT retried_at FROM outboxes WHERE name = ?", (outbox,)).fetchone()
     return float(row[0]) if row is not None and is_time(row[0]) else 0.0
-
-
-def mark(connection: sqlite3.Connection, outbox: str) -> ChainHead | None:
-    """Return up to where in the trail everything has come; None for an outbox that is new."""
-    row = connection.execute("SELECT sequence_number, checksum FROM outboxes WHERE name = ?", (outbox,)).fetchone()
-    if row is None or not isinstance(row[0], int):
-        return None
-    return ChainHead(row[0], None if row[1] is None else text(row[1]))
-
-
-def set_mark(connection: sqlite3.Connection, outbox: str, mark: ChainHead, *, back: bool = False) -> None:
-    """Move the mark on, and never back unless *back*."""
-    connection.execute(
-        "INSERT INTO outboxes (name, sequence_number, checksum) VALUES (?, ?, ?) ON CONFLICT (name) DO UPDATE"
-        " SET sequence_number = excluded.sequence_number, checksum = excluded.checksum"
-        " WHERE ? OR typeof(sequence_number) <> 'integer' OR sequence_number < excluded.sequence_number",
-        (outbox, *mark, back),
-    )
 
 
 def lacking(connection: sqlite3.Connection, outbox: str, alerts: Sequence[Alert]) -> list[Alert]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import anyio
@@ -45,7 +44,6 @@ class Terms(NamedTuple):
     keep: float
     old_after: float
     lease: float
-    now: Callable[[], float]
 
 
 class Sender:
@@ -71,7 +69,6 @@ class Sender:
         self._store = store
         self._inner = inner
         self._terms = terms
-        self._now = terms.now
         self._forget()
         call_in_child(self, Sender._forget)
 
@@ -129,7 +126,7 @@ class Sender:
         """Send the alert about *event* here and now, if it is due."""
         if self._breaker.room(0, anyio.current_time()) <= 0:
             return
-        now, lasts = self._now(), max(self._terms.timeout, self._terms.lease)
+        now, lasts = self._store.now(), max(self._terms.timeout, self._terms.lease)
         name, lease = self._store.name, self._claims.lease
         try:
             for each in await self._store.run(lambda queue: queue.claim(name, event, lease, now, lasts)):
@@ -140,7 +137,7 @@ class Sender:
 
     async def send_directly(self, alert: Alert) -> SentDirectly:
         """Send *alert*, which the store can't take, once; raises as the dispatcher does."""
-        began_at, began = self._now(), anyio.current_time()
+        began_at, began = self._store.now(), anyio.current_time()
         with contained():
             await self._inner.send_alert(alert.event, severity=alert.severity, channel=alert.channel)
         return SentDirectly(alert, began_at, anyio.current_time() - began)
@@ -190,7 +187,7 @@ class Sender:
 
     async def _tell_store(self, *, room: int) -> Answer:
         """Tell the store the news and claim up to *room* alerts, in one transaction."""
-        now, clock, claims = self._now(), anyio.current_time(), self._claims
+        now, clock, claims = self._store.now(), anyio.current_time(), self._claims
         was_set = not abs(now - clock - self._offset) <= _UNSURE
         self._offset = now - clock
         prunes = clock >= self._next_pruning
@@ -270,7 +267,7 @@ class Sender:
     async def _attempt(self, claim: Claim) -> None:
         """Send the alert once; the ending of the attempt is always kept in `_claims`."""
         event, severity, channel = claim.alert
-        began_at, began, retried_at = self._now(), anyio.current_time(), self._retried_at
+        began_at, began, retried_at = self._store.now(), anyio.current_time(), self._retried_at
         error: Exception | None = None
         is_taken = False
         try:

@@ -18,10 +18,10 @@ from ...record.errors import FapilogError, OutboxError
 from ...record.events import Identity, identity_of
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
-from ...tasks.living import Living
 from ...tasks.loops import Event
 from ...tasks.strangers import Log
 from ...tasks.threads import in_thread
+from ...tasks.weakset import SharedWeakSet
 from ._place import Place, Queue
 
 __all__ = ["SentDirectly", "Store"]
@@ -60,13 +60,14 @@ class Store:
     Attributes:
         name: The name of the outbox.
         place: Keeps the alerts.
+        now: Returns the time, in seconds since 1970.
         entered: Whether the outbox is entered.
     """
 
     def __init__(self, name: str, place: Place, now: Callable[[], float]) -> None:
         self.name: str = name
         self.place: Place = place
-        self._now = now
+        self.now: Callable[[], float] = now
         self._forget()
         call_in_child(self, Store._forget)
 
@@ -130,7 +131,7 @@ class Store:
         with self._lock:
             sent = list(self._sent_directly.values())
         proves = bool(sent) or not self._works
-        call = partial(_prove_and_call, self.name, sent, self._now(), call) if proves else call
+        call = partial(_prove_and_call, self.name, sent, self.now(), call) if proves else call
         try:
             result: T | _Refused = await self._commits.submit(call)
             if isinstance(result, _Refused):
@@ -234,7 +235,7 @@ class Store:
             self._reporter.attempted(report)
 
 
-_entered: Final[Living[Store]] = Living()
+_entered: Final[SharedWeakSet[Store]] = SharedWeakSet()
 
 
 class _Refused(NamedTuple):

@@ -76,8 +76,8 @@ class PostgresDeposit(Uncopied):
         """
         alert, name = Alert(event, severity, channel), self.name
 
-        def put(queue: Queue) -> bool:
-            return queue.put(name, alert, 0.0)
+        def put(queue: Queue) -> None:
+            queue.put(name, alert, 0.0)
 
         try:
             await in_thread(self._database.run, [put])

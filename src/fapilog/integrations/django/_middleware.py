@@ -16,7 +16,7 @@ from django.utils.crypto import salted_hmac
 
 from ...context import audit_context
 from ...tasks.strangers import Log
-from .._headers import RECORDED, REQUEST_ID, request_id
+from .._headers import RECORDED, REQUEST_ID, environ_name, request_id
 from .._requests import of_request as event_of
 from ._settings import OfRequest, begin, has_begun, of_request, record, trail
 
@@ -171,7 +171,7 @@ def _evaluate(request: _Request) -> None:
 def _address(request: _Request, options: OfRequest) -> str | None:
     meta = request.META
     # A server joins several headers of a name by commas: PEP 3333 for WSGI, and Django for ASGI.
-    forwarded = meta.get(f"HTTP_{options.proxy_header.upper().replace('-', '_')}")
+    forwarded = meta.get(environ_name(options.proxy_header))
     return options.client(meta.get("REMOTE_ADDR") or None, [] if forwarded is None else [forwarded])
 
 

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from ...record.chain import ChainHead
 from .._anchor import is_removed, start_of
 from .directory import identity, reading
-from .lines import Lines, cut_backwards, head_of_record
+from .lines import Lines, head_of_record, placed_backwards
 from .names import day_after, file_of_day, names
 from .recovering import last_seal
 from .room import Room
@@ -171,7 +171,7 @@ def _newest(lines: Lines) -> ChainHead | None:
     """Return the head behind the last whole record."""
     end = lines.end()
     for start in reversed(lines.blocks(0, end)):
-        for _, line in cut_backwards(*lines.block(start, end)):
+        for _, line in placed_backwards(*lines.block(start, end)):
             if head := head_of_record(line):
                 return head
     return None

@@ -20,7 +20,7 @@ from ...record.chain import ChainError, ChainStatus
 
 __all__ = [
     "MAX_SIZE",
-    "Latest",
+    "LastUnpacked",
     "beginning",
     "compress",
     "content_of",
@@ -54,7 +54,7 @@ class _Nameless:
             os.close(self.fd)
 
 
-class Latest:
+class LastUnpacked:
     """Keeps the file that was decompressed last. Any thread may call it."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Latest:
         return os.dup(kept[1].fd)
 
 
-_latest: Final = Latest()
+_last: Final = LastUnpacked()
 
 
 def compress(blocks: Iterable[bytes], target: IO[bytes], note: bytes = b"") -> None:
@@ -107,7 +107,7 @@ def decompressed(path: str) -> int:
     with open(path, "rb") as file:
         found = os.fstat(file.fileno())
         key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-        return _latest.opened(key, lambda: unpacked(file, path))
+        return _last.opened(key, lambda: unpacked(file, path))
 
 
 def unpacked(file: IO[bytes], path: str) -> int:

@@ -9,7 +9,7 @@ from typing import Final
 from ...record import chain
 from ...record.chain import EMPTY, MAX_RECORD_BYTES, ChainError, ChainHead, ChainStatus
 
-__all__ = ["Lines", "PlacedError", "cut", "cut_backwards", "head_of_record", "split"]
+__all__ = ["Lines", "PlacedError", "head_of_record", "placed", "placed_backwards", "split"]
 
 _MAX_ZEROS: Final = 64 << 20
 # A reader's thread gives up the interpreter lock while it reads a block. Reading a much smaller one is over before the
@@ -21,14 +21,14 @@ _REST_BYTES: Final = 1 << 12
 _FEW_LINES: Final = 8
 
 
-def cut(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+def placed(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of *data*, which begins at *offset*, the first one first, with their offsets."""
     for line in split(data):
         yield offset, line
         offset += len(line) + 1
 
 
-def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
+def placed_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of *data*, which begins at *offset*, the last one first, with their offsets."""
     lines = split(data)
     offset += sum(map(len, lines)) + len(lines)
@@ -37,8 +37,8 @@ def cut_backwards(offset: int, data: bytes) -> Iterator[tuple[int, bytes]]:
         yield offset, line
 
 
-def _cut_having(needle: bytes, data: bytes, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of *data* from *begin* to *end* that have *needle*, with their places; no others are cut."""
+def _placed_having(needle: bytes, data: bytes, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of *data* from *begin* to *end* that have *needle*, with their places; no others are made."""
     while (found := data.find(needle, begin, end)) >= 0:
         begin, behind = data.rfind(b"\n", begin, found) + 1 or begin, data.find(b"\n", found, end)
         behind = behind if behind >= 0 else end
@@ -57,11 +57,7 @@ def split(data: bytes) -> list[bytes]:
 def head_of_record(line: bytes) -> ChainHead | None:
     """Return the number and the checksum of *line* if it is a whole record, wherever its place may be; else None."""
     # A copy by way of another system adds this to every line.
-    line = line.removesuffix(b"\r")
-    try:
-        return chain.follow(chain.head_before(line), [line])
-    except ChainError:
-        return None
+    return chain.head_behind(line.removesuffix(b"\r"))
 
 
 class PlacedError(ChainError):
@@ -196,7 +192,7 @@ class Lines:
     def having(self, needles: list[bytes], start: int, end: int) -> list[tuple[int, bytes]]:
         """Return the lines of the block at *start* that have all *needles*, with offsets; as fast as grep."""
         offset, data, begin, behind = self.view(start, end)
-        found = ((offset + place, line) for place, line in _cut_having(needles[0], data, begin, behind))
+        found = ((offset + place, line) for place, line in _placed_having(needles[0], data, begin, behind))
         return [each for each in found if all(needle in each[1] for needle in needles)]
 
     def _to_newline(self, offset: int, end: int) -> Iterator[bytes]:
@@ -211,7 +207,7 @@ class Lines:
     def forwards(self, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield the lines from *begin* to *end*, both behind a newline, with their offsets."""
         for start in self.blocks(begin, end):
-            yield from (each for each in cut(*self.block(start, end)) if each[0] >= begin)
+            yield from (each for each in placed(*self.block(start, end)) if each[0] >= begin)
 
     def count(self, begin: int, end: int) -> int:
         """Return how many lines end between *begin* and *end*."""

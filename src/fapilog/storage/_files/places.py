@@ -14,7 +14,7 @@ from ...record.chain import ChainHead
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
 from .._holes import item_of
-from .lines import Lines, cut_backwards, head_of_record
+from .lines import Lines, head_of_record, placed_backwards
 
 __all__ = ["Beginning", "Line", "OpenFile", "Places", "gone", "missing", "number_behind", "numbered"]
 
@@ -90,7 +90,7 @@ def number_behind(lines: Lines, offset: int) -> int | None:
     """Return the number of the line at *offset*, counted from the last record before it whose checksum is right."""
     count = 1
     for start in reversed(lines.blocks(0, offset)):
-        for _, line in cut_backwards(*lines.block(start, offset)):
+        for _, line in placed_backwards(*lines.block(start, offset)):
             if (head := head_of_record(line)) is not None:
                 return head.sequence_number + count
             count += 1
@@ -122,7 +122,7 @@ def missing(lines: Lines, end: int, behind: Beginning | None) -> DamagedRecord |
     if behind is None or not end or lines.end_with(behind.head, end):
         return None
     for start in reversed(lines.blocks(0, end)):
-        for _, line in cut_backwards(*lines.block(start, end)):
+        for _, line in placed_backwards(*lines.block(start, end)):
             # Else what can't be read is a hole in its own place.
             last = head_of_record(line)
             return None if last is None else gone(behind.name, last.sequence_number + 1, behind.head.sequence_number)

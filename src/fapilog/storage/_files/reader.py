@@ -21,7 +21,7 @@ from .._holes import joined, up_to
 from ..protocol import EventFilter
 from .directory import cannot, reading, size_of, sync, without_writers
 from .effort import DECODED, Effort
-from .lines import Lines, cut, cut_backwards, head_of_record
+from .lines import Lines, head_of_record, placed, placed_backwards
 from .names import SUFFIX, names
 from .needles import needles_of
 from .places import Beginning, Line, OpenFile, Places, gone, missing, number_behind, numbered
@@ -164,7 +164,7 @@ class TrailReader:
             else:
                 if learns and file.is_complete(start, end):
                     known = self._times.learn(file.name, start, lines, end)
-                found = cut_backwards(*lines.block(start, end)) if window.meets(known) else iter(())
+                found = placed_backwards(*lines.block(start, end)) if window.meets(known) else iter(())
             for place, line in found:
                 if place >= begin and window.may_have(line):
                     yield Line(file.name, place, line)
@@ -309,7 +309,7 @@ class TrailReader:
         """Return the same of a compressed file, if it is at its beginning, without decompressing all of it."""
         with contextlib.suppress(OSError, ChainError):
             data = self._beginning(name)
-            heads = ((place, head_of_record(line)) for place, line in cut(0, data[: data.rfind(b"\n") + 1]))
+            heads = ((place, head_of_record(line)) for place, line in placed(0, data[: data.rfind(b"\n") + 1]))
             return next(((place, head.sequence_number) for place, head in heads if head is not None), None)
         return None
 

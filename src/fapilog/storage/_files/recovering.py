@@ -25,7 +25,7 @@ from ...record.formats import decoded
 from ...record.kinds import AuditEventType, AuditLogLevel
 from .._anchor import start_of
 from .directory import closing, open_file, reading, size_of, sync, without_writers, write_all
-from .lines import Lines, PlacedError, cut, head_of_record
+from .lines import Lines, PlacedError, placed
 from .names import names
 from .torn import Torn
 
@@ -92,7 +92,7 @@ def last_seal(directory: Path, files: list[str], first: int, offset: int) -> tup
             lines = Lines(fd, files[index])
             begin, end = offset if index == first else 0, lines.end()
             for start in reversed(lines.blocks(begin, end)):
-                found = [each for each in cut(*lines.block(start, end)) if _NEEDLE in each[1] and each[0] >= begin]
+                found = [each for each in placed(*lines.block(start, end)) if _NEEDLE in each[1] and each[0] >= begin]
                 for place, line in reversed(found):
                     if _seal_in(line) is not None:
                         return index, place, chain.head_before(line)
@@ -106,23 +106,19 @@ def _seals(directory: Path, name: str, begin: int) -> Iterator[tuple[bytes, Brea
         for start in lines.blocks(begin, end):
             offset, data = lines.block(start, end)
             if _NEEDLE in data:
-                for _, line in cut(offset, data):
+                for _, line in placed(offset, data):
                     if _NEEDLE in line and (seal := _seal_in(line)) is not None:
                         yield line, seal
 
 
 def _seal_in(line: bytes) -> Break | None:
     """Return the break that the whole record *line* seals, if it does that."""
-    if not _is_whole(line):
+    if chain.head_behind(line) is None:
         return None
     try:
         return msgspec.convert(dict(decoded(line).metadata[_MEMBER]), Break)
     except (msgspec.MsgspecError, UnicodeDecodeError, LookupError, TypeError, ValueError):
         return None
-
-
-def _is_whole(line: bytes) -> bool:
-    return head_of_record(line) is not None and not line.endswith(b"\r")
 
 
 def _behind(directory: Path, files: list[str], seal: Break, line: bytes) -> Resumption | None:
@@ -133,7 +129,7 @@ def _behind(directory: Path, files: list[str], seal: Break, line: bytes) -> Resu
     with reading(directory, files[index]) as fd:
         lines = Lines(fd, files[index])
         next_line = lines.first_from(offset, lines.end())
-    if next_line is None or next_line[0] != offset or not _is_whole(next_line[1]):
+    if next_line is None or next_line[0] != offset or chain.head_behind(next_line[1]) is None:
         return None
     record = chain.head_before(line).sequence_number + 1
     return Resumption(index, offset, chain.head_before(next_line[1]), record)
@@ -240,7 +236,7 @@ def _followed(directory: Path, name: str, lines: Lines, begin: tuple[int, ChainH
 def _next_whole(lines: Lines, offset: int) -> tuple[int, ChainHead] | None:
     """Return where the next whole record begins, and the head that it claims to follow."""
     for place, line in lines.forwards(offset, lines.end()):
-        if _is_whole(line):
+        if chain.head_behind(line) is not None:
             return place, chain.head_before(line)
     return None
 

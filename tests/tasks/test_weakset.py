@@ -4,7 +4,7 @@ import gc
 import threading
 import time
 
-from fapilog.tasks.living import Living
+from fapilog.tasks.weakset import SharedWeakSet
 
 
 class Thing:
@@ -13,56 +13,56 @@ class Thing:
 
 def test_who_is_gone_or_was_discarded_is_not_there() -> None:
     """An object is there from `add` until `discard`, or until nothing else refers to it."""
-    living: Living[Thing] = Living()
+    objects: SharedWeakSet[Thing] = SharedWeakSet()
     kept, discarded = Thing(), Thing()
     for each in (kept, discarded, Thing()):
-        living.add(each)
+        objects.add(each)
     del each
-    living.discard(discarded)
-    living.discard(Thing())
+    objects.discard(discarded)
+    objects.discard(Thing())
     gc.collect()
-    assert living.all() == [kept]
+    assert objects.all() == [kept]
 
 
 def test_threads_add_while_another_asks() -> None:
     """Whoever asks meanwhile gets an answer, with everything that was there before."""
-    living: Living[Thing] = Living()
+    objects: SharedWeakSet[Thing] = SharedWeakSet()
     first = Thing()
-    living.add(first)
+    objects.add(first)
     kept: list[Thing] = []
     is_over = threading.Event()
 
     def add() -> None:
         while not is_over.is_set():
             mine = Thing()
-            living.add(mine)
+            objects.add(mine)
             kept.append(mine)
-            living.add(Thing())
+            objects.add(Thing())
 
     threads = [threading.Thread(target=add) for _ in range(4)]
     for thread in threads:
         thread.start()
     try:
         while len(kept) < 20_000:
-            assert first in living.all()
+            assert first in objects.all()
     finally:
         is_over.set()
         for thread in threads:
             thread.join()
-    assert set(living.all()) == {first, *kept}
+    assert set(objects.all()) == {first, *kept}
 
 
 def test_threads_add_while_the_garbage_collector_calls_back() -> None:
     """Whoever asks gets an answer, though the collector's callbacks let other threads in at each object made."""
-    living: Living[Thing] = Living()
+    objects: SharedWeakSet[Thing] = SharedWeakSet()
     kept = [Thing() for _ in range(100)]
     for each in kept:
-        living.add(each)
+        objects.add(each)
     is_over = threading.Event()
 
     def add() -> None:
         while not is_over.is_set():
-            living.add(Thing())
+            objects.add(Thing())
 
     def let_others_in(_phase: str, _info: dict[str, int]) -> None:
         time.sleep(0)
@@ -74,7 +74,7 @@ def test_threads_add_while_the_garbage_collector_calls_back() -> None:
     gc.set_threshold(1, 1, 1)
     try:
         for _ in range(10):
-            assert set(kept) <= set(living.all())
+            assert set(kept) <= set(objects.all())
     finally:
         gc.set_threshold(*thresholds)
         gc.callbacks.remove(let_others_in)

@@ -1,18 +1,18 @@
-"""The objects of a kind that are alive, for any thread to add to and to ask."""
+"""A weak set, for any thread to add to and to ask."""
 
 from __future__ import annotations
 
 import weakref
 from typing import Generic, TypeVar
 
-__all__ = ["Living"]
+__all__ = ["SharedWeakSet"]
 
 T = TypeVar("T")
 
 
-class Living(Generic[T]):
+class SharedWeakSet(Generic[T]):
     """
-    Objects, held weakly. Any thread may add some while another one asks, where a `WeakSet` raises RuntimeError.
+    Objects, held weakly. Any thread may add one while another asks, where `weakref.WeakSet` raises RuntimeError.
 
     The objects have the equality and the hash of their identity.
     """

@@ -18,12 +18,12 @@ import pytest
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError, AuditTrail, FileStorage
 from fapilog.record.kinds import AuditOutcome
 from fapilog.record.parties import Actor, Target
-from fapilog.storage._files import aside as _aside
+from fapilog.storage._files import search as _search
 from fapilog.storage._files import searchers as _searchers
-from fapilog.storage._files.aside import Search
 from fapilog.storage._files.directory import without_writers
 from fapilog.storage._files.effort import TooLongError
 from fapilog.storage._files.reader import TrailReader
+from fapilog.storage._files.search import Search
 from fapilog.storage._files.searchers import Searcher, Searchers
 from fapilog.storage.protocol import Conditions, EventFilter
 
@@ -86,8 +86,8 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def searchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Searchers]:
     """Return the processes for all searches of this test, all of which are long, and nobody is alone."""
-    monkeypatch.setattr(_aside, "_SHORT_BYTES", 0)
-    monkeypatch.setattr(_aside, "_is_alone", lambda: False)
+    monkeypatch.setattr(_search, "_SHORT_BYTES", 0)
+    monkeypatch.setattr(_search, "_is_alone", lambda: False)
     searchers = Searchers()
     monkeypatch.setattr(_searchers, "SEARCHERS", searchers)
     yield searchers
@@ -139,7 +139,7 @@ def test_the_answer_is_the_same(directory: Path, searchers: Searchers, processes
 
 @pytest.mark.real_time
 @pytest.mark.usefixtures("not_here")
-async def test_a_trail_asks_aside(directory: Path, processes: list[Any]) -> None:
+async def test_a_trail_asks_a_process(directory: Path, processes: list[Any]) -> None:
     """Whoever asks a trail, with or without a loop, has the answer of the process, which is started once."""
     trail = AuditTrail(storage=FileStorage(directory))
     expected = ["number 39", "number 36", "number 33"]
@@ -152,7 +152,7 @@ async def test_a_trail_asks_aside(directory: Path, processes: list[Any]) -> None
 
 def test_a_short_search_has_no_process(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where some MiB are enough, nothing is started."""
-    monkeypatch.setattr(_aside, "_is_alone", lambda: False)
+    monkeypatch.setattr(_search, "_is_alone", lambda: False)
     monkeypatch.setattr(subprocess, "Popen", None)
     assert len(search(directory, Searchers(), user_id="alice").run()) == 14
 
@@ -163,8 +163,8 @@ def test_a_program_of_one_thread_has_no_process(directory: Path) -> None:
     program = f"""
 import subprocess
 from fapilog import AuditTrail
-from fapilog.storage._files import aside as _aside
-_aside._SHORT_BYTES, subprocess.Popen = 0, None
+from fapilog.storage._files import search as _search
+_search._SHORT_BYTES, subprocess.Popen = 0, None
 print(len(AuditTrail(storage_path={str(directory)!r}).sync.get_events(user_id="alice")))
 """
     assert subprocess.check_output([sys.executable, "-c", program]) == b"14\n"
