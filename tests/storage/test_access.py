@@ -78,7 +78,7 @@ async def test_a_group_may_read(tmp_path: Path, mode: int, directories: int) -> 
     ("options", "error", "words"),
     [
         ({"mode": "0640"}, TypeError, "mode: expected an int such as 0o640; got a str"),
-        ({"mode": 640}, ValueError, "mode: expected one that lets the owner read and write.*; got 0o1200"),
+        ({"mode": 640}, ValueError, "mode: expected one that lets the owner .*; got 0o1200; did you mean 0o640[?]"),
         ({"mode": 0o440}, ValueError, "got 0o440"),
         ({"mode": 0o646}, ValueError, "got 0o646"),
         ({"mode": 0o750}, ValueError, "got 0o750"),

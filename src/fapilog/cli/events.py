@@ -46,7 +46,8 @@ def _moment(given: str) -> datetime:
     try:
         moment = datetime.fromisoformat(given)
     except ValueError:
-        raise typer.BadParameter("expected a time such as 2026-03-01, 2026-03-01T12:00:00Z or 2h") from None
+        words = "expected a time such as 2026-03-01, 2026-03-01T12:00:00Z or 2h"
+        raise typer.BadParameter(f"{words}; got {given!r}") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
@@ -69,7 +70,7 @@ def _type(given: str) -> AuditEventType:
 def _value(given: str) -> tuple[str, Any]:
     name, equals, value = given.partition("=")
     if not name or not equals:
-        raise typer.BadParameter("expected NAME=VALUE")
+        raise typer.BadParameter(f"expected NAME=VALUE; got {given!r}")
     try:
         return name, json.loads(value)
     except ValueError:
