@@ -206,6 +206,13 @@ def test_the_table_of_limits_has_the_numbers() -> None:
     ) == (256 << 10, 8_192, 65_536, 32_768, 500_000, 64, 1_000)
 
 
+def test_the_table_of_files_is_complete() -> None:
+    """The reference names every file that a trail has beside its days."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/fapilog/storage").rglob("*.py"))
+    named = re.findall(r"audit_[a-z]+\.[a-z]+", " ".join(row[1] for row in table("reference/record.md", "contents")))
+    assert sorted(named) == sorted(set(re.findall(r'"(audit_[a-z]+\.[a-z]+)"', source)))
+
+
 def test_the_table_of_verdicts_is_complete() -> None:
     """The page about verifying says what to do about every status."""
     rows = table("how-to/verify-and-recover.md", "status")
