@@ -21,6 +21,7 @@ from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route, when
+from fapilog.observers._gauges import measured
 from fapilog.storage.files import FileStorage
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
@@ -148,6 +149,20 @@ def test_a_mistake_is_named(
     """An option that can't be meant is refused where it is given, with what was expected and what came."""
     with pytest.raises(error, match=f"^{words}"):
         make(**options)
+
+
+MEASURED_MISTAKES: list[tuple[Any, str]] = [
+    (Outbox(DISPATCHER, "alerts.db"), "outboxes: expected a list; got an Outbox"),
+    ("alerts.db", "outboxes: expected objects with a name and a state; got a str among them"),
+    ([DISPATCHER], "outboxes: expected objects with a name and a state; got a RecordingDispatcher among them"),
+]
+
+
+@pytest.mark.parametrize(("outboxes", "words"), MEASURED_MISTAKES)
+def test_what_cannot_be_measured_is_named(outboxes: Any, words: str) -> None:
+    """An observer refuses a single outbox, a file, and a dispatcher that is none."""
+    with pytest.raises(TypeError, match=f"^{words}$"):
+        measured(outboxes, ())
 
 
 OUTBOX_MISTAKES: list[tuple[dict[str, Any], type[Exception], str]] = [
