@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
@@ -295,6 +296,15 @@ def test_the_story_points_at_what_is_there() -> None:
         for path in paths
     ]
     assert [place for place in places if not place.exists()] == []
+
+
+def test_the_readme_names_every_extra() -> None:
+    """The list of extras is that of the package, and `all` has those that the list says."""
+    words = (ROOT / "README.md").read_text(encoding="utf-8").partition("The extras:")[2].partition("needs none.")[0]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall("`(.+?)`", words)) - {"fapilog"} == set(extras)
+    [everything] = extras.pop("all")
+    assert set(extras) - {"django", "flask", "sqlalchemy"} == set(everything[len("fapilog[") : -1].split(","))
 
 
 def test_the_links_of_the_readme_lead_somewhere() -> None:
