@@ -300,7 +300,7 @@ def test_the_story_points_at_what_is_there() -> None:
 
 def test_the_readme_names_every_extra() -> None:
     """The list of extras is that of the package, and `all` has those that the list says."""
-    words = (ROOT / "README.md").read_text(encoding="utf-8").partition("The extras:")[2].partition("needs none.")[0]
+    words = (ROOT / "README.md").read_text(encoding="utf-8").partition("The extras:")[2].partition("needs no extra.")[0]
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert set(re.findall("`(.+?)`", words)) - {"fapilog"} == set(extras)
     [everything] = extras.pop("all")
