@@ -249,6 +249,20 @@ def test_the_tail_is_followed_over_midnight_and_damage(tmp_path: Path) -> None:
     assert (process.returncode, rest) == (130, "")
 
 
+def test_a_trail_that_is_not_there_yet_is_followed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With -f, the first event is printed of a service that makes its directory later; Ctrl-C ends it with 130."""
+    directory = tmp_path / "audit"
+
+    def meanwhile(_: float) -> None:
+        if directory.exists():
+            raise KeyboardInterrupt
+        AuditTrail(storage_path=directory).sync.log_event(AuditEventType.DATA_ACCESS, "first")
+
+    monkeypatch.setattr("fapilog.cli.events.sleep", meanwhile)
+    code, out, err = run("tail", directory, "-f")
+    assert (code, out.endswith("  data_access  first\n"), err) == (130, True, "")
+
+
 def test_recovering(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After `recover`, the trail takes events, and `verify` says what happened, with 1, for ever."""
     monkeypatch.setenv("SUDO_USER", "carol")
@@ -322,6 +336,9 @@ PLACES = "expected a directory, a file of SQLite, postgresql://HOST/DATABASE or 
     [
         (("verify", "mysql://u:secret@h/d"), f"{PLACES}mysql://...\n"),
         (("show", ""), f"{PLACES}an empty text\n"),
+        (("tail", "", "-f"), "expected a directory; got an empty text\n"),
+        (("tail", __file__), "expected a directory; got a file\n"),
+        (("tail", "nowhere"), "Directory 'nowhere' does not exist.\n"),
         (("copy", "mysql://u:secret@h/d", "new.db"), f"{PLACES}mysql://...\n"),
         (("copy", "", "new.db"), "FROM: expected a path or an address; got an empty text\n"),
         (("copy", ".", ""), "TO: expected a path or an address; got an empty text\n"),

@@ -85,7 +85,14 @@ def _field(given: str) -> str:
     return given
 
 
-_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
+def _directory(given: Path | str) -> Path:
+    # With -f it may come later. From `manage.py audit` it is a path.
+    if not str(given) or Path(given).is_file():
+        raise typer.BadParameter(f"expected a directory; got {'a file' if given else 'an empty text'}")
+    return Path(given)
+
+
+_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", parser=_directory)]
 _Since = Annotated[
     datetime | None,
     typer.Option(metavar="TIME", parser=_moment, help="Not before: 2026-03-01, 2026-03-01T12:00:00Z, 15m, 2h, 7d."),
@@ -245,6 +252,8 @@ def tail(
 
     Exit code: 0; 2 if the trail can't be read, or without -f if there is none; 130 after Ctrl-C.
     """
+    if not (follow or directory.exists()):
+        raise typer.BadParameter(f"Directory {str(directory)!r} does not exist.", param_hint="DIR")
     try:
         found = False
         for item in _tail(directory, EventFilter(**wanted), last, follow=follow):
