@@ -174,9 +174,11 @@ def test_the_examples_for_pytest_pass(tmp_path: Path) -> None:
     (tmp_path / "test_login.py").write_text(test)
     (tmp_path / "pager.py").write_text("from fapilog import NoopAlertDispatcher as Pager\n")
     (tmp_path / "test_pager.py").write_text(own_test)
+    of_an_app = [code for language, code, _ in blocks("how-to/test-your-app.md") if language == "python"]
+    (tmp_path / "test_app.py").write_text("".join(of_an_app[:4]))
     # Without the plugins of this environment that take longer to load than these tests to run.
     without = " ".join(f"-p no:{each}" for each in ("cacheprovider", "asyncio", "faker", "hypothesispytest", "xdist"))
-    assert "4 passed" in in_shell(f"python -m pytest -q {without}", tmp_path)
+    assert "9 passed" in in_shell(f"python -m pytest -q {without}", tmp_path)
 
 
 def test_the_table_of_members_is_the_record() -> None:

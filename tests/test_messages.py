@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import pickle
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -13,7 +14,15 @@ from typing import Any
 import anyio
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditTrail, ComplianceLevel, CompliancePolicy
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    AuditLogLevel,
+    AuditTrail,
+    ComplianceLevel,
+    CompliancePolicy,
+    DeliveryError,
+)
 from fapilog.delivery.digest import Digest
 from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
@@ -149,6 +158,14 @@ def test_a_mistake_is_named(
     """An option that can't be meant is refused where it is given, with what was expected and what came."""
     with pytest.raises(error, match=f"^{words}"):
         make(**options)
+
+
+async def test_an_alert_about_no_record_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log of an alert that failed names its record; the trail's alert about that has none."""
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=RecordingDispatcher(error=DeliveryError("gone")))
+    await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
+    places = re.findall(r"\((.*?)\) was not delivered: gone", caplog.text)
+    assert places == ["record 1", "record not stored"]
 
 
 MEASURED_MISTAKES: list[tuple[Any, str]] = [
