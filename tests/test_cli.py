@@ -366,7 +366,7 @@ def test_verify_refuses_what_is_no_head(
 ) -> None:
     """What is no number and checksum is an error of the command line."""
     assert run_main(monkeypatch, "verify", f"--head={head}", trail) == 2
-    assert "expected a number and a checksum" in " ".join(capsys.readouterr().err.split())
+    assert f"expected NUMBER:CHECKSUM, a checksum of 64 hexadecimal digits; got {head!r}" in capsys.readouterr().err
 
 
 @needs_extra

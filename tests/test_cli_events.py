@@ -249,6 +249,20 @@ def test_the_tail_is_followed_over_midnight_and_damage(tmp_path: Path) -> None:
     assert (process.returncode, rest) == (130, "")
 
 
+def test_a_trail_that_is_not_there_yet_is_followed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With -f, the first event is printed of a service that makes its directory later; Ctrl-C ends it with 130."""
+    directory = tmp_path / "audit"
+
+    def meanwhile(_: float) -> None:
+        if directory.exists():
+            raise KeyboardInterrupt
+        AuditTrail(storage_path=directory).sync.log_event(AuditEventType.DATA_ACCESS, "first")
+
+    monkeypatch.setattr("fapilog.cli.events.sleep", meanwhile)
+    code, out, err = run("tail", directory, "-f")
+    assert (code, out.endswith("  data_access  first\n"), err) == (130, True, "")
+
+
 def test_recovering(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After `recover`, the trail takes events, and `verify` says what happened, with 1, for ever."""
     monkeypatch.setenv("SUDO_USER", "carol")
@@ -301,8 +315,8 @@ def test_the_version(run: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--since", "yesterday"), "expected a time such as 2026-03-01"),
-        (("--metadata", "status"), "expected NAME=VALUE"),
+        (("--since", "yesterday"), "got 'yesterday'"),
+        (("--metadata", "status"), "expected NAME=VALUE; got 'status'"),
         (("--level", "loud"), "loud"),
         (("--before", "-1"), "greater than or equal to 0"),
     ],
@@ -312,6 +326,35 @@ def test_an_option_that_makes_no_sense(run: Run, directory: Path, options: tuple
     code, _, err = run("show", directory, *options)
     assert code == 2
     assert says in err
+
+
+PLACES = "expected a directory, a file of SQLite, postgresql://HOST/DATABASE or s3://BUCKET/PREFIX; got "
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("verify", "mysql://u:secret@h/d"), f"{PLACES}mysql://...\n"),
+        (("show", ""), f"{PLACES}an empty text\n"),
+        (("tail", "", "-f"), "expected a directory; got an empty text\n"),
+        (("tail", __file__), "expected a directory; got a file\n"),
+        (("tail", "nowhere"), "Directory 'nowhere' does not exist.\n"),
+        (("copy", "mysql://u:secret@h/d", "new.db"), f"{PLACES}mysql://...\n"),
+        (("copy", "", "new.db"), "FROM: expected a path or an address; got an empty text\n"),
+        (("copy", ".", ""), "TO: expected a path or an address; got an empty text\n"),
+        (("copy", ".", "s3://b"), "TO: expected a directory, a file of SQLite or postgresql://; got s3:\n"),
+        (("hold", "add", ".", "--reason", "x", "--since", "march"), "expected a day such as 2026-03-01; got 'march'\n"),
+        (("continue", ".", "new"), "expected a trail of fapilog 0.3.5 or earlier in .; there is none\n"),
+    ],
+)
+def test_an_argument_that_makes_no_sense(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], says: str
+) -> None:
+    """It is said what was expected and what came, and nothing is made in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*arguments)
+    assert (code, err[-len(says) :]) == (2, says)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_times_are_utc_unless_they_say_otherwise(run: Run, tmp_path: Path) -> None:

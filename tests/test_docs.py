@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
@@ -173,9 +174,11 @@ def test_the_examples_for_pytest_pass(tmp_path: Path) -> None:
     (tmp_path / "test_login.py").write_text(test)
     (tmp_path / "pager.py").write_text("from fapilog import NoopAlertDispatcher as Pager\n")
     (tmp_path / "test_pager.py").write_text(own_test)
+    of_an_app = [code for language, code, _ in blocks("how-to/test-your-app.md") if language == "python"]
+    (tmp_path / "test_app.py").write_text("".join(of_an_app[:4]))
     # Without the plugins of this environment that take longer to load than these tests to run.
     without = " ".join(f"-p no:{each}" for each in ("cacheprovider", "asyncio", "faker", "hypothesispytest", "xdist"))
-    assert "4 passed" in in_shell(f"python -m pytest -q {without}", tmp_path)
+    assert "9 passed" in in_shell(f"python -m pytest -q {without}", tmp_path)
 
 
 def test_the_table_of_members_is_the_record() -> None:
@@ -204,6 +207,13 @@ def test_the_table_of_limits_has_the_numbers() -> None:
         freezing.MAX_DEPTH,
         values.MAX_TAGS,
     ) == (256 << 10, 8_192, 65_536, 32_768, 500_000, 64, 1_000)
+
+
+def test_the_table_of_files_is_complete() -> None:
+    """The reference names every file that a trail has beside its days."""
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src/fapilog/storage").rglob("*.py"))
+    named = re.findall(r"audit_[a-z]+\.[a-z]+", " ".join(row[1] for row in table("reference/record.md", "contents")))
+    assert sorted(named) == sorted(set(re.findall(r'"(audit_[a-z]+\.[a-z]+)"', source)))
 
 
 def test_the_table_of_verdicts_is_complete() -> None:
@@ -288,6 +298,15 @@ def test_the_story_points_at_what_is_there() -> None:
         for path in paths
     ]
     assert [place for place in places if not place.exists()] == []
+
+
+def test_the_readme_names_every_extra() -> None:
+    """The list of extras is that of the package, and `all` has those that the list says."""
+    words = (ROOT / "README.md").read_text(encoding="utf-8").partition("The extras:")[2].partition("needs no extra.")[0]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall("`(.+?)`", words)) - {"fapilog"} == set(extras)
+    [everything] = extras.pop("all")
+    assert set(extras) - {"django", "flask", "sqlalchemy"} == set(everything[len("fapilog[") : -1].split(","))
 
 
 def test_the_links_of_the_readme_lead_somewhere() -> None:

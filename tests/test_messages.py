@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import pickle
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -13,7 +14,15 @@ from typing import Any
 import anyio
 import pytest
 
-from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditTrail, ComplianceLevel, CompliancePolicy
+from fapilog import (
+    AuditEvent,
+    AuditEventType,
+    AuditLogLevel,
+    AuditTrail,
+    ComplianceLevel,
+    CompliancePolicy,
+    DeliveryError,
+)
 from fapilog.delivery.digest import Digest
 from fapilog.delivery.fallback import Fallback
 from fapilog.delivery.fanout import FanOut
@@ -21,6 +30,7 @@ from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route, when
+from fapilog.observers._gauges import measured
 from fapilog.storage.files import FileStorage
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
@@ -148,6 +158,28 @@ def test_a_mistake_is_named(
     """An option that can't be meant is refused where it is given, with what was expected and what came."""
     with pytest.raises(error, match=f"^{words}"):
         make(**options)
+
+
+async def test_an_alert_about_no_record_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log of an alert that failed names its record; the trail's alert about that has none."""
+    trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=RecordingDispatcher(error=DeliveryError("gone")))
+    await trail.log_security_event(AuditEventType.SECURITY_VIOLATION, "m")
+    places = re.findall(r"\((.*?)\) was not delivered: gone", caplog.text)
+    assert places == ["record 1", "record not stored"]
+
+
+MEASURED_MISTAKES: list[tuple[Any, str]] = [
+    (Outbox(DISPATCHER, "alerts.db"), "outboxes: expected a list; got an Outbox"),
+    ("alerts.db", "outboxes: expected objects with a name and a state; got a str among them"),
+    ([DISPATCHER], "outboxes: expected objects with a name and a state; got a RecordingDispatcher among them"),
+]
+
+
+@pytest.mark.parametrize(("outboxes", "words"), MEASURED_MISTAKES)
+def test_what_cannot_be_measured_is_named(outboxes: Any, words: str) -> None:
+    """An observer refuses a single outbox, a file, and a dispatcher that is none."""
+    with pytest.raises(TypeError, match=f"^{words}$"):
+        measured(outboxes, ())
 
 
 OUTBOX_MISTAKES: list[tuple[dict[str, Any], type[Exception], str]] = [

@@ -262,7 +262,7 @@ def test_a_dispatcher_that_can_not_be_entered(tmp_path: Path, caplog: pytest.Log
     anyio.run(trail.stop)
     alerts = trail.sync.get_statistics()["alerts"]
     assert (alerts["failed"] + alerts["dispatched"], alerts["waiting"]) == (2, 0)
-    assert "raised OSError" in caplog.text
+    assert "AuditTrail.start failed in the background thread: OSError\n" in caplog.text
 
 
 def test_stopping_what_could_not_be_started(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ async def test_a_group_may_read(tmp_path: Path, mode: int, directories: int) -> 
     ("options", "error", "words"),
     [
         ({"mode": "0640"}, TypeError, "mode: expected an int such as 0o640; got a str"),
-        ({"mode": 640}, ValueError, "mode: expected one that lets the owner read and write.*; got 0o1200"),
+        ({"mode": 640}, ValueError, "mode: expected one that lets the owner .*; got 0o1200; did you mean 0o640[?]"),
         ({"mode": 0o440}, ValueError, "got 0o440"),
         ({"mode": 0o646}, ValueError, "got 0o646"),
         ({"mode": 0o750}, ValueError, "got 0o750"),
@@ -137,3 +137,27 @@ def test_who_may_write_records_may_set_holds(tmp_path: Path) -> None:
     assert set(modes(directory).values()) == {0o660}
     assert {path.stat().st_gid for path in directory.iterdir()} == {group.gr_gid}
     assert len(list(directory.iterdir())) == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user can be had by root alone")
+@pytest.mark.parametrize("may_give", [True, False])
+def test_root_locks_no_service_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, may_give: bool) -> None:
+    """Each file that root makes in the directory of a service is that service's, where root may give it away."""
+    now = NOON
+    storage = FileStorage(tmp_path, now=lambda: now)
+    os.chown(tmp_path, 54321, 54321)
+    if not may_give:
+        monkeypatch.setattr(os, "fchown", _refuse)
+    without_loop(storage.append(EVENT))
+    with (tmp_path / "audit_2026-01-31.jsonl").open("ab") as file:
+        file.write(b"torn")
+    now += timedelta(days=1)
+    without_loop(storage.append(EVENT))
+    without_loop(storage.aclose())
+    owners = {path.name[:26]: (path.stat().st_uid, path.stat().st_gid) for path in tmp_path.glob("*.jsonl*")}
+    assert len(owners) == 3
+    assert set(owners.values()) == {(54321, 54321) if may_give else (0, os.getegid())}
+
+
+def _refuse(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 _FILES: Final = (".db", ".sqlite", ".sqlite3")
+_PLACES: Final = "a directory, a file of SQLite, postgresql://HOST/DATABASE or s3://BUCKET/PREFIX"
 
 Where: TypeAlias = "Path | AuditStorage"
 """The directory of a trail, or its storage."""
@@ -57,13 +58,22 @@ def archive_at(given: Archive | Path | str) -> Archive:
         raise typer.BadParameter(str(error).removeprefix("archive: ")) from None
 
 
+def _archived(address: str) -> ArchiveStorage:
+    scheme, _, _ = address.partition("://")
+    if scheme.lower() != "s3":
+        raise typer.BadParameter(f"expected {_PLACES}; got {scheme}://...")
+    return ArchiveStorage(archive_at(address))
+
+
 def _place(given: Where | str) -> Where | str:
     if not isinstance(given, str):  # by code that runs the command: ``manage.py audit``
         return given
     if is_dsn(given):
         return given
     if is_address(given):
-        return ArchiveStorage(archive_at(given))
+        return _archived(given)
+    if not given:  # a variable of the shell that is not set: pathlib would take the current directory
+        raise typer.BadParameter(f"expected {_PLACES}; got an empty text")
     path = Path(given)
     if not path.exists():
         raise typer.BadParameter(f"Directory {given!r} does not exist.")
@@ -168,7 +178,7 @@ def storage_at(given: str, trail: str | None, hint: str) -> AuditStorage:
     if is_dsn(given):
         return in_postgres(given, trail, hint)
     if is_address(given):
-        return ArchiveStorage(archive_at(given))
+        return _archived(given)
     path = Path(given)
     is_file = path.is_file() or (not path.exists() and path.suffix in _FILES)
     return SQLiteStorage(path) if is_file else FileStorage(path)

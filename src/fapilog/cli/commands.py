@@ -169,7 +169,8 @@ def verify(
 def _head(given: str) -> ChainHead:
     found = re.fullmatch(r"0:none|([1-9][0-9]{0,18}):([0-9a-f]{64})", given)
     if found is None:
-        raise typer.BadParameter("expected a number and a checksum with a colon between", param_hint="--head")
+        words = f"expected NUMBER:CHECKSUM, a checksum of 64 hexadecimal digits; got {given!r}"
+        raise typer.BadParameter(words, param_hint="--head")
     return ChainHead(0, None) if found[1] is None else ChainHead(int(found[1]), found[2])
 
 

@@ -41,10 +41,14 @@ def copy(
     Exit code: 0 if TO has all records and is intact, 1 if FROM is damaged or TO is another trail, 2 if one of the two
     can't be read or written or FROM has no records, 130 if it was interrupted.
     """
+    for argument, given in (("FROM", source), ("TO", target)):
+        if not given:
+            raise typer.BadParameter("expected a path or an address; got an empty text", param_hint=argument)
     if source == target or (not is_dsn(source) and Path(source).resolve() == Path(target).resolve()):
         raise typer.BadParameter("expected another place than FROM", param_hint="TO")
     if is_address(target) and not is_dsn(target):
-        raise typer.BadParameter("expected a directory, a file of SQLite or postgresql://", param_hint="TO")
+        words = "expected a directory, a file of SQLite or postgresql://"
+        raise typer.BadParameter(f"{words}; got {target.partition(':')[0]}:", param_hint="TO")
     if not is_address(source) and not Path(source).exists():
         raise typer.BadParameter(f"there is no {plain(source)}", param_hint="FROM")
     if trail is not None and not (is_dsn(source) or is_dsn(target)):

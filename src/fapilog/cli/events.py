@@ -25,7 +25,7 @@ from ..storage.earlier import is_of_earlier
 from ..storage.protocol import Conditions, EventFilter
 from ._ending import INTERRUPTED, failed
 from ._output import Output, headed, plain
-from ._place import Directory, Place, WithArchive, WithName, named, opened, require_trail
+from ._place import Place, WithArchive, WithName, named, opened, require_trail
 
 __all__ = ["count", "show", "tail"]
 
@@ -47,7 +47,8 @@ def _moment(given: str) -> datetime:
     try:
         moment = datetime.fromisoformat(given)
     except ValueError:
-        raise typer.BadParameter("expected a time such as 2026-03-01, 2026-03-01T12:00:00Z or 2h") from None
+        words = "expected a time such as 2026-03-01, 2026-03-01T12:00:00Z or 2h"
+        raise typer.BadParameter(f"{words}; got {given!r}") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
@@ -70,7 +71,7 @@ def _type(given: str) -> AuditEventType:
 def _value(given: str) -> tuple[str, Any]:
     name, equals, value = given.partition("=")
     if not name or not equals:
-        raise typer.BadParameter("expected NAME=VALUE")
+        raise typer.BadParameter(f"expected NAME=VALUE; got {given!r}")
     try:
         return name, json.loads(value)
     except ValueError:
@@ -85,6 +86,14 @@ def _field(given: str) -> str:
     return given
 
 
+def _directory(given: Path | str) -> Path:
+    # With -f it may come later. From `manage.py audit` it is a path.
+    if not str(given) or Path(given).is_file():
+        raise typer.BadParameter(f"expected a directory; got {'a file' if given else 'an empty text'}")
+    return Path(given)
+
+
+_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", parser=_directory)]
 _Since = Annotated[
     datetime | None,
     typer.Option(metavar="TIME", parser=_moment, help="Not before: 2026-03-01, 2026-03-01T12:00:00Z, 15m, 2h, 7d."),
@@ -229,7 +238,7 @@ def show(
 
 @_with_conditions
 def tail(
-    directory: Directory,
+    directory: _Directory,
     *,
     wanted: Conditions,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, until Ctrl-C.")] = False,
@@ -244,6 +253,8 @@ def tail(
 
     Exit code: 0; 2 if the trail can't be read, or without -f if there is none; 130 after Ctrl-C.
     """
+    if not (follow or directory.exists()):
+        raise typer.BadParameter(f"Directory {str(directory)!r} does not exist.", param_hint="DIR")
     try:
         found = False
         for item in _tail(directory, EventFilter(**wanted), last, follow=follow):

@@ -26,7 +26,7 @@ def _day(given: str) -> date:
     try:
         return date.fromisoformat(given)
     except ValueError:
-        raise typer.BadParameter("expected a day such as 2026-03-01") from None
+        raise typer.BadParameter(f"expected a day such as 2026-03-01; got {given!r}") from None
 
 
 _Day = Annotated[date | None, typer.Option(metavar="DAY", parser=_day, show_default=False)]

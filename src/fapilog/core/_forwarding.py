@@ -374,7 +374,7 @@ class AlertForwarder:
             _log.error(
                 "the alert about event %s (record %s) was not delivered: %s",
                 event.event_id,
-                event.sequence_number,
+                event.sequence_number or "not stored",
                 report.reason,
             )
             self._announcer.announce(alert_failed, pending.sender, report=report)

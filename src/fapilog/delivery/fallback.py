@@ -129,7 +129,7 @@ class Fallback:
         _log.warning(
             "the alert about event %s (record %s) went to number %d (%s), after others failed: %s",
             event.event_id,
-            event.sequence_number,
+            event.sequence_number or "not stored",
             number + 1,
             self._kinds[number],
             "; ".join(words),

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
+from ..record.values import kind_of
+
 __all__ = ["ALL", "Backlog", "Gauge", "HasBacklog", "HasState", "Measured", "State", "measured"]
 
 
@@ -129,6 +131,7 @@ def measured(outboxes: Iterable[HasState], replications: Iterable[HasBacklog]) -
     Return *outboxes* and *replications* with their gauges.
 
     Raises:
+        TypeError: They are no list, or one of them has no name and state.
         ValueError: Two outboxes, or two replications, have the same name.
     """
     return [
@@ -138,7 +141,12 @@ def measured(outboxes: Iterable[HasState], replications: Iterable[HasBacklog]) -
 
 
 def _with_unique_names(option: str, items: Iterable[HasState | HasBacklog]) -> list[HasState | HasBacklog]:
+    if not isinstance(items, Iterable):
+        raise TypeError(f"{option}: expected a list; got {kind_of(items)}")
     given = list(items)
+    for item in given:
+        if not (hasattr(item, "name") and hasattr(item, "state")):
+            raise TypeError(f"{option}: expected objects with a name and a state; got {kind_of(item)} among them")
     names = [item.name for item in given]
     twice = {name for name in names if names.count(name) > 1}
     if twice:

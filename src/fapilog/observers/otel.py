@@ -67,6 +67,7 @@ def connect(
         replications: Whose state is measured.
 
     Raises:
+        TypeError: *outboxes* or *replications* is no list of them.
         ValueError: Two *outboxes*, or two *replications*, have the same name.
     """
     if sender is not None:

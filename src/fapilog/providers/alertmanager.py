@@ -70,6 +70,7 @@ class AlertmanagerDispatcher(Uncopied):
         allow_http: Whether an address may begin with ``http:`` and not be this machine's.
 
     Raises:
+        TypeError: An option is not of its type.
         ValueError: An option is not valid. No secret is in the message.
     """
 

@@ -118,6 +118,7 @@ class AppriseDispatcher(Uncopied):
         timeout: Seconds for one attempt.
 
     Raises:
+        TypeError: An option is not of its type.
         ValueError: An option is not valid. No secret is in the message.
     """
 

@@ -38,6 +38,7 @@ class ConsoleDispatcher(Uncopied):
         link: The way to a record, for example ``https://audit.example.com/{event_id}``.
 
     Raises:
+        TypeError: An option is not of its type.
         ValueError: An option is not valid.
     """
 

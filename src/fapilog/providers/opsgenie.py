@@ -76,6 +76,7 @@ class OpsgenieDispatcher(Uncopied):
         allow_http: Whether *base_url* may begin with ``http:`` and not be this machine's.
 
     Raises:
+        TypeError: An option is not of its type.
         ValueError: An option is not valid. No secret is in the message.
     """
 

@@ -114,6 +114,7 @@ class SlackDispatcher(Uncopied):
         allow_http: Whether the address may begin with ``http:`` and not be this machine's.
 
     Raises:
+        TypeError: An option is not of its type.
         ValueError: An option is not valid, or the options are not of one way. No secret is in the message.
     """
 

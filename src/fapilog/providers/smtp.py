@@ -76,6 +76,7 @@ class EmailDispatcher(Uncopied):
         timeout: Seconds for one attempt, from the name of the server to its answer.
 
     Raises:
+        TypeError: An option is not of its type.
         ValueError: An option is not valid. No secret is in the message.
     """
 

@@ -63,6 +63,7 @@ class WebhookDispatcher(Uncopied):
         allow_http: Whether *url* may begin with ``http:`` and not be this machine's.
 
     Raises:
+        TypeError: An option is not of its type.
         ValueError: An option is not valid. No secret is in the message.
     """
 

@@ -1,5 +1,7 @@
 """
-From a caller's values to an event that can be stored: nothing raises, and nothing is too long.
+From a caller's values to an event that can be stored.
+
+Nothing raises but a level, an outcome, a flag, a time or an id that is none, and nothing is too long.
 
 A text that is too long is cut. Its length and hash stand in its place, and `truncated` names the member.
 """

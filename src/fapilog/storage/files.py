@@ -42,6 +42,8 @@ __all__ = ["OWNER", "Access", "FileStorage", "make_directory", "sync_directory",
 # After so many appends, a caller that never waits lets other tasks run, and can be cancelled.
 _APPENDS_PER_YIELD: Final = 32
 
+# Modes with their 0o forgotten.
+_DECIMALS: Final = (600, 640, 644, 660, 664)
 _INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
 
 
@@ -323,7 +325,8 @@ def _checked_mode(mode: int) -> int:
         raise TypeError(f"mode: expected an int such as 0o640; got {kind_of(mode)}")
     if mode & OWNER.mode != OWNER.mode or mode & ~0o664:
         words = "expected one that lets the owner read and write, no other user write, and no one execute"
-        raise ValueError(f"mode: {words}; got {mode:#o}")
+        meant = f"; did you mean 0o{mode}?" if mode in _DECIMALS else ""
+        raise ValueError(f"mode: {words}; got {mode:#o}{meant}")
     return mode
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 
+from ..record.errors import reason
 from .loops import Event, Loop, LoopClosedError
 from .strangers import Log
 
@@ -72,15 +73,15 @@ class Portal:
         return run_in(self._running(), call)
 
     def start_soon(self, call: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Run ``await call()`` in the loop soon; an exception is logged, by its type. Never waits and never raises."""
+        """Run ``await call()`` in the loop soon, and log its exception, by its reason. Never waits and never raises."""
         loop = self._running()
 
         async def run() -> None:
             try:
                 await call()
             except Exception as error:
-                # Not its text or traceback, which may hold secrets.
-                _log.error("a call in the background thread raised %s", type(error).__qualname__)
+                name = getattr(call, "__qualname__", "a call")
+                _log.error("%s failed in the background thread: %s", name, reason(error))
 
         with contextlib.suppress(LoopClosedError):
             loop.call_soon(lambda: loop.spawn(run, ended=lambda: None))

@@ -67,15 +67,23 @@ class Access(NamedTuple):
     mode: int
     group: int | None = None
 
-    def give(self, fd: int) -> None:
-        """Give a file or directory that was just made its group and mode, whatever the umask."""
+    def give(self, fd: int, within: str | Path | None = None) -> None:
+        """
+        Give a file or directory that was just made its group and mode, whatever the umask.
+
+        A file that root has made *within* the directory of another user gets that owner: after a ``sudo fapilog hold``
+        the service could not write to the file of the day.
+        """
+        if within is not None and os.geteuid() == 0 and (found := os.stat(within)).st_uid != 0:
+            with contextlib.suppress(PermissionError):  # a root that may not, as in some containers
+                os.fchown(fd, found.st_uid, found.st_gid)
         if self.group is not None:
             os.fchown(fd, -1, self.group)
         if self.mode != OWNER.mode:
-            found = os.fstat(fd).st_mode
-            mode = self.mode | ((self.mode & 0o444) >> 2 if stat.S_ISDIR(found) else 0)
+            now = os.fstat(fd).st_mode
+            mode = self.mode | ((self.mode & 0o444) >> 2 if stat.S_ISDIR(now) else 0)
             # In a directory with this bit, new ones have its group.
-            os.fchmod(fd, mode | found & stat.S_ISGID)
+            os.fchmod(fd, mode | now & stat.S_ISGID)
 
 
 OWNER: Final = Access(0o600)

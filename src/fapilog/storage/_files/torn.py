@@ -88,7 +88,7 @@ class Torn(NamedTuple):
         if not self.is_set_aside():
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
             with closing(open_file(self.directory, self._aside, flags)) as aside_fd:
-                access.give(aside_fd)
+                access.give(aside_fd, self.directory)
                 write_all(aside_fd, self.rest)
                 os.fsync(aside_fd)
             sync_directory(self.directory)

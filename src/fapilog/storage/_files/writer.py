@@ -275,7 +275,7 @@ class TrailWriter:
             self._catch_up()
             return
         try:
-            self._access.give(self._fd)
+            self._access.give(self._fd, self._path)
         except OSError:
             # Else the next attempt would find it, and leave it as it is.
             os.unlink(path)

@@ -57,6 +57,9 @@ _PASSING: Final = frozenset(
     }
 )
 
+# What a role that may not do something lacks.
+_GRANTS: Final = {"42501": "; fapilog_reader may read, fapilog_writer record, and fapilog_sender send alerts"}
+
 # The seconds after which a server releases the locks, if this machine is gone or this process is stopped: fewer than
 # the others wait by default. Said with its unit, as that of a number alone is another for each setting.
 _LEFT_ALONE: Final = 5
@@ -288,7 +291,7 @@ class Link:
                     return call(self._opened(give_up_at))
                 except psycopg.Error as error:
                     self._close()
-                    problem, may_pass = words(error), _is_passing(error)
+                    problem, may_pass = words(error) + _GRANTS.get(error.sqlstate or "", ""), _is_passing(error)
                     self._problem = problem
                 except BaseException:
                     self._close()
