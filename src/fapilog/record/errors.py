@@ -5,7 +5,7 @@ FapilogError
 ├── AuditStorageError            the event is not stored, or the trail can't be read
 │   └── TrailMismatchError       records can't be copied: they do not continue the trail that is there
 ├── OutboxError                  the file or database of an outbox can't be used
-├── PanicError                   other code raised a BaseException that is no Exception
+├── PanicError                   other code raised what is no ordinary Exception
 ├── ConfigError                  a configuration does not describe a trail: `fapilog.config`
 └── DeliveryError                the alert was not delivered
     ├── TransientDeliveryError   trying again may help
@@ -75,17 +75,17 @@ class OutboxError(FapilogError):
 
 class PanicError(FapilogError):
     """
-    Takes the place of an exception of a dispatcher, a receiver or a storage that is no `Exception`.
+    Takes the place of an exception of a dispatcher, a receiver or a storage that is no ordinary `Exception`.
 
-    For example a CancelledError, although the task was not cancelled, a GeneratorExit, or the panic of an extension
-    module; its `__cause__` is the original exception.
+    For example a CancelledError, although the task was not cancelled, a GeneratorExit, the panic of an extension
+    module, or an exception that claims to be of another class; its `__cause__` is the original exception.
 
     Args:
         name: The qualified name of the class that was raised.
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"it raised {name}, which is no Exception")
+        super().__init__(f"it raised {name}, which is no ordinary Exception")
 
 
 class DeliveryError(FapilogError):
