@@ -22,8 +22,7 @@ The messages are made here, hold no secret and nothing of the event but its plac
 
 from __future__ import annotations
 
-import math
-from typing import Any, Final
+from typing import Final
 
 from .values import text
 
@@ -112,23 +111,6 @@ class TransientDeliveryError(DeliveryError):
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-
-    def pause(self, at_most: float) -> float | None:
-        """
-        Return the seconds to wait, no more than *at_most*; None if the other side gave no time.
-
-        A dispatcher may have set `retry_after` to anything, such as the text of a header: a number of seconds counts,
-        and anything else, a negative number and NaN give no time.
-        """
-        told: Any = self.retry_after
-        try:
-            seconds = float(told)
-        except OverflowError:
-            seconds = math.inf if told > 0 else -math.inf
-        except Exception:  # of None too
-            return None
-        # NaN is not at least 0.
-        return min(seconds, at_most) if seconds >= 0 else None
 
 
 class PermanentDeliveryError(DeliveryError):
