@@ -665,7 +665,7 @@ async def test_a_dispatcher_that_cancels_its_task_fails(disk: Disk) -> None:
             await log(trail, alerts=True)
             await trail.drain()
         (failure,) = dispatcher.own
-        assert failure.metadata["cause"].startswith("it raised CancelledError, which is no Exception (event ")
+        assert failure.metadata["cause"].startswith("it raised CancelledError, which is no ordinary Exception (event ")
 
 
 async def test_a_cancelled_caller_is_no_failure_of_the_dispatcher(disk: Disk) -> None:

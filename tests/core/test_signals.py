@@ -4,6 +4,7 @@ import functools
 import gc
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import blinker
@@ -46,6 +47,13 @@ class Calls(list[Any]):
         await anyio.sleep(1)
         self.append(("coroutine", value))
 
+    def __hash__(self) -> int:  # type: ignore[override]
+        return id(self)
+
+    @functools.lru_cache  # noqa: B019
+    def cached(self, sender: object, *, value: int) -> None:
+        self.append(("cached", value))
+
 
 class AsyncCallable:
     """An object with an asynchronous __call__, which blinker does not recognise as such."""
@@ -76,6 +84,16 @@ async def test_receivers_of_every_shape(
     signal.connect(receivers[3])
     await background.settle()
     assert sorted(calls) == [("coroutine", 1), ("coroutine", 1), ("plain", 1)]
+
+
+async def test_functions_of_other_kinds(signal: blinker.NamedSignal, announcer: Announcer) -> None:
+    """A method that is not written as a function, and a mock that claims to be one, are called."""
+    calls, sender, mock = Calls(), Sender(), Mock(spec=Calls.plain)
+    signal.connect(calls.cached, weak=False)
+    signal.connect(mock)
+    announcer.announce(signal, sender, value=1)
+    assert calls == [("cached", 1)]
+    assert mock.call_count == 1
 
 
 async def test_a_receiver_of_another_sender_is_not_called(signal: blinker.NamedSignal, announcer: Announcer) -> None:
@@ -123,6 +141,25 @@ async def test_a_failing_receiver_is_logged_by_name(
     assert "plain_failure raised ValueError (test_signals.py, line " in caplog.text
     assert "late_failure raised ConnectionError (test_signals.py, line " in caplog.text
     assert "SECRET" not in caplog.text
+
+
+async def test_a_failing_receiver_without_a_name(
+    signal: blinker.NamedSignal, announcer: Announcer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A receiver that can't be asked for its name, as the proxies of frameworks outside of a request, is logged too."""
+
+    class Proxy:
+        def __call__(self, _: object, **details: object) -> None:
+            raise ValueError("SECRET")
+
+        def __getattr__(self, _: str) -> Any:
+            raise RuntimeError("SECRET: working outside of request context")
+
+    proxy = Proxy()
+    signal.connect(proxy)
+    announcer.announce(signal, Sender(), value=1)
+    (line,) = caplog.messages
+    assert "Proxy raised ValueError (test_signals.py, line " in line
 
 
 async def test_a_hanging_receiver_is_cancelled(

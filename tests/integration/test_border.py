@@ -29,11 +29,29 @@ from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.ratelimit import RateLimit
 from fapilog.delivery.retry import Retrying
 from fapilog.delivery.route import Route
+from fapilog.record.chain import ChainHead
 from fapilog.testing import RecordingDispatcher
 
 
 class PanicException(BaseException):
     """As PyO3 calls the panic of an extension module that is written in Rust."""
+
+
+class Liar(PanicException):
+    """Claims to be another exception, which `isinstance` believes and ``except`` does not."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return KeyboardInterrupt
+
+
+class Unreadable(Exception):
+    """Raises when it is asked for its past, or is to have another one."""
+
+    def _fail(self, *_: object) -> Any:
+        raise LookupError("t0k3n")
+
+    __cause__ = __context__ = __traceback__ = __notes__ = property(_fail, _fail)
 
 
 STRANGE = [
@@ -43,6 +61,8 @@ STRANGE = [
     StopIteration("t0k3n"),
     PanicException("t0k3n"),
     BaseExceptionGroup("t0k3n", [PanicException("t0k3n"), ValueError()]),
+    Liar("t0k3n"),
+    Unreadable("t0k3n"),
 ]
 strange = pytest.mark.parametrize("error", STRANGE, ids=lambda error: type(error).__qualname__)
 started_or_not = pytest.mark.parametrize("started", [True, False], ids=["started", "not_started"])
@@ -229,6 +249,32 @@ async def test_a_storage_raises(tmp_path: Path, error: BaseException) -> None:
         storage.is_bad = False
         await trail.log_event(AuditEventType.DATA_ACCESS, "stored")
         assert "stored" in {event.message for event in await trail.get_events()}
+
+
+@strange
+async def test_a_storage_that_is_read_raises(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: BaseException
+) -> None:
+    """Whatever a storage raises when it is read, the trail raises an exception, and no end of the service."""
+
+    async def fail(*_: object) -> Any:
+        raise error
+
+    storage = FileStorage(tmp_path)
+    for name in ("find", "read", "read_lines", "verify"):
+        monkeypatch.setattr(storage, name, fail)
+    trail = AuditTrail(storage=storage)
+    for ask in (
+        trail.get_events,
+        trail.head,
+        lambda: trail.holds(ChainHead(1, "0" * 64)),
+        lambda: trail.count_by("user_id"),
+        lambda: anext(trail.events(oldest_first=True)),
+        trail.verify_chain_from_storage,
+    ):
+        # A `BaseException` would not be caught.
+        with pytest.raises(Exception):  # noqa: B017, PT011
+            await ask()
 
 
 @pytest.mark.slow

@@ -227,7 +227,7 @@ async def test_a_dispatcher_that_cancels_its_task_does_not_stop_the_next(
     """A dispatcher that ends the task it is called in ends one heartbeat."""
     await run(trail, dispatcher := Dispatcher(asyncio.CancelledError()), 61)
     assert dispatcher.times == [0, 60]
-    assert "was not sent, 1 in a row: it raised CancelledError, which is no Exception" in caplog.text
+    assert "was not sent, 1 in a row: it raised CancelledError, which is no ordinary Exception" in caplog.text
 
 
 async def test_leaving_ends_it(trail: AuditTrail, caplog: pytest.LogCaptureFixture) -> None:

@@ -15,6 +15,7 @@ from fapilog import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
+from fapilog.core.alerting import pause_of
 from fapilog.record.errors import reason
 
 
@@ -24,7 +25,7 @@ from fapilog.record.errors import reason
 )
 def test_a_pause_is_bounded(told: float | None, seconds: float | None) -> None:
     """The pause is the time that was told, within the bound; a negative time tells nothing."""
-    assert TransientDeliveryError("slowly", retry_after=told).pause(60) == seconds
+    assert pause_of(TransientDeliveryError("slowly", retry_after=told), 60) == seconds
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_a_pause_is_bounded(told: float | None, seconds: float | None) -> None:
 )
 def test_what_can_be_read_as_a_number_is_one(told: Any, seconds: float | None) -> None:
     """A dispatcher may tell the text of a header, or a number of any kind."""
-    assert TransientDeliveryError("slowly", retry_after=told).pause(60) == seconds
+    assert pause_of(TransientDeliveryError("slowly", retry_after=told), 60) == seconds
 
 
 class Unreadable:
@@ -44,7 +45,7 @@ class Unreadable:
 @pytest.mark.parametrize("told", [math.nan, "Wed, 21 Oct 2015 07:28:00 GMT", "", 1j, [7], timedelta(1), Unreadable()])
 def test_no_number_is_no_pause(told: Any) -> None:
     """NaN asks for no pause, and neither does anything else that is no number."""
-    assert TransientDeliveryError("slowly", retry_after=told).pause(60) is None
+    assert pause_of(TransientDeliveryError("slowly", retry_after=told), 60) is None
 
 
 def test_an_error_with_a_constructor_of_its_own() -> None:
@@ -56,8 +57,24 @@ def test_an_error_with_a_constructor_of_its_own() -> None:
     class Lost(AmbiguousDeliveryError):
         def __init__(self) -> None: ...
 
-    assert Busy().pause(60) is None
+    assert pause_of(Busy(), 60) is None
     assert not Lost().repeatable
+
+
+def test_a_property_that_raises_is_no_pause() -> None:
+    """A subclass may look for the time in an answer that has none, and may have a member "pause" of its own."""
+
+    class Throttled(TransientDeliveryError):
+        pause = 30.0
+
+        @property
+        def retry_after(self) -> float:
+            raise KeyError("retry-after")
+
+        @retry_after.setter
+        def retry_after(self, _: float | None) -> None: ...
+
+    assert pause_of(Throttled("slowly"), 60) is None
 
 
 @pytest.mark.parametrize(

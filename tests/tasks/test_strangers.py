@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
@@ -70,6 +70,67 @@ async def test_what_foreign_code_raises_is_an_exception(raised: type[BaseExcepti
     with pytest.raises(seen) as caught, contained():
         raise raised
     assert caught.value.__cause__ is None or type(caught.value.__cause__) is raised
+
+
+class Liar(BaseException):
+    """Claims to be whatever the test says, to `isinstance` and not to ``except``."""
+
+    claims: type = Exception
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return self.claims
+
+
+class Mute(Exception):
+    """Raises whatever it is asked."""
+
+    def __getattribute__(self, _: str) -> Any:
+        raise LookupError
+
+
+class NamelessType(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__qualname__":
+            raise LookupError
+        return super().__getattribute__(name)
+
+
+class Nameless(Exception, metaclass=NamelessType):
+    """An exception whose class does not say its name."""
+
+
+class Deep(BaseExceptionGroup):
+    """A group that names itself as its only member."""
+
+    @property
+    def exceptions(self) -> Any:
+        return (self,)
+
+
+@pytest.mark.parametrize("claims", [ValueError, KeyboardInterrupt, SystemExit, ExceptionGroup, PanicError])
+async def test_an_exception_is_no_other_by_saying_so(claims: type) -> None:
+    """The class counts, and not the claim of an object."""
+    error = Liar()
+    error.claims = claims
+    with pytest.raises(PanicError, match="it raised Liar, which"), contained():
+        raise error
+
+
+@pytest.mark.parametrize("make", [Mute, Nameless, lambda: Deep("", [GeneratorExit()])])
+async def test_an_exception_that_cannot_be_asked_is_replaced(make: Callable[[], BaseException]) -> None:
+    """Code on this side asks an exception for its class, and a group for its members."""
+    with pytest.raises(PanicError), contained():
+        raise make()
+
+
+async def test_the_members_of_a_group_are_found_however_deep_they_are() -> None:
+    """An exit in more groups than Python makes calls ends the service all the same."""
+    error: BaseException = SystemExit()
+    for _ in range(2000):
+        error = BaseExceptionGroup("", [error])
+    with pytest.raises(SystemExit), contained():
+        raise error
 
 
 def test_a_coroutine_that_is_closed_passes_the_border() -> None:

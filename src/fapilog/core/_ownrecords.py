@@ -10,7 +10,7 @@ import anyio
 from ..record.errors import reason
 from ..record.kinds import AuditEventType, AuditOutcome, ComplianceLevel
 from ..tasks.loops import is_without_loop
-from ..tasks.strangers import Log
+from ..tasks.strangers import Log, contained
 from .policy import CompliancePolicy
 
 __all__ = ["OwnRecords"]
@@ -66,10 +66,9 @@ class OwnRecords:
         Raises:
             Exception: The exception of *read*.
         """
-        if not self._is_on:
-            return await read()
         try:
-            result = await read()
+            with contained():
+                result = await read()
         except Exception:
             await self._record_access(log_event, operation, conditions, AuditOutcome.FAILURE)
             raise
@@ -79,14 +78,15 @@ class OwnRecords:
     async def _record_access(
         self, log_event: LogEvent, operation: str, conditions: dict[str, Any], outcome: AuditOutcome
     ) -> None:
-        await self._record(
-            log_event,
-            AuditEventType.AUDIT_LOG_ACCESS,
-            f"The audit trail was read: {operation}",
-            operation=operation,
-            outcome=outcome,
-            metadata={"conditions": conditions},
-        )
+        if self._is_on:
+            await self._record(
+                log_event,
+                AuditEventType.AUDIT_LOG_ACCESS,
+                f"The audit trail was read: {operation}",
+                operation=operation,
+                outcome=outcome,
+                metadata={"conditions": conditions},
+            )
 
     async def _record_life(self, log_event: LogEvent, operation: str) -> None:
         message = f"The audit trail is {'started' if operation == 'start' else 'stopped'} by a process"

@@ -17,7 +17,7 @@ from ..record.options import did_you_mean
 from ..record.parties import Actor, Target
 from ..record.values import kind_of, text
 from ..storage.protocol import AuditStorage, EventFilter, value_at
-from ..tasks.strangers import Log
+from ..tasks.strangers import Log, contained
 
 __all__ = ["Events", "counted", "intact", "last_intact", "member_of_events"]
 
@@ -88,7 +88,8 @@ class Events(Generic[Item]):
 
     async def _next_page(self) -> list[Item]:
         while not self._is_over:
-            found = await (self._next_oldest() if self._oldest_first else self._next_newest())
+            with contained():
+                found = await (self._next_oldest() if self._oldest_first else self._next_newest())
             # The only place that knows which kind of items were asked for.
             page: list[Any] = [item for item in found if self._takes(item)]
             if page:

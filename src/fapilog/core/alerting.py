@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 from contextvars import ContextVar
 from inspect import signature
-from typing import Final, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from ..record.chain import ChainHead
 from ..record.errors import (
@@ -39,6 +39,7 @@ __all__ = [
     "compliance_alert",
     "is_resuming",
     "outcome_of",
+    "pause_of",
     "reporter",
     "require_dispatcher",
 ]
@@ -246,12 +247,33 @@ def outcome_of(error: Exception | None) -> Outcome:
     """Return the outcome that *error* means, or None for success."""
     if error is None:
         return "dispatched"
-    if isinstance(error, TransientDeliveryError) and error.pause(math.inf) is not None:
+    if pause_of(error, math.inf) is not None:
         return "throttled"
     for kind, outcome in _OUTCOMES.items():
         if isinstance(error, kind):
             return outcome
     return "error"
+
+
+def pause_of(error: Exception | None, at_most: float) -> float | None:
+    """
+    Return the seconds to wait that *error* asks for, no more than *at_most*; None if it asks for none.
+
+    A dispatcher may have set `retry_after` to anything, such as the text of a header, or made a property of it: a
+    number of seconds counts, and anything else, a negative number and NaN give no time.
+    """
+    if not isinstance(error, TransientDeliveryError):
+        return None
+    told: Any = None
+    try:
+        told = error.retry_after
+        seconds = float(told)
+    except OverflowError:
+        seconds = math.inf if told > 0 else -math.inf
+    except Exception:  # of None too
+        return None
+    # NaN is not at least 0.
+    return min(seconds, at_most) if seconds >= 0 else None
 
 
 _OUTCOMES: Final[dict[type[Exception], Outcome]] = {

@@ -18,7 +18,7 @@ from ..record.errors import (
 )
 from ..record.privacy import Uncopied
 from ..tasks.fork import call_in_child
-from .alerting import Alert
+from .alerting import Alert, pause_of
 
 __all__ = ["PartialDelivery", "combined"]
 
@@ -112,9 +112,8 @@ def combined(
         numbers.setdefault(reason(error).removeprefix(f"{name}: "), []).append(number)
     words += [f"not number {_listed(lacking, kinds)}: {why}" for why, lacking in numbers.items()]
     message = f"{name}: {'; '.join(words)}"
-    transient = [error for error in errors if isinstance(error, TransientDeliveryError)]
-    if transient:
-        pauses = [pause for error in transient if (pause := error.pause(math.inf)) is not None]
+    if any(isinstance(error, TransientDeliveryError) for error in errors):
+        pauses = [pause for error in errors if (pause := pause_of(error, math.inf)) is not None]
         return TransientDeliveryError(message, retry_after=max(pauses, default=None))
     if all(isinstance(error, PermanentDeliveryError) for error in errors):
         broken = sum(isinstance(error, BrokenRouteError) for error in errors)

@@ -17,6 +17,7 @@ from ..record.options import require, require_kind
 from ..record.privacy import without_frames
 from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, Conditions, EventFilter, head_of, holds
+from ..tasks.strangers import contained
 from ._alerts import Alerts
 from ._incidents import VERIFICATION
 from ._ownrecords import LogEvent, OwnRecords
@@ -198,7 +199,8 @@ class Questions:
         health, background = self._alerts.health, self._alerts.background
         with background.collecting() as calls:
             try:
-                result = await self._storage.verify(progress)
+                with contained():
+                    result = await self._storage.verify(progress)
             except Exception as error:
                 health.failing(VERIFICATION, error)
                 await background.run(calls)

@@ -21,6 +21,7 @@ import msgspec
 
 from ..record.events import AuditEvent
 from ..record.privacy import place_of
+from ..record.values import name_of
 from ..tasks.background import Background
 from ..tasks.strangers import Log, is_logging
 
@@ -258,13 +259,12 @@ class Announcer:
                 self._under_way.pop(id(result), None)
 
 
-_FUNCTIONS: Final = (FunctionType, MethodType)
-
-
 def _is_coroutine_function(receiver: object) -> TypeGuard[Callable[..., Coroutine[Any, Any, object]]]:
     """Return whether *receiver* is an ``async def``; not whether it only acts like one."""
-    # `inspect.iscoroutinefunction` also believes a function that was marked as one, of which some runs at once.
-    return isinstance(receiver, _FUNCTIONS) and bool(receiver.__code__.co_flags & inspect.CO_COROUTINE)
+    # `inspect.iscoroutinefunction` also believes a function that was marked as one, of which some runs at once. By the
+    # type: a mock may claim to be a function, and a method may be bound to any object that can be called.
+    function = receiver.__func__ if type(receiver) is MethodType else receiver
+    return type(function) is FunctionType and bool(function.__code__.co_flags & inspect.CO_COROUTINE)
 
 
 def _close(result: Awaitable[object]) -> None:
@@ -274,14 +274,17 @@ def _close(result: Awaitable[object]) -> None:
 
 
 def _log_failure(receiver: object, error: BaseException) -> None:
-    trace = error.__traceback__
-    place = "?" if trace is None else place_of(trace)
-    _log.error("receiver %s raised %s (%s)", _name(receiver), type(error).__qualname__, place)
+    _log.error("receiver %s raised %s (%s)", _name(receiver), name_of(type(error)), place_of(error))
 
 
 def _name(receiver: object) -> str:
     """Return the name of *receiver* for a log: no `repr`, which may show its contents."""
-    while isinstance(receiver, functools.partial):
-        receiver = receiver.func
-    named = getattr(receiver, "__qualname__", type(receiver).__qualname__)
-    return f"{receiver.__module__}.{named}"
+    try:
+        while isinstance(receiver, functools.partial):
+            receiver = receiver.func
+        return f"{receiver.__module__}.{getattr(receiver, '__qualname__', type(receiver).__qualname__)}"
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        # Of an object that may not be asked now: a proxy of a framework raises outside of a request.
+        return name_of(type(receiver))

@@ -18,8 +18,8 @@ from typing import Final, NamedTuple, Self
 
 import anyio
 
-from ..core.alerting import Alert, AlertDispatcher, Reporter, reporter, require_dispatcher
-from ..record.errors import BrokenRouteError, PermanentDeliveryError, TransientDeliveryError, reason
+from ..core.alerting import Alert, AlertDispatcher, Reporter, pause_of, reporter, require_dispatcher
+from ..record.errors import BrokenRouteError, PermanentDeliveryError, reason
 from ..record.events import AuditEvent
 from ..record.kinds import AuditLogLevel, member
 from ..record.options import require, require_callable, several
@@ -266,8 +266,7 @@ class Digest(Uncopied):
     def _try_again(self, summary: _Summary, error: Exception) -> None:
         # There is no time for a long wait while the digest is left; this summary may have been under way then.
         wait = _FIRST_WAIT if self._leaving else min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(summary.tries, 100))
-        if isinstance(error, TransientDeliveryError):
-            wait = max(wait, error.pause(_LONGEST_PAUSE) or 0)
+        wait = max(wait, pause_of(error, _LONGEST_PAUSE) or 0)
         _log.warning(
             "a summary of %s, was not sent; the next try is in %.1f s: %s", summary.counted, wait, reason(error)
         )

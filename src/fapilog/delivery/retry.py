@@ -16,7 +16,7 @@ from typing import Final, Self
 import anyio
 import msgspec
 
-from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, reporter, require_dispatcher
+from ..core.alerting import AlertDispatcher, DeliveryReport, Reporter, pause_of, reporter, require_dispatcher
 from ..record.errors import AmbiguousDeliveryError, TransientDeliveryError
 from ..record.events import AuditEvent
 from ..record.options import require, require_bool, require_callable
@@ -183,7 +183,7 @@ class Retrying:
         """Return the seconds to wait after *error*, and note the pause that it asks for; None if it is the last try."""
         wait = min(self._wait_max, self._wait_initial * 2.0 ** min(number - 1, 100))
         if isinstance(error, TransientDeliveryError):
-            pause = error.pause(_LONGEST_PAUSE)
+            pause = pause_of(error, _LONGEST_PAUSE)
             if pause is not None:
                 # Never shorter than without: "Retry-After: 0" doesn't say how soon is too soon.
                 wait = max(wait, pause)

@@ -6,11 +6,13 @@ import errno
 import socket
 import ssl
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
 
 import anyio
+
+from ..record.privacy import behind
 
 __all__ = ["cause_of", "waited_for"]
 
@@ -26,7 +28,8 @@ def cause_of(error: BaseException, handled: BaseException | None = None) -> str:
         handled: The error that the caller was handling before, which Python chains to all later ones, and which is not
             the cause: a service logs an event just when its database has refused a connection.
     """
-    for each in _behind(error, handled):
+    # httpcore2 wraps the error of the socket, and raises the wrapper "from None".
+    for each in behind(error, handled):
         words = _words(each)
         if words is not None:
             return words
@@ -48,20 +51,6 @@ async def waited_for(cancelled: BaseException, seconds: float) -> str:
             with suppress(Exception):
                 await frame.f_locals["self"].aclose()
     return f"{'connected, but TLS did not begin' if frames else 'not'} within {seconds:g} s"
-
-
-def _behind(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
-    """Yield *error* and all errors that led to it, all members of an exception group included."""
-    if error is handled:
-        return
-    yield error
-    if isinstance(error, BaseExceptionGroup):
-        for each in error.exceptions:
-            yield from _behind(each, handled)
-    # httpcore2 wraps the error of the socket, and raises the wrapper "from None".
-    behind = error.__cause__ or error.__context__
-    if behind is not None:
-        yield from _behind(behind, handled)
 
 
 def _words(error: BaseException) -> str | None:

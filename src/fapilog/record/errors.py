@@ -5,7 +5,7 @@ FapilogError
 ├── AuditStorageError            the event is not stored, or the trail can't be read
 │   └── TrailMismatchError       records can't be copied: they do not continue the trail that is there
 ├── OutboxError                  the file or database of an outbox can't be used
-├── PanicError                   other code raised a BaseException that is no Exception
+├── PanicError                   other code raised what is no ordinary Exception
 ├── ConfigError                  a configuration does not describe a trail: `fapilog.config`
 └── DeliveryError                the alert was not delivered
     ├── TransientDeliveryError   trying again may help
@@ -22,8 +22,7 @@ The messages are made here, hold no secret and nothing of the event but its plac
 
 from __future__ import annotations
 
-import math
-from typing import Any, Final
+from typing import Final
 
 from .values import text
 
@@ -75,17 +74,17 @@ class OutboxError(FapilogError):
 
 class PanicError(FapilogError):
     """
-    Takes the place of an exception of a dispatcher, a receiver or a storage that is no `Exception`.
+    Takes the place of an exception of a dispatcher, a receiver or a storage that is no ordinary `Exception`.
 
-    For example a CancelledError, although the task was not cancelled, a GeneratorExit, or the panic of an extension
-    module; its `__cause__` is the original exception.
+    For example a CancelledError, although the task was not cancelled, a GeneratorExit, the panic of an extension
+    module, or an exception that claims to be of another class; its `__cause__` is the original exception.
 
     Args:
         name: The qualified name of the class that was raised.
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"it raised {name}, which is no Exception")
+        super().__init__(f"it raised {name}, which is no ordinary Exception")
 
 
 class DeliveryError(FapilogError):
@@ -112,23 +111,6 @@ class TransientDeliveryError(DeliveryError):
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-
-    def pause(self, at_most: float) -> float | None:
-        """
-        Return the seconds to wait, no more than *at_most*; None if the other side gave no time.
-
-        A dispatcher may have set `retry_after` to anything, such as the text of a header: a number of seconds counts,
-        and anything else, a negative number and NaN give no time.
-        """
-        told: Any = self.retry_after
-        try:
-            seconds = float(told)
-        except OverflowError:
-            seconds = math.inf if told > 0 else -math.inf
-        except Exception:  # of None too
-            return None
-        # NaN is not at least 0.
-        return min(seconds, at_most) if seconds >= 0 else None
 
 
 class PermanentDeliveryError(DeliveryError):

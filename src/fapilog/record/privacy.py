@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import Enum
 from inspect import iscoroutinefunction
 from types import TracebackType
@@ -18,7 +19,7 @@ import msgspec
 
 from .errors import FapilogError
 
-__all__ = ["ADDRESS", "Discreet", "Uncopied", "leave_frames_out", "place_of", "without_frames"]
+__all__ = ["ADDRESS", "Discreet", "Uncopied", "behind", "leave_frames_out", "place_of", "without_frames"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -101,14 +102,21 @@ def leave_frames_out(error: BaseException, handled: BaseException | None) -> Non
         error: The exception that is being handled.
         handled: The one that was when the function was called, which stays as it is: `sys.exception`.
     """
-    for each in _behind(error, handled):
-        if isinstance(each, Exception) and not isinstance(each, FapilogError):
+    for each in behind(error, handled):
+        if issubclass(type(each), Exception) and not issubclass(type(each), FapilogError):
             _note_place(each)
-        each.__traceback__ = None
+        _TRACE.__set__(each, None)
 
 
-def _behind(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
-    """Yield *error* and the exceptions that led to it, except for *handled* and its own causes."""
+def behind(error: BaseException, handled: BaseException | None = None) -> Iterator[BaseException]:
+    """
+    Yield *error* and the exceptions that led to it, all members of groups included.
+
+    Args:
+        error: The exception.
+        handled: The one that the caller was handling before, which Python chains to all later ones, and which is left
+            out with its own causes.
+    """
     waiting: list[BaseException | None] = [error]
     seen = {id(None), id(handled)}
     while waiting:
@@ -116,20 +124,28 @@ def _behind(error: BaseException, handled: BaseException | None) -> Iterator[Bas
         if each is not None and id(each) not in seen:
             seen.add(id(each))
             yield each
-            waiting += [each.__cause__, each.__context__]
-            if isinstance(each, BaseExceptionGroup):
-                waiting += each.exceptions
+            waiting += [_CONTEXT.__get__(each), _CAUSE.__get__(each)]
+            if issubclass(type(each), BaseExceptionGroup):
+                waiting += reversed(_MEMBERS.__get__(each))
 
 
-def _note_place(error: Exception) -> None:
-    trace: TracebackType | None = error.__traceback__
-    if trace is None or getattr(error, "__notes__", None):
-        return
-    error.add_note(f"raised in {place_of(trace)}")
+# As Python itself reads and writes them: a subclass may have properties of these names, which may raise.
+_CAUSE, _CONTEXT, _TRACE = (vars(BaseException)[name] for name in ("__cause__", "__context__", "__traceback__"))
+_MEMBERS: Final = vars(BaseExceptionGroup)["exceptions"]
 
 
-def place_of(trace: TracebackType) -> str:
-    """Return where *trace* ends: the file, without its directory, and the line."""
+def _note_place(error: BaseException) -> None:
+    # Also a plain attribute, which a subclass may answer for by itself.
+    with suppress(Exception):
+        if _TRACE.__get__(error) is not None and not getattr(error, "__notes__", None):
+            error.add_note(f"raised in {place_of(error)}")
+
+
+def place_of(error: BaseException) -> str:
+    """Return where *error* was raised: the file, without its directory, and the line; "?" if it was not raised."""
+    trace: TracebackType | None = _TRACE.__get__(error)
+    if trace is None:
+        return "?"
     while trace.tb_next is not None:
         trace = trace.tb_next
     return f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}, line {trace.tb_lineno}"

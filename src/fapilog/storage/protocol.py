@@ -19,6 +19,7 @@ from ..record.options import did_you_mean, require, require_mapping, several
 from ..record.parties import Actor, Target, target_parts
 from ..record.privacy import Discreet
 from ..record.values import escaped, given_text, kind_of, text
+from ..tasks.strangers import contained
 
 __all__ = [
     "EQUAL",
@@ -350,7 +351,9 @@ async def head_of(storage: AuditStorage) -> ChainHead:
     Raises:
         AuditStorageError: The storage can't be read.
     """
-    for item in await storage.find(EventFilter(), 1):
+    with contained():
+        found = await storage.find(EventFilter(), 1)
+    for item in found:
         if isinstance(item, AuditEvent):
             return ChainHead(item.sequence_number or 0, item.checksum)
         if item.head is not None:
@@ -368,7 +371,9 @@ async def holds(storage: AuditStorage, head: ChainHead) -> bool:
     number = head.sequence_number
     if number < 1:
         return True
-    return is_head(await storage.read_lines(number - 1, 1), head)
+    with contained():
+        lines = await storage.read_lines(number - 1, 1)
+    return is_head(lines, head)
 
 
 def is_head(lines: Sequence[bytes], head: ChainHead) -> bool:

@@ -3,7 +3,8 @@ The border to code that is not ours: receivers, dispatchers, storages, and the h
 
 Such code may raise anything. Beyond this border there are only four kinds: an `Exception`, `KeyboardInterrupt`,
 `SystemExit`, and the cancellation of the very task that is running. Anything else (a CancelledError out of a foreign
-future, a GeneratorExit, the panic of an extension module) becomes a `PanicError`, which is an exception.
+future, a GeneratorExit, the panic of an extension module, an exception that claims to be another) becomes a
+`PanicError`, which is an exception.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from __future__ import annotations
 import functools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, cast
 
 import anyio
 
 from ..record.errors import PanicError
+from ..record.values import name_of
 from .loops import is_without_loop
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ def contained() -> AbstractContextManager[None]:
     Be the border around the foreign code that is awaited inside of the ``with`` block.
 
     Raises:
-        Exception: The exception of the code; a `PanicError` in place of anything that is no `Exception`.
+        Exception: The exception of the code; a `PanicError` in place of anything that is no ordinary `Exception`.
         BaseException: `KeyboardInterrupt`, `SystemExit`, and the cancellation of this task.
     """
     return _Border()
@@ -153,13 +155,17 @@ class _Border:
     def __enter__(self) -> None:
         self._task = _current_task()
 
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None or isinstance(error, Exception | KeyboardInterrupt | SystemExit):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or kind is None or issubclass(kind, KeyboardInterrupt | SystemExit):
             return
         # A coroutine that is closed, and not run by its task, is thrown a GeneratorExit, and must let it pass.
-        if isinstance(error, GeneratorExit) and (self._task is None or _current_task() != self._task):
+        if issubclass(kind, GeneratorExit) and (self._task is None or _current_task() != self._task):
             return
-        raise tamed(error) from error
+        passing = tamed(error)
+        if passing is not error:
+            raise passing from error
 
 
 def tamed(error: BaseException) -> Exception:
@@ -170,16 +176,30 @@ def tamed(error: BaseException) -> Exception:
         BaseException: *error* must not be stopped: it is, or a group has in it, a `KeyboardInterrupt`, a `SystemExit`,
             or the cancellation of this task.
     """
-    if isinstance(error, Exception):
-        return error
+    if issubclass(type(error), Exception):
+        return cast("Exception", error) if _is_honest(error) else PanicError(name_of(type(error)))
     for each in _leaves(error):
-        if isinstance(each, KeyboardInterrupt | SystemExit):
+        if issubclass(type(each), KeyboardInterrupt | SystemExit):
             raise each
     if _is_cancelled():
         for each in _leaves(error):
-            if isinstance(each, anyio.get_cancelled_exc_class()):
+            if issubclass(type(each), anyio.get_cancelled_exc_class()):
                 raise each
-    return PanicError(type(error).__qualname__)
+    return PanicError(name_of(type(error)))
+
+
+def _is_honest(error: BaseException) -> bool:
+    """
+    Return whether *error* says its own class, and the class its name, as all code on this side of the border asks.
+
+    An exception may claim any class by its `__class__`: `isinstance` believes it, and ``except`` does not.
+    """
+    try:
+        return error.__class__ is type(error) and type(type(error).__qualname__) is str
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        return False
 
 
 def _current_task() -> object:
@@ -206,10 +226,19 @@ def cancellation_of_this_task() -> Callable[[], bool]:
     return lambda: cancelling() > 0
 
 
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for each in error.exceptions for leaf in _leaves(each)]
-    return [error]
+_MEMBERS: Final = vars(BaseExceptionGroup)["exceptions"]
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in a group, however deep, or *error* if it is none."""
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if issubclass(type(each), BaseExceptionGroup):
+            # The exceptions that it has, and not those that a subclass names.
+            waiting += reversed(_MEMBERS.__get__(each))
+        else:
+            yield each
 
 
 def _is_cancelled() -> bool:

@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ...core.alerting import Outcome, outcome_of
-from ...record.errors import BrokenRouteError, PermanentDeliveryError, TransientDeliveryError
+from ...core.alerting import Outcome, outcome_of, pause_of
+from ...record.errors import BrokenRouteError, PermanentDeliveryError
 from ._claims import Claim
 from ._rows import Status
 
@@ -112,7 +112,7 @@ class Breaker:
             self.recovered |= self.probes > 0
             self.probes = 0
             return Verdict(outcome, "dead", 0.0, failures, spent)
-        pause = error.pause(LONGEST_PAUSE) if isinstance(error, TransientDeliveryError) else None
+        pause = pause_of(error, LONGEST_PAUSE)
         if pause is not None:
             pause = self._pause(pause, now)
             wait = pause + random.uniform(0, max(1.0, pause / 10))  # noqa: S311  spreads load
