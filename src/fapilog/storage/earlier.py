@@ -16,8 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
+from ..record.chain import MAX_RECORD_BYTES
 from ..record.errors import AuditStorageError
-from ..record.formats import EARLIER
+from ..record.formats import EARLIER, is_earlier
 
 __all__ = ["EarlierTrail", "as_metadata", "is_of_earlier", "verify_earlier"]
 
@@ -62,7 +63,7 @@ def is_of_earlier(directory: Path) -> bool:
         for path in _files(directory):
             if path.is_file():
                 with path.open("rb") as file:
-                    return file.read(len(EARLIER)) == EARLIER
+                    return is_earlier(file.readline(MAX_RECORD_BYTES))
     return False
 
 
