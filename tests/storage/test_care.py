@@ -1,5 +1,6 @@
 """What must be looked after while a trail still stores: its room, its files, and the clock that names them."""
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -27,11 +28,11 @@ GZIP = shutil.which("gzip") or pytest.skip("no gzip here", allow_module_level=Tr
 DAYS = [f"audit_2026-01-0{day}.jsonl" for day in range(1, 6)]
 
 
-def write(directory: Path, *days: datetime, records: int = 3) -> None:
+def write(directory: Path, *days: datetime, records: int = 3, body: bytes = BODY) -> None:
     """Append records on each of *days*."""
     for day in days:
         files = TrailFiles(directory, durable=False, now=lambda day=day: day)  # type: ignore[misc]
-        files.append([BODY] * records)
+        files.append([body] * records)
         files.close()
 
 
@@ -121,6 +122,35 @@ def test_a_packed_copy_beside_its_file_is_none_of_our_business(tmp_path: Path) -
         "audit_.jsonl.1",
     ):
         (tmp_path / name).write_bytes(b"x")
+    assert concerns(tmp_path) == {}
+
+
+@pytest.mark.parametrize("suffix", [".1", "-20260109", ".1.gz", ".1.xz"])
+@pytest.mark.parametrize("writes", [True, False], ids=["begun anew", "emptied"])
+def test_a_file_that_is_begun_anew_beside_its_records(tmp_path: Path, suffix: str, *, writes: bool) -> None:
+    """A day's file whose records were rotated away, and that is there again, is named with what has them."""
+    write(tmp_path, NOON)
+    path = tmp_path / DAYS[4]
+    records = path.read_bytes()
+    rotated = path.with_name(f"{path.name}{suffix}")
+    rotated.write_bytes(gzip.compress(records) if suffix.endswith("gz") else records)
+    assert concerns(tmp_path) == {}
+    path.write_bytes(b"")
+    if writes:
+        write(tmp_path, NOON, body=BODY.replace(b'"m"', b'"n"'))
+    is_seen = not (writes and suffix.endswith("xz"))
+    found = concerns(tmp_path)
+    assert found.keys() == ({"files"} if is_seen else set())
+    assert all(f"its former records are in {rotated.name}" in words for words in found.values())
+    path.write_bytes(records + path.read_bytes())
+    assert concerns(tmp_path) == {}
+
+
+def test_a_copy_that_cannot_be_read_is_no_concern(tmp_path: Path) -> None:
+    """A directory or a pipe beside a day's file, named as its copy, holds up no look, and says nothing."""
+    write(tmp_path, NOON)
+    (tmp_path / f"{DAYS[4]}.1").mkdir()
+    os.mkfifo(tmp_path / f"{DAYS[4]}.2")
     assert concerns(tmp_path) == {}
 
 

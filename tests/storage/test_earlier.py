@@ -73,6 +73,19 @@ def test_processes_that_wrote_at_once(old: Path) -> None:
         assert found.checksum == json.loads(lines[3])["checksum"]
 
 
+def test_a_trail_that_jq_has_sorted_is_ours(tmp_path: Path) -> None:
+    """With its members sorted, a record of ours begins as those of the earlier fapilog do, and is none of them."""
+    ours = aged_trail(tmp_path, (1,))
+    file = file_in(ours)
+    records = [json.loads(line) for line in file.read_bytes().splitlines()]
+    lines = [json.dumps(record, sort_keys=True, separators=(",", ":")) for record in records]
+    assert all(line.startswith('{"checksum":"') for line in lines)
+    file.write_text("".join(f"{line}\n" for line in lines))
+    assert not is_of_earlier(ours)
+    verdict = AuditTrail(storage_path=ours).sync.verify_chain_from_storage()
+    assert "earlier fapilog" not in str(verdict.error_message)
+
+
 def test_whose_it_is(old: Path, tmp_path: Path) -> None:
     """A trail of ours, and an empty directory, are none of the earlier fapilog's."""
     assert is_of_earlier(old)

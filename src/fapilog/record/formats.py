@@ -24,7 +24,7 @@ from .events import FORMAT_VERSION, AuditEvent, in_utc
 from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
 
-__all__ = ["EARLIER", "decoded", "encoded", "no_record", "printable", "taken"]
+__all__ = ["EARLIER", "decoded", "encoded", "is_earlier", "no_record", "printable", "taken"]
 
 EARLIER: Final = b'{"checksum":"'
 """The first bytes of a record of the earlier fapilog, up to 0.3.5; the module `storage.earlier` reads these."""
@@ -216,8 +216,17 @@ _SEAL: Final = frozenset({"event_id", "timestamp", "sequence_number", "previous_
 _NEEDED: Final = frozenset({"event_id", "timestamp", "event_type", "message"})
 
 
+def is_earlier(line: bytes) -> bool:
+    """Return whether *line* is a record of the earlier fapilog, which had sorted members and none of the name "v"."""
+    # So ends a record of ours that `jq -S` has sorted.
+    return line.startswith(EARLIER) and re.search(rb',"v":[0-9]+\}\s*\Z', line[-_LONGEST_END:]) is None
+
+
+_LONGEST_END: Final = 32
+
+
 def no_record(line: bytes) -> str:
     """Return the words that *line*, in which nothing could be decoded, is no record of the trail."""
-    if line.startswith(EARLIER):
+    if is_earlier(line):
         return "this is a record of the earlier fapilog: `fapilog continue` begins a trail that continues its trail"
     return "this is not a record of the trail"

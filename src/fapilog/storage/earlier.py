@@ -19,11 +19,11 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 
-from ..record.chain import AuditChainVerificationResult, ChainStatus
+from ..record.chain import MAX_RECORD_BYTES, AuditChainVerificationResult, ChainStatus
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.formats import EARLIER, taken
+from ..record.formats import EARLIER, is_earlier, taken
 from ..record.options import require_path
 from ..record.parties import Target
 from ..record.privacy import without_frames
@@ -83,7 +83,7 @@ def is_of_earlier(directory: Path) -> bool:
         for path in (directory / name for name in _names(directory)):
             if path.is_file():
                 with path.open("rb") as file:
-                    return file.read(len(EARLIER)) == EARLIER
+                    return is_earlier(file.readline(MAX_RECORD_BYTES))
     return False
 
 

@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 from ...record.chain import ChainHead
 from .._anchor import is_removed, start_of
+from .compressed import first_bytes
 from .directory import identity, reading
 from .lines import Lines, head_of_record, placed_backwards
-from .names import day_after, file_of_day, names
+from .names import SUFFIX, day_after, file_of_day, names
 from .recovering import last_seal
 from .room import Room
 
@@ -23,8 +24,11 @@ __all__ = ["Care"]
 # A packed or rotated copy of a day's file, as logrotate, gzip and similar tools name it.
 _PACKED: Final = (
     # With something behind the name: a day's file may be made while this looks.
-    r"(audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl)(?=.)(?:[.-][0-9]+)?(?:\.(?:gz|bz2|xz|zst|lz4|Z|zip))?"
+    r"(audit_[0-9]{4}-[0-9]{2}-[0-9]{2}\.jsonl)(?=.)(?:[.-][0-9]+)?(?:\.(gz|bz2|xz|zst|lz4|Z|zip))?"
 )
+# Of such a copy, and of the file, to compare them.
+_FIRST_BYTES: Final = 1 << 12
+_LEAVE: Final = "and let no logrotate, and nothing else, pack or move the files of a trail"
 # Seconds by which the newest write may be ahead of the clock: other machines may write, and no two clocks are equal.
 _AHEAD: Final = 3600.0
 
@@ -84,19 +88,20 @@ class Care:
             # Days were removed meanwhile.
 
     def _what_is_missing(self, files: list[str], start: ChainHead) -> str | None:
-        """Return a sentence about a missing file, found by a packed copy of it or by the records of its neighbours."""
+        """Return a sentence about a missing file, found by a moved copy of it or by the records of its neighbours."""
         there = set(files)
         for name in sorted(os.listdir(self._directory)):
             found = re.fullmatch(_PACKED, name)
-            if (
-                found
-                and found[1] not in there
-                and not is_removed(self._directory, found[1])
-                and not self._is_sealed(files, found[1])
-            ):
+            if not found or is_removed(self._directory, found[1]) or self._is_sealed(files, found[1]):
+                continue
+            if found[1] not in there:
+                words = f"{found[1]} is gone, and {name} is there: unpack it to the former name"
+                return f"{self._directory}: {words}, {_LEAVE}"
+            if not self._is_copy(found):
                 return (
-                    f"{self._directory}: {found[1]} is gone, and {name} is there: unpack it to the former name, and "
-                    "let no logrotate, and nothing else, pack or move the files of a trail"
+                    f"{self._directory}: {found[1]} was begun anew, and its former records are in {name}: while no "
+                    "process writes, put these back in front of the new ones, seal the gap by `fapilog recover`, "
+                    f"{_LEAVE}"
                 )
         last: _Last | None = _Last("", start)
         for name in files:
@@ -117,6 +122,24 @@ class Care:
             if size:
                 last = _Last(name, None)
         return None
+
+    def _is_copy(self, found: re.Match[str]) -> bool:
+        """Return whether the file *found* begins as the file of the trail whose name it has, as far as can be told."""
+        name, file, packer = found[0], found[1], found[2]
+        if name == file + SUFFIX or not os.path.exists(self._directory / file):
+            # The file itself, which retention has compressed.
+            return True
+        try:
+            with reading(self._directory, file) as fd, reading(self._directory, name) as other:
+                ours, copied = (os.pread(each, _FIRST_BYTES, 0) for each in (fd, other))
+        except OSError:
+            return True
+        if packer == "gz":
+            copied = first_bytes(copied, _FIRST_BYTES)
+        elif packer is not None and ours:
+            return True
+        size = min(len(ours), len(copied))
+        return ours[:size] == copied[:size] and bool(ours or not copied)
 
     def _is_sealed(self, files: list[str], since: str) -> bool:
         """Return whether an operator knows of damage, and has sealed it with a reason in the file *since* or later."""
