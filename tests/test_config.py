@@ -286,6 +286,11 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         [f'dispatchers."a b".inner: expected {DISPATCHER}; got 1.5',
         'dispatchers."a b".burst: expected a number of at least 0; got -1'],
     ),
+    ({"alert_buffer": 0, "stop_timeout": -1.0, "policy": {"retention_days": -1, "max_text_characters": 1},
+        "dispatcher": {"type": "retry", "attempts": 0, "timeout": 0.0, "inner": {"type": "console"}}},
+        ["policy.max_text_characters: ", "policy.retention_days: ", "dispatcher.attempts: ", "dispatcher.timeout: ",
+        "alert_buffer: expected a number of at least 1; got 0", "stop_timeout: "],
+    ),
 ]  # fmt: skip
 
 
