@@ -1,6 +1,7 @@
 """A trail from a mapping, a file and the environment, and the words on everything that is wrong with one."""
 
 import inspect
+import json
 import os
 import re
 import traceback
@@ -14,10 +15,12 @@ import fapilog
 from fapilog import (
     AuditEvent,
     AuditEventType,
+    AuditOutcome,
     AuditTrail,
     ComplianceLevel,
     CompliancePolicy,
     NoopAlertDispatcher,
+    Threshold,
     _configured,
     config,
 )
@@ -286,6 +289,11 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
         [f'dispatchers."a b".inner: expected {DISPATCHER}; got 1.5',
         'dispatchers."a b".burst: expected a number of at least 0; got -1'],
     ),
+    ({"alert_buffer": 0, "stop_timeout": -1.0, "policy": {"retention_days": -1, "max_text_characters": 1},
+        "dispatcher": {"type": "retry", "attempts": 0, "timeout": 0.0, "inner": {"type": "console"}}},
+        ["policy.max_text_characters: ", "policy.retention_days: ", "dispatcher.attempts: ", "dispatcher.timeout: ",
+        "alert_buffer: expected a number of at least 1; got 0", "stop_timeout: "],
+    ),
 ]  # fmt: skip
 
 
@@ -443,6 +451,15 @@ def test_a_trail_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert options["alert_timeout"] == 2.5
     assert type(options["alert_dispatcher"]) is fapilog.PagerDutyDispatcher
     assert AuditTrail.from_env().storage_path == tmp_path / "trail"
+
+
+def test_rules_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of tables is JSON there, as a table is; a list of names has commas between them."""
+    rule = {"event_type": "authentication_failed", "count": 5, "within": 600, "by": "user_id"}
+    environment(monkeypatch, POLICY_RULES=json.dumps([rule]), POLICY_ALERT_ON="data_export, denied")
+    policy = AuditTrail.from_env().policy
+    assert policy.rules == (Threshold("authentication_failed", count=5, within=600, by="user_id"),)
+    assert list(policy.alert_on) == [AuditEventType.DATA_EXPORT, AuditOutcome.DENIED]
 
 
 def test_several_destinations(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,6 +359,9 @@ class Reader:
                     break
                 places.append(self._joined(where, key) + bracket + rest)
             self.problems.append(f"{', '.join(places)}: {words}")
+            if isinstance(options.get(given), int | float) and not possible[(names or {}).get(given, given)].required:
+                # A number out of range. The constructor has named the first: without it, it names the next.
+                self.called(make, {name: value for name, value in options.items() if name != given}, where, names)
             return _NOTHING
 
 

@@ -250,7 +250,7 @@ def _table(options: Mapping[str, Accepted], variables: Mapping[str, str], *, com
 def _read(option: Accepted | None, variable: str, *, commas: bool) -> Any:
     text = os.environ[variable]
     inside = None if option is None else inside_many(option.hint)
-    if inside is not None:
+    if inside is not None and (is_secret(inside) or is_text(inside)):
         parts = [each for each in re.split(r"[\s,]+" if commas else r"\s+", text) if each]
         references = [Reference("env", variable, part=number, at_commas=commas) for number in range(len(parts))]
         return references if is_secret(inside) else parts

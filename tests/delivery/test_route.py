@@ -1,11 +1,13 @@
 """Each alert to one of several: which, what decides, and resuming."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditLogLevel, NoopAlertDispatcher, PermanentDeliveryError
 from fapilog.core.alerting import Alert, DurableDispatcher
+from fapilog.delivery.outbox import Outbox
 from fapilog.delivery.route import Condition, Route, when
 from fapilog.record.chain import ChainHead
 from fapilog.testing import RecordingDispatcher, check_dispatcher
@@ -194,6 +196,14 @@ def test_routes_are_checked() -> None:
         Route({"critical": NoopAlertDispatcher()}, default=NoopAlertDispatcher())  # type: ignore[dict-item]
     with pytest.raises(TypeError, match=r"^default: expected"):
         Route({}, default=None)  # type: ignore[arg-type]
+
+
+def test_two_outboxes_of_one_name_are_refused(tmp_path: Path) -> None:
+    """Two outboxes with one name in one place are refused when the route is made, and one in several routes is not."""
+    one, other = (Outbox(NoopAlertDispatcher(), tmp_path / "alerts.db") for _ in range(2))
+    Route({when(severity="critical"): one, when(severity="security"): one}, default=one)
+    with pytest.raises(ValueError, match=r"^routes, default: expected one name for each outbox in a place; got two"):
+        Route({when(severity="critical"): one}, default=other)
 
 
 @pytest.mark.real_time

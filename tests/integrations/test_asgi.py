@@ -448,8 +448,7 @@ async def test_a_cancellation_passes(trail: AuditTrail) -> None:
 async def test_a_websocket_has_one_event(trail: AuditTrail, messages: list[Message], status: int) -> None:
     """A WebSocket that is accepted, closed or refused has one event with the status of its handshake, and its id."""
     websocket = {"type": "websocket", "headers": {"x-request-id": "r-1"}}
-    request = scope(**websocket)
-    del request["method"]
+    request = scope(**websocket)  # with a method, as a client for tests gives one: that of the handshake
     sent: list[Message] = []
 
     async def send(message: Message) -> None:

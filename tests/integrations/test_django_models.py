@@ -217,6 +217,24 @@ def test_relations_are_recorded(trail: AuditTrail, patient: Any) -> None:
     assert {str(event.target) for event in later(trail)} == {f"django_site.patient/{patient.pk}"}
 
 
+def test_both_sides_of_a_symmetrical_relation_are_recorded(trail: AuditTrail, patient: Any) -> None:
+    """An object that becomes, or ceases to be, related by another one's relation has an event of its own."""
+    other = models.Patient.objects.create(name="Bea")
+    before = len(later(trail))
+    patient.relatives.add(other)
+    other.relatives.add(other)
+    patient.relatives.clear()
+    found = [(event.target.id, event.changes["relatives"]) for event in later(trail)[before:] if event.target]
+    ann, bea = patient.pk, other.pk
+    assert found == [
+        (str(ann), [[], [bea]]),
+        (str(bea), [[], [ann]]),
+        (str(bea), [[], [bea]]),
+        (str(ann), [[bea], []]),
+        (str(bea), [[ann], []]),
+    ]
+
+
 def test_each_object_of_a_query_that_deletes_is_recorded(trail: AuditTrail, patient: Any) -> None:
     """A query that deletes, a cascade and the parent of a subclass are recorded object by object."""
     models.Badge.objects.create(number=uuid.uuid4(), pin="1", owner=patient)
@@ -301,6 +319,17 @@ def test_a_key_that_is_a_secret_is_no_target(option: str, trail: AuditTrail) -> 
         longer = type("Day", (token,), {"__module__": __name__, "Meta": meta})
         assert str(ours.target_of(token(key="s3cret"))) == "django_site.ticket/********"
         assert str(ours.target_of(longer(ticket_ptr_id="s3cret", key="s3cret"))) == "django_site.day/********"
+
+
+def test_the_parts_of_a_composite_key_are_in_the_target_and_the_secret_ones_masked(trail: AuditTrail) -> None:
+    """A key of several fields is in the target part by part, and one that is masked is masked there too."""
+    meta = type("Meta", (), {"app_label": "django_site", "managed": False})
+    given = {"__module__": __name__, "Meta": meta, "pk": expressions.CompositePrimaryKey("ward", "code", "api_key")}
+    given |= {name: expressions.CharField(max_length=40) for name in ("ward", "code", "api_key")}
+    with testing.utils.isolate_apps("tests.integrations.apps.django_site"):
+        door = ours.audited(type("Door", (expressions.Model,), given), mask=["code"])
+        found = ours.target_of(door(ward="north", code="1234", api_key="s3cret"))
+        assert str(found) == "django_site.door/north,********,********"
 
 
 def test_events_of_your_own_have_the_same_target(trail: AuditTrail, patient: Any) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "kinds",
     "missing_from",
     "oldest_pending",
+    "require_names",
     "resume_from",
     "resumed_to",
     "resuming",
@@ -59,15 +60,25 @@ def checked(dispatchers: Iterable[AlertDispatcher]) -> list[AlertDispatcher]:
         raise ValueError("dispatchers: expected at least one; got none")
     if len({id(each) for each in given}) < len(given):
         raise ValueError("dispatchers: expected every dispatcher once; got one of them twice")
-    # Two outboxes of one name in one place are one outbox: only one of them would send an alert, and not both.
+    require_names("dispatchers", given)
+    return given
+
+
+def require_names(options: str, dispatchers: Iterable[AlertDispatcher]) -> None:
+    """
+    Raise ValueError, whose message begins with *options*, if two outboxes among *dispatchers* are one by their name.
+
+    Only one of them would send an alert, and not both; the second can't be entered.
+    """
     places = [
-        (place, getattr(each, "name", "")) for each in given if (place := getattr(each, "place", None)) is not None
+        (place, getattr(each, "name", ""))
+        for each in dispatchers
+        if (place := getattr(each, "place", None)) is not None
     ]
     for place, name in places:
         if places.count((place, name)) > 1:
             got = f"two outboxes named {name!r}; give each its own name="
-            raise ValueError(f"dispatchers: expected one name for each outbox in a place; got {got}")
-    return given
+            raise ValueError(f"{options}: expected one name for each outbox in a place; got {got}")
 
 
 def kinds(dispatchers: Iterable[AlertDispatcher]) -> list[str]:

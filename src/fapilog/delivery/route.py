@@ -28,7 +28,16 @@ from ..record.events import AuditEvent
 from ..record.kinds import AuditEventType, AuditLogLevel, member
 from ..record.options import require_callable, require_mapping, require_text, several
 from ..tasks.strangers import Log, answer
-from ._inner import Managers, kept_in, missing_from, oldest_pending, resume_from, resumed_to, resuming
+from ._inner import (
+    Managers,
+    kept_in,
+    missing_from,
+    oldest_pending,
+    require_names,
+    resume_from,
+    resumed_to,
+    resuming,
+)
 
 __all__ = ["Condition", "Route", "when"]
 
@@ -126,6 +135,7 @@ class Route:
     Raises:
         TypeError: *routes* is no mapping, a condition can't be called or is asynchronous, or one of the dispatchers is
             none.
+        ValueError: Two outboxes in one place have one name.
     """
 
     def __init__(self, routes: Mapping[Condition, AlertDispatcher], *, default: AlertDispatcher) -> None:
@@ -137,6 +147,7 @@ class Route:
         self._default = require_dispatcher("default", default)
         # Without duplicates.
         self._dispatchers = list({id(each): each for each in (*routes.values(), default)}.values())
+        require_names("routes, default", self._dispatchers)
         self._managers = Managers(self._dispatchers)
 
     async def __aenter__(self) -> Self:

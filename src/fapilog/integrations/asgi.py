@@ -162,7 +162,7 @@ class AuditMiddleware:
     async def _handle_and_log(self, scope: Scope, receive: _Receive, send: _Send) -> None:
         """Handle a connection, and store its event before the answer begins."""
         # Inside of the application, a router may change the scope.
-        method, path = scope.get("method", "WEBSOCKET"), scope["path"]
+        method, path = scope["method"] if scope["type"] == "http" else "WEBSOCKET", scope["path"]
         recorded = cast("MutableMapping[str, Any]", scope).setdefault(RECORDED, {})
         log = partial(self._log, recorded, method, path)
         is_answered = is_gone = False

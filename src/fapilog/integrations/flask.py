@@ -58,8 +58,8 @@ class Audit:
         request_id_header: The header with the request id, in requests and responses.
         log_requests: True stores an event for every request; a function is called with the method, the path and the
             status, and returns whether to store one: ``lambda method, path, status: status >= 400``. The event is
-            stored before the response begins, as for `AuditMiddleware`; of an exception that is answered with status
-            500 it has type, text and traceback.
+            stored before the response begins, as for `AuditMiddleware`; of an exception that no error handler of yours
+            takes it has type, text and traceback.
 
     Attributes:
         trail: The trail; in a view ``current_app.extensions["audit"].trail`` has it.

@@ -82,7 +82,7 @@ class RecordedTrail(AuditTrail):
     @property
     def alerts(self) -> list[RecordedAlert]:
         """
-        The alerts that were sent, as in ``[alert] = trail.alerts``; the oldest is the first.
+        The alerts that the dispatcher was given, as in ``[alert] = trail.alerts``; the oldest is the first.
 
         In a thread without an event loop, it waits for the alerts that are under way, for one second at most.
         """

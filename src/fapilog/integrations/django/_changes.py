@@ -127,12 +127,21 @@ def target_of(instance: Any) -> Target:
     model = instance._meta.concrete_model._meta
     how = _models.get(type(instance))
     masks = how.mask | how.exclude if how is not None else ()
-    # The key of a subclass is that of its parent.
-    names, key = [model.pk.name], model.pk
+    # A composite key has several fields, and a name of its own.
+    parts = (
+        key_part(str(getattr(instance, field.attname)), [model.pk.name, *_names(field)], masks.__contains__)
+        for field in model.pk_fields
+    )
+    return Target(type=model.label_lower, id=",".join(parts))
+
+
+def _names(key: Any) -> list[str]:
+    """Return the names of a field of a primary key: in a subclass it refers to that of the parent."""
+    names = [key.name]
     while key.remote_field is not None:
         key = key.target_field
         names.append(key.name)
-    return Target(type=model.label_lower, id=key_part(str(instance.pk), names, masks.__contains__))
+    return names
 
 
 def _check(model: Any, names: Iterable[str]) -> None:
@@ -276,10 +285,15 @@ def _related(
                 ends: Any = sender
                 pk_set = ends._base_manager.using(using).filter(**{near: instance}).values_list(far, flat=True)
             keys = sorted(pk_set)
-            changed = [model(pk=key) for key in keys] if reverse else [instance]
-            others = [instance.pk] if reverse else keys
-            change = ([], others) if action == "post_add" else (others, [])
-            for each in changed if keys else ():
+            far_side = [(model(pk=key), [instance.pk]) for key in keys]
+            near_side = [(instance, keys)] if keys else []
+            if field.remote_field.symmetrical:
+                # Of the two rows of such a relation, Django signals the one of the object that was asked.
+                sides = [*near_side, *(pair for pair in far_side if pair[0].pk != instance.pk)]
+            else:
+                sides = far_side if reverse else near_side
+            for each, others in sides:
+                change = ([], others) if action == "post_add" else (others, [])
                 yield _change(audited_model, each, "update", {field.name: change})
 
 

@@ -20,6 +20,7 @@ class Patient(models.Model):
     findings = models.JSONField(default=dict)
     ward = models.ForeignKey("Ward", models.SET_NULL, null=True)
     watched_by = models.ManyToManyField(User)
+    relatives = models.ManyToManyField("self", blank=True)
 
     def __str__(self) -> str:
         """Return the name."""
