@@ -348,6 +348,19 @@ DAMAGE = {
     ),
     "a checksum": ("UPDATE fapilog.heads SET checksum = 'x' WHERE TRAIL", "the head was changed", 3),
     "no head": ("DELETE FROM fapilog.heads WHERE TRAIL", "the head was changed", 3),
+    "a row before all others": (
+        (
+            "INSERT INTO fapilog.records (trail, sequence_number, line)"
+            " SELECT trail, (-1::bigint) << 63, '' FROM fapilog.heads WHERE TRAIL"
+        ),
+        "not a record",
+        1,
+    ),
+    "an id that looks repeated": (
+        "UPDATE fapilog.records SET repeated = 2 WHERE TRAIL AND sequence_number = 2",
+        "its column repeated differs from",
+        2,
+    ),
 }
 
 

@@ -141,6 +141,11 @@ DAMAGE = {
     "a time": ("UPDATE records SET timestamp = 0 WHERE sequence_number = 3", "its column timestamp differs from", 3),
     "a number": ("UPDATE records SET sequence_number = 9 WHERE sequence_number = 3", "in the row of record 9", 3),
     "a gap": ("DELETE FROM records WHERE sequence_number = 2", "record 2 should be here, and this is 3", 2),
+    "a row before all others": (
+        f"INSERT INTO records (sequence_number, line) SELECT {-(2**63)}, line FROM records WHERE sequence_number = 2",  # noqa: S608
+        "record 1 should be here, and this is 2",
+        1,
+    ),
     "the front": ("DELETE FROM records WHERE sequence_number = 1", "record 1 should be here", 1),
 }
 
