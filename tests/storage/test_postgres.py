@@ -567,6 +567,11 @@ def test_arguments_are_checked() -> None:
             PostgresStorage(dsn, "t")
         assert "hunter2" not in str(caught.value)
         assert caught.value.__context__ is None
+    for secret in ("p@hunter2", "p/hunter2", "p@@/hunter2", "p/hunter2@x"):
+        for user in ("u", ""):
+            with pytest.raises(ValueError, match=r"^dsn: expected %40 for an @ and %2F for a / in a user") as caught:
+                PostgresStorage(f"postgresql://{user}:{secret}@h/d", "t")
+            assert "hunter2" not in str(caught.value)
     for dsn, password in (("password=hunter2\udcff", None), ("password=hunter2\0", None), ("", "hunter2\udcff")):
         with pytest.raises(ValueError, match=r"^(dsn|password): expected UTF-8 without a NUL; got something") as caught:
             PostgresStorage(dsn, "t", password=password)

@@ -38,6 +38,9 @@ Password: TypeAlias = str | Callable[[], str]
 Address: TypeAlias = Annotated[str | Callable[[], str], ADDRESS]
 """A DSN in libpq's syntax, or a function that returns it and is called for every connection."""
 
+# Libpq takes the first "@" for the end of the password, and looks for none behind a "/": the rest of such a password
+# would be a part of the host or of the database, which errors name.
+_UNESCAPED: Final = re.compile(r"postgres(?:ql)?://(?:[^?]*@[^?]*@|[^?@]*/[^?]*@)")
 # Seconds: the first pause between two tries, and the longest.
 _PAUSES: Final = (0.02, 1.0)
 # Seconds between two looks at the clock.
@@ -221,6 +224,8 @@ def _clean(name: str, given: str) -> str:
 
 def _parsed(dsn: str) -> dict[str, Any]:
     dsn = _clean("dsn", dsn)
+    if _UNESCAPED.match(dsn):
+        raise ValueError("dsn: expected %40 for an @ and %2F for a / in a user or a password; got one of them as it is")
     parsed: dict[str, Any] | None = None
     with contextlib.suppress(psycopg.ProgrammingError):
         parsed = conninfo_to_dict(dsn)
