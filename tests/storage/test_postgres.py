@@ -770,6 +770,24 @@ def test_another_transaction_at_the_head_is_waited_for(
     assert without_loop(storage.verify()).events_checked == 2
 
 
+def test_a_transaction_that_took_too_long_is_made_again(storage: PostgresStorage, database: Server, trail: str) -> None:
+    """Where the server ends a transaction that waits for another one, of whatever limit, the event is stored later."""
+    for number, code in enumerate(("25P03", "25P04", "55P03", "57014"), 1):
+        raises = f"IF nextval('fapilog.tries') = {number} THEN RAISE EXCEPTION USING ERRCODE = '{code}'; END IF"
+        as_superuser(
+            database,
+            "CREATE SEQUENCE IF NOT EXISTS fapilog.tries",
+            f"SELECT setval('fapilog.tries', {number}, false)",
+            "GRANT USAGE ON fapilog.tries TO fapilog_writer",
+            "CREATE OR REPLACE FUNCTION fapilog.take_too_long() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN {raises}; RETURN NEW; END $$",
+            "CREATE OR REPLACE TRIGGER takes_too_long BEFORE INSERT ON fapilog.records FOR EACH ROW"
+            f" WHEN (NEW.trail = '{trail}') EXECUTE FUNCTION fapilog.take_too_long()",
+        )
+        append(storage, code)
+    assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["25P03", "25P04", "55P03", "57014"]
+
+
 def test_a_deadlock_is_tried_again(storage: PostgresStorage, database: Server, trail: str) -> None:
     """Where PostgreSQL ends a deadlock by rolling back our transaction, it is made again, and stores the event once."""
     append(storage, "a")

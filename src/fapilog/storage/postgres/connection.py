@@ -55,6 +55,7 @@ _PASSING: Final = frozenset(
     {
         "25006",  # read only: a standby that is about to be promoted, or was the primary
         "25P03",  # idle in a transaction for too long: this process was stopped
+        "25P04",  # in a transaction for too long: it waited for another one, say
         "53300",  # too many connections
         "55P03",  # waited too long for a lock
     }
