@@ -750,14 +750,21 @@ async def test_sending_directly_may_fail(tmp_path: Path) -> None:
         await outbox.pending()
 
 
-async def test_a_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda _: b"no database" * 1000, lambda whole: whole.replace(b"CREATE TABLE", b"CREATE TABL\xff")],
+    ids=["no database", "no text"],
+)
+async def test_a_damaged_file_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[bytes], bytes]
+) -> None:
     """A file that is no database is renamed, the alert goes out, the next is kept in a new file, and the mark stays."""
     inner = Scripted()
     path = tmp_path / "alerts.db"
     outbox = make(inner, tmp_path)
     await outbox.resume_from(ChainHead(7, "x"))
     outbox._store.place.close()
-    damaged = b"no database" * 1000
+    damaged = spoil(path.read_bytes())
     path.write_bytes(damaged)
     await outbox.send_alert(an_event(1), severity="critical")
     await outbox.send_alert(an_event(2), severity="critical")

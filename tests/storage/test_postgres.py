@@ -335,6 +335,19 @@ DAMAGE = {
     ),
     "a checksum": ("UPDATE fapilog.heads SET checksum = 'x' WHERE TRAIL", "the head was changed", 3),
     "no head": ("DELETE FROM fapilog.heads WHERE TRAIL", "the head was changed", 3),
+    "a row before all others": (
+        (
+            "INSERT INTO fapilog.records (trail, sequence_number, line)"
+            " SELECT trail, (-1::bigint) << 63, '' FROM fapilog.heads WHERE TRAIL"
+        ),
+        "not a record",
+        1,
+    ),
+    "an id that looks repeated": (
+        "UPDATE fapilog.records SET repeated = 2 WHERE TRAIL AND sequence_number = 2",
+        "its column repeated differs from",
+        2,
+    ),
 }
 
 
@@ -541,6 +554,11 @@ def test_arguments_are_checked() -> None:
             PostgresStorage(dsn, "t")
         assert "hunter2" not in str(caught.value)
         assert caught.value.__context__ is None
+    for secret in ("p@hunter2", "p/hunter2", "p@@/hunter2", "p/hunter2@x"):
+        for user in ("u", ""):
+            with pytest.raises(ValueError, match=r"^dsn: expected %40 for an @ and %2F for a / in a user") as caught:
+                PostgresStorage(f"postgresql://{user}:{secret}@h/d", "t")
+            assert "hunter2" not in str(caught.value)
     for dsn, password in (("password=hunter2\udcff", None), ("password=hunter2\0", None), ("", "hunter2\udcff")):
         with pytest.raises(ValueError, match=r"^(dsn|password): expected UTF-8 without a NUL; got something") as caught:
             PostgresStorage(dsn, "t", password=password)
@@ -737,6 +755,24 @@ def test_another_transaction_at_the_head_is_waited_for(
     monkeypatch.setattr(storage, "timeout", 10)
     append(storage, "b")
     assert without_loop(storage.verify()).events_checked == 2
+
+
+def test_a_transaction_that_took_too_long_is_made_again(storage: PostgresStorage, database: Server, trail: str) -> None:
+    """Where the server ends a transaction that waits for another one, of whatever limit, the event is stored later."""
+    for number, code in enumerate(("25P03", "25P04", "55P03", "57014"), 1):
+        raises = f"IF nextval('fapilog.tries') = {number} THEN RAISE EXCEPTION USING ERRCODE = '{code}'; END IF"
+        as_superuser(
+            database,
+            "CREATE SEQUENCE IF NOT EXISTS fapilog.tries",
+            f"SELECT setval('fapilog.tries', {number}, false)",
+            "GRANT USAGE ON fapilog.tries TO fapilog_writer",
+            "CREATE OR REPLACE FUNCTION fapilog.take_too_long() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN {raises}; RETURN NEW; END $$",
+            "CREATE OR REPLACE TRIGGER takes_too_long BEFORE INSERT ON fapilog.records FOR EACH ROW"
+            f" WHEN (NEW.trail = '{trail}') EXECUTE FUNCTION fapilog.take_too_long()",
+        )
+        append(storage, code)
+    assert [event.message for event in intact(without_loop(storage.read(0, 9)))] == ["25P03", "25P04", "55P03", "57014"]
 
 
 def test_a_deadlock_is_tried_again(storage: PostgresStorage, database: Server, trail: str) -> None:

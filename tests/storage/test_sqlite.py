@@ -125,6 +125,11 @@ DAMAGE = {
     "a time": ("UPDATE records SET timestamp = 0 WHERE sequence_number = 3", "its column timestamp differs from", 3),
     "a number": ("UPDATE records SET sequence_number = 9 WHERE sequence_number = 3", "in the row of record 9", 3),
     "a gap": ("DELETE FROM records WHERE sequence_number = 2", "record 2 should be here, and this is 3", 2),
+    "a row before all others": (
+        f"INSERT INTO records (sequence_number, line) SELECT {-(2**63)}, line FROM records WHERE sequence_number = 2",  # noqa: S608
+        "record 1 should be here, and this is 2",
+        1,
+    ),
     "the front": ("DELETE FROM records WHERE sequence_number = 1", "record 1 should be here", 1),
 }
 
@@ -142,11 +147,22 @@ def test_damage_is_found(storage: SQLiteStorage, path: Path, what: str) -> None:
     assert says in (result.error_message or "")
 
 
-def test_a_file_that_is_broken_is_no_tampering(storage: SQLiteStorage, path: Path) -> None:
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda _: b"SQLite format 3\0" + b"\xff" * 8000,
+        # SQLite repeats the words that it does not know.
+        lambda whole: whole.replace(b"CREATE TABLE", b"CREATE TABL\xff"),
+    ],
+    ids=["pages", "words"],
+)
+def test_a_file_that_is_broken_is_no_tampering(
+    storage: SQLiteStorage, path: Path, spoil: Callable[[bytes], bytes]
+) -> None:
     """A file that SQLite can't read is unreadable for the verification, and an error with its name for the others."""
     append(storage, *"abc")
     without_loop(storage.aclose())
-    path.write_bytes(b"SQLite format 3\0" + b"\xff" * 8000)
+    path.write_bytes(spoil(path.read_bytes()))
     result = without_loop(storage.verify())
     assert (result.valid, result.status, result.first_invalid_sequence) == (False, ChainStatus.UNREADABLE, None)
     for call in (storage.append(an_event()), storage.find(EventFilter(), 1), storage.read(0, 1)):

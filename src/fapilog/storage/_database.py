@@ -18,7 +18,18 @@ from ..record.errors import AuditStorageError
 from ..tasks.threads import Turn
 from ._files.directory import make_directory
 from ._rows import SCHEMA
-from .sqlitefile import Opened, close_at_forks, inode_of, locked, make_file, make_tables, number, pause, roll_back
+from .sqlitefile import (
+    Opened,
+    close_at_forks,
+    damage_as_error,
+    inode_of,
+    locked,
+    make_file,
+    make_tables,
+    number,
+    pause,
+    roll_back,
+)
 
 __all__ = ["Database"]
 
@@ -120,7 +131,8 @@ class Database:
     def _failures(self, action: str) -> Generator[None]:
         """Raise `AuditStorageError` for errors of SQLite, the system and the chain; open the file anew next time."""
         try:
-            yield
+            with damage_as_error():
+                yield
         except BaseException as error:
             # An interrupt too: it may have come before the settings were made.
             self._close()

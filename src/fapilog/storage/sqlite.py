@@ -38,6 +38,7 @@ _INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event ma
 # The rows and bytes of one look into the file; between two looks, other threads, and a fork, have their turn.
 _PAGE: Final = 500
 _PAGE_BYTES: Final = 8 << 20
+_MIN: Final = -(2**63)
 _MAX: Final = 2**63 - 1
 
 # Only names of columns are put into these.
@@ -47,7 +48,7 @@ _INSERT: Final = (
 )
 _EVERYTHING: Final = (
     f"SELECT sequence_number, line, {', '.join(COLUMNS)} FROM records"  # noqa: S608
-    " WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"
+    " WHERE sequence_number >= ? ORDER BY sequence_number LIMIT ?"
 )
 _OF_TIMES: Final = "SELECT sequence_number FROM records INDEXED BY by_timestamp WHERE timestamp BETWEEN ? AND ?"
 _NEWEST: Final = "SELECT sequence_number, line FROM records ORDER BY sequence_number DESC LIMIT 1"
@@ -333,11 +334,11 @@ class SQLiteStorage(Uncopied):
         """Yield the head after every page, whose rows are checked with their columns."""
         head = EMPTY if front is None else front.head
         # Whatever number a row has that was put in front of the first.
-        after = -_MAX
-        while rows := self._page(_EVERYTHING, (after, _PAGE)):
+        first = _MIN
+        while rows := self._page(_EVERYTHING, (first, _PAGE)):
             for number, line, *values in rows:
                 head = follow_row(head, number, line, values)
-                after = number
+                first = number + 1
             yield head
 
     def _close(self) -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "Opened",
     "close",
     "close_at_forks",
+    "damage_as_error",
     "inode_of",
     "locked",
     "make_file",
@@ -92,6 +93,17 @@ def roll_back(connection: sqlite3.Connection) -> None:
     # SQLite may have done so by itself, and an error here says less than the one before.
     with contextlib.suppress(sqlite3.Error):
         connection.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def damage_as_error() -> Generator[None]:
+    """Raise sqlite3.DatabaseError also where SQLite's words repeat bytes of a damaged file that are no text."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        damage = sqlite3.DatabaseError("database disk image is malformed")
+        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damage from error
 
 
 def number(connection: sqlite3.Connection, pragma: str) -> int:

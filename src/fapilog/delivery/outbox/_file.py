@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from ...record.errors import OutboxError
-from ...storage.sqlitefile import Opened, close_at_forks, inode_of, locked, make_file, make_tables, number, roll_back
+from ...storage.sqlitefile import (
+    Opened,
+    close_at_forks,
+    damage_as_error,
+    inode_of,
+    locked,
+    make_file,
+    make_tables,
+    number,
+    roll_back,
+)
 from ...tasks.strangers import Log
 from ._filequeue import FileQueue
 from ._schema import SCHEMA, VERSION
@@ -214,7 +224,8 @@ class OutboxFile:
     @contextlib.contextmanager
     def _errors(self) -> Generator[None]:
         try:
-            yield
+            with damage_as_error():
+                yield
         except OSError as error:
             raise OutboxError(f"{self.path}: {error.strerror or error}") from error
         except sqlite3.Error as error:
@@ -247,7 +258,8 @@ class OutboxFile:
         """Look through all of it: SQLite also says "malformed" where the disk failed to read, once."""
         with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT, isolation_level=None)) as connection:
             try:
-                return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",))
+                with damage_as_error():
+                    return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() != ("ok",))
             except sqlite3.DatabaseError as error:
                 if _is_corrupt(error):
                     return True

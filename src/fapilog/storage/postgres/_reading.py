@@ -25,6 +25,7 @@ __all__ = ["Reading"]
 # Of one question to the server.
 _PAGE: Final = 500
 _PAGE_BYTES: Final = 8 << 20
+_MIN: Final = -(2**63)
 _MAX: Final = 2**63 - 1
 
 # The rows of a page whose lines have no more bytes than `_PAGE_BYTES`, and the first in any case. The size of a line is
@@ -38,6 +39,13 @@ SELECT {columns} FROM (
 _OLDEST: Final = _IN_BYTES.format(
     columns="sequence_number, line", where="trail = %s AND sequence_number > %s", order="ASC"
 )
+# Of the records with one id the first has 0, and each other its own number. An id is not looked for in the others.
+_IS_NUMBERED: Final = """\
+repeated = 0 OR (repeated = sequence_number AND EXISTS (
+    SELECT FROM fapilog.records AS first WHERE first.trail = page.trail AND first.event_id = page.event_id
+        AND first.repeated = 0 AND first.sequence_number < page.sequence_number
+))
+"""
 # With the head as it is at the moment of the same snapshot.
 _CHECKED: Final = """\
 SELECT heads.sequence_number, heads.checksum, page.* FROM (SELECT 1) AS one
@@ -45,8 +53,8 @@ LEFT JOIN fapilog.heads AS heads ON heads.trail = %s
 LEFT JOIN LATERAL ({page}) AS page ON true
 """.format(  # noqa: S608
     page=_IN_BYTES.format(
-        columns=f"sequence_number, line, {', '.join(COLUMNS)}",
-        where="trail = %s AND sequence_number > %s",
+        columns=f"sequence_number, line, {_IS_NUMBERED} AS is_numbered, {', '.join(COLUMNS)}",
+        where="trail = %s AND sequence_number >= %s",
         order="ASC",
     )
 )
@@ -102,15 +110,18 @@ class Reading:
 
     def _heads(self, head: ChainHead) -> Iterator[ChainHead]:
         # Whatever number a row has that was put in front of the first.
-        after = -_MAX
+        first = _MIN
         while True:
-            rows = self._rows(_CHECKED, (self._trail, self._trail, after, _PAGE, _PAGE_BYTES))
+            rows = self._rows(_CHECKED, (self._trail, self._trail, first, _PAGE, _PAGE_BYTES))
             if rows[0][2] is None:
                 _require_head(head, rows[0][0], rows[0][1])
                 return
-            for _, _, number, line, *values in rows:
-                head = follow_row(head, number, line, values, keys_of)
-                after = number
+            for _, _, number, line, is_numbered, *values in rows:
+                before, head = head, follow_row(head, number, line, values, keys_of)
+                if not is_numbered:
+                    message = f"record {number} was altered: its column repeated differs from the records before it"
+                    raise ChainError(ChainStatus.ALTERED, message, before)
+                first = number + 1
             yield head
 
     def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:

@@ -38,6 +38,9 @@ Password: TypeAlias = str | Callable[[], str]
 Address: TypeAlias = Annotated[str | Callable[[], str], ADDRESS]
 """A DSN in libpq's syntax, or a function that returns it and is called for every connection."""
 
+# Libpq takes the first "@" for the end of the password, and looks for none behind a "/": the rest of such a password
+# would be a part of the host or of the database, which errors name.
+_UNESCAPED: Final = re.compile(r"postgres(?:ql)?://(?:[^?]*@[^?]*@|[^?@]*/[^?]*@)")
 # Seconds: the first pause between two tries, and the longest.
 _PAUSES: Final = (0.02, 1.0)
 # Seconds between two looks at the clock.
@@ -52,6 +55,7 @@ _PASSING: Final = frozenset(
     {
         "25006",  # read only: a standby that is about to be promoted, or was the primary
         "25P03",  # idle in a transaction for too long: this process was stopped
+        "25P04",  # in a transaction for too long: it waited for another one, say
         "53300",  # too many connections
         "55P03",  # waited too long for a lock
     }
@@ -224,6 +228,8 @@ def _clean(name: str, given: str) -> str:
 
 def _parsed(dsn: str) -> dict[str, Any]:
     dsn = _clean("dsn", dsn)
+    if _UNESCAPED.match(dsn):
+        raise ValueError("dsn: expected %40 for an @ and %2F for a / in a user or a password; got one of them as it is")
     parsed: dict[str, Any] | None = None
     with contextlib.suppress(psycopg.ProgrammingError):
         parsed = conninfo_to_dict(dsn)
