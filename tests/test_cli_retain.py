@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from fapilog import ArchiveStorage, AuditEventType, AuditTrail, Outbox
-from fapilog.storage._days import alone
+from fapilog.storage._days import exclusive
 from fapilog.storage.holds import remove_hold
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.aged_trails import aged_trail, day_file
@@ -92,7 +92,7 @@ def test_options_that_say_nothing(run: Run, directory: Path) -> None:
 
 def test_another_at_work(run: Run, directory: Path) -> None:
     """While another process applies retention it says so, with the exit code 2."""
-    with alone(directory):
+    with exclusive(directory):
         code, _, err = run("retain", directory, "--retention-days", 30)
     assert code == 2
     assert "another process applies retention" in err

@@ -34,7 +34,7 @@ from fapilog.record.chain import head_before
 from fapilog.record.kinds import ComplianceLevel
 from fapilog.storage import retention
 from fapilog.storage._anchor import ANCHOR
-from fapilog.storage._days import alone
+from fapilog.storage._days import exclusive
 from fapilog.storage._files.lines import Lines
 from fapilog.storage._files.recovering import recover
 from fapilog.storage._files.times import INDEX
@@ -466,7 +466,7 @@ async def test_damage_is_kept(directory: Path) -> None:
 
 async def test_one_at_a_time(directory: Path) -> None:
     """While another process applies retention, nothing is done, and no hold is changed."""
-    with alone(directory):
+    with exclusive(directory):
         with pytest.raises(AuditStorageError, match="another process applies retention"):
             await trail_in(directory).apply_retention()
         with pytest.raises(AuditStorageError, match="another process applies retention"):
@@ -476,7 +476,7 @@ async def test_one_at_a_time(directory: Path) -> None:
 
 def test_a_child_that_is_forked_meanwhile_keeps_no_lock(directory: Path) -> None:
     """A worker that is forked while retention is applied does not keep the next run away for as long as it lives."""
-    with alone(directory):
+    with exclusive(directory):
         child = os.fork()
         if not child:
             signal.pause()
@@ -498,9 +498,9 @@ def test_a_run_that_is_cancelled_at_its_beginning_keeps_no_lock(
         def slowly(directory: Path) -> Any:
             loop.call_soon_threadsafe(begun.set)
             may_end.wait()
-            return alone(directory)
+            return exclusive(directory)
 
-        monkeypatch.setattr(retention, "alone", slowly)
+        monkeypatch.setattr(retention, "exclusive", slowly)
         task = loop.create_task(trail_in(directory).apply_retention())
         await begun.wait()
         task.cancel()
@@ -551,7 +551,7 @@ async def test_a_retention_that_fails_is_an_incident(directory: Path, tmp_path: 
     other.write_bytes(b"x")
     policy = CompliancePolicy(retention_days=30)
     async with AuditTrail(policy, directory, alerts, archive=tmp_path / "archive") as trail:
-        with alone(directory), pytest.raises(AuditStorageError, match="another process"):
+        with exclusive(directory), pytest.raises(AuditStorageError, match="another process"):
             await trail.apply_retention()
         await trail.apply_retention(dry_run=True)
         await trail.drain()

@@ -17,7 +17,7 @@ from ..delivery.outbox._rows import Status
 from ..record.values import text
 from ._ending import NO, failed
 from ._output import Output, plain
-from ._place import in_postgres, is_dsn
+from ._place import WithName, in_postgres, is_dsn
 from .receipts import as_json, listing, receipts
 
 __all__ = ["alerts", "discard", "list_", "retry", "show"]
@@ -40,7 +40,6 @@ _Where = Annotated[
         show_default=False,
     ),
 ]
-_Trail = Annotated[str | None, typer.Option(metavar="NAME", help="The trail, in a database.", show_default=False)]
 # Bytes that are no text come as lone surrogates, which the file can't be asked for.
 _Outbox = Annotated[
     str | None,
@@ -67,7 +66,7 @@ def list_(
     status: Annotated[
         Literal[Status, "all"] | None, typer.Option(help="Which alerts.", show_default="pending and dead")
     ] = None,
-    trail: _Trail = None,
+    trail: WithName = None,
     outbox: _Outbox = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most: the oldest ones.")] = 100,
     as_lines_of_json: _Json = False,
@@ -98,7 +97,7 @@ def show(
     where: _Where,
     event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", parser=text, help="The event that it is about.")],
     *,
-    trail: _Trail = None,
+    trail: WithName = None,
     as_lines_of_json: _Json = False,
 ) -> None:
     """
@@ -130,7 +129,7 @@ def retry(
     ] = None,
     *,
     all_dead: Annotated[bool, typer.Option("--all-dead", help="All alerts that are dead.")] = False,
-    trail: _Trail = None,
+    trail: WithName = None,
     outbox: _Outbox = None,
 ) -> None:
     """
@@ -163,7 +162,7 @@ def discard(
     ],
     *,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept with them.", show_default=False)],
-    trail: _Trail = None,
+    trail: WithName = None,
     outbox: _Outbox = None,
 ) -> None:
     """

@@ -167,7 +167,7 @@ class EmailDispatcher(Uncopied):
 
     def _message_id(self, event: AuditEvent) -> str:
         key = dedup_key(event.event_id, self._sender, *self._recipients)
-        return f"<{key}@{self._sender.rpartition('@')[2]}>"
+        return f"<{key}@{self._server.domain}>"
 
     def _content(self, rendered: Rendered, message_id: str, channel: str | None) -> bytes:
         """Return the mail as it is sent, but for the dots."""

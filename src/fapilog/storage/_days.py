@@ -26,10 +26,10 @@ from .archive import Archive, PackedFile
 
 __all__ = [
     "BusyError",
-    "alone",
     "archive_day",
     "compress_day",
     "digest",
+    "exclusive",
     "remove_days",
     "sweep",
     "write_anchor",
@@ -129,7 +129,7 @@ def remove_days(directory: Path, anchor: Anchor) -> None:
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Generator[None]:
+def exclusive(directory: Path) -> Generator[None]:
     """
     Be the only process that applies retention or changes holds, until left.
 

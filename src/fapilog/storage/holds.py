@@ -17,7 +17,7 @@ import msgspec
 
 from ..record.errors import AuditStorageError
 from ..record.values import text
-from ._days import alone
+from ._days import exclusive
 from ._files.directory import newest_file
 from ._whole import whole
 
@@ -113,7 +113,7 @@ def remove_hold(directory: Path, hold_id: str) -> Hold:
 def _alone(directory: Path) -> Generator[None]:
     try:
         # Not during retention, which may have decided already which days it removes.
-        with alone(directory):
+        with exclusive(directory):
             yield
     except OSError as error:
         raise AuditStorageError(f"cannot write {directory / _FILE}: {error.strerror or error}") from error

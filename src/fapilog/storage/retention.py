@@ -25,7 +25,7 @@ from ..record.events import AuditEvent
 from ..record.kinds import FLOORS, ComplianceLevel
 from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, anchor_of, start_of
-from ._days import BusyError, alone, archive_day, compress_day, digest, remove_days, sweep
+from ._days import BusyError, archive_day, compress_day, digest, exclusive, remove_days, sweep
 from ._files.compressed import MAX_SIZE
 from ._files.directory import cannot, reading, size_of
 from ._files.lines import Lines
@@ -144,7 +144,7 @@ async def apply_retention(
             return RetentionReport(days=tuple(each.day for each in found), dry_run=True)
         with contextlib.ExitStack() as held:
             # Given up also where a cancellation comes in place of what the thread returns.
-            await in_thread(lambda: held.enter_context(alone(directory)))
+            await in_thread(lambda: held.enter_context(exclusive(directory)))
             await in_thread(sweep, directory)
             found = await in_thread(_plan, directory, rule, today, is_left=True)
             for each in found:

@@ -83,7 +83,8 @@ class Batch(Transaction):
         head = self._begin(connection)
         if self._items is None:
             self._items = list(_of_one_transaction(self._waiting))
-        there = self._there(connection) if self._looks or any(item.once for item in self._items) else {}
+        looks = self._looks or any(item.once for item in self._items)
+        there = self._there(connection, [item.event_id for item in self._items]) if looks else {}
         results: list[Seal | None] = []
         rows: list[tuple[Any, ...]] = []
         alerts: list[KeptAlert] = []
@@ -111,10 +112,8 @@ class Batch(Transaction):
             notify(connection, self._trail)
         return results, head
 
-    def _there(self, connection: Connection) -> dict[str, Seal | None]:
-        """Return the ids that are there, with the place of a record if it is the very record of an earlier try."""
-        assert self._items is not None  # noqa: S101 - taken by now
-        ids = [item.event_id for item in self._items]
+    def _there(self, connection: Connection, ids: list[str]) -> dict[str, Seal | None]:
+        """Return which of *ids* are there, with the place of a record if it is the very record of an earlier try."""
         there: dict[str, Seal | None] = {}
         for event_id, number, line in connection.execute(_SAME, [self._trail, ids]):
             seals = [placed[event_id] for placed in self._tried if event_id in placed]
