@@ -1,8 +1,10 @@
 """Crossing between threads and event loops."""
 
 import asyncio
+import contextlib
 import functools
 import threading
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -11,9 +13,11 @@ import pytest
 import trio
 
 from fapilog.tasks import portal
+from fapilog.tasks import threads as threads_module
 from fapilog.tasks.loops import Condition, Event, Loop, LoopClosedError, finished, is_without_loop, without_loop
 from fapilog.tasks.portal import run_in
 from fapilog.tasks.threads import in_thread
+from tests.doubles.interrupting import moments
 
 
 @pytest.mark.real_time
@@ -135,6 +139,26 @@ async def test_a_thread_waits_for_a_call_in_a_loop() -> None:
     await anyio.to_thread.run_sync(in_the_thread)
     with pytest.raises(RuntimeError, match="use `await` here"):
         run_in(here, fail)
+
+
+@pytest.mark.real_time
+async def test_a_thread_that_is_interrupted_leaves_the_loop_alone() -> None:
+    """A signal handler that raises in a thread that waits for a call hurts the thread, and no call that comes later."""
+    here = Loop.current()
+    places = [Path(threading.__file__), Path(portal.__file__), Path(threads_module.__file__)]
+
+    async def answer() -> int:
+        await anyio.sleep(0.001)
+        return 1
+
+    def in_the_thread() -> None:
+        for place in places:
+            for moment in moments(place, KeyboardInterrupt):
+                with contextlib.suppress(KeyboardInterrupt), moment:
+                    run_in(here, answer)
+                assert run_in(here, answer, timeout=60) == 1
+
+    await anyio.to_thread.run_sync(in_the_thread)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -27,6 +27,7 @@ from ..record.values import text
 from ..tasks.fork import call_in_child
 from ..tasks.portal import flush_at_exit
 from ..tasks.strangers import Log, is_logging
+from ..tasks.threads import Latch
 
 __all__ = ["Backlog", "Waiting", "is_storing"]
 
@@ -171,16 +172,16 @@ class Backlog(Uncopied):
             return False
         if self._queue.empty() and (thread is None or not thread.is_alive()):
             return True
-        done = threading.Event()
+        done = Latch()
         self._queue.put(done)
         if self._wake():
             return done.wait(self._flush_timeout)
         # No thread can be started, as in Python 3.12 and later while the interpreter exits.
         end = time.monotonic() + self._flush_timeout
         with contextlib.suppress(queue.Empty):
-            while not done.is_set() and time.monotonic() < end:
+            while not done.wait(0) and time.monotonic() < end:
                 self._take(self._queue.get_nowait())
-        return done.is_set()
+        return done.wait(0)
 
     def close(self) -> bool:
         """Do as `flush`, and end the thread. An event that is added later starts it again."""
@@ -195,7 +196,7 @@ class Backlog(Uncopied):
         # The lock is reentrant, and so is the queue's `put`: a signal handler, and a destructor that the garbage
         # collector calls in here, may log too.
         self._lock = threading.RLock()
-        self._queue: queue.SimpleQueue[tuple[Context, Waiting] | threading.Event | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Context, Waiting] | Latch | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def _finish(self) -> None:
@@ -238,18 +239,18 @@ class Backlog(Uncopied):
                     return
                 self._thread = thread
 
-    def _take(self, item: tuple[Context, Waiting] | threading.Event | None) -> None:
+    def _take(self, item: tuple[Context, Waiting] | Latch | None) -> None:
         if isinstance(item, tuple):
             context, event = item
             if not context.run(self._stored, event):
                 self._drop()
             self._since_report += 1
         # Dropped records are said at the end of a burst, for `flush`, and once in a while when the burst has no end.
-        is_time = isinstance(item, threading.Event) or self._queue.empty() or self._since_report > self._size
+        is_time = isinstance(item, Latch) or self._queue.empty() or self._since_report > self._size
         if self.dropped > self._reported and is_time:
             self._report()
-        if isinstance(item, threading.Event):
-            item.set()
+        if isinstance(item, Latch):
+            item.open()
 
     def _report(self) -> None:
         self._since_report = 0

@@ -14,6 +14,7 @@ import anyio.lowlevel
 
 from .loops import Loop, Waiter, is_without_loop, wake
 from .strangers import tamed
+from .threads import Latch
 from .weakset import SharedWeakSet
 
 if TYPE_CHECKING:
@@ -137,8 +138,8 @@ class GroupCommit(Generic[Item, Result]):
         """Wait until the thread has made the commits that it was called for, but not for long."""
         thread = self._thread
         if thread is not None and thread.is_alive():
-            done = threading.Event()
-            self._calls.put(done.set)
+            done = Latch()
+            self._calls.put(done.open)
             done.wait(_PATIENCE)
 
     def _submit_here(self, item: Item) -> Result:

@@ -17,6 +17,7 @@ import anyio
 from ..record.errors import reason
 from .loops import Event, Loop, LoopClosedError
 from .strangers import Log
+from .threads import Latch
 
 __all__ = ["Portal", "Stoppable", "flush_all", "flush_at_exit", "run_in"]
 
@@ -46,7 +47,7 @@ class Portal:
     """
 
     def __init__(self) -> None:
-        self._ready = threading.Event()
+        self._ready = Latch()
         self._end = Event()
         self._loop: Loop | None = None
         self._to_stop: weakref.WeakKeyDictionary[Stoppable, float] = weakref.WeakKeyDictionary()
@@ -129,11 +130,11 @@ class Portal:
 
             run(self._run)
         finally:
-            self._ready.set()
+            self._ready.open()
 
     async def _run(self) -> None:
         self._loop = Loop.current()
-        self._ready.set()
+        self._ready.open()
         await self._end.wait()
 
 
@@ -154,7 +155,7 @@ def run_in(loop: Loop, call: Callable[[], Coroutine[Any, Any, T]], *, timeout: f
 
         refuse_green_threads()
         raise RuntimeError("this thread runs the event loop that it would wait for; use `await` here")
-    ended = threading.Event()
+    ended = Latch()
     results: list[T] = []
     errors: list[BaseException] = [LoopClosedError("the event loop ended")]
     context = copy_context()
@@ -165,7 +166,7 @@ def run_in(loop: Loop, call: Callable[[], Coroutine[Any, Any, T]], *, timeout: f
         except Exception as error:
             errors[0] = error
 
-    loop.call_soon(lambda: loop.spawn(run, ended=ended.set, context=context))
+    loop.call_soon(lambda: loop.spawn(run, ended=ended.open, context=context))
     waited = silent_since = 0.0
 
     def answer() -> None:

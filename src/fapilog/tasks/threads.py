@@ -15,9 +15,34 @@ import anyio.lowlevel
 from ..record.errors import AuditStorageError
 from .loops import Loop, LoopClosedError, is_without_loop, uninterrupted
 
-__all__ = ["Turn", "begun_in_thread", "in_thread"]
+__all__ = ["Latch", "Turn", "begun_in_thread", "in_thread"]
 
 T = TypeVar("T")
+
+
+class Latch:
+    """
+    Opens once, and lets one thread wait for another.
+
+    Where a signal handler raises in the midst of the `wait` of a `threading.Event`, that may stay locked, and the
+    thread that sets it would wait for ever. A lock has no such midst.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def open(self) -> None:
+        """Let the thread that waits continue; does nothing the second time."""
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
+
+    def wait(self, timeout: float = -1) -> bool:
+        """Wait until it is open, for *timeout* seconds at most if they are not below 0; return whether it was."""
+        is_open = self._lock.acquire(timeout=timeout)
+        if is_open:
+            self._lock.release()
+        return is_open
 
 
 class Turn:

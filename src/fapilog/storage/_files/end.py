@@ -133,8 +133,9 @@ class Today:
         """Return the name of today's file."""
         day = self._now().toordinal()
         if day != self._day:
-            self._day = day
+            # In this order: a signal handler may raise in between, and the name would stay that of another day.
             self._name = file_of_day(day)
+            self._day = day
         return self._name
 
 
