@@ -211,6 +211,16 @@ def test_an_output_that_cannot_be_written(trail: Path, environment: dict[str, st
 
 @needs_extra
 @pytest.mark.real_time
+def test_a_place_that_cannot_be_looked_at(environment: dict[str, str]) -> None:
+    """It is named, where the system does not tell whether there is a directory."""
+    name = "\x1b" + 300 * "n"
+    done = subprocess.run([*COMMAND, "verify", name], env=environment, capture_output=True, text=True, check=False)
+    expected = f"fapilog: cannot go on: \ufffd{300 * 'n'}: File name too long\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
+@needs_extra
+@pytest.mark.real_time
 def test_a_reader_that_goes_away(trail: Path, environment: dict[str, str]) -> None:
     """Where nobody reads the verdict, the exit code is not that of a trail that is damaged either."""
     reading, writing = os.pipe()

@@ -32,7 +32,11 @@ def main() -> None:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
     except OSError as error:
-        sys.stderr.write(f"fapilog: cannot go on: {error.strerror or error}\n")
+        from ._ending import plain  # noqa: PLC0415 - it needs the extra
+
+        # Of a directory that this user may not look into, or whose name is too long.
+        where = "" if error.filename is None else f"{error.filename}: "
+        sys.stderr.write(plain(f"fapilog: cannot go on: {where}{error.strerror or error}") + "\n")
     # What could not be written would be tried again at the exit, which would then end with another code.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(2)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ...record import chain
-from ...record.chain import EMPTY, MAX_RECORD_BYTES, ChainError, ChainHead, ChainStatus
+from ...record.chain import MAX_RECORD_BYTES, ChainError, ChainHead, ChainStatus
 
 __all__ = ["Lines", "PlacedError", "head_of_record", "placed", "placed_backwards", "split"]
 
@@ -106,17 +106,20 @@ class Lines:
         Raises:
             ChainError: A record does not belong where it stands; the message names file and line.
         """
-        rest = b""
-        while block := os.pread(self._fd, _BLOCK_BYTES, offset + len(rest)):
-            *lines, end = (rest + block).split(b"\n")
-            behind = offset + len(rest) + len(block) - len(end)
-            if lines:
+        # The pieces of a line whose newline is not found yet: joined with every block, a long one would take for ever.
+        pieces: list[bytes] = []
+        size = 0
+        while block := os.pread(self._fd, _BLOCK_BYTES, offset + size):
+            size += len(block)
+            pieces.append(block)
+            if b"\n" in block:
+                *lines, end = b"".join(pieces).split(b"\n")
                 head = self._follow_block(lines, offset, head)
                 if progress is not None:
                     progress(head.sequence_number)
-            offset, rest = behind, end
-            self._limit(rest, offset, head)
-        return head, offset, rest
+                offset, size, pieces = offset + size - len(end), len(end), [end]
+            self._limit(size, pieces[-1], offset, head)
+        return head, offset, b"".join(pieces)
 
     def follow_rest(self, offset: int, head: ChainHead, rest: bytes) -> ChainHead | None:
         """
@@ -325,9 +328,11 @@ class Lines:
             good = damage.head.sequence_number - head.sequence_number
             raise self.placed(damage, offset + sum(len(line) + 1 for line in lines[:good])) from None
 
-    def _limit(self, rest: bytes, offset: int, head: ChainHead = EMPTY) -> None:
-        if len(rest) <= MAX_RECORD_BYTES:
+    def _limit(self, size: int, last: bytes, offset: int, head: ChainHead) -> None:
+        """Check that a line of *size* bytes so far, of which *last* are the last, can be a record, or a torn one."""
+        if size <= MAX_RECORD_BYTES:
             return
         # After a power cut some file systems have the size of all that was written at once, and zeros for its bytes.
-        if len(rest.rstrip(b"\0")) > MAX_RECORD_BYTES or len(rest) > _MAX_ZEROS:
+        record = last.rstrip(b"\0")
+        if (record and size - len(last) + len(record) > MAX_RECORD_BYTES) or size > _MAX_ZEROS:
             raise self.placed(ChainError(ChainStatus.UNREADABLE, "longer than a record can be", head), offset)
