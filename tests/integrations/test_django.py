@@ -8,6 +8,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,46 @@ def test_middleware_around_the_site_adds_no_event(tmp_path: Path) -> None:
         asyncio.run(app({**scope, "headers": [(b"host", b"testserver")]}, receive, send))
         assert sent[0]["status"] == 200
         assert [event.message for event in events(trail) if event.operation == "GET"] == ["GET /patients/42: 200"]
+
+
+@pytest.mark.parametrize("is_around", [False, True])
+def test_a_request_that_is_given_up_has_an_event(is_around: bool, tmp_path: Path, alice: Any) -> None:  # noqa: FBT001
+    """Where the client leaves, and Django cancels the view, the request has one event, with the status 499."""
+    path: Any = importlib.import_module("django.urls").path
+    begun = asyncio.Event()
+
+    async def admit(_: Any) -> Any:
+        await trail.log_data_access("ward/7", "admit")
+        begun.set()
+        await asyncio.Future()
+
+    async def receive() -> Any:
+        if begun.is_set() or asked:
+            await begun.wait()
+            return {"type": "http.disconnect"}
+        asked.append(True)
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message["type"])
+
+    asked: list[bool] = []
+    client = testing.Client()
+    client.force_login(alice)
+    headers = [(b"host", b"testserver"), (b"cookie", f"sessionid={client.session.session_key}".encode())]
+    scope = {"type": "http", "method": "GET", "path": "/admit", "query_string": b"", "headers": headers}
+    urls = type("Urls", (), {"urlpatterns": [path("admit", admit)]})
+    app = importlib.import_module("django.core.handlers.asgi").ASGIHandler
+    with (
+        django_site.audit_settings(tmp_path, log_requests=True) as trail,
+        testing.override_settings(ROOT_URLCONF=urls),
+    ):
+        around = partial(importlib.import_module("fapilog.integrations.asgi").AuditMiddleware, trail=trail)
+        site = around(app(), log_requests=True) if is_around else app()
+        asyncio.run(site(scope, receive, send))
+        admitted, given_up = events(trail)
+    assert (str(given_up.target), given_up.metadata["status"], given_up.user_id) == ("/admit", 499, "alice")
+    assert given_up.request_id == admitted.request_id
 
 
 def test_a_stream_that_ends_early_knows_its_request(trail: AuditTrail) -> None:

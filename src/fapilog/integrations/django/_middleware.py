@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from http import HTTPStatus
 from typing import Any, Final
 
+import anyio
 from asgiref.sync import iscoroutinefunction as is_async
 from asgiref.sync import markcoroutinefunction, sync_to_async
 from django.apps import apps
@@ -17,6 +18,7 @@ from django.utils.crypto import salted_hmac
 from ...context import audit_context
 from ...tasks.strangers import Log
 from .._headers import RECORDED, REQUEST_ID, request_id
+from .._requests import GONE
 from .._requests import of_request as event_of
 from ._settings import OfRequest, begin, has_begun, of_request, record, trail
 
@@ -83,7 +85,7 @@ class AuditMiddleware:
         block = self._block(request)
         with block:
             response = self._get_response(request)
-            self._log(request, response)
+            self._log(request, response.status_code, _code(response))
         return self._finished(request, response, block)
 
     async def _handle(self, request: _Request) -> Any:
@@ -92,19 +94,27 @@ class AuditMiddleware:
             await sync_to_async(begin, thread_sensitive=False)()
         block = self._block(request)
         with block:
-            response = await self._get_response(request)
-            if self._options.log_requests:
-                # In a thread, where Django may ask the database for the user.
-                await sync_to_async(self._log)(request, response)
+            try:
+                response = await self._get_response(request)
+            except anyio.get_cancelled_exc_class():
+                # The client has left, and Django gives the request up. The view may have done its work by then.
+                await self._log_soon(request, GONE)
+                raise
+            await self._log_soon(request, response.status_code, _code(response))
         return self._finished(request, response, block)
 
     def process_exception(self, request: _Request, exception: Exception) -> None:
         """Note the exception of a view for the event of its request: Django's own interface."""
         request.META[_ERROR] = exception
 
-    def _log(self, request: _Request, response: Any) -> None:
+    async def _log_soon(self, request: _Request, status: int, code: str | None = None) -> None:
+        if self._options.log_requests:
+            # In a thread, where Django may ask the database for the user.
+            await sync_to_async(self._log)(request, status, code)
+
+    def _log(self, request: _Request, status: int, code: str | None = None) -> None:
         error = request.META.pop(_ERROR, None)
-        method, path, status = request.method, request.path, response.status_code
+        method, path = request.method, request.path
         # Around the whole site may be our middleware for ASGI or WSGI, in whose scope or environment this is.
         recorded = getattr(request, "scope", request.META).setdefault(RECORDED, {})
         if self._options.trail_for(self, recorded, method, path, status) is None:
@@ -113,7 +123,7 @@ class AuditMiddleware:
         kind, message, fields = event_of(
             method, path, status, error if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
         )
-        if (code := _code(response)) is not None:
+        if code is not None:
             fields["metadata"]["code"] = code
         record(lambda: trail.sync.log_event(kind, message, **fields))
 
