@@ -301,6 +301,24 @@ def test_each_request_may_have_an_event(kind: str, tmp_path: Path, alice: Any) -
     assert (nowhere.message, nowhere.error) == ("GET /nowhere: 404", None)
 
 
+def refusing(_: Any) -> Any:
+    """Return a middleware of a site that answers every request."""
+    return lambda _: http.HttpResponse(status=403)
+
+
+def test_a_request_that_other_middleware_answers_has_an_event(tmp_path: Path) -> None:
+    """With the settings of the docs, a refusal by any other middleware has a request id, and is recorded."""
+    first, *others = conf.settings.MIDDLEWARE
+    with (
+        django_site.audit_settings(tmp_path, log_requests=denied) as trail,
+        testing.override_settings(MIDDLEWARE=[first, f"{__name__}.refusing", *others]),
+    ):
+        response = testing.Client().get("/patients/42")
+        [event] = events(trail)
+    assert (event.message, event.outcome) == ("GET /patients/42: 403", AuditOutcome.DENIED)
+    assert event.request_id == response.headers["x-request-id"]
+
+
 def named(get_response: Any) -> Any:
     """Return a middleware of a site that finds the user by a header, when the user is asked for, and without await."""
     lazy: Any = importlib.import_module("django.utils.functional").SimpleLazyObject

@@ -38,8 +38,9 @@ class AuditMiddleware:
 
     Every event that is logged while a request is handled has its request id, the address of the client, its user agent,
     the user, and an id of the session that does not let a reader take it over. They are found when the event is logged,
-    so that it does not matter where in `MIDDLEWARE` this stands, and a user that Django REST framework finds in the
-    view is known. Values that a call gives itself win; see `audit_context`, which you may use in your views as well.
+    so that the user is known wherever in `MIDDLEWARE` this stands, also a user that Django REST framework finds in the
+    view. It should stand first: only then it sees the requests that other middleware answers. Values that a call gives
+    itself win; see `audit_context`, which you may use in your views as well.
 
     The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
     new one. The response carries it. Views find it in ``request.META["fapilog.request_id"]``. A client can choose it
