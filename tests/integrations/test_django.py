@@ -20,6 +20,8 @@ from fapilog import (
     AuditOutcome,
     AuditTrail,
     NoopAlertDispatcher,
+    audit_context,
+    bind_audit_context,
     current_audit_context,
 )
 from fapilog.core.signals import compliance_alert
@@ -136,6 +138,37 @@ def test_what_is_streamed_knows_its_request(trail: AuditTrail, alice: Any) -> No
     assert asyncio.run(read()) == b"0\n1\n"
     exports = [event for event in events(trail) if event.operation == "export"]
     assert [(event.request_id, event.user_id) for event in exports] == [("r-1", "alice")] * 2 + [("r-2", "alice")] * 2
+
+
+def test_what_is_streamed_has_the_values_that_were_bound(trail: AuditTrail) -> None:
+    """What the view, and the generator of an earlier part, have bound is known, and the blocks of a generator end."""
+
+    def rows() -> Iterator[str]:
+        with audit_context(reason="ticket 7"):
+            trail.sync.log_data_access("patient/1", "export")
+            yield "1"
+            bind_audit_context(tenant="south")
+            trail.sync.log_data_access("patient/2", "export")
+        yield "2"
+        trail.sync.log_data_access("patient/3", "export")
+
+    def view(_: Any) -> Any:
+        bind_audit_context(tenant="north")
+        return http.StreamingHttpResponse(rows())
+
+    async def async_view(request: Any) -> Any:
+        return view(request)
+
+    async def read() -> bytes:
+        response = await ours.AuditMiddleware(async_view)(testing.RequestFactory().get("/"))
+        with pytest.warns(Warning, match="must consume synchronous iterators"):
+            return b"".join([chunk async for chunk in response])
+
+    assert b"".join(ours.AuditMiddleware(view)(testing.RequestFactory().get("/"))) == b"12"
+    assert asyncio.run(read()) == b"12"
+    found = [(event.metadata["tenant"], event.reason) for event in events(trail)]
+    assert found == [("north", "ticket 7"), ("south", "ticket 7"), ("north", None)] * 2
+    assert current_audit_context() == {}
 
 
 def test_middleware_around_the_site_adds_no_event(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperatio
 from django.http import FileResponse
 from django.utils.crypto import salted_hmac
 
-from ...context import audit_context
+from ...context import audit_context, kept_context
 from ...tasks.strangers import Log
 from .._headers import RECORDED, REQUEST_ID, request_id
 from .._requests import GONE
@@ -83,18 +83,16 @@ class AuditMiddleware:
         if self._is_async:
             return self._handle(request)
         begin()
-        block = self._block(request)
-        with block:
+        with self._block(request):
             response = self._get_response(request)
             self._log(request, response.status_code, _code(response))
-        return self._finished(request, response, block)
+            return self._finished(request, response)
 
     async def _handle(self, request: _Request) -> Any:
         if not has_begun():
             # In a thread: a dispatcher that is entered may wait for its network.
             await sync_to_async(begin, thread_sensitive=False)()
-        block = self._block(request)
-        with block:
+        with self._block(request):
             try:
                 response = await self._get_response(request)
             except anyio.get_cancelled_exc_class():
@@ -102,7 +100,7 @@ class AuditMiddleware:
                 await self._log_soon(request, GONE)
                 raise
             await self._log_soon(request, response.status_code, _code(response))
-        return self._finished(request, response, block)
+            return self._finished(request, response)
 
     def process_exception(self, request: _Request, exception: Exception) -> None:
         """Note the exception of a view for the event of its request: Django's own interface."""
@@ -142,11 +140,11 @@ class AuditMiddleware:
             session_id=lambda: _session(request),
         )
 
-    def _finished(self, request: _Request, response: Any, block: AbstractContextManager[None]) -> Any:
+    def _finished(self, request: _Request, response: Any) -> Any:
         response.headers[self._options.request_id_header] = request.META[REQUEST_ID]
         # The server runs a generator of the view later; a file runs no code of the site.
         if response.streaming and not isinstance(response, FileResponse):
-            chunks = response.streaming_content
+            chunks, block = response.streaming_content, kept_context()
             response.streaming_content = _streaming(chunks, block) if response.is_async else _yielding(chunks, block)
             # A client that leaves early ends the generator.
             response.close = _inside(block, response.close)
