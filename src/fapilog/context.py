@@ -23,7 +23,14 @@ from .record.containers import as_dict
 from .record.values import given_text, unreadable
 from .tasks.strangers import Log, answer, tamed
 
-__all__ = ["audit_context", "bind_audit_context", "completed", "current_audit_context", "settled_context"]
+__all__ = [
+    "audit_context",
+    "bind_audit_context",
+    "completed",
+    "current_audit_context",
+    "kept_context",
+    "settled_context",
+]
 
 _log: Final = Log("fapilog.context")
 
@@ -181,6 +188,15 @@ def _within(outer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     return {**_outside(outer, values), **values} if outer else values
 
 
+def kept_context() -> AbstractContextManager[None]:
+    """
+    Return the blocks around this code, to be entered for code that belongs into them and runs when they are left.
+
+    Where it is entered again, it has the values that the code has bound in the meantime.
+    """
+    return _Kept()
+
+
 def settled_context() -> Context:
     """Return a copy of this context, with the values that functions have now in place of the functions."""
     context = copy_context()
@@ -212,6 +228,26 @@ class _Block:
             if blocks[place][0] is self:
                 _blocks.set(blocks[:place])
                 return
+
+
+class _Kept:
+    """The blocks around a piece of code, with which another piece continues."""
+
+    __slots__ = ("_inside", "_outside")
+
+    def __init__(self) -> None:
+        self._inside = _blocks.get()
+        self._outside: _Blocks = ()
+
+    def __enter__(self) -> None:
+        self._outside = _blocks.get()
+        _blocks.set(self._inside)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inside = _blocks.get()
+        _blocks.set(self._outside)
 
 
 def _innermost() -> tuple[object, dict[str, Any]]:

@@ -8,6 +8,7 @@ import importlib
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from fapilog import (
     AuditOutcome,
     AuditTrail,
     NoopAlertDispatcher,
+    audit_context,
+    bind_audit_context,
     current_audit_context,
 )
 from fapilog.core.signals import compliance_alert
@@ -137,6 +140,37 @@ def test_what_is_streamed_knows_its_request(trail: AuditTrail, alice: Any) -> No
     assert [(event.request_id, event.user_id) for event in exports] == [("r-1", "alice")] * 2 + [("r-2", "alice")] * 2
 
 
+def test_what_is_streamed_has_the_values_that_were_bound(trail: AuditTrail) -> None:
+    """What the view, and the generator of an earlier part, have bound is known, and the blocks of a generator end."""
+
+    def rows() -> Iterator[str]:
+        with audit_context(reason="ticket 7"):
+            trail.sync.log_data_access("patient/1", "export")
+            yield "1"
+            bind_audit_context(tenant="south")
+            trail.sync.log_data_access("patient/2", "export")
+        yield "2"
+        trail.sync.log_data_access("patient/3", "export")
+
+    def view(_: Any) -> Any:
+        bind_audit_context(tenant="north")
+        return http.StreamingHttpResponse(rows())
+
+    async def async_view(request: Any) -> Any:
+        return view(request)
+
+    async def read() -> bytes:
+        response = await ours.AuditMiddleware(async_view)(testing.RequestFactory().get("/"))
+        with pytest.warns(Warning, match="must consume synchronous iterators"):
+            return b"".join([chunk async for chunk in response])
+
+    assert b"".join(ours.AuditMiddleware(view)(testing.RequestFactory().get("/"))) == b"12"
+    assert asyncio.run(read()) == b"12"
+    found = [(event.metadata["tenant"], event.reason) for event in events(trail)]
+    assert found == [("north", "ticket 7"), ("south", "ticket 7"), ("north", None)] * 2
+    assert current_audit_context() == {}
+
+
 def test_middleware_around_the_site_adds_no_event(tmp_path: Path) -> None:
     """Where the middleware for ASGI stores an event of each request too, there is one, with what Django knows."""
     around = importlib.import_module("fapilog.integrations.asgi").AuditMiddleware
@@ -156,6 +190,46 @@ def test_middleware_around_the_site_adds_no_event(tmp_path: Path) -> None:
         asyncio.run(app({**scope, "headers": [(b"host", b"testserver")]}, receive, send))
         assert sent[0]["status"] == 200
         assert [event.message for event in events(trail) if event.operation == "GET"] == ["GET /patients/42: 200"]
+
+
+@pytest.mark.parametrize("is_around", [False, True])
+def test_a_request_that_is_given_up_has_an_event(is_around: bool, tmp_path: Path, alice: Any) -> None:  # noqa: FBT001
+    """Where the client leaves, and Django cancels the view, the request has one event, with the status 499."""
+    path: Any = importlib.import_module("django.urls").path
+    begun = asyncio.Event()
+
+    async def admit(_: Any) -> Any:
+        await trail.log_data_access("ward/7", "admit")
+        begun.set()
+        await asyncio.Future()
+
+    async def receive() -> Any:
+        if begun.is_set() or asked:
+            await begun.wait()
+            return {"type": "http.disconnect"}
+        asked.append(True)
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message["type"])
+
+    asked: list[bool] = []
+    client = testing.Client()
+    client.force_login(alice)
+    headers = [(b"host", b"testserver"), (b"cookie", f"sessionid={client.session.session_key}".encode())]
+    scope = {"type": "http", "method": "GET", "path": "/admit", "query_string": b"", "headers": headers}
+    urls = type("Urls", (), {"urlpatterns": [path("admit", admit)]})
+    app = importlib.import_module("django.core.handlers.asgi").ASGIHandler
+    with (
+        django_site.audit_settings(tmp_path, log_requests=True) as trail,
+        testing.override_settings(ROOT_URLCONF=urls),
+    ):
+        around = partial(importlib.import_module("fapilog.integrations.asgi").AuditMiddleware, trail=trail)
+        site = around(app(), log_requests=True) if is_around else app()
+        asyncio.run(site(scope, receive, send))
+        admitted, given_up = events(trail)
+    assert (str(given_up.target), given_up.metadata["status"], given_up.user_id) == ("/admit", 499, "alice")
+    assert given_up.request_id == admitted.request_id
 
 
 def test_a_stream_that_ends_early_knows_its_request(trail: AuditTrail) -> None:
@@ -258,6 +332,24 @@ def test_each_request_may_have_an_event(kind: str, tmp_path: Path, alice: Any) -
     assert broken.error is not None
     assert (broken.error.type, broken.user_id) == ("RuntimeError", "alice")
     assert (nowhere.message, nowhere.error) == ("GET /nowhere: 404", None)
+
+
+def refusing(_: Any) -> Any:
+    """Return a middleware of a site that answers every request."""
+    return lambda _: http.HttpResponse(status=403)
+
+
+def test_a_request_that_other_middleware_answers_has_an_event(tmp_path: Path) -> None:
+    """With the settings of the docs, a refusal by any other middleware has a request id, and is recorded."""
+    first, *others = conf.settings.MIDDLEWARE
+    with (
+        django_site.audit_settings(tmp_path, log_requests=denied) as trail,
+        testing.override_settings(MIDDLEWARE=[first, f"{__name__}.refusing", *others]),
+    ):
+        response = testing.Client().get("/patients/42")
+        [event] = events(trail)
+    assert (event.message, event.outcome) == ("GET /patients/42: 403", AuditOutcome.DENIED)
+    assert event.request_id == response.headers["x-request-id"]
 
 
 def named(get_response: Any) -> Any:

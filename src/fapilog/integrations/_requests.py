@@ -12,10 +12,16 @@ from ..record.options import require, require_callable, require_kind
 from ..tasks.strangers import Log, answer, tamed
 from ._headers import client_address, header_name
 
-__all__ = ["Choice", "RequestOptions", "of_request"]
+__all__ = ["GONE", "Choice", "RequestOptions", "of_request"]
 
 Choice = bool | Callable[[str, str, int], object]
 """Which requests have an event: all, none, or as a function of method, path and status says."""
+
+GONE: Final = 499
+"""
+The status that nginx has for a request whose client has left:
+https://github.com/nginx/nginx/blob/master/src/http/ngx_http_request.h (NGX_HTTP_CLIENT_CLOSED_REQUEST).
+"""
 
 _log: Final = Log("fapilog")
 

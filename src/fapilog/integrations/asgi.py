@@ -18,7 +18,7 @@ from ..record.options import require_callable, require_kind
 from ..record.values import kind_of
 from ..tasks.strangers import Log
 from ._headers import RECORDED, REQUEST_ID, request_id
-from ._requests import RequestOptions, of_request
+from ._requests import GONE, RequestOptions, of_request
 
 __all__ = ["AuditMiddleware", "Scope", "with_lifespan"]
 
@@ -34,10 +34,8 @@ _log: Final = Log("fapilog")
 
 # The messages that begin an answer and have headers.
 _STARTS: Final = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
-# The messages that say that the client has left, and the status that nginx has for its request:
-# https://github.com/nginx/nginx/blob/master/src/http/ngx_http_request.h (NGX_HTTP_CLIENT_CLOSED_REQUEST).
+# The messages that say that the client has left.
 _ENDS: Final = frozenset({"http.disconnect", "websocket.disconnect"})
-_GONE: Final = 499
 
 
 class AuditMiddleware:
@@ -189,7 +187,7 @@ class AuditMiddleware:
                 await log(500, error)
             raise
         if not is_answered:
-            await log(_GONE if is_gone else 500)
+            await log(GONE if is_gone else 500)
 
     async def _log(
         self, recorded: dict[int, object], method: str, path: str, status: int, error: Exception | None = None

@@ -2,7 +2,7 @@
 An app for Django: every event knows its request and its user, and sign-ins and changes of models are recorded.
 
     INSTALLED_APPS += ["fapilog.integrations.django"]
-    MIDDLEWARE += ["fapilog.integrations.django.AuditMiddleware"]
+    MIDDLEWARE = ["fapilog.integrations.django.AuditMiddleware", *MIDDLEWARE]
     AUDIT = {"path": BASE_DIR / "audit", "dispatcher": "clinic.alerts.pager", "trusted_proxies": 1}
 
 Then, in views, models, tasks and commands:

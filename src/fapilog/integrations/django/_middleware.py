@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from http import HTTPStatus
 from typing import Any, Final
 
+import anyio
 from asgiref.sync import iscoroutinefunction as is_async
 from asgiref.sync import markcoroutinefunction, sync_to_async
 from django.apps import apps
@@ -14,9 +15,10 @@ from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperatio
 from django.http import FileResponse
 from django.utils.crypto import salted_hmac
 
-from ...context import audit_context
+from ...context import audit_context, kept_context
 from ...tasks.strangers import Log
 from .._headers import RECORDED, REQUEST_ID, environ_name, request_id
+from .._requests import GONE
 from .._requests import of_request as event_of
 from ._settings import OfRequest, begin, has_begun, of_request, record, trail
 
@@ -36,8 +38,9 @@ class AuditMiddleware:
 
     Every event that is logged while a request is handled has its request id, the address of the client, its user agent,
     the user, and an id of the session that does not let a reader take it over. They are found when the event is logged,
-    so that it does not matter where in `MIDDLEWARE` this stands, and a user that Django REST framework finds in the
-    view is known. Values that a call gives itself win; see `audit_context`, which you may use in your views as well.
+    so that the user is known wherever in `MIDDLEWARE` this stands, also a user that Django REST framework finds in the
+    view. It should stand first: only then it sees the requests that other middleware answers. Values that a call gives
+    itself win; see `audit_context`, which you may use in your views as well.
 
     The request id is the client's, if that has at most 128 letters, digits and characters of ``._:/+=@-``, and else a
     new one. The response carries it. Views find it in ``request.META["fapilog.request_id"]``. A client can choose it
@@ -80,31 +83,37 @@ class AuditMiddleware:
         if self._is_async:
             return self._handle(request)
         begin()
-        block = self._block(request)
-        with block:
+        with self._block(request):
             response = self._get_response(request)
-            self._log(request, response)
-        return self._finished(request, response, block)
+            self._log(request, response.status_code, _code(response))
+            return self._finished(request, response)
 
     async def _handle(self, request: _Request) -> Any:
         if not has_begun():
             # In a thread: a dispatcher that is entered may wait for its network.
             await sync_to_async(begin, thread_sensitive=False)()
-        block = self._block(request)
-        with block:
-            response = await self._get_response(request)
-            if self._options.log_requests:
-                # In a thread, where Django may ask the database for the user.
-                await sync_to_async(self._log)(request, response)
-        return self._finished(request, response, block)
+        with self._block(request):
+            try:
+                response = await self._get_response(request)
+            except anyio.get_cancelled_exc_class():
+                # The client has left, and Django gives the request up. The view may have done its work by then.
+                await self._log_soon(request, GONE)
+                raise
+            await self._log_soon(request, response.status_code, _code(response))
+            return self._finished(request, response)
 
     def process_exception(self, request: _Request, exception: Exception) -> None:
         """Note the exception of a view for the event of its request: Django's own interface."""
         request.META[_ERROR] = exception
 
-    def _log(self, request: _Request, response: Any) -> None:
+    async def _log_soon(self, request: _Request, status: int, code: str | None = None) -> None:
+        if self._options.log_requests:
+            # In a thread, where Django may ask the database for the user.
+            await sync_to_async(self._log)(request, status, code)
+
+    def _log(self, request: _Request, status: int, code: str | None = None) -> None:
         error = request.META.pop(_ERROR, None)
-        method, path, status = request.method, request.path, response.status_code
+        method, path = request.method, request.path
         # Around the whole site may be our middleware for ASGI or WSGI, in whose scope or environment this is.
         recorded = getattr(request, "scope", request.META).setdefault(RECORDED, {})
         if self._options.trail_for(self, recorded, method, path, status) is None:
@@ -113,7 +122,7 @@ class AuditMiddleware:
         kind, message, fields = event_of(
             method, path, status, error if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
         )
-        if (code := _code(response)) is not None:
+        if code is not None:
             fields["metadata"]["code"] = code
         record(lambda: trail.sync.log_event(kind, message, **fields))
 
@@ -131,11 +140,11 @@ class AuditMiddleware:
             session_id=lambda: _session(request),
         )
 
-    def _finished(self, request: _Request, response: Any, block: AbstractContextManager[None]) -> Any:
+    def _finished(self, request: _Request, response: Any) -> Any:
         response.headers[self._options.request_id_header] = request.META[REQUEST_ID]
         # The server runs a generator of the view later; a file runs no code of the site.
         if response.streaming and not isinstance(response, FileResponse):
-            chunks = response.streaming_content
+            chunks, block = response.streaming_content, kept_context()
             response.streaming_content = _streaming(chunks, block) if response.is_async else _yielding(chunks, block)
             # A client that leaves early ends the generator.
             response.close = _inside(block, response.close)

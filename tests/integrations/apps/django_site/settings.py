@@ -49,7 +49,7 @@ MIDDLEWARE = [
 # -- the audit trail
 
 INSTALLED_APPS += ["fapilog.integrations.django"]
-MIDDLEWARE += ["fapilog.integrations.django.AuditMiddleware"]
+MIDDLEWARE = ["fapilog.integrations.django.AuditMiddleware", *MIDDLEWARE]
 AUDIT = {
     "path": BASE_DIR / "audit",
     "dispatcher": "tests.integrations.apps.django_site.alerts.Pager",
