@@ -24,7 +24,7 @@ from ..storage.archived import ArchiveStorage
 from ..storage.earlier import is_of_earlier, verify_earlier
 from ._ending import CANNOT, INTERRUPTED, NO, failed, plain
 from ._operator import operator
-from ._place import Place, Where, WithArchive, WithName, named, opened, require_trail, verified
+from ._place import Directory, Place, Where, WithArchive, WithName, named, opened, require_trail, verified
 from .alerts import alerts
 from .check_config import check_config
 from .continue_ import continue_, say
@@ -175,7 +175,7 @@ def _head(given: str) -> ChainHead:
 
 @app.command()
 def recover(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)],
+    directory: Directory,
     *,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.")],
 ) -> None:

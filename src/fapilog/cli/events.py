@@ -23,7 +23,7 @@ from ..storage._files.reader import TrailReader
 from ..storage._holes import up_to
 from ..storage.protocol import Conditions, EventFilter
 from ._ending import INTERRUPTED, failed, plain
-from ._place import Place, WithArchive, WithName, named, opened, require_trail
+from ._place import Directory, Place, WithArchive, WithName, named, opened, require_trail
 from .screen import Output
 
 __all__ = ["count", "show", "tail"]
@@ -84,7 +84,6 @@ def _field(given: str) -> str:
     return given
 
 
-_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
 _Since = Annotated[
     datetime | None,
     typer.Option(metavar="TIME", parser=_moment, help="Not before: 2026-03-01, 2026-03-01T12:00:00Z, 15m, 2h, 7d."),
@@ -229,7 +228,7 @@ def show(
 
 @_with_conditions
 def tail(
-    directory: _Directory,
+    directory: Directory,
     *,
     wanted: Conditions,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, until Ctrl-C.")] = False,

@@ -14,13 +14,12 @@ from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
 from ._ending import NO, failed, plain
 from ._operator import operator
-from ._place import require_trail
+from ._place import Directory, require_trail
 from .screen import Output
 
 __all__ = ["add", "hold", "list_", "remove"]
 
 
-_Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
 _Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why, in your words; it is recorded.", show_default=False)]
 
 
@@ -47,7 +46,7 @@ def _hold() -> None:
 
 
 @hold.command()
-def add(directory: _Directory, *, reason: _Reason, since: _Day = None, until: _Day = None) -> None:
+def add(directory: Directory, *, reason: _Reason, since: _Day = None, until: _Day = None) -> None:
     """
     Set a hold on days, or on the whole trail.
 
@@ -73,7 +72,7 @@ def add(directory: _Directory, *, reason: _Reason, since: _Day = None, until: _D
 
 @hold.command("list")
 def list_(
-    directory: _Directory, *, as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False
+    directory: Directory, *, as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False
 ) -> None:
     """
     List the holds.
@@ -102,7 +101,7 @@ def list_(
 
 @hold.command()
 def remove(
-    directory: _Directory,
+    directory: Directory,
     hold_id: Annotated[str, typer.Argument(metavar="HOLD", help="As `list` shows it.")],
     *,
     reason: _Reason,

@@ -15,14 +15,14 @@ from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
 from ._ending import failed
-from ._place import archive_at, require_trail
+from ._place import Directory, archive_at, require_trail
 from .screen import Output
 
 __all__ = ["retain"]
 
 
 def retain(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)],
+    directory: Directory,
     *,
     retention_days: Annotated[int | None, typer.Option(metavar="N", min=1, help="Remove days older than that.")] = None,
     archive_after_days: Annotated[
