@@ -479,3 +479,33 @@ async def test_the_dispatcher_of_the_demo_keeps_the_contract() -> None:
         refusing = await receivers.start(serve, refuse)
         await check_dispatcher(lambda: OnCall(LOOPBACK, taking), failing=lambda: OnCall(LOOPBACK, refusing))
         receivers.cancel_scope.cancel()
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("retain", "ADDRESS", "--retention-days", "400"),
+        ("hold", "add", "ADDRESS", "--reason", "x"),
+        ("hold", "list", "ADDRESS"),
+        ("hold", "remove", "ADDRESS", "1", "--reason", "x"),
+        ("recover", "ADDRESS", "--reason", "x"),
+        ("continue", "ADDRESS", "new"),
+        ("continue", ".", "ADDRESS"),
+        ("replicate", "ADDRESS", "postgresql://host/audit", "--trail", "x"),
+        ("tail", "ADDRESS"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_an_address_is_no_directory(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    """Where a trail must be in files, the address of a database is refused, and its password is not shown."""
+    monkeypatch.chdir(tmp_path)
+    # As a directory, such as an earlier mistake may have made.
+    Path("postgresql:/clinic:hunter2@host/audit").mkdir(parents=True)
+    address = "postgresql://clinic:hunter2@host/audit"
+    code, out, err = run(*(address if part == "ADDRESS" else part for part in command))
+    assert (code, out) == (2, "")
+    assert "expected a path; got an address, postgresql://..." in " ".join(err.split())
+    assert "hunter2" not in err

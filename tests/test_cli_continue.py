@@ -52,7 +52,7 @@ def test_it_is_continued(run: Run, tmp_path: Path) -> None:
     assert run("continue", GOLDEN, tmp_path / "new") == (2, "", there)
     assert run("continue", tmp_path / "new", tmp_path / "newer")[0] == 2
     code, _, err = run("continue", GOLDEN, "s3://clinic/eu")
-    assert (code, "got an address, s3:/..." in err) == (2, True)
+    assert (code, "got an address, s3://..." in err) == (2, True)
 
 
 def test_it_is_told_from_damage(run: Run, tmp_path: Path) -> None:

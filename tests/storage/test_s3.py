@@ -342,6 +342,27 @@ def test_a_body_that_is_changed(s3: S3, archive: S3Archive, tmp_path: Path) -> N
         archive.open(file.path.name)
 
 
+def test_an_endpoint_that_redirects_without_an_end(
+    s3: S3, archive: S3Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An endpoint that redirects every request is an error like another, wherever boto3 has enough of it."""
+    monkeypatch.setattr(s3, "next_fault", lambda method: Fault(method, 301))
+    with pytest.raises(AuditStorageError, match=r"^s3://.*: S3 could not be asked") as caught:
+        archive.prove(packed(tmp_path))
+    assert caught.value.__cause__ is None
+
+
+def test_an_answer_that_is_none_of_s3(s3: S3, archive: S3Archive, tmp_path: Path) -> None:
+    """An answer that boto3 can't read is an error like another."""
+    file = packed(tmp_path)
+    archive.put(file)
+    s3.faults.append(Fault("HEAD", headers={"x-amz-object-lock-retain-until-date": "tomorrow"}))
+    words = r"S3 could not be asked: the answer is none of S3: see the endpoint \(ValueError\)$"
+    with pytest.raises(AuditStorageError, match=rf"^s3://.*: {words}") as caught:
+        archive.prove(file)
+    assert caught.value.__cause__ is None
+
+
 def test_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: S3) -> None:
     """Where nobody listens, the error says so, and has nothing of the address."""
     monkeypatch.setattr("fapilog.storage.s3.sleep", lambda _: None)

@@ -12,6 +12,7 @@ import typer
 from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, CompliancePolicy, FileStorage
 from .._extras import MissingExtraError
 from ..record.chain import ChainError
+from ..record.options import require_path
 from ..storage._files.directory import cannot
 from ..storage._files.names import SUFFIX, is_name
 from ..storage._together import verify_together
@@ -33,6 +34,8 @@ __all__ = [
     "WithArchive",
     "WithName",
     "archive_at",
+    "directory_at",
+    "directory_there",
     "in_postgres",
     "is_dsn",
     "named",
@@ -56,6 +59,25 @@ def archive_at(given: Archive | Path | str) -> Archive:
         return require_archive("archive", given)
     except (ImportError, ValueError) as error:
         raise typer.BadParameter(str(error).removeprefix("archive: ")) from None
+
+
+def directory_at(given: Path | str) -> Path:
+    """Return the directory given to a command; it need not be there. An address, which may have a password, is none."""
+    try:
+        return require_path("directory", given)
+    except ValueError as error:
+        raise typer.BadParameter(str(error).removeprefix("directory: ")) from None
+
+
+def directory_there(given: Path | str) -> Path:
+    """Do as `directory_at`, for one that must be there."""
+    path = directory_at(given)
+    if not path.is_dir():
+        raise typer.BadParameter(f"{str(path)!r} is a file." if path.exists() else f"{str(path)!r} does not exist.")
+    return path
+
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", parser=directory_there)]
 
 
 def _archived(address: str) -> ArchiveStorage:
@@ -91,7 +113,6 @@ Place = Annotated[
         parser=_place,
     ),
 ]
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", exists=True, file_okay=False)]
 WithName = Annotated[
     str | None, typer.Option("--trail", metavar="NAME", help="The name of the trail in PostgreSQL.", show_default=False)
 ]

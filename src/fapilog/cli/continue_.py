@@ -13,13 +13,14 @@ from .. import AuditEventType, AuditStorageError, AuditTrail
 from ..storage.earlier import EarlierTrail, as_metadata, is_of_earlier, verify_earlier
 from ._ending import NO, failed
 from ._output import Output, plain
+from ._place import directory_at, directory_there
 
 __all__ = ["continue_", "say"]
 
 
 def continue_(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="The earlier trail.", exists=True, file_okay=False)],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="The directory of the new one.", file_okay=False)],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The earlier trail.", parser=directory_there)],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The directory of the new one.", parser=directory_at)],
 ) -> None:
     """
     Continue a trail of fapilog 0.3.5 or earlier by a new one.

@@ -25,7 +25,7 @@ from ..storage.earlier import is_of_earlier
 from ..storage.protocol import Conditions, EventFilter
 from ._ending import INTERRUPTED, failed
 from ._output import Output, headed, plain
-from ._place import Place, WithArchive, WithName, named, opened, require_trail
+from ._place import Place, WithArchive, WithName, directory_at, named, opened, require_trail
 
 __all__ = ["count", "show", "tail"]
 
@@ -87,10 +87,11 @@ def _field(given: str) -> str:
 
 
 def _directory(given: Path | str) -> Path:
-    # With -f it may come later. From `manage.py audit` it is a path.
-    if not str(given) or Path(given).is_file():
-        raise typer.BadParameter(f"expected a directory; got {'a file' if given else 'an empty text'}")
-    return Path(given)
+    # With -f it may come later.
+    path = directory_at(given)
+    if path.is_file():
+        raise typer.BadParameter(f"{str(path)!r} is a file.")
+    return path
 
 
 _Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", parser=_directory)]
@@ -254,7 +255,7 @@ def tail(
     Exit code: 0; 2 if the trail can't be read, or without -f if there is none; 130 after Ctrl-C.
     """
     if not (follow or directory.exists()):
-        raise typer.BadParameter(f"Directory {str(directory)!r} does not exist.", param_hint="DIR")
+        raise typer.BadParameter(f"{str(directory)!r} does not exist.", param_hint="DIR")
     try:
         found = False
         for item in _tail(directory, EventFilter(**wanted), last, follow=follow):

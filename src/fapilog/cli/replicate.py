@@ -12,13 +12,13 @@ import typer
 from .. import AuditStorageError, TrailMismatchError
 from ..storage.replication import Replication
 from ._ending import CANNOT, NO, failed
-from ._place import in_postgres, is_dsn, place_of, require_trail
+from ._place import directory_at, in_postgres, is_dsn, place_of, require_trail
 
 __all__ = ["replicate"]
 
 
 def replicate(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", file_okay=False)],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the trail is.", parser=directory_at)],
     dsn: Annotated[str, typer.Argument(metavar="DSN", help="The database, as in postgresql://clinic@host/audit.")],
     *,
     trail: Annotated[

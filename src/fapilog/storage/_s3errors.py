@@ -33,7 +33,7 @@ _WORDS: Final = {
     "SignatureDoesNotMatch": "the credentials are wrong",
 }
 
-# By the exceptions of boto3: https://github.com/boto/botocore/blob/develop/botocore/exceptions.py
+# By the exceptions of boto3, and of Python in boto3: https://github.com/boto/botocore/blob/develop/botocore/exceptions.py
 _HINTS: Final = {
     "ConnectTimeoutError": "it can't be reached: see the endpoint, the region and the network",
     "EndpointConnectionError": "it can't be reached: see the endpoint, the region and the network",
@@ -42,7 +42,9 @@ _HINTS: Final = {
     "PartialCredentialsError": "the credentials are incomplete: see where boto3 looks for them",
     "ProfileNotFound": "boto3 knows no profile of the name in AWS_PROFILE",
     "ProxyConnectionError": "the proxy that the environment names can't be reached",
+    "RecursionError": "the endpoint redirects without an end; give the address that it redirects to",
     "SSLError": "the certificate of the endpoint is not trusted",
+    "ValueError": "the answer is none of S3: see the endpoint",
 }
 
 
@@ -75,7 +77,7 @@ def is_passing(error: ClientError | BotoCoreError) -> bool:
     return isinstance(error, HTTPClientError | NoConnectionError | IncompleteReadError | FlexibleChecksumError)
 
 
-def failure(place: str, error: ClientError | BotoCoreError) -> AuditStorageError:
+def failure(place: str, error: Exception) -> AuditStorageError:
     """
     Return the error to raise in place of *error*, with a message that may be printed.
 

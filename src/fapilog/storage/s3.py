@@ -273,6 +273,9 @@ class S3Archive(Uncopied):
                 is_late = monotonic() + pause + self._connecting + self._answering > give_up_at
                 if attempt == _ATTEMPTS or is_late or not is_passing(error):
                     raise failure(f"{self}/{name}".rstrip("/"), error) from None
+            except (RecursionError, ValueError) as error:
+                # Boto3 follows redirections without an end, and takes any text for a number or a date.
+                raise failure(f"{self}/{name}".rstrip("/"), error) from None
             sleep(pause)
             attempt += 1
 
