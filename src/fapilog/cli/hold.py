@@ -10,11 +10,11 @@ import msgspec
 import typer
 from rich.table import Table
 
-from .. import AuditEventType, AuditStorageError, AuditTrail
+from .. import AuditEventType, AuditStorageError
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
 from ._ending import NO, failed, plain
 from ._operator import operator
-from ._place import require_trail
+from ._place import require_trail, to_write
 from .screen import Output
 
 __all__ = ["add", "hold", "list_", "remove"]
@@ -131,7 +131,7 @@ def remove(
 
 def _record(directory: Path, message: str, changed: Hold, reason: str) -> None:
     metadata: dict[str, Any] = {"fapilog.hold": msgspec.to_builtins(changed)}
-    trail = AuditTrail(storage_path=directory)
+    trail = to_write(directory)
     try:
         trail.sync.log_event(
             AuditEventType.AUDIT_LOG_LIFECYCLE,

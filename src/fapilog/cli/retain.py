@@ -9,13 +9,13 @@ import msgspec
 import typer
 from rich.table import Table
 
-from .. import AuditStorageError, AuditTrail, ComplianceLevel, CompliancePolicy, OutboxError
+from .. import AuditStorageError, ComplianceLevel, CompliancePolicy, OutboxError
 from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
 from ._ending import failed
-from ._place import archive_at, require_trail
+from ._place import archive_at, require_trail, to_write
 from .screen import Output
 
 __all__ = ["retain"]
@@ -69,7 +69,10 @@ def retain(
         raise typer.BadParameter(str(error).replace("retention_below_floor=True", "--below-floor")) from None
     if retention_days is None and archive_after_days is None:
         raise typer.BadParameter("expected --retention-days, --archive-after-days, or both")
-    trail = AuditTrail(policy, directory)
+    try:
+        trail = to_write(directory, policy)
+    except AuditStorageError as error:
+        raise failed(error) from None
     try:
         require_trail(directory)
         keep_from = _first_that_stays([*(outboxes or ()), *_outboxes_in(directory)])
