@@ -112,12 +112,20 @@ def named(place: Where | str, trail: str | None) -> Where:
 def require_trail(place: Where) -> None:
     """Raise AuditStorageError if there is no trail at *place*: that another place has no such event is no answer."""
     if isinstance(place, Path):
-        is_there = any(place.glob("audit_*.jsonl*"))
+        # Nor do files say anything that were emptied.
+        is_there = any(_has_bytes(path) for path in place.glob("audit_*.jsonl*"))
     else:
         with opened(place) as trail:
             is_there = trail.sync.head().sequence_number > 0
     if not is_there:
         raise AuditStorageError(f"there is no trail in {place}")
+
+
+def _has_bytes(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # compressed or removed by retention, this moment
+        return True
 
 
 def to_write(directory: Path, policy: CompliancePolicy | None = None) -> AuditTrail:
