@@ -336,6 +336,10 @@ PLACES = "expected a directory, a file of SQLite, postgresql://HOST/DATABASE or 
     [
         (("verify", "mysql://u:secret@h/d"), f"{PLACES}mysql://...\n"),
         (("show", ""), f"{PLACES}an empty text\n"),
+        (
+            ("show", ".", "--since", "2026-03-31", "--until", "2026-03-01T12:00"),
+            "expected no time before --since, 2026-03-31 00:00:00+00:00; got 2026-03-01 12:00:00+00:00\n",
+        ),
         (("tail", "", "-f"), "expected a directory; got an empty text\n"),
         (("tail", __file__), "expected a directory; got a file\n"),
         (("tail", "nowhere"), "Directory 'nowhere' does not exist.\n"),

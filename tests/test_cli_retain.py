@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import grp
 import json
 import os
 import re
 import sqlite3
+import stat
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -148,8 +150,35 @@ def test_a_file_that_cannot_be_read(run: Run, directory: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Path, "open", refuse)
     code, out, err = run("retain", directory, "--retention-days", 30)
-    assert (code, out, err) == (2, "", f"fapilog: cannot read {directory / 'alerts.db'}: Permission denied\n")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"fapilog: cannot read {directory / 'alerts.db'}: Permission denied; this process is user ")
     assert (directory / day_file(40)).exists()
+
+
+CHANGES = [("retain", "--retention-days", 30), ("hold", "add", "--reason", "a lawsuit")]
+
+
+@pytest.mark.parametrize("command", CHANGES)
+def test_no_command_locks_a_log_shipper_out(run: Run, directory: Path, command: tuple[object, ...]) -> None:
+    """The file of a day that a command begins has the mode and the group of the newest file before."""
+    newest = directory / day_file(1)
+    groups = (each.gr_gid for each in grp.getgrall()) if os.geteuid() == 0 else os.getgroups()
+    group = next((each for each in groups if each != os.getegid()), os.getegid())
+    os.chown(newest, -1, group)
+    newest.chmod(0o640)
+    assert run(*command, directory)[0] == 0
+    found = (directory / day_file(0)).stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o640, group)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another group can be had by root alone")
+@pytest.mark.parametrize("command", CHANGES)
+def test_a_group_without_a_name(run: Run, directory: Path, command: tuple[object, ...]) -> None:
+    """Where the group of the newest file has no name, as in a container, the commands work, and keep the mode."""
+    os.chown(directory / day_file(1), -1, 54321)
+    (directory / day_file(1)).chmod(0o640)
+    assert run(*command, directory)[0] == 0
+    assert stat.S_IMODE((directory / day_file(0)).stat().st_mode) == 0o640
 
 
 def test_holds(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,7 +263,7 @@ MISTAKES: list[tuple[dict[str, Any], list[str]]] = [
     ({"dispatcher": {**SLACK, "webhook_url": "file:no-such"}},
         ["dispatcher.webhook_url: expected a secret; got file:no-such: No such file or directory"]),
     ({"dispatcher": {**PAGER, "routing_key": "env:SLACK_URL"}},
-        ["dispatcher.routing_key: expected 32 characters"]),
+        ["dispatcher.routing_key: expected 32 characters; got 40"]),
     ({"dispatcher": {**SLACK, "timeout": 0}}, ["dispatcher.timeout: expected a number above 0; got 0"]),
     ({"dispatcher": {**SLACK, "channel": "#x"}},
         ["dispatcher.webhook_url, dispatcher.token: expected either webhook_url, or token and channel; got webhook_u"],

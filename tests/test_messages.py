@@ -309,7 +309,12 @@ async def test_a_directory_that_is_not_writable_is_told_at_start(
     """A trail that may not write to its directory, or not make it, says so at its start."""
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     async with AuditTrail(storage_path=tmp_path / "new"):
-        assert errors(caplog) == [f"this trail can't store: {tmp_path}: this process may not write there"]
+        [words] = errors(caplog)
+    user = os.geteuid()
+    assert words == (
+        f"this trail can't store: {tmp_path}: this process may not write there; "
+        f"this process is user {user}, and {tmp_path} is user {user}'s, mode 0700"
+    )
 
 
 async def test_a_directory_that_can_be_made_is_no_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -117,6 +117,20 @@ async def test_audited_blocks(trail: AuditTrail) -> None:
 
 
 @pytest.mark.may_block
+async def test_an_audited_block_is_entered_once(trail: AuditTrail) -> None:
+    """What one block adds is in no event of another: entered again, it is refused, and nothing is recorded."""
+    audit = trail.audited("export")
+    async with audit:
+        audit.add(user_id="alice")
+        with pytest.raises(RuntimeError, match="entered before"), audit:
+            raise AssertionError
+    with pytest.raises(RuntimeError, match="entered before"):
+        async with audit:
+            raise AssertionError
+    assert [event.user_id for event in await trail.get_events()] == ["alice"]
+
+
+@pytest.mark.may_block
 def test_the_parentheses_of_audited_are_not_forgotten(trail: AuditTrail) -> None:
     """A decorator without an operation is an error where it stands, and not with the first call."""
     with pytest.raises(TypeError, match=r"expected the name of the operation, as in @trail.audited"):

@@ -154,15 +154,16 @@ anyio.run(as_nobody)
 
 
 def test_an_unwritable_directory() -> None:
-    """A directory that may not be written to, or read, is told to the caller with the reason."""
+    """A directory that may not be written to, or read, is told to the caller with the reason, and whose it is."""
     script = subprocess.run([sys.executable, "-c", UNWRITABLE], check=True, capture_output=True, text=True)
     path, *printed = script.stdout.splitlines()
-    denied = os.strerror(errno.EACCES)
+    user = os.geteuid() or 65534
+    denied = f"{os.strerror(errno.EACCES)}; this process is user {user}, and {path} is user {user}'s, mode"
     assert printed == [
-        f"cannot append to {path}: {denied}",
+        f"cannot append to {path}: {denied} 0500",
         "done",
-        f"cannot read {path}: {denied}",
-        f"cannot read {path}: {denied}",
+        f"cannot read {path}: {denied} 0000",
+        f"cannot read {path}: {denied} 0000",
         "1",
     ]
 

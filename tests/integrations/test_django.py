@@ -558,6 +558,18 @@ def test_a_server_does_not_start_without_the_app() -> None:
         ours.AuditMiddleware(lambda _: http.HttpResponse())
 
 
+def test_no_trail_is_made_without_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no check of Django runs, as under gunicorn, the site is refused all the same, and no directory is made."""
+    wrong = importlib.import_module("django.core.exceptions").ImproperlyConfigured
+    monkeypatch.chdir(tmp_path)
+    with testing.override_settings(AUDIT={"policy": {"level": "hipaa"}}):
+        with pytest.raises(wrong, match=r"^AUDIT\.path: expected the directory of the trail"):
+            ours.trail.sync.log_admin_action("restart")
+        with pytest.raises(wrong, match=r"^AUDIT\.path: expected the directory of the trail"):
+            ours.AuditMiddleware(lambda _: None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_lines_of_the_docs_are_those_of_the_site() -> None:
     """The blocks of the page that are not run are in the files of the site, which is; and all options are listed."""
     page = (ROOT / "docs/how-to/use-with-django.md").read_text(encoding="utf-8")

@@ -86,6 +86,9 @@ def test_settings_that_are_wrong_are_said() -> None:
     wrong = testing.override_settings(AUDIT={"path": "audit", "durabilty": "write"})
     with wrong, pytest.raises(management.CommandError, match=words):
         said("show")
+    misspelt = testing.override_settings(AUDIT={"path": "audit", "trusted_proxis": 1})
+    with misspelt, pytest.raises(management.CommandError, match=r"did you mean trusted_proxies\?$"):
+        said("show")
 
 
 def test_days_in_the_archive_are_shown(tmp_path: Path) -> None:

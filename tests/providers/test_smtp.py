@@ -966,8 +966,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
             "a@b\n",
         )
     ),
-    ({"username": "user"}, "expected a username with a password or a token, or none of them"),
-    ({"password": PASSWORD}, "expected a username with a password or a token, or none of them"),
+    ({"username": "user"}, "expected a username with a password or a token, or none of them; got a username alone"),
+    ({"password": PASSWORD}, "expected a username with a password or a token, or none of them; got no username"),
     ({"token": PASSWORD}, "expected a username with a password or a token, or none of them"),
     ({"username": "user", "password": PASSWORD, "token": PASSWORD}, "expected one of them"),
     ({"username": "user", "token": PASSWORD, "tls": "none"}, "sent in the clear"),

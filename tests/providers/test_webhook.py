@@ -168,6 +168,20 @@ def test_options_are_checked(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("secret", "got"),
+    [
+        ("s3cr3t", "a text without whsec_"),
+        ("whsec_s3cr3t!", "no base64 behind it"),
+        ("whsec_czNjcjN0", "6 bytes"),
+    ],
+)
+def test_a_wrong_secret_is_described(secret: str, got: str) -> None:
+    """How far a secret is from what is expected is said, and nothing of it."""
+    with pytest.raises(ValueError, match=f"^secret: expected whsec_ and 24 to 64 bytes in base64; got {got}"):
+        WebhookDispatcher(url="https://example.com/hook", secret=secret)
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"secret": None}, "secret: expected text, or a function that returns it; got None: is the variable not set?"),

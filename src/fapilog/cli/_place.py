@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from .. import AuditChainVerificationResult, AuditStorageError, AuditTrail, Comp
 from .._extras import MissingExtraError
 from ..record.chain import ChainError
 from ..record.options import require_path
-from ..storage._files.directory import cannot
+from ..storage._files.directory import OWNER, cannot, newest_file
 from ..storage._files.names import SUFFIX, is_name
 from ..storage._together import verify_together
 from ..storage.archive import Archive, is_address, require_archive
@@ -43,6 +45,7 @@ __all__ = [
     "place_of",
     "require_trail",
     "storage_at",
+    "to_write",
     "verified",
 ]
 
@@ -134,12 +137,47 @@ def named(place: Where | str, trail: str | None) -> Where:
 def require_trail(place: Where) -> None:
     """Raise AuditStorageError if there is no trail at *place*: that another place has no such event is no answer."""
     if isinstance(place, Path):
-        is_there = any(place.glob("audit_*.jsonl*"))
+        # Nor do files say anything that were emptied.
+        is_there = any(_has_bytes(path) for path in place.glob("audit_*.jsonl*"))
     else:
         with opened(place) as trail:
             is_there = trail.sync.head().sequence_number > 0
     if not is_there:
         raise AuditStorageError(f"there is no trail in {place}")
+
+
+def _has_bytes(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # compressed or removed by retention, this moment
+        return True
+
+
+def to_write(directory: Path, policy: CompliancePolicy | None = None) -> AuditTrail:
+    """
+    Return the trail in *directory*, whose new files have the mode and the group of its newest.
+
+    A command may be the first to write on a day, and would lock a log shipper out of that day.
+
+    Raises:
+        AuditStorageError: The newest file can't be opened.
+    """
+    try:
+        with newest_file(directory) as fd:
+            found = None if fd is None else os.fstat(fd)
+    except OSError as error:
+        raise cannot("read", directory, error) from None
+    if found is None:
+        return AuditTrail(policy, directory)
+    mode = stat.S_IMODE(found.st_mode) & 0o664 | OWNER.mode
+    # A group that this process is no member of can't be given.
+    group = found.st_gid if os.geteuid() == 0 or found.st_gid in os.getgroups() else None
+    try:
+        storage = FileStorage(directory, mode=mode, group=group)
+    except ValueError:
+        # It has no name here, as in a container.
+        storage = FileStorage(directory, mode=mode)
+    return AuditTrail(policy, storage=storage)
 
 
 @contextmanager

@@ -151,6 +151,9 @@ def _conditions(
     before: _Before = None,
 ) -> Conditions:
     """Return the conditions that the options of the command line say."""
+    if since is not None and until is not None and until < since:
+        # "no events" would be taken for an answer.
+        raise typer.BadParameter(f"expected no time before --since, {since}; got {until}", param_hint="--until")
     given = {
         "start_time": since,
         "end_time": until,

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from .. import AuditEventType, AuditStorageError, AuditTrail
+from .. import AuditEventType, AuditStorageError
 from ..storage.holds import Hold, add_hold, holds_on, remove_hold
 from ._ending import NO, failed
 from ._operator import operator
 from ._output import Output, headed, plain
-from ._place import Directory, require_trail
+from ._place import Directory, require_trail, to_write
 
 __all__ = ["add", "hold", "list_", "remove"]
 
@@ -127,7 +127,7 @@ def remove(
 
 def _record(directory: Path, message: str, changed: Hold, reason: str) -> None:
     metadata: dict[str, Any] = {"fapilog.hold": msgspec.to_builtins(changed)}
-    trail = AuditTrail(storage_path=directory)
+    trail = to_write(directory)
     try:
         trail.sync.log_event(
             AuditEventType.AUDIT_LOG_LIFECYCLE,

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from .. import AuditStorageError, AuditTrail, ComplianceLevel, CompliancePolicy, OutboxError
+from .. import AuditStorageError, ComplianceLevel, CompliancePolicy, OutboxError
 from ..delivery.outbox._file import OutboxFile
 from ..delivery.outbox._place import Queue
 from ..storage._files.directory import cannot
 from ..storage.retention import RetainedDay, RetentionReport
 from ._ending import failed
 from ._output import Output, headed
-from ._place import Directory, archive_at, require_trail
+from ._place import Directory, archive_at, require_trail, to_write
 
 __all__ = ["retain"]
 
@@ -68,7 +68,10 @@ def retain(
         raise typer.BadParameter(str(error).replace("retention_below_floor=True", "--below-floor")) from None
     if retention_days is None and archive_after_days is None:
         raise typer.BadParameter("expected --retention-days, --archive-after-days, or both")
-    trail = AuditTrail(policy, directory)
+    try:
+        trail = to_write(directory, policy)
+    except AuditStorageError as error:
+        raise failed(error) from None
     try:
         require_trail(directory)
         keep_from = _first_that_stays([*(outboxes or ()), *_outboxes_in(directory)])

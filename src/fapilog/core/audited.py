@@ -52,6 +52,9 @@ class Audited:
     A plain function, and ``with``, record by `AuditTrail.sync`, which blocks an event loop in the same thread. A
     generator is no block: use ``with`` inside of it. An object serves one block, entered once: call
     `AuditTrail.audited` anew for the next block or task.
+
+    Raises:
+        RuntimeError: On entering: it was entered before. What one block adds would be in the event of another.
     """
 
     def __init__(self, trail: AuditTrail, operation: str, fields: dict[str, Any]) -> None:
@@ -61,13 +64,15 @@ class Audited:
         self._trail = trail
         self._operation = operation
         self._fields = fields
-        self._begun = 0.0
+        self._begun: float | None = None
 
     def add(self, **fields: Any) -> None:
         """Add *fields* to the event: members of an event, its type and message, and other values as metadata."""
         self._fields |= fields
 
     def __enter__(self) -> Self:
+        if self._begun is not None:
+            raise RuntimeError("audited: expected a block of its own; got one that was entered before")
         self._begun = time.monotonic()
         return self
 
@@ -131,7 +136,7 @@ class Audited:
 
     def _ended(self, error: BaseException | None) -> tuple[Any, str, dict[str, Any]]:
         fields = dict(self._fields)
-        seconds = round(time.monotonic() - self._begun, 6)
+        seconds = round(time.monotonic() - (self._begun or 0.0), 6)
         outcome, words, level = AuditOutcome.SUCCESS, "succeeded", AuditLogLevel.INFO
         if isinstance(error, PermissionError):
             outcome, words, level = AuditOutcome.DENIED, "was denied", AuditLogLevel.WARNING

@@ -184,4 +184,4 @@ def _judge(answer: Answer) -> DeliveryError | None:
 
 def _check_routing_key(key: str) -> str | None:
     # https://developer.pagerduty.com/docs/events-api-v2-overview
-    return None if len(key) == _KEY_CHARACTERS else f"{_KEY_CHARACTERS} characters"
+    return None if len(key) == _KEY_CHARACTERS else f"{_KEY_CHARACTERS} characters; got {len(key)}"

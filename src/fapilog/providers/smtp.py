@@ -109,8 +109,9 @@ class EmailDispatcher(Uncopied):
             if len(address) > _MAX_ADDRESS or not _ADDRESS.fullmatch(address):
                 raise ValueError(f"{name}: expected an address such as ops@example.com, in ASCII; got {address!r}")
         if (username is None) != (password is None and token is None):
+            got = "no username" if username is None else "a username alone"
             raise ValueError(
-                "username, password, token: expected a username with a password or a token, or none of them"
+                f"username, password, token: expected a username with a password or a token, or none of them; got {got}"
             )
         if password is not None and token is not None:
             raise ValueError("password, token: expected one of them, not both")

@@ -151,7 +151,17 @@ def _check_value(value: str) -> str | None:
 
 
 def _check_secret(secret: str) -> str | None:
-    return None if len(_key(secret)) in _KEY_BYTES else "whsec_ and 24 to 64 bytes in base64"
+    if len(key := _key(secret)) in _KEY_BYTES:
+        return None
+    # How much of it is as it should be, and nothing of the secret.
+    got = (
+        f"{len(key)} bytes"
+        if key
+        else "no base64 behind it"
+        if secret.startswith("whsec_")
+        else "a text without whsec_"
+    )
+    return f"whsec_ and 24 to 64 bytes in base64; got {got}"
 
 
 def _key(secret: str) -> bytes:

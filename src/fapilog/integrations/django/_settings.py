@@ -84,15 +84,20 @@ def problems() -> list[str]:
         given = _given()
     except ImproperlyConfigured as error:
         return [str(error)]
-    found = [f"AUDIT.{name}: there is no such option{_meant(str(name))}" for name in given if name not in _KNOWN]
-    if "path" not in given and "storage" not in given:
-        # A relative default would be another directory for `manage.py audit` than for the server.
-        found.append("AUDIT.path: expected the directory of the trail, such as BASE_DIR / 'audit'; got nothing")
+    found = _misfits(given)
     for check in () if found else (trail_options, of_request):
         try:
             check()
         except ImproperlyConfigured as error:
             found += str(error).splitlines()
+    return found
+
+
+def _misfits(given: Mapping[str, Any]) -> list[str]:
+    found = [f"AUDIT.{name}: there is no such option{_meant(str(name))}" for name in given if name not in _KNOWN]
+    if "path" not in given and "storage" not in given:
+        # A relative default would be another directory for `manage.py audit` than for the server.
+        found.append("AUDIT.path: expected the directory of the trail, such as BASE_DIR / 'audit'; got nothing")
     return found
 
 
@@ -132,7 +137,11 @@ def trail_options() -> dict[str, Any]:
     Raises:
         ImproperlyConfigured: AUDIT does not describe one.
     """
-    config = {name: value for name, value in _given().items() if name not in _OF_REQUEST}
+    given = _given()
+    # Also where no check of Django has run, as under gunicorn.
+    if found := _misfits(given):
+        raise ImproperlyConfigured("\n".join(found))
+    config = {name: value for name, value in given.items() if name not in _OF_REQUEST}
     try:
         made = {name: _made(name, config.pop(name)) for name in ("dispatcher", "storage") if _is_ours(name, config)}
         if "dispatcher" in made:

@@ -65,6 +65,8 @@ def audit_changes(
     A session that joins the transaction of a `Connection` (``Session(bind=connection)``) records at its own
     ``commit()``, whatever becomes of that transaction later: it may still be rolled back.
 
+    Each call records on its own: called twice for the same sessions and classes, a change has two events.
+
     The flushes of a session are seen. Not seen are ``insert()``, ``update()`` and ``delete()`` statements, also those
     on mapped classes, the ``bulk_`` methods, the rows of a ``secondary`` table, a foreign key's ``ON DELETE``,
     triggers, and columns with ``onupdate=``. Record these yourself, by ``log_change`` or `AuditTrail.audited`.

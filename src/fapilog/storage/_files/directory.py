@@ -10,7 +10,7 @@ import stat
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ...record.errors import AuditStorageError
 from .names import SUFFIX, expected_a_file, is_name, no_file
@@ -275,7 +275,7 @@ def why_not_writable(directory: Path) -> str | None:
     if not there.is_dir():
         return f"{there}: expected a directory, found something else"
     if not os.access(there, os.W_OK | os.X_OK):
-        return f"{there}: this process may not write there"
+        return f"{there}: this process may not write there{_users(there)}"
     return None
 
 
@@ -357,4 +357,15 @@ def cannot(action: str, directory: object, error: OSError) -> AuditStorageError:
     """Return the error that says that *action* failed in *directory*, and why."""
     if isinstance(error, FileExistsError | NotADirectoryError):
         return AuditStorageError(f"cannot {action} {directory}: expected a directory, found something else")
-    return AuditStorageError(f"cannot {action} {directory}: {error.strerror or error}")
+    users = _users(error.filename, directory) if error.errno == errno.EACCES else ""
+    return AuditStorageError(f"cannot {action} {directory}: {error.strerror or error}{users}")
+
+
+def _users(*paths: Any) -> str:
+    """Return words about the user of this process, and the owner and the mode of the first of *paths* that is there."""
+    for path in paths:
+        with contextlib.suppress(OSError, TypeError):
+            found = os.stat(path)
+            of_path = f"{path} is user {found.st_uid}'s, mode {stat.S_IMODE(found.st_mode):04o}"
+            return f"; this process is user {os.geteuid()}, and {of_path}"
+    return f"; this process is user {os.geteuid()}"
