@@ -32,7 +32,7 @@ def main() -> None:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
     except OSError as error:
-        from ._ending import plain  # noqa: PLC0415 - it needs the extra
+        from ._output import plain  # noqa: PLC0415 - it needs the extra
 
         # Of a directory that this user may not look into, or whose name is too long.
         where = "" if error.filename is None else f"{error.filename}: "

@@ -172,12 +172,7 @@ def to_write(directory: Path, policy: CompliancePolicy | None = None) -> AuditTr
     mode = stat.S_IMODE(found.st_mode) & 0o664 | OWNER.mode
     # A group that this process is no member of can't be given.
     group = found.st_gid if os.geteuid() == 0 or found.st_gid in os.getgroups() else None
-    try:
-        storage = FileStorage(directory, mode=mode, group=group)
-    except ValueError:
-        # It has no name here, as in a container.
-        storage = FileStorage(directory, mode=mode)
-    return AuditTrail(policy, storage=storage)
+    return AuditTrail(policy, storage=FileStorage(directory, mode=mode, group=group))
 
 
 @contextmanager

@@ -42,6 +42,7 @@ __all__ = ["OWNER", "Access", "FileStorage", "make_directory", "sync_directory",
 # After so many appends, a caller that never waits lets other tasks run, and can be cancelled.
 _APPENDS_PER_YIELD: Final = 32
 
+_NO_GROUP: Final = 2**32 - 1
 # Modes with their 0o forgotten.
 _DECIMALS: Final = (600, 640, 644, 660, 664)
 _INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
@@ -331,11 +332,16 @@ def _checked_mode(mode: int) -> int:
 
 
 def _number_of(group: str | int) -> int:
+    if isinstance(group, int):
+        # It need not have a name here: in a container few groups have one. The last number stands for none.
+        if not 0 <= group < _NO_GROUP:
+            raise ValueError(f"group: expected a name, or a number from 0 to {_NO_GROUP - 1}; got {group!r}")
+        return group
     import grp  # noqa: PLC0415  most trails leave the group to the system
 
     try:
-        return (grp.getgrnam(group) if isinstance(group, str) else grp.getgrgid(group)).gr_gid
-    except (KeyError, OverflowError, ValueError):  # ValueError: no name can have such a character
+        return grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):  # ValueError: no name can have such a character
         raise ValueError(f"group: expected a group of this system; got {group!r}") from None
     except TypeError:
         raise TypeError(f"group: expected a name or a number; got {kind_of(group)}") from None
