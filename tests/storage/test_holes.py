@@ -1,5 +1,6 @@
 """One bad record hides nothing: whatever became of some bytes, what is around them is read."""
 
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -325,6 +326,25 @@ async def test_a_record_that_claims_another_number_hides_none(
             moment for moment in sorted(range(12), reverse=not oldest_first) if moment != place
         ]
         assert moments.count(place) == 1
+
+
+@pytest.mark.one_backend
+async def test_each_altered_record_is_read_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To number altered records by their places, the block in which they are is not read anew for each of them."""
+    lines = made(tmp_path, 300)
+    store(tmp_path, [line.replace(b'"debug"', b'"error"').replace(b'"info"', b'"error"') for line in lines])
+    read = 0
+    real = os.pread
+
+    def count(fd: int, size: int, offset: int) -> bytes:
+        nonlocal read
+        found = real(fd, size, offset)
+        read += len(found)
+        return found
+
+    monkeypatch.setattr(os, "pread", count)
+    assert len(await FileStorage(tmp_path).find(EventFilter(), 1000)) == 300
+    assert read < 20 * sum(map(len, lines))
 
 
 def placed(directory: Path) -> list[tuple[str, int]]:

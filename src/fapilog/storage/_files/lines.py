@@ -141,7 +141,7 @@ class Lines:
         """Return where the blocks begin that have the lines from *begin* to *end*; the same ones at every reading."""
         return range(begin - begin % _BLOCK_BYTES, end, _BLOCK_BYTES)
 
-    def block(self, start: int, end: int) -> tuple[int, bytes]:
+    def block(self, start: int, end: int, begin: int = 0) -> tuple[int, bytes]:
         """
         Return the lines that begin in the block at *start*, whole, and where the first of them begins.
 
@@ -150,12 +150,13 @@ class Lines:
         Args:
             start: One of `blocks`.
             end: The offset behind the newline of the last line of interest.
+            begin: The offset from which on lines are of interest.
         """
         stop = self.block_end(start, end)
-        # A line begins at *start* if the byte in front of it is a newline.
-        offset = max(0, start - 1)
+        # A line begins there if the byte in front of it is a newline.
+        offset = max(0, start - 1, begin - 1)
         data = os.pread(self._fd, stop - offset, offset)
-        if start:
+        if start or begin:
             first = data.find(b"\n") + 1
             if first in (0, len(data)):
                 return stop, b""
@@ -210,7 +211,7 @@ class Lines:
     def forwards(self, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
         """Yield the lines from *begin* to *end*, both behind a newline, with their offsets."""
         for start in self.blocks(begin, end):
-            yield from (each for each in placed(*self.block(start, end)) if each[0] >= begin)
+            yield from placed(*self.block(start, end, begin))
 
     def count(self, begin: int, end: int) -> int:
         """Return how many lines end between *begin* and *end*."""
