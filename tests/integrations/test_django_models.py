@@ -203,6 +203,7 @@ def test_relations_are_recorded(trail: AuditTrail, patient: Any) -> None:
     patient.watched_by.add(alice, bob)
     patient.watched_by.add(alice)
     patient.watched_by.remove(alice)
+    patient.watched_by.remove(alice)
     patient.watched_by.clear()
     bob.patient_set.add(patient)
     bob.patient_set.clear()

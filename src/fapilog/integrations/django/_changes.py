@@ -273,7 +273,7 @@ def _popped(instance: Any) -> _Values | None:
 def _related(
     *, sender: type[Any], instance: Any, action: str, reverse: bool, model: Any, pk_set: Any, using: str, **_: object
 ) -> Iterator[RowChange]:
-    if action not in {"post_add", "post_remove", "pre_clear"}:
+    if action not in {"post_add", "pre_remove", "pre_clear"}:
         return
     audited_model = model if reverse else type(instance)
     for field in audited_model._meta.many_to_many if audited_model in _models else ():
@@ -281,10 +281,7 @@ def _related(
             near, far = field.m2m_field_name(), field.m2m_reverse_field_name()
             if reverse:
                 near, far = far, near
-            if pk_set is None:  # all of them go
-                ends: Any = sender
-                pk_set = ends._base_manager.using(using).filter(**{near: instance}).values_list(far, flat=True)
-            keys = sorted(pk_set)
+            keys = sorted(pk_set if action == "post_add" else _going(sender, using, {near: instance}, far, pk_set))
             far_side = [(model(pk=key), [instance.pk]) for key in keys]
             near_side = [(instance, keys)] if keys else []
             if field.remote_field.symmetrical:
@@ -295,6 +292,12 @@ def _related(
             for each, others in sides:
                 change = ([], others) if action == "post_add" else (others, [])
                 yield _change(audited_model, each, "update", {field.name: change})
+
+
+def _going(through: Any, using: str, near: dict[str, Any], far: str, pk_set: Any) -> Any:
+    """Return the keys of the objects that the relation is about to lose: all, or those of *pk_set* that it has."""
+    asked = {} if pk_set is None else {f"{far}__in": pk_set}
+    return through._base_manager.using(using).filter(**near, **asked).values_list(far, flat=True)
 
 
 # -- recording
