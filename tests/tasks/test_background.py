@@ -1,17 +1,21 @@
 """Background calls: beside the code that starts them, isolated, and done when the background is closed."""
 
 import asyncio
+import contextlib
 import functools
 import threading
 from contextvars import ContextVar
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
+from fapilog.tasks import background as background_module
 from fapilog.tasks.background import Background
 from fapilog.tasks.loops import Loop
+from tests.doubles.interrupting import moments
 from tests.doubles.running_background import Running
 
 
@@ -367,3 +371,24 @@ def test_a_call_whose_loop_ends_before_its_first_step_is_not_waited_for() -> Non
     anyio.run(main)
     assert done == []
     assert background.home is None
+
+
+async def test_an_interrupt_while_calls_begin_loses_none_of_them() -> None:
+    """A signal handler that raises while the loop begins calls leaves them to be begun, once, and closing ends."""
+    began: list[int] = []
+
+    async def call(number: int) -> None:
+        began.append(number)
+
+    for moment in moments(Path(background_module.__file__), KeyboardInterrupt):
+        began.clear()
+        background = Background()
+        async with background.open():
+            for number in range(3):
+                background.start_soon(functools.partial(call, number))
+            home = background.home
+            assert home is not None
+            with contextlib.suppress(KeyboardInterrupt), moment:
+                background._begin_all(home)
+            await background.settle()
+        assert sorted(began) == [0, 1, 2]

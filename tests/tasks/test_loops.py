@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import functools
 import threading
 from pathlib import Path
@@ -12,9 +13,9 @@ import anyio.to_thread
 import pytest
 import trio
 
-from fapilog.tasks import portal
+from fapilog.tasks import loops, portal
 from fapilog.tasks import threads as threads_module
-from fapilog.tasks.loops import Condition, Event, Loop, LoopClosedError, finished, is_without_loop, without_loop
+from fapilog.tasks.loops import Condition, Event, Loop, LoopClosedError, finished, is_without_loop, wake, without_loop
 from fapilog.tasks.portal import run_in
 from fapilog.tasks.threads import in_thread
 from tests.doubles.interrupting import moments
@@ -74,7 +75,18 @@ def ended_trio() -> Loop:
     return trio.run(current)
 
 
-@pytest.mark.parametrize("ended", [closed_loop, ended_trio])
+def crashed_trio() -> Loop:
+    """Return a trio loop that an exception in its own code has ended, and that does not know."""
+
+    class Token:
+        def run_sync_soon(self, _: object) -> None:
+            # Of the socket that wakes it.
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    return Loop(Token())
+
+
+@pytest.mark.parametrize("ended", [closed_loop, ended_trio, crashed_trio])
 def test_a_loop_that_has_ended_refuses_calls(ended: object) -> None:
     """Scheduling a call in a loop that has ended raises, and the loop says that it is closed."""
     loop = ended()  # type: ignore[operator]
@@ -159,6 +171,22 @@ async def test_a_thread_that_is_interrupted_leaves_the_loop_alone() -> None:
                 assert run_in(here, answer, timeout=60) == 1
 
     await anyio.to_thread.run_sync(in_the_thread)
+
+
+async def test_an_interrupt_leaves_no_caller_asleep() -> None:
+    """A signal handler that raises while callers are woken keeps none of them from being woken."""
+    here = Loop.current()
+    for place in (Path(loops.__file__), Path(asyncio.locks.__file__)):
+        for moment in moments(place, KeyboardInterrupt):
+            events = [here.make_event() for _ in range(3)]
+            async with anyio.create_task_group() as tasks:
+                for event in events:
+                    tasks.start_soon(event.wait)
+                await anyio.wait_all_tasks_blocked()
+                with contextlib.suppress(KeyboardInterrupt), moment:
+                    wake([(here, event) for event in events])
+                # As the code that commits does.
+                wake([(here, event) for event in events])
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

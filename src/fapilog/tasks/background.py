@@ -56,6 +56,8 @@ class Job:
             shield: Whether only the scope of the job cancels it.
             is_late: Whether it is cancelled at once.
         """
+        if self.has_begun:
+            return
         self.has_begun = True
         # One scope for the shield and the time: to enter one costs as much as to make a task.
         deadline = math.inf if self.timeout == math.inf else anyio.current_time() + self.timeout
@@ -248,10 +250,14 @@ class Background:
         with self._lock:
             if self.home is not home:
                 return  # closed meanwhile, which has kept the calls, and perhaps opened anew
-            jobs, self._to_begin, self._was_asked = self._to_begin, [], False
-            self._jobs.update(dict.fromkeys(jobs))
-        for job in jobs:
-            self._begin(job, home)
+            self._was_asked = False
+            to_begin = self._to_begin
+            self._jobs.update(dict.fromkeys(to_begin))
+        while to_begin:
+            # In this order: a signal handler may raise in between, and closing waits for a job that nobody begins. Then
+            # it is begun again, which does nothing the second time.
+            self._begin(to_begin[0], home)
+            del to_begin[0]
 
     def _begin(self, job: Job, home: Loop) -> None:
         # In the context of the code that started the call, which is not always the code that runs here now.

@@ -98,8 +98,8 @@ class Loop:
         if self.is_asyncio:
             return bool(self._native.is_closed())
         try:
-            self._native.run_sync_soon(_nothing)
-        except RuntimeError:
+            self.call_soon(_nothing)
+        except LoopClosedError:
             return True
         return False
 
@@ -109,7 +109,7 @@ class Loop:
 
         For the one event that every `log_event` waits for: to make an `anyio.Event` takes as long as to hash a record.
         """
-        return sys.modules["asyncio" if self.is_asyncio else "trio"].Event()
+        return _FutureEvent(self._native) if self.is_asyncio else sys.modules["trio"].Event()
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """
@@ -121,7 +121,8 @@ class Loop:
         schedule = self._native.call_soon_threadsafe if self.is_asyncio else self._native.run_sync_soon
         try:
             schedule(call)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
+            # A loop of trio that has crashed does not know that it has ended: the socket that wakes it is closed.
             raise LoopClosedError("the event loop is closed") from error
 
     def adopt(self, context: Context) -> None:
@@ -183,6 +184,26 @@ class Loop:
         trio.lowlevel.spawn_system_task(run, context=context)
 
 
+class _FutureEvent:
+    """
+    An event of an asyncio loop for one task.
+
+    Where a signal handler raises in the midst of `asyncio.Event.set`, that event counts as set, and its task sleeps.
+    """
+
+    __slots__ = ("_future",)
+
+    def __init__(self, native: Any) -> None:
+        self._future = native.create_future()
+
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        await self._future
+
+
 Waiter: TypeAlias = tuple[Loop, Any]
 """A loop, and an event of that loop: of anyio, or of the loop's own library."""
 
@@ -235,8 +256,7 @@ def wake(waiting: list[Waiter]) -> None:
     for loop, event in waiting:
         by_loop.setdefault(loop, []).append(event)
     for loop, events in by_loop.items():
-        # Of one event, as after most commits, there is nothing to do but that.
-        call = events[0].set if len(events) == 1 else functools.partial(_set_all, events)
+        call = functools.partial(_set_all, events)
         if loop.is_here:
             call()
         else:
@@ -272,8 +292,14 @@ class Condition:
 
 
 def _set_all(events: list[Any]) -> None:
-    for event in events:
-        event.set()
+    try:
+        for event in events:
+            event.set()
+    except BaseException:
+        # A signal handler has raised in this thread: the callers wait all the same.
+        for event in events:
+            event.set()
+        raise
 
 
 def _running() -> Any:
