@@ -106,7 +106,7 @@ def test_the_examples_in_the_docs_are_good(tmp_path: Path) -> None:
     (tmp_path / "pagerduty").write_text("0" * 32)
     (tmp_path / "audit-db").write_text("s3cr3t")
     examples = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(examples) == 4
+    assert len(examples) == 5
     for example in examples:
         Path("shown.toml").write_text(example.replace("/run/secrets", str(tmp_path)))
         code, out, _ = run("shown.toml", env={"SLACK_WEBHOOK_URL": "https://hooks.example.com"})

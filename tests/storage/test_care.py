@@ -112,6 +112,14 @@ def test_a_file_that_gzip_compressed(tmp_path: Path, day: int) -> None:
     assert status(tmp_path) is ChainStatus.OK
 
 
+def test_compressed_days_are_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all is well, a look reads no records to find out whether damage was sealed, however many days there are."""
+    five_days(tmp_path)
+    subprocess.run([GZIP, *(tmp_path / day for day in DAYS[:4])], check=True)
+    monkeypatch.setattr(care, "last_seal", None)
+    assert concerns(tmp_path) == {}
+
+
 def test_a_packed_copy_beside_its_file_is_none_of_our_business(tmp_path: Path) -> None:
     """Copies of files that are there, and files with other names, are no concern."""
     five_days(tmp_path)

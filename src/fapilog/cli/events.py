@@ -120,7 +120,11 @@ _Tag = Annotated[str | None, typer.Option(metavar="TAG", help="With this regulat
 _Words = Annotated[str | None, typer.Option("--message", metavar="WORDS", help="With these words in the message.")]
 _Metadata = Annotated[
     list[Any] | None,
-    typer.Option(metavar="NAME=VALUE", parser=_value, help="With this value in the metadata; may be repeated."),
+    typer.Option(
+        metavar="NAME=VALUE",
+        parser=_value,
+        help="With this value in the metadata: NAME=42 a number, NAME='\"42\"' a text; may be repeated.",
+    ),
 ]
 _After = Annotated[int | None, typer.Option(metavar="NUMBER", min=0, help="Behind the record with this number.")]
 _Before = Annotated[int | None, typer.Option(metavar="NUMBER", min=0, help="Before the record with this number.")]

@@ -92,17 +92,22 @@ class Care:
         there = set(files)
         for name in sorted(os.listdir(self._directory)):
             found = re.fullmatch(_PACKED, name)
-            if not found or is_removed(self._directory, found[1]) or self._is_sealed(files, found[1]):
+            is_gone = found is not None and found[1] not in there
+            if (
+                found is None
+                or (not is_gone and self._is_copy(found))
+                or is_removed(self._directory, found[1])
+                or self._is_sealed(files, found[1])
+            ):
                 continue
-            if found[1] not in there:
+            if is_gone:
                 words = f"{found[1]} is gone, and {name} is there: unpack it to the former name"
                 return f"{self._directory}: {words}, {_LEAVE}"
-            if not self._is_copy(found):
-                return (
-                    f"{self._directory}: {found[1]} was begun anew, and its former records are in {name}: while no "
-                    "process writes, put these back in front of the new ones, seal the gap by `fapilog recover`, "
-                    f"{_LEAVE}"
-                )
+            return (
+                f"{self._directory}: {found[1]} was begun anew, and its former records are in {name}: while no "
+                "process writes, put these back in front of the new ones, seal the gap by `fapilog recover`, "
+                f"{_LEAVE}"
+            )
         last: _Last | None = _Last("", start)
         for name in files:
             if not os.path.exists(self._directory / name):
