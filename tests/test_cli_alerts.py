@@ -422,6 +422,14 @@ def test_what_is_no_outbox(make: Any, says: str, tmp_path: Path) -> None:
     assert {each: each.read_bytes() for each in tmp_path.iterdir() if each.is_file()} == before
 
 
+def test_a_file_has_no_trail(file: Path) -> None:
+    """The name of a trail in a database is refused where the outbox is a file, and not ignored."""
+    for command, *arguments in COMMANDS:
+        code, out, err = run(command, file, *arguments, "--trail", "clinic")
+        assert (code, out) == (2, "")
+        assert "Invalid value for --trail: expected an outbox in PostgreSQL" in " ".join(err.split())
+
+
 @pytest.fixture
 def public() -> Iterator[Path]:
     """Return a directory that everybody may look into."""
@@ -669,6 +677,10 @@ def test_a_database(database: Server) -> None:
         "",
         f"fapilog: {place_}: there is no outbox mail; there is: slack\n",
     )
+    for command in (("list",), ("show", number(1)), ("retry", "--all-dead")):
+        # That a trail has no alerts whose name is mistaken would be no answer.
+        words = f"fapilog: PostgreSQL {host}:{database.port}/postgres, trail 'klinic': there is no outbox\n"
+        assert run(command[0], dsn, "--trail", "klinic", *command[1:]) == (2, "", words)
     for arguments in (
         ("list", dsn),
         ("list", "postgresql://a:t0k3n@b:c:d/", "--trail", "x"),

@@ -192,6 +192,8 @@ def _statuses(status: Literal[Status, "all"] | None) -> list[Status]:
 def _opened(where: str, trail: str | None) -> Place:
     """Return the place that an argument names; nothing is opened."""
     if not is_dsn(where):
+        if trail is not None:
+            raise typer.BadParameter("expected an outbox in PostgreSQL", param_hint="--trail")
         return OutboxFile(Path(where), must_exist=True)
     storage = in_postgres(where, trail, "DSN")
     from ..delivery.outbox._pgplace import Database  # noqa: PLC0415  an extra of its own
@@ -204,8 +206,11 @@ def _transact(place: Place, outbox: str | None, call: Callable[[Queue], T], *, w
 
     def checked(queue: Queue) -> T:
         names = queue.outboxes()
+        if not names:
+            # Of a trail whose name is mistaken, say: that it has no alerts would be no answer.
+            raise OutboxError(f"{place}: there is no outbox")
         if outbox is not None and outbox not in names:
-            raise OutboxError(f"{place}: there is no outbox {outbox}; there is: {', '.join(names) or 'none'}")
+            raise OutboxError(f"{place}: there is no outbox {outbox}; there is: {', '.join(names)}")
         return call(queue)
 
     try:
