@@ -182,7 +182,9 @@ def _blockbuster() -> BlockBuster:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_blocks(request: pytest.FixtureRequest, _blockbuster: BlockBuster) -> Iterator[None]:
+def _nothing_blocks(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _blockbuster: BlockBuster
+) -> Iterator[None]:
     """Fail the test where fapilog blocks asyncio's loop; blockbuster can't see trio's."""
     node = request.node
     jumps = "anyio_backend" in request.fixturenames and request.getfixturevalue("anyio_backend_name") == "asyncio"
@@ -193,6 +195,8 @@ def _nothing_blocks(request: pytest.FixtureRequest, _blockbuster: BlockBuster) -
     try:
         yield
     finally:
+        # A test may have patched a call that blockbuster watches: taken back later, the watched one would stay.
+        monkeypatch.undo()
         _blockbuster.deactivate()
 
 
