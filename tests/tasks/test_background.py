@@ -13,7 +13,7 @@ import anyio.to_thread
 import pytest
 
 from fapilog.tasks import background as background_module
-from fapilog.tasks.background import Background
+from fapilog.tasks.background import Background, Job
 from fapilog.tasks.loops import Loop
 from tests.doubles.interrupting import moments
 from tests.doubles.running_background import Running
@@ -355,6 +355,48 @@ async def test_calls_from_other_threads_run_in_the_loop() -> None:
     await running.leave(timeout=5)
     assert set(threads) == {threading.get_ident()}
     assert sorted(seen) == sorted(str(number) for number in range(20) for _ in range(50))
+
+
+@pytest.mark.may_block
+async def test_a_call_that_comes_while_others_begin_is_not_waited_for_for_ever() -> None:
+    """A thread that is stopped in the midst of starting a call does not note it when it has ended already."""
+    background = Background()
+    may_append, may_note = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    class Slow(dict[Job, None]):
+        def __setitem__(self, job: Job, value: None) -> None:
+            if threading.current_thread() is thread:
+                appended.set()
+                may_note.wait()
+            super().__setitem__(job, value)
+
+    def start() -> None:
+        may_append.wait()
+        background.start_soon(functools.partial(wait_then, done, "late"))
+
+    begin, appended, thread = background._begin, threading.Event(), threading.Thread(target=start)
+
+    def begin_slowly(job: Job, home: Loop) -> None:
+        begin(job, home)
+        if not may_append.is_set():
+            may_append.set()
+            appended.wait()
+
+    async with background.open():
+        background._jobs = Slow()
+        background._begin = begin_slowly  # type: ignore[method-assign]
+        thread.start()
+        background.start_soon(functools.partial(wait_then, done, "first"))
+        while "first" not in done:
+            await anyio.lowlevel.checkpoint()
+        for _ in range(10):
+            await anyio.lowlevel.checkpoint()
+        may_note.set()
+        await anyio.to_thread.run_sync(thread.join)
+        with anyio.fail_after(60):
+            await background.settle()
+    assert done == ["first", "late"]
 
 
 def test_a_call_whose_loop_ends_before_its_first_step_is_not_waited_for() -> None:

@@ -252,11 +252,13 @@ class Background:
                 return  # closed meanwhile, which has kept the calls, and perhaps opened anew
             self._was_asked = False
             to_begin = self._to_begin
-            self._jobs.update(dict.fromkeys(to_begin))
-        while to_begin:
+            # Not those that come from now on: of one of them another thread may not have noted yet that it is there.
+            jobs = tuple(to_begin)
+            self._jobs.update(dict.fromkeys(jobs))
+        for job in jobs:
             # In this order: a signal handler may raise in between, and closing waits for a job that nobody begins. Then
             # it is begun again, which does nothing the second time.
-            self._begin(to_begin[0], home)
+            self._begin(job, home)
             del to_begin[0]
 
     def _begin(self, job: Job, home: Loop) -> None:
