@@ -24,7 +24,7 @@ from .events import FORMAT_VERSION, AuditEvent, in_utc
 from .kinds import AuditEventType, AuditLogLevel, ComplianceLevel, unlisted
 from .parties import Target
 
-__all__ = ["EARLIER", "decoded", "encoded", "is_earlier", "no_record", "printable", "taken"]
+__all__ = ["EARLIER", "decoded", "encoded", "is_earlier", "no_record", "printable", "taken", "target_in"]
 
 EARLIER: Final = b'{"checksum":"'
 """The first bytes of a record of the earlier fapilog, up to 0.3.5; the module `storage.earlier` reads these."""
@@ -151,9 +151,13 @@ def _decoded(record: bytes | str) -> AuditEvent:
             _require(_members(record))
         return event
     members = {name: getattr(event, name) for name in _Format1.__struct_fields__}
-    resource = event.metadata.get("resource")
-    target = Target.of(resource) if isinstance(resource, str) else None
-    return AuditEvent(**members, target=target, format_version=1)
+    return AuditEvent(**members, target=target_in(event.metadata), format_version=1)
+
+
+def target_in(metadata: Mapping[str, Any]) -> Target | None:
+    """Return the target that records had as the resource in their *metadata* before format 2."""
+    resource = metadata.get("resource")
+    return Target.of(resource) if isinstance(resource, str) else None
 
 
 def _as_far_as_known(record: bytes) -> AuditEvent:

@@ -23,9 +23,8 @@ from ..record.chain import MAX_RECORD_BYTES, AuditChainVerificationResult, Chain
 from ..record.damage import DamagedRecord
 from ..record.errors import AuditStorageError
 from ..record.events import AuditEvent
-from ..record.formats import EARLIER, is_earlier, taken
+from ..record.formats import EARLIER, is_earlier, taken, target_in
 from ..record.options import require_path
-from ..record.parties import Target
 from ..record.privacy import without_frames
 from ..tasks.threads import in_thread
 from ._files.directory import cannot, open_file
@@ -80,7 +79,8 @@ def is_of_earlier(directory: Path) -> bool:
     """Return whether the oldest file of the trail in *directory* was written by the earlier fapilog."""
     # The next search for a trail of ours reports a file that can't be read.
     with contextlib.suppress(OSError):
-        for path in (directory / name for name in _names(directory)):
+        for name in _names(directory):
+            path = directory / name
             if path.is_file():
                 with path.open("rb") as file:
                     return is_earlier(file.readline(MAX_RECORD_BYTES))
@@ -219,11 +219,9 @@ class EarlierStorage:
         """Do nothing: nothing stays open."""
 
     def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
-        pages = self._pages()
+        pages = self._behind(wanted.after or 0)
         if wanted.before is not None:
             pages = pages[: bisect_right(pages, wanted.before - 1, key=_number)]
-        if wanted.after is not None:
-            pages = pages[max(0, bisect_right(pages, wanted.after + 1, key=_number) - 1) :]
         items = (item for page in reversed(pages) for item in reversed(list(self._items(page))))
         return list(up_to(limit, joined(item for item in items if _is_wanted(wanted, item))))
 
@@ -291,7 +289,7 @@ class EarlierStorage:
                 continue
             try:
                 yield _event(line, number)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+            except (msgspec.MsgspecError, RecursionError, ValueError):
                 problem = "this is no record of fapilog 0.3.5"
                 yield DamagedRecord(file=page.name, offset=offset, size=len(line), problem=problem)
 
@@ -314,10 +312,8 @@ def _event(line: bytes, number: int) -> AuditEvent:
     for name in ("client_ip", "user_agent"):
         if found.get(name) is None and isinstance(metadata.get(name), str):
             found[name] = metadata[name]
-    resource = metadata.get("resource")
-    target = Target.of(resource) if isinstance(resource, str) else None
     found |= {**dict.fromkeys(_SEAL), "sequence_number": number}
-    return AuditEvent(**found, target=target, metadata={**metadata, _OF_EARLIER: own})
+    return AuditEvent(**found, target=target_in(metadata), metadata={**metadata, _OF_EARLIER: own})
 
 
 def _names(directory: Path) -> list[str]:
