@@ -1,6 +1,6 @@
 # On a fresh machine: `make demo` and `make test`. Everything lives in .venv and .envs; `make clean` removes both.
 
-.PHONY: help demo test test-all coverage check docs bench torture test-wheel test-oldest clean
+.PHONY: help demo test test-all coverage check lint mypy pyright examples docs bench torture test-wheel test-oldest clean
 .DEFAULT_GOAL := help
 
 # The Python that .venv is made with; empty: the first one that will do.
@@ -18,6 +18,8 @@ python := $(bin)/python
 # one and wait for ever (pytest-xdist #784, #1323, #1378). tests/conftest.py says which files begin first.
 in_parallel := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Most of what is installed is never imported: Python compiles the rest when it is.
+pip_install := -m pip install -qq --no-compile
 # Where images of containers turn it off, each worker and each child of a test would compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -33,19 +35,27 @@ test: .venv/has-dev ## run the tests on asyncio and trio, but for the slow ones
 test-all: .venv/has-dev ## run the slow tests too: real servers, databases, browsers and processes
 	$(python) -m pytest $(in_parallel)
 
-coverage: .venv/has-dev ## run all tests, and measure the coverage
+coverage: .venv/has-dev ## run all tests but the docs' examples, and measure the coverage
 	@rm -f .coverage .coverage.*
-	$(python) -m coverage run -m pytest $(in_parallel)
+	$(python) -m coverage run -m pytest $(in_parallel) tests
 	@$(python) -m coverage combine --quiet
 	$(python) -m coverage report
 
 check: .venv/has-dev ## lint, types, docs, examples, structure
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint mypy pyright docs examples
+
+lint:
 	$(bin)/ruff check
 	$(bin)/ruff format --check
+
+mypy:
 	$(bin)/mypy
+
+pyright:
 	PATH="$(CURDIR)/$(bin):$$PATH" basedpyright
 	PATH="$(CURDIR)/$(bin):$$PATH" $(python) .ci/typed
-	$(MAKE) docs
+
+examples:
 	$(python) -m pytest -q $(in_parallel) docs README.md tests/test_structure.py
 
 docs: .venv/has-dev ## build the docs into docs/_build
@@ -70,13 +80,13 @@ clean: ## remove everything that make has made
 
 .venv/has-pip:
 	python=$$(bash .ci/find-python $(PYTHON)) && "$$python" -m venv --clear .venv
-	$(python) -m pip install -qq --upgrade pip  # --group needs pip 25.1
+	$(python) $(pip_install) --upgrade pip  # --group needs pip 25.1
 	@touch $@
 
 .venv/has-demo: .venv/has-pip pyproject.toml
-	$(python) -m pip install -qq --editable '.[cli]'
+	$(python) $(pip_install) --editable '.[cli]'
 	@touch $@
 
 .venv/has-dev: .venv/has-pip pyproject.toml
-	$(python) -m pip install -qq --editable '.[all]' --group dev
+	$(python) $(pip_install) --editable '.[all]' --group dev
 	@touch .venv/has-demo $@
