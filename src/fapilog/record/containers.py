@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from .values import unreadable
+from .values import UnreadableError, ask
 
 __all__ = [
     "MAX_INT_BITS",
@@ -55,13 +55,12 @@ _ALL_OF_A_NAME: Final = ("getlist", "getall", "get_all")
 
 def read_mapping(given: object) -> Found | None:
     """Read the pairs of a mapping of any kind; return None if *given* is none, or can't be read."""
-    if type(given) is str:
+    kind = type(given)
+    if kind is str:
         return None
     try:
-        return mapping_of(given, type(given))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
+        return ask(mapping_of, given, kind)
+    except UnreadableError:
         return None
 
 
@@ -177,28 +176,28 @@ def members_of(value: Any, kind: Any) -> Found | None:
 
 def _attribute(value: object, name: str) -> Any:
     try:
-        return getattr(value, name)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        return unreadable(value, error)
+        return ask(getattr, value, name)
+    except UnreadableError as error:
+        return str(error)
 
 
 def key_of(key: Any) -> str:
     """Return the text that stands for *key*, which may have lone surrogates; as a value reads, where there is one."""
-    kind = type(key)
+    if issubclass(type(key), str):
+        return str.__str__(key)
     try:
-        if issubclass(kind, str):
-            return str.__str__(key)
-        if issubclass(kind, Enum) and not issubclass(kind, int):
-            return key_of(key.value)
-        if issubclass(kind, int) and kind is not bool:
-            number = int.__int__(key)
-            return str(number) if number.bit_length() <= MAX_INT_BITS else hex(number)
-        if issubclass(kind, SCALARS):
-            return str(msgspec.to_builtins(key, enc_hook=repr))
-        return str.__str__(repr(key))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        return unreadable(key, error)
+        return ask(_words_of, key)
+    except UnreadableError as error:
+        return str(error)
+
+
+def _words_of(key: Any) -> str:
+    kind = type(key)
+    if issubclass(kind, Enum) and not issubclass(kind, int):
+        return key_of(key.value)
+    if issubclass(kind, int) and kind is not bool:
+        number = int.__int__(key)
+        return str(number) if number.bit_length() <= MAX_INT_BITS else hex(number)
+    if issubclass(kind, SCALARS):
+        return str(msgspec.to_builtins(key, enc_hook=repr))
+    return str.__str__(repr(key))

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple, Self
 from msgspec.structs import force_setattr
 
 from .privacy import Discreet
-from .values import cut, given_text, name_of, text, unreadable
+from .values import UnreadableError, ask, cut, given_text, name_of, text
 
 __all__ = ["BEGINNING", "MAX_REPEATED", "MAX_TRACEBACK", "Described", "ErrorDetails", "described", "in_short"]
 
@@ -74,27 +74,25 @@ def in_short(message: str) -> str:
 
 def _module(kind: type) -> str:
     try:
-        return given_text(type.__dict__["__module__"].__get__(kind))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        return unreadable(kind, error)
+        return given_text(ask(type.__dict__["__module__"].__get__, kind))
+    except UnreadableError as error:
+        return str(error)
 
 
 def _traceback(error: Any, last_line: str) -> str:
     import traceback  # noqa: PLC0415  asyncio and trio import it: a process that only imports fapilog need not
 
     try:
-        return "".join(traceback.format_exception(error))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as failure:
+        return "".join(ask(traceback.format_exception, error))
+    except UnreadableError as failure:
         # A SyntaxError that a template engine made with a value that is no text, for example.
-        why = unreadable(error, failure)
+        why = str(failure)
+
+    def frames_of(error: Any) -> str:
+        return "".join(traceback.format_tb(error.__traceback__))
+
     try:
-        frames = "".join(traceback.format_tb(error.__traceback__))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
+        frames = ask(frames_of, error)
+    except UnreadableError:
         frames = ""
     return f"{frames}{last_line}\n{why}\n"

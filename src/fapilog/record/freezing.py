@@ -1,8 +1,7 @@
 """
 Any object as JSON values that can't be changed.
 
-A walk copies the values that it reads, contains their exceptions, and is bounded in depth and in values. It can't stop
-a `__repr__` or a property that never returns.
+A walk copies the values that it reads, contains their exceptions, and is bounded in depth and in values.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from .containers import (
     read_mapping,
     sequence_of,
 )
-from .values import FrozenDict, FrozenList, cut, mark_of, text, unreadable
+from .values import FrozenDict, FrozenList, UnreadableError, ask, cut, mark_of, text, unreadable
 
 __all__ = ["MAX_DEPTH", "Walk", "frozen_mapping", "plain"]
 
@@ -228,9 +227,11 @@ class Walk:
             return value
         try:
             return self._other(value, kind)
+        except UnreadableError as error:
+            return self._text(str(error))
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:
+        except BaseException as error:  # of a stack or a memory that is nearly full
             return self._text(unreadable(value, error))
 
     def _other(self, value: Any, kind: type) -> Any:
@@ -241,7 +242,7 @@ class Walk:
         is_too_deep = len(parents) >= MAX_DEPTH
         if is_too_deep or id(value) in parents:
             self._cuts += is_too_deep
-            return self._text(str.__str__(reprlib.repr(value)))
+            return self._text(str.__str__(ask(reprlib.repr, value)))
         parents.append(id(value))
         try:
             if kind is dict:
@@ -254,13 +255,12 @@ class Walk:
             parents.pop()
 
     def _container(self, value: Any, kind: type) -> Any:
-        if (sequence := sequence_of(value, kind)) is not None:
-            return self._frozen_list(sequence, value)
-        if issubclass(kind, Enum):
-            return self._value(value.value)
-        if (mapping := mapping_of(value, kind) or members_of(value, kind)) is not None:
-            return self._frozen_dict(mapping, value)
-        return self._text(str.__str__(repr(value)))
+        shape, found = ask(_read, value, kind)
+        if shape is list:
+            return self._frozen_list(found, value)
+        if shape is dict:
+            return self._frozen_dict(found, value)
+        return self._text(found) if shape is str else self._value(found)
 
     def _leaf(self, value: Any, kind: type) -> Any:
         if issubclass(kind, float):
@@ -272,7 +272,8 @@ class Walk:
             return whole if whole.bit_length() <= MAX_INT_BITS else self._text(hex(whole))
         if issubclass(kind, str):
             return self._text(str.__str__(value))
-        return self._value(msgspec.to_builtins(value, enc_hook=repr))
+        # Only a class of others has code of others.
+        return self._value(_builtin(value) if kind in SCALARS else ask(_builtin, value))
 
     # -- texts
 
@@ -286,6 +287,21 @@ class Walk:
             return given
         self._cuts += 1
         return cut(given, limit, mark=self._mark)
+
+
+def _read(value: Any, kind: type) -> tuple[type, Any]:
+    """Return what there is in *value*: `list` or `dict` with what was found, `str` with its text, or another value."""
+    if (sequence := sequence_of(value, kind)) is not None:
+        return list, sequence
+    if issubclass(kind, Enum):
+        return Enum, value.value
+    if (mapping := mapping_of(value, kind) or members_of(value, kind)) is not None:
+        return dict, mapping
+    return str, str.__str__(repr(value))
+
+
+def _builtin(value: object) -> object:
+    return msgspec.to_builtins(value, enc_hook=repr)
 
 
 def _words(size: int) -> str:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Final, Self, TypeVar, cast
 
 from .options import did_you_mean
-from .values import given_text, text, unreadable
+from .values import UnreadableError, ask, given_text, text
 
 __all__ = [
     "FLOORS",
@@ -198,8 +198,6 @@ RULE_MET: Final = unlisted(AuditEventType, "rule.threshold")
 
 def _shown(value: object) -> str:
     try:
-        return text(repr(value))[:_LONGEST_SHOWN]
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        return unreadable(value, error)
+        return text(ask(repr, value))[:_LONGEST_SHOWN]
+    except UnreadableError as error:
+        return str(error)

@@ -1,7 +1,7 @@
 """
-Any value as text, and JSON values that can't be changed.
+The border to values of others, any value as text, and JSON values that can't be changed.
 
-Nothing that is given raises in here: a value that can't be read has its type and the type of its error in its place.
+A value that can't be read has its type and the type of its error in its place.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ import itertools
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+from .limit import within_limit
 
 __all__ = [
     "MAX_TAGS",
     "NO_METADATA",
     "FrozenDict",
     "FrozenList",
+    "UnreadableError",
+    "ask",
     "cut",
     "escaped",
     "given_tags",
@@ -30,6 +34,8 @@ __all__ = [
     "text",
     "unreadable",
 ]
+
+T = TypeVar("T")
 
 # Characters of the name of a class; more are never needed.
 _MAX_NAME: Final = 100
@@ -69,6 +75,31 @@ class FrozenList(list[Any]):
 NO_METADATA: Final = FrozenDict()
 
 
+class UnreadableError(Exception):
+    """Raised for a value that can't be read; its text is that of `unreadable`."""
+
+
+def ask(question: Callable[..., T], value: object, *more: object) -> T:
+    """
+    Return the answer of *question*, called with *value* and *more*: the border to code of others in a value.
+
+    Raises:
+        UnreadableError: It raised anything else than `KeyboardInterrupt` and `SystemExit`, or took ten seconds.
+    """
+    try:
+        return within_limit(question, value, *more)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        words = unreadable(value, error)
+    raise UnreadableError(words)
+
+
+def unreadable(value: object, error: BaseException) -> str:
+    """Return the text for a *value* that raised *error* when it was read."""
+    return f"<{name_of(type(value))}, unreadable: {name_of(type(error))}>"
+
+
 def text(value: object) -> str:
     """
     Return *value* as text that UTF-8 can carry, whatever its `str` does.
@@ -82,18 +113,17 @@ def text(value: object) -> str:
 
 def given_text(value: Any) -> str:
     """Return *value* as text, which may have lone surrogates, whatever its `str` does."""
+    kind = type(value)
+    # Of a subclass of str, an enum for example, the text that it is and not the one that its __str__ makes.
+    if issubclass(kind, str):
+        return str.__str__(value)
+    # The ids of most tables.
+    if kind is int and 0 <= value < 1 << 63:
+        return str(value)
     try:
-        # Of a subclass of str, an enum for example, the text that it is and not the one that its __str__ makes.
-        return str.__str__(value) if issubclass(type(value), str) else str.__str__(str(value))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        return unreadable(value, error)
-
-
-def unreadable(value: object, error: BaseException) -> str:
-    """Return the text for a *value* that raised *error* when it was read."""
-    return f"<{name_of(type(value))}, unreadable: {name_of(type(error))}>"
+        return str.__str__(ask(str, value))
+    except UnreadableError as error:
+        return str(error)
 
 
 def name_of(kind: type) -> str:
@@ -200,12 +230,14 @@ def tags(given: object) -> tuple[str, ...]:
 def given_tags(given: object) -> list[str]:
     """Return the tags of *given* as `tags` does, with the lone surrogates that they have."""
     try:
-        if issubclass(type(given), str | bytes) or not hasattr(type(given), "__iter__"):
-            return [given_text(given)]
-        found = list(itertools.islice(given, MAX_TAGS + 1))  # type: ignore[call-overload]
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        return [unreadable(given, error)]
+        found = ask(_first_tags, given)
+    except UnreadableError as error:
+        return [str(error)]
     more = [f"… (more than {MAX_TAGS} tags)"] if len(found) > MAX_TAGS else []
     return [*map(given_text, found[:MAX_TAGS]), *more]
+
+
+def _first_tags(given: Any) -> list[object]:
+    if issubclass(type(given), str | bytes) or not hasattr(type(given), "__iter__"):
+        return [given]
+    return list(itertools.islice(given, MAX_TAGS + 1))

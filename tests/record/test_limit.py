@@ -1,0 +1,184 @@
+"""Questions to objects of others that are never answered."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fapilog import AuditEvent
+from fapilog.core.audit import AuditEventType
+from fapilog.record import limit
+from fapilog.record.limit import TookTooLongError, within_limit
+from fapilog.record.values import given_tags, given_text
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a question take a twentieth of a second; the thread that looks has ended before, and ends after."""
+    _join_watcher()
+    monkeypatch.setattr(limit, "_LOOK_EVERY", 0.01)
+    monkeypatch.setattr(limit, "_LOOKS", 5)
+    monkeypatch.setattr(limit, "_IDLE_LOOKS", 3)
+    yield
+    _join_watcher()
+    assert not limit._open
+
+
+def _join_watcher() -> None:
+    watcher = limit._watcher
+    if watcher is not None:
+        watcher.join()
+
+
+class Endless:
+    """An object whose every answer is a loop without end, which swallows what it can."""
+
+    def __repr__(self) -> str:
+        while True:
+            try:
+                while True:
+                    pass
+            except Exception:  # noqa: S110
+                pass
+
+    def __iter__(self) -> Iterator[str]:
+        yield "a"
+        while True:
+            pass
+
+    @property
+    def name(self) -> str:
+        return repr(self)
+
+
+def test_a_repr_that_never_ends_is_left() -> None:
+    """An object whose repr never returns is stored as unreadable, and the values beside it as they are."""
+    event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m", metadata={"a": Endless(), "b": 1})
+    assert event.metadata == {"a": "<Endless, unreadable: TookTooLongError>", "b": 1}
+
+
+def test_a_thousand_of_them_take_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first answer that does not come no more questions are asked for a moment."""
+    monkeypatch.setattr(limit, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(limit, "_LOOKS", 1)
+    asked = []
+
+    def endless(number: int) -> None:
+        asked.append(number)
+        while True:
+            pass
+
+    for number in range(1000):
+        with pytest.raises(TookTooLongError):
+            within_limit(endless, number)
+    assert len(asked) < 20
+
+
+def test_a_thread_that_was_late_is_asked_again_later() -> None:
+    """One answer that did not come keeps no later question of its thread from being asked."""
+    given_text(Endless())
+    _join_watcher()
+    assert given_text(1.5) == "1.5"
+
+
+def test_tags_and_texts_that_never_end_are_left() -> None:
+    """Tags and texts are bounded like the metadata."""
+    assert given_tags(Endless()) == ["<Endless, unreadable: TookTooLongError>"]
+    _join_watcher()
+    assert given_text(Endless()) == "<Endless, unreadable: TookTooLongError>"
+
+
+def test_a_question_within_a_question_has_no_limit_of_its_own() -> None:
+    """An answer that asks further is bounded as a whole, however often it asks."""
+
+    def endless(_: object) -> None:
+        while True:
+            within_limit(str, 1)
+
+    with pytest.raises(TookTooLongError):
+        within_limit(endless, None)
+
+
+def test_nothing_is_raised_after_an_answer_that_came_late() -> None:
+    """An exception that was set as the answer came is raised with the answer, or not at all."""
+
+    def slow(_: object) -> int:
+        while threading.get_ident() not in limit._late:
+            pass
+        return 1
+
+    for _ in range(5):
+        with pytest.raises(TookTooLongError):
+            within_limit(slow, None)
+        _join_watcher()
+
+
+def test_answers_of_many_threads_are_bounded_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that never answers does not disturb the questions of another."""
+    # The loops without end take the interpreter from the other threads for a while.
+    monkeypatch.setattr(limit, "_LOOKS", 100)
+    texts: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        texts[number] = given_text(Endless() if number % 2 else float(number))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    late = "<Endless, unreadable: TookTooLongError>"
+    assert texts == {number: late if number % 2 else str(float(number)) for number in range(8)}
+
+
+def test_a_signal_that_leaves_a_question_leaves_nothing_behind() -> None:
+    """An exit in the midst of an answer is raised, and the question is closed."""
+
+    class Exiting:
+        def __str__(self) -> str:
+            signal.raise_signal(signal.SIGINT)
+            return "never"
+
+    with pytest.raises(KeyboardInterrupt):
+        given_text(Exiting())
+    assert not limit._open
+
+
+def test_a_question_whose_end_was_interrupted_is_forgotten() -> None:
+    """A question that stayed open as its thread went on hurts nobody."""
+    thread = threading.get_ident()
+    limit._open[thread] = limit._Question(sys._getframe())
+    # As if that frame had been left long ago.
+    limit._open[thread].frame = _a_frame()
+    limit._start()
+    _join_watcher()
+    assert not limit._open
+    assert given_text(Endless()) == "<Endless, unreadable: TookTooLongError>"
+
+
+def _a_frame() -> Any:
+    return sys._getframe()
+
+
+def test_a_child_has_limits_too() -> None:
+    """A child that is forked while the thread looks has one of its own."""
+    given_text(Endless())
+    child = os.fork()
+    if not child:
+        os._exit(0 if given_text(Endless()) == "<Endless, unreadable: TookTooLongError>" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_without_a_thread_there_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be had, questions are asked all the same."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert given_text(1.5) == "1.5"
+    assert limit._watcher is None
