@@ -21,7 +21,8 @@ from ..record.errors import (
 )
 from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.background import Background
-from ..tasks.loops import Condition, is_without_loop
+from ..tasks.events import Condition
+from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import anyio.lowlevel
 
-from .loops import Loop, Waiter, is_without_loop, wake
+from .events import Waiter, wake
+from .loops import Loop, is_without_loop
 from .strangers import tamed
 from .threads import Latch
 from .weakset import SharedWeakSet
