@@ -12,7 +12,7 @@ import anyio.to_thread
 import pytest
 import trio
 
-from fapilog.tasks import portal
+from fapilog.tasks import loops, portal
 from fapilog.tasks import threads as threads_module
 from fapilog.tasks.loops import Loop, LoopClosedError, finished, is_without_loop, without_loop
 from fapilog.tasks.portal import run_in
@@ -56,6 +56,16 @@ def test_a_loop_that_has_ended_refuses_calls(ended: object) -> None:
         loop.call_soon(print)
     with pytest.raises(LoopClosedError):
         run_in(loop, anyio.lowlevel.checkpoint)
+
+
+@pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
+async def test_an_error_of_a_signal_handler_is_not_the_end_of_a_loop(error: type[BaseException]) -> None:
+    """An exception that comes from outside while a call is scheduled is raised as it is, whatever kind of error it is."""
+    here = Loop.current()
+    for moment in moments(Path(loops.__file__), error):
+        with contextlib.suppress(error), moment:
+            here.call_soon(int)
+        assert not here.is_closed
 
 
 @pytest.mark.real_time

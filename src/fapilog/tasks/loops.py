@@ -116,7 +116,10 @@ class Loop:
         try:
             schedule(call)
         except (RuntimeError, OSError) as error:
-            # A loop of trio that has crashed does not know that it has ended: the socket that wakes it is closed.
+            # A loop of trio that has crashed does not know that it has ended: the socket that wakes it is closed. Any
+            # other error is of a signal handler, which raises a TimeoutError, say.
+            if not self._native.is_closed() if self.is_asyncio else getattr(error, "errno", 0) is None:
+                raise
             raise LoopClosedError("the event loop is closed") from error
 
     def adopt(self, context: Context) -> None:
@@ -209,10 +212,7 @@ def _running() -> Any:
     trio = getattr(sys.modules.get("trio"), "lowlevel", None)
     if getattr(trio, "in_trio_run", bool)():
         return trio.current_trio_token()  # type: ignore[union-attr]
-    try:
-        return getattr(sys.modules.get("asyncio"), "get_running_loop", _nothing)()
-    except RuntimeError:
-        return None
+    return getattr(sys.modules.get("asyncio"), "_get_running_loop", _nothing)()
 
 
 async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
