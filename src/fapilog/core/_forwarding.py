@@ -283,7 +283,8 @@ class AlertForwarder:
             self._report(pending, AlertStoppedError())
 
     def _start(self, pending: Pending, send: Callable[[Pending], Coroutine[Any, Any, None]]) -> None:
-        pending.context.run(self._background.start_soon, functools.partial(send, pending))
+        # In a copy: where a signal handler has raised, two threads may start it, and a context is entered by one.
+        pending.context.copy().run(self._background.start_soon, functools.partial(send, pending))
 
     def _next(self) -> Pending | None:
         """Return the oldest alert in the buffer if its task may begin; called with the lock held."""
