@@ -60,7 +60,7 @@ def test_a_loop_that_has_ended_refuses_calls(ended: object) -> None:
 
 @pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
 async def test_an_error_of_a_signal_handler_is_not_the_end_of_a_loop(error: type[BaseException]) -> None:
-    """An exception that comes from outside while a call is scheduled is raised as it is, whatever kind of error it is."""
+    """An exception that comes from outside while a call is scheduled is raised, whatever kind of error it is."""
     here = Loop.current()
     for moment in moments(Path(loops.__file__), error):
         with contextlib.suppress(error), moment:

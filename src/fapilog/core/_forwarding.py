@@ -201,6 +201,7 @@ class AlertForwarder:
         self._policy = policy
         self._background = background
         self._announcer = announcer
+        announcer.ours = AlertForwarder.receive
         self._health = health
         self._outstanding = outstanding
         self._aftermath = aftermath
