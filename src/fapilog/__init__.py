@@ -47,6 +47,7 @@ from .record.errors import (
     OutboxError,
     PanicError,
     PermanentDeliveryError,
+    StoringInterruptedError,
     TrailMismatchError,
     TransientDeliveryError,
 )
@@ -124,6 +125,7 @@ __all__ = [
     "OutboxError",
     "PanicError",
     "PermanentDeliveryError",
+    "StoringInterruptedError",
     "SyncAuditTrail",
     "Target",
     "Threshold",

@@ -331,6 +331,27 @@ async def test_an_alert_from_another_thread(*, started: bool) -> None:
     await rig.__aexit__()
 
 
+async def test_an_alert_that_two_threads_start_is_sent_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread in which a signal handler has raised starts the next alert again, even while another one starts it."""
+    rig = Rig(dispatcher := Dispatcher())
+    start_soon, starts = rig.background.start_soon, list[object]()
+
+    def start_twice(call: Any) -> None:
+        starts.append(call)
+        start_soon(call)
+        if len(starts) == 1:
+            rig.forwarder._is_starting = False
+            rig.forwarder._start_first()
+
+    monkeypatch.setattr(rig.background, "start_soon", start_twice)
+    async with rig:
+        rig.send(1)
+        await rig.background.settle()
+    assert len(starts) == 2
+    assert rig.outcomes == {"1": "dispatched"}
+    assert dispatcher.sent == ["1"]
+
+
 async def test_idle_then_failure_then_success() -> None:
     """Nothing of an alert outlives its turn: after a failure and a pause, the next is sent once, as itself."""
     async with Rig(dispatcher := Dispatcher(on_1=ValueError("v")), concurrency=1) as rig:

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,18 @@ from typing import Literal
 import pytest
 
 import fapilog
-from fapilog import AuditEventType, AuditStorageError, AuditTrail, ChainStatus, Outbox, compliance_alert
+from fapilog import (
+    AuditEventType,
+    AuditStorage,
+    AuditStorageError,
+    AuditTrail,
+    ChainStatus,
+    FileStorage,
+    MemoryStorage,
+    Outbox,
+    SQLiteStorage,
+    compliance_alert,
+)
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.interrupting import interrupted_at, moments
 
@@ -85,6 +96,52 @@ def test_a_thread_that_is_interrupted_can_go_on(
     stored = [
         event.event_id for event in trail.sync.events() if event.event_type is AuditEventType.AUTHENTICATION_FAILED
     ]
+    assert sorted(alert.event.event_id for alert in dispatcher.alerts) == sorted(stored)
+    assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
+
+
+class TimeUp(Exception):
+    """As Celery's `SoftTimeLimitExceeded` and RQ's `JobTimeoutException`."""
+
+
+class Ended(BaseException):
+    """As dramatiq's `TimeLimitExceeded`."""
+
+
+STORAGES: dict[str, Callable[[Path], AuditStorage]] = {
+    "fsync": FileStorage,
+    "write": functools.partial(FileStorage, durability="write"),
+    "sqlite": lambda directory: SQLiteStorage(directory / "trail.db"),
+    "memory": lambda _: MemoryStorage(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.real_time
+@INTERRUPTED
+@pytest.mark.parametrize("error", [TimeUp, Ended, TimeoutError])
+@pytest.mark.parametrize("kind", STORAGES)
+def test_a_time_limit_is_no_failure_of_the_storage(kind: str, error: type[BaseException], tmp_path: Path) -> None:
+    """Its exception reaches the code that is to end, the trail opens no incident, and what is stored is sent."""
+    dispatcher, raised, caught = RecordingDispatcher(), list[BaseException](), list[BaseException]()
+    trail = AuditTrail(storage=STORAGES[kind](tmp_path), alert_dispatcher=dispatcher)
+
+    def time_is_up() -> BaseException:
+        raised.append(error())
+        return raised[-1]
+
+    with trail.sync:
+        for moment in moments(OURS, time_is_up):
+            try:
+                with moment:
+                    trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "interrupted")
+            except error as reached:
+                caught.append(reached)
+            trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "whole")
+        trail.sync.drain()
+    # A few errors of a call that may fail are ignored.
+    assert error is TimeoutError or caught == raised
+    stored = [event.event_id for event in trail.sync.events()]
     assert sorted(alert.event.event_id for alert in dispatcher.alerts) == sorted(stored)
     assert trail.sync.verify_chain_from_storage().status is ChainStatus.OK
 

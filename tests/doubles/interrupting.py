@@ -52,7 +52,7 @@ def interruptions(place: Path, error: type[BaseException]) -> Iterator[tuple[int
         yield number, interrupted_at(number, place, interrupt)
 
 
-def moments(place: Path, error: type[BaseException]) -> Iterator[AbstractContextManager[None]]:
+def moments(place: Path, error: Callable[[], BaseException]) -> Iterator[AbstractContextManager[None]]:
     """
     Yield a block for each moment at which a thread may run a signal handler in *place*: it raises *error* there.
 

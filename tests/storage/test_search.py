@@ -26,6 +26,7 @@ from fapilog.storage._files.reader import TrailReader
 from fapilog.storage._files.search import Search
 from fapilog.storage._files.searchers import Searcher, Searchers
 from fapilog.storage.protocol import Conditions, EventFilter
+from tests.doubles.interrupting import moments
 
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
 ODD = 'é"\\udcff'
@@ -92,6 +93,18 @@ def searchers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Searchers]:
     monkeypatch.setattr(_searchers, "SEARCHERS", searchers)
     yield searchers
     searchers.close()
+
+
+def test_an_interrupted_search_gives_its_turn_back(
+    directory: Path, searchers: Searchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a signal handler raises in the midst of a search, as many searches as before can be made at once."""
+    monkeypatch.setattr(Search, "_there", lambda *_: [])
+    turns, reader = searchers.turns.qsize(), TrailReader(directory, durable=True)
+    for moment in moments(Path(_search.__file__), KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), moment:
+            Search(reader, EventFilter(), 1).run()
+        assert searchers.turns.qsize() == turns
 
 
 @pytest.fixture
@@ -303,18 +316,18 @@ async def test_a_cancelled_caller_ends_the_process(
 
 def test_a_search_that_is_stopped_before_its_turn(directory: Path, searchers: Searchers, processes: list[Any]) -> None:
     """There are so many processes at once; who waits for a turn, and is stopped, has started none."""
-    while searchers.turns.acquire(blocking=False):
-        pass
+    while not searchers.turns.empty():
+        searchers.turns.get()
     waiting = search(directory, searchers)
     waiting.stop()
     with pytest.raises(TooLongError):
         waiting.run()
-    searchers.turns.release()
+    searchers.turns.put(None)
     with pytest.raises(TooLongError):
         waiting.run()
     assert all(process.returncode == -9 for process in processes)
     # Nothing of the turn is kept.
-    assert searchers.turns.acquire(blocking=False)
+    assert searchers.turns.qsize() == 1
 
 
 @pytest.mark.real_time
@@ -345,8 +358,8 @@ def test_a_forked_child_asks_as_its_parent_does(directory: Path, searchers: Sear
     """A child that was forked while all turns were taken has its own, and leaves its parent's process alone."""
     storage = FileStorage(directory)
     assert len(search(directory, searchers, user_id="alice").run()) == 14
-    while searchers.turns.acquire(blocking=False):
-        pass
+    while not searchers.turns.empty():
+        searchers.turns.get()
     program = os.fork()
     if program == 0:
         found = AuditTrail(storage=storage).sync.get_events(user_id="alice")
@@ -354,6 +367,6 @@ def test_a_forked_child_asks_as_its_parent_does(directory: Path, searchers: Sear
         searchers.close()
         os._exit(len(found) if is_mine else 0)
     assert os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]) == 14
-    searchers.turns.release()
+    searchers.turns.put(None)
     assert len(search(directory, searchers, user_id="alice").run()) == 14
     assert len(processes) == 1

@@ -1,6 +1,7 @@
 """Group commit: shared by all that wait, and not disturbed by those that leave."""
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import subprocess
@@ -15,10 +16,10 @@ import anyio.to_thread
 import pytest
 
 from fapilog import AuditStorageError
-from fapilog.tasks import groupcommit
+from fapilog.tasks import events, groupcommit
 from fapilog.tasks.groupcommit import GroupCommit
 from fapilog.tasks.loops import without_loop
-from tests.doubles.interrupting import interrupted_at
+from tests.doubles.interrupting import interrupted_at, moments
 
 
 class Disk:
@@ -244,6 +245,47 @@ async def test_an_interrupted_commit_leaves_nobody_in_doubt() -> None:
         without_loop(commits.submit(1))
     await submit(commits, 2, results)
     assert results == {2: "stored or not"}
+
+
+class TimeUp(Exception):
+    """Raised by the handler of a signal."""
+
+
+@pytest.mark.slow
+@pytest.mark.may_block
+@pytest.mark.parametrize("is_failing", [False, True], ids=["working", "failing"])
+async def test_an_interrupted_commit_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, *, is_failing: bool
+) -> None:
+    """Interrupted at any moment, the thread gets that exception, and the callers for which it commits an answer."""
+    # This thread commits for all.
+    monkeypatch.setattr(GroupCommit, "_call_thread", lambda _: True)
+    committed: list[int] = []
+
+    def commit(items: Iterable[int]) -> list[int]:
+        batch = list(itertools.islice(items, 2))
+        if is_failing:
+            raise AuditStorageError("disk full")
+        committed.extend(batch)
+        return [2 * number for number in batch]
+
+    commits = GroupCommit(commit, interrupted=AuditStorageError("stored or not"))
+    for place in (groupcommit, events):
+        for moment in moments(Path(str(place.__file__)), TimeUp):
+            committed.clear()
+            results: dict[int, object] = {}
+            with anyio.fail_after(60):
+                async with anyio.create_task_group() as tasks:
+                    for number in range(3):
+                        tasks.start_soon(submit, commits, number, results)
+                    await until(lambda: len(commits._waiting) == 3)
+                    with contextlib.suppress(TimeUp), moment:
+                        without_loop(submit(commits, 3, results))
+                    without_loop(submit(commits, 4, results))
+            assert sorted(set(committed)) == sorted(committed)
+            assert set(range(5)) - results.keys() <= {3}
+            for number, result in results.items():
+                assert result == 2 * number or result in {"disk full", "stored or not"}
 
 
 @pytest.mark.real_time

@@ -1,9 +1,8 @@
-"""Crossing between threads and event loops."""
+"""Calls in event loops, from any thread, and without a loop."""
 
 import asyncio
 import contextlib
 import errno
-import functools
 import threading
 from pathlib import Path
 
@@ -15,48 +14,10 @@ import trio
 
 from fapilog.tasks import loops, portal
 from fapilog.tasks import threads as threads_module
-from fapilog.tasks.loops import Condition, Event, Loop, LoopClosedError, finished, is_without_loop, wake, without_loop
+from fapilog.tasks.loops import Loop, LoopClosedError, finished, is_without_loop, without_loop
 from fapilog.tasks.portal import run_in
 from fapilog.tasks.threads import in_thread
 from tests.doubles.interrupting import moments
-
-
-@pytest.mark.real_time
-async def test_an_event_wakes_every_loop() -> None:
-    """Tasks of this loop, of an asyncio loop and of a trio loop in other threads wait for one event."""
-    event = Event()
-    woken: list[str] = []
-    threads: list[threading.Thread] = []
-
-    async def wait(name: str) -> None:
-        await event.wait()
-        woken.append(name)
-
-    async with anyio.create_task_group() as tasks:
-        for backend in ("asyncio", "trio"):
-            threads.append(threading.Thread(target=functools.partial(anyio.run, wait, backend, backend=backend)))
-            threads[-1].start()
-        tasks.start_soon(wait, "here")
-        while len(event._waiting) < 3:
-            await anyio.lowlevel.checkpoint()
-        event.set()
-    for thread in threads:
-        await anyio.to_thread.run_sync(thread.join)
-    assert sorted(woken) == ["asyncio", "here", "trio"]
-    await event.wait()
-
-
-async def test_a_waiter_whose_loop_has_ended_disturbs_no_other() -> None:
-    """Setting an event skips the waiters of closed loops, and those that were cancelled."""
-    event = Event()
-    event._waiting.append((closed_loop(), anyio.Event()))
-    with anyio.move_on_after(1):
-        await event.wait()
-    assert len(event._waiting) == 1
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(event.wait)
-        await anyio.lowlevel.checkpoint()
-        event.set()
 
 
 def closed_loop() -> Loop:
@@ -97,36 +58,14 @@ def test_a_loop_that_has_ended_refuses_calls(ended: object) -> None:
         run_in(loop, anyio.lowlevel.checkpoint)
 
 
-async def test_a_condition_is_asked_again_after_each_notification() -> None:
-    """A waiter returns when the condition holds, and not before."""
-    condition = Condition()
-    values: list[int] = []
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(condition.until, lambda: len(values) == 3)
-        for number in range(3):
-            await anyio.sleep(1)
-            values.append(number)
-            condition.notify()
-    condition.notify()
-    await condition.until(lambda: True)
-
-
-@pytest.mark.real_time
-async def test_a_notification_from_a_thread_is_not_missed() -> None:
-    """However the threads are scheduled, a waiter sees the last change."""
-    condition = Condition()
-    for _ in range(200):
-        done: list[int] = []
-
-        def finish(done: list[int] = done) -> None:
-            done.append(1)
-            condition.notify()
-
-        thread = threading.Thread(target=finish)
-        thread.start()
-        with anyio.fail_after(60):
-            await condition.until(lambda done=done: bool(done))  # type: ignore[misc]
-        thread.join()
+@pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
+async def test_an_error_of_a_signal_handler_is_not_the_end_of_a_loop(error: type[BaseException]) -> None:
+    """An exception that comes from outside while a call is scheduled is raised, whatever kind of error it is."""
+    here = Loop.current()
+    for moment in moments(Path(loops.__file__), error):
+        with contextlib.suppress(error), moment:
+            here.call_soon(int)
+        assert not here.is_closed
 
 
 @pytest.mark.real_time
@@ -171,22 +110,6 @@ async def test_a_thread_that_is_interrupted_leaves_the_loop_alone() -> None:
                 assert run_in(here, answer, timeout=60) == 1
 
     await anyio.to_thread.run_sync(in_the_thread)
-
-
-async def test_an_interrupt_leaves_no_caller_asleep() -> None:
-    """A signal handler that raises while callers are woken keeps none of them from being woken."""
-    here = Loop.current()
-    for place in (Path(loops.__file__), Path(asyncio.locks.__file__)):
-        for moment in moments(place, KeyboardInterrupt):
-            events = [here.make_event() for _ in range(3)]
-            async with anyio.create_task_group() as tasks:
-                for event in events:
-                    tasks.start_soon(event.wait)
-                await anyio.wait_all_tasks_blocked()
-                with contextlib.suppress(KeyboardInterrupt), moment:
-                    wake([(here, event) for event in events])
-                # As the code that commits does.
-                wake([(here, event) for event in events])
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -348,15 +271,3 @@ async def test_where_no_thread_can_be_had_the_call_is_made_here(monkeypatch: pyt
         assert isinstance(ident, int)
         with pytest.raises(RuntimeError, match="of the call"):
             await in_thread(fail)
-
-
-def test_time_is_not_needed_to_be_woken() -> None:
-    """A task that waits for an event of another thread is woken at once, and not at its next look."""
-
-    async def main() -> None:
-        event = Event()
-        timer = threading.Timer(0.05, event.set)
-        timer.start()
-        await event.wait()
-
-    anyio.run(main)

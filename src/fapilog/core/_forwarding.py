@@ -21,7 +21,8 @@ from ..record.errors import (
 )
 from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.background import Background
-from ..tasks.loops import Condition, is_without_loop
+from ..tasks.events import Condition
+from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport
@@ -200,6 +201,7 @@ class AlertForwarder:
         self._policy = policy
         self._background = background
         self._announcer = announcer
+        announcer.ours = AlertForwarder.receive
         self._health = health
         self._outstanding = outstanding
         self._aftermath = aftermath
@@ -282,7 +284,8 @@ class AlertForwarder:
             self._report(pending, AlertStoppedError())
 
     def _start(self, pending: Pending, send: Callable[[Pending], Coroutine[Any, Any, None]]) -> None:
-        pending.context.run(self._background.start_soon, functools.partial(send, pending))
+        # In a copy: where a signal handler has raised, two threads may start it, and a context is entered by one.
+        pending.context.copy().run(self._background.start_soon, functools.partial(send, pending))
 
     def _next(self) -> Pending | None:
         """Return the oldest alert in the buffer if its task may begin; called with the lock held."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..storage.replication import Replication
     from ._incidentfiles import IncidentFiles
 
-__all__ = ["Keeping", "files_of", "in_files", "plain_files_of"]
+__all__ = ["Keeping", "files_of", "in_files", "is_ours", "plain_files_of"]
 
 
 class Keeping:
@@ -100,6 +100,11 @@ def plain_files_of(storage: AuditStorage) -> FileStorage | None:
     from ..storage.files import FileStorage  # noqa: PLC0415
 
     return files if type(files).append is FileStorage.append else None
+
+
+def is_ours(storage: AuditStorage) -> bool:
+    """Return whether *storage* is of this package: it raises `AuditStorageError` where it fails, and nothing else."""
+    return type(storage).__module__.startswith("fapilog.storage.")
 
 
 def in_files(name: str, storage: AuditStorage) -> FileStorage:

@@ -8,14 +8,14 @@ from time import monotonic
 from typing import Any, Final
 
 from ..record.chain import Seal
-from ..record.errors import AuditStorageError, reason
+from ..record.errors import AuditStorageError, StoringInterruptedError, reason
 from ..record.events import AuditEvent, handed_out
 from ..record.kinds import AuditEventType, AuditLogLevel
 from ..storage.protocol import AuditStorage, KeptAlert
 from ..tasks.strangers import contained
 from ._alerts import Alerts
 from ._incidents import STORING
-from ._keeping import plain_files_of
+from ._keeping import is_ours, plain_files_of
 
 __all__ = ["Recorder"]
 
@@ -44,6 +44,7 @@ class Recorder:
         self._storage = storage
         self._alerts = alerts
         self._files = plain_files_of(storage)
+        self._is_ours = is_ours(storage)
         self.counts: dict[str, int] = {"total_events": 0, "error_events": 0, "security_events": 0}
         self.forget()
 
@@ -73,6 +74,8 @@ class Recorder:
 
         Raises:
             AuditStorageError: The event is not stored.
+            BaseException: A signal handler, such as that of a time limit, has raised it in the midst of a storage of
+                this package, which raises nothing else itself: the event may be stored or not.
         """
         if self._alerts.was_stopped:
             self._alerts.warn_of_late_event()
@@ -80,7 +83,9 @@ class Recorder:
         # closed around it. The collector does that in any thread, and into the loop of that thread it would get.
         try:
             seal = await self.store(event, record, once=once, alerts=alerts)
-        except Exception as error:
+        except StoringInterruptedError:
+            raise
+        except AuditStorageError as error:
             self._alerts.health.failing(STORING, error)
             if quietly:
                 await self._send_own()
@@ -104,17 +109,11 @@ class Recorder:
         if not self._alerts.watch.is_expected:
             await self._alerts.watch.expect()
         files = self._files
-        try:
-            # An `append` that stands in the object, as a test has put it there, may do more than that of the class.
-            if files is None or alerts or "append" in files.__dict__:
-                seal = await self._append(event, once=once, alerts=alerts)
-            else:
-                seal = await files.append_record(record, once=once)
-        except AuditStorageError:
-            raise
-        except Exception as error:
-            kind = type(self._storage).__qualname__
-            raise AuditStorageError(f"{kind} can't store: {reason(error)}") from error
+        # An `append` that stands in the object, as a test has put it there, may do more than that of the class.
+        if files is None or alerts or "append" in files.__dict__:
+            seal = await self._append(event, once=once, alerts=alerts)
+        else:
+            seal = await files.append_record(record, once=once)
         if seal is not None:
             self._take_note(event, seal.sequence_number)
         return seal
@@ -125,8 +124,16 @@ class Recorder:
         options: dict[str, Any] = {"once": True} if once else {}
         if alerts:
             options["alerts"] = alerts
-        with contained():
-            return await self._storage.append(handed_out(event), **options)
+        storage = self._storage
+        if self._is_ours and "append" not in storage.__dict__:
+            return await storage.append(handed_out(event), **options)
+        try:
+            with contained():
+                return await storage.append(handed_out(event), **options)
+        except AuditStorageError:
+            raise
+        except Exception as error:
+            raise AuditStorageError(f"{type(storage).__qualname__} can't store: {reason(error)}") from error
 
     def _take_note(self, event: AuditEvent, sequence_number: int) -> None:
         """Count *event*, which is stored as the record of that number, and wake the followers of the trail."""

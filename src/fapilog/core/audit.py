@@ -20,7 +20,7 @@ from ..context import completed
 from ..record import chain
 from ..record.annotations import imported_later
 from ..record.chain import AuditChainVerificationResult, ChainHead, ChainStatus, Seal
-from ..record.errors import AuditStorageError
+from ..record.errors import AuditStorageError, StoringInterruptedError
 from ..record.events import AuditEvent
 from ..record.intake import CommonFields, EventFields, recorded
 from ..record.kinds import RULE_MET, AuditEventType, AuditLogLevel, ComplianceLevel, member
@@ -298,10 +298,10 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         Any value is recorded: a text that is too long for the policy is cut, and a value that can't be read is named.
         Members that the call does not give come from the `audit_context` around it.
 
-        Returning means that the event is stored. If the caller is cancelled while it waits, the event may be stored or
-        not; a stored event that alerts is announced all the same. An event that is logged by a receiver of an alert, by
-        the dispatcher, or by a task that one of them started, is stored with a note and not announced: the alerts would
-        feed themselves.
+        Returning means that the event is stored. If the caller is cancelled while it waits, or ended by the exception
+        of a signal handler, the event may be stored or not; a stored event that alerts is announced all the same.
+        An event that is logged by a receiver of an alert, by the dispatcher, or by a task that one of them started, is
+        stored with a note and not announced: the alerts would feed themselves.
 
         Args:
             event_type: The kind of event; one of your own has a dot: "billing.refund".
@@ -474,8 +474,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
                 # Even if the caller is cancelled meanwhile: an event that is stored must be announced.
                 await finished(functools.partial(self._store_then_announce, event, record, once=once))
             except LoopClosedError as error:
-                raise AuditStorageError("interrupted while storing: the event may be stored or not") from error
-            except Exception:
+                raise StoringInterruptedError from error
+            except AuditStorageError:
                 await self._alerts.background.run(calls)
                 raise
             await self._alerts.background.run(calls)
@@ -490,10 +490,9 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
                 self._announce(stored)
             else:
                 self._alerts.outstanding.announced(stored.event_id)
-        except AuditStorageError:
-            raise
-        except BaseException:
-            self._interrupted(event)
+        except BaseException as error:
+            if not isinstance(error, AuditStorageError) or isinstance(error, StoringInterruptedError):
+                self._interrupted(event)
             raise
         if self._rules is not None and event.event_type in self._counted:
             self._rules.apply(stored, self._record_rule)
@@ -505,6 +504,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         outstanding.expect(event.event_id)
         try:
             seal = await storing
+        except StoringInterruptedError:
+            raise
         except AuditStorageError:
             outstanding.announced(event.event_id)
             raise

@@ -176,6 +176,10 @@ class Announcer:
         aftermath: Knows the calls of the receivers, which may log events.
         timeout: Seconds that one call of an asynchronous receiver may take.
         limit: Calls of asynchronous receivers that may be under way; more are skipped, and that is logged.
+
+    Attributes:
+        ours: A method of this package that is connected. It raises nothing itself: an exception that comes out of it is
+            of a signal handler, and for the caller. None if there is none.
     """
 
     def __init__(self, background: Background, aftermath: Aftermath, *, timeout: float, limit: int) -> None:
@@ -183,6 +187,7 @@ class Announcer:
         self._aftermath = aftermath
         self._timeout = timeout
         self._limit = limit
+        self.ours: Callable[..., object] | None = None
         # The awaitables of asynchronous receivers that are not awaited to their end.
         self._under_way: dict[int, Awaitable[object]] = {}
         self._muted: set[str] = set()
@@ -191,7 +196,8 @@ class Announcer:
         """
         Call the receivers of *signal* for *sender* with *details*; raises nothing that they raise.
 
-        But for a `KeyboardInterrupt` or a `SystemExit`, once all receivers were called: the forwarder may be the last.
+        But for a `KeyboardInterrupt` or a `SystemExit`, and what a signal handler raises in *ours*, once all receivers
+        were called: the forwarder may be the last.
         """
         if not signal.receivers:
             return
@@ -228,6 +234,8 @@ class Announcer:
         except BaseException as error:
             # CancelledError, GeneratorExit and the panics of extension modules are no Exception; raised by a plain
             # function they are no cancellation of the caller either.
+            if _function(receiver) is self.ours:
+                raise
             _log_failure(receiver, error)
 
     def give_up(self) -> None:
@@ -263,8 +271,13 @@ def _is_coroutine_function(receiver: object) -> TypeGuard[Callable[..., Coroutin
     """Return whether *receiver* is an ``async def``; not whether it only acts like one."""
     # `inspect.iscoroutinefunction` also believes a function that was marked as one, of which some runs at once. By the
     # type: a mock may claim to be a function, and a method may be bound to any object that can be called.
-    function = receiver.__func__ if type(receiver) is MethodType else receiver
+    function = _function(receiver)
     return type(function) is FunctionType and bool(function.__code__.co_flags & inspect.CO_COROUTINE)
+
+
+def _function(receiver: object) -> object:
+    """Return the function of *receiver*, if that is a method."""
+    return receiver.__func__ if type(receiver) is MethodType else receiver
 
 
 def _close(result: Awaitable[object]) -> None:

@@ -3,6 +3,7 @@ The errors of this package.
 
 FapilogError
 ├── AuditStorageError            the event is not stored, or the trail can't be read
+│   ├── StoringInterruptedError  unknown: it may be stored
 │   └── TrailMismatchError       records can't be copied: they do not continue the trail that is there
 ├── OutboxError                  the file or database of an outbox can't be used
 ├── PanicError                   other code raised what is no ordinary Exception
@@ -39,6 +40,7 @@ __all__ = [
     "OutboxError",
     "PanicError",
     "PermanentDeliveryError",
+    "StoringInterruptedError",
     "TrailMismatchError",
     "TransientDeliveryError",
     "reason",
@@ -57,6 +59,18 @@ class AuditStorageError(FapilogError):
     disk failed to write it and then failed to take it back, the event loop was ended in the middle, or a database did
     not answer to a commit, and did not come back in time.
     """
+
+
+class StoringInterruptedError(AuditStorageError):
+    """
+    Raised when the event may be stored or not, for the call that stores it was ended from outside.
+
+    A signal handler, such as that of Ctrl-C or of a time limit, has raised in another thread, which was storing the
+    events of several callers; or the event loop was ended. It is no failure of the storage.
+    """
+
+    def __init__(self, message: str = "interrupted while storing: the event may be stored or not") -> None:
+        super().__init__(message)
 
 
 class TrailMismatchError(AuditStorageError):

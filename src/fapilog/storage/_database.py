@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from ..record.chain import ChainError
 from ..record.errors import AuditStorageError
 from ..tasks.threads import Turn
-from ._files.directory import make_directory
+from ._files.directory import make_directory, require_number
 from ._rows import SCHEMA
 from .sqlitefile import (
     Opened,
@@ -138,6 +138,8 @@ class Database:
             self._close()
             if isinstance(error, ChainError):
                 raise AuditStorageError(f"{self._path}: {error}; nothing is appended") from error
+            if isinstance(error, OSError):
+                require_number(error)
             if isinstance(error, OSError | sqlite3.Error):
                 words = getattr(error, "strerror", None) or error
                 raise AuditStorageError(f"cannot {action} {self._path}: {words}") from error

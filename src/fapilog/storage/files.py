@@ -13,7 +13,7 @@ import anyio.lowlevel
 from ..record import chain
 from ..record.chain import AuditChainVerificationResult, ChainError, ChainHead, Seal
 from ..record.damage import DamagedRecord
-from ..record.errors import AuditStorageError
+from ..record.errors import AuditStorageError, StoringInterruptedError
 from ..record.events import AuditEvent
 from ..record.options import require, require_path
 from ..record.privacy import Uncopied, without_frames
@@ -21,7 +21,6 @@ from ..record.values import kind_of
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.loops import is_without_loop
-from ..tasks.strangers import tamed
 from ..tasks.threads import in_thread
 from ._anchor import Anchor
 from ._copied import by_day, followed
@@ -45,7 +44,7 @@ _APPENDS_PER_YIELD: Final = 32
 _NO_GROUP: Final = 2**32 - 1
 # Modes with their 0o forgotten.
 _DECIMALS: Final = (600, 640, 644, 660, 664)
-_INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
+_INTERRUPTED: Final = StoringInterruptedError()
 
 
 class FileStorage(Uncopied):
@@ -163,13 +162,7 @@ class FileStorage(Uncopied):
             # disk.
             if (self._at_once or waits_here) and not self._commits.busy:
                 self._appends += 1
-                try:
-                    seal = self._writer.append_at_once(record)
-                except Exception:
-                    raise
-                except BaseException as error:
-                    # Of a signal handler, for one.
-                    raise tamed(error) from error
+                seal = self._writer.append_at_once(record)
                 if seal is not None:
                     return seal
         result = await self._commits.submit(Once(record) if once else record)

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, overload
 from ..record import chain
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, Seal
 from ..record.damage import DamagedRecord
-from ..record.errors import AuditStorageError
+from ..record.errors import AuditStorageError, StoringInterruptedError
 from ..record.events import AuditEvent
 from ..record.options import require_path
 from ..record.privacy import Uncopied, without_frames
@@ -33,7 +33,7 @@ from .protocol import EventFilter
 
 __all__ = ["SQLiteStorage"]
 
-_INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
+_INTERRUPTED: Final = StoringInterruptedError()
 
 # The rows and bytes of one look into the file; between two looks, other threads, and a fork, have their turn.
 _PAGE: Final = 500

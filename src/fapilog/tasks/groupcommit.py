@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import anyio.lowlevel
 
-from .loops import Loop, Waiter, is_without_loop, wake
-from .strangers import tamed
+from ..record.errors import FapilogError
+from .events import Waiter, wake
+from .loops import Loop, is_without_loop
 from .threads import Latch
 from .weakset import SharedWeakSet
 
@@ -32,14 +33,14 @@ _PATIENCE: Final = 2.0
 class _Place(Generic[Item, Result]):
     """One caller's place in a commit; *waiter* is None for a thread that commits by itself."""
 
-    __slots__ = ("error", "is_left", "item", "results", "waiter")
+    __slots__ = ("error", "has_begun", "is_left", "item", "results", "waiter")
 
     def __init__(self, item: Item, waiter: Waiter | None = None) -> None:
         self.item = item
         self.waiter = waiter
         self.results: list[Result] = []
         self.error: Exception | None = None
-        self.is_left = False
+        self.has_begun = self.is_left = False
 
     @property
     def is_done(self) -> bool:
@@ -68,7 +69,8 @@ class GroupCommit(Generic[Item, Result]):
             all that wait. The batch is taken when the first item is asked for: until then, while a lock is waited for,
             say, callers can still join it and leave it, so that it may come to be empty. Items that it does not ask
             for, since it has enough, are the first of the next batch.
-        interrupted: Raised to the callers whose commit was interrupted: their items may be committed or not.
+        interrupted: Raised to the callers whose commit was interrupted in another caller's thread, by any exception
+            other than a `FapilogError`: their items may be committed or not.
     """
 
     def __init__(self, commit: Callable[[Iterable[Item]], list[Result]], *, interrupted: Exception) -> None:
@@ -194,57 +196,56 @@ class GroupCommit(Generic[Item, Result]):
         if not (self._waiting or self._taken):
             return
         batch: list[_Place[Item, Result]] = []
-        error: Exception | None = self._interrupted
-        self._committer = threading.get_ident()
+        results: list[Result] | None = None
+        error: Exception = self._interrupted
         try:
-            results = self._commit(self._items(batch))
-            for place, result in zip(batch, results, strict=True):
-                place.results.append(result)
-            error = None
-        except Exception as raised:
-            error = raised
-        except BaseException as raised:
-            # Of a signal handler, for one. What is not to be stopped is raised by this.
-            tamed(raised)
-        finally:
-            self._committer = None
-            if error is not None:
-                if not batch:
-                    self._take()
-                batch += self._taken
-                self._taken.clear()
-                for place in batch:
-                    place.error = error
-            waiters = [place.waiter for place in batch if place.waiter is not None]
+            self._committer = threading.get_ident()
             try:
-                wake(waiters)
-            except BaseException:
-                # A signal handler has raised in this thread: the callers in the loops of others go on all the same.
-                wake(waiters)
-                raise
+                results = self._commit(self._items(batch))
+            except Exception as raised:
+                # Any other one has come from outside, to the thread of a caller: of a signal handler, for one.
+                if not isinstance(raised, FapilogError) and threading.current_thread() is not self._thread:
+                    raise
+                error = raised
+            self._settle(batch, results, error)
+        except BaseException:
+            self._settle(batch, results, error)
+            raise
+
+    def _settle(self, batch: list[_Place[Item, Result]], results: list[Result] | None, error: Exception) -> None:
+        """Give the callers in *batch* their *results*, or else all that wait the *error*; once more does no harm."""
+        self._committer = None
+        if results is None:
+            if not batch:
+                self._take()
+            batch += self._taken
+            self._taken.clear()
+        for place, result in zip(batch, results or (), strict=False):
+            place.results.append(result)
+        for place in batch:
+            if not place.is_done:
+                place.error = error
+        wake([place.waiter for place in batch if place.waiter is not None])
 
     def _items(self, batch: list[_Place[Item, Result]]) -> Iterator[Item]:
         """Take the callers that wait, when the first item is asked for; move them to *batch*, and yield their items."""
         self._take()
         while self._taken:
             place = self._taken[0]
-            # An interruption between these lines leaves it in both: then it is done when its turn comes again.
-            is_waiting = not (place.is_left or place.is_done)
-            if is_waiting:
+            is_next = not (place.has_begun or place.is_left or place.is_done)
+            if is_next:
                 batch.append(place)
+                place.has_begun = True
             self._taken.popleft()
-            if is_waiting:
+            if is_next:
                 yield place.item
 
     def _take(self) -> None:
         """Move the places of the callers that wait, in their order, behind those that are taken."""
-        taken: list[_Place[Item, Result]] = []
-        # One by one, as other threads add places and take them back meanwhile; the last comes out first.
-        try:
-            while True:
-                taken.append(self._waiting.popitem()[0])
-        except KeyError:
-            self._taken += taken[::-1]
+        for place in list(self._waiting):
+            # An interruption in between leaves it in both, and it is begun once.
+            self._taken.append(place)
+            self._waiting.pop(place, None)
 
 
 def _make_calls(calls: SimpleQueue[Callable[[], object] | None]) -> None:

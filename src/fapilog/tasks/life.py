@@ -14,7 +14,8 @@ import anyio
 import anyio.lowlevel
 
 from .background import own_context
-from .loops import Event, Loop, LoopClosedError, uninterrupted
+from .events import Event
+from .loops import Loop, LoopClosedError, uninterrupted
 from .strangers import tamed
 
 __all__ = ["Life", "enter_all", "leave_all"]

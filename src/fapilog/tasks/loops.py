@@ -1,5 +1,5 @@
 """
-Crossing between threads and event loops: schedule a call in a loop, wait for an event of any thread, or do without.
+Event loops, from any thread: schedule a call in a loop, finish a call whatever happens to its caller, or do without.
 
 Here, and where `strangers` looks for the current task, asyncio and trio are treated differently: anyio starts tasks
 only inside of a task group, whose host is one certain task, and it has no way to schedule a call in another thread's
@@ -8,27 +8,21 @@ loop without waiting for the call.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 __all__ = [
-    "Condition",
-    "Event",
     "Loop",
     "LoopClosedError",
-    "Waiter",
     "finished",
     "is_without_loop",
     "uninterrupted",
-    "wake",
     "without_loop",
 ]
 
@@ -122,7 +116,10 @@ class Loop:
         try:
             schedule(call)
         except (RuntimeError, OSError) as error:
-            # A loop of trio that has crashed does not know that it has ended: the socket that wakes it is closed.
+            # A loop of trio that has crashed does not know that it has ended: the socket that wakes it is closed. Any
+            # other error is of a signal handler, which raises a TimeoutError, say.
+            if not self._native.is_closed() if self.is_asyncio else getattr(error, "errno", 0) is None:
+                raise
             raise LoopClosedError("the event loop is closed") from error
 
     def adopt(self, context: Context) -> None:
@@ -204,104 +201,6 @@ class _FutureEvent:
         await self._future
 
 
-Waiter: TypeAlias = tuple[Loop, Any]
-"""A loop, and an event of that loop: of anyio, or of the loop's own library."""
-
-
-class Event:
-    """
-    An event that is set once, by any thread, and waited for in any loop.
-
-    anyio's `Event` belongs to one loop: set by another thread, it wakes no waiter, or breaks that loop. So every waiter
-    has an `anyio.Event` of its own loop, and setting this event schedules one call per loop, which sets that loop's
-    events. A waiter whose loop has ended meanwhile disturbs no other waiter.
-
-    Attributes:
-        is_set: Whether it was set; to be read alone.
-    """
-
-    __slots__ = ("_lock", "_waiting", "is_set")
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self.is_set: bool = False
-        self._waiting: list[Waiter] = []
-
-    def set(self) -> None:
-        """Wake every waiter; does nothing if it is set already."""
-        with self._lock:
-            # In this order: a signal handler may raise in between, and then the next call wakes the rest.
-            wake(self._waiting)
-            self.is_set = True
-
-    async def wait(self) -> None:
-        """Return when the event is set."""
-        waiter = Loop.current(), anyio.Event()
-        with self._lock:
-            if not self.is_set:
-                self._waiting.append(waiter)
-        if self.is_set:
-            await anyio.lowlevel.checkpoint()
-            return
-        try:
-            await waiter[1].wait()
-        finally:
-            with self._lock, contextlib.suppress(ValueError):
-                self._waiting.remove(waiter)
-
-
-def wake(waiting: list[Waiter]) -> None:
-    """Set the events of all *waiting* in their own loops, with one call per loop."""
-    by_loop: dict[Loop, list[Any]] = {}
-    for loop, event in waiting:
-        by_loop.setdefault(loop, []).append(event)
-    for loop, events in by_loop.items():
-        call = functools.partial(_set_all, events)
-        if loop.is_here:
-            call()
-        else:
-            # Where the loop has ended, no task waits any more.
-            with contextlib.suppress(LoopClosedError):
-                loop.call_soon(call)
-
-
-class Condition:
-    """Wakes tasks that wait for something to become true, in any thread and any loop."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._event: Event | None = None
-
-    def notify(self) -> None:
-        """Make every waiter look again; cheap where there is none."""
-        event = self._event
-        if event is not None and not event.is_set:
-            event.set()
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        """Return when *holds* returns True; it is called at first, and after every `notify`."""
-        while True:
-            # Registered before the question: a change between the two must not be missed.
-            with self._lock:
-                if self._event is None or self._event.is_set:
-                    self._event = Event()
-                event = self._event
-            if holds():
-                return
-            await event.wait()
-
-
-def _set_all(events: list[Any]) -> None:
-    try:
-        for event in events:
-            event.set()
-    except BaseException:
-        # A signal handler has raised in this thread: the callers wait all the same.
-        for event in events:
-            event.set()
-        raise
-
-
 def _running() -> Any:
     """
     Return the asyncio loop or the trio token of this thread; None if neither runs here.
@@ -313,10 +212,7 @@ def _running() -> Any:
     trio = getattr(sys.modules.get("trio"), "lowlevel", None)
     if getattr(trio, "in_trio_run", bool)():
         return trio.current_trio_token()  # type: ignore[union-attr]
-    try:
-        return getattr(sys.modules.get("asyncio"), "get_running_loop", _nothing)()
-    except RuntimeError:
-        return None
+    return getattr(sys.modules.get("asyncio"), "_get_running_loop", _nothing)()
 
 
 async def finished(call: Callable[[], Coroutine[Any, Any, T]]) -> T:

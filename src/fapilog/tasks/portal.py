@@ -15,7 +15,8 @@ from typing import Any, Final, Protocol, TypeVar
 import anyio
 
 from ..record.errors import reason
-from .loops import Event, Loop, LoopClosedError
+from .events import Event
+from .loops import Loop, LoopClosedError
 from .strangers import Log
 from .threads import Latch
 

@@ -31,6 +31,7 @@ __all__ = [
     "open_file",
     "open_to_append",
     "reading",
+    "require_number",
     "size_of",
     "sync",
     "sync_directory",
@@ -354,11 +355,18 @@ def closing(fd: int) -> Generator[int, None, None]:
 
 
 def cannot(action: str, directory: object, error: OSError) -> AuditStorageError:
-    """Return the error that says that *action* failed in *directory*, and why."""
+    """Return the error that says that *action* failed in *directory*, and why; raise *error* if it is of no call."""
+    require_number(error)
     if isinstance(error, FileExistsError | NotADirectoryError):
         return AuditStorageError(f"cannot {action} {directory}: expected a directory, found something else")
     users = _users(error.filename, directory) if error.errno == errno.EACCES else ""
     return AuditStorageError(f"cannot {action} {directory}: {error.strerror or error}{users}")
+
+
+def require_number(error: OSError) -> None:
+    """Raise *error* if it has no number, as those of the system have: a signal handler raises a `TimeoutError`, say."""
+    if error.errno is None:
+        raise error
 
 
 def _users(*paths: Any) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Generator
+from queue import Empty
 from typing import TYPE_CHECKING, Final
 
 from ...record.errors import AuditStorageError
@@ -71,8 +71,7 @@ class Search:
         searchers = self._searchers or _shared()
         if not searchers.is_possible:
             return self._here()
-        with self._turn(searchers.turns):
-            found = self._there(searchers)
+        found = self._in_turn(searchers)
         return self._here() if found is None else found
 
     def stop(self) -> None:
@@ -85,14 +84,21 @@ class Search:
     def _here(self) -> Found:
         return self._reader.find(self._wanted, self._limit, self._effort)
 
-    @contextlib.contextmanager
-    def _turn(self, turns: threading.Semaphore) -> Generator[None]:
-        while not turns.acquire(timeout=0.1):
-            self._effort.take(0)
+    def _in_turn(self, searchers: Searchers) -> Found | None:
+        taken: list[None] = []
+        turns = searchers.turns
         try:
-            yield
+            while not taken:
+                try:
+                    # One call into C takes the turn and notes it: no signal handler can raise between the two.
+                    taken.extend(map(turns.get, (True,), (0.1,)))
+                except Empty:
+                    self._effort.take(0)
+            found = self._there(searchers)
         finally:
-            turns.release()
+            for turn in taken:
+                turns.put(turn)
+        return found
 
     def _there(self, searchers: Searchers) -> Found | None:
         """Return the findings of a process; None if none can be started, or it ends early."""

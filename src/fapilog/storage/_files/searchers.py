@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from queue import SimpleQueue
 from typing import IO, Final, TypeAlias, cast
 
 from ...record.damage import DamagedRecord
@@ -109,7 +110,7 @@ class Searchers:
     """The processes that search for this process."""
 
     def __init__(self) -> None:
-        self.turns: threading.Semaphore = threading.Semaphore(max(1, _processors() - 1))
+        self.turns: SimpleQueue[None] = _turns()
         # Until the program that is started turns out not to be Python.
         self.is_possible: bool = _is_python(sys.executable)
         self._started: set[Searcher] = set()
@@ -159,7 +160,7 @@ class Searchers:
     def _forget(self) -> None:
         for searcher in self._started:
             searcher.forget()
-        self.turns = threading.Semaphore(max(1, _processors() - 1))
+        self.turns = _turns()
         self._started, self._idle = set(), {}
 
 
@@ -170,6 +171,15 @@ def _answer(pipe: IO[bytes]) -> Found | str:
             return item
         found.append(item)
     return found
+
+
+def _turns() -> SimpleQueue[None]:
+    """Return a queue with as many turns as there may be searches at once."""
+    # A semaphore of `threading` may stay locked where a signal handler raises in its midst.
+    turns: SimpleQueue[None] = SimpleQueue()
+    for _ in range(max(1, _processors() - 1)):
+        turns.put(None)
+    return turns
 
 
 def _processors() -> int:

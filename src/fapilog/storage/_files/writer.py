@@ -25,6 +25,7 @@ from .directory import (
     lock,
     make_directory,
     open_to_append,
+    require_number,
     size_of,
     sync,
     sync_directory,
@@ -382,9 +383,10 @@ class TrailWriter:
         """Release the lock. If that fails, the records are stored all the same, and no process must wait for ever."""
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_UN)
-        except OSError:
+        except OSError as error:
             # The kernel gives it up when the directory is closed; the next append opens it again.
             self._release()
+            require_number(error)
 
     def _close_file(self) -> None:
         fd, self._fd = self._fd, None

@@ -8,7 +8,7 @@ from typing import Final, Literal, overload
 from ...record import chain
 from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, Seal
 from ...record.damage import DamagedRecord
-from ...record.errors import AuditStorageError
+from ...record.errors import AuditStorageError, StoringInterruptedError
 from ...record.events import AuditEvent
 from ...record.options import require
 from ...record.privacy import Uncopied, without_frames
@@ -30,7 +30,7 @@ from .connection import Address, Connection, Link, Password, Server
 
 __all__ = ["PostgresStorage"]
 
-_INTERRUPTED: Final = AuditStorageError("interrupted while storing: the event may be stored or not")
+_INTERRUPTED: Final = StoringInterruptedError()
 
 _MAY_WRITE: Final = """\
 SELECT has_table_privilege('fapilog.records', 'INSERT'), pg_is_in_recovery(),
