@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.interrupting import interruptions
-from tests.doubles.servers import ROOT, running
+from tests.doubles.servers import ROOT, running, wait_until
 
 celery = pytest.importorskip("celery")
 
@@ -34,14 +33,6 @@ APP = "tests.integrations.apps.celery_app"
 def stored(directory: Path) -> list[AuditEvent]:
     """Return the events, the oldest first."""
     return AuditTrail(storage_path=directory).sync.get_events(limit=1000)[::-1]
-
-
-def until(is_so: Callable[[], bool], directory: Path) -> None:
-    """Return when it is so."""
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end, (directory / "log").read_text()
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -68,7 +59,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
     expected = 20 + 5 + 2 + 2 * 5 + 1
     if stops:
         with running(worker, tmp_path, **env):
-            until(lambda: len(stored(trail)) > 10, tmp_path)
+            wait_until(lambda: len(stored(trail)) > 10, tmp_path)
         first = stored(trail)
         assert first[-1].event_type is AuditEventType.SYSTEM_SHUTDOWN
         exports = [event for event in first if event.message.startswith("export")]
@@ -76,7 +67,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
         assert (tmp_path / "alerts").read_text().count("\n") == len(exports) > 0
         expected += 2
     with running(worker, tmp_path, **env):
-        until(lambda: len(stored(trail)) >= expected, tmp_path)
+        wait_until(lambda: len(stored(trail)) >= expected, tmp_path)
     events = stored(trail)
     log = (tmp_path / "log").read_text()
     assert AuditTrail(storage_path=trail).sync.verify_chain_from_storage().status is ChainStatus.OK, log
