@@ -215,6 +215,42 @@ def test_undone_it_records_nothing(trail: AuditTrail, app: Any, instrumented: Ca
     assert not stored(trail.storage_path or Path())
 
 
+@pytest.mark.usefixtures("instrumented")
+def test_a_second_call_has_no_effect(trail: AuditTrail, app: Any) -> None:
+    """A trail that is given twice records a failure once, and is undone at once."""
+    undo = instrument(trail)
+
+    @app.task(name="fails")  # type: ignore[untyped-decorator]
+    def fails() -> None:
+        raise LookupError("no such door")
+
+    fails.delay()
+    assert len(stored(trail.storage_path or Path())) == 1
+    undo()
+    fails.delay()
+    assert len(stored(trail.storage_path or Path())) == 1
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_one_trail_is_undone_and_the_other_records(trail: AuditTrail, tmp_path: Path, app: Any) -> None:
+    """A message carries its user as long as one trail is left that records tasks."""
+    carried: list[Any] = []
+
+    @app.task(name="sent", bind=True)  # type: ignore[untyped-decorator]
+    def sent(self: Any) -> None: ...
+
+    def note(*, headers: dict[str, Any], **_: object) -> None:
+        carried.append(headers.get("fapilog"))
+
+    app.conf.task_always_eager = False
+    instrument(AuditTrail(storage_path=tmp_path / "other"))()
+    celery.signals.before_task_publish.connect(note)
+    with audit_context(user_id="alice"):
+        sent.delay()
+    celery.signals.before_task_publish.disconnect(note)
+    assert carried == [{"user_id": "alice"}]
+
+
 class Worker:
     """A worker as it is before it has looked for its pool: the name that was given, or the class."""
 

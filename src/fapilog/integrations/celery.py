@@ -36,7 +36,7 @@ _GREEN: Final = ("gevent", "eventlet")
 
 def instrument(trail: AuditTrail) -> Callable[[], None]:
     """
-    Record Celery's workers, and the code that calls tasks, in *trail*. Call it once, where the app is made.
+    Record Celery's workers, and the code that calls tasks, in *trail*. Call it where the app is made.
 
     - Events of a task have the task's name as their component, its id as their request id, and as their user the user
       of the `audit_context` in which the task was called; the actor is the task, on behalf of that user. The message
@@ -50,7 +50,7 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
     Use ``trail.sync`` in tasks. Any pool of processes or of threads works; gevent and eventlet end the worker at its
     start, with a message that says why. Every service that may write to the broker can forge a header.
 
-    An event that can't be stored is logged, and never fails a task.
+    An event that can't be stored is logged, and never fails a task. A second call with the same trail has no effect.
 
     Returns:
         A function that undoes it.
@@ -61,13 +61,13 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
     """
     refuse_green_threads()
     require_kind("trail", trail, AuditTrail)
-    receivers = _Receivers(trail)
+    receivers = _connected.setdefault(trail, _Receivers(trail))
     connected = [
-        (signals.before_task_publish, _enqueued),
+        (signals.before_task_publish, receivers.enqueued),
         (signals.task_prerun, receivers.task_started),
         (signals.task_postrun, receivers.task_ended),
         (signals.task_failure, receivers.task_failed),
-        (signals.worker_init, _check_pool),
+        (signals.worker_init, receivers.check_pool),
         (signals.worker_ready, receivers.worker_started),
         (signals.worker_shutdown, receivers.worker_ended),
         (signals.worker_process_shutdown, receivers.process_ended),
@@ -78,6 +78,8 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
     def undo() -> None:
         for signal, receiver in connected:
             signal.disconnect(receiver)
+        if _connected.get(trail) is receivers:
+            del _connected[trail]
 
     return undo
 
@@ -110,15 +112,18 @@ class _Receivers:
     def process_ended(self, **_: object) -> None:
         process_ends(self._trail)
 
+    def enqueued(self, *, headers: dict[str, Any] | None = None, **_: object) -> None:
+        # A retry has the header of the first try.
+        if headers is not None and (values := carried()):
+            headers.setdefault(HEADER, values)
 
-def _enqueued(*, headers: dict[str, Any] | None = None, **_: object) -> None:
-    # A retry has the header of the first try.
-    if headers is not None and (values := carried()):
-        headers.setdefault(HEADER, values)
+    def check_pool(self, *, sender: Any, **_: object) -> None:
+        # The name, or the class, of the pool. Celery logs an exception of a receiver and continues; an exit ends it.
+        pool = sender.pool_cls
+        if any(name in (pool if isinstance(pool, str) else pool.__module__) for name in _GREEN):
+            raise SystemExit(f"{GREEN_THREADS} (celery worker --pool prefork, or --pool threads)")
 
 
-def _check_pool(*, sender: Any, **_: object) -> None:
-    # The name, or the class, of the pool. Celery logs an exception of a receiver and continues, but an exit ends it.
-    pool = sender.pool_cls
-    if any(name in (pool if isinstance(pool, str) else pool.__module__) for name in _GREEN):
-        raise SystemExit(f"{GREEN_THREADS} (celery worker --pool prefork, or --pool threads)")
+# Celery connects a receiver once. So a second call with the same trail, as in a module that each process of the pool
+# imports, has no effect.
+_connected: Final[dict[AuditTrail, _Receivers]] = {}
