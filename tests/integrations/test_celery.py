@@ -96,6 +96,24 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
     assert alerts == sorted(event.event_id for event in events if event.message.startswith("export")), log
 
 
+@pytest.mark.slow
+def test_a_task_over_its_hard_time_limit_is_one_failure(tmp_path: Path) -> None:
+    """The worker's main process, which kills that of the task, records it once, and for the user if Celery says who."""
+    broker = tmp_path / "broker"
+    broker.mkdir()
+    env = {"BROKER": str(broker)}
+    caller = {**os.environ, "TRAIL": str(tmp_path / "unused"), **env}
+    subprocess.run([sys.executable, "-m", APP, "hang:2", "export:1"], check=True, timeout=60, env=caller, cwd=ROOT)
+    with running(["celery", "-A", APP, "worker", "--concurrency", "1", "--loglevel", "ERROR"], tmp_path, **env):
+        # The last task is run after the other two, by a third process.
+        wait_until(lambda: any(event.component == "shop.export" for event in stored(tmp_path / "audit")), tmp_path)
+    events = [event for event in stored(tmp_path / "audit") if event.component == "shop.hang"]
+    users = ["hang user 0", "hang user 1"] if celery.VERSION >= (5, 7) else [None, None]
+    assert [event.request_id for event in events] == ["hang-0", "hang-1"]
+    assert [event.user_id for event in events] == users
+    assert {event.error and event.error.type for event in events} == {"billiard.exceptions.TimeLimitExceeded"}
+
+
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> Any:
     # A task of one app is a task of all, and those of other tests have the same names.

@@ -83,6 +83,10 @@ class Entered(threading.local):
         places = [place for place, (entered, _) in enumerate(self._contexts) if entered == task_id]
         self._leave_all_but(places[-1] if places else len(self._contexts))
 
+    def has(self, task_id: str) -> bool:
+        """Return whether the context of a task is entered in this thread, and not left."""
+        return any(entered == task_id for entered, _ in self._contexts)
+
     def _leave_all_but(self, number: int) -> None:
         while len(self._contexts) > number:
             self._contexts[-1][1].__exit__(None, None, None)

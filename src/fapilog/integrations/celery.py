@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from celery import signals  # type: ignore[import-untyped]
+from celery.exceptions import TimeLimitExceeded  # type: ignore[import-untyped]
 
 from ..core.audit import AuditTrail
 from ..record.options import require_kind
@@ -88,6 +89,8 @@ class _Receivers:
     def __init__(self, trail: AuditTrail) -> None:
         self._trail = trail
         self._entered = Entered()
+        # The task that was over its hard time limit last.
+        self._over_time = ""
 
     def task_started(self, *, task_id: str, task: Any, **_: object) -> None:
         # A task that is called eagerly has no message, and runs in the context in which it is called.
@@ -99,9 +102,19 @@ class _Receivers:
         self._entered.leave(task_id)
 
     def task_failed(self, *, sender: Any, task_id: str, exception: BaseException, **_: object) -> None:
-        # Where a process of the pool was killed, this is the worker's main process, without the context of the task.
         fields = {"operation": "task", "outcome": "failure", "component": sender.name, "request_id": task_id}
-        logged(functools.partial(self._trail.sync.log_error, exception, **fields))
+        log = functools.partial(self._trail.sync.log_error, exception, **fields)
+        if self._entered.has(task_id):
+            logged(log)
+            return
+        # Where a process of the pool was killed, this is the worker's main process, without the context of the task.
+        # From Celery 5.7 on, its request is at hand here; and a hard time limit is told of a second time, without it.
+        is_at_hand = sender.request.id == task_id
+        is_told_again = not is_at_hand and self._over_time == task_id
+        self._over_time = task_id if is_at_hand and isinstance(exception, TimeLimitExceeded) else ""
+        if not is_told_again:
+            with task_context(sender.name, task_id, getattr(sender.request, HEADER, None) if is_at_hand else None):
+                logged(log)
 
     def worker_started(self, *, sender: Any, **_: object) -> None:
         worker_started(self._trail, "celery", sender.hostname)

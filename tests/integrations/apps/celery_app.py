@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 import anyio
 from celery import Celery  # type: ignore[import-untyped]
@@ -56,6 +57,13 @@ def fail(number: int) -> None:
 def die(number: int) -> None:
     """Have the process of the pool killed, as where there is no memory left."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="shop.hang", time_limit=1)  # type: ignore[untyped-decorator]
+def hang(number: int) -> None:
+    """Work until the process of the pool is killed."""
+    while True:
+        time.sleep(0.1)
 
 
 @app.task(name="shop.again", bind=True, max_retries=1)  # type: ignore[untyped-decorator]
