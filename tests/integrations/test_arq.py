@@ -43,10 +43,9 @@ def server() -> Iterator[str]:
 @pytest.fixture
 async def queue(server: str) -> AsyncIterator[ArqRedis]:
     """Return an empty queue."""
-    pool = await create_pool(RedisSettings.from_dsn(server))
-    await pool.flushall()
-    yield pool
-    await pool.aclose()
+    async with await create_pool(RedisSettings.from_dsn(server)) as pool:
+        await pool.flushall()
+        yield pool
 
 
 async def run(

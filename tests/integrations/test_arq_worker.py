@@ -53,9 +53,8 @@ def test_every_job_is_recorded_for_its_user(url: str, tmp_path: Path) -> None:
         return len(trail.sync.get_events(limit=1000, **asked))
 
     async def with_queue(call: Callable[[ArqRedis], Any]) -> None:
-        pool = await create_pool(RedisSettings.from_dsn(url))
-        await call(pool)
-        await pool.aclose()
+        async with await create_pool(RedisSettings.from_dsn(url)) as pool:
+            await call(pool)
 
     # Each worker logs its start and cleans once; the other events are those of the jobs, one of which is over its time.
     with running(WORKER, tmp_path, **environment):

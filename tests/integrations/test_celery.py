@@ -250,8 +250,8 @@ def test_a_second_call_has_no_effect(trail: AuditTrail, app: Any) -> None:
 
 
 @pytest.mark.usefixtures("instrumented")
-def test_one_trail_is_undone_and_the_other_records(trail: AuditTrail, tmp_path: Path, app: Any) -> None:
-    """A message carries its user as long as one trail is left that records tasks."""
+def test_of_two_trails_one_is_undone(trail: AuditTrail, tmp_path: Path, app: Any) -> None:
+    """Each trail records tasks, and a message carries its user as long as one trail is left."""
     carried: list[Any] = []
 
     @app.task(name="sent", bind=True)  # type: ignore[untyped-decorator]
@@ -260,12 +260,21 @@ def test_one_trail_is_undone_and_the_other_records(trail: AuditTrail, tmp_path: 
     def note(*, headers: dict[str, Any], **_: object) -> None:
         carried.append(headers.get("fapilog"))
 
+    @app.task(name="fails")  # type: ignore[untyped-decorator]
+    def fails() -> None:
+        raise LookupError("no such door")
+
+    undo = instrument(AuditTrail(storage_path=tmp_path / "other"))
+    fails.delay()
+    undo()
+    fails.delay()
+    assert len(stored(tmp_path / "other")) == 1
+    assert len(stored(trail.storage_path or Path())) == 2
     app.conf.task_always_eager = False
-    instrument(AuditTrail(storage_path=tmp_path / "other"))()
-    celery.signals.before_task_publish.connect(note)
+    celery.signals.after_task_publish.connect(note)
     with audit_context(user_id="alice"):
         sent.delay()
-    celery.signals.before_task_publish.disconnect(note)
+    celery.signals.after_task_publish.disconnect(note)
     assert carried == [{"user_id": "alice"}]
 
 

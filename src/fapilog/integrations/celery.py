@@ -62,7 +62,7 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
     """
     refuse_green_threads()
     require_kind("trail", trail, AuditTrail)
-    receivers = _connected.setdefault(trail, _Receivers(trail))
+    receivers = _Receivers(trail)
     connected = [
         (signals.before_task_publish, receivers.enqueued),
         (signals.task_prerun, receivers.task_started),
@@ -73,14 +73,14 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
         (signals.worker_shutdown, receivers.worker_ended),
         (signals.worker_process_shutdown, receivers.process_ended),
     ]
+    # Celery connects one receiver per name. Without it, Celery before 5.7 takes the receivers of all trails for the same.
+    name = f"fapilog {id(trail)}"
     for signal, receiver in connected:
-        signal.connect(receiver, weak=False)
+        signal.connect(receiver, weak=False, dispatch_uid=name)
 
     def undo() -> None:
         for signal, receiver in connected:
-            signal.disconnect(receiver)
-        if _connected.get(trail) is receivers:
-            del _connected[trail]
+            signal.disconnect(receiver, dispatch_uid=name)
 
     return undo
 
@@ -135,8 +135,3 @@ class _Receivers:
         pool = sender.pool_cls
         if any(name in (pool if isinstance(pool, str) else pool.__module__) for name in _GREEN):
             raise SystemExit(f"{GREEN_THREADS} (celery worker --pool prefork, or --pool threads)")
-
-
-# Celery connects a receiver once. So a second call with the same trail, as in a module that each process of the pool
-# imports, has no effect.
-_connected: Final[dict[AuditTrail, _Receivers]] = {}

@@ -78,13 +78,12 @@ class WorkerSettings:
 
 async def enqueue() -> None:
     """Enqueue as many jobs of each name as the arguments say."""
-    redis = await create_pool(redis_settings)
-    for argument in sys.argv[1:]:
-        name, _, count = argument.partition(":")
-        for number in range(int(count)):
-            with audit_context(user_id=f"{name} user {number}", request_id=f"{name} request {number}", tenant="no"):
-                await redis.enqueue_job(name, number, _job_id=f"{name}-{number}", **carried())
-    await redis.aclose()
+    async with await create_pool(redis_settings) as redis:
+        for argument in sys.argv[1:]:
+            name, _, count = argument.partition(":")
+            for number in range(int(count)):
+                with audit_context(user_id=f"{name} user {number}", request_id=f"{name} request {number}", tenant="no"):
+                    await redis.enqueue_job(name, number, _job_id=f"{name}-{number}", **carried())
 
 
 if __name__ == "__main__":
