@@ -24,6 +24,7 @@ __all__ = [
     "task_context",
     "worker_ended",
     "worker_started",
+    "worker_stopped",
 ]
 
 HEADER: Final = "fapilog"
@@ -107,10 +108,15 @@ def worker_started(trail: AuditTrail, component: str, name: object) -> None:
     logged(lambda: trail.sync.log_event(AuditEventType.SYSTEM_STARTUP, message, component=component))
 
 
-def worker_ended(trail: AuditTrail, component: str, name: object) -> None:
-    """Record that a worker takes no more tasks, and leave nothing for an exit that may not come."""
+def worker_stopped(trail: AuditTrail, component: str, name: object) -> None:
+    """Record that a worker takes no more tasks."""
     message = f"worker {text(name)} stopped"
     logged(lambda: trail.sync.log_event(AuditEventType.SYSTEM_SHUTDOWN, message, component=component))
+
+
+def worker_ended(trail: AuditTrail, component: str, name: object) -> None:
+    """Record that a worker takes no more tasks, and leave nothing for an exit that may not come."""
+    worker_stopped(trail, component, name)
     process_ends(trail)
 
 

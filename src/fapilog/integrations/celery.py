@@ -73,7 +73,7 @@ def instrument(trail: AuditTrail) -> Callable[[], None]:
         (signals.worker_shutdown, receivers.worker_ended),
         (signals.worker_process_shutdown, receivers.process_ended),
     ]
-    # Celery connects one receiver per name. Without it, Celery before 5.7 takes the receivers of all trails for the same.
+    # Celery connects one receiver per name. Without names, Celery before 5.7 takes those of all trails for the same.
     name = f"fapilog {id(trail)}"
     for signal, receiver in connected:
         signal.connect(receiver, weak=False, dispatch_uid=name)

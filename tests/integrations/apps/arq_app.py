@@ -14,12 +14,13 @@ from typing import Any
 from arq import Retry, create_pool, cron, func
 from arq.connections import RedisSettings
 
-from fapilog import AuditEventType
+from fapilog import AuditEventType, AuditTrail
 from fapilog.context import audit_context
 from fapilog.integrations.arq import AuditMiddleware, carried
-from tests.programs.served import KIND, trail
+from tests.programs.served import KIND, Slow
 
 Context = dict[Any, Any]
+trail = AuditTrail(storage_path=os.environ["TRAIL"], alert_dispatcher=Slow())
 audit = AuditMiddleware(trail)
 redis_settings = RedisSettings.from_dsn(os.environ["REDIS"])
 
@@ -64,6 +65,13 @@ async def clean(ctx: Context) -> None:
     await trail.log_event(AuditEventType.DATA_DELETION, "clean")
 
 
+async def after_job_end(ctx: Context) -> None:
+    """Keep arq busy after one of the jobs, until the worker ends."""
+    if ctx["job_id"] == "export-99":
+        await trail.log_security_event(KIND, "behind the job")
+        await asyncio.Event().wait()
+
+
 class WorkerSettings:
     """The settings of the worker."""
 
@@ -71,6 +79,7 @@ class WorkerSettings:
     cron_jobs = (cron(clean, run_at_startup=True, month=1, day=1, hour=0, minute=0),)
     on_startup = audit.on_startup
     on_shutdown = audit.on_shutdown
+    after_job_end = after_job_end
     redis_settings = redis_settings
     allow_abort_jobs = True
     poll_delay = 0.02
