@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -388,3 +388,56 @@ async def test_a_lifespan_starts_and_stops_the_trail(tmp_path: Path) -> None:
         async with lifespan:
             seen.append(trail.is_started)
         assert [*seen, trail.is_started] == [False, True, False]
+
+
+async def test_every_call_of_a_decorated_function_is_a_block(trail: AuditTrail) -> None:
+    """Functions under `@audit_context`, asynchronous or not, also called in parallel and by themselves, have values."""
+
+    @audit_context(component="exports")
+    async def export(depth: int) -> list[str | None]:
+        await anyio.lowlevel.checkpoint()
+        event = await logged(trail)
+        with audit_context(component="inside"):
+            deeper = await export(depth - 1) if depth else []
+        again = await logged(trail)
+        return [event.component, *deeper, again.component]
+
+    @audit_context(component="counts", user_id="alice")
+    def count(*, number: int) -> tuple[int, dict[str, Any]]:
+        """Count."""
+        return number, current_audit_context()
+
+    assert await export(1) == ["exports"] * 4
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(export, 0)
+    assert count(number=2) == (2, {"component": "counts", "user_id": "alice"})
+    assert (count.__name__, count.__doc__) == ("count", "Count.")
+    assert current_audit_context() == {}
+
+
+def test_a_decorated_function_that_raises_ends_its_block() -> None:
+    """The values of a call are gone when it has raised."""
+
+    @audit_context(component="exports")
+    def fails() -> NoReturn:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        fails()
+    assert current_audit_context() == {}
+
+
+async def _letters() -> AsyncIterator[str]:
+    yield "a"
+
+
+def _numbers() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("function", [_letters, _numbers, dict, 1])
+def test_only_a_function_is_decorated(function: Any) -> None:
+    """A generator, which would run outside of the block, and anything but a function, is refused in words."""
+    with pytest.raises(TypeError, match=r"^expected a function; got "):
+        audit_context(component="exports")(function)

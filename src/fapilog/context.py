@@ -4,6 +4,9 @@ The context of a call that the code around it knows: the user, the address, the 
     with audit_context(user_id="alice", request_id="7f3a", client_ip="192.0.2.7"):
         await trail.log_data_access("patient/42", "read")  # has all three
 
+    @audit_context(component="exports")
+    async def export() -> None: ...
+
 The values are kept in a context variable: they hold for the code inside of the block, for its tasks, for the threads of
 `anyio.to_thread` and `asyncio.to_thread`, and for `trail.sync`. A thread that you start yourself begins without them,
 unless you start it by ``contextvars.copy_context().run``.
@@ -11,19 +14,22 @@ unless you start it by ``contextvars.copy_context().run``.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from ._keywords import look_for_typos
 from .record.containers import as_dict
+from .record.options import is_async, require_decorated
 from .record.values import given_text, unreadable
 from .tasks.strangers import Log, answer, tamed
 
 __all__ = [
+    "AuditContext",
     "audit_context",
     "bind_audit_context",
     "completed",
@@ -33,6 +39,8 @@ __all__ = [
 ]
 
 _log: Final = Log("fapilog.context")
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _Blocks = tuple[tuple[object, dict[str, Any]], ...]
 # From the outermost block to the innermost, every block with all values that hold in it. No dict is ever changed:
@@ -56,7 +64,7 @@ _PAIRS: Final = (frozenset({"actor", "user_id"}), frozenset({"trace_id", "span_i
 _PAIRED: Final = frozenset().union(*_PAIRS)
 
 
-def audit_context(**values: Any) -> AbstractContextManager[None]:
+def audit_context(**values: Any) -> AuditContext:
     """
     Fill in every event that is logged inside of the block with *values*.
 
@@ -79,10 +87,11 @@ def audit_context(**values: Any) -> AbstractContextManager[None]:
             no context.
 
     Returns:
-        A context manager for ``with``, in asynchronous code too. It can be entered again.
+        A context manager for ``with``, in asynchronous code too, and a decorator for functions, asynchronous or not. It
+        can be entered again.
     """
     look_for_typos(values, _NAMES)
-    return _Block(values)
+    return AuditContext(values)
 
 
 def bind_audit_context(**values: Any) -> None:
@@ -206,8 +215,12 @@ def settled_context() -> Context:
     return context
 
 
-class _Block:
-    """A block of code with values of its own; it keeps no state, so that it can be entered anywhere and again."""
+class AuditContext:
+    """
+    A block of code with values of its own under ``with``, or every call of a function under ``@``.
+
+    `audit_context` makes it. It keeps no state, so that it can be entered anywhere and again.
+    """
 
     __slots__ = ("_values",)
 
@@ -228,6 +241,27 @@ class _Block:
             if blocks[place][0] is self:
                 _blocks.set(blocks[:place])
                 return
+
+    def __call__(self, function: F) -> F:
+        """
+        Return *function*, asynchronous or not, whose every call is such a block.
+
+        Raises:
+            TypeError: It is no function, or a generator, which would run outside of the block.
+        """
+        require_decorated(function)
+
+        @functools.wraps(function)
+        async def wait(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await function(*args, **kwargs)
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return cast("F", wait if is_async(function) else call)
 
 
 class _Kept:

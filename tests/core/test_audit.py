@@ -633,10 +633,16 @@ async def test_dispatchers_of_all_asynchronous_shapes(tmp_path: Path) -> None:
         ({"stop_timeout": -1}, ValueError, "stop_timeout: expected a number of at least 0; got -1"),
         ({"durability": "maybe"}, ValueError, "durability: expected 'fsync' or 'write'; got 'maybe'"),
         ({"storage": FileStorage("x")}, ValueError, "storage: expected a storage or a path; got both"),
+        (
+            {"storage_path": None, "storage": FileStorage("x"), "durability": "write"},
+            ValueError,
+            "durability: expected it without storage, which has its own; got both",
+        ),
+        ({"lag_limit": 60.0}, ValueError, "lag_limit: expected a replica too; got none"),
     ],
 )
 def test_options_are_checked(tmp_path: Path, options: Any, error: type[Exception], message: str) -> None:
-    """An option that can't be is refused at construction, with what was expected and what came."""
+    """An option that can't be, or has no effect, is refused at construction, with what was expected and what came."""
     with pytest.raises(error, match=message):
         AuditTrail(**{"storage_path": tmp_path, **options})
 

@@ -7,10 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["free_port", "running", "wait_for", "wait_until_said"]
+__all__ = ["free_port", "running", "wait_for", "wait_until", "wait_until_said"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +53,14 @@ def wait_until_said(process: "subprocess.Popen[bytes]", directory: Path, words: 
     while words not in (log := (directory / "log").read_text()):
         assert time.monotonic() < end, log
         assert process.poll() is None, log
+        time.sleep(0.02)  # the program needs the processor
+
+
+def wait_until(is_so: Callable[[], bool], directory: Path) -> None:
+    """Return when it is so."""
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end, (directory / "log").read_text()
         time.sleep(0.02)  # the program needs the processor
 
 

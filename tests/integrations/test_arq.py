@@ -1,9 +1,10 @@
-"""arq's jobs, run by arq's own worker from a queue that is no Redis."""
+"""arq's jobs, run by arq's own worker from a real Redis."""
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -12,63 +13,63 @@ from fapilog.context import audit_context
 from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
+from tests.doubles.redis import redis
 
 pytest.importorskip("arq")
 
-from arq import Retry, func
-from arq.jobs import serialize_job
+from arq import ArqRedis, Retry, create_pool, func
+from arq.connections import RedisSettings
 from arq.worker import Worker
 
 from fapilog.integrations.arq import AuditMiddleware, carried
 
 # arq runs on asyncio, and waits with timeouts of its own.
-pytestmark = [pytest.mark.one_backend, pytest.mark.real_time]
+pytestmark = [
+    pytest.mark.one_backend,
+    pytest.mark.real_time,
+    pytest.mark.slow,
+    # By arq's own `Worker.close`.
+    pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning"),
+]
 
 
-class Queue:
-    """As much of Redis as `Worker.run_job` asks for: the message of one job, and how often it was tried."""
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Return the URL of a Redis."""
+    with redis() as url:
+        yield url
 
-    def __init__(self, function: str, *args: object, **kwargs: object) -> None:
-        self.message = serialize_job(function, args, kwargs, None, 0)
-        self.tries = 0
 
-    def pipeline(self, *, transaction: bool) -> "Queue":
-        return self
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-    def __getattr__(self, _: str) -> Any:
-        return lambda *args, **kwargs: None
-
-    def incr(self, _: str) -> None:
-        self.tries += 1
-
-    async def execute(self) -> tuple[bytes, int, None]:
-        return self.message, self.tries, None
+@pytest.fixture
+async def queue(server: str) -> AsyncIterator[ArqRedis]:
+    """Return an empty queue."""
+    async with await create_pool(RedisSettings.from_dsn(server)) as pool:
+        await pool.flushall()
+        yield pool
 
 
 async def run(
-    middleware: AuditMiddleware, job: Any, *args: object, tries: int = 1, time_limit: float = 60.0, **kwargs: object
+    queue: ArqRedis,
+    middleware: AuditMiddleware,
+    job: Any,
+    *args: object,
+    time_limit: float = 60.0,
+    **kwargs: Any,
 ) -> None:
-    """Have arq's worker run one job, with its hooks at the start and the end."""
+    """Have a worker of arq run one job until it is done, with its hooks at the start and the end."""
     function = func(middleware.job(job), timeout=time_limit)
-    queue: Any = Queue(function.name, *args, **kwargs)
+    await queue.enqueue_job(function.name, *args, _job_id="id of the job", **kwargs)
     worker = Worker(
         [function],
         redis_pool=queue,
         on_startup=middleware.on_startup,
         on_shutdown=middleware.on_shutdown,
+        burst=True,
+        poll_delay=0.01,
         handle_signals=False,
     )
-    worker.ctx = {"redis": queue}
-    await middleware.on_startup(worker.ctx)
-    for _ in range(tries):
-        await worker.run_job("id of the job", 0)
-    await middleware.on_shutdown(worker.ctx)
+    await worker.main()
+    await worker.close()
 
 
 @pytest.fixture
@@ -86,7 +87,9 @@ async def stored(trail: AuditTrail) -> list[AuditEvent]:
     return (await trail.get_events(limit=1000))[::-1]
 
 
-async def test_a_job_is_recorded_for_its_user(trail: AuditTrail, dispatcher: RecordingDispatcher) -> None:
+async def test_a_job_is_recorded_for_its_user(
+    queue: ArqRedis, trail: AuditTrail, dispatcher: RecordingDispatcher
+) -> None:
     """The events of a job have its name, its id and the user who enqueued it, between the worker's start and stop."""
 
     async def export(ctx: dict[Any, Any], number: int, *, to: str) -> None:
@@ -94,7 +97,7 @@ async def test_a_job_is_recorded_for_its_user(trail: AuditTrail, dispatcher: Rec
 
     with audit_context(user_id="alice", request_id="r", tenant="not carried"):
         values = carried()
-    await run(AuditMiddleware(trail), export, 42, to="disk", **values)
+    await run(queue, AuditMiddleware(trail), export, 42, to="disk", **values)
     first, event, last = await stored(trail)
     assert (first.event_type, last.event_type) == (AuditEventType.SYSTEM_STARTUP, AuditEventType.SYSTEM_SHUTDOWN)
     assert event.message == "42 disk"
@@ -114,19 +117,19 @@ async def test_a_job_must_be_asynchronous(trail: AuditTrail, job: Any) -> None:
         AuditMiddleware(trail).job(job)
 
 
-async def test_without_a_context_nothing_is_carried(trail: AuditTrail) -> None:
+async def test_without_a_context_nothing_is_carried(queue: ArqRedis, trail: AuditTrail) -> None:
     """A job that is enqueued by nobody gets no argument, and its events have no user."""
 
     async def export(ctx: dict[Any, Any]) -> None:
         await trail.log_event(AuditEventType.DATA_EXPORT, "m")
 
     assert carried() == {}
-    await run(AuditMiddleware(trail), export)
+    await run(queue, AuditMiddleware(trail), export)
     _, event, _ = await stored(trail)
     assert (event.message, event.user_id, event.actor) == ("m", None, None)
 
 
-async def test_each_try_that_fails_is_recorded(trail: AuditTrail) -> None:
+async def test_each_try_that_fails_is_recorded(queue: ArqRedis, trail: AuditTrail) -> None:
     """A job that raises is an event without its arguments; one that asks to be retried is none."""
 
     async def fails(ctx: dict[Any, Any], _: str) -> None:
@@ -134,14 +137,14 @@ async def test_each_try_that_fails_is_recorded(trail: AuditTrail) -> None:
             raise Retry
         raise LookupError("no such door")
 
-    await run(AuditMiddleware(trail), fails, "4711", tries=2)
+    await run(queue, AuditMiddleware(trail), fails, "4711")
     _, event, _ = await stored(trail)
     assert event.error is not None
     assert (event.error.type, event.outcome, event.operation) == ("LookupError", AuditOutcome.FAILURE, "task")
     assert event.metadata == {"attempt": 2}
 
 
-async def test_a_job_whose_time_is_over_is_recorded(trail: AuditTrail) -> None:
+async def test_a_job_whose_time_is_over_is_recorded(queue: ArqRedis, trail: AuditTrail) -> None:
     """A job that arq cancels is an event, and is cancelled."""
     ended: list[str] = []
 
@@ -152,7 +155,7 @@ async def test_a_job_whose_time_is_over_is_recorded(trail: AuditTrail) -> None:
             ended.append("cancelled")
             raise
 
-    await run(AuditMiddleware(trail), hangs, time_limit=0.2)
+    await run(queue, AuditMiddleware(trail), hangs, time_limit=0.2)
     _, event, _ = await stored(trail)
     assert event.error is not None
     assert event.error.type == "asyncio.exceptions.CancelledError"
@@ -166,13 +169,15 @@ class Broken(FileStorage):
         raise AuditStorageError("no room")
 
 
-async def test_a_trail_that_fails_fails_no_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_trail_that_fails_fails_no_job(
+    queue: ArqRedis, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A job ends as it would without a trail, and the log says what was not recorded."""
 
     async def fails(ctx: dict[Any, Any]) -> None:
         raise LookupError("no such door")
 
     with caplog.at_level(logging.ERROR):
-        await run(AuditMiddleware(AuditTrail(storage=Broken(tmp_path))), fails)
+        await run(queue, AuditMiddleware(AuditTrail(storage=Broken(tmp_path))), fails)
     assert "an event about a job was not recorded: AuditStorageError" in caplog.text
     assert "failed, LookupError: no such door" in caplog.text

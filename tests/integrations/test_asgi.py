@@ -503,6 +503,11 @@ def test_an_application_is_asked_for(trail: AuditTrail) -> None:
             f"{CHOICE}; got an asynchronous one",
         ),
         ({"proxy_header": b"forwarded"}, TypeError, "proxy_header: expected text; got a bytes"),
+        (
+            {"proxy_header": "Forwarded"},
+            ValueError,
+            "proxy_header: expected trusted_proxies too, their number; got 0, which reads no header",
+        ),
         ({"request_id_header": None}, TypeError, "request_id_header: expected text; got None"),
         ({"log_requests": True}, ValueError, "log_requests: expected a trail to store the events in; got none"),
     ],

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from fapilog.record.chain import Seal
 from fapilog.record.parties import Actor
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.interrupting import interruptions
-from tests.doubles.servers import ROOT, running
+from tests.doubles.servers import ROOT, running, wait_until
 
 celery = pytest.importorskip("celery")
 
@@ -34,14 +33,6 @@ APP = "tests.integrations.apps.celery_app"
 def stored(directory: Path) -> list[AuditEvent]:
     """Return the events, the oldest first."""
     return AuditTrail(storage_path=directory).sync.get_events(limit=1000)[::-1]
-
-
-def until(is_so: Callable[[], bool], directory: Path) -> None:
-    """Return when it is so."""
-    end = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < end, (directory / "log").read_text()
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -68,7 +59,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
     expected = 20 + 5 + 2 + 2 * 5 + 1
     if stops:
         with running(worker, tmp_path, **env):
-            until(lambda: len(stored(trail)) > 10, tmp_path)
+            wait_until(lambda: len(stored(trail)) > 10, tmp_path)
         first = stored(trail)
         assert first[-1].event_type is AuditEventType.SYSTEM_SHUTDOWN
         exports = [event for event in first if event.message.startswith("export")]
@@ -76,7 +67,7 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
         assert (tmp_path / "alerts").read_text().count("\n") == len(exports) > 0
         expected += 2
     with running(worker, tmp_path, **env):
-        until(lambda: len(stored(trail)) >= expected, tmp_path)
+        wait_until(lambda: len(stored(trail)) >= expected, tmp_path)
     events = stored(trail)
     log = (tmp_path / "log").read_text()
     assert AuditTrail(storage_path=trail).sync.verify_chain_from_storage().status is ChainStatus.OK, log
@@ -103,6 +94,24 @@ def test_every_task_is_recorded_for_its_user(pool: str, tmp_path: Path, *, stops
         assert event.actor == (None if own else acting)
     alerts = sorted((tmp_path / "alerts").read_text().split())
     assert alerts == sorted(event.event_id for event in events if event.message.startswith("export")), log
+
+
+@pytest.mark.slow
+def test_a_task_over_its_hard_time_limit_is_one_failure(tmp_path: Path) -> None:
+    """The worker's main process, which kills that of the task, records it once, and for the user if Celery says who."""
+    broker = tmp_path / "broker"
+    broker.mkdir()
+    env = {"BROKER": str(broker)}
+    caller = {**os.environ, "TRAIL": str(tmp_path / "unused"), **env}
+    subprocess.run([sys.executable, "-m", APP, "hang:2", "export:1"], check=True, timeout=60, env=caller, cwd=ROOT)
+    with running(["celery", "-A", APP, "worker", "--concurrency", "1", "--loglevel", "ERROR"], tmp_path, **env):
+        # The last task is run after the other two, by a third process.
+        wait_until(lambda: any(event.component == "shop.export" for event in stored(tmp_path / "audit")), tmp_path)
+    events = [event for event in stored(tmp_path / "audit") if event.component == "shop.hang"]
+    users = ["hang user 0", "hang user 1"] if celery.VERSION >= (5, 7) else [None, None]
+    assert [event.request_id for event in events] == ["hang-0", "hang-1"]
+    assert [event.user_id for event in events] == users
+    assert {event.error and event.error.type for event in events} == {"billiard.exceptions.TimeLimitExceeded"}
 
 
 @pytest.fixture
@@ -222,6 +231,51 @@ def test_undone_it_records_nothing(trail: AuditTrail, app: Any, instrumented: Ca
 
     fails.delay()
     assert not stored(trail.storage_path or Path())
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_a_second_call_has_no_effect(trail: AuditTrail, app: Any) -> None:
+    """A trail that is given twice records a failure once, and is undone at once."""
+    undo = instrument(trail)
+
+    @app.task(name="fails")  # type: ignore[untyped-decorator]
+    def fails() -> None:
+        raise LookupError("no such door")
+
+    fails.delay()
+    assert len(stored(trail.storage_path or Path())) == 1
+    undo()
+    fails.delay()
+    assert len(stored(trail.storage_path or Path())) == 1
+
+
+@pytest.mark.usefixtures("instrumented")
+def test_of_two_trails_one_is_undone(trail: AuditTrail, tmp_path: Path, app: Any) -> None:
+    """Each trail records tasks, and a message carries its user as long as one trail is left."""
+    carried: list[Any] = []
+
+    @app.task(name="sent", bind=True)  # type: ignore[untyped-decorator]
+    def sent(self: Any) -> None: ...
+
+    def note(*, headers: dict[str, Any], **_: object) -> None:
+        carried.append(headers.get("fapilog"))
+
+    @app.task(name="fails")  # type: ignore[untyped-decorator]
+    def fails() -> None:
+        raise LookupError("no such door")
+
+    undo = instrument(AuditTrail(storage_path=tmp_path / "other"))
+    fails.delay()
+    undo()
+    fails.delay()
+    assert len(stored(tmp_path / "other")) == 1
+    assert len(stored(trail.storage_path or Path())) == 2
+    app.conf.task_always_eager = False
+    celery.signals.after_task_publish.connect(note)
+    with audit_context(user_id="alice"):
+        sent.delay()
+    celery.signals.after_task_publish.disconnect(note)
+    assert carried == [{"user_id": "alice"}]
 
 
 class Worker:

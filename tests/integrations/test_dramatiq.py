@@ -20,7 +20,7 @@ pytest.importorskip("dramatiq")
 import dramatiq
 from dramatiq import MessageProxy
 from dramatiq.brokers.stub import StubBroker
-from dramatiq.errors import Retry
+from dramatiq.errors import RateLimitExceeded, Retry
 from dramatiq.middleware import Callbacks, Pipelines, Retries, SkipMessage, TimeLimitExceeded
 
 from fapilog.integrations.dramatiq import AuditMiddleware
@@ -190,15 +190,16 @@ def test_each_attempt_that_fails_is_recorded(trail: AuditTrail, broker: Any) -> 
         assert event.metadata == {"attempt": number, "enqueued_in": "r"}
 
 
-def test_a_retry_that_is_asked_for_is_no_failure(trail: AuditTrail, broker: Any) -> None:
-    """An actor that raises `Retry` has not failed, and a message without a user has none."""
+@pytest.mark.parametrize("error", [Retry("later", delay=1), RateLimitExceeded("later")])  # type: ignore[no-untyped-call]
+def test_a_retry_that_is_asked_for_is_no_failure(trail: AuditTrail, broker: Any, error: Exception) -> None:
+    """An actor that asks for a retry, or waits for its turn, has not failed, and a message without a user has none."""
     attempts = []
 
     @dramatiq.actor(broker=broker, max_retries=1)
     def again() -> None:
         attempts.append(1)
         if len(attempts) == 1:
-            raise Retry("later", delay=1)
+            raise error
         trail.sync.log_event(AuditEventType.DATA_ACCESS, "done")
 
     again.send()

@@ -9,7 +9,7 @@ import anyio
 
 from fapilog import AuditEvent, AuditEventType, AuditTrail
 
-__all__ = ["KIND", "trail"]
+__all__ = ["KIND", "File", "Slow", "trail"]
 
 KIND = AuditEventType.SECURITY_VIOLATION
 
@@ -21,6 +21,14 @@ class File:
         await anyio.sleep(0.01)
         with Path(os.environ["TRAIL"]).with_name("alerts").open("a") as file:
             file.write(f"{event.event_id}\n")
+
+
+class Slow(File):
+    """Delivers each alert so late that some wait when a process ends."""
+
+    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
+        await anyio.sleep(0.3)
+        await super().send_alert(event, severity=severity, channel=channel)
 
 
 trail = AuditTrail(storage_path=os.environ["TRAIL"], alert_dispatcher=File())

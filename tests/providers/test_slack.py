@@ -386,6 +386,7 @@ BAD_OPTIONS: list[dict[str, Any]] = [
     {"channel": "C1"},
     {"webhook_url": "https://hooks.slack.com/services/s3cr3t", "token": TOKEN, "channel": "C1"},
     {"webhook_url": "https://hooks.slack.com/services/s3cr3t", "channel": "C1"},
+    {"webhook_url": "https://hooks.slack.com/services/s3cr3t", "base_url": "https://slack-gov.com/api"},
     {"webhook_url": "http://hooks.slack.com/services/s3cr3t"},
     {"webhook_url": ""},
     {"token": "xoxb s3cr3t", "channel": "C1"},

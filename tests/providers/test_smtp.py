@@ -214,7 +214,8 @@ async def test_it_encrypts_and_logs_in(
 ) -> None:
     """With STARTTLS, with TLS from the start, and on this machine without, the mail comes after the login."""
     with Server(tls, certificates.server, login=True).running() as server:
-        options = {"tls": tls, "tls_context": certificates.client, "username": "user"}
+        context = None if tls == "none" else certificates.client
+        options = {"tls": tls, "tls_context": context, "username": "user"}
         await to(server, **options, password=lambda: PASSWORD).send_alert(an_event(), severity="info")
         assert len(server.mails) == 1
         with pytest.raises(BrokenRouteError, match=r"login was refused for good \(status 535 5\.7\.8\)") as caught:
@@ -944,6 +945,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"host": None}, "host: expected the name of a mail server; got None"),
     ({"tls": ["starttls"]}, "tls: expected one of"),
     ({"tls_context": True}, "tls_context: expected an ssl.SSLContext; got a bool of builtins"),
+    ({"tls": "none", "tls_context": ssl.create_default_context()}, "tls_context: expected starttls or implicit as tls"),
     ({"host": "mail example"}, "host: expected"),
     ({"port": 0}, "port: expected"),
     ({"port": 65_536}, "port: expected"),

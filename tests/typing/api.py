@@ -393,6 +393,26 @@ S3Archive("clinic-audit", "eu")  # type: ignore[call-arg]
 # -- context and applications
 
 
+@audit_context(component="exports")
+async def export_all(path: Path, *, rows: int = 1) -> bool:
+    """Export."""
+    return rows > len(path.name)
+
+
+@audit_context(component="exports")
+def count_all(path: Path) -> int:
+    """Count."""
+    return len(path.name)
+
+
+async def in_decorated_functions() -> None:
+    """Call functions that are blocks."""
+    assert_type(await export_all(Path("x"), rows=2), bool)
+    assert_type(count_all(Path("x")), int)
+    count_all("x")  # type: ignore[arg-type]
+    audit_context(component="exports")(1)  # type: ignore[type-var]
+
+
 async def in_context(trail: AuditTrail) -> None:
     """Log in a context."""
     with audit_context(user_id=lambda: "alice", tenant=7) as nothing:

@@ -7,9 +7,9 @@ elsewhere never loads it. That is the reason for the imports inside of functions
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..record.options import require, require_path
+from ..record.options import require_path
 from ..record.values import kind_of
 from ..storage.protocol import AuditStorage, require_storage
 
@@ -31,7 +31,8 @@ class Keeping:
     Raises:
         ImportError: The library of the *archive* is missing.
         TypeError: An option is not of its type, or a trail that is not in files has an *archive* or a *replica*.
-        ValueError: An option is out of range, or both *storage* and *storage_path* are given.
+        ValueError: An option is out of range, both *storage* and *storage_path* are given, or an option would have no
+            effect: *durability* with a *storage*, or *lag_limit* without a *replica*.
 
     Attributes:
         storage: Keeps the events.
@@ -50,11 +51,14 @@ class Keeping:
         durability: Literal["fsync", "write"],
         archive: Archive | Path | str | None,
         replica: AuditStorage | None,
-        lag_limit: float,
+        lag_limit: float | None,
     ) -> None:
         if storage is not None and storage_path is not None:
             raise ValueError("storage: expected a storage or a path; got both")
-        require("lag_limit", lag_limit, above=0)
+        if storage is not None and durability != "fsync":
+            raise ValueError("durability: expected it without storage, which has its own; got both")
+        if lag_limit is not None and replica is None:
+            raise ValueError("lag_limit: expected a replica too; got none")
         self.path: Path | None = None
         if storage is None:
             from ..storage.files import FileStorage  # noqa: PLC0415
@@ -80,7 +84,8 @@ class Keeping:
             from ..storage.replication import Replication  # noqa: PLC0415
 
             directory = in_files("replica", storage).directory
-            self.replication = Replication(directory, require_storage("replica", replica), lag_limit=lag_limit)
+            options: dict[str, Any] = {} if lag_limit is None else {"lag_limit": lag_limit}
+            self.replication = Replication(directory, require_storage("replica", replica), **options)
 
 
 def files_of(storage: AuditStorage) -> FileStorage | None:

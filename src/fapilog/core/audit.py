@@ -91,7 +91,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         alert_dispatcher: Gets the alerts; by default a dispatcher that drops them. An asynchronous context manager is
             entered on start, and left on stop after the last alert.
         storage: Keeps the events, instead of files in *storage_path*.
-        durability: "fsync": stored means on the disk. "write": in the operating system's hands. See `FileStorage`.
+        durability: "fsync": stored means on the disk. "write": in the operating system's hands. See `FileStorage`. A
+            *storage* has its own.
         alert_timeout: Seconds that the dispatcher may take to be entered; and it, or an asynchronous receiver, for one
             alert.
         alert_concurrency: Alerts that are sent at once.
@@ -105,7 +106,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             ``s3://bucket/prefix``, or an `Archive` such as `S3Archive`.
         replica: A storage, such as `PostgresStorage`, into which the records are copied while the trail is started; see
             `Replication`. The trail has to be in files.
-        lag_limit: Seconds that a record may wait to be in the *replica*; longer is an incident.
+        lag_limit: Seconds that a record may wait to be in the *replica*, 300 by default; longer is an incident.
 
     Attributes:
         policy: As given.
@@ -116,7 +117,8 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         ImportError: The library of the *archive* is missing; the message says how to get it.
         TypeError: *alert_dispatcher* has no asynchronous `send_alert`, a trail that is not in files has an *archive* or
             a *replica*, or another option is not of its type.
-        ValueError: A number is out of range, or both *storage* and *storage_path* are given.
+        ValueError: A number is out of range, both *storage* and *storage_path* are given, or an option would have no
+            effect: *durability* with a *storage*, or *lag_limit* without a *replica*.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         expected_head: ChainHead | None = None,
         archive: Archive | Path | str | None = None,
         replica: AuditStorage | None = None,
-        lag_limit: float = 300.0,
+        lag_limit: float | None = None,
     ) -> None:
         expected = "a CompliancePolicy; a path goes to storage_path="
         require_kind_or_none("policy", policy, CompliancePolicy, expected=expected)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from inspect import isasyncgenfunction, isgeneratorfunction
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
@@ -16,7 +15,7 @@ from ..record.errors import reason
 from ..record.events import data_event_type
 from ..record.intake import keywords
 from ..record.kinds import AuditLogLevel, AuditOutcome
-from ..record.options import is_async
+from ..record.options import is_async, require_decorated
 from ..record.values import given_text, kind_of
 from ..tasks.strangers import Log
 
@@ -113,11 +112,9 @@ class Audited:
         Return *function*, asynchronous or not, with every call recorded.
 
         Raises:
-            TypeError: It is a generator, whose call runs nothing yet: its success would be recorded before it began.
+            TypeError: It is no function, or a generator: its success would be recorded before it began.
         """
-        if isgeneratorfunction(function) or isasyncgenfunction(function):
-            name = getattr(function, "__qualname__", "")
-            raise TypeError(f"expected a function; got the generator {name}: use `with` inside of it")
+        require_decorated(function)
 
         @functools.wraps(function)
         async def wait(*args: Any, **kwargs: Any) -> Any:

@@ -44,8 +44,8 @@ class RequestOptions:
     Raises:
         TypeError: *log_requests* is neither True, False nor a function of three arguments, or an asynchronous one;
             *trail* is no trail, *trusted_proxies* no whole number, or a header no text.
-        ValueError: *trusted_proxies* is negative, a header has no name of one, or *log_requests* is given without a
-            *trail*.
+        ValueError: *trusted_proxies* is negative, a header has no name of one, *log_requests* is given without a
+            *trail*, or a *proxy_header* of one's own without *trusted_proxies*.
     """
 
     trail: AuditTrail | None
@@ -63,7 +63,9 @@ class RequestOptions:
         if self.log_requests and self.trail is None:
             raise ValueError("log_requests: expected a trail to store the events in; got none")
         require("trusted_proxies", self.trusted_proxies, at_least=0, whole=True)
-        header_name("proxy_header", self.proxy_header)
+        given = header_name("proxy_header", self.proxy_header).lower()
+        if given != RequestOptions.proxy_header and not self.trusted_proxies:
+            raise ValueError("proxy_header: expected trusted_proxies too, their number; got 0, which reads no header")
         header_name("request_id_header", self.request_id_header)
 
     def client(self, peer: str | None, forwarded: list[str]) -> str | None:

@@ -24,6 +24,7 @@ __all__ = [
     "task_context",
     "worker_ended",
     "worker_started",
+    "worker_stopped",
 ]
 
 HEADER: Final = "fapilog"
@@ -83,6 +84,10 @@ class Entered(threading.local):
         places = [place for place, (entered, _) in enumerate(self._contexts) if entered == task_id]
         self._leave_all_but(places[-1] if places else len(self._contexts))
 
+    def has(self, task_id: str) -> bool:
+        """Return whether the context of a task is entered in this thread, and not left."""
+        return any(entered == task_id for entered, _ in self._contexts)
+
     def _leave_all_but(self, number: int) -> None:
         while len(self._contexts) > number:
             self._contexts[-1][1].__exit__(None, None, None)
@@ -103,10 +108,15 @@ def worker_started(trail: AuditTrail, component: str, name: object) -> None:
     logged(lambda: trail.sync.log_event(AuditEventType.SYSTEM_STARTUP, message, component=component))
 
 
-def worker_ended(trail: AuditTrail, component: str, name: object) -> None:
-    """Record that a worker takes no more tasks, and leave nothing for an exit that may not come."""
+def worker_stopped(trail: AuditTrail, component: str, name: object) -> None:
+    """Record that a worker takes no more tasks."""
     message = f"worker {text(name)} stopped"
     logged(lambda: trail.sync.log_event(AuditEventType.SYSTEM_SHUTDOWN, message, component=component))
+
+
+def worker_ended(trail: AuditTrail, component: str, name: object) -> None:
+    """Record that a worker takes no more tasks, and leave nothing for an exit that may not come."""
+    worker_stopped(trail, component, name)
     process_ends(trail)
 
 

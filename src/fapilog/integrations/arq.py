@@ -17,20 +17,22 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import anyio
+import anyio.to_thread
 from arq import Retry
 from arq.worker import RetryJob
 
 from ..core.audit import AuditTrail
-from ..record.kinds import AuditEventType
 from ..record.options import is_async, require_kind
 from ..record.values import kind_of, text
 from ..tasks.green import refuse_green_threads
+from ..tasks.portal import flush_at_exit
 from ..tasks.strangers import Log
 from . import _tasks
+from ._tasks import process_ends, worker_started, worker_stopped
 
 __all__ = ["AuditMiddleware", "carried"]
 
@@ -65,6 +67,8 @@ class AuditMiddleware:
         refuse_green_threads()
         require_kind("trail", trail, AuditTrail)
         self._trail = trail
+        # The process of a worker that has not stopped.
+        self._working: int | None = None
 
     def job(self, coroutine: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Coroutine[Any, Any, Any]]:
         """
@@ -101,30 +105,39 @@ class AuditMiddleware:
 
     async def on_startup(self, ctx: dict[Any, Any]) -> None:  # noqa: ARG002  as arq calls it
         """
-        Start the trail in the worker's loop, and record that the worker takes jobs from now on.
+        Start the trail, in the background thread, and record that the worker takes jobs from now on.
 
         Raises:
             Exception: The dispatcher can't be entered: its own exception.
         """
-        await self._trail.start()
-        await self._recorded(AuditEventType.SYSTEM_STARTUP, f"worker {os.getpid()} started")
+        await anyio.to_thread.run_sync(self._start)
 
     async def on_shutdown(self, ctx: dict[Any, Any]) -> None:  # noqa: ARG002  as arq calls it
         """Record that the worker takes no more jobs, and stop the trail, which sends the alerts that wait."""
-        await self._recorded(AuditEventType.SYSTEM_SHUTDOWN, f"worker {os.getpid()} stopped")
-        await self._trail.stop()
+        await anyio.to_thread.run_sync(self._stop)
+
+    def _start(self) -> None:
+        # Not in the loop of the worker: where a signal cancels a job while arq itself writes to Redis, arq ends by the
+        # cancellation, without on_shutdown. Then the exit of the interpreter stops the trail.
+        self._trail.sync.start()
+        self._working = os.getpid()
+        flush_at_exit(self, AuditMiddleware._stopped)
+        worker_started(self._trail, "arq", self._working)
+
+    def _stopped(self) -> None:
+        """Record that the worker has stopped, once."""
+        working, self._working = self._working, None
+        if working == os.getpid():
+            worker_stopped(self._trail, "arq", working)
+
+    def _stop(self) -> None:
+        self._stopped()
+        process_ends(self._trail)
 
     async def _failed(self, error: BaseException, ctx: dict[Any, Any]) -> None:
         metadata = {"attempt": ctx.get("job_try")}
         with anyio.move_on_after(_AT_MOST, shield=True):
-            await _logged(self._trail.log_error(error, operation="task", outcome="failure", metadata=metadata))
-
-    async def _recorded(self, event_type: AuditEventType, message: str) -> None:
-        await _logged(self._trail.log_event(event_type, message, component="arq"))
-
-
-async def _logged(call: Awaitable[object]) -> None:
-    try:
-        await call
-    except Exception as error:
-        _log.error("an event about a job was not recorded: %s", type(error).__qualname__)
+            try:
+                await self._trail.log_error(error, operation="task", outcome="failure", metadata=metadata)
+            except Exception as failure:
+                _log.error("an event about a job was not recorded: %s", type(failure).__qualname__)

@@ -78,8 +78,8 @@ class AuditMiddleware:
     Raises:
         TypeError: *user*, *session* or *log_requests* can't be called, takes other arguments or is asynchronous,
             *trail* is no trail, or a header is no text.
-        ValueError: *trusted_proxies* is negative, a header has no name of one, or *log_requests* is given without a
-            *trail*.
+        ValueError: *trusted_proxies* is negative, a header has no name of one, *log_requests* is given without a
+            *trail*, or a *proxy_header* of your own without *trusted_proxies*.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ import threading
 from typing import Any
 
 from dramatiq import Broker, Message, MessageProxy, Middleware, Worker
-from dramatiq.errors import Retry
+from dramatiq.errors import RateLimitExceeded, Retry
 
 from ..core.audit import AuditTrail
 from ..record.options import require_kind
@@ -42,7 +42,7 @@ class AuditMiddleware(Middleware):
       their metadata. An actor that is called by an actor, or follows it in a pipeline or as a callback, has the same
       user.
     - An attempt that fails is an event (ERROR_OCCURRED) with the exception and the number of the attempt, but not with
-      the arguments. `dramatiq.errors.Retry` is no failure.
+      the arguments. `dramatiq.errors.Retry` and `RateLimitExceeded`, after which it is tried again, are no failures.
     - The start and the stop of a worker are events (SYSTEM_STARTUP, SYSTEM_SHUTDOWN). When it stops, alerts that wait
       are sent, and `AuditHandler` is flushed.
 
@@ -87,7 +87,7 @@ class AuditMiddleware(Middleware):
         """Record a failure, and leave the context."""
         self._last.carried = carried()
         try:
-            if exception is not None and not isinstance(exception, Retry):
+            if exception is not None and not isinstance(exception, Retry | RateLimitExceeded):
                 logged(lambda: self._failed(message, exception))
         finally:
             # Also if dramatiq interrupts this thread meanwhile, since the time limit of the message has passed: the

@@ -67,7 +67,7 @@ class Audit:
     Raises:
         TypeError: *user*, *session* or *log_requests* can't be called, takes other arguments or is asynchronous,
             *app* is no application, or *trail* is no trail.
-        ValueError: *trusted_proxies* is negative.
+        ValueError: *trusted_proxies* is negative, or a *proxy_header* of your own is given without it.
         RuntimeError: The application has an `Audit` already.
     """
 

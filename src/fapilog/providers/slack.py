@@ -86,6 +86,7 @@ _ADVICE: Final = {
     "msg_too_long": _REFUSED,
     "no_text": _REFUSED,
 }
+_API: Final = "https://slack.com/api"
 _KINDS: Final = {_DEAD: BrokenRouteError, _REFUSED: PayloadRefusedError}
 
 
@@ -125,7 +126,7 @@ class SlackDispatcher(Uncopied):
         webhook_url: SecretSource | None = None,
         token: SecretSource | None = None,
         channel: str | None = None,
-        base_url: SecretSource = "https://slack.com/api",
+        base_url: SecretSource = _API,
         disclosure: Disclosure = Disclosure.STANDARD,
         link: str | None = None,
         timeout: float = 10.0,
@@ -149,6 +150,8 @@ class SlackDispatcher(Uncopied):
             words = [name if value else f"an empty {name}" for name, value in given.items()]
             got = " and ".join(words) or "none of them: webhook_url is None (is a variable not set?)"
             raise ValueError(f"webhook_url, token: expected either webhook_url, or token and channel; got {got}")
+        if webhook_url is not None and base_url != _API:
+            raise ValueError("base_url: expected a token too; got webhook_url, which is an address already")
         self._render = Renderer(disclosure, link)
         self._token = None if token is None else Secret(token, "token", check=check_printable)
         self._channel = channel

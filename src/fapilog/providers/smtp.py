@@ -116,6 +116,8 @@ class EmailDispatcher(Uncopied):
         if password is not None and token is not None:
             raise ValueError("password, token: expected one of them, not both")
         require_kind_or_none("tls_context", tls_context, ssl.SSLContext, expected="an ssl.SSLContext")
+        if tls_context is not None and tls == "none":
+            raise ValueError("tls_context: expected starttls or implicit as tls; got none, which does not encrypt")
         if username is not None and tls == "none" and not is_loopback(host):
             raise ValueError("tls: expected starttls or implicit, since a secret would be sent in the clear")
         self._server = Server(

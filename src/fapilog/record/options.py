@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from inspect import iscoroutinefunction, signature
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .annotations import imported_later
@@ -27,6 +27,7 @@ __all__ = [
     "require",
     "require_bool",
     "require_callable",
+    "require_decorated",
     "require_kind",
     "require_kind_or_none",
     "require_mapping",
@@ -226,6 +227,20 @@ def is_async(function: object) -> bool:
     while isinstance(function, functools.partial):
         function = function.func
     return iscoroutinefunction(function) or (callable(function) and iscoroutinefunction(type(function).__call__))
+
+
+def require_decorated(function: object) -> None:
+    """
+    Check that a block can be made of every call of *function*.
+
+    Raises:
+        TypeError: It is a class, or can't be called; or it is a generator, whose call runs nothing yet.
+    """
+    if not callable(function) or isinstance(function, type):
+        raise TypeError(f"expected a function; got {kind_of(function)}")
+    if isgeneratorfunction(function) or isasyncgenfunction(function):
+        name = getattr(function, "__qualname__", "")
+        raise TypeError(f"expected a function; got the generator {name}: use `with` inside of it")
 
 
 def several(name: str, value: Any, *, expected: str = "one text, or a list") -> tuple[Any, ...]:

@@ -9,23 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
-import anyio
 from celery import Celery  # type: ignore[import-untyped]
 
-from fapilog import AuditEvent, AuditEventType, AuditTrail
+from fapilog import AuditEventType, AuditTrail
 from fapilog.context import audit_context
 from fapilog.integrations.celery import instrument
-from tests.programs.served import KIND, File
-
-
-class Slow(File):
-    """Delivers each alert so late that some wait when a process of the pool ends."""
-
-    async def send_alert(self, event: AuditEvent, *, severity: str, channel: str | None = None) -> None:
-        await anyio.sleep(0.3)
-        await super().send_alert(event, severity=severity, channel=channel)
-
+from tests.programs.served import KIND, Slow
 
 trail = AuditTrail(storage_path=os.environ["TRAIL"], alert_dispatcher=Slow())
 app = Celery("shop", broker="filesystem://")
@@ -56,6 +47,13 @@ def fail(number: int) -> None:
 def die(number: int) -> None:
     """Have the process of the pool killed, as where there is no memory left."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="shop.hang", time_limit=1)  # type: ignore[untyped-decorator]
+def hang(number: int) -> None:
+    """Work until the process of the pool is killed."""
+    while True:
+        time.sleep(0.1)
 
 
 @app.task(name="shop.again", bind=True, max_retries=1)  # type: ignore[untyped-decorator]
