@@ -212,7 +212,7 @@ class CatchUp:
         missed = await self._outstanding.until_reported()
         if await self._lacking(alerts[identity] for identity in missed):
             raise DeliveryError("the dispatcher did not take the alerts")
-        index = _last_intact(page)
+        index = _last_in_order(page, self._mark.sequence_number)
         if index is None and len(page) < _PAGE:
             # An altered record may have any number: the next intact event shows where to read on.
             return False
@@ -239,6 +239,14 @@ class CatchUp:
         self._forwarder.receive(self._sender, **self._policy.alert_about(event)._asdict())
 
 
-def _last_intact(events: Sequence[AuditEvent]) -> int | None:
-    """Return the index of the last of *events* that is not altered, to read on from its number; None if all are."""
-    return next((index for index in reversed(range(len(events))) if is_intact(events[index])), None)
+def _last_in_order(events: Sequence[AuditEvent], number: int) -> int | None:
+    """
+    Return the index of the last of *events*, which are behind record *number*, to read on from; None without one.
+
+    An altered record may claim any number, and a record that was moved has that of its old place: so of the intact ones
+    it is the last that follows the event before it, if one does.
+    """
+    numbers = [number, *(event.sequence_number or 0 for event in events)]
+    indices = range(len(events) - 1, -1, -1)
+    in_order = [index for index in indices if numbers[index] + 1 == numbers[index + 1]]
+    return next((index for index in (*in_order, *indices) if is_intact(events[index])), None)
