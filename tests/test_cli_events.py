@@ -265,6 +265,27 @@ def test_a_trail_that_is_not_there_yet_is_followed(run: Run, tmp_path: Path, mon
     assert (code, out.endswith("  data_access  first\n"), err) == (130, True, "")
 
 
+def test_a_tail_shows_no_event_again(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With -f, an old record that is pasted behind the newest is shown there, behind a hole, and no other one is."""
+    trail = AuditTrail(storage_path=tmp_path)
+    for number in range(3):
+        trail.sync.log_event(AuditEventType.DATA_ACCESS, f"m{number}")
+    [path] = tmp_path.glob("*.jsonl")
+    first = path.read_bytes().splitlines(keepends=True)[0]
+    looks: list[float] = []
+
+    def meanwhile(pause: float) -> None:
+        looks.append(pause)
+        if len(looks) > 2:
+            raise KeyboardInterrupt
+        if len(looks) == 1:
+            path.write_bytes(path.read_bytes() + first)
+
+    monkeypatch.setattr("fapilog.cli.events.sleep", meanwhile)
+    _, out, _ = run("tail", tmp_path, "-f", "-n", 1)
+    assert [line.split()[0] for line in out.splitlines()] == ["3", "damaged:", "1"]
+
+
 def test_recovering(run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After `recover`, the trail takes events, and `verify` says what happened, with 1, for ever."""
     monkeypatch.setenv("SUDO_USER", "carol")

@@ -255,6 +255,27 @@ async def test_an_altered_record_keeps_no_alert_from_being_resent(
     assert {"m0", "m1", "m2", "m3"} <= set(keeper.messages)
 
 
+@pytest.mark.parametrize(("number", "place"), [(6, 1), (6, 2), (1, 3), (2, 4)])
+async def test_a_moved_record_keeps_no_alert_from_being_resent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, place: int
+) -> None:
+    """Wherever a record was put by somebody, the alerts of all others are resent."""
+    monkeypatch.setattr(_catchup, "_PAGE", 2)
+    keeper = Keeper()
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=keeper):
+        pass
+    trail = AuditTrail(storage_path=tmp_path)
+    for message in range(1, 8):
+        await trail.log_event(AuditEventType.DATA_ACCESS, f"m{message}", log_level="critical")
+    [file] = list(tmp_path.glob("*.jsonl"))  # noqa: ASYNC240
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines.insert(place, lines.pop(number - 1))
+    file.write_bytes(b"".join(lines))
+    async with AuditTrail(storage_path=tmp_path, alert_dispatcher=keeper) as trail:
+        await trail.drain()
+    assert {f"m{message}" for message in range(1, 8) if message != number} <= set(keeper.messages)
+
+
 async def test_a_full_buffer_loses_nothing(tmp_path: Path) -> None:
     """Alerts that find the buffer full are handed over from the trail, and each has one announcement and one report."""
     keeper = Keeper()

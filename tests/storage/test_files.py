@@ -31,6 +31,7 @@ from fapilog.storage._files import reader as _reader
 from fapilog.storage._files import torn as _torn
 from fapilog.storage._files import writer as _writer
 from fapilog.storage._files.times import INDEX
+from fapilog.storage.protocol import EventFilter
 from tests.doubles.interrupting import traced
 from tests.doubles.trail_files import TrailFiles, whole
 
@@ -403,12 +404,15 @@ def test_reading_forwards_from_anywhere(
 
 
 def test_a_trail_that_lost_its_oldest_files_is_read_from_where_it_begins(trail: TrailFiles, clock: Clock) -> None:
-    """Where the first events were archived elsewhere, the oldest that are there come first."""
+    """Where somebody took the first events away, a hole says that, and the oldest that are there come behind it."""
     for days in range(3):
         clock.now = NOON + timedelta(days=days)
         trail.append([body() for _ in range(3)])
     (trail.directory / "audit_2026-01-31.jsonl").unlink()
-    assert [event.sequence_number for event in trail.read(1, 4)] == [4, 5, 6, 7]
+    for found in (trail.reader.read(1, 4), trail.reader.find(EventFilter(before=8), 9)[::-1]):
+        assert str(found[0]).startswith("audit_2026-02-01.jsonl, byte 0: records ")
+        assert str(found[0]).endswith(" to 3 are missing in front of this file")
+        assert [whole(event).sequence_number for event in found[1:]] == [4, 5, 6, 7]
 
 
 def test_a_page_takes_no_longer_in_a_long_trail(

@@ -125,7 +125,7 @@ async def test_reading_goes_on_behind_a_hole(tmp_path: Path, junk: bytes) -> Non
 async def test_a_file_that_is_missing_is_a_hole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, page: int
 ) -> None:
-    """Records that are missing between two files are a hole, once, however the pages fall; within a file none is."""
+    """Records that are missing between two files are a hole, once, however the pages fall."""
     monkeypatch.setattr(_reading, "_PAGE", page)
     lines = made(tmp_path, 9, days=3)
     path = tmp_path / "audit_2026-03-02.jsonl"
@@ -347,6 +347,73 @@ async def test_each_altered_record_is_read_alone(tmp_path: Path, monkeypatch: py
     assert read < 20 * sum(map(len, lines))
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize("oldest_first", [True, False])
+async def test_pages_of_altered_records_cost_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, oldest_first: bool
+) -> None:
+    """Where each record is altered, a page is read from where the last one ended, and not from a whole record."""
+    monkeypatch.setattr(_reading, "_PAGE", 10)
+    monkeypatch.setattr(_lines, "_BLOCK_BYTES", 1000)
+    read: dict[int, int] = {}
+    real = os.pread
+    for count in (200, 400):
+        lines = [line.replace(b'"user_id":"u', b'"user_id":"v') for line in made(tmp_path / f"{count}", count)]
+        store(tmp_path / f"{count}", lines, days=4)
+        read[count] = 0
+
+        def pread(fd: int, size: int, offset: int, count: int = count) -> bytes:
+            found = real(fd, size, offset)
+            read[count] += len(found)
+            return found
+
+        trail = AuditTrail(storage_path=tmp_path / f"{count}")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pread", pread)
+            found = [event.sequence_number async for event in trail.events(oldest_first=oldest_first)]
+        assert found == sorted(range(1, count + 1), reverse=not oldest_first)
+    assert read[400] < 2.5 * read[200]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("place", range(20))
+@pytest.mark.parametrize("moved", [1, 7, 20])
+async def test_a_moved_record_hides_none_that_is_in_its_place(tmp_path: Path, moved: int, place: int) -> None:
+    """Questions with bounds on the numbers find each record that is in its place, wherever another one was put."""
+    lines = made(tmp_path, 20)
+    line = lines.pop(moved - 1)
+    store(tmp_path, [*lines[:place], line, *lines[place:]], days=3)
+    storage = FileStorage(tmp_path)
+    others = [number for number in range(1, 21) if number != moved]
+    for bound in range(1, 21):
+        found = numbers(await storage.find(EventFilter(before=bound), 100))
+        assert [each for each in found if each in others] == [each for each in others if each < bound][::-1]
+        found = numbers(await storage.read(bound, 100))
+        assert [each for each in found if each in others] == [each for each in others if each > bound]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("day", [1, 3])
+@pytest.mark.parametrize("block", [300, 1 << 18])
+async def test_a_record_that_lacks_its_newline_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, day: int, block: int
+) -> None:
+    """An editor that took the last newline of a file has hidden no record, and verification counts it too."""
+    monkeypatch.setattr(_lines, "_BLOCK_BYTES", block)
+    lines = made(tmp_path, 9, days=3)
+    path = tmp_path / f"audit_2026-03-{day:02}.jsonl"
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    trail = AuditTrail(storage_path=tmp_path)
+    for oldest_first in (True, False):
+        found = [each async for each in trail.events(oldest_first=oldest_first, on_damage="yield")]
+        assert numbers(found) == sorted(range(1, 10), reverse=not oldest_first)
+    assert len(await trail.get_events(user_id="u2")) == 3
+    assert (await trail.head()).sequence_number == 9
+    assert await trail._storage.read_lines(2, 9) == [line[:-1] for line in lines[2:]]
+    if day == 3:
+        assert (await trail.verify_chain_from_storage()).events_checked == 9
+
+
 def placed(directory: Path) -> list[tuple[str, int]]:
     """Return the file and the offset of each line."""
     return [
@@ -391,5 +458,60 @@ def test_records_that_claim_other_numbers_are_all_seen(
                 holes = [item for item in items if isinstance(item, DamagedRecord)]
                 unseen = set(claims) - set(moments)
                 assert all(any(is_in(places[place], hole) for hole in holes) for place in unseen)
+
+        anyio.run(check)
+
+
+@st.composite
+def moved(draw: st.DrawFn) -> list[list[int]]:
+    """Return the days of a trail of twelve records, of which some were cut out, and pasted anywhere or nowhere."""
+    days = [[1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11, 12]]
+    for _ in range(draw(st.integers(1, 4))):
+        how = draw(st.sampled_from(["cut", "copy", "swap", "reverse", "sort"]))
+        day, other = (draw(st.sampled_from(days)) for _ in range(2))
+        begin, size, place = draw(st.integers(0, 5)), draw(st.integers(1, 5)), draw(st.none() | st.integers(0, 5))
+        block = day[begin : begin + size]
+        if how == "swap":
+            first, second = draw(st.permutations(range(3)))[:2]
+            days[first], days[second] = days[second], days[first]
+            continue
+        if how == "cut":
+            del day[begin : begin + size]
+        if how == "reverse":
+            day[begin : begin + size] = block[::-1]
+        if how == "sort":
+            day[:] = draw(st.permutations(day))
+        if how in ("cut", "copy") and place is not None:
+            other[place:place] = block
+    return days
+
+
+@pytest.mark.slow
+@given(moved(), st.integers(1, 5), st.sampled_from([250, 1 << 18]))
+def test_a_record_is_read_wherever_it_stands(days: list[list[int]], page: int, block: int) -> None:
+    """Whichever lines are moved, copied or removed, each record that is there is read once; holes say the rest."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_lines, "_BLOCK_BYTES", block)
+        patch.setattr(_reading, "_PAGE", page)
+        directory = Path(name)
+        lines = made(directory, 12)
+        for index, day in enumerate(days):
+            (directory / f"audit_2026-03-{index + 1:02}.jsonl").write_bytes(b"".join(lines[each - 1] for each in day))
+        there = [number for day in days for number in day]
+        first_places, last_places = list(dict.fromkeys(there)), list(dict.fromkeys(there[::-1]))
+
+        async def check() -> None:
+            trail = AuditTrail(storage_path=directory)
+            for oldest_first, order in ((True, first_places), (False, last_places)):
+                items = [item async for item in trail.events(oldest_first=oldest_first, on_damage="yield")]
+                assert [number for number in numbers(items) if number] == order
+                is_changed = there != list(range(1, len(there) + 1))
+                assert (None in numbers(items)) == is_changed
+                for user in range(3):
+                    found = trail.events(oldest_first=oldest_first, user_id=f"u{user}")
+                    assert [each.sequence_number async for each in found] == [
+                        number for number in order if (number - 1) % 3 == user
+                    ]
+            assert sum((await trail.count_by("user_id")).values()) == len(first_places)
 
         anyio.run(check)

@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, FileStorage
 from fapilog.storage._files import directory as _directory
+from fapilog.storage.protocol import EventFilter
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.trail_files import whole
 
@@ -111,6 +113,30 @@ async def test_all_may_be_cancelled(tmp_path: Path) -> None:
             tasks.cancel_scope.cancel()
     await storage.append(event("next"))
     assert await stored(storage) == ["first", "next"]
+    await storage.aclose()
+
+
+@pytest.mark.parametrize("ask", ["find", "read", "read_lines"])
+async def test_a_reader_that_is_cancelled_is_free_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    """A caller that is cancelled while the end of the trail is looked for does not wait for the lock."""
+    storage = FileStorage(tmp_path)
+    await storage.append(event("first"))
+    monkeypatch.setattr(_directory, "_PATIENCE", 3600.0)
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    calls = {
+        "find": lambda: storage.find(EventFilter(), 1),
+        "read": lambda: storage.read(0, 1),
+        "read_lines": lambda: storage.read_lines(0, 1),
+    }
+    with held(tmp_path):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(calls[ask])
+            await until(lambda: bool(waits))
+            tasks.cancel_scope.cancel()
+    assert await stored(storage) == ["first"]
     await storage.aclose()
 
 

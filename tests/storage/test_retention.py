@@ -764,15 +764,15 @@ async def test_a_reader_in_the_midst(directory: Path) -> None:
 @pytest.mark.parametrize("kind", ["events", "lines"])
 def test_days_that_are_removed_while_they_are_read(directory: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """A page that was begun with a day that is removed, as the next ones are, begins behind them: it has no hole."""
-    reader, former = TrailFiles(directory, durable=False).reader, Lines.around
+    reader, former = TrailFiles(directory, durable=False).reader, Lines.forwards
 
-    def around(*args: Any) -> Any:
+    def forwards(*args: Any) -> Any:
         # The first day is open, and those behind it are not yet.
         monkeypatch.undo()
         trail_in(directory).sync.apply_retention()
         return former(*args)
 
-    monkeypatch.setattr(Lines, "around", around)
+    monkeypatch.setattr(Lines, "forwards", forwards)
     if kind == "events":
         found = [event.sequence_number for event in reader.read(0, 100) if isinstance(event, AuditEvent)]
     else:

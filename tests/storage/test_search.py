@@ -132,7 +132,7 @@ def not_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def search(directory: Path, searchers: Searchers, **conditions: Any) -> Search:
-    return Search(TrailReader(directory, durable=False), EventFilter(**conditions), 100, searchers)
+    return Search(TrailReader(directory, durable=False), EventFilter(**conditions), 100, searchers=searchers)
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_the_answer_is_the_same(directory: Path, searchers: Searchers, processes
     """Whatever is asked, one process finds what a thread finds, question after question, and nothing is left of it."""
     for asked in QUESTIONS:
         expected = TrailReader(directory, durable=False).find(EventFilter(**asked), 100)
-        assert search(directory, searchers, **asked).run() == expected, asked
+        assert search(directory, searchers, **asked).run().items == expected, asked
     [process] = processes
     assert process.returncode is None
     assert not {"alice", "bob", str(directory)} & set(process.args)
@@ -167,7 +167,7 @@ def test_a_short_search_has_no_process(directory: Path, monkeypatch: pytest.Monk
     """Where some MiB are enough, nothing is started."""
     monkeypatch.setattr(_search, "_is_alone", lambda: False)
     monkeypatch.setattr(subprocess, "Popen", None)
-    assert len(search(directory, Searchers(), user_id="alice").run()) == 14
+    assert len(search(directory, Searchers(), user_id="alice").run().items) == 14
 
 
 @pytest.mark.real_time
@@ -196,7 +196,7 @@ def test_what_can_not_be_read_is_said(
     with pytest.raises(AuditStorageError) as here:
         TrailReader(other, durable=False).find(EventFilter(), 1)
     assert str(aside.value) == str(here.value)
-    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert len(search(directory, searchers, user_id="alice").run().items) == 14
     assert len(processes) == 1
 
 
@@ -218,7 +218,7 @@ def test_a_process_that_waits_is_ended_after_some_time(
 
     monkeypatch.setattr(Searcher, "end", end_and_tell)
     for number in (1, 2):
-        assert len(search(directory, searchers, user_id="alice").run()) == 14
+        assert len(search(directory, searchers, user_id="alice").run().items) == 14
         assert ended.wait(60)
         ended.clear()
         assert len(processes) == number
@@ -231,13 +231,13 @@ def test_a_process_that_died_or_has_other_rights_is_asked_nothing(
     directory: Path, searchers: Searchers, processes: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that was killed while it waited, or that another user started, is replaced by a new one."""
-    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert len(search(directory, searchers, user_id="alice").run().items) == 14
     processes[0].kill()
     os.waitid(os.P_PID, processes[0].pid, os.WEXITED | os.WNOWAIT)
-    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert len(search(directory, searchers, user_id="alice").run().items) == 14
     user = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: user + 1)
-    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert len(search(directory, searchers, user_id="alice").run().items) == 14
     assert [process.returncode for process in processes] == [-9, -9, None]
 
 
@@ -251,7 +251,7 @@ def test_where_no_thread_can_be_had_no_process_is_kept(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Timer, "start", refuse)
-    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert len(search(directory, searchers, user_id="alice").run().items) == 14
     assert [process.returncode for process in processes] == [-9]
 
 
@@ -286,7 +286,7 @@ def test_without_another_process_it_goes_on_in_its_thread(
     UNABLE[how](monkeypatch)
     searchers = Searchers()
     for _ in range(2):
-        assert len(search(directory, searchers, user_id="alice").run()) == 14
+        assert len(search(directory, searchers, user_id="alice").run().items) == 14
     assert searchers.is_possible == (how in {"no program", "not allowed", "it dies later", "it is of another version"})
 
 
@@ -357,7 +357,7 @@ def test_with_its_parent_the_process_ends(
 def test_a_forked_child_asks_as_its_parent_does(directory: Path, searchers: Searchers, processes: list[Any]) -> None:
     """A child that was forked while all turns were taken has its own, and leaves its parent's process alone."""
     storage = FileStorage(directory)
-    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert len(search(directory, searchers, user_id="alice").run().items) == 14
     while not searchers.turns.empty():
         searchers.turns.get()
     program = os.fork()
@@ -368,5 +368,5 @@ def test_a_forked_child_asks_as_its_parent_does(directory: Path, searchers: Sear
         os._exit(len(found) if is_mine else 0)
     assert os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]) == 14
     searchers.turns.put(None)
-    assert len(search(directory, searchers, user_id="alice").run()) == 14
+    assert len(search(directory, searchers, user_id="alice").run().items) == 14
     assert len(processes) == 1

@@ -19,6 +19,7 @@ from rich.table import Table
 from .. import AuditEvent, AuditEventType, AuditLogLevel, AuditOutcome, AuditStorageError, DamagedRecord
 from ..core._reading import member_of_events
 from ..record.kinds import member
+from ..storage._files.places import Place as _Place
 from ..storage._files.reader import TrailReader
 from ..storage._holes import up_to
 from ..storage.earlier import is_of_earlier
@@ -279,27 +280,32 @@ def tail(
 def _tail(directory: Path, wanted: EventFilter, last: int, *, follow: bool) -> Iterator[AuditEvent | DamagedRecord]:
     reader = TrailReader(directory.absolute(), durable=False)
     # First the end and then the events before it: an event that comes in between is shown as a new one.
-    newest = reader.find(EventFilter(), 1)
-    after = next((item.sequence_number or 0 for item in newest if isinstance(item, AuditEvent)), 0)
-    hole = next((item for item in newest if isinstance(item, DamagedRecord)), None)
-    before = after + 1 if wanted.before is None else min(after + 1, wanted.before)
-    found = reader.find(wanted.numbered(after=wanted.after, before=before), last)
+    newest = reader.page(EventFilter(), 1)
+    place = _behind(reader, 1, newest.place) if newest.place is not None else None
+    hole = next((item for item in newest.items if isinstance(item, DamagedRecord)), None)
+    found = reader.page(wanted, last, place).items
     yield from reversed(found)
     if hole is not None and last and hole not in found:
         yield hole
     while follow:
-        page = reader.read(after, _PAGE)
-        for item in page:
+        items, _ = reader.oldest_page(EventFilter(), _PAGE, place)
+        for item in items:
             if isinstance(item, AuditEvent):
-                after = item.sequence_number or 0
                 if wanted.matches(item):
                     yield item
             elif item != hole:
                 # A hole behind the last event is in every page.
                 hole = item
                 yield item
-        if not any(isinstance(item, AuditEvent) for item in page):
+        if count := sum(isinstance(item, AuditEvent) for item in items):
+            place = _behind(reader, count, place)
+        else:
             sleep(_LOOK_EVERY)
+
+
+def _behind(reader: TrailReader, count: int, place: _Place | None) -> _Place | None:
+    """Return the place behind the next *count* events, not by their numbers: lines may have been moved."""
+    return reader.oldest_page(EventFilter(), count, place).place
 
 
 @_with_conditions

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 
-from ..record.chain import ChainHead
+from ..record.chain import ChainHead, is_intact
 from ..record.errors import DeliveryError, reason
 from ..record.events import AuditEvent, Identity, identity_of
 from ..storage.protocol import AuditStorage, head_of, holds
@@ -17,7 +17,7 @@ from ..tasks.strangers import Log, contained
 from ._forwarding import AlertForwarder, Outstanding
 from ._health import Health
 from ._incidents import END, RESUMING
-from ._reading import intact, last_intact
+from ._reading import intact
 from .alerting import DurableDispatcher
 from .policy import CompliancePolicy
 from .signals import compliance_alert, is_of_aftermath
@@ -212,7 +212,7 @@ class CatchUp:
         missed = await self._outstanding.until_reported()
         if await self._lacking(alerts[identity] for identity in missed):
             raise DeliveryError("the dispatcher did not take the alerts")
-        index = last_intact(page)
+        index = _last_in_order(page, self._mark.sequence_number)
         if index is None and len(page) < _PAGE:
             # An altered record may have any number: the next intact event shows where to read on.
             return False
@@ -237,3 +237,16 @@ class CatchUp:
                 await self._announce(event)
                 return
         self._forwarder.receive(self._sender, **self._policy.alert_about(event)._asdict())
+
+
+def _last_in_order(events: Sequence[AuditEvent], number: int) -> int | None:
+    """
+    Return the index of the last of *events*, which are behind record *number*, to read on from; None without one.
+
+    An altered record may claim any number, and a record that was moved has that of its old place: so of the intact ones
+    it is the last that follows the event before it, if one does.
+    """
+    numbers = [number, *(event.sequence_number or 0 for event in events)]
+    indices = range(len(events) - 1, -1, -1)
+    in_order = [index for index in indices if numbers[index] + 1 == numbers[index + 1]]
+    return next((index for index in (*in_order, *indices) if is_intact(events[index])), None)

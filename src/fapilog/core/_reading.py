@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 import msgspec
 
-from ..record.chain import is_intact
 from ..record.damage import DamagedRecord
 from ..record.errordetails import ErrorDetails
 from ..record.errors import AuditStorageError
@@ -19,7 +19,7 @@ from ..record.values import kind_of, text
 from ..storage.protocol import AuditStorage, EventFilter, value_at
 from ..tasks.strangers import Log, contained
 
-__all__ = ["Events", "counted", "intact", "last_intact", "member_of_events"]
+__all__ = ["Events", "counted", "intact", "member_of_events"]
 
 Item = TypeVar("Item", bound="AuditEvent | DamagedRecord")
 
@@ -58,15 +58,18 @@ class Events(Generic[Item]):
         if on_damage not in ("log", "raise", "yield"):
             raise ValueError(f'on_damage: expected "log", "raise" or "yield"; got {on_damage!r}')
         self._storage = storage
+        self._has_places = hasattr(storage, "page_from")
         self._wanted = wanted
         self._oldest_first = oldest_first
         self._on_damage = on_damage
         self._noting = noting
         self._page: list[Item] = []
         self._hole: DamagedRecord | None = None
-        # The events of the last page behind the event that the next page starts from: they may be in both pages.
-        self._behind: list[AuditEvent] = []
-        self._seen: list[AuditEvent] = []
+        # From where the next page is read, if the storage says that; and the number of the last event.
+        self._place: Any = None
+        self._last: int | None = None
+        # The events that were read, as soon as one of them is not in the order of the numbers.
+        self._seen: set[tuple[int | None, str | None]] | None = None
         self._is_begun = False
         self._is_over = False
 
@@ -88,18 +91,42 @@ class Events(Generic[Item]):
 
     async def _next_page(self) -> list[Item]:
         while not self._is_over:
+            place = self._place
             with contained():
-                found = await (self._next_oldest() if self._oldest_first else self._next_newest())
+                found = await self._found()
+                if self._seen is None and not self._is_in_order(found):
+                    self._seen = await self._read_before(place)
             # The only place that knows which kind of items were asked for.
             page: list[Any] = [item for item in found if self._takes(item)]
             if page:
                 return page
         return []
 
+    def _is_in_order(self, found: Sequence[AuditEvent | DamagedRecord]) -> bool:
+        """Return whether the events behind the last page have numbers in order, so that none was read before."""
+        numbers = [item.sequence_number or 0 for item in found if isinstance(item, AuditEvent)]
+        numbers = numbers if self._last is None else [self._last, *numbers]
+        self._last = numbers[-1] if numbers else None
+        step = 1 if self._oldest_first else -1
+        return all(step * (other - one) > 0 for one, other in itertools.pairwise(numbers))
+
+    async def _read_before(self, place: Any) -> set[tuple[int | None, str | None]]:
+        """Return the events that were read before *place*, the other way round."""
+        storage: Any = self._storage
+        seen: set[tuple[int | None, str | None]] = set()
+        while place is not None:
+            found, place = await storage.page_from(place, self._wanted, _PAGE, oldest_first=not self._oldest_first)
+            seen |= {_identity(item) for item in found if isinstance(item, AuditEvent)}
+        return seen
+
     def _takes(self, item: AuditEvent | DamagedRecord) -> bool:
         """Return whether *item* is yielded; raise AuditStorageError if it is a hole, and holes are to be raised."""
         if isinstance(item, AuditEvent):
-            return not (self._seen and item in self._seen)
+            if self._seen is None:
+                return True
+            count = len(self._seen)
+            self._seen.add(_identity(item))
+            return len(self._seen) > count
         if item == self._hole:
             # The one behind the last event was in the page before too.
             return False
@@ -110,27 +137,42 @@ class Events(Generic[Item]):
             _warn(item)
         return self._on_damage == "yield"
 
+    async def _found(self) -> Sequence[AuditEvent | DamagedRecord]:
+        """Return the events and holes of the next page that are wanted."""
+        if not self._oldest_first:
+            return await (self._next_page_from() if self._has_places else self._next_newest())
+        wanted = self._wanted = await self._behind_earlier()
+        found = await (self._next_page_from() if self._has_places else self._next_oldest())
+        return [item for item in found if isinstance(item, DamagedRecord) or wanted.matches(item)]
+
+    async def _next_page_from(self) -> Sequence[AuditEvent | DamagedRecord]:
+        storage: Any = self._storage
+        found: Sequence[AuditEvent | DamagedRecord]
+        found, self._place = await storage.page_from(self._place, self._wanted, _PAGE, oldest_first=self._oldest_first)
+        self._is_over = self._place is None
+        return found
+
     async def _next_newest(self) -> Sequence[AuditEvent | DamagedRecord]:
-        found = await self._storage.find(self._wanted, _PAGE)
-        events = [item for item in found if isinstance(item, AuditEvent)]
-        self._is_over = len(events) < _PAGE
-        if events:
-            before, number = self._wanted.before, self._number_of_last(events)
-            # Always smaller, even if an altered record has a larger number.
-            before = number if before is None else min(number, before - 1)
-            self._wanted = self._wanted.numbered(after=self._wanted.after, before=before)
+        wanted = self._wanted
+        found = await self._storage.find(wanted, _PAGE)
+        numbers = [item.sequence_number or 0 for item in found if isinstance(item, AuditEvent)]
+        self._is_over = len(numbers) < _PAGE
+        if numbers:
+            # Always smaller, whatever a storage makes of an altered record.
+            before = numbers[-1] if wanted.before is None else min(numbers[-1], wanted.before - 1)
+            self._wanted = wanted.numbered(after=wanted.after, before=before)
         return found
 
     async def _next_oldest(self) -> Sequence[AuditEvent | DamagedRecord]:
-        wanted = self._wanted = await self._behind_earlier()
-        page = await self._storage.read(wanted.after or 0, _PAGE)
-        events = [item for item in page if isinstance(item, AuditEvent)]
-        self._is_over = not events
-        if events:
-            last = max(self._number_of_last(events), (wanted.after or 0) + 1)
+        wanted, after = self._wanted, self._wanted.after or 0
+        found = await self._storage.read(after, _PAGE)
+        numbers = [item.sequence_number or 0 for item in found if isinstance(item, AuditEvent)]
+        self._is_over = not numbers
+        if numbers:
+            last = max(numbers[-1], after + 1)
             self._is_over = wanted.before is not None and last >= wanted.before
             self._wanted = wanted.numbered(after=last, before=wanted.before)
-        return [item for item in page if isinstance(item, DamagedRecord) or wanted.matches(item)]
+        return found
 
     async def _behind_earlier(self) -> EventFilter:
         """Return the question, asked of records behind the ones that the storage knows to be too early."""
@@ -141,16 +183,9 @@ class Events(Generic[Item]):
         after = max(await last_before(wanted.start_time), wanted.after or 0)
         return wanted.numbered(after=after, before=wanted.before)
 
-    def _number_of_last(self, events: list[AuditEvent]) -> int:
-        """Return the number of the last of *events* that is intact, and note the events behind it."""
-        index = last_intact(events)
-        self._seen, self._behind = self._behind, [] if index is None else events[index + 1 :]
-        return max(0, events[-1 if index is None else index].sequence_number or 0)
 
-
-def last_intact(events: Sequence[AuditEvent]) -> int | None:
-    """Return the index of the last of *events* that is not altered, to read on from its number; None if all are."""
-    return next((index for index in reversed(range(len(events))) if is_intact(events[index])), None)
+def _identity(event: AuditEvent) -> tuple[int | None, str | None]:
+    return event.sequence_number, event.checksum
 
 
 def intact(items: Sequence[AuditEvent | DamagedRecord]) -> list[AuditEvent]:

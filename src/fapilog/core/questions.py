@@ -92,11 +92,16 @@ class Questions:
         However many there are, memory does not grow with them. Events that are stored meanwhile are among them if the
         oldest come first.
 
+        Where lines of the files were moved, every record that is whole is among them once, in the order in which they
+        stand: one that stands twice is left out the second time. A question with *after* or *before* may miss records
+        that stand far from their numbers. Where records are missing or out of place between two events there is a
+        `DamagedRecord`; between records that are not asked for, only `verify_chain_from_storage` sees that.
+
         Args:
             oldest_first: Whether to begin with the oldest, and not with the newest.
-            on_damage: How to treat records that can't be read, and that may be among them: "log" leaves them out with
-                one warning, "raise" raises `AuditStorageError` at the first, and "yield" yields a `DamagedRecord` in
-                their place. Reading continues behind them.
+            on_damage: How to treat records that can't be read, and that may be among them, or are missing: "log" leaves
+                them out with one warning, "raise" raises `AuditStorageError` at the first, and "yield" yields a
+                `DamagedRecord` in their place. Reading continues behind them.
             **conditions: As for `get_events`, and raises as that does.
         """
         from ._reading import Events  # noqa: PLC0415

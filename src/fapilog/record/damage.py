@@ -12,7 +12,9 @@ __all__ = ["DamagedRecord"]
 
 class DamagedRecord(Discreet, frozen=True, kw_only=True):
     """
-    A hole in a trail: one line, or several in a row, that can't be read as records.
+    A hole in a trail: one line, or several in a row, that can't be read as records; or a place with records missing.
+
+    At such a place the record behind the hole does not follow the one in front of it: one of them was moved, perhaps.
 
     Its `repr`, its text and all of its attributes give the place and the damage, and no content: it may be logged.
 
@@ -20,7 +22,7 @@ class DamagedRecord(Discreet, frozen=True, kw_only=True):
         file: The name of the file in the directory of the trail.
         offset: The byte of the file with which the hole begins, counted from 0.
         size: How many bytes it has, newlines included.
-        lines: How many lines.
+        lines: How many lines; 0 where the record at this place is whole, and does not follow the one in front of it.
         problem: The damage of the first of them.
         head: Number and checksum of the newest record in it that has all the bytes that were stored, and that only this
             version does not understand; None if there is none.
@@ -36,7 +38,7 @@ class DamagedRecord(Discreet, frozen=True, kw_only=True):
     head: ChainHead | None = None
 
     def __str__(self) -> str:
-        more = "" if self.lines == 1 else f" ({self.lines} lines in a row)"
+        more = f" ({self.lines} lines in a row)" if self.lines > 1 else ""
         return f"{self.file}, byte {self.offset}: {self.problem}{more}"
 
     def joined(self, other: DamagedRecord) -> DamagedRecord | None:

@@ -15,10 +15,12 @@ from pathlib import Path
 from ..record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus, verdict
 from ._anchor import ANCHOR, Anchor, decoded_anchor, says
 from ._files.compressed import LastUnpacked, first_bytes, unpacked
+from ._files.days import FIRST_BYTES
 from ._files.directory import closing
+from ._files.effort import Effort
 from ._files.lines import Lines
 from ._files.names import SUFFIX, is_set_aside
-from ._files.reader import FIRST_BYTES, TrailReader
+from ._files.reader import TrailReader
 from ._files.times import Times, times_of, to_the_second
 from ._files.verifying import front_pruned, set_aside, verify
 from ._latest import HEADER_BYTES, latest_in
@@ -151,7 +153,7 @@ class ArchiveReader(TrailReader):
         anchor = self._anchor()
         return EMPTY if anchor is None else anchor.head
 
-    def _stored(self) -> tuple[list[str], int | None]:
+    def _stored(self, effort: Effort) -> tuple[list[str], int | None]:  # noqa: ARG002  nobody writes here
         return self.days(), None
 
     def _in_time(self, files: list[str], wanted: EventFilter) -> list[str]:

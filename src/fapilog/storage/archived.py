@@ -16,6 +16,7 @@ from ..tasks.threads import in_thread
 from ._anchor import Anchor, anchor_of
 from ._archivereader import ArchiveReader
 from ._files.directory import cannot
+from ._files.places import Page, Place
 from ._files.times import to_the_second
 from .archive import Archive, require_archive
 from .files import FileStorage
@@ -64,7 +65,15 @@ class ArchiveStorage:
     @without_frames
     async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """Do as `AuditStorage.find`; raise AuditStorageError if the archive is away."""
-        return await in_thread(self._reader.find, wanted, limit, is_left=True)
+        return (await self.page_from(None, wanted, limit)).items
+
+    @without_frames
+    async def page_from(
+        self, place: Place | None, wanted: EventFilter, limit: int, *, oldest_first: bool = False
+    ) -> Page:
+        """Do as `FileStorage.page_from`; raise AuditStorageError if the archive is away."""
+        read = self._reader.oldest_page if oldest_first else self._reader.page
+        return await in_thread(read, wanted, limit, place, is_left=True)
 
     @without_frames
     async def last_before(self, time: datetime) -> int:
@@ -137,44 +146,73 @@ class WithArchive:
 
     async def find(self, wanted: EventFilter, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """Do as `AuditStorage.find`, in the trail and then in the archive."""
-        while True:
-            anchor = await in_thread(self._anchor)
-            found = await self._storage.find(wanted, limit)
-            lacking = limit - sum(isinstance(item, AuditEvent) for item in found)
-            if anchor is not None and lacking > 0 and _reaches_back(wanted, anchor):
-                found = [*found, *await in_thread(self._find_removed, wanted, lacking, anchor, is_left=True)]
-            if await in_thread(self._anchor) == anchor:
-                return found
-            # Days were removed meanwhile.
+        return (await self.page_from(None, wanted, limit)).items
 
     async def read(self, after: int, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
         """Do as `AuditStorage.read`, in the archive and then in the trail."""
+        wanted = EventFilter().numbered(after=after, before=None)
+        return (await self.page_from(None, wanted, limit, oldest_first=True)).items
+
+    async def page_from(
+        self, place: Place | None, wanted: EventFilter, limit: int, *, oldest_first: bool = False
+    ) -> Page:
+        """Do as `FileStorage.page_from`, in the trail and in the archive."""
         while True:
             anchor = await in_thread(self._anchor)
-            found: Sequence[AuditEvent | DamagedRecord] = []
-            if anchor is not None and after < anchor.sequence_number:
-                found = await in_thread(self._read_removed, after, limit, anchor, is_left=True)
-            if not any(isinstance(item, AuditEvent) for item in found):
-                behind = after if anchor is None else max(after, anchor.sequence_number)
-                found = [*found, *await self._storage.read(behind, limit)]
+            if anchor is None:
+                page = await self._storage.page_from(place, wanted, limit, oldest_first=oldest_first)
+            elif oldest_first:
+                page = await self._oldest(place, wanted, limit, anchor)
+            else:
+                page = await self._newest(place, wanted, limit, anchor)
             if await in_thread(self._anchor) == anchor:
-                return found
+                return page
+            # Days were removed meanwhile.
 
-    def _find_removed(self, wanted: EventFilter, limit: int, anchor: Anchor) -> list[AuditEvent | DamagedRecord]:
+    async def _newest(self, place: Place | None, wanted: EventFilter, limit: int, anchor: Anchor) -> Page:
+        is_removed = place is not None and place.file <= anchor.file
+        found: list[AuditEvent | DamagedRecord] = []
+        if not is_removed:
+            found, place = await self._storage.page_from(place, wanted, limit)
+        lacking = limit - sum(isinstance(item, AuditEvent) for item in found)
+        if (place is None or is_removed) and lacking > 0 and _reaches_back(wanted, anchor):
+            removed = await in_thread(self._find_removed, place, wanted, lacking, anchor, is_left=True)
+            return Page([*found, *removed.items], removed.place)
+        return Page(found, place)
+
+    async def _oldest(self, place: Place | None, wanted: EventFilter, limit: int, anchor: Anchor) -> Page:
+        found: list[AuditEvent | DamagedRecord] = []
+        if (wanted.after or 0) < anchor.sequence_number and (place is None or place.file <= anchor.file):
+            found, place = await in_thread(self._read_removed, place, wanted, limit, anchor, is_left=True)
+            if place is not None:
+                return Page(found, place)
+        lacking = limit - sum(isinstance(item, AuditEvent) for item in found)
+        if lacking < 1 or (wanted.before is not None and wanted.before <= anchor.sequence_number + 1):
+            return Page(found, place)
+        after = max(wanted.after or 0, anchor.sequence_number)
+        kept = wanted.numbered(after=after, before=wanted.before)
+        page = await self._storage.page_from(place, kept, lacking, oldest_first=True)
+        return Page([*found, *page.items], page.place)
+
+    def _find_removed(self, place: Place | None, wanted: EventFilter, limit: int, anchor: Anchor) -> Page:
         last = anchor.sequence_number
         before = last + 1 if wanted.before is None else min(wanted.before, last + 1)
-        found = self._reader.find(wanted.numbered(after=wanted.after, before=before), limit)
-        if before > last:
+        found, behind = self._reader.page(wanted.numbered(after=wanted.after, before=before), limit, place)
+        if place is None and before > last:
             found = [*self._lacking_end(anchor), *found]
-        if sum(isinstance(item, AuditEvent) for item in found) < limit:
-            found += self._lacking_beginning(wanted.after or 0, wanted.start_time)
-        return found
+        if behind is None and (lacking := self._lacking_beginning(wanted.after or 0, wanted.start_time)):
+            found = [*(item for item in found if not _is_at(item, lacking[0])), *lacking]
+        return Page(found, behind)
 
-    def _read_removed(self, after: int, limit: int, anchor: Anchor) -> list[AuditEvent | DamagedRecord]:
-        found = self._reader.read(after, limit)
-        if not any(isinstance(item, AuditEvent) for item in found):
-            return [*found, *self._lacking_end(anchor)]
-        return [*self._lacking_beginning(after), *found]
+    def _read_removed(self, place: Place | None, wanted: EventFilter, limit: int, anchor: Anchor) -> Page:
+        last = anchor.sequence_number
+        before = last + 1 if wanted.before is None else min(wanted.before, last + 1)
+        found, behind = self._reader.oldest_page(wanted.numbered(after=wanted.after, before=before), limit, place)
+        if place is None and (lacking := self._lacking_beginning(wanted.after or 0)):
+            found = [*lacking, *(item for item in found if not _is_at(item, lacking[0]))]
+        if behind is None and before > last:
+            found = [*found, *self._lacking_end(anchor)]
+        return Page(found, behind)
 
     def _lacking_end(self, anchor: Anchor) -> list[DamagedRecord]:
         """Return the hole between the end of the archive and the trail, if there is one."""
@@ -200,6 +238,11 @@ class WithArchive:
             raise AuditStorageError(f"{directory}: {damage}") from damage
         except OSError as error:
             raise cannot("read", directory, error) from error
+
+
+def _is_at(item: AuditEvent | DamagedRecord, hole: DamagedRecord) -> bool:
+    """Return whether *item* is a hole in the place of another one, where records are missing."""
+    return isinstance(item, DamagedRecord) and (item.file, item.offset, item.size) == (hole.file, hole.offset, 0)
 
 
 def _reaches_back(wanted: EventFilter, anchor: Anchor) -> bool:

@@ -27,8 +27,10 @@ from ._copied import by_day, followed
 from ._days import write_anchor
 from ._files.care import Care
 from ._files.directory import OWNER, Access, cannot, make_directory, size_of, sync_directory, why_not_writable
+from ._files.effort import Effort
 from ._files.end import utc_now
 from ._files.names import date_of, names
+from ._files.places import Page, Place
 from ._files.reader import TrailReader
 from ._files.recent import Once
 from ._files.search import Search
@@ -237,8 +239,34 @@ class FileStorage(Uncopied):
         Raises:
             AuditStorageError: A file can't be read.
         """
-        search = Search(self._reader, wanted, limit)
-        return await in_thread(search.run, stop=search.stop)
+        return (await self.page_from(None, wanted, limit)).items
+
+    @without_frames
+    async def page_from(
+        self, place: Place | None, wanted: EventFilter, limit: int, *, oldest_first: bool = False
+    ) -> Page:
+        """
+        Return the events that `find` finds, or with *oldest_first* those that `read` reads, from a place on.
+
+        Where records were moved to another place of the files, they are returned in the order in which they stand.
+
+        Args:
+            place: That of the page before; None for the first page.
+            wanted: Which events; with *oldest_first* only the bounds on their numbers count.
+            limit: How many at most; a record that stands there twice is returned once.
+            oldest_first: Whether to begin with the oldest.
+
+        Returns:
+            The events with the holes between them, and the place of the next page; None if there is none.
+
+        Raises:
+            AuditStorageError: A file can't be read.
+        """
+        if not oldest_first:
+            search = Search(self._reader, wanted, limit, place)
+            return await in_thread(search.run, stop=search.stop)
+        effort = Effort()
+        return await in_thread(self._reader.oldest_page, wanted, limit, place, effort, stop=effort.end)
 
     @without_frames
     async def read(self, after: int, limit: int) -> Sequence[AuditEvent | DamagedRecord]:
@@ -251,7 +279,7 @@ class FileStorage(Uncopied):
         Raises:
             AuditStorageError: A file can't be read.
         """
-        return await in_thread(self._reader.read, after, limit)
+        return (await self.page_from(None, _behind(after), limit, oldest_first=True)).items
 
     @without_frames
     async def read_lines(self, after: int, limit: int) -> list[bytes]:
@@ -263,7 +291,8 @@ class FileStorage(Uncopied):
         Raises:
             AuditStorageError: A file can't be read.
         """
-        return await in_thread(self._reader.read_lines, after, limit)
+        effort = Effort()
+        return await in_thread(self._reader.read_lines, after, limit, effort, stop=effort.end)
 
     @without_frames
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
@@ -312,6 +341,10 @@ class FileStorage(Uncopied):
         self._copying = threading.Lock()
         self._copier.forget()
         self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
+
+
+def _behind(after: int) -> EventFilter:
+    return EventFilter().numbered(after=after, before=None)
 
 
 def _checked_mode(mode: int) -> int:

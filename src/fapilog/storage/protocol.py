@@ -264,6 +264,12 @@ class AuditStorage(Protocol):
     int``: it returns the number of a record up to which no record has that time or a later one, as far as that is
     known, and else 0. A question for later events, the oldest first, begins behind it.
 
+    `AuditTrail.events` reads `find` and `read` page by page, each page from the number of the last event on. A storage
+    whose records may stand in another order than their numbers, as lines of files that were moved do, may have a method
+    ``async def page_from(self, place: Any, wanted: EventFilter, limit: int, *, oldest_first: bool) -> tuple[Sequence,
+    Any]``: it returns what `find` returns, or with *oldest_first* what `read` returns within the numbers that are
+    wanted, from a place on; and the place of the next page, None if there is none. The first page has no place, None.
+
     The `append` of a storage in which a dispatcher keeps its alerts takes *alerts* too, a list of `KeptAlert`, which it
     stores in the same transaction; see `DurableDispatcher`.
     """

@@ -8,7 +8,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -209,13 +209,14 @@ def blocks(fd: int, offset: int = 0) -> Iterator[bytes]:
         offset += len(block)
 
 
-def lock(fd: int, how: int) -> None:
+def lock(fd: int, how: int, check: Callable[[], object] = int) -> None:
     """
     Take the lock on the open directory *fd*.
 
     Args:
         fd: The descriptor of the directory.
         how: `fcntl.LOCK_EX` for a writer, `fcntl.LOCK_SH` for a reader that keeps writers away.
+        check: Is called while the lock is waited for; ends that by an exception.
 
     Raises:
         OSError: Another process has held the lock for ten seconds; the message names that process, if the system does.
@@ -231,6 +232,7 @@ def lock(fd: int, how: int) -> None:
             return
         if waited >= _PATIENCE:
             raise OSError(errno.ETIMEDOUT, f"its lock was held for {_PATIENCE:g} s by {_holder(fd)}")
+        check()
         time.sleep(_PAUSE if waited < _LONG else _LONG_PAUSE)
 
 
@@ -255,11 +257,13 @@ def _program(pid: str) -> str:
 
 
 @contextlib.contextmanager
-def without_writers(directory: Path, how: int = fcntl.LOCK_SH) -> Generator[None, None, None]:
-    """Wait for the writers in all processes, and keep them waiting until left; *how* and errors are those of `lock`."""
+def without_writers(
+    directory: Path, how: int = fcntl.LOCK_SH, check: Callable[[], object] = int
+) -> Generator[None, None, None]:
+    """Wait for the writers in all processes, and keep them waiting until left; the rest is as of `lock`."""
     with closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY)) as fd:
         try:
-            lock(fd, how)
+            lock(fd, how, check)
             yield
         finally:
             # Closing the directory would do, but for a child that is forked meanwhile and has it open as well. So an

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from ...record import chain
 from ...record.chain import MAX_RECORD_BYTES, ChainError, ChainHead, ChainStatus
 
-__all__ = ["Lines", "PlacedError", "head_of_record", "placed", "placed_backwards", "split"]
+__all__ = ["Around", "Lines", "PlacedError", "head_of_record", "placed", "placed_backwards", "split"]
 
 _MAX_ZEROS: Final = 64 << 20
 # A reader's thread gives up the interpreter lock while it reads a block. Reading a much smaller one is over before the
@@ -73,6 +73,25 @@ class PlacedError(ChainError):
         super().__init__(damage.status, f"{file}, line {number}: {damage}", damage.head)
         self.file: str = file
         self.offset: int = offset
+
+
+class Around(NamedTuple):
+    """
+    The surroundings of a number in one file: the last whole record up to it, and the first whole one after it.
+
+    Attributes:
+        offset: The offset of the first of the two.
+        behind: The offset behind it; the bytes between the two are damaged.
+        place: The offset of the second.
+        number: The number of the first; None if there is none.
+        next_number: The number of the second; None if there is none.
+    """
+
+    offset: int
+    behind: int
+    place: int
+    number: int | None
+    next_number: int | None
 
 
 class Lines:
@@ -164,8 +183,10 @@ class Lines:
         if stop < end and not data.endswith(b"\n"):
             data += b"".join(self._to_newline(stop, end))
         behind = data.rfind(b"\n") + 1
-        # A line without a newline was taken back by its writer meanwhile, unless it is longer than a record can be.
-        return offset, data if len(data) - behind > MAX_RECORD_BYTES else data[:behind]
+        # A line without a newline was taken back by its writer meanwhile, unless it is longer than a record can be, or
+        # is the whole record with which the file ends.
+        is_kept = len(data) - behind > MAX_RECORD_BYTES or offset + len(data) == end
+        return offset, data if is_kept else data[:behind]
 
     @staticmethod
     def block_end(start: int, end: int) -> int:
@@ -214,9 +235,12 @@ class Lines:
             yield from placed(*self.block(start, end, begin))
 
     def count(self, begin: int, end: int) -> int:
-        """Return how many lines end between *begin* and *end*."""
-        pieces = range(begin, end, _BLOCK_BYTES)
-        return sum(os.pread(self._fd, min(_BLOCK_BYTES, end - start), start).count(b"\n") for start in pieces)
+        """Return how many lines there are from *begin* to *end*, of which the last may lack its newline."""
+        count, piece = 0, b""
+        for start in range(begin, end, _BLOCK_BYTES):
+            piece = os.pread(self._fd, min(_BLOCK_BYTES, end - start), start)
+            count += piece.count(b"\n")
+        return count + (bool(piece) and not piece.endswith(b"\n"))
 
     def end(self) -> int:
         """Return the offset behind the last newline; a record that is being written, or is torn, may follow."""
@@ -230,11 +254,19 @@ class Lines:
                 return offset + behind
         return 0
 
+    def end_of_records(self) -> int:
+        """Return the same; or the end of the file, if a whole record is there that lacks only its newline."""
+        end, size = self.end(), os.fstat(self._fd).st_size
+        is_whole = (
+            0 < size - end <= MAX_RECORD_BYTES and head_of_record(os.pread(self._fd, size - end, end)) is not None
+        )
+        return size if is_whole else end
+
     def start(self) -> ChainHead | None:
         """Return the head that the first line follows; None if that is no whole record."""
         line, newline, _ = os.pread(self._fd, _REST_BYTES, 0).partition(b"\n")
         if not newline:
-            _, line = self.first_from(0, self.end()) or (0, b"")
+            _, line = self.first_from(0, self.end_of_records()) or (0, b"")
         return None if head_of_record(line) is None else chain.head_before(line.removesuffix(b"\r"))
 
     def end_with(self, head: ChainHead, end: int) -> bool:
@@ -254,11 +286,11 @@ class Lines:
                 return place, head.sequence_number
         return None
 
-    def around(self, sequence_number: int, end: int) -> tuple[int, int]:
+    def around(self, sequence_number: int, end: int) -> Around:
         """
-        Return the offsets behind the last whole record up to *sequence_number*, and of the first whole one after it.
+        Return the surroundings of a number among the lines up to *end*, if their numbers are in order.
 
-        Only records whose checksum is right count; the bytes between the two offsets are damaged.
+        Only records whose checksum is right count.
         """
         # The last record up to that number begins at *low* or later; the first one after it no later than the first
         # record from *high* on.
@@ -283,23 +315,14 @@ class Lines:
             else:
                 first = index
         low = near[first][0] if near else low
-        behind = low
+        offset, behind, number = low, low, None
         for place, line in self.forwards(low, end):
             head = head_of_record(line)
             if head is not None:
                 if head.sequence_number > sequence_number:
-                    return behind, place
-                behind = place + len(line) + 1
-        return behind, end
-
-    def span(self, after: int | None, before: int | None, end: int) -> tuple[int, int]:
-        """Return where the records between two numbers begin and end, of lines that end at *end*; None for no bound."""
-        begin = 0
-        if before is not None:
-            end = self.around(before - 1, end)[1]
-        if after is not None:
-            begin = self.around(after, end)[0]
-        return begin, end
+                    return Around(offset, behind, place, number, head.sequence_number)
+                offset, behind, number = place, place + len(line) + 1, head.sequence_number
+        return Around(offset, behind, end, number, None)
 
     def head_before(self, offset: int, line: bytes) -> ChainHead:
         """

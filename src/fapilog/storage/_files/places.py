@@ -1,22 +1,62 @@
 """
-The lines of files that are read, by their places: what is damaged, altered or missing there, and with which numbers.
+The lines of files that are read, by their places: what is damaged, altered, missing or moved there.
 
-A caller that pages by numbers would lose a record with another number than that of its place, or get it twice.
+A record is read where it stands. One whose bytes are whole has its own number there, also if it was moved; an altered
+one has that of its place, since it may claim any. So numbers need not be in order, and whoever reads page by page goes
+on from the place of the last record, not from its number.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeAlias
 
 from ...record.chain import ChainHead
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
-from .._holes import item_of
+from .._holes import item_of, joined, up_to
 from .lines import Lines, head_of_record, placed_backwards
 
-__all__ = ["Beginning", "Line", "OpenFile", "Places", "gone", "missing", "number_behind", "numbered"]
+__all__ = ["Backwards", "Beginning", "Item", "Line", "OpenFile", "Page", "Place", "Places"]
+__all__ += ["broken", "missing", "number_behind", "numbered"]
+
+Item: TypeAlias = AuditEvent | DamagedRecord
+
+
+class Place(NamedTuple):
+    """Where a line begins, or would, and the number that it has there if that is known: a page goes on from there."""
+
+    file: str
+    offset: int
+    number: int | None = None
+
+
+class Page(NamedTuple):
+    """Some items of a trail, and the place from which the next page goes on; None if there are no more."""
+
+    items: list[Item]
+    place: Place | None
+
+    @classmethod
+    def of(cls, limit: int, found: Iterable[tuple[Item, Place]]) -> Page:
+        """Return the page up to the event that is the last of *limit*; one that stands there twice is in it once."""
+        seen: set[tuple[int | None, str | None]] = set()
+        last: Place | None = None
+
+        def items() -> Iterator[Item]:
+            nonlocal last
+            for item, place in found:
+                if isinstance(item, AuditEvent):
+                    key = item.sequence_number, item.checksum
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                    last = place
+                yield item
+
+        read = list(up_to(limit, joined(items())))
+        return cls(read, last if len(seen) == limit else None)
 
 
 class Line(NamedTuple):
@@ -25,6 +65,11 @@ class Line(NamedTuple):
     file: str
     offset: int
     text: bytes
+
+    @property
+    def end(self) -> int:
+        """The offset behind its newline, whether it has one or not."""
+        return self.offset + len(self.text) + 1
 
     def item(self, number: int | None = None) -> AuditEvent | DamagedRecord:
         """Return the event in the line, with that *number* unless it is None; or the hole that the line is."""
@@ -47,7 +92,7 @@ class OpenFile(NamedTuple):
     def is_complete(self, start: int, end: int) -> bool:
         """Return whether nothing is added any more to the block at *start*, of lines that end at *end*."""
         is_whole = start in self.lines.whole_blocks(start, end)
-        return not self.is_compressed and (is_whole or (self.is_closed and end == self.lines.end()))
+        return not self.is_compressed and (is_whole or (self.is_closed and end == self.lines.end_of_records()))
 
     def beginning(self) -> Beginning | None:
         """Return where it begins; None if its first line is no whole record."""
@@ -70,20 +115,63 @@ class Places:
 
     Args:
         lines: The lines of the file.
-        end: The offset behind the last line.
-        number: That the next line would have.
+        known: Where a line begins, or would, and its number.
     """
 
-    def __init__(self, lines: Lines, end: int, number: int) -> None:
+    def __init__(self, lines: Lines, known: tuple[int, int]) -> None:
         self._lines = lines
-        # Where a line begins, or would, and its number.
-        self._known: tuple[int, int] = end, number
+        self._known = known
 
     def number_at(self, offset: int) -> int:
         """Return the number of the line that begins at *offset*."""
         place, number = self._lines.first_record(offset, self._known[0]) or self._known
         self._known = offset, number - self._lines.count(offset, place)
         return self._known[1]
+
+
+class Backwards:
+    """
+    The lines of one file as they are read backwards: with their numbers, and where these are not in order.
+
+    Args:
+        file: The file.
+        known: Where the line behind the first one that is read begins, and its number; None if that is not known.
+        at_end: Returns where the lines of the file end, and the number that the next one would have.
+    """
+
+    def __init__(self, file: OpenFile, known: tuple[int, int] | None, at_end: Callable[[], tuple[int, int]]) -> None:
+        self._file = file
+        self._at_end = at_end
+        self._places: Places | None = None if known is None else Places(file.lines, known)
+        # Of the line behind the next one that is read, if all are read.
+        self._behind = known
+        self._is_event = known is not None
+
+    def read(self, line: Line, item: Item) -> Iterator[Item]:
+        """Yield the *item* in *line* with its number there; first, if the next record does not follow it, that hole."""
+        offset, number = self._behind or (-1, 0)
+        expected = number - 1 if line.end >= offset >= 0 else None
+        found = _claimed(item)
+        if found is not None and found != expected:
+            # Hashed only if need be.
+            if head_of_record(line.text) is None:
+                found = self._number_at(line.offset) if expected is None else expected
+                item = line.item(found)
+            elif expected is not None and self._is_event and (hole := broken(line.file, offset, found + 1, number)):
+                yield hole
+        found = expected if found is None else found
+        self._behind = None if found is None else (line.offset, found)
+        self._is_event = isinstance(item, AuditEvent)
+        yield item
+
+    @property
+    def first(self) -> int | None:
+        """The number of the first line of the file, if it was read last."""
+        return None if self._behind is None or self._behind[0] else self._behind[1]
+
+    def _number_at(self, offset: int) -> int:
+        self._places = self._places or Places(self._file.lines, self._at_end())
+        return self._places.number_at(offset)
 
 
 def number_behind(lines: Lines, offset: int) -> int | None:
@@ -97,41 +185,54 @@ def number_behind(lines: Lines, offset: int) -> int | None:
     return None
 
 
-def numbered(lines: Iterable[Line], number: int | None) -> Iterator[tuple[AuditEvent | DamagedRecord, int | None]]:
+def numbered(lines: Iterable[Line], number: int | None, *, is_behind: bool) -> Iterator[tuple[Line, Item, int | None]]:
     """
-    Yield the events and holes in consecutive *lines*, the oldest first, with the numbers of their places if known.
+    Yield consecutive *lines*, the oldest first, with their items, and the numbers of their places if known.
+
+    Where a whole record does not follow the event before it, there is a hole between the two, without a number.
 
     Args:
         lines: The lines.
         number: The number of the first line; None to believe that line.
+        is_behind: Whether that is the number after an event's, or that of the first record of a trail.
     """
     for line in lines:
         item = line.item()
-        claimed = item.sequence_number if isinstance(item, AuditEvent) else item.head and item.head.sequence_number
+        claimed = _claimed(item)
         # Hashed only if need be: a record whose checksum is right is believed, and other lines are counted from it.
         if number is None or (claimed != number and head_of_record(line.text) is not None):
+            if is_behind and number and claimed and (hole := broken(line.file, line.offset, number, claimed)):
+                yield line, hole, None
             number = claimed
         elif claimed not in (None, number):
             item = line.item(number)
-        yield item, number
-        number = None if number is None else number + 1
+        yield line, item, number
+        number, is_behind = None if number is None else number + 1, isinstance(item, AuditEvent)
+
+
+def _claimed(item: Item) -> int | None:
+    return item.sequence_number if isinstance(item, AuditEvent) else item.head and item.head.sequence_number
 
 
 def missing(lines: Lines, end: int, behind: Beginning | None) -> DamagedRecord | None:
-    """Return the hole between *lines*, which end at *end*, and the file *behind* them; None if nothing is missing."""
+    """Return the hole between *lines*, which end at *end*, and the file *behind* them; None if that follows."""
     if behind is None or not end or lines.end_with(behind.head, end):
         return None
     for start in reversed(lines.blocks(0, end)):
         for _, line in placed_backwards(*lines.block(start, end)):
             # Else what can't be read is a hole in its own place.
             last = head_of_record(line)
-            return None if last is None else gone(behind.name, last.sequence_number + 1, behind.head.sequence_number)
+            return last and broken(behind.name, 0, last.sequence_number + 1, behind.head.sequence_number + 1)
     return None
 
 
-def gone(name: str, first: int, last: int) -> DamagedRecord | None:
-    """Return the hole in front of the file *name* if records from *first* to *last* are missing there."""
-    if last < first:
+def broken(name: str, offset: int, expected: int, number: int) -> DamagedRecord | None:
+    """Return the hole in front of record *number*, at *offset* of the file *name*, if it is not the *expected* one."""
+    if number == expected:
         return None
-    which = f"record {first} is" if first == last else f"records {first} to {last} are"
-    return DamagedRecord(file=name, offset=0, size=0, problem=f"{which} missing in front of this file")
+    if offset or number < expected:
+        problem = f"record {number} stands behind record {expected - 1}"
+    else:
+        which = f"record {expected} is" if number == expected + 1 else f"records {expected} to {number - 1} are"
+        problem = f"{which} missing in front of this file"
+    return DamagedRecord(file=name, offset=offset, size=0, lines=0, problem=problem)

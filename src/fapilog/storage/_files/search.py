@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Final
 from ...record.errors import AuditStorageError
 from ..protocol import EventFilter
 from .effort import Effort, TooLongError
+from .places import Page, Place
 from .reader import TrailReader
 
 if TYPE_CHECKING:
-    from .searchers import Found, Searcher, Searchers
+    from .searchers import Searcher, Searchers
 
 __all__ = ["Search"]
 
@@ -42,24 +43,32 @@ class Search:
         reader: Reads the trail.
         wanted: Which events.
         limit: How many at most.
+        place: That of the page before; None for the first page.
         searchers: The processes for long searches; those of all storages by default.
     """
 
     def __init__(
-        self, reader: TrailReader, wanted: EventFilter, limit: int, searchers: Searchers | None = None
+        self,
+        reader: TrailReader,
+        wanted: EventFilter,
+        limit: int,
+        place: Place | None = None,
+        searchers: Searchers | None = None,
     ) -> None:
         self._searchers = searchers
         self._reader = reader
         self._wanted = wanted
         self._limit = limit
+        self._place = place
+        self._short = Effort(_SHORT_BYTES)
         self._effort = Effort()
         # The process that is asked, for whoever takes it out: `stop` to kill it, or `run` to keep it.
         self._asked: list[Searcher] = []
         self._is_stopped = False
 
-    def run(self) -> Found:
+    def run(self) -> Page:
         """
-        Return the result of `TrailReader.find`, or raise its exception; blocks.
+        Return the result of `TrailReader.page`, or raise its exception; blocks.
 
         Raises:
             TooLongError: The search was stopped.
@@ -67,7 +76,8 @@ class Search:
         if _is_alone():
             return self._here()
         with contextlib.suppress(TooLongError):
-            return self._reader.find(self._wanted, self._limit, Effort(_SHORT_BYTES))
+            return self._reader.page(self._wanted, self._limit, self._place, self._short)
+        self._effort.take(0)
         searchers = self._searchers or _shared()
         if not searchers.is_possible:
             return self._here()
@@ -77,12 +87,13 @@ class Search:
     def stop(self) -> None:
         """Have `run` end soon; any thread may call it."""
         self._is_stopped = True
+        self._short.end()
         self._effort.end()
         with contextlib.suppress(IndexError):
             self._asked.pop().kill()
 
-    def _here(self) -> Found:
-        return self._reader.find(self._wanted, self._limit, self._effort)
+    def _here(self) -> Page:
+        return self._reader.page(self._wanted, self._limit, self._place, self._effort)
 
     def _in_turn(self, searchers: Searchers) -> Found | None:
         taken: list[None] = []
@@ -100,17 +111,17 @@ class Search:
                 turns.put(turn)
         return found
 
-    def _there(self, searchers: Searchers) -> Found | None:
+    def _there(self, searchers: Searchers) -> Page | None:
         """Return the findings of a process; None if none can be started, or it ends early."""
         try:
             searcher = searchers.taken()
         except OSError:
             return None
         self._asked.append(searcher)
-        answer: Found | str | None = None
+        answer: Page | str | None = None
         try:
             if not self._is_stopped:
-                answer = searcher.ask(self._reader, self._wanted, self._limit)
+                answer = searcher.ask(self._reader, self._wanted, self._limit, self._place)
         finally:
             if self._is_given_back() and answer is not None:
                 searchers.keep(searcher)

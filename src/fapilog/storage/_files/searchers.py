@@ -11,18 +11,15 @@ import subprocess
 import sys
 import threading
 from queue import SimpleQueue
-from typing import IO, Final, TypeAlias, cast
+from typing import IO, Final, cast
 
-from ...record.damage import DamagedRecord
-from ...record.events import AuditEvent
 from ...tasks.fork import call_in_child
 from ..protocol import EventFilter
 from . import searchprogram
+from .places import Item, Page, Place
 from .reader import TrailReader
 
-__all__ = ["SEARCHERS", "Found", "Searcher", "Searchers"]
-
-Found: TypeAlias = list[AuditEvent | DamagedRecord]
+__all__ = ["SEARCHERS", "Searcher", "Searchers"]
 
 # Seconds that a process waits for the next question.
 _KEPT: Final = 10.0
@@ -62,8 +59,10 @@ class Searcher:
         """Whether the process has not ended, and has the rights of this one."""
         return self._process.poll() is None and self._user == os.geteuid()
 
-    def ask(self, reader: TrailReader, wanted: EventFilter, limit: int) -> Found | str | None:
-        """Return the result of ``reader.find(wanted, limit)``, or the words of its error; None if the process ends."""
+    def ask(
+        self, reader: TrailReader, wanted: EventFilter, limit: int, place: Place | None = None
+    ) -> Page | str | None:
+        """Return the result of ``reader.page(wanted, limit, place)``, or its error's words; None if it has ended."""
         questions, answers = self._pipes()
         conditions = {
             name: value for name in EventFilter.__struct_fields__ if (value := getattr(wanted, name)) is not None
@@ -74,7 +73,7 @@ class Searcher:
                 package = sys.modules[__name__.partition(".")[0]].__path__
                 pickle.dump((sys.path, list(package), searchprogram.__name__), questions)
             # Not as an argument, which every user of the machine can read.
-            pickle.dump((reader.directory, conditions, limit), questions)
+            pickle.dump((reader.directory, conditions, limit, place), questions)
             questions.flush()
             if self.is_ours is None:
                 self.is_ours = answers.read(len(searchprogram.READY)) == searchprogram.READY
@@ -164,13 +163,13 @@ class Searchers:
         self._started, self._idle = set(), {}
 
 
-def _answer(pipe: IO[bytes]) -> Found | str:
-    found: Found = []
+def _answer(pipe: IO[bytes]) -> Page | str:
+    found: list[Item] = []
     while (item := pickle.load(pipe)) is not None:  # noqa: S301 - from the process
         if isinstance(item, str):
             return item
         found.append(item)
-    return found
+    return Page(found, pickle.load(pipe))  # noqa: S301
 
 
 def _turns() -> SimpleQueue[None]:

@@ -18,7 +18,6 @@ from typing import IO, Any, Final
 from msgspec.structs import force_setattr
 
 from ...record.errors import AuditStorageError
-from .._holes import up_to
 from ..protocol import EventFilter
 from .reader import TrailReader
 
@@ -34,8 +33,8 @@ def main() -> None:
     """
     Answer questions until the standard input is closed.
 
-    A question is the directory, the conditions and the limit. An answer is the events and holes that are found, and
-    None behind the last one; or a text in their place, the words of an error.
+    A question is the directory, the conditions, the limit and the place. An answer is the events and holes that are
+    found, None behind the last one, and the place from which to go on; or a text instead, the words of an error.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_LESS_URGENT)
@@ -45,15 +44,15 @@ def main() -> None:
     answer.write(READY)
     while True:
         answer.flush()
-        directory, conditions, limit = questions.get()
+        directory, conditions, limit, place = questions.get()
         wanted = EventFilter()
         for name, value in conditions.items():
             # The values were checked and converted by the other process; doing that twice would change them.
             force_setattr(wanted, name, value)
         try:
-            for item in up_to(limit, TrailReader(directory, durable=False).newest_first(wanted)):
+            page = TrailReader(directory, durable=False).page(wanted, limit, place)
+            for item in (*page.items, None, page.place):
                 pickle.dump(item, answer)
-            pickle.dump(None, answer)
         except AuditStorageError as error:
             pickle.dump(str(error), answer)
 

@@ -123,7 +123,7 @@ def _record(directory: Path, files: list[str], number: int) -> Iterator[bytes]:
             first = lines.first_record(0, end)
             if first is None or first[1] > number:
                 continue
-            begin, behind = lines.around(number - 1, end)[0], lines.around(number, end)[1]
+            begin, behind = lines.around(number - 1, end).behind, lines.around(number, end).place
             yield from (line for _, line in lines.forwards(begin, behind))
             return
 
