@@ -247,6 +247,39 @@ async def test_an_archive_that_begins_later(directory: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.one_backend
+def calls_of(patch: pytest.MonkeyPatch, name: str) -> list[object]:
+    """Return a list that gets the arguments of every call of that function of `os`."""
+    calls: list[object] = []
+    function = getattr(os, name)
+
+    def call(*args: object) -> object:
+        calls.append(args)
+        return function(*args)
+
+    patch.setattr(os, name, call)
+    return calls
+
+
+@pytest.mark.one_backend
+async def test_the_directories_are_listed_as_often_for_many_days(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many days are compressed and archived, neither their directory nor the archive is listed for each."""
+    listings: dict[int, int] = {}
+    for count in (3, 30):
+        directory = aged_trail(tmp_path / f"trail-{count}", range(10, 40 + count))
+        archive = tmp_path / f"archive-{count}"
+        # So that the archive begins later than the trail.
+        await trail_in(directory, 40).apply_retention()
+        with monkeypatch.context() as patch:
+            listed = [calls_of(patch, name) for name in ("scandir", "listdir")]
+            trail = trail_in(directory, None, archive_after_days=40 - count)
+            report = await trail.apply_retention(archive=archive)
+        assert sum(day.compressed and day.archived for day in report.days) == count
+        listings[count] = sum(map(len, listed))
+    assert listings[30] == listings[3]
+
+
 async def test_an_archive_that_is_gone(directory: Path, tmp_path: Path) -> None:
     """An archive that had removed days, and is empty, is no new one: its volume may not be mounted."""
     archive = tmp_path / "archive"

@@ -15,7 +15,7 @@ from fapilog import AuditEvent, AuditEventType, DamagedRecord
 from fapilog.record import chain
 from fapilog.record.chain import ChainHead
 from fapilog.storage._anchor import Anchor
-from fapilog.storage._days import compress_day, remove_days
+from fapilog.storage._days import compress_day, remove_days, tidy
 from fapilog.storage._files import lines as _lines
 from fapilog.storage._files import times as _times
 from fapilog.storage._files.reader import TrailReader
@@ -346,6 +346,7 @@ def test_a_compressed_day_is_not_decompressed_for_other_times(tmp_path: Path, mo
     monkeypatch.setattr(_lines, "_BLOCK_BYTES", 700)
     written(tmp_path, [float(number) for number in range(60)])
     compress_day(tmp_path, NAME)
+    tidy(tmp_path)
     assert NAME.encode() not in (tmp_path / INDEX).read_bytes()
     assert found(TrailReader(tmp_path, durable=False), 59, None) == [60]
     assert f"{NAME}.gz".encode() in (tmp_path / INDEX).read_bytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -27,11 +27,13 @@ from .archive import Archive, PackedFile
 __all__ = [
     "BusyError",
     "archive_day",
+    "begin_archive",
     "compress_day",
     "digest",
     "exclusive",
     "remove_days",
     "sweep",
+    "tidy",
     "write_anchor",
 ]
 
@@ -50,11 +52,16 @@ def digest(fd: int) -> str:
     return found.hexdigest()
 
 
-def compress_day(directory: Path, name: str) -> None:
+def compress_day(directory: Path, name: str, files: Sequence[str] | None = None) -> None:
     """
     Compress a file in its place, if it is not yet.
 
     The compressed file is on the disk, and was read back, before the plain one is deleted.
+
+    Args:
+        directory: The directory of the trail.
+        name: The name of the file.
+        files: The files of the trail, as `names` returns them; None to list them.
 
     Raises:
         AuditStorageError: The compressed file reads back differently.
@@ -66,13 +73,22 @@ def compress_day(directory: Path, name: str) -> None:
     with reading(directory, name) as fd:
         wanted = digest(fd)
         with whole(path + SUFFIX, like=fd) as part:
-            compress(blocks(fd), part, (latest_up_to(directory, name) or "").encode())
+            compress(blocks(fd), part, (latest_up_to(directory, name, files) or "").encode())
     with from_disk(Path(path + SUFFIX)) as file:
         if content_of(file) != wanted:
             raise AuditStorageError(f"{not_what_the_trail_has(path + SUFFIX)}; nothing is deleted")
     os.unlink(path)
     sync_directory(directory)
-    _tidy(directory)
+
+
+def begin_archive(directory: Path, archive: Archive, day: date, retention_days: int | None) -> None:
+    """
+    Have an empty *archive*, of which *day* is to be the first, begin where the trail does now; raise as `archive_day`.
+
+    Apart from `archive_day`, since it takes a list of all that the archive has.
+    """
+    if os.path.exists(f"{directory}/{ANCHOR}") and not archive.sizes():
+        _put(Path(f"{directory}/{ANCHOR}"), None, archive, day, retention_days)
 
 
 def archive_day(
@@ -90,9 +106,6 @@ def archive_day(
         OSError: It can't be done.
     """
     day = date_of(name)
-    if os.path.exists(f"{directory}/{ANCHOR}") and not archive.sizes():
-        # The archive begins where the trail does now.
-        _put(Path(f"{directory}/{ANCHOR}"), None, archive, day, retention_days)
     for each in set_aside:
         _put(directory / each, None, archive, day, retention_days)
     with reading(directory, name) as fd:
@@ -125,7 +138,7 @@ def remove_days(directory: Path, anchor: Anchor) -> None:
                 sync(fd)
         write_anchor(directory, anchor)
     sweep(directory)
-    _tidy(directory)
+    tidy(directory)
 
 
 @contextlib.contextmanager
@@ -175,8 +188,8 @@ def sweep(directory: Path) -> None:
         sync_directory(directory)
 
 
-def _tidy(directory: Path) -> None:
-    """Remove the parts of deleted files from the index."""
+def tidy(directory: Path) -> None:
+    """Remove the parts of deleted files from the index, which is written anew."""
     # Without the index, or with too much in it, every answer is the same.
     with contextlib.suppress(OSError), reading(directory, INDEX) as fd:
         there = set(os.listdir(directory))

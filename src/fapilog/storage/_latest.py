@@ -10,6 +10,8 @@ none, and is fetched.
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,17 +33,23 @@ def latest_in(data: bytes) -> str | None:
     return note_in(data).decode("ascii", "replace") or None
 
 
-def latest_up_to(directory: Path, name: str) -> str | None:
+def latest_up_to(directory: Path, name: str, files: Sequence[str] | None = None) -> str | None:
     """
     Return the latest time of the records in the file *name* of a trail and before it; None if it is not known.
+
+    Args:
+        directory: The directory of the trail.
+        name: The name of the file.
+        files: The files of the trail, as `names` returns them; None to list them.
 
     Raises:
         ChainError: The removed files are not known.
         OSError: A file can't be read.
     """
-    files = names(directory)
+    files = names(directory) if files is None else files
     found: list[str | None] = []
-    for each in reversed(files[: files.index(name) + 1]):
+    for index in range(bisect_left(files, name), -1, -1):
+        each = files[index]
         if not os.path.exists(directory / each):
             with open(f"{directory}/{each}{SUFFIX}", "rb") as file:
                 found.append(latest_in(file.read(HEADER_BYTES)))

@@ -25,7 +25,7 @@ from ..record.events import AuditEvent
 from ..record.kinds import FLOORS, ComplianceLevel
 from ..tasks.threads import in_thread
 from ._anchor import MEMBER, Anchor, anchor_of, start_of
-from ._days import BusyError, archive_day, compress_day, digest, exclusive, remove_days, sweep
+from ._days import BusyError, archive_day, begin_archive, compress_day, digest, exclusive, remove_days, sweep, tidy
 from ._files.compressed import MAX_SIZE
 from ._files.directory import cannot, reading, size_of
 from ._files.lines import Lines
@@ -147,19 +147,20 @@ async def apply_retention(
             await in_thread(lambda: held.enter_context(exclusive(directory)))
             await in_thread(sweep, directory)
             found = await in_thread(_plan, directory, rule, today, is_left=True)
+            # What takes a list of all days is done once: for each of them, the days of years would take for ever.
+            files = await in_thread(names, directory)
+            days, is_left = rule.retention_days, getattr(rule.archive, "may_be_left", False)
+            first = next((each.day.file for each in found if each.day.archived), None)
+            if first is not None and rule.archive is not None:
+                await in_thread(begin_archive, directory, rule.archive, date_of(first), days, is_left=is_left)
             for each in found:
+                name, aside = each.day.file, each.day.set_aside
                 if each.day.compressed:
-                    await in_thread(compress_day, directory, each.day.file)
+                    await in_thread(compress_day, directory, name, files)
                 if each.day.archived and rule.archive is not None:
-                    await in_thread(
-                        archive_day,
-                        directory,
-                        each.day.file,
-                        rule.archive,
-                        rule.retention_days,
-                        each.day.set_aside,
-                        is_left=getattr(rule.archive, "may_be_left", False),
-                    )
+                    await in_thread(archive_day, directory, name, rule.archive, days, aside, is_left=is_left)
+            if any(each.day.compressed for each in found):
+                await in_thread(tidy, directory)
             numbers = [
                 await _remove(directory, rule, batch, record)
                 for batch in _batches([each for each in found if each.day.removed])
