@@ -95,7 +95,7 @@ class Search:
     def _here(self) -> Page:
         return self._reader.page(self._wanted, self._limit, self._place, self._effort)
 
-    def _in_turn(self, searchers: Searchers) -> Found | None:
+    def _in_turn(self, searchers: Searchers) -> Page | None:
         taken: list[None] = []
         turns = searchers.turns
         try:
