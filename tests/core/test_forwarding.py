@@ -24,8 +24,9 @@ from fapilog import (
     alert_dispatched,
     alert_failed,
 )
-from fapilog.core._forwarding import AlertForwarder, Outstanding
+from fapilog.core._forwarding import AlertForwarder
 from fapilog.core._health import Health
+from fapilog.core._outstanding import Outstanding
 from fapilog.core.signals import Aftermath, Announcer
 from fapilog.tasks.background import Background
 from tests.doubles.running_background import Running
