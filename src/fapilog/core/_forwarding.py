@@ -98,7 +98,7 @@ class AlertForwarder:
         # Guards all that follows: alerts come from any thread.
         self._lock = threading.RLock()
         self._buffer: deque[Pending] = deque()
-        self._sending = 0
+        self._sending: set[Pending] = set()
         # The task of the oldest alert has not begun. The next waits for that: trio begins tasks in any order.
         self._is_starting = False
         self.dispatched: int = 0
@@ -126,7 +126,7 @@ class AlertForwarder:
             self._receive(pending)
         except BaseException:
             # A signal handler has raised: perhaps before the alert was on its way.
-            if pending is None or not pending.is_taken:
+            if pending is None or not (pending.is_taken or pending.is_reported):
                 if pending is not None:
                     self._outstanding.remove(pending)
                 self._receive(Pending(sender, Alert(event, severity, channel), self._clock()))
@@ -149,7 +149,6 @@ class AlertForwarder:
             self._outstanding.miss(event)
             self._outstanding.changed.notify()
         elif is_full:
-            pending.is_taken = True
             self._report(pending, AlertBufferFullError(self._limit))
         elif not is_open:
             self._start(pending, self._send)
@@ -161,17 +160,29 @@ class AlertForwarder:
         """Fail the alerts that have no report, since the trail was stopped."""
         with self._lock:
             self._buffer.clear()
-            self._sending, self._is_starting = 0, False
+            self._sending.clear()
+            self._is_starting = False
         for pending in self._outstanding.all():
             self._report(pending, AlertStoppedError())
 
     def _start(self, pending: Pending, send: Callable[[Pending], Coroutine[Any, Any, None]]) -> None:
         # In a copy: where a signal handler has raised, two threads may start it, and a context is entered by one.
-        pending.context.copy().run(self._background.start_soon, functools.partial(send, pending))
+        start = functools.partial(self._background.start_soon, failed=functools.partial(self._end, pending))
+        pending.context.copy().run(start, functools.partial(send, pending))
+
+    def _end(self, pending: Pending, error: Exception) -> None:
+        """Report an alert whose task *error* has ended: of a signal handler, and before the task could do so."""
+        with self._lock:
+            if self._buffer and self._buffer[0] is pending:
+                self._buffer.popleft()
+            self._is_starting = False
+            self._sending.discard(pending)
+        self._report(pending, error)
+        self._start_next()
 
     def _next(self) -> Pending | None:
         """Return the oldest alert in the buffer if its task may begin; called with the lock held."""
-        if not self._buffer or self._sending >= self._concurrency or self._is_starting:
+        if not self._buffer or len(self._sending) >= self._concurrency or self._is_starting:
             return None
         self._is_starting = True
         return self._buffer[0]
@@ -182,14 +193,13 @@ class AlertForwarder:
             self._is_starting = False
             if not self._buffer or self._buffer[0] is not pending:
                 return  # given up, or started a second time
+            self._sending.add(pending)
             self._buffer.popleft()
-            self._sending += 1
-        self._start_next()
         try:
+            self._start_next()
             await self._send(pending)
         finally:
-            with self._lock:
-                self._sending = max(0, self._sending - 1)
+            self._sending.discard(pending)
             self._start_next()
 
     def _start_next(self) -> None:
@@ -238,8 +248,18 @@ class AlertForwarder:
         self._report(pending, error, began=began)
 
     def _report(self, pending: Pending, error: Exception | None, *, began: float | None = None) -> None:
-        if not self._outstanding.remove(pending):
-            return  # another thread has given it up
+        try:
+            # Else another thread has given it up.
+            if self._outstanding.remove(pending):
+                self._announce(pending, error, began)
+        except BaseException:
+            # A signal handler has raised: perhaps before the report was announced, or before it was noted.
+            self._outstanding.remove(pending)
+            self._announce(pending, error, began)
+            raise
+
+    def _announce(self, pending: Pending, error: Exception | None, began: float | None) -> None:
+        """Announce the report of an alert, unless that was done, and note it."""
         event, severity, channel = pending.alert
         now = self._clock()
         report = DeliveryReport(
@@ -250,20 +270,21 @@ class AlertForwarder:
             took=0.0 if began is None else now - began,
             error=error,
         )
-        with self._lock:
-            self.dispatched += error is None
-            self.failed += error is not None
-        if error is None:
-            self._announcer.announce(alert_dispatched, pending.sender, report=report)
-        else:
-            _log.error(
-                "the alert about event %s (record %s) was not delivered: %s",
-                event.event_id,
-                event.sequence_number or "not stored",
-                report.reason,
-            )
-            self._announcer.announce(alert_failed, pending.sender, report=report)
-            if self._outstanding.resends and event.sequence_number is not None:
-                self._outstanding.miss(event)
+        if not pending.is_reported:
+            if error is not None:
+                _log.error(
+                    "the alert about event %s (record %s) was not delivered: %s",
+                    event.event_id,
+                    event.sequence_number or "not stored",
+                    report.reason,
+                )
+            signal = alert_dispatched if error is None else alert_failed
+            self._announcer.announce(signal, pending.sender, report=report)
+            pending.is_reported = True
+            with self._lock:
+                self.dispatched += error is None
+                self.failed += error is not None
+        if error is not None and self._outstanding.resends and event.sequence_number is not None:
+            self._outstanding.miss(event)
         self._outstanding.changed.notify()
         self._health.reported(report, pending.announced)

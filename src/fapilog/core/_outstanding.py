@@ -24,15 +24,16 @@ class Pending:
 
     Attributes:
         is_taken: Whether it will have a report: it is sent when its turn comes, or fails at once.
+        is_reported: Whether it has had its report.
     """
 
-    __slots__ = ("alert", "announced", "context", "is_taken", "sender")
+    __slots__ = ("alert", "announced", "context", "is_reported", "is_taken", "sender")
 
     def __init__(self, sender: object, alert: Alert, announced: float) -> None:
         self.sender = sender
         self.alert = alert
         self.announced = announced
-        self.is_taken = False
+        self.is_taken = self.is_reported = False
         # The alert is sent in the context variables of the code that announced it.
         self.context: Context = copy_context()
 
