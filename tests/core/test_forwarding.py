@@ -1,9 +1,11 @@
 """From the signal to the dispatcher: every alert ends in one report."""
 
 import asyncio
+import contextlib
 import functools
 import threading
 import time
+from pathlib import Path
 from typing import Any, Self
 
 import anyio
@@ -24,10 +26,13 @@ from fapilog import (
     alert_dispatched,
     alert_failed,
 )
-from fapilog.core._forwarding import AlertForwarder, Outstanding
+from fapilog.core import _forwarding
+from fapilog.core._forwarding import AlertForwarder
 from fapilog.core._health import Health
+from fapilog.core._outstanding import Outstanding
 from fapilog.core.signals import Aftermath, Announcer
 from fapilog.tasks.background import Background
+from tests.doubles.interrupting import moments
 from tests.doubles.running_background import Running
 
 
@@ -336,9 +341,9 @@ async def test_an_alert_that_two_threads_start_is_sent_once(monkeypatch: pytest.
     rig = Rig(dispatcher := Dispatcher())
     start_soon, starts = rig.background.start_soon, list[object]()
 
-    def start_twice(call: Any) -> None:
+    def start_twice(call: Any, **options: Any) -> None:
         starts.append(call)
-        start_soon(call)
+        start_soon(call, **options)
         if len(starts) == 1:
             rig.forwarder._is_starting = False
             rig.forwarder._start_first()
@@ -350,6 +355,45 @@ async def test_an_alert_that_two_threads_start_is_sent_once(monkeypatch: pytest.
     assert len(starts) == 2
     assert rig.outcomes == {"1": "dispatched"}
     assert dispatcher.sent == ["1"]
+
+
+class TimeUp(Exception):
+    """Raised by the handler of a signal."""
+
+
+async def test_an_alert_too_many_that_is_interrupted_has_a_report() -> None:
+    """Wherever a signal handler raises while an alert finds the buffer full, that is told."""
+    for moment in moments(Path(_forwarding.__file__), TimeUp):
+        rig, full = Rig(Dispatcher(), buffer=1), event(2)
+        rig.send(1)
+        receive = functools.partial(rig.forwarder.receive, rig.sender, event=full, severity="security")
+        rig.outstanding.expect(full.event_id)
+        try:
+            with moment:
+                receive()
+        except TimeUp:
+            if rig.outstanding.interrupted(full.event_id):
+                # The trail, which is called for that, announces it again.
+                receive()
+        assert rig.outcomes == {"2": "buffer_full"}
+        await rig.background.settle()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+async def test_an_alert_that_is_interrupted_holds_up_no_other() -> None:
+    """Wherever a signal handler raises while an alert is sent, that alert has a report, and the next is sent."""
+    for moment in moments(Path(_forwarding.__file__), TimeUp):
+        rig = Rig(Dispatcher(), concurrency=1)
+        async with rig:
+            with contextlib.suppress(TimeUp), moment:
+                rig.send(1)
+                await rig.background.settle()
+            rig.send(2)
+            await rig.background.settle()
+        assert rig.outcomes["2"] == "dispatched"
+        # Two, where it came right behind the first.
+        assert [report.event.message for report in rig.reports].count("1") in {1, 2}
 
 
 async def test_idle_then_failure_then_success() -> None:

@@ -21,8 +21,9 @@ from ..tasks.background import Background
 from ..tasks.life import Life
 from ..tasks.loops import LoopClosedError, is_without_loop
 from ..tasks.strangers import Log, answer, contained
-from ._forwarding import AlertForwarder, Outstanding
+from ._forwarding import AlertForwarder
 from ._health import Health, TrailReporter
+from ._outstanding import Outstanding
 from ._watch import Watch
 from .alerting import Alert, AlertDispatcher, is_resuming, reporter, require_dispatcher
 from .policy import CompliancePolicy
@@ -229,8 +230,7 @@ class Alerts:
         """Warn, for the first event that is recorded after `stop`, how its alert is sent."""
         self.was_stopped = False
         _log.warning(
-            "an event is recorded after its trail was stopped: it is stored, and its alert is sent as if the trail had "
-            "never been started"
+            "an event is recorded after its trail was stopped: its alert is sent as if the trail had never been started"
         )
 
     async def drain(self) -> None:

@@ -14,9 +14,10 @@ from ..record.errors import DeliveryError, reason
 from ..record.events import AuditEvent, Identity, identity_of
 from ..storage.protocol import AuditStorage, head_of, holds
 from ..tasks.strangers import Log, contained
-from ._forwarding import AlertForwarder, Outstanding
+from ._forwarding import AlertForwarder
 from ._health import Health
 from ._incidents import END, RESUMING
+from ._outstanding import Outstanding
 from ._reading import intact
 from .alerting import DurableDispatcher
 from .policy import CompliancePolicy

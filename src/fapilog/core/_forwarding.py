@@ -6,8 +6,7 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
-from contextvars import Context, copy_context
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import anyio
@@ -19,139 +18,22 @@ from ..record.errors import (
     AlertStoppedError,
     AlertTimeoutError,
 )
-from ..record.events import AuditEvent, Identity, identity_of
+from ..record.events import AuditEvent
 from ..tasks.background import Background
-from ..tasks.events import Condition
 from ..tasks.loops import is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
+from ._outstanding import Outstanding, Pending
 from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Aftermath, Announcer, alert_dispatched, alert_failed
 
-__all__ = ["AlertForwarder", "Outstanding", "Pending"]
+__all__ = ["AlertForwarder"]
 
 _log: Final = Log("fapilog")
 
 # Turns of the event loop in which an alert surely gets from the buffer to the dispatcher.
 _TURNS: Final = 8
-
-
-class Pending:
-    """
-    An alert that has no report yet.
-
-    Args:
-        sender: The trail that has announced it.
-        alert: The alert.
-        announced: The time of the announcement, on the forwarder's clock.
-
-    Attributes:
-        is_taken: Whether it will have a report: it is sent when its turn comes, or fails at once.
-    """
-
-    __slots__ = ("alert", "announced", "context", "is_taken", "sender")
-
-    def __init__(self, sender: object, alert: Alert, announced: float) -> None:
-        self.sender = sender
-        self.alert = alert
-        self.announced = announced
-        self.is_taken = False
-        # The alert is sent in the context variables of the code that announced it.
-        self.context: Context = copy_context()
-
-
-class Outstanding:
-    """
-    The alerts that are on their way: to be announced, without a report, or missed.
-
-    The trail notes an event before it is stored, and when it was announced. The forwarder notes an alert until its
-    report. A catch-up, while there is one, waits for both, and resends the alerts that were missed: that found the
-    buffer full, or failed. Any thread may call any method.
-
-    Attributes:
-        resends: Whether a catch-up resends the alerts that are missed from now on.
-        has_missed: Whether an alert was missed since `watch` was called.
-        changed: Notified after every change.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._unannounced: set[str] = set()
-        self._pending: dict[Pending, None] = {}
-        self._watched: frozenset[Identity] = frozenset()
-        self._missed: set[Identity] = set()
-        self.resends: bool = False
-        self.has_missed: bool = False
-        self.changed: Condition = Condition()
-
-    def __len__(self) -> int:
-        return len(self._pending)
-
-    def expect(self, event_id: str) -> None:
-        """Note an event that is announced as soon as it is stored."""
-        self._unannounced.add(event_id)
-
-    def announced(self, event_id: str) -> None:
-        """Note that an event was announced, or will not be."""
-        if event_id in self._unannounced:
-            self._unannounced.discard(event_id)
-            self.changed.notify()
-
-    def interrupted(self, event_id: str) -> bool:
-        """
-        Note that a signal handler ended the call that stores and announces an event, so that its alert may be missed.
-
-        Returns:
-            Whether nothing resends it: it was not received yet, and there is no catch-up.
-        """
-        is_lost = event_id in self._unannounced and not self.resends
-        self._unannounced.discard(event_id)
-        self.has_missed = True
-        self.changed.notify()
-        return is_lost
-
-    async def until_announced(self) -> None:
-        """Wait until the events that are expected now were announced."""
-        before = self._unannounced.copy()
-        await self.changed.until(lambda: not before & self._unannounced)
-
-    def add(self, pending: Pending) -> None:
-        """Note an alert until its report."""
-        self._pending[pending] = None
-
-    def has(self, pending: Pending) -> bool:
-        """Return whether an alert still has no report."""
-        return pending in self._pending
-
-    def remove(self, pending: Pending) -> bool:
-        """Note that an alert has its report; return False if it had one already."""
-        return self._pending.pop(pending, self) is None
-
-    def all(self) -> tuple[Pending, ...]:
-        """Return the alerts without a report."""
-        return tuple(self._pending.copy())
-
-    def miss(self, event: AuditEvent) -> None:
-        """Note an alert for the catch-up to resend."""
-        with self._lock:
-            self.has_missed = True
-            if identity_of(event) in self._watched:
-                self._missed.add(identity_of(event))
-
-    def watch(self, identities: Collection[Identity]) -> frozenset[Identity]:
-        """Note from now on which of these events' alerts are missed; return the events whose alerts have no report."""
-        with self._lock:
-            self._watched, self._missed, self.has_missed = frozenset(identities), set(), False
-        return self._unreported()
-
-    async def until_reported(self) -> frozenset[Identity]:
-        """Wait until the alerts about all watched events have a report; return the events whose alerts were missed."""
-        await self.changed.until(lambda: not self._watched & self._unreported())
-        return frozenset(self._missed)
-
-    def _unreported(self) -> frozenset[Identity]:
-        return frozenset(identity_of(pending.alert.event) for pending in self.all())
 
 
 class AlertForwarder:
@@ -216,7 +98,7 @@ class AlertForwarder:
         # Guards all that follows: alerts come from any thread.
         self._lock = threading.RLock()
         self._buffer: deque[Pending] = deque()
-        self._sending = 0
+        self._sending: set[Pending] = set()
         # The task of the oldest alert has not begun. The next waits for that: trio begins tasks in any order.
         self._is_starting = False
         self.dispatched: int = 0
@@ -244,7 +126,7 @@ class AlertForwarder:
             self._receive(pending)
         except BaseException:
             # A signal handler has raised: perhaps before the alert was on its way.
-            if pending is None or not pending.is_taken:
+            if pending is None or not (pending.is_taken or pending.is_reported):
                 if pending is not None:
                     self._outstanding.remove(pending)
                 self._receive(Pending(sender, Alert(event, severity, channel), self._clock()))
@@ -267,7 +149,6 @@ class AlertForwarder:
             self._outstanding.miss(event)
             self._outstanding.changed.notify()
         elif is_full:
-            pending.is_taken = True
             self._report(pending, AlertBufferFullError(self._limit))
         elif not is_open:
             self._start(pending, self._send)
@@ -279,17 +160,29 @@ class AlertForwarder:
         """Fail the alerts that have no report, since the trail was stopped."""
         with self._lock:
             self._buffer.clear()
-            self._sending, self._is_starting = 0, False
+            self._sending.clear()
+            self._is_starting = False
         for pending in self._outstanding.all():
             self._report(pending, AlertStoppedError())
 
     def _start(self, pending: Pending, send: Callable[[Pending], Coroutine[Any, Any, None]]) -> None:
         # In a copy: where a signal handler has raised, two threads may start it, and a context is entered by one.
-        pending.context.copy().run(self._background.start_soon, functools.partial(send, pending))
+        start = functools.partial(self._background.start_soon, failed=functools.partial(self._end, pending))
+        pending.context.copy().run(start, functools.partial(send, pending))
+
+    def _end(self, pending: Pending, error: Exception) -> None:
+        """Report an alert whose task *error* has ended: of a signal handler, and before the task could do so."""
+        with self._lock:
+            if self._buffer and self._buffer[0] is pending:
+                self._buffer.popleft()
+            self._is_starting = False
+            self._sending.discard(pending)
+        self._report(pending, error)
+        self._start_next()
 
     def _next(self) -> Pending | None:
         """Return the oldest alert in the buffer if its task may begin; called with the lock held."""
-        if not self._buffer or self._sending >= self._concurrency or self._is_starting:
+        if not self._buffer or len(self._sending) >= self._concurrency or self._is_starting:
             return None
         self._is_starting = True
         return self._buffer[0]
@@ -300,14 +193,13 @@ class AlertForwarder:
             self._is_starting = False
             if not self._buffer or self._buffer[0] is not pending:
                 return  # given up, or started a second time
+            self._sending.add(pending)
             self._buffer.popleft()
-            self._sending += 1
-        self._start_next()
         try:
+            self._start_next()
             await self._send(pending)
         finally:
-            with self._lock:
-                self._sending = max(0, self._sending - 1)
+            self._sending.discard(pending)
             self._start_next()
 
     def _start_next(self) -> None:
@@ -356,8 +248,18 @@ class AlertForwarder:
         self._report(pending, error, began=began)
 
     def _report(self, pending: Pending, error: Exception | None, *, began: float | None = None) -> None:
-        if not self._outstanding.remove(pending):
-            return  # another thread has given it up
+        try:
+            # Else another thread has given it up.
+            if self._outstanding.remove(pending):
+                self._announce(pending, error, began)
+        except BaseException:
+            # A signal handler has raised: perhaps before the report was announced, or before it was noted.
+            self._outstanding.remove(pending)
+            self._announce(pending, error, began)
+            raise
+
+    def _announce(self, pending: Pending, error: Exception | None, began: float | None) -> None:
+        """Announce the report of an alert, unless that was done, and note it."""
         event, severity, channel = pending.alert
         now = self._clock()
         report = DeliveryReport(
@@ -368,20 +270,21 @@ class AlertForwarder:
             took=0.0 if began is None else now - began,
             error=error,
         )
-        with self._lock:
-            self.dispatched += error is None
-            self.failed += error is not None
-        if error is None:
-            self._announcer.announce(alert_dispatched, pending.sender, report=report)
-        else:
-            _log.error(
-                "the alert about event %s (record %s) was not delivered: %s",
-                event.event_id,
-                event.sequence_number or "not stored",
-                report.reason,
-            )
-            self._announcer.announce(alert_failed, pending.sender, report=report)
-            if self._outstanding.resends and event.sequence_number is not None:
-                self._outstanding.miss(event)
+        if not pending.is_reported:
+            if error is not None:
+                _log.error(
+                    "the alert about event %s (record %s) was not delivered: %s",
+                    event.event_id,
+                    event.sequence_number or "not stored",
+                    report.reason,
+                )
+            signal = alert_dispatched if error is None else alert_failed
+            self._announcer.announce(signal, pending.sender, report=report)
+            pending.is_reported = True
+            with self._lock:
+                self.dispatched += error is None
+                self.failed += error is not None
+        if error is not None and self._outstanding.resends and event.sequence_number is not None:
+            self._outstanding.miss(event)
         self._outstanding.changed.notify()
         self._health.reported(report, pending.announced)

@@ -1,0 +1,156 @@
+"""Exceptions that come from outside, at random moments: of signal handlers, and of other threads."""
+
+import contextlib
+import ctypes
+import functools
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from fapilog import (
+    AuditEventType,
+    AuditStorage,
+    AuditTrail,
+    DeliveryReport,
+    FileStorage,
+    MemoryStorage,
+    Outbox,
+    SQLiteStorage,
+    alert_dispatched,
+    alert_failed,
+)
+from fapilog.testing import RecordingDispatcher
+
+
+class TimeUp(Exception):
+    """As Celery's `SoftTimeLimitExceeded` and RQ's `JobTimeoutException`."""
+
+
+class Ended(BaseException):
+    """As dramatiq's `TimeLimitExceeded`."""
+
+
+class Alarm:
+    """Raises an exception in this thread, by the handler of a signal."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+        self.has_come = False
+        signal.signal(signal.SIGALRM, self._raise)
+
+    def set(self, seconds: float) -> None:
+        """Raise it in so many seconds."""
+        self.has_come = False
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def _raise(self, _: int, __: FrameType | None) -> None:
+        self.has_come = True
+        raise self._error
+
+
+class Stopper:
+    """Raises an exception in this thread from another one, as dramatiq does."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = ctypes.py_object(error)
+        self._thread = ctypes.c_ulong(threading.get_ident())
+        self.has_come = False
+
+    def set(self, seconds: float) -> None:
+        """Raise it in so many seconds."""
+        self.has_come = False
+        threading.Timer(seconds, self._raise).start()
+
+    def _raise(self) -> None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(self._thread, self._error)
+        self.has_come = True
+
+
+STORAGES: list[Callable[[Path], AuditStorage]] = [
+    FileStorage,
+    functools.partial(FileStorage, durability="write"),
+    lambda directory: SQLiteStorage(directory / "trail.db"),
+    lambda _: MemoryStorage(),
+]
+WAYS: list[tuple[type[Alarm | Stopper], type[BaseException]]] = [
+    (Alarm, TimeUp),
+    (Alarm, Ended),
+    (Alarm, TimeoutError),
+    (Alarm, KeyboardInterrupt),
+    (Stopper, TimeUp),
+    (Stopper, Ended),
+]
+CASES = list(product(WAYS, [False, True], STORAGES))
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    """Leave the signal as it was."""
+    before = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.real_time
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+def test_an_exception_from_outside_ends_its_call_alone(tmp_path: Path, rounds: Iterator[int]) -> None:
+    """It opens no incident, and hurts no later call; what is stored is announced, and every alert has a report."""
+    for number in rounds:
+        (way, error), is_kept, storage = CASES[number % len(CASES)]
+        outcome = Outcome(tmp_path / str(number), storage, is_kept=is_kept)
+        alarm, chance = way(error), random.Random(number)  # noqa: S311  repeatable
+        for _ in range(100):
+            with contextlib.suppress(error):
+                alarm.set(1e-6 + chance.random() * outcome.took)
+                outcome.log()
+                while not alarm.has_come:
+                    time.sleep(0)
+                # Raised by now, unless the call has contained it.
+                time.sleep(0)
+            outcome.log()
+        outcome.check()
+
+
+class Outcome:
+    """A trail with what it has acknowledged, and the reports about its alerts."""
+
+    def __init__(self, directory: Path, storage: Callable[[Path], AuditStorage], *, is_kept: bool) -> None:
+        self.dispatcher = RecordingDispatcher()
+        outbox = Outbox(self.dispatcher, directory / "alerts.db") if is_kept else self.dispatcher
+        self.trail = AuditTrail(storage=storage(directory / "trail"), alert_dispatcher=outbox)
+        self.acknowledged: set[str] = set()
+        self.reported: set[str] = set()
+        alert_dispatched.connect(self.note, sender=self.trail)
+        alert_failed.connect(self.note, sender=self.trail)
+        self.trail.sync.start()
+        self.log()
+        began = time.perf_counter()
+        for _ in range(10):
+            self.log()
+        # Seconds of a call.
+        self.took = (time.perf_counter() - began) / 10
+
+    def note(self, _: object, *, report: DeliveryReport) -> None:
+        self.reported.add(report.event.event_id)
+
+    def log(self) -> None:
+        self.acknowledged.add(self.trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "m"))
+
+    def check(self) -> None:
+        """Compare all that must agree."""
+        self.trail.sync.drain()
+        self.trail.sync.stop()
+        events = list(self.trail.sync.events())
+        assert {event.event_type for event in events} == {AuditEventType.AUTHENTICATION_FAILED}
+        stored = {event.event_id for event in events}
+        assert self.acknowledged <= stored
+        assert self.reported == stored
+        assert {alert.event.event_id for alert in self.dispatcher.alerts} == stored
+        assert self.trail.sync.verify_chain_from_storage().valid
