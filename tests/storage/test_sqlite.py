@@ -511,6 +511,34 @@ def test_an_event_outlives_the_process_though_the_log_was_removed(tmp_path: Path
     assert [event.message for event in left] == ["after", "before"]
 
 
+ANOTHER = """
+import sys
+from fapilog import AuditTrail
+from fapilog.storage.sqlite import SQLiteStorage
+trail = AuditTrail(storage=SQLiteStorage(sys.argv[1]))
+trail.sync.log_event("billing.refund", "of another")
+print("stored", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_an_event_in_a_log_that_nobody_else_reads_is_not_acknowledged(tmp_path: Path) -> None:
+    """Where the log was removed, and another process has made one, the process that has the old one gets an error."""
+    trail = AuditTrail(storage=SQLiteStorage(tmp_path / "audit.db"))
+    trail.sync.log_event("billing.refund", "before")
+    for name in ("wal", "shm"):
+        (tmp_path / f"audit.db-{name}").unlink()
+    command = [sys.executable, "-c", ANOTHER, str(tmp_path / "audit.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"stored\n"
+        for _ in range(3):
+            with pytest.raises(AuditStorageError):
+                trail.sync.log_event("billing.refund", "after")
+        other.communicate()
+
+
 def test_behind_a_link_the_log_is_found(tmp_path: Path) -> None:
     """A commit by way of a link to the file leaves the record in the log, as any other: it is not written twice."""
     (tmp_path / "disk").mkdir()

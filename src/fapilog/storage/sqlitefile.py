@@ -149,8 +149,9 @@ class Opened:
         self.connection: sqlite3.Connection = connection
         self.inode: tuple[int, int] | None = inode
         self._path = path
-        # SQLite has it beside the file that a link leads to.
-        self._log = Path(f"{os.path.realpath(path)}-wal")
+        # SQLite has its log and the index of that beside the file that a link leads to; their identities, once known.
+        self._beside = [Path(f"{os.path.realpath(path)}-{name}") for name in ("wal", "shm")]
+        self._known: list[tuple[int, int] | None] | None = None
         # Keeps the connection alive until it is closed: collected with its owner, it might warn first that it is open.
         self._closes = weakref.finalize(owner, close, connection)
         self._closes.atexit = closes_at_exit
@@ -172,10 +173,14 @@ class Opened:
 
         It does not where the log beside the file, "NAME-wal", was removed: the processes that have it open go on
         writing to it, and it is gone with the last of them, killed perhaps. So what is in it is written to the file at
-        once.
+        once. But if there is another log by now, of a process that came later, the records there are others. SQLite
+        itself removes and makes the log, and its index "NAME-shm", only while no process has the file open.
         """
-        if self._log.exists():
-            return True
+        found = [inode_of(path) for path in self._beside]
+        if self._known is None:
+            self._known = found
+        if None not in found:
+            return found == self._known
         # https://www.sqlite.org/pragma.html#pragma_wal_checkpoint; of a file without a log, -1 and -1.
         is_busy, written, moved = self.connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
         return not is_busy and written == moved

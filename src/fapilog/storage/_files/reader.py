@@ -259,8 +259,9 @@ class TrailReader(Days):
             if place is None and begin:
                 number, is_behind = number_behind(lines, begin), True
             elif index == 0 and not begin:
-                # Records that were removed since the last page are not missing.
-                number, is_behind = max(self._start().sequence_number + 1, number or 0), True
+                # Records that were removed are not missing, and those that were removed just now may be there still.
+                first, number = lines.start(), max(self._start().sequence_number + 1, number or 0)
+                number, is_behind = number if first is None else min(number, first.sequence_number + 1), True
             found = (Line(name, offset, line) for offset, line in lines.forwards(begin, end))
             for line, item, place_number in numbered(found, number, is_behind=is_behind):
                 is_event = isinstance(item, AuditEvent)
