@@ -16,7 +16,7 @@ from fapilog import (
     PermanentDeliveryError,
     TransientDeliveryError,
 )
-from fapilog.core.alerting import Alert, DurableDispatcher
+from fapilog.core.alerting import Alert, DurableDispatcher, is_resuming
 from fapilog.delivery.fanout import FanOut
 from fapilog.record.chain import ChainHead
 from fapilog.testing import RecordingDispatcher, check_dispatcher
@@ -215,6 +215,24 @@ async def test_it_resumes_if_one_of_them_does() -> None:
     assert isinstance(FanOut([NoopAlertDispatcher()]), DurableDispatcher)
     assert not FanOut([NoopAlertDispatcher(), Keeping(resumes=False)]).resumes
     assert FanOut([NoopAlertDispatcher(), FanOut([Keeping()])]).resumes
+
+
+async def test_a_dispatcher_deep_inside_is_asked_once() -> None:
+    """However many wrappers are around a dispatcher, one question asks it once whether it resumes."""
+    asked: list[None] = []
+
+    class Asked(Keeping):
+        def __getattribute__(self, name: str) -> object:
+            if name == "resumes":
+                asked.append(None)
+            return super().__getattribute__(name)
+
+    dispatcher: AlertDispatcher = Asked()
+    for _ in range(20):
+        dispatcher = FanOut([dispatcher])
+    asked.clear()
+    assert is_resuming(dispatcher)
+    assert len(asked) == 1
 
 
 async def test_the_oldest_mark_counts() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, ChainStatus
 from fapilog.record.chain import EMPTY, MAX_RECORD_BYTES, body, seal
+from fapilog.storage import memory
 from fapilog.storage.memory import MemoryStorage
 from fapilog.tasks.loops import without_loop
 
@@ -73,6 +74,24 @@ async def test_damage_is_named() -> None:
     with pytest.raises(AuditStorageError, match="in memory: this is not a record of the trail; nothing is appended"):
         await storage.append(an_event())
     assert len(await storage.read_lines(0, 10)) == 3
+
+
+async def test_page_by_page_every_record_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page begins behind the page before, and not with the newest record."""
+    storage = MemoryStorage()
+    trail = AuditTrail(storage=storage)
+    for number in range(1200):
+        await storage.append(an_event(f"{number}"))
+    looked_at: list[int] = []
+
+    def item(number: int, line: bytes) -> Any:
+        looked_at.append(number)
+        return read_item(number, line)
+
+    read_item = memory._item
+    monkeypatch.setattr(memory, "_item", item)
+    assert [event.message for event in [event async for event in trail.events()]][::599] == ["1199", "600", "1"]
+    assert looked_at == list(range(1200, 0, -1))
 
 
 def test_a_forked_child_goes_on_with_a_copy() -> None:

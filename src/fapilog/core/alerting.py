@@ -164,7 +164,10 @@ class DurableDispatcher(Protocol):
 
 def is_resuming(dispatcher: AlertDispatcher) -> TypeGuard[DurableDispatcher]:
     """Return whether *dispatcher* keeps alerts, so that the trail resends those that it lacks."""
-    return isinstance(dispatcher, DurableDispatcher) and dispatcher.resumes
+    # Not `isinstance`, which asks for `resumes` too (until Python 3.11): every wrapper would ask all dispatchers inside
+    # of it twice, and n of them in each other 2**n times.
+    has_methods = all(hasattr(dispatcher, name) for name in ("resume_from", "lacking", "resumed_to"))
+    return has_methods and bool(getattr(dispatcher, "resumes", False))
 
 
 class Reporter(Protocol):

@@ -112,7 +112,9 @@ class MemoryStorage(Uncopied):
     async def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the newest *limit* wanted events, the newest first, and the holes between them."""
         await _checkpoint()
-        items = (_item(number, self._lines[number - 1]) for number in range(len(self._lines), 0, -1))
+        behind = len(self._lines) + 1 if wanted.before is None else min(len(self._lines) + 1, wanted.before)
+        numbers = range(behind - 1, max(0, wanted.after or 0), -1)
+        items = (_item(number, self._lines[number - 1]) for number in numbers)
         wanted_items = (item for item in items if isinstance(item, DamagedRecord) or wanted.matches(item))
         return list(up_to(limit, joined(wanted_items)))
 
