@@ -49,6 +49,14 @@ def test_a_file_without_a_dispatcher() -> None:
     assert run("other.toml") == (0, "other.toml: good; records in audit_logs, level basic, alerts nowhere\n", "")
 
 
+def test_a_file_and_the_environment() -> None:
+    """A file that would not be read is refused."""
+    write(name="other.toml")
+    code, out, err = run("other.toml", "--env")
+    assert (code, out) == (2, "")
+    assert "expected either FILE or --env" in err
+
+
 def test_a_wrong_file() -> None:
     """Everything that is wrong is a line with its place, and no secret is in it."""
     write('pth = "audit"', "[tool.fapilog.dispatcher]", 'type = "slack"', 'webhook_url = "https://x/s3cr3t"')

@@ -1,6 +1,7 @@
 """arq's jobs, run by arq's own worker from a real Redis."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -110,7 +111,7 @@ async def test_a_job_is_recorded_for_its_user(
     assert not trail.is_started
 
 
-@pytest.mark.parametrize("job", [len, "export", None])
+@pytest.mark.parametrize("job", [len, "export", None, functools.partial(asyncio.sleep, 0)])
 async def test_a_job_must_be_asynchronous(trail: AuditTrail, job: Any) -> None:
     """Another function is refused when the worker's settings are read, and not with the first job."""
     with pytest.raises(TypeError, match=r"^coroutine: expected an asynchronous function; got "):
@@ -142,6 +143,18 @@ async def test_each_try_that_fails_is_recorded(queue: ArqRedis, trail: AuditTrai
     assert event.error is not None
     assert (event.error.type, event.outcome, event.operation) == ("LookupError", AuditOutcome.FAILURE, "task")
     assert event.metadata == {"attempt": 2}
+
+
+async def test_a_job_that_is_wrapped_twice_fails_once(queue: ArqRedis, trail: AuditTrail) -> None:
+    """A failure is recorded once, also where a job has the decorator and is wrapped in the settings too."""
+    audit = AuditMiddleware(trail)
+
+    @audit.job
+    async def fails(ctx: dict[Any, Any]) -> None:
+        raise LookupError("no such door")
+
+    await run(queue, audit, fails)
+    assert len(await stored(trail)) == 3
 
 
 async def test_a_job_whose_time_is_over_is_recorded(queue: ArqRedis, trail: AuditTrail) -> None:

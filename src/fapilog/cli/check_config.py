@@ -14,9 +14,10 @@ __all__ = ["check_config"]
 
 
 def check_config(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A TOML file with [tool.fapilog].")] = Path(
-        "pyproject.toml"
-    ),
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="A TOML file with [tool.fapilog]; pyproject.toml by default."),
+    ] = None,
     *,
     env: Annotated[bool, typer.Option("--env", help="Check the FAPILOG_ variables, and no file.")] = False,
 ) -> None:
@@ -28,6 +29,9 @@ def check_config(
 
     Exit code: 0 if a trail can be made of it, 1 if not, 2 if the file can't be read.
     """
+    if env and file is not None:
+        raise typer.BadParameter("expected either FILE or --env")
+    file = file or Path("pyproject.toml")
     place = "the environment" if env else str(file)
     try:
         options = options_from_env() if env else options_from_toml(file)

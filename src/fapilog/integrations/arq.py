@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import os
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -67,6 +68,7 @@ class AuditMiddleware:
         refuse_green_threads()
         require_kind("trail", trail, AuditTrail)
         self._trail = trail
+        self._jobs: weakref.WeakSet[Callable[..., Any]] = weakref.WeakSet()
         # The process of a worker that has not stopped.
         self._working: int | None = None
 
@@ -80,12 +82,15 @@ class AuditMiddleware:
 
         A job that raises, or that is cancelled by its limit in time or by the end of the worker, is an event
         (ERROR_OCCURRED) with the exception and the number of the try, but not with the arguments; ``Retry`` is none.
-        The exception, and the cancellation, are raised again. An event that can't be stored is logged.
+        The exception, and the cancellation, are raised again. An event that can't be stored is logged. A job that this
+        method has returned is returned as it is.
 
         Raises:
-            TypeError: *coroutine* is no asynchronous function.
+            TypeError: *coroutine* is no asynchronous function, or has no name.
         """
-        if not is_async(coroutine):
+        if coroutine in self._jobs:
+            return coroutine
+        if not is_async(coroutine) or not hasattr(coroutine, "__qualname__"):
             # arq would say so with the first job that it runs.
             raise TypeError(f"coroutine: expected an asynchronous function; got {kind_of(coroutine)}")
         name = coroutine.__qualname__
@@ -101,6 +106,7 @@ class AuditMiddleware:
                     await self._failed(error, ctx)
                     raise
 
+        self._jobs.add(run)
         return run
 
     async def on_startup(self, ctx: dict[Any, Any]) -> None:  # noqa: ARG002  as arq calls it
