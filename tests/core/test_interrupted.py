@@ -11,17 +11,21 @@ import pytest
 
 import fapilog
 from fapilog import (
+    AuditEvent,
     AuditEventType,
     AuditStorage,
     AuditStorageError,
     AuditTrail,
     ChainStatus,
+    CompliancePolicy,
     FileStorage,
     MemoryStorage,
     Outbox,
     SQLiteStorage,
+    Threshold,
     compliance_alert,
 )
+from fapilog.record.kinds import RULE_MET
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.interrupting import interrupted_at, moments
 
@@ -189,6 +193,21 @@ async def test_receivers_that_exit_keep_the_alert_from_nobody(tmp_path: Path) ->
         await trail.drain()
     assert sorted(calls) == list(range(20))
     assert len(dispatcher.alerts) == 1
+
+
+async def test_an_event_that_is_only_counted_is_not_announced(tmp_path: Path) -> None:
+    """An event of a rule whose call a signal handler has ended is counted, and there is one alert: that of the rule."""
+    dispatcher = RecordingDispatcher()
+    policy = CompliancePolicy(rules=[Threshold("data_access", count=3, within=60)])
+    async with AuditTrail(policy, tmp_path, dispatcher) as trail:
+        for _ in range(2):
+            await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+        event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m")
+        trail._alerts.outstanding.expect(event.event_id)
+        await trail._storage.append(event)
+        trail._interrupted(event)
+        await trail.drain()
+    assert [str(alert.event.event_type) for alert in dispatcher.alerts] == [str(RULE_MET)]
 
 
 async def test_a_receiver_that_exits_in_the_background_does_not_end_the_loop(tmp_path: Path) -> None:
