@@ -153,6 +153,23 @@ def test_a_time_limit_is_no_failure_of_the_storage(kind: str, error: type[BaseEx
 @pytest.mark.slow
 @pytest.mark.real_time
 @INTERRUPTED
+@pytest.mark.parametrize("error", [TimeUp, KeyboardInterrupt])
+def test_the_first_call_of_a_trail_may_be_interrupted(error: type[BaseException]) -> None:
+    """A trail whose first call is interrupted anywhere, while it starts itself, alerts of all that is stored."""
+    for moment in moments(OURS, error):
+        dispatcher, storage = RecordingDispatcher(), MemoryStorage()
+        trail = AuditTrail(storage=storage, alert_dispatcher=dispatcher)
+        with suppress(error), moment:
+            trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "first")
+        trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "second")
+        trail.sync.drain()
+        assert {alert.event.event_id for alert in dispatcher.alerts} == {event.event_id for event in storage.events}
+        trail.sync.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.real_time
+@INTERRUPTED
 def test_an_incident_that_is_interrupted_can_end(tmp_path: Path) -> None:
     """Interrupted wherever it opens an incident of the storage, the next event that is stored resolves it."""
     trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=RecordingDispatcher())
