@@ -11,17 +11,21 @@ import pytest
 
 import fapilog
 from fapilog import (
+    AuditEvent,
     AuditEventType,
     AuditStorage,
     AuditStorageError,
     AuditTrail,
     ChainStatus,
+    CompliancePolicy,
     FileStorage,
     MemoryStorage,
     Outbox,
     SQLiteStorage,
+    Threshold,
     compliance_alert,
 )
+from fapilog.record.kinds import RULE_MET
 from fapilog.testing import RecordingDispatcher
 from tests.doubles.interrupting import interrupted_at, moments
 
@@ -149,6 +153,23 @@ def test_a_time_limit_is_no_failure_of_the_storage(kind: str, error: type[BaseEx
 @pytest.mark.slow
 @pytest.mark.real_time
 @INTERRUPTED
+@pytest.mark.parametrize("error", [TimeUp, KeyboardInterrupt])
+def test_the_first_call_of_a_trail_may_be_interrupted(error: type[BaseException]) -> None:
+    """A trail whose first call is interrupted anywhere, while it starts itself, alerts of all that is stored."""
+    for moment in moments(OURS, error):
+        dispatcher, storage = RecordingDispatcher(), MemoryStorage()
+        trail = AuditTrail(storage=storage, alert_dispatcher=dispatcher)
+        with suppress(error), moment:
+            trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "first")
+        trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "second")
+        trail.sync.drain()
+        assert {alert.event.event_id for alert in dispatcher.alerts} == {event.event_id for event in storage.events}
+        trail.sync.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.real_time
+@INTERRUPTED
 def test_an_incident_that_is_interrupted_can_end(tmp_path: Path) -> None:
     """Interrupted wherever it opens an incident of the storage, the next event that is stored resolves it."""
     trail = AuditTrail(storage_path=tmp_path, alert_dispatcher=RecordingDispatcher())
@@ -189,6 +210,21 @@ async def test_receivers_that_exit_keep_the_alert_from_nobody(tmp_path: Path) ->
         await trail.drain()
     assert sorted(calls) == list(range(20))
     assert len(dispatcher.alerts) == 1
+
+
+async def test_an_event_that_is_only_counted_is_not_announced(tmp_path: Path) -> None:
+    """An event of a rule whose call a signal handler has ended is counted, and there is one alert: that of the rule."""
+    dispatcher = RecordingDispatcher()
+    policy = CompliancePolicy(rules=[Threshold("data_access", count=3, within=60)])
+    async with AuditTrail(policy, tmp_path, dispatcher) as trail:
+        for _ in range(2):
+            await trail.log_event(AuditEventType.DATA_ACCESS, "m")
+        event = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m")
+        trail._alerts.outstanding.expect(event.event_id)
+        await trail._storage.append(event)
+        trail._interrupted(event)
+        await trail.drain()
+    assert [str(alert.event.event_type) for alert in dispatcher.alerts] == [str(RULE_MET)]
 
 
 async def test_a_receiver_that_exits_in_the_background_does_not_end_the_loop(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import threading
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import anyio.to_thread
 import pytest
 
 from fapilog.tasks import background as background_module
-from fapilog.tasks.background import Background, Job
-from fapilog.tasks.loops import Loop
+from fapilog.tasks.background import Background, Call, Job
+from fapilog.tasks.loops import Loop, without_loop
 from tests.doubles.interrupting import moments
 from tests.doubles.running_background import Running
 
@@ -60,6 +61,25 @@ async def test_calls_that_an_interrupted_end_left_are_made_later(monkeypatch: py
         background.start_soon(functools.partial(wait_then, done, "b"))
         await background.settle()
     assert done == ["a", "b"]
+
+
+async def collect_and_run(background: Background, call: Call, moment: AbstractContextManager[None]) -> None:
+    """Collect *call* twice, and run both at that moment."""
+    with background.collecting() as calls:
+        background.start_soon(call)
+        background.start_soon(call)
+        with contextlib.suppress(KeyboardInterrupt), moment:
+            await background.run(calls)
+
+
+async def test_an_interrupt_loses_no_call_that_was_collected() -> None:
+    """Wherever Ctrl-C interrupts code without a loop that leaves its calls for later, each call is made once."""
+    for moment in moments(Path(background_module.__file__), KeyboardInterrupt):
+        done: list[str] = []
+        background = Background()
+        without_loop(collect_and_run(background, functools.partial(wait_then, done, "a"), moment))
+        await background.settle()
+        assert done == ["a", "a"]
 
 
 async def test_code_that_is_interrupted_holds_back_no_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,14 +29,19 @@ class Disk:
         self.batches: list[list[int]] = []
         self.open = threading.Event()
         self.begun = threading.Event()
+        self.asks = threading.Event()
+        self.asks.set()
+        self.committed: list[int] = []
 
     def commit(self, items: Iterable[int]) -> list[int]:
+        assert self.asks.wait(60)
         batch = list(items)
         self.batches.append(batch)
         self.begun.set()
         assert self.open.wait(60)
         if -1 in batch:
             raise AuditStorageError("disk full")
+        self.committed += batch
         return [2 * number for number in batch]
 
 
@@ -286,6 +291,44 @@ async def test_an_interrupted_commit_leaves_nobody_waiting(
             assert set(range(5)) - results.keys() <= {3}
             for number, result in results.items():
                 assert result == 2 * number or result in {"disk full", "stored or not"}
+
+
+class Turn:
+    """A lock for which this thread is interrupted while it waits, as soon as another one commits; see below."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._lock = threading.RLock()
+        self._waits = 0
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self._waits += 1
+            if self._waits == 1:
+                self._disk.asks.set()
+                assert self._disk.begun.wait(60)
+                raise TimeUp
+            self._disk.open.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_an_interrupted_caller_leaves_when_its_commit_is_over() -> None:
+    """If another thread commits its item, the item is committed, or is not, when the exception is raised."""
+    disk = Disk()
+    disk.asks.clear()
+    commits = GroupCommit(disk.commit, interrupted=InterruptedError())
+    commits._turn = Turn(disk)  # type: ignore[assignment]
+    other = threading.Thread(target=lambda: without_loop(commits.submit(1)))
+    other.start()
+    while commits._committer is None:
+        pass
+    with pytest.raises(TimeUp):
+        without_loop(commits.submit(2))
+    assert disk.committed == [1, 2]
+    other.join()
 
 
 @pytest.mark.real_time

@@ -23,6 +23,7 @@ from fapilog import (
     MemoryStorage,
     Outbox,
     SQLiteStorage,
+    StoringInterruptedError,
     alert_dispatched,
     alert_failed,
 )
@@ -87,7 +88,7 @@ WAYS: list[tuple[type[Alarm | Stopper], type[BaseException]]] = [
     (Stopper, TimeUp),
     (Stopper, Ended),
 ]
-CASES = list(product(WAYS, [False, True], STORAGES))
+CASES = list(product(WAYS, [False, True], STORAGES, [0, 2]))
 
 
 @pytest.fixture(autouse=True)
@@ -103,8 +104,9 @@ def handler() -> Iterator[None]:
 def test_an_exception_from_outside_ends_its_call_alone(tmp_path: Path, rounds: Iterator[int]) -> None:
     """It opens no incident, and hurts no later call; what is stored is announced, and every alert has a report."""
     for number in rounds:
-        (way, error), is_kept, storage = CASES[number % len(CASES)]
-        outcome = Outcome(tmp_path / str(number), storage, is_kept=is_kept)
+        # Another case in each round, and all kinds of cases in a few.
+        (way, error), is_kept, storage, others = CASES[number * 37 % len(CASES)]
+        outcome = Outcome(tmp_path / str(number), storage, is_kept=is_kept, others=others)
         alarm, chance = way(error), random.Random(number)  # noqa: S311  repeatable
         for _ in range(100):
             with contextlib.suppress(error):
@@ -121,7 +123,7 @@ def test_an_exception_from_outside_ends_its_call_alone(tmp_path: Path, rounds: I
 class Outcome:
     """A trail with what it has acknowledged, and the reports about its alerts."""
 
-    def __init__(self, directory: Path, storage: Callable[[Path], AuditStorage], *, is_kept: bool) -> None:
+    def __init__(self, directory: Path, storage: Callable[[Path], AuditStorage], *, is_kept: bool, others: int) -> None:
         self.dispatcher = RecordingDispatcher()
         outbox = Outbox(self.dispatcher, directory / "alerts.db") if is_kept else self.dispatcher
         self.trail = AuditTrail(storage=storage(directory / "trail"), alert_dispatcher=outbox)
@@ -129,8 +131,12 @@ class Outcome:
         self.reported: set[str] = set()
         alert_dispatched.connect(self.note, sender=self.trail)
         alert_failed.connect(self.note, sender=self.trail)
+        self.is_over = threading.Event()
+        self.others = [threading.Thread(target=self.log_others) for _ in range(others)]
         self.trail.sync.start()
         self.log()
+        for each in self.others:
+            each.start()
         began = time.perf_counter()
         for _ in range(10):
             self.log()
@@ -143,13 +149,23 @@ class Outcome:
     def log(self) -> None:
         self.acknowledged.add(self.trail.sync.log_event(AuditEventType.AUTHENTICATION_FAILED, "m"))
 
+    def log_others(self) -> None:
+        """Log events that do not alert, some of which are stored together with those that do."""
+        while not self.is_over.is_set():
+            with contextlib.suppress(StoringInterruptedError):
+                self.trail.sync.log_event(AuditEventType.DATA_ACCESS, "m")
+
     def check(self) -> None:
         """Compare all that must agree."""
+        self.is_over.set()
+        for each in self.others:
+            each.join()
         self.trail.sync.drain()
         self.trail.sync.stop()
         events = list(self.trail.sync.events())
-        assert {event.event_type for event in events} == {AuditEventType.AUTHENTICATION_FAILED}
-        stored = {event.event_id for event in events}
+        kinds = {AuditEventType.AUTHENTICATION_FAILED} | ({AuditEventType.DATA_ACCESS} if self.others else set())
+        assert {event.event_type for event in events} == kinds
+        stored = {event.event_id for event in events if event.event_type is AuditEventType.AUTHENTICATION_FAILED}
         assert self.acknowledged <= stored
         assert self.reported == stored
         assert {alert.event.event_id for alert in self.dispatcher.alerts} == stored

@@ -455,7 +455,7 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
         for stored in intact(found):
             # A receiver that exits has done so in the call. From here, trio would end with Ctrl-C, and that exit code.
             with suppress(SystemExit):
-                self._announce(stored)
+                self._follow(stored)
 
     @property
     def _announces_all(self) -> bool:
@@ -488,17 +488,21 @@ class AuditTrail(Configured, EverydayEvents, Questions, Uncopied):
             stored = await self._expected(event, self._recorder.record(event, record, once=once, alerts=kept))
             if stored is None:
                 return
-            if self.policy.alerts_on(event):
-                self._announce(stored)
-            else:
-                self._alerts.outstanding.announced(stored.event_id)
+            self._follow(stored)
         except BaseException as error:
             if not isinstance(error, AuditStorageError) or isinstance(error, StoringInterruptedError):
                 self._interrupted(event)
             raise
-        if self._rules is not None and event.event_type in self._counted:
-            self._rules.apply(stored, self._record_rule)
         await self._alerts.forwarder.make_room()
+
+    def _follow(self, stored: AuditEvent) -> None:
+        """Announce an event that is stored if the policy says so, and have the rules count it."""
+        if self.policy.alerts_on(stored):
+            self._announce(stored)
+        else:
+            self._alerts.outstanding.announced(stored.event_id)
+        if self._rules is not None and stored.event_type in self._counted:
+            self._rules.apply(stored, self._record_rule)
 
     async def _expected(self, event: AuditEvent, storing: Coroutine[Any, Any, Seal | None]) -> AuditEvent | None:
         """Return *event* with its place when it is stored, which is announced next; None if it is stored already."""

@@ -8,7 +8,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final
 
@@ -213,20 +213,21 @@ class Background:
         """Run the *collected* and the kept calls, all at once and to their end."""
         if self.home is not None or is_without_loop():
             # Without an event loop nothing can be run: the calls are kept. Open meanwhile, it runs them by itself.
-            jobs = tuple(collected)
-            collected.clear()
-            for job in jobs:
-                self._start(job, self._kept)
+            while collected:
+                # In this order: a signal handler may raise in between, and a call that is begun twice is made once.
+                self._start(collected[0], self._kept)
+                del collected[0]
             return
         while collected or self._kept:
-            while self._kept:
-                collected.append(self._kept.popleft())
+            with suppress(IndexError):
+                # All in one call into C, in which no signal handler raises.
+                collected.extend(iter(self._kept.popleft, None))
             jobs = tuple(collected)
-            collected.clear()
-            here = Loop.current()
-            for job in jobs:
-                here.adopt(job.context)
             try:
+                collected.clear()
+                here = Loop.current()
+                for job in jobs:
+                    here.adopt(job.context)
                 await side_by_side((job.context, functools.partial(_alone, job)) for job in jobs)
             finally:
                 # The caller was cancelled first. Every alert must get its report, so the calls are kept for the next

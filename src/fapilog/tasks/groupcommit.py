@@ -158,6 +158,10 @@ class GroupCommit(Generic[Item, Result]):
                     self._commit_batch()
         except BaseException:
             self._leave(place)
+            if place.has_begun:
+                # Another thread commits it: when that is over, the caller can look whether it is there.
+                with self._turn:
+                    pass
             raise
         return place.result()
 
@@ -232,10 +236,12 @@ class GroupCommit(Generic[Item, Result]):
         self._take()
         while self._taken:
             place = self._taken[0]
-            is_next = not (place.has_begun or place.is_left or place.is_done)
+            is_next = not (place.has_begun or place.is_done)
+            # In this order: a caller that leaves looks at this after it has said so.
+            place.has_begun = True
+            is_next &= not place.is_left
             if is_next:
                 batch.append(place)
-                place.has_begun = True
             self._taken.popleft()
             if is_next:
                 yield place.item
