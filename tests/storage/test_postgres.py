@@ -393,6 +393,34 @@ def test_a_row_that_is_no_record_hides_no_other(storage: PostgresStorage, databa
     assert len(without_loop(storage.read_lines(0, 10))) == 2
 
 
+@pytest.mark.parametrize("page", [1, 2, 10])
+def test_rows_that_are_missing_or_changed_places_are_holes(
+    storage: PostgresStorage, database: Server, trail: str, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """A deleted row is a hole, in either order and however the pages fall, and so is the record of another row."""
+    monkeypatch.setattr("fapilog.core._reading._PAGE", page)
+    append(storage, *"abcdefg")
+    for statement in (
+        "DELETE FROM fapilog.records WHERE TRAIL AND sequence_number IN (2, 5)",
+        "UPDATE fapilog.records SET sequence_number = -7 WHERE TRAIL AND sequence_number = 7",
+        "UPDATE fapilog.records SET sequence_number = 7 WHERE TRAIL AND sequence_number = 6",
+        "UPDATE fapilog.records SET sequence_number = 6 WHERE TRAIL AND sequence_number = -7",
+    ):
+        as_superuser(database, statement, trail=trail)
+    reading = AuditTrail(storage=storage)
+    for oldest_first in (True, False):
+        found = list(reading.sync.events(oldest_first=oldest_first, on_damage="yield"))
+        events = [item.message for item in found if isinstance(item, AuditEvent)]
+        assert events == list("acdgf")[:: 1 if oldest_first else -1]
+        holes = [item.problem for item in found if isinstance(item, DamagedRecord)]
+        assert sorted(holes) == [
+            "record 2 is missing in front of record 3",
+            "record 5 is missing in front of record 6",
+            "record 6 is in the row of record 7",
+            "record 7 is in the row of record 6",
+        ]
+
+
 def test_long_records_are_read_page_by_page(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the records are, a page has few bytes, and every record is found, read and verified."""
     append(storage, *(f"{number} {'x' * 300}" for number in range(20)))

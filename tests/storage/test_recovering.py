@@ -105,6 +105,34 @@ def test_a_trail_goes_on_behind_sealed_damage(
     assert recover(tmp_path, "again") is None
 
 
+@pytest.mark.parametrize("has_failed", [True, False])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda found: [*found, b"x\n"],
+        lambda found: [*found[:-1], b"x\n"],
+        lambda found: [*found[:-1], found[-1][:-1] + b"x"],
+        lambda found: [*found, b'{"v":2,"event_id":"' + b"x" * 900 + b'"}\n', b"x"],
+    ],
+    ids=range(4),
+)
+def test_a_service_goes_on_behind_sealed_damage(
+    tmp_path: Path, damage: Callable[[list[bytes]], list[bytes]], *, has_failed: bool
+) -> None:
+    """After a recovery a service need not be started again, whether the damage has refused an event of it or not."""
+    files = written(tmp_path)
+    service = trail_in(tmp_path, 2)
+    service.sync.log_event(AuditEventType.DATA_ACCESS, "before")
+    changed(damage, 2)(files)
+    if has_failed:
+        with pytest.raises(AuditStorageError, match="nothing is appended"):
+            service.sync.log_event(AuditEventType.DATA_ACCESS, "refused")
+    assert recover(tmp_path, "a bad disk") is not None
+    for _ in range(2):
+        service.sync.log_event(AuditEventType.DATA_ACCESS, "goes on")
+    assert trail_in(tmp_path).sync.verify_chain_from_storage().status is ChainStatus.RECOVERED
+
+
 def test_what_was_sealed_can_be_checked_with_other_tools(tmp_path: Path) -> None:
     """The record names file, byte, size and SHA-256 of the damage."""
     files = written(tmp_path)

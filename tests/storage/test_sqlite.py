@@ -241,6 +241,34 @@ def test_a_row_that_is_no_record_hides_no_other(storage: SQLiteStorage, path: Pa
     assert len(without_loop(storage.read_lines(0, 10))) == 2
 
 
+@pytest.mark.parametrize("page", [1, 2, 10])
+def test_rows_that_are_missing_or_changed_places_are_holes(
+    storage: SQLiteStorage, path: Path, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    """A deleted row is a hole, in either order and however the pages fall, and so is the record of another row."""
+    monkeypatch.setattr("fapilog.core._reading._PAGE", page)
+    append(storage, *"abcdefg")
+    change(
+        path,
+        "DELETE FROM records WHERE sequence_number IN (2, 5)",
+        "UPDATE records SET sequence_number = -7 WHERE sequence_number = 7",
+        "UPDATE records SET sequence_number = 7 WHERE sequence_number = 6",
+        "UPDATE records SET sequence_number = 6 WHERE sequence_number = -7",
+    )
+    reading = AuditTrail(storage=storage)
+    for oldest_first in (True, False):
+        found = list(reading.sync.events(oldest_first=oldest_first, on_damage="yield"))
+        events = [item.message for item in found if isinstance(item, AuditEvent)]
+        assert events == list("acdgf")[:: 1 if oldest_first else -1]
+        holes = [item.problem for item in found if isinstance(item, DamagedRecord)]
+        assert sorted(holes) == [
+            "record 2 is missing in front of record 3",
+            "record 5 is missing in front of record 6",
+            "record 6 is in the row of record 7",
+            "record 7 is in the row of record 6",
+        ]
+
+
 def test_another_process_that_does_not_end_is_named(
     storage: SQLiteStorage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,9 +42,13 @@ class DamagedRecord(Discreet, frozen=True, kw_only=True):
         return f"{self.file}, byte {self.offset}: {self.problem}{more}"
 
     def joined(self, other: DamagedRecord) -> DamagedRecord | None:
-        """Return both as one, if *other* is next to this one in the same file, on either side."""
+        """Return both as one, if both have lines, and *other* is next to this one in the same file, on either side."""
         first, second = (self, other) if self.offset < other.offset else (other, self)
-        if first.file != second.file or first.offset + first.size != second.offset:
+        if (
+            not (first.lines and second.lines)
+            or first.file != second.file
+            or first.offset + first.size != second.offset
+        ):
             return None
         return msgspec.structs.replace(
             self,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable
-from typing import Final
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, Final
 
 import msgspec
 
@@ -14,7 +14,7 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded, no_record
 from ._files.lines import head_of_record
 
-__all__ = ["item_of", "joined", "newest_of", "up_to"]
+__all__ = ["MAX_NUMBER", "item_of", "items_of_rows", "joined", "newest_of", "up_to"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
@@ -55,15 +55,66 @@ def newest_of(limit: int, answers: Iterable[Iterable[AuditEvent | DamagedRecord]
         limit: How many at most; no answer is followed further than that.
         answers: Each with the newest first. What several of them have is returned once.
     """
-    # By number and id.
-    found: dict[tuple[int, str], AuditEvent | DamagedRecord] = {}
+    # By number and id; of one number, the hole comes first.
+    found: dict[tuple[int, bool, str], AuditEvent | DamagedRecord] = {}
     for items in answers:
         for item in up_to(limit, joined(items)):
             if isinstance(item, AuditEvent):
-                found[item.sequence_number or 0, item.event_id] = item
+                found[item.sequence_number or 0, False, item.event_id] = item
             else:
-                found[item.offset, ""] = item
+                found[item.offset, True, ""] = item
     return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
+
+
+def items_of_rows(
+    rows: Iterable[tuple[int, Any]],
+    item: Callable[[int, Any], AuditEvent | DamagedRecord],
+    *,
+    file: str,
+    bound: int | None,
+    newest: Callable[[int], int | None],
+) -> Iterator[AuditEvent | DamagedRecord]:
+    """
+    Yield the items in the *rows* of a database, and holes where rows are missing, or have the record of another row.
+
+    Args:
+        rows: Their numbers and lines, one after the other in either order.
+        item: Returns the item in a row.
+        file: The name of the database, for the holes.
+        bound: The number from which the rows were asked for; None if not all rows from there on were.
+        newest: Returns the greatest number of a row that is smaller than one; None if there is none.
+    """
+    last: int | None = None
+    for index, (number, line) in enumerate(rows):
+        if bound is not None:
+            # The rows in front of the first of all were removed, perhaps.
+            last = last if index or not _may_lack(bound, number, newest) else bound
+            if last is not None and abs(number - last) > 1:
+                first, behind = min(number, last) + 1, max(number, last)
+                which = f"record {first} is" if behind == first + 1 else f"records {first} to {behind - 1} are"
+                problem = f"{which} missing in front of record {behind}"
+                yield DamagedRecord(file=file, offset=first, size=behind - first, lines=0, problem=problem)
+            last = number
+        is_placed = not isinstance(line, bytes) or b',"sequence_number":%d,"' % number in line[-_SEAL_BYTES:]
+        if not is_placed and (head := head_of_record(line)) is not None:
+            problem = f"record {head.sequence_number} is in the row of record {number}"
+            yield DamagedRecord(file=file, offset=number, size=0, lines=0, problem=problem)
+        yield item(number, line)
+
+
+def _may_lack(bound: int, number: int, newest: Callable[[int], int | None]) -> bool:
+    """Return whether rows are missing if the first row from *bound* on is that of *number*, and not the next one."""
+    if abs(number - bound) == 1 or bound == MAX_NUMBER:
+        return False
+    found = newest(bound + 1 if bound < number else MAX_NUMBER)
+    return found is not None and (bound < number or found >= bound)
+
+
+MAX_NUMBER: Final = 2**63 - 1
+"""Greater than the number of any row."""
+
+# More than a seal has.
+_SEAL_BYTES: Final = 256
 
 
 def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | None) -> AuditEvent | DamagedRecord:

@@ -193,6 +193,11 @@ class Question(NamedTuple):
     in_stretches: bool
     times: tuple[int, int] | None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it holds for all records with the numbers that are wanted."""
+        return not self.values
+
     def within(self, first: int, before: int) -> tuple[Any, ...]:
         """Return the values of all parameters, for records between the numbers *first* and *before*, without these."""
         stretch = [(before - 1) >> STRETCH_BITS] if self.in_stretches else []

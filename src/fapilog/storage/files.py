@@ -34,6 +34,7 @@ from ._files.places import Page, Place
 from ._files.reader import TrailReader
 from ._files.recent import Once
 from ._files.search import Search
+from ._files.verifying import verify
 from ._files.writer import Result, TrailWriter
 from ._replica import waits
 from .protocol import EventFilter
@@ -297,12 +298,13 @@ class FileStorage(Uncopied):
     @without_frames
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
         """
-        Check the whole chain, reading it in blocks; may run beside writers in any process.
+        Check the whole chain, reading it in blocks; may run beside writers in any process, and ends soon if cancelled.
 
         Args:
             progress: Called in a worker thread, every few hundred records, with how many were checked so far.
         """
-        return await in_thread(self._reader.verify, progress)
+        effort = Effort()
+        return await in_thread(verify, self.directory, progress, effort, stop=effort.end)
 
     async def trouble(self) -> str | None:
         """Return why no event can be stored, as far as the directory shows; None if nothing speaks against it."""

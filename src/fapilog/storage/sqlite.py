@@ -25,7 +25,7 @@ from ._database import Database
 from ._files.directory import why_not_writable
 from ._files.room import Room
 from ._front import front_of
-from ._holes import item_of, joined, newest_of, up_to
+from ._holes import MAX_NUMBER, item_of, items_of_rows, joined, newest_of, up_to
 from ._ranges import ranges, stretches
 from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
 from ._verdicts import unreadable, verdict_on
@@ -39,7 +39,6 @@ _INTERRUPTED: Final = StoringInterruptedError()
 _PAGE: Final = 500
 _PAGE_BYTES: Final = 8 << 20
 _MIN: Final = -(2**63)
-_MAX: Final = 2**63 - 1
 
 # Only names of columns are put into these.
 _INSERT: Final = (
@@ -267,20 +266,24 @@ class SQLiteStorage(Uncopied):
 
     def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
         """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
-        low = -1 if wanted.after is None else min(wanted.after, _MAX)
-        high = _MAX if wanted.before is None else min(wanted.before, _MAX)
+        low = -1 if wanted.after is None else min(wanted.after, MAX_NUMBER)
+        high = MAX_NUMBER if wanted.before is None else min(wanted.before, MAX_NUMBER)
         # The class of S608 is a text of one's own in SQL; here are only names of columns.
         query = (
             f"SELECT sequence_number, line FROM records WHERE {question.where} ORDER BY sequence_number DESC LIMIT ?"  # noqa: S608
         )
-        size = min(limit, _PAGE)
-        for first, behind in self._ranges(question, low, high):
+        rows = self._rows_backwards(query, question, (low, high), min(limit, _PAGE))
+        for item in self._items(rows, high if question.is_open else None):
+            if isinstance(item, DamagedRecord) or wanted.matches(item):
+                yield item
+
+    def _rows_backwards(
+        self, query: str, question: Question, bounds: tuple[int, int], size: int
+    ) -> Iterator[tuple[int, Any]]:
+        for first, behind in self._ranges(question, *bounds):
             before = behind
             while rows := self._page(query, (*question.within(first, before), size)):
-                for row in rows:
-                    item = self._item(*row)
-                    if isinstance(item, DamagedRecord) or wanted.matches(item):
-                        yield item
+                yield from rows
                 before, size = rows[-1][0], _PAGE
 
     def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
@@ -303,7 +306,7 @@ class SQLiteStorage(Uncopied):
         return next(iter(self._numbers(_NEWEST_BEFORE, high)), None)
 
     def _read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
-        return list(up_to(limit, joined(self._item(*row) for row in self._oldest(after, limit))))
+        return list(up_to(limit, joined(self._items(self._oldest(after, limit), after))))
 
     def _read_lines(self, after: int, limit: int) -> list[bytes]:
         lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and is_record(line))
@@ -312,7 +315,7 @@ class SQLiteStorage(Uncopied):
     def _oldest(self, after: int, limit: int) -> Iterator[tuple[int, Any]]:
         """Yield the rows behind *after*, the oldest first, page by page."""
         query = "SELECT sequence_number, line FROM records WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"
-        after, size = min(after, _MAX), min(limit, _PAGE)
+        after, size = min(after, MAX_NUMBER), min(limit, _PAGE)
         while rows := self._page(query, (after, size)):
             yield from rows
             after, size = rows[-1][0], _PAGE
@@ -324,6 +327,9 @@ class SQLiteStorage(Uncopied):
 
     def _page(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         return self._reader.read(lambda connection: _rows(connection, query, values)) or []
+
+    def _items(self, rows: Iterable[tuple[int, Any]], bound: int | None) -> Iterator[AuditEvent | DamagedRecord]:
+        return items_of_rows(rows, self._item, file=self._path.name, bound=bound, newest=self._newest_before)
 
     def _item(self, number: int, line: Any) -> AuditEvent | DamagedRecord:
         # Text is no line that was stored.

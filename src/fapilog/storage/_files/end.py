@@ -19,7 +19,17 @@ from .lines import Lines
 from .names import file_of_day, names
 from .recovering import last_seal
 
-__all__ = ["TAIL_BYTES", "End", "Listing", "Today", "check_newest", "start_of_end", "utc_now", "where_to_check"]
+__all__ = [
+    "TAIL_BYTES",
+    "End",
+    "Listing",
+    "Today",
+    "behind_seal",
+    "check_newest",
+    "start_of_end",
+    "utc_now",
+    "where_to_check",
+]
 
 # The last bytes of a record, from the digits of its checksum on: no other record ends like it.
 TAIL_BYTES: Final = len('"}\n') + 64
@@ -167,6 +177,14 @@ def where_to_check(directory: Path, known: End | None, files: list[str], checked
         check_newest(fd, known)
     # Not from an earlier record than the newest that is known, even if the records say so.
     return max(start_of_end(directory, files, checked), start, key=lambda each: each[:2])
+
+
+def behind_seal(directory: Path, known: End | None, files: list[str], checked: int) -> tuple[int, int, ChainHead]:
+    """Return where to check after damage: at the record that has sealed it since the *known* end, or as before."""
+    sealed = last_seal(directory, files, *_last_bytes(directory, files, checked))
+    if sealed is not None and known is not None and sealed[2].sequence_number >= known.sequence_number:
+        return sealed
+    return where_to_check(directory, known, files, checked)
 
 
 def _start(directory: Path, files: list[str], checked: int) -> tuple[int, int, ChainHead]:

@@ -10,6 +10,7 @@ from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, Cha
 from .._anchor import Anchor, anchor_of, says
 from .conversions import undone
 from .directory import cannot, reading, without_writers
+from .effort import Effort
 from .lines import Lines, PlacedError
 from .names import files_set_aside, names
 from .recovering import sealed_break
@@ -29,11 +30,19 @@ class _Finding(NamedTuple):
     words: str
 
 
-def verify(directory: Path, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
-    """Check every record, and call *progress* with how many so far; damage is returned, not raised."""
+def verify(
+    directory: Path, progress: Callable[[int], None] | None = None, effort: Effort | None = None
+) -> AuditChainVerificationResult:
+    """
+    Check every record, and call *progress* with how many so far; damage is returned, not raised.
+
+    Raises:
+        TooLongError: The *effort* was ended.
+    """
+    effort = effort or Effort()
     while True:
         before = _anchor_now(directory)
-        result = _verify(directory, before, progress)
+        result = _verify(directory, before, progress, effort)
         if result.valid or _anchor_now(directory) == before:
             return result
         # Days were removed meanwhile.
@@ -48,7 +57,7 @@ def _anchor_now(directory: Path) -> Anchor | None:
 
 
 def _verify(
-    directory: Path, anchor: Anchor | None, progress: Callable[[int], None] | None
+    directory: Path, anchor: Anchor | None, progress: Callable[[int], None] | None, effort: Effort
 ) -> AuditChainVerificationResult:
     start = EMPTY if anchor is None else anchor.head
     checked = start.sequence_number
@@ -56,6 +65,7 @@ def _verify(
     def note(sequence_number: int) -> None:
         nonlocal checked
         checked = sequence_number
+        effort.take(0)
         if progress is not None:
             progress(sequence_number - start.sequence_number)
 
@@ -64,7 +74,7 @@ def _verify(
     try:
         files = names(directory)
         aside = files_set_aside(directory) if files else ()
-        intact = checked = _follow(directory, files, start, note, findings).sequence_number
+        intact = checked = _follow(directory, files, start, note, findings, effort=effort).sequence_number
         if anchor is not None:
             findings.append(_front(directory, files, anchor))
     except ChainError as damage:
@@ -129,14 +139,20 @@ def _record(directory: Path, files: list[str], number: int) -> Iterator[bytes]:
 
 
 def _follow(
-    directory: Path, files: list[str], start: ChainHead, note: Callable[[int], None], findings: list[_Finding]
+    directory: Path,
+    files: list[str],
+    start: ChainHead,
+    note: Callable[[int], None],
+    findings: list[_Finding],
+    *,
+    effort: Effort,
 ) -> ChainHead:
     """Check that the records of *files* follow the head *start*, and return the head after them."""
     index, offset, head = 0, 0, start
     while index < len(files):
         name = files[index]
         try:
-            head = _verify_file(directory, name, offset, head, note, is_last=name == files[-1])
+            head = _verify_file(directory, name, offset, head, note, is_last=name == files[-1], effort=effort)
         except PlacedError as damage:
             first = head.sequence_number + 1
             with reading(directory, name) as fd:
@@ -165,7 +181,14 @@ def _follow(
 
 
 def _verify_file(
-    directory: Path, name: str, start: int, before: ChainHead, progress: Callable[[int], None], *, is_last: bool
+    directory: Path,
+    name: str,
+    start: int,
+    before: ChainHead,
+    progress: Callable[[int], None],
+    *,
+    is_last: bool,
+    effort: Effort,
 ) -> ChainHead:
     """Check that the records of a file, from *start* on, follow the head *before*, and return the head after them."""
     with reading(directory, name) as fd:
@@ -180,7 +203,7 @@ def _verify_file(
                 raise
         # A record may be being written, or one that a full disk has cut may have been taken back while it was
         # checked: look again without writers, if need be from the beginning of the file.
-        with without_writers(directory):
+        with without_writers(directory, check=lambda: effort.take(0)):
             try:
                 head, size, rest = lines.follow(size, head, progress)
             except ChainError:

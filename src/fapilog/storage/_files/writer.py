@@ -31,7 +31,7 @@ from .directory import (
     sync_directory,
     write_until_error,
 )
-from .end import TAIL_BYTES, End, Listing, Today, check_newest, utc_now, where_to_check
+from .end import TAIL_BYTES, End, Listing, Today, behind_seal, check_newest, utc_now, where_to_check
 from .lines import Lines
 from .names import day_after
 from .recent import Once, RecentIds
@@ -220,6 +220,12 @@ class TrailWriter:
         return is_newest
 
     def _catch_up(self) -> End | None:
+        try:
+            return self._look(where_to_check)
+        except ChainError:
+            return self._look(behind_seal)
+
+    def _look(self, where: Callable[[Path, End | None, list[str], int], tuple[int, int, ChainHead]]) -> End | None:
         """Check the records appended since the last look, or at first the trail's end, and open its last file."""
         self._close_file()
         assert self._lock_fd is not None  # noqa: S101 - opened by the callers
@@ -227,7 +233,7 @@ class TrailWriter:
             raise OSError(errno.ESTALE, "the directory was replaced by another")
         known, directory = self._end, identity(self._path)
         files = self._listing.names(known, directory)
-        first, offset, head = where_to_check(self._directory, known, files, _CHECKED_BYTES)
+        first, offset, head = where(self._directory, known, files, _CHECKED_BYTES)
         size, record = 0, ("", 0) if known is None else known.record
         can_grow = True
         for index in range(first, len(files)):
@@ -286,24 +292,20 @@ class TrailWriter:
         self._end = End.of(identity(self._path), name, 0, end.head, end.record)
 
     def _write(self, bodies: list[bytes]) -> Sequence[Result]:
-        if Once not in map(type, bodies):
-            return self._write_all(bodies)
         fd, end = self._fd, self._end
         assert fd is not None  # noqa: S101 - opened by the callers
         assert end is not None  # noqa: S101
+        if Once not in map(type, bodies):
+            return self._put(*end.sealed(bodies))
         new, places = self._recent.new_among(bodies, end.name, end.size)
         if self._durable and any(index < 0 for index, _ in places):
             # A writer that was killed may have written that record without syncing it.
             sync(fd)
-        results = self._write_all(new) if new else []
+        results = self._put(*end.sealed(new)) if new else []
         return [
             None if index < 0 or (not is_own and isinstance(results[index], Seal)) else results[index]
             for index, is_own in places
         ]
-
-    def _write_all(self, bodies: list[bytes]) -> Sequence[Result]:
-        assert self._end is not None  # noqa: S101 - set by the callers
-        return self._put(*self._end.sealed(bodies))
 
     def _put(self, lines: list[bytes], seals: list[Seal]) -> Sequence[Result]:
         """Write *lines*, the records that have these *seals*, and return the result of every one."""

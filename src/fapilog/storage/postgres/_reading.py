@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
@@ -12,7 +12,7 @@ from ...record.events import AuditEvent
 from ...record.values import escaped
 from .._anchor import Anchor
 from .._copied import is_record
-from .._holes import item_of, joined, newest_of, up_to
+from .._holes import MAX_NUMBER, item_of, items_of_rows, joined, newest_of, up_to
 from .._ranges import ranges, stretches
 from .._rows import COLUMNS, Question, follow_row
 from .._verdicts import verdict_on
@@ -26,7 +26,6 @@ __all__ = ["Reading"]
 _PAGE: Final = 500
 _PAGE_BYTES: Final = 8 << 20
 _MIN: Final = -(2**63)
-_MAX: Final = 2**63 - 1
 
 # The rows of a page whose lines have no more bytes than `_PAGE_BYTES`, and the first in any case. The size of a line is
 # known to the server without reading it.
@@ -97,7 +96,7 @@ class Reading:
 
     def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the oldest *limit* events behind *after*, and the holes between them."""
-        return list(up_to(limit, joined(self._item(*row) for row in self._oldest(after, limit))))
+        return list(up_to(limit, joined(self._items(self._oldest(after, limit), after))))
 
     def read_lines(self, after: int, limit: int) -> list[bytes]:
         """Return the oldest *limit* lines behind *after*."""
@@ -126,22 +125,29 @@ class Reading:
 
     def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
         """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
-        low = -1 if wanted.after is None else min(wanted.after, _MAX)
-        high = _MAX if wanted.before is None else min(wanted.before, _MAX)
+        low = -1 if wanted.after is None else min(wanted.after, MAX_NUMBER)
+        high = MAX_NUMBER if wanted.before is None else min(wanted.before, MAX_NUMBER)
         query = _IN_BYTES.format(
             columns="sequence_number, line", where=f"trail = %s AND {question.where}", order="DESC"
         )
-        size = min(limit, _PAGE)
-        for first, behind in self._ranges(question, low, high):
+        rows = self._rows_backwards(query, question, (low, high), min(limit, _PAGE))
+        for item in self._items(rows, high if question.is_open else None):
+            if isinstance(item, DamagedRecord) or wanted.matches(item):
+                yield item
+
+    def _rows_backwards(
+        self, query: str, question: Question, bounds: tuple[int, int], size: int
+    ) -> Iterator[tuple[int, Any]]:
+        for first, behind in self._ranges(question, *bounds):
             before, is_last = behind, False
             while not is_last:
                 rows = self._rows(query, (self._trail, *question.within(first, before), size, _PAGE_BYTES))
-                for row in rows:
-                    item = self._item(*row)
-                    if isinstance(item, DamagedRecord) or wanted.matches(item):
-                        yield item
+                yield from rows
                 is_last = _is_last(rows, size)
                 before, size = rows[-1][0] if rows else first, _PAGE
+
+    def _items(self, rows: Iterable[tuple[int, Any]], bound: int | None) -> Iterator[AuditEvent | DamagedRecord]:
+        return items_of_rows(rows, self._item, file=f"trail {self._trail}", bound=bound, newest=self._newest_before)
 
     def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
         if question.in_stretches:
@@ -165,7 +171,7 @@ class Reading:
 
     def _oldest(self, after: int, limit: int) -> Iterator[tuple[Any, ...]]:
         """Yield the rows behind *after*, the oldest first, page by page."""
-        after, size, is_last = min(after, _MAX), min(limit, _PAGE), False
+        after, size, is_last = min(after, MAX_NUMBER), min(limit, _PAGE), False
         while not is_last:
             rows = self._rows(_OLDEST, (self._trail, after, size, _PAGE_BYTES))
             yield from rows
