@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import functools
+import gc
 import threading
+import weakref
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from pathlib import Path
@@ -166,6 +168,25 @@ async def test_kept_calls_run_on_opening() -> None:
     await background.settle()
     assert done == ["a"]
     await running.leave(timeout=1)
+
+
+async def test_kept_calls_are_let_go_of_when_they_have_run() -> None:
+    """A call that was kept, and all that it holds, such as an alert, lives no longer than one that came later."""
+
+    class Alert:
+        async def send(self) -> None:
+            await anyio.lowlevel.checkpoint()
+
+    alert = Alert()
+    left = weakref.ref(alert)
+    background = Background()
+    background.start_soon(alert.send)
+    del alert
+    async with background.open():
+        await background.settle()
+        await anyio.wait_all_tasks_blocked()
+        gc.collect()
+        assert left() is None
 
 
 async def test_settle_waits_for_all_that_settle() -> None:

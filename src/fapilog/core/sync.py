@@ -62,8 +62,9 @@ class SyncAuditTrail(Uncopied):
     records of the callers that wait at the same time. An alert goes to the event loop that the trail is started in. If
     it is not started, the first alert starts it, or the first call if the trail has a replica, in one background thread
     that serves the whole process; there the dispatcher is entered and retries are made. When the interpreter exits, the
-    trail is stopped, which takes `stop_timeout` seconds at most. SIGTERM ends a plain script at once, without that: see
-    `exit_on_sigterm`.
+    trail is stopped, which takes `stop_timeout` seconds at most. Until then the process keeps it, and its open files: a
+    trail that is made for one test or one request needs ``with trail.sync``, or `stop`. SIGTERM ends a plain script at
+    once, without stopping: see `exit_on_sigterm`.
 
     Called in a thread whose event loop runs, the methods that record and read block that loop for as long as they take;
     the methods that wait for alerts raise.

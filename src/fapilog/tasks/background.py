@@ -127,14 +127,7 @@ class Background:
         if self.home is not None:
             self.forget()  # the loop in which it was opened before was closed
         self._loop_is_ending = cancellation_of_this_task()
-        with self._lock:
-            home = self.home = Loop.current()
-            # After an interruption of its end some may never have been begun.
-            kept = [*self._kept, *self._to_begin]
-            self._kept, self._to_begin, self._was_asked = deque(), [], False
-            self._jobs.update(dict.fromkeys(kept))
-        for job in kept:
-            self._begin(job, home)
+        self._begin_kept()
         try:
             yield
         finally:
@@ -247,6 +240,17 @@ class Background:
     def forget(self) -> None:
         """Become as new, in a forked child and when the loop was closed: its calls are dropped."""
         self.__init__()  # type: ignore[misc]
+
+    def _begin_kept(self) -> None:
+        # Not in `open`, whose variables would hold these calls, with their alerts and trail, until it is closed.
+        with self._lock:
+            home = self.home = Loop.current()
+            # After an interruption of its end some may never have been begun.
+            kept = [*self._kept, *self._to_begin]
+            self._kept, self._to_begin, self._was_asked = deque(), [], False
+            self._jobs.update(dict.fromkeys(kept))
+        for job in kept:
+            self._begin(job, home)
 
     def _begin_all(self, home: Loop) -> None:
         with self._lock:
