@@ -376,6 +376,39 @@ async def test_pages_of_altered_records_cost_the_same(
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize("oldest_first", [True, False])
+async def test_bounds_between_which_no_number_is(tmp_path: Path, *, oldest_first: bool) -> None:
+    """Whatever the bounds are, the records between them are found, and where there are none nothing is."""
+    store(tmp_path, made(tmp_path, 6), days=2)
+    trail = AuditTrail(storage_path=tmp_path)
+    for after in range(8):
+        for before in range(1, 8):
+            found = trail.events(oldest_first=oldest_first, after=after, before=before)
+            expected = sorted(range(after + 1, min(before, 7)), reverse=not oldest_first)
+            assert [event.sequence_number async for event in found] == expected
+
+
+@pytest.mark.parametrize("oldest_first", [True, False])
+async def test_a_storage_that_reads_in_its_own_way_is_read_so(tmp_path: Path, *, oldest_first: bool) -> None:
+    """Where a class in files has a `find` or a `read` of its own, that is asked for the pages."""
+    asked: list[str] = []
+
+    class Noting(FileStorage):
+        async def find(self, wanted: EventFilter, limit: int) -> Any:
+            asked.append("find")
+            return await super().find(wanted, limit)
+
+        async def read(self, after: int, limit: int) -> Any:
+            asked.append("read")
+            return await super().read(after, limit)
+
+    store(tmp_path, made(tmp_path, 6), days=2)
+    trail = AuditTrail(storage=Noting(tmp_path))
+    assert len([event async for event in trail.events(oldest_first=oldest_first)]) == 6
+    assert set(asked) == {"read" if oldest_first else "find"}
+
+
+@pytest.mark.one_backend
 @pytest.mark.parametrize("place", range(20))
 @pytest.mark.parametrize("moved", [1, 7, 20])
 async def test_a_moved_record_hides_none_that_is_in_its_place(tmp_path: Path, moved: int, place: int) -> None:

@@ -58,7 +58,7 @@ class Events(Generic[Item]):
         if on_damage not in ("log", "raise", "yield"):
             raise ValueError(f'on_damage: expected "log", "raise" or "yield"; got {on_damage!r}')
         self._storage = storage
-        self._has_places = hasattr(storage, "page_from")
+        self._has_places = _has_places(storage)
         self._wanted = wanted
         self._oldest_first = oldest_first
         self._on_damage = on_damage
@@ -182,6 +182,14 @@ class Events(Generic[Item]):
         self._is_begun = True
         after = max(await last_before(wanted.start_time), wanted.after or 0)
         return wanted.numbered(after=after, before=wanted.before)
+
+
+def _has_places(storage: AuditStorage) -> bool:
+    """Return whether *storage* has a `page_from`, and no `find` or `read` in the place of those that belong to it."""
+    for named in (getattr(storage, "__dict__", {}), *map(vars, type(storage).__mro__)):
+        if "find" in named or "read" in named or "page_from" in named:
+            return "page_from" in named
+    return False
 
 
 def _identity(event: AuditEvent) -> tuple[int | None, str | None]:

@@ -158,7 +158,7 @@ class Lines:
     @staticmethod
     def blocks(begin: int, end: int) -> range:
         """Return where the blocks begin that have the lines from *begin* to *end*; the same ones at every reading."""
-        return range(begin - begin % _BLOCK_BYTES, end, _BLOCK_BYTES)
+        return range(begin - begin % _BLOCK_BYTES, end, _BLOCK_BYTES) if begin < end else range(0)
 
     def block(self, start: int, end: int, begin: int = 0) -> tuple[int, bytes]:
         """
