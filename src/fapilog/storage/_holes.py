@@ -14,7 +14,7 @@ from ..record.events import AuditEvent
 from ..record.formats import decoded, no_record
 from ._files.lines import head_of_record
 
-__all__ = ["MAX_NUMBER", "item_of", "items_of_rows", "joined", "newest_of", "up_to"]
+__all__ = ["MAX_NUMBER", "item_of", "items_of_rows", "joined", "missing_rows", "newest_of", "up_to"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
@@ -90,16 +90,20 @@ def items_of_rows(
             # The rows in front of the first of all were removed, perhaps.
             last = last if index or not _may_lack(bound, number, newest) else bound
             if last is not None and abs(number - last) > 1:
-                first, behind = min(number, last) + 1, max(number, last)
-                which = f"record {first} is" if behind == first + 1 else f"records {first} to {behind - 1} are"
-                problem = f"{which} missing in front of record {behind}"
-                yield DamagedRecord(file=file, offset=first, size=behind - first, lines=0, problem=problem)
+                yield missing_rows(file, min(number, last) + 1, max(number, last))
             last = number
         is_placed = not isinstance(line, bytes) or b',"sequence_number":%d,"' % number in line[-_SEAL_BYTES:]
         if not is_placed and (head := head_of_record(line)) is not None:
             problem = f"record {head.sequence_number} is in the row of record {number}"
             yield DamagedRecord(file=file, offset=number, size=0, lines=0, problem=problem)
         yield item(number, line)
+
+
+def missing_rows(file: str, first: int, behind: int) -> DamagedRecord:
+    """Return the hole in a database where the rows from *first* to the one in front of *behind* are missing."""
+    which = f"record {first} is" if behind == first + 1 else f"records {first} to {behind - 1} are"
+    problem = f"{which} missing in front of record {behind}"
+    return DamagedRecord(file=file, offset=first, size=behind - first, lines=0, problem=problem)
 
 
 def _may_lack(bound: int, number: int, newest: Callable[[int], int | None]) -> bool:

@@ -24,7 +24,7 @@ from ._copied import elsewhere, followed, is_record
 from ._database import Database
 from ._files.directory import why_not_writable
 from ._files.room import Room
-from ._front import front_of
+from ._front import front_of, missing_at_end, missing_in_front, number_of
 from ._holes import MAX_NUMBER, item_of, items_of_rows, joined, newest_of, up_to
 from ._ranges import ranges, stretches
 from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
@@ -164,7 +164,8 @@ class SQLiteStorage(Uncopied):
         Raises:
             AuditStorageError: The file can't be read.
         """
-        return await in_thread(self._find, wanted, limit)
+        found = await in_thread(self._find, wanted, limit)
+        return [*found, *await missing_at_end(self, self._path.name, wanted, limit, found)]
 
     @without_frames
     async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
@@ -176,7 +177,9 @@ class SQLiteStorage(Uncopied):
         Raises:
             AuditStorageError: The file can't be read.
         """
-        return await in_thread(self._read, after, limit)
+        found = await in_thread(self._read, after, limit)
+        first = number_of(found[0]) if found else None
+        return [*await missing_in_front(self, self._path.name, after, first), *found]
 
     @without_frames
     async def read_lines(self, after: int, limit: int) -> list[bytes]:

@@ -90,6 +90,11 @@ class Reading:
         """The server and the trail, for messages; without a secret."""
         return f"{self._server}, trail {escaped(self._trail)!r}"
 
+    @property
+    def name(self) -> str:
+        """The name of the trail, for holes."""
+        return f"trail {self._trail}"
+
     def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
         """Return the newest *limit* events that are wanted, the newest first, and the holes between them."""
         return newest_of(limit, (self._newest(wanted, question, limit) for question in questions_of(wanted)))
@@ -147,7 +152,7 @@ class Reading:
                 before, size = rows[-1][0] if rows else first, _PAGE
 
     def _items(self, rows: Iterable[tuple[int, Any]], bound: int | None) -> Iterator[AuditEvent | DamagedRecord]:
-        return items_of_rows(rows, self._item, file=f"trail {self._trail}", bound=bound, newest=self._newest_before)
+        return items_of_rows(rows, self._item, file=self.name, bound=bound, newest=self._newest_before)
 
     def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
         if question.in_stretches:
@@ -187,7 +192,7 @@ class Reading:
         )
 
     def _item(self, number: int, line: bytes) -> AuditEvent | DamagedRecord:
-        return item_of(line, file=f"trail {self._trail}", offset=number, size=1, number=number)
+        return item_of(line, file=self.name, offset=number, size=1, number=number)
 
 
 def _is_last(rows: list[tuple[Any, ...]], size: int) -> bool:

@@ -18,7 +18,7 @@ from ...tasks.groupcommit import GroupCommit
 from ...tasks.threads import in_thread
 from .._anchor import Anchor
 from .._copied import followed
-from .._front import front_of
+from .._front import front_of, missing_at_end, missing_in_front, number_of
 from .._verdicts import unreadable
 from ..protocol import EventFilter, KeptAlert
 from ._reading import Reading
@@ -169,7 +169,8 @@ class PostgresStorage(Uncopied):
         Raises:
             AuditStorageError: The server is away, or refuses.
         """
-        return await in_thread(self._reading.find, wanted, limit)
+        found = await in_thread(self._reading.find, wanted, limit)
+        return [*found, *await missing_at_end(self, self._reading.name, wanted, limit, found)]
 
     @without_frames
     async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
@@ -181,7 +182,9 @@ class PostgresStorage(Uncopied):
         Raises:
             AuditStorageError: The server is away, or refuses.
         """
-        return await in_thread(self._reading.read, after, limit)
+        found = await in_thread(self._reading.read, after, limit)
+        first = number_of(found[0]) if found else None
+        return [*await missing_in_front(self, self._reading.name, after, first), *found]
 
     @without_frames
     async def read_lines(self, after: int, limit: int) -> list[bytes]:
