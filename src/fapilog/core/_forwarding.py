@@ -13,27 +13,24 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
-from ..record.errors import (
-    AlertBufferFullError,
-    AlertCancelledError,
-    AlertStoppedError,
-    AlertTimeoutError,
-)
+from ..record.errors import AlertBufferFullError, AlertCancelledError, AlertStoppedError, AlertTimeoutError
 from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.background import Background
-from ..tasks.loops import Condition, is_without_loop
+from ..tasks.loops import Condition, Loop, is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
 from .alerting import Alert, AlertDispatcher, DeliveryReport
 from .policy import CompliancePolicy
 from .signals import Aftermath, Announcer, alert_dispatched, alert_failed
 
-__all__ = ["AlertForwarder", "Outstanding", "Pending"]
+__all__ = ["LOOK_EVERY", "AlertForwarder", "Outstanding", "Pending"]
 
 _log: Final = Log("fapilog")
 
 # Turns of the event loop in which an alert surely gets from the buffer to the dispatcher.
 _TURNS: Final = 8
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks whether an event loop was closed around a call that is waited for."""
 
 
 class Pending:
@@ -47,15 +44,17 @@ class Pending:
 
     Attributes:
         is_taken: Whether it will have a report: it is sent when its turn comes, or fails at once.
+        loop: The loop in which it is sent; None if it waits for that in the buffer, or was announced without a loop.
     """
 
-    __slots__ = ("alert", "announced", "context", "is_taken", "sender")
+    __slots__ = ("alert", "announced", "context", "is_taken", "loop", "sender")
 
     def __init__(self, sender: object, alert: Alert, announced: float) -> None:
         self.sender = sender
         self.alert = alert
         self.announced = announced
         self.is_taken = False
+        self.loop: Loop | None = None
         # The alert is sent in the context variables of the code that announced it.
         self.context: Context = copy_context()
 
@@ -76,7 +75,8 @@ class Outstanding:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._unannounced: set[str] = set()
+        # By the event's id, the loop that announces it; None: a thread without a loop does.
+        self._unannounced: dict[str, Loop | None] = {}
         self._pending: dict[Pending, None] = {}
         self._watched: frozenset[Identity] = frozenset()
         self._missed: set[Identity] = set()
@@ -88,13 +88,13 @@ class Outstanding:
         return len(self._pending)
 
     def expect(self, event_id: str) -> None:
-        """Note an event that is announced as soon as it is stored."""
-        self._unannounced.add(event_id)
+        """Note an event that is announced as soon as it is stored, by this loop or thread."""
+        self._unannounced[event_id] = Loop.here()
 
     def announced(self, event_id: str) -> None:
         """Note that an event was announced, or will not be."""
         if event_id in self._unannounced:
-            self._unannounced.discard(event_id)
+            self._unannounced.pop(event_id, None)
             self.changed.notify()
 
     def interrupted(self, event_id: str) -> bool:
@@ -105,15 +105,23 @@ class Outstanding:
             Whether nothing resends it: it was not received yet, and there is no catch-up.
         """
         is_lost = event_id in self._unannounced and not self.resends
-        self._unannounced.discard(event_id)
+        self._unannounced.pop(event_id, None)
         self.has_missed = True
         self.changed.notify()
         return is_lost
 
     async def until_announced(self) -> None:
-        """Wait until the events that are expected now were announced."""
+        """Wait until the events that are expected now were announced, or the loops of their calls were closed."""
         before = self._unannounced.copy()
-        await self.changed.until(lambda: not before & self._unannounced)
+        is_waiting = True
+        while is_waiting:
+            for event_id, loop in before.items():
+                if loop is not None and loop.is_closed:
+                    self._unannounced.pop(event_id, None)
+            # Nothing notifies when a loop is closed.
+            with anyio.move_on_after(LOOK_EVERY) as looking:
+                await self.changed.until(lambda: not before.keys() & self._unannounced.keys())
+            is_waiting = looking.cancelled_caught
 
     def add(self, pending: Pending) -> None:
         """Note an alert until its report."""
@@ -268,6 +276,7 @@ class AlertForwarder:
             pending.is_taken = True
             self._report(pending, AlertBufferFullError(self._limit))
         elif not is_open:
+            pending.loop = Loop.here()
             self._start(pending, self._send)
             pending.is_taken = True
         else:
@@ -280,6 +289,12 @@ class AlertForwarder:
             self._sending, self._is_starting = 0, False
         for pending in self._outstanding.all():
             self._report(pending, AlertStoppedError())
+
+    def give_up_lost(self) -> None:
+        """Fail the alerts whose event loop was closed around their sending."""
+        for pending in self._outstanding.all():
+            if pending.loop is not None and pending.loop.is_closed:
+                self._report(pending, AlertStoppedError())
 
     def _start(self, pending: Pending, send: Callable[[Pending], Coroutine[Any, Any, None]]) -> None:
         pending.context.run(self._background.start_soon, functools.partial(send, pending))
@@ -330,6 +345,7 @@ class AlertForwarder:
     async def _call_dispatcher(self, pending: Pending) -> None:
         if not self._outstanding.has(pending):
             return  # given up before its turn came
+        pending.loop = Loop.current()
         event, severity, channel = pending.alert
         began = self._clock()
         error: Exception | None = None
