@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from fapilog import (
@@ -20,12 +21,15 @@ from fapilog import (
     alert_failed,
     compliance_alert,
 )
+from fapilog.core._forwarding import Outstanding
 from fapilog.delivery.digest import Digest
 from fapilog.delivery.outbox import Outbox
 from fapilog.record.damage import DamagedRecord
 from fapilog.storage.memory import MemoryStorage
 from fapilog.storage.protocol import EventFilter
+from fapilog.tasks.loops import Loop
 from fapilog.testing import RecordingDispatcher
+from tests.doubles.dispatchers import Keeping
 
 KIND = AuditEventType.SECURITY_VIOLATION
 
@@ -214,3 +218,59 @@ def test_rules_are_applied_in_another_loop() -> None:
     in_a_closed_loop(begin)
     asyncio.run(live())
     assert [alert.event.message for alert in inner.alerts] == ["Threshold reached: two"]
+
+
+@pytest.mark.parametrize("steps", range(1, 10))
+def test_an_alert_is_resent_wherever_its_loop_was_closed_around_it(steps: int) -> None:
+    """After any step of a call whose loop is closed, the next start resends its alert, and waits for nothing."""
+    dispatcher = Keeping()
+    trail = AuditTrail(storage=MemoryStorage(), alert_dispatcher=dispatcher)
+
+    async def alert() -> None:
+        async with trail:
+            await trail.log_security_event(KIND, "m")
+            await trail.drain()
+
+    async def call() -> None:
+        Loop.current().spawn(lambda: trail.log_security_event(KIND, "m"), ended=bool)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+
+    asyncio.run(alert())
+    in_a_closed_loop(call)
+    asyncio.run(alert())
+    assert {*dispatcher.numbers} == {event.sequence_number for event in trail.sync.get_events()}
+    assert trail.sync.get_statistics()["alerts"]["waiting"] == 0
+
+
+async def test_an_event_is_no_longer_expected_when_its_loop_is_closed() -> None:
+    """A wait for an event to be announced ends when the loop of its call is closed, before the wait or meanwhile."""
+    outstanding = Outstanding()
+    loop = asyncio.new_event_loop()
+
+    async def expect() -> None:
+        outstanding.expect("1")
+
+    await anyio.to_thread.run_sync(loop.run_until_complete, expect())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(outstanding.until_announced)
+        await anyio.wait_all_tasks_blocked()
+        loop.close()
+    await outstanding.until_announced()
+
+
+def test_an_outbox_withholds_no_alert_of_a_call_whose_loop_was_closed(tmp_path: Path) -> None:
+    """An alert is not sent from the outbox while a call brings it, and a call whose loop is closed brings nothing."""
+    store = Outbox(RecordingDispatcher(), tmp_path / "alerts.db")._store
+
+    async def take() -> None:
+        with store.taking("1"):
+            await asyncio.get_running_loop().create_future()
+
+    async def call() -> None:
+        Loop.current().spawn(take, ended=bool)
+        await asyncio.sleep(0)
+        assert store.withheld == {"1"}
+
+    in_a_closed_loop(call)
+    assert store.withheld == set()

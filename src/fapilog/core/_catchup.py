@@ -17,7 +17,7 @@ from ..tasks.strangers import Log, contained
 from ._forwarding import AlertForwarder
 from ._health import Health
 from ._incidents import END, RESUMING
-from ._outstanding import Outstanding
+from ._outstanding import LOOK_EVERY, Outstanding
 from ._reading import intact
 from .alerting import DurableDispatcher
 from .policy import CompliancePolicy
@@ -206,11 +206,17 @@ class CatchUp:
         alerts = {
             identity_of(event): event for event in page if self._policy.alerts_on(event) and not is_of_aftermath(event)
         }
+        # Before the watch: such an alert is resent like one that never came.
+        self._forwarder.give_up_lost()
         in_hand = self._outstanding.watch(alerts)
         for identity in await self._lacking(alerts.values()):
             if identity not in in_hand:
                 await self._resend(alerts[identity])
-        missed = await self._outstanding.until_reported()
+        missed: frozenset[Identity] | None = None
+        while missed is None:
+            with anyio.move_on_after(LOOK_EVERY):
+                missed = await self._outstanding.until_reported()
+            self._forwarder.give_up_lost()
         if await self._lacking(alerts[identity] for identity in missed):
             raise DeliveryError("the dispatcher did not take the alerts")
         index = _last_in_order(page, self._mark.sequence_number)

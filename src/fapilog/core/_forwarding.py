@@ -20,7 +20,7 @@ from ..record.errors import (
 )
 from ..record.events import AuditEvent
 from ..tasks.background import Background
-from ..tasks.loops import is_without_loop
+from ..tasks.loops import Loop, is_without_loop
 from ..tasks.strangers import Log, contained
 from ._health import Health
 from ._outstanding import Outstanding, Pending
@@ -151,6 +151,7 @@ class AlertForwarder:
         elif is_full:
             self._report(pending, AlertBufferFullError(self._limit))
         elif not is_open:
+            pending.loop = Loop.here()
             self._start(pending, self._send)
             pending.is_taken = True
         else:
@@ -164,6 +165,12 @@ class AlertForwarder:
             self._is_starting = False
         for pending in self._outstanding.all():
             self._report(pending, AlertStoppedError())
+
+    def give_up_lost(self) -> None:
+        """Fail the alerts whose event loop was closed around their sending."""
+        for pending in self._outstanding.all():
+            if pending.loop is not None and pending.loop.is_closed:
+                self._report(pending, AlertStoppedError())
 
     def _start(self, pending: Pending, send: Callable[[Pending], Coroutine[Any, Any, None]]) -> None:
         # In a copy: where a signal handler has raised, two threads may start it, and a context is entered by one.
@@ -225,6 +232,7 @@ class AlertForwarder:
     async def _call_dispatcher(self, pending: Pending) -> None:
         if not self._outstanding.has(pending):
             return  # given up before its turn came
+        pending.loop = Loop.current()
         event, severity, channel = pending.alert
         began = self._clock()
         error: Exception | None = None

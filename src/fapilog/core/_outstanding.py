@@ -5,12 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection
 from contextvars import Context, copy_context
+from typing import Final
+
+import anyio
 
 from ..record.events import AuditEvent, Identity, identity_of
 from ..tasks.events import Condition
+from ..tasks.loops import Loop
 from .alerting import Alert
 
-__all__ = ["Outstanding", "Pending"]
+__all__ = ["LOOK_EVERY", "Outstanding", "Pending"]
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks whether an event loop was closed around a call that is waited for."""
 
 
 class Pending:
@@ -25,15 +32,17 @@ class Pending:
     Attributes:
         is_taken: Whether it will have a report: it is sent when its turn comes, or fails at once.
         is_reported: Whether it has had its report.
+        loop: The loop in which it is sent; None if it waits for that in the buffer, or was announced without a loop.
     """
 
-    __slots__ = ("alert", "announced", "context", "is_reported", "is_taken", "sender")
+    __slots__ = ("alert", "announced", "context", "is_reported", "is_taken", "loop", "sender")
 
     def __init__(self, sender: object, alert: Alert, announced: float) -> None:
         self.sender = sender
         self.alert = alert
         self.announced = announced
         self.is_taken = self.is_reported = False
+        self.loop: Loop | None = None
         # The alert is sent in the context variables of the code that announced it.
         self.context: Context = copy_context()
 
@@ -54,7 +63,8 @@ class Outstanding:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._unannounced: set[str] = set()
+        # By the event's id, the loop that announces it; None: a thread without a loop does.
+        self._unannounced: dict[str, Loop | None] = {}
         self._pending: dict[Pending, None] = {}
         self._watched: frozenset[Identity] = frozenset()
         self._missed: set[Identity] = set()
@@ -66,13 +76,13 @@ class Outstanding:
         return len(self._pending)
 
     def expect(self, event_id: str) -> None:
-        """Note an event that is announced as soon as it is stored."""
-        self._unannounced.add(event_id)
+        """Note an event that is announced as soon as it is stored, by this loop or thread."""
+        self._unannounced[event_id] = Loop.here()
 
     def announced(self, event_id: str) -> None:
         """Note that an event was announced, or will not be."""
         if event_id in self._unannounced:
-            self._unannounced.discard(event_id)
+            self._unannounced.pop(event_id, None)
             self.changed.notify()
 
     def interrupted(self, event_id: str) -> bool:
@@ -83,15 +93,23 @@ class Outstanding:
             Whether nothing resends it: it was not received yet, and there is no catch-up.
         """
         is_lost = event_id in self._unannounced and not self.resends
-        self._unannounced.discard(event_id)
+        self._unannounced.pop(event_id, None)
         self.has_missed = True
         self.changed.notify()
         return is_lost
 
     async def until_announced(self) -> None:
-        """Wait until the events that are expected now were announced."""
+        """Wait until the events that are expected now were announced, or the loops of their calls were closed."""
         before = self._unannounced.copy()
-        await self.changed.until(lambda: not before & self._unannounced)
+        is_waiting = True
+        while is_waiting:
+            for event_id, loop in before.items():
+                if loop is not None and loop.is_closed:
+                    self._unannounced.pop(event_id, None)
+            # Nothing notifies when a loop is closed.
+            with anyio.move_on_after(LOOK_EVERY) as looking:
+                await self.changed.until(lambda: not before.keys() & self._unannounced.keys())
+            is_waiting = looking.cancelled_caught
 
     def add(self, pending: Pending) -> None:
         """Note an alert until its report."""

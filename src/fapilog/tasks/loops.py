@@ -68,6 +68,12 @@ class Loop:
             raise RuntimeError("no event loop runs in this thread")
         return cls(native)
 
+    @classmethod
+    def here(cls) -> Self | None:
+        """Return the loop that runs this code; None if none does, as in `without_loop`."""
+        native = None if is_without_loop() else _running()
+        return None if native is None else cls(native)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Loop) and self._native is other._native
 

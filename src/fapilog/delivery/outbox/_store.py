@@ -7,7 +7,6 @@ A call goes down as one transaction, shared with the calls that wait at the same
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from ...record.events import Identity, identity_of
 from ...tasks.events import Event
 from ...tasks.fork import call_in_child
 from ...tasks.groupcommit import GroupCommit
+from ...tasks.loops import Loop
 from ...tasks.strangers import Log
 from ...tasks.threads import in_thread
 from ...tasks.weakset import SharedWeakSet
@@ -82,7 +82,8 @@ class Store:
         self._lock = threading.Lock()
         # None: not known yet.
         self._works: bool | None = None
-        self._taking: Counter[str] = Counter()
+        # The ids of the events whose alerts are being taken, each with the loop of the call.
+        self._taking: dict[object, tuple[str, Loop | None]] = {}
         self._sent_directly: dict[Identity, SentDirectly] = {}
         self._changed: Event | None = None
         self._key = self.name, ""
@@ -175,15 +176,12 @@ class Store:
     def taking(self, event_id: str) -> Generator[None]:
         """Withhold the alert about an event from the sender until it is in the place, or was sent directly."""
         # A commit that is said to have failed may have taken place.
-        with self._lock:
-            self._taking[event_id] += 1
+        call = object()
+        self._taking[call] = event_id, Loop.here()
         try:
             yield
         finally:
-            with self._lock:
-                self._taking[event_id] -= 1
-                if not self._taking[event_id]:
-                    del self._taking[event_id]
+            self._taking.pop(call, None)
 
     def note_sent_directly(self, sent: SentDirectly) -> None:
         """Remember that an alert was sent directly, until the place has its receipt."""
@@ -204,8 +202,11 @@ class Store:
     @property
     def withheld(self) -> set[str]:
         """The ids of events whose alerts are not to be sent from the place: being taken now, or sent directly."""
+        # A call whose loop was closed around it never ends.
+        taking = tuple(self._taking.copy().values())
+        taken = {event_id for event_id, loop in taking if loop is None or not loop.is_closed}
         with self._lock:
-            return {*self._taking, *(event_id for event_id, _ in self._sent_directly)}
+            return taken.union(event_id for event_id, _ in self._sent_directly)
 
     # -- news, for the sender and for the trail
 
