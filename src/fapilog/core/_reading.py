@@ -94,8 +94,11 @@ class Events(Generic[Item]):
             place = self._place
             with contained():
                 found = await self._found()
-                if self._seen is None and not self._is_in_order(found):
+                if self._has_places and self._seen is None and not self._is_in_order(found):
+                    # If that fails, the next call reads this page again.
+                    (behind, is_over), self._place, self._is_over = (self._place, self._is_over), place, False
                     self._seen = await self._read_before(place)
+                    self._place, self._is_over = behind, is_over
             # The only place that knows which kind of items were asked for.
             page: list[Any] = [item for item in found if self._takes(item)]
             if page:

@@ -93,9 +93,10 @@ class Questions:
         oldest come first.
 
         Where lines of the files were moved, every record that is whole is among them once, in the order in which they
-        stand: one that stands twice is left out the second time. A question with *after* or *before* may miss records
-        that stand far from their numbers. Where records are missing or out of place between two events there is a
-        `DamagedRecord`; between records that are not asked for, only `verify_chain_from_storage` sees that.
+        stand: one that stands twice is left out the second time, for which the numbers are kept in memory. A question
+        with *after* or *before* may miss records that stand far from their numbers. Where records are missing or out of
+        place between two events there is a `DamagedRecord`; between records that are not asked for, only
+        `verify_chain_from_storage` sees that.
 
         Args:
             oldest_first: Whether to begin with the oldest, and not with the newest.
