@@ -21,7 +21,7 @@ from fapilog import (
     alert_failed,
     compliance_alert,
 )
-from fapilog.core._forwarding import Outstanding
+from fapilog.core._outstanding import Outstanding
 from fapilog.delivery.digest import Digest
 from fapilog.delivery.outbox import Outbox
 from fapilog.record.damage import DamagedRecord
