@@ -9,6 +9,7 @@ import pytest
 
 from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, FileStorage, MemoryStorage
 from fapilog.record import chain
+from fapilog.record.errors import StoringInterruptedError
 from fapilog.testing import RecordingDispatcher
 
 DURABILITIES = pytest.mark.parametrize("durability", ["fsync", "write"])
@@ -138,6 +139,27 @@ async def test_whatever_interrupts_a_write_is_for_the_caller(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", interrupted)
         with pytest.raises(type(error), match="time is up"):
+            await log(trail)
+    await log(trail)
+    assert (await trail.verify_chain_from_storage()).events_checked == 2
+    assert not dispatcher.alerts
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+async def test_a_full_stack_or_memory_is_no_failure_of_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Where the stack or the memory ends in the middle of a write, the event may be stored, which opens no incident."""
+    dispatcher = RecordingDispatcher()
+    trail = AuditTrail(storage=FileStorage(tmp_path, durability="write"), alert_dispatcher=dispatcher)
+    await log(trail)
+
+    def full(_: int, __: bytes) -> int:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(StoringInterruptedError, match="may be stored or not"):
             await log(trail)
     await log(trail)
     assert (await trail.verify_chain_from_storage()).events_checked == 2

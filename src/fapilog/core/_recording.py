@@ -73,7 +73,7 @@ class Recorder:
                 ends here.
 
         Raises:
-            AuditStorageError: The event is not stored.
+            AuditStorageError: The event is not stored; or, if it was interrupted, may be stored.
             BaseException: A signal handler, such as that of a time limit, has raised it in the midst of a storage of
                 this package, which raises nothing else itself: the event may be stored or not.
         """
@@ -85,6 +85,9 @@ class Recorder:
             seal = await self.store(event, record, once=once, alerts=alerts)
         except StoringInterruptedError:
             raise
+        except (RecursionError, MemoryError) as error:
+            # The caller's stack, or the memory, was nearly full. No signal handler raises these.
+            raise StoringInterruptedError from error
         except AuditStorageError as error:
             self._alerts.health.failing(STORING, error)
             if quietly:

@@ -66,7 +66,8 @@ class StoringInterruptedError(AuditStorageError):
     Raised when the event may be stored or not, for the call that stores it was ended from outside.
 
     A signal handler, such as that of Ctrl-C or of a time limit, has raised in another thread, which was storing the
-    events of several callers; or the event loop was ended. It is no failure of the storage.
+    events of several callers; or the event loop was ended, the stack was full, or the memory. It is no failure of the
+    storage.
     """
 
     def __init__(self, message: str = "interrupted while storing: the event may be stored or not") -> None:
