@@ -28,7 +28,6 @@ _LOOK_EVERY: Final = 0.5
 _LOOKS: Final = 20
 # Looks with nothing to look at, before the thread ends.
 _IDLE_LOOKS: Final = 20
-_ATTEMPTS: Final = 20
 
 
 class TookTooLongError(BaseException):
@@ -85,21 +84,21 @@ def within_limit(question: Callable[..., T], value: object, /, *more: object) ->
             _open.pop(thread, None)
         finally:
             if asked.looks >= _LOOKS:
-                _take_back(thread)
+                try:
+                    _take_back(thread)
+                except BaseException:
+                    # It was raised, or a signal handler has.
+                    _take_back(thread)
+                    raise
             # It holds this frame, which holds it: the value would live until the next collection.
             del asked
 
 
 def _take_back(thread: int) -> None:
     """Let no exception that was set for a question, which is closed now, be raised later."""
-    for _ in range(_ATTEMPTS):
-        try:
-            # The watcher may be about to set it.
-            with _lock:
-                _set_exception(thread, None)
-            break
-        except TookTooLongError:
-            continue
+    # The watcher may be about to set it.
+    with _lock:
+        _set_exception(thread, None)
 
 
 def _start() -> None:
