@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -413,6 +413,25 @@ async def test_every_call_of_a_decorated_function_is_a_block(trail: AuditTrail) 
             group.start_soon(export, 0)
     assert count(number=2) == (2, {"component": "counts", "user_id": "alice"})
     assert (count.__name__, count.__doc__) == ("count", "Count.")
+    assert current_audit_context() == {}
+
+
+async def test_a_decorated_function_may_have_another_decorator() -> None:
+    """An asynchronous function has the values behind a decorator too, whose result is no asynchronous function."""
+
+    def logged_in(function: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[], Awaitable[dict[str, Any]]]:
+        def call() -> Awaitable[dict[str, Any]]:
+            return function()
+
+        return call
+
+    @audit_context(component="exports")
+    @logged_in
+    async def export() -> dict[str, Any]:
+        await anyio.lowlevel.checkpoint()
+        return current_audit_context()
+
+    assert await export() == {"component": "exports"}
     assert current_audit_context() == {}
 
 

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
+from inspect import iscoroutine
 from types import TracebackType
 from typing import Any, Final, TypeVar, cast
 
@@ -259,9 +260,15 @@ class AuditContext:
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             with self:
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+            # An asynchronous function behind a decorator of others looks like one that is not.
+            return self._around(result) if iscoroutine(result) else result
 
         return cast("F", wait if is_async(function) else call)
+
+    async def _around(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        with self:
+            return await coroutine
 
 
 class _Kept:

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 __all__ = ["TookTooLongError", "within_limit"]
 
@@ -35,65 +35,79 @@ class TookTooLongError(BaseException):
 
 
 class _Question:
-    __slots__ = ("frame", "looks")
+    __slots__ = ("frame", "kind", "looks")
 
-    def __init__(self, frame: FrameType) -> None:
+    def __init__(self, frame: FrameType, kind: int) -> None:
         self.frame = frame
+        self.kind = kind
         self.looks = 0
 
 
-# By the thread that waits for the answer. A signal handler may ask in the midst of a question, hence the RLock.
+# By the thread that waits for the answer.
 _open: Final[dict[int, _Question]] = {}
-# The threads that were late a moment ago, which ask nothing more: of a thousand such objects in a list one alone costs
-# the time.
-_late: Final[set[int]] = set()
+# The threads that had no answer a moment ago, each with the id of the value's class. It asks no more of this class for
+# now: of a thousand in a list one alone costs the time. Other values, in this event or the next one, are read.
+_late: Final[set[tuple[int, int]]] = set()
+# A signal handler may ask in the midst of a question, hence the RLock.
 _lock = threading.RLock()
 _watcher: threading.Thread | None = None
 
 
-def within_limit(question: Callable[..., T], /, *given: Any) -> T:
+def within_limit(question: Callable[..., T], value: object, /, *more: object) -> T:
     """
-    Return the answer of *question*, called with what is *given*.
+    Return the answer of *question*, called with *value* and *more*.
 
     Raises:
-        TookTooLongError: There is none after ten seconds, unless it waits in C code; or this thread had no answer a
-            moment ago. A question within a question has no limit of its own.
+        TookTooLongError: There is none after ten seconds, unless it waits in C code; or another value of this class had
+            none a moment ago. A question within a question has no limit of its own.
         BaseException: That of *question*.
     """
     thread = threading.get_ident()
-    if thread in _late:
+    outer = _open.get(thread)
+    if outer is not None:
+        if outer.looks >= _LOOKS:
+            raise TookTooLongError
+        return question(value, *more)
+    # Not the class itself, whose metaclass may have a `__hash__`.
+    kind = id(type(value))
+    if _late and (thread, kind) in _late:
         raise TookTooLongError
-    if thread in _open:
-        return question(*given)
-    _open[thread] = _Question(sys._getframe())  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  # documented
-    if _watcher is None or not _watcher.is_alive():
-        _start()
+    asked = _Question(sys._getframe(), kind)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  # documented
     try:
-        return question(*given)
+        _open[thread] = asked
+        if _watcher is None or not _watcher.is_alive():
+            _start()
+        return question(value, *more)
     finally:
-        _close(thread)
-
-
-def _close(thread: int) -> None:
-    while True:
+        # In this order, and without a call in front: an exception may be raised after any call.
         try:
-            with _lock:
-                _open.pop(thread, None)
-                if thread in _late:
-                    # It may have been set, and not been raised yet.
-                    _set_exception(thread, None)
-            break
-        except TookTooLongError:
-            continue
+            _open.pop(thread, None)
+        finally:
+            if asked.looks >= _LOOKS:
+                try:
+                    _take_back(thread)
+                except BaseException:
+                    # It was raised, or a signal handler has.
+                    _take_back(thread)
+                    raise
+            # It holds this frame, which holds it: the value would live until the next collection.
+            del asked
+
+
+def _take_back(thread: int) -> None:
+    """Let no exception that was set for a question, which is closed now, be raised later."""
+    # The watcher may be about to set it.
+    with _lock:
+        _set_exception(thread, None)
 
 
 def _start() -> None:
     global _watcher  # noqa: PLW0603
     with _lock:
         if _watcher is None or not _watcher.is_alive():
-            watcher = threading.Thread(target=_watch, name="fapilog-limit", daemon=True)
             # Without a thread, as at the end of the interpreter, there is no limit.
             with suppress(RuntimeError):
+                watcher = threading.Thread(target=_watch, name="fapilog-limit", daemon=True)
                 watcher.start()
                 _watcher = watcher
 
@@ -106,9 +120,9 @@ def _watch() -> None:
     while idle < _IDLE_LOOKS:
         # Not by `sleep`, which the tests of others replace.
         pause.acquire(timeout=_LOOK_EVERY)
-        with _lock:
-            idle = 0 if _look() else idle + 1
-            if idle >= _IDLE_LOOKS:
+        idle = 0 if _look() else idle + 1
+        if idle >= _IDLE_LOOKS:
+            with _lock:
                 # Whoever asks from here on starts another one, or has asked before.
                 _watcher = None
                 if _open:
@@ -117,40 +131,46 @@ def _watch() -> None:
 
 def _look() -> bool:
     """Look at all open questions once; return whether there are any."""
-    _late.intersection_update(_open)
+    _late.difference_update([late for late in _late.copy() if late[0] not in _open])
+    if not _open:
+        return False
     frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001  # documented
+    # This one would hold itself, and with it the values of all threads, until the next collection.
+    del frames[threading.get_ident()]
     for thread, asked in _open.copy().items():
         frame = frames.get(thread)
         while frame is not None and frame is not asked.frame:
             frame = frame.f_back
         if frame is None:
-            # A signal handler raised before it was closed.
+            # It waits in a greenlet: another one runs in this thread.
             _open.pop(thread, None)
             continue
         asked.looks += 1
         if asked.looks >= _LOOKS:
+            _late.add((thread, asked.kind))
             # At every further look once more: the answer may swallow it.
-            _late.add(thread)
-            _set_exception(thread, TookTooLongError)
-    return bool(_open)
+            with _lock:
+                if _open.get(thread) is asked:
+                    _set_exception(thread, TookTooLongError)
+    return True
 
 
 def _set_exception(thread: int, error: type[BaseException] | None) -> None:
-    import ctypes  # noqa: PLC0415  hardly ever needed
+    # Without ctypes, which some builds of Python lack, there is no limit either.
+    with suppress(ImportError):
+        import ctypes  # noqa: PLC0415  hardly ever needed
 
-    set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    set_exception(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
+        set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+        set_exception(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
 
 
 def _forget() -> None:
-    """Forget, in a forked child, the parent's other threads."""
+    """Forget, in a forked child, the questions of the parent, whose thread that looks is not here."""
     global _lock, _watcher  # noqa: PLW0603
     _lock = threading.RLock()
     _watcher = None
-    mine = threading.get_ident()
-    for thread in [each for each in _open if each != mine]:
-        del _open[thread]
-    _late.intersection_update(_open)
+    _open.clear()
+    _late.clear()
 
 
 if hasattr(os, "register_at_fork"):
