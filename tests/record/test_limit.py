@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import weakref
@@ -222,3 +223,25 @@ def test_without_a_thread_there_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     assert given_text(1.5) == "1.5"
     assert limit._watcher is None
+
+
+def test_a_late_answer_leaves_nothing_for_other_threads_to_look_for() -> None:
+    """After an answer that came late, or not at all, a debugger or a measurement of coverage works as before."""
+    program = """
+import sys
+from fapilog.record import limit
+from fapilog.record.values import given_text
+
+limit._LOOK_EVERY, limit._LOOKS = 0.01, 2
+
+class Endless:
+    def __str__(self):
+        while True:
+            pass
+
+assert "TookTooLongError" in given_text(Endless())
+sys.settrace(lambda *_: None)
+assert sorted([2, 1], key=lambda number: number) == [1, 2]
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
+    assert done.returncode == 0

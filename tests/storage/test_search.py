@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
@@ -101,9 +102,17 @@ def test_an_interrupted_search_gives_its_turn_back(
     """Wherever a signal handler raises in the midst of a search, as many searches as before can be made at once."""
     monkeypatch.setattr(Search, "_there", lambda *_: [])
     turns, reader = searchers.turns.qsize(), TrailReader(directory, durable=True)
-    for moment in moments(Path(_search.__file__), KeyboardInterrupt):
+
+    def run(moment: AbstractContextManager[None]) -> None:
         with contextlib.suppress(KeyboardInterrupt), moment:
             Search(reader, EventFilter(), 1).run()
+
+    for moment in moments(Path(_search.__file__), KeyboardInterrupt):
+        # In a thread of its own: one that is interrupted as an `except` ends has that exception as the context of all
+        # later ones.
+        thread = threading.Thread(target=run, args=(moment,))
+        thread.start()
+        thread.join()
         assert searchers.turns.qsize() == turns
 
 

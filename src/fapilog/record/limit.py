@@ -95,10 +95,18 @@ def within_limit(question: Callable[..., T], value: object, /, *more: object) ->
 
 
 def _take_back(thread: int) -> None:
-    """Let no exception that was set for a question, which is closed now, be raised later."""
-    # The watcher may be about to set it.
-    with _lock:
-        _set_exception(thread, None)
+    """
+    Let no exception that was set for a question, which is closed now, be raised later.
+
+    It is raised here, by being set once more. None in its place would not do: CPython 3.11 forgets that there was one
+    only as it raises it. Until then all threads look for it at each call, and one that is traced does nothing else.
+    """
+    with suppress(TookTooLongError):
+        # The watcher may be about to set it.
+        with _lock:
+            is_set = _set_exception(thread)
+        while is_set:
+            pass
 
 
 def _start() -> None:
@@ -151,17 +159,19 @@ def _look() -> bool:
             # At every further look once more: the answer may swallow it.
             with _lock:
                 if _open.get(thread) is asked:
-                    _set_exception(thread, TookTooLongError)
+                    _set_exception(thread)
     return True
 
 
-def _set_exception(thread: int, error: type[BaseException] | None) -> None:
-    # Without ctypes, which some builds of Python lack, there is no limit either.
-    with suppress(ImportError):
+def _set_exception(thread: int) -> bool:
+    """Have the exception raised in that thread; return False if it is no thread, as a greenlet is none."""
+    try:
         import ctypes  # noqa: PLC0415  hardly ever needed
-
-        set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        set_exception(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
+    except ImportError:
+        # Without it, as in some builds of Python, there is no limit either.
+        return False
+    set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    return bool(set_exception(ctypes.c_ulong(thread), ctypes.py_object(TookTooLongError)))
 
 
 def _forget() -> None:
