@@ -8,13 +8,15 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from fapilog import AuditEvent
 from fapilog.core.audit import AuditEventType
-from fapilog.record import limit
+from fapilog.record import limit, values
+from fapilog.record.freezing import frozen_mapping
 from fapilog.record.limit import TookTooLongError, within_limit
 from fapilog.record.values import given_tags, given_text
 
@@ -93,6 +95,20 @@ def test_values_of_other_classes_are_read_meanwhile() -> None:
     first = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m", metadata={"a": Endless(), "b": (1, 2)})
     second = AuditEvent(event_type=AuditEventType.DATA_ACCESS, message="m", metadata=OrderedDict(c=1))
     assert (first.metadata["b"], second.metadata, given_text(1.5)) == ([1, 2], {"c": 1}, "1.5")
+
+
+def test_values_without_code_of_others_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tuples, sets and whole numbers are read without a limit, whose cost is that of reading them again."""
+    asked: list[type] = []
+
+    def spy(question: Callable[..., Any], value: object, *more: object) -> Any:
+        asked.append(type(value))
+        return within_limit(question, value, *more)
+
+    monkeypatch.setattr(values, "within_limit", spy)
+    given = {"a": (1, 2), "b": {3}, "c": frozenset({4}), "d": {5: 6}}
+    assert frozen_mapping(given) == {"a": [1, 2], "b": [3], "c": [4], "d": {"5": 6}}
+    assert asked == [dict]
 
 
 def test_a_value_is_not_kept() -> None:

@@ -183,8 +183,11 @@ def _attribute(value: object, name: str) -> Any:
 
 def key_of(key: Any) -> str:
     """Return the text that stands for *key*, which may have lone surrogates; as a value reads, where there is one."""
-    if issubclass(type(key), str):
+    kind = type(key)
+    if issubclass(kind, str):
         return str.__str__(key)
+    if kind is int:
+        return _words_of(key)
     try:
         return ask(_words_of, key)
     except UnreadableError as error:

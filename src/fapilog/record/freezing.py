@@ -255,7 +255,9 @@ class Walk:
             parents.pop()
 
     def _container(self, value: Any, kind: type) -> Any:
-        shape, found = ask(_read, value, kind)
+        # Reading one of these runs no code of others, and asking costs more than reading.
+        is_plain = kind is tuple or kind is set or kind is frozenset
+        shape, found = _read(value, kind) if is_plain else ask(_read, value, kind)
         if shape is list:
             return self._frozen_list(found, value)
         if shape is dict:
