@@ -26,8 +26,8 @@ T = TypeVar("T")
 # Counted in looks, and not read from a clock, which may jump.
 _LOOK_EVERY: Final = 0.5
 _LOOKS: Final = 20
-# Looks with nothing to look at, before the thread ends.
-_IDLE_LOOKS: Final = 20
+# Looks with nothing to look at, before the thread ends: while it runs, Python 3.12 warns of every `os.fork`.
+_IDLE_LOOKS: Final = 4
 
 
 class TookTooLongError(BaseException):
