@@ -40,6 +40,7 @@ nitpick_ignore_regex = [
     # A type variable, in the signature of what is decorated.
     ("py:class", r"fapilog\.(record\.privacy\.F|core\._reading\.Item|integrations\.django\._changes\._Model)"),
     ("py:class", r"fapilog\.storage\._anchor\.Anchor"),  # from a storage to another, by `copy`
+    ("py:class", r"fapilog\.storage\._files\.places\.(Page|Place)"),  # from a storage to the trail, page by page
     ("py:class", "Path"),  # of pathlib, which the trail imports for type checkers alone
     ("py:exc", "ImproperlyConfigured"),  # of Django
     ("py:class", "WSGI(Application|Environment)"),  # of wsgiref.types
