@@ -25,6 +25,8 @@ WORKER = ["dramatiq", APP, "--processes", "2", "--threads", "4"]
 def test_every_message_is_recorded_for_its_user(tmp_path: Path) -> None:
     """With messages that are over time, and SIGHUP in the middle, each event has its message, user, and alert once."""
     trail = AuditTrail(storage_path=tmp_path / "audit")
+    # On SIGHUP dramatiq runs itself anew, as the "python" that is found first.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
     def count(event_type: AuditEventType | None = None) -> int:
         return len(trail.sync.get_events(event_type=event_type, limit=1000))
@@ -37,7 +39,7 @@ def test_every_message_is_recorded_for_its_user(tmp_path: Path) -> None:
             env={**os.environ, "TRAIL": str(tmp_path / "unused"), "REDIS": url},
             cwd=ROOT,
         )
-        with running(WORKER, tmp_path, REDIS=url) as worker:
+        with running(WORKER, tmp_path, REDIS=url, PATH=path) as worker:
             wait_until(lambda: count() > 10, tmp_path)
             worker.send_signal(signal.SIGHUP)
             # Two workers have ended, two others begun, and all messages are done.
