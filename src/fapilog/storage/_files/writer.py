@@ -293,8 +293,7 @@ class TrailWriter:
 
     def _write(self, bodies: list[bytes]) -> Sequence[Result]:
         fd, end = self._fd, self._end
-        assert fd is not None  # noqa: S101 - opened by the callers
-        assert end is not None  # noqa: S101
+        assert fd is not None and end is not None  # noqa: PT018, S101 - opened by the callers
         if Once not in map(type, bodies):
             return self._put(*end.sealed(bodies))
         new, places = self._recent.new_among(bodies, end.name, end.size)
@@ -310,8 +309,7 @@ class TrailWriter:
     def _put(self, lines: list[bytes], seals: list[Seal]) -> Sequence[Result]:
         """Write *lines*, the records that have these *seals*, and return the result of every one."""
         fd, end = self._fd, self._end
-        assert fd is not None  # noqa: S101 - opened by the callers
-        assert end is not None  # noqa: S101
+        assert fd is not None and end is not None  # noqa: PT018, S101 - opened by the callers
         lines, failure = self._reserving.fitting(fd, end.size, lines)
         data = b"".join(lines)
         try:
