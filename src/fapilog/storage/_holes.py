@@ -13,8 +13,10 @@ from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.formats import decoded, no_record
 from ._files.lines import head_of_record
+from .protocol import EventFilter
 
-__all__ = ["MAX_NUMBER", "item_of", "items_of_rows", "joined", "missing_rows", "newest_of", "up_to"]
+__all__ = ["MAX_NUMBER", "bounds_of", "item_of", "items_of_rows", "joined", "missing_rows", "newest_of", "up_to"]
+__all__ += ["wanted_of"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
@@ -119,6 +121,17 @@ MAX_NUMBER: Final = 2**63 - 1
 
 # More than a seal has.
 _SEAL_BYTES: Final = 256
+
+
+def bounds_of(wanted: EventFilter) -> tuple[int, int]:
+    """Return the numbers of rows between which all are that are *wanted*, without these."""
+    low = -1 if wanted.after is None else min(wanted.after, MAX_NUMBER)
+    return low, MAX_NUMBER if wanted.before is None else min(wanted.before, MAX_NUMBER)
+
+
+def wanted_of(items: Iterable[AuditEvent | DamagedRecord], wanted: EventFilter) -> Iterator[AuditEvent | DamagedRecord]:
+    """Yield the *items* that are *wanted*, and all holes."""
+    return (item for item in items if isinstance(item, DamagedRecord) or wanted.matches(item))
 
 
 def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | None) -> AuditEvent | DamagedRecord:

@@ -25,7 +25,7 @@ from ._database import Database
 from ._files.directory import why_not_writable
 from ._files.room import Room
 from ._front import front_of, missing_at_end, missing_in_front, number_of
-from ._holes import MAX_NUMBER, item_of, items_of_rows, joined, newest_of, up_to
+from ._holes import MAX_NUMBER, bounds_of, item_of, items_of_rows, joined, newest_of, up_to, wanted_of
 from ._ranges import ranges, stretches
 from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
 from ._verdicts import unreadable, verdict_on
@@ -268,17 +268,14 @@ class SQLiteStorage(Uncopied):
         return newest_of(limit, (self._newest(wanted, question, limit) for question in questions(wanted)))
 
     def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
-        """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
-        low = -1 if wanted.after is None else min(wanted.after, MAX_NUMBER)
-        high = MAX_NUMBER if wanted.before is None else min(wanted.before, MAX_NUMBER)
+        """Return the records that are wanted, and answers to *question*, the newest first, read page by page."""
+        low, high = bounds_of(wanted)
         # The class of S608 is a text of one's own in SQL; here are only names of columns.
         query = (
             f"SELECT sequence_number, line FROM records WHERE {question.where} ORDER BY sequence_number DESC LIMIT ?"  # noqa: S608
         )
         rows = self._rows_backwards(query, question, (low, high), min(limit, _PAGE))
-        for item in self._items(rows, high if question.is_open else None):
-            if isinstance(item, DamagedRecord) or wanted.matches(item):
-                yield item
+        return wanted_of(self._items(rows, high if question.is_open else None), wanted)
 
     def _rows_backwards(
         self, query: str, question: Question, bounds: tuple[int, int], size: int

@@ -12,7 +12,7 @@ from ...record.events import AuditEvent
 from ...record.values import escaped
 from .._anchor import Anchor
 from .._copied import is_record
-from .._holes import MAX_NUMBER, item_of, items_of_rows, joined, newest_of, up_to
+from .._holes import MAX_NUMBER, bounds_of, item_of, items_of_rows, joined, newest_of, up_to, wanted_of
 from .._ranges import ranges, stretches
 from .._rows import COLUMNS, Question, follow_row
 from .._verdicts import verdict_on
@@ -129,16 +129,13 @@ class Reading:
             yield head
 
     def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
-        """Yield the records that are wanted, and answers to *question*, the newest first, page by page."""
-        low = -1 if wanted.after is None else min(wanted.after, MAX_NUMBER)
-        high = MAX_NUMBER if wanted.before is None else min(wanted.before, MAX_NUMBER)
+        """Return the records that are wanted, and answers to *question*, the newest first, read page by page."""
+        low, high = bounds_of(wanted)
         query = _IN_BYTES.format(
             columns="sequence_number, line", where=f"trail = %s AND {question.where}", order="DESC"
         )
         rows = self._rows_backwards(query, question, (low, high), min(limit, _PAGE))
-        for item in self._items(rows, high if question.is_open else None):
-            if isinstance(item, DamagedRecord) or wanted.matches(item):
-                yield item
+        return wanted_of(self._items(rows, high if question.is_open else None), wanted)
 
     def _rows_backwards(
         self, query: str, question: Question, bounds: tuple[int, int], size: int
