@@ -124,46 +124,41 @@ class Odd(BaseException):
     """What a signal handler may raise."""
 
 
+async def raised_by_a_write_that_raises(directory: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Any:
+    """Return what a call raises whose write raises *error*: it opens no incident, and the next call stores."""
+    dispatcher = RecordingDispatcher()
+    trail = AuditTrail(storage=FileStorage(directory, durability="write"), alert_dispatcher=dispatcher)
+    await log(trail)
+
+    def write(_: int, __: bytes) -> int:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write)
+        with pytest.raises(BaseException) as raised:  # noqa: PT011  the caller looks
+            await log(trail)
+    await log(trail)
+    assert (await trail.verify_chain_from_storage()).events_checked == 2
+    assert not dispatcher.alerts
+    return raised.value
+
+
 @pytest.mark.parametrize("error", [Odd("time is up"), ValueError("time is up"), TimeoutError("time is up")], ids=repr)
 async def test_whatever_interrupts_a_write_is_for_the_caller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """A signal handler may raise anything in the middle of a write: that ends its caller, and opens no incident."""
-    dispatcher = RecordingDispatcher()
-    trail = AuditTrail(storage=FileStorage(tmp_path, durability="write"), alert_dispatcher=dispatcher)
-    await log(trail)
-
-    def interrupted(_: int, __: bytes) -> int:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", interrupted)
-        with pytest.raises(type(error), match="time is up"):
-            await log(trail)
-    await log(trail)
-    assert (await trail.verify_chain_from_storage()).events_checked == 2
-    assert not dispatcher.alerts
+    with pytest.raises(type(error), match="time is up"):
+        raise await raised_by_a_write_that_raises(tmp_path, monkeypatch, error)
 
 
-@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+@pytest.mark.parametrize("error", [RecursionError(), MemoryError()], ids=repr)
 async def test_a_full_stack_or_memory_is_no_failure_of_the_storage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """Where the stack or the memory ends in the middle of a write, the event may be stored, which opens no incident."""
-    dispatcher = RecordingDispatcher()
-    trail = AuditTrail(storage=FileStorage(tmp_path, durability="write"), alert_dispatcher=dispatcher)
-    await log(trail)
-
-    def full(_: int, __: bytes) -> int:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
-        with pytest.raises(StoringInterruptedError, match="may be stored or not"):
-            await log(trail)
-    await log(trail)
-    assert (await trail.verify_chain_from_storage()).events_checked == 2
-    assert not dispatcher.alerts
+    with pytest.raises(StoringInterruptedError, match="may be stored or not"):
+        raise await raised_by_a_write_that_raises(tmp_path, monkeypatch, error)
 
 
 async def test_the_same_id_is_stored_once_by_its_record(tmp_path: Path) -> None:
