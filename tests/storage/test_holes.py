@@ -426,6 +426,24 @@ async def test_a_moved_record_hides_none_that_is_in_its_place(tmp_path: Path, mo
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize("page", [2, 100])
+@pytest.mark.parametrize("place", [3, 4, 9])
+async def test_an_altered_copy_hides_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, page: int
+) -> None:
+    """A copy that was altered has number and checksum of its record; both are read, wherever the copy was put."""
+    monkeypatch.setattr(_reading, "_PAGE", page)
+    lines = made(tmp_path, 9)
+    store(tmp_path, [*lines[:place], lines[3].replace(b"JOHN", b"JANE"), *lines[place:]])
+    trail = AuditTrail(storage_path=tmp_path)
+    for oldest_first in (True, False):
+        events = [event async for event in trail.events(oldest_first=oldest_first)]
+        assert {event.sequence_number for event in events if event.message == SECRET} == set(range(1, 10))
+        assert len(events) == 10
+    assert len(await trail.get_events()) == 10
+
+
+@pytest.mark.one_backend
 @pytest.mark.parametrize("day", [1, 3])
 @pytest.mark.parametrize("block", [300, 1 << 18])
 async def test_a_record_that_lacks_its_newline_is_read(

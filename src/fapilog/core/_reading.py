@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, Literal, Self, TypeVar
 
 import msgspec
 
+from ..record.chain import is_intact
 from ..record.damage import DamagedRecord
 from ..record.errordetails import ErrorDetails
 from ..record.errors import AuditStorageError
@@ -68,7 +69,7 @@ class Events(Generic[Item]):
         # From where the next page is read, if the storage says that; and the number of the last event.
         self._place: Any = None
         self._last: int | None = None
-        # The events that were read, as soon as one of them is not in the order of the numbers.
+        # The intact events that were read, as soon as one is not in the order of the numbers.
         self._seen: set[tuple[int | None, str | None]] | None = None
         self._is_begun = False
         self._is_over = False
@@ -95,10 +96,12 @@ class Events(Generic[Item]):
             with contained():
                 found = await self._found()
                 if self._has_places and self._seen is None and not self._is_in_order(found):
-                    # If that fails, the next call reads this page again.
-                    (behind, is_over), self._place, self._is_over = (self._place, self._is_over), place, False
-                    self._seen = await self._read_before(place)
-                    self._place, self._is_over = behind, is_over
+                    try:
+                        self._seen = await self._read_before(place)
+                    except BaseException:
+                        # The next call reads this page again.
+                        self._place, self._is_over = place, False
+                        raise
             # The only place that knows which kind of items were asked for.
             page: list[Any] = [item for item in found if self._takes(item)]
             if page:
@@ -114,18 +117,19 @@ class Events(Generic[Item]):
         return all(step * (other - one) > 0 for one, other in itertools.pairwise(numbers))
 
     async def _read_before(self, place: Any) -> set[tuple[int | None, str | None]]:
-        """Return the events that were read before *place*, the other way round."""
+        """Return the intact events that were read before *place*, the other way round."""
         storage: Any = self._storage
         seen: set[tuple[int | None, str | None]] = set()
         while place is not None:
             found, place = await storage.page_from(place, self._wanted, _PAGE, oldest_first=not self._oldest_first)
-            seen |= {_identity(item) for item in found if isinstance(item, AuditEvent)}
+            seen |= {_identity(item) for item in found if isinstance(item, AuditEvent) and is_intact(item)}
         return seen
 
     def _takes(self, item: AuditEvent | DamagedRecord) -> bool:
         """Return whether *item* is yielded; raise AuditStorageError if it is a hole, and holes are to be raised."""
         if isinstance(item, AuditEvent):
-            if self._seen is None:
+            # An altered copy has the number and the checksum of the record too, which it must not hide.
+            if self._seen is None or not is_intact(item):
                 return True
             count = len(self._seen)
             self._seen.add(_identity(item))

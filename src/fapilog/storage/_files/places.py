@@ -41,22 +41,23 @@ class Page(NamedTuple):
     @classmethod
     def of(cls, limit: int, found: Iterable[tuple[Item, Place]]) -> Page:
         """Return the page up to the event that is the last of *limit*; one that stands there twice is in it once."""
-        seen: set[tuple[int | None, str | None]] = set()
+        seen: dict[tuple[int | None, str | None], list[AuditEvent]] = {}
         last: Place | None = None
 
         def items() -> Iterator[Item]:
             nonlocal last
             for item, place in found:
                 if isinstance(item, AuditEvent):
-                    key = item.sequence_number, item.checksum
-                    if key in seen:
+                    # An altered copy has the number and the checksum too, and must not hide the record.
+                    same = seen.setdefault((item.sequence_number, item.checksum), [])
+                    if item in same:
                         continue
-                    seen.add(key)
+                    same.append(item)
                     last = place
                 yield item
 
         read = list(up_to(limit, joined(items())))
-        return cls(read, last if len(seen) == limit else None)
+        return cls(read, last if sum(map(len, seen.values())) == limit else None)
 
 
 class Line(NamedTuple):
