@@ -269,6 +269,15 @@ def test_rows_that_are_missing_or_changed_places_are_holes(
         ]
 
 
+@pytest.mark.parametrize("oldest_first", [True, False])
+def test_a_hole_among_newer_records_is_not_asked_for(storage: SQLiteStorage, path: Path, *, oldest_first: bool) -> None:
+    """A question for records before another one does not meet what is missing behind that."""
+    append(storage, *"abcde")
+    change(path, "DELETE FROM records WHERE sequence_number = 4")
+    found = AuditTrail(storage=storage).sync.events(before=3, oldest_first=oldest_first, on_damage="raise")
+    assert sorted(event.message for event in found) == ["a", "b"]
+
+
 def test_another_process_that_does_not_end_is_named(
     storage: SQLiteStorage, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,15 +171,20 @@ class Events(Generic[Item]):
         return found
 
     async def _next_oldest(self) -> Sequence[AuditEvent | DamagedRecord]:
-        wanted, after = self._wanted, self._wanted.after or 0
-        found = await self._storage.read(after, _PAGE)
-        numbers = [item.sequence_number or 0 for item in found if isinstance(item, AuditEvent)]
+        wanted, after, before = self._wanted, self._wanted.after or 0, self._wanted.before
+        read = await self._storage.read(after, _PAGE)
+        numbers = [item.sequence_number or 0 for item in read if isinstance(item, AuditEvent)]
         self._is_over = not numbers
         if numbers:
             last = max(numbers[-1], after + 1)
-            self._is_over = wanted.before is not None and last >= wanted.before
-            self._wanted = wanted.numbered(after=last, before=wanted.before)
-        return found
+            self._is_over = before is not None and last >= before
+            self._wanted = wanted.numbered(after=last, before=before)
+
+        def may_be_before(item: AuditEvent | DamagedRecord) -> bool:
+            return before is None or isinstance(item, DamagedRecord) or (item.sequence_number or 0) < before
+
+        # No hole behind the first event that is too new is asked for.
+        return [*itertools.takewhile(may_be_before, read)]
 
     async def _behind_earlier(self) -> EventFilter:
         """Return the question, asked of records behind the ones that the storage knows to be too early."""
