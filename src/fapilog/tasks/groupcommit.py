@@ -224,11 +224,13 @@ class GroupCommit(Generic[Item, Result]):
                 self._take()
             batch += self._taken
             self._taken.clear()
-        for place, result in zip(batch, results or (), strict=False):
+        results = results or []
+        for place, result in zip(batch, results, strict=False):
             place.results.append(result)
-        for place in batch:
-            if not place.is_done:
-                place.error = error
+        for place in batch[len(results) :]:
+            # An interruption may have left it among those that wait, where it is not to begin.
+            place.has_begun = True
+            place.error = error
         wake([place.waiter for place in batch if place.waiter is not None])
 
     def _items(self, batch: list[_Place[Item, Result]]) -> Iterator[Item]:
@@ -236,7 +238,7 @@ class GroupCommit(Generic[Item, Result]):
         self._take()
         while self._taken:
             place = self._taken[0]
-            is_next = not (place.has_begun or place.is_done)
+            is_next = not place.has_begun
             # In this order: a caller that leaves looks at this after it has said so.
             place.has_begun = True
             is_next &= not place.is_left
