@@ -86,7 +86,7 @@ EXTRAS = {
 # Nor for these, until a trail needs them: files, rules, questions, an alert, a record.
 ON_FIRST_USE = {
     *("difflib", "gzip", "hashlib", "logging", "pathlib", "queue", "signal", "traceback", "urllib.parse", "zlib"),
-    *(f"fapilog.core.{name}" for name in ("_catchup", "_incidentfiles", "_reading", "_retaining", "_rules")),
+    *(f"fapilog.core.{name}" for name in ("_catchup", "_incidentfiles", "_counts", "_reading", "_retaining", "_rules")),
     *(f"fapilog.core.{name}" for name in ("audited", "rules", "sync")),
     *(f"fapilog.storage.{name}" for name in ("archive", "files", "replication", "retention")),
 }

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fapilog import AuditEvent, AuditStorageError, Threshold
-from fapilog.core import _rules
+from fapilog.core import _counts
 from fapilog.record.kinds import RULE_MET
 from fapilog.storage.memory import MemoryStorage
 from tests.doubles.counted_rules import Process, expected, met
@@ -107,6 +107,27 @@ async def test_several_rules(storage: MemoryStorage) -> None:
     assert met(storage) == [2, 5, 7]
 
 
+async def test_many_rules_read_the_trail_once() -> None:
+    """An event costs one search for all rules; beginning costs two for each type and window, however many rules."""
+    storage = FailingStorage()
+    rules = [
+        Threshold(
+            ["authentication_failed", f"billing.n{number % 3}"], count=2, within=60, by="user_id", name=f"{number}"
+        )
+        for number in range(30)
+    ]
+    process = Process(storage, rules)
+    await log_and_count(process, 0, user_id="alice")
+    assert storage.asked == len(["authentication_failed", "n0", "n1", "n2", "rule.threshold"])
+    for number in range(3):
+        await log_and_count(process, number, f"billing.n{number}", user_id=f"user {number}")
+    assert storage.asked == 5 + 3
+    await log_and_count(process, 3, "billing.n1", user_id="alice")
+    assert len(met(storage)) == 10
+    # One for the span, and two for each rule that is met: whether that is recorded, and by which value.
+    assert storage.asked == 5 + 3 + 1 + 10 * 2
+
+
 async def test_many_at_once(process: Process, storage: MemoryStorage) -> None:
     """Events that are stored before the first of them is counted are counted in the order of the chain."""
     for number in range(250):
@@ -178,11 +199,12 @@ async def test_two_processes_find_it_at_once(storage: MemoryStorage) -> None:
 )
 def test_a_model(steps: list[tuple[int, str, int, str]], count: int) -> None:
     """Several processes that are slow, restart and are killed report what one that looks at all events would."""
-    rule = Threshold("authentication_failed", count=count, within=10, by="user_id")
+    rule = Threshold("authentication_failed", count=count, within=10, by="user_id", name="by user")
+    rules = [rule, Threshold("authentication_failed", count=2, within=1, name="all")]
     storage = MemoryStorage()
 
     async def run() -> None:
-        processes = [Process(storage, [rule]) for _ in range(3)]
+        processes = [Process(storage, rules) for _ in range(3)]
         now = 0.0
         for number, user, tenths, then in steps:
             now += tenths / 10
@@ -190,14 +212,15 @@ def test_a_model(steps: list[tuple[int, str, int, str]], count: int) -> None:
             if then in ("count", "restart"):
                 await processes[number].count()
             if then in ("restart", "kill"):
-                processes[number] = Process(storage, [rule])
+                processes[number] = Process(storage, rules)
                 await processes[number].start()
         for process in processes:
             await process.count()
-        await Process(storage, [rule]).start()
+        await Process(storage, rules).start()
 
     anyio.run(run)
-    assert sorted(met(storage)) == expected(storage, rule)
+    for each in rules:
+        assert sorted(met(storage, each)) == expected(storage, each)
 
 
 JUMP = st.sampled_from([0, 0, 0, 1, 5, -1, -5, 11, -11, 700, -700, 1e6, -1e6, 2e9, -1.7e9])
@@ -229,7 +252,7 @@ def test_jumping_clocks(steps: list[tuple[float, str, bool]]) -> None:
 
 async def test_memory_is_bounded(storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many values there are, a bounded number of events is kept: those of the newest values."""
-    monkeypatch.setattr(_rules, "MOST_COUNTED", 20)
+    monkeypatch.setattr(_counts, "MOST_COUNTED", 20)
     process = Process(storage, [GUESSING])
     for number in range(60):
         await log_and_count(process, number / 10, user_id=f"user {number}")

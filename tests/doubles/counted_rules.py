@@ -70,9 +70,10 @@ class Process:
         return event
 
 
-def met(storage: MemoryStorage | FailingStorage) -> list[int]:
-    """Return the numbers of the records that met a rule, in the order of the events about that."""
-    return [event.metadata["record"] for event in storage.events if event.event_type == RULE_MET]
+def met(storage: MemoryStorage | FailingStorage, rule: Threshold | None = None) -> list[int]:
+    """Return the numbers of the records that met *rule*, or any rule, in the order of the events about that."""
+    about = [event.metadata for event in storage.events if event.event_type == RULE_MET]
+    return [each["record"] for each in about if rule is None or each["rule"] == rule.name]
 
 
 def expected(storage: MemoryStorage, rule: Threshold) -> list[int]:

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import functools
-import math
 import threading
 import uuid
-from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime
-from hashlib import sha256
-from typing import Any, Final, NamedTuple
-
-import msgspec
-from msgspec.structs import replace
+from typing import Any, Final, TypeAlias
 
 from ..record.errors import AuditStorageError, reason
 from ..record.events import AuditEvent
@@ -21,29 +15,24 @@ from ..record.kinds import RULE_MET, AuditEventType
 from ..storage.protocol import AuditStorage, EventFilter
 from ..tasks.background import Background, own_context
 from ..tasks.loops import Loop
-from ..tasks.strangers import Log, answer, contained
+from ..tasks.strangers import Log, contained
+from ._counts import MOST_COUNTED, Counts, Found, Met
 from ._health import Health
 from ._incidents import RULES
 from ._reading import Events
 from .rules import Threshold
 from .signals import Aftermath
 
-__all__ = ["MOST_COUNTED", "Record", "Rules"]
+__all__ = ["Record", "Rules"]
 
 Record = Callable[..., Coroutine[Any, Any, None]]
 """Records the event about a rule: is called with its message and its fields."""
 
 _log: Final = Log("fapilog")
 
-MOST_COUNTED: Final = 50_000
-"""The events of a rule that are counted; an event takes a few hundred bytes."""
 # The ids that stand in an event about a rule, so that it surely fits into a record.
 _MOST_IDS: Final = 100
-# Events about a rule that can't be stored, and wait.
-_MOST_OWED: Final = 1_000
-# Seconds. A process that begins to count records the rules that were met up to this long ago, if no record says so yet:
-# the process that saw it may have been killed. It records no older ones: the rule may be new, and the trail a year old.
-_OWED: Final = 600.0
+_ByRule: TypeAlias = dict[Counts, list[Found]]
 # The namespace of the ids of events about rules; any UUID would do.
 _NAMESPACE: Final = uuid.UUID("b5a4fb2c-0b5e-4d0a-9a57-5f1c1f2f6a57")
 
@@ -96,7 +85,10 @@ class Rules:
         self._is_starting = False
         # The loop in which a task counts.
         self._counting_in: Loop | None = None
-        self._counts = [_Counts(rule, self._aftermath) for rule in self._rules]
+        self._counts = [Counts(rule, self._aftermath) for rule in self._rules]
+        # The rules that an event of a type may bear on.
+        self._by_kind = {kind.value: [each for each in self._counts if kind in each.rule.kinds] for kind in self.kinds}
+        self._by_kind[RULE_MET.value] = self._counts
 
     def apply(self, event: AuditEvent, record: Record) -> None:
         """Count *event*, which is stored, soon. From any thread; raises nothing."""
@@ -152,8 +144,8 @@ class Rules:
                 # With the lock held: an event that comes from here on begins anew.
                 self._counting_in = None
                 return False
+        await self._read(newest)
         for counts in self._counts:
-            await counts.read(self._storage, newest)
             while (met := counts.owed) is not None:
                 await self._record(counts.rule, met, record)
                 counts.settle(met)
@@ -162,10 +154,51 @@ class Rules:
                 self._newest = None
         return True
 
-    async def _record(self, rule: Threshold, met: _Met, record: Record) -> None:
+    async def _read(self, last: AuditEvent) -> None:
+        """Count the events of the trail up to *last*; what several rules lack is read once."""
+        number, now = last.sequence_number or 0, last.timestamp.timestamp()
+        behind = [counts for counts in self._counts if counts.number < number]
+        new = {counts for counts in behind if counts.begins_anew(now)}
+        found: _ByRule = {}
+        known: _ByRule = {}
+        if continued := [counts for counts in behind if counts not in new]:
+            # All types at once: there are few events since the last one.
+            span = EventFilter(event_type=self.kinds, after=min(counts.number for counts in continued))
+            await self._look(span, number, continued, found)
+        # Each type alone, which the storage finds faster, and back to the time that a rule with this window needs.
+        windows: dict[tuple[AuditEventType, float], list[Counts]] = {}
+        for counts in new:
+            for kind in (*counts.rule.kinds, RULE_MET):
+                windows.setdefault((kind, counts.since(now)), []).append(counts)
+        for (kind, since), rules in windows.items():
+            span = EventFilter(event_type=kind, start_time=_time(since))
+            await self._look(span, number, rules, known if kind is RULE_MET else found)
+        # Nothing is awaited from here on: a cancellation leaves the counts as they were.
+        for counts in behind:
+            counts.count([*found.get(counts, ()), *known.get(counts, ())], number, now, is_new=counts in new)
+
+    async def _look(self, span: EventFilter, last: int, rules: Iterable[Counts], found: _ByRule) -> None:
+        """Add to *found* the events of a span, up to the number *last*, that count for these *rules*."""
+        wanting = {counts for counts in rules if len(found.get(counts, ())) < MOST_COUNTED}
+        if not wanting:
+            return
+        async for event in Events[AuditEvent](self._storage, span, oldest_first=False):
+            # Not asked of the storage: a storage in files would look for the place, and not many are beyond it.
+            if (event.sequence_number or 0) > last:
+                continue
+            for counts in self._by_kind.get(event.event_type.value, ()):
+                if counts in wanting and (one := counts.found(event)) is not None:
+                    of_rule = found.setdefault(counts, [])
+                    of_rule.append(one)
+                    if len(of_rule) >= MOST_COUNTED:
+                        wanting.remove(counts)
+            if not wanting:
+                return
+
+    async def _record(self, rule: Threshold, met: Met, record: Record) -> None:
         """Record that *rule* is met, unless the trail has such a record already."""
         known = EventFilter(event_type=RULE_MET, after=met.number, metadata={"rule": rule.name, "key": met.key})
-        async for event in _newest_first(self._storage, known):
+        async for event in Events[AuditEvent](self._storage, known, oldest_first=False):
             if event.metadata.get("record") == met.number:
                 return
         value = None
@@ -198,180 +231,6 @@ class Rules:
 
 class _NotRecordedError(Exception):
     """Raised when the event about a rule can't be stored."""
-
-
-class _Counted(NamedTuple):
-    """An event that counts: its number, its time in seconds, and its id."""
-
-    number: int
-    time: float
-    event_id: str
-
-
-# By number, and then where the rule was met: whether it is known that it was; the value; and the event.
-_Found = tuple[int, bool, str, _Counted]
-
-
-class _Met(NamedTuple):
-    """A rule that was met by the event of that number, for the value of that key."""
-
-    key: str
-    number: int
-    time: float
-    ids: list[str]
-
-
-class _Run:
-    """The newest events of one value, as many as meet the rule at most, and the time when it was met."""
-
-    __slots__ = ("events", "met")
-
-    def __init__(self) -> None:
-        self.events: list[_Counted] = []
-        self.met = math.nan
-
-
-class _Counts:
-    """
-    The counts of one rule.
-
-    Args:
-        rule: The rule.
-        aftermath: The same as for `Rules`.
-    """
-
-    def __init__(self, rule: Threshold, aftermath: Aftermath) -> None:
-        self.rule = rule
-        self._aftermath = aftermath
-        self._has_complained = False
-        self._owed: deque[_Met] = deque(maxlen=_MOST_OWED)
-        self._forget(math.inf)
-
-    def _forget(self, since: float) -> None:
-        # Counted are all events that were recorded since that time, up to that number, of that time.
-        self._since = since
-        self._number, self._time = 0, math.inf
-        # By value, the one whose newest event is the oldest first.
-        self._runs: OrderedDict[str, _Run] = OrderedDict()
-        self._size = 0
-
-    @property
-    def owed(self) -> _Met | None:
-        """Where the rule was met, if there may be no event about that; the oldest."""
-        return self._owed[0] if self._owed else None
-
-    def settle(self, met: _Met) -> None:
-        """Note that there is an event about *met*."""
-        if self.owed is met:
-            self._owed.popleft()
-
-    async def read(self, storage: AuditStorage, last: AuditEvent) -> None:
-        """Count the events of the trail up to *last*."""
-        number, now, within = last.sequence_number or 0, last.timestamp.timestamp(), self.rule.within
-        if number <= self._number:
-            return
-        # The events that can bear on a rule met that long ago; and as much again, for clocks that differ or are set
-        # back.
-        since = now - _OWED - 2 * within
-        # Begin anew if the events in between were not all counted.
-        is_new = not self._since + within <= now <= self._time + _OWED + within
-        after = 0 if is_new else self._number
-        span = EventFilter(start_time=_time(since), after=after)
-        found = await self._found(storage, span, number)
-        if is_new:
-            found += await self._known(storage, span.start_time)
-        # Nothing is awaited from here on: a cancellation leaves the counts as they were.
-        if is_new:
-            self._forget(since)
-        self._since, self._number, self._time = max(self._since, since), number, now
-        for _, is_known, key, event in sorted(found):
-            if is_known:
-                self._run(key).met = event.time
-            else:
-                self._add(key, event, decides=not is_new or abs(now - event.time) <= _OWED)
-        self._trim(since)
-
-    async def _found(self, storage: AuditStorage, span: EventFilter, last: int) -> list[_Found]:
-        """Return the events of a span that count, up to the number *last*."""
-        found: list[_Found] = []
-        for kind in self.rule.kinds:
-            async for event in _newest_first(storage, replace(span, event_type=kind)):
-                # Not asked of the storage: a storage in files would look for the place, and not many are beyond it.
-                if (event.sequence_number or 0) <= last and (key := self._key(event)) is not None:
-                    counted = _Counted(event.sequence_number or 0, event.timestamp.timestamp(), event.event_id)
-                    found.append((counted.number, False, key, counted))
-                if len(found) >= MOST_COUNTED:
-                    break
-        return found
-
-    async def _known(self, storage: AuditStorage, since: datetime | None) -> list[_Found]:
-        """Return where the rule was met, as the events about that say."""
-        found: list[_Found] = []
-        wanted = EventFilter(event_type=RULE_MET, start_time=since, metadata={"rule": self.rule.name})
-        async for event in _newest_first(storage, wanted):
-            key, number = event.metadata.get("key"), event.metadata.get("record")
-            if isinstance(key, str) and isinstance(number, int) and event.occurred is not None:
-                found.append((number, True, key, _Counted(number, event.occurred.timestamp(), event.event_id)))
-            if len(found) >= MOST_COUNTED:
-                break
-        return found
-
-    def _key(self, event: AuditEvent) -> str | None:
-        """Return a hash of the value that *event* is counted by; None if it does not count."""
-        if event.not_announced is not None or (value := self.rule.value_of(event)) is None:
-            return None
-        # As JSON, in which 1, "1" and true are different.
-        return sha256(msgspec.json.encode(value)).hexdigest()[:32] if self._is_meant(event) else None
-
-    def _is_meant(self, event: AuditEvent) -> bool:
-        where = self.rule.where
-        if where is None:
-            return True
-        try:
-            with self._aftermath.begun():
-                return bool(answer(where, event))
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:
-            self._complain(error)
-        return False
-
-    def _complain(self, error: BaseException) -> None:
-        if not self._has_complained:
-            self._has_complained = True
-            words = "the predicate of the rule %r raised %s: such events are not counted"
-            _log.error(words, self.rule.name, type(error).__qualname__)
-
-    def _run(self, key: str) -> _Run:
-        run = self._runs.setdefault(key, _Run())
-        self._runs.move_to_end(key)
-        return run
-
-    def _add(self, key: str, event: _Counted, *, decides: bool) -> None:
-        run, count, within = self._run(key), self.rule.count, self.rule.within
-        run.events.append(event)
-        self._size += 1
-        if len(run.events) > count:
-            del run.events[0]
-            self._size -= 1
-        if not decides or len(run.events) < count or abs(event.time - run.met) <= within:
-            return
-        if all(abs(event.time - each.time) <= within for each in run.events):
-            run.met = event.time
-            self._owed.append(_Met(key, event.number, event.time, [each.event_id for each in run.events]))
-
-    def _trim(self, since: float) -> None:
-        """Forget the values without an event *since* then, and the oldest if there are too many."""
-        while self._runs:
-            key, run = next(iter(self._runs.items()))
-            if self._size <= MOST_COUNTED and run.events and run.events[-1].time >= since:
-                return
-            self._size -= len(run.events)
-            del self._runs[key]
-
-
-def _newest_first(storage: AuditStorage, wanted: EventFilter) -> Events[AuditEvent]:
-    return Events(storage, wanted, oldest_first=False)
 
 
 def _later(one: AuditEvent | None, other: AuditEvent) -> AuditEvent:
