@@ -228,9 +228,10 @@ class GroupCommit(Generic[Item, Result]):
         for place, result in zip(batch, results, strict=False):
             place.results.append(result)
         for place in batch[len(results) :]:
-            # An interruption may have left it among those that wait, where it is not to begin.
+            # An interruption may have left it among those that wait: where it is not to begin, or is done already.
             place.has_begun = True
-            place.error = error
+            if not place.results:
+                place.error = error
         wake([place.waiter for place in batch if place.waiter is not None])
 
     def _items(self, batch: list[_Place[Item, Result]]) -> Iterator[Item]:
