@@ -1,5 +1,6 @@
 """The writer and the reader of one trail, side by side, for tests that need both."""
 
+import functools
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -9,9 +10,12 @@ from fapilog.record.chain import Seal
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.errors import AuditStorageError
 from fapilog.storage._files.directory import OWNER, Access
+from fapilog.storage._files.effort import Effort
 from fapilog.storage._files.reader import TrailReader
+from fapilog.storage._files.verifying import verify
 from fapilog.storage._files.writer import TrailWriter
 from fapilog.storage.files import utc_now
+from fapilog.storage.protocol import EventFilter
 
 __all__ = ["TrailFiles", "whole"]
 
@@ -27,7 +31,7 @@ class TrailFiles:
         self.append_at_once = self.writer.append_at_once
         self.close = self.writer.close
         reader = TrailReader(directory, durable=durable)
-        self.verify = reader.verify
+        self.verify = functools.partial(verify, directory)
         self.reader = reader
 
     def append(self, bodies: list[bytes]) -> list[Seal]:
@@ -42,7 +46,8 @@ class TrailFiles:
 
     def newest_first(self) -> Iterator[AuditEvent]:
         """Yield all events, the newest first; there must be no holes."""
-        return map(whole, self.reader.newest_first())
+        with self.reader._failures():
+            yield from (whole(item) for item, _ in self.reader._newest_first(EventFilter(), Effort(), None))
 
     def read(self, after: int, limit: int) -> list[AuditEvent]:
         """Return the events after *after*; there must be no holes."""

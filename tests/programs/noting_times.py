@@ -46,10 +46,10 @@ def main(directory: Path, seed: int) -> None:
             writer.append([chain.body(event) for event in events])
             print("stored", flush=True)  # noqa: T201
             since = BEGAN + timedelta(seconds=chance.randrange(100))
-            TrailReader(directory, durable=False).find(EventFilter(start_time=since, end_time=since), 10)
+            TrailReader(directory, durable=False).page(EventFilter(start_time=since, end_time=since), 10)
         writer.close()
     compress_day(directory, names(directory)[0])
-    TrailReader(directory, durable=False).find(EventFilter(start_time=BEGAN - timedelta(1), end_time=BEGAN), 10)
+    TrailReader(directory, durable=False).page(EventFilter(start_time=BEGAN - timedelta(1), end_time=BEGAN), 10)
 
 
 if __name__ == "__main__":

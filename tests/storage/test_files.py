@@ -409,7 +409,7 @@ def test_a_trail_that_lost_its_oldest_files_is_read_from_where_it_begins(trail: 
         clock.now = NOON + timedelta(days=days)
         trail.append([body() for _ in range(3)])
     (trail.directory / "audit_2026-01-31.jsonl").unlink()
-    for found in (trail.reader.read(1, 4), trail.reader.find(EventFilter(before=8), 9)[::-1]):
+    for found in (trail.reader.read(1, 4), trail.reader.page(EventFilter(before=8), 9).items[::-1]):
         assert str(found[0]).startswith("audit_2026-02-01.jsonl, byte 0: records ")
         assert str(found[0]).endswith(" to 3 are missing in front of this file")
         assert [whole(event).sequence_number for event in found[1:]] == [4, 5, 6, 7]

@@ -27,10 +27,9 @@ from fapilog import AuditEvent, AuditEventType, AuditStorageError, AuditTrail, C
 from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
-from fapilog.storage import _ranges
+from fapilog.storage import _ranges, _rowreader
 from fapilog.storage.postgres import (
     PostgresStorage,
-    _reading,
     _schema,
     _writing,
     connection,
@@ -424,8 +423,8 @@ def test_rows_that_are_missing_or_changed_places_are_holes(
 def test_long_records_are_read_page_by_page(storage: PostgresStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the records are, a page has few bytes, and every record is found, read and verified."""
     append(storage, *(f"{number} {'x' * 300}" for number in range(20)))
-    monkeypatch.setattr(_reading, "_PAGE_BYTES", 1500)
-    monkeypatch.setattr(_reading, "_PAGE", 3)
+    monkeypatch.setattr(_rowreader, "PAGE_BYTES", 1500)
+    monkeypatch.setattr(_rowreader, "PAGE", 3)
     assert [event.message[:2].strip() for event in intact(without_loop(storage.read(5, 7)))] == list(
         map(str, range(5, 12))
     )

@@ -150,7 +150,7 @@ def search(directory: Path, searchers: Searchers, **conditions: Any) -> Search:
 def test_the_answer_is_the_same(directory: Path, searchers: Searchers, processes: list[Any]) -> None:
     """Whatever is asked, one process finds what a thread finds, question after question, and nothing is left of it."""
     for asked in QUESTIONS:
-        expected = TrailReader(directory, durable=False).find(EventFilter(**asked), 100)
+        expected = TrailReader(directory, durable=False).page(EventFilter(**asked), 100).items
         assert search(directory, searchers, **asked).run().items == expected, asked
     [process] = processes
     assert process.returncode is None
@@ -203,7 +203,7 @@ def test_what_can_not_be_read_is_said(
     with pytest.raises(AuditStorageError, match="expected a regular file, found a directory") as aside:
         search(other, searchers).run()
     with pytest.raises(AuditStorageError) as here:
-        TrailReader(other, durable=False).find(EventFilter(), 1)
+        TrailReader(other, durable=False).page(EventFilter(), 1)
     assert str(aside.value) == str(here.value)
     assert len(search(directory, searchers, user_id="alice").run().items) == 14
     assert len(processes) == 1

@@ -20,7 +20,7 @@ from fapilog import AuditEvent, AuditEventType, AuditLogLevel, AuditStorageError
 from fapilog.core._reading import intact
 from fapilog.record.damage import DamagedRecord
 from fapilog.record.parties import Actor, Target
-from fapilog.storage import _database, _ranges, sqlite
+from fapilog.storage import _database, _ranges, _rowreader
 from fapilog.storage._rows import questions
 from fapilog.storage.protocol import EventFilter
 from fapilog.storage.sqlite import SQLiteStorage
@@ -340,8 +340,8 @@ def test_whoever_interrupts_the_opening_leaves_it_to_the_next_event(tmp_path: Pa
 def test_long_records_are_read_page_by_page(storage: SQLiteStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the records are, a page has few bytes, and every record is found, read and verified."""
     append(storage, *(f"{number} {'x' * 300}" for number in range(20)))
-    monkeypatch.setattr(sqlite, "_PAGE_BYTES", 1500)
-    monkeypatch.setattr(sqlite, "_PAGE", 3)
+    monkeypatch.setattr(_rowreader, "PAGE_BYTES", 1500)
+    monkeypatch.setattr(_rowreader, "PAGE", 3)
     assert [event.message[:2].strip() for event in intact(without_loop(storage.read(5, 7)))] == list(
         map(str, range(5, 12))
     )

@@ -51,7 +51,7 @@ def found(
         end_time=None if until is None else BEGAN + timedelta(seconds=until),
         message=message,
     )
-    events = reader.find(wanted, 1000)
+    events = reader.page(wanted, 1000).items
     return [event.sequence_number for event in events if not isinstance(event, DamagedRecord)]
 
 
@@ -134,7 +134,7 @@ def test_a_line_without_a_time_may_be_wanted(tmp_path: Path) -> None:
         (tmp_path / NAME).write_bytes(lines[0] + junk + lines[2])
         reader = TrailReader(tmp_path, durable=False)
         for _ in range(2):
-            [hole] = reader.find(EventFilter(start_time=BEGAN + timedelta(seconds=9)), 9)
+            [hole] = reader.page(EventFilter(start_time=BEGAN + timedelta(seconds=9)), 9).items
             assert isinstance(hole, DamagedRecord)
             assert hole.offset == len(lines[0])
 

@@ -41,7 +41,7 @@ def environment() -> dict[str, str]:
 
 def check(directory: Path) -> None:
     """Ask for each second, by the index and without it; ask again when what was asked is in the index."""
-    everything = TrailReader(directory, durable=False).find(EventFilter(), 1000)
+    everything = TrailReader(directory, durable=False).page(EventFilter(), 1000).items
     events = [item for item in everything if isinstance(item, AuditEvent)]
     assert len(events) == len(everything)
     assert Times(directory).check() is None
@@ -50,7 +50,7 @@ def check(directory: Path) -> None:
         for second in range(0, 100, 7):
             since, until = BEGAN + timedelta(seconds=second), BEGAN + timedelta(seconds=second + 2)
             expected = [event for event in events if since <= event.timestamp <= until]
-            assert reader.find(EventFilter(start_time=since, end_time=until), 1000) == expected
+            assert reader.page(EventFilter(start_time=since, end_time=until), 1000).items == expected
 
 
 @pytest.mark.parametrize("call", ["openat", "write", "pread64", "rename"])

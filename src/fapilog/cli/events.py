@@ -223,7 +223,7 @@ def show(
     where = named(place, name)
     try:
         if isinstance(where, Path) and archive is None and not oldest_first and not is_of_earlier(where):
-            found = TrailReader(where.absolute(), durable=False).find(EventFilter(**wanted), limit + 1)
+            found = TrailReader(where.absolute(), durable=False).page(EventFilter(**wanted), limit + 1).items
         else:
             with opened(where, archive) as trail:
                 events = trail.sync.events(oldest_first=oldest_first, on_damage="yield", **wanted)

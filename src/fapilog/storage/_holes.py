@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Generator, Iterable
+from typing import Final
 
 import msgspec
 
@@ -13,10 +13,8 @@ from ..record.damage import DamagedRecord
 from ..record.events import AuditEvent
 from ..record.formats import decoded, no_record
 from ._files.lines import head_of_record
-from .protocol import EventFilter
 
-__all__ = ["MAX_NUMBER", "bounds_of", "item_of", "items_of_rows", "joined", "missing_rows", "newest_of", "up_to"]
-__all__ += ["wanted_of"]
+__all__ = ["item_of", "joined", "missing_rows", "newest_of", "up_to"]
 
 
 def joined(items: Iterable[AuditEvent | DamagedRecord]) -> Generator[AuditEvent | DamagedRecord, None, None]:
@@ -68,70 +66,11 @@ def newest_of(limit: int, answers: Iterable[Iterable[AuditEvent | DamagedRecord]
     return list(up_to(limit, joined(found[key] for key in sorted(found, reverse=True))))
 
 
-def items_of_rows(
-    rows: Iterable[tuple[int, Any]],
-    item: Callable[[int, Any], AuditEvent | DamagedRecord],
-    *,
-    file: str,
-    bound: int | None,
-    newest: Callable[[int], int | None],
-) -> Iterator[AuditEvent | DamagedRecord]:
-    """
-    Yield the items in the *rows* of a database, and holes where rows are missing, or have the record of another row.
-
-    Args:
-        rows: Their numbers and lines, one after the other in either order.
-        item: Returns the item in a row.
-        file: The name of the database, for the holes.
-        bound: The number from which the rows were asked for; None if not all rows from there on were.
-        newest: Returns the greatest number of a row that is smaller than one; None if there is none.
-    """
-    last: int | None = None
-    for index, (number, line) in enumerate(rows):
-        if bound is not None:
-            # The rows in front of the first of all were removed, perhaps.
-            last = last if index or not _may_lack(bound, number, newest) else bound
-            if last is not None and abs(number - last) > 1:
-                yield missing_rows(file, min(number, last) + 1, max(number, last))
-            last = number
-        is_placed = not isinstance(line, bytes) or b',"sequence_number":%d,"' % number in line[-_SEAL_BYTES:]
-        if not is_placed and (head := head_of_record(line)) is not None:
-            problem = f"record {head.sequence_number} is in the row of record {number}"
-            yield DamagedRecord(file=file, offset=number, size=0, lines=0, problem=problem)
-        yield item(number, line)
-
-
 def missing_rows(file: str, first: int, behind: int) -> DamagedRecord:
     """Return the hole in a database where the rows from *first* to the one in front of *behind* are missing."""
     which = f"record {first} is" if behind == first + 1 else f"records {first} to {behind - 1} are"
     problem = f"{which} missing in front of record {behind}"
     return DamagedRecord(file=file, offset=first, size=behind - first, lines=0, problem=problem)
-
-
-def _may_lack(bound: int, number: int, newest: Callable[[int], int | None]) -> bool:
-    """Return whether rows are missing if the first row from *bound* on is that of *number*, and not the next one."""
-    if abs(number - bound) == 1 or bound == MAX_NUMBER:
-        return False
-    found = newest(bound + 1 if bound < number else MAX_NUMBER)
-    return found is not None and (bound < number or found >= bound)
-
-
-MAX_NUMBER: Final = 2**63 - 1
-"""Greater than the number of any row."""
-
-# More than a seal has.
-_SEAL_BYTES: Final = 256
-
-
-def bounds_of(wanted: EventFilter) -> tuple[int, int]:
-    """Return the numbers of rows between which all are that are *wanted*, without these."""
-    low = -1 if wanted.after is None else min(wanted.after, MAX_NUMBER)
-    return low, MAX_NUMBER if wanted.before is None else min(wanted.before, MAX_NUMBER)
-
-
-def wanted_of(items: Iterable[AuditEvent | DamagedRecord], wanted: EventFilter) -> Iterator[AuditEvent | DamagedRecord]:
-    """Yield the *items* that are *wanted*, and all holes."""
-    return (item for item in items if isinstance(item, DamagedRecord) or wanted.matches(item))
 
 
 def item_of(line: bytes, *, file: str, offset: int, size: int, number: int | None) -> AuditEvent | DamagedRecord:

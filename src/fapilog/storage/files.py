@@ -280,7 +280,8 @@ class FileStorage(Uncopied):
         Raises:
             AuditStorageError: A file can't be read.
         """
-        return (await self.page_from(None, _behind(after), limit, oldest_first=True)).items
+        wanted = EventFilter().numbered(after=after, before=None)
+        return (await self.page_from(None, wanted, limit, oldest_first=True)).items
 
     @without_frames
     async def read_lines(self, after: int, limit: int) -> list[bytes]:
@@ -343,10 +344,6 @@ class FileStorage(Uncopied):
         self._copying = threading.Lock()
         self._copier.forget()
         self._commits = GroupCommit(self._writer.append, interrupted=_INTERRUPTED)
-
-
-def _behind(after: int) -> EventFilter:
-    return EventFilter().numbered(after=after, before=None)
 
 
 def _checked_mode(mode: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,14 +18,14 @@ from ..record.privacy import Uncopied, without_frames
 from ..tasks.fork import call_in_child
 from ..tasks.groupcommit import GroupCommit
 from ..tasks.threads import in_thread
+from . import _rowreader
 from ._anchor import Anchor
-from ._copied import elsewhere, followed, is_record
+from ._copied import elsewhere, followed
 from ._database import Database
 from ._files.directory import why_not_writable
 from ._files.room import Room
 from ._front import front_of, missing_at_end, missing_in_front, number_of
-from ._holes import MAX_NUMBER, bounds_of, item_of, items_of_rows, joined, newest_of, up_to, wanted_of
-from ._ranges import ranges, stretches
+from ._rowreader import Row, RowReader
 from ._rows import COLUMNS, Question, follow_row, questions, rows_of, values_of
 from ._verdicts import unreadable, verdict_on
 from .protocol import EventFilter
@@ -35,9 +34,6 @@ __all__ = ["SQLiteStorage"]
 
 _INTERRUPTED: Final = StoringInterruptedError()
 
-# The rows and bytes of one look into the file; between two looks, other threads, and a fork, have their turn.
-_PAGE: Final = 500
-_PAGE_BYTES: Final = 8 << 20
 _MIN: Final = -(2**63)
 
 # Only names of columns are put into these.
@@ -93,6 +89,7 @@ class SQLiteStorage(Uncopied):
         self._writer = Database(self._path, durable=durability == "fsync")
         # Another connection, so that no reader is in a writer's way.
         self._reader = Database(self._path, durable=durability == "fsync")
+        self._reading = _Reading(self._reader, self._path.name)
         self._room = Room(self._path.parent)
         # The newest record that this process knows: one that is gone later was taken away.
         self._known = EMPTY
@@ -164,8 +161,8 @@ class SQLiteStorage(Uncopied):
         Raises:
             AuditStorageError: The file can't be read.
         """
-        found = await in_thread(self._find, wanted, limit)
-        return [*found, *await missing_at_end(self, self._path.name, wanted, limit, found)]
+        found = await in_thread(self._reading.find, wanted, limit)
+        return [*found, *await missing_at_end(self, self._reading.name, wanted, limit, found)]
 
     @without_frames
     async def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
@@ -177,9 +174,9 @@ class SQLiteStorage(Uncopied):
         Raises:
             AuditStorageError: The file can't be read.
         """
-        found = await in_thread(self._read, after, limit)
+        found = await in_thread(self._reading.read, after, limit)
         first = number_of(found[0]) if found else None
-        return [*await missing_in_front(self, self._path.name, after, first), *found]
+        return [*await missing_in_front(self, self._reading.name, after, first), *found]
 
     @without_frames
     async def read_lines(self, after: int, limit: int) -> list[bytes]:
@@ -189,7 +186,7 @@ class SQLiteStorage(Uncopied):
         Raises:
             AuditStorageError: The file can't be read.
         """
-        return await in_thread(self._read_lines, after, limit)
+        return await in_thread(self._reading.read_lines, after, limit)
 
     @without_frames
     async def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
@@ -205,7 +202,7 @@ class SQLiteStorage(Uncopied):
             front = await front_of(self)
         except AuditStorageError as error:
             return unreadable(error)
-        return await in_thread(verdict_on, self._path, self._heads(front), progress, front)
+        return await in_thread(verdict_on, self._path, self._reading.heads(front), progress, front)
 
     async def trouble(self) -> str | None:
         """Return why the file can't be made or written to, if that can be known without trying; else None."""
@@ -264,89 +261,6 @@ class SQLiteStorage(Uncopied):
             raise ChainError(ChainStatus.BROKEN_LINK, message)
         return head
 
-    def _find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
-        return newest_of(limit, (self._newest(wanted, question, limit) for question in questions(wanted)))
-
-    def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
-        """Return the records that are wanted, and answers to *question*, the newest first, read page by page."""
-        low, high = bounds_of(wanted)
-        # The class of S608 is a text of one's own in SQL; here are only names of columns.
-        query = (
-            f"SELECT sequence_number, line FROM records WHERE {question.where} ORDER BY sequence_number DESC LIMIT ?"  # noqa: S608
-        )
-        rows = self._rows_backwards(query, question, (low, high), min(limit, _PAGE))
-        return wanted_of(self._items(rows, high if question.is_open else None), wanted)
-
-    def _rows_backwards(
-        self, query: str, question: Question, bounds: tuple[int, int], size: int
-    ) -> Iterator[tuple[int, Any]]:
-        for first, behind in self._ranges(question, *bounds):
-            before = behind
-            while rows := self._page(query, (*question.within(first, before), size)):
-                yield from rows
-                before, size = rows[-1][0], _PAGE
-
-    def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
-        """Yield ranges between *low* and *high*, without these, that have all answers, the newest first."""
-        if question.in_stretches:
-            return stretches(low, high, self._newest_before)
-        if question.times is None:
-            return iter([(low, high)])
-        times = question.times
-        last = f"{_OF_TIMES} AND sequence_number < ? ORDER BY sequence_number DESC LIMIT ?"
-        return ranges(
-            low,
-            high,
-            some=lambda count: self._numbers(f"{_OF_TIMES} LIMIT ?", *times, count),
-            newest=self._newest_before,
-            last=lambda before, count: self._numbers(last, *times, before, count),
-        )
-
-    def _newest_before(self, high: int) -> int | None:
-        return next(iter(self._numbers(_NEWEST_BEFORE, high)), None)
-
-    def _read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
-        return list(up_to(limit, joined(self._items(self._oldest(after, limit), after))))
-
-    def _read_lines(self, after: int, limit: int) -> list[bytes]:
-        lines = (line for _, line in self._oldest(after, limit) if isinstance(line, bytes) and is_record(line))
-        return list(itertools.islice(lines, max(0, limit)))
-
-    def _oldest(self, after: int, limit: int) -> Iterator[tuple[int, Any]]:
-        """Yield the rows behind *after*, the oldest first, page by page."""
-        query = "SELECT sequence_number, line FROM records WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"
-        after, size = min(after, MAX_NUMBER), min(limit, _PAGE)
-        while rows := self._page(query, (after, size)):
-            yield from rows
-            after, size = rows[-1][0], _PAGE
-
-    def _numbers(self, query: str, *values: int) -> list[Any]:
-        return [
-            number for (number,) in self._reader.read(lambda reader: reader.execute(query, values).fetchall()) or []
-        ]
-
-    def _page(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        return self._reader.read(lambda connection: _rows(connection, query, values)) or []
-
-    def _items(self, rows: Iterable[tuple[int, Any]], bound: int | None) -> Iterator[AuditEvent | DamagedRecord]:
-        return items_of_rows(rows, self._item, file=self._path.name, bound=bound, newest=self._newest_before)
-
-    def _item(self, number: int, line: Any) -> AuditEvent | DamagedRecord:
-        # Text is no line that was stored.
-        line = line if isinstance(line, bytes) else b""
-        return item_of(line, file=self._path.name, offset=number, size=1, number=number)
-
-    def _heads(self, front: Anchor | None) -> Iterator[ChainHead]:
-        """Yield the head after every page, whose rows are checked with their columns."""
-        head = EMPTY if front is None else front.head
-        # Whatever number a row has that was put in front of the first.
-        first = _MIN
-        while rows := self._page(_EVERYTHING, (first, _PAGE)):
-            for number, line, *values in rows:
-                head = follow_row(head, number, line, values)
-                first = number + 1
-            yield head
-
     def _close(self) -> None:
         self._reader.close()
         self._writer.close()
@@ -355,6 +269,49 @@ class SQLiteStorage(Uncopied):
     def _forget(self) -> None:
         # In a forked child.
         self._commits = GroupCommit(self._commit, interrupted=_INTERRUPTED)
+
+
+class _Reading(RowReader):
+    """The searches in a *file*, of which the holes have the *name*."""
+
+    some = f"{_OF_TIMES} LIMIT ?"
+    last = f"{_OF_TIMES} AND sequence_number < ? ORDER BY sequence_number DESC LIMIT ?"
+    newest = _NEWEST_BEFORE
+
+    def __init__(self, file: Database, name: str) -> None:
+        super().__init__(name)
+        self._file = file
+
+    def questions(self, wanted: EventFilter) -> list[Question]:
+        return questions(wanted)
+
+    def answers(self, question: Question, first: int, before: int, size: int) -> list[Row]:
+        # The class of S608 is a text of one's own in SQL; here are only names of columns.
+        query = (
+            f"SELECT sequence_number, line FROM records WHERE {question.where} ORDER BY sequence_number DESC LIMIT ?"  # noqa: S608
+        )
+        return self._page(query, *question.within(first, before), size)
+
+    def rows_behind(self, number: int, size: int) -> list[Row]:
+        query = "SELECT sequence_number, line FROM records WHERE sequence_number > ? ORDER BY sequence_number LIMIT ?"
+        return self._page(query, number, size)
+
+    def numbers(self, query: str, *values: int) -> list[Any]:
+        return [number for (number,) in self._file.read(lambda file: file.execute(query, values).fetchall()) or []]
+
+    def heads(self, front: Anchor | None) -> Iterator[ChainHead]:
+        """Yield the head after every page, whose rows are checked with their columns."""
+        head = EMPTY if front is None else front.head
+        # Whatever number a row has that was put in front of the first.
+        first = _MIN
+        while rows := self._page(_EVERYTHING, first, _rowreader.PAGE):
+            for number, line, *values in rows:
+                head = follow_row(head, number, line, values)
+                first = number + 1
+            yield head
+
+    def _page(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        return self._file.read(lambda connection: _rows(connection, query, values)) or []
 
 
 def _has(connection: sqlite3.Connection, event_id: str) -> bool:
@@ -380,7 +337,7 @@ def _rows(connection: sqlite3.Connection, query: str, values: tuple[Any, ...]) -
         for row in cursor:
             found.append(row)
             size += len(row[1]) if isinstance(row[1], bytes) else 0
-            if size > _PAGE_BYTES:
+            if size > _rowreader.PAGE_BYTES:
                 break
     finally:
         # Else the transaction of the reader stays open, and the write-ahead log can't be emptied.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from ...record import chain
-from ...record.chain import AuditChainVerificationResult, ChainError
+from ...record.chain import ChainError
 from ...record.damage import DamagedRecord
 from ...record.events import AuditEvent
 from .._anchor import RemovedError
-from .._holes import joined
 from ..protocol import EventFilter
 from .days import Days, Spot
 from .directory import sync
@@ -22,7 +21,6 @@ from .lines import Lines, placed_backwards
 from .needles import needles_of
 from .places import Backwards, Beginning, Item, Line, OpenFile, Page, Place, broken, missing, number_behind, numbered
 from .times import ANY, Times, Window
-from .verifying import verify
 
 __all__ = ["TrailReader"]
 
@@ -51,14 +49,6 @@ class TrailReader(Days):
         self._durable = durable
         self._times = Times(directory) if times is None else times
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> AuditChainVerificationResult:
-        """Check every record, and call *progress* with how many so far; damage is returned, not raised."""
-        return verify(self.directory, progress)
-
-    def find(self, wanted: EventFilter, limit: int, effort: Effort | None = None) -> list[Item]:
-        """Return the items of the first `page`."""
-        return self.page(wanted, limit, effort=effort).items
-
     def page(self, wanted: EventFilter, limit: int, place: Place | None = None, effort: Effort | None = None) -> Page:
         """
         Return the newest *limit* events that are wanted, the newest first, and the holes between them.
@@ -75,18 +65,6 @@ class TrailReader(Days):
         """
         with self._failures(), contextlib.closing(self._newest_first(wanted, effort or Effort(), place)) as found:
             return Page.of(limit, found)
-
-    def newest_first(self, wanted: EventFilter = _ALL) -> Generator[Item, None, None]:
-        """
-        Yield the wanted events, among all events that can't be taken back any more, the newest first.
-
-        A line that can't be read, and by its bytes may be wanted, is yielded as a hole; several in a row are one.
-
-        Raises:
-            AuditStorageError: A file can't be read.
-        """
-        with self._failures():
-            yield from joined(item for item, _ in self._newest_first(wanted, Effort(), None))
 
     def _newest_first(
         self, wanted: EventFilter, effort: Effort, place: Place | None

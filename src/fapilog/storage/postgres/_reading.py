@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from ...record.chain import EMPTY, AuditChainVerificationResult, ChainError, ChainHead, ChainStatus
-from ...record.damage import DamagedRecord
-from ...record.events import AuditEvent
 from ...record.values import escaped
+from .. import _rowreader
 from .._anchor import Anchor
-from .._copied import is_record
-from .._holes import MAX_NUMBER, bounds_of, item_of, items_of_rows, joined, newest_of, up_to, wanted_of
-from .._ranges import ranges, stretches
+from .._rowreader import Row, RowReader
 from .._rows import COLUMNS, Question, follow_row
 from .._verdicts import verdict_on
 from ..protocol import EventFilter
@@ -22,12 +18,9 @@ from .connection import Link, Server
 
 __all__ = ["Reading"]
 
-# Of one question to the server.
-_PAGE: Final = 500
-_PAGE_BYTES: Final = 8 << 20
 _MIN: Final = -(2**63)
 
-# The rows of a page whose lines have no more bytes than `_PAGE_BYTES`, and the first in any case. The size of a line is
+# The rows of a page whose lines have no more bytes than `PAGE_BYTES`, and the first in any case. The size of a line is
 # known to the server without reading it.
 _IN_BYTES: Final = """\
 SELECT {columns} FROM (
@@ -68,7 +61,7 @@ _LAST: Final = (
 _NEWEST: Final = "SELECT max(sequence_number) FROM fapilog.records WHERE trail = %s AND sequence_number < %s"
 
 
-class Reading:
+class Reading(RowReader):
     """
     The searches of a trail; all of them block.
 
@@ -79,7 +72,12 @@ class Reading:
         timeout: Seconds that a page may take.
     """
 
+    some = _SOME
+    last = _LAST
+    newest = _NEWEST
+
     def __init__(self, link: Link, trail: str, server: Server, timeout: float) -> None:
+        super().__init__(f"trail {trail}")
         self.link = link
         self._trail = trail
         self._server = server
@@ -90,23 +88,24 @@ class Reading:
         """The server and the trail, for messages; without a secret."""
         return f"{self._server}, trail {escaped(self._trail)!r}"
 
-    @property
-    def name(self) -> str:
-        """The name of the trail, for holes."""
-        return f"trail {self._trail}"
+    def questions(self, wanted: EventFilter) -> list[Question]:
+        """Do as `RowReader` says."""
+        return questions_of(wanted)
 
-    def find(self, wanted: EventFilter, limit: int) -> list[AuditEvent | DamagedRecord]:
-        """Return the newest *limit* events that are wanted, the newest first, and the holes between them."""
-        return newest_of(limit, (self._newest(wanted, question, limit) for question in questions_of(wanted)))
+    def answers(self, question: Question, first: int, before: int, size: int) -> list[Row]:
+        """Do as `RowReader` says."""
+        query = _IN_BYTES.format(
+            columns="sequence_number, line", where=f"trail = %s AND {question.where}", order="DESC"
+        )
+        return self._rows(query, *question.within(first, before), size, _rowreader.PAGE_BYTES)
 
-    def read(self, after: int, limit: int) -> list[AuditEvent | DamagedRecord]:
-        """Return the oldest *limit* events behind *after*, and the holes between them."""
-        return list(up_to(limit, joined(self._items(self._oldest(after, limit), after))))
+    def rows_behind(self, number: int, size: int) -> list[Row]:
+        """Do as `RowReader` says."""
+        return self._rows(_OLDEST, number, size, _rowreader.PAGE_BYTES)
 
-    def read_lines(self, after: int, limit: int) -> list[bytes]:
-        """Return the oldest *limit* lines behind *after*."""
-        lines = (line for _, line in self._oldest(after, limit) if is_record(line))
-        return list(itertools.islice(lines, max(0, limit)))
+    def numbers(self, query: str, *values: int) -> list[Any]:
+        """Do as `RowReader` says."""
+        return [number for (number,) in self._rows(query, *values)]
 
     def verify(self, progress: Callable[[int], None] | None, front: Anchor | None) -> AuditChainVerificationResult:
         """Check the chain behind *front*, its head and its columns."""
@@ -116,7 +115,7 @@ class Reading:
         # Whatever number a row has that was put in front of the first.
         first = _MIN
         while True:
-            rows = self._rows(_CHECKED, (self._trail, self._trail, first, _PAGE, _PAGE_BYTES))
+            rows = self._rows(_CHECKED, self._trail, first, _rowreader.PAGE, _rowreader.PAGE_BYTES)
             if rows[0][2] is None:
                 _require_head(head, rows[0][0], rows[0][1])
                 return
@@ -128,73 +127,13 @@ class Reading:
                 first = number + 1
             yield head
 
-    def _newest(self, wanted: EventFilter, question: Question, limit: int) -> Iterator[AuditEvent | DamagedRecord]:
-        """Return the records that are wanted, and answers to *question*, the newest first, read page by page."""
-        low, high = bounds_of(wanted)
-        query = _IN_BYTES.format(
-            columns="sequence_number, line", where=f"trail = %s AND {question.where}", order="DESC"
-        )
-        rows = self._rows_backwards(query, question, (low, high), min(limit, _PAGE))
-        return wanted_of(self._items(rows, high if question.is_open else None), wanted)
-
-    def _rows_backwards(
-        self, query: str, question: Question, bounds: tuple[int, int], size: int
-    ) -> Iterator[tuple[int, Any]]:
-        for first, behind in self._ranges(question, *bounds):
-            before, is_last = behind, False
-            while not is_last:
-                rows = self._rows(query, (self._trail, *question.within(first, before), size, _PAGE_BYTES))
-                yield from rows
-                is_last = _is_last(rows, size)
-                before, size = rows[-1][0] if rows else first, _PAGE
-
-    def _items(self, rows: Iterable[tuple[int, Any]], bound: int | None) -> Iterator[AuditEvent | DamagedRecord]:
-        return items_of_rows(rows, self._item, file=self.name, bound=bound, newest=self._newest_before)
-
-    def _ranges(self, question: Question, low: int, high: int) -> Iterator[tuple[int, int]]:
-        if question.in_stretches:
-            return stretches(low, high, self._newest_before)
-        if question.times is None:
-            return iter([(low, high)])
-        times = question.times
-        return ranges(
-            low,
-            high,
-            some=lambda count: self._numbers(_SOME, *times, count),
-            newest=self._newest_before,
-            last=lambda before, count: self._numbers(_LAST, *times, before, count),
-        )
-
-    def _newest_before(self, high: int) -> int | None:
-        return next(iter(self._numbers(_NEWEST, high)), None)
-
-    def _numbers(self, query: str, *values: int) -> list[Any]:
-        return [number for (number,) in self._rows(query, (self._trail, *values))]
-
-    def _oldest(self, after: int, limit: int) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows behind *after*, the oldest first, page by page."""
-        after, size, is_last = min(after, MAX_NUMBER), min(limit, _PAGE), False
-        while not is_last:
-            rows = self._rows(_OLDEST, (self._trail, after, size, _PAGE_BYTES))
-            yield from rows
-            is_last = _is_last(rows, size)
-            after, size = rows[-1][0] if rows else after, _PAGE
-
-    def _rows(self, query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         # The class of S608 is a text of one's own in SQL; here are only names of columns.
         return self.link.call(
             f"read trail {self._trail!r}",
-            lambda connection: connection.execute(query.encode(), values, binary=True).fetchall(),
+            lambda connection: connection.execute(query.encode(), (self._trail, *values), binary=True).fetchall(),
             self._timeout,
         )
-
-    def _item(self, number: int, line: bytes) -> AuditEvent | DamagedRecord:
-        return item_of(line, file=self.name, offset=number, size=1, number=number)
-
-
-def _is_last(rows: list[tuple[Any, ...]], size: int) -> bool:
-    """Return whether nothing is behind the page *rows*, of at most *size* rows: it is not full, and not cut short."""
-    return len(rows) < size and sum(len(line) for _, line in rows) < _PAGE_BYTES
 
 
 def _require_head(head: ChainHead, number: int | None, checksum: str | None) -> None:
